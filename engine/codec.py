@@ -1,0 +1,204 @@
+"""Between structs and bytes: events, their metadata, their schema hashes, command fingerprints.
+
+Rules: one decode path for actors, projectors and tools. A type is found by its stored name and
+version in a registry that is complete before the first event is read; nothing is imported or
+evaluated because a byte says so. Whatever is wrong with bytes comes out as `Damaged`, naming the
+position and the type and never the payload. This file knows no async, clock or store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from .errors import Damaged, DefinitionError
+from .messages import Command, Event, Meta
+from .stores.contract import ENCODING_JSON, EventType, StoredEvent
+
+__all__ = ["EventRegistry", "Metadata", "decode_meta", "fingerprint_of", "schema_hash"]
+
+_encoder = msgspec.json.Encoder()
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The stored form of what travels with an event; what is absent takes no bytes."""
+
+    key: str | None = None
+    fingerprint: int | None = None
+    """Of the keyed command; on its first event, like the key."""
+    events: int = 1
+    """How many events the keyed command wrote; on its first event."""
+    correlation: str | None = None
+    causation: str | None = None
+    principal: str | None = None
+    headers: dict[str, str] | None = None
+
+
+_metadata_decoder = msgspec.json.Decoder(Metadata)
+_NO_METADATA = Metadata()
+
+
+def encode_metadata(metadata: Metadata) -> bytes:
+    """Give the bytes of the metadata."""
+    return _encoder.encode(metadata)
+
+
+def decode_metadata(stored: StoredEvent) -> Metadata:
+    """Give the metadata of a stored event; raise Damaged where it cannot be read."""
+    if not stored.metadata:
+        return _NO_METADATA
+    try:
+        return _metadata_decoder.decode(stored.metadata)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Damaged(stored.position, f"the metadata of {stored.name}: {error}") from error
+
+
+def decode_meta(stored: StoredEvent) -> Meta:
+    """Give what a projection or a reader is told of a stored event besides its content."""
+    metadata = decode_metadata(stored)
+    return Meta(
+        stored.stream,
+        stored.version,
+        stored.position,
+        stored.recorded,
+        metadata.key,
+        metadata.correlation,
+        metadata.causation,
+        metadata.principal,
+        metadata.headers,
+    )
+
+
+def fingerprint_of(command: Command) -> int:
+    """Give 63 bits that two commands share only if name and content are the same.
+
+    blake2b over the name and the canonical JSON: keys of dicts sorted, fields at their defaults
+    left out, so that a new field with a default does not change the fingerprints of old commands.
+    """
+    digest = blake2b(digest_size=8)
+    digest.update(command.command_name.encode())
+    digest.update(b"\0")
+    digest.update(_canonical.encode(command))
+    # 63 bits, so that every JSON reader and every SQL column takes it as an integer.
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    cls: type[Event]
+    type: EventType
+    decoder: msgspec.json.Decoder[Any]
+
+
+class EventRegistry:
+    """The event classes that an engine knows, by stored name and version, and back."""
+
+    def __init__(self, classes: Iterable[type[Event]]) -> None:
+        """Take the classes; raise DefinitionError where two claim one stored name and version."""
+        self._by_name: dict[tuple[str, int], _Entry] = {}
+        self._types: dict[type[Event], EventType] = {}
+        for cls in classes:
+            if cls not in self._types:
+                self._add(cls)
+
+    def _add(self, cls: type[Event]) -> None:
+        stored = EventType(cls.event_name, cls.event_version, schema_hash(cls))
+        other = self._by_name.get((stored.name, stored.version))
+        if other is not None:
+            raise DefinitionError(
+                f"{cls.__qualname__} and {other.cls.__qualname__} are both stored as "
+                f"{stored.name!r} version {stored.version}: give one of them another name"
+            )
+        entry = _Entry(cls, stored, msgspec.json.Decoder(cls))
+        self._by_name[stored.name, stored.version] = entry
+        self._types[cls] = stored
+
+    @property
+    def types(self) -> tuple[EventType, ...]:
+        """All types, as a log would store them."""
+        return tuple(self._types.values())
+
+    def type_of(self, cls: type[Event]) -> EventType:
+        """Give the stored type of a class; KeyError for a class that is not registered."""
+        return self._types[cls]
+
+    def decoder_of(self, cls: type[Event]) -> msgspec.json.Decoder[Any]:
+        """Give the decoder of a class, for the actor's copy of what it just encoded."""
+        stored = self._types[cls]
+        return self._by_name[stored.name, stored.version].decoder
+
+    def encode(self, event: Event) -> bytes:
+        """Give the bytes of an event; raises what msgspec raises for what is not encodable."""
+        return _encoder.encode(event)
+
+    def decode(self, stored: StoredEvent) -> Event:
+        """Give a fresh event of a stored one; raise Damaged where that cannot be done."""
+        entry = self._by_name.get((stored.name, stored.event_version))
+        if entry is None:
+            raise Damaged(
+                stored.position,
+                f"{stored.name} version {stored.event_version} of {stored.stream} is not declared "
+                f"in this program; declare its class, or run the release that wrote it",
+            )
+        if stored.encoding != ENCODING_JSON:
+            raise Damaged(
+                stored.position, f"{stored.name} has the unknown encoding {stored.encoding}"
+            )
+        try:
+            event: Event = entry.decoder.decode(stored.payload)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise Damaged(
+                stored.position, f"{stored.name} version {stored.event_version}: {error}"
+            ) from error
+        return event
+
+
+def schema_hash(cls: type[msgspec.Struct]) -> str:
+    """Give 16 hexadecimal digits that change when the encoded form of a struct can change.
+
+    Covered are the encoded names, order, types and requiredness of all fields, and the same of all
+    structs inside. Class names, docstrings and default values are not: they do not show in bytes.
+    """
+    try:
+        info = inspect.type_info(cls)
+    except (TypeError, NameError) as error:
+        raise DefinitionError(
+            f"the fields of {cls.__qualname__} cannot be stored: {error}. Use types that msgspec "
+            f"decodes, declared at the top of a module."
+        ) from error
+    shape = _shape(info, [])
+    return blake2b(_canonical.encode(shape), digest_size=8).hexdigest()
+
+
+def _shape(value: Any, inside: list[type]) -> Any:
+    """Describe a msgspec type as plain lists and strings; a struct inside itself by its depth."""
+    if isinstance(value, inspect.StructType):
+        if value.cls in inside:
+            return ["again", inside.index(value.cls)]
+        inside = [*inside, value.cls]
+        fields = [[f.encode_name, f.required, _shape(f.type, inside)] for f in value.fields]
+        return ["struct", value.tag_field, value.tag, value.array_like, fields]
+    if isinstance(value, inspect.EnumType):
+        return ["enum", sorted(str(member.value) for member in value.cls)]
+    if isinstance(value, inspect.UnionType):
+        return ["union", *sorted((_shape(t, inside) for t in value.types), key=repr)]
+    if isinstance(value, inspect.Metadata):
+        return _shape(value.type, inside)
+    if isinstance(value, inspect.Type):
+        parts = {
+            name: _shape(getattr(value, name), inside)
+            for name in value.__struct_fields__
+            if name != "cls"
+        }
+        named = getattr(value, "cls", None)
+        return [type(value).__name__, getattr(named, "__name__", None), parts]
+    if isinstance(value, tuple | list):
+        items: Iterable[Any] = value
+        return [_shape(item, inside) for item in items]
+    if isinstance(value, inspect.Field):
+        return [value.encode_name, value.required, _shape(value.type, inside)]
+    return value if isinstance(value, int | float | str | bool | None) else repr(value)

@@ -1,0 +1,231 @@
+"""Every error that leaves the engine, one class per thing that the reader of it must do.
+
+Rules: a message names the rule that broke, the values that broke it and the mend. `NotRun` means
+that nothing was written and that sending again is safe; `OutcomeUnknown` means that the same key
+must be sent again to find out. No message carries a payload. This file imports nothing of the
+engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "Closed",
+    "Conflict",
+    "Damaged",
+    "DefinitionError",
+    "EngineError",
+    "EngineFailed",
+    "HandlerFailed",
+    "KeyReused",
+    "NotRun",
+    "OutcomeUnknown",
+    "Overloaded",
+    "ProjectionLag",
+    "Rejected",
+    "StoreFailed",
+    "StoreLocked",
+    "StoreRefused",
+    "StreamUnreadable",
+    "UsageError",
+    "Voided",
+    "WrongVersion",
+]
+
+
+class EngineError(Exception):
+    """Base of all errors of the engine; never raised itself."""
+
+    safe_to_resend: ClassVar[bool] = False
+    """Whether the same command may be sent again as it is, without a key, and not run twice."""
+
+
+class DefinitionError(EngineError):
+    """A message, aggregate, projection or handler is declared wrongly; its author must act.
+
+    Raised when the class is made or when the engine is made, never later.
+    """
+
+
+class UsageError(EngineError):
+    """The engine is used in a way that it does not support; the caller's code must change.
+
+    Before its start or after its end, from another event loop, after a fork, with a message that
+    it has no handler for, or with a malformed id. Nothing was written.
+    """
+
+
+class Rejected(EngineError):
+    """The domain said no; nothing was written.
+
+    Raise it in a handler. `code` is for programs and stays the same; `message` is for people and
+    may be reworded; `details` are values for either.
+    """
+
+    def __init__(self, code: str, message: str, **details: Any) -> None:
+        """Refuse the command with a stable `code` and a readable `message`."""
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+    def __str__(self) -> str:
+        """Give the code and the message; details may be private and stay out."""
+        return f"{self.code}: {self.message}"
+
+
+class NotRun(EngineError):
+    """The command was not run: nothing was written, and sending it again is safe."""
+
+    safe_to_resend = True
+
+
+class Overloaded(NotRun):
+    """A bounded queue is full; send again after a pause, or send more slowly."""
+
+
+class Closed(NotRun):
+    """The engine is stopping, has stopped or has failed, and takes no more commands."""
+
+
+class Conflict(NotRun):
+    """Another writer appended to the stream first; send again, it is decided on the new state."""
+
+    def __init__(self, stream: str, expected: int, actual: int) -> None:
+        """Name the stream, the version that the decision stood on, and the version found."""
+        super().__init__(stream, expected, actual)
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        """Say which rule broke and what to do."""
+        return (
+            f"{self.stream} is at version {self.actual}, and the command was decided at version "
+            f"{self.expected}: another writer was first. Nothing was written; send again."
+        )
+
+
+class WrongVersion(NotRun):
+    """`expected=` names a version that the stream does not have; nothing was written.
+
+    Sending the same again cannot succeed: read the aggregate again and decide anew.
+    """
+
+    def __init__(self, stream: str, expected: int, actual: int) -> None:
+        """Name the stream, the caller's version and the version found."""
+        super().__init__(stream, expected, actual)
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        """Say which rule broke and what to do."""
+        return (
+            f"{self.stream} is at version {self.actual}, not at the expected version "
+            f"{self.expected}. Nothing was written; read it again and decide anew."
+        )
+
+
+class Voided(NotRun):
+    """The command was decided on events that were then not stored; send again."""
+
+
+class HandlerFailed(NotRun):
+    """The aggregate's own code failed; nothing was written. Its cause is in `__cause__`.
+
+    Sending again is safe, and fails again until the code is mended.
+    """
+
+
+class StreamUnreadable(NotRun):
+    """The aggregate cannot be loaded: an event of its stream is damaged or cannot be decoded.
+
+    Nothing was written. Its cause names the position; an operator must act.
+    """
+
+
+class KeyReused(EngineError):
+    """The key was used for another command of the same aggregate; nothing was written.
+
+    The caller must act: a key names one command for ever, its content included.
+    """
+
+
+class OutcomeUnknown(EngineError):
+    """The store failed while it wrote: the events may or may not be durable.
+
+    Send the same command with the same key again to find out; without a key, read first.
+    """
+
+
+class EngineFailed(EngineError):
+    """The engine stopped by itself; its cause is in `__cause__`. The host must restart it.
+
+    Raised when `async with Engine(...)` ends, so that a failure cannot pass unseen.
+    """
+
+
+class Damaged(EngineError):
+    """A stored event does not match its checksum, is out of place, or cannot be decoded.
+
+    It is never skipped. An operator must act: restore the log from a backup, or mend the code.
+    """
+
+    def __init__(self, position: int, what: str) -> None:
+        """Name the position, and what is wrong there (type and cause, never the payload)."""
+        super().__init__(position, what)
+        self.position = position
+        self.what = what
+
+    def __str__(self) -> str:
+        """Say where and what."""
+        return f"the event at position {self.position} cannot be used: {self.what}"
+
+
+class StoreFailed(EngineError):
+    """The store could not do what it was asked; `written` says what that means for an append.
+
+    False: nothing was written and the store goes on. None: the outcome is unknown, and the store
+    takes no further append until it is opened again.
+    """
+
+    def __init__(self, message: str, *, written: bool | None) -> None:
+        """Say what failed, and whether an append can have been written."""
+        super().__init__(message)
+        self.written = written
+
+
+class StoreLocked(EngineError):
+    """Another engine has the store open; stop that one, or give each process its own store."""
+
+
+class StoreRefused(EngineError):
+    """The store exists and must not be used as it is; an operator or developer must act.
+
+    A schema newer than this engine, a setting that did not take, event types that changed without
+    a new version, another history than the one expected, or a file that is not ours.
+    """
+
+
+class ProjectionLag(EngineError):
+    """`query(at=...)` ran out of time; `behind` names each view that lags: (position, wanted).
+
+    Nothing is wrong with the query: ask again later, or resume a stopped projection.
+    """
+
+    def __init__(self, wanted: int, behind: dict[str, int], states: dict[str, str]) -> None:
+        """Name the position asked for, and each lagging projection with its own."""
+        super().__init__(wanted, behind, states)
+        self.wanted = wanted
+        self.behind = behind
+        self.states = states
+
+    def __str__(self) -> str:
+        """Name who lags, by how much, and in which state it is."""
+        who = ", ".join(
+            f"{name} is {self.wanted - position} behind, at {position} ({self.states[name]})"
+            for name, position in self.behind.items()
+        )
+        return f"position {self.wanted} is not yet in the views: {who}"

@@ -1,0 +1,76 @@
+"""Every bound of the engine, in one place, with the relations that must hold between them.
+
+Rules: nothing in the engine grows without a bound, and every bound stands here. Counts are in the
+unit of the name; sizes are in bytes. A full queue is answered at once, never waited on.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .errors import DefinitionError
+
+__all__ = ["ID_BYTES_MAX", "KEY_BYTES_MAX", "KEY_WINDOW", "NAME_LENGTH_MAX", "Limits"]
+
+ID_BYTES_MAX = 255
+"""Bytes of an aggregate's id in UTF-8."""
+KEY_BYTES_MAX = 255
+"""Bytes of a command's key in UTF-8."""
+NAME_LENGTH_MAX = 64
+"""Characters of a stored name: of a kind, an event, a projection."""
+KEY_WINDOW = 1_000
+"""Versions of a stream within which a key is remembered, unless the kind says otherwise."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one engine. Raises DefinitionError where they contradict each other."""
+
+    commands_accepted: int = 65_536
+    """Commands in the engine that have no answer yet, over all aggregates."""
+    mailbox_commands: int = 4_096
+    """Commands that wait for one aggregate."""
+    resident_aggregates: int = 100_000
+    """Aggregates kept in memory; beyond it the least recently used one at rest leaves."""
+    loads_at_once: int = 256
+    """Cold aggregates that one read of the store gathers."""
+    turn_commands: int = 256
+    """Commands handled before the event loop gets its turn."""
+    actor_commands: int = 64
+    """Commands that one actor handles before the next one gets its turn."""
+    batch_events: int = 4_096
+    """Events of one commit, unless a single command has more."""
+    batch_bytes: int = 8 * 1024 * 1024
+    """Payload and metadata of one commit, unless a single command has more."""
+    command_events: int = 4_096
+    """Events of one command."""
+    event_bytes: int = 1024 * 1024
+    """Payload of one event, and likewise its metadata."""
+    page_events: int = 1_000
+    """Events that one page of the feed or of a cold load holds."""
+    page_bytes: int = 8 * 1024 * 1024
+    """Payload of one page, unless a single event has more."""
+    bus_events: int = 8_192
+    """Events that wait on the bus for one projector; beyond it the projector reads the feed."""
+    projector_events: int = 1_000
+    """Events that a projector folds into one transaction."""
+    projector_rows: int = 20_000
+    """Rows that a projector keeps in memory between two transactions."""
+    query_rows: int = 10_000
+    """Rows that one page of a query's answer may hold."""
+
+    def __post_init__(self) -> None:
+        """Check each bound, and the relations between them."""
+        for name in self.__struct_fields__:
+            if getattr(self, name) < 1:
+                raise DefinitionError(f"Limits.{name} is {getattr(self, name)}: give at least 1")
+        for small, large in (
+            ("mailbox_commands", "commands_accepted"),
+            ("actor_commands", "turn_commands"),
+            ("event_bytes", "batch_bytes"),
+            ("event_bytes", "page_bytes"),
+        ):
+            if getattr(self, small) > getattr(self, large):
+                raise DefinitionError(
+                    f"Limits.{small} is {getattr(self, small)}, above Limits.{large} at "
+                    f"{getattr(self, large)}: lower the first or raise the second"
+                )

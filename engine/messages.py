@@ -1,0 +1,224 @@
+"""What is said to the engine and by it: commands, events, queries, and what travels with them.
+
+Rules: messages are frozen msgspec structs. A name that is stored (an event's, a kind's) is written
+down by its author and never derived from a class path, so that classes can be moved and renamed.
+What is absent from an event's metadata costs no bytes. This file knows no async, clock or store.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, dataclass_transform
+
+import msgspec
+
+from .errors import DefinitionError, UsageError
+from .limits import NAME_LENGTH_MAX
+
+__all__ = [
+    "Command",
+    "Envelope",
+    "Event",
+    "Id",
+    "Meta",
+    "Query",
+    "Receipt",
+    "check_name",
+    "position_of",
+]
+
+Answer = TypeVar("Answer", covariant=True)
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ID_MARK = {"foldline": "aggregate-id"}
+
+Id = Annotated[str, msgspec.Meta(min_length=1, extra=_ID_MARK)]
+"""The type of the one field of a command that says which aggregate it is for."""
+
+
+def check_name(name: object, what: str, mend: str) -> str:
+    """Give `name` if it may be stored, else raise DefinitionError with the `mend`."""
+    if isinstance(name, str) and len(name) <= NAME_LENGTH_MAX and _NAME.fullmatch(name):
+        return name
+    raise DefinitionError(
+        f"{what} has the name {name!r}: a stored name is lower-case letters, digits and single "
+        f"hyphens, begins with a letter and has at most {NAME_LENGTH_MAX} characters. {mend}"
+    )
+
+
+def kebab(class_name: str) -> str:
+    """Give `create-order` for `CreateOrder`."""
+    return _CAMEL.sub("-", class_name).replace("_", "-").lower()
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class MessageMeta(msgspec.StructMeta):
+    """Makes the classes of messages: frozen, and with a checked name."""
+
+    def __new__(
+        mcls,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """Make the class; raise DefinitionError where the declaration cannot be stored."""
+        if options.get("frozen") is False:
+            raise DefinitionError(
+                f"{class_name} is a message, and messages are frozen: drop frozen"
+            )
+        options["frozen"] = True
+        cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        if namespace.get("__module__") != __name__:
+            cls.__declare__(name, version)  # type: ignore[attr-defined]
+        return cls
+
+
+class Command(
+    msgspec.Struct,
+    metaclass=MessageMeta,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """An intent, named in the imperative; exactly one of its fields is an `Id`.
+
+    Subclass it with fields. The name goes into the fingerprint of keyed commands; where none is
+    given it is made of the class name, so give `name=` before you rename a class.
+    """
+
+    command_name: ClassVar[str]
+
+    @classmethod
+    def __declare__(cls, name: str | None, version: int | None) -> None:
+        mend = f'Write `class {cls.__name__}(Command, name="...")`.'
+        if version is not None:
+            raise DefinitionError(f"{cls.__name__} is a command, and commands have no version")
+        cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
+
+
+class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
+    """A fact, named in the past tense: `class OrderShipped(Event, name="order-shipped")`.
+
+    `name` and `version` (1 unless given) are stored with every event of the class.
+    """
+
+    event_name: ClassVar[str]
+    event_version: ClassVar[int]
+
+    @classmethod
+    def __declare__(cls, name: str | None, version: int | None) -> None:
+        mend = f'Write `class {cls.__name__}(Event, name="{kebab(cls.__name__)}", version=1)`.'
+        cls.event_name = check_name(name, f"event {cls.__name__}", mend)
+        cls.event_version = 1 if version is None else version
+        if type(cls.event_version) is not int or cls.event_version < 1:
+            raise DefinitionError(
+                f"event {cls.__name__} has version {version!r}: versions count from 1. {mend}"
+            )
+
+
+class Query(msgspec.Struct, Generic[Answer], metaclass=MessageMeta, forbid_unknown_fields=True):
+    """A question with the type of its answer: `class GetOrder(Query[Order | None])`."""
+
+    query_name: ClassVar[str]
+
+    @classmethod
+    def __declare__(cls, name: str | None, version: int | None) -> None:
+        mend = f'Write `class {cls.__name__}(Query[AnswerType], name="...")`.'
+        if version is not None:
+            raise DefinitionError(f"{cls.__name__} is a query, and queries have no version")
+        cls.query_name = check_name(name or kebab(cls.__name__), f"query {cls.__name__}", mend)
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """A command with what travels beside it; what `execute_many` takes."""
+
+    command: Command
+    key: str | None = None
+    """The caller's name for this command to this aggregate; sent again, it is not run again."""
+    expected: int | None = None
+    """The version that the aggregate must have, else WrongVersion."""
+    correlation: str | None = None
+    """What the command belongs to, as the caller sees it; kept in its events."""
+    causation: str | None = None
+    """What led to the command; kept in its events."""
+    principal: str | None = None
+    """On whose behalf; kept in its events."""
+    headers: Mapping[str, str] | None = None
+    """Anything else; kept in its events."""
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The answer to an executed command, given when its events are durable."""
+
+    stream: str
+    """`kind:id` of the aggregate."""
+    version: int
+    """Its version after the command: the number of its events."""
+    position: int
+    """Place of its last event in the log; 0 where the aggregate has none."""
+
+    @property
+    def token(self) -> str:
+        """An opaque string of this receipt that crosses HTTP, for `query(at=token)`."""
+        text = msgspec.json.encode((self.position, self.version, self.stream))
+        return urlsafe_b64encode(text).rstrip(b"=").decode("ascii")
+
+    @classmethod
+    def from_token(cls, token: str) -> Receipt:
+        """Give the receipt of a token; raise UsageError for anything else."""
+        try:
+            text = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+            position, version, stream = msgspec.json.decode(text, type=tuple[int, int, str])
+        except (ValueError, msgspec.MsgspecError):
+            raise UsageError(
+                "`at` is not a receipt's token: pass `receipt.token` on as it is"
+            ) from None
+        return cls(stream, version, position)
+
+
+def position_of(at: Receipt | str | int | None) -> int:
+    """Give the position that `at` names: of a receipt, its token, or the number itself."""
+    if at is None:
+        return 0
+    if isinstance(at, int):
+        return at
+    return (at if isinstance(at, Receipt) else Receipt.from_token(at)).position
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What the log knows of an event besides its content."""
+
+    stream: str
+    version: int
+    position: int
+    recorded: int
+    """When it was written, by the engine's clock, in µs since 1970-01-01 UTC."""
+    key: str | None = None
+    """The command's key; on the first event of a command only."""
+    correlation: str | None = None
+    causation: str | None = None
+    principal: str | None = None
+    headers: Mapping[str, str] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of aggregate."""
+        return self.stream.partition(":")[0]
+
+    @property
+    def id(self) -> str:
+        """The aggregate's id."""
+        return self.stream.partition(":")[2]
+
+    @property
+    def time(self) -> datetime:
+        """`recorded` as an aware datetime in UTC."""
+        return _EPOCH + timedelta(microseconds=self.recorded)

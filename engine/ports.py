@@ -1,0 +1,292 @@
+"""The only doors to the world outside: clocks, ids, threads, files, and the failpoints.
+
+Rules: no other file of the engine imports `time`, `random`, `uuid`, `threading`, `queue` or opens
+a file; a test checks it. An engine is given its ports once; a simulation gives it others, and the
+whole engine then runs on virtual time and a simulated disk. Failpoints are named steps of a
+command's path: nothing happens there unless a test or a simulation hangs something on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import stat
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import apsw
+import msgspec
+
+from .errors import StoreLocked, StoreRefused
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; opening a file store there is refused with the reason
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "FAILPOINTS",
+    "Clock",
+    "Files",
+    "Ids",
+    "Lock",
+    "Ports",
+    "SystemClock",
+    "SystemFiles",
+    "SystemIds",
+    "SystemWorkers",
+    "Worker",
+    "Workers",
+]
+
+T = TypeVar("T")
+
+FAILPOINTS: Final = (
+    "mailbox.accepted",  # the command waits for its actor
+    "actor.taken",  # the actor took it out of the mailbox
+    "actor.decided",  # the handler returned its events
+    "actor.folded",  # the events are encoded, decoded and folded
+    "journal.gathered",  # a batch is closed and goes to the store
+    "store.began",  # the transaction is open, nothing is in it
+    "store.inserted",  # the rows are in, the commit has not begun
+    "store.committed",  # the commit came back
+    "journal.durable",  # the loop knows, nobody is answered
+    "journal.answered",  # the callers have their answers, the bus does not know
+    "bus.published",  # the projectors can take the batch
+    "projector.folded",  # a batch is folded in memory
+    "views.inserted",  # its rows are in the transaction, the checkpoint is not
+    "views.checkpointed",  # the checkpoint is in, the commit has not begun
+    "views.committed",  # rows and checkpoint are committed
+)
+"""The steps at which a fault can be hung, in the order of the walk."""
+
+
+class Clock(Protocol):
+    """Wall time for `recorded`; it orders nothing."""
+
+    def now(self) -> int:
+        """Give the time in µs since 1970-01-01 UTC; it may jump either way."""
+        ...
+
+
+class Ids(Protocol):
+    """Randomness."""
+
+    def new_id(self) -> str:
+        """Give a new id that nobody else has: 32 hexadecimal digits."""
+        ...
+
+
+class Worker(Protocol):
+    """One thread that runs one call after the other, in the order in which they came."""
+
+    async def run(self, call: Callable[..., T], /, *args: Any) -> T:
+        """Run `call(*args)` there; give what it returns, raise what it raises.
+
+        If the caller is cancelled, the call still runs to its end, and its result is dropped.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, then end the thread."""
+        ...
+
+
+class Workers(Protocol):
+    """The one way to a thread."""
+
+    def start(self, name: str) -> Worker:
+        """Start a worker; the name shows in debuggers."""
+        ...
+
+
+class Lock(Protocol):
+    """Exclusive use of a path, given back by `release` or by the end of the process."""
+
+    def release(self) -> None:
+        """Give it back; a second call does nothing."""
+        ...
+
+
+class Files(Protocol):
+    """How a store opens its files and connections."""
+
+    def connect(self, path: str, *, readonly: bool = False) -> apsw.Connection:
+        """Open a SQLite connection. A file that does not exist is made with mode 0600."""
+        ...
+
+    def lock(self, path: str) -> Lock:
+        """Take `path` for this engine alone, or raise StoreLocked naming who has it."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Give the bytes of a file, 0 where there is none."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a file if it is there."""
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    def now(self) -> int:
+        """Give the time in µs since 1970-01-01 UTC."""
+        return time.time_ns() // 1_000
+
+
+class SystemIds:
+    """The machine's randomness."""
+
+    def new_id(self) -> str:
+        """Give 128 random bits as 32 hexadecimal digits."""
+        return uuid.uuid4().hex
+
+
+class SystemWorkers:
+    """Real threads."""
+
+    def start(self, name: str) -> ThreadWorker:
+        """Start a daemon thread."""
+        return ThreadWorker(name)
+
+
+class ThreadWorker:
+    """One daemon thread with a queue of calls; answers cross back by call_soon_threadsafe."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+    async def run(self, call: Callable[..., T], /, *args: Any) -> T:
+        """Run `call(*args)` in the thread and give what it returns or raise what it raises."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
+            try:
+                result = call(*args)
+            except BaseException as error:
+                deliver(_fail, answer, error)
+            else:
+                deliver(_resolve, answer, result)
+
+        def deliver(how: Callable[..., None], *values: Any) -> None:
+            try:
+                loop.call_soon_threadsafe(how, *values)
+            except RuntimeError:
+                # The loop was closed under a call that was already running: nobody can take the
+                # answer any more, and the thread must go on to its end.
+                if not loop.is_closed():
+                    raise
+
+        self._calls.put(work)
+        return await answer
+
+    async def close(self) -> None:
+        """End the thread after the calls that were accepted before."""
+        if self._thread.is_alive():
+            await self.run(lambda: None)
+            self._calls.put(None)
+            self._thread.join()
+
+
+def _resolve(answer: asyncio.Future[T], result: T) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+class SystemFiles:
+    """The machine's file system."""
+
+    def connect(self, path: str, *, readonly: bool = False) -> apsw.Connection:
+        """Open a SQLite connection; a new file gets mode 0600 before SQLite sees it."""
+        if path == ":memory:":
+            return apsw.Connection(path)
+        _refuse_what_is_no_plain_file(path)
+        if readonly:
+            return apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        # SQLite gives its -wal and -shm the mode of the database file, so 0600 here covers all.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        return apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+
+    def lock(self, path: str) -> FileLock:
+        """Take an exclusive flock on `path`, or raise StoreLocked with the holder's pid."""
+        return FileLock(path)
+
+    def size(self, path: str) -> int:
+        """Give the bytes of a file, 0 where there is none."""
+        try:
+            return Path(path).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def remove(self, path: str) -> None:
+        """Remove a file if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def _refuse_what_is_no_plain_file(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise StoreRefused(f"{path} is not a plain file: name the file itself, not a link to it")
+    if mode & stat.S_IWOTH:
+        raise StoreRefused(f"{path} is writable by everybody: take that right away (chmod o-w)")
+
+
+class FileLock:
+    """An flock with the holder's pid inside; the kernel lets go of it when the process ends."""
+
+    def __init__(self, path: str) -> None:
+        if fcntl is None:
+            raise StoreRefused("a file store needs flock, which this platform does not have")
+        self._descriptor: int | None = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            self.release()
+            raise StoreLocked(
+                f"{path} is held by process {holder or 'unknown'}: one engine at a time may have "
+                f"a store open. Stop that process, or give this one a store of its own."
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let go of it; the file stays, since removing it would let two engines each lock one."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine uses of the world. The default is the real one."""
+
+    clock: Clock = msgspec.field(default_factory=SystemClock)
+    ids: Ids = msgspec.field(default_factory=SystemIds)
+    workers: Workers = msgspec.field(default_factory=SystemWorkers)
+    files: Files = msgspec.field(default_factory=SystemFiles)
+    failpoint: Callable[[str], None] | None = None
+    """Called with a name of FAILPOINTS as each step is reached, in the loop or in a worker."""

@@ -1,0 +1,1 @@
+"""Where the log is kept: one contract, and one file per store."""
