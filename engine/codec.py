@@ -196,9 +196,12 @@ def _shape(value: Any, inside: list[type]) -> Any:
         }
         named = getattr(value, "cls", None)
         return [type(value).__name__, getattr(named, "__name__", None), parts]
-    if isinstance(value, tuple | list):
-        items: Iterable[Any] = value
-        return [_shape(item, inside) for item in items]
+    if isinstance(value, (tuple, list)):
+        return [_shape(item, inside) for item in _items(value)]
     if isinstance(value, inspect.Field):
         return [value.encode_name, value.required, _shape(value.type, inside)]
     return value if isinstance(value, int | float | str | bool | None) else repr(value)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value  # type: ignore[no-any-return]

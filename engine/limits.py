@@ -10,12 +10,12 @@ import msgspec
 
 from .errors import DefinitionError
 
-__all__ = ["ID_BYTES_MAX", "KEY_BYTES_MAX", "KEY_WINDOW", "NAME_LENGTH_MAX", "Limits"]
+__all__ = ["ID_LENGTH_MAX", "KEY_LENGTH_MAX", "KEY_WINDOW", "NAME_LENGTH_MAX", "Limits"]
 
-ID_BYTES_MAX = 255
-"""Bytes of an aggregate's id in UTF-8."""
-KEY_BYTES_MAX = 255
-"""Bytes of a command's key in UTF-8."""
+ID_LENGTH_MAX = 255
+"""Characters of an aggregate's id."""
+KEY_LENGTH_MAX = 255
+"""Characters of a command's key."""
 NAME_LENGTH_MAX = 64
 """Characters of a stored name: of a kind, an event, a projection."""
 KEY_WINDOW = 1_000

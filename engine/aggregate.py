@@ -1,0 +1,271 @@
+"""What an aggregate is, and how its class is read: state, handlers that decide, appliers that fold.
+
+Rules: a handler reads the state and returns events; it changes nothing. An applier changes the
+state and decides nothing. Both are found by their annotations, once, when the class is made, and
+whatever does not fit is refused there with the mend in the message. This file knows no async,
+clock, store or actor.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+
+import msgspec
+
+from .annotations import (
+    Signature,
+    defining_namespace,
+    read_signature,
+    shared_default,
+    union_members,
+)
+from .errors import DefinitionError
+from .limits import KEY_WINDOW
+from .messages import Command, Event, check_name
+
+__all__ = ["Aggregate", "AggregateDefinition", "CommandHandler", "Context", "applies", "handles"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ROLE = "__foldline_role__"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RETURNS = "Return an Event, a sequence of Events, or None, and annotate it so."
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a handler may know besides the state and the command; take it as third parameter."""
+
+    now: int
+    """The engine's clock in µs since 1970-01-01 UTC; it may jump either way."""
+    new_id: Callable[[], str]
+    """Gives a new random id. Put it into the event: a replay does not run handlers."""
+    key: str | None = None
+    correlation: str | None = None
+    causation: str | None = None
+    principal: str | None = None
+    headers: Mapping[str, str] | None = None
+
+    @property
+    def time(self) -> datetime:
+        """`now` as an aware datetime in UTC."""
+        return _EPOCH + timedelta(microseconds=self.now)
+
+
+def handles(function: F) -> F:
+    """Mark a method that decides a command: `(self, command: C[, ctx: Context]) -> events`."""
+    setattr(function, _ROLE, "handles")
+    return function
+
+
+def applies(function: F) -> F:
+    """Mark a method that folds an event into the state: `(self, event: E) -> None`."""
+    setattr(function, _ROLE, "applies")
+    return function
+
+
+class CommandHandler(msgspec.Struct, frozen=True):
+    """One command of an aggregate, and what decides it."""
+
+    command: type[Command]
+    id_field: str
+    decide: Callable[..., Any]
+    takes_context: bool
+
+
+class AggregateDefinition(msgspec.Struct, frozen=True):
+    """All that the engine knows of an aggregate's class."""
+
+    cls: type[Aggregate]
+    kind: str
+    key_window: int
+    handlers: Mapping[type[Command], CommandHandler]
+    appliers: Mapping[type[Event], Callable[[Any, Any], None]]
+
+
+@dataclass_transform(field_specifiers=(msgspec.field,))
+class AggregateMeta(msgspec.StructMeta):
+    """Makes aggregate classes and reads their definition."""
+
+    def __new__(
+        mcls,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        kind: str | None = None,
+        key_window: int = KEY_WINDOW,
+        **options: Any,
+    ) -> Any:
+        """Make the class; raise DefinitionError for whatever the engine could not run."""
+        cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        if namespace.get("__module__") != __name__:
+            aggregate = cast("type[Aggregate]", cls)
+            aggregate.__definition__ = _define(aggregate, kind, key_window, defining_namespace(1))
+        return cls
+
+
+class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
+    """Base of aggregates: `class Order(Aggregate, kind="order")`, its fields are the state.
+
+    Every field has a default, which is the state before the first event. `kind` is stored and must
+    stay. `key_window` is the number of versions for which command keys are remembered.
+    """
+
+    __definition__: ClassVar[AggregateDefinition]
+
+    id: str = ""
+    """The aggregate's id."""
+    version: int = 0
+    """The number of its events; 0 means that it does not exist yet. Kept by the engine."""
+
+
+def _define(
+    cls: type[Aggregate], kind: str | None, key_window: int, namespace: Mapping[str, Any]
+) -> AggregateDefinition:
+    name = cls.__qualname__
+    check_name(kind, f"aggregate {name}", f'Write `class {cls.__name__}(Aggregate, kind="...")`.')
+    assert kind is not None
+    if key_window < 1:
+        raise DefinitionError(f"aggregate {name} has key_window={key_window}: give at least 1")
+    _check_state(cls)
+    handlers: dict[type[Command], CommandHandler] = {}
+    appliers: dict[type[Event], Callable[[Any, Any], None]] = {}
+    returned: dict[type[Event], str] = {}
+    for method, role in _marked_methods(cls):
+        signature = read_signature(method, namespace, method=True)
+        if role == "applies":
+            _add_applier(appliers, method, signature)
+        else:
+            _add_handler(handlers, method, signature)
+            for event in _returned_events(signature):
+                returned.setdefault(event, signature.where)
+    if not handlers:
+        raise DefinitionError(f"aggregate {name} handles no command: mark a method with @handles")
+    for event, where in returned.items():
+        if event not in appliers:
+            raise DefinitionError(
+                f"{where} returns {event.__name__}, and nothing in {name} applies it: add "
+                f"`@applies def ...(self, event: {event.__name__}) -> None` to {name}"
+            )
+    return AggregateDefinition(cls, kind, key_window, handlers, appliers)
+
+
+def _check_state(cls: type[Aggregate]) -> None:
+    name = cls.__qualname__
+    fields = msgspec.structs.fields(cls) if cls.__struct_fields__ else ()
+    for field in fields:
+        if field.required:
+            raise DefinitionError(
+                f"{name}.{field.name} has no default: an aggregate begins empty, so give the "
+                f"value that it has before its first event"
+            )
+    own = inspect.get_annotations(cls)
+    for taken in ("id", "version"):
+        if taken in own:
+            raise DefinitionError(f"{name} declares `{taken}`, which the base has: rename yours")
+    if cls.__struct_config__.frozen:
+        raise DefinitionError(f"{name} is frozen, and appliers must change it: drop frozen=True")
+    shared = shared_default(cls)
+    if shared is not None:
+        raise DefinitionError(
+            f"the default of {name}.{shared} is one mutable object that all would share: write "
+            f"`{shared}: ... = msgspec.field(default_factory=...)`"
+        )
+
+
+def _marked_methods(cls: type) -> list[tuple[Callable[..., Any], str]]:
+    found: dict[str, Callable[..., Any]] = {}
+    for base in reversed(cls.__mro__):
+        found.update((name, value) for name, value in vars(base).items() if callable(value))
+    return [(m, role) for m in found.values() if (role := getattr(m, _ROLE, None)) is not None]
+
+
+def _add_applier(
+    appliers: dict[type[Event], Callable[[Any, Any], None]],
+    method: Callable[..., Any],
+    signature: Signature,
+) -> None:
+    where = signature.where
+    if signature.is_async:
+        raise DefinitionError(f"{where} is async: an applier only changes state; drop the async")
+    event = _only_class(signature, Event, 1)
+    if event in appliers:
+        raise DefinitionError(f"{where} is a second applier of {event.__name__}: keep one")
+    appliers[event] = method
+
+
+def _add_handler(
+    handlers: dict[type[Command], CommandHandler],
+    method: Callable[..., Any],
+    signature: Signature,
+) -> None:
+    where = signature.where
+    if signature.is_async:
+        raise DefinitionError(
+            f"{where} is async: handlers decide on the state in memory, without waiting. Fetch "
+            f"what it needs before the command is sent, and put it into the command."
+        )
+    command = _only_class(signature, Command, 2)
+    takes_context = len(signature.parameters) == 2
+    if takes_context and signature.parameters[1][1] is not Context:
+        raise DefinitionError(f"{where}: annotate its last parameter as `ctx: Context`")
+    if command in handlers:
+        raise DefinitionError(f"{where} is a second handler of {command.__name__}: keep one")
+    handlers[command] = CommandHandler(command, _id_field(command), method, takes_context)
+
+
+def _only_class(signature: Signature, base: type, parameters_max: int) -> Any:
+    """Give the message class that the first parameter is annotated with."""
+    found = signature.parameters[0][1] if signature.parameters else None
+    fits = isinstance(found, type) and issubclass(found, base) and found is not base
+    if not fits or len(signature.parameters) > parameters_max:
+        raise DefinitionError(
+            f"{signature.where} must take one {base.__name__} after self: annotate it with the "
+            f"class of the one {base.__name__.lower()} that it is for"
+        )
+    return found
+
+
+def _returned_events(signature: Signature) -> set[type[Event]]:
+    """Give the event classes that a handler's return annotation names."""
+    found: set[type[Event]] = set()
+    for member in union_members(signature.returns):
+        inner: tuple[Any, ...] = (member,)
+        origin = typing.get_origin(member)
+        if origin is not None and issubclass(origin, Sequence):
+            inner = tuple(a for a in typing.get_args(member) if a is not Ellipsis)
+        for candidate in inner:
+            for event in union_members(candidate):
+                if event is type(None):
+                    continue
+                if not (isinstance(event, type) and issubclass(event, Event)):
+                    raise DefinitionError(
+                        f"{signature.where} is annotated to return {signature.returns!r}. "
+                        f"{_RETURNS}"
+                    )
+                if event is not Event:
+                    found.add(event)
+    return found
+
+
+def _id_field(command: type[Command]) -> str:
+    fields = [f.name for f in msgspec.structs.fields(command) if _is_id(f.type)]
+    if len(fields) != 1:
+        raise DefinitionError(
+            f"command {command.__name__} has {len(fields)} fields of type Id: exactly one says "
+            f"which aggregate the command is for"
+        )
+    return fields[0]
+
+
+def _is_id(annotation: Any) -> bool:
+    if typing.get_origin(annotation) is not typing.Annotated:
+        return False
+    return any(
+        isinstance(m, msgspec.Meta) and (m.extra or {}).get("foldline") == "aggregate-id"
+        for m in typing.get_args(annotation)[1:]
+    )

@@ -1,0 +1,71 @@
+"""Command keys: which commands an aggregate has executed lately, and what it answered.
+
+A key names one command to one aggregate. Within the window (the keyed commands that began in the
+last W versions of the stream) the same key gets the first receipt again and writes nothing; with
+another content it is an error. The window is a function of the stream alone: replay, passivation
+and restart end with the same one. There is no index of keys in the store: key, fingerprint and
+number of events stand in the metadata of the command's first event. A command that wrote no event
+leaves no key.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid5
+
+import msgspec
+
+__all__ = ["KeyRecord", "KeyWindow", "id_from_key"]
+
+_NAMESPACE = UUID("5f1d9c9e-6d0c-5c57-9a8e-1f2d0a6b7c43")
+
+
+def id_from_key(key: str) -> str:
+    """Give the id of a new aggregate for a caller's key, the same one for the same key.
+
+    Use it with an HTTP `Idempotency-Key` on a POST that creates something: the repeated request
+    meets the same aggregate, and its key there. UUID version 5 (RFC 9562), as 36 characters.
+    """
+    return str(uuid5(_NAMESPACE, key))
+
+
+class KeyRecord(msgspec.Struct):
+    """What is remembered of one executed command."""
+
+    fingerprint: int
+    first: int
+    """Version of its first event; it decides when the record leaves the window."""
+    version: int
+    """Version of its last event, as in its receipt."""
+    position: int
+    """Position of its last event; 0 until that is durable."""
+
+
+class KeyWindow:
+    """The keyed commands of one aggregate that still count, by key."""
+
+    __slots__ = ("_records", "_window")
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._records: dict[str, KeyRecord] = {}
+
+    def __len__(self) -> int:
+        """Give the number of keys held; at most the window."""
+        return len(self._records)
+
+    def find(self, key: str, version: int) -> KeyRecord | None:
+        """Give the record of `key` if it counts for a stream that is at `version`."""
+        record = self._records.get(key)
+        if record is None or record.first <= version - self._window:
+            return None
+        return record
+
+    def remember(self, key: str, record: KeyRecord) -> None:
+        """Add a command, in the order of versions, and let go of what left the window with it."""
+        records = self._records
+        # A key that had left the window may come again: its place is by its new version.
+        records.pop(key, None)
+        records[key] = record
+        oldest = record.version - self._window
+        while (first := next(iter(records))) != key and records[first].first <= oldest:
+            del records[first]
