@@ -1,0 +1,566 @@
+"""The engine: the one place that wires everything, and the one task that supervises it.
+
+Rules: `async with Engine(...)` starts one supervisor task, which alone holds the task group of the
+engine's tasks; a failure there never cancels the host's code. It becomes typed answers to every
+command, `engine.failed`, and an error when the `async with` ends. Stopping drains: new commands
+are refused, accepted ones are answered, projectors finish their batch, everything is closed. An
+engine is used once, in the event loop and the process in which it was started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import anyio
+
+from .actor import Actor
+from .aggregate import Aggregate, AggregateDefinition, CommandHandler
+from .answers import Answers
+from .bus import Bus
+from .codec import EventRegistry
+from .directory import Directory
+from .dispatcher import Dispatcher
+from .errors import (
+    Closed,
+    DefinitionError,
+    EngineError,
+    EngineFailed,
+    Overloaded,
+    StoreRefused,
+    UsageError,
+)
+from .journal import Journal
+from .kind import Kind, bind_events
+from .limits import KEY_LENGTH_MAX, Limits
+from .mailbox import Intake, Mail
+from .messages import Command, Envelope, Event, Query, Receipt
+from .ports import Ports
+from .projection import Projection
+from .projector import Projector
+from .statistics import EngineStatistics
+from .stores.contract import Store
+from .stores.sqlite_views import SqliteViews
+from .stores.urls import open_url, views_path
+
+__all__ = ["Engine", "run"]
+
+Answer = TypeVar("Answer")
+T = TypeVar("T")
+State = Literal["new", "starting", "running", "stopping", "stopped", "failed"]
+
+
+def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Run an async function on uvloop where it is installed, else on asyncio's own loop."""
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+
+    async def call() -> T:
+        return await main(*args)
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(call())
+
+
+class Engine:
+    """Aggregates, their log, and the views of it, in this process.
+
+    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. Definitions are checked here:
+    DefinitionError. Starting raises StoreLocked, StoreRefused or StoreFailed.
+    """
+
+    def __init__(
+        self,
+        aggregates: Sequence[type[Aggregate]],
+        *,
+        projections: Sequence[type[Projection]] = (),
+        answers: Sequence[Callable[..., Any]] = (),
+        store: str | Store = "memory:",
+        limits: Limits | None = None,
+        ports: Ports | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._ports = ports or Ports()
+        self._logger = logger or logging.getLogger("foldline")
+        self._store: Store = open_url(store) if isinstance(store, str) else store
+        self._state: State = "new"
+        self._process = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._stop_asked = asyncio.Event()
+        self.failed: BaseException | None = None
+        """What ended the engine, if it failed."""
+
+        definitions = [cls.__definition__ for cls in aggregates]
+        registry = EventRegistry(_event_classes(definitions, projections))
+        self._registry = registry
+        self._intake = Intake(self._limits.commands_accepted)
+        self._dispatcher = Dispatcher(self._limits)
+        self._directory = Directory(self._store, self._limits)
+        self._bus = Bus(self._limits, self._ports.failpoint)
+        self._journal = Journal(
+            self._store,
+            self._intake,
+            self._limits,
+            self._ports,
+            publish=self._bus.publish,
+            room_again=self._dispatcher.wake,
+        )
+        self._handlers = self._wire_handlers(definitions)
+        self._projections = tuple(projections)
+        self._views = SqliteViews(views_path(self._store))
+        self._projectors = {
+            projection.__definition__.name: Projector(
+                projection,
+                store=self._store,
+                views=self._views,
+                subscription=self._bus.subscribe(projection.__definition__.name),
+                registry=registry,
+                limits=self._limits,
+                ports=self._ports,
+                logger=self._logger,
+            )
+            for projection in projections
+        }
+        self._answers = Answers(answers, self._views, self._projectors, self._limits)
+
+    def _wire_handlers(
+        self, definitions: Sequence[AggregateDefinition]
+    ) -> Mapping[type[Command], tuple[Kind, CommandHandler]]:
+        kinds: dict[str, type[Aggregate]] = {}
+        handlers: dict[type[Command], tuple[Kind, CommandHandler]] = {}
+        for definition in definitions:
+            other = kinds.setdefault(definition.kind, definition.cls)
+            if other is not definition.cls:
+                raise DefinitionError(
+                    f"{definition.cls.__qualname__} and {other.__qualname__} are both of kind "
+                    f"{definition.kind!r}: a kind is stored, so give one of them another"
+                )
+            kind = self._kind(definition)
+            for command, handler in definition.handlers.items():
+                if command in handlers:
+                    raise DefinitionError(
+                        f"{command.__name__} is handled by {definition.cls.__qualname__} and by "
+                        f"{handlers[command][0].definition.cls.__qualname__}: keep one handler"
+                    )
+                handlers[command] = (kind, handler)
+        return handlers
+
+    def _kind(self, definition: AggregateDefinition) -> Kind:
+        return Kind(
+            definition=definition,
+            events=bind_events(definition, self._registry),
+            registry=self._registry,
+            intake=self._intake,
+            journal=self._journal,
+            limits=self._limits,
+            ports=self._ports,
+            logger=self._logger,
+            ready=self._dispatcher.ready,
+            load=self._directory.load,
+            forget=self._directory.forget,
+        )
+
+    # -- commands ---------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        command: Command,
+        *,
+        key: str | None = None,
+        expected: int | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        principal: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Run one command; return when its events are durable.
+
+        Raises Rejected where the domain says no, NotRun (Overloaded, Conflict, Closed, Voided,
+        WrongVersion, HandlerFailed, StreamUnreadable) where nothing was written and sending again
+        is safe, KeyReused, OutcomeUnknown, and UsageError. A caller that is cancelled does not
+        half-do a command: it is run whole or not at all.
+        """
+        return await self._submit(
+            command, key, expected, correlation, causation, principal, headers
+        )
+
+    async def execute_many(
+        self,
+        commands: Iterable[Envelope | Command] | AsyncIterable[Envelope | Command],
+        *,
+        window: int = 256,
+    ) -> AsyncIterator[Receipt | EngineError]:
+        """Run many commands; give their answers in the order of the commands.
+
+        At most `window` are in the engine at a time, and commands for one aggregate run in the
+        order given. An answer that is an error is given, not raised, so that the rest goes on;
+        where the engine is overloaded the next command waits for an earlier one's answer.
+        """
+        self._check_usable()
+        if window < 1:
+            raise UsageError(f"window is {window}: give at least 1")
+        outstanding: deque[asyncio.Future[Receipt]] = deque()
+        try:
+            async for command in _each(commands):
+                envelope = command if isinstance(command, Envelope) else Envelope(command=command)
+                if len(outstanding) >= window:
+                    yield await _answer(outstanding.popleft())
+                while True:
+                    try:
+                        outstanding.append(self._submit_envelope(envelope))
+                    except Overloaded as overloaded:
+                        if outstanding:
+                            yield await _answer(outstanding.popleft())
+                            continue
+                        yield overloaded
+                    except EngineError as error:
+                        # Its place in the order is behind what is outstanding.
+                        while outstanding:
+                            yield await _answer(outstanding.popleft())
+                        yield error
+                    break
+            while outstanding:
+                yield await _answer(outstanding.popleft())
+        finally:
+            for future in outstanding:
+                # The caller stopped asking; the commands run all the same, unanswered.
+                future.add_done_callback(_retrieve)
+
+    def _submit_envelope(self, envelope: Envelope) -> asyncio.Future[Receipt]:
+        return self._submit(
+            envelope.command,
+            envelope.key,
+            envelope.expected,
+            envelope.correlation,
+            envelope.causation,
+            envelope.principal,
+            envelope.headers,
+        )
+
+    def _submit(
+        self,
+        command: Command,
+        key: str | None,
+        expected: int | None,
+        correlation: str | None,
+        causation: str | None,
+        principal: str | None,
+        headers: Mapping[str, str] | None,
+    ) -> asyncio.Future[Receipt]:
+        """Post a command; look-up and posting are one step, with no await between them."""
+        loop = self._check_usable()
+        wired = self._handlers.get(type(command))
+        if wired is None:
+            raise UsageError(
+                f"no aggregate of this engine handles {type(command).__name__}: pass the aggregate "
+                f"that does to Engine([...]). Nothing was run."
+            )
+        if key is not None:
+            _check_key(key)
+        if correlation is not None or causation is not None or principal is not None or headers:
+            _check_trace(correlation, causation, principal, headers)
+        self._intake.check()
+        kind, handler = wired
+        actor = self._directory.find(kind, getattr(command, handler.id_field))
+        mail = Mail(
+            loop.create_future(),
+            handler,
+            command,
+            key,
+            expected,
+            correlation,
+            causation,
+            principal,
+            headers,
+        )
+        actor.post(mail)
+        if self._ports.failpoint is not None:
+            self._ports.failpoint("mailbox.accepted")
+        return mail.answer
+
+    # -- queries ----------------------------------------------------------------------------
+
+    async def query(
+        self,
+        query: Query[Answer],
+        *,
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the answer names who lags
+    ) -> Answer:
+        """Ask the views. With `at`, a receipt (or its token or position), see its effect.
+
+        `timeout` is in seconds. Raises ProjectionLag where the views are not there in time,
+        naming who lags and by how much.
+        """
+        self._check_usable()
+        return await self._answers.ask(query, at=at, timeout=timeout)
+
+    def resume(self, projection: str) -> None:
+        """Let a stopped projector try again from its checkpoint.
+
+        Raises UsageError for a name that this engine has no projection of.
+        """
+        self._check_usable()
+        projector = self._projectors.get(projection)
+        if projector is None:
+            raise UsageError(
+                f"no projection {projection!r} here; there are {sorted(self._projectors)}"
+            )
+        projector.resume()
+
+    def statistics(self) -> EngineStatistics:
+        """Give the engine's numbers as they are now."""
+        return EngineStatistics(
+            state=self._state,
+            position=self._journal.position,
+            commands_open=self._intake.open,
+            commands_answered=self._intake.answered,
+            aggregates_resident=len(self._directory),
+            aggregates_loaded=self._directory.loads,
+            aggregates_passivated=self._directory.passivated,
+            undurable_events=self._journal.undurable,
+            commits=self._journal.commits,
+            events=self._journal.events,
+            batch_events_last=self._journal.batch_events_last,
+            batch_events_max=self._journal.batch_events_max,
+            projectors={name: p.statistics() for name, p in self._projectors.items()},
+        )
+
+    # -- life -------------------------------------------------------------------------------
+
+    def _check_usable(self) -> asyncio.AbstractEventLoop:
+        """Give the loop, or raise what tells the caller why the engine cannot be used here."""
+        if self._state != "running":
+            self._refuse_state()
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"this engine was started in process {self._process} and is used in "
+                f"{os.getpid()}, after a fork: start an engine of its own in each process"
+            )
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop or loop is None:
+            raise UsageError(
+                "this engine runs in another event loop, or is used from another thread: call it "
+                "from the loop in which it was started"
+            )
+        return loop
+
+    def _refuse_state(self) -> None:
+        if self._state in ("new", "starting"):
+            raise UsageError("the engine has not been started: use it inside `async with engine:`")
+        if self._state == "failed":
+            error = Closed("the engine has failed and runs no more commands; start a new one")
+            raise error from self.failed
+        raise Closed("the engine is stopping or has stopped: nothing was run")
+
+    async def __aenter__(self) -> Engine:
+        """Open the store and the views, and start."""
+        if self._state != "new":
+            raise UsageError("an engine is started once: make a new Engine for the next start")
+        self._state = "starting"
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        started: asyncio.Future[None] = self._loop.create_future()
+        self._supervisor = asyncio.create_task(self._supervise(started), name="foldline engine")
+        try:
+            await asyncio.shield(started)
+        except asyncio.CancelledError:
+            started.add_done_callback(_retrieve)
+            self._stop_asked.set()
+            await self._end()
+            raise
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and close; raise EngineFailed if the engine had failed."""
+        if self._state == "running":
+            self._state = "stopping"
+        self._stop_asked.set()
+        await self._end()
+        if self.failed is not None:
+            raise EngineFailed(
+                f"the engine failed with {type(self.failed).__name__}: {self.failed}"
+            ) from self.failed
+
+    async def _end(self) -> None:
+        """Wait for the supervisor to the end, also where the host is cancelled meanwhile."""
+        assert self._supervisor is not None
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not self._supervisor.done():
+                try:
+                    await asyncio.wait([self._supervisor])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def _supervise(self, started: asyncio.Future[None]) -> None:
+        try:
+            await self._open()
+            await self._serve(started)
+        except BaseException as error:
+            self._fail(_root(error), started)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._close()
+        if self._state != "failed":
+            self._state = "stopped"
+
+    async def _open(self) -> None:
+        await self._store.open(self._ports)
+        self._check_types(await self._store.event_types())
+        head = await self._store.head()
+        self._journal.position = head.position
+        await self._views.open(self._ports, self._limits, self._store, self._projections)
+
+    def _check_types(self, stored: Iterable[Any]) -> None:
+        declared = {(t.name, t.version): t.schema_hash for t in self._registry.types}
+        for kind in stored:
+            here = declared.get((kind.name, kind.version), kind.schema_hash)
+            if here != kind.schema_hash:
+                raise StoreRefused(
+                    f"event {kind.name!r} version {kind.version} is stored with schema "
+                    f"{kind.schema_hash} and declared with {here}: its fields changed. Undo the "
+                    f"change, or declare it as version {kind.version + 1}."
+                )
+
+    async def _serve(self, started: asyncio.Future[None]) -> None:
+        async with anyio.create_task_group() as readers:
+            for projector in self._projectors.values():
+                readers.start_soon(projector.run)
+            async with anyio.create_task_group() as writers:
+                writers.start_soon(self._journal.run)
+                writers.start_soon(self._directory.run)
+                writers.start_soon(self._dispatcher.run, self._journal)
+                self._state = "running"
+                started.set_result(None)
+                await self._stop_asked.wait()
+                self._state = "stopping"
+                await self._intake.wait_idle()
+                writers.cancel_scope.cancel()
+            for projector in self._projectors.values():
+                projector.stop()
+
+    def _fail(self, error: BaseException, started: asyncio.Future[None]) -> None:
+        """Answer everything, and keep the cause for `failed` and for the end."""
+        self._state = "failed"
+        if not started.done():
+            started.set_exception(error)
+            return
+        self.failed = error
+        self._logger.critical("the engine failed with %s: %s", type(error).__name__, error)
+        self._journal.abandon()
+        for actor in self._directory.actors:
+            self._close_actor(actor, error)
+        assert self._intake.open == 0, "every accepted command has its answer"
+
+    def _close_actor(self, actor: Actor, error: BaseException) -> None:
+        closed = Closed("the engine failed before the command was run: nothing was written")
+        closed.__cause__ = error
+        actor.refuse_waiting(closed)
+
+    async def _close(self) -> None:
+        for close in (self._views.close, self._store.close):
+            try:
+                await close()
+            except Exception as error:
+                # What is durable is so already: a store that cannot close loses nothing.
+                self._logger.exception("closing failed")
+                if self.failed is None and self._state != "failed":
+                    self._state, self.failed = "failed", error
+
+
+def _event_classes(
+    definitions: Sequence[AggregateDefinition], projections: Sequence[type[Projection]]
+) -> Iterable[type[Event]]:
+    for definition in definitions:
+        yield from definition.appliers
+    for projection in projections:
+        yield from projection.__definition__.event_classes
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, str) or not 0 < len(key) <= KEY_LENGTH_MAX:
+        raise UsageError(
+            f"a key is a string of 1 to {KEY_LENGTH_MAX} characters, not {key!r:.60}. "
+            f"Nothing was run."
+        )
+
+
+def _check_trace(
+    correlation: object, causation: object, principal: object, headers: object
+) -> None:
+    for name, value in (
+        ("correlation", correlation),
+        ("causation", causation),
+        ("principal", principal),
+    ):
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{name} is a string, not a {type(value).__name__}. Nothing was run.")
+    if headers is None:
+        return
+    if not isinstance(headers, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, str) for k, v in headers.items()
+    ):
+        raise UsageError("headers map strings to strings. Nothing was run.")
+
+
+async def _each(
+    commands: Iterable[Envelope | Command] | AsyncIterable[Envelope | Command],
+) -> AsyncIterator[Envelope | Command]:
+    if isinstance(commands, AsyncIterable):
+        async for command in commands:
+            yield command
+    else:
+        for command in commands:
+            yield command
+
+
+async def _answer(future: asyncio.Future[Receipt]) -> Receipt | EngineError:
+    try:
+        return await future
+    except EngineError as error:
+        return error
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _root(error: BaseException) -> BaseException:
+    """Give the first real error inside an exception group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,312 @@
+"""The one writer: gathers decided events over all actors, appends them, answers, publishes.
+
+Rules:
+- One batch is with the store and the next one gathers. A batch is bounded by events and bytes.
+- An answer leaves when the version that it was decided on is durable, never before. Rejections,
+  empty results and repeated keys that were decided on undurable events follow those events.
+- A conflict voids its request and every later request of the same stream: those that are in the
+  same batch, those that gather, and what the actor has folded. Other streams lose nothing.
+- A batch of which the store knows that nothing was written voids all of it, in the same way.
+- Any other failure of an append stops the journal for good: what was in flight is *unknown*.
+
+It decides nothing about commands, gives no positions, and never retries an append by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from .errors import Conflict, EngineError, OutcomeUnknown, StoreFailed, Voided
+from .keys import KeyRecord
+from .limits import Limits
+from .mailbox import Intake, Mail
+from .messages import Receipt
+from .ports import Ports
+from .stores.contract import (
+    Appended,
+    AppendRequest,
+    Batch,
+    Committed,
+    Store,
+    StoredEvent,
+    StreamConflict,
+    Write,
+)
+
+__all__ = ["Entry", "Follower", "Journal", "Owner"]
+
+
+class Owner(Protocol):
+    """The actor behind an entry, as far as the journal knows it."""
+
+    stream: str
+    incarnation: int
+    """Counts up when the actor's undurable events are voided."""
+
+    def settled(self, entry: Entry, position: int) -> None:
+        """The entry is durable, its last event at `position`."""
+        ...
+
+    def voided(self) -> None:
+        """Nothing that is undurable of this actor will be stored: drop the state, load again."""
+        ...
+
+
+class Follower(msgspec.Struct):
+    """An answer that must not leave before the events that it was decided on are durable."""
+
+    mail: Mail
+    error: EngineError | None = None
+    """A refusal; where there is none, the answer is a receipt."""
+    repeated: KeyRecord | None = None
+    """The first command with the same key, whose receipt this is."""
+
+
+class Entry(msgspec.Struct):
+    """One command's events on their way to the store; *undurable* until it is settled."""
+
+    owner: Owner
+    incarnation: int
+    mail: Mail
+    write: Write
+    version: int
+    """Of the stream after this entry."""
+    size: int
+    """Bytes of its payloads and metadata."""
+    record: KeyRecord | None = None
+    """What the actor remembers of the command's key; gets its position here."""
+    followers: list[Follower] | None = None
+
+    def follow(self, follower: Follower) -> None:
+        """Let an answer leave right after this entry's own."""
+        if self.followers is None:
+            self.followers = []
+        self.followers.append(follower)
+
+
+class Journal:
+    """Group commit over all actors of one engine."""
+
+    def __init__(
+        self,
+        store: Store,
+        intake: Intake,
+        limits: Limits,
+        ports: Ports,
+        publish: Callable[[Sequence[StoredEvent]], None],
+        room_again: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._intake = intake
+        self._limits = limits
+        self._clock = ports.clock
+        self._failpoint = ports.failpoint
+        self._publish = publish
+        self._room_again = room_again
+        self._gathered: deque[Entry] = deque()
+        self._gathered_events = 0
+        self._gathered_bytes = 0
+        self._wake = asyncio.Event()
+        self.position = 0
+        """Position of the last durable event."""
+        self.commits = 0
+        self.events = 0
+        """Events committed since the start."""
+        self.batch_events_last = 0
+        self.batch_events_max = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether actors may decide more; otherwise they wait for the batch in flight."""
+        return (
+            self._gathered_events < self._limits.batch_events
+            and self._gathered_bytes < self._limits.batch_bytes
+        )
+
+    @property
+    def undurable(self) -> int:
+        """Events that gather for the next batch."""
+        return self._gathered_events
+
+    def submit(self, entry: Entry) -> None:
+        """Take an entry into the next batch; `kick` sends it."""
+        self._gathered.append(entry)
+        self._gathered_events += len(entry.write.events)
+        self._gathered_bytes += entry.size
+
+    def kick(self) -> None:
+        """Let the gathered entries go as soon as no batch is in flight."""
+        if self._gathered:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Commit batches until cancelled; raise what ended the store."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._gathered:
+                await self._commit(self._next_batch())
+
+    def _next_batch(self) -> list[Entry]:
+        entries: list[Entry] = []
+        events = size = 0
+        while self._gathered:
+            entry = self._gathered[0]
+            events += len(entry.write.events)
+            size += entry.size
+            if entries and (events > self._limits.batch_events or size > self._limits.batch_bytes):
+                break
+            entries.append(self._gathered.popleft())
+            self._gathered_events -= len(entry.write.events)
+            self._gathered_bytes -= entry.size
+        assert self._gathered or self._gathered_events == self._gathered_bytes == 0
+        self._room_again()
+        return entries
+
+    async def _commit(self, entries: list[Entry]) -> None:
+        failpoint = self._failpoint
+        if failpoint is not None:
+            failpoint("journal.gathered")
+        requests = [AppendRequest((entry.write,)) for entry in entries]
+        try:
+            committed = await self._store.append(Batch(requests, self._clock.now()))
+            if failpoint is not None:
+                failpoint("journal.durable")
+            self._settle(entries, committed)
+        except StoreFailed as failure:
+            if failure.written is not False:
+                self._lose(entries, failure)
+                raise
+            self._void_batch(entries, failure)
+            return
+        except BaseException as failure:
+            self._lose(entries, failure)
+            raise
+        if failpoint is not None:
+            failpoint("journal.answered")
+        if committed.events:
+            self._publish(committed.events)
+
+    def _settle(self, entries: list[Entry], committed: Committed) -> None:
+        assert len(committed.outcomes) == len(entries), "the store owes one outcome per request"
+        for entry, outcome in zip(entries, committed.outcomes, strict=True):
+            if isinstance(outcome, Appended):
+                # Paired with the store's rule that a failed stream's tail fails: an entry that
+                # was decided on voided state must never be found in the log.
+                assert entry.incarnation == entry.owner.incarnation, "a void decision was stored"
+                assert outcome.versions == (entry.version,)
+                self._answer(entry, outcome.position)
+            else:
+                self._answer_conflict(entry, outcome)
+        self.commits += 1
+        if committed.events:
+            assert committed.events[0].position == self.position + 1, "positions have no holes"
+            self.position = committed.events[-1].position
+            self.batch_events_last = len(committed.events)
+            self.batch_events_max = max(self.batch_events_max, self.batch_events_last)
+            self.events += self.batch_events_last
+
+    def _answer(self, entry: Entry, position: int) -> None:
+        owner = entry.owner
+        if entry.record is not None:
+            entry.record.position = position
+        owner.settled(entry, position)
+        receipt = Receipt(owner.stream, entry.version, position)
+        self._intake.answer(entry.mail, receipt)
+        for follower in entry.followers or ():
+            if follower.error is not None:
+                self._intake.refuse(follower.mail, follower.error)
+                continue
+            first = follower.repeated
+            if first is not None:
+                assert first.position, "a key is repeated after its first command is durable"
+                receipt = Receipt(owner.stream, first.version, first.position)
+            else:
+                receipt = Receipt(owner.stream, entry.version, position)
+            self._intake.answer(follower.mail, receipt)
+
+    def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:
+        owner = entry.owner
+        voided = Voided(_decided_on_void(owner.stream))
+        if entry.incarnation != owner.incarnation:
+            self._void(entry, voided)
+            return
+        self._intake.refuse(entry.mail, Conflict(outcome.stream, outcome.expected, outcome.actual))
+        self._void_followers(entry, voided)
+        self._void_owners([owner])
+
+    def _void_batch(self, entries: list[Entry], failure: StoreFailed) -> None:
+        """Answer a batch of which nothing was written, and all that was decided on it."""
+        for entry in entries:
+            error = Voided(
+                f"the store could not write the batch of {entry.owner.stream}: {failure} "
+                f"Nothing was written; send again."
+            )
+            error.__cause__ = failure
+            self._void(entry, error)
+        self._void_owners([entry.owner for entry in entries])
+
+    def _void_owners(self, owners: Sequence[Owner]) -> None:
+        """Void what gathers of these streams, and what their actors have folded."""
+        by_stream = {owner.stream: owner for owner in owners}
+        kept: deque[Entry] = deque()
+        for entry in self._gathered:
+            if entry.owner.stream not in by_stream:
+                kept.append(entry)
+                continue
+            self._gathered_events -= len(entry.write.events)
+            self._gathered_bytes -= entry.size
+            self._void(entry, Voided(_decided_on_void(entry.owner.stream)))
+        self._gathered = kept
+        for owner in by_stream.values():
+            owner.voided()
+
+    def _void(self, entry: Entry, error: EngineError) -> None:
+        self._intake.refuse(entry.mail, error)
+        self._void_followers(entry, error)
+
+    def _void_followers(self, entry: Entry, error: EngineError) -> None:
+        for follower in entry.followers or ():
+            self._intake.refuse(follower.mail, error)
+
+    def _lose(self, entries: Sequence[Entry], failure: BaseException) -> None:
+        """Answer a batch whose outcome nobody knows, and what gathers behind it."""
+        for entry in entries:
+            unknown = _outcome_unknown(entry, failure)
+            voided = Voided(_decided_on_void(entry.owner.stream))
+            if entry.mail.open:
+                self._intake.refuse(entry.mail, unknown)
+            for follower in entry.followers or ():
+                # What wrote nothing was certainly not run; a repeated key shares the doubt.
+                if follower.mail.open:
+                    self._intake.refuse(follower.mail, unknown if follower.repeated else voided)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Answer what gathers and will never be sent; the journal is at its end."""
+        while self._gathered:
+            entry = self._gathered.popleft()
+            self._void(entry, Voided(_decided_on_void(entry.owner.stream)))
+        self._gathered_events = self._gathered_bytes = 0
+
+
+def _outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:
+    error = OutcomeUnknown(
+        f"the store failed while it wrote {entry.owner.stream} version {entry.version} "
+        f"({type(failure).__name__}): it may or may not be durable. Start the engine again and "
+        f"send the same command with the same key; without a key, read first."
+    )
+    error.__cause__ = failure
+    return error
+
+
+def _decided_on_void(stream: str) -> str:
+    return (
+        f"an earlier command of {stream} was not stored, and this one was decided on it. "
+        f"Nothing was written; send again."
+    )

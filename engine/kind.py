@@ -1,0 +1,65 @@
+"""What all actors of one kind share in one engine: its definition, its events, its neighbours.
+
+One struct stands here so that an actor holds one reference and not twelve. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from .aggregate import AggregateDefinition
+from .codec import EventRegistry
+from .journal import Journal
+from .limits import Limits
+from .mailbox import Intake
+from .messages import Event
+from .ports import Ports
+from .stores.contract import EventType
+
+__all__ = ["EventBinding", "Kind", "bind_events"]
+
+
+class EventBinding(msgspec.Struct, frozen=True):
+    """What an actor does with one class of event."""
+
+    type: EventType
+    decode: Callable[[bytes], Any]
+    apply: Callable[[Any, Any], None]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What all actors of one kind in one engine share."""
+
+    definition: AggregateDefinition
+    events: Mapping[type[Event], EventBinding]
+    registry: EventRegistry
+    intake: Intake
+    journal: Journal
+    limits: Limits
+    ports: Ports
+    logger: logging.Logger
+    ready: Callable[[Any], None]
+    """Gives the actor a turn."""
+    load: Callable[[Any], None]
+    """Has the actor's stream read."""
+    forget: Callable[[Any], None]
+    """Takes the actor out of the directory."""
+
+    def reach(self, name: str) -> None:
+        """Reach a failpoint."""
+        if self.ports.failpoint is not None:
+            self.ports.failpoint(name)
+
+
+def bind_events(
+    definition: AggregateDefinition, registry: EventRegistry
+) -> Mapping[type[Event], EventBinding]:
+    """Give, per event class of a kind, what its actors do with it."""
+    return {
+        cls: EventBinding(registry.type_of(cls), registry.decoder_of(cls).decode, apply)
+        for cls, apply in definition.appliers.items()
+    }

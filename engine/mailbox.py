@@ -1,0 +1,125 @@
+"""Commands on their way to an actor, and the count of those that have no answer yet.
+
+Rules: what is accepted is answered exactly once, through the intake, which therefore knows when
+everything accepted is done. A full mailbox, or a full engine, is said at once. An actor at rest
+has no mailbox object: one waiting command stands for itself, a deque is made for the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from .aggregate import CommandHandler
+from .errors import EngineError, Overloaded
+from .messages import Command, Receipt
+
+__all__ = ["Intake", "Mail", "Waiting", "count", "post", "take"]
+
+
+class Mail(msgspec.Struct):
+    """One accepted command with what travels beside it, and the future of its answer."""
+
+    answer: asyncio.Future[Receipt]
+    handler: CommandHandler
+    command: Command
+    key: str | None
+    expected: int | None
+    correlation: str | None
+    causation: str | None
+    principal: str | None
+    headers: Mapping[str, str] | None
+    open: bool = True
+    """Whether it has no answer yet."""
+
+
+Waiting: TypeAlias = Mail | deque[Mail] | None
+"""An actor's mailbox: nothing, one command, or several in order."""
+
+
+def count(waiting: Waiting) -> int:
+    """Give the number of commands that wait."""
+    if waiting is None:
+        return 0
+    return len(waiting) if isinstance(waiting, deque) else 1
+
+
+def post(waiting: Waiting, mail: Mail) -> Waiting:
+    """Give the mailbox with one more command at its end."""
+    if waiting is None:
+        return mail
+    if isinstance(waiting, deque):
+        waiting.append(mail)
+        return waiting
+    return deque((waiting, mail))
+
+
+def take(waiting: Mail | deque[Mail]) -> tuple[Mail, Waiting]:
+    """Give the first command and the mailbox without it."""
+    if not isinstance(waiting, deque):
+        return waiting, None
+    mail = waiting.popleft()
+    return mail, waiting or None
+
+
+class Intake:
+    """Counts accepted commands, refuses what is too much, and gives each its one answer."""
+
+    __slots__ = ("_idle", "_limit", "answered", "open")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.open = 0
+        """Commands that were accepted and have no answer yet."""
+        self.answered = 0
+        """Commands that had their answer since the start, whatever it was."""
+
+    def check(self) -> None:
+        """Raise Overloaded if the engine has all the commands that it may hold."""
+        if self.open >= self._limit:
+            raise Overloaded(
+                f"{self.open} commands wait for their answers, as many as "
+                f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
+            )
+
+    def accepted(self) -> None:
+        """Count one more command; called in the step that posts it."""
+        self.open += 1
+        if self.open == 1:
+            self._idle.clear()
+
+    def answer(self, mail: Mail, receipt: Receipt) -> None:
+        """Answer with a receipt; a caller that was cancelled is not there any more."""
+        self._settle(mail)
+        if not mail.answer.done():
+            mail.answer.set_result(receipt)
+
+    def refuse(self, mail: Mail, error: EngineError) -> None:
+        """Answer with an error."""
+        self._settle(mail)
+        if not mail.answer.done():
+            mail.answer.set_exception(error)
+
+    def drop(self, mail: Mail) -> None:
+        """Let go of a command whose caller was cancelled before it was run."""
+        assert mail.answer.done(), "only a caller that left may go without an answer"
+        self._settle(mail)
+
+    def _settle(self, mail: Mail) -> None:
+        assert mail.open, "a command has one answer, and this one had it"
+        mail.open = False
+        self.open -= 1
+        self.answered += 1
+        if self.open == 0:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until every accepted command has its answer."""
+        while self.open:
+            await self._idle.wait()
