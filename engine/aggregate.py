@@ -101,7 +101,13 @@ class AggregateMeta(msgspec.StructMeta):
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError for whatever the engine could not run."""
-        cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        try:
+            cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        except TypeError as error:
+            raise DefinitionError(
+                f"aggregate {class_name} cannot be made: {error}. An aggregate begins empty: every "
+                f"field has a default, and a mutable one comes from a default_factory."
+            ) from error
         if namespace.get("__module__") != __name__:
             aggregate = cast("type[Aggregate]", cls)
             aggregate.__definition__ = _define(aggregate, kind, key_window, defining_namespace(1))

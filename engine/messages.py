@@ -76,7 +76,10 @@ class MessageMeta(msgspec.StructMeta):
                 f"{class_name} is a message, and messages are frozen: drop frozen"
             )
         options["frozen"] = True
-        cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        try:
+            cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        except TypeError as error:
+            raise DefinitionError(f"message {class_name} cannot be made: {error}") from error
         if namespace.get("__module__") != __name__:
             cls.__declare__(name, version)  # type: ignore[attr-defined]
         return cls

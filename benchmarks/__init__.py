@@ -1,0 +1,1 @@
+"""Measures the engine beside fixed floors; every figure names its durability, clients and machine."""

@@ -1,0 +1,59 @@
+"""What a figure was measured on: processor, cores, kernel, Python, the packages, and the disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import apsw
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """Give the machine and the versions, with the median fdatasync of `folder` in µs."""
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "sqlite": apsw.sqlite_lib_version(),
+        **{name: version(name) for name in ("apsw", "msgspec", "anyio", "uvloop")},
+        "commit": _commit(),
+        "fdatasync_us": f"{_fdatasync_us(folder):.0f}",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _fdatasync_us(folder: Path) -> float:
+    times: list[float] = []
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        for _ in range(200):
+            os.write(file.fileno(), b"x" * 4096)
+            begin = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - begin) * 1e6)
+    return statistics.median(times)

@@ -1,0 +1,251 @@
+"""Definitions of aggregates: what is found, and what is refused early with its mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.aggregate import Aggregate, Context, applies, handles
+from engine.errors import DefinitionError
+from engine.messages import Command, Event, Id
+
+
+class Filled(Event, name="filled"):
+    liters: int
+
+
+class Spilled(Event, name="spilled"):
+    liters: int
+
+
+class Fill(Command):
+    tank_id: Id
+    liters: int
+
+
+class NoId(Command):
+    liters: int
+
+
+class TwoIds(Command):
+    one: Id
+    two: Id
+
+
+class Mutable(msgspec.Struct):
+    items: list[int] = []
+
+
+class Tank(Aggregate, kind="tank", key_window=5):
+    liters: int = 0
+    log: list[str] = []
+
+    @handles
+    def fill(self, command: Fill, ctx: Context) -> Filled | list[Spilled] | None:
+        return Filled(command.liters)
+
+    @applies
+    def filled(self, event: Filled) -> None:
+        self.liters += event.liters
+
+    @applies
+    def spilled(self, event: Spilled) -> None:
+        self.liters -= event.liters
+
+
+def test_handlers_and_appliers_are_found_by_their_annotations() -> None:
+    definition = Tank.__definition__
+
+    assert (definition.kind, definition.key_window) == ("tank", 5)
+    assert set(definition.appliers) == {Filled, Spilled}
+    handler = definition.handlers[Fill]
+    assert (handler.id_field, handler.takes_context) == ("tank_id", True)
+
+
+def test_empty_states_share_nothing() -> None:
+    one, two = Tank(id="1"), Tank(id="2")
+    one.log.append("x")
+
+    assert two.log == []
+
+
+def test_handlers_are_inherited_and_may_name_classes_local_to_a_function() -> None:
+    class Drain(Command):
+        tank_id: Id
+
+    class Bigger(Tank, kind="bigger"):
+        @handles
+        def drain(self, command: Drain) -> None: ...
+
+    assert set(Bigger.__definition__.handlers) == {Fill, Drain}
+
+
+def refuse(message: str) -> Any:
+    return pytest.raises(DefinitionError, match=message)
+
+
+def test_an_aggregate_without_a_kind_is_refused() -> None:
+    with refuse(r'Aggregate, kind="\.\.\."'):
+
+        class Bad(Aggregate):
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+def test_a_field_without_a_default_is_refused() -> None:
+    with refuse("every field has a default"):
+
+        class Bad(Aggregate, kind="bad"):
+            liters: int = msgspec.field()
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+def test_a_default_that_all_would_share_is_refused() -> None:
+    with refuse("Bad cannot be made: .*mutable"):
+
+        class Bad(Aggregate, kind="bad"):
+            state: Mutable = Mutable()
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+def test_a_shared_default_inside_a_tuple_is_refused() -> None:
+    with refuse(r"Bad\.states is one mutable object"):
+
+        class Bad(Aggregate, kind="bad"):
+            states: tuple[Mutable, ...] = (Mutable(),)
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+def test_a_state_field_named_like_one_of_the_base_is_refused() -> None:
+    with refuse("declares `version`"):
+
+        class Bad(Aggregate, kind="bad"):
+            version: int = 7
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+def test_a_frozen_aggregate_is_refused() -> None:
+    with refuse("cannot|frozen"):
+
+        class Bad(Aggregate, kind="bad", frozen=True):
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+def test_an_aggregate_without_a_handler_is_refused() -> None:
+    with refuse("handles no command"):
+
+        class Bad(Aggregate, kind="bad"):
+            liters: int = 0
+
+
+def test_a_second_handler_of_a_command_is_refused() -> None:
+    with refuse("second handler of Fill"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+            @handles
+            def fill_again(self, command: Fill) -> None: ...
+
+
+def test_a_second_applier_of_an_event_is_refused() -> None:
+    with refuse("second applier of Filled"):
+
+        class Bad(Tank, kind="bad"):
+            @applies
+            def filled_again(self, event: Filled) -> None: ...
+
+
+def test_an_event_that_nobody_applies_is_refused() -> None:
+    with refuse("returns Filled, and nothing in .*Bad applies it"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill) -> list[Filled]:
+                return []
+
+
+def test_a_return_annotation_that_is_no_event_is_refused() -> None:
+    with refuse("Return an Event, a sequence of Events, or None"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill) -> str:
+                return ""
+
+
+def test_a_missing_return_annotation_is_refused() -> None:
+    with refuse("annotate it so"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill):  # type: ignore[no-untyped-def]
+                return None
+
+
+@pytest.mark.parametrize("command", [NoId, TwoIds])
+def test_a_command_needs_exactly_one_id(command: type[Command]) -> None:
+    def fill(self: Any, command: Command) -> None: ...
+
+    fill.__annotations__["command"] = command
+    with refuse("exactly one says"):
+        type(Aggregate)("Bad", (Aggregate,), {"fill": handles(fill)}, kind="bad")
+
+
+def test_an_async_handler_is_refused() -> None:
+    with refuse("is async"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            async def fill(self, command: Fill) -> None: ...
+
+
+def test_an_async_applier_is_refused() -> None:
+    with refuse("drop the async"):
+
+        class Bad(Tank, kind="bad"):
+            @applies
+            async def other(self, event: Spilled) -> None: ...
+
+
+def test_a_handler_of_something_else_than_a_command_is_refused() -> None:
+    with refuse("must take one Command"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Filled) -> None: ...
+
+
+def test_a_third_parameter_that_is_no_context_is_refused() -> None:
+    with refuse("ctx: Context"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill, context: str) -> None: ...
+
+
+def test_an_annotation_that_cannot_be_resolved_is_refused() -> None:
+    with refuse("cannot be resolved"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Nowhere) -> None: ...  # type: ignore[name-defined] # noqa: F821
+
+
+def test_a_key_window_below_one_is_refused() -> None:
+    with refuse("at least 1"):
+
+        class Bad(Tank, kind="bad", key_window=0):
+            pass

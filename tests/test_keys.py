@@ -1,0 +1,46 @@
+"""The key window: a function of the stream alone, however it was built."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.keys import KeyRecord, KeyWindow, id_from_key
+
+
+def test_one_key_gives_one_id_for_ever() -> None:
+    assert id_from_key("checkout-77") == "2aa1f363-4ff8-500b-a5fe-0b61b6b87470"
+    assert id_from_key("checkout-77") != id_from_key("checkout-78")
+
+
+def test_a_key_leaves_the_window_with_the_version_that_pushes_it_out() -> None:
+    window = KeyWindow(3)
+    window.remember("a", KeyRecord(1, 1, 1, 10))
+
+    assert window.find("a", 3) is not None
+    assert window.find("a", 4) is None
+
+
+@given(
+    width=st.integers(1, 6),
+    commands=st.lists(
+        st.tuples(st.integers(1, 3), st.sampled_from(["", "a", "b", "c", "d", "e"])), max_size=30
+    ),
+)
+def test_the_window_holds_the_keyed_commands_of_the_last_versions(
+    width: int, commands: list[tuple[int, str]]
+) -> None:
+    window = KeyWindow(width)
+    executed: list[tuple[str, int]] = []
+    version = 0
+    for events, key in commands:
+        first = version + 1
+        version += events
+        if key:
+            window.remember(key, KeyRecord(0, first, version, version))
+            executed.append((key, first))
+
+    last = dict(executed)
+    expected = {key for key, first in last.items() if first > version - width}
+    assert {k for k in "abcde" if window.find(k, version) is not None} == expected
+    assert len(window) <= width + 1
