@@ -1,0 +1,231 @@
+"""Orders: what a customer asks the shop for, from creation to shipping or cancellation.
+
+Rules: an order is created once, with at least one line; quantities are 1 or more, prices 0 or more;
+only a created order can be adjusted, shipped or cancelled, each with an error code of its own that
+stays the same. Handlers decide and change nothing; appliers change the state and decide nothing.
+Events carry what the views need, so that no view has to ask another. No clock, no I/O.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from engine import Aggregate, Command, Event, Id, Rejected, applies, handles
+
+from .lines import Buyer, Line, LineId, refuse_unsound, total_of
+from .money import Money
+
+__all__ = [
+    "AdjustOrderItemQuantity",
+    "CancelOrder",
+    "CreateOrder",
+    "Order",
+    "OrderCancelled",
+    "OrderCreated",
+    "OrderItemQuantityAdjusted",
+    "OrderShipped",
+    "ShipOrder",
+    "Status",
+]
+
+NOBODY = Buyer(country="")
+
+
+class Status(StrEnum):
+    """Where an order stands."""
+
+    NONE = "none"
+    CREATED = "created"
+    SHIPPED = "shipped"
+    CANCELLED = "cancelled"
+
+
+class CreateOrder(Command):
+    """Order these lines."""
+
+    order_id: Id
+    buyer: Buyer
+    invoiced_at: str
+    """The shop's own time, ISO 8601 without a zone: "2010-12-01T08:26:00"."""
+    lines: tuple[Line, ...]
+
+
+class AdjustOrderItemQuantity(Command):
+    """Let a line of a created order have this quantity."""
+
+    order_id: Id
+    line_id: LineId
+    quantity: int
+
+
+class ShipOrder(Command):
+    """Send a created order on its way."""
+
+    order_id: Id
+
+
+class CancelOrder(Command):
+    """Call a created order off."""
+
+    order_id: Id
+    reason: str = ""
+
+
+class OrderCreated(Event, name="order-created", version=1):
+    """An order came into being."""
+
+    buyer: Buyer
+    invoiced_at: str
+    lines: tuple[Line, ...]
+    total: Money
+
+
+class OrderItemQuantityAdjusted(Event, name="order-item-quantity-adjusted", version=1):
+    """A line of an order has another quantity."""
+
+    buyer: Buyer
+    invoiced_at: str
+    line_id: LineId
+    product: str
+    unit_price: Money
+    quantity_before: int
+    quantity_after: int
+    total: Money
+    """Of the whole order, afterwards."""
+
+    @property
+    def quantity_added(self) -> int:
+        """How many pieces more; below 0 if fewer."""
+        return self.quantity_after - self.quantity_before
+
+    @property
+    def total_added(self) -> Money:
+        """What the order costs more; below 0 if less."""
+        return self.quantity_added * self.unit_price
+
+
+class OrderShipped(Event, name="order-shipped", version=1):
+    """An order is on its way."""
+
+
+class OrderCancelled(Event, name="order-cancelled", version=1):
+    """An order was called off; what it was is said again, so that views can take it back."""
+
+    buyer: Buyer
+    invoiced_at: str
+    lines: tuple[Line, ...]
+    total: Money
+    reason: str
+
+
+# Keys are remembered for more versions than any order of the importer has events, so that a whole
+# order can be sent again and nothing of it runs twice.
+class Order(Aggregate, kind="order", key_window=4_000):
+    """One order."""
+
+    status: Status = Status.NONE
+    buyer: Buyer = NOBODY
+    invoiced_at: str = ""
+    lines: dict[LineId, Line] = {}
+    total: Money = 0
+
+    @handles
+    def create(self, command: CreateOrder) -> OrderCreated:
+        """Take an order with sound lines, once."""
+        if not command.lines:
+            raise Rejected("order-empty", f"order {self.id} has no lines")
+        refuse_unsound(command.lines)
+        if len({line.id for line in command.lines}) < len(command.lines):
+            raise Rejected(
+                "line-repeated", f"order {self.id} has two lines of one product at one price"
+            )
+        if self.status is not Status.NONE:
+            raise Rejected("order-exists", f"order {self.id} exists already")
+        return OrderCreated(
+            command.buyer, command.invoiced_at, command.lines, total_of(command.lines)
+        )
+
+    @handles
+    def adjust(self, command: AdjustOrderItemQuantity) -> OrderItemQuantityAdjusted:
+        """Change the quantity of a line; to the same one also, so that its key is remembered."""
+        # What is wrong with the command alone comes before what the order's state forbids: then
+        # a refused command that is sent again later is refused with the same code.
+        if command.quantity <= 0:
+            raise Rejected(
+                "quantity-not-positive",
+                f"the quantity of {command.line_id} would be {command.quantity}: it must be 1 or "
+                f"more",
+                line=command.line_id,
+                quantity=command.quantity,
+            )
+        self._refuse_unless_created("adjusted")
+        line = self.lines.get(command.line_id)
+        if line is None:
+            raise Rejected(
+                "item-not-in-order",
+                f"order {self.id} has no line {command.line_id}",
+                line=command.line_id,
+            )
+        return OrderItemQuantityAdjusted(
+            buyer=self.buyer,
+            invoiced_at=self.invoiced_at,
+            line_id=line.id,
+            product=line.product,
+            unit_price=line.unit_price,
+            quantity_before=line.quantity,
+            quantity_after=command.quantity,
+            total=self.total + (command.quantity - line.quantity) * line.unit_price,
+        )
+
+    @handles
+    def ship(self, _: ShipOrder) -> OrderShipped:
+        """Ship a created order."""
+        self._refuse_unless_created("shipped")
+        return OrderShipped()
+
+    @handles
+    def cancel(self, command: CancelOrder) -> OrderCancelled:
+        """Cancel a created order; what was shipped comes back as a return."""
+        self._refuse_unless_created("cancelled")
+        return OrderCancelled(
+            self.buyer, self.invoiced_at, tuple(self.lines.values()), self.total, command.reason
+        )
+
+    def _refuse_unless_created(self, what: str) -> None:
+        if self.status is Status.CREATED:
+            return
+        code = "order-unknown" if self.status is Status.NONE else f"order-{self.status}"
+        found = "unknown" if self.status is Status.NONE else f"{self.status}"
+        raise Rejected(
+            code,
+            f"order {self.id} is {found} and cannot be {what}: it must be created",
+            status=self.status,
+        )
+
+    @applies
+    def created(self, event: OrderCreated) -> None:
+        """Be created."""
+        self.status = Status.CREATED
+        self.buyer = event.buyer
+        self.invoiced_at = event.invoiced_at
+        self.lines = {line.id: line for line in event.lines}
+        self.total = event.total
+
+    @applies
+    def adjusted(self, event: OrderItemQuantityAdjusted) -> None:
+        """Have another quantity of a line."""
+        line = self.lines[event.line_id]
+        self.lines[event.line_id] = msgspec.structs.replace(line, quantity=event.quantity_after)
+        self.total = event.total
+
+    @applies
+    def shipped(self, _: OrderShipped) -> None:
+        """Be shipped."""
+        self.status = Status.SHIPPED
+
+    @applies
+    def cancelled(self, _: OrderCancelled) -> None:
+        """Be cancelled."""
+        self.status = Status.CANCELLED

@@ -1,0 +1,54 @@
+"""Orders and lines in few words, for the tests of the shop."""
+
+from __future__ import annotations
+
+from domain.lines import Buyer, Line
+from domain.orders import AdjustOrderItemQuantity, CreateOrder, Order, OrderCreated
+from engine import Command, Event, Meta
+
+ANN = Buyer("France", "17850")
+STRANGER = Buyer("EIRE")
+MORNING = "2010-12-01T08:26:00"
+EVENING = "2010-12-01T20:00:00"
+NEXT_DAY = "2010-12-02T09:00:00"
+
+
+def lantern(quantity: int = 6, unit_price: int = 339, description: str = "LANTERN") -> Line:
+    return Line("71053", description, quantity, unit_price)
+
+
+def heart(quantity: int = 2, unit_price: int = 255, description: str = "HEART") -> Line:
+    return Line("85123A", description, quantity, unit_price)
+
+
+def create(
+    number: str, *lines: Line, buyer: Buyer = ANN, invoiced_at: str = MORNING
+) -> CreateOrder:
+    return CreateOrder(number, buyer, invoiced_at, lines)
+
+
+def adjust(number: str, line: Line, quantity: int) -> AdjustOrderItemQuantity:
+    return AdjustOrderItemQuantity(number, line.id, quantity)
+
+
+def created(*lines: Line, buyer: Buyer = ANN, invoiced_at: str = MORNING) -> OrderCreated:
+    return OrderCreated(buyer, invoiced_at, lines, sum(line.total for line in lines))
+
+
+def decided(order: Order, command: Command) -> Event:
+    """Let the handler of the command decide, as the engine would, and fold the event."""
+    definition = order.__definition__
+    event: Event = definition.handlers[type(command)].decide(order, command)
+    definition.appliers[type(event)](order, event)
+    return event
+
+
+def order_after(*events: Event) -> Order:
+    order = Order(id="o-1")
+    for event in events:
+        Order.__definition__.appliers[type(event)](order, event)
+    return order
+
+
+def meta(stream: str, position: int = 1) -> Meta:
+    return Meta(stream, 1, position, 1_000_000 + position)
