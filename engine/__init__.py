@@ -1,1 +1,49 @@
-"""Foldline: an asyncio engine for CQRS and event sourcing, embedded in your own process."""
+"""Foldline: an asyncio engine for CQRS and event sourcing, embedded in your own process.
+
+What an application needs is named here, each from exactly one file. Stores and test kits are in
+`engine.stores` and `engine.testing`.
+"""
+
+from .aggregate import Aggregate as Aggregate
+from .aggregate import Context as Context
+from .aggregate import applies as applies
+from .aggregate import handles as handles
+from .answers import answers as answers
+from .engine import Engine as Engine
+from .engine import run as run
+from .errors import Closed as Closed
+from .errors import Conflict as Conflict
+from .errors import Damaged as Damaged
+from .errors import DefinitionError as DefinitionError
+from .errors import EngineError as EngineError
+from .errors import EngineFailed as EngineFailed
+from .errors import HandlerFailed as HandlerFailed
+from .errors import KeyReused as KeyReused
+from .errors import NotRun as NotRun
+from .errors import OutcomeUnknown as OutcomeUnknown
+from .errors import Overloaded as Overloaded
+from .errors import ProjectionLag as ProjectionLag
+from .errors import Rejected as Rejected
+from .errors import StoreFailed as StoreFailed
+from .errors import StoreLocked as StoreLocked
+from .errors import StoreRefused as StoreRefused
+from .errors import StreamUnreadable as StreamUnreadable
+from .errors import UsageError as UsageError
+from .errors import Voided as Voided
+from .errors import WrongVersion as WrongVersion
+from .keys import id_from_key as id_from_key
+from .limits import Limits as Limits
+from .messages import Command as Command
+from .messages import Envelope as Envelope
+from .messages import Event as Event
+from .messages import Id as Id
+from .messages import Meta as Meta
+from .messages import Query as Query
+from .messages import Receipt as Receipt
+from .ports import Ports as Ports
+from .projection import Projection as Projection
+from .projection import Row as Row
+from .projection import Table as Table
+from .projection import projects as projects
+from .statistics import EngineStatistics as EngineStatistics
+from .views import Views as Views

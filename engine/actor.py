@@ -225,7 +225,13 @@ class Actor:
     def work(self, commands_max: int) -> int:
         """Handle waiting commands, at most so many; give how many."""
         done = 0
-        while done < commands_max and self._waiting is not None and self.phase is Phase.LIVE:
+        journal = self.kind.journal
+        while (
+            done < commands_max
+            and self._waiting is not None
+            and self.phase is Phase.LIVE
+            and journal.has_room
+        ):
             mail, self._waiting = take(self._waiting)
             done += 1
             if mail.answer.done():

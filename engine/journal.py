@@ -112,6 +112,8 @@ class Journal:
         self._gathered_events = 0
         self._gathered_bytes = 0
         self._wake = asyncio.Event()
+        self.has_room = True
+        """Whether actors may decide more; otherwise they wait for the batch in flight."""
         self.position = 0
         """Position of the last durable event."""
         self.commits = 0
@@ -119,14 +121,6 @@ class Journal:
         """Events committed since the start."""
         self.batch_events_last = 0
         self.batch_events_max = 0
-
-    @property
-    def has_room(self) -> bool:
-        """Whether actors may decide more; otherwise they wait for the batch in flight."""
-        return (
-            self._gathered_events < self._limits.batch_events
-            and self._gathered_bytes < self._limits.batch_bytes
-        )
 
     @property
     def undurable(self) -> int:
@@ -138,6 +132,11 @@ class Journal:
         self._gathered.append(entry)
         self._gathered_events += len(entry.write.events)
         self._gathered_bytes += entry.size
+        if (
+            self._gathered_events >= self._limits.batch_events
+            or self._gathered_bytes >= self._limits.batch_bytes
+        ):
+            self.has_room = False
 
     def kick(self) -> None:
         """Let the gathered entries go as soon as no batch is in flight."""
@@ -162,11 +161,17 @@ class Journal:
             if entries and (events > self._limits.batch_events or size > self._limits.batch_bytes):
                 break
             entries.append(self._gathered.popleft())
-            self._gathered_events -= len(entry.write.events)
-            self._gathered_bytes -= entry.size
+            self._left(entry)
         assert self._gathered or self._gathered_events == self._gathered_bytes == 0
-        self._room_again()
         return entries
+
+    def _left(self, entry: Entry) -> None:
+        """Count an entry out of what gathers; there is room again."""
+        self._gathered_events -= len(entry.write.events)
+        self._gathered_bytes -= entry.size
+        if not self.has_room:
+            self.has_room = True
+            self._room_again()
 
     async def _commit(self, entries: list[Entry]) -> None:
         failpoint = self._failpoint
@@ -205,7 +210,8 @@ class Journal:
                 self._answer_conflict(entry, outcome)
         self.commits += 1
         if committed.events:
-            assert committed.events[0].position == self.position + 1, "positions have no holes"
+            # Not "the next one": where a store has other writers, theirs lie between.
+            assert committed.events[0].position > self.position, "positions only grow"
             self.position = committed.events[-1].position
             self.batch_events_last = len(committed.events)
             self.batch_events_max = max(self.batch_events_max, self.batch_events_last)
@@ -259,8 +265,7 @@ class Journal:
             if entry.owner.stream not in by_stream:
                 kept.append(entry)
                 continue
-            self._gathered_events -= len(entry.write.events)
-            self._gathered_bytes -= entry.size
+            self._left(entry)
             self._void(entry, Voided(_decided_on_void(entry.owner.stream)))
         self._gathered = kept
         for owner in by_stream.values():

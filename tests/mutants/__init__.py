@@ -1,0 +1,1 @@
+"""Planted bugs: one small change per promise and rule, and the tests that must catch each."""

@@ -1,0 +1,144 @@
+"""`python -m tests.mutants`: plants each bug in a copy of the tree, and shows which test catches it.
+
+A mutant is a TOML file beside this one: the promise or rule that it breaks, the file, the text that
+is replaced (it must stand there exactly once, so that a mutant cannot rot unseen) and what replaces
+it, and the tests that are run. A mutant is caught when those tests fail, by an assertion or by
+their time. First the same tests are run on an unchanged copy, and must pass: otherwise a broken
+test would pass for a sharp one. The exit status is 1 if any mutant survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+COPIED = ("engine", "domain", "tests", "pyproject.toml")
+SECONDS_MAX = 120
+"""A mutant may hang the tests; a hang that long is a catch."""
+
+
+class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One planted bug."""
+
+    breaks: str
+    """The promise or rule, in words."""
+    promise: int
+    """Its number in SEMANTICS.md."""
+    file: str
+    old: str
+    new: str
+    tests: list[str]
+    """What pytest is given: files or node ids."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a mutant."""
+
+    name: str
+    mutant: Mutant
+    caught_by: str
+    """The first failing test; empty where the mutant survived."""
+    problem: str = ""
+    """Why the mutant says nothing: its text is not there, or its tests fail without it."""
+
+
+def load(names: list[str]) -> dict[str, Mutant]:
+    """Read the mutants, or those of them whose names contain one of `names`."""
+    found = {
+        path.stem: msgspec.convert(tomllib.loads(path.read_text()), Mutant)
+        for path in sorted(HERE.glob("*.toml"))
+    }
+    if not names:
+        return found
+    return {stem: m for stem, m in found.items() if any(name in stem for name in names)}
+
+
+def copy_tree(target: Path) -> None:
+    """Copy what the tests need."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.db*", ".hypothesis")
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=ignored)
+        else:
+            shutil.copy(source, target / name)
+
+
+def run_tests(folder: Path, tests: list[str]) -> tuple[bool, str]:
+    """Run tests in a copy; give whether they passed, and the first that failed."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-o", "faulthandler_timeout=20", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"a hang of {SECONDS_MAX} s"
+    if done.returncode == 0:
+        return True, ""
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return False, failed[0] if failed else (done.stdout + done.stderr)[-2_000:]
+
+
+def plant(name: str, mutant: Mutant) -> Outcome:
+    """Plant one bug in a copy and run its tests."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as place:
+        folder = Path(place)
+        copy_tree(folder)
+        path = folder / mutant.file
+        text = path.read_text()
+        if text.count(mutant.old) != 1:
+            count = text.count(mutant.old)
+            return Outcome(name, mutant, "", f"its text stands {count} times in {mutant.file}")
+        path.write_text(text.replace(mutant.old, mutant.new))
+        passed, failed = run_tests(folder, mutant.tests)
+        return Outcome(name, mutant, "" if passed else failed)
+
+
+def check_unchanged(mutants: dict[str, Mutant]) -> str:
+    """Run all tests of the mutants on an unchanged copy; give what failed."""
+    tests = sorted({test for mutant in mutants.values() for test in mutant.tests})
+    with tempfile.TemporaryDirectory(prefix="mutant-") as place:
+        copy_tree(Path(place))
+        return run_tests(Path(place), tests)[1]
+
+
+def main() -> int:
+    """Run the mutants and print a line for each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="parts of names; all mutants without")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    mutants = load(options.names)
+    failed = check_unchanged(mutants)
+    if failed:
+        print(f"the tests fail without any mutant: {failed}")
+        return 1
+    survivors = 0
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for outcome in pool.map(plant, mutants, mutants.values()):
+            verdict = f"caught by {outcome.caught_by}" if outcome.caught_by else "SURVIVED"
+            if outcome.problem:
+                verdict = f"BROKEN: {outcome.problem}"
+            survivors += not outcome.caught_by
+            print(f"{outcome.name} (promise {outcome.mutant.promise}: {outcome.mutant.breaks})")
+            print(f"    {verdict}", flush=True)
+    print(f"{len(mutants) - survivors} of {len(mutants)} mutants caught")
+    return 1 if survivors or not mutants else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

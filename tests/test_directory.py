@@ -1,0 +1,172 @@
+"""Residency: bounded by count, losing no command; cold loads gathered, damaged ones alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from engine import Damaged, Limits, Overloaded, Receipt, StreamUnreadable
+from engine.stores.contract import AppendRequest, Batch, EventData, EventType, Write
+from tests.support import Add, HeldStore, Look, Touch, counters, settle, total, until
+
+
+@pytest.mark.parametrize("resident", [1, 2, 7])
+async def test_passivation_under_pressure_loses_no_command(resident: int) -> None:
+    chooser = random.Random(resident)
+    store = HeldStore()
+    sent = {f"c{n}": 0 for n in range(20)}
+    async with counters(store, limits=Limits(resident_aggregates=resident)) as engine:
+
+        async def client() -> None:
+            for _ in range(40):
+                counter = chooser.choice(list(sent))
+                while True:
+                    try:
+                        await engine.execute(Add(counter, 1))
+                    except Overloaded:
+                        await asyncio.sleep(0)
+                    else:
+                        sent[counter] += 1
+                        break
+
+        await asyncio.gather(*(client() for _ in range(10)))
+
+        assert engine.statistics().aggregates_resident <= resident
+        assert engine.statistics().aggregates_passivated > 100
+        for counter, count in sent.items():
+            assert await total(engine, counter) == f"{count} at {count}"
+
+
+async def test_an_actor_with_undurable_events_does_not_leave() -> None:
+    store = HeldStore()
+    async with counters(store, limits=Limits(resident_aggregates=1)) as engine:
+        store.hold()
+        first = asyncio.create_task(engine.execute(Add("a", 1)))
+        await until(lambda: store.batches)
+        with pytest.raises(Overloaded, match="none is at rest"):
+            await engine.execute(Add("b", 1))
+        store.release()
+        await first
+
+        assert (await engine.execute(Add("b", 1))).position == 2
+
+
+async def test_the_least_recently_used_leaves_first() -> None:
+    store = HeldStore()
+    async with counters(store, limits=Limits(resident_aggregates=3)) as engine:
+        for counter in "abc":
+            await engine.execute(Add(counter, 1))
+        await engine.execute(Add("d", 1))
+        for counter in "bc":
+            await engine.execute(Touch(counter))
+        await engine.execute(Add("e", 1))
+        resident = {actor.id for actor in engine._directory.actors}
+
+    assert "a" not in resident
+    assert "e" in resident
+
+
+async def test_cold_aggregates_that_come_up_together_are_loaded_together() -> None:
+    store = HeldStore()
+    async with counters(store) as engine:
+        await asyncio.gather(*(engine.execute(Add(f"c{n}", 1)) for n in range(200)))
+
+        assert store.stream_reads == [200]
+
+
+async def test_a_long_stream_is_loaded_page_by_page() -> None:
+    store = HeldStore()
+    async with counters(store) as engine:
+        await engine.execute(Add("a", 1, 950))
+        await engine.execute(Add("b", 2, 7))
+    store.stream_reads.clear()
+    async with counters(store, limits=Limits(page_events=100)) as engine:
+        totals = await asyncio.gather(total(engine, "a"), total(engine, "b"))
+
+        assert totals == ["950 at 950", "14 at 7"]
+        assert len(store.stream_reads) == 10
+
+
+async def test_a_stream_that_cannot_be_decoded_costs_only_itself() -> None:
+    store = HeldStore()
+    async with counters(store) as engine:
+        await engine.execute(Add("a", 1))
+        await engine.execute(Add("b", 1))
+        data = EventData(EventType("from-the-future", 9, "00"), b"{}")
+        append = super(HeldStore, store).append
+        await append(Batch([AppendRequest([Write("counter:a", 1, [data])])], 1))
+    async with counters(store) as engine:
+        results: list[Any] = await asyncio.gather(
+            engine.execute(Add("a", 1)),
+            engine.execute(Add("b", 1)),
+            engine.execute(Add("a", 1)),
+            return_exceptions=True,
+        )
+
+        assert isinstance(results[0], StreamUnreadable)
+        assert "position 3" in str(results[0])
+        assert "from-the-future version 9" in str(results[0])
+        assert isinstance(results[0].__cause__, Damaged)
+        assert isinstance(results[1], Receipt)
+        assert isinstance(results[2], StreamUnreadable)
+        with pytest.raises(StreamUnreadable):
+            await engine.execute(Look("a"))
+
+
+async def test_a_read_that_fails_is_answered_and_tried_again() -> None:
+    class Failing(HeldStore):
+        failing = True
+
+        async def read_streams(self, reads: Any, *, events_max: int, bytes_max: int) -> Any:
+            if self.failing:
+                raise OSError(5, "input/output error")
+            return await super().read_streams(reads, events_max=events_max, bytes_max=bytes_max)
+
+    store = Failing()
+    async with counters(store) as engine:
+        with pytest.raises(StreamUnreadable):
+            await engine.execute(Add("a", 1))
+        store.failing = False
+
+        assert await engine.execute(Add("a", 1)) == Receipt("counter:a", 1, 1)
+
+
+async def test_a_full_mailbox_is_said_at_once() -> None:
+    store = HeldStore()
+    limits = Limits(mailbox_commands=5, batch_events=1)
+    async with counters(store, limits=limits) as engine:
+        store.hold()
+        tasks = [asyncio.create_task(engine.execute(Add("a", 1))) for _ in range(20)]
+        await until(lambda: store.batches)
+        await settle()
+        done = [task for task in tasks if task.done()]
+        assert len(done) >= 12
+        assert all(isinstance(task.exception(), Overloaded) for task in done)
+        other = asyncio.create_task(engine.execute(Add("b", 1)))
+        await settle()
+        assert not other.done(), "another mailbox takes its command all the same"
+        store.release()
+        assert (await other).version == 1
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+
+        accepted = [result for result in results if isinstance(result, Receipt)]
+        assert len(accepted) == len(tasks) - len(done)
+        assert await total(engine, "a") == f"{len(accepted)} at {len(accepted)}"
+
+
+async def test_a_full_engine_is_said_at_once() -> None:
+    store = HeldStore()
+    limits = Limits(mailbox_commands=3, commands_accepted=10)
+    async with counters(store, limits=limits) as engine:
+        store.hold()
+        tasks = [asyncio.create_task(engine.execute(Add(f"c{n}", 1))) for n in range(10)]
+        await settle()
+        with pytest.raises(Overloaded, match="commands_accepted"):
+            await engine.execute(Add("x", 1))
+        store.release()
+        await asyncio.gather(*tasks)
+
+        assert (await engine.execute(Add("x", 1))).version == 1

@@ -1,0 +1,131 @@
+"""Style as a test: imports go one way, the world is reached through ports, files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import engine
+
+ENGINE = Path(engine.__file__).parent
+FILES = sorted(ENGINE.rglob("*.py"))
+
+# Only the ports reach these; uuid5 is a pure function, and so is what `os` is used for.
+FORBIDDEN = {"time", "random", "uuid", "threading", "queue", "secrets", "socket", "sqlite3", "os"}
+ALLOWED = {
+    "ports.py": FORBIDDEN,
+    "keys.py": {"uuid"},  # uuid5 only: a pure function of its arguments
+    "engine.py": {"os"},  # getpid only: to notice a fork
+}
+
+# Each file may import files of lower rank only: data flows one way, and engine.py wires it.
+RANKS: list[set[str]] = [
+    {"errors", "statistics", "stores"},
+    {"limits", "annotations", "ports"},
+    {"messages", "keys", "stores.contract"},
+    {"codec", "aggregate", "projection", "bus"},
+    {"mailbox", "staging", "views", "stores.memory"},
+    {"journal", "stores.sqlite_schema", "stores.sqlite_tables"},
+    {"kind", "stores.sqlite", "stores.sqlite_views", "projector"},
+    {"actor", "answers", "stores.urls"},
+    {"directory", "dispatcher"},
+    {"engine"},
+    {"__init__"},
+]
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ENGINE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Give every imported module, those of the engine relative to its root with a dot before."""
+    package = path.relative_to(ENGINE).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                yield node.module or "", node.lineno
+                continue
+            base = package[: len(package) - (node.level - 1)]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from (("." + ".".join((*base, name)), node.lineno) for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_the_world_is_reached_through_ports_only(path: Path) -> None:
+    if path.is_relative_to(ENGINE / "testing"):
+        pytest.importorskip("pytest")
+    allowed = ALLOWED.get(path.name, set())
+    found = {
+        f"{name} (line {line})"
+        for name, line in imports_of(path)
+        if name.split(".")[0] in FORBIDDEN - allowed
+    }
+
+    assert not found, f"{path.name} imports {found}: go through engine/ports.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_one_way(path: Path) -> None:
+    rank = {name: number for number, names in enumerate(RANKS) for name in names}
+    module = module_of(path)
+    if module.startswith("testing"):
+        return
+    assert module in rank, f"give {module} its rank in this test"
+    upward = {
+        f"{name[1:]} (line {line})"
+        for name, line in imports_of(path)
+        if name.startswith(".") and rank[name[1:]] >= rank[module]
+    }
+
+    assert not upward, f"{module} imports {upward}, which is not below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_every_file_says_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+
+    assert docstring, f"{path.name} has no first paragraph"
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                begin = (first.end_lineno or 0) if documented else node.lineno
+                yield f"{path.name}:{node.name}", (node.end_lineno or 0) - begin + 1
+
+
+def test_functions_are_short() -> None:
+    lengths = dict(functions())
+
+    assert not {name: n for name, n in lengths.items() if n > 60}
+    assert statistics.quantiles(lengths.values(), n=10)[-1] <= 25
+
+
+def test_files_hold_one_noun() -> None:
+    lengths = {module_of(path): len(path.read_text().splitlines()) for path in FILES}
+
+    assert not {name: n for name, n in lengths.items() if n > 560}
+
+
+def test_public_names_come_from_one_file_each() -> None:
+    tree = ast.parse((ENGINE / "__init__.py").read_text())
+    names = [
+        alias.asname
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+
+    assert len(names) == len(set(names))
+    assert all(hasattr(engine, name or "") for name in names)
