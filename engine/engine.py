@@ -1,10 +1,9 @@
-"""The engine: the one place that wires everything, and the one task that supervises it.
+"""The engine as its host sees it, and the one place that wires everything.
 
-Rules: `async with Engine(...)` starts one supervisor task, which alone holds the task group of the
-engine's tasks; a failure there never cancels the host's code. It becomes typed answers to every
-command, `engine.failed`, and an error when the `async with` ends. Stopping drains: new commands
-are refused, accepted ones are answered, projectors finish their batch, everything is closed. An
-engine is used once, in the event loop and the process in which it was started.
+Rules: an engine is used once, in the event loop and the process in which it was started. A failure
+inside it never cancels the host's code: it becomes typed answers to every command,
+`engine.failed`, and an error when the `async with` ends. Stopping drains: new commands are refused,
+accepted ones are answered, projectors finish their batch, everything is closed.
 """
 
 from __future__ import annotations
@@ -23,11 +22,8 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import anyio
-
-from .actor import Actor
 from .aggregate import Aggregate, AggregateDefinition, CommandHandler
 from .answers import Answers
 from .bus import Bus
@@ -55,12 +51,12 @@ from .statistics import EngineStatistics
 from .stores.contract import Store
 from .stores.sqlite_views import SqliteViews
 from .stores.urls import open_url, views_path
+from .supervisor import Supervisor, retrieve
 
 __all__ = ["Engine", "run"]
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
-State = Literal["new", "starting", "running", "stopping", "stopped", "failed"]
 
 
 def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -101,13 +97,8 @@ class Engine:
         self._ports = ports or Ports()
         self._logger = logger or logging.getLogger("foldline")
         self._store: Store = open_url(store) if isinstance(store, str) else store
-        self._state: State = "new"
         self._process = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._stop_asked = asyncio.Event()
-        self.failed: BaseException | None = None
-        """What ended the engine, if it failed."""
 
         definitions = [cls.__definition__ for cls in aggregates]
         registry = EventRegistry(_event_classes(definitions, projections))
@@ -141,6 +132,16 @@ class Engine:
             for projection in projections
         }
         self._answers = Answers(answers, self._views, self._projectors, self._limits)
+        self._supervisor = Supervisor(
+            open_all=self._open,
+            close_all=(self._views.close, self._store.close),
+            intake=self._intake,
+            journal=self._journal,
+            directory=self._directory,
+            dispatcher=self._dispatcher,
+            readers=tuple(self._projectors.values()),
+            logger=self._logger,
+        )
 
     def _wire_handlers(
         self, definitions: Sequence[AggregateDefinition]
@@ -243,7 +244,7 @@ class Engine:
         finally:
             for future in outstanding:
                 # The caller stopped asking; the commands run all the same, unanswered.
-                future.add_done_callback(_retrieve)
+                future.add_done_callback(retrieve)
 
     def _submit_envelope(self, envelope: Envelope) -> asyncio.Future[Receipt]:
         return self._submit(
@@ -330,7 +331,7 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """Give the engine's numbers as they are now."""
         return EngineStatistics(
-            state=self._state,
+            state=self._supervisor.state,
             position=self._journal.position,
             commands_open=self._intake.open,
             commands_answered=self._intake.answered,
@@ -349,7 +350,7 @@ class Engine:
 
     def _check_usable(self) -> asyncio.AbstractEventLoop:
         """Give the loop, or raise what tells the caller why the engine cannot be used here."""
-        if self._state != "running":
+        if self._supervisor.state != "running":
             self._refuse_state()
         if os.getpid() != self._process:
             raise UsageError(
@@ -368,32 +369,18 @@ class Engine:
         return loop
 
     def _refuse_state(self) -> None:
-        if self._state in ("new", "starting"):
+        if self._supervisor.state in ("new", "starting"):
             raise UsageError("the engine has not been started: use it inside `async with engine:`")
-        if self._state == "failed":
+        if self._supervisor.state == "failed":
             error = Closed("the engine has failed and runs no more commands; start a new one")
             raise error from self.failed
         raise Closed("the engine is stopping or has stopped: nothing was run")
 
     async def __aenter__(self) -> Engine:
         """Open the store and the views, and start."""
-        if self._state != "new":
-            raise UsageError("an engine is started once: make a new Engine for the next start")
-        self._state = "starting"
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
-        started: asyncio.Future[None] = self._loop.create_future()
-        self._supervisor = asyncio.create_task(self._supervise(started), name="foldline engine")
-        try:
-            await asyncio.shield(started)
-        except asyncio.CancelledError:
-            started.add_done_callback(_retrieve)
-            self._stop_asked.set()
-            await self._end()
-            raise
-        except BaseException:
-            await self._end()
-            raise
+        await self._supervisor.start()
         return self
 
     async def __aexit__(
@@ -403,39 +390,16 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         """Drain and close; raise EngineFailed if the engine had failed."""
-        if self._state == "running":
-            self._state = "stopping"
-        self._stop_asked.set()
-        await self._end()
+        await self._supervisor.end()
         if self.failed is not None:
             raise EngineFailed(
                 f"the engine failed with {type(self.failed).__name__}: {self.failed}"
             ) from self.failed
 
-    async def _end(self) -> None:
-        """Wait for the supervisor to the end, also where the host is cancelled meanwhile."""
-        assert self._supervisor is not None
-        cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while not self._supervisor.done():
-                try:
-                    await asyncio.wait([self._supervisor])
-                except asyncio.CancelledError as error:
-                    cancelled = error
-        if cancelled is not None:
-            raise cancelled
-
-    async def _supervise(self, started: asyncio.Future[None]) -> None:
-        try:
-            await self._open()
-            await self._serve(started)
-        except BaseException as error:
-            self._fail(_root(error), started)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._close()
-        if self._state != "failed":
-            self._state = "stopped"
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended the engine, if it failed."""
+        return self._supervisor.failed
 
     async def _open(self) -> None:
         await self._store.open(self._ports)
@@ -454,51 +418,6 @@ class Engine:
                     f"{kind.schema_hash} and declared with {here}: its fields changed. Undo the "
                     f"change, or declare it as version {kind.version + 1}."
                 )
-
-    async def _serve(self, started: asyncio.Future[None]) -> None:
-        async with anyio.create_task_group() as readers:
-            for projector in self._projectors.values():
-                readers.start_soon(projector.run)
-            async with anyio.create_task_group() as writers:
-                writers.start_soon(self._journal.run)
-                writers.start_soon(self._directory.run)
-                writers.start_soon(self._dispatcher.run, self._journal)
-                self._state = "running"
-                started.set_result(None)
-                await self._stop_asked.wait()
-                self._state = "stopping"
-                await self._intake.wait_idle()
-                writers.cancel_scope.cancel()
-            for projector in self._projectors.values():
-                projector.stop()
-
-    def _fail(self, error: BaseException, started: asyncio.Future[None]) -> None:
-        """Answer everything, and keep the cause for `failed` and for the end."""
-        self._state = "failed"
-        if not started.done():
-            started.set_exception(error)
-            return
-        self.failed = error
-        self._logger.critical("the engine failed with %s: %s", type(error).__name__, error)
-        self._journal.abandon()
-        for actor in self._directory.actors:
-            self._close_actor(actor, error)
-        assert self._intake.open == 0, "every accepted command has its answer"
-
-    def _close_actor(self, actor: Actor, error: BaseException) -> None:
-        closed = Closed("the engine failed before the command was run: nothing was written")
-        closed.__cause__ = error
-        actor.refuse_waiting(closed)
-
-    async def _close(self) -> None:
-        for close in (self._views.close, self._store.close):
-            try:
-                await close()
-            except Exception as error:
-                # What is durable is so already: a store that cannot close loses nothing.
-                self._logger.exception("closing failed")
-                if self.failed is None and self._state != "failed":
-                    self._state, self.failed = "failed", error
 
 
 def _event_classes(
@@ -552,15 +471,3 @@ async def _answer(future: asyncio.Future[Receipt]) -> Receipt | EngineError:
         return await future
     except EngineError as error:
         return error
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
-
-
-def _root(error: BaseException) -> BaseException:
-    """Give the first real error inside an exception group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -33,6 +33,7 @@ RANKS: list[set[str]] = [
     {"kind", "stores.sqlite", "stores.sqlite_views", "projector"},
     {"actor", "answers", "stores.urls"},
     {"directory", "dispatcher"},
+    {"supervisor"},
     {"engine"},
     {"__init__"},
 ]

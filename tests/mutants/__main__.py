@@ -83,7 +83,12 @@ def run_tests(folder: Path, tests: list[str]) -> tuple[bool, str]:
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS_MAX
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_MAX,
         )
     except subprocess.TimeoutExpired:
         return False, f"a hang of {SECONDS_MAX} s"

@@ -1,0 +1,166 @@
+"""The one task that holds the engine's tasks: opens, serves, drains, answers failures, closes.
+
+Rules: the task groups live in a task of their own, so that a failure inside the engine never
+cancels the host's code, and so that `async with` may begin and end in different tasks (a test
+fixture's, a framework's). Whatever fails is kept in `failed`, and every accepted command has been
+answered when this task ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import anyio
+
+from .directory import Directory
+from .dispatcher import Dispatcher
+from .errors import Closed, UsageError
+from .journal import Journal
+from .mailbox import Intake
+
+__all__ = ["Reader", "State", "Supervisor"]
+
+State: TypeAlias = Literal["new", "starting", "running", "stopping", "stopped", "failed"]
+
+
+class Reader(Protocol):
+    """A projector, as far as its life goes."""
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Finish the batch in hand, then let `run` return."""
+        ...
+
+
+class Supervisor:
+    """The life of one engine, from `start` to `end`, once."""
+
+    def __init__(
+        self,
+        *,
+        open_all: Callable[[], Awaitable[None]],
+        close_all: Sequence[Callable[[], Awaitable[None]]],
+        intake: Intake,
+        journal: Journal,
+        directory: Directory,
+        dispatcher: Dispatcher,
+        readers: Sequence[Reader],
+        logger: logging.Logger,
+    ) -> None:
+        self._open_all = open_all
+        self._close_all = close_all
+        self._intake = intake
+        self._journal = journal
+        self._directory = directory
+        self._dispatcher = dispatcher
+        self._readers = readers
+        self._logger = logger
+        self._stop_asked = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.state: State = "new"
+        self.failed: BaseException | None = None
+        """What ended the engine after it had started, if it failed."""
+
+    async def start(self) -> None:
+        """Open everything and start the tasks; raise what prevents it, with all closed again."""
+        if self.state != "new":
+            raise UsageError("an engine is started once: make a new Engine for the next start")
+        self.state = "starting"
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(self._supervise(started), name="foldline engine")
+        try:
+            await asyncio.shield(started)
+        except BaseException:
+            started.add_done_callback(retrieve)
+            await self.end()
+            raise
+
+    async def end(self) -> None:
+        """Drain, and wait to the end, also where the host is cancelled meanwhile."""
+        assert self.task is not None, "what was not started does not end"
+        if self.state == "running":
+            self.state = "stopping"
+        self._stop_asked.set()
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not self.task.done():
+                try:
+                    await asyncio.wait([self.task])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def _supervise(self, started: asyncio.Future[None]) -> None:
+        try:
+            await self._open_all()
+            await self._serve(started)
+        except BaseException as error:
+            self._fail(_root(error), started)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._close()
+        if self.state != "failed":
+            self.state = "stopped"
+
+    async def _serve(self, started: asyncio.Future[None]) -> None:
+        async with anyio.create_task_group() as readers:
+            for reader in self._readers:
+                readers.start_soon(reader.run)
+            async with anyio.create_task_group() as writers:
+                writers.start_soon(self._journal.run)
+                writers.start_soon(self._directory.run)
+                writers.start_soon(self._dispatcher.run, self._journal)
+                self.state = "running"
+                if not started.done():
+                    started.set_result(None)
+                await self._stop_asked.wait()
+                self.state = "stopping"
+                await self._intake.wait_idle()
+                writers.cancel_scope.cancel()
+            for reader in self._readers:
+                reader.stop()
+
+    def _fail(self, error: BaseException, started: asyncio.Future[None]) -> None:
+        """Answer everything, and keep the cause for `failed` and for the end."""
+        self.state = "failed"
+        if not started.done():
+            started.set_exception(error)
+            return
+        self.failed = error
+        self._logger.critical("the engine failed with %s: %s", type(error).__name__, error)
+        self._journal.abandon()
+        closed = Closed("the engine failed before the command was run: nothing was written")
+        closed.__cause__ = error
+        for actor in self._directory.actors:
+            actor.refuse_waiting(closed)
+        assert self._intake.open == 0, "every accepted command has its answer"
+
+    async def _close(self) -> None:
+        for close in self._close_all:
+            try:
+                await close()
+            except Exception as error:
+                # What is durable is so already: a store that cannot close loses nothing.
+                self._logger.exception("closing failed")
+                if self.state != "failed":
+                    self.state, self.failed = "failed", error
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at a future's error, so that asyncio does not report it as unseen."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _root(error: BaseException) -> BaseException:
+    """Give the first real error inside an exception group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
