@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -70,7 +70,7 @@ def _ended(text: str) -> str:
 
 
 @contextmanager
-def _appears_complete(out: Path) -> Iterator[IO[str]]:
+def _appears_complete(out: Path) -> Generator[IO[str]]:
     """Open a file beside `out` that takes its place at the end of the block."""
     part = out.with_name(out.name + ".part")
     try:

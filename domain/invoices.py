@@ -148,8 +148,9 @@ class Invoices:
 
 def split(text: str) -> list[str]:
     """Give the cells of one line; a cell never goes on in the next. Raise Malformed."""
+    nothing: list[str] = []
     try:
-        return next(csv.reader((text,), strict=True), [])
+        return next(csv.reader((text,), strict=True), nothing)
     except csv.Error as error:
         raise Malformed(str(error)) from None
 

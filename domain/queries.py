@@ -1,0 +1,169 @@
+"""Questions about the shop, each with the one function that answers it.
+
+Rules: an answer is read from the views and never from an aggregate; a list is bounded and, where
+it can be long, paged. Nothing is changed by asking.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from engine import Query, Views, answers
+
+from .catalogue import Catalogue, Product
+from .customers import Customer, Customers
+from .money import Money
+from .order_views import Orders, OrderSummary
+from .sales import CountrySales, DaySales, Sales
+
+__all__ = [
+    "ANSWERS",
+    "BestSellers",
+    "CustomerHistory",
+    "GetCustomerHistory",
+    "GetOrderById",
+    "GetPendingOrders",
+    "GetTotals",
+    "SalesByCountry",
+    "SalesByDay",
+    "Totals",
+]
+
+
+class GetOrderById(Query[OrderSummary | None]):
+    """How one order stands; None if there is no such order."""
+
+    order_id: str
+
+
+class GetPendingOrders(Query[list[OrderSummary]]):
+    """The orders that are created and not yet shipped, by id, page by page."""
+
+    after: str | None = None
+    """The id of the last order of the page before."""
+    limit: int = 50
+
+
+class BestSellers(Query[list[Product]]):
+    """The products that sold best, by money or by pieces."""
+
+    by: Literal["revenue", "units_sold"] = "revenue"
+    limit: int = 10
+
+
+class SalesByCountry(Query[list[CountrySales]]):
+    """What each country bought, the best one first."""
+
+    limit: int = 1_000
+
+
+class SalesByDay(Query[list[DaySales]]):
+    """What was sold on each day, the first one first, page by page."""
+
+    after: str | None = None
+    """The last day of the page before."""
+    limit: int = 1_000
+
+
+class CustomerHistory(msgspec.Struct, frozen=True):
+    """A customer and a page of their orders."""
+
+    customer: Customer
+    orders: list[OrderSummary]
+
+
+class GetCustomerHistory(Query[CustomerHistory | None]):
+    """What a customer bought, by order id, page by page; None if there is no such customer."""
+
+    customer_id: str
+    after: str | None = None
+    limit: int = 50
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """The shop in one line."""
+
+    orders: int
+    sales: Money
+    returns: int
+    refunds: Money
+
+
+class GetTotals(Query[Totals]):
+    """What the whole shop sold and refunded."""
+
+
+@answers
+async def get_order(query: GetOrderById, views: Views) -> OrderSummary | None:
+    """Answer from the order's row."""
+    return await views.get(Orders.summaries, query.order_id)
+
+
+@answers
+async def get_pending_orders(query: GetPendingOrders, views: Views) -> list[OrderSummary]:
+    """Answer from the rows that are not shipped yet."""
+    return await views.find(
+        Orders.summaries, where={"status": "created"}, after=query.after, limit=query.limit
+    )
+
+
+@answers
+async def best_sellers(query: BestSellers, views: Views) -> list[Product]:
+    """Answer from the catalogue."""
+    return await views.find(
+        Catalogue.products, order_by=query.by, descending=True, limit=query.limit
+    )
+
+
+@answers
+async def sales_by_country(query: SalesByCountry, views: Views) -> list[CountrySales]:
+    """Answer from the countries' figures."""
+    return await views.find(Sales.countries, order_by="sales", descending=True, limit=query.limit)
+
+
+@answers
+async def sales_by_day(query: SalesByDay, views: Views) -> list[DaySales]:
+    """Answer from the days' figures."""
+    return await views.find(Sales.days, order_by="day", after=query.after, limit=query.limit)
+
+
+# It reads two projections, so it says so: asked `at` a receipt, both must have come that far.
+@answers(projections=[Customers, Orders])
+async def get_customer_history(query: GetCustomerHistory, views: Views) -> CustomerHistory | None:
+    """Answer from the customer's row and their orders' rows."""
+    customer = await views.get(Customers.customers, query.customer_id)
+    if customer is None:
+        return None
+    orders = await views.find(
+        Orders.summaries,
+        where={"customer_id": query.customer_id},
+        after=query.after,
+        limit=query.limit,
+    )
+    return CustomerHistory(customer, orders)
+
+
+@answers(projections=[Sales])
+async def get_totals(_: GetTotals, views: Views) -> Totals:
+    """Answer with sums over the countries, in SQL: a projection's table is `name_attribute`."""
+    rows = await views.sql(
+        "select coalesce(sum(orders), 0) as orders, coalesce(sum(sales), 0) as sales,"
+        " coalesce(sum(returns), 0) as returns, coalesce(sum(refunds), 0) as refunds"
+        " from sales_countries",
+        row=Totals,
+    )
+    return rows[0]
+
+
+ANSWERS = (
+    get_order,
+    get_pending_orders,
+    best_sellers,
+    sales_by_country,
+    sales_by_day,
+    get_customer_history,
+    get_totals,
+)
+"""What the engine is given."""

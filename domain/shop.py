@@ -1,0 +1,29 @@
+"""The shop as an engine: the one place where aggregates, projections and answers are wired.
+
+Rules: whoever needs the shop, a web application, a worker, a test, gets it here; nothing else
+names the parts together.
+"""
+
+from __future__ import annotations
+
+from engine import Engine
+
+from .catalogue import Catalogue
+from .customers import Customers
+from .order_views import Orders
+from .orders import Order
+from .queries import ANSWERS
+from .returns import Return
+from .sales import Sales
+
+__all__ = ["open_shop"]
+
+
+def open_shop(store: str = "memory:") -> Engine:
+    """Give the shop's engine on a store; start it with `async with`."""
+    return Engine(
+        [Order, Return],
+        projections=[Orders, Catalogue, Sales, Customers],
+        answers=ANSWERS,
+        store=store,
+    )
