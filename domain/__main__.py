@@ -1,0 +1,207 @@
+"""The shop's command line: import a file of invoices and report, or make a larger file.
+
+Rules: the report goes to the output, everything else to the error stream. What a user can cause, a
+missing file, a locked store, is told in one line and not by a traceback. This file parses, calls
+and prints; what is sent and asked is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from engine import Engine, EngineError, ProjectionLag, Receipt, run
+
+from .acknowledgements import Acknowledgements
+from .expand import expand
+from .importer import Imported, import_invoices
+from .invoices import SAMPLE, Invoices
+from .progress import Progress
+from .report import Report, ask_report, lay_out
+from .shop import open_shop
+from .text_file import TextFile, Unreadable
+
+DONE, FAILED, USAGE, SOME_LEFT_OUT, INTERRUPTED = 0, 1, 2, 3, 130
+
+STILLNESS_SECONDS_MAX = 30
+"""How long the report waits for views that do not move."""
+
+IMPORT_HELP = """\
+Import a file of invoices into the shop and print its sales report.
+
+An invoice becomes an order (or a return, if its number begins with C). Every command has a key, so
+a file can be imported again, after a crash or by mistake: what was done is not done twice."""
+
+IMPORT_MORE = f"""\
+another command:
+  python -m domain expand --help      make a larger file of the same shape
+
+exit status: {DONE} done; {FAILED} it could not be done, the reason is on the error stream;
+{USAGE} wrong arguments; {SOME_LEFT_OUT} done, but rows that cannot be read were left out"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; give the exit status."""
+    try:
+        if arguments[:1] == ["expand"]:
+            return _expand(_expand_parser().parse_args(arguments[1:]))
+        return _import(_import_parser().parse_args(arguments))
+    except (Unreadable, EngineError, OSError) as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("\nstopped; run it again to go on where it was", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _import_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m domain",
+        description=IMPORT_HELP,
+        epilog=IMPORT_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=SAMPLE,
+        metavar="FILE",
+        help="a .csv or .csv.gz file like the sample, which is imported if none is given",
+    )
+    parser.add_argument(
+        "--store",
+        default="sqlite:shop.db",
+        metavar="URL",
+        help="where the shop keeps its log: sqlite:FILE, or memory: (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--acks",
+        type=Path,
+        metavar="FILE",
+        help="append the key and position of each command to FILE as it is acknowledged",
+    )
+    return parser
+
+
+def _expand_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m domain expand",
+        description="Make a larger file of the same shape: each invoice copied under new numbers.",
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=SAMPLE,
+        metavar="FILE",
+        help="what to copy: a .csv or .csv.gz file like the sample, which is the default",
+    )
+    parser.add_argument("--times", type=_count, required=True, metavar="N", help="how many copies")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a name that ends in .csv or .csv.gz",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _expand(options: argparse.Namespace) -> int:
+    progress = Progress("copied", sys.stderr)
+    rows = expand(
+        options.file, options.out, options.times, lambda copy: progress.show(copy, options.times)
+    )
+    progress.end()
+    print(f"{options.out}: {rows:,} rows")
+    return DONE
+
+
+def _import(options: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        # A file that cannot be read leaves no empty store behind, so it is opened first.
+        invoices = Invoices(stack.enter_context(TextFile(options.file)))
+        acks = None
+        if options.acks is not None:
+            acks = stack.enter_context(Acknowledgements(options.acks))
+        imported, report = run(import_and_ask, options.store, invoices, acks)
+    print(told(imported, invoices.rows), file=sys.stderr)
+    print(lay_out(report, imported.refused, invoices.malformed), end="", flush=True)
+    return SOME_LEFT_OUT if invoices.malformed.count else DONE
+
+
+async def import_and_ask(
+    store: str, invoices: Invoices, acks: Acknowledgements | None
+) -> tuple[Imported, Report]:
+    """Import the invoices and ask for the report when the views have seen them all."""
+    progress = Progress("imported", sys.stderr)
+    file = invoices.file
+
+    def acknowledged(key: str, receipt: Receipt) -> None:
+        if acks is not None:
+            acks.add(key, receipt)
+        progress.show(file.bytes_read, file.bytes_total)
+
+    async with open_shop(store) as engine:
+        try:
+            imported = await import_invoices(engine, invoices, acknowledged)
+        finally:
+            progress.end()
+        return imported, await _ask_patiently(engine, imported.last)
+
+
+async def _ask_patiently(engine: Engine, at: Receipt | None) -> Report:
+    """Ask until the views are there, as long as they come nearer."""
+    behind: dict[str, int] = {}
+    stillness_seconds = 0
+    progress = Progress("reports", sys.stderr)
+    try:
+        while True:
+            try:
+                return await ask_report(engine, at, timeout=1)
+            except ProjectionLag as lag:
+                stillness_seconds = stillness_seconds + 1 if lag.behind == behind else 0
+                if stillness_seconds == STILLNESS_SECONDS_MAX:
+                    raise
+                behind = lag.behind
+                progress.show(min(behind.values()), lag.wanted)
+    finally:
+        progress.end()
+
+
+def told(imported: Imported, rows: int) -> str:
+    """Say in a line what the import did."""
+    read = f"{rows:,} rows, {imported.invoices:,} invoices, {imported.commands:,} commands"
+    if imported.executed == imported.repeated == 0:
+        return f"{read}: nothing executed"
+    if imported.executed == 0:
+        return f"{read}: nothing new, the shop had executed them before and is as it was"
+    if imported.repeated == 0:
+        return f"{read}: {imported.executed:,} executed"
+    return (
+        f"{read}: {imported.executed:,} executed, "
+        f"{imported.repeated:,} had been executed before and were not again"
+    )
+
+
+def _fail(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has gone; keep the interpreter from flushing it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    print(f"error: {error}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

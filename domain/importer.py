@@ -1,0 +1,169 @@
+"""The importer: sends a file of invoices to the shop as commands, and says what became of them.
+
+Rules: every command has a key made of its invoice, so that a file can be sent again, after a crash
+or by mistake, and nothing runs twice. Nothing is filtered here: what the orders' rules refuse is
+counted, once for each invoice. Commands are pipelined, a bounded number at a time; an answer that
+is neither a receipt nor a refusal ends the import, since then the engine needs help first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from engine import Engine, EngineError, Envelope, KeyReused, Receipt, Rejected
+
+from .invoices import Invoice, Invoices
+from .lines import Line, LineId
+from .listing import Listing
+from .orders import AdjustOrderItemQuantity, CreateOrder, ShipOrder
+from .returns import RecordReturn
+from .text_file import Unreadable
+
+__all__ = ["Imported", "commands_of", "import_invoices"]
+
+COMMANDS_IN_FLIGHT = 1_024
+
+Acknowledged = Callable[[str, Receipt], None]
+
+
+class Imported(msgspec.Struct):
+    """What became of a file."""
+
+    invoices: int = 0
+    commands: int = 0
+    executed: int = 0
+    """Commands that wrote events now; the other acknowledged ones had been executed before."""
+    repeated: int = 0
+    refused: dict[str, Listing] = {}
+    """Numbers of refused invoices, by the code of the refusal."""
+    last: Receipt | None = None
+    """The receipt with the highest position: what the views must have reached."""
+
+    @property
+    def refused_count(self) -> int:
+        """How many invoices were refused."""
+        return sum(listing.count for listing in self.refused.values())
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A command that waits for its answer."""
+
+    invoice: str
+    ordinal: int
+    """Of the invoice in the file, since a number may come again."""
+    key: str
+
+
+async def import_invoices(
+    engine: Engine, invoices: Invoices, acknowledged: Acknowledged | None = None
+) -> Imported:
+    """Send all invoices; `acknowledged` hears of each receipt as it comes.
+
+    Raises Unreadable where the file breaks off, after everything before has its answer, and the
+    EngineError that says why the engine could not go on.
+    """
+    return await _Import(engine, invoices, acknowledged).run()
+
+
+class _Import:
+    """One run over one file."""
+
+    def __init__(
+        self, engine: Engine, invoices: Invoices, acknowledged: Acknowledged | None
+    ) -> None:
+        self._engine = engine
+        self._invoices = invoices
+        self._acknowledged = acknowledged
+        self._before = engine.statistics().position
+        """What has a position up to here was executed in an earlier run."""
+        self._sent: deque[Sent] = deque()
+        self._refused_ordinal = 0
+        """The invoice that was refused last: what follows of it is not counted again."""
+        self._result = Imported()
+        self._ended_by: Unreadable | EngineError | None = None
+        """Why nothing more is sent; what was sent before has its answers first."""
+
+    async def run(self) -> Imported:
+        answers = self._engine.execute_many(self._envelopes(), window=COMMANDS_IN_FLIGHT)
+        async for answer in answers:
+            # Answers come in the order of the commands.
+            self._take(self._sent.popleft(), answer)
+        assert not self._sent, "every command has its answer"
+        if self._ended_by is not None:
+            raise self._ended_by
+        return self._result
+
+    def _envelopes(self) -> Iterator[Envelope]:
+        """Give the commands of one invoice after the other, and note what is sent."""
+        try:
+            for invoice in self._invoices:
+                self._result.invoices += 1
+                for envelope in commands_of(invoice):
+                    if self._ended_by is not None:
+                        return
+                    assert envelope.key is not None
+                    self._result.commands += 1
+                    self._sent.append(Sent(invoice.number, self._result.invoices, envelope.key))
+                    yield envelope
+        except Unreadable as error:
+            self._ended_by = error
+
+    def _take(self, sent: Sent, answer: Receipt | EngineError) -> None:
+        if isinstance(answer, Receipt):
+            self._accept(sent, answer)
+        elif isinstance(answer, Rejected):
+            self._refuse(sent, answer.code)
+        elif isinstance(answer, KeyReused):
+            self._refuse(sent, "key-reused")
+        elif self._ended_by is None:
+            self._ended_by = answer
+
+    def _accept(self, sent: Sent, receipt: Receipt) -> None:
+        result = self._result
+        if receipt.position > self._before:
+            result.executed += 1
+        else:
+            result.repeated += 1
+        if result.last is None or receipt.position > result.last.position:
+            result.last = receipt
+        if self._acknowledged is not None:
+            self._acknowledged(sent.key, receipt)
+
+    def _refuse(self, sent: Sent, code: str) -> None:
+        # Commands of one invoice are answered in a row, so that it is enough to know the last.
+        if sent.ordinal != self._refused_ordinal:
+            self._refused_ordinal = sent.ordinal
+            self._result.refused.setdefault(code, Listing()).add(sent.invoice)
+
+
+def commands_of(invoice: Invoice) -> Iterator[Envelope]:
+    """Give the commands that an invoice stands for, in order, each with its key."""
+    number = invoice.number
+    if invoice.is_return:
+        yield Envelope(
+            command=RecordReturn(number, invoice.buyer, invoice.invoiced_at, tuple(invoice.lines)),
+            key=f"{number}/return",
+        )
+        return
+    first: dict[LineId, Line] = {}
+    repeated: list[Line] = []
+    for line in invoice.lines:
+        if line.id in first:
+            repeated.append(line)
+        else:
+            first[line.id] = line
+    yield Envelope(
+        command=CreateOrder(number, invoice.buyer, invoice.invoiced_at, tuple(first.values())),
+        key=f"{number}/create",
+    )
+    quantities = {line_id: line.quantity for line_id, line in first.items()}
+    for count, line in enumerate(repeated, start=1):
+        quantities[line.id] += line.quantity
+        yield Envelope(
+            command=AdjustOrderItemQuantity(number, line.id, quantities[line.id]),
+            key=f"{number}/adjust/{count}",
+        )
+    yield Envelope(command=ShipOrder(number), key=f"{number}/ship")
