@@ -1,0 +1,314 @@
+"""What a projection is, and how its class is read: tables, and handlers that fold events into them.
+
+Rules: handlers are found by their annotations, once, when the class is made, and whatever does not
+fit is refused there with the mend in the message. A handler reads and changes the projection's own
+tables and does nothing else: it may run more than once for an event, and what it changed is kept
+once. Nothing is kept in the projection object itself. This file knows no async, SQL or store.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, overload
+
+import msgspec
+
+from .annotations import Signature, defining_namespace, read_signature
+from .errors import DefinitionError, UsageError
+from .messages import Event, Meta, check_name
+from .rows import Flat, Row, RowShape, Scalar
+
+__all__ = [
+    "Projection",
+    "ProjectionDefinition",
+    "ProjectionHandler",
+    "Row",
+    "Table",
+    "TableDefinition",
+    "projects",
+]
+
+R = TypeVar("R", bound=Row)
+F = TypeVar("F", bound=Callable[..., Any])
+
+Keys: TypeAlias = Callable[[Any, Meta], Mapping[str, Iterable[Any]]]
+"""Gives, for an event, the keys that its handler reads, by the name of the table."""
+
+_MARK = "__foldline_projects__"
+_RESERVED = ("sqlite_", "views_meta")
+
+
+class Cells(Protocol):
+    """The rows behind a table while a batch is folded."""
+
+    def get(self, key: Scalar) -> Flat | None:
+        """Give a row, or None where there is none."""
+        ...
+
+    def set(self, key: Scalar, flat: Flat | None) -> None:
+        """Put a row, or take it away with None."""
+        ...
+
+
+class TableDefinition(msgspec.Struct, frozen=True):
+    """One table of a projection."""
+
+    attribute: str
+    """What the projection calls it."""
+    name: str
+    """What SQL calls it: the projection's name, an underscore, the attribute."""
+    projection: str
+    shape: RowShape
+
+
+class Table(Generic[R]):
+    """A table of a projection; declare it as `summaries: Table[OrderSummary]`.
+
+    Inside a handler, `self.summaries` reads and changes rows. Elsewhere `Orders.summaries` names
+    the table, for `views.get` and the like.
+    """
+
+    __slots__ = ("_cells", "_shape", "definition")
+
+    def __init__(self, definition: TableDefinition, cells: Cells | None = None) -> None:
+        self.definition = definition
+        self._shape = definition.shape
+        self._cells = cells
+
+    def get(self, key: Any) -> R | None:
+        """Give the row with this key, or None."""
+        flat = self._rows().get(self._shape.encode_key(key))
+        return None if flat is None else self._shape.build(flat)
+
+    def put(self, row: R) -> None:
+        """Add the row, or replace the one with its key."""
+        if type(row) is not self._shape.row:
+            raise TypeError(
+                f"{self.definition.name} holds {self._shape.row.__name__}, not {type(row).__name__}"
+            )
+        flat = self._shape.flatten(row)
+        self._rows().set(flat[self._shape.key_place], flat)
+
+    def update(self, key: Any, /, **changes: Any) -> None:
+        """Change fields of the row with this key; KeyError where there is none."""
+        row = self.get(key)
+        if row is None:
+            raise KeyError(f"{self.definition.name} has no row {key!r} to update: put it first")
+        if self._shape.key in changes:
+            raise ValueError(
+                f"{self._shape.key} is the key of {self.definition.name} and stays: delete the "
+                f"row and put another"
+            )
+        self.put(msgspec.structs.replace(row, **changes))
+
+    def delete(self, key: Any) -> None:
+        """Take the row with this key away, if it is there."""
+        self._rows().set(self._shape.encode_key(key), None)
+
+    def _rows(self) -> Cells:
+        if self._cells is None:
+            raise UsageError(
+                f"{self.definition.name} is changed by its projection's handlers only; to read "
+                f"it, use `views.get(...)` in a query's answer"
+            )
+        return self._cells
+
+
+@overload
+def projects(function: F, /) -> F: ...
+@overload
+def projects(*, keys: Keys) -> Callable[[F], F]: ...
+def projects(function: Any = None, /, *, keys: Keys | None = None) -> Any:
+    """Mark a method that folds an event: `(self, event: E[, meta: Meta]) -> None`.
+
+    `keys` tells beforehand which rows it reads, by table: a batch then fetches them at once.
+    """
+
+    def mark(method: F) -> F:
+        setattr(method, _MARK, (keys,))
+        return method
+
+    return mark if function is None else mark(function)
+
+
+class ProjectionHandler(msgspec.Struct, frozen=True):
+    """What folds one class of event."""
+
+    function: Callable[..., Any]
+    takes_meta: bool
+    keys: Keys | None
+
+
+class ProjectionDefinition(msgspec.Struct, frozen=True):
+    """All that the engine knows of a projection's class."""
+
+    cls: type[Projection]
+    name: str
+    version: int
+    tables: Mapping[str, TableDefinition]
+    """By attribute."""
+    handlers: Mapping[type[Event], ProjectionHandler]
+    event_names: frozenset[str]
+    """Stored names of what it handles, whatever their version."""
+
+    @property
+    def event_classes(self) -> tuple[type[Event], ...]:
+        """The classes of event that it handles."""
+        return tuple(self.handlers)
+
+    def bind(self, cells: Mapping[str, Cells]) -> Projection:
+        """Give an object of the class whose tables are these cells."""
+        projection = self.cls()
+        for attribute, definition in self.tables.items():
+            table: Table[Any] = Table(definition, cells[attribute])
+            object.__setattr__(projection, attribute, table)
+        return projection
+
+
+class Projection:
+    """Base of projections: `class Orders(Projection, name="orders", version=1)`.
+
+    Its tables share one checkpoint. Raise `version` when a handler or a table changes: the tables
+    are then built anew from the log.
+    """
+
+    __definition__: ClassVar[ProjectionDefinition]
+
+    def __init_subclass__(cls, *, name: str | None = None, version: int = 1) -> None:
+        """Read the class; raise DefinitionError for whatever the engine could not run."""
+        super().__init_subclass__()
+        cls.__definition__ = _define(cls, name, version, defining_namespace(1))
+        for attribute, definition in cls.__definition__.tables.items():
+            table: Table[Any] = Table(definition)
+            setattr(cls, attribute, table)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: what is kept outside the tables would be lost or counted twice."""
+        raise UsageError(
+            f"{type(self).__name__}.{name} cannot be set: a projection keeps everything in its "
+            f"tables, since only they move together with its checkpoint"
+        )
+
+
+def _define(
+    cls: type[Projection], name: str | None, version: int, namespace: Mapping[str, Any]
+) -> ProjectionDefinition:
+    where = cls.__qualname__
+    mend = f'Write `class {cls.__name__}(Projection, name="...", version=1)`.'
+    name = check_name(name, f"projection {where}", mend)
+    if type(version) is not int or version < 1:
+        raise DefinitionError(
+            f"projection {where} has version {version!r}: versions count from 1. {mend}"
+        )
+    if cls.__init__ is not object.__init__:
+        raise DefinitionError(
+            f"projection {where} has an __init__: a projection keeps everything in its tables; "
+            f"drop it"
+        )
+    tables = _read_tables(cls, name, namespace)
+    handlers = _read_handlers(cls, namespace)
+    names = frozenset(event.event_name for event in handlers)
+    return ProjectionDefinition(cls, name, version, tables, handlers, names)
+
+
+def _read_tables(
+    cls: type[Projection], name: str, namespace: Mapping[str, Any]
+) -> Mapping[str, TableDefinition]:
+    where = cls.__qualname__
+    try:
+        hints = typing.get_type_hints(cls, localns=dict(namespace), include_extras=True)
+    except NameError as error:
+        raise DefinitionError(
+            f"a table of projection {where} cannot be resolved: {error}. Declare its row before "
+            f"the projection, and import it outside `if TYPE_CHECKING`."
+        ) from error
+    tables: dict[str, TableDefinition] = {}
+    by_sql: dict[str, str] = {}
+    for attribute, annotation in hints.items():
+        shape = _row_shape(where, attribute, annotation)
+        if shape is None:
+            continue
+        sql = f"{name.replace('-', '_')}_{attribute}"
+        other = by_sql.setdefault(sql.lower(), attribute)
+        if other != attribute:
+            raise DefinitionError(
+                f"{where}.{other} and {where}.{attribute} are both the SQL table {sql}, since SQL "
+                f"does not tell small letters from capitals: rename one"
+            )
+        if sql.lower().startswith(_RESERVED[0]) or sql.lower() == _RESERVED[1]:
+            raise DefinitionError(
+                f"{where}.{attribute} would be the SQL table {sql}, a name that is taken: rename "
+                f"the attribute or the projection"
+            )
+        tables[attribute] = TableDefinition(attribute, sql, name, shape)
+    if not tables:
+        raise DefinitionError(
+            f"projection {where} has no table: declare one, `summaries: Table[OrderSummary]`"
+        )
+    return tables
+
+
+def _row_shape(where: str, attribute: str, annotation: Any) -> RowShape | None:
+    """Give the shape behind `Table[SomeRow]`, or None for an annotation that is no table."""
+    if isinstance(annotation, type) and issubclass(annotation, Row | Table):
+        row = annotation.__name__ if issubclass(annotation, Row) else "SomeRow"
+        raise DefinitionError(f"{where}.{attribute} is no table yet: write `Table[{row}]`")
+    if typing.get_origin(annotation) is not Table:
+        return None
+    row = typing.get_args(annotation)[0]
+    if not (isinstance(row, type) and issubclass(row, Row)) or row is Row:
+        raise DefinitionError(
+            f"{where}.{attribute} is a table of {row!r}, which is no Row: write "
+            f'`class ...(Row, key="...")` and name that'
+        )
+    return row.__shape__
+
+
+def _read_handlers(
+    cls: type[Projection], namespace: Mapping[str, Any]
+) -> Mapping[type[Event], ProjectionHandler]:
+    methods: dict[str, Callable[..., Any]] = {}
+    for base in reversed(cls.__mro__):
+        methods.update((name, value) for name, value in vars(base).items() if callable(value))
+    handlers: dict[type[Event], ProjectionHandler] = {}
+    for method in methods.values():
+        mark = getattr(method, _MARK, None)
+        if mark is None:
+            continue
+        signature = read_signature(method, namespace, method=True)
+        event = _check_handler(method, signature)
+        if event in handlers:
+            raise DefinitionError(
+                f"{signature.where} is a second handler of {event.__name__} in "
+                f"{cls.__qualname__}: keep one"
+            )
+        handlers[event] = ProjectionHandler(method, len(signature.parameters) == 2, mark[0])
+    if not handlers:
+        raise DefinitionError(
+            f"projection {cls.__qualname__} handles no event: mark a method with @projects"
+        )
+    return handlers
+
+
+def _check_handler(method: Callable[..., Any], signature: Signature) -> type[Event]:
+    where = signature.where
+    if signature.is_async or inspect.isgeneratorfunction(method):
+        raise DefinitionError(
+            f"{where} is async or a generator: a handler only changes tables, without waiting; "
+            f"write a plain `def`"
+        )
+    parameters = signature.parameters
+    event = parameters[0][1] if parameters else None
+    fits = isinstance(event, type) and issubclass(event, Event) and event is not Event
+    if not fits or len(parameters) > 2 or (len(parameters) == 2 and parameters[1][1] is not Meta):
+        raise DefinitionError(
+            f"{where} must take one event after self, and may take its meta: write "
+            f"`def {method.__name__}(self, event: SomeEvent, meta: Meta) -> None`"
+        )
+    if signature.returns not in (None, type(None), inspect.Parameter.empty):
+        raise DefinitionError(
+            f"{where} is annotated to return something: a handler changes tables and returns None"
+        )
+    return typing.cast("type[Event]", event)
