@@ -1,0 +1,144 @@
+"""The bus: carries committed events from the journal to the projectors, as a fast copy of the log.
+
+Rules: publishing never waits and never fails because of a subscriber. Each subscription holds at
+most `limits.bus_events`; beyond that it drops what it holds and remembers that it lost something,
+and its projector reads the feed, which has everything. Nobody polls: a subscriber waits to be
+woken. The bus carries stored events as bytes, so that no two readers share a decoded one. It is
+never the only place where an event is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from .limits import Limits
+from .stores.contract import StoredEvent
+
+__all__ = ["Bus", "Subscription", "SubscriptionStatistics"]
+
+
+class SubscriptionStatistics(msgspec.Struct, frozen=True):
+    """Numbers of one subscription."""
+
+    waiting: int
+    """Events that wait now."""
+    taken: int
+    """Events that were taken."""
+    dropped: int
+    """Events that were dropped because too many waited; the feed has them."""
+    overflows: int
+    """How often that happened."""
+
+
+class Subscription:
+    """What waits on the bus for one projector."""
+
+    def __init__(self, name: str, events_max: int) -> None:
+        self.name = name
+        self._events_max = events_max
+        self._batches: deque[Sequence[StoredEvent]] = deque()
+        self._waiting = 0
+        self._lost = False
+        self._muted = False
+        self._wake = asyncio.Event()
+        self._taken = 0
+        self._dropped = 0
+        self._overflows = 0
+
+    def offer(self, events: Sequence[StoredEvent]) -> None:
+        """Take a batch, or drop it and everything before it where that is too much."""
+        if self._muted or not events:
+            return
+        if self._waiting + len(events) > self._events_max:
+            self._overflows += 1
+            self._dropped += self._waiting + len(events)
+            self._drop()
+        else:
+            self._batches.append(events)
+            self._waiting += len(events)
+        self._wake.set()
+
+    def take(self, after: int, events_max: int) -> Sequence[StoredEvent]:
+        """Give waiting events if they go on exactly after this position; else nothing.
+
+        What is at or before the position is dropped: the feed has brought it already.
+        """
+        taken: list[StoredEvent] = []
+        while self._batches and len(taken) < events_max:
+            batch = self._batches[0]
+            first, last = batch[0].position, batch[-1].position
+            assert last - first == len(batch) - 1, "a published batch has no holes"
+            if first > after + 1:
+                break
+            skipped = after + 1 - first
+            part = batch[skipped : skipped + events_max - len(taken)]
+            taken.extend(part)
+            after += len(part)
+            if last <= after:
+                self._batches.popleft()
+                self._waiting -= len(batch)
+        self._taken += len(taken)
+        return taken
+
+    def take_loss(self) -> bool:
+        """Tell whether events were dropped since the last time this was asked."""
+        lost, self._lost = self._lost, False
+        return lost
+
+    @property
+    def first(self) -> int | None:
+        """Position of the first event that waits, if any does."""
+        return self._batches[0][0].position if self._batches else None
+
+    async def wait(self) -> None:
+        """Return when something was published, or `wake` called, since the last return."""
+        await self._wake.wait()
+        self._wake.clear()
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._wake.set()
+
+    def mute(self) -> None:
+        """Drop what waits, and take nothing more until `listen`."""
+        self._muted = True
+        self._drop()
+
+    def listen(self) -> None:
+        """Take what is published from now on."""
+        self._muted = False
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Give the numbers as they are now."""
+        return SubscriptionStatistics(self._waiting, self._taken, self._dropped, self._overflows)
+
+    def _drop(self) -> None:
+        self._batches.clear()
+        self._waiting = 0
+        self._lost = True
+
+
+class Bus:
+    """All subscriptions of an engine."""
+
+    def __init__(self, limits: Limits, failpoint: Callable[[str], None] | None = None) -> None:
+        self._limits = limits
+        self._failpoint = failpoint
+        self._subscriptions: list[Subscription] = []
+
+    def subscribe(self, name: str) -> Subscription:
+        """Give a subscription that gets everything published from now on."""
+        subscription = Subscription(name, self._limits.bus_events)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def publish(self, events: Sequence[StoredEvent]) -> None:
+        """Hand a committed batch to every subscription, and return at once."""
+        for subscription in self._subscriptions:
+            subscription.offer(events)
+        if self._failpoint is not None:
+            self._failpoint("bus.published")
