@@ -1,0 +1,116 @@
+"""How the views speak to SQLite: statements, transactions, settings, and its errors made ours.
+
+Rules: a setting is read back after it was set, and a file where it did not take is refused. An
+error's message is SQLite's own, which carries no values. A transaction that fails in any way is
+rolled back. This file knows no table, projection or thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from ..errors import StoreFailed, StoreRefused
+from ..rows import Scalar
+
+__all__ = [
+    "failures",
+    "floats_are_exact",
+    "only_reads",
+    "run",
+    "run_some",
+    "set_pragma",
+    "transaction",
+]
+
+
+def run(connection: Any, sql: str, values: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
+    """Run one statement to its end; give its rows."""
+    rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
+    return rows
+
+
+def run_some(
+    connection: Any, sql: str, values: Sequence[Scalar], rows_max: int
+) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+    """Run a statement for its first rows; give the names of its columns, and the rows."""
+    cursor = connection.execute(sql, tuple(values))
+    try:
+        names = [str(column[0]) for column in cursor.get_description()]
+        return names, [row for row, _ in zip(cursor, range(rows_max), strict=False)]
+    finally:
+        cursor.close(True)
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Generator[None]:
+    """Commit what is done inside, or take all of it back."""
+    run(connection, "BEGIN IMMEDIATE")
+    try:
+        yield
+        run(connection, "COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            run(connection, "ROLLBACK")
+        raise
+
+
+@contextmanager
+def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
+    """Turn SQLite's errors into StoreFailed, or StoreRefused where the file cannot be used."""
+    try:
+        yield
+    except apsw.InterruptError:
+        raise
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StoreRefused(
+            f"the views {path} are damaged: {error}. They can be rebuilt: stop the engine, remove "
+            f"the file with its -wal and -shm, and start again."
+        ) from error
+    except apsw.Error as error:
+        message = f"the views {path} could not be {what}: {error}"
+        if refused:
+            raise StoreRefused(message) from error
+        raise StoreFailed(message, written=False) from error
+
+
+def set_pragma(connection: apsw.Connection, pragma: str, value: str | int) -> None:
+    """Set a pragma, read it back, and refuse the file where it did not take."""
+    run(connection, f"PRAGMA {pragma}={value}")
+    found = run(connection, f"PRAGMA {pragma}")
+    if found != [(value,)]:
+        raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
+
+
+_READS: Final = frozenset(
+    (apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE)
+)
+
+
+def only_reads(
+    action: int, _one: str | None, _two: str | None, _database: str | None, _inner: str | None
+) -> int:
+    """Authorize what a SELECT does, and nothing else: no PRAGMA, no ATTACH, no change."""
+    return apsw.SQLITE_OK if action in _READS else apsw.SQLITE_DENY
+
+
+_FLOATS: Final = tuple(
+    sign * (base / 7.0) * 10.0**exponent
+    for sign in (1, -1)
+    for base in range(1, 12)
+    for exponent in range(-300, 300, 37)
+)
+
+
+def floats_are_exact(connection: apsw.Connection) -> bool:
+    """Tell whether this SQLite writes floats into JSON so that they come back bit for bit.
+
+    3.54 does for 700,000 random ones; 3.51 loses the last digits of one in twelve.
+    """
+    marks = ",".join("?" * len(_FLOATS))
+    text: str = run(connection, f"SELECT json_array({marks})", _FLOATS)[0][0]
+    return msgspec.json.decode(text, type=tuple[float, ...]) == _FLOATS

@@ -1,0 +1,194 @@
+"""The SQL of one table of a view: how it is made, written and read.
+
+Rules: every statement is text with `?` in it; values are bound. Names come from definitions only,
+and are quoted. A statement moves many rows in one step, since a thread that steps row by row beside
+a busy event loop waits up to 5 ms for the interpreter at each row. Rows are read as one JSON text
+where that gives every value back exactly, else one by one. This file runs nothing.
+"""
+
+# ruff: noqa: S608 - names in the SQL here come from definitions and are quoted
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import chain
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from ..codec import schema_hash
+from ..projection import ProjectionDefinition, TableDefinition
+from ..rows import Flat, Scalar
+from ..views import Selection
+
+__all__ = ["Statement", "TableSql", "definition_hash", "quoted"]
+
+Statement: TypeAlias = tuple[str, Sequence[Scalar]]
+"""SQL and what is bound to it."""
+
+BINDINGS_MAX: Final = 4_096
+"""Values bound by one statement; SQLite takes 32,766, and caches shorter texts only."""
+ROWS_MAX: Final = 256
+"""Rows of one statement."""
+COLUMNS_MAX: Final = 1_000
+"""Columns of a table; SQLite takes 2,000."""
+
+
+def quoted(name: str) -> str:
+    """Give a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def definition_hash(definition: ProjectionDefinition) -> str:
+    """Give 16 hexadecimal digits that change when the tables of a projection change."""
+    shapes: list[Any] = []
+    for name in sorted(definition.tables):
+        shape = definition.tables[name].shape
+        columns = [(c.name, c.sql, c.nullable) for c in shape.columns]
+        # As a struct of resolved types, so that what is inside nested fields is covered too.
+        fields = [(column.name, column.annotation) for column in shape.columns]
+        nested = schema_hash(msgspec.defstruct(shape.row.__name__, fields))
+        shapes.append([name, shape.key, shape.indexes, columns, nested])
+    return blake2b(msgspec.json.encode(shapes), digest_size=8).hexdigest()
+
+
+class TableSql:
+    """The statements of one table."""
+
+    def __init__(self, definition: TableDefinition, *, floats_exact: bool) -> None:
+        self.definition = definition
+        shape = definition.shape
+        assert len(shape.columns) <= COLUMNS_MAX
+        self._table = quoted(definition.name)
+        self._key = quoted(shape.key)
+        self._columns = ", ".join(quoted(column.name) for column in shape.columns)
+        kinds = {column.sql for column in shape.columns}
+        self._as_json = "BLOB" not in kinds and (floats_exact or "REAL" not in kinds)
+        self._chunk_rows = min(ROWS_MAX, _power_of_two(BINDINGS_MAX // len(shape.columns)))
+        self._upserts: dict[int, str] = {}
+
+    def create(self) -> Iterator[str]:
+        """Give the statements that make the table and its indexes."""
+        shape = self.definition.shape
+        key = shape.columns[shape.key_place]
+        columns = [
+            f"{quoted(c.name)} {c.sql}{'' if c.nullable else ' NOT NULL'}"
+            f"{' PRIMARY KEY' if c.name == shape.key else ''}"
+            for c in shape.columns
+        ]
+        # A text key is the table's own order, and so the last column of every index: ordered pages
+        # need no sorting. An integer key is that by itself.
+        options = "STRICT" if key.sql == "INTEGER" else "STRICT, WITHOUT ROWID"
+        yield f"CREATE TABLE {self._table} ({', '.join(columns)}) {options}"
+        for names in shape.indexes:
+            # A colon is in no table's name, so this is never taken.
+            index = quoted(f"{self.definition.name}:{','.join(names)}")
+            listed = ", ".join(map(quoted, names))
+            yield f"CREATE INDEX {index} ON {self._table} ({listed})"
+
+    def upserts(self, rows: Sequence[Flat]) -> Iterator[Statement]:
+        """Give the statements that put rows, in few sizes, so that SQLite compiles each once."""
+        place = 0
+        while place < len(rows):
+            left = len(rows) - place
+            size = self._chunk_rows
+            while size > left and size > 1:
+                size //= 2
+            part = rows[place : place + size]
+            if left < self._chunk_rows and left > size + size // 2:
+                # Putting the last row again does nothing, and saves several small statements.
+                size *= 2
+                part = [*rows[place:], *[rows[-1]] * (size - left)]
+            yield self._upsert(size), list(chain.from_iterable(part))
+            place += len(part)
+
+    def _upsert(self, size: int) -> str:
+        known = self._upserts.get(size)
+        if known is not None:
+            return known
+        shape = self.definition.shape
+        row = "(" + ",".join("?" * len(shape.columns)) + ")"
+        names = [quoted(c.name) for c in shape.columns if c.name != shape.key]
+        action = "NOTHING"
+        if names:
+            action = "UPDATE SET " + ", ".join(f"{name}=excluded.{name}" for name in names)
+        sql = (
+            f"INSERT INTO {self._table} ({self._columns}) VALUES {','.join([row] * size)} "
+            f"ON CONFLICT ({self._key}) DO {action}"
+        )
+        self._upserts[size] = sql
+        return sql
+
+    def delete(self, keys: Sequence[Scalar]) -> Statement:
+        """Give the statement that takes away the rows of these keys."""
+        return f"DELETE FROM {self._table} WHERE {self._among()}", (_json_text(keys),)
+
+    def fetch(self, keys: Sequence[Scalar]) -> Statement:
+        """Give the statement that reads the rows of these keys, in any order."""
+        return self._select(f"WHERE {self._among()}"), (_json_text(keys),)
+
+    def get(self, key: Scalar) -> Statement:
+        """Give the statement that reads one row."""
+        return self._select(f"WHERE {self._key} = ?"), (key,)
+
+    def find(self, selection: Selection) -> Statement:
+        """Give the statement that reads a selection."""
+        where, values = _where(selection.where)
+        order_by = quoted(selection.order_by or self.definition.shape.key)
+        direction = " DESC" if selection.descending else ""
+        if selection.after is not None:
+            behind = "<" if selection.descending else ">"
+            where.append(f"({order_by}, {self._key}) {behind} (?, ?)")
+            values += selection.after
+        order = f"{order_by}{direction}"
+        if order_by != self._key:
+            order += f", {self._key}{direction}"
+        condition = f"WHERE {' AND '.join(where)} " if where else ""
+        values += (selection.limit, selection.offset)
+        return self._select(f"{condition}ORDER BY {order} LIMIT ? OFFSET ?"), values
+
+    def count(self, where: Sequence[tuple[str, Scalar]]) -> Statement:
+        """Give the statement that counts."""
+        conditions, values = _where(where)
+        condition = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return f"SELECT count(*) FROM {self._table}{condition}", values
+
+    def rows_of(self, answer: Sequence[Any]) -> Sequence[Flat]:
+        """Give the rows out of what a reading statement answered."""
+        if self._as_json:
+            return _rows_decoder.decode(answer[0][0])
+        return answer
+
+    def _select(self, tail: str) -> str:
+        inner = f"SELECT {self._columns} FROM {self._table} {tail}"
+        if not self._as_json:
+            return inner
+        return f"SELECT json_group_array(json_array({self._columns})) FROM ({inner})"
+
+    def _among(self) -> str:
+        return f"{self._key} IN (SELECT value FROM json_each(?))"
+
+
+_rows_decoder: msgspec.json.Decoder[list[Flat]] = msgspec.json.Decoder(list[tuple[Any, ...]])
+_json_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+def _json_text(keys: Sequence[Scalar]) -> str:
+    return _json_encode(keys).decode()
+
+
+def _where(conditions: Sequence[tuple[str, Scalar]]) -> tuple[list[str], list[Scalar]]:
+    texts: list[str] = []
+    values: list[Scalar] = []
+    for name, value in conditions:
+        if value is None:
+            texts.append(f"{quoted(name)} IS NULL")
+        else:
+            texts.append(f"{quoted(name)} = ?")
+            values.append(value)
+    return texts, values
+
+
+def _power_of_two(limit: int) -> int:
+    return 1 << (limit.bit_length() - 1)

@@ -1,0 +1,365 @@
+"""Views in SQLite: the tables of all projections and their checkpoints, in one file or in memory.
+
+Rules: one worker writes, all projections in turn, one transaction each with its checkpoint in it;
+another reads, on a connection that cannot write. (In memory there is one connection, and one
+worker does both.) Each table belongs to a history: if the log is another one than that of its
+checkpoint, the table is made anew. Views can be rebuilt, so they are not synced at each commit:
+after a power loss they may stand at an earlier checkpoint, never at a wrong one. This file never
+writes to the log and never folds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import apsw
+
+from ..errors import StoreFailed, StoreRefused, UsageError
+from ..limits import Limits
+from ..ports import Ports, Worker
+from ..projection import Projection, ProjectionDefinition, TableDefinition
+from ..rows import Flat, Scalar
+from ..views import Changes, Checkpoint, Selection
+from .contract import Store
+from .sqlite_history import Plan, check_names, plan_for, prepare, read_tables
+from .sqlite_session import (
+    failures,
+    floats_are_exact,
+    only_reads,
+    run,
+    run_some,
+    set_pragma,
+    transaction,
+)
+from .sqlite_tables import Statement, TableSql, definition_hash
+
+__all__ = ["SqliteViews"]
+
+T = TypeVar("T")
+
+WAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The write-ahead log is folded into the file above this size."""
+BUSY_MS: Final = 5_000
+"""How long to wait for a stranger (a shell, a backup) that holds the file."""
+MEMORY: Final = ":memory:"
+
+
+class _Reading:
+    """One call of the reader, which its caller may give up."""
+
+    given_up = False
+
+
+class SqliteViews:
+    """Views on a path, or in memory for ":memory:"."""
+
+    def __init__(self, path: str, *, logger: logging.Logger | None = None) -> None:
+        self._path = path
+        self._logger = logger or logging.getLogger("foldline")
+        self._ports = Ports()
+        self._log_id = ""
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+        self._connection: apsw.Connection | None = None
+        self._reading: apsw.Connection | None = None
+        self._now_reading: _Reading | None = None
+        self._wal_retry_bytes = WAL_BYTES_MAX
+        self._sql: dict[str, TableSql] = {}
+        self._hashes: dict[str, str] = {}
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def open(
+        self,
+        ports: Ports,
+        limits: Limits,  # noqa: ARG002 - for stores whose connections have bounds
+        store: Store,
+        projections: Sequence[type[Projection]],
+    ) -> None:
+        """Open or make the tables of these projections."""
+        definitions = [projection.__definition__ for projection in projections]
+        check_names(definitions)
+        self._ports = ports
+        self._log_id = store.log_id
+        self._hashes = {d.name: definition_hash(d) for d in definitions}
+        self._writer = ports.workers.start("foldline-views")
+        try:
+            await self._open(store, definitions)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self, store: Store, definitions: Sequence[ProjectionDefinition]) -> None:
+        assert self._writer is not None
+        found, tables, floats_exact = await self._writer.run(self._open_writer)
+        for definition in definitions:
+            for table in definition.tables.values():
+                self._sql[table.name] = TableSql(table, floats_exact=floats_exact)
+        head = await store.head()
+        plans: list[Plan] = []
+        for definition in definitions:
+            plan = await plan_for(
+                definition,
+                self._hashes[definition.name],
+                found.get(definition.name),
+                tables,
+                head,
+                store,
+                self._logger,
+            )
+            plans.append(plan)
+        await self._writer.run(self._prepare, plans)
+        if self._path == MEMORY:
+            self._reader = self._writer
+        else:
+            self._reader = self._ports.workers.start("foldline-queries")
+            await self._reader.run(self._open_reader)
+
+    def _open_writer(self) -> tuple[Mapping[str, Any], frozenset[str], bool]:
+        with failures(self._path, "opened", refused=True):
+            connection = self._connection = self._ports.files.connect(self._path)
+            memory = self._path == MEMORY
+            set_pragma(connection, "busy_timeout", BUSY_MS)
+            set_pragma(connection, "journal_mode", "memory" if memory else "wal")
+            set_pragma(connection, "synchronous", 1)
+            set_pragma(connection, "wal_autocheckpoint", 0)
+            set_pragma(connection, "trusted_schema", 0)
+            found, tables = read_tables(connection, self._path, self._log_id)
+            return found, tables, floats_are_exact(connection)
+
+    def _prepare(self, plans: Sequence[Plan]) -> None:
+        assert self._connection is not None
+        with failures(self._path, "prepared"), transaction(self._connection):
+            prepare(self._connection, plans, self._sql, self._log_id, self._path)
+
+    def _open_reader(self) -> None:
+        with failures(self._path, "opened"):
+            connection = self._reading = self._ports.files.connect(self._path, readonly=True)
+            set_pragma(connection, "busy_timeout", BUSY_MS)
+            set_pragma(connection, "query_only", 1)
+            set_pragma(connection, "trusted_schema", 0)
+            connection.authorizer = only_reads
+
+    async def close(self) -> None:
+        """Close; a second call does nothing."""
+        reader, self._reader = self._reader, None
+        writer, self._writer = self._writer, None
+        if reader is not None and reader is not writer:
+            try:
+                await reader.run(self._close_reader)
+            finally:
+                await reader.close()
+        if writer is not None:
+            try:
+                await writer.run(self._close_writer)
+            finally:
+                await writer.close()
+
+    def _close_reader(self) -> None:
+        connection, self._reading = self._reading, None
+        if connection is not None:
+            connection.close()
+
+    def _close_writer(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with failures(self._path, "closed"):
+                connection.close()
+
+    # -- the projectors' side -----------------------------------------------------------------
+
+    async def checkpoint(self, projection: ProjectionDefinition) -> Checkpoint:
+        """Give how far a projection has come."""
+        return await self._on_writer(self._checkpoint, projection.name)
+
+    def _checkpoint(self, connection: apsw.Connection, name: str) -> Checkpoint:
+        sql = "SELECT position, checksum FROM checkpoints WHERE projection = ?"
+        rows = run(connection, sql, (name,))
+        assert rows, "opening made a checkpoint for every projection"
+        return Checkpoint(*rows[0])
+
+    async def fetch(
+        self, projection: ProjectionDefinition, keys: Mapping[str, Sequence[Scalar]]
+    ) -> Mapping[str, Sequence[Flat]]:
+        """Give the rows of these keys, by table attribute."""
+        return await self._on_writer(self._fetch, projection, keys)
+
+    def _fetch(
+        self,
+        connection: apsw.Connection,
+        projection: ProjectionDefinition,
+        keys: Mapping[str, Sequence[Scalar]],
+    ) -> Mapping[str, Sequence[Flat]]:
+        found: dict[str, Sequence[Flat]] = {}
+        for attribute, wanted in keys.items():
+            sql = self._sql[projection.tables[attribute].name]
+            found[attribute] = sql.rows_of(run(connection, *sql.fetch(wanted)))
+        return found
+
+    async def write(self, changes: Changes) -> None:
+        """Write rows and checkpoint in one transaction."""
+        await self._on_writer(self._write, changes)
+
+    def _write(self, connection: apsw.Connection, changes: Changes) -> None:
+        with transaction(connection):
+            for attribute, rows in changes.rows.items():
+                self._write_rows(connection, changes.projection.tables[attribute], rows)
+            self._reach("views.inserted")
+            self._move_checkpoint(connection, changes)
+            self._reach("views.checkpointed")
+        self._reach("views.committed")
+        self._shrink_wal(connection)
+
+    def _write_rows(
+        self,
+        connection: apsw.Connection,
+        table: TableDefinition,
+        rows: Mapping[Scalar, Flat | None],
+    ) -> None:
+        sql = self._sql[table.name]
+        for statement in sql.upserts([flat for flat in rows.values() if flat is not None]):
+            run(connection, *statement)
+        gone = [key for key, flat in rows.items() if flat is None]
+        if gone:
+            run(connection, *sql.delete(gone))
+
+    def _move_checkpoint(self, connection: apsw.Connection, changes: Changes) -> None:
+        projection, before, after = changes.projection, changes.before, changes.after
+        assert after.position >= before.position, "a checkpoint never goes back"
+        run(
+            connection,
+            "UPDATE checkpoints SET position = ?, checksum = ? WHERE projection = ? "
+            "AND position = ? AND version = ? AND definition = ? AND log_id = ?",
+            (
+                after.position,
+                after.checksum,
+                projection.name,
+                before.position,
+                projection.version,
+                self._hashes[projection.name],
+                self._log_id,
+            ),
+        )
+        if connection.changes() != 1:
+            raise StoreRefused(
+                f"the views of projection {projection.name!r} are not at position "
+                f"{before.position} any more, where this worker left them: another worker writes "
+                f"them. Nothing was written; stop one of the two."
+            )
+
+    def _shrink_wal(self, connection: apsw.Connection) -> None:
+        if self._path == MEMORY:
+            return
+        size = self._ports.files.size(self._path + "-wal")
+        if size < self._wal_retry_bytes:
+            return
+        self._wal_retry_bytes = WAL_BYTES_MAX
+        connection.set_busy_timeout(0)
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            # A reader is at it; what could be folded is, and the next attempt comes with growth.
+            self._wal_retry_bytes = size + WAL_BYTES_MAX
+        finally:
+            connection.set_busy_timeout(BUSY_MS)
+
+    async def _on_writer(self, call: Callable[..., T], *args: Any) -> T:
+        if self._writer is None:
+            raise StoreFailed(f"the views {self._path} are closed", written=False)
+        return await self._writer.run(self._written, call, args)
+
+    def _written(self, call: Callable[..., T], args: Sequence[Any]) -> T:
+        assert self._connection is not None
+        with failures(self._path, "written or read"):
+            return call(self._connection, *args)
+
+    def _reach(self, name: str) -> None:
+        if self._ports.failpoint is not None:
+            self._ports.failpoint(name)
+
+    # -- the queries' side --------------------------------------------------------------------
+
+    async def get(self, table: TableDefinition, key: Scalar) -> Any:
+        """Give the row with a key, or None."""
+        sql = self._sql[table.name]
+        rows = await self._read(self._rows, sql, sql.get(key))
+        return rows[0] if rows else None
+
+    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
+        """Give the rows of a selection, in its order."""
+        sql = self._sql[table.name]
+        return await self._read(self._rows, sql, sql.find(selection))
+
+    def _rows(self, connection: apsw.Connection, sql: TableSql, statement: Statement) -> list[Any]:
+        build = sql.definition.shape.build
+        return [build(flat) for flat in sql.rows_of(run(connection, *statement))]
+
+    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
+        """Give how many rows have these values."""
+        statement = self._sql[table.name].count(where)
+        rows = await self._read(run, *statement)
+        return int(rows[0][0])
+
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar], rows_max: int
+    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+        """Run a statement that reads."""
+        return await self._read(self._select, statement, parameters, rows_max)
+
+    def _select(
+        self,
+        connection: apsw.Connection,
+        statement: str,
+        parameters: Sequence[Scalar],
+        rows_max: int,
+    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+        in_memory = connection is self._connection
+        if in_memory:
+            # The one connection also writes: it is held to reading for this statement only.
+            connection.authorizer = only_reads
+        try:
+            names, rows = run_some(connection, statement, parameters, rows_max + 1)
+        except apsw.ExecutionCompleteError:
+            raise UsageError("views.sql was given a statement that gives no rows") from None
+        except (apsw.SQLError, apsw.AuthError, apsw.ReadOnlyError, apsw.BindingsError) as error:
+            raise UsageError(f"views.sql cannot run this statement: {error}") from error
+        finally:
+            if in_memory:
+                connection.authorizer = None
+        if len(rows) > rows_max:
+            raise UsageError(
+                f"views.sql gives more than {rows_max} rows (Limits.query_rows): add a LIMIT"
+            )
+        return names, rows
+
+    async def _read(self, call: Callable[..., T], *args: Any) -> T:
+        """Run a call on the reader; if the caller gives up, the statement is interrupted."""
+        if self._reader is None:
+            raise StoreFailed(f"the views {self._path} are closed", written=False)
+        reading = _Reading()
+        try:
+            return await self._reader.run(self._read_now, reading, call, args)
+        except asyncio.CancelledError:
+            reading.given_up = True
+            connection = self._reading
+            if self._now_reading is reading and connection is not None:
+                connection.interrupt()
+            raise
+
+    def _read_now(self, reading: _Reading, call: Callable[..., T], args: Sequence[Any]) -> T:
+        connection = self._reading or self._connection
+        assert connection is not None
+        while True:
+            self._now_reading = reading
+            try:
+                with failures(self._path, "read"):
+                    return call(connection, *args)
+            except apsw.InterruptError:
+                if reading.given_up:
+                    raise
+                # It was meant for the statement before, which was done just then.
+            finally:
+                self._now_reading = None

@@ -1,0 +1,274 @@
+"""Views: what the answers to queries read from, and what every store of views promises.
+
+Rules: a query sees whole transactions of a projector, never half of one. It reads at most
+`limits.query_rows` rows, and what would be more is refused instead of being cut silently. Values
+from users are bound, never written into SQL; names come from definitions. A batch of rows and its
+checkpoint are written in one transaction, and only where the checkpoint still stands where the
+writer believes; so every event counts once. Nothing here writes on behalf of a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar, overload
+
+import msgspec
+
+from .errors import UsageError
+from .limits import Limits
+from .ports import Ports
+from .projection import Projection, ProjectionDefinition, Table, TableDefinition
+from .rows import Flat, Row, Scalar
+from .stores.contract import Store
+
+__all__ = ["Changes", "Checkpoint", "Selection", "Views", "ViewsStore"]
+
+R = TypeVar("R", bound=Row)
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far a projection has come: the position of the last event that its tables contain."""
+
+    position: int = 0
+    checksum: int = 0
+    """Of the event there, which ties the tables to this history."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What one transaction of a projector does."""
+
+    projection: ProjectionDefinition
+    before: Checkpoint
+    """Where the tables stand, as the projector believes."""
+    after: Checkpoint
+    rows: Mapping[str, Mapping[Scalar, Flat | None]]
+    """By table attribute and key; None takes the row away."""
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Which rows a query reads, in which order; names are checked, values are SQL values."""
+
+    where: tuple[tuple[str, Scalar], ...] = ()
+    order_by: str | None = None
+    descending: bool = False
+    after: tuple[Scalar, Scalar] | None = None
+    """Only rows behind this one: its value in `order_by`, and its key."""
+    limit: int = 0
+    offset: int = 0
+
+
+class ViewsStore(Protocol):
+    """The contract between the projectors and queries, and the storage of their tables.
+
+    Where storage fails, StoreFailed is raised.
+    """
+
+    async def open(
+        self,
+        ports: Ports,
+        limits: Limits,
+        store: Store,
+        projections: Sequence[type[Projection]],
+    ) -> None:
+        """Open or make the tables of these projections.
+
+        Tables of another version, or of another history than the store's, are made anew and empty.
+        Raises StoreRefused for what must not be used as it is.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close; a second call does nothing."""
+        ...
+
+    async def checkpoint(self, projection: ProjectionDefinition) -> Checkpoint:
+        """Give how far a projection has come."""
+        ...
+
+    async def fetch(
+        self, projection: ProjectionDefinition, keys: Mapping[str, Sequence[Scalar]]
+    ) -> Mapping[str, Sequence[Flat]]:
+        """Give the rows of these keys, by table attribute, for the projection's own projector."""
+        ...
+
+    async def write(self, changes: Changes) -> None:
+        """Write rows and checkpoint in one transaction.
+
+        Raises StoreRefused, and writes nothing, where the checkpoint is not at `before`: another
+        worker writes these tables.
+        """
+        ...
+
+    async def get(self, table: TableDefinition, key: Scalar) -> Any:
+        """Give the row with a key, or None."""
+        ...
+
+    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
+        """Give the rows of a selection, in its order."""
+        ...
+
+    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
+        """Give how many rows have these values."""
+        ...
+
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar], rows_max: int
+    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+        """Run a statement that reads; give the names of its columns, and its rows.
+
+        Raises UsageError for a statement that cannot be run, or that would change anything, or
+        that gives more than `rows_max` rows.
+        """
+        ...
+
+
+class Views:
+    """What an answer reads: typed rows of the projections' tables, and SQL over them."""
+
+    def __init__(
+        self, store: ViewsStore, tables: Mapping[str, TableDefinition], limits: Limits
+    ) -> None:
+        self._store = store
+        self._tables = tables
+        self._rows_max = limits.query_rows
+
+    async def get(self, table: Table[R], key: Any) -> R | None:
+        """Give the row with this key, or None."""
+        definition = self._known(table)
+        row: R | None = await self._store.get(definition, definition.shape.encode_key(key))
+        return row
+
+    async def find(
+        self,
+        table: Table[R],
+        *,
+        where: Mapping[str, Any] | None = None,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+        after: Any = None,
+    ) -> list[R]:
+        """Give the rows whose fields have the values of `where`, in order.
+
+        They are ordered by `order_by`, and by key where that is equal. The next page begins
+        `after` the last row of this one: pass that row, or its key. Raises UsageError for names
+        that are no fields, and where there are more than `limits.query_rows` rows and no limit.
+        """
+        definition = self._known(table)
+        if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
+            raise UsageError(
+                f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
+                f"(Limits.query_rows) and begins at 0 or later"
+            )
+        if order_by is not None:
+            _plain_column(definition, order_by)
+        selection = Selection(
+            _conditions(definition, where),
+            order_by,
+            descending,
+            await self._place(definition, order_by, after),
+            self._rows_max + 1 if limit is None else limit,
+            offset,
+        )
+        rows: list[R] = await self._store.find(definition, selection)
+        if len(rows) > self._rows_max:
+            raise UsageError(
+                f"more than {self._rows_max} rows of {definition.name} fit (Limits.query_rows): "
+                f"read them in pages, with `limit=` and `after=`"
+            )
+        return rows
+
+    async def count(self, table: Table[Any], *, where: Mapping[str, Any] | None = None) -> int:
+        """Count the rows whose fields have the values of `where`."""
+        definition = self._known(table)
+        return await self._store.count(definition, _conditions(definition, where))
+
+    @overload
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar] = ()
+    ) -> list[tuple[Any, ...]]: ...
+    @overload
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar] = (), *, row: type[S]
+    ) -> list[S]: ...
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar] = (), *, row: type[S] | None = None
+    ) -> list[S] | list[tuple[Any, ...]]:
+        """Run a SELECT with its `?` parameters; give tuples, or structs by column name.
+
+        Meant for few rows, sums and the like: for many rows of one table `find` is far faster.
+        Raises UsageError for a statement that cannot be run or would change anything.
+        """
+        names, rows = await self._store.sql(statement, parameters, self._rows_max)
+        if row is None:
+            return rows
+        try:
+            # Not strict, since SQL has no booleans, dates or enums of its own.
+            dicts = [dict(zip(names, values, strict=True)) for values in rows]
+            return msgspec.convert(dicts, list[row], strict=False)  # type: ignore[valid-type]
+        except msgspec.ValidationError as error:
+            raise UsageError(f"the columns {list(names)} are no {row.__name__}: {error}") from None
+
+    def _known(self, table: Table[Any]) -> TableDefinition:
+        definition = table.definition
+        if self._tables.get(definition.name) is not definition:
+            raise UsageError(
+                f"{definition.name} is no table of this engine: pass its projection "
+                f"{definition.projection!r} to Engine(projections=[...])"
+            )
+        return definition
+
+    async def _place(
+        self, definition: TableDefinition, order_by: str | None, after: Any
+    ) -> tuple[Scalar, Scalar] | None:
+        """Give the value and the key behind which a page begins."""
+        if after is None:
+            return None
+        shape = definition.shape
+        order_by = order_by or shape.key
+        if shape.column(order_by).nullable:
+            raise UsageError(
+                f"{definition.name}.{order_by} may be None, and such rows have no place to page "
+                f"`after`: use `offset=`, or order by another field"
+            )
+        row = after
+        if not isinstance(after, Row):
+            key = shape.encode_key(after)
+            if order_by == shape.key:
+                return key, key
+            row = await self._store.get(definition, key)
+            if row is None:
+                raise UsageError(
+                    f"{definition.name} has no row with the key given as `after` any more: pass "
+                    f"the last row itself, `after=rows[-1]`, which also works then"
+                )
+        if type(row) is not shape.row:
+            raise UsageError(
+                f"`after` is a {type(row).__name__}, and {definition.name} holds "
+                f"{shape.row.__name__}"
+            )
+        flat = shape.flatten(row)
+        place = [column.name for column in shape.columns].index(order_by)
+        return flat[place], flat[shape.key_place]
+
+
+def _plain_column(definition: TableDefinition, name: str) -> None:
+    shape = definition.shape
+    fit = [column.name for column in shape.columns if not column.is_json]
+    if name not in fit:
+        raise UsageError(
+            f"{name!r} is no field of {definition.name} to look up or order by: use one of {fit}"
+        )
+
+
+def _conditions(
+    definition: TableDefinition, where: Mapping[str, Any] | None
+) -> tuple[tuple[str, Scalar], ...]:
+    found: list[tuple[str, Scalar]] = []
+    for name, value in (where or {}).items():
+        _plain_column(definition, name)
+        encode = definition.shape.column(name).encode
+        found.append((name, None if value is None else encode(value)))
+    return tuple(found)
