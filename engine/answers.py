@@ -1,0 +1,222 @@
+"""Answers: the functions that answer queries, found by the type of query that they are for.
+
+Rules: an answer reads views and nothing else; it never touches the write side. A query asked `at` a
+position waits until the projections concerned have reached it, or fails and names who lags, by how
+much and in which state. Whatever does not fit is refused when the function is decorated or the
+engine is made, with the mend in the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar, overload
+
+import msgspec
+
+from .annotations import Signature, defining_namespace, read_signature, union_members
+from .errors import DefinitionError, ProjectionLag, UsageError
+from .limits import Limits
+from .messages import Query, Receipt, position_of
+from .projection import Projection
+from .projector import Projector
+from .views import Views, ViewsStore
+
+__all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "answers"]
+
+Q = TypeVar("Q", bound=Query[Any])
+A = TypeVar("A")
+F = TypeVar("F", bound=Callable[[Any, Views], Awaitable[Any]])
+
+AT_SECONDS: Final = 5.0
+"""How long a query `at` a position may take, unless it says otherwise."""
+
+_MARK = "__foldline_answers__"
+
+
+class AnswerDefinition(msgspec.Struct, frozen=True):
+    """A function that answers one type of query."""
+
+    query: type[Query[Any]]
+    function: Callable[[Any, Views], Awaitable[Any]]
+    projections: tuple[str, ...] | None
+    """Which ones a query `at` a position waits for; None for all of the engine."""
+
+
+@overload
+def answers(function: F, /) -> F: ...
+@overload
+def answers(*, projections: Sequence[type[Projection]]) -> Callable[[F], F]: ...
+def answers(
+    function: Any = None, /, *, projections: Sequence[type[Projection]] | None = None
+) -> Any:
+    """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
+
+    With `projections`, a query `at` a position waits for these only, else for all.
+    """
+    names: tuple[str, ...] | None = None
+    if projections is not None:
+        names = tuple(projection.__definition__.name for projection in projections)
+
+    def mark(answer: F) -> F:
+        signature = read_signature(answer, defining_namespace(1), method=False)
+        setattr(answer, _MARK, AnswerDefinition(_query_of(signature), answer, names))
+        return answer
+
+    if function is None:
+        return mark
+    signature = read_signature(function, defining_namespace(1), method=False)
+    setattr(function, _MARK, AnswerDefinition(_query_of(signature), function, names))
+    return function
+
+
+class Answers:
+    """All answers of an engine."""
+
+    def __init__(
+        self,
+        functions: Sequence[Callable[..., Any]],
+        store: ViewsStore,
+        projectors: Mapping[str, Projector],
+        limits: Limits,
+    ) -> None:
+        """Take the decorated functions; raise DefinitionError for what does not fit together."""
+        self._projectors = projectors
+        self._by_query: dict[type[Query[Any]], AnswerDefinition] = {}
+        tables = {
+            table.name: table
+            for projector in projectors.values()
+            for table in projector.definition.tables.values()
+        }
+        self._views = Views(store, tables, limits)
+        for function in functions:
+            self._add(function)
+
+    def _add(self, function: Callable[..., Any]) -> None:
+        where = getattr(function, "__qualname__", repr(function))
+        definition = getattr(function, _MARK, None)
+        if not isinstance(definition, AnswerDefinition):
+            raise DefinitionError(f"{where} is no answer: mark it with @answers")
+        other = self._by_query.get(definition.query)
+        if other is not None:
+            raise DefinitionError(
+                f"{definition.query.__name__} is answered by {where} and by "
+                f"{getattr(other.function, '__qualname__', other.function)}: keep one"
+            )
+        for name in definition.projections or ():
+            if name not in self._projectors:
+                raise DefinitionError(
+                    f"{where} waits for projection {name!r}, which this engine has not: pass it to "
+                    f"Engine(projections=[...])"
+                )
+        self._by_query[definition.query] = definition
+
+    async def ask(
+        self,
+        query: Query[A],
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - running out of it names who lags
+    ) -> A:
+        """Answer a query; with `at`, from views that contain that position.
+
+        Raises ProjectionLag where they do not in time, TimeoutError where the answer itself takes
+        longer than `timeout` seconds, UsageError for a query that nothing here answers.
+        """
+        definition = self._by_query.get(type(query))
+        if definition is None:
+            raise UsageError(
+                f"no answer for {type(query).__name__}: pass the function that answers it to "
+                f"Engine(answers=[...])"
+            )
+        position = position_of(at)
+        if timeout is None and at is not None:
+            timeout = AT_SECONDS
+        if timeout is None:
+            return typing.cast("A", await definition.function(query, self._views))
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._wait_for(definition, position, deadline)
+        async with asyncio.timeout_at(deadline):
+            return typing.cast("A", await definition.function(query, self._views))
+
+    async def _wait_for(self, definition: AnswerDefinition, position: int, deadline: float) -> None:
+        names = self._projectors if definition.projections is None else definition.projections
+        concerned = {name: self._projectors[name] for name in names}
+        for projector in concerned.values():
+            if not await projector.wait_for(position, deadline):
+                break
+        else:
+            return
+        behind = {name: p.position for name, p in concerned.items() if p.position < position}
+        if behind:
+            states = {name: concerned[name].state for name in behind}
+            raise ProjectionLag(position, behind, dict(states))
+
+
+def _query_of(signature: Signature) -> type[Query[Any]]:
+    """Check the signature of an answer, and give the query that it is for."""
+    where = signature.where
+    if not signature.is_async:
+        raise DefinitionError(f"{where} answers queries and is not async: write `async def`")
+    shown = "async def answer(query: SomeQuery, views: Views) -> ..."
+    annotations = [annotation for _, annotation in signature.parameters]
+    query: Any = annotations[0] if annotations else None
+    fits = isinstance(query, type) and issubclass(query, Query) and query is not Query
+    if not fits or len(annotations) != 2 or annotations[1] is not Views:
+        raise DefinitionError(f"{where} must take one query and the views: write `{shown}`")
+    wanted = _answer_type(query)
+    if signature.returns is inspect.Parameter.empty:
+        raise DefinitionError(
+            f"{where} says not what it returns: annotate it `-> {_shown(wanted)}`"
+        )
+    if not _fits(signature.returns, wanted):
+        raise DefinitionError(
+            f"{where} is annotated to return {_shown(signature.returns)}, and the answer to "
+            f"{query.__name__} is {_shown(wanted)}: make them the same"
+        )
+    return typing.cast("type[Query[Any]]", query)
+
+
+def _answer_type(query: Any) -> Any:
+    """Give what stands in the brackets of `Query[...]`, or Any where that cannot be told."""
+    for cls in query.__mro__:
+        for base in getattr(cls, "__orig_bases__", ()):
+            if typing.get_origin(base) is Query:
+                answer = typing.get_args(base)[0]
+                unknown = isinstance(answer, TypeVar | str | typing.ForwardRef)
+                return Any if unknown else answer
+    return Any
+
+
+def _fits(given: Any, wanted: Any) -> bool:
+    """Tell whether one type may stand where the other is promised, as far as can be told here.
+
+    The type checkers look closer; this finds the missing and the plainly different one.
+    """
+    if wanted is Any or given is Any or given == wanted:
+        return True
+    possible = union_members(wanted)
+    return all(any(_fits_one(g, w) for w in possible) for g in union_members(given))
+
+
+def _fits_one(given: Any, wanted: Any) -> bool:
+    given, wanted = _plain(given), _plain(wanted)
+    if given == wanted:
+        return True
+    return isinstance(given, type) and isinstance(wanted, type) and issubclass(given, wanted)
+
+
+def _plain(annotation: Any) -> Any:
+    if annotation is None:
+        return types.NoneType
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _plain(typing.get_args(annotation)[0])
+    return annotation if origin is None else origin
+
+
+def _shown(annotation: Any) -> str:
+    name = getattr(annotation, "__name__", None)
+    return name if isinstance(annotation, type) and name else str(annotation)
