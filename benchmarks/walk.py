@@ -157,8 +157,8 @@ def _check(path: str, acknowledged: int) -> None:
 def table(rounds: list[list[Measured]]) -> str:
     """Give the medians, each engine cell with its ratio to the floor of the same round."""
     lines = [
-        f"{'store':8}{'clients':>8}  {'':14}{'commands/s':>12}{'min':>10}{'max':>10}"
-        f"{'of floor':>10}{'p50 ms':>9}{'p99 ms':>9}{'events/commit':>15}"
+        "store    clients                commands/s       min       max  of floor   p50 ms   p99 ms"
+        "  events/commit"
     ]
     for index, first in enumerate(rounds[0]):
         runs = [measured[index] for measured in rounds]

@@ -85,6 +85,8 @@ class MessageMeta(msgspec.StructMeta):
         return cls
 
 
+# The bases say it again: mypy looks at them first, and finds msgspec.Struct's own word otherwise.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Command(
     msgspec.Struct,
     metaclass=MessageMeta,
@@ -107,6 +109,7 @@ class Command(
         cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """A fact, named in the past tense: `class OrderShipped(Event, name="order-shipped")`.
 
@@ -127,6 +130,7 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
             )
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Query(msgspec.Struct, Generic[Answer], metaclass=MessageMeta, forbid_unknown_fields=True):
     """A question with the type of its answer: `class GetOrder(Query[Order | None])`."""
 

@@ -74,6 +74,8 @@ class RowMeta(msgspec.StructMeta):
         return cls
 
 
+# The base says it again: mypy looks at it first, and finds msgspec.Struct's own word otherwise.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Row(msgspec.Struct, metaclass=RowMeta):
     """Base of rows: `class OrderSummary(Row, key="order_id", index=["status"])`.
 

@@ -1,0 +1,136 @@
+"""A log in memory: for tests, for trying things out, and as the smallest example of the contract.
+
+Rules: everything is kept in the object, so that closing and opening it again finds the same log;
+nothing survives the process, and `durable` says so. It never copies an event: they are frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import StoreFailed, StoreLocked
+from ..ports import Ports
+from .contract import (
+    Batch,
+    Committed,
+    EventType,
+    Head,
+    Snapshot,
+    StoredEvent,
+    StreamPage,
+    StreamRead,
+    plan,
+    verify,
+)
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """A store that keeps its log in this object."""
+
+    durable = False
+
+    def __init__(self) -> None:
+        self._log_id = ""
+        self._open = False
+        self._log: list[StoredEvent] = []
+        self._streams: dict[str, list[StoredEvent]] = {}
+        self._types: dict[tuple[str, int], EventType] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id."""
+        return self._log_id
+
+    async def open(self, ports: Ports) -> None:
+        """Take the log for one engine."""
+        if self._open:
+            raise StoreLocked("this MemoryStore is open in another engine: close that one first")
+        self._open = True
+        self._log_id = self._log_id or ports.ids.new_id()
+
+    async def close(self) -> None:
+        """Give the log back."""
+        self._open = False
+
+    async def head(self) -> Head:
+        """Give the end of the log."""
+        if not self._log:
+            return Head()
+        last = self._log[-1]
+        return Head(last.position, last.checksum, last.recorded)
+
+    async def event_types(self) -> Sequence[EventType]:
+        """Give the types in the order of their first use."""
+        return tuple(self._types.values())
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append what fits."""
+        streams = {write.stream for request in batch.requests for write in request.writes}
+        versions = {stream: len(self._streams.get(stream, ())) for stream in streams}
+        planned = plan(batch, versions, await self.head())
+        types = [
+            data.type for request in batch.requests for w in request.writes for data in w.events
+        ]
+        for kind in types:
+            known = self._types.get((kind.name, kind.version), kind)
+            if known.schema_hash != kind.schema_hash:
+                raise StoreFailed(
+                    f"{kind.name} version {kind.version} is stored with schema "
+                    f"{known.schema_hash} and comes with {kind.schema_hash}: nothing was written",
+                    written=False,
+                )
+        for kind in types:
+            self._types.setdefault((kind.name, kind.version), kind)
+        for event in planned.events:
+            self._log.append(event)
+            self._streams.setdefault(event.stream, []).append(event)
+        return Committed(planned.outcomes, planned.events)
+
+    async def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read many streams at once."""
+        pages: list[StreamPage] = []
+        for read in reads:
+            rest = self._streams.get(read.stream, [])[read.after :]
+            events = _page(rest, events_max, bytes_max)
+            events_max -= len(events)
+            bytes_max -= sum(len(event.payload) + len(event.metadata) for event in events)
+            # The first event of all comes alone if it must; after it the bounds are kept.
+            if any(page.events for page in pages) and bytes_max < 0:
+                events = []
+            pages.append(StreamPage(read.stream, events, len(events) < len(rest)))
+        return pages
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read the global order."""
+        return _page(self._log[after : after + events_max], events_max, bytes_max)
+
+    async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
+        """Give the snapshots that there are."""
+        return [self._snapshots[stream] for stream in streams if stream in self._snapshots]
+
+    async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep the newest of each stream."""
+        for snapshot in snapshots:
+            kept = self._snapshots.get(snapshot.stream)
+            if kept is None or kept.version <= snapshot.version:
+                self._snapshots[snapshot.stream] = snapshot
+
+
+def _page(events: Sequence[StoredEvent], events_max: int, bytes_max: int) -> list[StoredEvent]:
+    """Give the events that fit, one at least, each compared with its checksum."""
+    taken: list[StoredEvent] = []
+    size = 0
+    for event in events[: max(0, events_max)]:
+        size += len(event.payload) + len(event.metadata)
+        if taken and size > bytes_max:
+            break
+        verify(event)
+        taken.append(event)
+    return taken
