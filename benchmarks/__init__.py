@@ -1,1 +1,1 @@
-"""Measures the engine beside fixed floors; every figure names its durability, clients and machine."""
+"""Measures the engine beside fixed floors; every figure names its conditions."""

@@ -16,6 +16,10 @@ from typing import Any
 import apsw
 import msgspec
 
+_EVENTS = (
+    "create table events(position integer primary key, stream text not null, "
+    "version integer not null, type text not null, data blob not null)"
+)
 _INSERT = "insert into events values"
 _CHUNK = 256
 _encode = msgspec.json.Encoder().encode
@@ -29,7 +33,7 @@ class FloorWriter:
     def __init__(self, path: str | None) -> None:
         """Open the file, or keep nothing where there is no path."""
         self._calls: queue.SimpleQueue[tuple[list[Row], Any] | None] = queue.SimpleQueue()
-        self._connection = None if path is None else _connect(path)
+        self._connection: Any = None if path is None else _connect(path)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -51,7 +55,6 @@ class FloorWriter:
         while (call := self._calls.get()) is not None:
             rows, (loop, done) = call
             connection = self._connection
-            assert connection is not None
             connection.execute("begin immediate")
             for start in range(0, len(rows), _CHUNK):
                 part = rows[start : start + _CHUNK]
@@ -63,15 +66,14 @@ class FloorWriter:
             loop.call_soon_threadsafe(done)
 
 
-def _connect(path: str) -> apsw.Connection:
-    connection = apsw.Connection(path, statementcachesize=512)
+def _connect(path: str) -> Any:
+    connection: Any = apsw.Connection(path, statementcachesize=512)
     for statement in (
         "pragma page_size=8192",
         "pragma journal_mode=wal",
         "pragma synchronous=full",
         "pragma wal_autocheckpoint=4000",
-        "create table events(position integer primary key, stream text not null, "
-        "version integer not null, type text not null, data blob not null)",
+        _EVENTS,
         "create unique index stream_version on events(stream, version)",
     ):
         connection.execute(statement).fetchall()

@@ -25,6 +25,11 @@ import engine
 from .floor import FloorEngine
 from .workload import BenchmarkOrder, commands_of
 
+_HEAD = (
+    "store    clients                commands/s       min       max"
+    "  of floor   p50 ms   p99 ms  events/commit"
+)
+
 Send = Callable[[Any, int], Awaitable[Any]]
 
 
@@ -147,7 +152,7 @@ def _measured(cell: Cell, rate: float, times: list[float], per_commit: float) ->
 
 
 def _check(path: str, acknowledged: int) -> None:
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    connection: Any = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
     found = connection.execute("select count(*), max(position) from events").fetchall()[0]
     connection.close()
     if found != (acknowledged, acknowledged):
@@ -156,10 +161,7 @@ def _check(path: str, acknowledged: int) -> None:
 
 def table(rounds: list[list[Measured]]) -> str:
     """Give the medians, each engine cell with its ratio to the floor of the same round."""
-    lines = [
-        "store    clients                commands/s       min       max  of floor   p50 ms   p99 ms"
-        "  events/commit"
-    ]
+    lines = [_HEAD]
     for index, first in enumerate(rounds[0]):
         runs = [measured[index] for measured in rounds]
         floors = [_floor_of(measured, first.cell) for measured in rounds]

@@ -406,14 +406,14 @@ def _as_events(mail: Mail, returned: Any) -> Sequence[Event]:
         return ()
     if isinstance(returned, Event):
         return (returned,)
+    found = type(returned).__name__
     if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
         events = cast("Sequence[Event]", returned)
         if all(map(_is_event, events)):
             return events
-    where = mail.handler.decide.__qualname__
     raise HandlerFailed(
-        f"{where} returned a {type(returned).__name__}: return an Event, a sequence of Events, "
-        f"or None"
+        f"{mail.handler.decide.__qualname__} returned a {found}: return an Event, a sequence of "
+        f"Events, or None"
     )
 
 

@@ -22,7 +22,7 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .aggregate import Aggregate, AggregateDefinition, CommandHandler
 from .answers import Answers
@@ -449,9 +449,8 @@ def _check_trace(
             raise UsageError(f"{name} is a string, not a {type(value).__name__}. Nothing was run.")
     if headers is None:
         return
-    if not isinstance(headers, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in headers.items()
-    ):
+    pairs = cast("Mapping[object, object]", headers if isinstance(headers, Mapping) else {0: 0})
+    if not all(isinstance(part, str) for pair in pairs.items() for part in pair):
         raise UsageError("headers map strings to strings. Nothing was run.")
 
 

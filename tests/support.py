@@ -1,4 +1,4 @@
-"""A small aggregate with every kind of answer, and stores that wait, fail or are raced on request."""
+"""A small aggregate with every kind of answer, and a store that waits or fails when told to."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ class Counter(Aggregate, kind="counter", key_window=10):
     @handles
     def spoil(self, command: Spoil) -> Broken | list[Event]:
         self.total += 1_000_000
-        return _SPOILS[command.how]()
+        events: Broken | list[Event] = _SPOILS[command.how]()
+        return events
 
     @applies
     def added(self, event: Added) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.aggregate import Aggregate, Context, applies, handles
+from engine.aggregate import Aggregate, AggregateMeta, Context, applies, handles
 from engine.errors import DefinitionError
 from engine.messages import Command, Event, Id
 
@@ -98,7 +98,7 @@ def test_a_field_without_a_default_is_refused() -> None:
     with refuse("every field has a default"):
 
         class Bad(Aggregate, kind="bad"):
-            liters: int = msgspec.field()
+            liters: int = msgspec.field()  # type: ignore[misc]
 
             @handles
             def fill(self, command: Fill) -> None: ...
@@ -201,7 +201,7 @@ def test_a_command_needs_exactly_one_id(command: type[Command]) -> None:
 
     fill.__annotations__["command"] = command
     with refuse("exactly one says"):
-        type(Aggregate)("Bad", (Aggregate,), {"fill": handles(fill)}, kind="bad")
+        AggregateMeta("Bad", (Aggregate,), {"fill": handles(fill)}, kind="bad")
 
 
 def test_an_async_handler_is_refused() -> None:

@@ -84,7 +84,7 @@ async def test_a_long_stream_is_loaded_page_by_page() -> None:
         await engine.execute(Add("b", 2, 7))
     store.stream_reads.clear()
     async with counters(store, limits=Limits(page_events=100)) as engine:
-        totals = await asyncio.gather(total(engine, "a"), total(engine, "b"))
+        totals = await asyncio.gather(*(total(engine, counter) for counter in "ab"))
 
         assert totals == ["950 at 950", "14 at 7"]
         assert len(store.stream_reads) == 10
@@ -99,11 +99,9 @@ async def test_a_stream_that_cannot_be_decoded_costs_only_itself() -> None:
         append = super(HeldStore, store).append
         await append(Batch([AppendRequest([Write("counter:a", 1, [data])])], 1))
     async with counters(store) as engine:
+        commands = [Add("a", 1), Add("b", 1), Add("a", 1)]
         results: list[Any] = await asyncio.gather(
-            engine.execute(Add("a", 1)),
-            engine.execute(Add("b", 1)),
-            engine.execute(Add("a", 1)),
-            return_exceptions=True,
+            *(engine.execute(command) for command in commands), return_exceptions=True
         )
 
         assert isinstance(results[0], StreamUnreadable)

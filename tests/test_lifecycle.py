@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,9 +33,12 @@ from engine import (
     applies,
     handles,
 )
+from engine.messages import MessageMeta
 from engine.ports import FAILPOINTS
 from engine.stores.memory import MemoryStore
 from tests.support import Add, Counter, HeldStore, Look, Touch, counters, settle, total, until
+
+ROOT = Path(__file__).parent.parent
 
 
 async def test_an_engine_is_refused_before_its_start_and_after_its_end() -> None:
@@ -69,16 +74,33 @@ def test_an_engine_is_refused_from_another_thread_and_another_loop() -> None:
     assert "another event loop" in str(errors[0])
 
 
-async def test_an_engine_is_refused_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with counters() as engine:
-        # A real fork under a running loop would leave two loops on one selector; the pid is all
-        # that the check reads.
-        with monkeypatch.context() as patched:
-            real = os.getpid()
-            patched.setattr("os.getpid", lambda: real + 1)
-            with pytest.raises(UsageError, match="after a fork"):
-                await engine.execute(Add("a", 1))
+FORKING = """
+import asyncio, os, sys
+from engine import Engine, UsageError
+from tests.support import Add, Counter
+
+async def main():
+    async with Engine([Counter]) as engine:
+        child = os.fork()
+        if child == 0:
+            try:
+                engine.execute(Add("a", 1)).send(None)
+            except UsageError as error:
+                os.write(1, str(error).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
         await engine.execute(Add("a", 1))
+
+asyncio.run(main())
+"""
+
+
+def test_an_engine_is_refused_after_a_fork() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKING]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+    assert "after a fork: start an engine of its own in each process" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_a_command_nobody_handles_is_refused() -> None:
@@ -223,7 +245,7 @@ async def test_a_command_walks_by_every_failpoint_in_order() -> None:
 
 def schema(version: int, **fields: type) -> type[Aggregate]:
     """Give an aggregate whose event has these fields."""
-    changed = type(Event)(
+    changed: Any = MessageMeta(
         "Changed",
         (Event,),
         {"__annotations__": fields, "__module__": __name__},
@@ -236,11 +258,11 @@ def schema(version: int, **fields: type) -> type[Aggregate]:
 
     class Thing(Aggregate, kind="thing"):
         @handles
-        def change(self, command: Change) -> changed:  # type: ignore[valid-type]
+        def change(self, command: Change) -> changed:
             return changed(*[value() for value in fields.values()])
 
         @applies
-        def changed(self, event: changed) -> None:  # type: ignore[valid-type]
+        def changed(self, event: changed) -> None:
             pass
 
     Thing.send = staticmethod(lambda: Change("a"))  # type: ignore[attr-defined]
@@ -307,7 +329,7 @@ def test_limits_that_contradict_each_other_are_refused() -> None:
 
 async def test_execute_many_answers_in_order_whatever_the_answers_are() -> None:
     async with counters() as engine:
-        commands = [
+        commands: list[Command | Envelope] = [
             Add("a", 1),
             Add("a", -1),
             Envelope(command=Add("b", 1), key="k"),
@@ -341,7 +363,7 @@ async def test_execute_many_has_a_bounded_window() -> None:
     async with counters(store) as engine:
         store.hold()
         answers = engine.execute_many(commands(), window=7)
-        first = asyncio.create_task(anext(answers))
+        first = asyncio.ensure_future(anext(answers))
         await until(lambda: store.batches)
         await settle()
         assert taken == 8

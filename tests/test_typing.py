@@ -20,8 +20,8 @@ def marked_lines() -> set[int]:
 
 
 def mypy_lines(path: Path) -> set[int]:
-    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    done = subprocess.run([*command, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
     return {int(line) for line in re.findall(rf"{path.name}:(\d+): error", done.stdout)}
 

@@ -1,4 +1,4 @@
-"""`python -m tests.mutants`: plants each bug in a copy of the tree, and shows which test catches it.
+"""`python -m tests.mutants`: plants each bug in a copy of the tree; shows which test catches it.
 
 A mutant is a TOML file beside this one: the promise or rule that it breaks, the file, the text that
 is replaced (it must stand there exactly once, so that a mutant cannot rot unseen) and what replaces
