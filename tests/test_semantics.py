@@ -1,0 +1,40 @@
+"""SEMANTICS.md names what there is: tests that exist, and every mutant under its promise."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.__main__ import load
+
+TESTS = Path(__file__).parent
+TEXT = (TESTS.parent / "SEMANTICS.md").read_text()
+PROMISES = {
+    int(number): text
+    for number, text in re.findall(r"^### (\d+)\. (.*?)(?=^### |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+}
+
+
+def test_there_are_sixteen_promises() -> None:
+    assert list(PROMISES) == list(range(1, 17))
+
+
+@pytest.mark.parametrize("number", PROMISES)
+def test_a_promise_names_tests_that_exist(number: int) -> None:
+    line = re.search(r"^Tests: (.*)\.$", PROMISES[number], re.MULTILINE)
+    assert line
+    names = re.findall(r"`([^`]+)`", line[1])
+
+    assert names
+    assert [name for name in names if not (TESTS / f"{name}.py").is_file()] == []
+
+
+@pytest.mark.parametrize("number", PROMISES)
+def test_a_promise_names_its_mutants_and_has_one(number: int) -> None:
+    named = set(re.findall(r"^- `([^`]+)`:", PROMISES[number], re.MULTILINE))
+    kept = {name for name, mutant in load([]).items() if mutant.promise == number}
+
+    assert named == kept
+    assert kept
