@@ -20,7 +20,7 @@ import msgspec
 
 from .lines import Buyer, Line
 from .listing import Listing
-from .money import parse_pounds
+from .money import Money, parse_pounds
 from .text_file import TextFile, Unreadable
 
 __all__ = ["COLUMNS", "SAMPLE", "Columns", "Invoice", "Invoices", "Malformed", "split"]
@@ -90,15 +90,18 @@ class Columns:
                 f"{', '.join(COLUMNS)}"
             )
         self.number = self.header.index("InvoiceNo")
-        self._places = tuple((name, self.header.index(name)) for name in COLUMNS)
+        self._places = tuple(self.header.index(name) for name in COLUMNS)
 
     def row(self, cells: Sequence[str]) -> Row:
         """Give the row of its cells; raise Malformed."""
         if len(cells) != len(self.header):
             raise Malformed(f"{len(cells)} columns instead of {len(self.header)}")
-        number, product, description, quantity, time, price, customer, country = (
-            _cell(name, cells[place]) for name, place in self._places
-        )
+        for cell in cells:
+            if len(cell) > CELL_CHARACTERS_MAX:
+                raise Malformed(f"a cell has more than {CELL_CHARACTERS_MAX} characters")
+        number, product, description, quantity, time, price, customer, country = [
+            cells[place].strip() for place in self._places
+        ]
         for name, value in (("InvoiceNo", number), ("StockCode", product), ("Country", country)):
             if not value:
                 raise Malformed(f"{name} is empty")
@@ -148,6 +151,9 @@ class Invoices:
 
 def split(text: str) -> list[str]:
     """Give the cells of one line; a cell never goes on in the next. Raise Malformed."""
+    unfit = _UNFIT.search(text.rstrip("\r\n"))
+    if unfit is not None:
+        raise Malformed("not UTF-8" if unfit[1] else "a control character in it")
     nothing: list[str] = []
     try:
         return next(csv.reader((text,), strict=True), nothing)
@@ -165,22 +171,14 @@ def _is_return(number: str) -> bool:
     return number.startswith("C")
 
 
-def _cell(name: str, text: str) -> str:
-    if len(text) > CELL_CHARACTERS_MAX:
-        raise Malformed(f"{name} has more than {CELL_CHARACTERS_MAX} characters")
-    unfit = _UNFIT.search(text)
-    if unfit is not None:
-        raise Malformed(f"{name} {'is not UTF-8' if unfit[1] else 'has a control character'}")
-    return text.strip()
-
-
 def _pieces(number: str, quantity: str) -> int:
     if not _QUANTITY.fullmatch(quantity):
         raise Malformed(f"Quantity {quantity!r} is not a whole number of at most 6 digits")
     return -int(quantity) if _is_return(number) else int(quantity)
 
 
-def _price(text: str) -> int:
+@lru_cache(maxsize=4_096)
+def _price(text: str) -> Money:
     try:
         return parse_pounds(text)
     except ValueError as error:

@@ -1,7 +1,8 @@
 """Questions about the shop, each with the one function that answers it.
 
-Rules: an answer is read from the views and never from an aggregate; a list is bounded and, where
-it can be long, paged. Nothing is changed by asking.
+Rules: an answer is read from the views and never from an aggregate; it names the projections that
+it reads, since a query `at` a receipt waits for these and for no others. A list is bounded and,
+where it can be long, paged. Nothing is changed by asking.
 """
 
 from __future__ import annotations
@@ -95,13 +96,13 @@ class GetTotals(Query[Totals]):
     """What the whole shop sold and refunded."""
 
 
-@answers
+@answers(projections=[Orders])
 async def get_order(query: GetOrderById, views: Views) -> OrderSummary | None:
     """Answer from the order's row."""
     return await views.get(Orders.summaries, query.order_id)
 
 
-@answers
+@answers(projections=[Orders])
 async def get_pending_orders(query: GetPendingOrders, views: Views) -> list[OrderSummary]:
     """Answer from the rows that are not shipped yet."""
     return await views.find(
@@ -109,7 +110,7 @@ async def get_pending_orders(query: GetPendingOrders, views: Views) -> list[Orde
     )
 
 
-@answers
+@answers(projections=[Catalogue])
 async def best_sellers(query: BestSellers, views: Views) -> list[Product]:
     """Answer from the catalogue."""
     return await views.find(
@@ -117,19 +118,18 @@ async def best_sellers(query: BestSellers, views: Views) -> list[Product]:
     )
 
 
-@answers
+@answers(projections=[Sales])
 async def sales_by_country(query: SalesByCountry, views: Views) -> list[CountrySales]:
     """Answer from the countries' figures."""
     return await views.find(Sales.countries, order_by="sales", descending=True, limit=query.limit)
 
 
-@answers
+@answers(projections=[Sales])
 async def sales_by_day(query: SalesByDay, views: Views) -> list[DaySales]:
     """Answer from the days' figures."""
     return await views.find(Sales.days, order_by="day", after=query.after, limit=query.limit)
 
 
-# It reads two projections, so it says so: asked `at` a receipt, both must have come that far.
 @answers(projections=[Customers, Orders])
 async def get_customer_history(query: GetCustomerHistory, views: Views) -> CustomerHistory | None:
     """Answer from the customer's row and their orders' rows."""
