@@ -30,7 +30,7 @@ RANKS: list[set[str]] = [
     {"codec", "aggregate", "rows", "bus", "stores.memory"},
     {"mailbox", "projection"},
     {"journal", "staging", "views"},
-    {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema"},
+    {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
     {"actor", "answers", "stores.sqlite_tables", "stores.sqlite"},
     {"directory", "stores.sqlite_history", "stores.urls"},
     {"dispatcher", "stores.sqlite_views"},

@@ -27,9 +27,9 @@ __all__ = ["Statement", "TableSql", "definition_hash", "quoted"]
 Statement: TypeAlias = tuple[str, Sequence[Scalar]]
 """SQL and what is bound to it."""
 
-BINDINGS_MAX: Final = 4_096
-"""Values bound by one statement; SQLite takes 32,766, and caches shorter texts only."""
-ROWS_MAX: Final = 256
+BINDINGS_MAX: Final = 7_000
+"""Values bound by one statement; SQLite takes 32,766, and APSW caches texts below 16 KiB only."""
+ROWS_MAX: Final = 1_024
 """Rows of one statement."""
 COLUMNS_MAX: Final = 1_000
 """Columns of a table; SQLite takes 2,000."""

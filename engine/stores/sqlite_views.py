@@ -220,7 +220,9 @@ class SqliteViews:
         rows: Mapping[Scalar, Flat | None],
     ) -> None:
         sql = self._sql[table.name]
-        for statement in sql.upserts([flat for flat in rows.values() if flat is not None]):
+        # In the order of the keys, so that neighbours in the table are written together.
+        flats = [flat for _, flat in sorted(rows.items(), key=_key) if flat is not None]
+        for statement in sql.upserts(flats):
             run(connection, *statement)
         gone = [key for key, flat in rows.items() if flat is None]
         if gone:
@@ -363,3 +365,7 @@ class SqliteViews:
                 # It was meant for the statement before, which was done just then.
             finally:
                 self._now_reading = None
+
+
+def _key(item: tuple[Any, object]) -> Any:
+    return item[0]

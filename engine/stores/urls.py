@@ -5,16 +5,26 @@ from __future__ import annotations
 from ..errors import DefinitionError
 from .contract import Store
 from .memory import MemoryStore
+from .sqlite import SqliteStore
 
 __all__ = ["open_url", "views_path"]
 
 
 def open_url(url: str) -> Store:
-    """Give the store of a URL: "memory:" or "sqlite:PATH"; raise DefinitionError for others."""
-    scheme, colon, path = url.partition(":")
-    if scheme == "memory" and colon and not path:
+    """Give the store of a URL: "memory:" or "sqlite:PATH"; raise DefinitionError for others.
+
+    The path is taken as it stands, relative to the current folder; "sqlite:///tmp/shop.db" and
+    "sqlite:/tmp/shop.db" are the same file.
+    """
+    scheme, _, path = url.partition(":")
+    if url == "memory:":
         return MemoryStore()
-    raise DefinitionError(f"the store {url!r} is none that this engine knows")
+    if scheme == "sqlite" and path and path != ":memory:":
+        return SqliteStore(path.removeprefix("//"))
+    raise DefinitionError(
+        f'the store {url!r} is none that this release knows: write "sqlite:PATH", or '
+        f'"memory:" for a log that the process keeps to itself'
+    )
 
 
 def views_path(store: Store) -> str:

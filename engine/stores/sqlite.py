@@ -1,0 +1,547 @@
+"""The log in one SQLite file: one writer, one transaction and one sync per batch.
+
+Rules: WAL with `synchronous=FULL`, every setting read back after it was set; an flock beside the
+file keeps a second engine out, and outside readers are welcome. The writer alone holds a connection
+that can write, and folds the write-ahead log into the file between batches when it is large. What
+fails before the commit was not written, and the store goes on; what fails in the commit is unknown,
+and the store takes nothing more. It never opens with the standard library's SQLite, retries a
+commit, or trusts a cache that a stranger's write may have made stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+import apsw
+import msgspec
+
+from ..errors import StoreFailed, StoreLocked, StoreRefused
+from ..ports import Lock, Ports, Worker
+from .contract import (
+    Batch,
+    Committed,
+    EventType,
+    Head,
+    Plan,
+    Snapshot,
+    StoredEvent,
+    StreamPage,
+    StreamRead,
+    plan,
+)
+from .sqlite_pages import read_feed, read_streams
+from .sqlite_schema import MIGRATIONS, migrate, read_schema_version
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+SQLITE_OLDEST: Final = (3, 51, 3)
+"""Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
+WAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The write-ahead log is folded into the file above this size."""
+BUSY_MS: Final = 5_000
+"""How long to wait for a stranger (a shell, a backup) that holds the file."""
+PAGE_BYTES: Final = 8_192
+CACHED_STREAMS_MAX: Final = 200_000
+"""Streams whose number and version the writer remembers."""
+_LOCK_POLL_SECONDS: Final = 0.05
+
+_CHUNKS: Final = (512, 128, 32, 8, 1)
+"""Rows of one INSERT: few sizes, so that all stay prepared; few statements, since each hands the
+interpreter's lock over."""
+_COLUMNS: Final = 9
+_HEADS: Final = (
+    "SELECT json_group_array(json_array(name, number, "
+    "coalesce((SELECT max(version) FROM events WHERE stream = number), 0))) "
+    "FROM streams WHERE name IN (SELECT value FROM json_each(?))"
+)
+_heads: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
+
+
+class SqliteStore:
+    """A log in the file `path`. `open_timeout` is in seconds: how long to wait for its lock."""
+
+    durable = True
+
+    def __init__(self, path: str, *, open_timeout: float = 0.0) -> None:
+        self.path = path
+        self._open_timeout = open_timeout
+        self._ports = Ports()
+        self._lock: Lock | None = None
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+        self._connection: Any = None
+        self._reading: Any = None
+        self._log_id = ""
+        self._head = Head()
+        self._stopped: BaseException | None = None
+        self._data_version = 0
+        self._wal_retry_bytes = WAL_BYTES_MAX
+        self._folding: asyncio.Task[None] | None = None
+        self._streams: dict[str, tuple[int, int]] = {}
+        """Number and version by name; emptied by whatever may have made it stale."""
+        self._next_stream = 1
+        self._types: dict[tuple[str, int], tuple[int, str]] = {}
+        """Number and schema hash by name and version."""
+        self._type_names: dict[int, tuple[str, int]] = {}
+
+    @property
+    def views_path(self) -> str:
+        """Where the views of this log lie: `shop.views.db` beside `shop.db`."""
+        folder, slash, name = self.path.rpartition("/")
+        stem, dot, suffix = name.rpartition(".")
+        beside = f"{stem}.views{dot}{suffix}" if stem else f"{name}.views"
+        return f"{folder}{slash}{beside}"
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id."""
+        return self._log_id
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def open(self, ports: Ports) -> None:
+        """Open or make the file; raise StoreLocked or StoreRefused."""
+        _check_library()
+        if self._writer is not None:
+            raise StoreLocked(f"{self.path} is open already, by this object: close it first")
+        self._ports = ports
+        self._lock = await self._take_lock()
+        try:
+            self._writer = ports.workers.start("foldline-log")
+            await self._writer.run(self._open_writer)
+            self._reader = ports.workers.start("foldline-feed")
+            await self._reader.run(self._open_reader)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _take_lock(self) -> Lock:
+        deadline = asyncio.get_running_loop().time() + self._open_timeout
+        while True:
+            try:
+                return self._ports.files.lock(self.path + ".lock")
+            except StoreLocked:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise
+            except OSError as error:
+                raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
+            await asyncio.sleep(_LOCK_POLL_SECONDS)
+
+    def _open_writer(self) -> None:
+        try:
+            connection = self._connection = self._ports.files.connect(self.path)
+            _set(connection, "busy_timeout", BUSY_MS)
+            version = read_schema_version(connection, self.path, len(MIGRATIONS))
+            if version == 0:
+                _set(connection, "page_size", PAGE_BYTES)
+            for pragma, value in _settings():
+                _set(connection, pragma, value)
+            if version < len(MIGRATIONS):
+                migrate(connection, version)
+            self._read_state(connection)
+        except OSError as error:
+            raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
+        except apsw.Error as error:
+            raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
+
+    def _read_state(self, connection: Any) -> None:
+        found = _run(connection, "SELECT log_id FROM about")
+        if not found:
+            values = (self._ports.ids.new_id(), self._ports.clock.now())
+            _run(connection, "INSERT INTO about VALUES (1, ?, ?)", values)
+            found = _run(connection, "SELECT log_id FROM about")
+        self._log_id = found[0][0]
+        self._data_version = _run(connection, "PRAGMA data_version")[0][0]
+        self._forget()
+        self._read_types(connection)
+        self._read_head(connection)
+        if self._head.position:
+            # The last event is what every later one builds on: its checksum is compared now.
+            read_feed(connection, self._type_name, self._head.position - 1, 1, 1)
+
+    def _read_head(self, connection: Any) -> None:
+        last = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
+        found = _run(connection, last)
+        self._head = Head(*found[0]) if found else Head()
+        top = _run(connection, "SELECT coalesce(max(number), 0) FROM streams")[0][0]
+        self._next_stream = top + 1
+
+    def _read_types(self, connection: Any) -> None:
+        rows = _run(connection, "SELECT number, name, version, schema_hash FROM event_types")
+        self._types = {(name, version): (number, hash_) for number, name, version, hash_ in rows}
+        self._type_names = {number: (name, version) for number, name, version, _ in rows}
+
+    def _open_reader(self) -> None:
+        try:
+            connection = self._reading = self._ports.files.connect(self.path, readonly=True)
+            _set(connection, "busy_timeout", BUSY_MS)
+            _set(connection, "query_only", 1)
+            _set(connection, "trusted_schema", 0)
+            _set(connection, "mmap_size", 0)
+        except apsw.Error as error:
+            raise StoreRefused(f"{self.path} cannot be read: {error}") from error
+
+    async def close(self) -> None:
+        """Fold the write-ahead log into the file, close it, give the lock back."""
+        folding, self._folding = self._folding, None
+        if folding is not None:
+            await asyncio.wait([folding])
+        reader, self._reader = self._reader, None
+        writer, self._writer = self._writer, None
+        try:
+            if reader is not None:
+                await reader.run(self._close_reader)
+                await reader.close()
+            if writer is not None:
+                await writer.run(self._close_writer)
+                await writer.close()
+        finally:
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                lock.release()
+
+    def _close_reader(self) -> None:
+        connection, self._reading = self._reading, None
+        if connection is not None:
+            connection.close()
+
+    def _close_writer(self) -> None:
+        connection, self._connection = self._connection, None
+        self._forget()
+        self._stopped = None
+        if connection is not None:
+            try:
+                # The last connection to close folds the write-ahead log in and removes it.
+                connection.close()
+            except apsw.Error as error:
+                raise StoreFailed(f"{self.path} was not closed: {error}", written=False) from error
+
+    # -- writing ----------------------------------------------------------------------------
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append what fits, in one transaction and with one sync."""
+        committed = await self._on_writer(self._append, batch)
+        if self._folding is None and self._wal_bytes() >= self._wal_retry_bytes:
+            self._folding = asyncio.ensure_future(self._fold_wal())
+        return committed
+
+    def _append(self, connection: Any, batch: Batch) -> Committed:
+        if self._stopped is not None:
+            raise StoreFailed(
+                f"{self.path} takes nothing more since {type(self._stopped).__name__}: open it "
+                f"again, which reads what is there",
+                written=None,
+            )
+        try:
+            planned = self._insert(connection, batch)
+        except apsw.ConstraintError:
+            # A cache was wrong in a way that only the schema noticed. SQLite does not say which
+            # row: read the truth, and plan once more on it.
+            self._roll_back(connection)
+            planned = self._insert_or_fail(connection, batch)
+        except BaseException as error:
+            self._not_written(connection, error)
+        self._commit(connection)
+        self._remember(planned)
+        self._reach("store.committed")
+        return Committed(planned.outcomes, planned.events)
+
+    def _insert_or_fail(self, connection: Any, batch: Batch) -> Plan:
+        try:
+            return self._insert(connection, batch)
+        except BaseException as error:
+            self._not_written(connection, error)
+
+    def _insert(self, connection: Any, batch: Batch) -> Plan:
+        _run(connection, "BEGIN IMMEDIATE")
+        self._notice_strangers(connection)
+        self._reach("store.began")
+        streams = {write.stream for request in batch.requests for write in request.writes}
+        versions = self._versions(connection, streams)
+        planned = plan(batch, versions, self._head)
+        self._insert_types(connection, batch)
+        self._insert_streams(connection, planned)
+        _insert_rows(connection, [self._row(event) for event in planned.events])
+        self._reach("store.inserted")
+        return planned
+
+    def _notice_strangers(self, connection: Any) -> None:
+        """Read again what is remembered if anybody else wrote to the file."""
+        now = _run(connection, "PRAGMA data_version")[0][0]
+        if now != self._data_version:
+            self._forget()
+            self._read_types(connection)
+            self._read_head(connection)
+            self._data_version = now
+
+    def _versions(self, connection: Any, streams: set[str]) -> Mapping[str, int]:
+        known = self._streams
+        if len(known) + len(streams) > CACHED_STREAMS_MAX:
+            known.clear()
+        cold = [stream for stream in streams if stream not in known]
+        if cold:
+            asked = msgspec.json.encode(cold).decode()
+            for name, number, version in _heads.decode(_run(connection, _HEADS, (asked,))[0][0]):
+                known[name] = (number, version)
+        return {stream: known[stream][1] for stream in streams if stream in known}
+
+    def _insert_types(self, connection: Any, batch: Batch) -> None:
+        for request in batch.requests:
+            for write in request.writes:
+                for data in write.events:
+                    kind = data.type
+                    known = self._types.get((kind.name, kind.version))
+                    if known is None:
+                        self._insert_type(connection, kind)
+                    elif known[1] != kind.schema_hash:
+                        raise StoreFailed(
+                            f"{kind.name} version {kind.version} is stored with schema {known[1]} "
+                            f"and comes with {kind.schema_hash}. Nothing was written.",
+                            written=False,
+                        )
+
+    def _insert_type(self, connection: Any, kind: EventType) -> None:
+        number = len(self._types) + 1
+        values = (number, kind.name, kind.version, kind.schema_hash)
+        _run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
+        self._types[kind.name, kind.version] = (number, kind.schema_hash)
+        self._type_names[number] = (kind.name, kind.version)
+
+    def _insert_streams(self, connection: Any, planned: Plan) -> None:
+        new: list[tuple[int, str]] = []
+        for stream in planned.versions:
+            if stream not in self._streams:
+                self._streams[stream] = (self._next_stream, 0)
+                new.append((self._next_stream, stream))
+                self._next_stream += 1
+        if new:
+            _run(
+                connection,
+                "INSERT INTO streams SELECT value->>0, value->>1 FROM json_each(?)",
+                (msgspec.json.encode(new).decode(),),
+            )
+
+    def _row(self, event: StoredEvent) -> tuple[Any, ...]:
+        return (
+            event.position,
+            self._streams[event.stream][0],
+            event.version,
+            self._types[event.name, event.event_version][0],
+            event.recorded,
+            event.encoding,
+            event.payload,
+            event.metadata,
+            event.checksum,
+        )
+
+    def _commit(self, connection: Any) -> None:
+        try:
+            _run(connection, "COMMIT")
+        except BaseException as error:
+            # Whatever the error says, the commit record may be on the disk.
+            self._stopped = error
+            self._roll_back(connection)
+            raise StoreFailed(
+                f"{self.path}: the commit failed ({type(error).__name__}: {error}), and nobody "
+                f"knows whether it is durable. Open the store again to see.",
+                written=None,
+            ) from error
+
+    def _remember(self, planned: Plan) -> None:
+        for stream, version in planned.versions.items():
+            self._streams[stream] = (self._streams[stream][0], version)
+        if planned.events:
+            last = planned.events[-1]
+            self._head = Head(last.position, last.checksum, last.recorded)
+
+    def _not_written(self, connection: Any, error: BaseException) -> NoReturn:
+        """Take back what was not committed, and say so."""
+        self._roll_back(connection)
+        if self._stopped is not None:
+            raise StoreFailed(
+                f"{self.path}: {error}, and the transaction could not be taken back", written=None
+            ) from error
+        if isinstance(error, apsw.Error):
+            raise StoreFailed(f"{self.path}: {error}", written=False) from error
+        raise error
+
+    def _roll_back(self, connection: Any) -> None:
+        try:
+            if connection.in_transaction:
+                _run(connection, "ROLLBACK")
+            self._forget()
+            if self._stopped is None:
+                self._read_types(connection)
+                self._read_head(connection)
+        except apsw.Error as error:
+            self._stopped = error
+
+    def _forget(self) -> None:
+        self._streams.clear()
+
+    # -- the write-ahead log ----------------------------------------------------------------
+
+    def _wal_bytes(self) -> int:
+        return self._ports.files.size(self.path + "-wal")
+
+    async def _fold_wal(self) -> None:
+        try:
+            await self._on_writer(self._checkpoint_wal)
+        finally:
+            self._folding = None
+
+    def _checkpoint_wal(self, connection: Any) -> None:
+        self._wal_retry_bytes = WAL_BYTES_MAX
+        connection.set_busy_timeout(0)
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except (apsw.BusyError, apsw.LockedError):
+            # A reader is at it: what could be folded is; the next try comes with growth.
+            self._wal_retry_bytes = self._wal_bytes() + WAL_BYTES_MAX
+        except apsw.Error as error:
+            # A sync of the file itself may have failed, and must not be tried again.
+            self._stopped = error
+        finally:
+            connection.set_busy_timeout(BUSY_MS)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    async def head(self) -> Head:
+        """Give the end of the log, as of the last append or the opening."""
+        return self._head
+
+    async def event_types(self) -> Sequence[EventType]:
+        """Give the types in the order of their first use."""
+        return [
+            EventType(name, version, hash_) for (name, version), (_, hash_) in self._types.items()
+        ]
+
+    async def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read many streams at once."""
+        return await self._on_reader(
+            lambda c: read_streams(c, self._type_name, reads, events_max, bytes_max)
+        )
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read the global order."""
+        return await self._on_reader(
+            lambda c: read_feed(c, self._type_name, after, events_max, bytes_max)
+        )
+
+    def _type_name(self, number: int) -> tuple[str, int]:
+        return self._type_names[number]
+
+    async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
+        """Give the snapshots that there are."""
+        sql = (
+            "SELECT stream, version, position, checksum, snapshot_version, state FROM snapshots "
+            "WHERE stream IN (SELECT value FROM json_each(?))"
+        )
+        asked = msgspec.json.encode(list(streams)).decode()
+        rows = await self._on_reader(lambda c: _run(c, sql, (asked,)))
+        return [Snapshot(*row) for row in rows]
+
+    async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep the newest of each stream."""
+        await self._on_writer(self._write_snapshots, snapshots)
+
+    def _write_snapshots(self, connection: Any, snapshots: Sequence[Snapshot]) -> None:
+        sql = (
+            "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(stream) DO UPDATE SET "
+            "version = excluded.version, position = excluded.position, "
+            "checksum = excluded.checksum, snapshot_version = excluded.snapshot_version, "
+            "state = excluded.state WHERE excluded.version >= version"
+        )
+        try:
+            _run(connection, "BEGIN IMMEDIATE")
+            for snapshot in snapshots:
+                _run(connection, sql, msgspec.structs.astuple(snapshot))
+        except BaseException as error:
+            self._not_written(connection, error)
+        self._commit(connection)
+
+    # -- workers ----------------------------------------------------------------------------
+
+    async def _on_writer(self, call: Callable[..., T], *args: Any) -> T:
+        if self._writer is None:
+            raise StoreFailed(f"{self.path} is closed", written=False)
+        return await self._writer.run(lambda: call(self._connection, *args))
+
+    async def _on_reader(self, call: Callable[[Any], T]) -> T:
+        if self._reader is None:
+            raise StoreFailed(f"{self.path} is closed", written=False)
+        return await self._reader.run(self._read, call)
+
+    def _read(self, call: Callable[[Any], T]) -> T:
+        try:
+            return call(self._reading)
+        except apsw.Error as error:
+            raise StoreFailed(f"{self.path} cannot be read: {error}", written=False) from error
+
+    def _reach(self, name: str) -> None:
+        if self._ports.failpoint is not None:
+            self._ports.failpoint(name)
+
+
+def _check_library() -> None:
+    found = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if found < SQLITE_OLDEST:
+        raise StoreRefused(
+            f"SQLite {apsw.sqlite_lib_version()} can corrupt a log that is read while it is "
+            f"written: install apsw with SQLite {'.'.join(map(str, SQLITE_OLDEST))} or newer"
+        )
+
+
+def _settings() -> Sequence[tuple[str, str | int]]:
+    settings: list[tuple[str, str | int]] = [
+        ("journal_mode", "wal"),
+        ("synchronous", 2),  # FULL: a commit returns after its sync
+        ("wal_autocheckpoint", 0),  # the writer does it itself, between batches
+        ("foreign_keys", 1),
+        ("trusted_schema", 0),
+        ("cell_size_check", 1),
+        ("mmap_size", 0),
+    ]
+    if sys.platform == "darwin":
+        # There a plain fsync leaves the data in the drive's cache.
+        settings += [("fullfsync", 1), ("checkpoint_fullfsync", 1)]
+    return settings
+
+
+def _set(connection: Any, pragma: str, value: str | int) -> None:
+    """Set a pragma and read it back: some fail without a word."""
+    _run(connection, f"PRAGMA {pragma}={value}")
+    found = _run(connection, f"PRAGMA {pragma}")
+    if found != [(value,)]:
+        raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
+
+
+def _run(connection: Any, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
+    return rows
+
+
+def _insert_rows(connection: Any, rows: Sequence[tuple[Any, ...]]) -> None:
+    begin = 0
+    for size in _CHUNKS:
+        while len(rows) - begin >= size:
+            flat: list[Any] = []
+            for row in rows[begin : begin + size]:
+                flat += row
+            _run(connection, _INSERTS[size], flat)
+            begin += size
+
+
+_MARKS = "(" + ",".join("?" * _COLUMNS) + ")"
+_INSERTS: Final = {
+    size: "INSERT INTO events VALUES" + ",".join([_MARKS] * size) for size in _CHUNKS
+}

@@ -1,0 +1,142 @@
+"""The log's tables in SQLite, and how a file of an older schema becomes one of today's.
+
+Rules: what must never happen to a log is refused by the schema itself, whatever the code above
+believes: two events at one place of a stream, a hole in a stream or in the positions, a change of
+what was written. Migrations go forward only, step by step, each in a transaction with the version
+that it leads to. A file that is not a log, or that a later release has migrated, is refused and not
+touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import apsw
+
+from ..errors import StoreRefused
+
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "migrate", "read_schema_version"]
+
+APPLICATION_ID: Final = 0x464C4431
+"""Marks the file as a log of ours ("FLD1"), for us and for `file`."""
+
+_FIRST: Final = (
+    """
+    CREATE TABLE about(
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        log_id TEXT NOT NULL,
+        created INTEGER NOT NULL
+    ) STRICT
+    """,
+    # Numbers in the order of first use, so that neighbours in the index were written together.
+    "CREATE TABLE streams(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
+    """
+    CREATE TABLE event_types(
+        number INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        schema_hash TEXT NOT NULL,
+        UNIQUE (name, version)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE events(
+        position INTEGER PRIMARY KEY,
+        stream INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        type INTEGER NOT NULL,
+        recorded INTEGER NOT NULL,
+        encoding INTEGER NOT NULL,
+        payload BLOB NOT NULL,
+        metadata BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE UNIQUE INDEX events_by_stream ON events(stream, version)",
+    """
+    CREATE TRIGGER events_have_no_holes BEFORE INSERT ON events
+    WHEN (new.version <> 1 AND NOT EXISTS (
+            SELECT 1 FROM events WHERE stream = new.stream AND version = new.version - 1))
+        OR (new.position <> 1 AND NOT EXISTS (
+            SELECT 1 FROM events WHERE position = new.position - 1))
+        OR new.version < 1 OR new.position < 1
+    BEGIN SELECT RAISE(ABORT, 'versions and positions have no holes'); END
+    """,
+    """
+    CREATE TRIGGER events_never_change BEFORE UPDATE ON events
+    BEGIN SELECT RAISE(ABORT, 'an event is never changed'); END
+    """,
+    """
+    CREATE TRIGGER events_never_go BEFORE DELETE ON events
+    BEGIN SELECT RAISE(ABORT, 'an event is never deleted'); END
+    """,
+    """
+    CREATE TABLE snapshots(
+        stream TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        snapshot_version INTEGER NOT NULL,
+        state BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    # For people with any SQLite shell.
+    """
+    CREATE VIEW log AS SELECT
+        events.position,
+        streams.name AS stream,
+        events.version,
+        event_types.name AS event,
+        event_types.version AS event_version,
+        strftime('%Y-%m-%dT%H:%M:%S', recorded / 1000000, 'unixepoch')
+            || printf('.%06dZ', recorded % 1000000) AS recorded,
+        CASE encoding WHEN 0 THEN CAST(payload AS TEXT) ELSE hex(payload) END AS payload,
+        CASE metadata WHEN x'' THEN NULL ELSE CAST(metadata AS TEXT) END AS metadata
+    FROM events
+    JOIN streams ON streams.number = events.stream
+    JOIN event_types ON event_types.number = events.type
+    """,
+)
+
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST,)
+"""Statements that lead from schema version n, the index, to n + 1."""
+
+
+def read_schema_version(connection: Any, path: str, newest: int) -> int:
+    """Give the schema version of a file, 0 for an empty one; raise StoreRefused for a stranger."""
+    try:
+        application = connection.execute("PRAGMA application_id").fetchall()[0][0]
+        version: int = connection.execute("PRAGMA user_version").fetchall()[0][0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StoreRefused(f"{path} is no SQLite database, or damaged: {error}") from error
+    if application == 0 and version == 0 and tables == 0:
+        return 0
+    if application != APPLICATION_ID:
+        raise StoreRefused(
+            f"{path} is a database of something else (application id {application:#x}): name a "
+            f"file that does not exist yet, or a log"
+        )
+    if version > newest:
+        raise StoreRefused(
+            f"{path} has schema version {version}, and this release knows up to {newest}: a later "
+            f"release has migrated it. Run that one, or restore a backup from before."
+        )
+    return version
+
+
+def migrate(connection: Any, version: int, steps: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+    """Bring a file from schema version `version` to the newest, each step whole or not at all."""
+    for number in range(version, len(steps)):
+        connection.execute("BEGIN IMMEDIATE").fetchall()
+        try:
+            for statement in steps[number]:
+                connection.execute(statement).fetchall()
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").fetchall()
+            connection.execute(f"PRAGMA user_version = {number + 1}").fetchall()
+            connection.execute("COMMIT").fetchall()
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK").fetchall()
+            raise
