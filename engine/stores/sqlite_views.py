@@ -44,6 +44,8 @@ WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """The write-ahead log is folded into the file above this size."""
 BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
+INTERRUPT_SECONDS: Final = 0.01
+"""How soon a query whose caller gave up is interrupted again, if it still runs."""
 MEMORY: Final = ":memory:"
 
 
@@ -61,6 +63,7 @@ class SqliteViews:
         self._logger = logger or logging.getLogger("foldline")
         self._ports = Ports()
         self._log_id = ""
+        self._closing = False
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._connection: apsw.Connection | None = None
@@ -83,6 +86,7 @@ class SqliteViews:
         definitions = [projection.__definition__ for projection in projections]
         check_names(definitions)
         self._ports = ports
+        self._closing = False
         self._log_id = store.log_id
         self._hashes = {d.name: definition_hash(d) for d in definitions}
         self._writer = ports.workers.start("foldline-views")
@@ -144,7 +148,10 @@ class SqliteViews:
             connection.authorizer = only_reads
 
     async def close(self) -> None:
-        """Close; a second call does nothing."""
+        """Close; a second call does nothing. Queries that still run are interrupted."""
+        self._closing = True
+        if self._now_reading is not None:
+            self._give_up(self._now_reading)
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         if reader is not None and reader is not writer:
@@ -345,26 +352,32 @@ class SqliteViews:
         try:
             return await self._reader.run(self._read_now, reading, call, args)
         except asyncio.CancelledError:
-            reading.given_up = True
-            connection = self._reading
-            if self._now_reading is reading and connection is not None:
-                connection.interrupt()
+            self._give_up(reading)
             raise
+
+    def _give_up(self, reading: _Reading) -> None:
+        """Interrupt a call until it ends: a statement that has not begun does not notice."""
+        reading.given_up = True
+        connection = self._reading
+        if self._now_reading is reading and connection is not None:
+            connection.interrupt()
+            asyncio.get_running_loop().call_later(INTERRUPT_SECONDS, self._give_up, reading)
 
     def _read_now(self, reading: _Reading, call: Callable[..., T], args: Sequence[Any]) -> T:
         connection = self._reading or self._connection
         assert connection is not None
-        while True:
+        while not (reading.given_up or self._closing):
             self._now_reading = reading
             try:
                 with failures(self._path, "read"):
                     return call(connection, *args)
             except apsw.InterruptError:
-                if reading.given_up:
-                    raise
-                # It was meant for the statement before, which was done just then.
+                # Its caller gave up, or did that of the statement before, which had just ended:
+                # then this one runs again.
+                continue
             finally:
                 self._now_reading = None
+        raise StoreFailed(f"the views {self._path} were closed during a query", written=False)
 
 
 def _key(item: tuple[Any, object]) -> Any:
