@@ -1,0 +1,392 @@
+"""Views in SQLite: whose history they are, what opening refuses, and exact values in any number."""
+
+from __future__ import annotations
+
+import logging
+import random
+import stat
+import struct
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from engine.errors import DefinitionError, StoreFailed, StoreRefused
+from engine.limits import Limits
+from engine.ports import Ports
+from engine.projection import Projection, Row, Table, projects
+from engine.rows import Flat, Scalar
+from engine.stores import sqlite_views
+from engine.stores.sqlite_session import set_pragma
+from engine.stores.sqlite_tables import TableSql
+from engine.stores.sqlite_views import SqliteViews
+from engine.views import Changes, Checkpoint, Selection
+
+from .shelf import Book, Bought, Counts, Lent, Library, Log, Reader, Swept, Wired, fold_all
+from .test_read_definitions import Everything, everything
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "shop.views.db")
+
+
+def written(*positions: int, log_id: str = "log-1") -> Log:
+    log = Log(log_id)
+    for position in positions:
+        log.write(Bought("b", position))
+    return log
+
+
+async def run_once(log: Log, path: str, *projections: type[Projection]) -> dict[str, int]:
+    async with Wired(log, path, projections or [Counts]) as wired:
+        await wired.caught_up()
+        table = wired.projections[0].__definition__.tables["totals"]
+        rows = await wired.views.find(table, Selection(limit=1_000))
+        return {row.name: row.books for row in rows}
+
+
+def said(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno == level]
+
+
+# -- history --------------------------------------------------------------------------------------
+
+
+async def test_views_go_on_where_they_were(path: str) -> None:
+    log = written(1, 2)
+    await run_once(log, path)
+    log.write(Bought("b"))
+    async with Wired(log, path, [Counts]) as wired:
+        assert (await wired.views.checkpoint(Counts.__definition__)).position == 2
+        await wired.caught_up()
+        assert wired.projector.statistics().events == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (written(1, 2, 3, 4, log_id="log-2"), "they are of log log-1, and this is log-2"),
+        (written(1, 2), "they are at position 3, and the log ends at 2"),
+        (written(1, 2, 4), "the log has another event at their position 3"),
+        (written(1, 2, 4, 5, 6), "the log has another event at their position 3"),
+    ],
+    ids=["another-log", "shorter-log", "other-event-at-the-end", "other-event-inside"],
+)
+async def test_another_history_is_noticed_and_the_views_rebuilt(
+    path: str, other: Log, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await run_once(written(1, 2, 3), path)
+
+    assert await run_once(other, path) == fold_all(other)
+    (message,) = said(caplog, logging.WARNING)
+    assert "the views of projection counts do not belong to this log" in message
+    assert why in message
+
+
+async def test_a_flipped_checkpoint_is_noticed(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    log = written(1, 2, 3)
+    await run_once(log, path)
+    connection = apsw.Connection(path)
+    connection.execute("update checkpoints set position = 2")
+    connection.close()
+
+    assert await run_once(log, path) == {"all": 3}
+    assert "another event" in said(caplog, logging.WARNING)[0]
+
+
+async def test_a_missing_table_is_rebuilt(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    log = written(1, 2, 3)
+    await run_once(log, path)
+    connection = apsw.Connection(path)
+    connection.execute("drop table counts_totals")
+    connection.close()
+
+    assert await run_once(log, path) == {"all": 3}
+    assert "a table of theirs is missing" in said(caplog, logging.WARNING)[0]
+
+
+async def test_a_damaged_event_at_the_checkpoint_is_not_another_history(path: str) -> None:
+    log = written(1, 2, 3)
+    await run_once(log, path)
+    log.write(Swept())
+    log.damage(3)
+
+    assert await run_once(log, path) == {"all": 3}
+
+
+class Tenfold(Projection, name="counts", version=2):
+    """The same tables as Counts, with another meaning."""
+
+    totals: Table[Reader]
+
+    @projects
+    def bought(self, event: Bought) -> None:
+        row = self.totals.get("all") or Reader("all")
+        self.totals.put(Reader("all", row.books + 10))
+
+
+async def test_a_raised_version_rebuilds(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log = written(1, 2, 3)
+    await run_once(log, path)
+
+    assert await run_once(log, path, Tenfold) == {"all": 30}
+    assert "projection counts is at version 2, its views at 1" in said(caplog, logging.INFO)[0]
+    assert not said(caplog, logging.WARNING)
+
+
+async def test_other_tables_under_the_same_version_are_refused(path: str) -> None:
+    class Changed(Projection, name="counts", version=1):
+        totals: Table[Book]
+
+        @projects
+        def bought(self, event: Bought) -> None: ...
+
+    log = written(1)
+    await run_once(log, path)
+
+    with pytest.raises(StoreRefused, match=r"declare it as `version=2`, and they are rebuilt"):
+        await Wired(log, path, [Changed]).open()
+
+
+async def test_tables_of_an_older_version_are_dropped_whatever_they_were_called(path: str) -> None:
+    class Renamed(Projection, name="counts", version=2):
+        sums: Table[Book]
+
+        @projects
+        def bought(self, event: Bought) -> None: ...
+
+    log = written(1)
+    await run_once(log, path)
+    async with Wired(log, path, [Renamed]) as wired:
+        await wired.caught_up()
+
+    tables = apsw.Connection(path).execute("select name from sqlite_schema where type='table'")
+    assert {name for (name,) in tables} == {"views_meta", "checkpoints", "counts_sums"}
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+async def test_the_file_is_private_and_set_as_promised(path: str) -> None:
+    async with Wired(written(1), path, [Counts]) as wired:
+        await wired.caught_up()
+        mode = stat.S_IMODE(Path(path).stat().st_mode)  # noqa: ASYNC240
+        connection = wired.views._connection
+        assert connection is not None
+
+        assert mode == 0o600
+        assert connection.pragma("journal_mode") == "wal"
+        assert connection.pragma("synchronous") == 1
+        assert connection.pragma("wal_autocheckpoint") == 0
+
+
+def test_a_setting_that_does_not_take_is_refused() -> None:
+    with pytest.raises(StoreRefused, match="PRAGMA journal_mode=wal did not take"):
+        set_pragma(apsw.Connection(":memory:"), "journal_mode", "wal")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("create table x (y)", "is not a file of views"),
+        ("pragma application_id=7", "is not a file of views"),
+    ],
+)
+async def test_a_strangers_file_is_refused(path: str, spoil: str, message: str) -> None:
+    apsw.Connection(path).execute(spoil)
+
+    with pytest.raises(StoreRefused, match=message):
+        await Wired(Log(), path).open()
+
+
+async def test_a_file_that_is_no_database_is_refused(path: str) -> None:
+    Path(path).write_bytes(b"no database at all" * 100)  # noqa: ASYNC240
+
+    with pytest.raises(StoreRefused, match="are damaged.*They can be rebuilt"):
+        await Wired(Log(), path).open()
+
+
+async def test_a_newer_schema_is_refused(path: str) -> None:
+    await run_once(written(1), path)
+    apsw.Connection(path).execute("update views_meta set schema_version = 2")
+
+    with pytest.raises(StoreRefused, match="has schema version 2, and this engine knows 1"):
+        await Wired(Log(), path).open()
+
+
+async def test_a_table_that_is_not_a_projections_is_never_dropped(path: str) -> None:
+    await run_once(written(1), path)
+    apsw.Connection(path).execute("create table library_books (mine)")
+
+    with pytest.raises(StoreRefused, match="has a table library_books already"):
+        await Wired(Log(), path).open()
+    assert apsw.Connection(path).execute("select count(*) from library_books").fetchall() == [(0,)]
+
+
+async def test_projections_that_collide_are_refused_before_anything_is_opened(path: str) -> None:
+    with pytest.raises(DefinitionError):
+        await Wired(Log(), path, [Counts, Tenfold]).open()
+    assert not Path(path).exists()  # noqa: ASYNC240
+
+
+async def test_closing_twice_does_nothing_and_closed_views_say_so(path: str) -> None:
+    wired = Wired(Log(), path)
+    await wired.open()
+    await wired.views.close()
+    await wired.views.close()
+
+    with pytest.raises(StoreFailed, match="are closed"):
+        await wired.views.checkpoint(Library.__definition__)
+    with pytest.raises(StoreFailed, match="are closed"):
+        await wired.views.get(Library.books.definition, "b")
+
+
+async def test_the_wal_is_folded_into_the_file_when_it_is_large(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_views, "WAL_BYTES_MAX", 100_000)
+    log = Log()
+    async with Wired(log, path, [Library]) as wired:
+        wired.views._wal_retry_bytes = 100_000
+        sizes: list[int] = []
+        for n in range(40):
+            wired.publish(*[Bought(f"b{n}-{m}" * 9) for m in range(50)])
+            await wired.caught_up()
+            sizes.append(Path(path + "-wal").stat().st_size)  # noqa: ASYNC240
+
+        assert max(sizes) < 200_000
+        assert 0 in sizes
+
+
+async def test_a_reader_that_stays_does_not_stop_the_writer(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_views, "WAL_BYTES_MAX", 50_000)
+    log = Log()
+    async with Wired(log, path, [Library]) as wired:
+        wired.views._wal_retry_bytes = 50_000
+        wired.publish(Bought("b"))
+        await wired.caught_up()
+        stranger = apsw.Connection(path)
+        stranger.execute("begin")
+        stranger.execute("select count(*) from library_books").fetchall()
+        for n in range(20):
+            wired.publish(*[Bought(f"b{n}-{m}" * 9) for m in range(50)])
+            await wired.caught_up()
+        stranger.close()
+
+        assert wired.projector.state == "live"
+        assert wired.views._wal_retry_bytes > 50_000
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+class Numbers(Row, key="id"):
+    id: int
+    real: float
+    text: str = ""
+    maybe: float | None = None
+
+
+class All(Projection, name="all"):
+    numbers: Table[Numbers]
+    things: Table[Everything]
+    books: Table[Book]
+
+    @projects
+    def bought(self, event: Bought) -> None: ...
+
+
+def hard_floats() -> list[float]:
+    choose = random.Random(1)
+    values = [struct.unpack("d", choose.randbytes(8))[0] for _ in range(2_000)]
+    values += [5e-324, 1.7976931348623157e308, 2.2250738585072014e-308, 0.1, 1e22, 1e23, 3.0]
+    return [value for value in values if value - value == 0]
+
+
+def flats(rows: list[Any]) -> dict[Any, Flat | None]:
+    shape = type(rows[0]).__shape__
+    found = [shape.flatten(row) for row in rows]
+    return {flat[shape.key_place]: flat for flat in found}
+
+
+@pytest.mark.parametrize("floats_exact", [True, False])
+async def test_all_values_come_back_exactly(path: str, floats_exact: bool) -> None:
+    views = SqliteViews(path)
+    await views.open(Ports(), Limits(), Log(), [All])
+    if not floats_exact:
+        for name, sql in views._sql.items():
+            views._sql[name] = TableSql(sql.definition, floats_exact=False)
+    numbers = [Numbers(n, real, "x\0'\"\\ü\u2028") for n, real in enumerate(hard_floats())]
+    changes: dict[str, Any] = {"numbers": flats(numbers), "things": flats([everything()])}
+    definition = All.__definition__
+    await views.write(Changes(definition, Checkpoint(), Checkpoint(1, 1), changes))
+
+    found = await views.find(All.numbers.definition, Selection(limit=10_000))
+    keys: dict[str, list[Scalar]] = {
+        "numbers": [row.id for row in numbers],
+        "things": [str(everything().id)],
+    }
+    fetched = await views.fetch(definition, keys)
+    await views.close()
+
+    assert found == numbers
+    for name, rows in changes.items():
+        shape = definition.tables[name].shape
+        assert {flat[shape.key_place]: tuple(flat) for flat in fetched[name]} == rows
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 31, 32, 33, 47, 48, 49, 100, 1_023, 1_025, 3_001])
+async def test_any_number_of_rows_is_written_and_deleted(count: int) -> None:
+    views = SqliteViews(":memory:")
+    await views.open(Ports(), Limits(), Log(), [All])
+    definition = All.__definition__
+    rows: dict[Any, Flat | None] = flats([Book(f"b{n}", n) for n in range(count)])
+    await views.write(Changes(definition, Checkpoint(), Checkpoint(1, 1), {"books": rows}))
+    kept = await views.find(All.books.definition, Selection(limit=10_000))
+    gone: dict[Any, Flat | None] = {key: None for key in rows if key != "b0"}
+    await views.write(Changes(definition, Checkpoint(1, 1), Checkpoint(2, 2), {"books": gone}))
+    left = await views.find(All.books.definition, Selection(limit=10_000))
+    await views.close()
+
+    assert sorted(row.price for row in kept) == list(range(count))
+    assert [row.id for row in left] == ["b0"]
+
+
+async def test_deleting_finds_its_rows_by_the_key() -> None:
+    sql = TableSql(Library.books.definition, floats_exact=True)
+    connection = apsw.Connection(":memory:")
+    for statement in sql.create():
+        connection.execute(statement)
+    for text, values in (sql.delete(["a"]), sql.fetch(["a"])):
+        plan = connection.execute(f"explain query plan {text}", values).fetchall()
+
+        assert any("SEARCH library_books USING" in str(row[3]) for row in plan), plan
+
+
+async def test_pages_in_an_indexed_order_need_no_sorting() -> None:
+    sql = TableSql(Library.books.definition, floats_exact=True)
+    connection = apsw.Connection(":memory:")
+    for statement in sql.create():
+        connection.execute(statement)
+    selection = Selection(order_by="price", descending=True, after=(5, "b"), limit=10)
+    text, values = sql.find(selection)
+    plan = str(connection.execute(f"explain query plan {text}", values).fetchall())
+
+    assert "library_books:price" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+async def test_two_projections_write_in_turn(path: str) -> None:
+    log = Log()
+    async with Wired(log, path, [Library, Counts]) as wired:
+        for n in range(30):
+            wired.publish(Bought(f"b{n}"), Lent(f"b{n}", "ann"))
+        await wired.caught_up()
+
+        assert len(await wired.rows(Library.books)) == 30
+        assert (await wired.rows(Counts.totals))["ann"].books == 30
