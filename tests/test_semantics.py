@@ -11,10 +11,8 @@ from tests.mutants.__main__ import load
 
 TESTS = Path(__file__).parent
 TEXT = (TESTS.parent / "SEMANTICS.md").read_text()
-PROMISES = {
-    int(number): text
-    for number, text in re.findall(r"^### (\d+)\. (.*?)(?=^### |\Z)", TEXT, re.DOTALL | re.MULTILINE)
-}
+PROMISE = re.compile(r"^### (\d+)\. (.*?)(?=^### |\Z)", re.DOTALL | re.MULTILINE)
+PROMISES = {int(number): text for number, text in PROMISE.findall(TEXT)}
 
 
 def test_there_are_sixteen_promises() -> None:

@@ -115,7 +115,11 @@ def test_functions_are_short() -> None:
 
 
 def test_files_hold_one_noun() -> None:
-    lengths = {module_of(path): len(path.read_text().splitlines()) for path in FILES}
+    lengths = {
+        module_of(path): len(path.read_text().splitlines())
+        for path in FILES
+        if not path.is_relative_to(ENGINE / "testing")  # a suite is as long as its contract
+    }
 
     assert not {name: n for name, n in lengths.items() if n > 560}
 

@@ -93,15 +93,11 @@ class MemoryStore:
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
     ) -> Sequence[StreamPage]:
         """Read many streams at once."""
+        page = _Page(events_max, bytes_max)
         pages: list[StreamPage] = []
         for read in reads:
             rest = self._streams.get(read.stream, [])[read.after :]
-            events = _page(rest, events_max, bytes_max)
-            events_max -= len(events)
-            bytes_max -= sum(len(event.payload) + len(event.metadata) for event in events)
-            # The first event of all comes alone if it must; after it the bounds are kept.
-            if any(page.events for page in pages) and bytes_max < 0:
-                events = []
+            events = page.take(rest)
             pages.append(StreamPage(read.stream, events, len(events) < len(rest)))
         return pages
 
@@ -109,7 +105,7 @@ class MemoryStore:
         self, after: int, *, events_max: int, bytes_max: int
     ) -> Sequence[StoredEvent]:
         """Read the global order."""
-        return _page(self._log[after : after + events_max], events_max, bytes_max)
+        return _Page(events_max, bytes_max).take(self._log[after : after + events_max])
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are."""
@@ -123,14 +119,25 @@ class MemoryStore:
                 self._snapshots[snapshot.stream] = snapshot
 
 
-def _page(events: Sequence[StoredEvent], events_max: int, bytes_max: int) -> list[StoredEvent]:
-    """Give the events that fit, one at least, each compared with its checksum."""
-    taken: list[StoredEvent] = []
-    size = 0
-    for event in events[: max(0, events_max)]:
-        size += len(event.payload) + len(event.metadata)
-        if taken and size > bytes_max:
-            break
-        verify(event)
-        taken.append(event)
-    return taken
+class _Page:
+    """What still fits into one read: so many events and bytes, but one event at least."""
+
+    def __init__(self, events_max: int, bytes_max: int) -> None:
+        self._events_left = events_max
+        self._bytes_left = bytes_max
+        self._empty = True
+
+    def take(self, events: Sequence[StoredEvent]) -> list[StoredEvent]:
+        """Give the events that fit, each compared with its checksum."""
+        taken: list[StoredEvent] = []
+        for event in events:
+            self._bytes_left -= len(event.payload) + len(event.metadata)
+            if not self._empty and (self._events_left < 1 or self._bytes_left < 0):
+                # What does not fit closes the page: nothing smaller may come after it.
+                self._events_left = 0
+                break
+            verify(event)
+            taken.append(event)
+            self._events_left -= 1
+            self._empty = False
+        return taken

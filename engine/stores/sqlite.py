@@ -479,13 +479,14 @@ class SqliteStore:
     async def _on_reader(self, call: Callable[[Any], T]) -> T:
         if self._reader is None:
             raise StoreFailed(f"{self.path} is closed", written=False)
-        return await self._reader.run(self._read, call)
 
-    def _read(self, call: Callable[[Any], T]) -> T:
-        try:
-            return call(self._reading)
-        except apsw.Error as error:
-            raise StoreFailed(f"{self.path} cannot be read: {error}", written=False) from error
+        def read() -> T:
+            try:
+                return call(self._reading)
+            except apsw.Error as error:
+                raise StoreFailed(f"{self.path} cannot be read: {error}", written=False) from error
+
+        return await self._reader.run(read)
 
     def _reach(self, name: str) -> None:
         if self._ports.failpoint is not None:

@@ -72,9 +72,10 @@ def _statements(source: str) -> tuple[str, str]:
 
 _FEED_WHOLE, _FEED_ROWS = _statements(_FEED)
 _STREAMS_WHOLE, _STREAMS_ROWS = _statements(_STREAMS)
+_LAST: Final = "(SELECT max(version) FROM events WHERE stream = s.number)"
 _STREAM_VERSIONS: Final = (
-    "SELECT json_group_array("
-    "coalesce((SELECT max(version) FROM events WHERE stream = s.number), 0)) FROM json_each(?1) w LEFT JOIN streams s ON s.name = w.value->>0"
+    f"SELECT json_group_array(coalesce({_LAST}, 0)) "  # noqa: S608 - no value of anybody's
+    "FROM json_each(?1) w LEFT JOIN streams s ON s.name = w.value->>0"
 )
 
 

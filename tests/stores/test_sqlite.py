@@ -1,0 +1,613 @@
+"""The SQLite store passes the suite of all stores, and keeps its own promises about the file."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+import pytest_asyncio
+
+from engine import Damaged, DefinitionError, StoreFailed, StoreLocked, StoreRefused
+from engine.ports import Ports, SystemFiles
+from engine.stores import sqlite as sqlite_module
+from engine.stores.contract import (
+    Appended,
+    AppendRequest,
+    Batch,
+    EventData,
+    Store,
+    StreamConflict,
+    Write,
+)
+from engine.stores.sqlite import SqliteStore
+from engine.stores.sqlite_schema import APPLICATION_ID, MIGRATIONS, migrate, read_schema_version
+from engine.stores.urls import open_url, views_path
+from engine.testing.conformance import (
+    ADDED,
+    ALL,
+    StoreConformance,
+    append,
+    feed,
+    numbers,
+    request,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class TestSqliteStore(StoreConformance):
+    def new_store(self, folder: Path) -> Store:
+        return SqliteStore(str(folder / "log.db"))
+
+    def same_log(self, store: Store) -> Store:
+        assert isinstance(store, SqliteStore)
+        return SqliteStore(store.path)
+
+    async def damage(self, store: Store, position: int, field: str) -> None:
+        assert isinstance(store, SqliteStore)
+        column = {"event_version": "type"}.get(field, field)
+        with closing(apsw.Connection(store.path)) as outside:
+            value: Any
+            (value,) = outside.execute(
+                f"SELECT {column} FROM events WHERE position = ?", (position,)
+            ).fetchall()[0]
+            changed = value[:-1] + bytes([value[-1] ^ 1]) if isinstance(value, bytes) else value + 1
+            outside.execute("DROP TRIGGER events_never_change")
+            outside.execute(
+                f"UPDATE events SET {column} = ? WHERE position = ?", (changed, position)
+            )
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    made = SqliteStore(str(tmp_path / "log.db"))
+    await made.open(Ports())
+    yield made
+    await made.close()
+
+
+# -- the file -------------------------------------------------------------------------------
+
+
+async def test_the_file_and_what_lies_beside_it_are_the_owners_alone(store: SqliteStore) -> None:
+    await append(store, request("a:1", 0, 1))
+    folder = Path(store.path).parent
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+    assert modes == dict.fromkeys(["log.db", "log.db-wal", "log.db-shm", "log.db.lock"], 0o600)
+
+
+async def test_every_setting_took(store: SqliteStore) -> None:
+    assert store.durable
+    wanted = {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "wal_autocheckpoint": 0,
+        "page_size": 8192,
+        "trusted_schema": 0,
+        "cell_size_check": 1,
+        "mmap_size": 0,
+        "application_id": APPLICATION_ID,
+        "user_version": len(MIGRATIONS),
+    }
+    found = {name: store._connection.execute(f"PRAGMA {name}").fetchall()[0][0] for name in wanted}
+
+    assert found == wanted
+
+
+class Deaf:
+    """A connection on which one setting does not take, without a word."""
+
+    def __init__(self, connection: apsw.Connection, pragma: str) -> None:
+        self._connection = connection
+        self._pragma = pragma
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if sql.startswith(f"PRAGMA {self._pragma}="):
+            sql = "SELECT 1"
+        return self._connection.execute(sql, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+class DeafFiles(SystemFiles):
+    def __init__(self, pragma: str) -> None:
+        self._pragma = pragma
+
+    def connect(self, path: str, *, readonly: bool = False) -> Any:
+        connection = super().connect(path, readonly=readonly)
+        return connection if readonly else Deaf(connection, self._pragma)
+
+
+@pytest.mark.parametrize("pragma", ["journal_mode", "wal_autocheckpoint", "trusted_schema"])
+async def test_a_setting_that_does_not_take_is_noticed(tmp_path: Path, pragma: str) -> None:
+    refused = SqliteStore(str(tmp_path / "log.db"))
+    with pytest.raises(StoreRefused, match=f"PRAGMA {pragma}=.* did not take"):
+        await refused.open(Ports(files=DeafFiles(pragma)))
+    await refused.open(Ports())
+    await refused.close()
+
+
+async def test_a_commit_is_synced_before_it_is_answered(tmp_path: Path) -> None:
+    """The system calls themselves are counted, through a VFS that sees every sync."""
+    seen = SyncCounter()
+    counted = SqliteStore(str(tmp_path / "log.db"))
+    await counted.open(Ports(files=VfsFiles(seen.name)))
+    before = seen.syncs
+    for number in range(10):
+        await append(counted, request("a:1", number, number))
+        assert seen.syncs >= before + number + 1
+    await counted.close()
+    seen.unregister()
+
+
+async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")
+    with pytest.raises(StoreRefused, match=r"3\.51\.2 can corrupt a log .* 3\.51\.3 or newer"):
+        await SqliteStore(str(tmp_path / "log.db")).open(Ports())
+
+
+async def test_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real.db").touch()
+    (tmp_path / "log.db").symlink_to(tmp_path / "real.db")
+    with pytest.raises(StoreRefused, match="not a plain file"):
+        await SqliteStore(str(tmp_path / "log.db")).open(Ports())
+
+
+async def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.db").touch()
+    (tmp_path / "log.db").chmod(0o666)
+    with pytest.raises(StoreRefused, match="chmod o-w"):
+        await SqliteStore(str(tmp_path / "log.db")).open(Ports())
+
+
+async def test_a_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreRefused, match="No such file"):
+        await SqliteStore(str(tmp_path / "nowhere" / "log.db")).open(Ports())
+
+
+async def test_a_file_that_is_no_database_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    path.write_bytes(b"not a database, but somebody's letter " * 50)
+    before = path.read_bytes()
+    with pytest.raises(StoreRefused, match="no SQLite database"):
+        await SqliteStore(str(path)).open(Ports())
+
+    assert path.read_bytes() == before
+
+
+async def test_a_database_of_something_else_is_refused_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("CREATE TABLE notes(text)")
+    before = path.read_bytes()
+    with pytest.raises(StoreRefused, match="a database of something else"):
+        await SqliteStore(str(path)).open(Ports())
+
+    assert path.read_bytes() == before
+
+
+async def test_a_schema_of_a_later_release_is_refused(store: SqliteStore) -> None:
+    await store.close()
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(StoreRefused, match="a later release has migrated it"):
+        await store.open(Ports())
+
+
+async def test_a_migration_goes_forward_whole_or_not_at_all(store: SqliteStore) -> None:
+    await append(store, request("a:1", 0, 1))
+    await store.close()
+    good = ("CREATE TABLE extra(x INTEGER) STRICT", "ALTER TABLE about ADD COLUMN note TEXT")
+    bad = ("CREATE TABLE extra(x INTEGER) STRICT", "SELECT nothing FROM nowhere")
+    connection = apsw.Connection(store.path)
+    with pytest.raises(apsw.SQLError):
+        migrate(connection, 1, [*MIGRATIONS, bad])
+    assert read_schema_version(connection, store.path, 9) == 1
+    assert not connection.table_exists("main", "extra")
+
+    migrate(connection, 1, [*MIGRATIONS, good])
+
+    assert read_schema_version(connection, store.path, 9) == 2
+    assert connection.table_exists("main", "extra")
+    assert connection.execute("SELECT count(*) FROM events").fetchall() == [(1,)]
+    connection.close()
+
+
+HOLDER = """
+import asyncio, sys
+from engine.ports import Ports
+from engine.stores.sqlite import SqliteStore
+
+async def main():
+    await SqliteStore(sys.argv[1]).open(Ports())
+    print("open", flush=True)
+    sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_second_process_is_told_who_has_the_log_until_that_one_is_killed(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "log.db")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdin
+    assert holder.stdout
+    with holder.stdin, holder.stdout:
+        assert holder.stdout.readline() == b"open\n"
+        second = SqliteStore(path)
+        with pytest.raises(StoreLocked, match=f"held by process {holder.pid}"):
+            await second.open(Ports())
+        waiting = SqliteStore(path, open_timeout=60)
+        holder.send_signal(signal.SIGKILL)
+        await waiting.open(Ports())
+        holder.wait()
+    await append(waiting, request("a:1", 0, 1))
+    await waiting.close()
+
+
+SHELL = """
+import json, sqlite3, sys
+log = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+found = log.execute("SELECT * FROM log ORDER BY position")
+print(json.dumps([[column[0] for column in found.description], *found]))
+"""
+
+
+async def test_people_read_the_log_in_any_sqlite_shell(store: SqliteStore) -> None:
+    data = EventData(ADDED, '{"to":"ü"}'.encode(), b'{"key":"k"}')
+    await append(store, AppendRequest([Write("a:1", 0, [data])]), recorded=1_500_000)
+    await append(store, request("b:1", 0, 2), recorded=1_500_001)
+    # A process of its own: two SQLite libraries in one process break each other's file locks.
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL, store.path], capture_output=True, text=True, check=True
+    )
+    columns, *rows = msgspec.json.decode(done.stdout, type=list[list[Any]])
+    assert await append(store, request("c:1", 0, 3)) == [Appended(3, (1,))]
+
+    assert columns == [
+        "position",
+        "stream",
+        "version",
+        "event",
+        "event_version",
+        "recorded",
+        "payload",
+        "metadata",
+    ]
+    first = "1970-01-01T00:00:01.500000Z"
+    assert rows[0] == [1, "a:1", 1, "added", 1, first, '{"to":"ü"}', '{"key":"k"}']
+    assert rows[1][5:] == ["1970-01-01T00:00:01.500001Z", '{"number":2}', None]
+
+
+def test_urls_name_stores() -> None:
+    assert type(open_url("memory:")).__name__ == "MemoryStore"
+    shop = open_url("sqlite:shop.db")
+    assert isinstance(shop, SqliteStore)
+    assert (shop.path, shop.views_path) == ("shop.db", "shop.views.db")
+    for url in ("sqlite:///tmp/a.b/shop", "sqlite:/tmp/a.b/shop"):
+        deep = open_url(url)
+        assert isinstance(deep, SqliteStore)
+        assert (deep.path, views_path(deep)) == ("/tmp/a.b/shop", "/tmp/a.b/shop.views")
+    for bad in ("", "shop.db", "memory:x", "sqlite:", "postgresql://x", "sqlite::memory:"):
+        with pytest.raises(DefinitionError, match="none that this release knows"):
+            open_url(bad)
+
+
+# -- the schema's own word ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "word"),
+    [
+        ("INSERT INTO events VALUES (3, 1, 2, 1, 1, 0, x'', x'', 0)", "UNIQUE"),
+        ("INSERT INTO events VALUES (2, 1, 3, 1, 1, 0, x'', x'', 0)", "UNIQUE"),
+        ("INSERT INTO events VALUES (3, 1, 4, 1, 1, 0, x'', x'', 0)", "have no holes"),
+        ("INSERT INTO events VALUES (4, 1, 3, 1, 1, 0, x'', x'', 0)", "have no holes"),
+        ("INSERT INTO events VALUES (3, 1, 0, 1, 1, 0, x'', x'', 0)", "have no holes"),
+        ("INSERT INTO events VALUES (0, 2, 1, 1, 1, 0, x'', x'', 0)", "have no holes"),
+        ("UPDATE events SET payload = x'00'", "never changed"),
+        ("DELETE FROM events WHERE position = 2", "never deleted"),
+    ],
+)
+async def test_forks_holes_and_changes_are_refused_by_the_schema(
+    store: SqliteStore, statement: str, word: str
+) -> None:
+    await append(store, request("a:1", 0, 1, 2))
+    await store.close()
+    with (
+        closing(apsw.Connection(store.path)) as outside,
+        pytest.raises(apsw.ConstraintError, match=word),
+    ):
+        outside.execute(statement)
+
+
+async def append_as_a_stranger(store: SqliteStore, position: int, version: int) -> None:
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute(
+            "INSERT INTO events SELECT ?, stream, ?, type, recorded, encoding, payload, metadata, "
+            "checksum FROM events WHERE position = 1",
+            (position, version),
+        )
+
+
+async def test_a_strangers_write_is_noticed_and_not_forked(store: SqliteStore) -> None:
+    await append(store, request("a:1", 0, 1))
+    await append_as_a_stranger(store, 2, 2)
+
+    outcomes = await append(store, request("a:1", 1, 9), request("b:1", 0, 2))
+
+    assert outcomes == [StreamConflict("a:1", 1, 2), Appended(3, (1,))]
+
+
+async def test_a_stale_cache_ends_in_a_conflict_of_its_own_stream_alone(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last fence: the schema's violation is turned into an answer for the right request."""
+    await append(store, request("a:1", 0, 1), request("b:1", 0, 1))
+    await append_as_a_stranger(store, 3, 2)
+    monkeypatch.setattr(store, "_notice_strangers", lambda connection: None)
+
+    outcomes = await append(store, request("b:1", 1, 2), request("a:1", 1, 9))
+
+    assert outcomes == [Appended(4, (2,)), StreamConflict("a:1", 1, 2)]
+
+
+# -- failures -------------------------------------------------------------------------------
+
+
+class VfsFiles(SystemFiles):
+    """Opens SQLite through a named VFS."""
+
+    def __init__(self, vfs: str) -> None:
+        self._vfs = vfs
+
+    def connect(self, path: str, *, readonly: bool = False) -> Any:
+        super().connect(path).close()
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+        return apsw.Connection(path, flags=flags, vfs=self._vfs)
+
+
+class FaultyVfs(apsw.VFS):
+    """The system's VFS with files that fail on request: real I/O errors, seen by real SQLite."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        FaultyVfs.count += 1
+        self.name = f"faulty-{FaultyVfs.count}"
+        self.faults: dict[str, int] = {}
+        """SQLite result code by call ("write", "sync") and kind of file ("-wal")."""
+        self.calls: list[str] = []
+        super().__init__(self.name, "")
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - SQLite's name
+        return FaultyFile(self, name, flags)
+
+
+class FaultyFile(apsw.VFSFile):
+    def __init__(self, vfs: FaultyVfs, name: Any, flags: list[int]) -> None:
+        self._vfs = vfs
+        path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
+        self._kind = "-wal" if path.endswith("-wal") else "file"
+        super().__init__("", name, flags)
+
+    def _fail(self, call: str) -> None:
+        self._vfs.calls.append(call + self._kind)
+        code = self._vfs.faults.get(call + self._kind)
+        if code is not None:
+            raise apsw.exception_for(code)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        self._fail("write")
+        super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._fail("sync")
+        super().xSync(flags)
+
+
+class SyncCounter(FaultyVfs):
+    @property
+    def syncs(self) -> int:
+        return self.calls.count("sync-wal")
+
+
+@pytest_asyncio.fixture
+async def faulty(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, FaultyVfs]]:
+    vfs = FaultyVfs()
+    made = SqliteStore(str(tmp_path / "log.db"))
+    await made.open(Ports(files=VfsFiles(vfs.name)))
+    await append(made, request("a:1", 0, 1))
+    yield made, vfs
+    vfs.faults.clear()
+    await made.close()
+    vfs.unregister()
+
+
+@pytest.mark.parametrize("call", ["sync-wal", "write-wal"])
+async def test_a_failure_in_the_commit_is_unknown_and_stops_the_store(
+    faulty: tuple[SqliteStore, FaultyVfs], call: str
+) -> None:
+    store, vfs = faulty
+    vfs.faults[call] = apsw.SQLITE_IOERR
+    with pytest.raises(StoreFailed) as failed:
+        await append(store, request("a:1", 1, 2))
+    assert failed.value.written is None
+    vfs.faults.clear()
+    with pytest.raises(StoreFailed, match="takes nothing more since"):
+        await append(store, request("b:1", 0, 3))
+    await store.close()
+    await store.open(Ports())
+
+    kept = numbers(await feed(store))
+    assert kept in ([1], [1, 2])
+    assert await append(store, request("b:1", 0, 3)) == [Appended(len(kept) + 1, (1,))]
+
+
+async def test_a_disk_that_is_full_before_the_commit_costs_the_batch_alone(
+    faulty: tuple[SqliteStore, FaultyVfs],
+) -> None:
+    store, vfs = faulty
+    # A cache so small that the batch spills into the write-ahead log before its commit.
+    store._connection.execute("PRAGMA cache_size = 10").fetchall()
+    large = EventData(ADDED, b'"' + b"x" * 100_000 + b'"')
+    vfs.faults["write-wal"] = apsw.SQLITE_FULL
+    with pytest.raises(StoreFailed) as failed:
+        await append(store, AppendRequest([Write("b:1", 0, [large] * 20)]), request("c:1", 0, 1))
+    assert failed.value.written is False
+    assert numbers(await feed(store)) == [1]
+    vfs.faults.clear()
+
+    assert await append(store, request("a:1", 1, 2), request("b:1", 0, 3)) == [
+        Appended(2, (2,)),
+        Appended(3, (1,)),
+    ]
+
+
+async def test_a_failed_sync_of_the_file_itself_stops_the_store(
+    faulty: tuple[SqliteStore, FaultyVfs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, vfs = faulty
+    monkeypatch.setattr(store, "_wal_retry_bytes", 0)
+    vfs.faults["syncfile"] = apsw.SQLITE_IOERR
+    await append(store, request("b:1", 0, 2))
+    assert store._folding is not None
+    await store._folding
+    with pytest.raises(StoreFailed, match="takes nothing more since IOError"):
+        await append(store, request("b:1", 1, 3))
+
+
+async def test_a_writer_that_others_hold_up_says_so_and_goes_on(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(store, request("a:1", 0, 1))
+    store._connection.set_busy_timeout(1)
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreFailed, match="[Bb]usy|locked") as failed:
+            await append(store, request("a:1", 1, 2))
+        outside.execute("ROLLBACK")
+
+    assert failed.value.written is False
+    assert await append(store, request("a:1", 1, 2)) == [Appended(2, (2,))]
+
+
+async def test_a_crash_between_insert_and_commit_leaves_nothing(tmp_path: Path) -> None:
+    class Crash(BaseException):
+        pass
+
+    armed = False
+
+    def crash(name: str) -> None:
+        if armed and name == "store.inserted":
+            raise Crash
+
+    store = SqliteStore(str(tmp_path / "log.db"))
+    await store.open(Ports(failpoint=crash))
+    await append(store, request("a:1", 0, 1))
+    armed = True
+    with pytest.raises(Crash):
+        await append(store, request("a:1", 1, 2), request("b:1", 0, 3))
+    armed = False
+
+    assert numbers(await feed(store)) == [1]
+    assert await append(store, request("b:1", 0, 3)) == [Appended(2, (1,))]
+    await store.close()
+
+
+async def test_a_damaged_last_event_refuses_to_open(store: SqliteStore) -> None:
+    await append(store, request("a:1", 0, 1))
+    await TestSqliteStore().damage(store, 1, "payload")
+    await store.close()
+    with pytest.raises(Damaged, match="position 1 cannot be used"):
+        await store.open(Ports())
+
+
+# -- the write-ahead log --------------------------------------------------------------------
+
+
+async def test_the_write_ahead_log_is_folded_in_above_its_bound(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "WAL_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(store, "_wal_retry_bytes", 1_000_000)
+    large = EventData(ADDED, b'"' + b"x" * 50_000 + b'"')
+    largest = 0
+    for number in range(100):
+        await append(store, AppendRequest([Write("a:1", number, [large])]))
+        largest = max(largest, Path(store.path + "-wal").stat().st_size)
+        if store._folding is not None:
+            await store._folding
+
+    assert largest < 1_300_000
+    assert len(await feed(store)) == 100
+
+
+async def test_a_reader_that_stays_does_not_stop_the_writer(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "WAL_BYTES_MAX", 100_000)
+    monkeypatch.setattr(store, "_wal_retry_bytes", 100_000)
+    large = EventData(ADDED, b'"' + b"x" * 50_000 + b'"')
+    await append(store, AppendRequest([Write("a:1", 0, [large])]))
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute("BEGIN")
+        outside.execute("SELECT count(*) FROM events").fetchall()
+        for number in range(1, 10):
+            await append(store, AppendRequest([Write("a:1", number, [large])]))
+    for number in range(10, 20):
+        await append(store, AppendRequest([Write("a:1", number, [large])]))
+        if store._folding is not None:
+            await store._folding
+
+    assert Path(store.path + "-wal").stat().st_size < 300_000
+    assert len(await feed(store)) == 20
+
+
+async def test_closing_leaves_one_file_and_the_lock(store: SqliteStore) -> None:
+    await append(store, request("a:1", 0, 1))
+    await store.close()
+
+    names = sorted(path.name for path in Path(store.path).parent.iterdir())
+    assert names == ["log.db", "log.db.lock"]
+
+
+async def test_a_page_of_large_events_is_cut_before_they_are_read(store: SqliteStore) -> None:
+    large = EventData(ADDED, b'"' + b"x" * 1_000_000 + b'"')
+    for number in range(30):
+        await append(store, AppendRequest([Write("a:1", number, [large])]))
+    before = apsw.memory_high_water(True)
+    page = await store.read_feed(0, events_max=1_000, bytes_max=2_000_010)
+
+    assert len(page) == 2
+    assert apsw.memory_high_water(True) - before < 20_000_000
+    assert len(await store.read_feed(0, events_max=1_000, bytes_max=ALL)) == 30
+
+
+async def test_batches_are_recorded_as_one_transaction_each(store: SqliteStore) -> None:
+    seen: list[str] = []
+    store._connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda call: seen.append(call["sql"]))
+    await store.append(Batch([request(f"a:{n}", 0, n) for n in range(40)], 1))
+    store._connection.trace_v2(0, None)
+
+    words = [sql.split()[0] for sql in seen if not sql.startswith("--")]
+    assert words.count("BEGIN") == words.count("COMMIT") == 1
+    assert words.index("BEGIN") < words.index("INSERT") < words.index("COMMIT")
