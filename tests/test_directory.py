@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine import Damaged, Limits, Overloaded, Receipt, StreamUnreadable
@@ -112,6 +113,22 @@ async def test_a_stream_that_cannot_be_decoded_costs_only_itself() -> None:
         assert isinstance(results[2], StreamUnreadable)
         with pytest.raises(StreamUnreadable):
             await engine.execute(Look("a"))
+
+
+async def test_a_damaged_event_costs_only_its_own_stream() -> None:
+    store = HeldStore()
+    async with counters(store) as engine:
+        await asyncio.gather(*(engine.execute(Add(counter, 1)) for counter in "abc"))
+    damaged = store._streams["counter:b"]
+    damaged[0] = msgspec.structs.replace(damaged[0], payload=b'{"amount":9}')
+    async with counters(store) as engine:
+        commands = [Add(counter, 1) for counter in "abc"]
+        results: list[Any] = await asyncio.gather(
+            *(engine.execute(command) for command in commands), return_exceptions=True
+        )
+
+        assert [type(result) for result in results] == [Receipt, StreamUnreadable, Receipt]
+        assert "its checksum is" in str(results[1])
 
 
 async def test_a_read_that_fails_is_answered_and_tried_again() -> None:

@@ -303,6 +303,8 @@ class Plan(msgspec.Struct, frozen=True):
     events: list[StoredEvent]
     versions: dict[str, int]
     """The new version of each stream that gets events."""
+    conflicts: int
+    """How many of the outcomes are conflicts."""
 
 
 def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
@@ -316,6 +318,7 @@ def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
     failed: set[str] = set()
     outcomes: list[Outcome] = []
     events: list[StoredEvent] = []
+    conflicts = 0
     position = head.position
     for request in batch.requests:
         assert request.writes, "a request without a write has nothing to answer"
@@ -325,6 +328,7 @@ def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
             # Everything later on these streams was decided on what is not stored now.
             failed.update(write.stream for write in request.writes)
             outcomes.append(conflict)
+            conflicts += 1
             continue
         after: list[int] = []
         for write in request.writes:
@@ -337,7 +341,7 @@ def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
             after.append(version)
         outcomes.append(Appended(position, tuple(after)))
     assert position == head.position + len(events)
-    return Plan(outcomes, events, now)
+    return Plan(outcomes, events, now, conflicts)
 
 
 def _conflict(

@@ -79,7 +79,6 @@ class SqliteStore:
         self._log_id = ""
         self._head = Head()
         self._stopped: BaseException | None = None
-        self._data_version = 0
         self._wal_retry_bytes = WAL_BYTES_MAX
         self._folding: asyncio.Task[None] | None = None
         self._streams: dict[str, tuple[int, int]] = {}
@@ -156,10 +155,7 @@ class SqliteStore:
             _run(connection, "INSERT INTO about VALUES (1, ?, ?)", values)
             found = _run(connection, "SELECT log_id FROM about")
         self._log_id = found[0][0]
-        self._data_version = _run(connection, "PRAGMA data_version")[0][0]
-        self._forget()
-        self._read_types(connection)
-        self._read_head(connection)
+        self._refresh(connection)
         if self._head.position:
             # The last event is what every later one builds on: its checksum is compared now.
             read_feed(connection, self._type_name, self._head.position - 1, 1, 1)
@@ -212,7 +208,7 @@ class SqliteStore:
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
-        self._forget()
+        self._streams.clear()
         self._stopped = None
         if connection is not None:
             try:
@@ -259,25 +255,28 @@ class SqliteStore:
 
     def _insert(self, connection: Any, batch: Batch) -> Plan:
         _run(connection, "BEGIN IMMEDIATE")
-        self._notice_strangers(connection)
         self._reach("store.began")
-        streams = {write.stream for request in batch.requests for write in request.writes}
-        versions = self._versions(connection, streams)
-        planned = plan(batch, versions, self._head)
+        planned = self._plan(connection, batch)
+        if planned.conflicts:
+            # What is remembered may be stale where a stranger wrote. It is good enough for a yes,
+            # which the schema checks again, but a no must rest on what is in the file.
+            self._refresh(connection)
+            planned = self._plan(connection, batch)
         self._insert_types(connection, batch)
         self._insert_streams(connection, planned)
         _insert_rows(connection, [self._row(event) for event in planned.events])
         self._reach("store.inserted")
         return planned
 
-    def _notice_strangers(self, connection: Any) -> None:
-        """Read again what is remembered if anybody else wrote to the file."""
-        now = _run(connection, "PRAGMA data_version")[0][0]
-        if now != self._data_version:
-            self._forget()
-            self._read_types(connection)
-            self._read_head(connection)
-            self._data_version = now
+    def _plan(self, connection: Any, batch: Batch) -> Plan:
+        streams = {write.stream for request in batch.requests for write in request.writes}
+        return plan(batch, self._versions(connection, streams), self._head)
+
+    def _refresh(self, connection: Any) -> None:
+        """Read again all that the writer remembers of the file."""
+        self._streams.clear()
+        self._read_types(connection)
+        self._read_head(connection)
 
     def _versions(self, connection: Any, streams: set[str]) -> Mapping[str, int]:
         known = self._streams
@@ -374,15 +373,11 @@ class SqliteStore:
         try:
             if connection.in_transaction:
                 _run(connection, "ROLLBACK")
-            self._forget()
+            self._streams.clear()
             if self._stopped is None:
-                self._read_types(connection)
-                self._read_head(connection)
+                self._refresh(connection)
         except apsw.Error as error:
             self._stopped = error
-
-    def _forget(self) -> None:
-        self._streams.clear()
 
     # -- the write-ahead log ----------------------------------------------------------------
 

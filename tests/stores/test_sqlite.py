@@ -26,6 +26,7 @@ from engine.stores.contract import (
     EventData,
     Store,
     StreamConflict,
+    StreamRead,
     Write,
 )
 from engine.stores.sqlite import SqliteStore
@@ -352,18 +353,15 @@ async def test_a_strangers_write_is_noticed_and_not_forked(store: SqliteStore) -
     await append(store, request("a:1", 0, 1))
     await append_as_a_stranger(store, 2, 2)
 
-    outcomes = await append(store, request("a:1", 1, 9), request("b:1", 0, 2))
-
-    assert outcomes == [StreamConflict("a:1", 1, 2), Appended(3, (1,))]
+    assert await append(store, request("a:1", 2, 9)) == [Appended(3, (3,))]
 
 
 async def test_a_stale_cache_ends_in_a_conflict_of_its_own_stream_alone(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore,
 ) -> None:
     """The last fence: the schema's violation is turned into an answer for the right request."""
     await append(store, request("a:1", 0, 1), request("b:1", 0, 1))
     await append_as_a_stranger(store, 3, 2)
-    monkeypatch.setattr(store, "_notice_strangers", lambda connection: None)
 
     outcomes = await append(store, request("b:1", 1, 2), request("a:1", 1, 9))
 
@@ -531,6 +529,19 @@ async def test_a_crash_between_insert_and_commit_leaves_nothing(tmp_path: Path) 
     assert numbers(await feed(store)) == [1]
     assert await append(store, request("b:1", 0, 3)) == [Appended(2, (1,))]
     await store.close()
+
+
+@pytest.mark.parametrize("position", [1, 2, 3])
+async def test_a_missing_event_stops_its_readers(store: SqliteStore, position: int) -> None:
+    await append(store, request("a:1", 0, 1, 2, 3, 4))
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute("DROP TRIGGER events_never_go")
+        outside.execute("DELETE FROM events WHERE position = ?", (position,))
+
+    with pytest.raises(Damaged, match=f"position {position} .* missing"):
+        await feed(store)
+    with pytest.raises(Damaged, match=f"has version {position + 1} where {position} belongs"):
+        await store.read_streams([StreamRead("a:1")], events_max=9, bytes_max=ALL)
 
 
 async def test_a_damaged_last_event_refuses_to_open(store: SqliteStore) -> None:
