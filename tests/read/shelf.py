@@ -186,6 +186,13 @@ def now(call: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits for something")
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Give the loop its turns until a condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
 class Crash(BaseException):
     """The process ends here."""
 

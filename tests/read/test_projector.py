@@ -32,6 +32,7 @@ from .shelf import (
     Swept,
     Wired,
     fold_all,
+    until,
 )
 
 
@@ -149,6 +150,16 @@ async def test_an_overflowing_bus_loses_nothing() -> None:
         assert statistics.bus.overflows > 0
         assert statistics.bus.waiting <= 10
         assert await totals(wired) == fold_all(log)
+
+
+async def test_a_batch_too_large_for_the_bus_is_read_from_the_feed_though_nothing_follows() -> None:
+    log = Log()
+    async with Wired(log, projections=[Counts], limits=Limits(bus_events=10)) as wired:
+        await until(lambda: log.reads == 1 and wired.projector.state == "live")
+        wired.publish(*[Bought("b")] * 11)
+        await wired.caught_up()
+
+        assert await totals(wired) == {"all": 11}
 
 
 async def test_a_projector_that_never_runs_does_not_hold_up_publishing() -> None:

@@ -119,6 +119,12 @@ def test_columns_have_the_types_that_sql_can_order_and_sum() -> None:
     }
 
 
+def test_there_is_no_negative_zero_in_memory_since_there_is_none_in_sql() -> None:
+    zero = Everything.__shape__.column("real").encode(-0.0)
+
+    assert str(zero) == "0.0"
+
+
 def test_text_order_of_moments_is_time_order() -> None:
     column = Everything.__shape__.column("moment")
     early = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=5)))

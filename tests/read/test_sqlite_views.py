@@ -173,7 +173,7 @@ async def test_tables_of_an_older_version_are_dropped_whatever_they_were_called(
 async def test_the_file_is_private_and_set_as_promised(path: str) -> None:
     async with Wired(written(1), path, [Counts]) as wired:
         await wired.caught_up()
-        mode = stat.S_IMODE(Path(path).stat().st_mode)  # noqa: ASYNC240
+        mode = stat.S_IMODE(Path(path).stat().st_mode)
         connection = wired.views._connection
         assert connection is not None
 
@@ -203,7 +203,7 @@ async def test_a_strangers_file_is_refused(path: str, spoil: str, message: str) 
 
 
 async def test_a_file_that_is_no_database_is_refused(path: str) -> None:
-    Path(path).write_bytes(b"no database at all" * 100)  # noqa: ASYNC240
+    Path(path).write_bytes(b"no database at all" * 100)
 
     with pytest.raises(StoreRefused, match="are damaged.*They can be rebuilt"):
         await Wired(Log(), path).open()
@@ -229,7 +229,7 @@ async def test_a_table_that_is_not_a_projections_is_never_dropped(path: str) -> 
 async def test_projections_that_collide_are_refused_before_anything_is_opened(path: str) -> None:
     with pytest.raises(DefinitionError):
         await Wired(Log(), path, [Counts, Tenfold]).open()
-    assert not Path(path).exists()  # noqa: ASYNC240
+    assert not Path(path).exists()
 
 
 async def test_closing_twice_does_nothing_and_closed_views_say_so(path: str) -> None:
@@ -255,7 +255,7 @@ async def test_the_wal_is_folded_into_the_file_when_it_is_large(
         for n in range(40):
             wired.publish(*[Bought(f"b{n}-{m}" * 9) for m in range(50)])
             await wired.caught_up()
-            sizes.append(Path(path + "-wal").stat().st_size)  # noqa: ASYNC240
+            sizes.append(Path(path + "-wal").stat().st_size)
 
         assert max(sizes) < 200_000
         assert 0 in sizes

@@ -78,6 +78,7 @@ async def test_rows_come_in_order_and_by_key_where_that_is_equal(views: Views) -
     assert await ids(views, order_by="price") == "bdcfae"
     assert await ids(views, order_by="price", descending=True) == "eafcdb"
     assert await ids(views, order_by="id", descending=True) == "fedcba"
+    assert await ids(views, order_by="lent", descending=True) == "fdbaec"
 
 
 @pytest.mark.parametrize("order_by", [None, "price", "id"])
@@ -216,7 +217,7 @@ ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) selec
 
 async def reading(wired: Wired) -> None:
     """Return when the reader has something to do."""
-    while wired.views._now_reading is None:  # noqa: ASYNC110 - it is another thread that sets it
+    while wired.views._now_reading is None:
         await asyncio.sleep(0)
 
 
