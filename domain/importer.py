@@ -151,10 +151,11 @@ def commands_of(invoice: Invoice) -> Iterator[Envelope]:
     first: dict[LineId, Line] = {}
     repeated: list[Line] = []
     for line in invoice.lines:
-        if line.id in first:
+        line_id = line.id
+        if line_id in first:
             repeated.append(line)
         else:
-            first[line.id] = line
+            first[line_id] = line
     yield Envelope(
         command=CreateOrder(number, invoice.buyer, invoice.invoiced_at, tuple(first.values())),
         key=f"{number}/create",

@@ -6,7 +6,7 @@ names the parts together.
 
 from __future__ import annotations
 
-from engine import Engine
+from engine import Engine, Limits
 
 from .catalogue import Catalogue
 from .customers import Customers
@@ -18,6 +18,9 @@ from .sales import Sales
 
 __all__ = ["open_shop"]
 
+# An order is done with soon after it was invoiced, so that few are worth their place in memory.
+LIMITS = Limits(resident_aggregates=2_000)
+
 
 def open_shop(store: str = "memory:") -> Engine:
     """Give the shop's engine on a store; start it with `async with`."""
@@ -26,4 +29,5 @@ def open_shop(store: str = "memory:") -> Engine:
         projections=[Orders, Catalogue, Sales, Customers],
         answers=ANSWERS,
         store=store,
+        limits=LIMITS,
     )

@@ -8,6 +8,7 @@ read from outside, with Python's own sqlite3.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sqlite3
@@ -58,8 +59,8 @@ def live(file: Path, store: Path, acknowledged: dict[str, int], kill_after: int)
                 note(line, acknowledged)
                 if count == kill_after:
                     process.kill()
-        process.communicate()
-    assert process.returncode == -9, "it was killed before it had done all"
+        _, told = process.communicate()
+    assert process.returncode == -9, f"it ended before it was killed: {told}"
 
 
 def note(line: str, acknowledged: dict[str, int]) -> None:
@@ -87,6 +88,8 @@ def finish(file: Path, store: Path, acks: Path) -> str:
 
 @pytest.mark.slow
 def test_an_import_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path: Path) -> None:
+    # It takes minutes by its nature, longer than the watch that is kept over other tests.
+    faulthandler.dump_traceback_later(1_200, exit=True)
     file = tmp_path / "large.csv"
     expand(SAMPLE, file, TIMES)
     killed, unharmed = tmp_path / "killed.db", tmp_path / "unharmed.db"
