@@ -28,12 +28,13 @@ from .contract import (
     Plan,
     Snapshot,
     StoredEvent,
+    StreamConflict,
     StreamPage,
     StreamRead,
     plan,
 )
-from .sqlite_pages import read_feed, read_streams
-from .sqlite_schema import MIGRATIONS, migrate, read_schema_version
+from .sqlite_pages import Types, read_feed, read_streams
+from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
 
 __all__ = ["SqliteStore"]
 
@@ -50,15 +51,12 @@ CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose number and version the writer remembers."""
 _LOCK_POLL_SECONDS: Final = 0.05
 
-_CHUNKS: Final = (512, 128, 32, 8, 1)
-"""Rows of one INSERT: few sizes, so that all stay prepared; few statements, since each hands the
-interpreter's lock over."""
-_COLUMNS: Final = 9
 _HEADS: Final = (
     "SELECT json_group_array(json_array(name, number, "
     "coalesce((SELECT max(version) FROM events WHERE stream = number), 0))) "
     "FROM streams WHERE name IN (SELECT value FROM json_each(?))"
 )
+_TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
 _heads: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
 
 
@@ -145,7 +143,7 @@ class SqliteStore:
             self._read_state(connection)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
 
     def _read_state(self, connection: Any) -> None:
@@ -158,7 +156,7 @@ class SqliteStore:
         self._refresh(connection)
         if self._head.position:
             # The last event is what every later one builds on: its checksum is compared now.
-            read_feed(connection, self._type_name, self._head.position - 1, 1, 1)
+            read_feed(connection, self._types_by(connection), self._head.position - 1, 1, 1)
 
     def _read_head(self, connection: Any) -> None:
         last = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
@@ -178,6 +176,7 @@ class SqliteStore:
             _set(connection, "busy_timeout", BUSY_MS)
             _set(connection, "query_only", 1)
             _set(connection, "trusted_schema", 0)
+            _set(connection, "cell_size_check", 1)
             _set(connection, "mmap_size", 0)
         except apsw.Error as error:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error
@@ -185,34 +184,37 @@ class SqliteStore:
     async def close(self) -> None:
         """Fold the write-ahead log into the file, close it, give the lock back."""
         folding, self._folding = self._folding, None
-        if folding is not None:
-            await asyncio.wait([folding])
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
+        lock, self._lock = self._lock, None
+        # Whatever fails or is cancelled on the way, no thread stays, and the lock goes last.
         try:
-            if reader is not None:
-                await reader.run(self._close_reader)
-                await reader.close()
-            if writer is not None:
-                await writer.run(self._close_writer)
-                await writer.close()
+            if folding is not None:
+                await asyncio.wait([folding])
         finally:
-            lock, self._lock = self._lock, None
-            if lock is not None:
-                lock.release()
+            try:
+                await _end(reader, self._close_reader)
+            finally:
+                try:
+                    await _end(writer, self._close_writer)
+                finally:
+                    if lock is not None:
+                        lock.release()
 
     def _close_reader(self) -> None:
         connection, self._reading = self._reading, None
-        if connection is not None:
-            connection.close()
+        self._close(connection)
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
         self._streams.clear()
         self._stopped = None
+        # The last connection to close folds the write-ahead log in and removes it.
+        self._close(connection)
+
+    def _close(self, connection: Any) -> None:
         if connection is not None:
             try:
-                # The last connection to close folds the write-ahead log in and removes it.
                 connection.close()
             except apsw.Error as error:
                 raise StoreFailed(f"{self.path} was not closed: {error}", written=False) from error
@@ -234,24 +236,21 @@ class SqliteStore:
                 written=None,
             )
         try:
-            planned = self._insert(connection, batch)
-        except apsw.ConstraintError:
-            # A cache was wrong in a way that only the schema noticed. SQLite does not say which
-            # row: read the truth, and plan once more on it.
-            self._roll_back(connection)
-            planned = self._insert_or_fail(connection, batch)
+            try:
+                planned = self._insert(connection, batch)
+            except apsw.ConstraintError:
+                # A cache was wrong in a way that only the schema noticed. SQLite does not say
+                # which row: read the truth, and plan once more on it.
+                self._roll_back(connection)
+                if self._stopped is not None:
+                    raise
+                planned = self._insert(connection, batch)
         except BaseException as error:
             self._not_written(connection, error)
         self._commit(connection)
         self._remember(planned)
         self._reach("store.committed")
         return Committed(planned.outcomes, planned.events)
-
-    def _insert_or_fail(self, connection: Any, batch: Batch) -> Plan:
-        try:
-            return self._insert(connection, batch)
-        except BaseException as error:
-            self._not_written(connection, error)
 
     def _insert(self, connection: Any, batch: Batch) -> Plan:
         _run(connection, "BEGIN IMMEDIATE")
@@ -262,9 +261,9 @@ class SqliteStore:
             # which the schema checks again, but a no must rest on what is in the file.
             self._refresh(connection)
             planned = self._plan(connection, batch)
-        self._insert_types(connection, batch)
+        self._insert_types(connection, batch, planned)
         self._insert_streams(connection, planned)
-        _insert_rows(connection, [self._row(event) for event in planned.events])
+        insert_events(connection, [self._row(event) for event in planned.events])
         self._reach("store.inserted")
         return planned
 
@@ -289,8 +288,10 @@ class SqliteStore:
                 known[name] = (number, version)
         return {stream: known[stream][1] for stream in streams if stream in known}
 
-    def _insert_types(self, connection: Any, batch: Batch) -> None:
-        for request in batch.requests:
+    def _insert_types(self, connection: Any, batch: Batch, planned: Plan) -> None:
+        for request, outcome in zip(batch.requests, planned.outcomes, strict=True):
+            if isinstance(outcome, StreamConflict):
+                continue
             for write in request.writes:
                 for data in write.events:
                     kind = data.type
@@ -305,7 +306,7 @@ class SqliteStore:
                         )
 
     def _insert_type(self, connection: Any, kind: EventType) -> None:
-        number = len(self._types) + 1
+        number = max(self._type_names, default=0) + 1
         values = (number, kind.name, kind.version, kind.schema_hash)
         _run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
         self._types[kind.name, kind.version] = (number, kind.schema_hash)
@@ -421,7 +422,7 @@ class SqliteStore:
     ) -> Sequence[StreamPage]:
         """Read many streams at once."""
         return await self._on_reader(
-            lambda c: read_streams(c, self._type_name, reads, events_max, bytes_max)
+            lambda c: read_streams(c, self._types_by(c), reads, events_max, bytes_max)
         )
 
     async def read_feed(
@@ -429,11 +430,21 @@ class SqliteStore:
     ) -> Sequence[StoredEvent]:
         """Read the global order."""
         return await self._on_reader(
-            lambda c: read_feed(c, self._type_name, after, events_max, bytes_max)
+            lambda c: read_feed(c, self._types_by(c), after, events_max, bytes_max)
         )
 
-    def _type_name(self, number: int) -> tuple[str, int]:
-        return self._type_names[number]
+    def _types_by(self, connection: Any) -> Types:
+        def name_and_version(number: int) -> tuple[str, int]:
+            known = self._type_names.get(number)
+            if known is None:
+                # A stranger that writes to the file may have brought a type of its own.
+                found = _run(connection, _TYPE, (number,))
+                if not found:
+                    raise KeyError(number)
+                known = self._type_names[number] = found[0]
+            return known
+
+        return name_and_version
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are."""
@@ -488,6 +499,14 @@ class SqliteStore:
             self._ports.failpoint(name)
 
 
+async def _end(worker: Worker | None, call: Callable[[], None]) -> None:
+    if worker is not None:
+        try:
+            await worker.run(call)
+        finally:
+            await worker.close()
+
+
 def _check_library() -> None:
     found = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
     if found < SQLITE_OLDEST:
@@ -524,20 +543,3 @@ def _set(connection: Any, pragma: str, value: str | int) -> None:
 def _run(connection: Any, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
     return rows
-
-
-def _insert_rows(connection: Any, rows: Sequence[tuple[Any, ...]]) -> None:
-    begin = 0
-    for size in _CHUNKS:
-        while len(rows) - begin >= size:
-            flat: list[Any] = []
-            for row in rows[begin : begin + size]:
-                flat += row
-            _run(connection, _INSERTS[size], flat)
-            begin += size
-
-
-_MARKS = "(" + ",".join("?" * _COLUMNS) + ")"
-_INSERTS: Final = {
-    size: "INSERT INTO events VALUES" + ",".join([_MARKS] * size) for size in _CHUNKS
-}

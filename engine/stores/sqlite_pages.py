@@ -2,8 +2,9 @@
 
 Each row that a statement gives hands the interpreter's lock over and back, and beside a busy event
 loop that costs up to 5 ms. So a page comes as one row: its numbers as one JSON array, its payloads
-and metadata as one blob, cut apart here. That is byte-exact for text; a page with another encoding
-is read again row by row. Every event is compared with its checksum, every page with its order.
+and metadata as one blob, cut apart here. That is byte-exact for text; a page with another encoding,
+or with a name that is no text, is read again row by row. Every event is compared with its checksum,
+every page with its order.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ __all__ = ["Types", "read_feed", "read_streams"]
 Types: TypeAlias = Callable[[int], tuple[str, int]]
 """Gives name and version of an event type by its number; KeyError for an unknown one."""
 
-Numbers: TypeAlias = tuple[str | int, int, int, int, int, int, int, int, int]
+Numbers: TypeAlias = tuple[str | int | None, int, int, int, int, int, int, int, int]
 """Stream (name or ordinal), position, version, type, recorded, encoding, two lengths, checksum."""
 
 _numbers: Final = msgspec.json.Decoder(list[Numbers])
 _versions: Final = msgspec.json.Decoder(list[int])
 
 _FEED: Final = (
-    "s.name AS stream, {columns} FROM events e CROSS JOIN streams s ON s.number = e.stream "
+    # LEFT: an event whose stream is not there is damaged, and must not look like the log's end.
+    "s.name AS stream, {columns} FROM events e LEFT JOIN streams s ON s.number = e.stream "
     "WHERE e.position > ?1 ORDER BY e.position"
 )
 _STREAMS: Final = (
@@ -57,7 +59,7 @@ _WHOLE: Final = (
     "CAST(payload AS TEXT) || CAST(metadata AS TEXT), ''), '') AS BLOB), "
     "coalesce(max(encoding), 0) FROM ({rows})"
 )
-_BY_ROW: Final = "SELECT {numbers}, payload, metadata FROM ({rows})"
+_BY_ROW: Final = "SELECT CAST(stream AS BLOB), {numbers}, payload, metadata FROM ({rows})"
 
 
 def _statements(source: str) -> tuple[str, str]:
@@ -66,7 +68,7 @@ def _statements(source: str) -> tuple[str, str]:
     rows = " ".join(("SELECT", source.format(columns=_COLUMNS), "LIMIT (", fitting, ")"))
     return (
         _WHOLE.format(numbers=_NUMBERS, rows=rows),
-        _BY_ROW.format(numbers=_NUMBERS, rows=rows),
+        _BY_ROW.format(numbers=_NUMBERS.removeprefix("stream, "), rows=rows),
     )
 
 
@@ -86,6 +88,8 @@ def read_feed(
     page = _read(connection, _FEED_WHOLE, _FEED_ROWS, (after, events_max, bytes_max))
     events: list[StoredEvent] = []
     for numbers, payload, metadata in page:
+        if numbers[0] is None:
+            raise Damaged(numbers[1], "its stream has no name in this log")
         event = _event(str(numbers[0]), numbers, payload, metadata, types)
         after += 1
         if event.position != after:
@@ -103,6 +107,7 @@ def read_streams(
     page = _read(connection, _STREAMS_WHOLE, _STREAMS_ROWS, (asked, events_max, bytes_max))
     found: list[list[StoredEvent]] = [[] for _ in reads]
     for numbers, payload, metadata in page:
+        assert numbers[0] is not None, "a read has an ordinal"
         ordinal = int(numbers[0])
         read, events = reads[ordinal], found[ordinal]
         event = _event(read.stream, numbers, payload, metadata, types)
@@ -124,11 +129,23 @@ def read_streams(
 def _read(
     connection: Any, whole: str, rows: str, parameters: tuple[Any, ...]
 ) -> Iterable[tuple[Numbers, bytes, bytes]]:
-    text, blob, encoding = connection.execute(whole, parameters).fetchall()[0]
-    if encoding != ENCODING_JSON:
-        found = connection.execute(rows, parameters).fetchall()
-        return [(row[:9], row[9], row[10]) for row in found]
-    return _cut(_numbers.decode(text), blob)
+    try:
+        text, blob, encoding = connection.execute(whole, parameters).fetchall()[0]
+        if encoding == ENCODING_JSON:
+            return _cut(_numbers.decode(text), blob)
+    except (UnicodeDecodeError, msgspec.MsgspecError):
+        # A name in it is damaged: the rows tell whose.
+        pass
+    found = connection.execute(rows, parameters).fetchall()
+    return [((_text(row), *row[1:9]), row[9], row[10]) for row in found]
+
+
+def _text(row: tuple[Any, ...]) -> str | None:
+    stream: bytes | None = row[0]
+    try:
+        return stream if stream is None else stream.decode()
+    except UnicodeDecodeError as error:
+        raise Damaged(row[1], f"the name of its stream is no text: {error.reason}") from error
 
 
 def _cut(page: list[Numbers], blob: bytes) -> Iterable[tuple[Numbers, bytes, bytes]]:

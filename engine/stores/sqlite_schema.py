@@ -1,4 +1,4 @@
-"""The log's tables in SQLite, and how a file of an older schema becomes one of today's.
+"""The log's tables in SQLite: made, filled, and brought from an older schema to today's.
 
 Rules: what must never happen to a log is refused by the schema itself, whatever the code above
 believes: two events at one place of a stream, a hole in a stream or in the positions, a change of
@@ -10,13 +10,14 @@ touched.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import apsw
 
 from ..errors import StoreRefused
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "migrate", "read_schema_version"]
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "insert_events", "migrate", "read_schema_version"]
 
 APPLICATION_ID: Final = 0x464C4431
 """Marks the file as a log of ours ("FLD1"), for us and for `file`."""
@@ -54,14 +55,16 @@ _FIRST: Final = (
     ) STRICT
     """,
     "CREATE UNIQUE INDEX events_by_stream ON events(stream, version)",
+    # An event goes to the end of the log and of its stream only. The unique keys alone would let
+    # INSERT OR REPLACE put another event in its place: that deletes without asking any trigger.
     """
     CREATE TRIGGER events_have_no_holes BEFORE INSERT ON events
     WHEN (new.version <> 1 AND NOT EXISTS (
             SELECT 1 FROM events WHERE stream = new.stream AND version = new.version - 1))
-        OR (new.position <> 1 AND NOT EXISTS (
-            SELECT 1 FROM events WHERE position = new.position - 1))
-        OR new.version < 1 OR new.position < 1
-    BEGIN SELECT RAISE(ABORT, 'versions and positions have no holes'); END
+        OR EXISTS (SELECT 1 FROM events WHERE stream = new.stream AND version >= new.version)
+        OR new.position <> 1 + coalesce((SELECT max(position) FROM events), 0)
+        OR new.version < 1
+    BEGIN SELECT RAISE(ABORT, 'versions and positions have no holes and are taken once'); END
     """,
     """
     CREATE TRIGGER events_never_change BEFORE UPDATE ON events
@@ -98,6 +101,14 @@ _FIRST: Final = (
     JOIN event_types ON event_types.number = events.type
     """,
 )
+
+_COLUMNS: Final = 9
+"""Of `events`."""
+_ROWS_MAX: Final = 512
+_ROWS_STEP: Final = 64
+"""One INSERT has a multiple of the step, or any number below it: so few texts that they stay
+prepared, and two statements at most for any rest. Each hands the interpreter's lock over, which
+beside a busy event loop costs more than hundreds of rows."""
 
 MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST,)
 """Statements that lead from schema version n, the index, to n + 1."""
@@ -140,3 +151,22 @@ def migrate(connection: Any, version: int, steps: Sequence[Sequence[str]] = MIGR
             if connection.in_transaction:
                 connection.execute("ROLLBACK").fetchall()
             raise
+
+
+def insert_events(connection: Any, rows: Sequence[Sequence[Any]]) -> None:
+    """Add rows to `events`, in few statements; raise what SQLite raises where one does not fit."""
+    begin = 0
+    while left := len(rows) - begin:
+        size = left if left < _ROWS_STEP else min(left - left % _ROWS_STEP, _ROWS_MAX)
+        flat: list[Any] = []
+        for row in rows[begin : begin + size]:
+            assert len(row) == _COLUMNS, "a row has a value for each column"
+            flat += row
+        connection.execute(_insert(size), flat).fetchall()
+        begin += size
+
+
+@cache
+def _insert(rows: int) -> str:
+    marks = "(" + ",".join("?" * _COLUMNS) + ")"
+    return "INSERT INTO events VALUES" + ",".join([marks] * rows)

@@ -318,8 +318,11 @@ def test_urls_name_stores() -> None:
 @pytest.mark.parametrize(
     ("statement", "word"),
     [
-        ("INSERT INTO events VALUES (3, 1, 2, 1, 1, 0, x'', x'', 0)", "UNIQUE"),
-        ("INSERT INTO events VALUES (2, 1, 3, 1, 1, 0, x'', x'', 0)", "UNIQUE"),
+        ("INSERT INTO events VALUES (3, 1, 2, 1, 1, 0, x'', x'', 0)", "taken once"),
+        ("INSERT INTO events VALUES (2, 1, 3, 1, 1, 0, x'', x'', 0)", "taken once"),
+        ("INSERT OR REPLACE INTO events VALUES (2, 1, 2, 1, 1, 0, x'', x'', 0)", "taken once"),
+        ("INSERT OR REPLACE INTO events VALUES (3, 1, 2, 1, 1, 0, x'', x'', 0)", "taken once"),
+        ("INSERT OR REPLACE INTO events VALUES (2, 2, 1, 1, 1, 0, x'', x'', 0)", "taken once"),
         ("INSERT INTO events VALUES (3, 1, 4, 1, 1, 0, x'', x'', 0)", "have no holes"),
         ("INSERT INTO events VALUES (4, 1, 3, 1, 1, 0, x'', x'', 0)", "have no holes"),
         ("INSERT INTO events VALUES (3, 1, 0, 1, 1, 0, x'', x'', 0)", "have no holes"),
@@ -338,6 +341,19 @@ async def test_forks_holes_and_changes_are_refused_by_the_schema(
         pytest.raises(apsw.ConstraintError, match=word),
     ):
         outside.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "values", ["(2, 1, 3, 1, 1, 0, x'', x'', 0)", "(3, 1, 2, 1, 1, 0, x'', x'', 0)"]
+)
+async def test_the_unique_keys_refuse_a_fork_by_themselves(store: SqliteStore, values: str) -> None:
+    """The second fence stands where the first, a trigger, is gone."""
+    await append(store, request("a:1", 0, 1, 2))
+    await store.close()
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute("DROP TRIGGER events_have_no_holes")
+        with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
+            outside.execute(f"INSERT INTO events VALUES {values}")
 
 
 async def append_as_a_stranger(store: SqliteStore, position: int, version: int) -> None:
