@@ -17,6 +17,7 @@ from .contract import (
     Head,
     Snapshot,
     StoredEvent,
+    StreamConflict,
     StreamPage,
     StreamRead,
     plan,
@@ -72,7 +73,11 @@ class MemoryStore:
         versions = {stream: len(self._streams.get(stream, ())) for stream in streams}
         planned = plan(batch, versions, await self.head())
         types = [
-            data.type for request in batch.requests for w in request.writes for data in w.events
+            data.type
+            for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
+            if not isinstance(outcome, StreamConflict)
+            for write in request.writes
+            for data in write.events
         ]
         for kind in types:
             known = self._types.get((kind.name, kind.version), kind)

@@ -323,6 +323,45 @@ class StoreConformance(ABC):
         ]
         assert [e.position for e in await feed(store)] == [1, 2, 3]
 
+    async def test_a_changed_event_type_is_refused_by_name(self, store: Store) -> None:
+        """The same version with another schema is told with both, and the stored one stays."""
+        await append(store, request("a:1", 0, 1))
+        changed = EventType(ADDED.name, ADDED.version, "ffff")
+        with pytest.raises(StoreFailed, match=f"{ADDED.schema_hash}.*ffff") as failed:
+            await append(store, AppendRequest([Write("b:1", 0, [event(2, changed)])]))
+
+        assert failed.value.written is False
+        assert list(await store.event_types()) == [ADDED]
+
+    async def test_what_is_not_stored_leaves_no_event_type(self, store: Store) -> None:
+        """A type is in the log from its first event on, not from the first attempt."""
+        never = EventType("never", 1, "01")
+        await append(store, request("a:1", 0, 1))
+        await append(store, AppendRequest([Write("a:1", 7, [event(2, never)])]))
+        changed = EventType(ADDED.name, ADDED.version, "ffff")
+        with pytest.raises(StoreFailed):
+            await append(
+                store, AppendRequest([Write("a:1", 1, [event(2, never), event(3, changed)])])
+            )
+
+        assert list(await store.event_types()) == [ADDED]
+
+    async def test_a_caller_that_is_cancelled_leaves_a_whole_batch_or_none(
+        self, store: Store
+    ) -> None:
+        """The store goes on, and knows what it did."""
+        waiting = asyncio.ensure_future(
+            append(store, request("a:1", 0, 1, 2), request("b:1", 0, 3))
+        )
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        outcomes = await append(store, request("c:1", 0, 4))
+        read = numbers(await feed(store))
+
+        assert read in ([4], [1, 2, 3, 4])
+        assert outcomes == [Appended(len(read), (1,))]
+
     async def test_appends_at_once_are_one_after_the_other(self, store: Store) -> None:
         """Whoever sends them, positions have no holes and each batch is together."""
         await asyncio.gather(
@@ -399,6 +438,30 @@ class StoreConformance(ABC):
 
         assert numbers(await stream(store, name)) == [1]
         assert [e.stream for e in await feed(store)] == [name, name + "0"]
+
+    async def test_streams_whose_names_look_alike_are_apart(self, store: Store) -> None:
+        """Names are compared by their characters, not by case, accents or width, nor cut."""
+        names = [
+            "a:x",
+            "a:X",
+            "a:x ",
+            "a: x",
+            "a:\u00e9",
+            "a:e\u0301",
+            "a:x\0",
+            "a:x\0y",
+            "a:\uff11",
+            "a:1",
+        ]
+        await append(store, *(request(name, 0, number) for number, name in enumerate(names)))
+        again = await self.reopened(store)
+        pages = await again.read_streams(
+            [StreamRead(n) for n in names], events_max=99, bytes_max=ALL
+        )
+
+        assert [numbers(page.events) for page in pages] == [[n] for n in range(len(names))]
+        assert await append(again, request("a:X", 1, 9)) == [Appended(len(names) + 1, (2,))]
+        await again.close()
 
     async def test_event_types_are_kept_in_the_order_of_their_first_use(self, store: Store) -> None:
         """Each is there once, versions apart."""
