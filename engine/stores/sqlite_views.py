@@ -45,7 +45,7 @@ WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
 CACHE_KIB: Final = 64 * 1024
-"""Pages that the writer may keep in memory; with SQLite's own 2 MiB random keys cost a sixth more."""
+"""Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
 INTERRUPT_SECONDS: Final = 0.01
 """How soon a query whose caller gave up is interrupted again, if it still runs."""
 MEMORY: Final = ":memory:"
