@@ -273,7 +273,7 @@ def checksum_of(
         f"{version} {event_version} {recorded} {encoding} {len(payload)} {len(metadata)} "
         f"{name} {stream}\0"
     )
-    return crc32(metadata, crc32(payload, crc32(head.encode())))
+    return crc32(b"".join((head.encode(), payload, metadata)))
 
 
 def verify(event: StoredEvent) -> None:
