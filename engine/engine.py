@@ -45,7 +45,7 @@ from .limits import KEY_LENGTH_MAX, Limits
 from .mailbox import Intake, Mail
 from .messages import Command, Envelope, Event, Query, Receipt
 from .ports import Ports
-from .projection import Projection
+from .projection import Projection, check_names
 from .projector import Projector
 from .statistics import EngineStatistics
 from .stores.contract import Store
@@ -101,6 +101,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
 
         definitions = [cls.__definition__ for cls in aggregates]
+        check_names([projection.__definition__ for projection in projections])
         registry = EventRegistry(_event_classes(definitions, projections))
         self._registry = registry
         self._intake = Intake(self._limits.commands_accepted)
@@ -117,20 +118,8 @@ class Engine:
         )
         self._handlers = self._wire_handlers(definitions)
         self._projections = tuple(projections)
-        self._views = SqliteViews(views_path(self._store))
-        self._projectors = {
-            projection.__definition__.name: Projector(
-                projection,
-                store=self._store,
-                views=self._views,
-                subscription=self._bus.subscribe(projection.__definition__.name),
-                registry=registry,
-                limits=self._limits,
-                ports=self._ports,
-                logger=self._logger,
-            )
-            for projection in projections
-        }
+        self._views = SqliteViews(views_path(self._store), logger=self._logger)
+        self._projectors = {p.__definition__.name: self._projector(p) for p in projections}
         self._answers = Answers(answers, self._views, self._projectors, self._limits)
         self._supervisor = Supervisor(
             open_all=self._open,
@@ -140,6 +129,18 @@ class Engine:
             directory=self._directory,
             dispatcher=self._dispatcher,
             readers=tuple(self._projectors.values()),
+            logger=self._logger,
+        )
+
+    def _projector(self, projection: type[Projection]) -> Projector:
+        return Projector(
+            projection,
+            store=self._store,
+            views=self._views,
+            subscription=self._bus.subscribe(projection.__definition__.name),
+            registry=self._registry,
+            limits=self._limits,
+            ports=self._ports,
             logger=self._logger,
         )
 

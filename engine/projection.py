@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -27,6 +27,7 @@ __all__ = [
     "Row",
     "Table",
     "TableDefinition",
+    "check_names",
     "projects",
 ]
 
@@ -190,6 +191,26 @@ class Projection:
             f"{type(self).__name__}.{name} cannot be set: a projection keeps everything in its "
             f"tables, since only they move together with its checkpoint"
         )
+
+
+def check_names(definitions: Sequence[ProjectionDefinition]) -> None:
+    """Raise DefinitionError where two projections have one name, or two tables have one in SQL."""
+    names: dict[str, ProjectionDefinition] = {}
+    tables: dict[str, ProjectionDefinition] = {}
+    for definition in definitions:
+        other = names.setdefault(definition.name, definition)
+        if other is not definition:
+            raise DefinitionError(
+                f"{definition.cls.__qualname__} and {other.cls.__qualname__} are both projection "
+                f"{definition.name!r}: give one of them another name"
+            )
+        for table in definition.tables.values():
+            other = tables.setdefault(table.name.lower(), definition)
+            if other is not definition:
+                raise DefinitionError(
+                    f"{definition.cls.__qualname__} and {other.cls.__qualname__} both have the SQL "
+                    f"table {table.name}: rename one of the tables or projections"
+                )
 
 
 def _define(

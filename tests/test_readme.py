@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,12 @@ def test_the_program_of_the_readme_runs_and_may_be_repeated(tmp_path: Path) -> N
     (tmp_path / "bank.py").write_text(blocks[0])
     runs = [
         subprocess.run(
-            [sys.executable, "bank.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+            [sys.executable, "bank.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         for _ in range(2)
     ]

@@ -16,13 +16,13 @@ from typing import Final
 import apsw
 import msgspec
 
-from ..errors import Damaged, DefinitionError, StoreRefused
+from ..errors import Damaged, StoreRefused
 from ..projection import ProjectionDefinition
 from .contract import Head, Store
 from .sqlite_session import run, transaction
 from .sqlite_tables import TableSql, quoted
 
-__all__ = ["Found", "Plan", "check_names", "plan_for", "prepare", "read_tables"]
+__all__ = ["Found", "Plan", "plan_for", "prepare", "read_tables"]
 
 APPLICATION_ID: Final = 0x464C5657
 """Marks a file of views: "FLVW"."""
@@ -69,26 +69,6 @@ class Plan(msgspec.Struct, frozen=True):
     hash: str
     keep: bool
     drop: Sequence[str] = ()
-
-
-def check_names(definitions: Sequence[ProjectionDefinition]) -> None:
-    """Raise DefinitionError where two projections have one name, or two tables have one in SQL."""
-    names: dict[str, ProjectionDefinition] = {}
-    tables: dict[str, ProjectionDefinition] = {}
-    for definition in definitions:
-        other = names.setdefault(definition.name, definition)
-        if other is not definition:
-            raise DefinitionError(
-                f"{definition.cls.__qualname__} and {other.cls.__qualname__} are both projection "
-                f"{definition.name!r}: give one of them another name"
-            )
-        for table in definition.tables.values():
-            other = tables.setdefault(table.name.lower(), definition)
-            if other is not definition:
-                raise DefinitionError(
-                    f"{definition.cls.__qualname__} and {other.cls.__qualname__} both have the SQL "
-                    f"table {table.name}: rename one of the tables or projections"
-                )
 
 
 def read_tables(

@@ -24,7 +24,7 @@ from ..projection import Projection, ProjectionDefinition, TableDefinition
 from ..rows import Flat, Scalar
 from ..views import Changes, Checkpoint, Selection
 from .contract import Store
-from .sqlite_history import Plan, check_names, plan_for, prepare, read_tables
+from .sqlite_history import Plan, plan_for, prepare, read_tables
 from .sqlite_session import (
     failures,
     floats_are_exact,
@@ -86,7 +86,6 @@ class SqliteViews:
     ) -> None:
         """Open or make the tables of these projections."""
         definitions = [projection.__definition__ for projection in projections]
-        check_names(definitions)
         self._ports = ports
         self._closing = False
         self._log_id = store.log_id

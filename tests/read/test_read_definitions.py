@@ -15,10 +15,10 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from engine.engine import Engine
 from engine.errors import DefinitionError, UsageError
 from engine.messages import Event, Meta
 from engine.projection import Projection, Row, Table, projects
-from engine.stores.sqlite_history import check_names
 from engine.stores.sqlite_tables import definition_hash
 
 from .shelf import Book, Bought, Lent, Library
@@ -437,9 +437,9 @@ def test_two_projections_with_one_name_or_one_sql_table_are_refused() -> None:
         def bought(self, event: Bought) -> None: ...
 
     with pytest.raises(DefinitionError, match="are both projection 'library'"):
-        check_names([Library.__definition__, Other.__definition__])
+        Engine([], projections=[Library, Other])
     with pytest.raises(DefinitionError, match="both have the SQL table by_day_books"):
-        check_names([ByDay.__definition__, By.__definition__])
+        Engine([], projections=[ByDay, By])
 
 
 def row_of(price: Any, **options: Any) -> type[Row]:

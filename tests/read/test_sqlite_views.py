@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
-from engine.errors import DefinitionError, StoreFailed, StoreRefused
+from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
 from engine.ports import Ports
 from engine.projection import Projection, Row, Table, projects
@@ -224,12 +224,6 @@ async def test_a_table_that_is_not_a_projections_is_never_dropped(path: str) -> 
     with pytest.raises(StoreRefused, match="has a table library_books already"):
         await Wired(Log(), path).open()
     assert apsw.Connection(path).execute("select count(*) from library_books").fetchall() == [(0,)]
-
-
-async def test_projections_that_collide_are_refused_before_anything_is_opened(path: str) -> None:
-    with pytest.raises(DefinitionError):
-        await Wired(Log(), path, [Counts, Tenfold]).open()
-    assert not Path(path).exists()
 
 
 async def test_closing_twice_does_nothing_and_closed_views_say_so(path: str) -> None:
