@@ -106,7 +106,7 @@ def _expand_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help="a name that ends in .csv or .csv.gz",
+        help="gzipped if the name ends in .gz",
     )
     return parser
 

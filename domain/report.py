@@ -83,7 +83,7 @@ def _best_sellers(products: Sequence[Product]) -> Iterator[str]:
 def _refused(refused: Mapping[str, Listing]) -> Iterator[str]:
     yield ""
     count = sum(listing.count for listing in refused.values())
-    yield f"Refused by the rules: {count:,} invoices" if count else "Refused by the rules: nothing"
+    yield f"Invoices refused by the rules: {count:,}"
     for code in sorted(refused):
         listing = refused[code]
         yield f"  {code}: {listing.count:,}"
@@ -97,7 +97,7 @@ def _malformed(malformed: Listing) -> Iterator[str]:
     if not malformed.count:
         return
     yield ""
-    yield f"Left out, since they cannot be read: {malformed.count:,} rows"
+    yield f"Rows left out, since they cannot be read: {malformed.count:,}"
     for text in malformed.listed:
         yield f"  {text}"
     if malformed.unlisted:

@@ -67,7 +67,7 @@ def test_the_report_of_a_small_file(
         "Best sellers                                         sold       revenue\n"
         "  A         LAMP                                        4         10.00\n"
         "\n"
-        "Refused by the rules: 1 invoices\n"
+        "Invoices refused by the rules: 1\n"
         "  quantity-not-positive: 1\n"
         "    2\n"
     )
@@ -80,7 +80,7 @@ def test_the_sample_is_imported_by_default(store: str, capsys: pytest.CaptureFix
 
     out = re.sub(" +", " ", capsys.readouterr().out)
     assert "\n 1,051 orders 540,161.30\n 156 returns 63,376.56\n" in out
-    assert "\nRefused by the rules: 67 invoices\n quantity-not-positive: 67\n" in out
+    assert "\nInvoices refused by the rules: 67\n quantity-not-positive: 67\n" in out
     assert len(re.findall(r"\b5\d{5}\b", out.partition("quantity-not-positive")[2])) == 67
 
 
@@ -117,7 +117,7 @@ def test_rows_that_cannot_be_read_are_told_by_line_and_status(
 
     assert main([str(path), "--store", store]) == 3
     assert capsys.readouterr().out.endswith(
-        "Left out, since they cannot be read: 1 rows\n"
+        "Rows left out, since they cannot be read: 1\n"
         "  line 5: Quantity 'many' is not a whole number of at most 6 digits\n"
     )
 
