@@ -157,6 +157,12 @@ class SystemWorkers:
         return ThreadWorker(name)
 
 
+GIVE_WAY_AFTER_SECONDS: Final = 0.005
+"""How long a call may take before the event loop begins to make way for its thread."""
+GIVE_WAY_EVERY_SECONDS: Final = 0.001
+GIVE_WAY_SECONDS: Final = 0.000_05
+
+
 class ThreadWorker:
     """One daemon thread with a queue of calls; answers cross back by call_soon_threadsafe."""
 
@@ -191,8 +197,21 @@ class ThreadWorker:
                 if not loop.is_closed():
                     raise
 
+        def give_way() -> None:
+            # A busy event loop lets go of the interpreter's lock at each poll so briefly that a
+            # waiting thread misses it, and begins its 5 ms of waiting anew: a call could hang for
+            # seconds. A moment of real sleep hands the lock over.
+            nonlocal timer
+            if not answer.done():
+                time.sleep(GIVE_WAY_SECONDS)
+                timer = loop.call_later(GIVE_WAY_EVERY_SECONDS, give_way)
+
         self._calls.put(work)
-        return await answer
+        timer = loop.call_later(GIVE_WAY_AFTER_SECONDS, give_way)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
 
     async def close(self) -> None:
         """End the thread after the calls that were accepted before."""
