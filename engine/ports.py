@@ -201,17 +201,17 @@ class ThreadWorker:
             # A busy event loop lets go of the interpreter's lock at each poll so briefly that a
             # waiting thread misses it, and begins its 5 ms of waiting anew: a call could hang for
             # seconds. A moment of real sleep hands the lock over.
-            nonlocal timer
             if not answer.done():
                 time.sleep(GIVE_WAY_SECONDS)
-                timer = loop.call_later(GIVE_WAY_EVERY_SECONDS, give_way)
+                timers.append(loop.call_later(GIVE_WAY_EVERY_SECONDS, give_way))
+                del timers[0]
 
         self._calls.put(work)
-        timer = loop.call_later(GIVE_WAY_AFTER_SECONDS, give_way)
+        timers = [loop.call_later(GIVE_WAY_AFTER_SECONDS, give_way)]
         try:
             return await answer
         finally:
-            timer.cancel()
+            timers[0].cancel()
 
     async def close(self) -> None:
         """End the thread after the calls that were accepted before."""
