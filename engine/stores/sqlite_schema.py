@@ -107,8 +107,8 @@ _COLUMNS: Final = 9
 _ROWS_MAX: Final = 512
 _ROWS_STEP: Final = 64
 """One INSERT has a multiple of the step, or any number below it: so few texts that they stay
-prepared, and two statements at most for any rest. Each hands the interpreter's lock over, which
-beside a busy event loop costs more than hundreds of rows."""
+prepared, and two statements at most for any rest. Each may hand the interpreter's lock over, up to
+5 ms beside a busy event loop: that bounds the worst case, and costs nothing where it does not."""
 
 MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST,)
 """Statements that lead from schema version n, the index, to n + 1."""

@@ -223,7 +223,7 @@ async def test_a_closed_store_does_nothing_and_opens_again(store: SqliteStore) -
     ("count", "most"), [(1, 1), (63, 1), (64, 1), (255, 2), (511, 2), (1_100, 4)]
 )
 async def test_a_batch_takes_few_statements(store: SqliteStore, count: int, most: int) -> None:
-    """Each one hands the interpreter's lock over, up to 5 ms beside a busy event loop."""
+    """Each one may hand the interpreter's lock over, up to 5 ms beside a busy event loop."""
     seen: list[str] = []
     store._connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda call: seen.append(call["sql"]))
     await append(store, request("c:1", 0, *range(count)))
