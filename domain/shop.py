@@ -18,7 +18,8 @@ from .sales import Sales
 
 __all__ = ["open_shop"]
 
-# An order is done with soon after it was invoiced, so that few are worth their place in memory.
+# An order is done with soon after it was invoiced, so that few are worth their place in memory:
+# importing 1.4 million rows takes 250 MB so, and 650 MB with the engine's own bound.
 LIMITS = Limits(resident_aggregates=2_000)
 
 
