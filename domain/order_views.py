@@ -75,11 +75,11 @@ class Orders(Projection, name="orders", version=1):
         self.summaries.update(meta.id, lines=lines, total=event.total)
 
     @projects(keys=order_of)
-    def shipped(self, _: OrderShipped, meta: Meta) -> None:
+    def shipped(self, event: OrderShipped, meta: Meta) -> None:
         """Show that it is on its way."""
         self.summaries.update(meta.id, status="shipped", shipped_at=meta.recorded)
 
     @projects(keys=order_of)
-    def cancelled(self, _: OrderCancelled, meta: Meta) -> None:
+    def cancelled(self, event: OrderCancelled, meta: Meta) -> None:
         """Show that it was called off; its lines stay to be seen."""
         self.summaries.update(meta.id, status="cancelled", cancelled_at=meta.recorded)

@@ -180,7 +180,7 @@ class Order(Aggregate, kind="order", key_window=4_000):
         )
 
     @handles
-    def ship(self, _: ShipOrder) -> OrderShipped:
+    def ship(self, command: ShipOrder) -> OrderShipped:
         """Ship a created order."""
         self._refuse_unless_created("shipped")
         return OrderShipped()
@@ -221,11 +221,11 @@ class Order(Aggregate, kind="order", key_window=4_000):
         self.total = event.total
 
     @applies
-    def shipped(self, _: OrderShipped) -> None:
+    def shipped(self, event: OrderShipped) -> None:
         """Be shipped."""
         self.status = Status.SHIPPED
 
     @applies
-    def cancelled(self, _: OrderCancelled) -> None:
+    def cancelled(self, event: OrderCancelled) -> None:
         """Be cancelled."""
         self.status = Status.CANCELLED

@@ -146,7 +146,7 @@ async def get_customer_history(query: GetCustomerHistory, views: Views) -> Custo
 
 
 @answers(projections=[Sales])
-async def get_totals(_: GetTotals, views: Views) -> Totals:
+async def get_totals(query: GetTotals, views: Views) -> Totals:
     """Answer with sums over the countries, in SQL: a projection's table is `name_attribute`."""
     rows = await views.sql(
         "select coalesce(sum(orders), 0) as orders, coalesce(sum(sales), 0) as sales,"

@@ -13,6 +13,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
@@ -210,12 +211,13 @@ class Engine:
         commands: Iterable[Envelope | Command] | AsyncIterable[Envelope | Command],
         *,
         window: int = 256,
-    ) -> AsyncIterator[Receipt | EngineError]:
+    ) -> AsyncGenerator[Receipt | EngineError, None]:
         """Run many commands; give their answers in the order of the commands.
 
         At most `window` are in the engine at a time, and commands for one aggregate run in the
         order given. An answer that is an error is given, not raised, so that the rest goes on;
-        where the engine is overloaded the next command waits for an earlier one's answer.
+        where the engine is overloaded the next command waits for an earlier one's answer. To stop
+        early, leave it through `contextlib.aclosing`; what was sent is run all the same.
         """
         self._check_usable()
         if window < 1:

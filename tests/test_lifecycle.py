@@ -392,7 +392,7 @@ async def test_execute_many_takes_an_async_iterable_and_may_be_left_early() -> N
         answers = engine.execute_many(commands(), window=20)
         async for _ in answers:
             break
-        await answers.aclose()  # type: ignore[attr-defined]
+        await answers.aclose()
         await settle()
         assert engine.statistics().commands_open == 0
 
