@@ -95,7 +95,10 @@ def run_tests(folder: Path, tests: list[str]) -> tuple[bool, str]:
     if done.returncode == 0:
         return True, ""
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    return False, failed[0] if failed else (done.stdout + done.stderr)[-2_000:]
+    if failed:
+        return False, failed[0]
+    said = done.stdout + done.stderr
+    return False, "a hang of 20 s" if "Timeout (" in said else said[-2_000:]
 
 
 def plant(name: str, mutant: Mutant) -> Outcome:
