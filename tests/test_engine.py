@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
-from engine import Ports, ProjectionLag, UsageError
+from engine import Closed, EngineFailed, OutcomeUnknown, Ports, ProjectionLag, UsageError
 from engine.codec import decode_meta
 from engine.ports import FAILPOINTS
 from engine.stores.sqlite import SqliteStore
+from tests.faults import FaultyVfs, VfsFiles
 from tests.support import Add, Empty
 from tests.tallies import (
     AILING,
@@ -139,6 +141,46 @@ async def test_stopping_leaves_no_event_behind_that_was_seen(tmp_path: Path) -> 
     async with tallied(url) as engine:
         assert await engine.query(GetTally("a"), at=500) == Tally("a", 500, 500)
         assert engine.statistics().projectors["tallies"].position == 500
+
+
+async def test_a_failed_sync_of_the_log_stops_the_engine_and_the_key_tells_what_became_of_it(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    vfs = FaultyVfs()
+    with pytest.raises(EngineFailed, match="the commit failed"):
+        async with tallied(url, Ports(files=VfsFiles(vfs.name))) as engine:
+            await engine.execute(Add("a", 1), key="first")
+            vfs.faults["sync log.db-wal"] = apsw.SQLITE_IOERR
+            with pytest.raises(OutcomeUnknown, match="send the same command with the same key"):
+                await engine.execute(Add("a", 10), key="second")
+            with pytest.raises(Closed):
+                await engine.execute(Add("a", 100), key="third")
+            vfs.faults.clear()
+            with pytest.raises(Closed):
+                await engine.execute(Add("a", 100), key="third")
+    async with tallied(url) as engine:
+        receipt = await engine.execute(Add("a", 10), key="second")
+
+        assert receipt.version == 2
+        assert await engine.query(GetTally("a"), at=receipt) == Tally("a", 11, 2)
+    vfs.unregister()
+
+
+async def test_a_full_disk_under_the_views_stops_them_and_not_the_log(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    vfs = FaultyVfs()
+    async with tallied(url, Ports(files=VfsFiles(vfs.name))) as engine:
+        vfs.faults["write log.views.db-wal"] = apsw.SQLITE_FULL
+        receipt = await engine.execute(Add("a", 1))
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await engine.query(GetTally("a"), at=receipt, timeout=60)
+        receipt = await engine.execute(Add("a", 1))
+        vfs.faults.clear()
+        engine.resume("tallies")
+
+        assert await engine.query(GetTally("a"), at=receipt) == Tally("a", 2, 2)
+    vfs.unregister()
 
 
 async def keys_in(path: str) -> list[str]:

@@ -41,6 +41,7 @@ from engine.testing.conformance import (
     numbers,
     request,
 )
+from tests.faults import FaultyVfs, VfsFiles
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -141,13 +142,13 @@ async def test_a_setting_that_does_not_take_is_noticed(tmp_path: Path, pragma: s
 
 async def test_a_commit_is_synced_before_it_is_answered(tmp_path: Path) -> None:
     """The system calls themselves are counted, through a VFS that sees every sync."""
-    seen = SyncCounter()
+    seen = FaultyVfs()
     counted = SqliteStore(str(tmp_path / "log.db"))
     await counted.open(Ports(files=VfsFiles(seen.name)))
-    before = seen.syncs
+    before = seen.calls.count("sync log.db-wal")
     for number in range(10):
         await append(counted, request("a:1", number, number))
-        assert seen.syncs >= before + number + 1
+        assert seen.calls.count("sync log.db-wal") >= before + number + 1
     await counted.close()
     seen.unregister()
 
@@ -387,63 +388,6 @@ async def test_a_stale_cache_ends_in_a_conflict_of_its_own_stream_alone(
 # -- failures -------------------------------------------------------------------------------
 
 
-class VfsFiles(SystemFiles):
-    """Opens SQLite through a named VFS."""
-
-    def __init__(self, vfs: str) -> None:
-        self._vfs = vfs
-
-    def connect(self, path: str, *, readonly: bool = False) -> Any:
-        super().connect(path).close()
-        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
-        return apsw.Connection(path, flags=flags, vfs=self._vfs)
-
-
-class FaultyVfs(apsw.VFS):
-    """The system's VFS with files that fail on request: real I/O errors, seen by real SQLite."""
-
-    count = 0
-
-    def __init__(self) -> None:
-        FaultyVfs.count += 1
-        self.name = f"faulty-{FaultyVfs.count}"
-        self.faults: dict[str, int] = {}
-        """SQLite result code by call ("write", "sync") and kind of file ("-wal")."""
-        self.calls: list[str] = []
-        super().__init__(self.name, "")
-
-    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - SQLite's name
-        return FaultyFile(self, name, flags)
-
-
-class FaultyFile(apsw.VFSFile):
-    def __init__(self, vfs: FaultyVfs, name: Any, flags: list[int]) -> None:
-        self._vfs = vfs
-        path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
-        self._kind = "-wal" if path.endswith("-wal") else "file"
-        super().__init__("", name, flags)
-
-    def _fail(self, call: str) -> None:
-        self._vfs.calls.append(call + self._kind)
-        code = self._vfs.faults.get(call + self._kind)
-        if code is not None:
-            raise apsw.exception_for(code)
-
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        self._fail("write")
-        super().xWrite(data, offset)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802
-        self._fail("sync")
-        super().xSync(flags)
-
-
-class SyncCounter(FaultyVfs):
-    @property
-    def syncs(self) -> int:
-        return self.calls.count("sync-wal")
-
-
 @pytest_asyncio.fixture
 async def faulty(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, FaultyVfs]]:
     vfs = FaultyVfs()
@@ -456,7 +400,7 @@ async def faulty(tmp_path: Path) -> AsyncIterator[tuple[SqliteStore, FaultyVfs]]
     vfs.unregister()
 
 
-@pytest.mark.parametrize("call", ["sync-wal", "write-wal"])
+@pytest.mark.parametrize("call", ["sync log.db-wal", "write log.db-wal"])
 async def test_a_failure_in_the_commit_is_unknown_and_stops_the_store(
     faulty: tuple[SqliteStore, FaultyVfs], call: str
 ) -> None:
@@ -483,7 +427,7 @@ async def test_a_disk_that_is_full_before_the_commit_costs_the_batch_alone(
     # A cache so small that the batch spills into the write-ahead log before its commit.
     store._connection.execute("PRAGMA cache_size = 10").fetchall()
     large = EventData(ADDED, b'"' + b"x" * 100_000 + b'"')
-    vfs.faults["write-wal"] = apsw.SQLITE_FULL
+    vfs.faults["write log.db-wal"] = apsw.SQLITE_FULL
     with pytest.raises(StoreFailed) as failed:
         await append(store, AppendRequest([Write("b:1", 0, [large] * 20)]), request("c:1", 0, 1))
     assert failed.value.written is False
@@ -501,7 +445,7 @@ async def test_a_failed_sync_of_the_file_itself_stops_the_store(
 ) -> None:
     store, vfs = faulty
     monkeypatch.setattr(store, "_wal_retry_bytes", 0)
-    vfs.faults["syncfile"] = apsw.SQLITE_IOERR
+    vfs.faults["sync log.db"] = apsw.SQLITE_IOERR
     await append(store, request("b:1", 0, 2))
     assert store._folding is not None
     await store._folding
