@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
-from .aggregate import Aggregate, Context
+from .aggregate import Aggregate, Context, as_events
 from .codec import Metadata, decode_metadata, encode_metadata, fingerprint_of
 from .errors import (
     Closed,
@@ -266,7 +266,7 @@ class Actor:
             self._refuse(mail, WrongVersion(self.stream, mail.expected, self.version))
             return
         try:
-            events = _as_events(mail, self._decide(mail))
+            events = as_events(mail.handler, self._decide(mail))
         except Rejected as rejected:
             self._refuse(mail, rejected.with_traceback(None))
             return
@@ -399,26 +399,6 @@ class Actor:
             self._reload()
         else:
             self.phase = Phase.SETTLING
-
-
-def _as_events(mail: Mail, returned: Any) -> Sequence[Event]:
-    if returned is None:
-        return ()
-    if isinstance(returned, Event):
-        return (returned,)
-    found = type(returned).__name__
-    if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
-        events = cast("Sequence[Event]", returned)
-        if all(map(_is_event, events)):
-            return events
-    raise HandlerFailed(
-        f"{mail.handler.decide.__qualname__} returned a {found}: return an Event, a sequence of "
-        f"Events, or None"
-    )
-
-
-def _is_event(value: object) -> bool:
-    return isinstance(value, Event)
 
 
 def _metadata(mail: Mail, fingerprint: int | None, events: int) -> tuple[bytes, bytes]:

@@ -23,11 +23,19 @@ from .annotations import (
     shared_default,
     union_members,
 )
-from .errors import DefinitionError
+from .errors import DefinitionError, HandlerFailed
 from .limits import KEY_WINDOW
 from .messages import Command, Event, check_name
 
-__all__ = ["Aggregate", "AggregateDefinition", "CommandHandler", "Context", "applies", "handles"]
+__all__ = [
+    "Aggregate",
+    "AggregateDefinition",
+    "CommandHandler",
+    "Context",
+    "applies",
+    "as_events",
+    "handles",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,6 +82,27 @@ class CommandHandler(msgspec.Struct, frozen=True):
     id_field: str
     decide: Callable[..., Any]
     takes_context: bool
+
+
+def as_events(handler: CommandHandler, returned: Any) -> Sequence[Event]:
+    """Give the events that a handler returned; raise HandlerFailed for anything else."""
+    if returned is None:
+        return ()
+    if isinstance(returned, Event):
+        return (returned,)
+    found = type(returned).__name__
+    if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
+        events = cast("Sequence[Event]", returned)
+        if all(map(_is_event, events)):
+            return events
+    raise HandlerFailed(
+        f"{handler.decide.__qualname__} returned a {found}: return an Event, a sequence of "
+        f"Events, or None"
+    )
+
+
+def _is_event(value: object) -> bool:
+    return isinstance(value, Event)
 
 
 class AggregateDefinition(msgspec.Struct, frozen=True):

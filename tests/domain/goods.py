@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from domain.lines import Buyer, Line
-from domain.orders import AdjustOrderItemQuantity, CreateOrder, Order, OrderCreated
-from engine import Command, Event, Meta
+from domain.orders import AdjustOrderItemQuantity, CreateOrder, OrderCreated
+from engine import Meta
 
 ANN = Buyer("France", "17850")
 STRANGER = Buyer("EIRE")
@@ -33,21 +33,6 @@ def adjust(number: str, line: Line, quantity: int) -> AdjustOrderItemQuantity:
 
 def created(*lines: Line, buyer: Buyer = ANN, invoiced_at: str = MORNING) -> OrderCreated:
     return OrderCreated(buyer, invoiced_at, lines, sum(line.total for line in lines))
-
-
-def decided(order: Order, command: Command) -> Event:
-    """Let the handler of the command decide, as the engine would, and fold the event."""
-    definition = order.__definition__
-    event: Event = definition.handlers[type(command)].decide(order, command)
-    definition.appliers[type(event)](order, event)
-    return event
-
-
-def order_after(*events: Event) -> Order:
-    order = Order(id="o-1")
-    for event in events:
-        Order.__definition__.appliers[type(event)](order, event)
-    return order
 
 
 def meta(stream: str, position: int = 1) -> Meta:

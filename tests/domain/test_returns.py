@@ -6,7 +6,7 @@ import pytest
 
 from domain.lines import Line
 from domain.returns import RecordReturn, Return, ReturnRecorded
-from engine import Rejected
+from engine.testing.scenario import given
 
 from .goods import ANN, MORNING, heart, lantern
 
@@ -16,19 +16,15 @@ def record(*lines: Line) -> RecordReturn:
 
 
 def test_a_return_is_recorded_with_its_refund() -> None:
-    back = Return(id="C1")
+    lines = (lantern(1), lantern(2), heart(1, 295))
 
-    event = back.record(record(lantern(1), lantern(2), heart(1, 295)))
-
-    assert event == ReturnRecorded(ANN, MORNING, (lantern(1), lantern(2), heart(1, 295)), 1_312)
+    given(Return).when(record(*lines)).then(ReturnRecorded(ANN, MORNING, lines, 1_312))
 
 
 def test_a_return_is_recorded_once() -> None:
-    back = Return(id="C1")
-    back.be_recorded(back.record(record(lantern(1))))
+    recorded = given(Return).when(record(lantern(1)))
 
-    with pytest.raises(Rejected, match="return-exists"):
-        back.record(record(lantern(1)))
+    recorded.when(record(lantern(1))).then_rejected("return-exists")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +37,4 @@ def test_a_return_is_recorded_once() -> None:
     ],
 )
 def test_what_the_rules_refuse(lines: list[Line], code: str) -> None:
-    with pytest.raises(Rejected) as refusal:
-        Return(id="C1").record(record(*lines))
-
-    assert refusal.value.code == code
+    given(Return).when(record(*lines)).then_rejected(code)

@@ -1,0 +1,261 @@
+"""Given these events, when this command, then those events: tests of aggregates and projections.
+
+Rules: a scenario runs the real handlers and appliers, in the way in which the engine runs them and
+without an engine, a loop or a store: events are encoded, decoded and folded as copies, and a
+handler that changes the state is caught. Time and ids are the test's. A scenario never changes:
+`when` gives a new one, so that a beginning can be shared by many tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Generic, NoReturn, TypeVar
+
+import msgspec
+
+from ..aggregate import Aggregate, Context, as_events
+from ..codec import EventRegistry
+from ..errors import Rejected, UsageError
+from ..messages import Command, Event, Meta
+from ..projection import Projection, Row, Table
+from ..rows import Flat, Scalar
+
+__all__ = ["Decision", "Folded", "ManualClock", "Scenario", "SequentialIds", "given"]
+
+A = TypeVar("A", bound=Aggregate)
+R = TypeVar("R", bound=Row)
+
+TEST_ID = "test"
+
+
+class ManualClock:
+    """A clock that stands still until the test moves it; for `Ports(clock=...)`."""
+
+    def __init__(self, now: datetime | int = 0) -> None:
+        """Begin at an aware datetime, or at µs since 1970-01-01 UTC."""
+        self._now = now if isinstance(now, int) else round(now.timestamp() * 1_000_000)
+
+    def now(self) -> int:
+        """Give the time in µs since 1970-01-01 UTC."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock; back, with a negative number."""
+        self._now += round(seconds * 1_000_000)
+
+
+class SequentialIds:
+    """Ids that a test can expect: `id-1`, `id-2` …; for `Ports(ids=...)`."""
+
+    def __init__(self, prefix: str = "id") -> None:
+        """Begin every id with the prefix."""
+        self._prefix = prefix
+        self._numbers = itertools.count(1)
+
+    def new_id(self) -> str:
+        """Give the next id."""
+        return f"{self._prefix}-{next(self._numbers)}"
+
+
+def given(aggregate: type[A], *events: Event, aggregate_id: str = TEST_ID) -> Scenario[A]:
+    """Begin with an aggregate that has these events; with none, it does not exist yet."""
+    return Scenario(aggregate, events, aggregate_id)
+
+
+class Scenario(Generic[A]):
+    """An aggregate with a history."""
+
+    def __init__(self, aggregate: type[A], events: Sequence[Event], aggregate_id: str) -> None:
+        self._aggregate = aggregate
+        self._registry = EventRegistry(aggregate.__definition__.appliers)
+        self._id = aggregate_id
+        self.history: tuple[Event, ...] = tuple(events)
+        """All events that it has."""
+        self.state: A = self._fold()
+        """What they come to."""
+
+    def _fold(self) -> A:
+        state = self._aggregate(id=self._id)
+        for event in self.history:
+            apply = self._aggregate.__definition__.appliers.get(type(event))
+            if apply is None:
+                raise UsageError(
+                    f"nothing in {self._aggregate.__name__} applies {type(event).__name__}"
+                )
+            payload = self._registry.encode(event)
+            apply(state, self._registry.decoder_of(type(event)).decode(payload))
+            state.version += 1
+        return state
+
+    def when(
+        self,
+        command: Command,
+        *,
+        now: int = 0,
+        key: str | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        principal: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Decision[A]:
+        """Let the aggregate decide a command; `now` is in µs, new ids are `id-1`, `id-2` ….
+
+        What a handler raises besides Rejected comes through. Raises AssertionError if it changed
+        the state, UsageError if the aggregate does not handle the command.
+        """
+        handler = self._aggregate.__definition__.handlers.get(type(command))
+        if handler is None:
+            raise UsageError(f"{self._aggregate.__name__} handles no {type(command).__name__}")
+        state = self._fold()
+        before = _shown(state)
+        arguments: list[Any] = [state, command]
+        if handler.takes_context:
+            ids = SequentialIds().new_id
+            arguments.append(Context(now, ids, key, correlation, causation, principal, headers))
+        rejection: Rejected | None = None
+        events: Sequence[Event] = ()
+        try:
+            events = as_events(handler, handler.decide(*arguments))
+        except Rejected as rejected:
+            rejection = rejected
+        after = _shown(state)
+        if after != before:
+            _fail(
+                f"{handler.decide.__qualname__} changed the state; a handler returns events, and "
+                f"appliers change the state",
+                ["before: " + before, "after:  " + after],
+            )
+        return Decision(
+            self._aggregate, (*self.history, *events), self._id, tuple(events), rejection
+        )
+
+
+class Decision(Scenario[A]):
+    """What a command led to; a scenario itself, to go on with."""
+
+    def __init__(
+        self,
+        aggregate: type[A],
+        history: Sequence[Event],
+        aggregate_id: str,
+        events: tuple[Event, ...],
+        rejection: Rejected | None,
+    ) -> None:
+        super().__init__(aggregate, history, aggregate_id)
+        self.events = events
+        """The events of the command."""
+        self.rejection = rejection
+        """Why it was rejected, if it was."""
+
+    def then(self, *events: Event) -> Decision[A]:
+        """Expect exactly these events, in this order; with none, expect that nothing happened."""
+        if self.rejection is not None:
+            _fail("the command was rejected", [f"expected: {_list(events)}", self._found()])
+        if self.events != events:
+            _fail("other events came", _difference(events, self.events))
+        return self
+
+    def then_rejected(self, code: str, **details: Any) -> Decision[A]:
+        """Expect a rejection with this code, and with these details where they are given."""
+        rejection = self.rejection
+        if rejection is None or rejection.code != code:
+            _fail("it was to be rejected", [f"expected: rejected as {code!r}", self._found()])
+        found = {name: rejection.details.get(name) for name in details}
+        if found != details:
+            _fail(f"{code} has other details", [f"expected: {details}", f"found:    {found}"])
+        return self
+
+    def _found(self) -> str:
+        if self.rejection is not None:
+            return f"found:    rejected as {self.rejection.code!r}: {self.rejection.message}"
+        return f"found:    {_list(self.events)}"
+
+
+class Folded:
+    """A projection's tables, folded in memory from events that the test gives."""
+
+    def __init__(self, projection: type[Projection]) -> None:
+        """Begin with empty tables."""
+        definition = projection.__definition__
+        self._definition = definition
+        self._registry = EventRegistry(definition.event_classes)
+        self._cells = {name: _Cells() for name in definition.tables}
+        self._bound = definition.bind(self._cells)
+        self._versions: dict[str, int] = {}
+        self._position = 0
+
+    def fold(
+        self,
+        *events: Event,
+        stream: str = f"{TEST_ID}:1",
+        recorded: int = 0,
+        key: str | None = None,
+        principal: str | None = None,
+    ) -> Folded:
+        """Fold events of one stream (`kind:id`); versions and positions count themselves."""
+        for event in events:
+            handler = self._definition.handlers.get(type(event))
+            self._position += 1
+            version = self._versions[stream] = self._versions.get(stream, 0) + 1
+            if handler is None:
+                continue
+            payload = self._registry.encode(event)
+            copy = self._registry.decoder_of(type(event)).decode(payload)
+            meta = Meta(stream, version, self._position, recorded, key, None, None, principal, None)
+            arguments = (copy, meta) if handler.takes_meta else (copy,)
+            handler.function(self._bound, *arguments)
+        return self
+
+    def row(self, table: Table[R], key: Any) -> R | None:
+        """Give the row with a key, or None."""
+        shape = table.definition.shape
+        flat = self._cells[table.definition.attribute].get(shape.encode_key(key))
+        row: R | None = None if flat is None else shape.build(flat)
+        return row
+
+    def rows(self, table: Table[R]) -> list[R]:
+        """Give all rows, by key."""
+        shape = table.definition.shape
+        cells = self._cells[table.definition.attribute].flats
+        return [shape.build(cells[key]) for key in sorted(cells)]
+
+
+class _Cells:
+    def __init__(self) -> None:
+        self.flats: dict[Any, Flat] = {}
+
+    def get(self, key: Scalar) -> Flat | None:
+        return self.flats.get(key)
+
+    def set(self, key: Scalar, flat: Flat | None) -> None:
+        if flat is None:
+            self.flats.pop(key, None)
+        else:
+            self.flats[key] = flat
+
+
+def _shown(state: Aggregate) -> str:
+    """Give a state as text; what msgspec cannot encode stands by its repr."""
+    return msgspec.json.encode(state, enc_hook=repr, order="deterministic").decode()
+
+
+def _list(events: Sequence[Event]) -> str:
+    return ", ".join(map(repr, events)) or "nothing"
+
+
+def _difference(expected: Sequence[Event], found: Sequence[Event]) -> list[str]:
+    """Give a line per event, marked where the two lists differ."""
+    lines: list[str] = []
+    for one, other in itertools.zip_longest(expected, found):
+        if one == other:
+            lines.append(f"  {one!r}")
+            continue
+        lines += [f"- {one!r}"] if one is not None else []
+        lines += [f"+ {other!r}"] if other is not None else []
+    return [*lines, "(- expected, + found)"]
+
+
+def _fail(what: str, lines: Sequence[str]) -> NoReturn:
+    raise AssertionError("\n".join([what, *lines]))
