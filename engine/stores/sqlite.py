@@ -35,6 +35,7 @@ from .contract import (
 )
 from .sqlite_pages import Types, read_feed, read_streams
 from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
+from .sqlite_session import run, set_pragma
 
 __all__ = ["SqliteStore"]
 
@@ -132,12 +133,12 @@ class SqliteStore:
     def _open_writer(self) -> None:
         try:
             connection = self._connection = self._ports.files.connect(self.path)
-            _set(connection, "busy_timeout", BUSY_MS)
+            set_pragma(connection, "busy_timeout", BUSY_MS)
             version = read_schema_version(connection, self.path, len(MIGRATIONS))
             if version == 0:
-                _set(connection, "page_size", PAGE_BYTES)
+                set_pragma(connection, "page_size", PAGE_BYTES)
             for pragma, value in _settings():
-                _set(connection, pragma, value)
+                set_pragma(connection, pragma, value)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
             self._read_state(connection)
@@ -147,11 +148,11 @@ class SqliteStore:
             raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
 
     def _read_state(self, connection: Any) -> None:
-        found = _run(connection, "SELECT log_id FROM about")
+        found = run(connection, "SELECT log_id FROM about")
         if not found:
             values = (self._ports.ids.new_id(), self._ports.clock.now())
-            _run(connection, "INSERT INTO about VALUES (1, ?, ?)", values)
-            found = _run(connection, "SELECT log_id FROM about")
+            run(connection, "INSERT INTO about VALUES (1, ?, ?)", values)
+            found = run(connection, "SELECT log_id FROM about")
         self._log_id = found[0][0]
         self._refresh(connection)
         if self._head.position:
@@ -160,24 +161,24 @@ class SqliteStore:
 
     def _read_head(self, connection: Any) -> None:
         last = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
-        found = _run(connection, last)
+        found = run(connection, last)
         self._head = Head(*found[0]) if found else Head()
-        top = _run(connection, "SELECT coalesce(max(number), 0) FROM streams")[0][0]
+        top = run(connection, "SELECT coalesce(max(number), 0) FROM streams")[0][0]
         self._next_stream = top + 1
 
     def _read_types(self, connection: Any) -> None:
-        rows = _run(connection, "SELECT number, name, version, schema_hash FROM event_types")
+        rows = run(connection, "SELECT number, name, version, schema_hash FROM event_types")
         self._types = {(name, version): (number, hash_) for number, name, version, hash_ in rows}
         self._type_names = {number: (name, version) for number, name, version, _ in rows}
 
     def _open_reader(self) -> None:
         try:
             connection = self._reading = self._ports.files.connect(self.path, readonly=True)
-            _set(connection, "busy_timeout", BUSY_MS)
-            _set(connection, "query_only", 1)
-            _set(connection, "trusted_schema", 0)
-            _set(connection, "cell_size_check", 1)
-            _set(connection, "mmap_size", 0)
+            set_pragma(connection, "busy_timeout", BUSY_MS)
+            set_pragma(connection, "query_only", 1)
+            set_pragma(connection, "trusted_schema", 0)
+            set_pragma(connection, "cell_size_check", 1)
+            set_pragma(connection, "mmap_size", 0)
         except apsw.Error as error:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error
 
@@ -253,7 +254,7 @@ class SqliteStore:
         return Committed(planned.outcomes, planned.events)
 
     def _insert(self, connection: Any, batch: Batch) -> Plan:
-        _run(connection, "BEGIN IMMEDIATE")
+        run(connection, "BEGIN IMMEDIATE")
         self._reach("store.began")
         planned = self._plan(connection, batch)
         if planned.conflicts:
@@ -284,7 +285,7 @@ class SqliteStore:
         cold = [stream for stream in streams if stream not in known]
         if cold:
             asked = msgspec.json.encode(cold).decode()
-            for name, number, version in _heads.decode(_run(connection, _HEADS, (asked,))[0][0]):
+            for name, number, version in _heads.decode(run(connection, _HEADS, (asked,))[0][0]):
                 known[name] = (number, version)
         return {stream: known[stream][1] for stream in streams if stream in known}
 
@@ -308,7 +309,7 @@ class SqliteStore:
     def _insert_type(self, connection: Any, kind: EventType) -> None:
         number = max(self._type_names, default=0) + 1
         values = (number, kind.name, kind.version, kind.schema_hash)
-        _run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
+        run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
         self._types[kind.name, kind.version] = (number, kind.schema_hash)
         self._type_names[number] = (kind.name, kind.version)
 
@@ -320,7 +321,7 @@ class SqliteStore:
                 new.append((self._next_stream, stream))
                 self._next_stream += 1
         if new:
-            _run(
+            run(
                 connection,
                 "INSERT INTO streams SELECT value->>0, value->>1 FROM json_each(?)",
                 (msgspec.json.encode(new).decode(),),
@@ -341,7 +342,7 @@ class SqliteStore:
 
     def _commit(self, connection: Any) -> None:
         try:
-            _run(connection, "COMMIT")
+            run(connection, "COMMIT")
         except BaseException as error:
             # Whatever the error says, the commit record may be on the disk.
             self._stopped = error
@@ -373,7 +374,7 @@ class SqliteStore:
     def _roll_back(self, connection: Any) -> None:
         try:
             if connection.in_transaction:
-                _run(connection, "ROLLBACK")
+                run(connection, "ROLLBACK")
             self._streams.clear()
             if self._stopped is None:
                 self._refresh(connection)
@@ -438,7 +439,7 @@ class SqliteStore:
             known = self._type_names.get(number)
             if known is None:
                 # A stranger that writes to the file may have brought a type of its own.
-                found = _run(connection, _TYPE, (number,))
+                found = run(connection, _TYPE, (number,))
                 if not found:
                     raise KeyError(number)
                 known = self._type_names[number] = found[0]
@@ -453,7 +454,7 @@ class SqliteStore:
             "WHERE stream IN (SELECT value FROM json_each(?))"
         )
         asked = msgspec.json.encode(list(streams)).decode()
-        rows = await self._on_reader(lambda c: _run(c, sql, (asked,)))
+        rows = await self._on_reader(lambda c: run(c, sql, (asked,)))
         return [Snapshot(*row) for row in rows]
 
     async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
@@ -468,9 +469,9 @@ class SqliteStore:
             "state = excluded.state WHERE excluded.version >= version"
         )
         try:
-            _run(connection, "BEGIN IMMEDIATE")
+            run(connection, "BEGIN IMMEDIATE")
             for snapshot in snapshots:
-                _run(connection, sql, msgspec.structs.astuple(snapshot))
+                run(connection, sql, msgspec.structs.astuple(snapshot))
         except BaseException as error:
             self._not_written(connection, error)
         self._commit(connection)
@@ -530,16 +531,3 @@ def _settings() -> Sequence[tuple[str, str | int]]:
         # There a plain fsync leaves the data in the drive's cache.
         settings += [("fullfsync", 1), ("checkpoint_fullfsync", 1)]
     return settings
-
-
-def _set(connection: Any, pragma: str, value: str | int) -> None:
-    """Set a pragma and read it back: some fail without a word."""
-    _run(connection, f"PRAGMA {pragma}={value}")
-    found = _run(connection, f"PRAGMA {pragma}")
-    if found != [(value,)]:
-        raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
-
-
-def _run(connection: Any, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
-    return rows

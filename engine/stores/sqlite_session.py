@@ -1,4 +1,4 @@
-"""How the views speak to SQLite: statements, transactions, settings, and its errors made ours.
+"""How log and views speak to SQLite: statements, transactions, settings, and its errors made ours.
 
 Rules: a setting is read back after it was set, and a file where it did not take is refused. An
 error's message is SQLite's own, which carries no values. A transaction that fails in any way is
