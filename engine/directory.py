@@ -50,12 +50,15 @@ class Directory:
         """The resident actors, as they are now."""
         return tuple(self._actors.values())
 
-    def find(self, kind: Kind, aggregate_id: str) -> Actor:
+    def find(self, kind: Kind, aggregate_id: object) -> Actor:
         """Give the actor of an aggregate, a cold one if it was not in memory.
 
         Raises UsageError for an id that cannot be stored, Overloaded when nobody can leave.
         """
-        stream = f"{kind.definition.kind}:{aggregate_id}"
+        if not isinstance(aggregate_id, str):
+            raise UsageError(f"an aggregate's id is a string, not a {type(aggregate_id).__name__}")
+        # Joined and not formatted: Python's versions differ in how they format an enum's member.
+        stream = kind.definition.kind + ":" + aggregate_id
         actor = self._actors.get(stream)
         if actor is not None:
             return actor
@@ -158,9 +161,7 @@ class Directory:
         return unfinished
 
 
-def _check_id(aggregate_id: object) -> None:
-    if not isinstance(aggregate_id, str):
-        raise UsageError(f"an aggregate's id is a string, not a {type(aggregate_id).__name__}")
+def _check_id(aggregate_id: str) -> None:
     if not 0 < len(aggregate_id) <= ID_LENGTH_MAX or not aggregate_id.isprintable():
         raise UsageError(
             f"the id {aggregate_id[:40]!r} has {len(aggregate_id)} characters: an id has 1 to "

@@ -76,6 +76,12 @@ class Supervisor:
         self.task = asyncio.create_task(self._supervise(started), name="foldline engine")
         try:
             await asyncio.shield(started)
+        except asyncio.CancelledError:
+            # Opening may wait long for a lock that another engine holds: do not wait with it.
+            self.task.cancel()
+            started.add_done_callback(retrieve)
+            await self.end()
+            raise
         except BaseException:
             started.add_done_callback(retrieve)
             await self.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import Any
 
 import msgspec
@@ -179,6 +180,15 @@ async def test_metadata_that_could_not_be_read_back_is_refused(options: dict[str
             await engine.execute(Add("a", 1), **options)
 
         assert await total(engine, "a") == "0 at 0"
+
+
+async def test_an_id_that_is_an_enums_member_is_its_value() -> None:
+    class Till(str, enum.Enum):  # noqa: UP042 - the kind whose format changed between Pythons
+        FIRST = "till-1"
+
+    async with counters() as engine:
+        assert (await engine.execute(Add(Till.FIRST, 1))).stream == "counter:till-1"
+        assert (await engine.execute(Add("till-1", 1))).version == 2
 
 
 @pytest.mark.parametrize("bad", ["", "a\nb", "x" * 256, "\x00", "\ud800", 7, None])

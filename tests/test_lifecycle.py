@@ -36,6 +36,7 @@ from engine import (
 from engine.messages import MessageMeta
 from engine.ports import FAILPOINTS
 from engine.stores.memory import MemoryStore
+from engine.stores.sqlite import SqliteStore
 from tests.support import Add, Counter, HeldStore, Look, Touch, counters, settle, total, until
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +170,20 @@ async def test_a_start_that_fails_raises_its_cause_and_leaves_nothing_open() -> 
             async with counters(store):
                 pass
     async with counters(store) as engine:
+        await engine.execute(Add("a", 1))
+
+
+async def test_a_start_that_is_cancelled_while_it_waits_for_the_lock_ends_at_once(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "log.db")
+    async with Engine([Counter], store=f"sqlite:{path}") as engine:
+        waiting = Engine([Counter], store=SqliteStore(path, open_timeout=3_600))
+        starting = asyncio.create_task(waiting.__aenter__())
+        await settle()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(starting, 30)
         await engine.execute(Add("a", 1))
 
 
