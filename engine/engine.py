@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
@@ -27,6 +25,8 @@ from typing import Any, TypeVar, cast
 
 from .aggregate import Aggregate, AggregateDefinition, CommandHandler
 from .answers import Answers
+from .authorization import Authorize, Gate
+from .bulk import run_many
 from .bus import Bus
 from .codec import EventRegistry
 from .directory import Directory
@@ -36,7 +36,6 @@ from .errors import (
     DefinitionError,
     EngineError,
     EngineFailed,
-    Overloaded,
     StoreRefused,
     UsageError,
 )
@@ -52,7 +51,7 @@ from .statistics import EngineStatistics
 from .stores.contract import Store
 from .stores.sqlite_views import SqliteViews
 from .stores.urls import open_url, views_path
-from .supervisor import Supervisor, retrieve
+from .supervisor import Supervisor
 
 __all__ = ["Engine", "run"]
 
@@ -79,8 +78,10 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
 class Engine:
     """Aggregates, their log, and the views of it, in this process.
 
-    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. Definitions are checked here:
-    DefinitionError. Starting raises StoreLocked, StoreRefused or StoreFailed.
+    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `authorize` is asked before every
+    command and every read, and what it does not allow is Forbidden; without it all is allowed.
+    Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused or
+    StoreFailed.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Engine:
         projections: Sequence[type[Projection]] = (),
         answers: Sequence[Callable[..., Any]] = (),
         store: str | Store = "memory:",
+        authorize: Authorize | None = None,
         limits: Limits | None = None,
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
@@ -97,6 +99,7 @@ class Engine:
         self._limits = limits or Limits()
         self._ports = ports or Ports()
         self._logger = logger or logging.getLogger("foldline")
+        self._gate = Gate(authorize, self._logger) if authorize is not None else None
         self._store: Store = open_url(store) if isinstance(store, str) else store
         self._process = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -199,9 +202,11 @@ class Engine:
 
         Raises Rejected where the domain says no, NotRun (Overloaded, Conflict, Closed, Voided,
         WrongVersion, HandlerFailed, StreamUnreadable) where nothing was written and sending again
-        is safe, KeyReused, OutcomeUnknown, and UsageError. A caller that is cancelled does not
-        half-do a command: it is run whole or not at all.
+        is safe, KeyReused, OutcomeUnknown, Forbidden and UsageError. A caller that is cancelled
+        does not half-do a command: it is run whole or not at all.
         """
+        if self._gate is not None:
+            await self._gate.check(principal, "execute", command)
         return await self._submit(
             command, key, expected, correlation, causation, principal, headers
         )
@@ -220,36 +225,12 @@ class Engine:
         early, leave it through `contextlib.aclosing`; what was sent is run all the same.
         """
         self._check_usable()
-        if window < 1:
-            raise UsageError(f"window is {window}: give at least 1")
-        outstanding: deque[asyncio.Future[Receipt]] = deque()
-        try:
-            async for command in _each(commands):
-                envelope = command if isinstance(command, Envelope) else Envelope(command=command)
-                if len(outstanding) >= window:
-                    yield await _answer(outstanding.popleft())
-                while True:
-                    try:
-                        outstanding.append(self._submit_envelope(envelope))
-                    except Overloaded as overloaded:
-                        if outstanding:
-                            yield await _answer(outstanding.popleft())
-                            continue
-                        yield overloaded
-                    except EngineError as error:
-                        # Its place in the order is behind what is outstanding.
-                        while outstanding:
-                            yield await _answer(outstanding.popleft())
-                        yield error
-                    break
-            while outstanding:
-                yield await _answer(outstanding.popleft())
-        finally:
-            for future in outstanding:
-                # The caller stopped asking; the commands run all the same, unanswered.
-                future.add_done_callback(retrieve)
+        async for answer in run_many(commands, window, self._send):
+            yield answer
 
-    def _submit_envelope(self, envelope: Envelope) -> asyncio.Future[Receipt]:
+    async def _send(self, envelope: Envelope) -> asyncio.Future[Receipt]:
+        if self._gate is not None:
+            await self._gate.check(envelope.principal, "execute", envelope.command)
         return self._submit(
             envelope.command,
             envelope.key,
@@ -309,13 +290,16 @@ class Engine:
         *,
         at: Receipt | str | int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the answer names who lags
+        principal: str | None = None,
     ) -> Answer:
         """Ask the views. With `at`, a receipt (or its token or position), see its effect.
 
         `timeout` is in seconds. Raises ProjectionLag where the views are not there in time,
-        naming who lags and by how much.
+        naming who lags and by how much, and Forbidden where `authorize` says no.
         """
         self._check_usable()
+        if self._gate is not None:
+            await self._gate.check(principal, "query", query)
         return await self._answers.ask(query, at=at, timeout=timeout)
 
     def resume(self, projection: str) -> None:
@@ -455,21 +439,3 @@ def _check_trace(
     pairs = cast("Mapping[object, object]", headers if isinstance(headers, Mapping) else {0: 0})
     if not all(isinstance(part, str) for pair in pairs.items() for part in pair):
         raise UsageError("headers map strings to strings. Nothing was run.")
-
-
-async def _each(
-    commands: Iterable[Envelope | Command] | AsyncIterable[Envelope | Command],
-) -> AsyncIterator[Envelope | Command]:
-    if isinstance(commands, AsyncIterable):
-        async for command in commands:
-            yield command
-    else:
-        for command in commands:
-            yield command
-
-
-async def _answer(future: asyncio.Future[Receipt]) -> Receipt | EngineError:
-    try:
-        return await future
-    except EngineError as error:
-        return error

@@ -14,9 +14,11 @@ __all__ = [
     "Closed",
     "Conflict",
     "Damaged",
+    "DeadlinePassed",
     "DefinitionError",
     "EngineError",
     "EngineFailed",
+    "Forbidden",
     "HandlerFailed",
     "KeyReused",
     "NotRun",
@@ -139,6 +141,13 @@ class HandlerFailed(NotRun):
     """
 
 
+class DeadlinePassed(NotRun):
+    """The command was not decided by its deadline; nothing was written, and nothing will be.
+
+    It waited too long for its turn, or its handler took too long. Sending again is safe.
+    """
+
+
 class StreamUnreadable(NotRun):
     """The aggregate cannot be loaded: an event of its stream is damaged or cannot be decoded.
 
@@ -151,6 +160,19 @@ class KeyReused(EngineError):
 
     The caller must act: a key names one command for ever, its content included.
     """
+
+
+class Forbidden(EngineError):
+    """`authorize` did not allow it: nothing was run or read. The principal must be given the right.
+
+    A hook may raise it itself, with a message of its own.
+    """
+
+    def __init__(self, message: str, principal: str | None = None, action: str = "") -> None:
+        """Say what is forbidden; the principal is kept as a value and not shown."""
+        super().__init__(message)
+        self.principal = principal
+        self.action = action
 
 
 class OutcomeUnknown(EngineError):
