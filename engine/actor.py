@@ -6,8 +6,10 @@ Rules:
   and what cannot be decoded or folded is never written.
 - A refusal, an empty result or a repeated key that was decided on undurable events follows the
   last of them; decided on durable state, it is answered at once.
-- After any exception but Rejected it takes nothing more, waits for what is in flight, drops its
-  state and loads again. When its undurable events are voided it does so at once.
+- While an async handler decides, it takes nothing more; the outcome waits for a turn of its own.
+- After any exception but Rejected, and after a deadline that passed while its handler ran, it takes
+  nothing more, waits for what is in flight, drops its state and loads again. When its undurable
+  events are voided it does so at once.
 
 It never awaits, and never touches a store.
 """
@@ -16,13 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from .aggregate import Aggregate, Context, as_events
 from .codec import Metadata, decode_metadata, encode_metadata, fingerprint_of
+from .deliberation import Deliberation
 from .errors import (
     Closed,
+    DeadlinePassed,
     EngineError,
     HandlerFailed,
     KeyReused,
@@ -30,9 +34,10 @@ from .errors import (
     Overloaded,
     Rejected,
     StreamUnreadable,
+    Voided,
     WrongVersion,
 )
-from .journal import Entry, Follower
+from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord, KeyWindow
 from .kind import EventBinding, Kind
 from .mailbox import Mail, Waiting, count, post, take
@@ -41,6 +46,8 @@ from .stores.contract import EventData, StoredEvent, Write
 
 __all__ = ["Actor", "Phase"]
 
+T = TypeVar("T")
+
 
 class Phase(enum.Enum):
     """Where an actor is between the store and its commands."""
@@ -48,6 +55,7 @@ class Phase(enum.Enum):
     COLD = "cold"  # its stream must be read before it can decide
     LOADING = "loading"  # its stream is being read
     LIVE = "live"  # it decides
+    DECIDING = "deciding"  # an async handler decides, and nothing else is taken meanwhile
     SETTLING = "settling"  # it takes nothing until what is in flight is settled
 
 
@@ -55,6 +63,7 @@ class Actor:
     """One resident aggregate."""
 
     __slots__ = (
+        "_deliberation",
         "_keys",
         "_position",
         "_tail",
@@ -81,6 +90,7 @@ class Actor:
         self.used = True
         """Whether it had a command since the directory last looked for one to let go."""
         self._waiting: Waiting = None
+        self._deliberation: Deliberation | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -97,9 +107,12 @@ class Actor:
     # -- the mailbox ------------------------------------------------------------------------
 
     @property
-    def has_mail(self) -> bool:
-        """Whether commands wait."""
-        return self._waiting is not None
+    def wants_turn(self) -> bool:
+        """Whether there is something that it could do now."""
+        if self.phase is Phase.DECIDING:
+            assert self._deliberation is not None
+            return self._deliberation.ended
+        return self._waiting is not None and self.phase is Phase.LIVE
 
     @property
     def at_rest(self) -> bool:
@@ -122,23 +135,37 @@ class Actor:
         self._waiting = post(self._waiting, mail)
         self.used = True
         self.kind.intake.accepted()
+        if mail.seconds is not None:
+            mail.due = self.kind.ports.clock.monotonic() + mail.seconds
+            loop = mail.answer.get_loop()
+            mail.timer = loop.call_later(mail.seconds, self._refuse_late, mail)
         self._go_on()
 
     def _go_on(self) -> None:
         """See that waiting commands come to their turn."""
         if self.phase is Phase.LIVE:
-            if not self.queued:
-                self.queued = True
-                self.kind.ready(self)
+            self._ask_turn()
         elif self.phase is Phase.COLD:
             self.phase = Phase.LOADING
             self.kind.load(self)
 
+    def _ask_turn(self) -> None:
+        if not self.queued:
+            self.queued = True
+            self.kind.ready(self)
+
     def refuse_waiting(self, error: EngineError) -> None:
-        """Answer every command that waits with an error."""
+        """Answer every command that waits, or is being decided, with an error."""
+        self._drop_deliberation(error)
         while self._waiting is not None:
             mail, self._waiting = take(self._waiting)
-            self.kind.intake.refuse(mail, error)
+            if mail.open:
+                self.kind.intake.refuse(mail, error)
+
+    def _refuse_late(self, mail: Mail) -> None:
+        """Answer a command whose deadline has passed before its turn came."""
+        if mail.open:
+            self.kind.intake.refuse(mail, _too_late(mail, self.stream, "waited for its turn"))
 
     # -- loading ----------------------------------------------------------------------------
 
@@ -211,6 +238,7 @@ class Actor:
         """Drop a state that will never be durable, and load the true one if anybody waits."""
         self.incarnation += 1
         self._tail = None
+        self._drop_deliberation(Voided(decided_on_void(self.stream)))
         self._reload()
 
     def _reload(self) -> None:
@@ -226,24 +254,39 @@ class Actor:
         """Handle waiting commands, at most so many; give how many."""
         done = 0
         journal = self.kind.journal
-        while (
-            done < commands_max
-            and self._waiting is not None
-            and self.phase is Phase.LIVE
-            and journal.has_room
-        ):
-            mail, self._waiting = take(self._waiting)
+        while done < commands_max and journal.has_room and self.wants_turn:
             done += 1
-            if mail.answer.done():
-                # The caller was cancelled before its command was run: then it is not run.
-                self.kind.intake.drop(mail)
-            else:
-                self._handle_or_answer(mail)
+            if self.phase is Phase.DECIDING:
+                self._conclude()
+                continue
+            assert self._waiting is not None
+            mail, self._waiting = take(self._waiting)
+            if self._still_wanted(mail):
+                self._run(mail, self._handle, mail)
         return done
 
-    def _handle_or_answer(self, mail: Mail) -> None:
+    def _still_wanted(self, mail: Mail) -> bool:
+        """Tell whether a command that comes to its turn is to be run."""
+        if not mail.open:
+            return False
+        if mail.answer.done():
+            # The caller was cancelled before its command was run: then it is not run.
+            self.kind.intake.drop(mail)
+            return False
+        if mail.timer is not None:
+            mail.timer.cancel()
+            if self._is_late(mail):
+                # A busy loop comes late to its timers.
+                self._refuse_late(mail)
+                return False
+        return True
+
+    def _is_late(self, mail: Mail) -> bool:
+        return mail.seconds is not None and self.kind.ports.clock.monotonic() >= mail.due
+
+    def _run(self, mail: Mail, step: Callable[[T], None], subject: T) -> None:
         try:
-            self._handle(mail)
+            step(subject)
         except BaseException:
             # Not a failure of the aggregate but the end of the process or of the engine: it goes
             # on upwards, and nothing of this command was handed to the journal.
@@ -265,27 +308,24 @@ class Actor:
         if mail.expected is not None and mail.expected != self.version:
             self._refuse(mail, WrongVersion(self.stream, mail.expected, self.version))
             return
-        try:
-            events = as_events(mail.handler, self._decide(mail))
-        except Rejected as rejected:
-            self._refuse(mail, rejected.with_traceback(None))
-            return
-        except (Exception, asyncio.CancelledError) as error:
-            self._fail(mail, error)
-            return
-        if not events:
-            self._accept_nothing(mail)
+        if mail.handler.is_async:
+            self._deliberate(mail, fingerprint)
             return
         try:
-            self._record(mail, fingerprint, events)
+            self._accept(mail, fingerprint, self._decide(mail))
         except (Exception, asyncio.CancelledError) as error:
-            self._fail(mail, error)
+            self._decline(mail, error)
 
     def _decide(self, mail: Mail) -> Any:
+        """Run the handler; an async one gives its awaitable."""
         handler = mail.handler
-        if not handler.takes_context:
+        if not handler.takes:
             return handler.decide(self.state, mail.command)
-        context = Context(
+        arguments = handler.arguments(lambda: self._context(mail), self.kind.resources)
+        return handler.decide(self.state, mail.command, *arguments)
+
+    def _context(self, mail: Mail) -> Context:
+        return Context(
             self.kind.ports.clock.now(),
             self.kind.ports.ids.new_id,
             mail.key,
@@ -294,7 +334,71 @@ class Actor:
             mail.principal,
             mail.headers,
         )
-        return handler.decide(self.state, mail.command, context)
+
+    def _accept(self, mail: Mail, fingerprint: int | None, returned: Any) -> None:
+        """Take what a handler returned. Whatever raises here has submitted nothing."""
+        if self._is_late(mail):
+            raise _too_late(mail, self.stream, "was decided too slowly")
+        events = as_events(mail.handler, returned)
+        if events:
+            self._record(mail, fingerprint, events)
+        else:
+            self._accept_nothing(mail)
+
+    def _decline(self, mail: Mail, error: BaseException) -> None:
+        """Take what a handler, or what came of its events, raised."""
+        if isinstance(error, Rejected):
+            self._refuse(mail, error.with_traceback(None))
+        else:
+            self._fail(mail, error)
+
+    # -- async handlers ---------------------------------------------------------------------
+
+    def _deliberate(self, mail: Mail, fingerprint: int | None) -> None:
+        """Let an async handler decide; nothing else is taken until it has."""
+        clock = self.kind.ports.clock
+        seconds = float(self.kind.limits.handler_seconds)
+        if mail.seconds is not None:
+            seconds = min(seconds, mail.due - clock.monotonic())
+        deliberation = Deliberation(mail, fingerprint, clock, self.kind.intake)
+        self._deliberation = deliberation
+        self.phase = Phase.DECIDING
+        task = deliberation.begin(
+            lambda: self._decide(mail), seconds, self._ask_turn, self._ran_out
+        )
+        self.kind.deliberations.hold(task)
+
+    def _conclude(self) -> None:
+        """Take the outcome of an async handler, and go on."""
+        deliberation, self._deliberation = self._deliberation, None
+        assert deliberation is not None
+        self.phase = Phase.LIVE
+        self._run(deliberation.mail, self._take_outcome, deliberation)
+
+    def _take_outcome(self, deliberation: Deliberation) -> None:
+        mail = deliberation.mail
+        try:
+            if deliberation.error is not None:
+                raise deliberation.error
+            self._accept(mail, deliberation.fingerprint, deliberation.returned)
+        except (Exception, asyncio.CancelledError) as error:
+            self._decline(mail, error)
+
+    def _ran_out(self) -> None:
+        """Answer for an async handler that takes too long, and trust the state no more."""
+        deliberation = self._deliberation
+        assert deliberation is not None
+        self._deliberation = None
+        self._fail(
+            deliberation.mail,
+            _too_late(deliberation.mail, self.stream, f"ran {deliberation.seconds:g} s"),
+        )
+
+    def _drop_deliberation(self, error: EngineError) -> None:
+        deliberation, self._deliberation = self._deliberation, None
+        if deliberation is not None:
+            deliberation.drop()
+            self.kind.intake.refuse(deliberation.mail, error)
 
     def _record(self, mail: Mail, fingerprint: int | None, events: Sequence[Event]) -> None:
         """Encode, fold what was encoded, hand on. Whatever raises here has submitted nothing."""
@@ -384,8 +488,8 @@ class Actor:
 
     def _fail(self, mail: Mail, cause: BaseException) -> None:
         """Answer a command that the aggregate's code could not handle; trust its state no more."""
-        if isinstance(cause, HandlerFailed):
-            error = cause
+        if isinstance(cause, HandlerFailed | DeadlinePassed):
+            error: NotRun = cause
         else:
             error = HandlerFailed(
                 f"{mail.handler.decide.__qualname__} failed on {type(mail.command).__name__} for "
@@ -412,6 +516,14 @@ def _metadata(mail: Mail, fingerprint: int | None, events: int) -> tuple[bytes, 
     if mail.key is None:
         return further, further
     return encode_metadata(Metadata(mail.key, fingerprint, events, *trace)), further
+
+
+def _too_late(mail: Mail, stream: str, why: str) -> DeadlinePassed:
+    limit = "Limits.handler_seconds" if mail.seconds is None else f"its {mail.seconds:g} s"
+    return DeadlinePassed(
+        f"{type(mail.command).__name__} for {stream} {why}, and {limit} are over. Nothing was "
+        f"written, and nothing will be; send again, with more time."
+    )
 
 
 def _not_encodable(mail: Mail, error: Exception) -> NotRun:

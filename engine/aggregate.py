@@ -64,7 +64,12 @@ class Context(msgspec.Struct, frozen=True):
 
 
 def handles(function: F) -> F:
-    """Mark a method that decides a command: `(self, command: C[, ctx: Context]) -> events`."""
+    """Mark a method that decides a command: `(self, command: C, ...) -> events`.
+
+    After the command it may take `ctx: Context`, and resources by their class, which the engine
+    gets as `Engine(resources={Class: object})`. It may be `async def`: then the aggregate takes no
+    other command until it returns, and the other aggregates go on.
+    """
     setattr(function, _ROLE, "handles")
     return function
 
@@ -81,7 +86,15 @@ class CommandHandler(msgspec.Struct, frozen=True):
     command: type[Command]
     id_field: str
     decide: Callable[..., Any]
-    takes_context: bool
+    takes: tuple[type, ...]
+    """What it takes after the command: Context, and classes of resources."""
+    is_async: bool
+
+    def arguments(
+        self, context: Callable[[], Context], resources: Mapping[type, object]
+    ) -> list[object]:
+        """Give what `takes` asks for; KeyError for a resource that is not there."""
+        return [context() if kind is Context else resources[kind] for kind in self.takes]
 
 
 def as_events(handler: CommandHandler, returned: Any) -> Sequence[Event]:
@@ -111,6 +124,8 @@ class AggregateDefinition(msgspec.Struct, frozen=True):
     cls: type[Aggregate]
     kind: str
     key_window: int
+    deadline: float | None
+    """Seconds from acceptance within which a command must be decided, unless it says otherwise."""
     handlers: Mapping[type[Command], CommandHandler]
     appliers: Mapping[type[Event], Callable[[Any, Any], None]]
 
@@ -127,6 +142,7 @@ class AggregateMeta(msgspec.StructMeta):
         *,
         kind: str | None = None,
         key_window: int = KEY_WINDOW,
+        deadline: float | None = None,
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError for whatever the engine could not run."""
@@ -139,7 +155,9 @@ class AggregateMeta(msgspec.StructMeta):
             ) from error
         if namespace.get("__module__") != __name__:
             aggregate = cast("type[Aggregate]", cls)
-            aggregate.__definition__ = _define(aggregate, kind, key_window, defining_namespace(1))
+            aggregate.__definition__ = _define(
+                aggregate, kind, key_window, deadline, defining_namespace(1)
+            )
         return cls
 
 
@@ -147,7 +165,8 @@ class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
     """Base of aggregates: `class Order(Aggregate, kind="order")`, its fields are the state.
 
     Every field has a default, which is the state before the first event. `kind` is stored and must
-    stay. `key_window` is the number of versions for which command keys are remembered.
+    stay. `key_window` is the number of versions for which command keys are remembered. `deadline`
+    is the number of seconds within which a command is decided, or answered DeadlinePassed.
     """
 
     __definition__: ClassVar[AggregateDefinition]
@@ -159,13 +178,19 @@ class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
 
 
 def _define(
-    cls: type[Aggregate], kind: str | None, key_window: int, namespace: Mapping[str, Any]
+    cls: type[Aggregate],
+    kind: str | None,
+    key_window: int,
+    deadline: float | None,
+    namespace: Mapping[str, Any],
 ) -> AggregateDefinition:
     name = cls.__qualname__
     check_name(kind, f"aggregate {name}", f'Write `class {cls.__name__}(Aggregate, kind="...")`.')
     assert kind is not None
     if key_window < 1:
         raise DefinitionError(f"aggregate {name} has key_window={key_window}: give at least 1")
+    if deadline is not None and not deadline > 0:
+        raise DefinitionError(f"aggregate {name} has deadline={deadline}: give seconds above 0")
     _check_state(cls)
     handlers: dict[type[Command], CommandHandler] = {}
     appliers: dict[type[Event], Callable[[Any, Any], None]] = {}
@@ -186,7 +211,7 @@ def _define(
                 f"{where} returns {event.__name__}, and nothing in {name} applies it: add "
                 f"`@applies def ...(self, event: {event.__name__}) -> None` to {name}"
             )
-    return AggregateDefinition(cls, kind, key_window, handlers, appliers)
+    return AggregateDefinition(cls, kind, key_window, deadline, handlers, appliers)
 
 
 def _check_state(cls: type[Aggregate]) -> None:
@@ -227,7 +252,7 @@ def _add_applier(
     where = signature.where
     if signature.is_async:
         raise DefinitionError(f"{where} is async: an applier only changes state; drop the async")
-    event = _only_class(signature, Event, 1)
+    event = _message_class(signature, Event, 1)
     if event in appliers:
         raise DefinitionError(f"{where} is a second applier of {event.__name__}: keep one")
     appliers[event] = method
@@ -239,25 +264,36 @@ def _add_handler(
     signature: Signature,
 ) -> None:
     where = signature.where
-    if signature.is_async:
-        raise DefinitionError(
-            f"{where} is async: handlers decide on the state in memory, without waiting. Fetch "
-            f"what it needs before the command is sent, and put it into the command."
-        )
-    command = _only_class(signature, Command, 2)
-    takes_context = len(signature.parameters) == 2
-    if takes_context and signature.parameters[1][1] is not Context:
-        raise DefinitionError(f"{where}: annotate its last parameter as `ctx: Context`")
+    if inspect.isasyncgenfunction(method):
+        raise DefinitionError(f"{where} yields: return its events, all at once, as a list")
+    command = _message_class(signature, Command)
+    takes = tuple(_taken(signature, name, kind) for name, kind in signature.parameters[1:])
+    if len(set(takes)) < len(takes):
+        raise DefinitionError(f"{where} takes the same thing twice: drop one of the parameters")
     if command in handlers:
         raise DefinitionError(f"{where} is a second handler of {command.__name__}: keep one")
-    handlers[command] = CommandHandler(command, _id_field(command), method, takes_context)
+    handlers[command] = CommandHandler(
+        command, _id_field(command), method, takes, signature.is_async
+    )
 
 
-def _only_class(signature: Signature, base: type, parameters_max: int) -> Any:
+def _taken(signature: Signature, name: str, annotation: Any) -> type:
+    """Give the class of a handler's further parameter."""
+    if isinstance(annotation, type) and annotation.__module__ != "builtins":
+        resource: type[Any] = annotation
+        if not issubclass(resource, (inspect.Parameter.empty, Command, Event)):
+            return resource
+    raise DefinitionError(
+        f"{signature.where} takes `{name}`, and what that is cannot be told: annotate it as "
+        f"`{name}: Context`, or with the class under which Engine(resources={{...}}) has it"
+    )
+
+
+def _message_class(signature: Signature, base: type, parameters_max: int | None = None) -> Any:
     """Give the message class that the first parameter is annotated with."""
     found = signature.parameters[0][1] if signature.parameters else None
     fits = isinstance(found, type) and issubclass(found, base) and found is not base
-    if not fits or len(signature.parameters) > parameters_max:
+    if not fits or len(signature.parameters) > (parameters_max or len(signature.parameters)):
         raise DefinitionError(
             f"{signature.where} must take one {base.__name__} after self: annotate it with the "
             f"class of the one {base.__name__.lower()} that it is for"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from .actor import Actor, Phase
+from .actor import Actor
 from .journal import Journal
 from .limits import Limits
 
@@ -54,6 +54,6 @@ class Dispatcher:
             actor.queued = False
             # An actor without commands costs budget too: its turn is never free.
             budget -= max(1, actor.work(min(budget, self._limits.actor_commands)))
-            if actor.has_mail and actor.phase is Phase.LIVE:
+            if actor.wants_turn:
                 actor.queued = True
                 self._ready.append(actor)

@@ -23,16 +23,18 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-from .aggregate import Aggregate, AggregateDefinition, CommandHandler
+from .aggregate import Aggregate, AggregateDefinition, CommandHandler, Context
 from .answers import Answers
 from .authorization import Authorize, Gate
 from .bulk import run_many
 from .bus import Bus
 from .codec import EventRegistry
+from .deliberation import CURRENT, Deliberations
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .errors import (
     Closed,
+    DeadlinePassed,
     DefinitionError,
     EngineError,
     EngineFailed,
@@ -52,6 +54,7 @@ from .stores.contract import Store
 from .stores.sqlite_views import SqliteViews
 from .stores.urls import open_url, views_path
 from .supervisor import Supervisor
+from .watchdog import LoopWatch
 
 __all__ = ["Engine", "run"]
 
@@ -78,10 +81,11 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
 class Engine:
     """Aggregates, their log, and the views of it, in this process.
 
-    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `authorize` is asked before every
-    command and every read, and what it does not allow is Forbidden; without it all is allowed.
-    Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused or
-    StoreFailed.
+    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `resources` are what handlers take by
+    its class (a client, a table of rates); the host opens and closes them. `authorize` is asked
+    before every command and every read, and what it does not allow is Forbidden; without it all is
+    allowed. Definitions are checked here: DefinitionError. Starting raises StoreLocked,
+    StoreRefused or StoreFailed.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Engine:
         projections: Sequence[type[Projection]] = (),
         answers: Sequence[Callable[..., Any]] = (),
         store: str | Store = "memory:",
+        resources: Mapping[type, object] | None = None,
         authorize: Authorize | None = None,
         limits: Limits | None = None,
         ports: Ports | None = None,
@@ -120,11 +125,14 @@ class Engine:
             publish=self._bus.publish,
             room_again=self._dispatcher.wake,
         )
+        self._resources = dict(resources or {})
+        self._deliberations = Deliberations(self._logger)
         self._handlers = self._wire_handlers(definitions)
         self._projections = tuple(projections)
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
         self._projectors = {p.__definition__.name: self._projector(p) for p in projections}
         self._answers = Answers(answers, self._views, self._projectors, self._limits)
+        self._watch = self._loop_watch()
         self._supervisor = Supervisor(
             open_all=self._open,
             close_all=(self._views.close, self._store.close),
@@ -132,9 +140,17 @@ class Engine:
             journal=self._journal,
             directory=self._directory,
             dispatcher=self._dispatcher,
+            deliberations=self._deliberations,
+            watch=self._watch,
             readers=tuple(self._projectors.values()),
             logger=self._logger,
         )
+
+    def _loop_watch(self) -> LoopWatch | None:
+        watcher = self._ports.watcher
+        if watcher is None:
+            return None
+        return LoopWatch(watcher, self._limits.loop_blocked_ms / 1_000, self._logger)
 
     def _projector(self, projection: type[Projection]) -> Projector:
         return Projector(
@@ -162,6 +178,7 @@ class Engine:
                 )
             kind = self._kind(definition)
             for command, handler in definition.handlers.items():
+                self._check_resources(handler)
                 if command in handlers:
                     raise DefinitionError(
                         f"{command.__name__} is handled by {definition.cls.__qualname__} and by "
@@ -169,6 +186,14 @@ class Engine:
                     )
                 handlers[command] = (kind, handler)
         return handlers
+
+    def _check_resources(self, handler: CommandHandler) -> None:
+        for taken in handler.takes:
+            if taken is not Context and taken not in self._resources:
+                raise DefinitionError(
+                    f"{handler.decide.__qualname__} takes a {taken.__name__}, which the engine "
+                    f"does not have: write Engine(resources={{{taken.__name__}: ...}})"
+                )
 
     def _kind(self, definition: AggregateDefinition) -> Kind:
         return Kind(
@@ -180,6 +205,8 @@ class Engine:
             limits=self._limits,
             ports=self._ports,
             logger=self._logger,
+            resources=self._resources,
+            deliberations=self._deliberations,
             ready=self._dispatcher.ready,
             load=self._directory.load,
             forget=self._directory.forget,
@@ -193,6 +220,7 @@ class Engine:
         *,
         key: str | None = None,
         expected: int | None = None,
+        deadline: float | None = None,
         correlation: str | None = None,
         causation: str | None = None,
         principal: str | None = None,
@@ -200,15 +228,18 @@ class Engine:
     ) -> Receipt:
         """Run one command; return when its events are durable.
 
+        `deadline` is in seconds: a command that is not decided by then is not run. What is decided
+        by then gets its true answer, however long the disk takes.
+
         Raises Rejected where the domain says no, NotRun (Overloaded, Conflict, Closed, Voided,
-        WrongVersion, HandlerFailed, StreamUnreadable) where nothing was written and sending again
-        is safe, KeyReused, OutcomeUnknown, Forbidden and UsageError. A caller that is cancelled
-        does not half-do a command: it is run whole or not at all.
+        WrongVersion, DeadlinePassed, HandlerFailed, StreamUnreadable) where nothing was written and
+        sending again is safe, KeyReused, OutcomeUnknown, Forbidden and UsageError. A caller that is
+        cancelled does not half-do a command: it is run whole or not at all.
         """
         if self._gate is not None:
             await self._gate.check(principal, "execute", command)
         return await self._submit(
-            command, key, expected, correlation, causation, principal, headers
+            command, key, expected, deadline, correlation, causation, principal, headers
         )
 
     async def execute_many(
@@ -235,6 +266,7 @@ class Engine:
             envelope.command,
             envelope.key,
             envelope.expected,
+            envelope.deadline,
             envelope.correlation,
             envelope.causation,
             envelope.principal,
@@ -246,6 +278,7 @@ class Engine:
         command: Command,
         key: str | None,
         expected: int | None,
+        deadline: float | None,
         correlation: str | None,
         causation: str | None,
         principal: str | None,
@@ -263,8 +296,14 @@ class Engine:
             _check_key(key)
         if correlation is not None or causation is not None or principal is not None or headers:
             _check_trace(correlation, causation, principal, headers)
-        self._intake.check()
         kind, handler = wired
+        if deadline is None:
+            deadline = kind.definition.deadline
+        else:
+            _check_deadline(deadline)
+        if CURRENT.get() is not None:
+            self._check_not_inside(command)
+        self._intake.check()
         actor = self._directory.find(kind, getattr(command, handler.id_field))
         mail = Mail(
             loop.create_future(),
@@ -276,11 +315,22 @@ class Engine:
             causation,
             principal,
             headers,
+            deadline,
         )
         actor.post(mail)
         if self._ports.failpoint is not None:
             self._ports.failpoint("mailbox.accepted")
         return mail.answer
+
+    def _check_not_inside(self, command: Command) -> None:
+        """Refuse a command out of a handler: its aggregate may be what that one waits for."""
+        inside = CURRENT.get()
+        if inside is not None and inside.intake is self._intake and not inside.ended:
+            raise UsageError(
+                f"{inside.mail.handler.decide.__qualname__} calls engine.execute with "
+                f"{type(command).__name__}: two aggregates that wait for each other never end. "
+                f"Return events, and let what reads them send the command. Nothing was run."
+            )
 
     # -- queries ----------------------------------------------------------------------------
 
@@ -325,6 +375,8 @@ class Engine:
             aggregates_resident=len(self._directory),
             aggregates_loaded=self._directory.loads,
             aggregates_passivated=self._directory.passivated,
+            handlers_running=len(self._deliberations),
+            loop_blocked=0 if self._watch is None else self._watch.blocked,
             undurable_events=self._journal.undurable,
             commits=self._journal.commits,
             events=self._journal.events,
@@ -421,6 +473,15 @@ def _check_key(key: object) -> None:
         raise UsageError(
             f"a key is a string of 1 to {KEY_LENGTH_MAX} characters, not {key!r:.60}. "
             f"Nothing was run."
+        )
+
+
+def _check_deadline(deadline: object) -> None:
+    if not isinstance(deadline, int | float) or deadline != deadline:
+        raise UsageError(f"deadline is a number of seconds, not {deadline!r:.60}. Nothing was run.")
+    if deadline <= 0:
+        raise DeadlinePassed(
+            f"the deadline is {deadline:g} s, so it has passed already. Nothing was run."
         )
 
 

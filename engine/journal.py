@@ -38,7 +38,7 @@ from .stores.contract import (
     Write,
 )
 
-__all__ = ["Entry", "Follower", "Journal", "Owner"]
+__all__ = ["Entry", "Follower", "Journal", "Owner", "decided_on_void"]
 
 
 class Owner(Protocol):
@@ -238,7 +238,7 @@ class Journal:
 
     def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:
         owner = entry.owner
-        voided = Voided(_decided_on_void(owner.stream))
+        voided = Voided(decided_on_void(owner.stream))
         if entry.incarnation != owner.incarnation:
             self._void(entry, voided)
             return
@@ -266,7 +266,7 @@ class Journal:
                 kept.append(entry)
                 continue
             self._left(entry)
-            self._void(entry, Voided(_decided_on_void(entry.owner.stream)))
+            self._void(entry, Voided(decided_on_void(entry.owner.stream)))
         self._gathered = kept
         for owner in by_stream.values():
             owner.voided()
@@ -283,7 +283,7 @@ class Journal:
         """Answer a batch whose outcome nobody knows, and what gathers behind it."""
         for entry in entries:
             unknown = _outcome_unknown(entry, failure)
-            voided = Voided(_decided_on_void(entry.owner.stream))
+            voided = Voided(decided_on_void(entry.owner.stream))
             if entry.mail.open:
                 self._intake.refuse(entry.mail, unknown)
             for follower in entry.followers or ():
@@ -296,7 +296,7 @@ class Journal:
         """Answer what gathers and will never be sent; the journal is at its end."""
         while self._gathered:
             entry = self._gathered.popleft()
-            self._void(entry, Voided(_decided_on_void(entry.owner.stream)))
+            self._void(entry, Voided(decided_on_void(entry.owner.stream)))
         self._gathered_events = self._gathered_bytes = 0
 
 
@@ -310,7 +310,8 @@ def _outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:
     return error
 
 
-def _decided_on_void(stream: str) -> str:
+def decided_on_void(stream: str) -> str:
+    """Say why a command is void that looked at events which were then not stored."""
     return (
         f"an earlier command of {stream} was not stored, and this one was decided on it. "
         f"Nothing was written; send again."

@@ -13,6 +13,7 @@ import msgspec
 
 from .aggregate import AggregateDefinition
 from .codec import EventRegistry
+from .deliberation import Deliberations
 from .journal import Journal
 from .limits import Limits
 from .mailbox import Intake
@@ -42,6 +43,8 @@ class Kind(msgspec.Struct, frozen=True):
     limits: Limits
     ports: Ports
     logger: logging.Logger
+    resources: Mapping[type, object]
+    deliberations: Deliberations
     ready: Callable[[Any], None]
     """Gives the actor a turn."""
     load: Callable[[Any], None]

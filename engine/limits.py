@@ -33,6 +33,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Aggregates kept in memory; beyond it the least recently used one at rest leaves."""
     loads_at_once: int = 256
     """Cold aggregates that one read of the store gathers."""
+    handler_seconds: int = 30
+    """Seconds that an async handler may take; a deadline may end it sooner."""
+    loop_blocked_ms: int = 100
+    """Milliseconds for which the event loop may be blocked before the stack is logged."""
     turn_commands: int = 256
     """Commands handled before the event loop gets its turn."""
     actor_commands: int = 64

@@ -33,6 +33,12 @@ class Mail(msgspec.Struct):
     causation: str | None
     principal: str | None
     headers: Mapping[str, str] | None
+    seconds: float | None = None
+    """Of its deadline, from acceptance; where there is one, `due` and `timer` go with it."""
+    due: float = 0.0
+    """When that is, by the clock's `monotonic`."""
+    timer: asyncio.TimerHandle | None = None
+    """Runs while the command waits for its turn."""
     open: bool = True
     """Whether it has no answer yet."""
 

@@ -160,6 +160,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """On whose behalf; kept in its events."""
     headers: Mapping[str, str] | None = None
     """Anything else; kept in its events."""
+    deadline: float | None = None
+    """Seconds within which it must be decided, else DeadlinePassed."""
 
 
 class Receipt(msgspec.Struct, frozen=True):

@@ -12,8 +12,10 @@ import asyncio
 import os
 import queue
 import stat
+import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +41,9 @@ __all__ = [
     "SystemClock",
     "SystemFiles",
     "SystemIds",
+    "SystemWatcher",
     "SystemWorkers",
+    "Watcher",
     "Worker",
     "Workers",
 ]
@@ -67,10 +71,14 @@ FAILPOINTS: Final = (
 
 
 class Clock(Protocol):
-    """Wall time for `recorded`; it orders nothing."""
+    """Wall time for `recorded`, which orders nothing, and a second clock for durations."""
 
     def now(self) -> int:
         """Give the time in µs since 1970-01-01 UTC; it may jump either way."""
+        ...
+
+    def monotonic(self) -> float:
+        """Give seconds since some moment; they never go back, and are only good to subtract."""
         ...
 
 
@@ -102,6 +110,19 @@ class Workers(Protocol):
 
     def start(self, name: str) -> Worker:
         """Start a worker; the name shows in debuggers."""
+        ...
+
+
+class Watcher(Protocol):
+    """Looks at the thread that started it, from another one."""
+
+    def start(
+        self, check: Callable[[float, Callable[[], str]], None], every: float
+    ) -> Callable[[], None]:
+        """Call `check(seconds, stack)` in another thread every so many seconds; give what ends it.
+
+        `stack()` gives the text of what the watching thread's starter runs at that moment.
+        """
         ...
 
 
@@ -139,6 +160,10 @@ class SystemClock:
     def now(self) -> int:
         """Give the time in µs since 1970-01-01 UTC."""
         return time.time_ns() // 1_000
+
+    def monotonic(self) -> float:
+        """Give seconds; not the loop's own time, which uvloop keeps still during a callback."""
+        return time.monotonic()
 
 
 class SystemIds:
@@ -231,6 +256,35 @@ def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
         answer.set_exception(error)
 
 
+class SystemWatcher:
+    """A daemon thread per watch."""
+
+    def start(
+        self, check: Callable[[float, Callable[[], str]], None], every: float
+    ) -> Callable[[], None]:
+        """Call `check` every so many seconds until the function that this gives is called."""
+        watched = threading.get_ident()
+        over = threading.Event()
+
+        def stack() -> str:
+            # The one way to another thread's stack, documented in spite of its name.
+            frame = sys._current_frames().get(watched)  # pyright: ignore[reportPrivateUsage]
+            return "".join(traceback.format_stack(frame)) if frame is not None else "(it has ended)"
+
+        def watch() -> None:
+            while not over.wait(every):
+                check(time.monotonic(), stack)
+
+        thread = threading.Thread(target=watch, name="foldline watchdog", daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            over.set()
+            thread.join()
+
+        return stop
+
+
 class SystemFiles:
     """The machine's file system."""
 
@@ -307,5 +361,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     ids: Ids = msgspec.field(default_factory=SystemIds)
     workers: Workers = msgspec.field(default_factory=SystemWorkers)
     files: Files = msgspec.field(default_factory=SystemFiles)
+    watcher: Watcher | None = msgspec.field(default_factory=SystemWatcher)
+    """Watches over the event loop; None where nobody shall."""
     failpoint: Callable[[str], None] | None = None
     """Called with a name of FAILPOINTS as each step is reached, in the loop or in a worker."""

@@ -25,6 +25,10 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     aggregates_loaded: int
     aggregates_passivated: int
     """Aggregates that left memory to make room for others."""
+    handlers_running: int
+    """Async handlers at work, those included whose outcome nobody waits for any more."""
+    loop_blocked: int
+    """How often the event loop was blocked for longer than Limits.loop_blocked_ms."""
     undurable_events: int
     """Events that gather for the next commit."""
     commits: int

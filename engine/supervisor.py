@@ -15,11 +15,13 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import anyio
 
+from .deliberation import Deliberations
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .errors import Closed, UsageError
 from .journal import Journal
 from .mailbox import Intake
+from .watchdog import LoopWatch
 
 __all__ = ["Reader", "State", "Supervisor"]
 
@@ -50,6 +52,8 @@ class Supervisor:
         journal: Journal,
         directory: Directory,
         dispatcher: Dispatcher,
+        deliberations: Deliberations,
+        watch: LoopWatch | None,
         readers: Sequence[Reader],
         logger: logging.Logger,
     ) -> None:
@@ -59,6 +63,8 @@ class Supervisor:
         self._journal = journal
         self._directory = directory
         self._dispatcher = dispatcher
+        self._deliberations = deliberations
+        self._watch = watch
         self._readers = readers
         self._logger = logger
         self._stop_asked = asyncio.Event()
@@ -106,7 +112,7 @@ class Supervisor:
     async def _supervise(self, started: asyncio.Future[None]) -> None:
         try:
             await self._open_all()
-            await self._serve(started)
+            await self._serve_watched(started)
         except BaseException as error:
             self._fail(_root(error), started)
         finally:
@@ -115,6 +121,13 @@ class Supervisor:
         if self.state != "failed":
             self.state = "stopped"
 
+    async def _serve_watched(self, started: asyncio.Future[None]) -> None:
+        async with anyio.create_task_group() as watching:
+            if self._watch is not None:
+                watching.start_soon(self._watch.run)
+            await self._serve(started)
+            watching.cancel_scope.cancel()
+
     async def _serve(self, started: asyncio.Future[None]) -> None:
         async with anyio.create_task_group() as readers:
             for reader in self._readers:
@@ -122,6 +135,7 @@ class Supervisor:
             async with anyio.create_task_group() as writers:
                 writers.start_soon(self._journal.run)
                 writers.start_soon(self._directory.run)
+                writers.start_soon(self._deliberations.run)
                 writers.start_soon(self._dispatcher.run, self._journal)
                 self.state = "running"
                 if not started.done():

@@ -183,8 +183,12 @@ class HeldStore(MemoryStore):
 
     async def append_behind(self, stream: str, expected: int, amount: int) -> None:
         """Append as a second writer would, behind the engine's back."""
-        kind = EventType("added", 1, schema_of(Added))
-        data = EventData(kind, msgspec.json.encode(Added(amount)))
+        await self.append_event(stream, expected, Added(amount))
+
+    async def append_event(self, stream: str, expected: int, event: Event) -> None:
+        """Append any event behind the engine's back."""
+        kind = EventType(event.event_name, event.event_version, schema_of(type(event)))
+        data = EventData(kind, msgspec.json.encode(event))
         await super().append(Batch([AppendRequest([Write(stream, expected, [data])])], 1))
 
     async def events(self) -> Sequence[StoredEvent]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -61,7 +62,7 @@ def test_handlers_and_appliers_are_found_by_their_annotations() -> None:
     assert (definition.kind, definition.key_window) == ("tank", 5)
     assert set(definition.appliers) == {Filled, Spilled}
     handler = definition.handlers[Fill]
-    assert (handler.id_field, handler.takes_context) == ("tank_id", True)
+    assert (handler.id_field, handler.takes) == ("tank_id", (Context,))
 
 
 def test_empty_states_share_nothing() -> None:
@@ -204,12 +205,36 @@ def test_a_command_needs_exactly_one_id(command: type[Command]) -> None:
         AggregateMeta("Bad", (Aggregate,), {"fill": handles(fill)}, kind="bad")
 
 
-def test_an_async_handler_is_refused() -> None:
-    with refuse("is async"):
+def test_a_handler_that_yields_is_refused() -> None:
+    with refuse("return its events, all at once"):
 
         class Bad(Aggregate, kind="bad"):
             @handles
-            async def fill(self, command: Fill) -> None: ...
+            async def fill(self, command: Fill) -> AsyncIterator[Filled]:
+                yield Filled(1)
+
+
+def test_a_parameter_that_names_no_resource_is_refused() -> None:
+    with refuse("what that is cannot be told"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill, rates: list[int]) -> None: ...
+
+
+def test_the_same_thing_taken_twice_is_refused() -> None:
+    with refuse("the same thing twice"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill, one: Context, two: Context) -> None: ...
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("nan")])
+def test_a_deadline_is_in_the_future(deadline: float) -> None:
+    with refuse("give seconds above 0"):
+
+        class Bad(Tank, kind="bad", deadline=deadline): ...
 
 
 def test_an_async_applier_is_refused() -> None:
@@ -229,7 +254,7 @@ def test_a_handler_of_something_else_than_a_command_is_refused() -> None:
 
 
 def test_a_third_parameter_that_is_no_context_is_refused() -> None:
-    with refuse("ctx: Context"):
+    with refuse("context: Context"):
 
         class Bad(Aggregate, kind="bad"):
             @handles

@@ -102,7 +102,7 @@ async def test_turn_commands_gives_the_event_loop_its_turn() -> None:
             await asyncio.sleep(0)
             hosting = asyncio.create_task(host())
             # The last command is decided: it is in the journal and no longer in the mailbox.
-            await until(lambda: not engine._directory.actors[0].has_mail)
+            await until(lambda: not engine._directory.actors[0].wants_turn)
             done = True
             await hosting
             store.release()

@@ -26,10 +26,11 @@ ALLOWED = {
 RANKS: list[set[str]] = [
     {"errors", "statistics", "stores"},
     {"limits", "annotations", "ports"},
+    {"watchdog"},
     {"messages", "keys", "stores.contract"},
     {"codec", "aggregate", "rows", "bus", "stores.memory"},
     {"mailbox", "projection", "authorization"},
-    {"journal", "staging", "views"},
+    {"journal", "staging", "views", "deliberation"},
     {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
     {"actor", "answers", "stores.sqlite_tables", "stores.sqlite"},
     {"directory", "stores.sqlite_history", "stores.urls"},

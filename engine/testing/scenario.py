@@ -8,6 +8,7 @@ handler that changes the state is caught. Time and ids are the test's. A scenari
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +16,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from ..aggregate import Aggregate, Context, as_events
+from ..aggregate import Aggregate, CommandHandler, Context, as_events
 from ..codec import EventRegistry
 from ..errors import Rejected, UsageError
 from ..messages import Command, Event, Meta
@@ -36,14 +37,20 @@ class ManualClock:
     def __init__(self, now: datetime | int = 0) -> None:
         """Begin at an aware datetime, or at µs since 1970-01-01 UTC."""
         self._now = now if isinstance(now, int) else round(now.timestamp() * 1_000_000)
+        self._elapsed = 0.0
 
     def now(self) -> int:
         """Give the time in µs since 1970-01-01 UTC."""
         return self._now
 
+    def monotonic(self) -> float:
+        """Give the seconds by which it was moved forward."""
+        return self._elapsed
+
     def advance(self, seconds: float) -> None:
         """Move the clock; back, with a negative number."""
         self._now += round(seconds * 1_000_000)
+        self._elapsed += max(0.0, seconds)
 
 
 class SequentialIds:
@@ -93,6 +100,7 @@ class Scenario(Generic[A]):
         self,
         command: Command,
         *,
+        resources: Mapping[type, object] | None = None,
         now: int = 0,
         key: str | None = None,
         correlation: str | None = None,
@@ -105,31 +113,86 @@ class Scenario(Generic[A]):
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
         the state, UsageError if the aggregate does not handle the command.
         """
+        trial = self._trial(command)
+        if trial.handler.is_async:
+            raise UsageError(
+                f"{trial.handler.decide.__qualname__} is async: write `await ....when_async(...)`"
+            )
+        context = Context(
+            now, SequentialIds().new_id, key, correlation, causation, principal, headers
+        )
+        try:
+            trial.returned = trial.call(context, resources)
+        except Rejected as rejected:
+            trial.rejection = rejected
+        return self._decision(trial)
+
+    async def when_async(
+        self,
+        command: Command,
+        *,
+        resources: Mapping[type, object] | None = None,
+        now: int = 0,
+        key: str | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        principal: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Decision[A]:
+        """Like `when`, for a handler that is `async def`."""
+        trial = self._trial(command)
+        context = Context(
+            now, SequentialIds().new_id, key, correlation, causation, principal, headers
+        )
+        try:
+            returned = trial.call(context, resources)
+            trial.returned = await returned if inspect.isawaitable(returned) else returned
+        except Rejected as rejected:
+            trial.rejection = rejected
+        return self._decision(trial)
+
+    def _trial(self, command: Command) -> _Trial:
         handler = self._aggregate.__definition__.handlers.get(type(command))
         if handler is None:
             raise UsageError(f"{self._aggregate.__name__} handles no {type(command).__name__}")
         state = self._fold()
-        before = _shown(state)
-        arguments: list[Any] = [state, command]
-        if handler.takes_context:
-            ids = SequentialIds().new_id
-            arguments.append(Context(now, ids, key, correlation, causation, principal, headers))
-        rejection: Rejected | None = None
-        events: Sequence[Event] = ()
-        try:
-            events = as_events(handler, handler.decide(*arguments))
-        except Rejected as rejected:
-            rejection = rejected
-        after = _shown(state)
+        return _Trial(handler, state, command, _shown(state))
+
+    def _decision(self, trial: _Trial) -> Decision[A]:
+        handler = trial.handler
+        events = as_events(handler, trial.returned)
+        before, after = trial.before, _shown(trial.state)
         if after != before:
             _fail(
                 f"{handler.decide.__qualname__} changed the state; a handler returns events, and "
                 f"appliers change the state",
                 ["before: " + before, "after:  " + after],
             )
-        return Decision(
-            self._aggregate, (*self.history, *events), self._id, tuple(events), rejection
-        )
+        history = (*self.history, *events)
+        return Decision(self._aggregate, history, self._id, tuple(events), trial.rejection)
+
+
+class _Trial(msgspec.Struct):
+    """One run of a handler."""
+
+    handler: CommandHandler
+    state: Aggregate
+    command: Command
+    before: str
+    """The state before it, as text."""
+    returned: Any = None
+    rejection: Rejected | None = None
+
+    def call(self, context: Context, resources: Mapping[type, object] | None) -> Any:
+        try:
+            arguments = self.handler.arguments(lambda: context, resources or {})
+        except KeyError as missing:
+            name = getattr(missing.args[0], "__name__", missing.args[0])
+            raise UsageError(
+                f"{self.handler.decide.__qualname__} takes a {name}: give when(..., "
+                f"resources={{{name}: ...}})"
+            ) from None
+        return self.handler.decide(self.state, self.command, *arguments)
 
 
 class Decision(Scenario[A]):

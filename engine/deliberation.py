@@ -1,0 +1,161 @@
+"""Async handlers at work: one task each, within a limit of time, while the other actors go on.
+
+Rules: a handler's outcome counts once. It ends by returning or raising, which the actor is told in
+a turn of its own; by running out of time, which the caller hears at once; or by being dropped,
+because what it decided on became void. Whatever a handler does after its end is ignored, also when
+it will not be cancelled. It decides nothing itself, and never touches a state or a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+
+from .mailbox import Intake, Mail
+from .ports import Clock
+
+__all__ = ["CURRENT", "Deliberation", "Deliberations"]
+
+_STOP_SECONDS = 1.0
+"""How long the end of the engine waits for handlers that were cancelled."""
+
+
+class Deliberation:
+    """One command that an async handler decides."""
+
+    __slots__ = (
+        "_loop",
+        "_on_end",
+        "_on_late",
+        "_task",
+        "_timer",
+        "clock",
+        "due",
+        "ended",
+        "error",
+        "fingerprint",
+        "intake",
+        "mail",
+        "returned",
+        "seconds",
+    )
+
+    def __init__(self, mail: Mail, fingerprint: int | None, clock: Clock, intake: Intake) -> None:
+        self.mail = mail
+        self.fingerprint = fingerprint
+        self.clock = clock
+        self.intake = intake
+        """Of the engine that it belongs to."""
+        self.seconds = 0.0
+        """What it may take."""
+        self.due = 0.0
+        self.ended = False
+        """Whether it has its outcome, or none is wanted any more."""
+        self.returned: Any = None
+        self.error: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def begin(
+        self,
+        decide: Callable[[], Awaitable[Any]],
+        seconds: float,
+        on_end: Callable[[], None],
+        on_late: Callable[[], None],
+    ) -> asyncio.Task[None]:
+        """Start the handler; one of the two callbacks is called once, unless it is dropped."""
+        self.seconds = seconds
+        self.due = self.clock.monotonic() + seconds
+        self._on_end = on_end
+        self._on_late = on_late
+        self._timer = self._loop.call_later(seconds, self._run_out)
+        name = self.mail.handler.decide.__qualname__
+        self._task = self._loop.create_task(self._run(decide), name=f"foldline {name}")
+        self._task.add_done_callback(self._gone)
+        return self._task
+
+    async def _run(self, decide: Callable[[], Awaitable[Any]]) -> None:
+        CURRENT.set(self)
+        try:
+            returned = await decide()
+        except (Exception, asyncio.CancelledError) as error:
+            self._end(None, error)
+        else:
+            self._end(returned, None)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        # Somebody may cancel all tasks of the loop before this one began, or interrupt the process.
+        if not self.ended:
+            stopped = asyncio.CancelledError("the task of the handler was cancelled")
+            error = stopped if task.cancelled() else task.exception()
+            self._end(None, error if isinstance(error, Exception) else stopped)
+
+    def _end(self, returned: Any, error: BaseException | None) -> None:
+        if self.ended:
+            return
+        if self.clock.monotonic() >= self.due:
+            # It blocked the loop, so that the timer could not say it.
+            self._run_out()
+            return
+        self._timer.cancel()
+        self.ended = True
+        self.returned, self.error = returned, error
+        self._on_end()
+
+    def _run_out(self) -> None:
+        if not self.ended:
+            self.drop()
+            self._on_late()
+
+    def drop(self) -> None:
+        """Let nobody hear of its outcome, and cancel it."""
+        self.ended = True
+        self._timer.cancel()
+        self._task.cancel()
+
+
+CURRENT: ContextVar[Deliberation | None] = ContextVar("foldline_deliberation", default=None)
+"""The deliberation in whose task, or in a task begun there, this code runs."""
+
+
+class Deliberations:
+    """The tasks of all async handlers of one engine."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """Give the number of handlers that run, those included whose outcome nobody wants."""
+        return len(self._tasks)
+
+    def hold(self, task: asyncio.Task[None]) -> None:
+        """Keep a task until it ends."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def run(self) -> None:
+        """Wait to be cancelled; then end what still runs."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end_all()
+
+    async def _end_all(self) -> None:
+        tasks = set(self._tasks)
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        _, stubborn = await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+        for task in stubborn:
+            self._logger.error(
+                "%s does not end when it is cancelled: mend the handler, which must let "
+                "CancelledError pass",
+                task.get_name(),
+            )
