@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .aggregate import Aggregate, Context, as_events
-from .codec import Metadata, decode_metadata, encode_metadata, fingerprint_of
+from .codec import Metadata, decode_metadata, fingerprint_of
 from .deliberation import Deliberation
 from .errors import (
     Closed,
@@ -37,12 +38,15 @@ from .errors import (
     Voided,
     WrongVersion,
 )
+from .footprint import footprint
 from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord, KeyWindow
-from .kind import EventBinding, Kind
-from .mailbox import Mail, Waiting, count, post, take
+from .kind import Kind
+from .mailbox import Mail, Waiting, count, post, take, too_late
 from .messages import Event, Receipt
-from .stores.contract import EventData, StoredEvent, Write
+from .recording import encode_and_fold
+from .snapshot import Distrusted, Frozen
+from .stores.contract import Snapshot, StoredEvent, StreamPage, Write
 
 __all__ = ["Actor", "Phase"]
 
@@ -66,9 +70,12 @@ class Actor:
         "_deliberation",
         "_keys",
         "_position",
+        "_proof",
+        "_replayed",
         "_tail",
         "_waiting",
         "id",
+        "idle",
         "incarnation",
         "kind",
         "phase",
@@ -89,6 +96,8 @@ class Actor:
         """Whether it stands in the dispatcher's queue."""
         self.used = True
         """Whether it had a command since the directory last looked for one to let go."""
+        self.idle = 0
+        """How often the directory has looked for idle ones since its last command."""
         self._waiting: Waiting = None
         self._deliberation: Deliberation | None = None
         self._begin()
@@ -103,6 +112,10 @@ class Actor:
         self._tail: Entry | None = None
         """The last undurable entry."""
         self._keys: KeyWindow | None = None
+        self._proof: Snapshot | None = None
+        """The snapshot that it stands on, until the event at its version has been seen."""
+        self._replayed = 0
+        """Events folded by loading."""
 
     # -- the mailbox ------------------------------------------------------------------------
 
@@ -134,6 +147,7 @@ class Actor:
             )
         self._waiting = post(self._waiting, mail)
         self.used = True
+        self.idle = 0
         self.kind.intake.accepted()
         if mail.seconds is not None:
             mail.due = self.kind.ports.clock.monotonic() + mail.seconds
@@ -165,7 +179,12 @@ class Actor:
     def _refuse_late(self, mail: Mail) -> None:
         """Answer a command whose deadline has passed before its turn came."""
         if mail.open:
-            self.kind.intake.refuse(mail, _too_late(mail, self.stream, "waited for its turn"))
+            self.kind.intake.refuse(mail, too_late(mail, self.stream, "waited for its turn"))
+
+    def footprint(self) -> int:
+        """Estimate the bytes that it holds: itself, its state, its keys."""
+        held = sum(footprint(part) for part in (self.stream, self.state, self._keys))
+        return sys.getsizeof(self) + held
 
     # -- loading ----------------------------------------------------------------------------
 
@@ -174,6 +193,44 @@ class Actor:
         assert self.phase is Phase.LOADING
         assert self._tail is None, "an actor loads only when nothing of it is in flight"
         self._begin()
+
+    @property
+    def read_after(self) -> int:
+        """The version after which its stream is read; the event of a snapshot is its proof."""
+        return self.version if self._proof is None else self.version - 1
+
+    @property
+    def restored(self) -> bool:
+        """Whether it was loaded from a snapshot and not from its beginning."""
+        return self.version > self._replayed
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begin at a snapshot; raise Distrusted where it does not fit."""
+        assert self.kind.freezer is not None
+        self.state, self._keys = self.kind.freezer.open(snapshot)
+        self.version = snapshot.version
+        self._position = snapshot.position
+        self._proof = snapshot
+
+    def prove(self, page: StreamPage) -> Sequence[StoredEvent]:
+        """Give the events to fold, once the snapshot is known to belong to this stream.
+
+        Raises Distrusted where it does not: then the actor is at its beginning again.
+        """
+        proof = self._proof
+        if proof is None:
+            return page.events
+        if not page.events:
+            if page.more:
+                return ()
+            self._begin()
+            raise Distrusted("the stream ends before it")
+        first = page.events[0]
+        if (first.position, first.checksum) != (proof.position, proof.checksum):
+            self._begin()
+            raise Distrusted("another event is at its version")
+        self._proof = None
+        return page.events[1:]
 
     def replay(self, stored: StoredEvent) -> None:
         """Fold one stored event. Raises Damaged, or what the applier raises."""
@@ -188,6 +245,7 @@ class Actor:
         binding.apply(self.state, event)
         self.state.version = self.version = stored.version
         self._position = stored.position
+        self._replayed += 1
         if b'"key"' in stored.metadata:
             self._replay_key(stored, decode_metadata(stored))
 
@@ -209,9 +267,15 @@ class Actor:
             self._keys = KeyWindow(self.kind.definition.key_window)
         self._keys.remember(key, record)
 
-    def loaded(self) -> None:
-        """Take commands from now on."""
+    def loaded(self, last: StoredEvent | None) -> None:
+        """Take commands from now on; `last` is the event that was folded last, if one was."""
         assert self.phase is Phase.LOADING
+        freezer = self.kind.freezer
+        if freezer is not None and last is not None and freezer.is_due(0, self._replayed):
+            # The next load shall not take as long.
+            frozen = freezer.freeze(self.state, self._keys)
+            if frozen is not None:
+                freezer.seal(frozen, last)
         self.phase = Phase.LIVE
         if self._waiting is not None:
             self._go_on()
@@ -233,6 +297,11 @@ class Actor:
         self._tail = None
         if self.phase is Phase.SETTLING:
             self._reload()
+
+    def seal(self, frozen: Frozen, event: StoredEvent) -> None:
+        """Keep a snapshot whose version is durable."""
+        assert self.kind.freezer is not None
+        self.kind.freezer.seal(frozen, event)
 
     def voided(self) -> None:
         """Drop a state that will never be durable, and load the true one if anybody waits."""
@@ -338,7 +407,7 @@ class Actor:
     def _accept(self, mail: Mail, fingerprint: int | None, returned: Any) -> None:
         """Take what a handler returned. Whatever raises here has submitted nothing."""
         if self._is_late(mail):
-            raise _too_late(mail, self.stream, "was decided too slowly")
+            raise too_late(mail, self.stream, "was decided too slowly")
         events = as_events(mail.handler, returned)
         if events:
             self._record(mail, fingerprint, events)
@@ -391,7 +460,7 @@ class Actor:
         self._deliberation = None
         self._fail(
             deliberation.mail,
-            _too_late(deliberation.mail, self.stream, f"ran {deliberation.seconds:g} s"),
+            too_late(deliberation.mail, self.stream, f"ran {deliberation.seconds:g} s"),
         )
 
     def _drop_deliberation(self, error: EngineError) -> None:
@@ -403,24 +472,9 @@ class Actor:
     def _record(self, mail: Mail, fingerprint: int | None, events: Sequence[Event]) -> None:
         """Encode, fold what was encoded, hand on. Whatever raises here has submitted nothing."""
         self.kind.reach("actor.decided")
-        if len(events) > self.kind.limits.command_events:
-            raise HandlerFailed(
-                f"{mail.handler.decide.__qualname__} returned {len(events)} events, above "
-                f"Limits.command_events at {self.kind.limits.command_events}"
-            )
-        first_metadata, metadata = _metadata(mail, fingerprint, len(events))
         expected = self.version
-        datas: list[EventData] = []
-        size = 0
-        for event in events:
-            binding = self._binding(mail, event)
-            payload = self.kind.registry.encode(event)
-            # The copy shares nothing with the caller's command or the handler's event.
-            binding.apply(self.state, binding.decode(payload))
-            self.state.version = self.version = self.version + 1
-            data = EventData(binding.type, payload, metadata if datas else first_metadata)
-            size += self._check_size(data)
-            datas.append(data)
+        datas, size = encode_and_fold(self.kind, self.state, mail, fingerprint, events)
+        self.version = self.state.version
         self.kind.reach("actor.folded")
         entry = Entry(
             self, self.incarnation, mail, Write(self.stream, expected, datas), self.version, size
@@ -429,26 +483,11 @@ class Actor:
             assert fingerprint is not None
             entry.record = KeyRecord(fingerprint, expected + 1, self.version, 0)
             self._remember(mail.key, entry.record)
+        freezer = self.kind.freezer
+        if freezer is not None and freezer.is_due(expected, self.version):
+            entry.frozen = freezer.freeze(self.state, self._keys)
         self._tail = entry
         self.kind.journal.submit(entry)
-
-    def _binding(self, mail: Mail, event: Event) -> EventBinding:
-        binding = self.kind.events.get(type(event))
-        if binding is None:
-            raise HandlerFailed(
-                f"{mail.handler.decide.__qualname__} returned {type(event).__name__}, and nothing "
-                f"in {self.kind.definition.cls.__name__} applies it: add an @applies method"
-            )
-        return binding
-
-    def _check_size(self, data: EventData) -> int:
-        largest = max(len(data.payload), len(data.metadata))
-        if largest > self.kind.limits.event_bytes:
-            raise HandlerFailed(
-                f"{data.type.name} of {self.stream} has {largest} bytes, above "
-                f"Limits.event_bytes at {self.kind.limits.event_bytes}"
-            )
-        return data.size
 
     # -- answers that write nothing ---------------------------------------------------------
 
@@ -503,27 +542,6 @@ class Actor:
             self._reload()
         else:
             self.phase = Phase.SETTLING
-
-
-def _metadata(mail: Mail, fingerprint: int | None, events: int) -> tuple[bytes, bytes]:
-    """Give the metadata of a command's first event and of its further ones."""
-    headers = None if mail.headers is None else dict(mail.headers)
-    trace = (mail.correlation, mail.causation, mail.principal, headers)
-    traced = any(part is not None for part in trace)
-    if mail.key is None and not traced:
-        return b"", b""
-    further = encode_metadata(Metadata(None, None, 1, *trace)) if traced else b""
-    if mail.key is None:
-        return further, further
-    return encode_metadata(Metadata(mail.key, fingerprint, events, *trace)), further
-
-
-def _too_late(mail: Mail, stream: str, why: str) -> DeadlinePassed:
-    limit = "Limits.handler_seconds" if mail.seconds is None else f"its {mail.seconds:g} s"
-    return DeadlinePassed(
-        f"{type(mail.command).__name__} for {stream} {why}, and {limit} are over. Nothing was "
-        f"written, and nothing will be; send again, with more time."
-    )
 
 
 def _not_encodable(mail: Mail, error: Exception) -> NotRun:

@@ -126,6 +126,9 @@ class AggregateDefinition(msgspec.Struct, frozen=True):
     key_window: int
     deadline: float | None
     """Seconds from acceptance within which a command must be decided, unless it says otherwise."""
+    snapshot_every: int | None
+    """Events after which the state is kept as bytes; None for never."""
+    snapshot_version: int
     handlers: Mapping[type[Command], CommandHandler]
     appliers: Mapping[type[Event], Callable[[Any, Any], None]]
 
@@ -143,6 +146,8 @@ class AggregateMeta(msgspec.StructMeta):
         kind: str | None = None,
         key_window: int = KEY_WINDOW,
         deadline: float | None = None,
+        snapshot_every: int | None = None,
+        snapshot_version: int = 1,
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError for whatever the engine could not run."""
@@ -155,9 +160,8 @@ class AggregateMeta(msgspec.StructMeta):
             ) from error
         if namespace.get("__module__") != __name__:
             aggregate = cast("type[Aggregate]", cls)
-            aggregate.__definition__ = _define(
-                aggregate, kind, key_window, deadline, defining_namespace(1)
-            )
+            settings = _Settings(kind, key_window, deadline, snapshot_every, snapshot_version)
+            aggregate.__definition__ = _define(aggregate, settings, defining_namespace(1))
         return cls
 
 
@@ -167,6 +171,8 @@ class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
     Every field has a default, which is the state before the first event. `kind` is stored and must
     stay. `key_window` is the number of versions for which command keys are remembered. `deadline`
     is the number of seconds within which a command is decided, or answered DeadlinePassed.
+    `snapshot_every` keeps the state every so many events, so that a long stream loads fast; count
+    `snapshot_version` up whenever an applier changes what it makes of an event.
     """
 
     __definition__: ClassVar[AggregateDefinition]
@@ -177,20 +183,33 @@ class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
     """The number of its events; 0 means that it does not exist yet. Kept by the engine."""
 
 
+class _Settings(msgspec.Struct, frozen=True):
+    """What stands beside the name of an aggregate's class."""
+
+    kind: str | None
+    key_window: int
+    deadline: float | None
+    snapshot_every: int | None
+    snapshot_version: int
+
+    def check(self, name: str) -> None:
+        for setting in ("key_window", "snapshot_every", "snapshot_version"):
+            value = getattr(self, setting)
+            if value is not None and value < 1:
+                raise DefinitionError(f"aggregate {name} has {setting}={value}: give at least 1")
+        if self.deadline is not None and not self.deadline > 0:
+            raise DefinitionError(
+                f"aggregate {name} has deadline={self.deadline}: give seconds above 0"
+            )
+
+
 def _define(
-    cls: type[Aggregate],
-    kind: str | None,
-    key_window: int,
-    deadline: float | None,
-    namespace: Mapping[str, Any],
+    cls: type[Aggregate], settings: _Settings, namespace: Mapping[str, Any]
 ) -> AggregateDefinition:
     name = cls.__qualname__
-    check_name(kind, f"aggregate {name}", f'Write `class {cls.__name__}(Aggregate, kind="...")`.')
-    assert kind is not None
-    if key_window < 1:
-        raise DefinitionError(f"aggregate {name} has key_window={key_window}: give at least 1")
-    if deadline is not None and not deadline > 0:
-        raise DefinitionError(f"aggregate {name} has deadline={deadline}: give seconds above 0")
+    mend = f'Write `class {cls.__name__}(Aggregate, kind="...")`.'
+    kind = check_name(settings.kind, f"aggregate {name}", mend)
+    settings.check(name)
     _check_state(cls)
     handlers: dict[type[Command], CommandHandler] = {}
     appliers: dict[type[Event], Callable[[Any, Any], None]] = {}
@@ -211,7 +230,16 @@ def _define(
                 f"{where} returns {event.__name__}, and nothing in {name} applies it: add "
                 f"`@applies def ...(self, event: {event.__name__}) -> None` to {name}"
             )
-    return AggregateDefinition(cls, kind, key_window, deadline, handlers, appliers)
+    return AggregateDefinition(
+        cls,
+        kind,
+        settings.key_window,
+        settings.deadline,
+        settings.snapshot_every,
+        settings.snapshot_version,
+        handlers,
+        appliers,
+    )
 
 
 def _check_state(cls: type[Aggregate]) -> None:

@@ -3,7 +3,8 @@
 Rules: looking up an actor and posting to it happen in one step, with no await between; an actor
 leaves in the same step that finds it at rest. So no command can be posted to an actor that has
 left. Residency is bounded by count: beyond it the actor that was not used for longest leaves
-(second chance, after Corbató's CLOCK: approximately least recently used, at no cost per command).
+(second chance, after Corbató's CLOCK: approximately least recently used, at no cost per command);
+and by time: an actor without a command leaves after `Limits.idle_seconds`.
 Cold actors that come up together are loaded with one read of the store, page by page, and the
 event loop gets its turn while long streams are folded.
 """
@@ -11,12 +12,14 @@ event loop gets its turn while long streams are folded.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from .actor import Actor
-from .errors import Damaged, Overloaded, UsageError
+from .errors import Damaged, Overloaded, StoreFailed, UsageError
 from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
+from .snapshot import Distrusted
 from .stores.contract import Store, StreamPage, StreamRead
 
 __all__ = ["Directory"]
@@ -25,21 +28,30 @@ _SCAN_MAX = 1_024
 """Actors looked at, at most, to find one that can leave; the next search goes on behind them."""
 _FOLD_SLICE = 250
 """Events folded before the event loop gets its turn."""
+_SAMPLE = 16
+"""Actors that are measured to estimate what one holds."""
+_IDLE_LOOKS = 2
+"""How often an actor is found without a command before it leaves."""
 
 
 class Directory:
     """The resident actors of one engine, by stream."""
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(self, store: Store, limits: Limits, logger: logging.Logger) -> None:
         self._store = store
         self._limits = limits
+        self._logger = logger
         self._actors: dict[str, Actor] = {}
         self._cold: list[Actor] = []
         self._wake = asyncio.Event()
         self.loads = 0
         """Actors loaded since the start."""
         self.passivated = 0
-        """Actors that left memory to make room."""
+        """Actors that left memory, to make room or because they were idle."""
+        self.restored = 0
+        """Actors loaded from a snapshot and what came after it."""
+        self.distrusted = 0
+        """Snapshots that did not fit."""
 
     def __len__(self) -> int:
         """Give the number of resident actors."""
@@ -95,6 +107,31 @@ class Directory:
         self.passivated += 1
         del self._actors[fallback.stream]
 
+    async def sweep(self) -> None:
+        """Let idle actors leave, until cancelled."""
+        while True:
+            await asyncio.sleep(self._limits.idle_seconds / _IDLE_LOOKS)
+            for number, actor in enumerate(self.actors):
+                self._look_at(actor)
+                if number % _SCAN_MAX == _SCAN_MAX - 1:
+                    await asyncio.sleep(0)
+
+    def _look_at(self, actor: Actor) -> None:
+        if actor.idle < _IDLE_LOOKS:
+            actor.idle += 1
+        elif actor.at_rest and self._actors.get(actor.stream) is actor:
+            self.passivated += 1
+            del self._actors[actor.stream]
+
+    def bytes_each(self) -> int:
+        """Estimate what one resident aggregate holds: its actor, its state and its keys, in bytes.
+
+        A mean over a few of them, spread over the directory.
+        """
+        step = max(1, len(self._actors) // _SAMPLE)
+        sample = self.actors[::step][:_SAMPLE]
+        return sum(actor.footprint() for actor in sample) // len(sample) if sample else 0
+
     # -- loading ----------------------------------------------------------------------------
 
     def load(self, actor: Actor) -> None:
@@ -115,6 +152,7 @@ class Directory:
     async def _load(self, actors: list[Actor]) -> None:
         for actor in actors:
             actor.begin_load()
+        await self._restore(actors)
         remaining = actors
         while remaining:
             try:
@@ -130,9 +168,33 @@ class Directory:
                 return
             remaining = await self._fold(remaining, pages)
 
+    async def _restore(self, actors: list[Actor]) -> None:
+        """Let actors begin at their snapshots, where there are any that fit."""
+        wanted = {actor.stream: actor for actor in actors if actor.kind.freezer is not None}
+        if not wanted:
+            return
+        try:
+            snapshots = await self._store.read_snapshots(list(wanted))
+        except StoreFailed as error:
+            self._logger.warning("snapshots cannot be read, streams are: %s", error)
+            return
+        for snapshot in snapshots:
+            try:
+                wanted[snapshot.stream].restore(snapshot)
+            except Distrusted as why:
+                self._distrust(wanted[snapshot.stream], why)
+
+    def _distrust(self, actor: Actor, why: Distrusted) -> None:
+        self.distrusted += 1
+        self._logger.warning(
+            "the snapshot of %s is not used: %s. Its stream is folded from the beginning.",
+            actor.stream,
+            why,
+        )
+
     async def _read(self, actors: list[Actor]) -> Sequence[StreamPage]:
         return await self._store.read_streams(
-            [StreamRead(actor.stream, actor.version) for actor in actors],
+            [StreamRead(actor.stream, actor.read_after) for actor in actors],
             events_max=self._limits.page_events,
             bytes_max=self._limits.page_bytes,
         )
@@ -145,11 +207,16 @@ class Directory:
         for actor, page in zip(actors, pages, strict=True):
             assert page.stream == actor.stream
             try:
-                for stored in page.events:
+                events = actor.prove(page)
+                for stored in events:
                     actor.replay(stored)
                     folded += 1
                     if folded % _FOLD_SLICE == 0:
                         await asyncio.sleep(0)
+            except Distrusted as why:
+                self._distrust(actor, why)
+                unfinished.append(actor)
+                continue
             except Exception as error:
                 actor.unreadable(error)
                 continue
@@ -157,7 +224,8 @@ class Directory:
                 unfinished.append(actor)
             else:
                 self.loads += 1
-                actor.loaded()
+                self.restored += actor.restored
+                actor.loaded(events[-1] if events else None)
         return unfinished
 
 

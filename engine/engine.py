@@ -49,6 +49,8 @@ from .messages import Command, Envelope, Event, Query, Receipt
 from .ports import Ports
 from .projection import Projection, check_names
 from .projector import Projector
+from .snapshot import Freezer
+from .snapshot_writer import SnapshotWriter
 from .statistics import EngineStatistics
 from .stores.contract import Store
 from .stores.sqlite_views import SqliteViews
@@ -115,7 +117,8 @@ class Engine:
         self._registry = registry
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
-        self._directory = Directory(self._store, self._limits)
+        self._directory = Directory(self._store, self._limits, self._logger)
+        self._snapshots = SnapshotWriter(self._store, self._limits, self._logger)
         self._bus = Bus(self._limits, self._ports.failpoint)
         self._journal = Journal(
             self._store,
@@ -141,6 +144,7 @@ class Engine:
             directory=self._directory,
             dispatcher=self._dispatcher,
             deliberations=self._deliberations,
+            snapshots=self._snapshots,
             watch=self._watch,
             readers=tuple(self._projectors.values()),
             logger=self._logger,
@@ -205,12 +209,18 @@ class Engine:
             limits=self._limits,
             ports=self._ports,
             logger=self._logger,
+            freezer=self._freezer(definition),
             resources=self._resources,
             deliberations=self._deliberations,
             ready=self._dispatcher.ready,
             load=self._directory.load,
             forget=self._directory.forget,
         )
+
+    def _freezer(self, definition: AggregateDefinition) -> Freezer | None:
+        if definition.snapshot_every is None:
+            return None
+        return Freezer(definition, self._logger, self._snapshots.keep)
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -375,6 +385,11 @@ class Engine:
             aggregates_resident=len(self._directory),
             aggregates_loaded=self._directory.loads,
             aggregates_passivated=self._directory.passivated,
+            aggregate_bytes=self._directory.bytes_each(),
+            snapshots_written=self._snapshots.written,
+            snapshots_dropped=self._snapshots.dropped,
+            snapshots_restored=self._directory.restored,
+            snapshots_distrusted=self._directory.distrusted,
             handlers_running=len(self._deliberations),
             loop_blocked=0 if self._watch is None else self._watch.blocked,
             undurable_events=self._journal.undurable,

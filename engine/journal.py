@@ -27,6 +27,7 @@ from .limits import Limits
 from .mailbox import Intake, Mail
 from .messages import Receipt
 from .ports import Ports
+from .snapshot import Frozen
 from .stores.contract import (
     Appended,
     AppendRequest,
@@ -50,6 +51,10 @@ class Owner(Protocol):
 
     def settled(self, entry: Entry, position: int) -> None:
         """The entry is durable, its last event at `position`."""
+        ...
+
+    def seal(self, frozen: Frozen, event: StoredEvent) -> None:
+        """The state that was frozen with an entry is durable; `event` is its last one."""
         ...
 
     def voided(self) -> None:
@@ -80,6 +85,8 @@ class Entry(msgspec.Struct):
     """Bytes of its payloads and metadata."""
     record: KeyRecord | None = None
     """What the actor remembers of the command's key; gets its position here."""
+    frozen: Frozen | None = None
+    """The state after it, where a snapshot is due."""
     followers: list[Follower] | None = None
 
     def follow(self, follower: Follower) -> None:
@@ -206,6 +213,9 @@ class Journal:
                 assert entry.incarnation == entry.owner.incarnation, "a void decision was stored"
                 assert outcome.versions == (entry.version,)
                 self._answer(entry, outcome.position)
+                if entry.frozen is not None:
+                    last = committed.events[outcome.position - committed.events[0].position]
+                    entry.owner.seal(entry.frozen, last)
             else:
                 self._answer_conflict(entry, outcome)
         self.commits += 1

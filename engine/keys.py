@@ -60,6 +60,11 @@ class KeyWindow:
             return None
         return record
 
+    def records(self, version: int) -> list[tuple[str, KeyRecord]]:
+        """Give the keys that count for a stream at `version`, and their records, oldest first."""
+        oldest = version - self._window
+        return [(key, record) for key, record in self._records.items() if record.first > oldest]
+
     def remember(self, key: str, record: KeyRecord) -> None:
         """Add a command, in the order of versions, and let go of what left the window with it."""
         records = self._records

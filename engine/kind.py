@@ -19,6 +19,7 @@ from .limits import Limits
 from .mailbox import Intake
 from .messages import Event
 from .ports import Ports
+from .snapshot import Freezer
 from .stores.contract import EventType
 
 __all__ = ["EventBinding", "Kind", "bind_events"]
@@ -43,6 +44,8 @@ class Kind(msgspec.Struct, frozen=True):
     limits: Limits
     ports: Ports
     logger: logging.Logger
+    freezer: Freezer | None
+    """Makes and opens snapshots, where the kind has any."""
     resources: Mapping[type, object]
     deliberations: Deliberations
     ready: Callable[[Any], None]

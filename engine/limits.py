@@ -31,6 +31,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Commands that wait for one aggregate."""
     resident_aggregates: int = 100_000
     """Aggregates kept in memory; beyond it the least recently used one at rest leaves."""
+    idle_seconds: int = 600
+    """Seconds without a command after which an aggregate at rest leaves memory; up to half as many
+    more may pass."""
     loads_at_once: int = 256
     """Cold aggregates that one read of the store gathers."""
     handler_seconds: int = 30
@@ -49,6 +52,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one command."""
     event_bytes: int = 1024 * 1024
     """Payload of one event, and likewise its metadata."""
+    snapshot_bytes: int = 8 * 1024 * 1024
+    """State of the snapshots that wait to be written; beyond it they are dropped."""
     page_events: int = 1_000
     """Events that one page of the feed or of a cold load holds."""
     page_bytes: int = 8 * 1024 * 1024

@@ -15,10 +15,10 @@ from typing import TypeAlias
 import msgspec
 
 from .aggregate import CommandHandler
-from .errors import EngineError, Overloaded
+from .errors import DeadlinePassed, EngineError, Overloaded
 from .messages import Command, Receipt
 
-__all__ = ["Intake", "Mail", "Waiting", "count", "post", "take"]
+__all__ = ["Intake", "Mail", "Waiting", "count", "post", "take", "too_late"]
 
 
 class Mail(msgspec.Struct):
@@ -70,6 +70,15 @@ def take(waiting: Mail | deque[Mail]) -> tuple[Mail, Waiting]:
         return waiting, None
     mail = waiting.popleft()
     return mail, waiting or None
+
+
+def too_late(mail: Mail, stream: str, why: str) -> DeadlinePassed:
+    """Say that a command's time is over; `why` goes on behind its stream."""
+    limit = "Limits.handler_seconds" if mail.seconds is None else f"its {mail.seconds:g} s"
+    return DeadlinePassed(
+        f"{type(mail.command).__name__} for {stream} {why}, and {limit} are over. Nothing was "
+        f"written, and nothing will be; send again, with more time."
+    )
 
 
 class Intake:

@@ -24,7 +24,16 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     aggregates_resident: int
     aggregates_loaded: int
     aggregates_passivated: int
-    """Aggregates that left memory to make room for others."""
+    """Aggregates that left memory, to make room for others or because they were idle."""
+    aggregate_bytes: int
+    """What one resident aggregate holds (actor, state, keys): an estimate from a few of them."""
+    snapshots_written: int
+    snapshots_dropped: int
+    """Snapshots that were not written, because too many waited or the store refused."""
+    snapshots_restored: int
+    """Aggregates loaded from a snapshot and the events after it."""
+    snapshots_distrusted: int
+    """Snapshots that did not fit, so that the stream was folded from its beginning."""
     handlers_running: int
     """Async handlers at work, those included whose outcome nobody waits for any more."""
     loop_blocked: int

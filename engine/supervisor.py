@@ -21,6 +21,7 @@ from .dispatcher import Dispatcher
 from .errors import Closed, UsageError
 from .journal import Journal
 from .mailbox import Intake
+from .snapshot_writer import SnapshotWriter
 from .watchdog import LoopWatch
 
 __all__ = ["Reader", "State", "Supervisor"]
@@ -53,6 +54,7 @@ class Supervisor:
         directory: Directory,
         dispatcher: Dispatcher,
         deliberations: Deliberations,
+        snapshots: SnapshotWriter,
         watch: LoopWatch | None,
         readers: Sequence[Reader],
         logger: logging.Logger,
@@ -64,6 +66,7 @@ class Supervisor:
         self._directory = directory
         self._dispatcher = dispatcher
         self._deliberations = deliberations
+        self._snapshots = snapshots
         self._watch = watch
         self._readers = readers
         self._logger = logger
@@ -135,6 +138,8 @@ class Supervisor:
             async with anyio.create_task_group() as writers:
                 writers.start_soon(self._journal.run)
                 writers.start_soon(self._directory.run)
+                writers.start_soon(self._directory.sweep)
+                writers.start_soon(self._snapshots.run)
                 writers.start_soon(self._deliberations.run)
                 writers.start_soon(self._dispatcher.run, self._journal)
                 self.state = "running"

@@ -185,3 +185,59 @@ async def test_a_full_engine_is_said_at_once() -> None:
         await asyncio.gather(*tasks)
 
         assert (await engine.execute(Add("x", 1))).version == 1
+
+
+async def test_idle_aggregates_leave_memory_and_busy_ones_stay() -> None:
+    limits = Limits(idle_seconds=10)
+    async with counters(limits=limits) as engine:
+        await engine.execute(Add("idle", 1))
+        await engine.execute(Add("busy", 1))
+        directory = engine._directory
+        for look in range(3):
+            assert len(directory) == 2, look
+            await engine.execute(Add("busy", 1))
+            for actor in directory.actors:
+                directory._look_at(actor)
+
+        assert [actor.id for actor in directory.actors] == ["busy"]
+        assert engine.statistics().aggregates_passivated == 1
+        assert await total(engine, "idle") == "1 at 1"
+
+
+async def test_the_sweep_runs_by_itself() -> None:
+    async with counters(limits=Limits(idle_seconds=1)) as engine:
+        await engine.execute(Add("a", 1))
+        async with asyncio.timeout(30):
+            while engine.statistics().aggregates_resident:
+                await asyncio.sleep(0.05)
+
+        assert engine.statistics().aggregates_passivated == 1
+
+
+async def test_an_idle_aggregate_with_events_in_flight_stays() -> None:
+    store = HeldStore()
+    async with counters(store) as engine:
+        store.hold()
+        task = asyncio.create_task(engine.execute(Add("a", 1)))
+        await until(lambda: store.batches)
+        actor = engine._directory.actors[0]
+        for _ in range(5):
+            engine._directory._look_at(actor)
+        assert engine._directory.actors == (actor,)
+        store.release()
+        await task
+
+
+async def test_statistics_estimate_what_an_aggregate_holds() -> None:
+    async with counters() as engine:
+        assert engine.statistics().aggregate_bytes == 0
+        for n in range(100):
+            await engine.execute(Add(f"small-{n}", 1))
+        small = engine.statistics().aggregate_bytes
+        for n in range(100):
+            await engine.execute(Add(f"large-{n}", 1, 1, {f"tag {t}": [t] for t in range(200)}))
+        mixed = engine.statistics().aggregate_bytes
+
+    assert 300 < small < 3_000
+    # 200 entries of a key, a list and a dict slot are about 200 * 250 bytes, in half of them.
+    assert 10_000 < mixed < 60_000

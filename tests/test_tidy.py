@@ -24,14 +24,16 @@ ALLOWED = {
 
 # Each file may import files of lower rank only: data flows one way, and engine.py wires it.
 RANKS: list[set[str]] = [
-    {"errors", "statistics", "stores"},
+    {"errors", "statistics", "stores", "footprint"},
     {"limits", "annotations", "ports"},
     {"watchdog"},
     {"messages", "keys", "stores.contract"},
     {"codec", "aggregate", "rows", "bus", "stores.memory"},
-    {"mailbox", "projection", "authorization"},
-    {"journal", "staging", "views", "deliberation"},
+    {"mailbox", "projection", "authorization", "snapshot"},
+    {"journal", "staging", "views", "deliberation", "snapshot_writer"},
     {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
+    {"stores.sqlite_snapshots"},
+    {"recording"},
     {"actor", "answers", "stores.sqlite_tables", "stores.sqlite"},
     {"directory", "stores.sqlite_history", "stores.urls"},
     {"dispatcher", "stores.sqlite_views"},

@@ -248,7 +248,11 @@ class Store(Protocol):
         ...
 
     async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
-        """Keep these in place of older ones; a snapshot older than the one kept is dropped."""
+        """Keep these in place of what was kept of their streams, at most one given per stream.
+
+        Also an older one takes the place: the one kept may be of a history that is no more.
+        Raises StoreFailed.
+        """
         ...
 
 

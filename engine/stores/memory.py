@@ -117,11 +117,9 @@ class MemoryStore:
         return [self._snapshots[stream] for stream in streams if stream in self._snapshots]
 
     async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
-        """Keep the newest of each stream."""
+        """Keep these in place of what was kept of their streams."""
         for snapshot in snapshots:
-            kept = self._snapshots.get(snapshot.stream)
-            if kept is None or kept.version <= snapshot.version:
-                self._snapshots[snapshot.stream] = snapshot
+            self._snapshots[snapshot.stream] = snapshot
 
 
 class _Page:

@@ -36,6 +36,7 @@ from .contract import (
 from .sqlite_pages import Types, read_feed, read_streams
 from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
 from .sqlite_session import run, set_pragma
+from .sqlite_snapshots import read_snapshots, write_snapshots
 
 __all__ = ["SqliteStore"]
 
@@ -449,29 +450,18 @@ class SqliteStore:
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are."""
-        sql = (
-            "SELECT stream, version, position, checksum, snapshot_version, state FROM snapshots "
-            "WHERE stream IN (SELECT value FROM json_each(?))"
-        )
-        asked = msgspec.json.encode(list(streams)).decode()
-        rows = await self._on_reader(lambda c: run(c, sql, (asked,)))
-        return [Snapshot(*row) for row in rows]
+        return await self._on_reader(lambda c: read_snapshots(c, streams))
 
     async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
-        """Keep the newest of each stream."""
+        """Keep these in place of what was kept of their streams."""
         await self._on_writer(self._write_snapshots, snapshots)
 
     def _write_snapshots(self, connection: Any, snapshots: Sequence[Snapshot]) -> None:
-        sql = (
-            "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(stream) DO UPDATE SET "
-            "version = excluded.version, position = excluded.position, "
-            "checksum = excluded.checksum, snapshot_version = excluded.snapshot_version, "
-            "state = excluded.state WHERE excluded.version >= version"
-        )
+        if self._stopped is not None:
+            raise StoreFailed(f"{self.path} takes nothing more since it failed", written=False)
         try:
             run(connection, "BEGIN IMMEDIATE")
-            for snapshot in snapshots:
-                run(connection, sql, msgspec.structs.astuple(snapshot))
+            write_snapshots(connection, snapshots)
         except BaseException as error:
             self._not_written(connection, error)
         self._commit(connection)

@@ -634,14 +634,24 @@ class StoreConformance(ABC):
         assert sorted(found, key=lambda s: s.version) == [kept[0], kept[2]]
         await again.close()
 
-    async def test_a_newer_snapshot_replaces_and_an_older_one_is_dropped(
-        self, store: Store
-    ) -> None:
-        """One is kept per stream, by its version."""
-        for version, state in ((5, b"5"), (7, b"7"), (6, b"6"), (7, b"again")):
+    async def test_the_snapshot_given_last_is_kept_also_an_older_one(self, store: Store) -> None:
+        """What was kept may be of a history that is no more."""
+        for version, state in ((5, b"5"), (7, b"7"), (6, b"6")):
             await store.write_snapshots([Snapshot("a:1", version, version, 1, 1, state)])
 
-        assert [s.state for s in await store.read_snapshots(["a:1"])] == [b"again"]
+        assert [s.state for s in await store.read_snapshots(["a:1"])] == [b"6"]
+
+    async def test_many_snapshots_go_in_and_come_out_byte_for_byte(self, store: Store) -> None:
+        """Any stream name, any bytes, large and empty."""
+        names = [*(f"a:{n}" for n in range(300)), "a:é 'quoted' \"x\"", "a:\U0001f4e6"]
+        kept = [
+            Snapshot(name, n + 1, 2**40 + n, 2**32 - 1, 3, bytes(range(256)) * (n % 7))
+            for n, name in enumerate(names)
+        ]
+        await store.write_snapshots(kept)
+
+        found = await store.read_snapshots([*names, "a:none"])
+        assert sorted(found, key=lambda s: s.version) == kept
 
 
 async def read_again(store: Store, done: asyncio.Event) -> None:

@@ -1,0 +1,80 @@
+"""Turns the events that a handler returned into bytes for the store, and folds those bytes.
+
+Rules: each event is encoded, decoded, and the decoded copy is folded, so that nothing is shared
+with the caller's command or the handler's event, and an event that cannot be read back or folded is
+found before it is written. Whatever raises here has handed nothing on, and leaves a state that must
+not be used any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .aggregate import Aggregate
+from .codec import Metadata, encode_metadata
+from .errors import HandlerFailed
+from .kind import EventBinding, Kind
+from .mailbox import Mail
+from .messages import Event
+from .stores.contract import EventData
+
+__all__ = ["encode_and_fold"]
+
+
+def encode_and_fold(
+    kind: Kind, state: Aggregate, mail: Mail, fingerprint: int | None, events: Sequence[Event]
+) -> tuple[list[EventData], int]:
+    """Give the encoded events of one command, folded into `state`, and their bytes.
+
+    Raises HandlerFailed, and whatever encoder, decoder and appliers raise.
+    """
+    if len(events) > kind.limits.command_events:
+        raise HandlerFailed(
+            f"{mail.handler.decide.__qualname__} returned {len(events)} events, above "
+            f"Limits.command_events at {kind.limits.command_events}"
+        )
+    first_metadata, metadata = _metadata(mail, fingerprint, len(events))
+    datas: list[EventData] = []
+    size = 0
+    for event in events:
+        binding = _binding(kind, mail, event)
+        payload = kind.registry.encode(event)
+        binding.apply(state, binding.decode(payload))
+        state.version += 1
+        data = EventData(binding.type, payload, metadata if datas else first_metadata)
+        size += _check_size(kind, state, data)
+        datas.append(data)
+    return datas, size
+
+
+def _binding(kind: Kind, mail: Mail, event: Event) -> EventBinding:
+    binding = kind.events.get(type(event))
+    if binding is None:
+        raise HandlerFailed(
+            f"{mail.handler.decide.__qualname__} returned {type(event).__name__}, and nothing "
+            f"in {kind.definition.cls.__name__} applies it: add an @applies method"
+        )
+    return binding
+
+
+def _check_size(kind: Kind, state: Aggregate, data: EventData) -> int:
+    largest = max(len(data.payload), len(data.metadata))
+    if largest > kind.limits.event_bytes:
+        raise HandlerFailed(
+            f"{data.type.name} of {kind.definition.kind}:{state.id} has {largest} bytes, above "
+            f"Limits.event_bytes at {kind.limits.event_bytes}"
+        )
+    return len(data.payload) + len(data.metadata)
+
+
+def _metadata(mail: Mail, fingerprint: int | None, events: int) -> tuple[bytes, bytes]:
+    """Give the metadata of a command's first event and of its further ones."""
+    headers = None if mail.headers is None else dict(mail.headers)
+    trace = (mail.correlation, mail.causation, mail.principal, headers)
+    traced = any(part is not None for part in trace)
+    if mail.key is None and not traced:
+        return b"", b""
+    further = encode_metadata(Metadata(None, None, 1, *trace)) if traced else b""
+    if mail.key is None:
+        return further, further
+    return encode_metadata(Metadata(mail.key, fingerprint, events, *trace)), further
