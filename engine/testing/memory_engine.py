@@ -1,0 +1,52 @@
+"""A whole engine for one test: in memory, with the test's own time and ids, and gone afterwards.
+
+Rules: it is the real engine over the memory store; nothing of it is faked but the world outside
+(clock, ids, and the watch over the loop, which a debugger would set off). It needs no test
+framework; `engine.testing.pytest_plugin` makes a fixture of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ..aggregate import Aggregate
+from ..engine import Engine
+from ..ports import Clock, Ids, Ports
+from ..projection import Projection
+from ..stores.memory import MemoryStore
+from .scenario import ManualClock, SequentialIds
+
+__all__ = ["memory_engine"]
+
+
+@asynccontextmanager
+async def memory_engine(
+    aggregates: Sequence[type[Aggregate]],
+    *,
+    projections: Sequence[type[Projection]] = (),
+    answers: Sequence[Callable[..., Any]] = (),
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    store: MemoryStore | None = None,
+    **options: Any,
+) -> AsyncGenerator[Engine, None]:
+    """Give a running engine; `options` are those of Engine.
+
+    The clock stands still at 1970 and the ids are `id-1`, `id-2` …, unless given. Give the same
+    `store` to a second engine after the first to test a restart. Raises what Engine raises.
+    """
+    options.setdefault(
+        "ports",
+        Ports(clock=clock or ManualClock(), ids=ids or SequentialIds(), watcher=None),
+    )
+    engine = Engine(
+        aggregates,
+        projections=projections,
+        answers=answers,
+        store=store or MemoryStore(),
+        **options,
+    )
+    async with engine:
+        yield engine
