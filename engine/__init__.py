@@ -50,4 +50,6 @@ from .projection import Row as Row
 from .projection import Table as Table
 from .projection import projects as projects
 from .statistics import EngineStatistics as EngineStatistics
+from .upcasting import Retired as Retired
+from .upcasting import upcasts as upcasts
 from .views import Views as Views

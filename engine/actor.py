@@ -236,13 +236,14 @@ class Actor:
         """Fold one stored event. Raises Damaged, or what the applier raises."""
         assert stored.version == self.version + 1, "versions of a stream have no holes"
         event = self.kind.registry.decode(stored)
-        binding = self.kind.events.get(type(event))
-        if binding is None:
-            raise StreamUnreadable(
-                f"{stored.name} version {stored.event_version} is in {self.stream}, and nothing "
-                f"in {self.kind.definition.cls.__name__} applies it"
-            )
-        binding.apply(self.state, event)
+        if event is not None:
+            binding = self.kind.events.get(type(event))
+            if binding is None:
+                raise StreamUnreadable(
+                    f"{stored.name} version {stored.event_version} is in {self.stream}, and "
+                    f"nothing in {self.kind.definition.cls.__name__} applies it"
+                )
+            binding.apply(self.state, event)
         self.state.version = self.version = stored.version
         self._position = stored.position
         self._replayed += 1

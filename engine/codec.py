@@ -18,6 +18,7 @@ from msgspec import inspect
 from .errors import Damaged, DefinitionError
 from .messages import Command, Event, Meta
 from .stores.contract import ENCODING_JSON, EventType, StoredEvent
+from .upcasting import Upcaster, Upcasting
 
 __all__ = ["EventRegistry", "Metadata", "decode_meta", "fingerprint_of", "schema_hash"]
 
@@ -92,16 +93,19 @@ class _Entry(msgspec.Struct, frozen=True):
     cls: type[Event]
     type: EventType
     decoder: msgspec.json.Decoder[Any]
+    chain: tuple[Upcaster, ...]
+    """The steps to what it is today; most often none."""
 
 
 class EventRegistry:
     """The event classes that an engine knows, by stored name and version, and back."""
 
-    def __init__(self, classes: Iterable[type[Event]]) -> None:
+    def __init__(self, classes: Iterable[type[Event]], upcasting: Upcasting | None = None) -> None:
         """Take the classes; raise DefinitionError where two claim one stored name and version."""
+        self.upcasting = upcasting or Upcasting()
         self._by_name: dict[tuple[str, int], _Entry] = {}
         self._types: dict[type[Event], EventType] = {}
-        for cls in classes:
+        for cls in (*classes, *self.upcasting.classes):
             if cls not in self._types:
                 self._add(cls)
 
@@ -113,7 +117,8 @@ class EventRegistry:
                 f"{cls.__qualname__} and {other.cls.__qualname__} are both stored as "
                 f"{stored.name!r} version {stored.version}: give one of them another name"
             )
-        entry = _Entry(cls, stored, msgspec.json.Decoder(cls))
+        chain = self.upcasting.chain(cls)
+        entry = _Entry(cls, stored, msgspec.json.Decoder(cls), chain)
         self._by_name[stored.name, stored.version] = entry
         self._types[cls] = stored
 
@@ -135,10 +140,21 @@ class EventRegistry:
         """Give the bytes of an event; raises what msgspec raises for what is not encodable."""
         return _encoder.encode(event)
 
-    def decode(self, stored: StoredEvent) -> Event:
-        """Give a fresh event of a stored one; raise Damaged where that cannot be done."""
+    def names_of(self, classes: Iterable[type[Event]]) -> frozenset[str]:
+        """Give the stored names of events that are of these classes today, or have their names."""
+        names = {cls.event_name for cls in classes}
+        old = [c for c in self._types if self.upcasting.today(c).event_name in names]
+        return frozenset(names.union(cls.event_name for cls in old))
+
+    def decode(self, stored: StoredEvent) -> Event | None:
+        """Give a fresh event, as it is today, of a stored one; None for a retired one.
+
+        Raises Damaged where that cannot be done, also where an upcaster fails.
+        """
         entry = self._by_name.get((stored.name, stored.event_version))
         if entry is None:
+            if self.upcasting.is_retired(stored.name, stored.event_version):
+                return None
             raise Damaged(
                 stored.position,
                 f"{stored.name} version {stored.event_version} of {stored.stream} is not declared "
@@ -154,6 +170,24 @@ class EventRegistry:
             raise Damaged(
                 stored.position, f"{stored.name} version {stored.event_version}: {error}"
             ) from error
+        return event if not entry.chain else self._upcast(event, entry.chain, stored)
+
+    def _upcast(self, event: Event, chain: tuple[Upcaster, ...], stored: StoredEvent) -> Event:
+        for step in chain:
+            try:
+                event = step.function(event)
+                if type(event) is not step.target:
+                    raise TypeError(f"it gave a {type(event).__name__}")
+                # Encoded and decoded, so that its fields are of their types and shared by nobody.
+                event = self.decoder_of(step.target).decode(_encoder.encode(event))
+            except Exception as error:
+                # Messages of the host's own code may show what is in the event: the type must do.
+                shown = error if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+                raise Damaged(
+                    stored.position,
+                    f"{step.where} cannot make a {step.target.__name__} of {stored.name} version "
+                    f"{stored.event_version}: {shown}",
+                ) from error
         return event
 
 

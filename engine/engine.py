@@ -45,10 +45,11 @@ from .journal import Journal
 from .kind import Kind, bind_events
 from .limits import KEY_LENGTH_MAX, Limits
 from .mailbox import Intake, Mail
-from .messages import Command, Envelope, Event, Query, Receipt
+from .messages import Command, Envelope, Query, Receipt
 from .ports import Ports
 from .projection import Projection, check_names
 from .projector import Projector
+from .schema import check_types, told
 from .snapshot import Freezer
 from .snapshot_writer import SnapshotWriter
 from .statistics import EngineStatistics
@@ -56,6 +57,7 @@ from .stores.contract import Store
 from .stores.sqlite_views import SqliteViews
 from .stores.urls import open_url, views_path
 from .supervisor import Supervisor
+from .upcasting import Retired, Upcasting
 from .watchdog import LoopWatch
 
 __all__ = ["Engine", "run"]
@@ -83,11 +85,12 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
 class Engine:
     """Aggregates, their log, and the views of it, in this process.
 
-    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `resources` are what handlers take by
-    its class (a client, a table of rates); the host opens and closes them. `authorize` is asked
-    before every command and every read, and what it does not allow is Forbidden; without it all is
-    allowed. Definitions are checked here: DefinitionError. Starting raises StoreLocked,
-    StoreRefused or StoreFailed.
+    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `upcasters` and `retired` say what
+    becomes of events that older releases stored. `resources` are what handlers take by its class (a
+    client, a table of rates); the host opens and closes them. `authorize` is asked before every
+    command and every read, and what it does not allow is Forbidden; without it all is allowed.
+    Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused (also
+    where the stored types of events do not fit the declared ones) or StoreFailed.
     """
 
     def __init__(
@@ -97,6 +100,8 @@ class Engine:
         projections: Sequence[type[Projection]] = (),
         answers: Sequence[Callable[..., Any]] = (),
         store: str | Store = "memory:",
+        upcasters: Sequence[Callable[..., Any]] = (),
+        retired: Sequence[Retired] = (),
         resources: Mapping[type, object] | None = None,
         authorize: Authorize | None = None,
         limits: Limits | None = None,
@@ -113,8 +118,7 @@ class Engine:
 
         definitions = [cls.__definition__ for cls in aggregates]
         check_names([projection.__definition__ for projection in projections])
-        registry = EventRegistry(_event_classes(definitions, projections))
-        self._registry = registry
+        self._registry = _registry(definitions, projections, Upcasting(upcasters, retired))
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
         self._directory = Directory(self._store, self._limits, self._logger)
@@ -457,30 +461,29 @@ class Engine:
 
     async def _open(self) -> None:
         await self._store.open(self._ports)
-        self._check_types(await self._store.event_types())
+        findings = check_types(self._registry, await self._store.event_types())
+        if findings:
+            raise StoreRefused(
+                f"the events of this log do not fit those of this program; nothing was run:\n"
+                f"{told(findings)}"
+            )
         head = await self._store.head()
         self._journal.position = head.position
         await self._views.open(self._ports, self._limits, self._store, self._projections)
 
-    def _check_types(self, stored: Iterable[Any]) -> None:
-        declared = {(t.name, t.version): t.schema_hash for t in self._registry.types}
-        for kind in stored:
-            here = declared.get((kind.name, kind.version), kind.schema_hash)
-            if here != kind.schema_hash:
-                raise StoreRefused(
-                    f"event {kind.name!r} version {kind.version} is stored with schema "
-                    f"{kind.schema_hash} and declared with {here}: its fields changed. Undo the "
-                    f"change, or declare it as version {kind.version + 1}."
-                )
 
-
-def _event_classes(
-    definitions: Sequence[AggregateDefinition], projections: Sequence[type[Projection]]
-) -> Iterable[type[Event]]:
-    for definition in definitions:
-        yield from definition.appliers
-    for projection in projections:
-        yield from projection.__definition__.event_classes
+def _registry(
+    definitions: Sequence[AggregateDefinition],
+    projections: Sequence[type[Projection]],
+    upcasting: Upcasting,
+) -> EventRegistry:
+    """Give all classes of event that are folded, and those that lead to them."""
+    folded = [
+        *((cls, d.cls.__qualname__) for d in definitions for cls in d.appliers),
+        *((cls, p.__qualname__) for p in projections for cls in p.__definition__.event_classes),
+    ]
+    upcasting.check(folded)
+    return EventRegistry((cls for cls, _ in folded), upcasting)
 
 
 def _check_key(key: object) -> None:

@@ -201,6 +201,7 @@ class Fold:
         """Round trips for rows that were not in memory."""
         self._definition = definition
         self._registry = registry
+        self._names = registry.names_of(definition.event_classes)
         self._rows_max = limits.projector_rows
         self._fetch = fetch
         self._projection = definition.bind(self.staging.tables)
@@ -230,20 +231,20 @@ class Fold:
         self, events: Sequence[StoredEvent]
     ) -> tuple[Sequence[Event | None], Exception | None]:
         """Decode what is handled, and fetch the rows that `keys` name; stop at what fails."""
-        names = self._definition.event_names
         prepared: list[Event | None] = []
         wanted: Wanted = {}
         poison: Exception | None = None
         for index, stored in enumerate(events):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if stored.name not in names:
+            if stored.name not in self._names:
                 prepared.append(None)
                 continue
             try:
-                event = self._registry.decode(stored)
-                handler = self._handler_of(event, stored)
-                if handler.keys is not None:
+                event = self._decode(stored)
+                handler = None if event is None else self._handler_of(event, stored)
+                if handler is not None and handler.keys is not None:
+                    assert event is not None
                     self._add_keys(wanted, handler, event, stored)
             except Exception as error:
                 poison = error
@@ -253,6 +254,13 @@ class Fold:
                 break
         await self._fill(wanted)
         return prepared, poison
+
+    def _decode(self, stored: StoredEvent) -> Event | None:
+        """Give the event, or None where it is retired or today one that nobody here handles."""
+        event = self._registry.decode(stored)
+        if event is None or type(event).event_name not in self._definition.event_names:
+            return None
+        return event
 
     def _handler_of(self, event: Event, stored: StoredEvent) -> ProjectionHandler:
         handler = self._definition.handlers.get(type(event))
@@ -304,7 +312,9 @@ class Fold:
                 await self._scout(events[index + 1 :], wanted)
             await self._fill(wanted)
             # The handler may have changed its copy before it missed the row.
-            event = self._registry.decode(stored)
+            again = self._decode(stored)
+            assert again is not None, "what was decoded once is decoded again"
+            event = again
 
     def _apply(self, event: Event, stored: StoredEvent) -> None:
         handler = self._definition.handlers[type(event)]
@@ -330,7 +340,7 @@ class Fold:
         for index, stored in enumerate(events):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if stored.name not in self._definition.event_names:
+            if stored.name not in self._names:
                 continue
             if sum(map(len, wanted.values())) >= self._rows_max:
                 return
@@ -340,7 +350,9 @@ class Fold:
         for table in self.staging.tables.values():
             table.scouted = set()
         try:
-            self._apply(self._registry.decode(stored), stored)
+            event = self._decode(stored)
+            if event is not None:
+                self._apply(event, stored)
         except Exception:  # noqa: S110 - it is run again in its turn, and then an error counts
             pass
         finally:

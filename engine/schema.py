@@ -1,0 +1,135 @@
+"""The gate before a log: whether the declared types of events fit what is stored, and the samples.
+
+Rules: everything that does not fit is found at once, each with its mend; an engine does not start
+on a log with findings, and `python -m engine schema check` says the same before a release. This
+file reads no log and no file: it compares what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from .codec import EventRegistry
+from .errors import Damaged
+from .stores.contract import ENCODING_JSON, EventType, StoredEvent
+
+__all__ = ["Finding", "Sample", "check_samples", "check_types", "told"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that does not fit."""
+
+    rule: str
+    """"changed", "missing-upcaster", "newer-release", "unknown", "unreadable" or "no-sample"."""
+    name: str
+    version: int
+    message: str
+    """What does not fit, and the mend."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A stored event kept in the repository, so that a change is found before a log is at hand."""
+
+    name: str
+    version: int
+    schema: str
+    """Schema hash of its class when it was recorded."""
+    payload: msgspec.Raw
+
+
+def check_types(registry: EventRegistry, stored: Iterable[EventType]) -> Sequence[Finding]:
+    """Give what does not fit between the declared types and those of a log."""
+    found = [_check_type(registry, kind) for kind in stored]
+    return [finding for finding in found if finding is not None]
+
+
+def _check_type(registry: EventRegistry, stored: EventType) -> Finding | None:
+    name, version = stored.name, stored.version
+    versions = {t.version: t.schema_hash for t in registry.types if t.name == name}
+    if registry.upcasting.is_retired(name, version):
+        return None
+    if version in versions:
+        if versions[version] == stored.schema_hash:
+            return None
+        return Finding(
+            "changed",
+            name,
+            version,
+            f"{name!r} version {version} is stored with schema {stored.schema_hash} and declared "
+            f"with {versions[version]}: its fields changed. Undo the change, or declare it as "
+            f"version {max(versions) + 1} with an upcaster from version {version}.",
+        )
+    if not versions:
+        return Finding(
+            "unknown",
+            name,
+            version,
+            f"{name!r} version {version} is stored and nothing declares it. Declare its class, "
+            f"lead to another one by an upcaster, or pass Retired({name!r}).",
+        )
+    if version > max(versions):
+        return Finding(
+            "newer-release",
+            name,
+            version,
+            f"{name!r} version {version} is stored, and this program knows it up to version "
+            f"{max(versions)}: a newer release wrote it. Run that one.",
+        )
+    following = min(v for v in versions if v > version)
+    return Finding(
+        "missing-upcaster",
+        name,
+        version,
+        f"{name!r} version {version} is stored, and no upcaster leads from it to version "
+        f"{following}. Declare the class as it was, and write `@upcasts def ...(event: <version "
+        f"{version}>) -> <version {following}>`.",
+    )
+
+
+def check_samples(registry: EventRegistry, samples: Iterable[Sample]) -> Sequence[Finding]:
+    """Give what does not fit between the declared types and the samples."""
+    found: list[Finding] = []
+    known: set[tuple[str, int]] = set()
+    for sample in samples:
+        known.add((sample.name, sample.version))
+        kind = EventType(sample.name, sample.version, sample.schema)
+        finding = _check_type(registry, kind) or _check_readable(registry, sample)
+        if finding is not None:
+            found.append(finding)
+    lacking = [kind for kind in registry.types if (kind.name, kind.version) not in known]
+    return [*found, *map(_no_sample, lacking)]
+
+
+def _no_sample(kind: EventType) -> Finding:
+    return Finding(
+        "no-sample",
+        kind.name,
+        kind.version,
+        f"there is no sample of {kind.name!r} version {kind.version}: let a test write one into a "
+        f"log, and run `python -m engine schema record`",
+    )
+
+
+def _check_readable(registry: EventRegistry, sample: Sample) -> Finding | None:
+    payload = bytes(sample.payload)
+    stored = StoredEvent(
+        0, "sample:1", 1, sample.name, sample.version, 0, payload, b"", ENCODING_JSON, 0
+    )
+    try:
+        registry.decode(stored)
+    except Damaged as damaged:
+        return Finding(
+            "unreadable",
+            sample.name,
+            sample.version,
+            f"the sample of {sample.name!r} version {sample.version} cannot be read any more: "
+            f"{damaged.what}",
+        )
+    return None
+
+
+def told(findings: Sequence[Finding]) -> str:
+    """Give the findings as one text, a line each."""
+    return "\n".join(f"- {finding.message}" for finding in findings)
