@@ -20,6 +20,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -29,6 +30,7 @@ from .authorization import Authorize, Gate
 from .bulk import run_many
 from .bus import Bus
 from .codec import EventRegistry
+from .difference import Change
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .errors import (
@@ -39,6 +41,8 @@ from .errors import (
     StoreRefused,
     UsageError,
 )
+from .feed import Feeds
+from .history import History, LoggedEvent, Past
 from .journal import Journal
 from .kind import Kind, bind_events
 from .limits import KEY_LENGTH_MAX, Limits
@@ -55,6 +59,7 @@ from .supervisor import Supervisor
 
 __all__ = ["Engine", "run"]
 
+A = TypeVar("A", bound=Aggregate)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 
@@ -125,6 +130,7 @@ class Engine:
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
         self._projectors = {p.__definition__.name: self._projector(p) for p in projections}
         self._answers = Answers(answers, self._views, self._projectors, self._limits)
+        self._past, self._feeds = self._wire_readers(definitions)
         self._supervisor = Supervisor(
             open_all=self._open,
             close_all=(self._views.close, self._store.close),
@@ -132,7 +138,7 @@ class Engine:
             journal=self._journal,
             directory=self._directory,
             dispatcher=self._dispatcher,
-            readers=tuple(self._projectors.values()),
+            readers=(*self._projectors.values(), self._feeds),
             logger=self._logger,
         )
 
@@ -184,6 +190,26 @@ class Engine:
             load=self._directory.load,
             forget=self._directory.forget,
         )
+
+    def _wire_readers(self, definitions: Sequence[AggregateDefinition]) -> tuple[Past, Feeds]:
+        past = Past(
+            self._store,
+            definitions,
+            self._registry,
+            self._limits,
+            check_usable=self._check_usable,
+            gate=self._gate,
+        )
+        feeds = Feeds(
+            self._store,
+            self._bus,
+            self._registry,
+            self._limits,
+            check_usable=self._check_usable,
+            position=lambda: self._journal.position,
+            gate=self._gate,
+        )
+        return past, feeds
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -332,6 +358,66 @@ class Engine:
             batch_events_max=self._journal.batch_events_max,
             projectors={name: p.statistics() for name, p in self._projectors.items()},
         )
+
+    # -- looking back -----------------------------------------------------------------------
+
+    def history(
+        self,
+        aggregate: type[Aggregate],
+        aggregate_id: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        principal: str | None = None,
+    ) -> History:
+        """Give an aggregate's committed events after a version, with their metadata.
+
+        Await it for a page of at most `limit`, or iterate it with `async for` for all of them. An
+        aggregate without events has an empty history. Raises UsageError, Forbidden, and Damaged
+        after what stands before the damaged event.
+        """
+        return self._past.history(aggregate, aggregate_id, after, limit, principal)
+
+    async def state(
+        self,
+        aggregate: type[A],
+        aggregate_id: str,
+        *,
+        version: int | None = None,
+        at: datetime | int | None = None,
+        principal: str | None = None,
+    ) -> A:
+        """Give an aggregate as it was at a version or a time, or as it durably is.
+
+        `at` is an aware datetime or µs since 1970 UTC, and events recorded at that very moment are
+        in. The state is folded for the caller from the log. Raises UsageError (where the version
+        does not exist, too), Forbidden, Damaged, and StreamUnreadable where an event cannot be
+        applied.
+        """
+        return await self._past.state(aggregate, aggregate_id, version, at, principal)
+
+    async def difference(
+        self,
+        aggregate: type[Aggregate],
+        aggregate_id: str,
+        before: int,
+        after: int,
+        *,
+        principal: str | None = None,
+    ) -> tuple[Change, ...]:
+        """Give what changed in an aggregate from one version to another; raises as `state` does."""
+        return await self._past.difference(aggregate, aggregate_id, before, after, principal)
+
+    def feed(
+        self, after: int = 0, *, follow: bool = False, principal: str | None = None
+    ) -> AsyncGenerator[LoggedEvent, None]:
+        """Give all committed events after a position, in order; with `follow`, new ones as well.
+
+        One that follows ends when the engine stops. To leave it early, use `contextlib.aclosing`.
+        Raises UsageError, Forbidden, Closed, and Damaged for an event that cannot be decoded, after
+        everything before it.
+        """
+        return self._feeds.feed(after, follow, principal)
 
     # -- life -------------------------------------------------------------------------------
 

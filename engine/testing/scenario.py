@@ -17,6 +17,7 @@ import msgspec
 
 from ..aggregate import Aggregate, Context, as_events
 from ..codec import EventRegistry
+from ..difference import difference
 from ..errors import Rejected, UsageError
 from ..messages import Command, Event, Meta
 from ..projection import Projection, Row, Table
@@ -125,7 +126,8 @@ class Scenario(Generic[A]):
             _fail(
                 f"{handler.decide.__qualname__} changed the state; a handler returns events, and "
                 f"appliers change the state",
-                ["before: " + before, "after:  " + after],
+                [str(change) for change in difference(self._fold(), state)]
+                or ["before: " + before, "after:  " + after],
             )
         return Decision(
             self._aggregate, (*self.history, *events), self._id, tuple(events), rejection
