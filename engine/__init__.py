@@ -9,6 +9,7 @@ from .aggregate import Context as Context
 from .aggregate import applies as applies
 from .aggregate import handles as handles
 from .answers import answers as answers
+from .archive import Archive as Archive
 from .authorization import Action as Action
 from .authorization import Authorize as Authorize
 from .difference import ABSENT as ABSENT

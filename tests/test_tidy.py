@@ -36,7 +36,7 @@ RANKS: list[set[str]] = [
     {"directory", "stores.sqlite_history", "stores.urls"},
     {"dispatcher", "stores.sqlite_views", "history"},
     {"supervisor", "feed"},
-    {"bulk"},
+    {"bulk", "archive"},
     {"engine"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options"},
