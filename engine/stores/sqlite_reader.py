@@ -80,12 +80,12 @@ class SqliteReader:
             self.log_id = run(connection, "SELECT log_id FROM about")[0][0]
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be read: {error.strerror}") from error
-        except apsw.CantOpenError as error:
+        except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
             if self._files.size(self.path) == 0:
                 raise StoreRefused(f"there is no log {self.path}: no such file") from error
             raise StoreRefused(
-                f"{self.path} cannot be opened: {error}. If its folder cannot be written to, copy "
-                f"the log elsewhere to read it."
+                f"{self.path} cannot be opened: {error}. SQLite keeps an index beside a log that "
+                f"is read: where its folder cannot be written to, copy the log elsewhere first."
             ) from error
         except (apsw.Error, UnicodeDecodeError, IndexError) as error:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error

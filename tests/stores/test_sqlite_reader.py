@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
-from engine.ports import Ports
+from engine.ports import Ports, SystemFiles
 from engine.stores import sqlite_reader
 from engine.stores.contract import AppendRequest, EventType, Head, StreamRead, Write
 from engine.stores.sqlite import SqliteStore
@@ -200,6 +201,18 @@ async def test_what_is_no_log_of_this_release_is_refused(
     outside(store.path, "PRAGMA user_version = 99")
     with pytest.raises(StoreRefused, match="schema version 99, and this release knows up to 1"):
         SqliteReader(store.path).open()
+
+
+class ReadOnlyFolder(SystemFiles):
+    """Answers as SQLite does where the folder of a closed log cannot be written to."""
+
+    def connect(self, path: str, *, readonly: bool = False) -> Any:
+        raise apsw.ReadOnlyError("attempt to write a readonly database")
+
+
+async def test_a_folder_that_cannot_be_written_to_is_told_with_the_mend(store: SqliteStore) -> None:
+    with pytest.raises(StoreRefused, match="log.db cannot be opened: .* copy the log elsewhere"):
+        SqliteReader(store.path, ReadOnlyFolder()).open()
 
 
 async def test_an_empty_log_has_nothing_and_says_so(tmp_path: Path) -> None:
