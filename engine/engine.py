@@ -413,7 +413,8 @@ class Engine:
     ) -> AsyncGenerator[LoggedEvent, None]:
         """Give all committed events after a position, in order; with `follow`, new ones as well.
 
-        One that follows ends when the engine stops. To leave it early, use `contextlib.aclosing`.
+        One that follows ends when the engine stops, also where it had not caught up: go on after
+        the last position that came. To leave it early, use `contextlib.aclosing`.
         Raises UsageError, Forbidden, Closed, and Damaged for an event that cannot be decoded, after
         everything before it.
         """

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import ABSENT, Change, difference
@@ -152,6 +152,7 @@ def put(value: Any, path: tuple[Any, ...], change: Change) -> Any:
     return value
 
 
+@settings(deadline=None)
 @given(values, values)
 def test_the_changes_lead_from_one_to_the_other(before: Any, after: Any) -> None:
     """Additions in their order, removals from the back: then every place is still where it was."""

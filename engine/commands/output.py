@@ -43,10 +43,14 @@ class Output:
     def rest(self, seconds: float) -> None:
         """Wait, and raise BrokenPipeError as soon as whoever read the output has gone."""
         watch = select.poll()
-        # Of a terminal or a file nothing is asked; of a pipe only whether its other end is there.
+        # Nothing is asked but whether the other end is there.
         watch.register(self._stream.fileno(), 0)
-        if watch.poll(seconds * 1_000):
+        found = watch.poll(seconds * 1_000)
+        if any(what & (select.POLLERR | select.POLLHUP) for _, what in found):
             raise BrokenPipeError
+        if found:
+            # Some systems cannot poll a terminal, and say so at once.
+            select.select([], [], [], seconds)
 
     def abandon(self) -> None:
         """Keep the interpreter from flushing into a closed pipe when it ends."""
