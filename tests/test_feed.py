@@ -60,6 +60,11 @@ class Follower:
             self.seen.append(logged)
             await self.going.wait()
 
+    async def end(self) -> None:
+        """Wait until the feed has ended; a feed that does not is told as one."""
+        async with asyncio.timeout(5):
+            await self.task
+
     @property
     def positions(self) -> list[int]:
         return [logged.meta.position for logged in self.seen]
@@ -97,7 +102,7 @@ async def test_following_gives_what_was_and_what_comes_and_ends_with_the_engine(
         await add(engine, 5)
         await until(lambda: follower.positions == [*range(3, 11)])
         await add(engine, 2)
-    await follower.task
+    await follower.end()
 
     assert follower.positions == [*range(3, 13)]
     assert engine._bus._subscriptions == []
@@ -113,7 +118,7 @@ async def test_who_follows_is_woken_by_the_bus_and_reads_nothing_while_it_waits(
         await until(lambda: len(follower.seen) == 30)
 
         assert len(store.reads) == reads
-    await follower.task
+    await follower.end()
 
 
 async def test_who_is_slow_slows_nobody_and_reads_the_log_for_what_the_bus_dropped() -> None:
@@ -132,7 +137,7 @@ async def test_who_is_slow_slows_nobody_and_reads_the_log_for_what_the_bus_dropp
         # One batch that the bus cannot hold: nothing of it waits there, only the loss is known.
         await engine.execute(Add("large", 1, 6))
         await until(lambda: len(follower.seen) == 59)
-    await follower.task
+    await follower.end()
 
     assert follower.positions == [*range(1, 60)]
 
@@ -159,7 +164,7 @@ async def test_what_is_not_durable_is_not_in_the_feed() -> None:
         store.release()
         await waiting
         await until(lambda: follower.positions == [1])
-    await follower.task
+    await follower.end()
 
 
 async def test_a_failed_engine_ends_the_feed_with_an_error() -> None:
@@ -174,7 +179,7 @@ async def test_a_failed_engine_ends_the_feed_with_an_error() -> None:
         await engine.execute(Add("a", 1))
 
     with pytest.raises(Closed, match="engine has failed"):
-        await follower.task
+        await follower.end()
     with pytest.raises(Closed):
         await anext(engine.feed())
     with pytest.raises(EngineFailed):

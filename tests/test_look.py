@@ -19,7 +19,9 @@ import pytest
 
 from engine import Engine, Ports
 from engine.__main__ import main
+from engine.commands.layout import TableLines
 from engine.commands.search import Search, Selection
+from engine.stores.contract import checksum_of
 from engine.stores.sqlite_reader import SqliteReader
 from engine.testing.scenario import ManualClock
 from tests.support import Add, Counter, Empty
@@ -148,8 +150,6 @@ async def test_what_could_move_a_terminals_cursor_is_an_escape(
 async def test_a_payload_in_another_encoding_is_hexadecimal(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from engine.stores.contract import checksum_of
-
     checksum = checksum_of("counter:c-0", 5, "added", 1, START_US + 99 * SECOND, 7, b"\xff\n", b"")
     outside(
         path,
@@ -509,9 +509,23 @@ async def test_tail_does_not_mix_two_logs(path: Path, tmp_path: Path, how: str) 
     assert re.fullmatch("error: (.* is another log now|there is no log ).*\n", err)
 
 
-def test_the_heading_comes_once(path: Path) -> None:
-    from engine.commands.layout import TableLines
+async def test_a_payloads_numbers_are_shown_as_they_are_stored(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    payload = b'{"amount": 1.50,\n "large": 123456789012345678901234567890}'
+    recorded = START_US + 99 * SECOND
+    checksum = checksum_of("counter:c-0", 5, "added", 1, recorded, 0, payload, b"")
+    outside(
+        path,
+        f"INSERT INTO events VALUES (13, 1, 5, 1, {recorded}, 0, x'{payload.hex()}', x'', "
+        f"{checksum})",
+    )
+    for form in ([], ["--json"]):
+        out = shown(capsys, "log", path, "--payload", "--after", "12", *form)[1]
+        assert '{"amount":1.50,"large":123456789012345678901234567890}' in out
 
+
+def test_the_heading_comes_once(path: Path) -> None:
     table = TableLines(payload=False)
     with SqliteReader(str(path)) as reader:
         rows: Sequence[Any] = reader.read_feed(0, events_max=3, bytes_max=1 << 20)
