@@ -291,6 +291,10 @@ def test_what_need_not_pass_the_damage_is_shown(
     assert positions(shown(capsys, "log", path, "--json", "--after", "7")[1]) == [*range(8, 13)]
     status, out, _ = shown(capsys, "log", path, "--json", "--stream", "counter:c-1")
     assert (status, positions(out)) == (0, [2, 5, 8, 11])
+    status, out, err = shown(capsys, "log", path, "--json", "--limit", "6")
+    assert (status, positions(out)) == (0, [*range(1, 7)])
+    assert err == "more after position 6: --after 6\n"
+    assert shown(capsys, "log", path, "--after", "6")[0] == 1
 
 
 def test_a_file_that_is_no_log_is_told_in_a_line(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..errors import Damaged
 from ..stores.contract import StoredEvent
 from ..stores.sqlite_reader import SqliteReader
 from .layout import FIELDS, Layout
@@ -80,9 +81,17 @@ def _page(options: argparse.Namespace, output: Output) -> int:
         last = _show(shown, layout_of(options), output)
         if last is None:
             tell("no event matches")
-        elif next(found, None) is not None:
+        elif _goes_on(found):
             tell(f"more after position {last.position}: --after {last.position}")
     return DONE
+
+
+def _goes_on(found: Iterator[StoredEvent]) -> bool:
+    try:
+        return next(found, None) is not None
+    except Damaged:
+        # It is not on this page: the next one has to say so.
+        return True
 
 
 def _show(events: Iterable[StoredEvent], layout: Layout, output: Output) -> StoredEvent | None:

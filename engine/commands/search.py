@@ -3,7 +3,8 @@
 Rules: a stream is read through its index, and a time is found by halving, since `recorded` never
 decreases along a log; what names, keys and correlations select is found by reading on. Every event
 that is passed over is compared with its checksum like one that is shown, so that a damaged event
-stops a search and is never taken for one that does not match. Memory holds one page.
+stops a search and is never taken for one that does not match. Memory holds one page, and those of
+the last events that will be shown.
 """
 
 from __future__ import annotations
