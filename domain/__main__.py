@@ -1,4 +1,4 @@
-"""The shop's command line: import a file of invoices and report, or make a larger file.
+"""The shop's command line: import invoices and report, look at an order, or make a larger file.
 
 Rules: the report goes to the output, everything else to the error stream. What a user can cause, a
 missing file, a locked store, is told in one line and not by a traceback. This file parses, calls
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 from engine import Engine, EngineError, ProjectionLag, Receipt, run
@@ -20,6 +21,7 @@ from .acknowledgements import Acknowledgements
 from .expand import expand
 from .importer import Imported, import_invoices
 from .invoices import SAMPLE, Invoices
+from .order_past import NoSuchOrder, ask_past, lay_out_past
 from .progress import Progress
 from .report import Report, ask_report, lay_out
 from .shop import open_shop
@@ -37,11 +39,22 @@ An invoice becomes an order (or a return, if its number begins with C). Every co
 a file can be imported again, after a crash or by mistake: what was done is not done twice."""
 
 IMPORT_MORE = f"""\
-another command:
+other commands:
+  python -m domain order --help       show an order, its history, and what changed
   python -m domain expand --help      make a larger file of the same shape
 
 exit status: {DONE} done; {FAILED} it could not be done, the reason is on the error stream;
 {USAGE} wrong arguments; {SOME_LEFT_OUT} done, but rows that cannot be read were left out"""
+
+
+ORDER_HELP = """\
+Show an order, everything that happened to it, and what the last of it changed; with --version or
+--at, the order as it was then, and what has changed since. The log is opened read-only, so the shop
+may be at work on it meanwhile."""
+
+ORDER_MORE = f"""\
+exit status: {DONE} shown; {FAILED} there is no such order or version, or the log cannot be read:
+the reason is on the error stream; {USAGE} wrong arguments"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,8 +62,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments[:1] == ["expand"]:
             return _expand(_expand_parser().parse_args(arguments[1:]))
+        if arguments[:1] == ["order"]:
+            return _order(_order_parser().parse_args(arguments[1:]))
         return _import(_import_parser().parse_args(arguments))
-    except (Unreadable, EngineError, OSError) as error:
+    except (Unreadable, NoSuchOrder, EngineError, OSError) as error:
         return _fail(error)
     except KeyboardInterrupt:
         print("\nstopped; run it again to go on where it was", file=sys.stderr)
@@ -111,6 +126,47 @@ def _expand_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _order_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m domain order",
+        description=ORDER_HELP,
+        epilog=ORDER_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("id", metavar="ID", help="the order's number, as 536365")
+    parser.add_argument(
+        "--store",
+        default="sqlite:shop.db",
+        metavar="URL",
+        help="the shop's log (default: %(default)s)",
+    )
+    then = parser.add_mutually_exclusive_group()
+    then.add_argument("--version", type=_version, metavar="N", help="as it was at this version")
+    then.add_argument(
+        "--at",
+        type=_moment,
+        metavar="TIME",
+        help="as it was at this time, ISO 8601, and UTC where it has no zone",
+    )
+    return parser
+
+
+def _version(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time in ISO 8601, as 2026-01-31T08:05:00Z"
+        ) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
@@ -124,6 +180,12 @@ def _expand(options: argparse.Namespace) -> int:
     )
     progress.end()
     print(f"{options.out}: {rows:,} rows")
+    return DONE
+
+
+def _order(options: argparse.Namespace) -> int:
+    past = run(ask_past, options.store, options.id, options.version, options.at)
+    print(lay_out_past(past), end="", flush=True)
     return DONE
 
 

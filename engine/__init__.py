@@ -9,8 +9,12 @@ from .aggregate import Context as Context
 from .aggregate import applies as applies
 from .aggregate import handles as handles
 from .answers import answers as answers
+from .archive import Archive as Archive
 from .authorization import Action as Action
 from .authorization import Authorize as Authorize
+from .difference import ABSENT as ABSENT
+from .difference import Change as Change
+from .difference import difference as difference
 from .engine import Engine as Engine
 from .engine import run as run
 from .errors import Closed as Closed
@@ -35,6 +39,9 @@ from .errors import StreamUnreadable as StreamUnreadable
 from .errors import UsageError as UsageError
 from .errors import Voided as Voided
 from .errors import WrongVersion as WrongVersion
+from .history import History as History
+from .history import HistoryPage as HistoryPage
+from .history import LoggedEvent as LoggedEvent
 from .keys import id_from_key as id_from_key
 from .limits import Limits as Limits
 from .messages import Command as Command

@@ -136,6 +136,10 @@ class Bus:
         self._subscriptions.append(subscription)
         return subscription
 
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Let a subscription get nothing more."""
+        self._subscriptions.remove(subscription)
+
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Hand a committed batch to every subscription, and return at once."""
         for subscription in self._subscriptions:

@@ -22,7 +22,7 @@ from .limits import ID_LENGTH_MAX, Limits
 from .snapshot import Distrusted
 from .stores.contract import Store, StreamPage, StreamRead
 
-__all__ = ["Directory"]
+__all__ = ["Directory", "check_id"]
 
 _SCAN_MAX = 1_024
 """Actors looked at, at most, to find one that can leave; the next search goes on behind them."""
@@ -74,7 +74,7 @@ class Directory:
         actor = self._actors.get(stream)
         if actor is not None:
             return actor
-        _check_id(aggregate_id)
+        check_id(aggregate_id)
         if len(self._actors) >= self._limits.resident_aggregates:
             self._make_room()
         actor = self._actors[stream] = Actor(kind, stream, aggregate_id)
@@ -229,7 +229,8 @@ class Directory:
         return unfinished
 
 
-def _check_id(aggregate_id: str) -> None:
+def check_id(aggregate_id: str) -> None:
+    """Raise UsageError for an id that cannot be stored."""
     if not 0 < len(aggregate_id) <= ID_LENGTH_MAX or not aggregate_id.isprintable():
         raise UsageError(
             f"the id {aggregate_id[:40]!r} has {len(aggregate_id)} characters: an id has 1 to "

@@ -20,35 +20,38 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from .aggregate import Aggregate, AggregateDefinition, CommandHandler, Context
+from .aggregate import Aggregate, AggregateDefinition
 from .answers import Answers
 from .authorization import Authorize, Gate
 from .bulk import run_many
 from .bus import Bus
 from .codec import EventRegistry
-from .deliberation import CURRENT, Deliberations
+from .deliberation import Deliberations
+from .difference import Change
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .errors import (
     Closed,
-    DeadlinePassed,
-    DefinitionError,
     EngineError,
     EngineFailed,
     StoreRefused,
     UsageError,
 )
+from .feed import Feeds
+from .history import History, LoggedEvent, Past
 from .journal import Journal
 from .kind import Kind, bind_events
-from .limits import KEY_LENGTH_MAX, Limits
-from .mailbox import Intake, Mail
+from .limits import Limits
+from .mailbox import Intake
 from .messages import Command, Envelope, Query, Receipt
 from .ports import Ports
 from .projection import Projection, check_names
 from .projector import Projector
+from .reception import Reception
 from .schema import check_types, told
 from .snapshot import Freezer
 from .snapshot_writer import SnapshotWriter
@@ -62,6 +65,7 @@ from .watchdog import LoopWatch
 
 __all__ = ["Engine", "run"]
 
+A = TypeVar("A", bound=Aggregate)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 
@@ -134,13 +138,22 @@ class Engine:
         )
         self._resources = dict(resources or {})
         self._deliberations = Deliberations(self._logger)
-        self._handlers = self._wire_handlers(definitions)
+        self._reception = Reception(
+            [self._kind(definition) for definition in definitions],
+            self._intake,
+            self._directory,
+            self._ports,
+        )
         self._projections = tuple(projections)
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
         self._projectors = {p.__definition__.name: self._projector(p) for p in projections}
         self._answers = Answers(answers, self._views, self._projectors, self._limits)
         self._watch = self._loop_watch()
-        self._supervisor = Supervisor(
+        self._past, self._feeds = self._wire_readers(definitions)
+        self._supervisor = self._wire_supervisor()
+
+    def _wire_supervisor(self) -> Supervisor:
+        return Supervisor(
             open_all=self._open,
             close_all=(self._views.close, self._store.close),
             intake=self._intake,
@@ -150,7 +163,7 @@ class Engine:
             deliberations=self._deliberations,
             snapshots=self._snapshots,
             watch=self._watch,
-            readers=tuple(self._projectors.values()),
+            readers=(*self._projectors.values(), self._feeds),
             logger=self._logger,
         )
 
@@ -171,37 +184,6 @@ class Engine:
             ports=self._ports,
             logger=self._logger,
         )
-
-    def _wire_handlers(
-        self, definitions: Sequence[AggregateDefinition]
-    ) -> Mapping[type[Command], tuple[Kind, CommandHandler]]:
-        kinds: dict[str, type[Aggregate]] = {}
-        handlers: dict[type[Command], tuple[Kind, CommandHandler]] = {}
-        for definition in definitions:
-            other = kinds.setdefault(definition.kind, definition.cls)
-            if other is not definition.cls:
-                raise DefinitionError(
-                    f"{definition.cls.__qualname__} and {other.__qualname__} are both of kind "
-                    f"{definition.kind!r}: a kind is stored, so give one of them another"
-                )
-            kind = self._kind(definition)
-            for command, handler in definition.handlers.items():
-                self._check_resources(handler)
-                if command in handlers:
-                    raise DefinitionError(
-                        f"{command.__name__} is handled by {definition.cls.__qualname__} and by "
-                        f"{handlers[command][0].definition.cls.__qualname__}: keep one handler"
-                    )
-                handlers[command] = (kind, handler)
-        return handlers
-
-    def _check_resources(self, handler: CommandHandler) -> None:
-        for taken in handler.takes:
-            if taken is not Context and taken not in self._resources:
-                raise DefinitionError(
-                    f"{handler.decide.__qualname__} takes a {taken.__name__}, which the engine "
-                    f"does not have: write Engine(resources={{{taken.__name__}: ...}})"
-                )
 
     def _kind(self, definition: AggregateDefinition) -> Kind:
         return Kind(
@@ -225,6 +207,26 @@ class Engine:
         if definition.snapshot_every is None:
             return None
         return Freezer(definition, self._logger, self._snapshots.keep)
+
+    def _wire_readers(self, definitions: Sequence[AggregateDefinition]) -> tuple[Past, Feeds]:
+        past = Past(
+            self._store,
+            definitions,
+            self._registry,
+            self._limits,
+            check_usable=self._check_usable,
+            gate=self._gate,
+        )
+        feeds = Feeds(
+            self._store,
+            self._bus,
+            self._registry,
+            self._limits,
+            check_usable=self._check_usable,
+            position=lambda: self._journal.position,
+            gate=self._gate,
+        )
+        return past, feeds
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -252,8 +254,16 @@ class Engine:
         """
         if self._gate is not None:
             await self._gate.check(principal, "execute", command)
-        return await self._submit(
-            command, key, expected, deadline, correlation, causation, principal, headers
+        return await self._reception.take(
+            self._check_usable(),
+            command,
+            key,
+            expected,
+            deadline,
+            correlation,
+            causation,
+            principal,
+            headers,
         )
 
     async def execute_many(
@@ -276,7 +286,8 @@ class Engine:
     async def _send(self, envelope: Envelope) -> asyncio.Future[Receipt]:
         if self._gate is not None:
             await self._gate.check(envelope.principal, "execute", envelope.command)
-        return self._submit(
+        return self._reception.take(
+            self._check_usable(),
             envelope.command,
             envelope.key,
             envelope.expected,
@@ -286,65 +297,6 @@ class Engine:
             envelope.principal,
             envelope.headers,
         )
-
-    def _submit(
-        self,
-        command: Command,
-        key: str | None,
-        expected: int | None,
-        deadline: float | None,
-        correlation: str | None,
-        causation: str | None,
-        principal: str | None,
-        headers: Mapping[str, str] | None,
-    ) -> asyncio.Future[Receipt]:
-        """Post a command; look-up and posting are one step, with no await between them."""
-        loop = self._check_usable()
-        wired = self._handlers.get(type(command))
-        if wired is None:
-            raise UsageError(
-                f"no aggregate of this engine handles {type(command).__name__}: pass the aggregate "
-                f"that does to Engine([...]). Nothing was run."
-            )
-        if key is not None:
-            _check_key(key)
-        if correlation is not None or causation is not None or principal is not None or headers:
-            _check_trace(correlation, causation, principal, headers)
-        kind, handler = wired
-        if deadline is None:
-            deadline = kind.definition.deadline
-        else:
-            _check_deadline(deadline)
-        if CURRENT.get() is not None:
-            self._check_not_inside(command)
-        self._intake.check()
-        actor = self._directory.find(kind, getattr(command, handler.id_field))
-        mail = Mail(
-            loop.create_future(),
-            handler,
-            command,
-            key,
-            expected,
-            correlation,
-            causation,
-            principal,
-            headers,
-            deadline,
-        )
-        actor.post(mail)
-        if self._ports.failpoint is not None:
-            self._ports.failpoint("mailbox.accepted")
-        return mail.answer
-
-    def _check_not_inside(self, command: Command) -> None:
-        """Refuse a command out of a handler: its aggregate may be what that one waits for."""
-        inside = CURRENT.get()
-        if inside is not None and inside.intake is self._intake and not inside.ended:
-            raise UsageError(
-                f"{inside.mail.handler.decide.__qualname__} calls engine.execute with "
-                f"{type(command).__name__}: two aggregates that wait for each other never end. "
-                f"Return events, and let what reads them send the command. Nothing was run."
-            )
 
     # -- queries ----------------------------------------------------------------------------
 
@@ -403,6 +355,67 @@ class Engine:
             batch_events_max=self._journal.batch_events_max,
             projectors={name: p.statistics() for name, p in self._projectors.items()},
         )
+
+    # -- looking back -----------------------------------------------------------------------
+
+    def history(
+        self,
+        aggregate: type[Aggregate],
+        aggregate_id: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        principal: str | None = None,
+    ) -> History:
+        """Give an aggregate's committed events after a version, with their metadata.
+
+        Await it for a page of at most `limit`, or iterate it with `async for` for all of them. An
+        aggregate without events has an empty history. Raises UsageError, Forbidden, and Damaged
+        after what stands before the damaged event.
+        """
+        return self._past.history(aggregate, aggregate_id, after, limit, principal)
+
+    async def state(
+        self,
+        aggregate: type[A],
+        aggregate_id: str,
+        *,
+        version: int | None = None,
+        at: datetime | int | None = None,
+        principal: str | None = None,
+    ) -> A:
+        """Give an aggregate as it was at a version or a time, or as it durably is.
+
+        `at` is an aware datetime or µs since 1970 UTC, and events recorded at that very moment are
+        in. The state is folded for the caller from the log. Raises UsageError (where the version
+        does not exist, too), Forbidden, Damaged, and StreamUnreadable where an event cannot be
+        applied.
+        """
+        return await self._past.state(aggregate, aggregate_id, version, at, principal)
+
+    async def difference(
+        self,
+        aggregate: type[Aggregate],
+        aggregate_id: str,
+        before: int,
+        after: int,
+        *,
+        principal: str | None = None,
+    ) -> tuple[Change, ...]:
+        """Give what changed in an aggregate from one version to another; raises as `state` does."""
+        return await self._past.difference(aggregate, aggregate_id, before, after, principal)
+
+    def feed(
+        self, after: int = 0, *, follow: bool = False, principal: str | None = None
+    ) -> AsyncGenerator[LoggedEvent, None]:
+        """Give all committed events after a position, in order; with `follow`, new ones as well.
+
+        One that follows ends when the engine stops, also where it had not caught up: go on after
+        the last position that came. To leave it early, use `contextlib.aclosing`.
+        Raises UsageError, Forbidden, Closed, and Damaged for an event that cannot be decoded, after
+        everything before it.
+        """
+        return self._feeds.feed(after, follow, principal)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -484,37 +497,3 @@ def _registry(
     ]
     upcasting.check(folded)
     return EventRegistry((cls for cls, _ in folded), upcasting)
-
-
-def _check_key(key: object) -> None:
-    if not isinstance(key, str) or not 0 < len(key) <= KEY_LENGTH_MAX:
-        raise UsageError(
-            f"a key is a string of 1 to {KEY_LENGTH_MAX} characters, not {key!r:.60}. "
-            f"Nothing was run."
-        )
-
-
-def _check_deadline(deadline: object) -> None:
-    if not isinstance(deadline, int | float) or deadline != deadline:
-        raise UsageError(f"deadline is a number of seconds, not {deadline!r:.60}. Nothing was run.")
-    if deadline <= 0:
-        raise DeadlinePassed(
-            f"the deadline is {deadline:g} s, so it has passed already. Nothing was run."
-        )
-
-
-def _check_trace(
-    correlation: object, causation: object, principal: object, headers: object
-) -> None:
-    for name, value in (
-        ("correlation", correlation),
-        ("causation", causation),
-        ("principal", principal),
-    ):
-        if value is not None and not isinstance(value, str):
-            raise UsageError(f"{name} is a string, not a {type(value).__name__}. Nothing was run.")
-    if headers is None:
-        return
-    pairs = cast("Mapping[object, object]", headers if isinstance(headers, Mapping) else {0: 0})
-    if not all(isinstance(part, str) for pair in pairs.items() for part in pair):
-        raise UsageError("headers map strings to strings. Nothing was run.")

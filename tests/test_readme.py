@@ -1,4 +1,4 @@
-"""The README's program runs as it stands, twice, and says the same."""
+"""The README's program runs as it stands, twice, and says the same; what goes on there does too."""
 
 from __future__ import annotations
 
@@ -11,21 +11,30 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_program_of_the_readme_runs_and_may_be_repeated(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
-    (tmp_path / "bank.py").write_text(blocks[0])
-    runs = [
-        subprocess.run(
-            [sys.executable, "bank.py"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for _ in range(2)
-    ]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+BALANCE = "Balance(account_id='a-1', cents=500)\n"
 
-    assert [run.stdout for run in runs] == ["Balance(account_id='a-1', cents=500)\n"] * 2
-    assert [run.stderr for run in runs] == ["", ""]
+
+def run_program(folder: Path, program: str) -> str:
+    (folder / "bank.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "bank.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_program_of_the_readme_runs_and_may_be_repeated(tmp_path: Path) -> None:
+    assert [run_program(tmp_path, BLOCKS[0]) for _ in range(2)] == [BALANCE] * 2
+
+
+def test_the_program_goes_on_with_looking_back(tmp_path: Path) -> None:
+    assert len(BLOCKS) == 2
+    assert run_program(tmp_path, "".join(BLOCKS)) == BALANCE + (
+        "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
+    )

@@ -265,6 +265,26 @@ async def test_a_retired_event_counts_and_changes_nothing() -> None:
         assert await engine.query(GetGuest("a"), at=receipt) == GuestRow("a", "Lee", 4)
 
 
+async def test_looking_back_shows_old_events_as_those_of_today_and_retired_ones_by_name() -> None:
+    store = await written(
+        ("guest:a", GuestMade("Ann Lee")), ("guest:a", GuestWaved()), ("guest:a", GuestLeft())
+    )
+    async with hotel(store, retired=[Retired("guest-waved")]) as engine:
+        found = [(logged.name, logged.event) async for logged in engine.history(Guest, "a")]
+        fed = [(logged.name, logged.event) async for logged in engine.feed()]
+        assert (
+            found
+            == fed
+            == [
+                ("guest-made", GuestBooked("Ann", "Lee", 1, {"towels": 1})),
+                ("guest-waved", None),
+                ("guest-left", GuestLeft()),
+            ]
+        )
+        assert (await engine.state(Guest, "a", version=2)).left is False
+        assert (await engine.state(Guest, "a")).version == 3
+
+
 async def test_one_version_of_a_name_can_be_retired() -> None:
     class Waved(Event, name="guest-waved", version=2):
         pass

@@ -35,7 +35,7 @@ from .contract import (
 )
 from .sqlite_pages import Types, read_feed, read_streams
 from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
-from .sqlite_session import run, set_pragma
+from .sqlite_session import BUSY_MS, run, set_pragma, set_reading
 from .sqlite_snapshots import read_snapshots, write_snapshots
 
 __all__ = ["SqliteStore"]
@@ -46,8 +46,6 @@ SQLITE_OLDEST: Final = (3, 51, 3)
 """Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """The write-ahead log is folded into the file above this size."""
-BUSY_MS: Final = 5_000
-"""How long to wait for a stranger (a shell, a backup) that holds the file."""
 PAGE_BYTES: Final = 8_192
 CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose number and version the writer remembers."""
@@ -175,11 +173,7 @@ class SqliteStore:
     def _open_reader(self) -> None:
         try:
             connection = self._reading = self._ports.files.connect(self.path, readonly=True)
-            set_pragma(connection, "busy_timeout", BUSY_MS)
-            set_pragma(connection, "query_only", 1)
-            set_pragma(connection, "trusted_schema", 0)
-            set_pragma(connection, "cell_size_check", 1)
-            set_pragma(connection, "mmap_size", 0)
+            set_reading(connection)
         except apsw.Error as error:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error
 

@@ -18,14 +18,19 @@ from ..errors import StoreFailed, StoreRefused
 from ..rows import Scalar
 
 __all__ = [
+    "BUSY_MS",
     "failures",
     "floats_are_exact",
     "only_reads",
     "run",
     "run_some",
     "set_pragma",
+    "set_reading",
     "transaction",
 ]
+
+BUSY_MS: Final = 5_000
+"""How long to wait for a stranger (a shell, a backup) that holds the file."""
 
 
 def run(connection: Any, sql: str, values: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
@@ -84,6 +89,18 @@ def set_pragma(connection: apsw.Connection, pragma: str, value: str | int) -> No
     found = run(connection, f"PRAGMA {pragma}")
     if found != [(value,)]:
         raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
+
+
+def set_reading(connection: apsw.Connection) -> None:
+    """Set a connection up to read a log and do nothing else."""
+    for pragma, value in (
+        ("busy_timeout", BUSY_MS),
+        ("query_only", 1),
+        ("trusted_schema", 0),
+        ("cell_size_check", 1),
+        ("mmap_size", 0),
+    ):
+        set_pragma(connection, pragma, value)
 
 
 _READS: Final = frozenset(

@@ -18,6 +18,7 @@ import msgspec
 
 from ..aggregate import Aggregate, CommandHandler, Context, as_events
 from ..codec import EventRegistry
+from ..difference import difference
 from ..errors import Rejected, UsageError
 from ..messages import Command, Event, Meta
 from ..projection import Projection, Row, Table
@@ -166,7 +167,8 @@ class Scenario(Generic[A]):
             _fail(
                 f"{handler.decide.__qualname__} changed the state; a handler returns events, and "
                 f"appliers change the state",
-                ["before: " + before, "after:  " + after],
+                [str(change) for change in difference(self._fold(), trial.state)]
+                or ["before: " + before, "after:  " + after],
             )
         history = (*self.history, *events)
         return Decision(self._aggregate, history, self._id, tuple(events), trial.rejection)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import assert_type
 
 from engine import (
+    Aggregate,
+    Archive,
+    Change,
     Command,
     Engine,
     EngineError,
     Event,
+    HistoryPage,
     Id,
+    LoggedEvent,
     Projection,
     Query,
     Receipt,
@@ -17,6 +22,8 @@ from engine import (
     Table,
     Views,
     answers,
+    applies,
+    handles,
     projects,
 )
 
@@ -29,6 +36,18 @@ class Opened(Event, name="opened", version=2):
 class Open(Command):
     account: Id
     cents: int = 0
+
+
+class Vault(Aggregate, kind="vault"):
+    cents: int = 0
+
+    @handles
+    def open(self, command: Open) -> Opened:
+        return Opened(self.id, command.cents)
+
+    @applies
+    def opened(self, event: Opened) -> None:
+        self.cents += event.cents
 
 
 class Account(Row, key="account", index=["cents"]):
@@ -61,3 +80,14 @@ async def use(engine: Engine) -> None:
     assert_type(await engine.query(GetAccount("a"), at=receipt), Account | None)
     async for answer in engine.execute_many([Open("a"), Open(account="b", cents=1)]):
         assert_type(answer, Receipt | EngineError)
+
+
+async def look_back(engine: Engine, archive: Archive) -> None:
+    assert_type(await engine.state(Vault, "a", version=1), Vault)
+    assert_type(await archive.state(Vault, "a"), Vault)
+    assert_type(await engine.history(Vault, "a"), HistoryPage)
+    assert_type(await engine.difference(Vault, "a", 0, 1), tuple[Change, ...])
+    async for event in engine.history(Vault, "a"):
+        assert_type(event, LoggedEvent)
+    async for event in engine.feed(follow=True):
+        assert_type(event, LoggedEvent)

@@ -1,0 +1,166 @@
+"""The past of one order, for whoever answers the customer: what it is, what happened, what changed.
+
+Rules: everything is read from the log, read-only, beside a shop that may be at work; nothing is
+asked of the views. An order is shown as it is, or as it was at a version or a time, with all that
+happened to it and what changed since. This file lays out text and prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from engine import ABSENT, Archive, Change, LoggedEvent, difference
+
+from .lines import Line
+from .money import pounds
+from .orders import Order
+
+__all__ = ["NoSuchOrder", "OrderPast", "ask_past", "lay_out_past"]
+
+NAME_WIDTH = 36
+
+
+class NoSuchOrder(Exception):
+    """The log has no order under this number."""
+
+
+class OrderPast(msgspec.Struct, frozen=True):
+    """One order, as it was at a version, and its history."""
+
+    order: Order
+    """As it was then."""
+    now: Order
+    """As it is."""
+    history: Sequence[LoggedEvent]
+    """All that happened to it, up to now."""
+    changes: Sequence[Change]
+    """Since then; where the order is shown as it is, by the last thing that happened."""
+
+
+async def ask_past(
+    store: str, order_id: str, version: int | None = None, at: datetime | None = None
+) -> OrderPast:
+    """Read the past of an order; without a version or a time, up to now.
+
+    Raises NoSuchOrder, and EngineError where the log cannot be read or has no such version.
+    """
+    async with Archive([Order], store=store) as archive:
+        history = [event async for event in archive.history(Order, order_id)]
+        if not history:
+            raise NoSuchOrder(_unknown(order_id))
+        # A shop at work may write on meanwhile: all that is shown ends with the same event.
+        last = len(history)
+        now = await archive.state(Order, order_id, version=last)
+        order = now
+        before = await archive.state(Order, order_id, version=last - 1)
+        if version is not None or at is not None:
+            order = before = await archive.state(Order, order_id, version=version, at=at)
+    changes = [c for c in difference(before, now) if c.path != ("version",)]
+    return OrderPast(order, now, history, changes)
+
+
+def _unknown(order_id: str) -> str:
+    if order_id.startswith("C"):
+        return f"{order_id} is the number of a return, and returns are not shown here"
+    return (
+        f"the shop has no order {order_id}: none was created under this number. An invoice that "
+        f"the rules refused leaves nothing in the log; the report of its import names it."
+    )
+
+
+def lay_out_past(past: OrderPast) -> str:
+    """Give the text."""
+    return "".join(_plain(line) + "\n" for line in _lines(past))
+
+
+def _plain(line: str) -> str:
+    """Keep what callers and invoices wrote from moving a terminal's cursor."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
+
+
+def _lines(past: OrderPast) -> Iterator[str]:
+    yield from _summary(past)
+    yield from _goods(list(past.order.lines.values()))
+    yield from _history(past)
+    yield from _changes(past)
+
+
+def _summary(past: OrderPast) -> Iterator[str]:
+    order, now = past.order, past.now
+    yield f"ORDER {now.id}" + ("" if order is now else f", as it was at version {order.version}")
+    yield ""
+    if not order.version:
+        yield "  it did not exist yet"
+        return
+    yield f"  status    {order.status}"
+    yield f"  customer  {order.buyer.customer_id or 'not known'}, {order.buyer.country}"
+    yield f"  invoiced  {order.invoiced_at.replace('T', ' ')}"
+    yield f"  total     {pounds(order.total)}"
+    yield f"  version   {order.version} of {now.version}"
+
+
+def _goods(lines: Sequence[Line]) -> Iterator[str]:
+    if not lines:
+        return
+    yield ""
+    yield f"{'Lines':<{NAME_WIDTH + 12}}{'quantity':>9}{'price':>10}{'total':>12}"
+    for line in lines:
+        name = f"{line.product:<9} {line.description[:NAME_WIDTH]}"
+        yield (
+            f"  {name:<{NAME_WIDTH + 10}}{line.quantity:>9,}{pounds(line.unit_price):>10}"
+            f"{pounds(line.total):>12}"
+        )
+
+
+def _history(past: OrderPast) -> Iterator[str]:
+    width = max(len(event.name) for event in past.history)
+    yield ""
+    yield f"{'History':<11}{'recorded (UTC)':<21}{'event':<{width + 2}}{'by':<14}key"
+    for event in past.history:
+        meta = event.meta
+        mark = ">" if meta.version == past.order.version and past.order is not past.now else " "
+        yield (
+            f"{mark} {meta.version:>7}  {_time(meta.time):<21}{event.name:<{width + 2}}"
+            f"{meta.principal or '-':<14}{meta.key or '-'}"
+        )
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _changes(past: OrderPast) -> Iterator[str]:
+    as_it_is = past.order is past.now
+    yield ""
+    yield (
+        f"Changed by version {past.now.version}"
+        if as_it_is
+        else (f"Changed since version {past.order.version}")
+    )
+    if as_it_is and past.now.version == 1:
+        yield "  it was created"
+    elif not past.changes:
+        yield "  nothing"
+    else:
+        yield from ("  " + _told(change) for change in past.changes)
+
+
+def _told(change: Change) -> str:
+    """Say a change in the shop's words."""
+    before, after = change.before, change.after
+    match change.path:
+        case ("total",):
+            return f"total: {pounds(before)} -> {pounds(after)}"
+        case ("status" | "invoiced_at",):
+            return f"{change.where}: {before or '-'} -> {after}"
+        case ("buyer", str(field)):
+            return f"{field.replace('_', ' ')}: {before or '-'} -> {after or '-'}"
+        case ("lines", str(line), "quantity"):
+            return f"quantity of {line}: {before:,} -> {after:,}"
+        case ("lines", str(line)) if isinstance(after, Line) and before is ABSENT:
+            return f"line {line} added: {after.quantity:,} at {pounds(after.unit_price)}"
+        case _:
+            return str(change)

@@ -1,0 +1,5 @@
+"""The commands of `python -m engine`, one a file: each gives `add_parser` and what it runs.
+
+They read a log from outside, through `engine.stores.sqlite_reader`, and need no code of the
+application whose log it is.
+"""
