@@ -14,6 +14,7 @@ import msgspec
 
 from engine import ABSENT, Archive, Change, LoggedEvent, difference
 
+from .former_events import UPCASTERS
 from .lines import Line
 from .money import pounds
 from .orders import Order
@@ -47,7 +48,7 @@ async def ask_past(
 
     Raises NoSuchOrder, and EngineError where the log cannot be read or has no such version.
     """
-    async with Archive([Order], store=store) as archive:
+    async with Archive([Order], store=store, upcasters=UPCASTERS) as archive:
         history = [event async for event in archive.history(Order, order_id)]
         if not history:
             raise NoSuchOrder(_unknown(order_id))

@@ -20,6 +20,7 @@ from .money import Money
 __all__ = [
     "AdjustOrderItemQuantity",
     "CancelOrder",
+    "CancelReason",
     "CreateOrder",
     "Order",
     "OrderCancelled",
@@ -40,6 +41,15 @@ class Status(StrEnum):
     CREATED = "created"
     SHIPPED = "shipped"
     CANCELLED = "cancelled"
+
+
+class CancelReason(StrEnum):
+    """Why an order is called off, as far as the shop counts it."""
+
+    OTHER = "other"
+    CUSTOMER = "customer"
+    OUT_OF_STOCK = "out-of-stock"
+    NOT_PAID = "not-paid"
 
 
 class CreateOrder(Command):
@@ -70,7 +80,9 @@ class CancelOrder(Command):
     """Call a created order off."""
 
     order_id: Id
-    reason: str = ""
+    reason: CancelReason = CancelReason.OTHER
+    note: str = ""
+    """Anything that a person wants to add."""
 
 
 class OrderCreated(Event, name="order-created", version=1):
@@ -110,14 +122,18 @@ class OrderShipped(Event, name="order-shipped", version=1):
     """An order is on its way."""
 
 
-class OrderCancelled(Event, name="order-cancelled", version=1):
-    """An order was called off; what it was is said again, so that views can take it back."""
+class OrderCancelled(Event, name="order-cancelled", version=2):
+    """An order was called off; what it was is said again, so that views can take it back.
+
+    Version 1 is in `former_events`.
+    """
 
     buyer: Buyer
     invoiced_at: str
     lines: tuple[Line, ...]
     total: Money
-    reason: str
+    reason: CancelReason
+    note: str
 
 
 # Keys are remembered for more versions than any order of the importer has events, so that a whole
@@ -189,8 +205,9 @@ class Order(Aggregate, kind="order", key_window=4_000):
     def cancel(self, command: CancelOrder) -> OrderCancelled:
         """Cancel a created order; what was shipped comes back as a return."""
         self._refuse_unless_created("cancelled")
+        lines = tuple(self.lines.values())
         return OrderCancelled(
-            self.buyer, self.invoiced_at, tuple(self.lines.values()), self.total, command.reason
+            self.buyer, self.invoiced_at, lines, self.total, command.reason, command.note
         )
 
     def _refuse_unless_created(self, what: str) -> None:

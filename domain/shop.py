@@ -10,6 +10,7 @@ from engine import Engine, Limits
 
 from .catalogue import Catalogue
 from .customers import Customers
+from .former_events import UPCASTERS
 from .order_views import Orders
 from .orders import Order
 from .queries import ANSWERS
@@ -29,6 +30,7 @@ def open_shop(store: str = "memory:") -> Engine:
         [Order, Return],
         projections=[Orders, Catalogue, Sales, Customers],
         answers=ANSWERS,
+        upcasters=UPCASTERS,
         store=store,
         limits=LIMITS,
     )

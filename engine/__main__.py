@@ -1,4 +1,4 @@
-"""`python -m engine`: commands over a log, for operators; the application's code is not needed.
+"""`python -m engine`: commands over a log, for operators; only `schema` needs the application.
 
 Rules: a command is a file in `engine/commands` and a name in the table below. What a user can
 cause is told in one line on the error stream and not by a traceback.
@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .commands import log, tail
+from .commands import log, schema, tail
 from .commands.options import FAILED
 from .commands.output import tell
 from .errors import EngineError
 
 __all__ = ["main"]
 
-COMMANDS: Final = (log, tail)
+COMMANDS: Final = (log, tail, schema)
 INTERRUPTED: Final = 130
 
 

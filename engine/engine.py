@@ -468,6 +468,11 @@ class Engine:
             ) from self.failed
 
     @property
+    def registry(self) -> EventRegistry:
+        """The classes of event that it knows, and how stored ones are read."""
+        return self._registry
+
+    @property
     def failed(self) -> BaseException | None:
         """What ended the engine, if it failed."""
         return self._supervisor.failed

@@ -11,7 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+BLOCKS = blocks("README.md")
 BALANCE = "Balance(account_id='a-1', cents=500)\n"
 
 
@@ -38,3 +42,21 @@ def test_the_program_goes_on_with_looking_back(tmp_path: Path) -> None:
     assert run_program(tmp_path, "".join(BLOCKS)) == BALANCE + (
         "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
     )
+
+
+def test_the_program_about_changing_events_runs_and_passes_the_gate(tmp_path: Path) -> None:
+    (program,) = blocks("EVOLUTION.md")
+    (tmp_path / "hotel").mkdir()
+    (tmp_path / "hotel" / "main.py").write_text(program.replace("\nrun(main)", ""))
+    assert run_program(tmp_path, program) == "Lee\n"
+
+    gate = [sys.executable, "-m", "engine", "schema", "check", "hotel.main:make_engine"]
+    done = subprocess.run(
+        [*gate, "--log", "hotel.db"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "3 types of events are declared, 1 stored in hotel.db: everything fits" in done.stderr

@@ -44,7 +44,7 @@ RANKS: list[set[str]] = [
     {"engine"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options"},
-    {"commands.log", "commands.tail"},
+    {"commands.log", "commands.tail", "commands.schema"},
     {"__main__"},
 ]
 

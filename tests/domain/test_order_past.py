@@ -35,7 +35,7 @@ async def sell(store: str) -> None:
         await engine.execute(ShipOrder("7"), key="7/ship")
         await engine.execute(CreateOrder("8", Buyer("Spain"), "2026-01-30T23:59:00", (LAMP,)))
         await engine.execute(CreateOrder("9", Buyer("Spain"), "2026-01-30T23:59:00", (LAMP,)))
-        await engine.execute(CancelOrder("9", "changed"), key="k\x1b[2J", principal="\n")
+        await engine.execute(CancelOrder("9", note="changed"), key="k\x1b[2J", principal="\n")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from domain.lines import Line
 from domain.orders import (
     AdjustOrderItemQuantity,
     CancelOrder,
+    CancelReason,
     Order,
     OrderCancelled,
     OrderCreated,
@@ -23,7 +24,7 @@ from .goods import ANN, MORNING, adjust, create, created, heart, lantern
 
 CREATED = created(lantern(6), heart(2))
 SHIPPED = OrderShipped()
-CANCELLED = OrderCancelled(ANN, MORNING, (lantern(6), heart(2)), 2_544, "")
+CANCELLED = OrderCancelled(ANN, MORNING, (lantern(6), heart(2)), 2_544, CancelReason.OTHER, "")
 
 
 def test_an_order_is_created_with_its_total() -> None:
@@ -81,9 +82,16 @@ def test_a_cancelled_order_says_what_it_was() -> None:
     cancelled = (
         given(Order, CREATED)
         .when(adjust("o-1", heart(), 1))
-        .when(CancelOrder("o-1", "changed my mind"))
+        .when(CancelOrder("o-1", CancelReason.CUSTOMER, "changed my mind"))
         .then(
-            OrderCancelled(ANN, MORNING, (lantern(6), heart(1)), 6 * 339 + 255, "changed my mind")
+            OrderCancelled(
+                ANN,
+                MORNING,
+                (lantern(6), heart(1)),
+                6 * 339 + 255,
+                CancelReason.CUSTOMER,
+                "changed my mind",
+            )
         )
     )
 
