@@ -51,6 +51,7 @@ from .messages import Id as Id
 from .messages import Meta as Meta
 from .messages import Query as Query
 from .messages import Receipt as Receipt
+from .portal import Portal as Portal
 from .ports import Ports as Ports
 from .projection import Projection as Projection
 from .projection import Row as Row

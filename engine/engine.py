@@ -48,6 +48,7 @@ from .kind import Kind, bind_events
 from .limits import Limits
 from .mailbox import Intake
 from .messages import Command, Envelope, Query, Receipt
+from .portal import Portal
 from .ports import Ports
 from .projection import Projection, check_names
 from .projector import Projector
@@ -421,6 +422,20 @@ class Engine:
 
     def _check_usable(self) -> asyncio.AbstractEventLoop:
         """Give the loop, or raise what tells the caller why the engine cannot be used here."""
+        expected = self.usable_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not expected:
+            raise UsageError(
+                "this engine runs in another event loop, or is used from another thread: call it "
+                "from the loop in which it was started, or through `engine.portal()`"
+            )
+        return expected
+
+    def usable_loop(self) -> asyncio.AbstractEventLoop:
+        """Give the loop in which the engine runs; raise what prevents its use in this process."""
         if self._supervisor.state != "running":
             self._refuse_state()
         if os.getpid() != self._process:
@@ -428,16 +443,21 @@ class Engine:
                 f"this engine was started in process {self._process} and is used in "
                 f"{os.getpid()}, after a fork: start an engine of its own in each process"
             )
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop is not self._loop or loop is None:
-            raise UsageError(
-                "this engine runs in another event loop, or is used from another thread: call it "
-                "from the loop in which it was started"
-            )
-        return loop
+        assert self._loop is not None
+        return self._loop
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was not started yet."""
+        return self._supervisor.state == "new"
+
+    def portal(self) -> Portal:
+        """Give a way in for code without an event loop: threads, notebooks, sync frameworks.
+
+        On an engine that was not started, `with engine.portal() as portal:` runs it on a loop in a
+        thread of its own. On one that runs, the portal is used from other threads as it is.
+        """
+        return Portal(self)
 
     def _refuse_state(self) -> None:
         if self._supervisor.state in ("new", "starting"):

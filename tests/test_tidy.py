@@ -40,7 +40,7 @@ RANKS: list[set[str]] = [
     {"directory", "stores.sqlite_history", "stores.urls"},
     {"dispatcher", "stores.sqlite_views", "history", "reception"},
     {"supervisor", "feed"},
-    {"bulk", "archive"},
+    {"bulk", "archive", "portal"},
     {"engine"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options"},
