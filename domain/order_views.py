@@ -31,6 +31,8 @@ class OrderSummary(Row, key="order_id", index=["status", "customer_id"]):
     invoiced_at: str
     lines: tuple[Line, ...]
     total: Money
+    version: int
+    """The order's, as this row shows it."""
     created_at: int
     """In µs since 1970-01-01 UTC, as the next two."""
     shipped_at: int | None = None
@@ -42,7 +44,7 @@ def order_of(_: Event, meta: Meta) -> Mapping[str, Sequence[str]]:
     return {"summaries": [meta.id]}
 
 
-class Orders(Projection, name="orders", version=1):
+class Orders(Projection, name="orders", version=2):
     """All orders."""
 
     summaries: Table[OrderSummary]
@@ -59,6 +61,7 @@ class Orders(Projection, name="orders", version=1):
                 invoiced_at=event.invoiced_at,
                 lines=event.lines,
                 total=event.total,
+                version=meta.version,
                 created_at=meta.recorded,
             )
         )
@@ -72,14 +75,18 @@ class Orders(Projection, name="orders", version=1):
             replace(line, quantity=event.quantity_after) if line.id == event.line_id else line
             for line in order.lines
         )
-        self.summaries.update(meta.id, lines=lines, total=event.total)
+        self.summaries.update(meta.id, version=meta.version, lines=lines, total=event.total)
 
     @projects(keys=order_of)
     def shipped(self, event: OrderShipped, meta: Meta) -> None:
         """Show that it is on its way."""
-        self.summaries.update(meta.id, status="shipped", shipped_at=meta.recorded)
+        self.summaries.update(
+            meta.id, version=meta.version, status="shipped", shipped_at=meta.recorded
+        )
 
     @projects(keys=order_of)
     def cancelled(self, event: OrderCancelled, meta: Meta) -> None:
         """Show that it was called off; its lines stay to be seen."""
-        self.summaries.update(meta.id, status="cancelled", cancelled_at=meta.recorded)
+        self.summaries.update(
+            meta.id, version=meta.version, status="cancelled", cancelled_at=meta.recorded
+        )

@@ -26,6 +26,7 @@ from .errors import EngineError as EngineError
 from .errors import EngineFailed as EngineFailed
 from .errors import Forbidden as Forbidden
 from .errors import HandlerFailed as HandlerFailed
+from .errors import InvalidInput as InvalidInput
 from .errors import KeyReused as KeyReused
 from .errors import NotRun as NotRun
 from .errors import OutcomeUnknown as OutcomeUnknown

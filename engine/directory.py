@@ -16,7 +16,7 @@ import logging
 from collections.abc import Sequence
 
 from .actor import Actor
-from .errors import Damaged, Overloaded, StoreFailed, UsageError
+from .errors import Damaged, InvalidInput, Overloaded, StoreFailed
 from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
 from .snapshot import Distrusted
@@ -68,7 +68,9 @@ class Directory:
         Raises UsageError for an id that cannot be stored, Overloaded when nobody can leave.
         """
         if not isinstance(aggregate_id, str):
-            raise UsageError(f"an aggregate's id is a string, not a {type(aggregate_id).__name__}")
+            raise InvalidInput(
+                f"an aggregate's id is a string, not a {type(aggregate_id).__name__}"
+            )
         # Joined and not formatted: Python's versions differ in how they format an enum's member.
         stream = kind.definition.kind + ":" + aggregate_id
         actor = self._actors.get(stream)
@@ -232,7 +234,7 @@ class Directory:
 def check_id(aggregate_id: str) -> None:
     """Raise UsageError for an id that cannot be stored."""
     if not 0 < len(aggregate_id) <= ID_LENGTH_MAX or not aggregate_id.isprintable():
-        raise UsageError(
+        raise InvalidInput(
             f"the id {aggregate_id[:40]!r} has {len(aggregate_id)} characters: an id has 1 to "
             f"{ID_LENGTH_MAX} printable ones. Nothing was run."
         )

@@ -20,6 +20,7 @@ __all__ = [
     "EngineFailed",
     "Forbidden",
     "HandlerFailed",
+    "InvalidInput",
     "KeyReused",
     "NotRun",
     "OutcomeUnknown",
@@ -53,8 +54,15 @@ class DefinitionError(EngineError):
 class UsageError(EngineError):
     """The engine is used in a way that it does not support; the caller's code must change.
 
-    Before its start or after its end, from another event loop, after a fork, with a message that
-    it has no handler for, or with a malformed id. Nothing was written.
+    Before its start or after its end, from another event loop, after a fork, or with a message that
+    it has no handler for. Nothing was written.
+    """
+
+
+class InvalidInput(UsageError):
+    """A value that came with a call is malformed: an id, a key, a token, a version, a time, a page.
+
+    What a client sent is the cause most often: it must send something else. Nothing was written.
     """
 
 

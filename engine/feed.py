@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from .authorization import Gate
 from .bus import Bus, Subscription
 from .codec import EventRegistry
-from .errors import Closed, Damaged, StoreFailed, UsageError
+from .errors import Closed, Damaged, InvalidInput, StoreFailed
 from .history import LoggedEvent, logged
 from .limits import Limits
 from .stores.contract import Store, StoredEvent
@@ -92,9 +92,9 @@ class Feeds:
 
     def _check_position(self, after: object) -> None:
         if type(after) is not int or after < 0:
-            raise UsageError(f"after is a position, a whole number from 0 on, not {after!r:.60}")
+            raise InvalidInput(f"after is a position, a whole number from 0 on, not {after!r:.60}")
         if after > self._position():
-            raise UsageError(
+            raise InvalidInput(
                 f"the log ends at position {self._position()}, and the feed was asked for what is "
                 f"after {after}: that position belongs to another log, or to one from before a "
                 f"backup was restored"

@@ -21,7 +21,7 @@ from .authorization import Gate
 from .codec import EventRegistry, decode_meta
 from .difference import Change, difference
 from .directory import check_id
-from .errors import Damaged, EngineError, StreamUnreadable, UsageError
+from .errors import Damaged, EngineError, InvalidInput, StreamUnreadable, UsageError
 from .limits import Limits
 from .messages import Event, Meta
 from .stores.contract import StoredEvent, StreamPage, StreamRead
@@ -108,7 +108,7 @@ class Past:
         stream = self._stream(aggregate, aggregate_id)
         _check_version("after", after)
         if type(limit) is not int or limit < 1:
-            raise UsageError(f"limit is a number of events from 1 on, not {limit!r:.60}")
+            raise InvalidInput(f"limit is a number of events from 1 on, not {limit!r:.60}")
         return History(self, stream, after, min(limit, self._limits.page_events), principal)
 
     async def state(
@@ -158,7 +158,9 @@ class Past:
                 f"Engine([...]) too. Nothing was read."
             )
         if not isinstance(aggregate_id, str):
-            raise UsageError(f"an aggregate's id is a string, not a {type(aggregate_id).__name__}")
+            raise InvalidInput(
+                f"an aggregate's id is a string, not a {type(aggregate_id).__name__}"
+            )
         check_id(aggregate_id)
         return definition.kind + ":" + aggregate_id
 
@@ -225,7 +227,7 @@ class Past:
             if not page.more:
                 break
         if version is not None and state.version < version:
-            raise UsageError(
+            raise InvalidInput(
                 f"{stream} has version {state.version}, and version {version} was asked for"
             )
         return state
@@ -295,20 +297,20 @@ class History:
 
 def _check_version(name: str, value: object) -> None:
     if type(value) is not int or value < 0:
-        raise UsageError(f"{name} is a version, a whole number from 0 on, not {value!r:.60}")
+        raise InvalidInput(f"{name} is a version, a whole number from 0 on, not {value!r:.60}")
 
 
 def _microseconds(at: object) -> int:
     """Give µs since 1970-01-01 UTC."""
     if isinstance(at, datetime):
         if at.utcoffset() is None:
-            raise UsageError(
+            raise InvalidInput(
                 f"at={at.isoformat()} has no time zone: say which moment is meant, for instance "
                 f"with datetime(..., tzinfo=UTC)"
             )
         return (at - _EPOCH) // timedelta(microseconds=1)
     if type(at) is not int:
-        raise UsageError(
+        raise InvalidInput(
             f"at is an aware datetime or µs since 1970-01-01 UTC, not a {type(at).__name__}"
         )
     return at

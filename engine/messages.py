@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar, dataclass_transfo
 
 import msgspec
 
-from .errors import DefinitionError, UsageError
+from .errors import DefinitionError, InvalidInput
 from .limits import NAME_LENGTH_MAX
 
 __all__ = [
@@ -187,7 +187,7 @@ class Receipt(msgspec.Struct, frozen=True):
             text = urlsafe_b64decode(token + "=" * (-len(token) % 4))
             position, version, stream = msgspec.json.decode(text, type=tuple[int, int, str])
         except (ValueError, msgspec.MsgspecError):
-            raise UsageError(
+            raise InvalidInput(
                 "`at` is not a receipt's token: pass `receipt.token` on as it is"
             ) from None
         return cls(stream, version, position)

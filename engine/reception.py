@@ -14,7 +14,7 @@ from typing import cast
 from .aggregate import CommandHandler, Context
 from .deliberation import CURRENT
 from .directory import Directory
-from .errors import DeadlinePassed, DefinitionError, UsageError
+from .errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
 from .kind import Kind
 from .limits import KEY_LENGTH_MAX
 from .mailbox import Intake, Mail
@@ -129,7 +129,7 @@ def _check_resources(kind: Kind, handler: CommandHandler) -> None:
 
 def _check_key(key: object) -> None:
     if not isinstance(key, str) or not 0 < len(key) <= KEY_LENGTH_MAX:
-        raise UsageError(
+        raise InvalidInput(
             f"a key is a string of 1 to {KEY_LENGTH_MAX} characters, not {key!r:.60}. "
             f"Nothing was run."
         )
@@ -137,7 +137,9 @@ def _check_key(key: object) -> None:
 
 def _check_deadline(deadline: object) -> None:
     if not isinstance(deadline, int | float) or deadline != deadline:
-        raise UsageError(f"deadline is a number of seconds, not {deadline!r:.60}. Nothing was run.")
+        raise InvalidInput(
+            f"deadline is a number of seconds, not {deadline!r:.60}. Nothing was run."
+        )
     if deadline <= 0:
         raise DeadlinePassed(
             f"the deadline is {deadline:g} s, so it has passed already. Nothing was run."
@@ -153,9 +155,11 @@ def _check_trace(
         ("principal", principal),
     ):
         if value is not None and not isinstance(value, str):
-            raise UsageError(f"{name} is a string, not a {type(value).__name__}. Nothing was run.")
+            raise InvalidInput(
+                f"{name} is a string, not a {type(value).__name__}. Nothing was run."
+            )
     if headers is None:
         return
     pairs = cast("Mapping[object, object]", headers if isinstance(headers, Mapping) else {0: 0})
     if not all(isinstance(part, str) for pair in pairs.items() for part in pair):
-        raise UsageError("headers map strings to strings. Nothing was run.")
+        raise InvalidInput("headers map strings to strings. Nothing was run.")

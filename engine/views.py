@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 import msgspec
 
-from .errors import UsageError
+from .errors import InvalidInput, UsageError
 from .limits import Limits
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition, Table, TableDefinition
@@ -158,7 +158,7 @@ class Views:
         """
         definition = self._known(table)
         if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
-            raise UsageError(
+            raise InvalidInput(
                 f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
                 f"(Limits.query_rows) and begins at 0 or later"
             )
@@ -240,12 +240,12 @@ class Views:
                 return key, key
             row = await self._store.get(definition, key)
             if row is None:
-                raise UsageError(
+                raise InvalidInput(
                     f"{definition.name} has no row with the key given as `after` any more: pass "
                     f"the last row itself, `after=rows[-1]`, which also works then"
                 )
         if type(row) is not shape.row:
-            raise UsageError(
+            raise InvalidInput(
                 f"`after` is a {type(row).__name__}, and {definition.name} holds "
                 f"{shape.row.__name__}"
             )

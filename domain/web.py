@@ -1,0 +1,234 @@
+"""The shop over HTTP: orders are created, adjusted, shipped, cancelled and looked up.
+
+Rules: a request becomes one command or one query, and its answer one status code; nothing is
+decided here. Whatever changes something takes an `Idempotency-Key`, and an `If-Match` of the
+version that the client looked at. An answer to a change carries a receipt; `?at=` with it reads
+what was written. One process has the shop's file open: run one worker, and a proxy before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from engine import Command, Engine, Receipt, id_from_key
+from engine.integrations.asgi import (
+    BadRequest,
+    EngineMiddleware,
+    decode,
+    etag,
+    expected_version,
+    idempotency_key,
+    receipt_headers,
+)
+
+from .lines import Buyer, Line
+from .orders import AdjustOrderItemQuantity, CancelOrder, CancelReason, CreateOrder, ShipOrder
+from .queries import GetOrderById, GetPendingOrders
+from .shop import open_shop
+
+__all__ = ["create_app"]
+
+Principal = Callable[[Request], str | None]
+
+HANDLING_SECONDS = 10.0
+"""Within which a command must be decided."""
+PAGE_ORDERS_MAX = 200
+
+
+class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client sends to order; the order gets its id from the request's key."""
+
+    buyer: Buyer
+    invoiced_at: str
+    lines: tuple[Line, ...]
+
+
+class NewQuantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client sends to adjust a line."""
+
+    quantity: int
+
+
+class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client sends to call an order off."""
+
+    reason: CancelReason = CancelReason.OTHER
+    note: str = ""
+
+
+def nobody(_: Request) -> str | None:
+    """Name nobody: put your own authentication here."""
+    return None
+
+
+class OrderRoutes:
+    """The endpoints, over one running engine."""
+
+    def __init__(self, principal_of: Principal) -> None:
+        self._principal_of = principal_of
+
+    async def create(self, request: Request) -> Response:
+        """POST /orders: the same key again gets the same order, and creates nothing."""
+        order = decode(await request.body(), NewOrder)
+        key = idempotency_key(request.headers, self._principal_of(request), required=True)
+        assert key is not None
+        command = CreateOrder(id_from_key(key), order.buyer, order.invoiced_at, order.lines)
+        receipt = await self._execute(request, command, key)
+        return _done(201, command.order_id, receipt, Location=f"/orders/{command.order_id}")
+
+    async def adjust(self, request: Request) -> Response:
+        """PUT /orders/{id}/lines/{line}."""
+        body = decode(await request.body(), NewQuantity)
+        order_id, line_id = request.path_params["order_id"], request.path_params["line_id"]
+        return await self._change(
+            request, AdjustOrderItemQuantity(order_id, line_id, body.quantity)
+        )
+
+    async def ship(self, request: Request) -> Response:
+        """POST /orders/{id}/shipment."""
+        return await self._change(request, ShipOrder(request.path_params["order_id"]))
+
+    async def cancel(self, request: Request) -> Response:
+        """POST /orders/{id}/cancellation."""
+        body = decode(await request.body() or b"{}", Cancellation)
+        return await self._change(
+            request, CancelOrder(request.path_params["order_id"], body.reason, body.note)
+        )
+
+    async def _change(self, request: Request, command: Any) -> Response:
+        key = idempotency_key(request.headers, self._principal_of(request))
+        receipt = await self._execute(request, command, key)
+        return _done(200, command.order_id, receipt)
+
+    async def _execute(self, request: Request, command: Command, key: str | None) -> Receipt:
+        return await _engine(request).execute(
+            command,
+            key=key,
+            expected=expected_version(request.headers),
+            deadline=HANDLING_SECONDS,
+            principal=self._principal_of(request),
+            correlation=request.headers.get("x-request-id"),
+        )
+
+    async def show(self, request: Request) -> Response:
+        """GET /orders/{id}?at=TOKEN."""
+        order = await _engine(request).query(
+            GetOrderById(request.path_params["order_id"]),
+            at=request.query_params.get("at"),
+            timeout=HANDLING_SECONDS,
+            principal=self._principal_of(request),
+        )
+        if order is None:
+            raise BadRequest(404, "order-unknown", "there is no such order")
+        tag = etag(order.version)
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return _json(200, order, ETag=tag)
+
+    async def pending(self, request: Request) -> Response:
+        """GET /orders?after=ID&limit=50&at=TOKEN: what waits to be shipped."""
+        limit = request.query_params.get("limit", "50")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= PAGE_ORDERS_MAX):
+            raise BadRequest(422, "bad-limit", f"limit is a number from 1 to {PAGE_ORDERS_MAX}")
+        orders = await _engine(request).query(
+            GetPendingOrders(after=request.query_params.get("after"), limit=int(limit)),
+            at=request.query_params.get("at"),
+            timeout=HANDLING_SECONDS,
+            principal=self._principal_of(request),
+        )
+        more = orders[-1].order_id if len(orders) == int(limit) else None
+        return _json(200, {"orders": orders, "after": more})
+
+
+async def alive(_: Request) -> Response:
+    """GET /health/live: whether the process answers."""
+    return Response(status_code=204)
+
+
+async def ready(request: Request) -> Response:
+    """GET /health/ready: whether commands are run and every view is kept up."""
+    engine = _engine(request)
+    states = {name: p.state for name, p in engine.statistics().projectors.items()}
+    fit = engine.failed is None and "stopped" not in states.values()
+    return _json(200 if fit else 503, {"engine": engine.statistics().state, "views": states})
+
+
+async def statistics(request: Request) -> Response:
+    """GET /statistics: the engine's numbers; keep it from the outside world."""
+    return _json(200, _engine(request).statistics())
+
+
+def create_app(
+    store: str = "memory:",
+    *,
+    principal_of: Principal = nobody,
+    open_engine: Callable[[str], Engine] = open_shop,
+) -> Starlette:
+    """Give the shop as an ASGI application; its engine starts and drains with the lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        async with open_engine(store) as app.state.engine:
+            yield
+
+    routes = OrderRoutes(principal_of)
+    return Starlette(
+        lifespan=lifespan,
+        middleware=[Middleware(EngineMiddleware)],
+        routes=[
+            Route("/orders", routes.create, methods=["POST"]),
+            Route("/orders", routes.pending, methods=["GET"]),
+            Route("/orders/{order_id}", routes.show, methods=["GET"]),
+            Route("/orders/{order_id}/lines/{line_id}", routes.adjust, methods=["PUT"]),
+            Route("/orders/{order_id}/shipment", routes.ship, methods=["POST"]),
+            Route("/orders/{order_id}/cancellation", routes.cancel, methods=["POST"]),
+            Route("/health/live", alive),
+            Route("/health/ready", ready),
+            Route("/statistics", statistics),
+        ],
+    )
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def _done(status: int, order_id: str, receipt: Receipt, **headers: str) -> Response:
+    body = {"order_id": order_id, "version": receipt.version, "receipt": receipt.token}
+    return _json(status, body, **receipt_headers(receipt), **headers)
+
+
+def _json(status: int, body: Any, **headers: str) -> Response:
+    sent: Mapping[str, str] = {**headers, "Content-Type": "application/json"}
+    return Response(msgspec.json.encode(body), status_code=status, headers=sent)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve the shop: `python -m domain.web --store sqlite:shop.db --port 8000`."""
+    parser = argparse.ArgumentParser(prog="python -m domain.web", description="Serve the shop.")
+    parser.add_argument("--store", default="sqlite:shop.db", help="default: sqlite:shop.db")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args(arguments)
+    uvicorn.run(create_app(options.store), host=options.host, port=options.port)
+
+
+# For `uvicorn domain.web:app`; nothing is opened until it starts.
+app = create_app(os.environ.get("SHOP_STORE", "sqlite:shop.db"))
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Doors to other people's worlds; importing `engine` imports none of them."""

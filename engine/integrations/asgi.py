@@ -1,0 +1,379 @@
+"""The engine behind HTTP, for any ASGI framework: requests to calls, answers to status codes.
+
+Rules: a body has a cap on its bytes and a time to arrive, before anything looks at it, and a cap on
+its nesting before it is decoded. Bad input is told by path and rule and never by value; what went
+wrong inside is told by its kind only, and logged. Every answer that is an error says whether the
+same request may be sent again. Nothing here imports a framework, or knows an application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from ..errors import (
+    Closed,
+    Conflict,
+    DeadlinePassed,
+    EngineError,
+    Forbidden,
+    InvalidInput,
+    KeyReused,
+    NotRun,
+    OutcomeUnknown,
+    Overloaded,
+    ProjectionLag,
+    Rejected,
+    Voided,
+    WrongVersion,
+)
+from ..limits import KEY_LENGTH_MAX
+from ..messages import Receipt
+
+__all__ = [
+    "BadRequest",
+    "EngineMiddleware",
+    "Problem",
+    "decode",
+    "etag",
+    "expected_version",
+    "idempotency_key",
+    "problem_of",
+    "receipt_headers",
+]
+
+T = TypeVar("T")
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+RECEIPT_HEADER: Final = "Foldline-Receipt"
+"""Carries a receipt's token; a client gives it back as `at` to read what it wrote."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+\\?(?:"|\Z)', re.DOTALL)
+"""A JSON string, or the rest of the body where it is not closed: each byte is looked at once."""
+_BRACKET = re.compile(rb"[\[\]{}]")
+_ENUM_VALUE = re.compile(r"(Invalid enum value) .*?( - at |\Z)", re.DOTALL)
+_VERSION_TAG = re.compile(r'"(\d{1,18})"')
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+
+Resend: TypeAlias = Literal["yes", "with-the-same-key", "no"]
+
+
+class BadRequest(Exception):
+    """The request itself is wrong; `status` is the HTTP status that says how."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        """Say what is wrong, in words that show nothing of the body."""
+        super().__init__(status, code, detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+# -- requests --------------------------------------------------------------------------------
+
+
+def decode(body: bytes, cls: type[T], *, depth_max: int = 32) -> T:
+    """Decode a JSON body, into a command for instance; raise BadRequest (422) for what is none.
+
+    Nesting deeper than `depth_max` is refused before decoding. Unknown fields are refused where the
+    class forbids them, as commands do.
+    """
+    if _depth(body) > depth_max:
+        raise BadRequest(422, "too-deep", f"the body is nested deeper than {depth_max} levels")
+    try:
+        return msgspec.json.decode(body, type=cls)
+    except msgspec.MsgspecError as error:
+        # Of enums msgspec shows the value; paths, types and names of fields may be shown.
+        detail = _ENUM_VALUE.sub(r"\1\2", str(error))
+        raise BadRequest(422, "bad-body", detail) from None
+    except RecursionError:
+        raise BadRequest(422, "too-deep", "the body is nested too deeply") from None
+
+
+def _depth(body: bytes) -> int:
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def idempotency_key(
+    headers: Mapping[str, str], principal: str | None = None, *, required: bool = False
+) -> str | None:
+    """Give the `Idempotency-Key` of a request as a command's key, or None where there is none.
+
+    Give the `principal` where there is one: the key is then theirs, and nobody else's request with
+    the same header is taken for a repetition. Make the id of what a POST creates with `id_from_key`
+    of it. Raises BadRequest (400) for a malformed one, or for a missing one if `required`.
+    """
+    given = headers.get("idempotency-key")
+    if given is None:
+        if required:
+            raise BadRequest(400, "key-required", "send an Idempotency-Key with this request")
+        return None
+    # A structured-field string has quotes, and many clients send none.
+    text = given[1:-1] if len(given) > 1 and given[0] == given[-1] == '"' else given
+    if not _KEY.fullmatch(text):
+        raise BadRequest(
+            400,
+            "bad-key",
+            "an Idempotency-Key is 1 to 200 visible ASCII characters, without spaces",
+        )
+    key = text if principal is None else f"{quote(principal, safe='')}/{text}"
+    if len(key) > KEY_LENGTH_MAX:
+        raise BadRequest(400, "bad-key", "this Idempotency-Key is too long for this principal")
+    return key
+
+
+def expected_version(headers: Mapping[str, str], *, required: bool = False) -> int | None:
+    """Give the version that `If-Match: "3"` or `If-None-Match: *` (none yet, 0) asks for.
+
+    Raises BadRequest: 400 for a malformed one, 428 for a missing one if `required`.
+    """
+    match, none_match = headers.get("if-match"), headers.get("if-none-match")
+    if none_match is not None and (none_match.strip() != "*" or match is not None):
+        raise BadRequest(400, "bad-precondition", "If-None-Match may be * here, and stands alone")
+    if none_match is not None:
+        return 0
+    if match is None:
+        if required:
+            raise BadRequest(428, "precondition-required", "send If-Match with the ETag you read")
+        return None
+    found = _VERSION_TAG.fullmatch(match.strip())
+    if found is None:
+        raise BadRequest(
+            400, "bad-precondition", "If-Match names one strong ETag that was read here"
+        )
+    return int(found[1])
+
+
+# -- answers ---------------------------------------------------------------------------------
+
+
+def etag(version: int) -> str:
+    """Give the ETag of a version."""
+    return f'"{version}"'
+
+
+def receipt_headers(receipt: Receipt) -> dict[str, str]:
+    """Give the headers of an executed command: its version as ETag, and its token."""
+    return {"ETag": etag(receipt.version), RECEIPT_HEADER: receipt.token}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error as HTTP says it: RFC 9457, `application/problem+json`."""
+
+    status: int
+    code: str
+    """For programs; stays the same."""
+    detail: str
+    """For people."""
+    resend: Resend
+    """Whether the same request may be sent again: and if, whether only with the same key."""
+    retry_after: int | None = None
+    """Seconds to wait before."""
+    version: int | None = None
+    """The version that was found, where another one was asked for."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that go with it."""
+        headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.version is not None:
+            headers["ETag"] = etag(self.version)
+        return headers
+
+    @property
+    def body(self) -> bytes:
+        """The body that goes with it."""
+        return msgspec.json.encode(
+            {
+                "type": f"urn:foldline:problem:{self.code}",
+                "title": self.code.replace("-", " "),
+                "status": self.status,
+                "code": self.code,
+                "detail": self.detail,
+                "resend": self.resend,
+            }
+        )
+
+
+_INTERNAL = "something is wrong inside; it was logged, and nothing about it is told here"
+
+
+def problem_of(error: EngineError | BadRequest | TimeoutError) -> Problem:
+    """Give what HTTP says to an error of the engine.
+
+    A rejection is 409 with its own code; map codes of yours that mean something else (an order that
+    is not there: 404) before you come here.
+    """
+    match error:
+        case BadRequest():
+            return Problem(error.status, error.code, error.detail, "no")
+        case Rejected():
+            return Problem(409, error.code, error.message, "no")
+        case WrongVersion():
+            detail = f"the version is {error.actual}, not {error.expected}: read again, then decide"
+            return Problem(412, "wrong-version", detail, "no", None, error.actual)
+        case InvalidInput():
+            return Problem(422, "invalid-input", str(error), "no")
+        case KeyReused():
+            detail = "this Idempotency-Key belongs to another request: use a new one"
+            return Problem(422, "key-reused", detail, "no")
+        case Forbidden():
+            return Problem(403, "forbidden", "this is not allowed", "no")
+        case ProjectionLag():
+            return Problem(503, "views-lag", _lag(error), "yes", 1)
+        case OutcomeUnknown():
+            detail = "it may have been done or not: the same request with the same key finds out"
+            return Problem(500, "outcome-unknown", detail, "with-the-same-key")
+        case NotRun():
+            return _not_run(error)
+        case TimeoutError():
+            return Problem(503, "timed-out", "the answer took too long", "yes", 1)
+        case _:
+            return Problem(500, "internal", _INTERNAL, "no")
+
+
+def _not_run(error: NotRun) -> Problem:
+    match error:
+        case Overloaded():
+            return Problem(429, "overloaded", "too much at once: nothing was done", "yes", 1)
+        case Closed():
+            return Problem(503, "closed", "the service is stopping: nothing was done", "yes", 5)
+        case DeadlinePassed():
+            return Problem(503, "deadline-passed", "it took too long and was not done", "yes", 1)
+        case Conflict() | Voided():
+            return Problem(503, "not-stored", "it could not be stored: nothing was done", "yes", 1)
+        case _:
+            # The aggregate's code failed, or its stream cannot be read: again would be the same.
+            return Problem(500, "internal", _INTERNAL, "no")
+
+
+def _lag(error: ProjectionLag) -> str:
+    behind = ", ".join(
+        f"{name} is {error.wanted - position} behind" for name, position in error.behind.items()
+    )
+    return f"what was written is not yet in the views: {behind}"
+
+
+# -- the middleware --------------------------------------------------------------------------
+
+
+class EngineMiddleware:
+    """ASGI middleware: caps on bodies, and errors of the engine as problem responses.
+
+    Add it to any ASGI application. `body_bytes` is the largest body, `body_seconds` the time in
+    which it must have arrived.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        body_bytes: int = 65_536,
+        body_seconds: float = 10.0,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self._app = app
+        self._body_bytes = body_bytes
+        self._body_seconds = body_seconds
+        self._logger = logger or logging.getLogger("foldline")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Request(receive, send, self._body_bytes, self._body_seconds)
+        try:
+            request.check_length(scope)
+            await self._app(scope, request.receive, request.send)
+        except (EngineError, BadRequest, TimeoutError) as error:
+            if request.answered:
+                raise
+            await self._answer(send, error)
+        except Exception:
+            # Frameworks raise where the client left in the middle of its body: nobody waits.
+            if not request.left:
+                raise
+
+    async def _answer(self, send: Send, error: EngineError | BadRequest | TimeoutError) -> None:
+        problem = problem_of(error)
+        if problem.status >= 500:
+            self._logger.error(
+                "answered with %d %s: %s", problem.status, problem.code, error, exc_info=error
+            )
+        body = problem.body
+        headers = {**problem.headers, "Content-Length": str(len(body))}
+        if problem.status in (408, 413):
+            # The rest of the body is not read, so the connection cannot be used again.
+            headers["Connection"] = "close"
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
+
+
+class _Request:
+    """One request's body as it arrives, and whether it has been answered."""
+
+    def __init__(self, receive: Receive, send: Send, bytes_max: int, seconds: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._bytes_max = bytes_max
+        self._seconds = seconds
+        self._due: float | None = None
+        self._bytes = 0
+        self._whole = False
+        self.answered = False
+        self.left = False
+
+    def check_length(self, scope: Scope) -> None:
+        """Refuse a body that says itself that it is too large."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._bytes_max:
+                raise self._too_large()
+
+    def _too_large(self) -> BadRequest:
+        return BadRequest(413, "too-large", f"a body has at most {self._bytes_max} bytes")
+
+    async def receive(self) -> Message:
+        """Give the next piece; raise BadRequest where it is too much or comes too late."""
+        if self._whole:
+            return await self._receive()
+        loop = asyncio.get_running_loop()
+        if self._due is None:
+            self._due = loop.time() + self._seconds
+        try:
+            async with asyncio.timeout_at(self._due):
+                message = await self._receive()
+        except TimeoutError:
+            detail = f"the body did not arrive within {self._seconds:g} s"
+            raise BadRequest(408, "too-slow", detail) from None
+        if message["type"] == "http.disconnect":
+            self.left = True
+            return message
+        self._bytes += len(message.get("body", b""))
+        if self._bytes > self._bytes_max:
+            raise self._too_large()
+        self._whole = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on a piece of the answer."""
+        self.answered = True
+        await self._send(message)
