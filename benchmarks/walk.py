@@ -108,7 +108,7 @@ async def _run_engine(cell: Cell, seconds: float, path: str) -> tuple[int, Measu
 
         send = send_keyed if cell.keyed else send_bare
         rate, times, acknowledged = await _drive(send, cell.clients, seconds)
-        numbers = running.statistics()
+        numbers = running.statistics().journal
         return acknowledged, _measured(cell, rate, times, numbers.events / numbers.commits)
 
 

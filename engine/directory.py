@@ -17,7 +17,10 @@ from .actor import Actor
 from .errors import Damaged, Overloaded, UsageError
 from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
+from .ports import Ports
+from .statistics import DirectoryStatistics, Histogram
 from .stores.contract import Store, StreamPage, StreamRead
+from .telemetry import LoadBegan, Watch
 
 __all__ = ["Directory"]
 
@@ -30,9 +33,13 @@ _FOLD_SLICE = 250
 class Directory:
     """The resident actors of one engine, by stream."""
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, ports: Ports, watch: Watch | None = None
+    ) -> None:
         self._store = store
         self._limits = limits
+        self._stopwatch = ports.stopwatch
+        self._watch = watch
         self._actors: dict[str, Actor] = {}
         self._cold: list[Actor] = []
         self._wake = asyncio.Event()
@@ -40,6 +47,9 @@ class Directory:
         """Actors loaded since the start."""
         self.passivated = 0
         """Actors that left memory to make room."""
+        self.overloaded = 0
+        """Commands that were turned away because nobody could leave."""
+        self._load_seconds = Histogram.of_seconds()
 
     def __len__(self) -> int:
         """Give the number of resident actors."""
@@ -87,6 +97,7 @@ class Directory:
             actor.used = False
             self._actors[stream] = actor
         if fallback is None:
+            self.overloaded += 1
             raise Overloaded(
                 f"{len(self._actors)} aggregates are in memory, as many as "
                 f"Limits.resident_aggregates allows, and none is at rest. Nothing was run; send "
@@ -94,6 +105,15 @@ class Directory:
             )
         self.passivated += 1
         del self._actors[fallback.stream]
+
+    def statistics(self) -> DirectoryStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        return DirectoryStatistics(
+            resident=len(self._actors),
+            loaded=self.loads,
+            passivated=self.passivated,
+            load_seconds=self._load_seconds.copy(),
+        )
 
     # -- loading ----------------------------------------------------------------------------
 
@@ -110,7 +130,21 @@ class Directory:
             while self._cold:
                 actors = self._cold[: self._limits.loads_at_once]
                 del self._cold[: self._limits.loads_at_once]
-                await self._load(actors)
+                await self._load_measured(actors)
+
+    async def _load_measured(self, actors: list[Actor]) -> None:
+        watch = self._watch
+        seen = None if watch is None else watch.begin(LoadBegan(len(actors)))
+        begin, before = self._stopwatch(), self.loads
+        try:
+            await self._load(actors)
+        except BaseException as error:
+            if watch is not None:
+                watch.end(seen, error)
+            raise
+        self._load_seconds.record(self._stopwatch() - begin)
+        if watch is not None:
+            watch.end(seen, loaded=self.loads - before)
 
     async def _load(self, actors: list[Actor]) -> None:
         for actor in actors:

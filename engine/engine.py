@@ -48,10 +48,11 @@ from .ports import Ports
 from .projection import Projection, check_names
 from .projector import Projector
 from .statistics import EngineStatistics
-from .stores.contract import Store
+from .stores.contract import Measured, Store
 from .stores.sqlite_views import SqliteViews
 from .stores.urls import open_url, views_path
 from .supervisor import Supervisor
+from .telemetry import Telemetry, Watch
 
 __all__ = ["Engine", "run"]
 
@@ -80,6 +81,7 @@ class Engine:
 
     `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `authorize` is asked before every
     command and every read, and what it does not allow is Forbidden; without it all is allowed.
+    `telemetry` gets to know of every command, batch, load and query, and can hurt none of them.
     Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused or
     StoreFailed.
     """
@@ -95,12 +97,14 @@ class Engine:
         limits: Limits | None = None,
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._ports = ports or Ports()
         self._logger = logger or logging.getLogger("foldline")
         self._gate = Gate(authorize, self._logger) if authorize is not None else None
         self._store: Store = open_url(store) if isinstance(store, str) else store
+        self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
         self._process = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -110,7 +114,7 @@ class Engine:
         self._registry = registry
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
-        self._directory = Directory(self._store, self._limits)
+        self._directory = Directory(self._store, self._limits, self._ports, self._watch)
         self._bus = Bus(self._limits, self._ports.failpoint)
         self._journal = Journal(
             self._store,
@@ -119,12 +123,14 @@ class Engine:
             self._ports,
             publish=self._bus.publish,
             room_again=self._dispatcher.wake,
+            watch=self._watch,
         )
         self._handlers = self._wire_handlers(definitions)
+        self._submit = self._wire_submit()
         self._projections = tuple(projections)
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
         self._projectors = {p.__definition__.name: self._projector(p) for p in projections}
-        self._answers = Answers(answers, self._views, self._projectors, self._limits)
+        self._answers = self._wire_answers(answers)
         self._supervisor = Supervisor(
             open_all=self._open,
             close_all=(self._views.close, self._store.close),
@@ -146,7 +152,26 @@ class Engine:
             limits=self._limits,
             ports=self._ports,
             logger=self._logger,
+            end_of_log=lambda: self._journal.position,
+            watch=self._watch,
         )
+
+    def _wire_answers(self, functions: Sequence[Callable[..., Any]]) -> Answers:
+        return Answers(
+            functions,
+            self._views,
+            self._projectors,
+            self._limits,
+            self._ports.stopwatch,
+            self._watch,
+        )
+
+    def _wire_submit(self) -> Callable[..., asyncio.Future[Receipt]]:
+        """Choose once how commands are posted, so that without a telemetry none is looked for."""
+        if self._watch is None:
+            return self._post
+        kinds = {cls: kind.definition.kind for cls, (kind, _) in self._handlers.items()}
+        return self._watch.commands(self._post, kinds)
 
     def _wire_handlers(
         self, definitions: Sequence[AggregateDefinition]
@@ -241,7 +266,7 @@ class Engine:
             envelope.headers,
         )
 
-    def _submit(
+    def _post(
         self,
         command: Command,
         key: str | None,
@@ -316,21 +341,20 @@ class Engine:
         projector.resume()
 
     def statistics(self) -> EngineStatistics:
-        """Give the engine's numbers as they are now."""
+        """Give the engine's numbers as they are now; may be called from any thread, at any time.
+
+        Each number is true at some moment of the call; the loop may go on between two of them.
+        """
         return EngineStatistics(
             state=self._supervisor.state,
             position=self._journal.position,
-            commands_open=self._intake.open,
-            commands_answered=self._intake.answered,
-            aggregates_resident=len(self._directory),
-            aggregates_loaded=self._directory.loads,
-            aggregates_passivated=self._directory.passivated,
-            undurable_events=self._journal.undurable,
-            commits=self._journal.commits,
-            events=self._journal.events,
-            batch_events_last=self._journal.batch_events_last,
-            batch_events_max=self._journal.batch_events_max,
+            commands=self._intake.statistics(self._directory.overloaded),
+            aggregates=self._directory.statistics(),
+            journal=self._journal.statistics(),
+            store=self._store.statistics() if isinstance(self._store, Measured) else None,
             projectors={name: p.statistics() for name, p in self._projectors.items()},
+            queries=self._answers.statistics(),
+            telemetry_failures=0 if self._watch is None else self._watch.failures,
         )
 
     # -- life -------------------------------------------------------------------------------
@@ -368,6 +392,8 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         await self._supervisor.start()
+        if self._watch is not None:
+            self._watch.attach(self.statistics)
         return self
 
     async def __aexit__(
@@ -377,7 +403,11 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         """Drain and close; raise EngineFailed if the engine had failed."""
-        await self._supervisor.end()
+        try:
+            await self._supervisor.end()
+        finally:
+            if self._watch is not None:
+                self._watch.detach()
         if self.failed is not None:
             raise EngineFailed(
                 f"the engine failed with {type(self.failed).__name__}: {self.failed}"

@@ -307,5 +307,8 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     ids: Ids = msgspec.field(default_factory=SystemIds)
     workers: Workers = msgspec.field(default_factory=SystemWorkers)
     files: Files = msgspec.field(default_factory=SystemFiles)
+    stopwatch: Callable[[], float] = time.perf_counter
+    """Seconds since some moment, for measuring only: nothing is decided by it. The event loop's own
+    time is too coarse, uvloop counts it in milliseconds."""
     failpoint: Callable[[str], None] | None = None
     """Called with a name of FAILPOINTS as each step is reached, in the loop or in a worker."""

@@ -35,8 +35,8 @@ async def test_passivation_under_pressure_loses_no_command(resident: int) -> Non
 
         await asyncio.gather(*(client() for _ in range(10)))
 
-        assert engine.statistics().aggregates_resident <= resident
-        assert engine.statistics().aggregates_passivated > 100
+        assert engine.statistics().aggregates.resident <= resident
+        assert engine.statistics().aggregates.passivated > 100
         for counter, count in sent.items():
             assert await total(engine, counter) == f"{count} at {count}"
 

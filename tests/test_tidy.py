@@ -24,10 +24,10 @@ ALLOWED = {
 
 # Each file may import files of lower rank only: data flows one way, and engine.py wires it.
 RANKS: list[set[str]] = [
-    {"errors", "statistics", "stores"},
-    {"limits", "annotations", "ports"},
+    {"errors", "stores"},
+    {"limits", "annotations", "ports", "statistics"},
     {"messages", "keys", "stores.contract"},
-    {"codec", "aggregate", "rows", "bus", "stores.memory"},
+    {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory"},
     {"mailbox", "projection", "authorization"},
     {"journal", "staging", "views"},
     {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
