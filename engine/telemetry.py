@@ -223,4 +223,11 @@ class Watch:
             self.end(seen, error, answer=answer_class(type(error)))
             return
         receipt = future.result()
-        self.end(seen, None, answer="receipt", version=receipt.version, position=receipt.position)
+        self.end(
+            seen,
+            None,
+            answer="receipt",
+            stream=receipt.stream,
+            version=receipt.version,
+            position=receipt.position,
+        )

@@ -35,7 +35,8 @@ RANKS: list[set[str]] = [
     {"directory", "stores.sqlite_history", "stores.urls"},
     {"dispatcher", "stores.sqlite_views"},
     {"supervisor"},
-    {"bulk"},
+    {"bulk", "integrations", "integrations.opentelemetry_metrics"},
+    {"integrations.opentelemetry"},
     {"engine"},
     {"__init__"},
 ]
