@@ -168,7 +168,7 @@ class Engine:
 
     def _wire_submit(self) -> Callable[..., asyncio.Future[Receipt]]:
         """Choose once how commands are posted, so that without a telemetry none is looked for."""
-        if self._watch is None:
+        if self._watch is None or not self._watch.wants_commands:
             return self._post
         kinds = {cls: kind.definition.kind for cls, (kind, _) in self._handlers.items()}
         return self._watch.commands(self._post, kinds)

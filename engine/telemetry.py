@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import msgspec
 
@@ -102,6 +102,11 @@ class Observation(Protocol):
 class Telemetry(Protocol):
     """Gets to know what an engine does."""
 
+    @property
+    def wants_commands(self) -> bool:
+        """Whether it is told of each command; without, commands cost as much as without it."""
+        ...
+
     def attach(self, statistics: Callable[[], EngineStatistics]) -> None:
         """The engine runs; `statistics` may be called from any thread until `detach`."""
         ...
@@ -122,6 +127,15 @@ class Watch:
         self._telemetry = telemetry
         self._logger = logger
         self.failures = 0
+
+    @property
+    def wants_commands(self) -> bool:
+        """Whether each command must be told."""
+        try:
+            return bool(self._telemetry.wants_commands)
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(error)
+            return False
 
     def attach(self, statistics: Callable[[], EngineStatistics]) -> None:
         """Tell that the engine runs."""
@@ -174,7 +188,8 @@ class Watch:
             headers = observation.headers
             if headers is None:
                 return None
-            if not all(isinstance(part, str) for pair in headers.items() for part in pair):
+            pairs = cast("Mapping[object, object]", headers).items()
+            if not all(isinstance(part, str) for pair in pairs for part in pair):
                 raise UsageError("a telemetry's headers map strings to strings")
             return dict(headers)
         except (Exception, asyncio.CancelledError) as error:

@@ -38,6 +38,8 @@ Told = tuple[Any, BaseException | None, Mapping[str, Any]]
 class Recorder:
     """Keeps what it is told."""
 
+    wants_commands = True
+
     def __init__(self, headers: Any = None) -> None:
         self.told: list[Told] = []
         self.headers = headers
@@ -72,6 +74,11 @@ class Raising:
     """Raises at one of its steps, as a broken exporter may."""
 
     headers: Any = None
+
+    @property
+    def wants_commands(self) -> bool:
+        self._at("wants")
+        return True
 
     def __init__(self, step: str, error: BaseException) -> None:
         self._step = step
@@ -191,7 +198,7 @@ async def test_a_commit_shows_so_many_headers_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), asyncio.CancelledError("secret")])
-@pytest.mark.parametrize("step", ["attach", "begin", "headers", "end", "detach"])
+@pytest.mark.parametrize("step", ["wants", "attach", "begin", "headers", "end", "detach"])
 async def test_a_telemetry_that_raises_hurts_nobody(
     step: str, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,8 +220,12 @@ async def test_a_telemetry_that_raises_hurts_nobody(
 
 async def test_without_a_telemetry_a_command_is_posted_as_it_is() -> None:
     engine, watched = Engine([]), Engine([], telemetry=Recorder())
+    measures_only = Recorder()
+    measures_only.wants_commands = False
 
     assert engine._submit == engine._post
+    measured = Engine([], telemetry=measures_only)
+    assert measured._submit == measured._post
     assert watched._submit != watched._post
 
 

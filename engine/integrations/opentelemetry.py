@@ -53,8 +53,9 @@ class OpenTelemetry:
     """Pass one to `Engine(telemetry=...)`, one per engine.
 
     Providers are the global ones unless given. `attributes` go on every span and metric; give them
-    where several engines are in one process. `ids` shows the stream of a command. `carry=False`
-    stores no `traceparent` with events (it takes about 80 bytes in each).
+    where several engines are in one process. `ids` shows the stream of a command. `carry` stores a
+    `traceparent` with events (about 80 bytes in each): as `spans`, unless it says otherwise.
+    With `spans=False` alone a command costs nothing more.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class OpenTelemetry:
         meter_provider: metrics.MeterProvider | None = None,
         spans: bool = True,
         measures: bool = True,
-        carry: bool = True,
+        carry: bool | None = None,
         ids: bool = False,
         attributes: Attributes | None = None,
     ) -> None:
         self._tracer = trace.get_tracer(_NAME, tracer_provider=tracer_provider)
         self._meter = metrics.get_meter(_NAME, meter_provider=meter_provider) if measures else None
-        self._spans = spans
-        self._carry = carry
+        self._carry = spans if carry is None else carry
+        self.wants_commands = spans or self._carry
         self._ids = ids
         self._attributes = dict(attributes or {})
         self._source: Source | None = None
