@@ -7,7 +7,7 @@ is `off` once more: its distance to the run before it is what the machine does b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 import engine
@@ -17,7 +17,7 @@ MODES: Final = ("again", "metrics", "sampled", "spans")
 
 
 @contextlib.contextmanager
-def telemetry_of(mode: str) -> Iterator[engine.Telemetry | None]:
+def telemetry_of(mode: str) -> Generator[engine.Telemetry | None]:
     """Give what to pass to the engine."""
     if mode in ("off", "again"):
         yield None
@@ -28,7 +28,7 @@ def telemetry_of(mode: str) -> Iterator[engine.Telemetry | None]:
         MetricExportResult,
         PeriodicExportingMetricReader,
     )
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
@@ -45,7 +45,7 @@ def telemetry_of(mode: str) -> Iterator[engine.Telemetry | None]:
             return
 
     class NoSpans(SpanExporter):
-        def export(self, *_: Any) -> SpanExportResult:
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
             return SpanExportResult.SUCCESS
 
     meters = MeterProvider([PeriodicExportingMetricReader(NoMetrics(), 1_000)])

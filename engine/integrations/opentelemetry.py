@@ -54,7 +54,8 @@ class OpenTelemetry:
 
     Providers are the global ones unless given. `attributes` go on every span and metric; give them
     where several engines are in one process. `ids` shows the stream of a command. `carry` stores a
-    `traceparent` with events (about 80 bytes in each): as `spans`, unless it says otherwise.
+    `traceparent` with the events of commands that are sampled (about 80 bytes in each): as `spans`,
+    unless it says otherwise.
     With `spans=False` alone a command costs nothing more.
     """
 
@@ -108,7 +109,7 @@ class OpenTelemetry:
 
     # -- spans ------------------------------------------------------------------------------
 
-    def _command(self, began: CommandBegan) -> Observation:
+    def _command(self, began: CommandBegan) -> Observation | None:
         attributes: dict[str, str | bool | int | float] = {
             **self._attributes,
             "foldline.command": began.command.command_name,
@@ -123,6 +124,9 @@ class OpenTelemetry:
             parent = _extracted(began.headers)
         name = began.command.command_name
         span = self._tracer.start_span(name, context=parent, attributes=attributes)
+        if not span.is_recording():
+            # Most commands where spans are sampled: there is nothing to end and nothing to carry.
+            return None
         return _Observed(span, self._ids, self._carried(began.headers, span.get_span_context()))
 
     def _command_unseen(self, began: CommandBegan) -> Observation:
@@ -131,12 +135,16 @@ class OpenTelemetry:
         return _Carried(self._carried(began.headers, current))
 
     def _carried(self, given: Headers | None, span: SpanContext) -> Headers | None:
-        if not self._carry or not span.is_valid:
+        if not self._carry or not span.is_valid or not span.trace_flags.sampled:
             return given
         if given and any(name.lower() == _TRACEPARENT for name in given):
             return given
         carried = dict(given or {})
-        _propagator.inject(carried, trace.set_span_in_context(trace.NonRecordingSpan(span)))
+        carried[_TRACEPARENT] = (
+            f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+        )
+        if span.trace_state:
+            carried["tracestate"] = span.trace_state.to_header()
         return carried
 
     def _commit(self, began: CommitBegan) -> Observation:

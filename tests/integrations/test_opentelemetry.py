@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoi
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from engine import Engine, HandlerFailed, Meta, Rejected, following
@@ -273,6 +274,15 @@ async def test_without_spans_the_callers_trace_is_carried_all_the_same(sdk: Sdk)
 def test_without_spans_it_asks_for_no_command(sdk: Sdk) -> None:
     assert not sdk.telemetry(spans=False).wants_commands
     assert sdk.telemetry().wants_commands
+
+
+async def test_what_is_not_sampled_costs_no_bytes() -> None:
+    never, store = TracerProvider(sampler=ALWAYS_OFF), MemoryStore()
+    async with running(OpenTelemetry(tracer_provider=never), store) as engine:
+        await engine.execute(Add("a", 1), headers={"mine": "1"})
+        [meta] = await metas(store)
+
+    assert meta.headers == {"mine": "1"}
 
 
 async def test_nothing_is_stored_when_it_shall_not_carry(sdk: Sdk) -> None:
