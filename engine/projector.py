@@ -300,6 +300,7 @@ class Projector:
         self._subscription.mute()
         if isinstance(error, _Poisoned):
             stored, cause = error.stored, error.__cause__
+            self._oldest = stored.recorded
             assert isinstance(cause, Exception)
             what = f"{stored.name} v{stored.event_version}"
             failure = ProjectionFailure(stored.position, what, stored.stream, _told(cause))

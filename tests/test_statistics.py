@@ -40,7 +40,7 @@ from tests.support import (
     unknown,
     until,
 )
-from tests.tallies import GetTallies, Tallies, get_tallies
+from tests.tallies import AILING, GetTallies, Tallies, get_tallies
 
 
 def balanced(numbers: EngineStatistics) -> bool:
@@ -197,6 +197,31 @@ async def test_projectors_tell_their_lag_in_events_and_seconds() -> None:
     assert level.batch_events.count == level.transactions == level.batch_seconds.count == 1
     assert (queries.answered, queries.lagged, queries.failed) == (1, 1, 0)
     assert (queries.seconds.count, queries.wait_seconds.count) == (2, 2)
+
+
+async def test_a_stopped_projector_is_as_late_as_the_event_that_stopped_it() -> None:
+    now = [1_000_000]
+
+    class Clock:
+        def now(self) -> int:
+            return now[0]
+
+    store, ports = HeldStore(), Ports(clock=Clock())
+    async with counters(store, ports=ports) as writer:
+        await writer.execute(Add("a", 1))
+        now[0] = 2_000_000
+        await writer.execute(Add("b", 1))
+    now[0] = 9_000_000
+    AILING.add("b")
+    try:
+        async with counters(store, projections=[Tallies], ports=ports) as engine:
+            await until(lambda: engine.statistics().projectors["tallies"].failure)
+            numbers = engine.statistics().projectors["tallies"]
+    finally:
+        AILING.discard("b")
+
+    assert (numbers.state, numbers.position, numbers.lag_events) == ("stopped", 1, 1)
+    assert numbers.lag_seconds == 7.0
 
 
 async def test_statistics_are_read_from_another_thread_while_the_engine_works() -> None:

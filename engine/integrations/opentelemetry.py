@@ -56,7 +56,8 @@ class OpenTelemetry:
     where several engines are in one process. `ids` shows the stream of a command. `carry` stores a
     `traceparent` with the events of commands that are sampled (about 80 bytes in each): as `spans`,
     unless it says otherwise.
-    With `spans=False` alone a command costs nothing more.
+    With `spans=False` alone a command costs nothing more. Spans end in the event loop, so give the
+    SDK a processor that exports elsewhere, as BatchSpanProcessor does.
     """
 
     def __init__(
