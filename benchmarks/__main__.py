@@ -22,7 +22,7 @@ def main() -> None:
         "memory: nothing is kept. Closed loop; one event per command; "
         f"{options.rounds} rounds of {options.seconds:g} s per cell, medians."
     )
-    cells = walk.cells(options.clients)
+    cells = (walk.watched_cells if options.telemetry else walk.cells)(options.clients)
     rounds: list[list[walk.Measured]] = []
     for number in range(1, options.rounds + 1):
         measured: list[walk.Measured] = []
@@ -34,7 +34,7 @@ def main() -> None:
         rounds.append(measured)
     if sys.stderr.isatty():
         print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
-    print(walk.table(rounds))
+    print((walk.watched_table if options.telemetry else walk.table)(rounds))
     if options.json:
         report = {"conditions": conditions, "rounds": rounds}
         Path(options.json).write_bytes(msgspec.json.encode(report))
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     walk_parser.add_argument("--seconds", type=float, default=2.0, help="length of one cell")
     walk_parser.add_argument("--rounds", type=int, default=5, help="times that each cell runs")
     walk_parser.add_argument("--folder", default=".", help="where the files are made: the disk")
+    walk_parser.add_argument(
+        "--telemetry", action="store_true", help="what OpenTelemetry costs, on beside off"
+    )
     walk_parser.add_argument("--json", help="write every run to this file")
     return parser
 

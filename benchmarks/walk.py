@@ -9,6 +9,7 @@ counted against the acknowledgements.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import statistics
 import tempfile
@@ -23,6 +24,7 @@ import msgspec
 import engine
 
 from .floor import FloorEngine
+from .watched import MODES, telemetry_of
 from .workload import BenchmarkOrder, commands_of
 
 _HEAD = (
@@ -40,11 +42,14 @@ class Cell(msgspec.Struct, frozen=True):
     store: str
     keyed: bool
     clients: int
+    telemetry: str = "off"
+    """Of an engine: `off`, or a mode of `benchmarks.watched`."""
 
     @property
     def name(self) -> str:
         """A short name for the table."""
-        return f"{self.system}{' keyed' if self.keyed else ''}"
+        watched = "" if self.telemetry == "off" else f" {self.telemetry}"
+        return f"{self.system}{' keyed' if self.keyed else ''}{watched}"
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -92,7 +97,10 @@ async def _run_floor(cell: Cell, seconds: float, path: str) -> tuple[int, Measur
 
 async def _run_engine(cell: Cell, seconds: float, path: str) -> tuple[int, Measured]:
     store = f"sqlite:{path}" if cell.store == "sqlite" else "memory:"
-    async with engine.Engine([BenchmarkOrder], store=store) as running:
+    async with contextlib.AsyncExitStack() as stack:
+        telemetry = stack.enter_context(telemetry_of(cell.telemetry))
+        made = engine.Engine([BenchmarkOrder], store=store, telemetry=telemetry)
+        running = await stack.enter_async_context(made)
         execute = running.execute
 
         async def send_bare(command: Any, _: int) -> None:
@@ -108,7 +116,7 @@ async def _run_engine(cell: Cell, seconds: float, path: str) -> tuple[int, Measu
 
         send = send_keyed if cell.keyed else send_bare
         rate, times, acknowledged = await _drive(send, cell.clients, seconds)
-        numbers = running.statistics()
+        numbers = running.statistics().journal
         return acknowledged, _measured(cell, rate, times, numbers.events / numbers.commits)
 
 
@@ -157,6 +165,33 @@ def _check(path: str, acknowledged: int) -> None:
     connection.close()
     if found != (acknowledged, acknowledged):
         raise SystemExit(f"{acknowledged} commands were acknowledged, the file has {found}")
+
+
+def watched_cells(clients: list[int]) -> list[Cell]:
+    """Give the cells that show what a telemetry costs: each mode after the engine without one."""
+    return [
+        Cell("engine", store, keyed=False, clients=count, telemetry=mode)
+        for count, store, watched in itertools.product(clients, ("memory", "sqlite"), MODES)
+        for mode in ("off", watched)
+    ]
+
+
+def watched_table(rounds: list[list[Measured]]) -> str:
+    """Give the medians, each with its ratio to the run before it, the engine without telemetry."""
+    lines = ["store    clients  telemetry    commands/s  of off just before (median, min to max)"]
+    for index, first in enumerate(rounds[0]):
+        rates = [measured[index].commands_per_second for measured in rounds]
+        line = (
+            f"{first.cell.store:8}{first.cell.clients:>8}  {first.cell.telemetry:10}"
+            f"{statistics.median(rates):>13,.0f}"
+        )
+        if index % 2:
+            ratios = [
+                m[index].commands_per_second / m[index - 1].commands_per_second for m in rounds
+            ]
+            line += f"{statistics.median(ratios):>7.1%} ({min(ratios):.1%} to {max(ratios):.1%})"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def table(rounds: list[list[Measured]]) -> str:

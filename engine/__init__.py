@@ -52,6 +52,7 @@ from .messages import Id as Id
 from .messages import Meta as Meta
 from .messages import Query as Query
 from .messages import Receipt as Receipt
+from .messages import following as following
 from .portal import Portal as Portal
 from .ports import Ports as Ports
 from .projection import Projection as Projection
@@ -59,6 +60,7 @@ from .projection import Row as Row
 from .projection import Table as Table
 from .projection import projects as projects
 from .statistics import EngineStatistics as EngineStatistics
+from .telemetry import Telemetry as Telemetry
 from .upcasting import Retired as Retired
 from .upcasting import upcasts as upcasts
 from .views import Views as Views

@@ -141,6 +141,7 @@ class Actor:
         """Accept a command; raise Overloaded if too many wait already."""
         waiting = count(self._waiting)
         if waiting >= self.kind.limits.mailbox_commands:
+            self.kind.intake.overloaded += 1
             raise Overloaded(
                 f"{waiting} commands wait for {self.stream}, as many as Limits.mailbox_commands "
                 f"allows. Nothing was run; send again after a pause."
@@ -510,7 +511,7 @@ class Actor:
         else:
             assert record.position, "nothing is undurable, so the first command is not either"
             receipt = Receipt(self.stream, record.version, record.position)
-            self.kind.intake.answer(mail, receipt)
+            self.kind.intake.repeat(mail, receipt)
         return True
 
     def _accept_nothing(self, mail: Mail) -> None:

@@ -23,6 +23,8 @@ from .limits import Limits
 from .messages import Query, Receipt, position_of
 from .projection import Projection
 from .projector import Projector
+from .statistics import Histogram, QueryStatistics
+from .telemetry import QueryBegan, Watch
 from .views import Views, ViewsStore
 
 __all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "answers"]
@@ -44,6 +46,43 @@ class AnswerDefinition(msgspec.Struct, frozen=True):
     function: Callable[[Any, Views], Awaitable[Any]]
     projections: tuple[str, ...] | None
     """Which ones a query `at` a position waits for; None for all of the engine."""
+
+
+class _Asked(msgspec.Struct):
+    """A query on its way to its answer."""
+
+    query: Query[Any]
+    definition: AnswerDefinition
+    position: int
+    timeout: float | None
+    waited: float = 0.0
+    """Seconds until the views had the position, or could not have it."""
+
+
+class _Numbers:
+    """What is counted of one type of query."""
+
+    def __init__(self) -> None:
+        self.answered = self.lagged = self.failed = 0
+        self.seconds = Histogram.of_seconds()
+        self.wait_seconds = Histogram.of_seconds()
+
+    def failure(self, error: BaseException) -> None:
+        """Count a query without an answer."""
+        if isinstance(error, ProjectionLag):
+            self.lagged += 1
+        else:
+            self.failed += 1
+
+    def statistics(self) -> QueryStatistics:
+        """Give the numbers as they are now."""
+        return QueryStatistics(
+            answered=self.answered,
+            lagged=self.lagged,
+            failed=self.failed,
+            seconds=self.seconds.copy(),
+            wait_seconds=self.wait_seconds.copy(),
+        )
 
 
 @overload
@@ -82,9 +121,14 @@ class Answers:
         store: ViewsStore,
         projectors: Mapping[str, Projector],
         limits: Limits,
+        stopwatch: Callable[[], float],
+        watch: Watch | None = None,
     ) -> None:
         """Take the decorated functions; raise DefinitionError for what does not fit together."""
         self._projectors = projectors
+        self._stopwatch = stopwatch
+        self._watch = watch
+        self._numbers: dict[str, _Numbers] = {}
         self._by_query: dict[type[Query[Any]], AnswerDefinition] = {}
         tables = {
             table.name: table
@@ -113,6 +157,12 @@ class Answers:
                     f"Engine(projections=[...])"
                 )
         self._by_query[definition.query] = definition
+        self._numbers.setdefault(definition.query.query_name, _Numbers())
+
+    def statistics(self) -> Mapping[str, QueryStatistics]:
+        """Give the numbers as they are now, by the query's name; called from any thread."""
+        # Every name is there from the start, so that the dict does not change under a reader.
+        return {name: numbers.statistics() for name, numbers in self._numbers.items()}
 
     async def ask(
         self,
@@ -134,12 +184,37 @@ class Answers:
         position = position_of(at)
         if timeout is None and at is not None:
             timeout = AT_SECONDS
-        if timeout is None:
-            return typing.cast("A", await definition.function(query, self._views))
-        deadline = asyncio.get_running_loop().time() + timeout
-        await self._wait_for(definition, position, deadline)
+        asked = _Asked(query, definition, position, timeout)
+        numbers, watch = self._numbers[query.query_name], self._watch
+        seen = None if watch is None else watch.begin(QueryBegan(query, position))
+        begin = self._stopwatch()
+        try:
+            answer = await self._answer(asked, numbers)
+        except BaseException as error:
+            numbers.failure(error)
+            if watch is not None:
+                watch.end(seen, error, wait_seconds=asked.waited)
+            raise
+        finally:
+            numbers.seconds.record(self._stopwatch() - begin)
+        numbers.answered += 1
+        if watch is not None:
+            watch.end(seen, wait_seconds=asked.waited)
+        return typing.cast("A", answer)
+
+    async def _answer(self, asked: _Asked, numbers: _Numbers) -> Any:
+        if asked.timeout is None:
+            return await asked.definition.function(asked.query, self._views)
+        deadline = asyncio.get_running_loop().time() + asked.timeout
+        if asked.position:
+            begin = self._stopwatch()
+            try:
+                await self._wait_for(asked.definition, asked.position, deadline)
+            finally:
+                asked.waited = self._stopwatch() - begin
+                numbers.wait_seconds.record(asked.waited)
         async with asyncio.timeout_at(deadline):
-            return typing.cast("A", await definition.function(query, self._views))
+            return await asked.definition.function(asked.query, self._views)
 
     async def _wait_for(self, definition: AnswerDefinition, position: int, deadline: float) -> None:
         names = self._projectors if definition.projections is None else definition.projections

@@ -13,25 +13,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from .limits import Limits
+from .statistics import SubscriptionStatistics
 from .stores.contract import StoredEvent
 
-__all__ = ["Bus", "Subscription", "SubscriptionStatistics"]
-
-
-class SubscriptionStatistics(msgspec.Struct, frozen=True):
-    """Numbers of one subscription."""
-
-    waiting: int
-    """Events that wait now."""
-    taken: int
-    """Events that were taken."""
-    dropped: int
-    """Events that were dropped because too many waited; the feed has them."""
-    overflows: int
-    """How often that happened."""
+__all__ = ["Bus", "Subscription"]
 
 
 class Subscription:
@@ -93,6 +79,14 @@ class Subscription:
     def first(self) -> int | None:
         """Position of the first event that waits, if any does."""
         return self._batches[0][0].position if self._batches else None
+
+    @property
+    def oldest(self) -> int | None:
+        """When the first event that waits was recorded; asked from any thread."""
+        try:
+            return self._batches[0][0].recorded
+        except IndexError:  # nothing waits, or it was taken just now
+            return None
 
     async def wait(self) -> None:
         """Return when something was published, or `wake` called, since the last return."""

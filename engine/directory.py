@@ -19,8 +19,11 @@ from .actor import Actor
 from .errors import Damaged, InvalidInput, Overloaded, StoreFailed
 from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
+from .ports import Ports
 from .snapshot import Distrusted
+from .statistics import DirectoryStatistics, Histogram
 from .stores.contract import Store, StreamPage, StreamRead
+from .telemetry import LoadBegan, Watch
 
 __all__ = ["Directory", "check_id"]
 
@@ -37,10 +40,19 @@ _IDLE_LOOKS = 2
 class Directory:
     """The resident actors of one engine, by stream."""
 
-    def __init__(self, store: Store, limits: Limits, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        ports: Ports,
+        logger: logging.Logger,
+        watch: Watch | None = None,
+    ) -> None:
         self._store = store
         self._limits = limits
+        self._stopwatch = ports.stopwatch
         self._logger = logger
+        self._watch = watch
         self._actors: dict[str, Actor] = {}
         self._cold: list[Actor] = []
         self._wake = asyncio.Event()
@@ -52,6 +64,9 @@ class Directory:
         """Actors loaded from a snapshot and what came after it."""
         self.distrusted = 0
         """Snapshots that did not fit."""
+        self.overloaded = 0
+        """Commands that were turned away because nobody could leave."""
+        self._load_seconds = Histogram.of_seconds()
 
     def __len__(self) -> int:
         """Give the number of resident actors."""
@@ -101,6 +116,7 @@ class Directory:
             actor.used = False
             self._actors[stream] = actor
         if fallback is None:
+            self.overloaded += 1
             raise Overloaded(
                 f"{len(self._actors)} aggregates are in memory, as many as "
                 f"Limits.resident_aggregates allows, and none is at rest. Nothing was run; send "
@@ -134,6 +150,18 @@ class Directory:
         sample = self.actors[::step][:_SAMPLE]
         return sum(actor.footprint() for actor in sample) // len(sample) if sample else 0
 
+    def statistics(self) -> DirectoryStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        return DirectoryStatistics(
+            resident=len(self._actors),
+            loaded=self.loads,
+            passivated=self.passivated,
+            restored=self.restored,
+            distrusted=self.distrusted,
+            bytes_each=self.bytes_each(),
+            load_seconds=self._load_seconds.copy(),
+        )
+
     # -- loading ----------------------------------------------------------------------------
 
     def load(self, actor: Actor) -> None:
@@ -149,7 +177,21 @@ class Directory:
             while self._cold:
                 actors = self._cold[: self._limits.loads_at_once]
                 del self._cold[: self._limits.loads_at_once]
-                await self._load(actors)
+                await self._load_measured(actors)
+
+    async def _load_measured(self, actors: list[Actor]) -> None:
+        watch = self._watch
+        seen = None if watch is None else watch.begin(LoadBegan(len(actors)))
+        begin, before = self._stopwatch(), self.loads
+        try:
+            await self._load(actors)
+        except BaseException as error:
+            if watch is not None:
+                watch.end(seen, error)
+            raise
+        self._load_seconds.record(self._stopwatch() - begin)
+        if watch is not None:
+            watch.end(seen, loaded=self.loads - before)
 
     async def _load(self, actors: list[Actor]) -> None:
         for actor in actors:

@@ -57,10 +57,11 @@ from .schema import check_types, told
 from .snapshot import Freezer
 from .snapshot_writer import SnapshotWriter
 from .statistics import EngineStatistics
-from .stores.contract import Store
+from .stores.contract import Measured, Store
 from .stores.sqlite_views import SqliteViews
 from .stores.urls import open_url, views_path
 from .supervisor import Supervisor
+from .telemetry import Telemetry, Watch
 from .upcasting import Retired, Upcasting
 from .watchdog import LoopWatch
 
@@ -94,6 +95,7 @@ class Engine:
     becomes of events that older releases stored. `resources` are what handlers take by its class (a
     client, a table of rates); the host opens and closes them. `authorize` is asked before every
     command and every read, and what it does not allow is Forbidden; without it all is allowed.
+    `telemetry` gets to know of every command, batch, load and query, and can hurt none of them.
     Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused (also
     where the stored types of events do not fit the declared ones) or StoreFailed.
     """
@@ -112,12 +114,14 @@ class Engine:
         limits: Limits | None = None,
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._ports = ports or Ports()
         self._logger = logger or logging.getLogger("foldline")
         self._gate = Gate(authorize, self._logger) if authorize is not None else None
         self._store: Store = open_url(store) if isinstance(store, str) else store
+        self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
         self._process = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -126,7 +130,9 @@ class Engine:
         self._registry = _registry(definitions, projections, Upcasting(upcasters, retired))
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
-        self._directory = Directory(self._store, self._limits, self._logger)
+        self._directory = Directory(
+            self._store, self._limits, self._ports, self._logger, self._watch
+        )
         self._snapshots = SnapshotWriter(self._store, self._limits, self._logger)
         self._bus = Bus(self._limits, self._ports.failpoint)
         self._journal = Journal(
@@ -136,6 +142,7 @@ class Engine:
             self._ports,
             publish=self._bus.publish,
             room_again=self._dispatcher.wake,
+            watch=self._watch,
         )
         self._resources = dict(resources or {})
         self._deliberations = Deliberations(self._logger)
@@ -145,11 +152,12 @@ class Engine:
             self._directory,
             self._ports,
         )
+        self._submit = self._wire_submit()
         self._projections = tuple(projections)
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
         self._projectors = {p.__definition__.name: self._projector(p) for p in projections}
-        self._answers = Answers(answers, self._views, self._projectors, self._limits)
-        self._watch = self._loop_watch()
+        self._answers = self._wire_answers(answers)
+        self._loop_watch = self._wire_loop_watch()
         self._past, self._feeds = self._wire_readers(definitions)
         self._supervisor = self._wire_supervisor()
 
@@ -163,12 +171,12 @@ class Engine:
             dispatcher=self._dispatcher,
             deliberations=self._deliberations,
             snapshots=self._snapshots,
-            watch=self._watch,
+            watch=self._loop_watch,
             readers=(*self._projectors.values(), self._feeds),
             logger=self._logger,
         )
 
-    def _loop_watch(self) -> LoopWatch | None:
+    def _wire_loop_watch(self) -> LoopWatch | None:
         watcher = self._ports.watcher
         if watcher is None:
             return None
@@ -184,7 +192,25 @@ class Engine:
             limits=self._limits,
             ports=self._ports,
             logger=self._logger,
+            end_of_log=lambda: self._journal.position,
+            watch=self._watch,
         )
+
+    def _wire_answers(self, functions: Sequence[Callable[..., Any]]) -> Answers:
+        return Answers(
+            functions,
+            self._views,
+            self._projectors,
+            self._limits,
+            self._ports.stopwatch,
+            self._watch,
+        )
+
+    def _wire_submit(self) -> Callable[..., asyncio.Future[Receipt]]:
+        """Choose once how commands are posted, so that without a telemetry none is looked for."""
+        if self._watch is None or not self._watch.wants_commands:
+            return self._reception.take
+        return self._watch.commands(self._reception.take, self._reception.kinds)
 
     def _kind(self, definition: AggregateDefinition) -> Kind:
         return Kind(
@@ -255,16 +281,16 @@ class Engine:
         """
         if self._gate is not None:
             await self._gate.check(principal, "execute", command)
-        return await self._reception.take(
-            self._check_usable(),
+        return await self._submit(
             command,
             key,
             expected,
-            deadline,
             correlation,
             causation,
             principal,
             headers,
+            deadline,
+            self._check_usable(),
         )
 
     async def execute_many(
@@ -287,16 +313,16 @@ class Engine:
     async def _send(self, envelope: Envelope) -> asyncio.Future[Receipt]:
         if self._gate is not None:
             await self._gate.check(envelope.principal, "execute", envelope.command)
-        return self._reception.take(
-            self._check_usable(),
+        return self._submit(
             envelope.command,
             envelope.key,
             envelope.expected,
-            envelope.deadline,
             envelope.correlation,
             envelope.causation,
             envelope.principal,
             envelope.headers,
+            envelope.deadline,
+            self._check_usable(),
         )
 
     # -- queries ----------------------------------------------------------------------------
@@ -333,28 +359,23 @@ class Engine:
         projector.resume()
 
     def statistics(self) -> EngineStatistics:
-        """Give the engine's numbers as they are now."""
+        """Give the engine's numbers as they are now; may be called from any thread, at any time.
+
+        Each number is true at some moment of the call; the loop may go on between two of them.
+        """
         return EngineStatistics(
             state=self._supervisor.state,
             position=self._journal.position,
-            commands_open=self._intake.open,
-            commands_answered=self._intake.answered,
-            aggregates_resident=len(self._directory),
-            aggregates_loaded=self._directory.loads,
-            aggregates_passivated=self._directory.passivated,
-            aggregate_bytes=self._directory.bytes_each(),
-            snapshots_written=self._snapshots.written,
-            snapshots_dropped=self._snapshots.dropped,
-            snapshots_restored=self._directory.restored,
-            snapshots_distrusted=self._directory.distrusted,
+            commands=self._intake.statistics(self._directory.overloaded),
             handlers_running=len(self._deliberations),
-            loop_blocked=0 if self._watch is None else self._watch.blocked,
-            undurable_events=self._journal.undurable,
-            commits=self._journal.commits,
-            events=self._journal.events,
-            batch_events_last=self._journal.batch_events_last,
-            batch_events_max=self._journal.batch_events_max,
+            aggregates=self._directory.statistics(),
+            snapshots=self._snapshots.statistics(),
+            journal=self._journal.statistics(),
+            store=self._store.statistics() if isinstance(self._store, Measured) else None,
             projectors={name: p.statistics() for name, p in self._projectors.items()},
+            queries=self._answers.statistics(),
+            loop_blocked=0 if self._loop_watch is None else self._loop_watch.blocked,
+            telemetry_failures=0 if self._watch is None else self._watch.failures,
         )
 
     # -- looking back -----------------------------------------------------------------------
@@ -472,6 +493,8 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         await self._supervisor.start()
+        if self._watch is not None:
+            self._watch.attach(self.statistics)
         return self
 
     async def __aexit__(
@@ -481,7 +504,11 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         """Drain and close; raise EngineFailed if the engine had failed."""
-        await self._supervisor.end()
+        try:
+            await self._supervisor.end()
+        finally:
+            if self._watch is not None:
+                self._watch.detach()
         if self.failed is not None:
             raise EngineFailed(
                 f"the engine failed with {type(self.failed).__name__}: {self.failed}"

@@ -28,6 +28,7 @@ from .mailbox import Intake, Mail
 from .messages import Receipt
 from .ports import Ports
 from .snapshot import Frozen
+from .statistics import Histogram, JournalStatistics
 from .stores.contract import (
     Appended,
     AppendRequest,
@@ -38,6 +39,7 @@ from .stores.contract import (
     StreamConflict,
     Write,
 )
+from .telemetry import LINKS_MAX, CommitBegan, Watch
 
 __all__ = ["Entry", "Follower", "Journal", "Owner", "decided_on_void"]
 
@@ -107,11 +109,14 @@ class Journal:
         ports: Ports,
         publish: Callable[[Sequence[StoredEvent]], None],
         room_again: Callable[[], None],
+        watch: Watch | None = None,
     ) -> None:
         self._store = store
         self._intake = intake
         self._limits = limits
         self._clock = ports.clock
+        self._stopwatch = ports.stopwatch
+        self._watch = watch
         self._failpoint = ports.failpoint
         self._publish = publish
         self._room_again = room_again
@@ -123,16 +128,27 @@ class Journal:
         """Whether actors may decide more; otherwise they wait for the batch in flight."""
         self.position = 0
         """Position of the last durable event."""
-        self.commits = 0
-        self.events = 0
-        """Events committed since the start."""
-        self.batch_events_last = 0
-        self.batch_events_max = 0
+        self._commits = 0
+        self._events = 0
+        self._bytes = 0
+        self._conflicts = 0
+        self._voided = 0
+        self._commit_seconds = Histogram.of_seconds()
+        self._batch_events = Histogram.of_sizes()
 
-    @property
-    def undurable(self) -> int:
-        """Events that gather for the next batch."""
-        return self._gathered_events
+    def statistics(self) -> JournalStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        return JournalStatistics(
+            commits=self._commits,
+            events=self._events,
+            bytes=self._bytes,
+            undurable_events=self._gathered_events,
+            undurable_bytes=self._gathered_bytes,
+            conflicts=self._conflicts,
+            voided=self._voided,
+            commit_seconds=self._commit_seconds.copy(),
+            batch_events=self._batch_events.copy(),
+        )
 
     def submit(self, entry: Entry) -> None:
         """Take an entry into the next batch; `kick` sends it."""
@@ -184,9 +200,8 @@ class Journal:
         failpoint = self._failpoint
         if failpoint is not None:
             failpoint("journal.gathered")
-        requests = [AppendRequest((entry.write,)) for entry in entries]
         try:
-            committed = await self._store.append(Batch(requests, self._clock.now()))
+            committed = await self._append(entries)
             if failpoint is not None:
                 failpoint("journal.durable")
             self._settle(entries, committed)
@@ -204,7 +219,25 @@ class Journal:
         if committed.events:
             self._publish(committed.events)
 
+    async def _append(self, entries: list[Entry]) -> Committed:
+        requests = [AppendRequest((entry.write,)) for entry in entries]
+        watch = self._watch
+        seen = None if watch is None else watch.begin(_commit_began(entries))
+        begin = self._stopwatch()
+        try:
+            committed = await self._store.append(Batch(requests, self._clock.now()))
+        except BaseException as error:
+            if watch is not None:
+                watch.end(seen, error)
+            raise
+        self._commit_seconds.record(self._stopwatch() - begin)
+        if watch is not None:
+            last = committed.events[-1].position if committed.events else self.position
+            watch.end(seen, committed_events=len(committed.events), position=last)
+        return committed
+
     def _settle(self, entries: list[Entry], committed: Committed) -> None:
+        size = 0
         assert len(committed.outcomes) == len(entries), "the store owes one outcome per request"
         for entry, outcome in zip(entries, committed.outcomes, strict=True):
             if isinstance(outcome, Appended):
@@ -213,19 +246,20 @@ class Journal:
                 assert entry.incarnation == entry.owner.incarnation, "a void decision was stored"
                 assert outcome.versions == (entry.version,)
                 self._answer(entry, outcome.position)
+                size += entry.size
                 if entry.frozen is not None:
                     last = committed.events[outcome.position - committed.events[0].position]
                     entry.owner.seal(entry.frozen, last)
             else:
                 self._answer_conflict(entry, outcome)
-        self.commits += 1
+        self._commits += 1
+        self._bytes += size
+        self._batch_events.record(len(committed.events))
         if committed.events:
             # Not "the next one": where a store has other writers, theirs lie between.
             assert committed.events[0].position > self.position, "positions only grow"
             self.position = committed.events[-1].position
-            self.batch_events_last = len(committed.events)
-            self.batch_events_max = max(self.batch_events_max, self.batch_events_last)
-            self.events += self.batch_events_last
+            self._events += len(committed.events)
 
     def _answer(self, entry: Entry, position: int) -> None:
         owner = entry.owner
@@ -242,9 +276,10 @@ class Journal:
             if first is not None:
                 assert first.position, "a key is repeated after its first command is durable"
                 receipt = Receipt(owner.stream, first.version, first.position)
+                self._intake.repeat(follower.mail, receipt)
             else:
                 receipt = Receipt(owner.stream, entry.version, position)
-            self._intake.answer(follower.mail, receipt)
+                self._intake.answer(follower.mail, receipt)
 
     def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:
         owner = entry.owner
@@ -252,6 +287,7 @@ class Journal:
         if entry.incarnation != owner.incarnation:
             self._void(entry, voided)
             return
+        self._conflicts += 1
         self._intake.refuse(entry.mail, Conflict(outcome.stream, outcome.expected, outcome.actual))
         self._void_followers(entry, voided)
         self._void_owners([owner])
@@ -282,6 +318,7 @@ class Journal:
             owner.voided()
 
     def _void(self, entry: Entry, error: EngineError) -> None:
+        self._voided += 1
         self._intake.refuse(entry.mail, error)
         self._void_followers(entry, error)
 
@@ -308,6 +345,17 @@ class Journal:
             entry = self._gathered.popleft()
             self._void(entry, Voided(decided_on_void(entry.owner.stream)))
         self._gathered_events = self._gathered_bytes = 0
+
+
+def _commit_began(entries: Sequence[Entry]) -> CommitBegan:
+    """Tell of a batch, and of its first commands what traces them."""
+    headers = [entry.mail.headers for entry in entries[:LINKS_MAX]]
+    return CommitBegan(
+        events=sum(len(entry.write.events) for entry in entries),
+        commands=len(entries),
+        bytes=sum(entry.size for entry in entries),
+        headers=[given for given in headers if given],
+    )
 
 
 def _outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:

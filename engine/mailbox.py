@@ -17,6 +17,7 @@ import msgspec
 from .aggregate import CommandHandler
 from .errors import DeadlinePassed, EngineError, Overloaded
 from .messages import Command, Receipt
+from .statistics import IntakeStatistics, answer_class
 
 __all__ = ["Intake", "Mail", "Waiting", "count", "post", "take", "too_late"]
 
@@ -84,7 +85,16 @@ def too_late(mail: Mail, stream: str, why: str) -> DeadlinePassed:
 class Intake:
     """Counts accepted commands, refuses what is too much, and gives each its one answer."""
 
-    __slots__ = ("_idle", "_limit", "answered", "open")
+    __slots__ = (
+        "_idle",
+        "_limit",
+        "_refused",
+        "answered",
+        "dropped",
+        "open",
+        "overloaded",
+        "repeated",
+    )
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -94,10 +104,18 @@ class Intake:
         """Commands that were accepted and have no answer yet."""
         self.answered = 0
         """Commands that had their answer since the start, whatever it was."""
+        self.repeated = 0
+        """Receipts among them that were those of an earlier command with the same key."""
+        self.dropped = 0
+        """Commands among them whose caller was cancelled before they were run."""
+        self.overloaded = 0
+        """Commands that were not accepted because the engine or a mailbox was full."""
+        self._refused: dict[type[EngineError], int] = {}
 
     def check(self) -> None:
         """Raise Overloaded if the engine has all the commands that it may hold."""
         if self.open >= self._limit:
+            self.overloaded += 1
             raise Overloaded(
                 f"{self.open} commands wait for their answers, as many as "
                 f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
@@ -115,9 +133,15 @@ class Intake:
         if not mail.answer.done():
             mail.answer.set_result(receipt)
 
+    def repeat(self, mail: Mail, receipt: Receipt) -> None:
+        """Answer with the receipt of an earlier command with the same key."""
+        self.answer(mail, receipt)
+        self.repeated += 1
+
     def refuse(self, mail: Mail, error: EngineError) -> None:
         """Answer with an error."""
         self._settle(mail)
+        self._refused[type(error)] = self._refused.get(type(error), 0) + 1
         if not mail.answer.done():
             mail.answer.set_exception(error)
 
@@ -125,6 +149,7 @@ class Intake:
         """Let go of a command whose caller was cancelled before it was run."""
         assert mail.answer.done(), "only a caller that left may go without an answer"
         self._settle(mail)
+        self.dropped += 1
 
     def _settle(self, mail: Mail) -> None:
         assert mail.open, "a command has one answer, and this one had it"
@@ -133,6 +158,26 @@ class Intake:
         self.answered += 1
         if self.open == 0:
             self._idle.set()
+
+    def statistics(self, overloaded_elsewhere: int = 0) -> IntakeStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        # The loop may go on meanwhile: a class counts after `answered` and is read before it, so
+        # that no class holds an answer that `answered` has not.
+        refused, repeated, dropped = self._refused.copy(), self.repeated, self.dropped
+        answered, still_open = self.answered, self.open
+        # Receipts are the most, and cost nothing here: they are what no other class has.
+        receipts = answered - sum(refused.values()) - repeated - dropped
+        answers = {"receipt": receipts, "repeated-key": repeated, "cancelled": dropped}
+        for error, number in refused.items():
+            name = answer_class(error)
+            answers[name] = answers.get(name, 0) + number
+        return IntakeStatistics(
+            accepted=answered + still_open,
+            open=still_open,
+            answered=answered,
+            answers=answers,
+            overloaded=self.overloaded + overloaded_elsewhere,
+        )
 
     async def wait_idle(self) -> None:
         """Wait until every accepted command has its answer."""

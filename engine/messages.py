@@ -11,7 +11,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Generic, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Generic, TypedDict, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -22,11 +22,13 @@ __all__ = [
     "Command",
     "Envelope",
     "Event",
+    "Following",
     "Id",
     "Meta",
     "Query",
     "Receipt",
     "check_name",
+    "following",
     "position_of",
 ]
 
@@ -228,6 +230,27 @@ class Meta(msgspec.Struct, frozen=True):
         return self.stream.partition(":")[2]
 
     @property
+    def event_id(self) -> str:
+        """The event's identity, `kind:id@version`: the same for every reader and for ever."""
+        return f"{self.stream}@{self.version}"
+
+    @property
     def time(self) -> datetime:
         """`recorded` as an aware datetime in UTC."""
         return _EPOCH + timedelta(microseconds=self.recorded)
+
+
+class Following(TypedDict):
+    """What a command takes on from the event that it is sent because of."""
+
+    correlation: str
+    causation: str
+
+
+def following(meta: Meta) -> Following:
+    """Give what a command sent because of an event passes on: `execute(c, **following(meta))`.
+
+    Its causation is the event's identity. Its correlation is the event's, as its first sender gave
+    it; where there was none, the event is what all that follows belongs to.
+    """
+    return Following(correlation=meta.correlation or meta.event_id, causation=meta.event_id)

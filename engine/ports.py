@@ -363,5 +363,8 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     files: Files = msgspec.field(default_factory=SystemFiles)
     watcher: Watcher | None = msgspec.field(default_factory=SystemWatcher)
     """Watches over the event loop; None where nobody shall."""
+    stopwatch: Callable[[], float] = time.perf_counter
+    """Seconds since some moment, for measuring only: nothing is decided by it. The event loop's own
+    time is too coarse, uvloop counts it in milliseconds."""
     failpoint: Callable[[str], None] | None = None
     """Called with a name of FAILPOINTS as each step is reached, in the loop or in a worker."""

@@ -13,56 +13,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
-import msgspec
-
-from .bus import Subscription, SubscriptionStatistics
+from .bus import Subscription
 from .codec import EventRegistry
 from .errors import Damaged, EngineError
 from .limits import Limits
 from .ports import Ports
 from .projection import Projection
 from .staging import Fold
+from .statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
 from .stores.contract import Store, StoredEvent
+from .telemetry import ProjectionBegan, Watch
 from .views import Changes, Checkpoint, ViewsStore
 
-__all__ = ["ProjectionFailure", "Projector", "ProjectorState", "ProjectorStatistics"]
-
-ProjectorState = Literal["catching-up", "live", "stopped", "closed"]
-
-
-class ProjectionFailure(msgspec.Struct, frozen=True):
-    """Why a projector stopped."""
-
-    position: int
-    """Of the event that could not be folded; of the checkpoint where no event is to blame."""
-    event: str
-    """Its name and version, as "order-created v1"; empty where no event is to blame."""
-    stream: str
-    cause: str
-    """The traceback, without the values that were in messages and variables."""
-
-
-class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of one projector; counts are since the start."""
-
-    name: str
-    state: ProjectorState
-    position: int
-    """The last event that is in the views."""
-    events: int
-    """Events folded; those that the projection does not handle are not among them."""
-    transactions: int
-    pages: int
-    """Pages read from the feed."""
-    fetches: int
-    """Times that rows were not in memory."""
-    rows: int
-    """Rows in memory."""
-    bus: SubscriptionStatistics
-    failure: ProjectionFailure | None
+__all__ = ["Projector"]
 
 
 class _Poisoned(Exception):
@@ -87,6 +52,8 @@ class Projector:
         limits: Limits,
         ports: Ports,
         logger: logging.Logger,
+        end_of_log: Callable[[], int] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.definition = projection.__definition__
         self.failure: ProjectionFailure | None = None
@@ -97,6 +64,8 @@ class Projector:
         self._limits = limits
         self._ports = ports
         self._logger = logger
+        self._end_of_log = end_of_log
+        self._watch = watch
         self._fold = Fold(
             self.definition,
             registry,
@@ -111,6 +80,10 @@ class Projector:
         self._waiting: dict[asyncio.Future[bool], int] = {}
         self._transactions = 0
         self._pages = 0
+        self._oldest: int | None = None
+        """When the first event of the batch in hand was recorded."""
+        self._batch_seconds = Histogram.of_seconds()
+        self._batch_events = Histogram.of_sizes()
 
     @property
     def state(self) -> ProjectorState:
@@ -123,19 +96,30 @@ class Projector:
         return self._checkpoint.position
 
     def statistics(self) -> ProjectorStatistics:
-        """Give the numbers as they are now."""
+        """Give the numbers as they are now; called from any thread."""
+        position = self.position
+        lag = None if self._end_of_log is None else max(0, self._end_of_log() - position)
         return ProjectorStatistics(
             name=self.definition.name,
             state=self._state,
-            position=self.position,
+            position=position,
+            lag_events=lag,
+            lag_seconds=0.0 if lag == 0 else self._age_of_oldest(),
             events=self._fold.events,
             transactions=self._transactions,
+            batch_seconds=self._batch_seconds.copy(),
+            batch_events=self._batch_events.copy(),
             pages=self._pages,
             fetches=self._fold.fetches,
             rows=self._fold.staging.rows,
             bus=self._subscription.statistics(),
             failure=self.failure,
         )
+
+    def _age_of_oldest(self) -> float | None:
+        """Give the age in seconds of the first event that is not in the views, if it was seen."""
+        oldest = self._oldest or self._subscription.oldest
+        return None if oldest is None else max(0, self._ports.clock.now() - oldest) / 1e6
 
     async def run(self) -> None:
         """Follow the log until `stop`."""
@@ -201,9 +185,11 @@ class Projector:
             assert first == self.position + 1, "events come without a hole"
             done = 0
             while done < len(events):
-                done += await self._project(events[done:])
+                self._oldest = events[done].recorded
+                done += await self._project_measured(events[done:])
                 if self._stopping:
                     return
+            self._oldest = None
 
     async def _next(self) -> Sequence[StoredEvent]:
         """Give the events after the checkpoint, from the bus or the feed; nothing at the end."""
@@ -248,6 +234,23 @@ class Projector:
             )
 
     # -- one batch ----------------------------------------------------------------------------
+
+    async def _project_measured(self, events: Sequence[StoredEvent]) -> int:
+        watch = self._watch
+        name = self.definition.name
+        seen = None if watch is None else watch.begin(ProjectionBegan(name, events))
+        begin = self._ports.stopwatch()
+        try:
+            count = await self._project(events)
+        except BaseException as error:
+            if watch is not None:
+                watch.end(seen, error.__cause__ if isinstance(error, _Poisoned) else error)
+            raise
+        self._batch_seconds.record(self._ports.stopwatch() - begin)
+        self._batch_events.record(count)
+        if watch is not None:
+            watch.end(seen, projected_events=count, position=self.position)
+        return count
 
     async def _project(self, events: Sequence[StoredEvent]) -> int:
         """Fold and write a batch, or as much of it as fits in memory; give how many events."""
@@ -297,6 +300,7 @@ class Projector:
         self._subscription.mute()
         if isinstance(error, _Poisoned):
             stored, cause = error.stored, error.__cause__
+            self._oldest = stored.recorded
             assert isinstance(cause, Exception)
             what = f"{stored.name} v{stored.event_version}"
             failure = ProjectionFailure(stored.position, what, stored.stream, _told(cause))

@@ -37,15 +37,15 @@ class Reception:
 
     def take(
         self,
-        loop: asyncio.AbstractEventLoop,
         command: Command,
         key: str | None,
         expected: int | None,
-        deadline: float | None,
         correlation: str | None,
         causation: str | None,
         principal: str | None,
         headers: Mapping[str, str] | None,
+        deadline: float | None,
+        loop: asyncio.AbstractEventLoop,
     ) -> asyncio.Future[Receipt]:
         """Post a command to its actor, and give the future of its answer."""
         wired = self._handlers.get(type(command))
@@ -84,6 +84,11 @@ class Reception:
             self._failpoint("mailbox.accepted")
         return mail.answer
 
+    @property
+    def kinds(self) -> Mapping[type[Command], str]:
+        """The kind of aggregate by the class of command that it handles."""
+        return {command: kind.definition.kind for command, (kind, _) in self._handlers.items()}
+
     def _check_not_inside(self, command: Command) -> None:
         """Refuse a command out of a handler: its aggregate may be what that one waits for."""
         inside = CURRENT.get()
@@ -95,10 +100,10 @@ class Reception:
             )
 
 
-def _wired(kinds: Sequence[Kind]) -> Mapping[type, tuple[Kind, CommandHandler]]:
+def _wired(kinds: Sequence[Kind]) -> Mapping[type[Command], tuple[Kind, CommandHandler]]:
     """Give who handles each class of command."""
     by_name: dict[str, Kind] = {}
-    handlers: dict[type, tuple[Kind, CommandHandler]] = {}
+    handlers: dict[type[Command], tuple[Kind, CommandHandler]] = {}
     for kind in kinds:
         definition = kind.definition
         other = by_name.setdefault(definition.kind, kind).definition

@@ -12,6 +12,7 @@ import logging
 import anyio
 
 from .limits import Limits
+from .statistics import SnapshotStatistics
 from .stores.contract import Snapshot, Store
 
 __all__ = ["SnapshotWriter"]
@@ -46,6 +47,10 @@ class SnapshotWriter:
         self._waiting[snapshot.stream] = snapshot
         self._bytes += len(snapshot.state)
         self._wake.set()
+
+    def statistics(self) -> SnapshotStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        return SnapshotStatistics(written=self.written, dropped=self.dropped)
 
     async def run(self) -> None:
         """Write until cancelled, and then what waits."""

@@ -1,49 +1,270 @@
-"""What an engine tells about itself: one frozen struct of numbers, taken at one moment."""
+"""What an engine tells about itself: one struct per station of the walk, taken at one moment.
+
+Rules: counts are since the start, levels are as they are now, and both are plain numbers that may
+be read from another thread at any time. Nothing here reads a clock or holds an id: the names in it
+are those of the code (projections, queries, answer classes), so there is a bounded number of them.
+What a station counts per command is an addition; only batches, loads and queries are measured with
+a stopwatch. This file does nothing with the numbers.
+"""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Mapping
-from typing import Any
+from typing import Final, Literal
 
 import msgspec
 
-__all__ = ["EngineStatistics"]
+from . import errors
+
+__all__ = [
+    "DirectoryStatistics",
+    "EngineStatistics",
+    "Histogram",
+    "IntakeStatistics",
+    "JournalStatistics",
+    "ProjectionFailure",
+    "ProjectorState",
+    "ProjectorStatistics",
+    "QueryStatistics",
+    "StoreStatistics",
+    "SubscriptionStatistics",
+    "answer_class",
+]
+
+SECONDS: Final = (*(float(f"{m}e{e}") for e in range(-6, 2) for m in (1, 2, 5)), 100.0)
+"""Bounds of durations: 1, 2, 5, 10 µs … 50, 100 s."""
+SIZES: Final = (*(float(f"{m}e{e}") for e in range(6) for m in (1, 2, 5)), 1e6)
+"""Bounds of numbers of things: 1, 2, 5, 10 … 1,000,000."""
+
+
+class Histogram(msgspec.Struct):
+    """How often values fell into which bucket; bounds in steps of 1, 2, 5.
+
+    A bucket holds what is above the bound before and at most its own; the last one what is above
+    all. So a quantile is never told too low, and at most 2.5 times too high.
+    """
+
+    bounds: tuple[float, ...]
+    counts: list[int]
+    """One more than there are bounds."""
+    sum: float = 0.0
+    max: float = 0.0
+
+    @classmethod
+    def of_seconds(cls) -> Histogram:
+        """Give an empty one for durations in seconds."""
+        return cls(SECONDS, [0] * (len(SECONDS) + 1))
+
+    @classmethod
+    def of_sizes(cls) -> Histogram:
+        """Give an empty one for numbers of things."""
+        return cls(SIZES, [0] * (len(SIZES) + 1))
+
+    def record(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+        if value > self.max:
+            self.max = value
+
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float:
+        """Give a value that a share `q` (0 to 1) of the values does not exceed; 0.0 where none is.
+
+        It is the upper bound of the bucket concerned, or the largest value where that is less.
+        """
+        if not 0.0 <= q <= 1.0:
+            raise errors.UsageError(f"a quantile is asked for a share from 0 to 1, not {q!r}")
+        counted, wanted = 0, q * self.count
+        for bound, number in zip(self.bounds, self.counts, strict=False):
+            counted += number
+            if number and counted >= wanted:
+                return min(bound, self.max)
+        return self.max
+
+    def copy(self) -> Histogram:
+        """Give the numbers as they are now."""
+        return Histogram(self.bounds, self.counts.copy(), self.sum, self.max)
+
+
+def answer_class(error: type[BaseException]) -> str:
+    """Give the name of an answer that is an error: "rejected", "wrong-version" and so on.
+
+    It is the engine's own class, so that a user's subclass adds no name: there are few.
+    """
+    known = next((cls for cls in error.__mro__ if cls.__module__ == errors.__name__), error)
+    return re.sub(r"(?<=.)([A-Z])", r"-\1", known.__name__).lower()
+
+
+class IntakeStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Commands at the door. `accepted` is `open` and `answered` together."""
+
+    accepted: int
+    open: int
+    """Accepted commands that have no answer yet."""
+    answered: int
+    answers: Mapping[str, int]
+    """By class, each answered command in exactly one: "receipt" (a command was run), "repeated-key"
+    (the receipt of an earlier one), "cancelled" (its caller left before it was run), or the error:
+    "rejected", "conflict", "voided", "wrong-version", "handler-failed", "outcome-unknown" …"""
+    overloaded: int
+    """Commands that were turned away because something was full; they were never accepted."""
+
+
+class DirectoryStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Aggregates in memory."""
+
+    resident: int
+    loaded: int
+    passivated: int
+    """Aggregates that left memory, to make room for others or because they were idle."""
+    restored: int
+    """Of the loaded ones: from a snapshot and the events after it."""
+    distrusted: int
+    """Snapshots that did not fit, so that the stream was folded from its beginning."""
+    bytes_each: int
+    """What one resident aggregate holds (actor, state, keys): an estimate from a few of them."""
+    load_seconds: Histogram
+    """Of a group of cold aggregates that were read together: from the read to the last fold."""
+
+
+class SnapshotStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Snapshots on their way to the store."""
+
+    written: int
+    dropped: int
+    """Not written, because too many waited or the store refused."""
+
+
+class JournalStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """The writer. A commit is a batch that the store has answered."""
+
+    commits: int
+    events: int
+    """Events committed."""
+    bytes: int
+    """Their payloads and metadata."""
+    undurable_events: int
+    """Events that gather for the next commit."""
+    undurable_bytes: int
+    conflicts: int
+    """Decisions that lost against another writer."""
+    voided: int
+    """Decisions that were dropped because an earlier one of their stream, or their batch, was not
+    stored."""
+    commit_seconds: Histogram
+    """From closing the batch to its answer by the store."""
+    batch_events: Histogram
+    """Events that a commit added."""
+
+
+class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store in files knows of them."""
+
+    file_bytes: int
+    wal_bytes: int
+    wal_folds: int
+    """How often the write-ahead log was folded into the file since the start."""
+    wal_folds_put_off: int
+    """How often a reader was in the way."""
+
+
+class SubscriptionStatistics(msgspec.Struct, frozen=True):
+    """Numbers of one subscription to the bus."""
+
+    waiting: int
+    """Events that wait now."""
+    taken: int
+    """Events that were taken."""
+    dropped: int
+    """Events that were dropped because too many waited; the feed has them."""
+    overflows: int
+    """How often that happened."""
+
+
+ProjectorState = Literal["catching-up", "live", "stopped", "closed"]
+
+
+class ProjectionFailure(msgspec.Struct, frozen=True):
+    """Why a projector stopped."""
+
+    position: int
+    """Of the event that could not be folded; of the checkpoint where no event is to blame."""
+    event: str
+    """Its name and version, as "order-created v1"; empty where no event is to blame."""
+    stream: str
+    cause: str
+    """The traceback, without the values that were in messages and variables."""
+
+
+class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of one projector; counts are since the start."""
+
+    name: str
+    state: ProjectorState
+    position: int
+    """The last event that is in the views."""
+    lag_events: int | None
+    """Durable events that are not in the views yet; None where nobody told the end of the log."""
+    lag_seconds: float | None
+    """Age of the oldest of these, by `recorded` and the engine's clock; None before it was read."""
+    events: int
+    """Events folded; those that the projection does not handle are not among them."""
+    transactions: int
+    batch_seconds: Histogram
+    """To fold and write one batch."""
+    batch_events: Histogram
+    """Events that a batch moved the checkpoint over."""
+    pages: int
+    """Pages read from the feed."""
+    fetches: int
+    """Times that rows were not in memory."""
+    rows: int
+    """Rows in memory."""
+    bus: SubscriptionStatistics
+    failure: ProjectionFailure | None
+
+
+class QueryStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of one type of query."""
+
+    answered: int
+    lagged: int
+    """Asked `at` a position that the views did not reach in time."""
+    failed: int
+    """The answer raised, ran out of time, or its caller was cancelled."""
+    seconds: Histogram
+    """From asking to the answer or the failure, `at=` waited for."""
+    wait_seconds: Histogram
+    """Of this the wait for `at=`, where it was asked."""
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts since the start where they count, and levels as they are now."""
+    """The numbers of one engine, station by station."""
 
     state: str
     """"new", "running", "stopping", "stopped" or "failed"."""
     position: int
     """Position of the last durable event."""
-    commands_open: int
-    """Accepted commands that have no answer yet."""
-    commands_answered: int
-    """Commands that were answered, whatever the answer."""
-    aggregates_resident: int
-    aggregates_loaded: int
-    aggregates_passivated: int
-    """Aggregates that left memory, to make room for others or because they were idle."""
-    aggregate_bytes: int
-    """What one resident aggregate holds (actor, state, keys): an estimate from a few of them."""
-    snapshots_written: int
-    snapshots_dropped: int
-    """Snapshots that were not written, because too many waited or the store refused."""
-    snapshots_restored: int
-    """Aggregates loaded from a snapshot and the events after it."""
-    snapshots_distrusted: int
-    """Snapshots that did not fit, so that the stream was folded from its beginning."""
+    commands: IntakeStatistics
     handlers_running: int
     """Async handlers at work, those included whose outcome nobody waits for any more."""
+    aggregates: DirectoryStatistics
+    snapshots: SnapshotStatistics
+    journal: JournalStatistics
+    store: StoreStatistics | None
+    """None for a store that has no files."""
+    projectors: Mapping[str, ProjectorStatistics]
+    """By the name of the projection."""
+    queries: Mapping[str, QueryStatistics]
+    """By the name of the query."""
     loop_blocked: int
     """How often the event loop was blocked for longer than Limits.loop_blocked_ms."""
-    undurable_events: int
-    """Events that gather for the next commit."""
-    commits: int
-    events: int
-    """Events committed."""
-    batch_events_last: int
-    batch_events_max: int
-    projectors: Mapping[str, Any]
-    """ProjectorStatistics by the name of the projection."""
+    telemetry_failures: int
+    """How often the telemetry raised; the engine went on without it."""

@@ -239,7 +239,7 @@ async def test_a_failing_async_handler_is_answered_and_its_aggregate_loads_again
             await engine.execute(Price("a", what))
 
         assert await told(engine, "a") == "5 at 1"
-        assert engine.statistics().aggregates_loaded == 2
+        assert engine.statistics().aggregates.loaded == 2
         assert engine.statistics().position == 1
 
 
@@ -291,7 +291,7 @@ async def test_a_handler_that_hangs_is_answered_and_cancelled_at_its_deadline() 
 
         assert await told(engine, "a") == "5 at 1"
         await until(lambda: engine.statistics().handlers_running == 0)
-        assert engine.statistics().aggregates_loaded == 2
+        assert engine.statistics().aggregates.loaded == 2
 
 
 async def test_a_handler_that_will_not_be_cancelled_is_answered_and_its_result_dropped() -> None:
@@ -409,7 +409,7 @@ async def test_a_deadline_that_has_passed_is_answered_at_once(deadline: float) -
     async with items(Rates()) as engine:
         with pytest.raises(DeadlinePassed, match="passed already"):
             await engine.execute(Mark("a", 1), deadline=deadline)
-        assert engine.statistics().commands_answered == 0
+        assert engine.statistics().commands.answered == 0
 
 
 @pytest.mark.parametrize("deadline", ["1", float("nan"), object()])

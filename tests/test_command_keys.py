@@ -59,7 +59,7 @@ async def test_a_key_is_known_after_passivation() -> None:
         await engine.execute(Add("b", 1))
 
         assert await engine.execute(Add("a", 1, 2), key="k") == first
-        assert engine.statistics().aggregates_passivated == 2
+        assert engine.statistics().aggregates.passivated == 2
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -197,4 +197,4 @@ async def test_an_id_that_could_not_be_stored_is_refused(bad: Any) -> None:
         with pytest.raises(UsageError):
             await engine.execute(Add(bad, 1))
 
-        assert engine.statistics().aggregates_resident == 0
+        assert engine.statistics().aggregates.resident == 0

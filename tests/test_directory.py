@@ -35,8 +35,8 @@ async def test_passivation_under_pressure_loses_no_command(resident: int) -> Non
 
         await asyncio.gather(*(client() for _ in range(10)))
 
-        assert engine.statistics().aggregates_resident <= resident
-        assert engine.statistics().aggregates_passivated > 100
+        assert engine.statistics().aggregates.resident <= resident
+        assert engine.statistics().aggregates.passivated > 100
         for counter, count in sent.items():
             assert await total(engine, counter) == f"{count} at {count}"
 
@@ -199,7 +199,7 @@ async def test_idle_aggregates_leave_memory_and_busy_ones_stay() -> None:
                 directory._look_at(actor)
 
         assert [actor.id for actor in directory.actors] == ["busy"]
-        assert engine.statistics().aggregates_passivated == 1
+        assert engine.statistics().aggregates.passivated == 1
         assert await total(engine, "idle") == "1 at 1"
 
 
@@ -207,10 +207,10 @@ async def test_the_sweep_runs_by_itself() -> None:
     async with counters(limits=Limits(idle_seconds=1)) as engine:
         await engine.execute(Add("a", 1))
         async with asyncio.timeout(30):
-            while engine.statistics().aggregates_resident:
+            while engine.statistics().aggregates.resident:
                 await asyncio.sleep(0.05)
 
-        assert engine.statistics().aggregates_passivated == 1
+        assert engine.statistics().aggregates.passivated == 1
 
 
 async def test_an_idle_aggregate_with_events_in_flight_stays() -> None:
@@ -229,13 +229,13 @@ async def test_an_idle_aggregate_with_events_in_flight_stays() -> None:
 
 async def test_statistics_estimate_what_an_aggregate_holds() -> None:
     async with counters() as engine:
-        assert engine.statistics().aggregate_bytes == 0
+        assert engine.statistics().aggregates.bytes_each == 0
         for n in range(100):
             await engine.execute(Add(f"small-{n}", 1))
-        small = engine.statistics().aggregate_bytes
+        small = engine.statistics().aggregates.bytes_each
         for n in range(100):
             await engine.execute(Add(f"large-{n}", 1, 1, {f"tag {t}": [t] for t in range(200)}))
-        mixed = engine.statistics().aggregate_bytes
+        mixed = engine.statistics().aggregates.bytes_each
 
     assert 300 < small < 3_000
     # 200 entries of a key, a list and a dict slot are about 200 * 250 bytes, in half of them.

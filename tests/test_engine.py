@@ -114,6 +114,7 @@ async def test_a_poison_event_stops_its_projection_and_nobody_else(
         with pytest.raises(ProjectionLag, match=r"tallies is \d behind, at 1 \(stopped\)"):
             await engine.query(GetTally("a"), at=after, timeout=60)
         failure = engine.statistics().projectors["tallies"].failure
+        assert failure
         assert (failure.position, failure.event) == (poison.position, "added v1")
         assert "ValueError" in failure.cause
         assert "projection tallies stopped at position 2" in caplog.text

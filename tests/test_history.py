@@ -212,7 +212,7 @@ async def test_looking_back_brings_nobody_into_memory() -> None:
         await engine.state(Counter, "a")
         await engine.history(Counter, "b")
 
-        assert engine.statistics().aggregates_resident == 0
+        assert engine.statistics().aggregates.resident == 0
 
 
 async def test_a_version_that_does_not_exist_is_told_with_the_one_that_does() -> None:

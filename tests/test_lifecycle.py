@@ -208,7 +208,7 @@ async def test_a_caller_that_is_cancelled_after_its_turn_is_run_whole() -> None:
         store.release()
 
         assert await total(engine, "a") == "3 at 3"
-        assert engine.statistics().commands_open == 0
+        assert engine.statistics().commands.open == 0
 
 
 async def test_an_engine_whose_task_is_cancelled_from_outside_answers_everything() -> None:
@@ -412,7 +412,7 @@ async def test_execute_many_takes_an_async_iterable_and_may_be_left_early() -> N
             break
         await answers.aclose()
         await settle()
-        assert engine.statistics().commands_open == 0
+        assert engine.statistics().commands.open == 0
 
 
 def test_run_uses_uvloop_where_it_is_installed() -> None:
@@ -427,8 +427,8 @@ async def test_statistics_count_what_happened() -> None:
         await asyncio.gather(*(engine.execute(Add(f"c{n}", 1, 2)) for n in range(10)))
         numbers = engine.statistics()
 
-    assert (numbers.state, numbers.position, numbers.events) == ("running", 20, 20)
-    assert (numbers.commands_answered, numbers.commands_open) == (10, 0)
-    assert (numbers.aggregates_resident, numbers.aggregates_loaded) == (10, 10)
-    assert numbers.commits >= 1
-    assert numbers.batch_events_max >= numbers.batch_events_last >= 2
+    assert (numbers.state, numbers.position, numbers.journal.events) == ("running", 20, 20)
+    assert (numbers.commands.answered, numbers.commands.open) == (10, 0)
+    assert (numbers.aggregates.resident, numbers.aggregates.loaded) == (10, 10)
+    assert numbers.journal.commits >= 1
+    assert numbers.journal.batch_events.max >= 2

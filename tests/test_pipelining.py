@@ -256,7 +256,7 @@ async def test_a_failed_sync_stops_the_engine_and_what_was_in_flight_is_unknown(
             assert engine.failed is failure
             with pytest.raises(Closed):
                 await engine.execute(Add("c", 1))
-            assert engine.statistics().commands_open == 0
+            assert engine.statistics().commands.open == 0
 
     names = [type(outcome) for outcome in outcomes]
     assert names == [OutcomeUnknown, OutcomeUnknown, Voided, OutcomeUnknown, Voided]

@@ -1,54 +1,118 @@
-"""The README's program runs as it stands, twice, and says the same; what goes on there does too."""
+"""Every program in the README and in EVOLUTION.md runs as it stands, and says what it says."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+import pytest
+
+from tests.integrations.serving import serving
+
 ROOT = Path(__file__).parent.parent
-
-
-def blocks(document: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
-
-
-BLOCKS = blocks("README.md")
+README = (ROOT / "README.md").read_text()
 BALANCE = "Balance(account_id='a-1', cents=500)\n"
 
 
-def run_program(folder: Path, program: str) -> str:
-    (folder / "bank.py").write_text(program)
+def blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+
+
+BLOCKS = blocks(README)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a folder with the first program, which the others go on from, and what it wrote."""
+    (tmp_path / "bank.py").write_text(BLOCKS[0])
+    assert ran(tmp_path, "bank.py") == BALANCE
+    return tmp_path
+
+
+def ran(folder: Path, name: str) -> str:
+    """Run a program; give what it printed."""
     done = subprocess.run(
-        [sys.executable, "bank.py"],
+        [sys.executable, name],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        check=True,
     )
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
-def test_the_program_of_the_readme_runs_and_may_be_repeated(tmp_path: Path) -> None:
-    assert [run_program(tmp_path, BLOCKS[0]) for _ in range(2)] == [BALANCE] * 2
+def the_block(mark: str) -> str:
+    (found,) = (block for block in BLOCKS[1:] if mark in block)
+    return found
 
 
-def test_the_program_goes_on_with_looking_back(tmp_path: Path) -> None:
-    assert len(BLOCKS) == 2
-    assert run_program(tmp_path, "".join(BLOCKS)) == BALANCE + (
+def test_every_program_is_run_by_a_test() -> None:
+    assert len(BLOCKS) == 5
+
+
+def test_the_first_program_may_be_repeated(folder: Path) -> None:
+    assert ran(folder, "bank.py") == BALANCE
+
+
+def test_the_program_that_looks_back_prints_what_was(folder: Path) -> None:
+    (folder / "back.py").write_text(the_block("look_back"))
+
+    assert ran(folder, "back.py") == (
         "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
     )
 
 
+def test_the_program_without_a_loop_runs(folder: Path) -> None:
+    (folder / "night.py").write_text(the_block("portal"))
+
+    assert [ran(folder, "night.py") for _ in range(2)] == ["2\n", "2\n"]
+
+
+def test_the_watched_program_prints_what_it_says(folder: Path) -> None:
+    (folder / "watched.py").write_text(the_block("OpenTelemetry"))
+    numbers, spans = ran(folder, "watched.py").splitlines()
+
+    assert f"It prints `{numbers}` and `{spans}`." in README
+
+
+def test_the_web_app_serves(folder: Path) -> None:
+    (folder / "web.py").write_text(the_block("FastAPI"))
+
+    async def main() -> None:
+        async with serving("web:app", folder) as url, httpx.AsyncClient(base_url=url) as client:
+            deposit = {"url": "/accounts/a-1/deposits", "json": {"cents": 70}}
+            headers = {"Idempotency-Key": '"k-1"', "If-Match": '"1"'}
+            done = await client.post(**deposit, headers=headers)  # type: ignore[arg-type]
+            assert (done.status_code, done.headers["ETag"]) == (201, '"2"')
+            again = await client.post(**deposit, headers=headers)  # type: ignore[arg-type]
+            assert (again.status_code, again.headers["ETag"]) == (201, '"2"')
+            late = await client.post(**deposit, headers={"If-Match": '"1"'})  # type: ignore[arg-type]
+            assert late.status_code == 412
+            shown = await client.get(
+                "/accounts/a-1", params={"at": done.headers["Foldline-Receipt"]}
+            )
+            assert shown.json() == {"account_id": "a-1", "cents": 570}
+            wrong = await client.post("/accounts/a-1/deposits", json={"cents": -1})
+            assert (wrong.status_code, wrong.json()["code"]) == (409, "not-positive")
+            odd = await client.post("/accounts/a-1/deposits", json={"cents": 1, "euro": 2})
+            assert (odd.status_code, odd.json()["code"]) == (422, "bad-body")
+
+    asyncio.run(main())
+
+
 def test_the_program_about_changing_events_runs_and_passes_the_gate(tmp_path: Path) -> None:
-    (program,) = blocks("EVOLUTION.md")
+    (program,) = blocks((ROOT / "EVOLUTION.md").read_text())
     (tmp_path / "hotel").mkdir()
     (tmp_path / "hotel" / "main.py").write_text(program.replace("\nrun(main)", ""))
-    assert run_program(tmp_path, program) == "Lee\n"
+    (tmp_path / "hotel.py").write_text(program)
+    assert ran(tmp_path, "hotel.py") == "Lee\n"
+    (tmp_path / "hotel.py").unlink()
 
     gate = [sys.executable, "-m", "engine", "schema", "check", "hotel.main:make_engine"]
     done = subprocess.run(

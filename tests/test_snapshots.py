@@ -121,7 +121,7 @@ async def test_a_load_begins_at_the_newest_snapshot(store: Any) -> None:
     async with board(store) as engine:
         assert await folded(engine) == 7
         assert await shown(engine) == before == "27 27.0 at 27"
-        assert engine.statistics().snapshots_restored == 1
+        assert engine.statistics().aggregates.restored == 1
         assert (await engine.execute(Pin("b", "next"))).version == 28
 
 
@@ -203,7 +203,7 @@ async def test_a_pipelined_snapshot_knows_the_positions_of_its_keys() -> None:
 
         assert again == receipts
         assert engine.statistics().position == 13
-        assert engine.statistics().snapshots_restored == 1
+        assert engine.statistics().aggregates.restored == 1
 
 
 async def keys_that_count(engine: Engine) -> list[int]:
@@ -227,10 +227,10 @@ async def test_the_key_window_is_the_same_with_a_snapshot_and_without(store: Any
             await engine.execute(Pin("b", f"n{n}"), key=f"k{n}")
     async with board(store) as engine:
         kept = await keys_that_count(engine)
-        assert engine.statistics().snapshots_restored == 1
+        assert engine.statistics().aggregates.restored == 1
     async with board(store, Plain) as engine:
         plain = await keys_that_count(engine)
-        assert engine.statistics().snapshots_restored == 0
+        assert engine.statistics().aggregates.restored == 0
 
     assert kept == plain == list(range(25, 45))
 
@@ -273,7 +273,7 @@ async def test_a_snapshot_that_does_not_fit_is_not_used_and_replaced(
         with caplog.at_level(logging.WARNING):
             assert await folded(engine) == 25
         assert await shown(engine) == "25 25.0 at 25"
-        assert engine.statistics().snapshots_distrusted == 1
+        assert engine.statistics().aggregates.distrusted == 1
         assert why in caplog.text
     async with board(store) as engine:
         assert await folded(engine) == 0
@@ -321,7 +321,7 @@ async def test_changed_fields_and_a_changed_meaning_fold_the_stream_anew() -> No
             await pin(engine, 25)
         async with board(store, cls) as engine:
             assert await folded(engine) == 25
-            assert engine.statistics().snapshots_distrusted == 1
+            assert engine.statistics().aggregates.distrusted == 1
 
 
 async def test_a_larger_key_window_is_not_served_by_an_older_snapshot() -> None:
@@ -336,7 +336,7 @@ async def test_a_larger_key_window_is_not_served_by_an_older_snapshot() -> None:
         first = await engine.execute(Pin("b", "n16"), key="k16")
 
         assert first.version == 17
-        assert engine.statistics().snapshots_distrusted == 1
+        assert engine.statistics().aggregates.distrusted == 1
 
 
 async def test_many_boards_load_together_and_one_bad_snapshot_costs_only_its_own() -> None:
@@ -352,7 +352,7 @@ async def test_many_boards_load_together_and_one_bad_snapshot_costs_only_its_own
 
         assert found == ["12 1.0 at 12"] * 30
         assert len(FOLDED) == 12
-        assert engine.statistics().snapshots_restored == 29
+        assert engine.statistics().aggregates.restored == 29
 
 
 async def test_a_state_that_does_not_come_back_equal_is_never_kept(
@@ -436,7 +436,7 @@ async def test_snapshots_that_cannot_be_written_or_read_cost_no_command(
 
 async def until_dropped(engine: Engine) -> None:
     async with asyncio.timeout(20):
-        while not engine.statistics().snapshots_dropped:
+        while not engine.statistics().snapshots.dropped:
             await asyncio.sleep(0.01)
 
 
@@ -444,7 +444,7 @@ async def test_snapshots_are_written_while_the_engine_runs(sqlite: str) -> None:
     async with board(sqlite) as engine:
         await pin(engine, 25)
         async with asyncio.timeout(20):
-            while engine.statistics().snapshots_written == 0:
+            while engine.statistics().snapshots.written == 0:
                 await asyncio.sleep(0.01)
         assert (await the_snapshot(engine._store)).version == 20
 
@@ -456,7 +456,7 @@ async def test_snapshot_bytes_bounds_what_waits_to_be_written() -> None:
 
         waiting = engine._snapshots._waiting.values()
         assert 0 < sum(len(snapshot.state) for snapshot in waiting) <= 2_000
-        assert engine.statistics().snapshots_dropped > 0
+        assert engine.statistics().snapshots.dropped > 0
 
 
 async def test_a_damaged_event_behind_a_snapshot_still_stops_the_load(tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ ALLOWED = {
 
 # Each file may import files of lower rank only: data flows one way, and engine.py wires it.
 RANKS: list[set[str]] = [
-    {"errors", "statistics", "stores", "footprint", "commands", "difference", "integrations"},
-    {"limits", "annotations", "ports"},
+    {"errors", "stores", "footprint", "commands", "difference", "integrations"},
+    {"limits", "annotations", "ports", "statistics"},
     {"watchdog"},
     {"messages", "keys", "stores.contract"},
     {"upcasting"},
-    {"codec", "aggregate", "rows", "bus", "stores.memory"},
+    {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory"},
     {"mailbox", "projection", "authorization", "snapshot", "schema"},
     {"journal", "staging", "views", "deliberation", "snapshot_writer"},
     {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
@@ -40,8 +40,8 @@ RANKS: list[set[str]] = [
     {"directory", "stores.sqlite_history", "stores.urls"},
     {"dispatcher", "stores.sqlite_views", "history", "reception"},
     {"supervisor", "feed"},
-    {"bulk", "archive", "portal"},
-    {"engine", "integrations.asgi"},
+    {"bulk", "archive", "portal", "integrations.opentelemetry_metrics"},
+    {"engine", "integrations.asgi", "integrations.opentelemetry"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options"},
     {"commands.log", "commands.tail", "commands.schema"},

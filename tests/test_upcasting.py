@@ -235,6 +235,7 @@ async def test_an_upcaster_that_fails_stops_whoever_needs_the_event_and_nobody_e
         with pytest.raises(ProjectionLag, match=r"at 1 \(stopped\)"):
             await engine.query(GetGuest("c"), at=3)
         failure = engine.statistics().projectors["guests"].failure
+        assert failure is not None
         assert failure.position == 2
 
 

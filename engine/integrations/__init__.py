@@ -1,1 +1,1 @@
-"""Doors to other people's worlds; importing `engine` imports none of them."""
+"""Bridges to other libraries, each behind an extra of its name; nothing in the engine needs one."""

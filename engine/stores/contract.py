@@ -19,7 +19,7 @@ pass `engine.testing.conformance`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from zlib import crc32
 
 import msgspec
@@ -28,6 +28,7 @@ from ..errors import Damaged
 
 if TYPE_CHECKING:
     from ..ports import Ports
+    from ..statistics import StoreStatistics
 
 __all__ = [
     "ENCODING_JSON",
@@ -38,6 +39,7 @@ __all__ = [
     "EventData",
     "EventType",
     "Head",
+    "Measured",
     "Outcome",
     "Plan",
     "Snapshot",
@@ -180,6 +182,15 @@ class Snapshot(msgspec.Struct, frozen=True):
     snapshot_version: int
     """The version of the state's meaning, by the aggregate's author."""
     state: bytes
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a store that keeps files may also be."""
+
+    def statistics(self) -> StoreStatistics:
+        """Give what is known of the files; called from any thread, at any time."""
+        ...
 
 
 class Store(Protocol):

@@ -20,6 +20,7 @@ import msgspec
 
 from ..errors import StoreFailed, StoreLocked, StoreRefused
 from ..ports import Lock, Ports, Worker
+from ..statistics import StoreStatistics
 from .contract import (
     Batch,
     Committed,
@@ -79,6 +80,8 @@ class SqliteStore:
         self._stopped: BaseException | None = None
         self._wal_retry_bytes = WAL_BYTES_MAX
         self._folding: asyncio.Task[None] | None = None
+        self._wal_folds = 0
+        self._wal_folds_put_off = 0
         self._streams: dict[str, tuple[int, int]] = {}
         """Number and version by name; emptied by whatever may have made it stale."""
         self._next_stream = 1
@@ -378,6 +381,15 @@ class SqliteStore:
 
     # -- the write-ahead log ----------------------------------------------------------------
 
+    def statistics(self) -> StoreStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        return StoreStatistics(
+            file_bytes=self._ports.files.size(self.path),
+            wal_bytes=self._wal_bytes(),
+            wal_folds=self._wal_folds,
+            wal_folds_put_off=self._wal_folds_put_off,
+        )
+
     def _wal_bytes(self) -> int:
         return self._ports.files.size(self.path + "-wal")
 
@@ -392,9 +404,11 @@ class SqliteStore:
         connection.set_busy_timeout(0)
         try:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._wal_folds += 1
         except (apsw.BusyError, apsw.LockedError):
             # A reader is at it: what could be folded is; the next try comes with growth.
             self._wal_retry_bytes = self._wal_bytes() + WAL_BYTES_MAX
+            self._wal_folds_put_off += 1
         except apsw.Error as error:
             # A sync of the file itself may have failed, and must not be tried again.
             self._stopped = error

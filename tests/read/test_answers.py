@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ async def endless(query: Endless, views: Views) -> int:
 
 
 def answers_of(wired: Wired, *functions: Callable[..., Any]) -> Answers:
-    return Answers(functions, wired.views, wired.projectors, wired.limits)
+    return Answers(functions, wired.views, wired.projectors, wired.limits, perf_counter)
 
 
 async def test_a_query_is_answered_by_the_function_for_its_type() -> None:

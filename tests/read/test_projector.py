@@ -13,7 +13,7 @@ import pytest
 from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
 from engine.messages import Event
-from engine.projector import ProjectorState
+from engine.statistics import ProjectorState
 from engine.stores.contract import EventData
 from engine.views import Changes, Checkpoint
 

@@ -1,0 +1,356 @@
+"""The statistics of engines as OpenTelemetry instruments, which are read when somebody collects.
+
+Rules: every instrument is observable, so that the engine pays nothing until a reader asks, in its
+own thread; all numbers of one collection come from one call of `statistics()`. OpenTelemetry has
+no observable histogram: one is told as counters `….count`, `….sum` and `….bucket` with the bound
+`le`, as Prometheus does. The instruments of a meter are made once and shared by the engines that
+are published on it, since a second instrument of the same name would be read by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Literal, TypeAlias
+from weakref import WeakKeyDictionary
+
+import msgspec
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from ..statistics import EngineStatistics, Histogram, StoreStatistics
+
+__all__ = ["Source", "publish", "withdraw"]
+
+Attributes: TypeAlias = Mapping[str, str | bool | int | float]
+Reading: TypeAlias = tuple[int | float, Attributes]
+Read: TypeAlias = Callable[[EngineStatistics], Iterable[Reading]]
+
+
+class Source:
+    """The numbers of one engine."""
+
+    def __init__(self, statistics: Callable[[], EngineStatistics], attributes: Attributes) -> None:
+        self.attributes = attributes
+        self._statistics = statistics
+        self._asked: set[str] = set()
+        self._last: EngineStatistics | None = None
+
+    def read(self, instrument: str) -> EngineStatistics:
+        """Give the numbers: the same to all instruments, new ones to who asks again."""
+        if self._last is None or instrument in self._asked:
+            self._asked.clear()
+            self._last = self._statistics()
+        self._asked.add(instrument)
+        return self._last
+
+
+class _Instrument(msgspec.Struct, frozen=True):
+    make: Literal["counter", "level", "gauge"]
+    name: str
+    unit: str
+    description: str
+    read: Read
+
+
+class _Published:
+    """The instruments of one meter and the engines that they are read from."""
+
+    def __init__(self, meter: Meter) -> None:
+        # The meter is not kept: it keeps the instruments, and these keep this.
+        self.sources: tuple[Source, ...] = ()
+        makers = {
+            "counter": meter.create_observable_counter,
+            "level": meter.create_observable_up_down_counter,
+            "gauge": meter.create_observable_gauge,
+        }
+        for instrument in _INSTRUMENTS:
+            makers[instrument.make](
+                f"foldline.{instrument.name}",
+                callbacks=[self._callback(instrument)],
+                unit=instrument.unit,
+                description=instrument.description,
+            )
+
+    def _callback(
+        self, instrument: _Instrument
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            for source in self.sources:
+                for number, attributes in instrument.read(source.read(instrument.name)):
+                    yield Observation(number, {**source.attributes, **attributes})
+
+        return observe
+
+
+_published: Final[WeakKeyDictionary[Meter, _Published]] = WeakKeyDictionary()
+
+
+def publish(meter: Meter, source: Source) -> None:
+    """Let an engine's numbers be read on this meter until `withdraw`."""
+    published = _published.get(meter)
+    if published is None:
+        published = _published[meter] = _Published(meter)
+    # A new tuple, so that a collection in another thread goes on over the old one.
+    published.sources = (*published.sources, source)
+
+
+def withdraw(meter: Meter, source: Source) -> None:
+    """Let them be read no more."""
+    published = _published[meter]
+    published.sources = tuple(other for other in published.sources if other is not source)
+
+
+def _one(read: Callable[[EngineStatistics], int | float]) -> Read:
+    return lambda numbers: [(read(numbers), {})]
+
+
+def _by(label: str, read: Callable[[EngineStatistics], Mapping[str, int | float | None]]) -> Read:
+    """Read numbers by name; what is not known is not told."""
+
+    def readings(numbers: EngineStatistics) -> Iterator[Reading]:
+        for name, number in read(numbers).items():
+            if number is not None:
+                yield number, {f"foldline.{label}": name}
+
+    return readings
+
+
+def _histogram(
+    name: str,
+    unit: str,
+    description: str,
+    read: Callable[[EngineStatistics], Iterable[tuple[Histogram, Attributes]]],
+) -> list[_Instrument]:
+    def count(numbers: EngineStatistics) -> Iterator[Reading]:
+        for histogram, attributes in read(numbers):
+            yield histogram.count, attributes
+
+    def total(numbers: EngineStatistics) -> Iterator[Reading]:
+        for histogram, attributes in read(numbers):
+            yield histogram.sum, attributes
+
+    def bucket(numbers: EngineStatistics) -> Iterator[Reading]:
+        for histogram, attributes in read(numbers):
+            below = 0
+            bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
+            for bound, number in zip(bounds, histogram.counts, strict=True):
+                below += number
+                yield below, {**attributes, "le": bound}
+
+    return [
+        _Instrument("counter", f"{name}.count", "1", f"{description}: how many", count),
+        _Instrument("counter", f"{name}.sum", unit, f"{description}: together", total),
+        _Instrument("counter", f"{name}.bucket", "1", f"{description}: at most `le`", bucket),
+    ]
+
+
+def _projectors(
+    read: Callable[[EngineStatistics, str], int | float | None],
+) -> Read:
+    return _by("projection", lambda n: {name: read(n, name) for name in n.projectors})
+
+
+def _states(numbers: EngineStatistics) -> Iterator[Reading]:
+    for name, projector in numbers.projectors.items():
+        for state in ("catching-up", "live", "stopped", "closed"):
+            yield (
+                int(projector.state == state),
+                {"foldline.projection": name, "foldline.state": state},
+            )
+
+
+def _queries(numbers: EngineStatistics) -> Iterator[Reading]:
+    for name, query in numbers.queries.items():
+        for outcome in ("answered", "lagged", "failed"):
+            told = {"foldline.query": name, "foldline.outcome": outcome}
+            yield getattr(query, outcome), told
+
+
+def _store(read: Callable[[StoreStatistics], int]) -> Read:
+    return lambda numbers: [] if numbers.store is None else [(read(numbers.store), {})]
+
+
+_INTAKE: Final = [
+    _Instrument(
+        "counter",
+        "commands.answered",
+        "{command}",
+        "Answered commands by the class of their answer",
+        _by("answer", lambda n: n.commands.answers),
+    ),
+    _Instrument(
+        "counter",
+        "commands.overloaded",
+        "{command}",
+        "Commands that were turned away because something was full",
+        _one(lambda n: n.commands.overloaded),
+    ),
+    _Instrument(
+        "level",
+        "commands.open",
+        "{command}",
+        "Accepted commands without an answer yet",
+        _one(lambda n: n.commands.open),
+    ),
+    _Instrument(
+        "level",
+        "aggregates.resident",
+        "{aggregate}",
+        "Aggregates in memory",
+        _one(lambda n: n.aggregates.resident),
+    ),
+    _Instrument(
+        "counter",
+        "aggregates.loaded",
+        "{aggregate}",
+        "Aggregates that were loaded",
+        _one(lambda n: n.aggregates.loaded),
+    ),
+    _Instrument(
+        "counter",
+        "aggregates.passivated",
+        "{aggregate}",
+        "Aggregates that left memory",
+        _one(lambda n: n.aggregates.passivated),
+    ),
+    *_histogram(
+        "load.duration",
+        "s",
+        "Loads of groups of aggregates",
+        lambda n: [(n.aggregates.load_seconds, {})],
+    ),
+]
+
+_JOURNAL: Final = [
+    _Instrument(
+        "gauge",
+        "position",
+        "{event}",
+        "Position of the last durable event",
+        _one(lambda n: n.position),
+    ),
+    _Instrument(
+        "counter", "events", "{event}", "Events committed", _one(lambda n: n.journal.events)
+    ),
+    _Instrument(
+        "counter",
+        "journal.bytes",
+        "By",
+        "Payloads and metadata committed",
+        _one(lambda n: n.journal.bytes),
+    ),
+    _Instrument(
+        "level",
+        "journal.undurable",
+        "{event}",
+        "Events that gather for the next commit",
+        _one(lambda n: n.journal.undurable_events),
+    ),
+    _Instrument(
+        "counter",
+        "journal.conflicts",
+        "{command}",
+        "Decisions that lost against another writer",
+        _one(lambda n: n.journal.conflicts),
+    ),
+    _Instrument(
+        "counter",
+        "journal.voided",
+        "{command}",
+        "Decisions dropped because an earlier one was not stored",
+        _one(lambda n: n.journal.voided),
+    ),
+    *_histogram("commit.duration", "s", "Commits", lambda n: [(n.journal.commit_seconds, {})]),
+    *_histogram(
+        "commit.events", "{event}", "Events of commits", lambda n: [(n.journal.batch_events, {})]
+    ),
+    _Instrument(
+        "gauge",
+        "store.file.size",
+        "By",
+        "The log's file",
+        _store(lambda store: store.file_bytes),
+    ),
+    _Instrument(
+        "gauge",
+        "store.wal.size",
+        "By",
+        "Its write-ahead log",
+        _store(lambda store: store.wal_bytes),
+    ),
+    _Instrument(
+        "counter",
+        "store.wal.folds",
+        "{fold}",
+        "Times that it was folded into the file",
+        _store(lambda store: store.wal_folds),
+    ),
+]
+
+_READERS: Final = [
+    _Instrument(
+        "gauge",
+        "projector.position",
+        "{event}",
+        "The last event in the views",
+        _projectors(lambda n, name: n.projectors[name].position),
+    ),
+    _Instrument(
+        "gauge",
+        "projector.lag",
+        "{event}",
+        "Durable events that are not in the views",
+        _projectors(lambda n, name: n.projectors[name].lag_events),
+    ),
+    _Instrument(
+        "gauge",
+        "projector.lag.duration",
+        "s",
+        "Age of the oldest of them",
+        _projectors(lambda n, name: n.projectors[name].lag_seconds),
+    ),
+    _Instrument(
+        "counter",
+        "projector.events",
+        "{event}",
+        "Events folded",
+        _projectors(lambda n, name: n.projectors[name].events),
+    ),
+    _Instrument(
+        "counter",
+        "projector.dropped",
+        "{event}",
+        "Events that the bus dropped and the feed brought",
+        _projectors(lambda n, name: n.projectors[name].bus.dropped),
+    ),
+    _Instrument("gauge", "projector.state", "1", "1 for the state that it is in", _states),
+    *_histogram(
+        "projector.batch.duration",
+        "s",
+        "Batches of projectors",
+        lambda n: [
+            (p.batch_seconds, {"foldline.projection": name}) for name, p in n.projectors.items()
+        ],
+    ),
+    _Instrument("counter", "queries", "{query}", "Queries by how they ended", _queries),
+    *_histogram(
+        "query.duration",
+        "s",
+        "Queries",
+        lambda n: [(q.seconds, {"foldline.query": name}) for name, q in n.queries.items()],
+    ),
+    *_histogram(
+        "query.wait.duration",
+        "s",
+        "Waits for `at=`",
+        lambda n: [(q.wait_seconds, {"foldline.query": name}) for name, q in n.queries.items()],
+    ),
+    _Instrument(
+        "counter",
+        "telemetry.failures",
+        "{failure}",
+        "Times that the telemetry raised",
+        _one(lambda n: n.telemetry_failures),
+    ),
+]
+
+_INSTRUMENTS: Final = (*_INTAKE, *_JOURNAL, *_READERS)

@@ -1,0 +1,248 @@
+"""The seam for tracing: what the engine tells a telemetry, and the guard around it.
+
+Rules: without a telemetry nothing of this runs; each station asks once per command, batch, load or
+query whether there is one. With one, whatever it raises is caught, counted and logged once, and
+the command goes on as if it had said nothing. It is called in the event loop and must not block.
+What it is told names things of the code; an id, a payload or a rejection is in the objects that it
+is shown, and whether any of it goes out is for the telemetry to decide. It changes nothing but the
+headers that a command's events are stored with, and it knows no vendor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, cast
+
+import msgspec
+
+from .errors import UsageError
+from .messages import Command, Query, Receipt
+from .statistics import EngineStatistics, answer_class
+from .stores.contract import StoredEvent
+
+__all__ = [
+    "Began",
+    "CommandBegan",
+    "CommitBegan",
+    "LoadBegan",
+    "Observation",
+    "ProjectionBegan",
+    "QueryBegan",
+    "Telemetry",
+    "Watch",
+]
+
+LINKS_MAX = 32
+"""Commands that a commit, and events that a projector's batch, names as what led to it, at most."""
+
+Submit: TypeAlias = Callable[..., asyncio.Future[Receipt]]
+Headers: TypeAlias = Mapping[str, str]
+
+
+class CommandBegan(msgspec.Struct, frozen=True):
+    """A command came; it ends with its answer."""
+
+    command: Command
+    kind: str
+    correlation: str | None
+    causation: str | None
+    headers: Headers | None
+
+
+class CommitBegan(msgspec.Struct, frozen=True):
+    """A batch goes to the store."""
+
+    events: int
+    commands: int
+    bytes: int
+    headers: Sequence[Headers]
+    """Of its first commands, at most LINKS_MAX: those that have any."""
+
+
+class LoadBegan(msgspec.Struct, frozen=True):
+    """Cold aggregates are read together."""
+
+    aggregates: int
+
+
+class ProjectionBegan(msgspec.Struct, frozen=True):
+    """A projection folds a batch."""
+
+    projection: str
+    events: Sequence[StoredEvent]
+
+
+class QueryBegan(msgspec.Struct, frozen=True):
+    """A query is asked; it is begun and ended in the caller's task."""
+
+    query: Query[Any]
+    at: int
+    """The position that the views must have reached; 0 where any will do."""
+
+
+Began: TypeAlias = CommandBegan | CommitBegan | LoadBegan | ProjectionBegan | QueryBegan
+Fact: TypeAlias = str | int | float
+
+
+class Observation(Protocol):
+    """What a telemetry keeps of something that has begun."""
+
+    @property
+    def headers(self) -> Headers | None:
+        """Of a command: what its events are stored with, in place of what the caller gave."""
+        ...
+
+    def end(self, error: BaseException | None, facts: Mapping[str, Fact]) -> None:
+        """It has ended, with an error or without; `facts` are numbers and names of the code."""
+        ...
+
+
+class Telemetry(Protocol):
+    """Gets to know what an engine does."""
+
+    @property
+    def wants_commands(self) -> bool:
+        """Whether it is told of each command; without, commands cost as much as without it."""
+        ...
+
+    def attach(self, statistics: Callable[[], EngineStatistics]) -> None:
+        """The engine runs; `statistics` may be called from any thread until `detach`."""
+        ...
+
+    def begin(self, began: Began) -> Observation | None:
+        """Something begins; None where its end is of no interest."""
+        ...
+
+    def detach(self) -> None:
+        """The engine has ended."""
+        ...
+
+
+class Watch:
+    """The guard: an engine's stations talk to the telemetry through it."""
+
+    def __init__(self, telemetry: Telemetry, logger: logging.Logger) -> None:
+        self._telemetry = telemetry
+        self._logger = logger
+        self.failures = 0
+
+    @property
+    def wants_commands(self) -> bool:
+        """Whether each command must be told."""
+        try:
+            return bool(self._telemetry.wants_commands)
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(error)
+            return False
+
+    def attach(self, statistics: Callable[[], EngineStatistics]) -> None:
+        """Tell that the engine runs."""
+        try:
+            self._telemetry.attach(statistics)
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(error)
+
+    def detach(self) -> None:
+        """Tell that the engine has ended."""
+        try:
+            self._telemetry.detach()
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(error)
+
+    def begin(self, began: Began) -> Observation | None:
+        """Tell that something begins."""
+        try:
+            return self._telemetry.begin(began)
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(error)
+            return None
+
+    def end(
+        self, observation: Observation | None, error: BaseException | None = None, **facts: Fact
+    ) -> None:
+        """Tell that it has ended."""
+        if observation is None:
+            return
+        try:
+            observation.end(error, facts)
+        except (Exception, asyncio.CancelledError) as failure:
+            self._failed(failure)
+
+    def _failed(self, error: BaseException) -> None:
+        self.failures += 1
+        if self.failures == 1:
+            # Once, and without its message, which may hold what it was shown.
+            self._logger.error(
+                "the telemetry %s raised %s: the engine goes on without what it would have told; "
+                "statistics().telemetry_failures counts further ones",
+                type(self._telemetry).__qualname__,
+                type(error).__qualname__,
+            )
+
+    def _headers_of(self, observation: Observation | None, given: Headers | None) -> Headers | None:
+        if observation is None:
+            return given
+        try:
+            headers = observation.headers
+            if headers is None:
+                return None
+            pairs = cast("Mapping[object, object]", headers).items()
+            if not all(isinstance(part, str) for pair in pairs for part in pair):
+                raise UsageError("a telemetry's headers map strings to strings")
+            return dict(headers)
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(error)
+            return given
+
+    def commands(self, post: Submit, kinds: Mapping[type[Command], str]) -> Submit:
+        """Give `post` with every command that passes through it observed, from post to answer."""
+
+        def submit(
+            command: Command,
+            key: str | None,
+            expected: int | None,
+            correlation: str | None,
+            causation: str | None,
+            principal: str | None,
+            headers: Headers | None,
+            *further: Any,
+        ) -> asyncio.Future[Receipt]:
+            kind = kinds.get(type(command))
+            if kind is None:  # a wrong use, which `post` names
+                return post(
+                    command, key, expected, correlation, causation, principal, headers, *further
+                )
+            began = CommandBegan(command, kind, correlation, causation, headers)
+            seen = self.begin(began)
+            headers = self._headers_of(seen, headers)
+            trace = (correlation, causation, principal, headers)
+            try:
+                answer = post(command, key, expected, *trace, *further)
+            except BaseException as error:
+                self.end(seen, error, answer=answer_class(type(error)))
+                raise
+            if seen is not None:
+                answer.add_done_callback(lambda future: self._answered(seen, future))
+            return answer
+
+        return submit
+
+    def _answered(self, seen: Observation, future: asyncio.Future[Receipt]) -> None:
+        if future.cancelled():
+            self.end(seen, None, answer="cancelled")
+            return
+        error = future.exception()
+        if error is not None:
+            self.end(seen, error, answer=answer_class(type(error)))
+            return
+        receipt = future.result()
+        self.end(
+            seen,
+            None,
+            answer="receipt",
+            stream=receipt.stream,
+            version=receipt.version,
+            position=receipt.position,
+        )
