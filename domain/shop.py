@@ -24,7 +24,7 @@ __all__ = ["open_shop"]
 LIMITS = Limits(resident_aggregates=2_000)
 
 
-def open_shop(store: str = "memory:") -> Engine:
+def open_shop(store: str = "memory:", limits: Limits = LIMITS) -> Engine:
     """Give the shop's engine on a store; start it with `async with`."""
     return Engine(
         [Order, Return],
@@ -32,5 +32,5 @@ def open_shop(store: str = "memory:") -> Engine:
         answers=ANSWERS,
         upcasters=UPCASTERS,
         store=store,
-        limits=LIMITS,
+        limits=limits,
     )

@@ -176,6 +176,7 @@ def create_app(
     *,
     principal_of: Principal = nobody,
     open_engine: Callable[[str], Engine] = open_shop,
+    body_seconds: float = 10.0,
 ) -> Starlette:
     """Give the shop as an ASGI application; its engine starts and drains with the lifespan."""
 
@@ -187,7 +188,7 @@ def create_app(
     routes = OrderRoutes(principal_of)
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(EngineMiddleware)],
+        middleware=[Middleware(EngineMiddleware, body_seconds=body_seconds)],
         routes=[
             Route("/orders", routes.create, methods=["POST"]),
             Route("/orders", routes.pending, methods=["GET"]),

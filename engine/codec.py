@@ -20,7 +20,17 @@ from .messages import Command, Event, Meta
 from .stores.contract import ENCODING_JSON, EventType, StoredEvent
 from .upcasting import Upcaster, Upcasting
 
-__all__ = ["EventRegistry", "Metadata", "decode_meta", "fingerprint_of", "schema_hash"]
+__all__ = [
+    "UNDECODABLE",
+    "EventRegistry",
+    "Metadata",
+    "decode_meta",
+    "fingerprint_of",
+    "schema_hash",
+]
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that it cannot decode: not only errors of its own."""
 
 _encoder = msgspec.json.Encoder()
 _canonical = msgspec.json.Encoder(order="deterministic")
@@ -55,7 +65,7 @@ def decode_metadata(stored: StoredEvent) -> Metadata:
         return _NO_METADATA
     try:
         return _metadata_decoder.decode(stored.metadata)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise Damaged(stored.position, f"the metadata of {stored.name}: {error}") from error
 
 
@@ -166,7 +176,7 @@ class EventRegistry:
             )
         try:
             event: Event = entry.decoder.decode(stored.payload)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise Damaged(
                 stored.position, f"{stored.name} version {stored.event_version}: {error}"
             ) from error

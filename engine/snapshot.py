@@ -17,7 +17,7 @@ from zlib import crc32
 import msgspec
 
 from .aggregate import Aggregate, AggregateDefinition
-from .codec import schema_hash
+from .codec import UNDECODABLE, schema_hash
 from .keys import KeyRecord, KeyWindow
 from .stores.contract import Snapshot, StoredEvent
 
@@ -133,7 +133,7 @@ class Freezer:
             raise Distrusted(f"it knows the keys of {body.key_window} versions, not of {window}")
         try:
             state: Aggregate = self._decoder.decode(body.state)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise Distrusted(f"its state cannot be decoded ({type(error).__name__})") from error
         if (state.id, state.version) != (snapshot.stream.partition(":")[2], snapshot.version):
             raise Distrusted("its state is of another aggregate or version")
@@ -148,7 +148,7 @@ class Freezer:
             raise Distrusted("its bytes are damaged, or of another form")
         try:
             return _body_decoder.decode(body)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise Distrusted(f"it cannot be decoded ({type(error).__name__})") from error
 
 

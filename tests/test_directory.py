@@ -240,3 +240,18 @@ async def test_statistics_estimate_what_an_aggregate_holds() -> None:
     assert 300 < small < 3_000
     # 200 entries of a key, a list and a dict slot are about 200 * 250 bytes, in half of them.
     assert 10_000 < mixed < 60_000
+
+
+async def test_a_payload_that_is_no_utf_8_is_damage_like_any_other() -> None:
+    """msgspec raises UnicodeDecodeError there, which is no error of its own."""
+    store = HeldStore()
+    async with counters(store) as engine:
+        await engine.execute(Add("a", 1))
+        kind = store._types["added", 1]
+        data = EventData(kind, b'{"amount": 1, "tags": {"\xff": []}}')
+        append = super(HeldStore, store).append
+        await append(Batch([AppendRequest([Write("counter:b", 0, [data])])], 1))
+        with pytest.raises(StreamUnreadable, match="position 2 cannot be used") as caught:
+            await engine.execute(Add("b", 1))
+
+        assert isinstance(caught.value.__cause__, Damaged)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..codec import Metadata, decode_metadata
+from ..codec import UNDECODABLE, Metadata, decode_metadata
 from ..errors import Damaged
 from ..stores.contract import ENCODING_JSON, StoredEvent
 
@@ -132,7 +132,7 @@ def _payload(stored: StoredEvent) -> Any:
     try:
         # As it stands, number by number, in one line.
         return msgspec.Raw(msgspec.json.format(stored.payload, indent=-1))
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise Damaged(stored.position, f"the payload of {stored.name} is no JSON") from error
 
 

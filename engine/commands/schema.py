@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ..codec import EventRegistry
+from ..codec import UNDECODABLE, EventRegistry
 from ..engine import Engine
 from ..errors import UsageError
 from ..schema import Finding, Sample, check_samples, check_types
@@ -137,7 +137,7 @@ def _read(folder: Path) -> Sequence[Sample]:
     for path in sorted(folder.glob("*.json")):
         try:
             samples.append(msgspec.json.decode(path.read_bytes(), type=Sample))
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise UsageError(f"{path} is no sample: {error}") from error
     return samples
 

@@ -62,7 +62,7 @@ RECEIPT_HEADER: Final = "Foldline-Receipt"
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+\\?(?:"|\Z)', re.DOTALL)
 """A JSON string, or the rest of the body where it is not closed: each byte is looked at once."""
 _BRACKET = re.compile(rb"[\[\]{}]")
-_ENUM_VALUE = re.compile(r"(Invalid enum value) .*?( - at |\Z)", re.DOTALL)
+_ENUM_VALUE = re.compile(r"(Invalid enum value) .*?( - at `[^`]*`)?\Z", re.DOTALL)
 _VERSION_TAG = re.compile(r'"(\d{1,18})"')
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -95,8 +95,10 @@ def decode(body: bytes, cls: type[T], *, depth_max: int = 32) -> T:
         return msgspec.json.decode(body, type=cls)
     except msgspec.MsgspecError as error:
         # Of enums msgspec shows the value; paths, types and names of fields may be shown.
-        detail = _ENUM_VALUE.sub(r"\1\2", str(error))
+        detail = _ENUM_VALUE.sub(lambda found: found[1] + (found[2] or ""), str(error))
         raise BadRequest(422, "bad-body", detail) from None
+    except UnicodeDecodeError:
+        raise BadRequest(422, "bad-body", "the body is not UTF-8") from None
     except RecursionError:
         raise BadRequest(422, "too-deep", "the body is nested too deeply") from None
 
