@@ -1,4 +1,4 @@
-"""`python -m benchmarks walk`: runs a scenario and prints its figures with their conditions."""
+"""`python -m benchmarks SCENARIO`: runs a scenario and prints its figures with their conditions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import machine, walk
+from . import cold, machine, walk
 
 
 def main() -> None:
@@ -17,6 +17,23 @@ def main() -> None:
     folder = Path(options.folder)
     conditions = machine.describe(folder)
     print("; ".join(f"{name} {value}" for name, value in conditions.items()))
+    if options.scenario == "cold":
+        _run_cold(options, conditions, folder)
+    else:
+        _run_walk(options, conditions, folder)
+
+
+def _run_cold(options: argparse.Namespace, conditions: dict[str, str], folder: Path) -> None:
+    print(f"sqlite: WAL, synchronous=FULL; {options.rounds} rounds, without and with in turn.")
+    found = cold.measure(options.events, options.rounds, folder)
+    resident = cold.measure_memory(folder)
+    print(cold.table(found, resident))
+    if options.json:
+        report = {"conditions": conditions, "cold": found, "resident": resident}
+        Path(options.json).write_bytes(msgspec.json.encode(report))
+
+
+def _run_walk(options: argparse.Namespace, conditions: dict[str, str], folder: Path) -> None:
     print(
         "sqlite: WAL, synchronous=FULL, one file per cell, floor and engine alike; "
         "memory: nothing is kept. Closed loop; one event per command; "
@@ -49,11 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     walk_parser.add_argument("--seconds", type=float, default=2.0, help="length of one cell")
     walk_parser.add_argument("--rounds", type=int, default=5, help="times that each cell runs")
-    walk_parser.add_argument("--folder", default=".", help="where the files are made: the disk")
     walk_parser.add_argument(
         "--telemetry", action="store_true", help="what OpenTelemetry costs, on beside off"
     )
-    walk_parser.add_argument("--json", help="write every run to this file")
+    cold_parser = scenarios.add_parser("cold", help="first answer of cold aggregates, and memory")
+    cold_parser.add_argument(
+        "--events", type=int, nargs="+", default=[1, 100, 1_000, 10_000, 100_000], help="per stream"
+    )
+    cold_parser.add_argument("--rounds", type=int, default=5, help="times that each is asked")
+    for each in (walk_parser, cold_parser):
+        each.add_argument("--folder", default=".", help="where the files are made: the disk")
+        each.add_argument("--json", help="write every run to this file")
     return parser
 
 
