@@ -1,4 +1,4 @@
-"""`cold`: how long the first answer of an aggregate takes that is not in memory, and its size there.
+"""`cold`: how long an aggregate takes to answer first that is not in memory, and what it holds.
 
 Logs are written with streams of several lengths, by a kind that keeps snapshots and by one that
 does not. Each round opens an engine on each in turn and asks one cold aggregate of each length;
