@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from .errors import Forbidden
 from .messages import Command, Query
+from .tracebacks import told
 
 __all__ = ["Action", "Authorize", "Gate"]
 
@@ -43,7 +44,7 @@ class Gate:
         except Forbidden:
             raise
         except Exception as error:
-            self._logger.exception("authorize failed, so the answer is no")
+            self._logger.error("authorize failed, so the answer is no\n%s", told(error))
             raise _forbidden(principal, action, message) from error
         # Not "truthy": a hook that forgets its return, or gives an object, has not said yes.
         if allowed is not True:

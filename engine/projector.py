@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Sequence
 
 from .bus import Subscription
 from .codec import EventRegistry
-from .errors import Damaged, EngineError
+from .errors import Damaged
 from .limits import Limits
 from .ports import Ports
 from .projection import Projection
@@ -25,6 +24,7 @@ from .staging import Fold
 from .statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
 from .stores.contract import Store, StoredEvent
 from .telemetry import ProjectionBegan, Watch
+from .tracebacks import told
 from .views import Changes, Checkpoint, ViewsStore
 
 __all__ = ["Projector"]
@@ -303,9 +303,9 @@ class Projector:
             self._oldest = stored.recorded
             assert isinstance(cause, Exception)
             what = f"{stored.name} v{stored.event_version}"
-            failure = ProjectionFailure(stored.position, what, stored.stream, _told(cause))
+            failure = ProjectionFailure(stored.position, what, stored.stream, told(cause))
         else:
-            failure = ProjectionFailure(self.position, "", "", _told(error))
+            failure = ProjectionFailure(self.position, "", "", told(error))
         self.failure = failure
         self._enter("stopped")
         self._logger.error(
@@ -317,17 +317,3 @@ class Projector:
             self.position,
             failure.cause,
         )
-
-
-def _told(error: BaseException) -> str:
-    """Give the traceback as text; of messages only the engine's own, which carry no payload."""
-    parts: list[str] = []
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        said = f": {link}" if isinstance(link, EngineError) else ""
-        frames = "".join(traceback.format_list(traceback.extract_tb(link.__traceback__)))
-        parts.append(f"{frames}{type(link).__qualname__}{said}")
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    return "\ncaused by:\n".join(parts)

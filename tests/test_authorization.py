@@ -98,7 +98,10 @@ async def test_in_a_stream_of_commands_each_is_asked_for_and_no_is_an_answer() -
 async def test_a_refusal_shows_no_payload_and_keeps_the_principal_as_a_value(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with counters(authorize=lambda *_: 1 / 0) as engine:
+    def authorize(_: str | None, __: str, message: Any) -> bool:
+        raise ZeroDivisionError(repr(message))
+
+    async with counters(authorize=authorize) as engine:
         with caplog.at_level(logging.DEBUG), pytest.raises(Forbidden) as caught:
             await engine.execute(Add("secret-id", 123_456_789), principal="eve@example.org")
 

@@ -26,7 +26,7 @@ ALLOWED = {
 # Each file may import files of lower rank only: data flows one way, and engine.py wires it.
 RANKS: list[set[str]] = [
     {"errors", "stores", "footprint", "commands", "difference", "integrations"},
-    {"limits", "annotations", "ports", "statistics"},
+    {"limits", "annotations", "ports", "statistics", "tracebacks"},
     {"watchdog"},
     {"messages", "keys", "stores.contract"},
     {"upcasting"},

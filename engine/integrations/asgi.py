@@ -35,6 +35,7 @@ from ..errors import (
 )
 from ..limits import KEY_LENGTH_MAX
 from ..messages import Receipt
+from ..tracebacks import told
 
 __all__ = [
     "BadRequest",
@@ -317,9 +318,7 @@ class EngineMiddleware:
     async def _answer(self, send: Send, error: EngineError | BadRequest | TimeoutError) -> None:
         problem = problem_of(error)
         if problem.status >= 500:
-            self._logger.error(
-                "answered with %d %s: %s", problem.status, problem.code, error, exc_info=error
-            )
+            self._logger.error("answered with %d %s\n%s", problem.status, problem.code, told(error))
         body = problem.body
         headers = {**problem.headers, "Content-Length": str(len(body))}
         if problem.status in (408, 413):

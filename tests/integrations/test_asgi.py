@@ -350,12 +350,16 @@ async def test_an_error_becomes_a_problem_response() -> None:
 
 
 async def test_an_error_inside_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR):
-        start, body = await serve(raising(HandlerFailed("Box.pack failed")), [b""])
+    failed = HandlerFailed("Box.pack failed")
+    failed.__cause__ = ValueError(f"no such card: {SECRET}")
+    with caplog.at_level(logging.DEBUG):
+        start, body = await serve(raising(failed), [b""])
 
     assert start["status"] == 500
     assert b"Box.pack" not in body["body"]
     assert "Box.pack failed" in caplog.text
+    assert "caused by:\nValueError" in caplog.text
+    assert SECRET not in caplog.text
 
 
 async def test_an_error_after_the_answer_began_goes_on_to_the_server() -> None:
