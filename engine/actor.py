@@ -325,15 +325,16 @@ class Actor:
         """Handle waiting commands, at most so many; give how many."""
         done = 0
         journal = self.kind.journal
-        while done < commands_max and journal.has_room and self.wants_turn:
-            done += 1
-            if self.phase is Phase.DECIDING:
+        while done < commands_max and journal.has_room:
+            if self._waiting is not None and self.phase is Phase.LIVE:
+                mail, self._waiting = take(self._waiting)
+                if self._still_wanted(mail):
+                    self._run(mail, self._handle, mail)
+            elif self.wants_turn:
                 self._conclude()
-                continue
-            assert self._waiting is not None
-            mail, self._waiting = take(self._waiting)
-            if self._still_wanted(mail):
-                self._run(mail, self._handle, mail)
+            else:
+                break
+            done += 1
         return done
 
     def _still_wanted(self, mail: Mail) -> bool:
@@ -353,7 +354,7 @@ class Actor:
         return True
 
     def _is_late(self, mail: Mail) -> bool:
-        return mail.seconds is not None and self.kind.ports.clock.monotonic() >= mail.due
+        return self.kind.ports.clock.monotonic() >= mail.due
 
     def _run(self, mail: Mail, step: Callable[[T], None], subject: T) -> None:
         try:
@@ -408,7 +409,7 @@ class Actor:
 
     def _accept(self, mail: Mail, fingerprint: int | None, returned: Any) -> None:
         """Take what a handler returned. Whatever raises here has submitted nothing."""
-        if self._is_late(mail):
+        if mail.seconds is not None and self._is_late(mail):
             raise too_late(mail, self.stream, "was decided too slowly")
         events = as_events(mail.handler, returned)
         if events:

@@ -124,3 +124,19 @@ def test_the_program_about_changing_events_runs_and_passes_the_gate(tmp_path: Pa
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert "3 types of events are declared, 1 stored in hotel.db: everything fits" in done.stderr
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_tests_about_testing_pass(folder: Path, number: int) -> None:
+    (folder / "test_it.py").write_text(blocks((ROOT / "TESTING.md").read_text())[number])
+    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "test_it.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert f"{(2, 1)[number]} passed" in done.stdout
