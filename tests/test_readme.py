@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import itertools
 import os
 import re
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from domain.invoices import SAMPLE
 from tests.integrations.serving import serving
 
 ROOT = Path(__file__).parent.parent
@@ -140,3 +143,58 @@ def test_the_tests_about_testing_pass(folder: Path, number: int) -> None:
 
     assert done.returncode == 0, done.stdout
     assert f"{(2, 1)[number]} passed" in done.stdout
+
+
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
+    """Installing, the main job and the tests are what `.ci/run` is; the others are below."""
+    assert [command for command in COMMANDS if command.startswith("python -m")] == [
+        "python -m engine log bank.db --stream account:a-1 --payload",
+        "python -m engine tail bank.db --json",
+        "python -m domain order 536365 --version 1",
+    ]
+    assert len(COMMANDS) == 5
+
+
+async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
+    log, tail, _ = (command.split()[1:] for command in COMMANDS if "python -m" in command[:9])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(
+        [sys.executable, *log], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert (shown.returncode, '{"cents":500}' in shown.stdout) == (0, True)
+
+    following = await asyncio.create_subprocess_exec(
+        *[sys.executable, *tail, "--after", "0"],
+        cwd=folder,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert following.stdout is not None
+    async with asyncio.timeout(60):
+        assert b'"account:a-1"' in await following.stdout.readline()
+    following.terminate()
+    assert await following.wait() == 0
+
+
+def test_the_command_that_shows_an_order_shows_it(tmp_path: Path) -> None:
+    (command,) = (command.split()[1:] for command in COMMANDS if "domain order" in command)
+    with gzip.open(SAMPLE, "rt") as sample:
+        (tmp_path / "invoices.csv").write_text("".join(itertools.islice(sample, 8)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for arguments in (["-m", "domain", "invoices.csv"], command):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "ORDER 536365, as it was at version 1" in done.stdout
