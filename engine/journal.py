@@ -126,6 +126,8 @@ class Journal:
         self._wake = asyncio.Event()
         self.has_room = True
         """Whether actors may decide more; otherwise they wait for the batch in flight."""
+        self._lost = False
+        """Whether a commit failed in a way that leaves its outcome unknown: the end."""
         self.position = 0
         """Position of the last durable event."""
         self._commits = 0
@@ -192,7 +194,7 @@ class Journal:
         """Count an entry out of what gathers; there is room again."""
         self._gathered_events -= len(entry.write.events)
         self._gathered_bytes -= entry.size
-        if not self.has_room:
+        if not self.has_room and not self._lost:
             self.has_room = True
             self._room_again()
 
@@ -328,6 +330,10 @@ class Journal:
 
     def _lose(self, entries: Sequence[Entry], failure: BaseException) -> None:
         """Answer a batch whose outcome nobody knows, and what gathers behind it."""
+        # Until the engine has ended actors have turns; a decision on these events would follow an
+        # entry that has had its answers, and never get its own.
+        self._lost = True
+        self.has_room = False
         for entry in entries:
             unknown = _outcome_unknown(entry, failure)
             voided = Voided(decided_on_void(entry.owner.stream))

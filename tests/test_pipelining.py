@@ -350,3 +350,24 @@ async def test_an_empty_result_gives_a_receipt_of_the_stream_as_it_is() -> None:
         assert await engine.execute(Touch("a")) == Receipt("counter:a", 1, 1)
         assert (await engine.execute(Empty("a"))).version == 2
         assert (await engine.execute(Empty("a"))).version == 2
+
+
+@pytest.mark.parametrize("command", [Look("a"), Touch("a"), Add("a", 1)])
+async def test_nothing_is_decided_on_events_whose_outcome_nobody_knows(command: Any) -> None:
+    """Between the failure and the end of the engine actors still have turns; found by simulation."""
+    store = HeldStore()
+    limits = Limits(turn_commands=1, actor_commands=1)
+    with pytest.raises(EngineFailed):
+        async with counters(store, limits=limits) as engine:
+            await engine.execute(Add("a", 1), key="k")
+            store.hold()
+            store.failures.append(unknown())
+            first = start(engine, Add("a", 1))
+            await until(lambda: len(store.batches) == 2)
+            rest = [start(engine, command) for _ in range(500)]
+            await asyncio.sleep(0)
+            store.release()
+            results = await asyncio.wait_for(answers([first, *rest]), 20)
+
+            assert isinstance(results[0], OutcomeUnknown)
+            assert all(isinstance(result, NotRun) for result in results[1:])
