@@ -1,9 +1,10 @@
 """Orders: what a customer asks the shop for, from creation to shipping or cancellation.
 
-Rules: an order is created once, with at least one line; quantities are 1 or more, prices 0 or more;
-only a created order can be adjusted, shipped or cancelled, each with an error code of its own that
-stays the same. Handlers decide and change nothing; appliers change the state and decide nothing.
-Events carry what the views need, so that no view has to ask another. No clock, no I/O.
+Rules: an order is created once, with at least one line; quantities are 1 or more, prices 0 or more,
+and both no larger than the views can add up (`lines`); only a created order can be adjusted,
+shipped or cancelled, each with an error code of its own that stays the same. Handlers decide and
+change nothing; appliers change the state and decide nothing. Events carry what the views need, so
+that no view has to ask another. No clock, no I/O.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ import msgspec
 
 from engine import Aggregate, Command, Event, Id, Rejected, applies, handles
 
-from .lines import Buyer, Line, LineId, refuse_unsound, total_of
+from .lines import (
+    Buyer,
+    Line,
+    LineId,
+    refuse_quantity,
+    refuse_total,
+    refuse_unsound,
+    total_of,
+)
 from .money import Money
 
 __all__ = [
@@ -168,14 +177,7 @@ class Order(Aggregate, kind="order", key_window=4_000):
         """Change the quantity of a line; to the same one also, so that its key is remembered."""
         # What is wrong with the command alone comes before what the order's state forbids: then
         # a refused command that is sent again later is refused with the same code.
-        if command.quantity <= 0:
-            raise Rejected(
-                "quantity-not-positive",
-                f"the quantity of {command.line_id} would be {command.quantity}: it must be 1 or "
-                f"more",
-                line=command.line_id,
-                quantity=command.quantity,
-            )
+        refuse_quantity(command.line_id, command.quantity)
         self._refuse_unless_created("adjusted")
         line = self.lines.get(command.line_id)
         if line is None:
@@ -184,6 +186,8 @@ class Order(Aggregate, kind="order", key_window=4_000):
                 f"order {self.id} has no line {command.line_id}",
                 line=command.line_id,
             )
+        total = self.total + (command.quantity - line.quantity) * line.unit_price
+        refuse_total(total)
         return OrderItemQuantityAdjusted(
             buyer=self.buyer,
             invoiced_at=self.invoiced_at,
@@ -192,7 +196,7 @@ class Order(Aggregate, kind="order", key_window=4_000):
             unit_price=line.unit_price,
             quantity_before=line.quantity,
             quantity_after=command.quantity,
-            total=self.total + (command.quantity - line.quantity) * line.unit_price,
+            total=total,
         )
 
     @handles

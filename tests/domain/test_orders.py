@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from domain.lines import Line
+from domain.lines import QUANTITY_MAX, TOTAL_MAX, Line
 from domain.orders import (
     AdjustOrderItemQuantity,
     CancelOrder,
@@ -42,6 +42,12 @@ def test_a_product_at_two_prices_is_two_lines() -> None:
 
 def test_a_price_of_nothing_is_a_price() -> None:
     given(Order).when(create("o-1", heart(1, 0))).then(created(heart(1, 0)))
+
+
+def test_the_largest_quantity_and_total_are_taken() -> None:
+    order = given(Order).when(create("o-1", lantern(QUANTITY_MAX, 0), heart(1, TOTAL_MAX))).state
+
+    assert order.total == TOTAL_MAX
 
 
 def test_an_adjusted_line_says_before_and_after() -> None:
@@ -105,6 +111,11 @@ def test_a_cancelled_order_says_what_it_was() -> None:
         ([], create("o-1", lantern(0)), "quantity-not-positive"),
         ([], create("o-1", heart(1), lantern(-6, 0)), "quantity-not-positive"),
         ([], create("o-1", lantern(1, -1)), "price-negative"),
+        ([], create("o-1", heart(1), lantern(QUANTITY_MAX + 1, 0)), "quantity-too-large"),
+        ([], create("o-1", heart(1), lantern(1, TOTAL_MAX)), "total-too-large"),
+        ([], create("o-1", lantern(10**4_000)), "quantity-too-large"),
+        ([CREATED], adjust("o-1", lantern(), QUANTITY_MAX + 1), "quantity-too-large"),
+        ([created(heart(1, TOTAL_MAX))], adjust("o-1", heart(1, TOTAL_MAX), 2), "total-too-large"),
         ([], create("o-1", lantern(1), lantern(2)), "line-repeated"),
         ([], adjust("o-1", lantern(), 1), "order-unknown"),
         ([], ShipOrder("o-1"), "order-unknown"),

@@ -34,6 +34,8 @@ def test_a_return_is_recorded_once() -> None:
         ([lantern(0)], "quantity-not-positive"),
         ([lantern(1), heart(-1)], "quantity-not-positive"),
         ([lantern(1, -5)], "price-negative"),
+        ([lantern(10**25)], "quantity-too-large"),
+        ([lantern(1, 10**25)], "total-too-large"),
     ],
 )
 def test_what_the_rules_refuse(lines: list[Line], code: str) -> None:

@@ -176,6 +176,27 @@ async def test_bad_requests_are_told_and_write_nothing(tmp_path: Path) -> None:
         assert "Traceback" not in served.log
 
 
+@pytest.mark.parametrize("number", [10**30, 2**63, 2**63 - 1, 2**62])
+async def test_no_number_of_a_client_stops_a_view(tmp_path: Path, number: int) -> None:
+    """A view cannot skip an event, so what it cannot add up must not become one."""
+    async with shop(tmp_path) as (client, _):
+        made = await create(client, "k")
+        line = f"{made.headers['Location']}/lines/{heart().id}"
+        free = ORDER["lines"][0] | {"unit_price": 0, "quantity": number}
+        dear = ORDER["lines"][0] | {"unit_price": number, "quantity": 1}
+        answers = [
+            await client.put(line, json={"quantity": number}),
+            await create(client, "free", lines=[free]),
+            await create(client, "dear", lines=[dear, dear | {"product": "other"}]),
+        ]
+        codes = [answer.json()["code"] for answer in answers]
+        assert codes == ["quantity-too-large", "quantity-too-large", "total-too-large"]
+        last = await create(client, "last")
+        shown = await client.get("/orders", params={"at": last.json()["receipt"]})
+        assert [order["total"] for order in shown.json()["orders"]] == [2_544, 2_544]
+        assert (await client.get("/health/ready")).status_code == 200
+
+
 async def raw(served: Server, request: bytes) -> bytes:
     """Send bytes as they are; give all that comes back."""
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
