@@ -4,6 +4,9 @@ Rules: a body has a cap on its bytes and a time to arrive, before anything looks
 its nesting before it is decoded. Bad input is told by path and rule and never by value; what went
 wrong inside is told by its kind only, and logged. Every answer that is an error says whether the
 same request may be sent again. Nothing here imports a framework, or knows an application.
+
+A framework that answers every error itself, as Litestar does, shows none to a middleware around
+it: give it an exception handler for EngineError and BadRequest that answers with `problem_of`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import string
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -63,7 +67,13 @@ RECEIPT_HEADER: Final = "Foldline-Receipt"
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+\\?(?:"|\Z)', re.DOTALL)
 """A JSON string, or the rest of the body where it is not closed: each byte is looked at once."""
 _BRACKET = re.compile(rb"[\[\]{}]")
-_ENUM_VALUE = re.compile(r"(Invalid enum value) .*?( - at `[^`]*`)?\Z", re.DOTALL)
+_AT = r"( - at `[^`]*`)?\Z"
+_VALUE = re.compile(r"(Invalid (?:enum )?value) .*?" + _AT, re.DOTALL)
+_LONG_NAME = re.compile(r"(unknown field `.{60}).*(`)" + _AT, re.DOTALL)
+_PLAIN: Final = string.punctuation.replace("/", "").replace("%", "")
+"""What stays as it is in the key of nobody; `/` stands after a principal only."""
+_ONCE: Final = (b"idempotency-key", b"if-match", b"content-type")
+"""Headers of which a framework shows one where two were sent."""
 _VERSION_TAG = re.compile(r'"(\d{1,18})"')
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -84,24 +94,51 @@ class BadRequest(Exception):
 # -- requests --------------------------------------------------------------------------------
 
 
-def decode(body: bytes, cls: type[T], *, depth_max: int = 32) -> T:
+def decode(
+    body: bytes,
+    cls: type[T],
+    *,
+    headers: Mapping[str, str] | None = None,
+    depth_max: int = 32,
+) -> T:
     """Decode a JSON body, into a command for instance; raise BadRequest (422) for what is none.
 
-    Nesting deeper than `depth_max` is refused before decoding. Unknown fields are refused where the
-    class forbids them, as commands do.
+    Give the request's `headers`, and a body that is not said to be JSON is refused too (415): then
+    no form of another site's page can send one. Nesting deeper than `depth_max` is refused before
+    decoding. Unknown fields are refused where the class forbids them, as commands do; the classes
+    of its fields forbid them for themselves. Of a field that comes twice the last counts. What a
+    class raises in its own `__post_init__` is not told, as it may show a value: what a client
+    should read belongs in a rule of the type, or in a handler's Rejected.
     """
+    if headers is not None:
+        _check_json(headers)
     if _depth(body) > depth_max:
         raise BadRequest(422, "too-deep", f"the body is nested deeper than {depth_max} levels")
     try:
         return msgspec.json.decode(body, type=cls)
     except msgspec.MsgspecError as error:
-        # Of enums msgspec shows the value; paths, types and names of fields may be shown.
-        detail = _ENUM_VALUE.sub(lambda found: found[1] + (found[2] or ""), str(error))
-        raise BadRequest(422, "bad-body", detail) from None
+        raise BadRequest(422, "bad-body", _without_values(error)) from None
     except UnicodeDecodeError:
         raise BadRequest(422, "bad-body", "the body is not UTF-8") from None
     except RecursionError:
         raise BadRequest(422, "too-deep", "the body is nested too deeply") from None
+
+
+def _check_json(headers: Mapping[str, str]) -> None:
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not re.fullmatch(r"application/[^/]*\+json", kind):
+        raise BadRequest(415, "not-json", "send a body with Content-Type: application/json")
+
+
+def _without_values(error: msgspec.MsgspecError) -> str:
+    """Give what it says without values; paths, types and names of fields may be shown."""
+    text = str(error)
+    if error.__cause__ is not None:
+        # msgspec puts the path behind what the class said.
+        said = str(error.__cause__)
+        return "refused by a rule of its class" + text[len(said) :] * text.startswith(said)
+    text = _VALUE.sub(lambda found: found[1] + (found[2] or ""), text)
+    return _LONG_NAME.sub(lambda found: found[1] + "..." + found[2] + (found[3] or ""), text)
 
 
 def _depth(body: bytes) -> int:
@@ -117,9 +154,10 @@ def idempotency_key(
 ) -> str | None:
     """Give the `Idempotency-Key` of a request as a command's key, or None where there is none.
 
-    Give the `principal` where there is one: the key is then theirs, and nobody else's request with
-    the same header is taken for a repetition. Make the id of what a POST creates with `id_from_key`
-    of it. Raises BadRequest (400) for a malformed one, or for a missing one if `required`.
+    `headers` finds names whatever their case, or has them in lower case. Give the `principal` where
+    there is one: the key is then theirs, and nobody else's request, nor one without a principal, is
+    taken for a repetition of theirs. Make the id of what a POST creates with `id_from_key` of it.
+    Raises BadRequest (400) for a malformed one, or for a missing one if `required`.
     """
     given = headers.get("idempotency-key")
     if given is None:
@@ -134,7 +172,8 @@ def idempotency_key(
             "bad-key",
             "an Idempotency-Key is 1 to 200 visible ASCII characters, without spaces",
         )
-    key = text if principal is None else f"{quote(principal, safe='')}/{text}"
+    # Without a principal no `/` stays, so that it cannot be written to look like one with.
+    key = quote(text, _PLAIN) if principal is None else f"{quote(principal, safe='')}/{text}"
     if len(key) > KEY_LENGTH_MAX:
         raise BadRequest(400, "bad-key", "this Idempotency-Key is too long for this principal")
     return key
@@ -218,17 +257,19 @@ class Problem(msgspec.Struct, frozen=True):
 _INTERNAL = "something is wrong inside; it was logged, and nothing about it is told here"
 
 
-def problem_of(error: EngineError | BadRequest | TimeoutError) -> Problem:
+def problem_of(
+    error: EngineError | BadRequest | TimeoutError, statuses: Mapping[str, int] | None = None
+) -> Problem:
     """Give what HTTP says to an error of the engine.
 
-    A rejection is 409 with its own code; map codes of yours that mean something else (an order that
-    is not there: 404) before you come here.
+    A rejection is 409 with its own code, or what `statuses` has for that code: 404, for instance,
+    where it means that an order is not there.
     """
     match error:
         case BadRequest():
             return Problem(error.status, error.code, error.detail, "no")
         case Rejected():
-            return Problem(409, error.code, error.message, "no")
+            return Problem((statuses or {}).get(error.code, 409), error.code, error.message, "no")
         case WrongVersion():
             detail = f"the version is {error.actual}, not {error.expected}: read again, then decide"
             return Problem(412, "wrong-version", detail, "no", None, error.actual)
@@ -247,7 +288,9 @@ def problem_of(error: EngineError | BadRequest | TimeoutError) -> Problem:
         case NotRun():
             return _not_run(error)
         case TimeoutError():
-            return Problem(503, "timed-out", "the answer took too long", "yes", 1)
+            # The host gave up waiting; a command that the engine has goes on all the same.
+            detail = "it may be done or not: the same request with the same key finds out"
+            return Problem(503, "timed-out", detail, "with-the-same-key", 1)
         case _:
             return Problem(500, "internal", _INTERNAL, "no")
 
@@ -281,7 +324,8 @@ class EngineMiddleware:
     """ASGI middleware: caps on bodies, and errors of the engine as problem responses.
 
     Add it to any ASGI application. `body_bytes` is the largest body, `body_seconds` the time in
-    which it must have arrived.
+    which it must have arrived; `statuses` gives codes of rejections another status than 409. What
+    is said to a body that was cut off stays, whatever the application answers to it.
     """
 
     def __init__(
@@ -290,11 +334,13 @@ class EngineMiddleware:
         *,
         body_bytes: int = 65_536,
         body_seconds: float = 10.0,
+        statuses: Mapping[str, int] | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
         self._app = app
         self._body_bytes = body_bytes
         self._body_seconds = body_seconds
+        self._statuses = statuses
         self._logger = logger or logging.getLogger("foldline")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -304,19 +350,24 @@ class EngineMiddleware:
             return
         request = _Request(receive, send, self._body_bytes, self._body_seconds)
         try:
-            request.check_length(scope)
+            request.check_headers(scope)
             await self._app(scope, request.receive, request.send)
         except (EngineError, BadRequest, TimeoutError) as error:
             if request.answered:
                 raise
-            await self._answer(send, error)
+            await self._answer(send, request.refused or error)
         except Exception:
             # Frameworks raise where the client left in the middle of its body: nobody waits.
-            if not request.left:
+            if request.answered or not (request.left or request.refused):
                 raise
+            if request.refused:
+                await self._answer(send, request.refused)
+        else:
+            if request.refused and not request.answered:
+                await self._answer(send, request.refused)
 
     async def _answer(self, send: Send, error: EngineError | BadRequest | TimeoutError) -> None:
-        problem = problem_of(error)
+        problem = problem_of(error, self._statuses)
         if problem.status >= 500:
             self._logger.error("answered with %d %s\n%s", problem.status, problem.code, told(error))
         body = problem.body
@@ -342,12 +393,22 @@ class _Request:
         self._whole = False
         self.answered = False
         self.left = False
+        self.refused: BadRequest | None = None
+        """Why its body was cut off."""
 
-    def check_length(self, scope: Scope) -> None:
-        """Refuse a body that says itself that it is too large."""
+    def check_headers(self, scope: Scope) -> None:
+        """Refuse a body that says itself that it is too large, and headers that contradict."""
+        names: set[bytes] = set()
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._bytes_max:
+            if name == b"content-length" and value.isdigit() and self._is_too_large(value):
                 raise self._too_large()
+            if name in _ONCE and name in names:
+                raise BadRequest(400, "repeated-header", f"send one {name.decode()} header")
+            names.add(name)
+
+    def _is_too_large(self, length: bytes) -> bool:
+        # Python makes no number of thousands of digits.
+        return len(length) > 18 or int(length) > self._bytes_max
 
     def _too_large(self) -> BadRequest:
         return BadRequest(413, "too-large", f"a body has at most {self._bytes_max} bytes")
@@ -356,6 +417,15 @@ class _Request:
         """Give the next piece; raise BadRequest where it is too much or comes too late."""
         if self._whole:
             return await self._receive()
+        try:
+            return await self._next()
+        except BadRequest as error:
+            self.refused = error
+            raise
+
+    async def _next(self) -> Message:
+        if self.refused is not None:
+            raise self.refused
         loop = asyncio.get_running_loop()
         if self._due is None:
             self._due = loop.time() + self._seconds
@@ -375,6 +445,8 @@ class _Request:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on a piece of the answer."""
+        """Pass on a piece of the answer; nothing of one to a body that was cut off."""
+        if self.refused is not None and not self.answered:
+            return
         self.answered = True
         await self._send(message)
