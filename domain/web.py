@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import uvicorn
@@ -35,6 +36,7 @@ from engine.integrations.asgi import (
 )
 
 from .lines import Buyer, Line
+from .money import Money
 from .orders import AdjustOrderItemQuantity, CancelOrder, CancelReason, CreateOrder, ShipOrder
 from .queries import GetOrderById, GetPendingOrders
 from .shop import open_shop
@@ -46,14 +48,47 @@ Principal = Callable[[Request], str | None]
 HANDLING_SECONDS = 10.0
 """Within which a command must be decided."""
 PAGE_ORDERS_MAX = 200
+NOT_THERE = {"order-unknown": 404, "item-not-in-order": 404}
+"""Refusals that HTTP has a status of its own for."""
+
+T = TypeVar("T")
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+LocalTime = Annotated[
+    str,
+    msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\Z"),
+]
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+# What is stored is read leniently, so that a newer shop may add to it; what a client sends is not.
+class NewBuyer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client says of who buys."""
+
+    country: Text
+    customer_id: Text | None = None
+
+
+class NewLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client sends of one line."""
+
+    product: Text
+    description: Text
+    quantity: int
+    unit_price: Money
 
 
 class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client sends to order; the order gets its id from the request's key."""
 
-    buyer: Buyer
-    invoiced_at: str
-    lines: tuple[Line, ...]
+    buyer: NewBuyer
+    invoiced_at: LocalTime
+    lines: tuple[NewLine, ...]
+
+    def command(self, order_id: str) -> CreateOrder:
+        """Give the command that creates it."""
+        buyer = Buyer(self.buyer.country, self.buyer.customer_id)
+        lines = [Line(i.product, i.description, i.quantity, i.unit_price) for i in self.lines]
+        return CreateOrder(order_id, buyer, self.invoiced_at, tuple(lines))
 
 
 class NewQuantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +101,7 @@ class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client sends to call an order off."""
 
     reason: CancelReason = CancelReason.OTHER
-    note: str = ""
+    note: Annotated[str, msgspec.Meta(max_length=2_000)] = ""
 
 
 def nobody(_: Request) -> str | None:
@@ -82,16 +117,16 @@ class OrderRoutes:
 
     async def create(self, request: Request) -> Response:
         """POST /orders: the same key again gets the same order, and creates nothing."""
-        order = decode(await request.body(), NewOrder)
+        order = await _sent(request, NewOrder)
         key = idempotency_key(request.headers, self._principal_of(request), required=True)
         assert key is not None
-        command = CreateOrder(id_from_key(key), order.buyer, order.invoiced_at, order.lines)
+        command = order.command(id_from_key(key))
         receipt = await self._execute(request, command, key)
         return _done(201, command.order_id, receipt, Location=f"/orders/{command.order_id}")
 
     async def adjust(self, request: Request) -> Response:
         """PUT /orders/{id}/lines/{line}."""
-        body = decode(await request.body(), NewQuantity)
+        body = await _sent(request, NewQuantity)
         order_id, line_id = request.path_params["order_id"], request.path_params["line_id"]
         return await self._change(
             request, AdjustOrderItemQuantity(order_id, line_id, body.quantity)
@@ -103,7 +138,7 @@ class OrderRoutes:
 
     async def cancel(self, request: Request) -> Response:
         """POST /orders/{id}/cancellation."""
-        body = decode(await request.body() or b"{}", Cancellation)
+        body = await _sent(request, Cancellation) if await request.body() else Cancellation()
         return await self._change(
             request, CancelOrder(request.path_params["order_id"], body.reason, body.note)
         )
@@ -120,7 +155,7 @@ class OrderRoutes:
             expected=expected_version(request.headers),
             deadline=HANDLING_SECONDS,
             principal=self._principal_of(request),
-            correlation=request.headers.get("x-request-id"),
+            correlation=_request_id(request),
         )
 
     async def show(self, request: Request) -> Response:
@@ -141,7 +176,7 @@ class OrderRoutes:
     async def pending(self, request: Request) -> Response:
         """GET /orders?after=ID&limit=50&at=TOKEN: what waits to be shipped."""
         limit = request.query_params.get("limit", "50")
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= PAGE_ORDERS_MAX):
+        if not (re.fullmatch("[0-9]{1,3}", limit) and 1 <= int(limit) <= PAGE_ORDERS_MAX):
             raise BadRequest(422, "bad-limit", f"limit is a number from 1 to {PAGE_ORDERS_MAX}")
         orders = await _engine(request).query(
             GetPendingOrders(after=request.query_params.get("after"), limit=int(limit)),
@@ -188,7 +223,7 @@ def create_app(
     routes = OrderRoutes(principal_of)
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(EngineMiddleware, body_seconds=body_seconds)],
+        middleware=[Middleware(EngineMiddleware, body_seconds=body_seconds, statuses=NOT_THERE)],
         routes=[
             Route("/orders", routes.create, methods=["POST"]),
             Route("/orders", routes.pending, methods=["GET"]),
@@ -201,6 +236,16 @@ def create_app(
             Route("/statistics", statistics),
         ],
     )
+
+
+async def _sent(request: Request, cls: type[T]) -> T:
+    return decode(await request.body(), cls, headers=request.headers)
+
+
+def _request_id(request: Request) -> str | None:
+    """Give a request's id, if it is one: it is stored with every event, so not any text will do."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else None
 
 
 def _engine(request: Request) -> Engine:

@@ -18,7 +18,7 @@ import pytest
 from domain.orders import Order
 from domain.shop import open_shop
 from domain.web import create_app
-from engine import Archive, Limits
+from engine import Archive, Limits, id_from_key
 from tests.domain.goods import ANN, MORNING, heart, lantern
 from tests.integrations.serving import ROOT, Server, server
 
@@ -88,6 +88,20 @@ async def test_a_repeated_post_creates_once_also_after_a_restart(tmp_path: Path)
     assert await versions(tmp_path, again.json()["order_id"]) == 1
 
 
+async def test_only_an_id_is_kept_of_a_requests_id(tmp_path: Path) -> None:
+    async with shop(tmp_path) as (client, _):
+        for n, given in enumerate((b"r-1", b"x" * 5_000, b"a b", b"\xff\x01")):
+            headers = [(b"Idempotency-Key", b"k%d" % n), (b"X-Request-ID", given)]
+            assert (await client.post("/orders", json=ORDER, headers=headers)).status_code == 201
+    async with Archive([Order], store=f"sqlite:{tmp_path / 'shop.db'}") as archive:
+        kept = [
+            (await archive.history(Order, id_from_key(f"k{n}"))).events[0].meta.correlation
+            for n in range(4)
+        ]
+
+    assert kept == ["r-1", None, None, None]
+
+
 async def test_of_two_who_saw_the_same_version_one_wins(tmp_path: Path) -> None:
     async with shop(tmp_path) as (client, _):
         where = (await create(client, "k")).headers["Location"]
@@ -102,6 +116,8 @@ async def test_of_two_who_saw_the_same_version_one_wins(tmp_path: Path) -> None:
         lost = next(answer for answer in answers if answer.status_code == 412)
         assert (lost.headers["ETag"], lost.json()["resend"]) == ('"2"', "no")
 
+
+JSON = {"Idempotency-Key": "k", "Content-Type": "application/json"}
 
 BAD: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "no-key": ("POST", "/orders", {"json": ORDER}, 400, "key-required"),
@@ -122,14 +138,14 @@ BAD: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "not-json": (
         "POST",
         "/orders",
-        {"content": b"\xff{", "headers": {"Idempotency-Key": "k"}},
+        {"content": b"\xff{", "headers": JSON},
         422,
         "bad-body",
     ),
     "too-deep": (
         "POST",
         "/orders",
-        {"content": b"[" * 9_000, "headers": {"Idempotency-Key": "k"}},
+        {"content": b"[" * 9_000, "headers": JSON},
         422,
         "too-deep",
     ),
@@ -149,10 +165,39 @@ BAD: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     ),
     "bad-id": ("POST", "/orders/%00/shipment", {}, 422, "invalid-input"),
     "long-id": ("POST", f"/orders/{'x' * 300}/shipment", {}, 422, "invalid-input"),
-    "unknown": ("POST", "/orders/none/shipment", {}, 409, "order-unknown"),
+    "no-kind": (
+        "POST",
+        "/orders",
+        {"content": json.dumps(ORDER), "headers": {**JSON, "Content-Type": "text/plain"}},
+        415,
+        "not-json",
+    ),
+    "unknown-field-inside": (
+        "POST",
+        "/orders",
+        {"json": {**ORDER, "buyer": {"country": "France", "vip": True}}, "headers": JSON},
+        422,
+        "bad-body",
+    ),
+    "bad-time": (
+        "POST",
+        "/orders",
+        {"json": {**ORDER, "invoiced_at": "yesterday"}, "headers": JSON},
+        422,
+        "bad-body",
+    ),
+    "two-matches": (
+        "POST",
+        "/orders/x/shipment",
+        {"headers": [("If-Match", '"1"'), ("If-Match", '"2"')]},
+        400,
+        "repeated-header",
+    ),
+    "unknown": ("POST", "/orders/none/shipment", {}, 404, "order-unknown"),
     "unknown-read": ("GET", "/orders/none", {}, 404, "order-unknown"),
     "bad-at": ("GET", "/orders/none", {"params": {"at": "!"}}, 422, "invalid-input"),
     "bad-limit": ("GET", "/orders", {"params": {"limit": "-1"}}, 422, "bad-limit"),
+    "long-limit": ("GET", "/orders", {"params": {"limit": "1" * 5_000}}, 422, "bad-limit"),
     "bad-match": (
         "POST",
         "/orders/x/shipment",
@@ -211,7 +256,9 @@ async def raw(served: Server, request: bytes) -> bytes:
     return answer
 
 
-HEAD = b"POST /orders HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\n"
+HEAD = (
+    b"POST /orders HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n"
+)
 
 
 async def test_bodies_that_lie_about_their_size_are_cut_off(tmp_path: Path) -> None:
