@@ -19,6 +19,7 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from types import TracebackType
@@ -99,7 +100,7 @@ class PortalEngine(Protocol):
 class Portal:
     """What `Engine.portal` gives. Use it with `with` where the engine has not been started.
 
-    Any number of threads may use one portal at the same time.
+    Any number of threads may use one portal at the same time; one of them enters it.
     """
 
     def __init__(self, engine: PortalEngine) -> None:
@@ -111,6 +112,11 @@ class Portal:
 
     def __enter__(self) -> Portal:
         """Start the engine on a loop of its own, unless it runs already; raises what it raises."""
+        if self._owned is not None:
+            raise UsageError(
+                "this portal has been entered, and the end of that `with` closes the engine: in "
+                "other threads use it without a `with` of their own"
+            )
         if not self._engine.is_new:
             self._engine.usable_loop()
             return self
@@ -232,7 +238,8 @@ class Portal:
         """Run `await function()` on the engine's loop; give what it returns, raise what it raises.
 
         For what has no method here: `portal.call(lambda: engine.state(Order, "o-1"))`. Raises
-        TimeoutError after `timeout` seconds; the call is cancelled then.
+        TimeoutError after `timeout` seconds; the call is cancelled then. Raises OutcomeUnknown
+        where the host ended the loop, and its tasks, before there was an answer.
         """
         loop = self._engine.usable_loop()
         if _running_loop() is loop:
@@ -248,6 +255,11 @@ class Portal:
             raise Closed("the engine has stopped, and its loop is closed: not run") from error
         try:
             return answer.result(timeout)
+        except CancelledError as error:
+            raise OutcomeUnknown(
+                "the engine's loop was ended before this call was answered: what it began may be "
+                "done or not. Send a command again with the same key; without one, read first."
+            ) from error
         except BaseException:
             answer.cancel()
             raise

@@ -164,6 +164,49 @@ async def released(store: HeldStore) -> None:
     store.release()
 
 
+def test_a_portal_is_entered_once_and_its_engine_survives_a_second_try() -> None:
+    with Engine([Counter]).portal() as portal:
+        with pytest.raises(UsageError, match="has been entered"):
+            portal.__enter__()
+        assert portal.execute(Add("a", 1)).version == 1
+
+
+# A process of its own, since a host that drops its engine like this leaves it undrained.
+DROPPED = """
+import asyncio, threading
+from engine import Engine, OutcomeUnknown
+from tests.support import Add, Counter, HeldStore
+
+async def main():
+    global thread
+    store = HeldStore()
+    engine = Engine([Counter], store=store)
+    await engine.__aenter__()
+    portal = engine.portal()
+    store.holding = True
+    def elsewhere():
+        try:
+            portal.execute(Add("a", 1), key="k")
+        except OutcomeUnknown as error:
+            print(error)
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    while engine.statistics().commands.accepted < 1:
+        await asyncio.sleep(0)
+
+asyncio.run(main())
+thread.join()
+"""
+
+
+def test_a_thread_is_answered_when_the_host_ends_the_loop_under_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+    assert "may be done or not" in done.stdout, done.stderr
+
+
 FORKED = """
 import os, sys
 from engine import Engine, UsageError
