@@ -354,7 +354,7 @@ async def test_an_empty_result_gives_a_receipt_of_the_stream_as_it_is() -> None:
 
 @pytest.mark.parametrize("command", [Look("a"), Touch("a"), Add("a", 1)])
 async def test_nothing_is_decided_on_events_whose_outcome_nobody_knows(command: Any) -> None:
-    """Between the failure and the end of the engine actors still have turns; found by simulation."""
+    """Between the failure and the end of the engine actors still have turns."""
     store = HeldStore()
     limits = Limits(turn_commands=1, actor_commands=1)
     with pytest.raises(EngineFailed):

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -101,8 +102,8 @@ def run_tests(folder: Path, tests: list[str]) -> tuple[bool, str]:
     return False, "a hang of 20 s" if "Timeout (" in said else said[-2_000:]
 
 
-def plant(name: str, mutant: Mutant) -> Outcome:
-    """Plant one bug in a copy and run its tests."""
+def plant(name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
+    """Plant one bug in a copy and run its tests, or so many seeds of the simulation."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as place:
         folder = Path(place)
         copy_tree(folder)
@@ -112,8 +113,19 @@ def plant(name: str, mutant: Mutant) -> Outcome:
             count = text.count(mutant.old)
             return Outcome(name, mutant, "", f"its text stands {count} times in {mutant.file}")
         path.write_text(text.replace(mutant.old, mutant.new))
-        passed, failed = run_tests(folder, mutant.tests)
+        passed, failed = simulate(folder, seeds) if seeds else run_tests(folder, mutant.tests)
         return Outcome(name, mutant, "" if passed else failed)
+
+
+def simulate(folder: Path, seeds: int) -> tuple[bool, str]:
+    """Simulate a copy; give whether all seeds held, and the first that did not."""
+    command = [sys.executable, "-m", "engine.testing.simulation", "--seeds", str(seeds), "--stop"]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return True, ""
+    found = re.search(r"^(seed \d+): .*\n *(.*)", done.stdout, re.MULTILINE)
+    return False, f"{found[1]}: {found[2][:100]}" if found else done.stderr[-500:]
 
 
 def check_unchanged(mutants: dict[str, Mutant]) -> str:
@@ -129,15 +141,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of names; all mutants without")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--seeds", type=int, default=0, help="let the simulation find them, in so many seeds"
+    )
     options = parser.parse_args()
     mutants = load(options.names)
-    failed = check_unchanged(mutants)
+    failed = "" if options.seeds else check_unchanged(mutants)
     if failed:
         print(f"the tests fail without any mutant: {failed}")
         return 1
     survivors = 0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for outcome in pool.map(plant, mutants, mutants.values()):
+        for outcome in pool.map(partial(plant, seeds=options.seeds), mutants, mutants.values()):
             verdict = f"caught by {outcome.caught_by}" if outcome.caught_by else "SURVIVED"
             if outcome.problem:
                 verdict = f"BROKEN: {outcome.problem}"
