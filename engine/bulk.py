@@ -25,6 +25,9 @@ from .supervisor import retrieve
 
 __all__ = ["Commands", "run_many"]
 
+_SENT_PER_TURN = 32
+"""Commands sent before the event loop gets its turn."""
+
 Commands: TypeAlias = Iterable[Envelope | Command] | AsyncIterable[Envelope | Command]
 
 
@@ -38,7 +41,10 @@ async def run_many(
         raise UsageError(f"window is {window}: give at least 1")
     outstanding: deque[asyncio.Future[Receipt]] = deque()
     try:
-        async for command in _each(commands):
+        async for number, command in _numbered(commands):
+            if number % _SENT_PER_TURN == 0:
+                # The caller may read a file in between: filling the window is not to hold up all.
+                await asyncio.sleep(0)
             envelope = command if isinstance(command, Envelope) else Envelope(command=command)
             if len(outstanding) >= window:
                 yield await _answer(outstanding.popleft())
@@ -64,13 +70,16 @@ async def run_many(
             future.add_done_callback(retrieve)
 
 
-async def _each(commands: Commands) -> AsyncIterator[Envelope | Command]:
+async def _numbered(commands: Commands) -> AsyncIterator[tuple[int, Envelope | Command]]:
+    number = 0
     if isinstance(commands, AsyncIterable):
         async for command in commands:
-            yield command
+            number += 1
+            yield number, command
     else:
         for command in commands:
-            yield command
+            number += 1
+            yield number, command
 
 
 async def _answer(future: asyncio.Future[Receipt]) -> Receipt | EngineError:

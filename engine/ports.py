@@ -117,11 +117,12 @@ class Watcher(Protocol):
     """Looks at the thread that started it, from another one."""
 
     def start(
-        self, check: Callable[[float, Callable[[], str]], None], every: float
+        self, check: Callable[[float, float, Callable[[], str]], None], every: float
     ) -> Callable[[], None]:
-        """Call `check(seconds, stack)` in another thread every so many seconds; give what ends it.
+        """Call `check(now, busy, stack)` in another thread every so often; give what ends it.
 
-        `stack()` gives the text of what the watching thread's starter runs at that moment.
+        `now` is in seconds, `busy` the seconds of processor time that the process has used, and
+        `stack()` gives the text of what the thread that started this runs at that moment.
         """
         ...
 
@@ -260,7 +261,7 @@ class SystemWatcher:
     """A daemon thread per watch."""
 
     def start(
-        self, check: Callable[[float, Callable[[], str]], None], every: float
+        self, check: Callable[[float, float, Callable[[], str]], None], every: float
     ) -> Callable[[], None]:
         """Call `check` every so many seconds until the function that this gives is called."""
         watched = threading.get_ident()
@@ -273,7 +274,7 @@ class SystemWatcher:
 
         def watch() -> None:
             while not over.wait(every):
-                check(time.monotonic(), stack)
+                check(time.monotonic(), time.process_time(), stack)
 
         thread = threading.Thread(target=watch, name="foldline watchdog", daemon=True)
         thread.start()

@@ -3,7 +3,8 @@
 Rules: whatever runs longer than the limit without giving the loop its turn is logged once, while
 it still runs, and again with its length when it is over. A stack names files, lines and source
 text, and no values. The watch asks the loop a few times a second and changes nothing in it; it
-cannot end what blocks. A block up to half as long again as the limit may pass unseen.
+cannot end what blocks. A block up to half as long again as the limit may pass unseen. Where the
+machine held up the whole process, the loop is not to blame, and nothing is logged.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class LoopWatch:
         self._logger = logger
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked = 0.0
+        self._checked = 0.0
+        self._busy = 0.0
         self._answered = True
         self._reported = False
         self.blocked = 0
@@ -42,8 +45,9 @@ class LoopWatch:
         finally:
             stop()
 
-    def _check(self, now: float, stack: Callable[[], str]) -> None:
+    def _check(self, now: float, busy: float, stack: Callable[[], str]) -> None:
         """Ask the loop, or see for how long it has not answered; runs in the watcher's thread."""
+        held_up = self._was_held_up(now, busy)
         if self._answered:
             if self._reported:
                 self._logger.warning(
@@ -53,6 +57,8 @@ class LoopWatch:
             self._answered = False
             self._asked = now
             self._ask()
+        elif held_up and not self._reported:
+            self._asked = now
         elif not self._reported and now - self._asked >= self._seconds:
             self._reported = True
             self.blocked += 1
@@ -62,6 +68,16 @@ class LoopWatch:
                 self._seconds * 1_000,
                 stack(),
             )
+
+    def _was_held_up(self, now: float, busy: float) -> bool:
+        """Tell whether this thread came much too late although the process had little to do.
+
+        Where a call in the loop keeps the interpreter's lock, this thread is late as well, but the
+        process has been busy.
+        """
+        late, worked = now - self._checked, busy - self._busy
+        self._checked, self._busy = now, busy
+        return late > self._seconds and worked < late / 2
 
     def _ask(self) -> None:
         assert self._loop is not None

@@ -603,7 +603,7 @@ async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
 
 
 async def test_a_loop_that_gives_way_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    asked: list[Callable[[float, Callable[[], str]], None]] = []
+    asked: list[Callable[[float, float, Callable[[], str]], None]] = []
 
     class Watcher:
         def start(self, check: Any, every: float) -> Callable[[], None]:
@@ -612,20 +612,37 @@ async def test_a_loop_that_gives_way_is_not_logged(caplog: pytest.LogCaptureFixt
 
     async with items(Rates(), ports=Ports(watcher=Watcher())) as engine:
         for tick in range(10):
-            asked[0](tick * 100.0, lambda: "stack")
+            asked[0](tick * 100.0, tick * 100.0, lambda: "stack")
             await asyncio.sleep(0)
         assert engine.statistics().loop_blocked == 0
-        asked[0](2_000.0, lambda: "stack")
-        asked[0](2_000.05, lambda: "stack")
+        asked[0](2_000.0, 2_000.0, lambda: "stack")
+        asked[0](2_000.05, 2_000.05, lambda: "stack")
         assert engine.statistics().loop_blocked == 0
-        asked[0](2_000.1, lambda: "stack")
-        asked[0](2_000.2, lambda: "stack")
+        asked[0](2_000.1, 2_000.1, lambda: "stack")
+        asked[0](2_000.2, 2_000.2, lambda: "stack")
         assert engine.statistics().loop_blocked == 1
         await asyncio.sleep(0)
-        asked[0](2_000.3, lambda: "stack")
+        asked[0](2_000.3, 2_000.3, lambda: "stack")
         assert "goes on, after about 0.3 s" in caplog.text
 
     assert asked == []
+
+
+async def test_a_machine_that_holds_up_the_whole_process_is_not_blamed_on_the_loop() -> None:
+    checks: list[Callable[[float, float, Callable[[], str]], None]] = []
+
+    class Watcher:
+        def start(self, check: Any, every: float) -> Callable[[], None]:
+            checks.append(check)
+            return checks.clear
+
+    async with items(Rates(), ports=Ports(watcher=Watcher())) as engine:
+        checks[0](1.0, 1.0, lambda: "stack")
+        checks[0](9.0, 1.1, lambda: "stack")  # eight seconds in which the process did nothing
+        assert engine.statistics().loop_blocked == 0
+        checks[0](9.05, 1.15, lambda: "stack")
+        checks[0](12.0, 4.0, lambda: "stack")  # three in which it was busy, and let nobody in
+        assert engine.statistics().loop_blocked == 1
 
 
 async def test_the_test_kit_runs_async_handlers() -> None:

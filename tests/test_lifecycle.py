@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -432,3 +433,28 @@ async def test_statistics_count_what_happened() -> None:
     assert (numbers.aggregates.resident, numbers.aggregates.loaded) == (10, 10)
     assert numbers.journal.commits >= 1
     assert numbers.journal.batch_events.max >= 2
+
+
+async def test_a_stream_of_commands_gives_the_loop_its_turn_while_it_fills_its_window() -> None:
+    turns_between: list[int] = []
+    turns = 0
+
+    async def host() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def commands() -> Iterator[Add]:
+        for number in range(320):
+            turns_between.append(turns)
+            yield Add(f"c{number}", 1)
+
+    async with counters() as engine:
+        hosting = asyncio.create_task(host())
+        async for _ in engine.execute_many(commands(), window=1_000):
+            pass
+        hosting.cancel()
+
+    # The window was never full, so that nothing else made the stream wait.
+    assert len(set(turns_between)) >= 10
