@@ -34,6 +34,7 @@ __all__ = [
     "Context",
     "applies",
     "as_events",
+    "definitions_of",
     "handles",
 ]
 
@@ -240,6 +241,25 @@ def _define(
         handlers,
         appliers,
     )
+
+
+def definitions_of(aggregates: object) -> list[AggregateDefinition]:
+    """Give what is known of aggregate classes; raise DefinitionError for what is none."""
+    listed = isinstance(aggregates, Sequence)
+    given = cast("Sequence[Any]", aggregates if listed else [aggregates])
+    found: list[AggregateDefinition] = []
+    for cls in given:
+        if not (inspect.isclass(cls) and issubclass(cls, Aggregate) and cls is not Aggregate):
+            raise DefinitionError(
+                f"the engine takes a list of aggregate classes, as Engine([Order, Return]), and "
+                f"{cls!r:.100} is none"
+            )
+        found.append(cls.__definition__)
+    if not listed:
+        raise DefinitionError(
+            f"the engine takes a list of aggregate classes: write Engine([{found[0].cls.__name__}])"
+        )
+    return found
 
 
 def _check_state(cls: type[Aggregate]) -> None:

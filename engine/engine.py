@@ -24,7 +24,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .aggregate import Aggregate, AggregateDefinition
+from .aggregate import Aggregate, AggregateDefinition, definitions_of
 from .answers import Answers
 from .authorization import Authorize, Gate
 from .bulk import run_many
@@ -125,7 +125,7 @@ class Engine:
         self._process = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-        definitions = [cls.__definition__ for cls in aggregates]
+        definitions = definitions_of(aggregates)
         check_names([projection.__definition__ for projection in projections])
         self._registry = _registry(definitions, projections, Upcasting(upcasters, retired))
         self._intake = Intake(self._limits.commands_accepted)
@@ -337,8 +337,9 @@ class Engine:
     ) -> Answer:
         """Ask the views. With `at`, a receipt (or its token or position), see its effect.
 
-        `timeout` is in seconds. Raises ProjectionLag where the views are not there in time,
-        naming who lags and by how much, and Forbidden where `authorize` says no.
+        `timeout` is in seconds; with `at` it is 5 unless given. Raises ProjectionLag where the
+        views are not there in time, naming who lags and by how much, and Forbidden where
+        `authorize` says no.
         """
         self._check_usable()
         if self._gate is not None:

@@ -38,7 +38,18 @@ from engine.messages import MessageMeta
 from engine.ports import FAILPOINTS
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
-from tests.support import Add, Counter, HeldStore, Look, Touch, counters, settle, total, until
+from tests.support import (
+    Add,
+    Added,
+    Counter,
+    HeldStore,
+    Look,
+    Touch,
+    counters,
+    settle,
+    total,
+    until,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -458,3 +469,9 @@ async def test_a_stream_of_commands_gives_the_loop_its_turn_while_it_fills_its_w
 
     # The window was never full, so that nothing else made the stream wait.
     assert len(set(turns_between)) >= 10
+
+
+@pytest.mark.parametrize("aggregates", [Counter, [Counter()], [Added], [Aggregate], "Counter"])
+def test_what_is_no_list_of_aggregate_classes_is_refused_by_name(aggregates: Any) -> None:
+    with pytest.raises(DefinitionError, match="takes a list of aggregate classes"):
+        Engine(aggregates)
