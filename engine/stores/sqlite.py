@@ -143,11 +143,29 @@ class SqliteStore:
                 set_pragma(connection, pragma, value)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
+            self._make_durable(connection, len(MIGRATIONS))
             self._read_state(connection)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
+
+    def _make_durable(self, connection: Any, version: int) -> None:
+        """Fold in what an earlier process left in the write-ahead log.
+
+        One that was killed may have written a commit and not synced it, or met a sync that failed:
+        the kernel still shows it, and a loss of power would take it from those who were shown it.
+        """
+        connection.set_busy_timeout(0)
+        try:
+            left, folded = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+        except (apsw.BusyError, apsw.LockedError):
+            left, folded = 1, 0
+        connection.set_busy_timeout(BUSY_MS)
+        if folded < left:
+            # A reader from outside is in the way. A commit syncs what stands before it, too; this
+            # one writes the number that is there.
+            set_pragma(connection, "user_version", version)
 
     def _read_state(self, connection: Any) -> None:
         found = run(connection, "SELECT log_id FROM about")

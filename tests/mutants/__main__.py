@@ -119,7 +119,8 @@ def plant(name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
 
 def simulate(folder: Path, seeds: int) -> tuple[bool, str]:
     """Simulate a copy; give whether all seeds held, and the first that did not."""
-    command = [sys.executable, "-m", "engine.testing.simulation", "--seeds", str(seeds), "--stop"]
+    command = [sys.executable, "-m", "engine.testing.simulation", "--jobs", "1"]
+    command += ["--seeds", str(seeds), "--stop"]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode == 0:

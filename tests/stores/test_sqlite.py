@@ -7,8 +7,9 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import apsw
@@ -41,6 +42,8 @@ from engine.testing.conformance import (
     numbers,
     request,
 )
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.machine import SimulatedFiles
 from tests.faults import FaultyVfs, VfsFiles
 
 ROOT = Path(__file__).parent.parent.parent
@@ -151,6 +154,52 @@ async def test_a_commit_is_synced_before_it_is_answered(tmp_path: Path) -> None:
         assert seen.calls.count("sync log.db-wal") >= before + number + 1
     await counted.close()
     seen.unregister()
+
+
+async def test_what_a_killed_process_left_is_durable_before_it_is_shown(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "disk", Random(1))
+    ports = Ports(files=SimulatedFiles(disk))
+    killed = SqliteStore(str(disk.folder / "log.db"))
+    await killed.open(ports)
+    await append(killed, request("a:1", 0, 1))
+    disk.sync_failures = 1.0  # written, and never synced
+    with pytest.raises(StoreFailed):
+        await append(killed, request("a:1", 1, 2))
+    disk.dead = disk.only_killed = True
+    with suppress(StoreFailed):
+        await killed.close()
+    disk.restart()
+
+    restarted = SqliteStore(str(disk.folder / "log.db"))
+    await restarted.open(ports)
+    shown = await feed(restarted)
+    disk.dead = True
+    with suppress(StoreFailed):
+        await restarted.close()
+    disk.restart(disk.survivors("nothing", Random(2)))
+    after = SqliteStore(str(disk.folder / "log.db"))
+    await after.open(ports)
+
+    assert numbers(shown) == [1, 2], "otherwise this test shows nothing"
+    assert numbers(await feed(after)) == [1, 2]
+    await after.close()
+    disk.dispose()
+
+
+async def test_a_reader_in_the_way_does_not_keep_a_log_from_its_start(store: SqliteStore) -> None:
+    vfs = FaultyVfs()
+    await append(store, request("a:1", 0, 1))
+    with closing(apsw.Connection(store.path)) as reader:
+        reader.execute("BEGIN").fetchall()
+        assert reader.execute("SELECT count(*) FROM events").fetchall() == [(1,)]
+        await append(store, request("a:1", 1, 2))
+        await store.close()  # leaves its write-ahead log, as a killed process does
+
+        await store.open(Ports(files=VfsFiles(vfs.name)))
+        assert "sync log.db-wal" in vfs.calls
+        assert numbers(await feed(store)) == [1, 2]
+    await store.close()
+    vfs.unregister()
 
 
 async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,34 +1,42 @@
-"""A disk that forgets what was not synced, under the real SQLite, and the ports that lead to it.
+"""A disk that forgets what was not synced, and fails when it is told to, under the real SQLite.
 
 Rules: SQLite reads and writes real files on a RAM disk, so that WAL and several connections work as
 they do outside; beside them this disk keeps what would survive a loss of power: what was synced,
-and of each write since then a seeded part, cut at sectors. When the power is gone every call fails.
-The next life starts on a folder that is made of what survived. A thread is a queue whose calls run
-in the loop, at seeded moments.
+and of each write since then a part, cut at sectors. A call that fails does so as a kernel's does: a
+write leaves nothing or its first half, and what a failed sync should have written is clean from
+then on and never written. When the power is gone every call fails. The next life starts on a
+folder that is made of what survived.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, TypeAlias
 
 import apsw
+import msgspec
 
-from ...errors import StoreLocked
-from ...ports import SystemFiles
-from .loop import SimulatedLoop
+__all__ = ["IMAGES", "Disk", "Fault", "Image"]
 
-__all__ = ["Disk", "SimulatedFiles", "SimulatedWorkers"]
+SECTOR: Final = 512
 
-T = TypeVar("T")
+Image: TypeAlias = Literal["nothing", "everything", "first half", "last half", "some", "torn"]
+"""What of the writes that were not synced had reached the disk."""
+IMAGES: Final[tuple[Image, ...]] = (
+    *("nothing", "everything", "first half", "last half", "some", "some", "torn", "torn"),
+)
+"""The eight that are tried of each crash point; two of "some" and "torn" differ by chance."""
 
-SECTOR = 512
+
+class Fault(msgspec.Struct, frozen=True):
+    """One call that fails: the how-manieth, counted over all calls of a life, and how."""
+
+    call: int
+    how: Literal["EIO", "ENOSPC", "short"]
 
 
 class Disk:
@@ -42,15 +50,26 @@ class Disk:
         self.pending: dict[str, list[tuple[int, bytes | None]]] = {}
         """Per file what was written since its last sync: (offset, data), or (size, None)."""
         self.operations = 0
+        """Calls of this life that change something: before each of them the power may go."""
+        self.calls: list[str] = []
+        """All calls of this life, as "sync log.db-wal"; filled where `notes_calls`."""
+        self.notes_calls = False
+        self.made = 0
+        """How many calls this life has made."""
         self.crash_at: int | None = None
+        self.only_killed = False
+        """Whether a crash ends the process and leaves the machine: its kernel keeps the files."""
         self.on_crash: Callable[[], None] = lambda: None
-        self.fail_at: int | None = None
-        """The operation that fails once: a sync that fails leaves what it was to sync for ever."""
-        self.failed = 0
-        """How many operations failed, of all lives."""
+        self.fault: Fault | None = None
+        self.write_failures = self.sync_failures = 0.0
+        """The chance of each write and each sync to fail."""
+        self.failed: list[str] = []
+        """The calls that failed, of all lives."""
+        self.failed_sync = ""
+        """The sync of the log that failed first in this life."""
         self.dead = False
-        self.locks: set[str] = set()
         self.connections: list[apsw.Connection] = []
+        self.locks: set[str] = set()
         self.name = f"simulated-{id(self)}"
         self.vfs = _Vfs(self)
         self.folder.mkdir(parents=True)
@@ -60,22 +79,35 @@ class Disk:
         """Where this life's files are."""
         return self.root / str(self.life)
 
-    def reach(self) -> None:
-        """Count an operation; the power may go here."""
+    # -- what a call goes through ---------------------------------------------------------------
+
+    def reach(self, call: str, name: str, *, changes: bool = True) -> str | None:
+        """Begin a call; the power may go here. Give how it is to fail, if it is."""
         if self.dead:
             raise apsw.IOError("the power is gone")
-        self.operations += 1
-        if self.crash_at is not None and self.operations >= self.crash_at:
-            self.power_off()
-            raise apsw.IOError("the power is gone")
+        self.made += 1
+        if self.notes_calls:
+            self.calls.append(f"{call} {name}")
+        if changes:
+            self.operations += 1
+            if self.crash_at is not None and self.operations >= self.crash_at:
+                self.power_off()
+                return "power"
+        how = self._fault_of(call)
+        if how is not None:
+            self.failed.append(f"{call} {name}: {how}")
+            if call == "sync" and ".views." not in name:
+                self.failed_sync = self.failed_sync or self.failed[-1]
+        return how
 
-    def fails(self) -> bool:
-        """Tell whether this operation is the one that fails."""
-        if self.fail_at is None or self.operations < self.fail_at:
-            return False
-        self.fail_at = None
-        self.failed += 1
-        return True
+    def _fault_of(self, call: str) -> str | None:
+        if self.fault is not None and self.fault.call == self.made:
+            return self.fault.how
+        if call == "write" and self.write_failures and self.random.random() < self.write_failures:
+            return self.random.choice(("EIO", "ENOSPC", "short"))
+        if call == "sync" and self.sync_failures and self.random.random() < self.sync_failures:
+            return "EIO"
+        return None
 
     def power_off(self) -> None:
         """Let every further call fail."""
@@ -83,53 +115,129 @@ class Disk:
         self.on_crash()
 
     def written(self, name: str, offset: int, data: bytes) -> None:
+        """Take note of a write."""
         self.pending.setdefault(name, []).append((offset, data))
 
     def truncated(self, name: str, size: int) -> None:
+        """Take note of a new size."""
         self.pending.setdefault(name, []).append((size, None))
 
     def synced(self, name: str) -> None:
+        """Make what was written to a file durable."""
         image = self.durable.setdefault(name, bytearray())
         for offset, data in self.pending.pop(name, ()):
             _apply(image, offset, data)
 
+    def forgotten(self, name: str) -> None:
+        """Mark what was written to a file clean without writing it: a sync failed."""
+        self.pending.pop(name, None)
+
     def removed(self, name: str) -> None:
+        """Take note of a file's end."""
         self.durable.pop(name, None)
         self.pending.pop(name, None)
 
-    def restart(self) -> None:
-        """Begin the next life on what survived."""
-        survived = {name: self._survived(name) for name in {*self.durable, *self.pending}}
+    # -- the loss of power ----------------------------------------------------------------------
+
+    def survivors(self, image: Image | None, random: Random) -> dict[str, bytes]:
+        """Give the files as they may be after a loss of power; None draws another image for each.
+
+        A file whose folder entry was never made durable may be gone.
+        """
+        survived: dict[str, bytes] = {}
+        for name in sorted({*self.durable, *self.pending}):
+            chosen = random.choice(IMAGES) if image is None else image
+            if name not in self.durable and (
+                chosen == "nothing" or (chosen != "everything" and random.random() < 0.5)
+            ):
+                continue
+            survived[name] = self._survivor(name, chosen, random)
+        return survived
+
+    def _survivor(self, name: str, image: Image, random: Random) -> bytes:
+        content = bytearray(self.durable.get(name, b""))
+        pending = self.pending.get(name, [])
+        chance = random.choice((0.3, 0.5, 0.9))
+        for place, (offset, data) in enumerate(pending):
+            first = place < len(pending) / 2
+            if (
+                image == "nothing"
+                or (image == "first half" and not first)
+                or (image == "last half" and first)
+                or (image in ("some", "torn") and random.random() >= chance)
+            ):
+                continue
+            if image == "torn" and data is not None and random.random() < 0.4:
+                data = data[: random.randrange(len(data) + 1) // SECTOR * SECTOR]
+            _apply(content, offset, data)
+        return bytes(content)
+
+    def restart(self, survived: Mapping[str, bytes] | None = None) -> None:
+        """Begin the next life on what survived the loss of power, or the end of the process."""
+        if self.only_killed:
+            survived = self._in_the_kernel()
+        elif survived is None:
+            survived = self.survivors(None, self.random)
+        self.close_connections()
+        self.locks.clear()
+        self.life += 1
+        self.folder.mkdir()
+        for name, content in survived.items():
+            (self.folder / name).write_bytes(content)
+        if not self.only_killed:
+            self.pending = {}
+            self.durable = {name: bytearray(content) for name, content in survived.items()}
+        self.only_killed = False
+        self.dead = False
+        self.operations = self.made = 0
+        self.calls.clear()
+        self.crash_at = self.fault = None
+        self.failed_sync = ""
+        self.write_failures = self.sync_failures = 0.0
+
+    def _in_the_kernel(self) -> dict[str, bytes]:
+        """Give the files as other processes see them; what is shared memory goes with its users."""
+        paths = [path for path in self.folder.iterdir() if not path.name.endswith("-shm")]
+        return {path.name: path.read_bytes() for path in paths}
+
+    def flip(self, name: str, marker: bytes, random: Random) -> None:
+        """Flip one bit of a file, half of the times within so many bytes behind a marker."""
+        path = self.folder / name
+        content = bytearray(path.read_bytes()) if path.exists() else bytearray()
+        places = [n for n in range(len(content)) if content.startswith(marker, n)]
+        if places and random.random() < 0.5:
+            place = random.choice(places) + random.randrange(len(marker) + 60)
+        else:
+            place = random.randrange(max(1, len(content)))
+        if place < len(content):
+            content[place] ^= 1 << random.randrange(8)
+            path.write_bytes(content)
+            self.durable[name] = content
+
+    def close_connections(self) -> None:
+        """Free what a dead process had open."""
         for connection in self.connections:
             with contextlib.suppress(apsw.Error):
                 connection.close(True)
         self.connections.clear()
-        self.locks.clear()
-        self.life += 1
-        self.folder.mkdir()
-        self.durable = {}
-        self.pending = {}
-        for name, image in survived.items():
-            if image is not None:
-                (self.folder / name).write_bytes(image)
-                self.durable[name] = bytearray(image)
-        self.dead = False
-        self.operations = 0
-        self.crash_at = self.fail_at = None
 
-    def _survived(self, name: str) -> bytes | None:
-        if name not in self.durable and self.random.random() < 0.5:
-            return None  # the folder's entry was lost
-        image = bytearray(self.durable.get(name, b""))
-        # Every write arrives, none does, or each by chance: what a kernel may have done by then.
-        chance = self.random.choice((0.0, 0.5, 0.9, 1.0))
-        for offset, data in self.pending.get(name, ()):
-            if self.random.random() >= chance:
-                continue
-            if data is not None and self.random.random() < 0.2:
-                data = data[: self.random.randrange(len(data) + 1) // SECTOR * SECTOR]
-            _apply(image, offset, data)
-        return bytes(image)
+    def dispose(self) -> None:
+        """End the disk; its files are the caller's to remove."""
+        self.dead = True
+        self.close_connections()
+        self.vfs.unregister()
+
+    def connect(self, path: str, *, readonly: bool) -> apsw.Connection:
+        """Open SQLite on this disk."""
+        how = self.reach("open", Path(path).name)
+        if how is not None:
+            raise apsw.CantOpenError(how)
+        if not readonly:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+        connection = apsw.Connection(path, flags=flags, vfs=self.name)
+        self.connections.append(connection)
+        return connection
 
 
 def _apply(image: bytearray, offset: int, data: bytes | None) -> None:
@@ -142,6 +250,13 @@ def _apply(image: bytearray, offset: int, data: bytes | None) -> None:
     image[offset : offset + len(data)] = data
 
 
+def _failure(how: str, code: int) -> Exception:
+    """Give SQLite's error for a call that fails: a full disk, or this kind of I/O error."""
+    if how == "power":
+        return apsw.IOError("the power is gone")
+    return apsw.exception_for(apsw.SQLITE_FULL if how == "ENOSPC" else code)
+
+
 class _Vfs(apsw.VFS):
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -151,9 +266,12 @@ class _Vfs(apsw.VFS):
         return _File(self._disk, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
-        self._disk.reach()
+        name = Path(filename).name
+        how = self._disk.reach("delete", name)
+        if how is not None:
+            raise _failure(how, apsw.SQLITE_IOERR_DELETE)
         super().xDelete(filename, syncdir)
-        self._disk.removed(Path(filename).name)
+        self._disk.removed(name)
 
     def xRandomness(self, numbytes: int) -> bytes:  # noqa: N802
         return bytes(numbytes)
@@ -164,130 +282,46 @@ class _File(apsw.VFSFile):
         self._disk = disk
         path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
         self._name = Path(path).name
+        how = disk.reach("open", self._name, changes=False)
+        if how is not None:
+            raise apsw.CantOpenError(how)
         super().__init__("", name, flags)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
-        if self._disk.dead:
-            raise apsw.IOError("the power is gone")
+        how = self._disk.reach("read", self._name, changes=False)
+        if how is not None:
+            raise _failure("EIO", apsw.SQLITE_IOERR_READ)
         return super().xRead(amount, offset)
 
     def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
-        self._disk.reach()
-        if self._disk.fails():
-            raise self._disk.random.choice((apsw.IOError, apsw.FullError))("it fails once")
-        super().xWrite(data, offset)  # pyright: ignore[reportUnknownMemberType]
-        self._disk.written(self._name, offset, bytes(data))
+        how = self._disk.reach("write", self._name)
+        if how is None:
+            super().xWrite(data, offset)  # pyright: ignore[reportUnknownMemberType]
+            self._disk.written(self._name, offset, bytes(data))
+            return
+        if how == "power":
+            # The write in hand may have reached the disk as any other.
+            if not self._disk.only_killed:
+                self._disk.written(self._name, offset, bytes(data))
+        elif how == "short":
+            half = bytes(data)[: len(data) // 2]
+            super().xWrite(half, offset)  # pyright: ignore[reportUnknownMemberType]
+            self._disk.written(self._name, offset, half)
+        raise _failure(how, apsw.SQLITE_IOERR_WRITE)
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
-        self._disk.reach()
+        how = self._disk.reach("truncate", self._name)
+        if how is None or (how == "power" and not self._disk.only_killed):
+            self._disk.truncated(self._name, newsize)
+        if how is not None:
+            raise _failure(how, apsw.SQLITE_IOERR_TRUNCATE)
         super().xTruncate(newsize)
-        self._disk.truncated(self._name, newsize)
 
     def xSync(self, flags: int) -> None:  # noqa: ARG002, N802
-        self._disk.reach()
-        if self._disk.fails():
-            # As a kernel does: what it could not write is marked clean, and the next sync succeeds.
-            self._disk.pending.pop(self._name, None)
-            raise apsw.IOError("it fails once")
-        self._disk.synced(self._name)
-
-
-class SimulatedFiles(SystemFiles):
-    """Opens SQLite on a simulated disk."""
-
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
-
-    def connect(self, path: str, *, readonly: bool = False) -> Any:
-        """Open a connection through the simulated disk."""
-        if path == ":memory:":
-            return apsw.Connection(path)
-        self._disk.reach()
-        if not readonly:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
-        connection = apsw.Connection(path, flags=flags, vfs=self._disk.name)
-        self._disk.connections.append(connection)
-        return connection
-
-    def lock(self, path: str) -> Any:
-        """Take a path for this life."""
-        if path in self._disk.locks:
-            raise StoreLocked(f"{path} is held by another engine of this life")
-        self._disk.locks.add(path)
-        return _Lock(self._disk, path)
-
-    def remove(self, path: str) -> None:
-        """Remove a file if it is there."""
-        super().remove(path)
-        self._disk.removed(Path(path).name)
-
-
-class _Lock:
-    def __init__(self, disk: Disk, path: str) -> None:
-        self._disk = disk
-        self._path = path
-
-    def release(self) -> None:
-        self._disk.locks.discard(self._path)
-
-
-class SimulatedWorkers:
-    """Threads that are queues."""
-
-    def __init__(self, loop: SimulatedLoop, random: Random) -> None:
-        self._loop = loop
-        self._random = random
-
-    def start(self, name: str) -> SimulatedWorker:  # noqa: ARG002 - the port's
-        """Start one."""
-        return SimulatedWorker(self._loop, self._random)
-
-
-class SimulatedWorker:
-    """Runs its calls one after the other, each at a seeded moment."""
-
-    def __init__(self, loop: SimulatedLoop, random: Random) -> None:
-        self._loop = loop
-        self._random = random
-        self._calls: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._busy = False
-
-    async def run(self, call: Callable[..., T], /, *args: Any) -> T:
-        """Run a call; it goes on to its end where the caller is cancelled."""
-        answer: asyncio.Future[T] = self._loop.create_future()
-        self._calls.append((lambda: call(*args), answer))
-        if not self._busy:
-            self._next()
-        return await answer
-
-    def _next(self) -> None:
-        self._busy = bool(self._calls)
-        if self._busy:
-            self._loop.call_later(self._random.expovariate(1 / 0.001), self._work)
-
-    def _work(self) -> None:
-        call, answer = self._calls.popleft()
-        try:
-            result = call()
-        except BaseException as error:
-            self._loop.call_later(self._wait(), _settle, answer, None, error)
-        else:
-            self._loop.call_later(self._wait(), _settle, answer, result, None)
-        self._next()
-
-    def _wait(self) -> float:
-        return self._random.expovariate(1 / 0.0005)
-
-    async def close(self) -> None:
-        """Finish what was accepted."""
-        await self.run(lambda: None)
-
-
-def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if answer.done():
-        return
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(result)
+        how = self._disk.reach("sync", self._name)
+        if how is None:
+            self._disk.synced(self._name)
+            return
+        if how != "power":
+            self._disk.forgotten(self._name)
+        raise _failure(how, apsw.SQLITE_IOERR_FSYNC)

@@ -2,12 +2,16 @@
 
 Rules: every command carries an operation's number, and every event the number of its command, so
 that the log says which commands were run. Handlers decide by the state alone; one waits, one
-raises, one hangs, and one gives several events.
+raises, one hangs, and one gives several events. One projection breaks at some events, until it is
+mended.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from ...aggregate import Aggregate, applies, handles
 from ...answers import answers
@@ -17,20 +21,32 @@ from ...projection import Projection, Row, Table, projects
 from ...views import Views
 
 __all__ = [
+    "POISON",
+    "Brittle",
     "Cell",
     "CellRow",
     "Cells",
+    "Count",
     "GetCell",
+    "GetCount",
+    "GetJourney",
     "Hang",
     "Journey",
     "Put",
     "Puts",
+    "Slowly",
     "Spoil",
     "Take",
     "Taken",
     "Was",
+    "cell_class",
     "get_cell",
+    "get_count",
+    "get_journey",
 ]
+
+POISON = 19
+"""The amount that breaks the brittle projection."""
 
 
 class Was(Event, name="was", version=1):
@@ -67,12 +83,13 @@ class Take(Command):
 
 
 class Slowly(Command):
-    """Add, after a while."""
+    """Add, after a while; then compute, with the event loop standing still."""
 
     cell_id: Id
     operation: int
     amount: int
     seconds: float = 0.0
+    blocked: float = 0.0
 
 
 class Spoil(Command):
@@ -94,16 +111,20 @@ class Cell(Aggregate, kind="cell", key_window=1_000, snapshot_every=4):
 
     total: int = 0
     operations: list[int] = []
+    watch: ClassVar[Callable[[int], object]] = int
+    """Called with the number of each operation as its handler begins; the world sets it."""
 
     @handles
     def put(self, command: Put) -> list[Was]:
         """Add."""
+        Cell.watch(command.operation)
         parts = command.parts
         return [Was(command.operation, command.amount, n, parts) for n in range(parts)]
 
     @handles
     def take(self, command: Take) -> Taken | None:
         """Take, if there is enough; nothing at all is no event."""
+        Cell.watch(command.operation)
         if command.amount == 0:
             return None
         if command.amount > self.total:
@@ -113,8 +134,12 @@ class Cell(Aggregate, kind="cell", key_window=1_000, snapshot_every=4):
     @handles
     async def slowly(self, command: Slowly) -> Was:
         """Add, after a while."""
+        Cell.watch(command.operation)
         before = self.version
         await asyncio.sleep(command.seconds)
+        if command.blocked:
+            loop: Any = asyncio.get_running_loop()
+            loop.block(command.blocked)
         assert self.version == before, "nobody changes the state while a handler waits"
         return Was(command.operation, command.amount, 0, 1)
 
@@ -140,6 +165,16 @@ class Cell(Aggregate, kind="cell", key_window=1_000, snapshot_every=4):
         """Take."""
         self.total -= event.amount
         self.operations.append(event.operation)
+
+
+@functools.cache
+def cell_class(key_window: int, snapshot_every: int | None) -> type[Cell]:
+    """Give the aggregate with these options; one class for each."""
+
+    class Tuned(Cell, kind="cell", key_window=key_window, snapshot_every=snapshot_every):
+        pass
+
+    return Tuned
 
 
 class CellRow(Row, key="cell_id"):
@@ -173,22 +208,47 @@ class Cells(Projection, name="cells", version=1):
 
 
 class Journey(Row, key="operation"):
-    """An operation as the views show it."""
+    """An operation as the views show it; all of them together in row 0."""
 
     operation: int
     events: int
 
 
+class Count(Row, key="cell_id"):
+    """How many events of a cell the brittle projection has taken."""
+
+    cell_id: str
+    events: int
+    position: int
+
+
 class Puts(Projection, name="puts", version=1):
-    """How many events each operation had, of all cells."""
+    """How many times each operation has added, over all cells."""
 
     rows: Table[Journey]
 
     @projects
     def was(self, event: Was) -> None:
-        """Count."""
-        row = self.rows.get(event.operation)
-        self.rows.put(Journey(event.operation, (row.events if row is not None else 0) + 1))
+        """Count, twice: the second row may have to be fetched when the first is changed."""
+        for operation in (event.operation, 0):
+            row = self.rows.get(operation)
+            self.rows.put(Journey(operation, (row.events if row is not None else 0) + 1))
+
+
+class Brittle(Projection, name="brittle", version=1):
+    """The events of each cell, until one comes that it cannot take."""
+
+    rows: Table[Count]
+    mended: ClassVar[bool] = False
+    """Whether its program was mended; the world sets it."""
+
+    @projects
+    def was(self, event: Was, meta: Meta) -> None:
+        """Count, or break."""
+        row = self.rows.get(meta.id)
+        self.rows.put(Count(meta.id, (row.events if row is not None else 0) + 1, meta.position))
+        if event.amount == POISON and not self.mended:
+            raise ValueError("an amount that nobody has thought of")
 
 
 class GetCell(Query[CellRow | None]):
@@ -201,3 +261,27 @@ class GetCell(Query[CellRow | None]):
 async def get_cell(query: GetCell, views: Views) -> CellRow | None:
     """Give its row."""
     return await views.get(Cells.rows, query.cell_id)
+
+
+class GetCount(Query[Count | None]):
+    """What the brittle projection has of a cell."""
+
+    cell_id: str
+
+
+@answers(projections=[Brittle])
+async def get_count(query: GetCount, views: Views) -> Count | None:
+    """Give its row."""
+    return await views.get(Brittle.rows, query.cell_id)
+
+
+class GetJourney(Query[Journey | None]):
+    """An operation's row."""
+
+    operation: int
+
+
+@answers(projections=[Puts])
+async def get_journey(query: GetJourney, views: Views) -> Journey | None:
+    """Give its row."""
+    return await views.get(Puts.rows, query.operation)

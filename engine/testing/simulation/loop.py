@@ -2,7 +2,7 @@
 
 Rules: each step runs one ready callback, picked by the schedule; where nothing is ready, time jumps
 to the next timer; where there is no timer either, the world is dead-locked and that is an error.
-The choices are folded into a digest, so that two runs of a seed can be compared. Threads, sockets
+The choices are folded into a digest, so that two runs of a seed can be compared. Executors, sockets
 and signals are refused at the call. It uses asyncio's private queue of ready callbacks, which a
 test pins for each Python.
 """
@@ -13,34 +13,32 @@ import asyncio
 import contextlib
 import heapq
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from hashlib import blake2b
-from random import Random
 from typing import Any, ClassVar, NoReturn
 
 import anyio._backends._asyncio as anyio_asyncio
 
-__all__ = ["DeadLock", "Fenced", "SimulatedLoop", "ordered_scopes"]
+from .fence import Fenced
+from .schedule import Schedule
+
+__all__ = ["DeadLock", "SimulatedLoop", "ordered_scopes"]
 
 
 class DeadLock(Exception):
     """Everybody waits and nothing will ever happen."""
 
 
-class Fenced(Exception):
-    """Simulated code reached for the real world."""
-
-
 class _Task(asyncio.Task[Any]):
     """A task whose place in a set does not come from its address: anyio keeps tasks in sets."""
 
     def __init__(self, coro: Any, *, loop: Any, **options: Any) -> None:
-        loop.tasks_made += 1
-        self._number = loop.tasks_made
+        loop.tasks.append(self)
+        self.number = len(loop.tasks)
         super().__init__(coro, loop=loop, **options)
 
     def __hash__(self) -> int:
-        number: int = self._number
+        number: int = self.number
         return number
 
 
@@ -77,21 +75,24 @@ def ordered_scopes() -> Generator[None]:
 class SimulatedLoop(asyncio.BaseEventLoop):
     """One life of a simulated process."""
 
-    def __init__(self, random: Random, steps_max: int) -> None:
+    def __init__(self, schedule: Schedule, steps_max: int) -> None:
         super().__init__()
-        self._random = random
+        self._schedule = schedule
         self._now = 0.0
         self._clock_resolution = 1e-9
         self._digest = blake2b(digest_size=8)
         self._steps_max = steps_max
-        # Most lives mix the order of callbacks; some keep it, and delay a few.
-        self._delay = random.choice((0.0, 0.05, 0.3, 1.0))
+        self._at_step: list[tuple[int, int, Callable[[], object]]] = []
+        self._asked = 0
         self.steps = 0
         self.dead = False
         """Whether the process has crashed: nothing runs any more."""
         self.errors: list[BaseException | str] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+        """All that were ever made, dead ones too: no task is freed while its process lives."""
+        self.on_task: Callable[[asyncio.Task[Any], str], None] | None = None
+        """Called with each task as it is made, and the name of its function."""
         self.set_exception_handler(self._note)
-        self.tasks_made = 0
         self.set_task_factory(self._make_task)
 
     def _note(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -99,12 +100,24 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self.errors.append(context.get("exception") or context["message"])
 
     def _make_task(self, _: Any, coro: Any, **options: Any) -> Any:
-        return _Task(coro, loop=self, **options)
+        task = _Task(coro, loop=self, **options)
+        if self.on_task is not None:
+            self.on_task(task, coro.__qualname__)
+        return task
 
     def crash(self) -> None:
         """End the process here: the callback that runs now is the last."""
         self.dead = True
         self.stop()
+
+    def after_steps(self, count: int, call: Callable[[], object]) -> None:
+        """Call something before the step that comes after so many: any await can be hit so."""
+        self._asked += 1
+        heapq.heappush(self._at_step, (self.steps + count, self._asked, call))
+
+    def block(self, seconds: float) -> None:
+        """Let time pass in the midst of a step, as code does that computes."""
+        self._now += seconds
 
     def time(self) -> float:
         """Give the virtual time in seconds."""
@@ -135,9 +148,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._step(ready)
 
     def _step(self, ready: Any) -> None:
-        place = 0
-        if len(ready) > 1 and self._random.random() < self._delay:
-            place = self._random.randrange(len(ready))
+        while self._at_step and self._at_step[0][0] <= self.steps:
+            heapq.heappop(self._at_step)[2]()
+        place = self._schedule.pick(ready) if len(ready) > 1 else 0
         ready.rotate(-place)
         handle = ready.popleft()
         ready.rotate(place)

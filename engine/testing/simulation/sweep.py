@@ -1,0 +1,89 @@
+"""Runs many worlds in several processes, and sums up what came of them.
+
+Rules: each world is a call with a number (a seed, a crash point) that gives a `Finding`; numbers
+are handed out in order, a few at a time, and findings come back in order. What a world needs comes
+with its number, so that any process can run it, and gives the same.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+from collections.abc import Callable, Generator, Iterable
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from .checker import judge
+from .story import Story
+from .world import run_seed
+
+__all__ = ["Finding", "counts_of", "run_worlds", "try_seed"]
+
+AT_ONCE: Final = 10
+"""Worlds that a process takes at a time."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What came of one world."""
+
+    number: int
+    problems: list[str]
+    counts: dict[str, int]
+    swarm: str = ""
+    """What the seed was made of, where it broke something."""
+
+
+def counts_of(story: Story) -> dict[str, int]:
+    """Give how often what happened in a story."""
+    return {
+        **story.answers,
+        "lives": story.lives,
+        "crashes": story.crashes,
+        "disk failures": len(story.disk_failures),
+        "strangers' events": len(story.strangers),
+        "events": len(story.log),
+        "steps": story.steps,
+        "virtual seconds": int(story.seconds),
+    }
+
+
+def try_seed(seed: int) -> Finding:
+    """Live through a seed and judge it; one in a hundred is run twice, and must be the same."""
+    story = run_seed(seed)
+    problems = judge(story)
+    if seed % 100 == 7:
+        again = run_seed(seed)
+        if again.digest != story.digest:
+            problems.append("the second run of this seed took another way")
+    return Finding(seed, problems, counts_of(story), str(story.swarm) if problems else "")
+
+
+def _try_some(world: Callable[[int], Finding], numbers: list[int]) -> list[Finding]:
+    return [world(number) for number in numbers]
+
+
+def run_worlds(
+    world: Callable[[int], Finding], numbers: Iterable[int], jobs: int
+) -> Generator[Finding]:
+    """Give the findings of all numbers, in their order, from so many processes.
+
+    Leaving early ends the processes as soon as each is through with what it has in hand.
+    """
+    numbers = iter(numbers)
+    if jobs <= 1:
+        yield from map(world, numbers)
+        return
+    context = multiprocessing.get_context("forkserver")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting: list[concurrent.futures.Future[list[Finding]]] = []
+        try:
+            while True:
+                while len(waiting) < 3 * jobs and (some := list(islice(numbers, AT_ONCE))):
+                    waiting.append(pool.submit(_try_some, world, some))
+                if not waiting:
+                    return
+                yield from waiting.pop(0).result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
