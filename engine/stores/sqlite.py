@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import apsw
@@ -133,6 +134,7 @@ class SqliteStore:
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     def _open_writer(self) -> None:
+        left = self._wal_bytes()
         try:
             connection = self._connection = self._ports.files.connect(self.path)
             set_pragma(connection, "busy_timeout", BUSY_MS)
@@ -143,7 +145,8 @@ class SqliteStore:
                 set_pragma(connection, pragma, value)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
-            self._make_durable(connection, len(MIGRATIONS))
+            if left:
+                self._make_durable(connection, len(MIGRATIONS))
             self._read_state(connection)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
@@ -151,21 +154,19 @@ class SqliteStore:
             raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
 
     def _make_durable(self, connection: Any, version: int) -> None:
-        """Fold in what an earlier process left in the write-ahead log.
+        """Fold in what an earlier process left in the write-ahead log, and begin a new one.
 
-        One that was killed may have written a commit and not synced it, or met a sync that failed:
-        the kernel still shows it, and a loss of power would take it from those who were shown it.
+        A process that was killed may have written a commit and not synced it, or met a sync that
+        failed: the kernel still shows it, and a loss of power would take it from those who were
+        shown it.
         """
         connection.set_busy_timeout(0)
-        try:
-            left, folded = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
-        except (apsw.BusyError, apsw.LockedError):
-            left, folded = 1, 0
+        with suppress(apsw.BusyError, apsw.LockedError):  # a reader from outside is in the way
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         connection.set_busy_timeout(BUSY_MS)
-        if folded < left:
-            # A reader from outside is in the way. A commit syncs what stands before it, too; this
-            # one writes the number that is there.
-            set_pragma(connection, "user_version", version)
+        # A commit, of the number that is there: it syncs what could not be folded, and without it
+        # the disk may still have an older part of the log, which would be laid over the file.
+        set_pragma(connection, "user_version", version)
 
     def _read_state(self, connection: Any) -> None:
         found = run(connection, "SELECT log_id FROM about")
