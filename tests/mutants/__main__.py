@@ -3,8 +3,11 @@
 A mutant is a TOML file beside this one: the promise or rule that it breaks, the file, the text that
 is replaced (it must stand there exactly once, so that a mutant cannot rot unseen) and what replaces
 it, and the tests that are run. A mutant is caught when those tests fail, by an assertion or by
-their time. First the same tests are run on an unchanged copy, and must pass: otherwise a broken
-test would pass for a sharp one. The exit status is 1 if any mutant survives.
+their time; one that names no tests is hunted by the simulation. First the same tests are run on an
+unchanged copy, and must pass: otherwise a broken test would pass for a sharp one.
+
+With `--seeds N` the simulation alone hunts every mutant that it can see, those marked `simulated`,
+and the seeds are counted. The exit status is 1 if any mutant survives.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import concurrent.futures
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +30,8 @@ import msgspec
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 COPIED = ("engine", "domain", "tests", "pyproject.toml")
+SEEDS_WITHOUT_TESTS = 1_000
+"""How many seeds hunt a mutant that names no tests."""
 SECONDS_MAX = 120
 """A mutant may hang the tests; a hang that long is a catch."""
 
@@ -41,7 +47,9 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     old: str
     new: str
     tests: list[str]
-    """What pytest is given: files or node ids."""
+    """What pytest is given: files or node ids; nothing for a mutant that only seeds find."""
+    simulated: bool = False
+    """Whether the simulation is expected to find it."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -53,6 +61,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """The first failing test; empty where the mutant survived."""
     problem: str = ""
     """Why the mutant says nothing: its text is not there, or its tests fail without it."""
+    seeds: int = 0
+    """How many seeds it took to find it, where the simulation did."""
 
 
 def load(names: list[str]) -> dict[str, Mutant]:
@@ -113,20 +123,33 @@ def plant(name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
             count = text.count(mutant.old)
             return Outcome(name, mutant, "", f"its text stands {count} times in {mutant.file}")
         path.write_text(text.replace(mutant.old, mutant.new))
-        passed, failed = simulate(folder, seeds) if seeds else run_tests(folder, mutant.tests)
+        if seeds or not mutant.tests:
+            found, caught_by = simulate(folder, seeds or SEEDS_WITHOUT_TESTS)
+            return Outcome(name, mutant, caught_by, seeds=found)
+        passed, failed = run_tests(folder, mutant.tests)
         return Outcome(name, mutant, "" if passed else failed)
 
 
-def simulate(folder: Path, seeds: int) -> tuple[bool, str]:
-    """Simulate a copy; give whether all seeds held, and the first that did not."""
+def simulate(folder: Path, seeds: int) -> tuple[int, str]:
+    """Simulate a copy; give how many seeds it took to find the bug, and what showed it."""
     command = [sys.executable, "-m", "engine.testing.simulation", "--jobs", "1"]
     command += ["--seeds", str(seeds), "--stop"]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
-        return True, ""
-    found = re.search(r"^(seed \d+): .*\n *(.*)", done.stdout, re.MULTILINE)
-    return False, f"{found[1]}: {found[2][:100]}" if found else done.stderr[-500:]
+        return 0, ""
+    found = re.search(r"^seed (\d+): .*\n *(.*)", done.stdout, re.MULTILINE)
+    if found is None:
+        return 1, f"an end of its own: {done.stderr[-300:]}"
+    return int(found[1]) + 1, f"seed {found[1]}: {found[2][:100]}"
+
+
+def tell_seeds(outcomes: list[Outcome]) -> None:
+    """Sum up what the simulation found, and how soon."""
+    seeds = sorted(outcome.seeds for outcome in outcomes if outcome.seeds)
+    if seeds:
+        middle = statistics.median(seeds)
+        print(f"found by seeds: {len(seeds)} of {len(outcomes)}; median {middle:g}, all {seeds}")
 
 
 def check_unchanged(mutants: dict[str, Mutant]) -> str:
@@ -147,19 +170,24 @@ def main() -> int:
     )
     options = parser.parse_args()
     mutants = load(options.names)
+    if options.seeds and not options.names:
+        mutants = {name: mutant for name, mutant in mutants.items() if mutant.simulated}
     failed = "" if options.seeds else check_unchanged(mutants)
     if failed:
         print(f"the tests fail without any mutant: {failed}")
         return 1
-    survivors = 0
+    outcomes: list[Outcome] = []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for outcome in pool.map(partial(plant, seeds=options.seeds), mutants, mutants.values()):
             verdict = f"caught by {outcome.caught_by}" if outcome.caught_by else "SURVIVED"
             if outcome.problem:
                 verdict = f"BROKEN: {outcome.problem}"
-            survivors += not outcome.caught_by
+            outcomes.append(outcome)
             print(f"{outcome.name} (promise {outcome.mutant.promise}: {outcome.mutant.breaks})")
             print(f"    {verdict}", flush=True)
+    survivors = sum(not outcome.caught_by for outcome in outcomes)
+    if options.seeds:
+        tell_seeds(outcomes)
     print(f"{len(mutants) - survivors} of {len(mutants)} mutants caught")
     return 1 if survivors or not mutants else 0
 

@@ -112,7 +112,8 @@ class Cell(Aggregate, kind="cell", key_window=1_000, snapshot_every=4):
     total: int = 0
     operations: list[int] = []
     watch: ClassVar[Callable[[int], object]] = int
-    """Called with the number of each operation as its handler begins; the world sets it."""
+    """Called with the number of each operation as its handler begins, and negative as an async one
+    returns; the world sets it."""
 
     @handles
     def put(self, command: Put) -> list[Was]:
@@ -140,6 +141,7 @@ class Cell(Aggregate, kind="cell", key_window=1_000, snapshot_every=4):
         if command.blocked:
             loop: Any = asyncio.get_running_loop()
             loop.block(command.blocked)
+        Cell.watch(-command.operation)
         assert self.version == before, "nobody changes the state while a handler waits"
         return Was(command.operation, command.amount, 0, 1)
 

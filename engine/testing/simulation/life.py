@@ -20,6 +20,7 @@ import apsw
 from ...engine import Engine
 from ...errors import (
     Closed,
+    Conflict,
     DeadlinePassed,
     HandlerFailed,
     KeyReused,
@@ -88,8 +89,12 @@ class Life:
         self._quiet = ending is None
         self._cell = cell_class(self._swarm.key_window, self._swarm.snapshot_every)
         self._open: dict[int, Operation] = {}
+        self._decided_at: dict[int, float] = {}
+        """By operation, when its handler began last, or returned, in the loop's seconds."""
         self._others = Others(story, random, loop)
         self._batches_after_a_failed_sync = 0
+        self._calm = False
+        """Whether the disk has ceased to fail."""
         self._leaving = 0
         """The moment at which the host began to leave; 0 before."""
         self.on_call: Callable[[asyncio.Task[None]], None] | None = None
@@ -126,7 +131,7 @@ class Life:
             self._batches_after_a_failed_sync += 1
             if self._batches_after_a_failed_sync > 1:
                 self._problem(f"P6: the engine goes on after {self._disk.failed_sync}")
-        chance = self._swarm.step_failures
+        chance = 0.0 if self._calm else self._swarm.step_failures
         if chance and name in _BEFORE_A_COMMIT and self._random.random() < chance:
             raise apsw.FullError("it fails once, before the commit")
         if self._ending in ("crash", "kill") and self._random.random() < 0.002:
@@ -157,8 +162,10 @@ class Life:
             for tasks in (clients, follower):
                 if tasks:
                     await asyncio.wait(tasks)
-            if engine.failed is None and self._leaving:
+            if not self._disk.failed and self._leaving:
                 self._check_drained()
+            if engine.failed is not None and not self._disk.failed and not self._swarm.flipped:
+                self._problem(f"P13: the engine failed with {engine.failed!r}")
         for task in (*clients, *follower):
             task.result()
 
@@ -173,7 +180,10 @@ class Life:
         return others
 
     def _decides(self, number: int) -> None:
-        self._story.decided.setdefault(number, []).append(self._story.tick())
+        """Take note of a handler that begins, and of the time, by which its deadline is checked."""
+        if number > 0:
+            self._story.decided.setdefault(number, []).append(self._story.tick())
+        self._decided_at[abs(number)] = self._loop.time()
 
     async def _stay(self, engine: Engine, clients: list[asyncio.Task[None]]) -> None:
         if self._ending == "cancel":
@@ -182,10 +192,40 @@ class Life:
             await asyncio.sleep(3_600)  # if all was done before
         elif self._ending == "close":
             await asyncio.wait(clients, timeout=self._random.expovariate(1 / 0.1))
+            if self._random.random() < 0.5:
+                await self._calm_down(engine)
+        elif self._quiet:
+            self._mend_while_it_runs(engine)
+            await asyncio.wait(clients)
+            await self._collect(engine)
         else:
             await asyncio.wait(clients)
-        if self._quiet:
-            await self._collect(engine)
+
+    def _mend_while_it_runs(self, engine: Engine) -> None:
+        """Mend the brittle projection, and resume it, at any moment."""
+
+        def mend() -> None:
+            Brittle.mended = True
+            with contextlib.suppress(Closed):
+                engine.resume("brittle")
+
+        if self._swarm.mended:
+            self._loop.call_later(self._random.expovariate(1 / 0.02), mend)
+
+    async def _calm_down(self, engine: Engine) -> None:
+        """Let nothing fail any more: then whatever has stopped can be resumed, and catches up."""
+        self._disk.write_failures = self._disk.sync_failures = 0.0
+        self._calm = True
+        with contextlib.suppress(Closed):
+            for name in ("cells", "puts"):
+                engine.resume(name)
+            position = engine.statistics().position
+            for query in (GetCell(""), GetJourney(0)):
+                try:
+                    await engine.query(query, at=position, timeout=600)
+                except ProjectionLag as lag:
+                    if engine.failed is None and not self._disk.failed_sync:
+                        self._problem(f"P9: nothing fails any more, and {lag}")
 
     def _be_cancelled(self) -> None:
         """Let the host be cancelled, once or again and again."""
@@ -302,11 +342,23 @@ class Life:
             stopped = isinstance(cause, asyncio.CancelledError) and self._swarm.sabotage
             if isinstance(operation.command, Put | Take | Slowly) and not stopped:
                 self._problem(f"P5: a handler failed that cannot: {cause!r}")
-        late = deadline is not None and seconds > deadline + 0.001
-        if late and isinstance(answer, DeadlinePassed) and not self._swarm.blocking_handlers:
+        if isinstance(answer, Conflict) and not self._swarm.rivals:
+            self._problem(f"P6: nobody else writes, and operation {operation.number} gets {answer}")
+        passed = isinstance(answer, DeadlinePassed)
+        if passed and deadline is None and not isinstance(operation.command, Hang):
+            self._problem(f"P6: operation {operation.number} has no deadline, and is told {answer}")
+        if deadline is None:
+            return
+        if passed and seconds > deadline + 0.001 and not self._swarm.blocking_handlers:
             self._problem(
                 f"P6: operation {operation.number} has a deadline of {deadline} s, and is told "
                 f"after {seconds:.3f} s that it passed"
+            )
+        decided = self._decided_at.get(operation.number, 0.0) - (self._loop.time() - seconds)
+        if isinstance(answer, Receipt) and len(operation.sendings) == 1 and decided > deadline:
+            self._problem(
+                f"P6: operation {operation.number} has a deadline of {deadline} s, and was decided "
+                f"after {decided:.3f} s"
             )
 
     def _wants_again(self, operation: Operation, sending: Sending) -> bool:
@@ -382,6 +434,10 @@ class Life:
             story.journeys[number] = await engine.query(query, at=position, timeout=600)
 
     async def _collect_brittle(self, engine: Engine, position: int) -> None:
+        if self._swarm.mended:
+            # It may have stopped between its mending and its resuming.
+            await asyncio.sleep(5)
+            engine.resume("brittle")
         with contextlib.suppress(ProjectionLag):
             await engine.query(GetCount(""), at=position, timeout=600)
         failure = engine.statistics().projectors["brittle"].failure

@@ -81,7 +81,7 @@ class _World:
         life = Life(self.story, self.disk, self.random, loop, LIMITS, ending)
         if prepare is not None:
             prepare(loop, life)
-        Brittle.mended = ending is None
+        Brittle.mended = False
         live(self.story, self.disk, loop, life)
         return loop
 

@@ -127,9 +127,11 @@ def _draw_life(story: Story, disk: Disk, random: Random, ending: Ending | None) 
         disk.sync_failures = swarm.sync_failures
     if ending in ("crash", "kill"):
         disk.crash_at = random.randrange(1, swarm.operations_to_crash)
-    disk.only_killed = ending == "kill" or (ending != "crash" and random.random() < 0.5)
-    Brittle.mended = ending is None and swarm.mended
+    disk.only_killed = ending == "kill"
+    Brittle.mended = False
     live(story, disk, loop, Life(story, disk, random, loop, draw_limits(random), ending))
+    if not loop.dead:
+        disk.only_killed = random.random() < 0.5
 
 
 def live(story: Story, disk: Disk, loop: SimulatedLoop, life: Life) -> None:
