@@ -134,7 +134,7 @@ class Life:
         chance = 0.0 if self._calm else self._swarm.step_failures
         if chance and name in _BEFORE_A_COMMIT and self._random.random() < chance:
             raise apsw.FullError("it fails once, before the commit")
-        if self._ending in ("crash", "kill") and self._random.random() < 0.002:
+        if self._ending in ("crash", "kill") and self._random.random() < self._swarm.step_crashes:
             self._disk.power_off()
 
     async def main(self) -> None:

@@ -3,8 +3,8 @@
 Rules: the reference world runs in order, without chance in its schedule, so that its n-th call is
 the same call each time; what is tried at a place is all that differs. Each place ends in a quiet
 life that must finish, and is judged as a seed is. Where a crash is tried, eight images of what the
-disk may hold are made of the same moment, and each is recovered twice: at once, and through a
-second crash in the recovery.
+disk may hold are made of the same moment, and each is recovered: at once, and every other one also
+through a second crash in the recovery.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ REFERENCE: Final = Swarm(
     clients=2,
     operations=16,
     cells=3,
-    burst=2,
+    burst=1,
     keyed=0.9,
     snapshot_every=2,
     slow_handlers=0.1,
-    broken_handlers=0.05,
+    broken_handlers=0.1,
+    hanging_handlers=0.0,
     repeated=0.3,
     rivals=20.0,
-    wal_bytes=100_000,
+    wal_bytes=60_000,
     endings=("crash",),
 )
 LIMITS: Final = Limits(
     resident_aggregates=2,
     mailbox_commands=64,
-    batch_events=8,
+    batch_events=5,
     command_events=5,
     page_events=4,
     projector_events=4,
@@ -105,7 +106,7 @@ def _with_world(use: Callable[[_World], list[str]]) -> tuple[list[str], Story]:
 
 
 def try_crash(number: int) -> Finding:
-    """Cut the power at one call, and try eight images of the disk, each recovered twice."""
+    """Cut the power at one call, and try eight images of the disk."""
     counts: Counter[str] = Counter()
 
     def use(world: _World) -> list[str]:
@@ -113,7 +114,8 @@ def try_crash(number: int) -> Finding:
         world.live("crash")
         problems: list[str] = []
         for n, image in enumerate(IMAGES):
-            for second in (False, True):
+            # Every image is recovered at once; every other one also through a second crash.
+            for second in (False, True)[: 1 + (number + n) % 2]:
                 random = Random(number * 100 + n)  # noqa: S311 - reproducible on purpose
                 survived = world.disk.survivors(image, random)
                 story = copy.deepcopy(world.story)
@@ -217,7 +219,7 @@ def try_cancel(number: int) -> Finding:
 
             life.on_call = cancel
 
-        world.live("close", prepare)
+        world.live("crash", prepare)
         if not world.story.problems:
             world.disk.restart(world.disk.survivors("everything", world.random))
         return list(world.judge(f"calls are cancelled after {steps} steps"))

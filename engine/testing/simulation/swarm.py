@@ -59,6 +59,9 @@ class Swarm(msgspec.Struct, frozen=True):
     disk_seconds: float = 0.001
     endings: tuple[Ending, ...] = ("crash",)
     operations_to_crash: int = 150
+    """Calls of the disk within which a life that is to crash does so, if it lives as long."""
+    step_crashes: float = 0.0
+    """The chance of such a life to crash at each named step of a command."""
     mended: bool = True
     """Whether the brittle projection is mended in the last life."""
     flipped: bool = False
@@ -100,6 +103,7 @@ def draw_swarm(random: Random) -> Swarm:
         disk_seconds=random.choice((0.001, 0.001, 0.001, 0.02, 1.0)),
         endings=tuple(random.choice(weights) for _ in range(lives)),
         operations_to_crash=random.choice((30, 150, 150, 600)),
+        step_crashes=0.002,
         mended=random.random() < 0.7,
         flipped=random.random() < 0.06,
     )

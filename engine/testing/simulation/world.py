@@ -7,6 +7,7 @@ a dead process speaks. What the story says afterwards is judged by `checker`.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import shutil
@@ -185,8 +186,12 @@ _freed = [0]
 def _free_the_dead() -> None:
     """Free what died, now and then: what it still says has no loop to say it in."""
     _freed[0] += 1
-    if _freed[0] % _SEEDS_PER_FREEING:
-        return
+    if _freed[0] % _SEEDS_PER_FREEING == 0:
+        _free_now()
+
+
+@atexit.register
+def _free_now() -> None:
     before, sys.unraisablehook = sys.unraisablehook, _say_nothing
     try:
         _GRAVES.clear()
