@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, NoReturn, TypeVar
 
 import apsw
@@ -37,7 +36,14 @@ from .contract import (
 )
 from .sqlite_pages import Types, read_feed, read_streams
 from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
-from .sqlite_session import BUSY_MS, run, set_pragma, set_reading
+from .sqlite_session import (
+    BUSY_MS,
+    begin_wal_anew,
+    close,
+    run,
+    set_pragma,
+    set_reading,
+)
 from .sqlite_snapshots import read_snapshots, write_snapshots
 
 __all__ = ["SqliteStore"]
@@ -146,27 +152,12 @@ class SqliteStore:
             if version < len(MIGRATIONS):
                 migrate(connection, version)
             if left:
-                self._make_durable(connection, len(MIGRATIONS))
+                begin_wal_anew(connection)
             self._read_state(connection)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
-
-    def _make_durable(self, connection: Any, version: int) -> None:
-        """Fold in what an earlier process left in the write-ahead log, and begin a new one.
-
-        A process that was killed may have written a commit and not synced it, or met a sync that
-        failed: the kernel still shows it, and a loss of power would take it from those who were
-        shown it.
-        """
-        connection.set_busy_timeout(0)
-        with suppress(apsw.BusyError, apsw.LockedError):  # a reader from outside is in the way
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        connection.set_busy_timeout(BUSY_MS)
-        # A commit, of the number that is there: it syncs what could not be folded, and without it
-        # the disk may still have an older part of the log, which would be laid over the file.
-        set_pragma(connection, "user_version", version)
 
     def _read_state(self, connection: Any) -> None:
         found = run(connection, "SELECT log_id FROM about")
@@ -226,14 +217,14 @@ class SqliteStore:
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
         self._streams.clear()
-        self._stopped = None
+        stopped, self._stopped = self._stopped, None
         # The last connection to close folds the write-ahead log in and removes it.
-        self._close(connection)
+        self._close(connection, folding=stopped is None)
 
-    def _close(self, connection: Any) -> None:
+    def _close(self, connection: Any, *, folding: bool = True) -> None:
         if connection is not None:
             try:
-                connection.close()
+                close(connection, folding=folding)
             except apsw.Error as error:
                 raise StoreFailed(f"{self.path} was not closed: {error}", written=False) from error
 

@@ -8,7 +8,7 @@ rolled back. This file knows no table, projection or thread.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import apsw
@@ -19,6 +19,8 @@ from ..rows import Scalar
 
 __all__ = [
     "BUSY_MS",
+    "begin_wal_anew",
+    "close",
     "failures",
     "floats_are_exact",
     "only_reads",
@@ -89,6 +91,35 @@ def set_pragma(connection: apsw.Connection, pragma: str, value: str | int) -> No
     found = run(connection, f"PRAGMA {pragma}")
     if found != [(value,)]:
         raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
+
+
+def begin_wal_anew(connection: apsw.Connection) -> None:
+    """Fold in what an earlier process left in a write-ahead log, and begin a new one.
+
+    A process that was killed may have written a commit and not synced it, or met a sync that
+    failed: the kernel still shows it, and a loss of power would take it from those who were shown
+    it, or leave an older part of the log, which would be laid over the file.
+    """
+    connection.set_busy_timeout(0)
+    with suppress(apsw.BusyError, apsw.LockedError):  # a reader from outside is in the way
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    connection.set_busy_timeout(BUSY_MS)
+    # A commit, of the number that is there: it makes the new log durable, and where nothing could
+    # be folded what stands before it.
+    [(version,)] = run(connection, "PRAGMA user_version")
+    set_pragma(connection, "user_version", version)
+
+
+def close(connection: apsw.Connection, *, folding: bool) -> None:
+    """Close; without `folding` the write-ahead log stays as it is, which a failed sync asks for.
+
+    What was marked clean and never written is still in the kernel's copy of the log, so the next
+    opening folds it in rightly. Folding it now and removing the log would not do: the removal may
+    be lost with the power, and leave the older part of the log beside the newer file.
+    """
+    if not folding:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.close()
 
 
 def set_reading(connection: apsw.Connection) -> None:

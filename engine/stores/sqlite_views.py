@@ -26,6 +26,8 @@ from ..views import Changes, Checkpoint, Selection
 from .contract import Store
 from .sqlite_history import Plan, plan_for, prepare, read_tables
 from .sqlite_session import (
+    begin_wal_anew,
+    close,
     failures,
     floats_are_exact,
     only_reads,
@@ -72,6 +74,9 @@ class SqliteViews:
         self._reading: apsw.Connection | None = None
         self._now_reading: _Reading | None = None
         self._wal_retry_bytes = WAL_BYTES_MAX
+        self._stopped = False
+        """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
+        written, and whatever builds on it may end up wrong."""
         self._sql: dict[str, TableSql] = {}
         self._hashes: dict[str, str] = {}
 
@@ -124,15 +129,18 @@ class SqliteViews:
             await self._reader.run(self._open_reader)
 
     def _open_writer(self) -> tuple[Mapping[str, Any], frozenset[str], bool]:
+        memory = self._path == MEMORY
+        left = 0 if memory else self._ports.files.size(self._path + "-wal")
         with failures(self._path, "opened", refused=True):
             connection = self._connection = self._ports.files.connect(self._path)
-            memory = self._path == MEMORY
             set_pragma(connection, "busy_timeout", BUSY_MS)
             set_pragma(connection, "journal_mode", "memory" if memory else "wal")
             set_pragma(connection, "synchronous", 1)
             set_pragma(connection, "wal_autocheckpoint", 0)
             set_pragma(connection, "cache_size", -CACHE_KIB)
             set_pragma(connection, "trusted_schema", 0)
+            if left:
+                begin_wal_anew(connection)
             found, tables = read_tables(connection, self._path, self._log_id)
             return found, tables, floats_are_exact(connection)
 
@@ -175,8 +183,9 @@ class SqliteViews:
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            stopped, self._stopped = self._stopped, False
             with failures(self._path, "closed"):
-                connection.close()
+                close(connection, folding=not stopped)
 
     # -- the projectors' side -----------------------------------------------------------------
 
@@ -284,8 +293,19 @@ class SqliteViews:
 
     def _written(self, call: Callable[..., T], args: Sequence[Any]) -> T:
         assert self._connection is not None
+        if self._stopped:
+            raise StoreFailed(
+                f"the views {self._path} take nothing more since a sync of their file has failed: "
+                f"see to the disk, then start the engine again, which reads what is there",
+                written=False,
+            )
         with failures(self._path, "written or read"):
-            return call(self._connection, *args)
+            try:
+                return call(self._connection, *args)
+            except apsw.IOError as error:
+                code: int = getattr(error, "extendedresult", 0)
+                self._stopped = code == apsw.SQLITE_IOERR_FSYNC
+                raise
 
     def _reach(self, name: str) -> None:
         if self._ports.failpoint is not None:

@@ -208,10 +208,9 @@ def _seen(story: Story) -> Iterator[str]:
 
 
 def _is_at(story: Story, seen: Seen) -> bool:
-    logged = story.log[seen.position - 1] if seen.position else None
-    if logged is None:
+    if seen.position is None or not 0 < seen.position <= len(story.log):
         return False
-    meta = logged.meta
+    meta = story.log[seen.position - 1].meta
     return (meta.stream, meta.version) == (f"cell:{seen.cell}", seen.version)
 
 

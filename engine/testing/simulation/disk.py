@@ -49,6 +49,8 @@ class Disk:
         self.durable: dict[str, bytearray] = {}
         self.pending: dict[str, list[tuple[int, bytes | None]]] = {}
         """Per file what was written since its last sync: (offset, data), or (size, None)."""
+        self.removals: dict[str, bytearray] = {}
+        """Files that were removed while nobody synced their folder."""
         self.operations = 0
         """Calls of this life that change something: before each of them the power may go."""
         self.calls: list[str] = []
@@ -96,6 +98,9 @@ class Disk:
         how = self._fault_of(call)
         if how is not None:
             self.failed.append(f"{call} {name}: {how}")
+            if self.crash_at is not None and self.random.random() < 0.4:
+                # Trouble comes in company: what was left half done is met by the next life.
+                self.crash_at = self.operations + self.random.randrange(1, 8)
             if call == "sync" and ".views." not in name:
                 self.failed_sync = self.failed_sync or self.failed[-1]
         return how
@@ -124,6 +129,9 @@ class Disk:
 
     def synced(self, name: str) -> None:
         """Make what was written to a file durable."""
+        if name not in self.durable:
+            # SQLite syncs the folder with the first sync of a journal or a log that it made.
+            self.removals.clear()
         image = self.durable.setdefault(name, bytearray())
         for offset, data in self.pending.pop(name, ()):
             _apply(image, offset, data)
@@ -132,10 +140,13 @@ class Disk:
         """Mark what was written to a file clean without writing it: a sync failed."""
         self.pending.pop(name, None)
 
-    def removed(self, name: str) -> None:
-        """Take note of a file's end."""
-        self.durable.pop(name, None)
+    def removed(self, name: str, *, durably: bool = False) -> None:
+        """Take note of a file's end; without a sync of its folder it may come back."""
+        content = self.durable.pop(name, None)
         self.pending.pop(name, None)
+        self.removals.pop(name, None)
+        if content is not None and not durably:
+            self.removals[name] = content
 
     # -- the loss of power ----------------------------------------------------------------------
 
@@ -145,6 +156,11 @@ class Disk:
         A file whose folder entry was never made durable may be gone.
         """
         survived: dict[str, bytes] = {}
+        for name, content in self.removals.items():
+            if name in self.pending:
+                continue  # it was made again, and is judged with the others
+            if image == "nothing" or (image != "everything" and random.random() < 0.5):
+                survived[name] = bytes(content)
         for name in sorted({*self.durable, *self.pending}):
             chosen = random.choice(IMAGES) if image is None else image
             if name not in self.durable and (
@@ -186,6 +202,7 @@ class Disk:
             (self.folder / name).write_bytes(content)
         if not self.only_killed:
             self.pending = {}
+            self.removals = {}
             self.durable = {name: bytearray(content) for name, content in survived.items()}
         self.only_killed = False
         self.dead = False
@@ -201,11 +218,11 @@ class Disk:
         return {path.name: path.read_bytes() for path in paths}
 
     def flip(self, name: str, marker: bytes, random: Random) -> None:
-        """Flip one bit of a file, half of the times within so many bytes behind a marker."""
+        """Flip one bit of a file, most times a few bytes behind a marker."""
         path = self.folder / name
         content = bytearray(path.read_bytes()) if path.exists() else bytearray()
         places = [n for n in range(len(content)) if content.startswith(marker, n)]
-        if places and random.random() < 0.5:
+        if places and random.random() < 0.7:
             place = random.choice(places) + random.randrange(len(marker) + 60)
         else:
             place = random.randrange(max(1, len(content)))
@@ -271,7 +288,7 @@ class _Vfs(apsw.VFS):
         if how is not None:
             raise _failure(how, apsw.SQLITE_IOERR_DELETE)
         super().xDelete(filename, syncdir)
-        self._disk.removed(name)
+        self._disk.removed(name, durably=syncdir)
 
     def xRandomness(self, numbytes: int) -> bytes:  # noqa: N802
         return bytes(numbytes)

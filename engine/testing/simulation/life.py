@@ -93,6 +93,7 @@ class Life:
         """By operation, when its handler began last, or returned, in the loop's seconds."""
         self._others = Others(story, random, loop)
         self._batches_after_a_failed_sync = 0
+        self._disturbers: list[asyncio.Task[None]] = []
         self._calm = False
         """Whether the disk has ceased to fail."""
         self._leaving = 0
@@ -147,15 +148,16 @@ class Life:
         try:
             async with engine:
                 follower += [asyncio.ensure_future(self._others.follow(engine))]
-                others = [asyncio.ensure_future(work) for work in self._disturbing(engine)]
+                self._disturbers = [
+                    asyncio.ensure_future(work) for work in self._disturbing(engine)
+                ]
                 numbers = sorted({operation.client for operation in self._story.operations})
                 clients += [asyncio.ensure_future(self._client(engine, n)) for n in numbers]
                 try:
                     await self._stay(engine, clients)
                 finally:
                     self._leaving = self._story.tick()
-                    for other in others:
-                        other.cancel()
+                    self._leave_in_peace()
             if engine.failed is not None:
                 self._problem(f"P13: the engine failed with {engine.failed!r} and ended in silence")
         finally:
@@ -168,6 +170,10 @@ class Life:
                 self._problem(f"P13: the engine failed with {engine.failed!r}")
         for task in (*clients, *follower):
             task.result()
+
+    def _leave_in_peace(self) -> None:
+        for disturber in self._disturbers:
+            disturber.cancel()
 
     def _disturbing(self, engine: Engine) -> list[Coroutine[Any, Any, None]]:
         others: list[Coroutine[Any, Any, None]] = [self._others.monitor(engine, self._limits)]
@@ -216,6 +222,8 @@ class Life:
         """Let nothing fail any more: then whatever has stopped can be resumed, and catches up."""
         self._disk.write_failures = self._disk.sync_failures = 0.0
         self._calm = True
+        self._leave_in_peace()
+        await asyncio.sleep(60)  # until nobody is left who is to be told of a failure
         with contextlib.suppress(Closed):
             for name in ("cells", "puts"):
                 engine.resume(name)

@@ -96,7 +96,7 @@ def draw_swarm(random: Random) -> Swarm:
         repeated=random.choice((0.1, 0.5)),
         rivals=some(0.4, 10.0, 60.0, 400.0),
         write_failures=some(0.2, 0.002, 0.01, 0.05),
-        sync_failures=some(0.25, 0.02, 0.1, 0.4),
+        sync_failures=some(0.3, 0.02, 0.1, 0.4),
         step_failures=some(0.3, 0.05, 0.2, 0.5),
         poison=random.random() < 0.3,
         wal_bytes=random.choice((64 * 1024 * 1024, 10_000, 60_000)),
@@ -105,7 +105,7 @@ def draw_swarm(random: Random) -> Swarm:
         operations_to_crash=random.choice((30, 150, 150, 600)),
         step_crashes=0.002,
         mended=random.random() < 0.7,
-        flipped=random.random() < 0.06,
+        flipped=random.random() < 0.1,
     )
 
 

@@ -161,7 +161,8 @@ def _look_at_end(story: Story, disk: Disk, task: Any, unseen: Sequence[object]) 
     if error is not None:
         # The disk failed, and the engine stopped for it, or did not start.
         declared = EngineFailed | StoreFailed | StoreRefused | StreamUnreadable | Damaged
-        excused = disk.failed or (story.swarm.flipped and story.lives > len(story.swarm.endings))
+        last = story.lives > len(story.swarm.endings)
+        excused = story.swarm.flipped if last else disk.failed
         if not (excused and isinstance(error, declared)):
             story.problems.append(f"P13: life {story.lives} ended with {error!r}")
     story.problems += [f"P13: an error that nobody saw: {e!r}" for e in unseen]
