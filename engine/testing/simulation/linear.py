@@ -21,7 +21,7 @@ from .story import Operation, Seen, Sending, Story
 
 __all__ = ["VISITS_MAX", "Cell", "Entry", "entries_of", "fits"]
 
-VISITS_MAX: Final = 20_000
+VISITS_MAX: Final = 4_000
 """States after which a history counts as too large to be judged."""
 _NEVER: Final = 1 << 60
 
@@ -101,6 +101,8 @@ def fits(entries: Sequence[Entry], key_window: int) -> bool | None:
 
     `entries` are sorted by their begin.
     """
+    # What has to happen is tried before what may have: a stack gives the last first.
+    order = sorted(range(len(entries)), key=lambda n: entries[n].must)
     musts = sum(1 << n for n, entry in enumerate(entries) if entry.must)
     seen: set[tuple[int, Cell]] = set()
     stack = [(0, Cell())]
@@ -113,19 +115,18 @@ def fits(entries: Sequence[Entry], key_window: int) -> bool | None:
         seen.add((done, cell))
         if len(seen) > VISITS_MAX:
             return None
-        stack += _next(entries, done, cell, key_window)
+        stack += _next(entries, order, done, cell, key_window)
     return False
 
 
 def _next(
-    entries: Sequence[Entry], done: int, cell: Cell, key_window: int
+    entries: Sequence[Entry], order: Sequence[int], done: int, cell: Cell, key_window: int
 ) -> Iterator[tuple[int, Cell]]:
     """Give what may come next: any call that began before another one had to have ended."""
     open_until = min(
         entry.ended for n, entry in enumerate(entries) if entry.must and not done >> n & 1
     )
-    # What has to happen is tried before what may have: a stack gives the last first.
-    for n in sorted(range(len(entries)), key=lambda n: entries[n].must):
+    for n in order:
         entry = entries[n]
         if done >> n & 1 or entry.begun > open_until:
             continue
