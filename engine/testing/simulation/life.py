@@ -86,7 +86,8 @@ class Life:
         self._loop = loop
         self._limits = limits
         self._ending = ending
-        self._quiet = ending is None
+        self.quiet = ending is None
+        """Whether nothing is to go wrong in it any more."""
         self._cell = cell_class(self._swarm.key_window, self._swarm.snapshot_every)
         self._open: dict[int, Operation] = {}
         self._decided_at: dict[int, float] = {}
@@ -108,7 +109,7 @@ class Life:
 
     def _engine(self) -> Engine:
         loop, random = self._loop, self._random
-        seconds = 0.001 if self._quiet else self._swarm.disk_seconds
+        seconds = 0.001 if self.quiet else self._swarm.disk_seconds
         return Engine(
             [self._cell],
             projections=[Cells, Puts, Brittle],
@@ -123,7 +124,7 @@ class Life:
                 files=SimulatedFiles(self._disk),
                 watcher=None,
                 stopwatch=loop.time,
-                failpoint=None if self._quiet else self._failpoint,
+                failpoint=None if self.quiet else self._failpoint,
             ),
         )
 
@@ -177,7 +178,7 @@ class Life:
 
     def _disturbing(self, engine: Engine) -> list[Coroutine[Any, Any, None]]:
         others: list[Coroutine[Any, Any, None]] = [self._others.monitor(engine, self._limits)]
-        if self._quiet:
+        if self.quiet:
             return others
         if self._swarm.rivals:
             others.append(self._others.rival(engine))
@@ -200,7 +201,7 @@ class Life:
             await asyncio.wait(clients, timeout=self._random.expovariate(1 / 0.1))
             if self._random.random() < 0.5:
                 await self._calm_down(engine)
-        elif self._quiet:
+        elif self.quiet:
             self._mend_while_it_runs(engine)
             await asyncio.wait(clients)
             await self._collect(engine)
@@ -300,7 +301,7 @@ class Life:
         task = asyncio.ensure_future(self._send(engine, operation, sending))
         if self.on_call is not None:
             self.on_call(task)
-        elif not self._quiet and self._random.random() < self._swarm.cancelled:
+        elif not self.quiet and self._random.random() < self._swarm.cancelled:
             self._loop.after_steps(int(self._random.expovariate(1 / 20)), task.cancel)
         await asyncio.wait([task])
         self._open.pop(operation.number, None)
@@ -314,7 +315,7 @@ class Life:
     async def _send(self, engine: Engine, operation: Operation, sending: Sending) -> None:
         seconds = (0.003, 0.01, 0.5)
         wanted = self._random.random() < self._swarm.deadlines
-        deadline = self._random.choice(seconds) if wanted and not self._quiet else None
+        deadline = self._random.choice(seconds) if wanted and not self.quiet else None
         sending.begun = self._story.tick()
         began = self._loop.time()
         operation.sendings.append(sending)

@@ -151,18 +151,17 @@ def live(story: Story, disk: Disk, loop: SimulatedLoop, life: Life) -> None:
     story.digest += loop.digest
     story.crashes += loop.dead
     if not loop.dead and not story.problems:
-        _look_at_end(story, disk, task, loop.errors)
+        _look_at_end(story, disk, life, task, loop.errors)
     disk.dead = disk.dead or not task.done()
     _bury(loop)
 
 
-def _look_at_end(story: Story, disk: Disk, task: Any, unseen: Sequence[object]) -> None:
+def _look_at_end(story: Story, disk: Disk, life: Life, task: Any, unseen: Sequence[object]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         # The disk failed, and the engine stopped for it, or did not start.
         declared = EngineFailed | StoreFailed | StoreRefused | StreamUnreadable | Damaged
-        last = story.lives > len(story.swarm.endings)
-        excused = story.swarm.flipped if last else disk.failed
+        excused = story.swarm.flipped if life.quiet else disk.failed
         if not (excused and isinstance(error, declared)):
             story.problems.append(f"P13: life {story.lives} ended with {error!r}")
     story.problems += [f"P13: an error that nobody saw: {e!r}" for e in unseen]
