@@ -150,6 +150,13 @@ class Files(Protocol):
         """Give the bytes of a file, 0 where there is none."""
         ...
 
+    def rewrite(self, path: str) -> None:
+        """Write a file's bytes over themselves, and sync it: what is shown is on the disk then.
+
+        A crash on the way leaves each byte as it was on the disk, or as it was shown.
+        """
+        ...
+
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
         ...
@@ -286,6 +293,9 @@ class SystemWatcher:
         return stop
 
 
+_REWRITTEN_AT_ONCE: Final = 1024 * 1024
+
+
 class SystemFiles:
     """The machine's file system."""
 
@@ -310,6 +320,17 @@ class SystemFiles:
             return Path(path).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def rewrite(self, path: str) -> None:
+        """Write a file's bytes over themselves, and sync it."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            offset = 0
+            while part := os.pread(descriptor, _REWRITTEN_AT_ONCE, offset):
+                offset += os.pwrite(descriptor, part, offset)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""

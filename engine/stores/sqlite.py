@@ -38,8 +38,8 @@ from .sqlite_pages import Types, read_feed, read_streams
 from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
 from .sqlite_session import (
     BUSY_MS,
-    begin_wal_anew,
     close,
+    make_wal_durable,
     run,
     set_pragma,
     set_reading,
@@ -140,7 +140,6 @@ class SqliteStore:
             await asyncio.sleep(_LOCK_POLL_SECONDS)
 
     def _open_writer(self) -> None:
-        left = self._wal_bytes()
         try:
             connection = self._connection = self._ports.files.connect(self.path)
             set_pragma(connection, "busy_timeout", BUSY_MS)
@@ -151,8 +150,7 @@ class SqliteStore:
                 set_pragma(connection, pragma, value)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
-            if left:
-                begin_wal_anew(connection)
+            make_wal_durable(connection, self._ports.files, self.path)
             self._read_state(connection)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error

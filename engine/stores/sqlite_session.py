@@ -8,21 +8,22 @@ rolled back. This file knows no table, projection or thread.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 import apsw
 import msgspec
 
 from ..errors import StoreFailed, StoreRefused
+from ..ports import Files
 from ..rows import Scalar
 
 __all__ = [
     "BUSY_MS",
-    "begin_wal_anew",
     "close",
     "failures",
     "floats_are_exact",
+    "make_wal_durable",
     "only_reads",
     "run",
     "run_some",
@@ -68,7 +69,7 @@ def transaction(connection: apsw.Connection) -> Generator[None]:
 
 @contextmanager
 def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
-    """Turn SQLite's errors into StoreFailed, or StoreRefused where the file cannot be used."""
+    """Turn errors of SQLite and of its files into StoreFailed, or StoreRefused where it opens."""
     try:
         yield
     except apsw.InterruptError:
@@ -78,7 +79,7 @@ def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
             f"the views {path} are damaged: {error}. They can be rebuilt: stop the engine, remove "
             f"the file with its -wal and -shm, and start again."
         ) from error
-    except apsw.Error as error:
+    except (apsw.Error, OSError) as error:
         message = f"the views {path} could not be {what}: {error}"
         if refused:
             raise StoreRefused(message) from error
@@ -93,21 +94,19 @@ def set_pragma(connection: apsw.Connection, pragma: str, value: str | int) -> No
         raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
 
 
-def begin_wal_anew(connection: apsw.Connection) -> None:
-    """Fold in what an earlier process left in a write-ahead log, and begin a new one.
+def make_wal_durable(connection: apsw.Connection, files: Files, path: str) -> None:
+    """Write and sync again what an earlier process left in the write-ahead log of this file.
 
     A process that was killed may have written a commit and not synced it, or met a sync that
-    failed: the kernel still shows it, and a loss of power would take it from those who were shown
-    it, or leave an older part of the log, which would be laid over the file.
+    failed, after which the kernel calls clean what it never wrote. It is shown to whoever reads,
+    and a loss of power would take it away; and folding what the disk does not have could leave
+    half of it in the file. Raises OSError.
     """
-    connection.set_busy_timeout(0)
-    with suppress(apsw.BusyError, apsw.LockedError):  # a reader from outside is in the way
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    connection.set_busy_timeout(BUSY_MS)
-    # A commit, of the number that is there: it makes the new log durable, and where nothing could
-    # be folded what stands before it.
-    [(version,)] = run(connection, "PRAGMA user_version")
-    set_pragma(connection, "user_version", version)
+    log = path + "-wal"
+    if files.size(log):
+        # Nobody else writes meanwhile: neither into the log, nor to begin it anew.
+        with transaction(connection):
+            files.rewrite(log)
 
 
 def close(connection: apsw.Connection, *, folding: bool) -> None:

@@ -26,10 +26,10 @@ from ..views import Changes, Checkpoint, Selection
 from .contract import Store
 from .sqlite_history import Plan, plan_for, prepare, read_tables
 from .sqlite_session import (
-    begin_wal_anew,
     close,
     failures,
     floats_are_exact,
+    make_wal_durable,
     only_reads,
     run,
     run_some,
@@ -129,18 +129,17 @@ class SqliteViews:
             await self._reader.run(self._open_reader)
 
     def _open_writer(self) -> tuple[Mapping[str, Any], frozenset[str], bool]:
-        memory = self._path == MEMORY
-        left = 0 if memory else self._ports.files.size(self._path + "-wal")
         with failures(self._path, "opened", refused=True):
             connection = self._connection = self._ports.files.connect(self._path)
+            memory = self._path == MEMORY
             set_pragma(connection, "busy_timeout", BUSY_MS)
             set_pragma(connection, "journal_mode", "memory" if memory else "wal")
             set_pragma(connection, "synchronous", 1)
             set_pragma(connection, "wal_autocheckpoint", 0)
             set_pragma(connection, "cache_size", -CACHE_KIB)
             set_pragma(connection, "trusted_schema", 0)
-            if left:
-                begin_wal_anew(connection)
+            if not memory:
+                make_wal_durable(connection, self._ports.files, self._path)
             found, tables = read_tables(connection, self._path, self._log_id)
             return found, tables, floats_are_exact(connection)
 

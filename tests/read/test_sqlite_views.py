@@ -6,6 +6,7 @@ import logging
 import random
 import stat
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from engine.stores import sqlite_views
 from engine.stores.sqlite_session import set_pragma
 from engine.stores.sqlite_tables import TableSql
 from engine.stores.sqlite_views import SqliteViews
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.machine import SimulatedFiles
 from engine.views import Changes, Checkpoint, Selection
 
 from .shelf import Book, Bought, Counts, Lent, Library, Log, Reader, Swept, Wired, fold_all
@@ -253,6 +256,97 @@ async def test_the_wal_is_folded_into_the_file_when_it_is_large(
 
         assert max(sizes) < 200_000
         assert 0 in sizes
+
+
+def simulated(folder: Path) -> tuple[Disk, Ports]:
+    disk = Disk(folder / "disk", random.Random(1))
+    return disk, Ports(files=SimulatedFiles(disk))
+
+
+async def open_views(disk: Disk, ports: Ports, log: Log) -> SqliteViews:
+    views = SqliteViews(str(disk.folder / "shop.views.db"))
+    await views.open(ports, Limits(), log, [Counts])
+    return views
+
+
+async def move(views: SqliteViews, log: Log, before: int, after: int) -> None:
+    """Move the checkpoint, with no rows."""
+    sums = [0, *(e.checksum for e in await log.read_feed(0, events_max=9, bytes_max=1 << 20))]
+    there, then = (Checkpoint(n, sums[n]) if n else Checkpoint() for n in (before, after))
+    await views.write(Changes(Counts.__definition__, there, then, {}))
+
+
+async def test_after_a_failed_sync_the_views_take_nothing_until_they_are_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = written(1, 2, 3)
+    disk, ports = simulated(tmp_path)
+    views = await open_views(disk, ports, log)
+    await move(views, log, 0, 1)
+    views._wal_retry_bytes = 1  # let it fold, which is when views are synced
+    disk.sync_failures = 1.0
+    with pytest.raises(StoreFailed, match="could not be written"):
+        await move(views, log, 1, 2)
+    disk.sync_failures = 0.0
+
+    with pytest.raises(
+        StoreFailed, match="take nothing more since a sync of their file has failed"
+    ):
+        await move(views, log, 2, 3)
+    disk.notes_calls = True
+    await views.close()
+    assert "delete shop.views.db-wal" not in disk.calls
+    again = await open_views(disk, ports, log)
+    assert (await again.checkpoint(Counts.__definition__)).position == 2
+    await again.close()
+    disk.dispose()
+
+
+async def test_views_that_a_killed_process_left_are_folded_in_before_they_are_used(
+    tmp_path: Path,
+) -> None:
+    log = written(1, 2, 3)
+    disk, ports = simulated(tmp_path)
+    views = await open_views(disk, ports, log)
+    await move(views, log, 0, 1)
+    disk.dead = disk.only_killed = True
+    with suppress(StoreFailed):
+        await views.close()
+    disk.restart()
+
+    views = await open_views(disk, ports, log)
+    shown = (await views.checkpoint(Counts.__definition__)).position
+    disk.dead = True
+    with suppress(StoreFailed):
+        await views.close()
+    disk.restart(disk.survivors("nothing", random.Random(2)))
+    views = await open_views(disk, ports, log)
+
+    assert shown == 1, "otherwise this test shows nothing"
+    assert (await views.checkpoint(Counts.__definition__)).position == 1
+    await views.close()
+    disk.dispose()
+
+
+async def test_views_that_cannot_be_made_durable_are_refused(tmp_path: Path) -> None:
+    log = written(1, 2, 3)
+    disk, ports = simulated(tmp_path)
+    views = await open_views(disk, ports, log)
+    await move(views, log, 0, 1)
+    disk.dead = disk.only_killed = True
+    with suppress(StoreFailed):
+        await views.close()
+    disk.restart()
+    disk.sync_failures = 1.0
+
+    with pytest.raises(StoreRefused, match=r"shop\.views\.db could not be opened"):
+        await open_views(disk, ports, log)
+
+    disk.sync_failures = 0.0
+    views = await open_views(disk, ports, log)
+    assert (await views.checkpoint(Counts.__definition__)).position == 1
+    await views.close()
+    disk.dispose()
 
 
 async def test_a_reader_that_stays_does_not_stop_the_writer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import subprocess
@@ -187,7 +188,6 @@ async def test_what_a_killed_process_left_is_durable_before_it_is_shown(tmp_path
 
 
 async def test_a_reader_in_the_way_does_not_keep_a_log_from_its_start(store: SqliteStore) -> None:
-    vfs = FaultyVfs()
     await append(store, request("a:1", 0, 1))
     with closing(apsw.Connection(store.path)) as reader:
         reader.execute("BEGIN").fetchall()
@@ -195,11 +195,24 @@ async def test_a_reader_in_the_way_does_not_keep_a_log_from_its_start(store: Sql
         await append(store, request("a:1", 1, 2))
         await store.close()  # leaves its write-ahead log, as a killed process does
 
-        await store.open(Ports(files=VfsFiles(vfs.name)))
-        assert "sync log.db-wal" in vfs.calls
+        await store.open(Ports())
         assert numbers(await feed(store)) == [1, 2]
     await store.close()
-    vfs.unregister()
+
+
+def test_what_is_rewritten_is_what_it_was_and_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.db-wal"
+    content = Random(1).randbytes(2_500_000)
+    path.write_bytes(content)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+
+    SystemFiles().rewrite(str(path))
+
+    assert path.read_bytes() == content
+    assert synced == [path.stat().st_ino]
 
 
 async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

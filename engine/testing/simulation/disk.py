@@ -23,6 +23,7 @@ import msgspec
 __all__ = ["IMAGES", "Disk", "Fault", "Image"]
 
 SECTOR: Final = 512
+PAGE: Final = 4_096
 
 Image: TypeAlias = Literal["nothing", "everything", "first half", "last half", "some", "torn"]
 """What of the writes that were not synced had reached the disk."""
@@ -135,6 +136,24 @@ class Disk:
         image = self.durable.setdefault(name, bytearray())
         for offset, data in self.pending.pop(name, ()):
             _apply(image, offset, data)
+
+    def rewrite(self, path: Path) -> None:
+        """Write a file's bytes over themselves, page by page, and sync it."""
+        content = path.read_bytes()
+        for offset in range(0, len(content), PAGE):
+            if self.reach("write", path.name) not in (None, "power"):
+                raise OSError("it fails once")
+            if self.dead and self.only_killed:
+                break
+            self.written(path.name, offset, content[offset : offset + PAGE])
+            if self.dead:
+                break
+        how = "power" if self.dead else self.reach("sync", path.name)
+        if how is not None:
+            if not self.dead:
+                self.forgotten(path.name)
+            raise OSError(how)
+        self.synced(path.name)
 
     def forgotten(self, name: str) -> None:
         """Mark what was written to a file clean without writing it: a sync failed."""

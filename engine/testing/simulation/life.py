@@ -233,7 +233,8 @@ class Life:
                 try:
                     await engine.query(query, at=position, timeout=600)
                 except ProjectionLag as lag:
-                    if engine.failed is None and not self._disk.failed_sync:
+                    synced = not any(call.startswith("sync") for call in self._disk.failed)
+                    if engine.failed is None and synced:
                         self._problem(f"P9: nothing fails any more, and {lag}")
 
     def _be_cancelled(self) -> None:

@@ -73,6 +73,10 @@ class SimulatedFiles(SystemFiles):
         self._disk.locks.add(path)
         return _Lock(self._disk, path)
 
+    def rewrite(self, path: str) -> None:
+        """Write a file's bytes over themselves, and sync it."""
+        self._disk.rewrite(Path(path))
+
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
         super().remove(path)
