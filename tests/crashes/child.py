@@ -1,0 +1,172 @@
+"""One life: a real process with an engine on real files, which tells every answer at once.
+
+Rules: an answer goes into the pipe before anything else is done with it, by one write of one line.
+The last life is quiet: it looks at what is there, sends every command again under its key, and
+tells the log and the views as the engine shows them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from engine import Engine, Limits, Rejected, run, snapshot_writer
+from engine.errors import EngineError
+from engine.ports import Ports, SystemFiles
+from engine.stores import sqlite, sqlite_views
+from tests.faults import VfsFiles
+
+from .cells import Add, Cell, Cells, Look, Operations, Show, Take, show
+from .dying import DyingVfs, LyingVfs, Reaper
+from .story import Life, Logged, Operation, Seen, Told
+
+HANGS_AFTER_SECONDS = 60
+
+_encode = msgspec.json.Encoder().encode
+
+
+def live(life: Life, pipe: int) -> None:
+    """Be that process, to its end."""
+    faulthandler.dump_traceback_later(HANGS_AFTER_SECONDS, exit=True)
+    logging.getLogger("foldline").setLevel(logging.CRITICAL + 1)
+    random = Random(life.seed)
+    # Small files, folded often; and snapshots that are there before the end.
+    vars(sqlite).update(WAL_BYTES_MAX=random.choice((100_000, 300_000, 1 << 26)))
+    vars(sqlite_views).update(WAL_BYTES_MAX=random.choice((30_000, 100_000, 1 << 26)))
+    vars(snapshot_writer).update(_GATHER_SECONDS=random.choice((0.0, 0.01)))
+    main = _Process(life, pipe, random).main
+    if random.random() < 0.5:
+        run(main)
+    else:
+        asyncio.run(main())
+
+
+def _limits(random: Random) -> Limits:
+    return Limits(
+        resident_aggregates=random.choice((2, 3, 100)),
+        batch_events=random.choice((5, 16, 100)),
+        turn_commands=random.choice((4, 256)),
+        actor_commands=random.choice((1, 4)),
+        page_events=random.choice((10, 1_000)),
+        bus_events=random.choice((1, 8, 1_000)),
+        projector_events=random.choice((1, 7, 1_000)),
+        projector_rows=random.choice((1, 20_000)),
+        loads_at_once=random.choice((1, 256)),
+        idle_seconds=1,
+    )
+
+
+class _Process:
+    def __init__(self, life: Life, pipe: int, random: Random) -> None:
+        self._life = life
+        self._pipe = pipe
+        self._random = random
+        self._vfs: DyingVfs | LyingVfs | None = None
+
+    def _ports(self) -> Ports:
+        death = self._life.death
+        if death is not None and not death.place.moment:
+            return Ports(failpoint=Reaper(death).failpoint)
+        if death is not None:
+            self._vfs = DyingVfs(Reaper(death))
+        elif self._life.lying:
+            self._vfs = LyingVfs()
+        return Ports(files=VfsFiles(self._vfs.name) if self._vfs is not None else SystemFiles())
+
+    async def main(self) -> None:
+        """Run an engine and its clients."""
+        engine = Engine(
+            [Cell],
+            projections=[Cells, Operations],
+            answers=[show],
+            store=f"sqlite:{self._life.store}",
+            limits=_limits(self._random),
+            ports=self._ports(),
+        )
+        async with engine:
+            if self._life.quiet:
+                await self._look_at_all(engine)
+            await self._send_all(engine)
+            if self._life.quiet:
+                await self._look_at_all(engine)
+                self._say(b"seen", await _see(engine))
+
+    async def _look_at_all(self, engine: Engine) -> None:
+        cells = sorted({operation.cell for operation in self._life.operations})
+        await asyncio.gather(*(self._execute(engine, Look(cell), cell, 0, None) for cell in cells))
+
+    async def _send_all(self, engine: Engine) -> None:
+        by_client: dict[int, list[Operation]] = {}
+        for operation in self._life.operations:
+            by_client.setdefault(operation.client, []).append(operation)
+        await asyncio.gather(*(self._client(engine, todo) for todo in by_client.values()))
+
+    async def _client(self, engine: Engine, todo: Sequence[Operation]) -> None:
+        """Send one after the other, or a few at once."""
+        random, place = self._random, 0
+        while place < len(todo):
+            some = todo[place : place + random.choice((1, 1, 2, 5))]
+            place += len(some)
+            await asyncio.gather(*(self._send(engine, operation) for operation in some))
+            if random.random() < 0.2:
+                await asyncio.sleep(random.random() * 0.003)
+
+    async def _send(self, engine: Engine, operation: Operation) -> None:
+        cell, number, amount = operation.cell, operation.number, operation.amount
+        command: Add | Take
+        if amount < 0:
+            command = Take(cell, number, -amount)
+        else:
+            command = Add(cell, number, amount, operation.parts, "x" * operation.filler)
+        await self._execute(engine, command, cell, number, operation.key)
+
+    async def _execute(
+        self, engine: Engine, command: Any, cell: str, number: int, key: str | None
+    ) -> None:
+        try:
+            receipt = await engine.execute(command, key=key)
+        except Rejected as rejected:
+            state = rejected.details
+            self._tell("rejected", number, cell, **state)
+        except EngineError as error:
+            self._tell("error", number, cell, error=f"{type(error).__name__}: {error}")
+        else:
+            self._tell(
+                "receipt", number, cell, version=receipt.version, position=receipt.position
+            )
+
+    def _tell(self, what: str, operation: int, cell: str, **more: Any) -> None:
+        self._say(b"told", Told(self._life.number, what, operation, cell, **more))
+
+    def _say(self, what: bytes, value: Any) -> None:
+        line = what + b"\t" + _encode(value) + b"\n"
+        while line:
+            line = line[os.write(self._pipe, line) :]
+
+
+async def _see(engine: Engine) -> Seen:
+    log: list[Logged] = []
+    async for logged in engine.feed():
+        event: Any = logged.event
+        meta = logged.meta
+        log.append(
+            Logged(
+                meta.position,
+                meta.stream,
+                meta.version,
+                event.operation,
+                event.amount,
+                event.part,
+                event.parts,
+                meta.key,
+            )
+        )
+    view = await engine.query(Show(), at=len(log), timeout=30)
+    return Seen(log, view)
