@@ -1,6 +1,7 @@
 """`python -m tests.crashes kills --trials N`: real processes that die; what was promised must hold.
 
 `python -m tests.crashes power --trials N`: a real file system that loses power; it needs root.
+The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
 """
 
 from __future__ import annotations
@@ -8,19 +9,28 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import re
+import select
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from .judge import judge
 from .kills import run_kills
-from .trial import fork, write
+from .power import own_mounts, run_power, why_not
+from .trial import exit_after, write
+
+CANNOT = 77
+SHOWN = 5
+"""Findings of one trial that are printed."""
 
 
 class Verdict(msgspec.Struct):
@@ -33,23 +43,135 @@ class Verdict(msgspec.Struct):
     events: int
 
 
+def judged(options: argparse.Namespace, seed: int, folder: Path) -> Verdict:
+    """Run one trial and judge it."""
+    if options.what == "kills":
+        story = run_kills(seed, folder)
+    else:
+        story = run_power(seed, folder, lying=options.lying)
+    receipts = {told.operation for told in story.told if told.what == "receipt"}
+    events = len(story.images[-1].log) if story.images else 0
+    return Verdict(seed, judge(story), story.ends, len(receipts), events)
+
+
+def work(options: argparse.Namespace, seeds: Sequence[int], folder: Path, pipe: int) -> None:
+    """Run trials one after the other, and write their verdicts into the pipe."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    gc.freeze()
+    if options.what == "power":
+        own_mounts()
+    for seed in seeds:
+        write(pipe, msgspec.json.encode(judged(options, seed, folder)) + b"\n")
+
+
+class Workers:
+    """Processes that run trials side by side; forked before this one has any other thread."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._pids: list[int] = []
+        self._pipes: list[int] = []
+        seeds = range(options.first, options.first + options.trials)
+        for job in range(min(options.jobs, options.trials)):
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                exit_after(partial(work, options, seeds[job :: options.jobs], folder), writing)
+            os.close(writing)
+            self._pids.append(pid)
+            self._pipes.append(reading)
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """Give what they find, as they find it."""
+        rest = dict.fromkeys(self._pipes, b"")
+        while rest:
+            for pipe in select.select(list(rest), [], [])[0]:
+                some = os.read(pipe, 1 << 20)
+                if not some:
+                    del rest[pipe]
+                    continue
+                *lines, rest[pipe] = (rest[pipe] + some).split(b"\n")
+                yield from (msgspec.json.decode(line, type=Verdict) for line in lines)
+
+    def end(self) -> None:
+        """End those that still run, with what they have started, and wait for them."""
+        for pipe in self._pipes:
+            os.close(pipe)
+        for pid in self._pids:
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the trials and print what broke; give how many seeds did."""
+    began = time.perf_counter()
+    died: Counter[str] = Counter()
+    lives = receipts = events = bad = done = 0
+    folder = Path(tempfile.mkdtemp(prefix="crashes-"))
+    workers = Workers(options, folder)
+    try:
+        for verdict in workers.verdicts():
+            done += 1
+            lives += len(verdict.ends)
+            receipts += verdict.receipts
+            events += verdict.events
+            died.update(end.partition(" #")[0] for end in verdict.ends)
+            if verdict.problems:
+                bad += 1
+                tell(options, verdict)
+                if options.stop:
+                    break
+    finally:
+        workers.end()
+        shutil.rmtree(folder, ignore_errors=True)
+    seconds = time.perf_counter() - began
+    for end, count in sorted(died.items()):
+        print(f"{count:6} {end}")
+    print(
+        f"{done} trials, {bad} bad; {lives} lives, {receipts} commands acknowledged, {events} "
+        f"events; {seconds:.1f} s, {done / seconds:.1f} trials/s"
+    )
+    if done < options.trials and not options.stop:
+        print(f"{options.trials - done} trials did not come to their end")
+        return 1
+    return bad
+
+
+def tell(options: argparse.Namespace, verdict: Verdict) -> None:
+    """Print what was found, and how to see it again."""
+    print(f"seed {verdict.seed}: {len(verdict.problems)} problems; its lives: {verdict.ends}")
+    for problem in verdict.problems[:SHOWN]:
+        print(f"    {problem}")
+    lying = " --lying" if options.lying else ""
+    print(
+        f"    again: python -m tests.crashes {options.what} --trials 1 "
+        f"--first {verdict.seed}{lying}",
+        flush=True,
+    )
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.crashes")
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
     parser.add_argument("what", choices=("kills", "power"))
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--stop", action="store_true", help="end at the first bad seed")
+    parser.add_argument(
+        "--lying", action="store_true", help="power: let syncs do nothing; what follows is a loss"
+    )
     options = parser.parse_args()
-    gc.freeze()
-    folder = Path(tempfile.mkdtemp(prefix="crashes-"))
-    for seed in range(options.first, options.first+options.trials):
-        t=time.time()
-        story = run_kills(seed, folder)
-        problems = judge(story)
-        print(seed, round(time.time()-t,2), story.ends, len([t for t in story.told if t.what=="receipt"]), len(story.images[-1].log), story.images[-1].snapshots, len([t for t in story.told if t.what=="rejected"]))
-        for p in problems[:5]: print("   ", p[:400])
-    shutil.rmtree(folder)
-    return 0
+    signal.signal(signal.SIGTERM, interrupted)
+    why = why_not() if options.what == "power" else ""
+    if why:
+        print(f"the power cannot be cut here: {why}")
+        return CANNOT
+    return 1 if run(options) else 0
+
+
+def interrupted(*_: object) -> NoReturn:
+    """Leave as at the end, so that nothing stays behind."""
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ tells the log and the views as the engine shows them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import logging
 import os
@@ -17,8 +18,18 @@ from typing import Any
 
 import msgspec
 
-from engine import Engine, Limits, Rejected, run, snapshot_writer
-from engine.errors import EngineError
+from engine import (
+    Engine,
+    Limits,
+    NotRun,
+    OutcomeUnknown,
+    Overloaded,
+    Receipt,
+    Rejected,
+    run,
+    snapshot_writer,
+)
+from engine.errors import EngineError, EngineFailed, StoreFailed
 from engine.ports import Ports, SystemFiles
 from engine.stores import sqlite, sqlite_views
 from tests.faults import VfsFiles
@@ -38,8 +49,8 @@ def live(life: Life, pipe: int) -> None:
     logging.getLogger("foldline").setLevel(logging.CRITICAL + 1)
     random = Random(life.seed)
     # Small files, folded often; and snapshots that are there before the end.
-    vars(sqlite).update(WAL_BYTES_MAX=random.choice((100_000, 300_000, 1 << 26)))
-    vars(sqlite_views).update(WAL_BYTES_MAX=random.choice((30_000, 100_000, 1 << 26)))
+    vars(sqlite).update(WAL_BYTES_MAX=life.wal_bytes)
+    vars(sqlite_views).update(WAL_BYTES_MAX=life.wal_bytes)
     vars(snapshot_writer).update(_GATHER_SECONDS=random.choice((0.0, 0.01)))
     main = _Process(life, pipe, random).main
     if random.random() < 0.5:
@@ -90,6 +101,10 @@ class _Process:
             limits=_limits(self._random),
             ports=self._ports(),
         )
+        with contextlib.suppress(*(EngineFailed, StoreFailed) if self._life.cut else ()):
+            await self._run(engine)
+
+    async def _run(self, engine: Engine) -> None:
         async with engine:
             if self._life.quiet:
                 await self._look_at_all(engine)
@@ -131,16 +146,28 @@ class _Process:
         self, engine: Engine, command: Any, cell: str, number: int, key: str | None
     ) -> None:
         try:
-            receipt = await engine.execute(command, key=key)
+            receipt = await self._until_there_is_room(engine, command, key)
         except Rejected as rejected:
             state = rejected.details
             self._tell("rejected", number, cell, **state)
+        except NotRun as error:
+            self._tell("not run", number, cell, error=type(error).__name__)
+        except OutcomeUnknown as error:
+            self._tell("unknown", number, cell, error=type(error).__name__)
         except EngineError as error:
             self._tell("error", number, cell, error=f"{type(error).__name__}: {error}")
         else:
             self._tell(
                 "receipt", number, cell, version=receipt.version, position=receipt.position
             )
+
+    async def _until_there_is_room(self, engine: Engine, command: Any, key: str | None) -> Receipt:
+        """Wait as a client does where few aggregates may be in memory."""
+        while True:
+            try:
+                return await engine.execute(command, key=key)
+            except Overloaded:
+                await asyncio.sleep(0.001)
 
     def _tell(self, what: str, operation: int, cell: str, **more: Any) -> None:
         self._say(b"told", Told(self._life.number, what, operation, cell, **more))

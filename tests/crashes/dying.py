@@ -20,41 +20,42 @@ from .story import Death, Place
 LOG = "cells.db"
 VIEWS = "cells.views.db"
 
-_OFTEN = {
-    "mailbox.accepted": 40,
-    "actor.taken": 40,
-    "actor.decided": 40,
-    "actor.folded": 40,
-}
+_FAILPOINTS_OFTEN = {"mailbox": 40, "actor": 35, "projector": 25, "views": 25}
 
-FAILPOINT_PLACES = tuple(Place(name, often=_OFTEN.get(name, 12)) for name in FAILPOINTS)
+FAILPOINT_PLACES = tuple(
+    Place(name, often=_FAILPOINTS_OFTEN.get(name.partition(".")[0], 12)) for name in FAILPOINTS
+)
 
 _CALLS = {
-    # Made once, when SQLite writes its first page and switches to its write-ahead log.
     f"open {LOG}": 2,
-    f"write {LOG}": 20,
-    f"sync {LOG}": 4,
+    f"write {LOG}": 25,
+    f"sync {LOG}": 3,
     f"truncate {LOG}": 2,
     f"open {LOG}-wal": 2,
-    f"write {LOG}-wal": 150,
-    f"sync {LOG}-wal": 20,
+    f"write {LOG}-wal": 120,
+    f"sync {LOG}-wal": 25,
     f"truncate {LOG}-wal": 3,
     f"delete {LOG}-wal": 1,
     f"open {LOG}-journal": 1,
-    f"write {LOG}-journal": 3,
+    f"write {LOG}-journal": 2,
     f"sync {LOG}-journal": 2,
     f"delete {LOG}-journal": 1,
     f"open {VIEWS}": 2,
-    f"write {VIEWS}": 10,
-    f"sync {VIEWS}": 2,
-    f"truncate {VIEWS}": 2,
-    f"open {VIEWS}-wal": 2,
-    f"write {VIEWS}-wal": 60,
-    f"sync {VIEWS}-wal": 2,
-    f"truncate {VIEWS}-wal": 2,
+    f"write {VIEWS}": 20,
+    f"sync {VIEWS}": 5,
+    f"truncate {VIEWS}": 4,
+    f"open {VIEWS}-wal": 1,
+    f"write {VIEWS}-wal": 110,
+    f"sync {VIEWS}-wal": 10,
+    f"truncate {VIEWS}-wal": 5,
     f"delete {VIEWS}-wal": 1,
+    f"open {VIEWS}-journal": 1,
+    f"write {VIEWS}-journal": 2,
+    f"sync {VIEWS}-journal": 2,
+    f"delete {VIEWS}-journal": 1,
 }
-"""Calls by file, and about how often a life of some forty commands makes them."""
+"""The calls that SQLite makes, and about how often in a life of some fifty commands. Journals are
+there only until a new file has switched to its write-ahead log."""
 
 
 def _moments(call: str) -> tuple[str, ...]:

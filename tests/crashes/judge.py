@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from .cells import trail
 from .dying import LOG
-from .story import Image, Logged, Operation, Story, Told, View
+from .story import Image, Logged, Story, Told, View
 
 State = tuple[int, int]
 """Total and trail of a cell at a version."""
@@ -28,7 +28,8 @@ def judge(story: Story) -> list[str]:
             *_files(image),
             *_order(image.log),
             *_whole(image.log),
-            *_answers(told, image, story.operations),
+            *_answers(told, image),
+            *_refusals([t for t in told if t.life == image.life], before, image, story.cut),
             *_views(image),
         ]
         if image.log[: len(before)] != before:
@@ -77,7 +78,7 @@ def _whole(log: Sequence[Logged]) -> Iterator[str]:
     yield from (f"P8: key {key} is there {count} times" for key, count in keys.items() if count > 1)
 
 
-def _answers(told: Sequence[Told], image: Image, operations: Sequence[Operation]) -> Iterator[str]:
+def _answers(told: Sequence[Told], image: Image) -> Iterator[str]:
     last = {event.operation: event for event in image.log}
     states = _states(image.log)
     acknowledged: set[int] = set()
@@ -96,12 +97,22 @@ def _answers(told: Sequence[Told], image: Image, operations: Sequence[Operation]
         elif answer.what == "rejected":
             if number in acknowledged:
                 yield f"P8: operation {number} was acknowledged, and later rejected"
-            if number in last and answer.life == image.life:
-                yield f"P6: operation {number} was rejected in this life, and is in the log"
             known = states.get(answer.cell, [(0, 0)])
             shown = (answer.total, answer.trail)
             if answer.version >= len(known) or known[answer.version] != shown:
                 yield f"P7: {answer} tells a state that the log does not have at that version"
+
+
+def _refusals(
+    told: Sequence[Told], before: Sequence[Logged], image: Image, cut: bool
+) -> Iterator[str]:
+    """What was refused in this life was not run in it."""
+    run = {event.operation for event in image.log[len(before) :]}
+    for answer in told:
+        if answer.what in ("rejected", "not run") and answer.operation in run:
+            yield f"P6: operation {answer.operation} was {answer.what}, and is in the log"
+        if answer.what == "error" or (answer.what in ("not run", "unknown") and not cut):
+            yield f"P6: operation {answer.operation} was answered {answer.error} for no reason"
 
 
 def _states(log: Sequence[Logged]) -> dict[str, list[State]]:
@@ -136,7 +147,8 @@ def _views(image: Image) -> Iterator[str]:
 def _last(story: Story) -> Iterator[str]:
     """The last life was quiet: everything was answered, and it saw what lies in the files."""
     life = len(story.ends) - 1
-    answers = Counter(told.operation for told in story.told if told.life == life)
+    answered = ("receipt", "rejected")
+    answers = Counter(t.operation for t in story.told if t.life == life and t.what in answered)
     silent = [o.number for o in story.operations if answers[o.number] != 1]
     if silent:
         yield f"P6: these operations had no answer, or several, in the last life: {silent}"

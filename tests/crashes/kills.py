@@ -20,58 +20,57 @@ from .story import Death, Place, Story
 from .trial import Trial
 
 LIVES_MAX = 6
-FRESH = 40
+FRESH = 50
 """Operations that each life adds."""
 
 
+ROUND = (*CALL_PLACES, *FAILPOINT_PLACES * 2, *(ACKNOWLEDGEMENT,) * 12)
+STEP = 37
+"""Coprime to the length of a round, so that neighbours die at different kinds of places."""
+
+
 def place_of(seed: int) -> Place:
-    """Give the place of a seed's first death: calls twice, a failpoint, a failpoint or by chance."""
-    turn, kind = divmod(seed, 4)
-    if kind < 2:
-        return CALL_PLACES[(2 * turn + kind) % len(CALL_PLACES)]
-    if kind == 2:
-        return FAILPOINT_PLACES[turn % len(FAILPOINT_PLACES)]
-    return ACKNOWLEDGEMENT
+    """Give the place of a seed's first death."""
+    return ROUND[seed * STEP % len(ROUND)]
 
 
 def run_kills(seed: int, folder: Path) -> Story:
     """Live through a seed's deaths, and then in peace."""
-    trial = Trial(seed, folder / f"kills-{seed}", folder / f"kills-{seed}-copy")
-    (folder / f"kills-{seed}").mkdir()
+    place = folder / f"kills-{seed}"
     try:
-        random = trial.random
+        (place / "files").mkdir(parents=True)
+        trial = Trial(seed, place / "files", place / "copy")
         _die_at(trial, place_of(seed))
-        while random.random() < 0.4 and len(trial.story.ends) < LIVES_MAX:
-            # The recovery is the same code, and has its own first calls.
-            place = random.choice((*CALL_PLACES, *FAILPOINT_PLACES, ACKNOWLEDGEMENT))
-            _live(trial, Death(place, random.choice((1, 1, 2, random.randint(1, place.often)))))
-        end = trial.live(quiet=True)
-        trial.over(end)
-        if end != "lived":
-            trial.story.problems.append(f"the last life {end}")
+        random = trial.random
+        while random.random() < 0.5 and len(trial.story.ends) < LIVES_MAX:
+            # What recovers is the same code, and has its own first calls.
+            other = random.choice((*CALL_PLACES, *FAILPOINT_PLACES, ACKNOWLEDGEMENT))
+            _live(trial, Death(other, random.choice((1, 1, 2, random.randint(1, other.often)))))
+        trial.live_on()
+        return trial.story
     finally:
-        shutil.rmtree(folder / f"kills-{seed}")
-        shutil.rmtree(folder / f"kills-{seed}-copy", ignore_errors=True)
-    return trial.story
+        shutil.rmtree(place)
 
 
 def _die_at(trial: Trial, place: Place) -> None:
     """Die at a place, sooner and sooner until it comes to pass."""
     nth = _nth(place, trial.random)
-    while not _live(trial, Death(place, nth)) and nth > 1 and len(trial.story.ends) < LIVES_MAX:
+    while not _live(trial, Death(place, nth)) and len(trial.story.ends) < LIVES_MAX:
         nth = max(1, nth // 4)
 
 
 def _nth(place: Place, random: Random) -> int:
-    return max(1, round(place.often ** random.random()))
+    """Give how often it comes by first: the beginning of a life is no rare place."""
+    return round(place.often ** random.choice((random.random(), 0.5 + random.random() / 2)))
 
 
 def _live(trial: Trial, death: Death) -> bool:
     """Live until a death; give whether it came to pass."""
+    small = "truncate" in death.place.name or "write" in death.place.name
     if death.place is ACKNOWLEDGEMENT:
         end = trial.live(fresh=FRESH, acknowledged=_killer(death.nth))
     else:
-        end = trial.live(fresh=FRESH, death=death)
+        end = trial.live(fresh=FRESH, death=death, small=small)
     trial.over({"killed": str(death), "lived": f"spared {death}"}.get(end, end))
     if end == "failed":
         trial.story.problems.append(f"a life that was to die at {death} ended with an error")

@@ -55,8 +55,12 @@ class Life(msgspec.Struct, frozen=True):
     death: Death | None
     """What it does to itself; None where somebody else ends it, or nobody."""
     operations: list[Operation]
+    wal_bytes: int
+    """Above which the write-ahead logs are folded into their files."""
     quiet: bool = False
     """The last life: it sends everything, and tells all that it sees."""
+    cut: bool = False
+    """Its disk will fail under it, and its engine with it."""
     lying: bool = False
     """Syncs do nothing: the disk lies, as a proof that a loss of power is one."""
 
@@ -66,7 +70,8 @@ class Told(msgspec.Struct, frozen=True):
 
     life: int
     what: str
-    """`receipt`, `rejected` (with the state it was decided on), or `error`."""
+    """`receipt`, `rejected` (with the state it was decided on), `not run`, `unknown`, or any other
+    error."""
     operation: int
     """0 for a look at a cell."""
     cell: str
@@ -121,6 +126,8 @@ class Story(msgspec.Struct):
     """All that is known of a trial."""
 
     seed: int
+    cut: bool = False
+    """Whether the disk was made to fail: then some commands are answered by an error."""
     operations: list[Operation] = []
     told: list[Told] = []
     images: list[Image] = []

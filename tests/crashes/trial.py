@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import msgspec
 
@@ -22,16 +22,19 @@ from .dying import LOG
 from .outside import copy, encoded
 from .story import Death, Image, Life, Operation, Seen, Story, Told
 
-T = TypeVar("T")
-
 CELLS = 5
+WAL_BYTES_SMALL = 60_000
+WAL_BYTES = (WAL_BYTES_SMALL, 200_000, 1 << 26)
+"""Above which the write-ahead logs are folded into their files."""
 
 
 class Trial:
     """The files, and the story so far."""
 
-    def __init__(self, seed: int, folder: Path, copies: Path, *, lying: bool = False) -> None:
-        self.story = Story(seed)
+    def __init__(
+        self, seed: int, folder: Path, copies: Path, *, cut: bool = False, lying: bool = False
+    ) -> None:
+        self.story = Story(seed, cut=cut)
         self.random = Random(seed)
         self._folder = folder
         self._copies = copies
@@ -43,28 +46,37 @@ class Trial:
         death: Death | None = None,
         quiet: bool = False,
         fresh: int = 0,
+        small: bool = False,
         acknowledged: Callable[[int, int], None] = lambda pid, count: None,
     ) -> str:
         """Let a process live with so many fresh operations; give how it ended.
 
-        `acknowledged(pid, count)` is called as the acknowledgements come in. How it ended is
-        `killed`, `lived` or `failed`.
+        `acknowledged(pid, count)` is called as the acknowledgements come in. With `small` the
+        write-ahead logs are folded often. How it ended is `killed`, `lived` or `failed`.
         """
-        story = self.story
+        story, random = self.story, self.random
         number = len(story.ends)
         story.operations += self._operations(fresh)
         life = Life(
             number,
-            self.random.getrandbits(32),
+            random.getrandbits(32),
             str(self._folder / LOG),
             death,
             story.operations if quiet else self._some(),
+            wal_bytes=WAL_BYTES_SMALL if small else random.choice(WAL_BYTES),
             quiet=quiet,
+            cut=story.cut and not quiet,
             lying=self._lying and not quiet,
         )
         status = fork(lambda pipe: live(life, pipe), self._hear(acknowledged))
-        end = "killed" if status == -signal.SIGKILL else "failed" if status else "lived"
-        return end
+        return "killed" if status == -signal.SIGKILL else "failed" if status else "lived"
+
+    def live_on(self) -> None:
+        """Let the last process live to its end."""
+        end = self.live(quiet=True)
+        self.over(end)
+        if end != "lived":
+            self.story.problems.append(f"the last life {end}")
 
     def _hear(self, acknowledged: Callable[[int, int], None]) -> Callable[[int, bytes], None]:
         story, count = self.story, 0
@@ -116,7 +128,8 @@ class Trial:
     def _some(self) -> list[Operation]:
         """Give what has no receipt yet, and some of what has: it is sent again."""
         done = {told.operation for told in self.story.told if told.what == "receipt"}
-        return [o for o in self.story.operations if o.number not in done or self.random.random() < 0.1]
+        random = self.random
+        return [o for o in self.story.operations if o.number not in done or random.random() < 0.1]
 
 
 _told = msgspec.json.Decoder(Told).decode
@@ -134,7 +147,7 @@ def fork(run: Callable[[int], None], hear: Callable[[int, bytes], None]) -> int:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _run_and_exit(run, writing)
+        exit_after(run, writing)
     os.close(writing)
     try:
         rest = b""
@@ -151,8 +164,10 @@ def fork(run: Callable[[int], None], hear: Callable[[int, bytes], None]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _run_and_exit(run: Callable[[int], None], pipe: int) -> NoReturn:
+def exit_after(run: Callable[[int], None], pipe: int) -> NoReturn:
     code = 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends what it has started
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         run(pipe)
         code = 0
@@ -161,8 +176,3 @@ def _run_and_exit(run: Callable[[int], None], pipe: int) -> NoReturn:
     finally:
         sys.stderr.flush()
         os._exit(code)
-
-
-def shuffled(items: Sequence[T], random: Random) -> list[T]:
-    """Give the items in another order."""
-    return random.sample(items, len(items))
