@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import time
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -170,7 +171,8 @@ class _Process:
                 await asyncio.sleep(0.001)
 
     def _tell(self, what: str, operation: int, cell: str, **more: Any) -> None:
-        self._say(b"told", Told(self._life.number, what, operation, cell, **more))
+        told = Told(self._life.number, what, operation, cell, at=time.monotonic(), **more)
+        self._say(b"told", told)
 
     def _say(self, what: bytes, value: Any) -> None:
         line = what + b"\t" + _encode(value) + b"\n"

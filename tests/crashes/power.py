@@ -29,6 +29,7 @@ IMAGE_BYTES = 32 * 1024 * 1024
 FS_IOC_GOINGDOWN = 0x8004587D
 LOG_FLUSH, NO_LOG_FLUSH = 1, 2
 """Whether the file system's own journal is written first: a loss of power writes nothing."""
+FLAGS = {LOG_FLUSH: "with its journal written", NO_LOG_FLUSH: "without a warning"}
 CLONE_NEWNS = 0x00020000
 TOOLS = ("mkfs.ext4", "mount", "umount")
 
@@ -139,22 +140,23 @@ def _live(trial: Trial, disk: LoopDisk) -> None:
     later = random.choice((0.0, 0.0, random.random() * 0.01))
     lingers = random.choice((0.0, 0.003, 0.02))
     flag = random.choice((NO_LOG_FLUSH,) * 5 + (LOG_FLUSH,))
-    cut = _Cut(disk, nth, later, lingers, flag)
-    end = trial.live(fresh=FRESH, acknowledged=cut)
+    cut = _Cut(trial, disk, nth, later, lingers, flag)
+    trial.live(fresh=FRESH, acknowledged=cut)
     if not cut.done:
         # All was answered, and the engine was closed, before there were so many acknowledgements.
         disk.cut(flag)
     disk.restart()
-    how = "with" if flag == LOG_FLUSH else "without"
-    trial.over(f"{end}: a cut {how} a flush {nth=} {later=:.4f} {lingers=}")
+    when = f"#{nth} {later * 1000:.1f} ms later, {lingers=}" if cut.done else "after the end"
+    trial.over(f"cut {FLAGS[flag]} {when}")
 
 
 class _Cut:
     """Cuts the power at an acknowledgement or soon after, and kills who may still try to write."""
 
     def __init__(
-        self, disk: LoopDisk, nth: int, later: float, lingers: float, flag: int
+        self, trial: Trial, disk: LoopDisk, nth: int, later: float, lingers: float, flag: int
     ) -> None:
+        self._trial = trial
         self._disk = disk
         self._nth = nth
         self._later = later
@@ -166,6 +168,7 @@ class _Cut:
         if count != self._nth:
             return
         time.sleep(self._later)
+        self._trial.goes_dark()
         self._disk.cut(self._flag)
         self.done = True
         # For a moment it meets a disk that fails, and must not say yes to anybody.

@@ -80,6 +80,8 @@ class Told(msgspec.Struct, frozen=True):
     total: int = 0
     trail: int = 0
     error: str = ""
+    at: float = 0.0
+    """When it was told, by the machine's monotonic clock."""
 
 
 class Logged(msgspec.Struct, frozen=True):
