@@ -158,9 +158,7 @@ class _Process:
         except EngineError as error:
             self._tell("error", number, cell, error=f"{type(error).__name__}: {error}")
         else:
-            self._tell(
-                "receipt", number, cell, version=receipt.version, position=receipt.position
-            )
+            self._tell("receipt", number, cell, version=receipt.version, position=receipt.position)
 
     async def _until_there_is_room(self, engine: Engine, command: Any, key: str | None) -> Receipt:
         """Wait as a client does where few aggregates may be in memory."""

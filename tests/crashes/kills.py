@@ -8,6 +8,7 @@ one that dies there sooner.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -22,7 +23,6 @@ from .trial import Trial
 LIVES_MAX = 6
 FRESH = 50
 """Operations that each life adds."""
-
 
 ROUND = (*CALL_PLACES, *FAILPOINT_PLACES * 2, *(ACKNOWLEDGEMENT,) * 12)
 STEP = 37
@@ -61,7 +61,8 @@ def _die_at(trial: Trial, place: Place) -> None:
 
 def _nth(place: Place, random: Random) -> int:
     """Give how often it comes by first: the beginning of a life is no rare place."""
-    return round(place.often ** random.choice((random.random(), 0.5 + random.random() / 2)))
+    power = random.choice((random.random(), 0.5 + random.random() / 2))
+    return round(math.pow(place.often, power))
 
 
 def _live(trial: Trial, death: Death) -> bool:

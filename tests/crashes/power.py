@@ -1,9 +1,9 @@
 """Trials of a loss of power: an ext4 file system of its own on a loop device, shut down under way.
 
-Rules: `FS_IOC_GOINGDOWN` ends the file system at once, without writing what it still held in memory;
-it is unmounted and mounted again, which replays its journal, as after a real loss of power. All
-mounts live in a mount namespace of the worker, so that the kernel takes them away with it, however
-it ends. A machine that does not allow all this is told apart by a probe that tries it.
+Rules: `FS_IOC_GOINGDOWN` ends the file system at once, without writing what it still held in
+memory; it is unmounted and mounted again, which replays its journal, as after a real loss of power.
+All mounts live in a mount namespace of the worker, so that the kernel takes them away with it,
+however it ends. A machine that does not allow all this is told apart by a probe that tries it.
 """
 
 from __future__ import annotations
