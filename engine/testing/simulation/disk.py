@@ -60,12 +60,16 @@ class Disk:
         self.made = 0
         """How many calls this life has made."""
         self.crash_at: int | None = None
+        self.crash_after_failure: int | None = None
+        """So many changing calls after one has failed the power goes."""
         self.only_killed = False
         """Whether a crash ends the process and leaves the machine: its kernel keeps the files."""
         self.on_crash: Callable[[], None] = lambda: None
         self.fault: Fault | None = None
         self.write_failures = self.sync_failures = 0.0
         """The chance of each write and each sync to fail."""
+        self.failing = ""
+        """A part of the names of the files that they fail of; empty for all."""
         self.failed: list[str] = []
         """The calls that failed, of all lives."""
         self.failed_sync = ""
@@ -96,19 +100,23 @@ class Disk:
             if self.crash_at is not None and self.operations >= self.crash_at:
                 self.power_off()
                 return "power"
-        how = self._fault_of(call)
+        how = self._fault_of(call, name)
         if how is not None:
             self.failed.append(f"{call} {name}: {how}")
-            if self.crash_at is not None and self.random.random() < 0.4:
+            if self.crash_after_failure is not None:
+                self.crash_at = self.operations + self.crash_after_failure
+            elif self.crash_at is not None and self.random.random() < 0.4:
                 # Trouble comes in company: what was left half done is met by the next life.
                 self.crash_at = self.operations + self.random.randrange(1, 8)
             if call == "sync" and ".views." not in name:
                 self.failed_sync = self.failed_sync or self.failed[-1]
         return how
 
-    def _fault_of(self, call: str) -> str | None:
+    def _fault_of(self, call: str, name: str) -> str | None:
         if self.fault is not None and self.fault.call == self.made:
             return self.fault.how
+        if self.failing not in name:
+            return None
         if call == "write" and self.write_failures and self.random.random() < self.write_failures:
             return self.random.choice(("EIO", "ENOSPC", "short"))
         if call == "sync" and self.sync_failures and self.random.random() < self.sync_failures:
@@ -227,7 +235,7 @@ class Disk:
         self.dead = False
         self.operations = self.made = 0
         self.calls.clear()
-        self.crash_at = self.fault = None
+        self.crash_at = self.crash_after_failure = self.fault = None
         self.failed_sync = ""
         self.write_failures = self.sync_failures = 0.0
 
@@ -237,16 +245,22 @@ class Disk:
         return {path.name: path.read_bytes() for path in paths}
 
     def flip(self, name: str, marker: bytes, random: Random) -> None:
-        """Flip one bit of a file, most times a few bytes behind a marker."""
+        """Flip one bit of a file, most times behind a marker, and often so that a digit changes."""
         path = self.folder / name
         content = bytearray(path.read_bytes()) if path.exists() else bytearray()
         places = [n for n in range(len(content)) if content.startswith(marker, n)]
-        if places and random.random() < 0.7:
-            place = random.choice(places) + random.randrange(len(marker) + 60)
+        bit = random.randrange(8)
+        if places and random.random() < 0.8:
+            begin = random.choice(places)
+            near = range(begin, min(begin + len(marker) + 60, len(content)))
+            digits = [n for n in near if content[n : n + 1].isdigit()]
+            place = random.choice(near)
+            if digits and random.random() < 0.6:
+                place, bit = random.choice(digits), 0
         else:
             place = random.randrange(max(1, len(content)))
         if place < len(content):
-            content[place] ^= 1 << random.randrange(8)
+            content[place] ^= 1 << bit
             path.write_bytes(content)
             self.durable[name] = content
 

@@ -32,7 +32,7 @@ from .world import STEPS_MAX, live, simulated_disk, tell
 
 __all__ = ["EVERY", "Every", "places"]
 
-Every: TypeAlias = Literal["crash", "fault", "fault in recovery", "cancel"]
+Every: TypeAlias = Literal["crash", "fault", "fault in recovery", "failed sync", "cancel"]
 
 REFERENCE: Final = Swarm(
     clients=2,
@@ -58,6 +58,8 @@ LIMITS: Final = Limits(
     projector_events=4,
     handler_seconds=5,
 )
+FOLDING: Final = msgspec.structs.replace(REFERENCE, wal_bytes=10_000)
+"""The same world where the write-ahead logs are folded every few commits."""
 _SEED: Final = 20_260_101
 _FAILURES: Final[Mapping[str, tuple[Literal["EIO", "ENOSPC", "short"], ...]]] = {
     "write": ("EIO", "ENOSPC", "short"),
@@ -94,11 +96,13 @@ class _World:
         yield from (f"{what}: {problem}" for problem in judge(self.story))
 
 
-def _with_world(use: Callable[[_World], list[str]]) -> tuple[list[str], Story]:
+def _with_world(
+    use: Callable[[_World], list[str]], swarm: Swarm = REFERENCE
+) -> tuple[list[str], Story]:
     """Run the reference world from its beginning; give the problems, and its story."""
     random = Random(_SEED)  # noqa: S311 - reproducible on purpose
-    story = tell(_SEED, REFERENCE, random)
-    with simulated_disk(random, REFERENCE) as disk:
+    story = tell(_SEED, swarm, random)
+    with simulated_disk(random, swarm) as disk:
         return use(_World(story, disk, random)), story
 
 
@@ -167,8 +171,8 @@ def _crash_first(world: _World) -> None:
     world.disk.restart(world.disk.survivors("everything", world.random))
 
 
-def _calls(*, recovery: bool) -> list[str]:
-    """Give the calls that the reference world makes where nothing fails."""
+def _calls(*, recovery: bool = False, swarm: Swarm = REFERENCE) -> list[str]:
+    """Give the calls that a world makes where nothing fails."""
 
     def use(world: _World) -> list[str]:
         if recovery:
@@ -177,7 +181,7 @@ def _calls(*, recovery: bool) -> list[str]:
         world.live("crash")
         return list(world.disk.calls)
 
-    return _with_world(use)[0]
+    return _with_world(use, swarm)[0]
 
 
 def try_fault(places: list[_Place], recovery: bool, number: int) -> Finding:
@@ -198,6 +202,41 @@ def try_fault(places: list[_Place], recovery: bool, number: int) -> Finding:
 
     problems, story = _with_world(use)
     return Finding(number, problems, counts_of(story))
+
+
+# -- every sync that fails ------------------------------------------------------------------------
+
+
+def try_failed_sync(syncs: list[int], number: int) -> Finding:
+    """Let one sync fail and the power go some calls later, and recover two images of the disk."""
+    place, after = divmod(number - 1, _CALLS_AFTER_A_SYNC)
+    counts: Counter[str] = Counter()
+
+    def use(world: _World) -> list[str]:
+        world.disk.fault = Fault(syncs[place], "EIO")
+        world.disk.crash_after_failure = after + 1
+        world.live("crash")
+        problems: list[str] = []
+        for n in (number % 8, (number + number // 8 + 4) % 8):
+            random = Random(number * 100 + n)  # noqa: S311 - reproducible on purpose
+            story = copy.deepcopy(world.story)
+            found = _recover(story, world.disk.survivors(IMAGES[n], random), random, second=False)
+            counts.update(counts_of(story))
+            what = f"sync {syncs[place]} fails, a crash {after + 1} calls later, image {n}"
+            problems += [f"{what}: {problem}" for problem in found]
+        return problems
+
+    problems, _ = _with_world(use, FOLDING)
+    return Finding(number, problems, dict(counts))
+
+
+_CALLS_AFTER_A_SYNC: Final = 24
+"""Calls within which what was built on a sync that failed is folded, and gone or wrong."""
+
+
+def _syncs() -> list[int]:
+    calls = _calls(swarm=FOLDING)
+    return [number for number, call in enumerate(calls, 1) if call.startswith("sync")]
 
 
 # -- every await --------------------------------------------------------------------------------
@@ -246,9 +285,14 @@ def places(every: Every) -> tuple[int, Callable[[int], Finding]]:
         return _crash_points(), try_crash
     if every == "cancel":
         return 2 * _CANCEL_STEPS, try_cancel
+    if every == "failed sync":
+        syncs = _syncs()
+        return len(syncs) * _CALLS_AFTER_A_SYNC, partial(try_failed_sync, syncs)
     recovery = every == "fault in recovery"
     found = _faults(_calls(recovery=recovery))
     return len(found), partial(try_fault, found, recovery)
 
 
-EVERY: Final[tuple[Every, ...]] = ("crash", "fault", "fault in recovery", "cancel")
+EVERY: Final[tuple[Every, ...]] = (
+    *("crash", "fault", "fault in recovery", "failed sync", "cancel"),
+)

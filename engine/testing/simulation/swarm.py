@@ -52,6 +52,9 @@ class Swarm(msgspec.Struct, frozen=True):
     """How many times a second somebody else writes to the streams; 0 for nobody."""
     write_failures: float = 0.0
     sync_failures: float = 0.0
+    failing: str = ""
+    """A part of the names of the files whose writes and syncs fail: views that fail alone leave a
+    log that goes on."""
     step_failures: float = 0.0
     """The chance of each transaction to fail before its commit."""
     poison: bool = False
@@ -97,6 +100,7 @@ def draw_swarm(random: Random) -> Swarm:
         rivals=some(0.4, 10.0, 60.0, 400.0),
         write_failures=some(0.2, 0.002, 0.01, 0.05),
         sync_failures=some(0.3, 0.02, 0.1, 0.4),
+        failing=random.choice(("", "", "log.db", ".views.")),
         step_failures=some(0.3, 0.05, 0.2, 0.5),
         poison=random.random() < 0.3,
         wal_bytes=random.choice((64 * 1024 * 1024, 10_000, 60_000)),
@@ -105,7 +109,7 @@ def draw_swarm(random: Random) -> Swarm:
         operations_to_crash=random.choice((30, 150, 150, 600)),
         step_crashes=0.002,
         mended=random.random() < 0.7,
-        flipped=random.random() < 0.1,
+        flipped=random.random() < 0.15,
     )
 
 

@@ -122,6 +122,7 @@ def _draw_life(story: Story, disk: Disk, random: Random, ending: Ending | None) 
     if story.problems:
         return
     swarm = story.swarm
+    disk.failing = swarm.failing
     loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
     if ending is not None:
         disk.write_failures = swarm.write_failures
