@@ -10,7 +10,13 @@ from engine.testing.simulation.ledger import Ledger
 from engine.testing.simulation.points import EVERY, Every, places
 from engine.testing.simulation.sweep import Finding, run_worlds
 
-AT_LEAST: dict[Every, int] = {"crash": 300, "fault": 900, "fault in recovery": 600, "cancel": 400}
+AT_LEAST: dict[Every, int] = {
+    "crash": 300,
+    "fault": 900,
+    "fault in recovery": 600,
+    "failed sync": 2_000,
+    "cancel": 400,
+}
 
 
 @pytest.mark.parametrize("every", EVERY)
