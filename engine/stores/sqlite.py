@@ -40,6 +40,7 @@ from .sqlite_session import (
     BUSY_MS,
     close,
     make_wal_durable,
+    open_writer,
     run,
     set_pragma,
     set_reading,
@@ -141,7 +142,7 @@ class SqliteStore:
 
     def _open_writer(self) -> None:
         try:
-            connection = self._connection = self._ports.files.connect(self.path)
+            connection = self._connection = open_writer(self._ports.files, self.path)
             set_pragma(connection, "busy_timeout", BUSY_MS)
             version = read_schema_version(connection, self.path, len(MIGRATIONS))
             if version == 0:

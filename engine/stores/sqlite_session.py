@@ -25,6 +25,7 @@ __all__ = [
     "floats_are_exact",
     "make_wal_durable",
     "only_reads",
+    "open_writer",
     "run",
     "run_some",
     "set_pragma",
@@ -94,8 +95,15 @@ def set_pragma(connection: apsw.Connection, pragma: str, value: str | int) -> No
         raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
 
 
+def open_writer(files: Files, path: str) -> apsw.Connection:
+    """Open a file to write to; its write-ahead log stays as it is until it was made durable."""
+    connection = files.connect(path)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    return connection
+
+
 def make_wal_durable(connection: apsw.Connection, files: Files, path: str) -> None:
-    """Write and sync again what an earlier process left in the write-ahead log of this file.
+    """Write and sync again what an earlier process left in the log of a file that opens.
 
     A process that was killed may have written a commit and not synced it, or met a sync that
     failed, after which the kernel calls clean what it never wrote. It is shown to whoever reads,
@@ -107,6 +115,7 @@ def make_wal_durable(connection: apsw.Connection, files: Files, path: str) -> No
         # Nobody else writes meanwhile: neither into the log, nor to begin it anew.
         with transaction(connection):
             files.rewrite(log)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
 
 
 def close(connection: apsw.Connection, *, folding: bool) -> None:

@@ -31,6 +31,7 @@ from .sqlite_session import (
     floats_are_exact,
     make_wal_durable,
     only_reads,
+    open_writer,
     run,
     run_some,
     set_pragma,
@@ -130,7 +131,7 @@ class SqliteViews:
 
     def _open_writer(self) -> tuple[Mapping[str, Any], frozenset[str], bool]:
         with failures(self._path, "opened", refused=True):
-            connection = self._connection = self._ports.files.connect(self._path)
+            connection = self._connection = open_writer(self._ports.files, self._path)
             memory = self._path == MEMORY
             set_pragma(connection, "busy_timeout", BUSY_MS)
             set_pragma(connection, "journal_mode", "memory" if memory else "wal")

@@ -338,11 +338,17 @@ async def test_views_that_cannot_be_made_durable_are_refused(tmp_path: Path) -> 
         await views.close()
     disk.restart()
     disk.sync_failures = 1.0
+    disk.notes_calls = True
 
     with pytest.raises(StoreRefused, match=r"shop\.views\.db could not be opened"):
         await open_views(disk, ports, log)
 
+    assert disk.failed == ["sync shop.views.db-wal: EIO"]
     disk.sync_failures = 0.0
+    disk.close_connections()
+    # What is not on the disk must not be folded into the file.
+    assert "write shop.views.db" not in disk.calls
+    assert "delete shop.views.db-wal" not in disk.calls
     views = await open_views(disk, ports, log)
     assert (await views.checkpoint(Counts.__definition__)).position == 1
     await views.close()
