@@ -74,14 +74,17 @@ def _sendings(story: Story, cell: str) -> Iterator[Entry]:
             if answer is None:
                 yield Entry(sending.begun, _NEVER, False, operation)
             elif isinstance(answer, Receipt | Rejected | WrongVersion):
-                repeated = any(one.answer == answer for one in _before(operation, sending))
+                repeated = any(one.answer in (answer, None) for one in _before(operation, sending))
                 writes = isinstance(answer, Receipt) and _effect(operation.command)[0]
                 begun = sending.begun if alone or (writes and not repeated) else 0
                 yield Entry(begun, sending.ended, True, operation, answer)
 
 
 def _before(operation: Operation, sending: Sending) -> Iterator[Sending]:
-    return (one for one in operation.sendings if 0 < one.ended < sending.ended)
+    """Give those that may have had the effect that this one was told of."""
+    for one in operation.sendings:
+        if 0 < one.ended < sending.ended or (one.answer is None and one.begun < sending.begun):
+            yield one
 
 
 def _strangers(story: Story, cell: str) -> Iterator[Entry]:
