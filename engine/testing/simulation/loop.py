@@ -22,7 +22,7 @@ import anyio._backends._asyncio as anyio_asyncio
 from .fence import Fenced
 from .schedule import Schedule
 
-__all__ = ["DeadLock", "SimulatedLoop", "ordered_scopes"]
+__all__ = ["DeadLock", "SimulatedLoop", "forget_the_dead", "ordered_scopes"]
 
 
 class DeadLock(Exception):
@@ -70,6 +70,13 @@ def ordered_scopes() -> Generator[None]:
         yield
     finally:
         anyio_asyncio.CancelScope = theirs  # type: ignore[misc]
+
+
+def forget_the_dead() -> None:
+    """Let anyio forget tasks that never ended: it holds each as long as its own scope does."""
+    states = anyio_asyncio._task_states
+    for task in [task for task in states if task.get_loop().is_closed()]:
+        del states[task]
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):

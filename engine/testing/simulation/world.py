@@ -13,6 +13,7 @@ import gc
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from random import Random
@@ -24,7 +25,7 @@ from .disk import Disk
 from .domain import POISON, Brittle, Hang, Put, Slowly, Spoil, Take
 from .fence import fence
 from .life import Life
-from .loop import DeadLock, SimulatedLoop, ordered_scopes
+from .loop import DeadLock, SimulatedLoop, forget_the_dead, ordered_scopes
 from .schedule import draw_schedule
 from .story import Operation, Story
 from .swarm import Ending, Swarm, draw_limits, draw_swarm
@@ -196,7 +197,9 @@ def _free_now() -> None:
     before, sys.unraisablehook = sys.unraisablehook, _say_nothing
     try:
         _GRAVES.clear()
-        gc.collect()
+        forget_the_dead()
+        with warnings.catch_warnings(action="ignore"):  # of what was never awaited
+            gc.collect()
     finally:
         sys.unraisablehook = before
 
