@@ -1,0 +1,99 @@
+"""`python -m benchmarks chart A.json NAME`: draws the headline figures as NAME.svg and NAME.png.
+
+Rules: a panel per group, a bar per cell, as long as the median, with a line from the least to the
+largest round; every axis begins at 0. Needs matplotlib (`foldline[bench]`), which only `draw`
+imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .report import Report, Spread, figures, read, spread
+
+__all__ = ["Panel", "draw", "main", "panels"]
+
+_COLUMNS = 2
+
+
+class Panel(msgspec.Struct, frozen=True):
+    """The headline figures of one group."""
+
+    title: str
+    axis: str
+    bars: Sequence[tuple[str, Spread]]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw a report that was kept."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks chart", description=__doc__)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("name", type=Path, help="without .svg or .png")
+    options = parser.parse_args(arguments)
+    try:
+        found = read(options.report)
+    except (OSError, msgspec.MsgspecError) as error:
+        print(f"not a report that `--json` wrote: {error}", file=sys.stderr)
+        return 2
+    draw(found, options.name)
+    return 0
+
+
+def panels(report: Report) -> list[Panel]:
+    """Give what is drawn."""
+    drawn: list[Panel] = []
+    for result in report.results:
+        column = next(c for c in result.columns if c.name == result.headline)
+        for group in dict.fromkeys(cell.group for cell in result.cells):
+            bars = [
+                (cell.name, spread(values))
+                for cell in result.cells
+                if cell.group == group and (values := figures(cell, result.headline))
+            ]
+            if bars:
+                axis = f"{column.name} {column.unit}".strip()
+                drawn.append(Panel(f"{result.scenario}: {group}", axis, bars))
+    return drawn
+
+
+def draw(report: Report, name: Path) -> None:
+    """Write both files; raises ImportError, with what to install, where matplotlib is missing."""
+    try:
+        matplotlib: Any = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ImportError("a chart needs matplotlib: pip install 'foldline[bench]'") from error
+    drawn = panels(report)
+    lines = -(-len(drawn) // _COLUMNS)
+    tallest = max(len(panel.bars) for panel in drawn)
+    figure = matplotlib.Figure(figsize=(7 * _COLUMNS, (0.9 + 0.32 * tallest) * lines + 0.5))
+    axes = figure.subplots(lines, _COLUMNS, squeeze=False)
+    for place in axes.flat[len(drawn) :]:
+        place.set_axis_off()
+    for place, panel in zip(axes.flat, drawn, strict=False):
+        _draw_panel(place, panel)
+    about = report.machine
+    figure.suptitle(f"{about['commit']}, {about['processor']}, {about['begun']}", fontsize=9)
+    figure.tight_layout()
+    for kind in ("svg", "png"):
+        figure.savefig(name.with_name(f"{name.name}.{kind}"), dpi=150)
+
+
+def _draw_panel(place: Any, panel: Panel) -> None:
+    names = [name for name, _ in panel.bars]
+    medians = [found.median for _, found in panel.bars]
+    below = [found.median - found.least for _, found in panel.bars]
+    above = [found.largest - found.median for _, found in panel.bars]
+    colors = ["#2f6f9f" if name.startswith("engine") else "#b8b8b8" for name in names]
+    place.barh(names, medians, xerr=(below, above), color=colors, ecolor="#404040", capsize=2)
+    place.invert_yaxis()
+    place.set_xlim(left=0)
+    place.set_title(panel.title, fontsize=9, loc="left")
+    place.set_xlabel(panel.axis, fontsize=8)
+    place.tick_params(labelsize=8)
