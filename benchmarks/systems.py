@@ -102,7 +102,7 @@ def floor_system(*, durable: bool) -> System:
         finally:
             floor.close()
 
-    return System("floor: actor loop", opened, _count_in("floor.db") if durable else None)
+    return System("floor (actor loop)", opened, _count_in("floor.db") if durable else None)
 
 
 def engine_system(*, durable: bool, keyed: bool, telemetry: str = "off") -> System:
@@ -120,7 +120,7 @@ def engine_system(*, durable: bool, keyed: bool, telemetry: str = "off") -> Syst
                 send = _keyed(running) if keyed else _bare(running)
                 yield Target(send, lambda: _commits(running))
 
-    name = f"engine, {'key, correlation, principal' if keyed else 'bare'}"
+    name = f"engine {'keyed' if keyed else 'bare'}"
     named = name if telemetry == "off" else telemetry
     return System(named, opened, _count_in("engine.db") if durable else None)
 

@@ -70,7 +70,7 @@ def _cells(
     floor = floor_system(durable=durable)
     floors = [cell(floor)]
     if durable:
-        name = "floor: one fsynced insert" if clients == 1 else "floor: rows in batches"
+        name = "floor (one fsynced insert)" if clients == 1 else "floor (rows in batches)"
         floors.append(Cell(group, name, partial(floor_rows.measure, clients, seconds)))
     rivals = [cell(peer) for peer in others] if durable else []
     against = [reference.name for reference in (*floors, *rivals)]
