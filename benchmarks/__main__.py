@@ -68,8 +68,8 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 def _run(names: Sequence[str], what: str, rest: Sequence[str]) -> int:
     chosen = [(name, *_prepare(name, what, rest)) for name in names]
     results: list[report.Result] = []
+    about = machine.describe(chosen[0][2].folder)
     for _, scenario, options in chosen:
-        about = machine.describe(options.folder)
         result = runner.run(
             scenario, rounds=options.rounds, warm_up=options.warm_up, folder=options.folder
         )
