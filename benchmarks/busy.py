@@ -21,7 +21,7 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine
 from functools import partial
 from pathlib import Path
 
@@ -72,20 +72,15 @@ def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     nobody, floor = _nobody(), floor_system(durable=True)
     keyed = engine_system(durable=True, keyed=True)
-    closed = f"sqlite, {options.clients:,} clients"
-    offered = f"sqlite, {options.rate:,.0f}/s offered"
-    cells: list[Cell] = []
-    for system, against in ((floor, ()), (keyed, (floor.name,))):
+
+    def closed(system: System, *against: str) -> Cell:
         run = partial(measure_closed, system, options.clients, options.seconds)
-        cells.append(Cell(closed, system.name, run, against))
-    beside: list[tuple[System, Sequence[str]]] = [
-        (floor, ()),
-        (nobody, ()),
-        (keyed, (floor.name, nobody.name)),
-    ]
-    for system, against in beside:
+        return Cell(f"sqlite, {options.clients:,} clients", system.name, run, against)
+
+    def offered(system: System, *against: str) -> Cell:
         run = partial(measure_offered, system, options.rate, options.seconds)
-        cells.append(Cell(offered, system.name, run, against))
+        return Cell(f"sqlite, {options.rate:,.0f}/s offered", system.name, run, against)
+
     return Scenario(
         "busy",
         "commands to durable receipts in a loop whose host computes half of the time",
@@ -99,7 +94,13 @@ def scenario(options: argparse.Namespace) -> Scenario:
         },
         COLUMNS,
         "commands",
-        cells,
+        [
+            closed(floor),
+            closed(keyed, floor.name),
+            offered(floor),
+            offered(nobody),
+            offered(keyed, floor.name, nobody.name),
+        ],
     )
 
 
