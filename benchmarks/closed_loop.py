@@ -1,8 +1,9 @@
 """A closed loop: each client sends its next command when it has the answer to the last.
 
 Rules: a quarter of the time passes first and does not count. A latency is that of one command,
-from its client's call to its answer; the rate counts answers. What the clients themselves cost is
-in every figure, the floors' too.
+from its client's call to its answer, and what is under way at the end is waited for and timed too;
+the rate counts the answers within the time. What the clients themselves cost is in every figure,
+the floors' too.
 """
 
 from __future__ import annotations
@@ -106,6 +107,6 @@ async def drive(
     warm, begin, before = True, time.perf_counter(), answers
     await asyncio.sleep(seconds)
     rate = (answers - before) / (time.perf_counter() - begin)
-    warm = running = False
+    running = False
     await asyncio.gather(*tasks)
     return rate, Histogram(times), answers

@@ -45,6 +45,8 @@ COLUMNS = (
     Column("events", "/commit", "", 1),
 )
 SATURATING_CLIENTS = 256
+LEAST_RATE = 100.0
+"""Offered at least, so that there are figures where a disk stood still while it was measured."""
 BURST = 256
 """Commands that a sender who is late sends before it lets the loop go on."""
 LANES = 1_000
@@ -145,7 +147,7 @@ def _saturate(
 
 def _part(part: float, reached: Sequence[float]) -> float:
     """Give the rate that is a part of the saturation of this round, which was measured before."""
-    return part * reached[0]
+    return max(part * reached[0], LEAST_RATE)
 
 
 def measure(

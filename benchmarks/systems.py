@@ -25,6 +25,7 @@ from .workload import AdjustOrder, BenchmarkOrder, OpenOrder
 __all__ = [
     "DURABLE",
     "Commits",
+    "Send",
     "System",
     "Target",
     "check_count",
