@@ -11,8 +11,8 @@ from benchmarks.report import Spread, ratios, read, spread, table, write
 
 from .made import cell, report, result
 
-FLOOR = cell("floor", [100, 200, 400], [1.0, 2.0, 4.0])
-ENGINE = cell("engine", [50, 50, 300], [2.0, 4.0, 4.0], "floor")
+FLOOR = cell("floor", [100.0, 200.0, 400.0], [1.0, 2.0, 4.0])
+ENGINE = cell("engine", [50.0, 50.0, 300.0], [2.0, 4.0, 4.0], "floor")
 
 
 def test_a_table_has_medians_ratios_and_every_condition() -> None:
@@ -20,8 +20,8 @@ def test_a_table_has_medians_ratios_and_every_condition() -> None:
         "walk: how far it is\n"
         "\n"
         "  sqlite           commands /s  p99 ms\n"
-        "    floor      200 (100 to 400)     2.0\n"
-        "    engine       50 (50 to 300)     4.0\n"
+        "    floor     200 (100 to 400)     2.0\n"
+        "    engine      50 (50 to 300)     4.0\n"
         "      0.50x of floor (0.25x to 0.75x)\n"
         "\n"
         "  durability: FULL\n"
