@@ -37,6 +37,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
         {
             "durability": DURABLE,
             "work": "hot: adjust one order; walk: orders of each client's own; one event a command",
+            "keyed": "with key, correlation and principal",
             "loop": f"uvloop; clients are its tasks; {options.seconds:g} s a cell",
             **found.configurations,
         },

@@ -91,7 +91,10 @@ def table(result: Result, machine: Mapping[str, str]) -> str:
 
 
 def _lines(result: Result, machine: Mapping[str, str]) -> Iterator[str]:
+    headline = next(column for column in result.columns if column.name == result.headline)
+    better = f", {headline.better} is better" if headline.better else ""
     yield f"{result.scenario}: {result.title}"
+    yield f"  ratios: of {_head(headline)}{better}"
     width = max(len(cell.name) for cell in result.cells) + 2
     for group in dict.fromkeys(cell.group for cell in result.cells):
         cells = [cell for cell in result.cells if cell.group == group]
@@ -104,8 +107,9 @@ def _lines(result: Result, machine: Mapping[str, str]) -> Iterator[str]:
             yield f"    {cell.name:<{width}}{''.join(told)}"
             yield from _ratio_lines(result, cell)
     yield ""
-    for name, value in {**result.conditions, **machine}.items():
+    for name, value in result.conditions.items():
         yield f"  {name}: {value}"
+    yield f"  machine: {'; '.join(f'{name} {value}' for name, value in machine.items())}"
     for note in result.notes:
         yield f"  left out: {note}"
 
@@ -114,8 +118,8 @@ def _ratio_lines(result: Result, cell: CellResult) -> Iterator[str]:
     for reference in cell.against:
         if values := ratios(result, cell, reference, result.headline):
             found = spread(values)
-            least, largest = _ratio(found.least), _ratio(found.largest)
-            yield f"      {_ratio(found.median)} of {reference} ({least} to {largest})"
+            around = f" ({_ratio(found.least)} to {_ratio(found.largest)})"
+            yield f"      {_ratio(found.median)} of {reference}{around if len(values) > 1 else ''}"
 
 
 def _head(column: Column) -> str:

@@ -34,8 +34,10 @@ def test_a_scenario_gives_its_table_and_every_round(
     assert any(cell.against for cell in result.cells)
     for cell in result.cells:
         assert cell.name in told
-    for condition in ("durability", "rounds", "processor", "python", "sqlite", "commit"):
+    for condition in ("durability", "work", "loop", "rounds", "machine"):
         assert f"\n  {condition}: " in told
+    for fact in ("processor", "cores", "python", "sqlite", "apsw", "commit", "one fdatasync"):
+        assert f"{fact} {found.machine[fact]}" in told
     assert list(tmp_path.iterdir()) == [kept]
 
 

@@ -16,8 +16,9 @@ ENGINE = cell("engine", [50.0, 50.0, 300.0], [2.0, 4.0, 4.0], "floor")
 
 
 def test_a_table_has_medians_ratios_and_every_condition() -> None:
-    assert table(result(FLOOR, ENGINE), {"cores": "2"}) == (
+    assert table(result(FLOOR, ENGINE), {"processor": "abacus", "cores": "2"}) == (
         "walk: how far it is\n"
+        "  ratios: of commands /s, more is better\n"
         "\n"
         "  sqlite           commands /s  p99 ms\n"
         "    floor     200 (100 to 400)     2.0\n"
@@ -25,7 +26,7 @@ def test_a_table_has_medians_ratios_and_every_condition() -> None:
         "      0.50x of floor (0.25x to 0.75x)\n"
         "\n"
         "  durability: FULL\n"
-        "  cores: 2\n"
+        "  machine: processor abacus; cores 2\n"
         "  left out: a peer"
     )
 
