@@ -1,8 +1,8 @@
 """`python -m benchmarks chart A.json NAME`: draws the headline figures as NAME.svg and NAME.png.
 
 Rules: a panel per group, a bar per cell, as long as the median, with a line from the least to the
-largest round; every axis begins at 0. Needs matplotlib (`foldline[bench]`), which only `draw`
-imports.
+largest round; floors and peers are grey; every axis begins at 0. Needs matplotlib
+(`foldline[bench]`), which only `draw` imports.
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ from typing import Any
 
 import msgspec
 
-from .report import Report, Spread, figures, read, spread
+from .report import Report, Spread, figures, head, is_reference, read, spread
 
-__all__ = ["Panel", "draw", "main", "panels"]
+__all__ = ["Bar", "Panel", "draw", "main", "panels"]
 
 _COLUMNS = 2
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """One cell."""
+
+    name: str
+    figure: Spread
+    reference: bool
+    """Whether it is a floor or a peer."""
 
 
 class Panel(msgspec.Struct, frozen=True):
@@ -28,7 +37,7 @@ class Panel(msgspec.Struct, frozen=True):
 
     title: str
     axis: str
-    bars: Sequence[tuple[str, Spread]]
+    bars: Sequence[Bar]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,13 +62,12 @@ def panels(report: Report) -> list[Panel]:
         column = next(c for c in result.columns if c.name == result.headline)
         for group in dict.fromkeys(cell.group for cell in result.cells):
             bars = [
-                (cell.name, spread(values))
+                Bar(cell.name, spread(values), is_reference(result, cell))
                 for cell in result.cells
                 if cell.group == group and (values := figures(cell, result.headline))
             ]
             if bars:
-                axis = f"{column.name} {column.unit}".strip()
-                drawn.append(Panel(f"{result.scenario}: {group}", axis, bars))
+                drawn.append(Panel(f"{result.scenario}: {group}", head(column), bars))
     return drawn
 
 
@@ -86,11 +94,11 @@ def draw(report: Report, name: Path) -> None:
 
 
 def _draw_panel(place: Any, panel: Panel) -> None:
-    names = [name for name, _ in panel.bars]
-    medians = [found.median for _, found in panel.bars]
-    below = [found.median - found.least for _, found in panel.bars]
-    above = [found.largest - found.median for _, found in panel.bars]
-    colors = ["#2f6f9f" if name.startswith("engine") else "#b8b8b8" for name in names]
+    names = [bar.name for bar in panel.bars]
+    medians = [bar.figure.median for bar in panel.bars]
+    below = [bar.figure.median - bar.figure.least for bar in panel.bars]
+    above = [bar.figure.largest - bar.figure.median for bar in panel.bars]
+    colors = ["#b8b8b8" if bar.reference else "#2f6f9f" for bar in panel.bars]
     place.barh(names, medians, xerr=(below, above), color=colors, ecolor="#404040", capsize=2)
     place.invert_yaxis()
     place.set_xlim(left=0)

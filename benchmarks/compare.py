@@ -2,29 +2,32 @@
 
 Rules: what has a floor is judged by its ratios to it, figure by figure, because both were measured
 in the same rounds on the same machine; what has none is judged by its figures, and only where both
-runs were on one machine. Floors and peers are not judged. A regression is a figure whose rounds all
-lie on the worse side of all rounds of before, and whose median is worse by more than the tolerance;
-so what the rounds differ by among themselves is never called one. That needs five rounds.
+runs were on one machine. Floors and peers are not judged. A regression is a figure whose median
+became worse by more than the tolerance, and by more than the rounds of both runs lie apart
+(largest less least, of both together); what moved less than that is noise, and is only counted.
+So the rounds of a regression all lie on the worse side of those before. Fewer than five rounds do
+not tell how far they lie apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from .machine import SAME
-from .report import CellResult, Report, Result, Spread, figures, ratios, read, spread
+from .report import CellResult, Report, Result, Spread, figures, is_reference, ratios, read, spread
 from .runner import FEWEST_ROUNDS
 from .scenario import Column
 
 __all__ = ["Difference", "differences", "main", "verdict"]
 
-Verdict = Literal["regression", "improvement", "same"]
+Verdict = Literal["regression", "improvement", "noise", "same"]
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -69,11 +72,12 @@ def main(arguments: Sequence[str]) -> int:
         print(line)
     found = list(differences(before, after, options.tolerance))
     for difference in found:
-        if difference.verdict != "same":
+        if difference.verdict in ("regression", "improvement"):
             print(difference)
-    regressions = sum(difference.verdict == "regression" for difference in found)
-    print(f"{len(found)} figures were judged: {regressions} regressions")
-    return 1 if regressions else 0
+    verdicts = Counter(difference.verdict for difference in found)
+    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in get_args(Verdict))
+    print(f"{len(found)} figures were judged: {told}")
+    return 1 if verdicts["regression"] else 0
 
 
 def differences(before: Report, after: Report, tolerance: float) -> Iterator[Difference]:
@@ -85,7 +89,7 @@ def differences(before: Report, after: Report, tolerance: float) -> Iterator[Dif
         cells = {(cell.group, cell.name): cell for cell in old.cells}
         for cell in new.cells:
             was = cells.get((cell.group, cell.name))
-            if was is None or _is_reference(new, cell):
+            if was is None or is_reference(new, cell):
                 continue
             for column in new.columns:
                 if column.better:
@@ -122,20 +126,14 @@ def _judged(
 def verdict(
     before: Spread, after: Spread, better: Literal["more", "less", ""], tolerance: float
 ) -> Verdict:
-    """Say what became of a figure; "same" where the rounds of both lie among each other."""
-    less = after.largest < before.least and after.median < before.median * (1 - tolerance)
-    more = after.least > before.largest and after.median > before.median * (1 + tolerance)
-    if less:
-        return "regression" if better == "more" else "improvement"
-    if more:
-        return "regression" if better == "less" else "improvement"
-    return "same"
-
-
-def _is_reference(result: Result, cell: CellResult) -> bool:
-    """Whether it is a floor or a peer: others are a ratio to it, and it is one to nothing."""
-    named = {name for other in result.cells if other.group == cell.group for name in other.against}
-    return cell.name in named and not cell.against
+    """Say what became of a figure, beside what it does by itself."""
+    moved = after.median - before.median
+    noise = (before.largest - before.least) + (after.largest - after.least)
+    if abs(moved) <= before.median * tolerance:
+        return "same"
+    if abs(moved) <= noise:
+        return "noise"
+    return "improvement" if (moved > 0) == (better == "more") else "regression"
 
 
 def _pairs(before: Report, after: Report) -> Iterator[tuple[Result, Result]]:

@@ -14,7 +14,20 @@ import msgspec
 
 from .scenario import Column
 
-__all__ = ["CellResult", "Report", "Result", "Spread", "ratios", "read", "spread", "table", "write"]
+__all__ = [
+    "CellResult",
+    "Report",
+    "Result",
+    "Spread",
+    "figures",
+    "head",
+    "is_reference",
+    "ratios",
+    "read",
+    "spread",
+    "table",
+    "write",
+]
 
 
 class CellResult(msgspec.Struct, frozen=True):
@@ -75,6 +88,12 @@ def ratios(result: Result, cell: CellResult, reference: str, column: str) -> lis
     ]
 
 
+def is_reference(result: Result, cell: CellResult) -> bool:
+    """Whether it is a floor or a peer: others are a ratio to it, and it is one to nothing."""
+    named = {name for other in result.cells if other.group == cell.group for name in other.against}
+    return cell.name in named and not cell.against
+
+
 def write(report: Report, path: Path) -> None:
     """Keep a report as JSON."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
@@ -94,12 +113,12 @@ def _lines(result: Result, machine: Mapping[str, str]) -> Iterator[str]:
     headline = next(column for column in result.columns if column.name == result.headline)
     better = f", {headline.better} is better" if headline.better else ""
     yield f"{result.scenario}: {result.title}"
-    yield f"  ratios: of {_head(headline)}{better}"
+    yield f"  ratios: of {head(headline)}{better}"
     width = max(len(cell.name) for cell in result.cells) + 2
     for group in dict.fromkeys(cell.group for cell in result.cells):
         cells = [cell for cell in result.cells if cell.group == group]
         shown = [c for c in result.columns if any(figures(cell, c.name) for cell in cells)]
-        heads = (f"{_head(column):>{_width(column, result)}}" for column in shown)
+        heads = (f"{head(column):>{_width(column, result)}}" for column in shown)
         yield ""
         yield f"  {group:<{width + 2}}{''.join(heads)}"
         for cell in cells:
@@ -122,13 +141,14 @@ def _ratio_lines(result: Result, cell: CellResult) -> Iterator[str]:
             yield f"      {_ratio(found.median)} of {reference}{around if len(values) > 1 else ''}"
 
 
-def _head(column: Column) -> str:
-    return f"{column.name} {column.unit}".strip()
+def head(column: Column) -> str:
+    """Give a column's name with its unit."""
+    return f"{column.name}{'' if column.unit.startswith('/') else ' '}{column.unit}".strip()
 
 
 def _width(column: Column, result: Result) -> int:
     told = (len(_told(cell, column, result)) for cell in result.cells)
-    return max(len(_head(column)), *told) + 2
+    return max(len(head(column)), *told) + 2
 
 
 def _told(cell: CellResult, column: Column, result: Result) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.chart import draw, main, panels
+from benchmarks.chart import Bar, draw, main, panels
 from benchmarks.report import Spread, write
 
 from .made import cell, report, result
@@ -20,10 +20,10 @@ def test_a_panel_has_the_headline_figures_of_a_group() -> None:
     drawn = panels(KEPT)
 
     assert [panel.title for panel in drawn] == ["walk: sqlite", "walk: memory", "hot: sqlite"]
-    assert drawn[0].axis == "commands /s"
+    assert drawn[0].axis == "commands/s"
     assert drawn[0].bars == [
-        ("floor", Spread(200, 100, 400)),
-        ("engine", Spread(50, 50, 300)),
+        Bar("floor", Spread(200, 100, 400), reference=True),
+        Bar("engine", Spread(50, 50, 300), reference=False),
     ]
 
 

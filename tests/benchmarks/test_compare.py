@@ -32,11 +32,17 @@ def judged(before: Report, after: Report) -> dict[tuple[str, str], Difference]:
         ([80, 81, 82], [100, 101, 102], "more", "improvement"),
         ([80, 81, 82], [100, 101, 102], "less", "regression"),
         # One round of after is as good as one of before: the machine may do that by itself.
-        ([100, 101, 102], [50, 60, 100], "more", "same"),
-        ([90, 101, 102], [80, 81, 91], "more", "same"),
+        ([100, 101, 102], [50, 60, 100], "more", "noise"),
+        # All rounds are worse, by less than they lie apart: that happens by chance.
+        ([100, 110, 120], [70, 80, 99], "more", "noise"),
+        ([1.0, 1.1, 1.2], [1.3, 50.0, 90.0], "less", "noise"),
         # All rounds are worse, by less than anybody needs to look at.
         ([100, 101, 102], [97, 98, 99], "more", "same"),
         ([100, 101, 102], [100, 101, 102], "more", "same"),
+        # The tolerance is what it was told to be: 5 % of 100 is no regression, and more is one.
+        ([100, 100, 100], [95, 95, 95], "more", "same"),
+        ([100, 100, 100], [94, 94, 94], "more", "regression"),
+        ([100, 100, 100], [106, 106, 106], "less", "regression"),
     ],
 )
 def test_noise_is_no_regression(
@@ -132,7 +138,7 @@ def test_a_regression_is_named_and_is_the_exit_status(
     assert compared(tmp_path, before, after) == 1
     assert capsys.readouterr().out.splitlines() == [
         "regression: walk, sqlite: engine: commands to floor 0.5 (0.5 to 0.5) -> 0.4 (0.4 to 0.4)",
-        "2 figures were judged: 1 regressions",
+        "2 figures were judged: 1 regression, 0 improvement, 0 noise, 1 same",
     ]
 
 
@@ -151,7 +157,7 @@ def test_no_regression_is_status_0_and_what_was_not_judged_is_told(
         "only ratios are judged, since the machine changed: python 3.11.7 -> 3.13.0",
         "only before: walk, sqlite: gone",
         "only after: hot, sqlite: new",
-        "2 figures were judged: 0 regressions",
+        "2 figures were judged: 0 regression, 0 improvement, 0 noise, 2 same",
     ]
 
 

@@ -18,9 +18,9 @@ ENGINE = cell("engine", [50.0, 50.0, 300.0], [2.0, 4.0, 4.0], "floor")
 def test_a_table_has_medians_ratios_and_every_condition() -> None:
     assert table(result(FLOOR, ENGINE), {"processor": "abacus", "cores": "2"}) == (
         "walk: how far it is\n"
-        "  ratios: of commands /s, more is better\n"
+        "  ratios: of commands/s, more is better\n"
         "\n"
-        "  sqlite           commands /s  p99 ms\n"
+        "  sqlite            commands/s  p99 ms\n"
         "    floor     200 (100 to 400)     2.0\n"
         "    engine      50 (50 to 300)     4.0\n"
         "      0.50x of floor (0.25x to 0.75x)\n"
@@ -37,7 +37,7 @@ def test_a_column_stands_only_with_the_group_that_has_it() -> None:
     lines = table(result(FLOOR, other), {}).splitlines()
 
     assert [line.split() for line in lines if line.startswith("  memory")] == [
-        ["memory", "commands", "/s"]
+        ["memory", "commands/s"]
     ]
 
 
