@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
@@ -32,7 +32,7 @@ from .scenario import Wrong
 from .systems import Commits, System, Target
 from .workload import AdjustOrder, OpenOrder
 
-__all__ = ["CONFIGURATION", "system"]
+__all__ = ["CONFIGURATION", "systems"]
 
 CONFIGURATION: Final = (
     "SQLite: WAL, synchronous=FULL; snapshots in memory after every event; tracing off; one lock "
@@ -91,9 +91,9 @@ class PeerOrder(DeclarativeAggregate[PeerState]):
         self.state.items[event.item] = event.quantity
 
 
-def system(name: str) -> System:
+def systems(name: str) -> Sequence[System]:
     """Give the peer under this name."""
-    return System(name, _opened, _count)
+    return [System(name, _opened, _count)]
 
 
 @contextlib.asynccontextmanager

@@ -26,7 +26,7 @@ class Peer(msgspec.Struct, frozen=True):
 
     distribution: str
     module: str
-    """The file here that has its `system(name)` and says its `CONFIGURATION`."""
+    """The file here that has its `systems(name)` and says its `CONFIGURATION`."""
     python: tuple[int, int]
     """The oldest Python for which it can be had."""
 
@@ -77,7 +77,7 @@ def find(asked: Sequence[str] | None) -> Found:
             continue
         name = f"{peer.distribution} {version}"
         module = importlib.import_module(f".{peer.module}", __package__)
-        systems.append(module.system(name))
+        systems += module.systems(name)
         configurations[name] = module.CONFIGURATION
     return Found(systems, left_out, configurations)
 

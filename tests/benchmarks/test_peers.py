@@ -23,7 +23,7 @@ def only_anyio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let there be two peers: one that is installed, and one that is not."""
     module = types.ModuleType("benchmarks.peer_of_a_test")
     module.CONFIGURATION = "as fast as it can"  # type: ignore[attr-defined]
-    module.system = lambda name: floor_system(durable=True)  # type: ignore[attr-defined]
+    module.systems = lambda name: [floor_system(durable=True)]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     here = Peer("anyio", "peer_of_a_test", HERE)
     away = Peer("no-such-distribution", "peer_that_is_never_imported", HERE)
