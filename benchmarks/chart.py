@@ -78,17 +78,18 @@ def draw(report: Report, name: Path) -> None:
     except ImportError as error:
         raise ImportError("a chart needs matplotlib: pip install 'foldline[bench]'") from error
     drawn = panels(report)
-    lines = -(-len(drawn) // _COLUMNS)
-    tallest = max(len(panel.bars) for panel in drawn)
-    figure = matplotlib.Figure(figsize=(7 * _COLUMNS, (0.9 + 0.32 * tallest) * lines + 0.5))
-    axes = figure.subplots(lines, _COLUMNS, squeeze=False)
+    lines = [drawn[first : first + _COLUMNS] for first in range(0, len(drawn), _COLUMNS)]
+    heights = [max(len(panel.bars) for panel in line) * 0.3 + 0.8 for line in lines]
+    figure = matplotlib.Figure(figsize=(7 * _COLUMNS, sum(heights) + 0.4), layout="constrained")
+    axes = figure.subplots(
+        len(lines), _COLUMNS, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
     for place in axes.flat[len(drawn) :]:
         place.set_axis_off()
     for place, panel in zip(axes.flat, drawn, strict=False):
         _draw_panel(place, panel)
     about = report.machine
     figure.suptitle(f"{about['commit']}, {about['processor']}, {about['begun']}", fontsize=9)
-    figure.tight_layout()
     for kind in ("svg", "png"):
         figure.savefig(name.with_name(f"{name.name}.{kind}"), dpi=150)
 

@@ -20,17 +20,18 @@ __all__ = ["add_options", "scenario"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this scenario can be told."""
-    parser.add_argument("--clients", type=int, default=256, help="default: 256")
+    parser.add_argument("--clients", type=int, help="default: 256")
     peers.add_option(parser)
 
 
 def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     found = peers.find(options.peers)
+    clients: int = options.clients or (32 if options.quick else 256)
     cells: list[Cell] = []
     for durable in (False, True):
-        group = f"{'sqlite' if durable else 'memory'}, {options.clients:,} clients"
-        cells += _cells(group, durable, options, found.systems if durable else [])
+        group = f"{'sqlite' if durable else 'memory'}, {clients:,} clients"
+        cells += _cells(group, durable, clients, options.seconds, found.systems if durable else [])
     return Scenario(
         "hot",
         "from a command to its durable receipt, closed loop, all clients on one aggregate",
@@ -49,10 +50,10 @@ def scenario(options: argparse.Namespace) -> Scenario:
 
 
 def _cells(
-    group: str, durable: bool, options: argparse.Namespace, others: Sequence[System]
+    group: str, durable: bool, clients: int, seconds: float, others: Sequence[System]
 ) -> list[Cell]:
     def cell(what: str, work: Work, system: System, against: Sequence[str] = ()) -> Cell:
-        run = partial(closed_loop.measure, system, work, options.clients, options.seconds)
+        run = partial(closed_loop.measure, system, work, clients, seconds)
         return Cell(group, f"{what}: {system.name}", run, against)
 
     floor = cell("hot", ONE_ORDER, floor_system(durable=durable))
