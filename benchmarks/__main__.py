@@ -1,84 +1,132 @@
-"""`python -m benchmarks SCENARIO`: runs a scenario and prints its figures with their conditions."""
+"""`python -m benchmarks SCENARIO`: measures, and tells the figures with all their conditions.
+
+    python -m benchmarks walk                  one scenario; `walk --help` tells its options
+    python -m benchmarks all --json now.json   all of them
+    python -m benchmarks --quick               all in a small size: does everything work?
+    python -m benchmarks compare A.json B.json what became slower, by the ratios to the floors
+    python -m benchmarks chart now.json now    now.svg and now.png
+
+Rules: a scenario is a file of this package with `add_options(parser)` and `scenario(options)`, and
+is imported when it is run. Exit status 0 says that every cell gave its figures and left behind what
+it had acknowledged (of `compare`: no regression); nothing here fails because a figure is small.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-import msgspec
+from . import chart, compare, machine, peers, report, runner
+from .scenario import Scenario
 
-from . import cold, machine, walk
+SCENARIOS: Final = {
+    "walk": "walk",
+    "hot": "hot",
+    "open": "open_loop",
+    "cold": "cold",
+    "feed": "feed",
+    "project": "project",
+    "memory": "memory",
+    "start": "start",
+    "busy": "busy",
+    "grow": "grow",
+}
+"""The file of each scenario, in the order in which `all` runs them."""
+OTHERS: Final = {"compare": compare.main, "chart": chart.main}
 
 
-def main() -> None:
-    """Read the command line and run."""
-    options = _parser().parse_args()
-    folder = Path(options.folder)
-    conditions = machine.describe(folder)
-    print("; ".join(f"{name} {value}" for name, value in conditions.items()))
-    if options.scenario == "cold":
-        _run_cold(options, conditions, folder)
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line says; give the exit status."""
+    what, rest = _split(arguments)
+    if what in OTHERS:
+        return OTHERS[what](rest)
+    if what == "all":
+        names = list(SCENARIOS)
+    elif what in SCENARIOS:
+        names = [what]
     else:
-        _run_walk(options, conditions, folder)
+        known = ", ".join([*SCENARIOS, "all", *OTHERS])
+        print(f"there is no {what!r} here; there are: {known}\n\n{__doc__}", file=sys.stderr)
+        return 2
+    try:
+        return _run(names, what, rest)
+    except peers.PeerMissing as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
-def _run_cold(options: argparse.Namespace, conditions: dict[str, str], folder: Path) -> None:
-    print(f"sqlite: WAL, synchronous=FULL; {options.rounds} rounds, without and with in turn.")
-    found = cold.measure(options.events, options.rounds, folder)
-    resident = cold.measure_memory(folder)
-    print(cold.table(found, resident))
-    if options.json:
-        report = {"conditions": conditions, "cold": found, "resident": resident}
-        Path(options.json).write_bytes(msgspec.json.encode(report))
+def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], arguments[1:]
+    return "all", arguments
 
 
-def _run_walk(options: argparse.Namespace, conditions: dict[str, str], folder: Path) -> None:
-    print(
-        "sqlite: WAL, synchronous=FULL, one file per cell, floor and engine alike; "
-        "memory: nothing is kept. Closed loop; one event per command; "
-        f"{options.rounds} rounds of {options.seconds:g} s per cell, medians."
+def _run(names: Sequence[str], what: str, rest: Sequence[str]) -> int:
+    chosen = [(name, *_prepare(name, what, rest)) for name in names]
+    results: list[report.Result] = []
+    about = machine.describe(chosen[0][2].folder)
+    for _, scenario, options in chosen:
+        result = runner.run(
+            scenario, rounds=options.rounds, warm_up=options.warm_up, folder=options.folder
+        )
+        results.append(result)
+        print(report.table(result, about), end="\n\n", flush=True)
+        if options.json:
+            # After each: a later scenario that goes wrong takes nothing of this one with it.
+            report.write(report.Report(about, results), options.json)
+        if options.chart:
+            chart.draw(report.Report(about, results), options.chart)
+    return 0
+
+
+def _prepare(name: str, what: str, rest: Sequence[str]) -> tuple[Scenario, argparse.Namespace]:
+    """Read the command line for one scenario, and let the scenario make its cells."""
+    module = importlib.import_module(f".{SCENARIOS[name]}", __package__)
+    parser = _parser(f"python -m benchmarks {what}", module.__doc__ if what == name else __doc__)
+    if what == name:
+        module.add_options(parser)
+        options = parser.parse_args(rest)
+    else:
+        options = parser.parse_args(rest)
+        own = argparse.ArgumentParser()
+        module.add_options(own)
+        own.parse_args([], options)
+    quick = options.quick
+    options.rounds = options.rounds or (1 if quick else runner.FEWEST_ROUNDS)
+    options.seconds = options.seconds or (0.1 if quick else 2.0)
+    if options.warm_up is None:
+        options.warm_up = 0 if quick else 1
+    made: Scenario = module.scenario(options)
+    return made, options
+
+
+def _parser(prog: str, text: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cells = (walk.watched_cells if options.telemetry else walk.cells)(options.clients)
-    rounds: list[list[walk.Measured]] = []
-    for number in range(1, options.rounds + 1):
-        measured: list[walk.Measured] = []
-        for cell in cells:
-            if sys.stderr.isatty():
-                where = f"round {number}: {cell.store} {cell.clients} {cell.name}"
-                print(f"\r{where:60}", end="", file=sys.stderr)
-            measured.append(walk.measure(cell, options.seconds, folder))
-        rounds.append(measured)
-    if sys.stderr.isatty():
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
-    print((walk.watched_table if options.telemetry else walk.table)(rounds))
-    if options.json:
-        report = {"conditions": conditions, "rounds": rounds}
-        Path(options.json).write_bytes(msgspec.json.encode(report))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    scenarios = parser.add_subparsers(dest="scenario", required=True)
-    walk_parser = scenarios.add_parser("walk", help="command to durable receipt, closed loop")
-    walk_parser.add_argument(
-        "--clients", type=int, nargs="+", default=[1, 32, 256, 1000], help="clients of each cell"
+    few, seconds = runner.FEWEST_ROUNDS, 2.0
+    parser.add_argument("--rounds", type=_positive, help=f"of every cell, default {few}")
+    parser.add_argument("--seconds", type=float, help=f"of a timed cell, default {seconds}")
+    parser.add_argument("--warm-up", type=int, metavar="ROUNDS", help="not counted, default 1")
+    parser.add_argument("--quick", action="store_true", help="1 round of everything, small")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="where files are made, so: the disk"
     )
-    walk_parser.add_argument("--seconds", type=float, default=2.0, help="length of one cell")
-    walk_parser.add_argument("--rounds", type=int, default=5, help="times that each cell runs")
-    walk_parser.add_argument(
-        "--telemetry", action="store_true", help="what OpenTelemetry costs, on beside off"
-    )
-    cold_parser = scenarios.add_parser("cold", help="first answer of cold aggregates, and memory")
-    cold_parser.add_argument(
-        "--events", type=int, nargs="+", default=[1, 100, 1_000, 10_000, 100_000], help="per stream"
-    )
-    cold_parser.add_argument("--rounds", type=int, default=5, help="times that each is asked")
-    for each in (walk_parser, cold_parser):
-        each.add_argument("--folder", default=".", help="where the files are made: the disk")
-        each.add_argument("--json", help="write every run to this file")
+    parser.add_argument("--json", type=Path, help="keep every round here, for `compare`")
+    parser.add_argument("--chart", type=Path, help="draw CHART.svg and CHART.png")
     return parser
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -33,7 +33,7 @@ class FloorWriter:
     def __init__(self, path: str | None) -> None:
         """Open the file, or keep nothing where there is no path."""
         self._calls: queue.SimpleQueue[tuple[list[Row], Any] | None] = queue.SimpleQueue()
-        self._connection: Any = None if path is None else _connect(path)
+        self._connection: Any = None if path is None else connect(path)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -54,19 +54,24 @@ class FloorWriter:
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             rows, (loop, done) = call
-            connection = self._connection
-            connection.execute("begin immediate")
-            for start in range(0, len(rows), _CHUNK):
-                part = rows[start : start + _CHUNK]
-                flat: list[Any] = []
-                for row in part:
-                    flat += row
-                connection.execute(_INSERT + ",".join(["(?,?,?,?,?)"] * len(part)), flat)
-            connection.execute("commit")
+            insert(self._connection, rows)
             loop.call_soon_threadsafe(done)
 
 
-def _connect(path: str) -> Any:
+def insert(connection: Any, rows: list[Row]) -> None:
+    """Write the rows in one transaction; they are on disk when it returns."""
+    connection.execute("begin immediate")
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        flat: list[Any] = []
+        for row in part:
+            flat += row
+        connection.execute(_INSERT + ",".join(["(?,?,?,?,?)"] * len(part)), flat)
+    connection.execute("commit")
+
+
+def connect(path: str) -> Any:
+    """Open bare SQLite, durable at each commit, with the table of the rows."""
     connection: Any = apsw.Connection(path, statementcachesize=512)
     for statement in (
         "pragma page_size=8192",

@@ -1,4 +1,8 @@
-"""What a figure was measured on: processor, cores, kernel, Python, the packages, and the disk."""
+"""What a figure was measured on: processor, cores, kernel, Python, the packages, and the disk.
+
+Rules: what is told is looked up when a run begins; nothing is kept. `SAME` names what must be the
+same for two runs before anything but their ratios is compared.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,43 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import apsw
 
+__all__ = ["SAME", "describe"]
+
+SAME: Final = ("processor", "cores", "system", "python")
+
 
 def describe(folder: Path) -> dict[str, str]:
-    """Give the machine and the versions, with the median fdatasync of `folder` in µs."""
+    """Give the machine and the versions, with the median fdatasync of `folder`."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": platform.python_version() + ("" if sys.flags.optimize == 0 else " -O"),
         "sqlite": apsw.sqlite_lib_version(),
         **{name: version(name) for name in ("apsw", "msgspec", "anyio", "uvloop")},
         "commit": _commit(),
-        "fdatasync_us": f"{_fdatasync_us(folder):.0f}",
+        "one fdatasync": f"{_fdatasync_us(folder):.0f} µs, median",
+        "load before": _load(),
+        "begun": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _load() -> str:
+    """Give what else the machine does: on a quiet one, 0."""
+    try:
+        return f"{os.getloadavg()[0]:.2f} processes, over the last minute"
+    except OSError:
+        return "unknown"
 
 
 def _processor() -> str:

@@ -42,7 +42,8 @@ class Cell(msgspec.Struct, frozen=True):
     measure: Callable[[Path], Mapping[str, float]]
     """Run once in an empty folder that is removed afterwards; gives figures by column name."""
     against: Sequence[str] = ()
-    """Names of the cells of its group that it is a ratio to; a floor has none."""
+    """Names of the cells of its group that it is a ratio to; a floor has none. The first is its
+    floor, by which `compare` judges it."""
 
 
 class Scenario(msgspec.Struct, frozen=True):
@@ -57,3 +58,5 @@ class Scenario(msgspec.Struct, frozen=True):
     headline: str
     """The column whose ratios are told and charted."""
     cells: Sequence[Cell]
+    notes: Sequence[str] = ()
+    """What was left out, and why."""

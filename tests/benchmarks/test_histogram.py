@@ -1,0 +1,81 @@
+"""The histogram against exact percentiles."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.histogram import Histogram
+
+PRECISION = 1 / 1_024
+
+
+def exact(values: list[int], percent: float) -> int:
+    """Give the least value that a percentage of all does not exceed."""
+    rank = max(math.ceil(round(len(values) * percent / 100, 6)), 1)
+    return sorted(values)[rank - 1]
+
+
+def of(nanoseconds: list[int]) -> Histogram:
+    # Half a nanosecond more, because seconds are floats and are cut to whole nanoseconds.
+    return Histogram((value + 0.5) / 1e9 for value in nanoseconds)
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50, 90, 99, 99.9, 99.99, 100])
+def test_percentiles_are_right_to_one_part_in_a_thousand(percent: float) -> None:
+    dice = random.Random(7)
+    values = [int(10 ** dice.uniform(2, 11)) for _ in range(20_000)]
+
+    found = of(values).percentile(percent) * 1e9
+    wanted = exact(values, percent)
+
+    assert wanted - 1 <= found <= wanted * (1 + PRECISION) + 1
+
+
+@given(
+    st.lists(st.integers(0, 3_600 * 10**9), min_size=1, max_size=50),
+    st.floats(0, 100),
+)
+def test_a_percentile_is_never_told_too_low(values: list[int], percent: float) -> None:
+    found = of(values).percentile(percent) * 1e9
+    wanted = exact(values, percent)
+
+    assert wanted - 1 <= found <= wanted * (1 + PRECISION) + 1
+
+
+def test_short_durations_are_exact_to_the_nanosecond() -> None:
+    histogram = of(list(range(1, 1_001)))
+
+    assert round(histogram.percentile(50) * 1e9) == 500
+    assert round(histogram.percentile(99.9) * 1e9) == 999
+
+
+def test_the_longest_is_exact() -> None:
+    histogram = Histogram([0.001, 1.2345678])
+
+    assert histogram.max == 1.2345678
+    assert histogram.percentile(100) == 1.2345678
+
+
+def test_a_weight_counts_a_duration_so_many_times() -> None:
+    weighed, repeated = Histogram(), Histogram([0.001] * 998 + [0.5] * 2)
+    weighed.record(0.001, weight=998)
+    weighed.record(0.5, weight=2)
+
+    assert weighed.count == repeated.count == 1_000
+    assert weighed.milliseconds() == repeated.milliseconds()
+    assert weighed.percentile(99.9) == 0.5
+
+
+def test_what_takes_longer_than_an_hour_is_an_hour_and_less_than_nothing_is_nothing() -> None:
+    assert Histogram([86_400.0]).max == 3_600.0
+    assert Histogram([-1.0]).percentile(100) == 0.0
+
+
+def test_nothing_counted_has_no_percentile() -> None:
+    with pytest.raises(ValueError, match="nothing was counted"):
+        Histogram().percentile(50)
