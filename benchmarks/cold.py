@@ -160,9 +160,7 @@ def _measure_engine(
     return _figures(times, orders.events if kind is BenchmarkOrder else None)
 
 
-def _open(
-    logs: _Logs, store: str, kind: type[BenchmarkOrder], folder: Path
-) -> str | MemoryStore:
+def _open(logs: _Logs, store: str, kind: type[BenchmarkOrder], folder: Path) -> str | MemoryStore:
     if store == "memory":
         return logs.memory
     return f"sqlite:{(logs.plain if kind is BenchmarkOrder else logs.kept).copy(folder)}"
