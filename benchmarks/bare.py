@@ -19,10 +19,12 @@ import msgspec
 from .scenario import Wrong
 from .workload import BenchmarkOrder, OrderAdjusted, OrderOpened
 
-__all__ = ["BareLog", "BareView", "Row", "checked", "fold"]
+__all__ = ["BareLog", "BareStream", "BareView", "Row", "catch_up", "checked", "fold"]
 
 Row: TypeAlias = tuple[int, str, int, str, int, int, int, bytes, bytes, int]
 """Position, stream, version, name, event version, recorded, encoding, payload, metadata, CRC."""
+BareStream: TypeAlias = Sequence[tuple[str, bytes]]
+"""Names and payloads."""
 
 PAGE_ROWS = 1_000
 
@@ -43,6 +45,10 @@ _PAGE = (
     "e.metadata, e.checksum FROM events e JOIN streams s ON s.number = e.stream "
     "JOIN event_types t ON t.number = e.type WHERE e.position > ? ORDER BY e.position LIMIT ?"
 )
+_SUMMARIES = (
+    "CREATE TABLE summaries(order_id TEXT PRIMARY KEY, item TEXT NOT NULL, quantity INTEGER "
+    "NOT NULL, changes INTEGER NOT NULL, opened INTEGER NOT NULL) STRICT, WITHOUT ROWID"
+)
 
 
 class BareLog:
@@ -52,9 +58,10 @@ class BareLog:
         """Open the file."""
         self._connection: Any = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
 
-    def stream(self, name: str) -> list[tuple[str, bytes]]:
+    def stream(self, name: str) -> BareStream:
         """Give the names and payloads of one stream, in order."""
-        return self._connection.execute(_STREAM, (name,)).fetchall()  # type: ignore[no-any-return]
+        found: BareStream = self._connection.execute(_STREAM, (name,)).fetchall()
+        return found
 
     def pages(self) -> Iterator[list[Row]]:
         """Give the whole log, page by page."""
@@ -68,7 +75,7 @@ class BareLog:
         self._connection.close()
 
 
-def fold(order_id: str, rows: Sequence[tuple[str, bytes]]) -> BenchmarkOrder:
+def fold(order_id: str, rows: BareStream) -> BenchmarkOrder:
     """Give the order that these events make."""
     order = BenchmarkOrder(id=order_id)
     for name, payload in rows:
@@ -99,9 +106,7 @@ class BareView:
             "PRAGMA journal_mode=WAL",
             "PRAGMA synchronous=NORMAL",
             "PRAGMA cache_size=-65536",
-            "CREATE TABLE summaries(order_id TEXT PRIMARY KEY, item TEXT NOT NULL, quantity "
-            "INTEGER NOT NULL, changes INTEGER NOT NULL, opened INTEGER NOT NULL) "
-            "STRICT, WITHOUT ROWID",
+            _SUMMARIES,
             "CREATE TABLE checkpoint(position INTEGER NOT NULL)",
             "INSERT INTO checkpoint VALUES (0)",
         ):
@@ -124,8 +129,29 @@ class BareView:
     def totals(self) -> tuple[int, int]:
         """Give the number of rows and the sum of their changes."""
         sql = "SELECT count(*), coalesce(sum(changes), 0) FROM summaries"
-        return self._connection.execute(sql).fetchall()[0]  # type: ignore[no-any-return]
+        found: tuple[int, int] = self._connection.execute(sql).fetchall()[0]
+        return found
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def catch_up(log: BareLog, view: BareView) -> int:
+    """Fold a whole log into a view, a transaction a page; give the number of pages."""
+    rows: dict[str, tuple[str, str, int, int, int]] = {}
+    pages = 0
+    for page in log.pages():
+        changed: set[str] = set()
+        for row in page:
+            event = checked(row)
+            order_id = event.order_id
+            if type(event) is OrderOpened:
+                rows[order_id] = (order_id, event.item, event.quantity, 1, row[5])
+            else:
+                _, item, _, changes, opened = rows[order_id]
+                rows[order_id] = (order_id, item, event.quantity, changes + 1, opened)
+            changed.add(order_id)
+        view.put([rows[order_id] for order_id in sorted(changed)], page[-1][0])
+        pages += 1
+    return pages

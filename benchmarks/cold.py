@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
 import engine
 from engine.stores.memory import MemoryStore
 
-from .bare import BareLog, fold
+from .bare import BareLog, BareStream, fold
 from .filled import LOG, Orders, Prepared, check_count, fill_memory, fill_sqlite
 from .scenario import Cell, Column, Scenario, Wrong
 from .workload import BenchmarkOrder, OpenOrder
@@ -112,11 +112,11 @@ class _Logs:
         return store
 
     @cached_property
-    def rows(self) -> Mapping[str, list[tuple[str, bytes]]]:
-        """Names and payloads by the order's id, as they are in the file."""
+    def rows(self) -> Mapping[str, BareStream]:
+        """Names and payloads by the stream's name, as they are in the file."""
         log = BareLog(self.plain.folder() / LOG)
         ids = [each.id_of(n) for each in (*self.orders, self.many) for n in range(each.count)]
-        rows = {order_id: log.stream(f"benchmark-order:{order_id}") for order_id in ids}
+        rows = {name: log.stream(name) for name in (f"benchmark-order:{each}" for each in ids)}
         log.close()
         return rows
 
@@ -135,19 +135,23 @@ async def _snapshot(store: str | MemoryStore, orders: Sequence[Orders]) -> None:
 
 
 def _measure_floor(logs: _Logs, store: str, orders: Orders, folder: Path) -> Mapping[str, float]:
-    log = BareLog(logs.plain.copy(folder)) if store == "sqlite" else None
-    rows = {} if log is not None else logs.rows
+    if store == "memory":
+        return _fold_each(logs.rows.__getitem__, orders)
+    log = BareLog(logs.plain.copy(folder))
+    figures = _fold_each(log.stream, orders)
+    log.close()
+    return figures
+
+
+def _fold_each(read: Callable[[str], BareStream], orders: Orders) -> Mapping[str, float]:
     times: list[float] = []
     for number in range(orders.count):
         order_id = orders.id_of(number)
         begin = time.perf_counter()
-        found = log.stream(f"benchmark-order:{order_id}") if log is not None else rows[order_id]
-        order = fold(order_id, found)
+        order = fold(order_id, read(f"benchmark-order:{order_id}"))
         times.append(time.perf_counter() - begin)
         if order.version != orders.events:
             raise Wrong(f"an order has {order.version} events, and was given {orders.events}")
-    if log is not None:
-        log.close()
     return _figures(times, orders.events)
 
 

@@ -1,29 +1,28 @@
 """`grow`: how fast 256 clients write while their log grows to 5,000,000 events.
 
 In time order each client opens an order, adjusts it nine times, and begins the next; orders that
-are done leave memory in their turn. At random each command adjusts one of 100,000 old orders, all of
-which are in memory: what is measured is the log with its index, not loading (which `cold` does).
-All events go through the engine. A figure is the rate over the last quarter of a million before its
-mark; `start` is the rate over the first quarter. The floor inserts the same events in batches of
-256, a synced transaction each, by bare APSW into a table with the same columns and index.
+are done leave memory in their turn. At random each command adjusts one of 100,000 old orders, all
+of which are in memory: what is measured is the log with its index, not loading (`cold` does that).
+All events go through the engine. A figure is the rate over the last quarter of a million before
+its mark; `start` is the rate over the first quarter. The floor inserts the same events by bare
+APSW in batches of 256, a synced transaction each.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from random import Random
 
-import apsw
 import msgspec
 
 import engine
 
+from . import bare_growth
+from .bare_growth import BATCH, SEED
 from .filled import LOG, check_count
 from .scenario import Cell, Column, Scenario
 from .workload import AdjustOrder, BenchmarkOrder, OpenOrder
@@ -34,7 +33,6 @@ __all__ = ["add_options", "scenario"]
 EVENTS, QUICK_EVENTS = 5_000_000, 10_240
 MARKS = 5
 OLD_ORDERS, QUICK_OLD_ORDERS = 100_000, 512
-SEED = 5
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -47,7 +45,7 @@ class Size(msgspec.Struct, frozen=True):
     @property
     def window(self) -> int:
         """Events of one figure, in whole batches of the floor."""
-        return self.events // MARKS // 4 // CLIENTS * CLIENTS
+        return self.events // MARKS // 4 // BATCH * BATCH
 
     @property
     def stages(self) -> Sequence[tuple[str, int, int]]:
@@ -113,9 +111,6 @@ def _figures(rates: Mapping[str, float], batch: float) -> Mapping[str, float]:
     return {**rates, "end of start": last / first * 100, "batch": batch}
 
 
-# -- the engine -----------------------------------------------------------------------------
-
-
 def _measure_engine(size: Size, at_random: bool, folder: Path) -> Mapping[str, float]:
     figures, acknowledged = engine.run(_grow, size, at_random, f"sqlite:{folder / LOG}")
     check_count(folder / LOG, acknowledged)
@@ -127,7 +122,7 @@ async def _grow(size: Size, at_random: bool, store: str) -> tuple[Mapping[str, f
     rates: dict[str, float] = {}
     acknowledged = 0
     async with engine.Engine([BenchmarkOrder], store=store, limits=limits) as shop:
-        commands = clients()
+        commands: Sequence[Commands] = clients()
         if at_random:
             acknowledged = size.old_orders
             await write(shop.execute, _openings(acknowledged), acknowledged)
@@ -147,7 +142,7 @@ def _openings(count: int) -> Sequence[Commands]:
 
 
 def _adjustments(count: int) -> Sequence[Commands]:
-    numbers = random.Random(SEED)
+    numbers = Random(SEED)
 
     def client() -> Commands:
         while True:
@@ -157,76 +152,21 @@ def _adjustments(count: int) -> Sequence[Commands]:
     return [client() for _ in range(CLIENTS)]
 
 
-# -- the floor ------------------------------------------------------------------------------
-
-
 def _measure_floor(size: Size, at_random: bool, folder: Path) -> Mapping[str, float]:
     path = folder / LOG
-    connection = _connect(path)
-    rows = _random_rows(size.old_orders) if at_random else _rows()
+    connection = bare_growth.connect(path)
+    rows = bare_growth.random_rows(size.old_orders) if at_random else bare_growth.rows()
     done = 0
     if at_random:
-        done = size.old_orders // CLIENTS * CLIENTS
-        _insert(connection, rows, done)
+        done = size.old_orders // BATCH * BATCH
+        bare_growth.insert(connection, rows, done)
     rates: dict[str, float] = {}
     for name, before, measured in size.stages:
-        _insert(connection, rows, before // CLIENTS * CLIENTS)
+        bare_growth.insert(connection, rows, before // BATCH * BATCH)
         begin = time.perf_counter()
-        _insert(connection, rows, measured)
+        bare_growth.insert(connection, rows, measured)
         rates[name] = measured / (time.perf_counter() - begin)
-        done += before // CLIENTS * CLIENTS + measured
+        done += before // BATCH * BATCH + measured
     connection.close()
     check_count(path, done)
-    return _figures(rates, CLIENTS)
-
-
-def _connect(path: Path) -> Any:
-    connection: Any = apsw.Connection(str(path), statementcachesize=512)
-    for statement in (
-        "PRAGMA page_size=8192",
-        "PRAGMA journal_mode=wal",
-        "PRAGMA synchronous=full",
-        "PRAGMA wal_autocheckpoint=4000",
-        "CREATE TABLE events(position INTEGER PRIMARY KEY, stream INTEGER NOT NULL, "
-        "version INTEGER NOT NULL, type INTEGER NOT NULL, recorded INTEGER NOT NULL, "
-        "encoding INTEGER NOT NULL, payload BLOB NOT NULL, metadata BLOB NOT NULL, "
-        "checksum INTEGER NOT NULL) STRICT",
-        "CREATE UNIQUE INDEX events_by_stream ON events(stream, version)",
-    ):
-        connection.execute(statement).fetchall()
-    return connection
-
-
-def _insert(connection: Any, rows: Iterator[Sequence[Any]], count: int) -> None:
-    sql = "INSERT INTO events VALUES" + ",".join(["(?,?,?,?,?,?,?,?,?)"] * CLIENTS)
-    for _ in range(count // CLIENTS):
-        flat = list(itertools.chain.from_iterable(itertools.islice(rows, CLIENTS)))
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(sql, flat)
-        connection.execute("COMMIT")
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-def _rows() -> Iterator[Sequence[Any]]:
-    """Give the rows of clients in turn that each open an order and adjust it nine times."""
-    commands = clients()
-    position = 0
-    for step in itertools.count():
-        for client, mine in enumerate(commands):
-            position += 1
-            stream = step // 10 * CLIENTS + client + 1
-            payload = _encode(next(mine))
-            yield position, stream, step % 10 + 1, 1, 0, 0, payload, b"", position
-
-
-def _random_rows(orders: int) -> Iterator[Sequence[Any]]:
-    """Give rows that open every order, then rows that adjust any of them."""
-    numbers = random.Random(SEED)
-    versions = [0] * orders
-    for position in itertools.count(1):
-        number = position - 1 if position <= orders else numbers.randrange(orders)
-        versions[number] += 1
-        payload = _encode(AdjustOrder(f"{number:08d}", "mouse", number % 9 + 1))
-        yield position, number + 1, versions[number], 1, 0, 0, payload, b"", position
+    return _figures(rates, BATCH)

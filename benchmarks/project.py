@@ -22,7 +22,7 @@ from pathlib import Path
 import engine
 from engine import Meta, Projection, Query, Row, Table, Views, answers, projects
 
-from .bare import BareLog, BareView, checked
+from .bare import BareLog, BareView, catch_up
 from .filled import CLIENTS, LOG, Orders, Prepared, check_count, fill_sqlite
 from .scenario import Cell, Column, Scenario, Wrong
 from .workload import BenchmarkOrder, OrderAdjusted, OrderOpened
@@ -151,21 +151,7 @@ def _measure_floor(log: Prepared, orders: Orders, folder: Path) -> Mapping[str, 
     path = log.copy(folder)
     begin = time.perf_counter()
     bare, view = BareLog(path), BareView(folder / "view.db")
-    rows: dict[str, tuple[str, str, int, int, int]] = {}
-    pages = 0
-    for page in bare.pages():
-        changed: set[str] = set()
-        for row in page:
-            event = checked(row)
-            order_id = event.order_id
-            if isinstance(event, OrderOpened):
-                rows[order_id] = (order_id, event.item, event.quantity, 1, row[5])
-            else:
-                _, item, _, changes, opened = rows[order_id]
-                rows[order_id] = (order_id, item, event.quantity, changes + 1, opened)
-            changed.add(order_id)
-        view.put([rows[order_id] for order_id in sorted(changed)], page[-1][0])
-        pages += 1
+    pages = catch_up(bare, view)
     totals = view.totals()
     seconds = time.perf_counter() - begin
     bare.close()

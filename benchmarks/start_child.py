@@ -1,7 +1,7 @@
 """The processes of `start`: one that writes until it is killed, and those that come after it.
 
-    python -m benchmarks.start_child write LOG EVENTS   catches up its views with EVENTS, then writes
-        for ever and puts a dot on its output for each acknowledged command, before the next one
+    python -m benchmarks.start_child write LOG EVENTS   catches its view up with EVENTS, then
+        writes for ever, and tells each acknowledged command by a dot before it sends the next
     python -m benchmarks.start_child engine LOG         sends one command; prints when it was done
     python -m benchmarks.start_child views LOG          the same with views, and asks them at once
     python -m benchmarks.start_child floor LOG          inserts one event by bare APSW
