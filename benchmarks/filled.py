@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -128,15 +129,17 @@ class Prepared:
         """Take what will fill a new folder inside of `parent`."""
         self._parent = parent
         self._make = make
-        self._made: tempfile.TemporaryDirectory[str] | None = None
+        self._made: Path | None = None
 
     def folder(self) -> Path:
         """Give the folder itself, for those that change nothing in it."""
         if self._made is None:
-            made = tempfile.TemporaryDirectory(dir=self._parent, prefix="prepared-")
-            self._make(Path(made.name))
+            made = Path(tempfile.mkdtemp(dir=self._parent, prefix="prepared-"))
+            # With this object, or at the end of the process.
+            weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
+            self._make(made)
             self._made = made
-        return Path(self._made.name)
+        return self._made
 
     def copy(self, to: Path) -> Path:
         """Copy all files, on the disk when this returns; give the log's path."""

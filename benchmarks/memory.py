@@ -3,7 +3,7 @@
 Each measurement is a process of its own (`memory_child`), which reads its bytes before and after
 so many orders of one event came into memory: by Python's account (tracemalloc) and by the resident
 set. `state` is the floor: the same orders, folded by the same functions and kept in a list, with no
-engine around them; what the engine takes above that in the same round is its own. `loaded` has
+engine around them; what the engine takes above that in the same process is its own. `loaded` has
 the orders read from their log; `written` has them opened by commands with a key, which the engine
 remembers.
 """
@@ -75,11 +75,9 @@ def _cells(log: Prepared, count: int, meter: str) -> Sequence[Cell]:
 
 def _measure(log: Prepared, count: int, meter: str, what: str, folder: Path) -> Mapping[str, float]:
     path = log.copy(folder) if what == "loaded" else folder / LOG
-    # Asked again, so that the difference is between two processes of one moment.
-    state = _child("states", count, meter, "")["each"]
     figures = _child(what, count, meter, f"sqlite:{path.resolve()}")
     check_count(path, count + 1)
-    return {**figures, "above state": figures["each"] - state}
+    return figures
 
 
 def _child(what: str, count: int, meter: str, store: str) -> Mapping[str, float]:
