@@ -45,15 +45,17 @@ async def write(execute: Execute, commands: Sequence[Commands], count: int) -> f
 async def write_for(
     execute: Execute, commands: Sequence[Commands], seconds: float
 ) -> tuple[int, float]:
-    """Write for so long; give the number of commands and the seconds that it took in fact."""
+    """Write for so long, and one command each at least; give how many, and the seconds it took."""
     begin = time.perf_counter()
     count = 0
 
     async def client(mine: Commands) -> None:
         nonlocal count
-        while time.perf_counter() - begin < seconds:
+        while True:
             await execute(next(mine))
             count += 1
+            if time.perf_counter() - begin >= seconds:
+                return
 
     await _together(client, commands)
     return count, time.perf_counter() - begin
