@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--overload", action="store_true", help="ramp, then three times what was run at most")
     add("--saturation", type=_positive, help="of an overload: known already, no ramp")
     add("--step-seconds", type=_positive, default=3.0, help="of a ramp (3)")
-    add("--p99-ms", type=_positive, default=100.0, help="a step of a ramp stays below (100)")
+    add("--p99-ms", type=_positive, default=100.0, help="a step of a ramp goes well below it (100)")
     add("--clients", type=_count, default=64, help="orders worked on at a time (64)")
     add("--kill-every", type=_positive, default=0.0, metavar="S", help="kill -9, by chance")
     add("--seed", type=int, default=1, help="of the moments of the kills (1)")

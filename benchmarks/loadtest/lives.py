@@ -29,7 +29,7 @@ __all__ = ["Ended", "Lives", "Seen"]
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.05
 SILENCE_SECONDS_MAX = 60.0
-"""How long a process may say nothing, or answer nothing that is due, before it is taken for hung."""
+"""How long a process may say nothing, or answer nothing of what is due."""
 AGAIN_RECENT = 40
 AGAIN_ANY = 20
 """Acknowledged commands that the next life sends again: of the last thousand, and of all."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -52,6 +53,9 @@ class Report(msgspec.Struct, frozen=True):
     kills: Sequence[Kill]
     steps: Sequence[Step]
     saturation: float | None
+    """Of a ramp: what was run in a second, at most."""
+    well: float | None
+    """Of a ramp: the highest rate that was followed with its p99 below the bound."""
     overload: Overload | None
     record_us: float
     """What writing down one answer costs the engine's process."""
@@ -85,6 +89,7 @@ def write_up(
         kills=_kills(lives.seen, book.began),
         steps=run.steps,
         saturation=run.saturation if run.steps else None,
+        well=run.well if run.steps else None,
         overload=run.overload,
         record_us=record_us,
         findings=findings,
@@ -102,7 +107,7 @@ def _typical(book: Book) -> float:
 
 def _kills(seen: Sequence[Seen], began: float) -> list[Kill]:
     kills: list[Kill] = []
-    for life, following in zip(seen, seen[1:], strict=False):
+    for life, following in pairwise(seen):
         if life.killed_at is None:
             continue
         first = following.first_answer_at
@@ -115,12 +120,12 @@ def summary(report: Report) -> list[str]:
     """Give the report as lines of text."""
     answers = ", ".join(f"{count:,} {kind}" for kind, count in report.answers.items() if count)
     latency = ", ".join(f"{name} {value:,.2f}" for name, value in report.latency_ms.items())
+    typical = f"p99 of the median quarter second {report.typical_p99_ms:,.2f}"
     lines = [
         "; ".join(f"{name} {value}" for name, value in report.machine.items()),
         "; ".join(f"{name} {value}" for name, value in report.settings.items()),
         f"{report.seconds:.1f} s: {answers}; {report.repeated:,} receipts asked for again",
-        f"latency from the moment a command was due, ms: {latency}; "
-        f"p99 of the median quarter second {report.typical_p99_ms:,.2f}",
+        f"latency from the moment a command was due, ms: {latency}; {typical}",
         f"writing the record costs {report.record_us:.2f} us an answer",
     ]
     waits = sorted(k.first_answer for k in report.kills if k.first_answer is not None)
@@ -129,6 +134,8 @@ def summary(report: Report) -> list[str]:
         lines.append(f"{len(report.kills)} kills; from a kill to the next answer {told}")
     if report.steps:
         lines += ["ramp:", *(f"  {tell_step(step)}" for step in report.steps)]
+        bound = report.settings["p99_ms_max"]
+        lines.append(f"p99 below {bound:g} ms up to {report.well or 0:,.0f}/s")
         lines.append(f"saturation: {report.saturation or 0:,.0f}/s")
     if report.overload is not None:
         lines += tell_overload(report.overload)
@@ -222,7 +229,7 @@ def _rates(book: Book) -> list[Series]:
 def _commits(lives: Lives, began: float) -> list[Series]:
     commits: list[tuple[float, float | None]] = []
     batches: list[tuple[float, float | None]] = []
-    for (life, before), (next_life, now) in zip(lives.numbers, lives.numbers[1:], strict=False):
+    for (life, before), (next_life, now) in pairwise(lives.numbers):
         if now.at < began or now.at <= before.at:
             continue
         count = now.commits - before.commits

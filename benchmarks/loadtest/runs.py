@@ -1,9 +1,10 @@
 """What a run is: a steady rate, a ramp until the engine cannot follow, or an overload.
 
 Rules: everything is an open loop of phases. A step of the ramp begins when the one before is
-answered; it is followed if its p99 stays below the bound and nothing was refused. The overload is
+answered; it is followed if its commands are run about as fast as they are due, and well if its p99
+stays below the bound too. The overload is
 three phases behind each other: half of what was measured as saturation, three times of it, and
-half of it again. What must hold is judged by counts and bytes; times are told and judge nothing.
+half of it again. Saturation is what is run in a second where more is due than can be run. What must hold is judged by counts and bytes; times are told and judge nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from .lives import Lives
 from .load import Phase
 from .record import Answer
 
-__all__ = ["MEMORY_GROWTH_MAX", "RECOVERED_SHARE_MIN", "Overload", "Plan", "Step", "Run"]
+__all__ = ["MEMORY_GROWTH_MAX", "RECOVERED_SHARE_MIN", "Overload", "Plan", "Run", "Step"]
 
 GROWTH: Final = 1.25
 """From one step of a ramp to the next."""
+FOLLOWED_SHARE_MIN: Final = 0.9
+"""Of the rate at which commands are due: below it there was a backlog at the end of the step."""
 OVERLOAD: Final = 3.0
 CALM: Final = 0.5
 LEAD_SECONDS: Final = 0.2
@@ -54,6 +57,8 @@ class Step(msgspec.Struct, frozen=True):
     p99_ms: float
     overloaded: int
     followed: bool
+    well: bool
+    """Followed, with its p99 below the bound."""
 
 
 class Overload(msgspec.Struct, frozen=True):
@@ -124,6 +129,11 @@ class Run:
         """What was run in a second, at most, in a step of the ramp."""
         return max((step.throughput for step in self.steps), default=0.0)
 
+    @property
+    def well(self) -> float:
+        """The highest rate that was followed with its p99 below the bound."""
+        return max((step.rate for step in self.steps if step.well), default=0.0)
+
     def _phase(self, rate: float, seconds: float) -> PhaseNumbers:
         begin = time.monotonic() + LEAD_SECONDS
         phase = Phase(len(self._book.answers), max(1, round(rate * seconds)), begin, rate)
@@ -146,13 +156,15 @@ class Run:
         numbers = self._phase(rate, self._plan.step_seconds)
         p99 = numbers.latency.quantile(0.99) / 1e3
         refused = numbers.answers[Answer.OVERLOADED]
+        followed = numbers.throughput >= FOLLOWED_SHARE_MIN * rate and not refused
         return Step(
             rate=rate,
             throughput=numbers.throughput,
             p50_ms=numbers.latency.quantile(0.5) / 1e3,
             p99_ms=p99,
             overloaded=refused,
-            followed=p99 <= self._plan.p99_ms_max and not refused,
+            followed=followed,
+            well=followed and p99 <= self._plan.p99_ms_max,
         )
 
     def _overload(self) -> None:
@@ -183,7 +195,7 @@ class Run:
 
 def tell_step(step: Step) -> str:
     """Give a step as a line."""
-    verdict = "followed" if step.followed else "not followed"
+    verdict = "well" if step.well else "followed" if step.followed else "not followed"
     return (
         f"{step.rate:10,.0f}/s  run {step.throughput:10,.0f}/s  p50 {step.p50_ms:9.2f} ms  "
         f"p99 {step.p99_ms:9.2f} ms  overloaded {step.overloaded:,}  {verdict}"
@@ -193,12 +205,15 @@ def tell_step(step: Step) -> str:
 def tell_overload(overload: Overload) -> Sequence[str]:
     """Give an overload as lines."""
     share = overload.after / overload.before if overload.before else 0.0
+    refusal = f"p50 {overload.refusal_p50_ms:.3f} ms, p99 {overload.refusal_p99_ms:.3f} ms"
+    before_rate, during, after = (
+        f"{rate:,.0f}" for rate in (overload.before, overload.during, overload.after)
+    )
+    before, peak = overload.rss_before >> 20, overload.rss_peak >> 20
     return (
-        f"overload at {OVERLOAD:g} x {overload.saturation:,.0f}/s: {overload.refused:,} answered "
-        f"Overloaded, p50 {overload.refusal_p50_ms:.3f} ms, p99 {overload.refusal_p99_ms:.3f} ms "
-        f"from sending",
-        f"memory {overload.rss_before >> 20} MiB before, {overload.rss_peak >> 20} MiB at most",
-        f"run a second: {overload.before:,.0f} before, {overload.during:,.0f} in it, "
-        f"{overload.after:,.0f} after ({share:.0%}); all answered {overload.drained_seconds:.2f} s "
-        f"after its end",
+        f"overload at {OVERLOAD:g} times {overload.saturation:,.0f}/s:",
+        f"  {overload.refused:,} answered Overloaded, {refusal} from sending",
+        f"  memory {before} MiB before, {peak} MiB at most",
+        f"  run {before_rate}/s before, {during}/s in it, {after}/s after ({share:.0%})",
+        f"  all answered {overload.drained_seconds:.2f} s after its end",
     )

@@ -38,7 +38,7 @@ TOLD_EVERY: Final = 2_000
 _RENAMED: Final = {"quantity": "quantity_after"}
 """What a command's field is called in its event, where that is another name."""
 _EVENTS: Final = {event.event_name: msgspec.json.Decoder(event) for event in WRITES.values()}
-_KIND: Final = {event: "order" for event in WRITES.values()} | {ReturnRecorded: "return"}
+_KIND: Final = dict.fromkeys(WRITES.values(), "order") | {ReturnRecorded: "return"}
 
 
 class Logged(NamedTuple):
@@ -177,7 +177,7 @@ def _asked(load: Load) -> list[Mapping[str, Any]]:
     """Give what the event of each command of the sample must say."""
     asked: list[Mapping[str, Any]] = []
     for command in load.sample:
-        fields = msgspec.json.decode(msgspec.json.encode(command))
+        fields = msgspec.json.decode(msgspec.json.encode(command), type=dict[str, Any])
         del fields[id_field(command)]
         asked.append({_RENAMED.get(name, name): value for name, value in fields.items()})
     return asked
@@ -285,6 +285,6 @@ def _read(connection: sqlite3.Connection) -> Iterator[Logged]:
         " JOIN streams ON streams.number = events.stream"
         " JOIN event_types ON event_types.number = events.type ORDER BY events.position"
     )
-    for *rest, metadata in connection.execute(sql):
-        key = msgspec.json.decode(metadata).get("key") if metadata else None
-        yield Logged(*rest, key)
+    for row in connection.execute(sql):
+        key = msgspec.json.decode(row[-1]).get("key") if row[-1] else None
+        yield Logged._make((*row[:-1], key))
