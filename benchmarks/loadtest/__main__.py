@@ -57,8 +57,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.verify is not None:
         return _verify_again(parser, options.verify)
     plan = _plan(parser, options)
-    folder = Path(tempfile.mkdtemp(prefix="loadtest-", dir=_folder(parser, options)))
-    store = _store(parser, options, folder)
+    where, given = _folder(parser, options), _store(parser, options)
+    folder = Path(tempfile.mkdtemp(prefix="loadtest-", dir=where))
+    store = given or f"sqlite:{folder / 'shop.db'}"
     findings = ["it did not come to its end"]
     try:
         findings = _run(options, plan, folder, store)
@@ -235,16 +236,18 @@ def _folder(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Pat
     return folder
 
 
-def _store(parser: argparse.ArgumentParser, options: argparse.Namespace, folder: Path) -> str:
-    """Give the store's URL, with a path that any process understands."""
+def _store(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
+    """Give the store's URL, with a path that any process understands; None where none is given."""
     if options.store is None:
-        return f"sqlite:{folder / 'shop.db'}"
+        return None
     try:
         path: str = getattr(open_url(options.store), "path", "")
     except DefinitionError as error:
         parser.error(f"--store: {error}")
     if not path:
         parser.error(f"--store {options.store}: the verification reads a file, so give sqlite:FILE")
+    if not Path(path).absolute().parent.is_dir():
+        parser.error(f"--store {options.store} would be in a folder that is not there")
     if Path(path).exists():
         parser.error(f"--store {options.store} is there already, and would be filled with tests")
     return f"sqlite:{Path(path).resolve()}"

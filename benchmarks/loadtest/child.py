@@ -34,7 +34,7 @@ __all__ = ["Life", "Numbers"]
 
 INPUT = 0
 TICK_SECONDS = 0.001
-BURST = 4_096
+BURST = 1_024
 """Commands that are sent in one turn of the loop, at most, when many are due."""
 PAUSE_SECONDS = 0.05
 """Before a command is sent again that an earlier life may have sent."""

@@ -206,6 +206,7 @@ def tell_overload(overload: Overload) -> Sequence[str]:
     """Give an overload as lines."""
     share = overload.after / overload.before if overload.before else 0.0
     refusal = f"p50 {overload.refusal_p50_ms:.3f} ms, p99 {overload.refusal_p99_ms:.3f} ms"
+    kept = overload.during / overload.saturation
     before_rate, during, after = (
         f"{rate:,.0f}" for rate in (overload.before, overload.during, overload.after)
     )
@@ -214,6 +215,7 @@ def tell_overload(overload: Overload) -> Sequence[str]:
         f"overload at {OVERLOAD:g} times {overload.saturation:,.0f}/s:",
         f"  {overload.refused:,} answered Overloaded, {refusal} from sending",
         f"  memory {before} MiB before, {peak} MiB at most",
-        f"  run {before_rate}/s before, {during}/s in it, {after}/s after ({share:.0%})",
+        f"  run {before_rate}/s before, {during}/s in it, {kept:.0%} of saturation",
+        f"  run {after}/s after it, {share:.0%} of before",
         f"  all answered {overload.drained_seconds:.2f} s after its end",
     )

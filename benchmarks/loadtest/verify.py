@@ -254,22 +254,23 @@ def verify(
     findings = Findings()
     check_answers(book, findings)
     count = 0
-    with closing(sqlite3.connect(log_path)) as connection:
-        _check_file(connection, log_path, findings)
-
-        def log() -> Iterator[Logged]:
-            return _read(connection)
-
-        try:
-            count = check_log(load, book, log(), findings)
+    try:
+        with closing(_opened(log_path)) as connection:
+            _check_file(connection, log_path, findings)
+            count = check_log(load, book, _read(connection), findings)
             told("read", count)
             if views_path is not None:
-                with closing(sqlite3.connect(views_path)) as views:
+                with closing(_opened(views_path)) as views:
                     _check_file(views, views_path, findings)
-                    check_views(views, log, count, findings, told)
-        except (sqlite3.Error, msgspec.MsgspecError) as error:
-            findings.add("P12: the files cannot be read", f"{type(error).__name__}: {error}")
+                    check_views(views, lambda: _read(connection), count, findings, told)
+    except (sqlite3.Error, msgspec.MsgspecError) as error:
+        findings.add("P12: the files cannot be read", f"{type(error).__name__}: {error}")
     return count, findings.lines()
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    # It may have to repair what a killed process left, so it may write; but it makes no file.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
 
 
 def _check_file(connection: sqlite3.Connection, path: Path, findings: Findings) -> None:
