@@ -2,9 +2,9 @@
 
 Rules: everything is an open loop of phases. A step of the ramp begins when the one before is
 answered; it is followed if its commands are run about as fast as they are due, and well if its p99
-stays below the bound too. The overload is
-three phases behind each other: half of what was measured as saturation, three times of it, and
-half of it again. Saturation is what is run in a second where more is due than can be run. What must hold is judged by counts and bytes; times are told and judge nothing.
+stays below the bound too. Saturation is what is run in a second where more is due than can be run.
+The overload is three phases behind each other: half of saturation, three times of it, and half of
+it again. What must hold is judged by counts and bytes; latencies are told and judge nothing.
 """
 
 from __future__ import annotations
