@@ -32,12 +32,12 @@ from .report import page, summary, write_up
 from .runs import Plan, Run
 from .verify import verify
 
-GOOD, BROKEN, USAGE = 0, 1, 2
+GOOD, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 MORE = f"""\
 The report is written to loadtest.html and loadtest.json in the folder. Exit status: {GOOD} every
 promise held; {BROKEN} one was broken, or the engine's process ended by itself: what it has left is
-kept, and its place is told; {USAGE} wrong arguments."""
+kept, and its place is told; {USAGE} wrong arguments; {INTERRUPTED} stopped by Ctrl-C."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -63,6 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     findings = ["it did not come to its end"]
     try:
         findings = _run(options, plan, folder, store)
+    except KeyboardInterrupt:
+        print("stopped: nothing was verified", file=sys.stderr)
+        findings = []
+        return INTERRUPTED
     finally:
         if findings or options.keep:
             print(f"what it has left is kept; look again: --verify {folder}")

@@ -45,6 +45,8 @@ class PhaseNumbers(msgspec.Struct):
     latency: Histogram
     refusal: Histogram
     """How long it took to be told `Overloaded`, from sending, in µs."""
+    refusal_due: Histogram
+    """The same from the moment at which the command was due."""
     last_at: float = 0.0
     """When its last answer came."""
 
@@ -86,7 +88,7 @@ class Book:
         """Expect the commands of a phase."""
         if not self.phases:
             self.began = phase.begin
-        numbers = PhaseNumbers(phase, [0] * len(Answer), Histogram(), Histogram())
+        numbers = PhaseNumbers(phase, [0] * len(Answer), Histogram(), Histogram(), Histogram())
         self.phases.append(numbers)
         self.answers.extend(bytes(phase.count))
         self.positions.extend([0] * phase.count)
@@ -140,11 +142,12 @@ class Book:
         phase.answers[record.answer] += 1
         phase.last_at = max(phase.last_at, record.at)
         now = self._slice(record.at)
+        latency = round(record.latency * 1e6)
         if record.answer == Answer.OVERLOADED:
             phase.refusal.record(round(record.service * 1e6))
+            phase.refusal_due.record(latency)
             now.overloaded += 1
             return
-        latency = round(record.latency * 1e6)
         phase.latency.record(latency)
         now.answered += 1
         self._slice(record.at - record.latency).latency.record(latency)

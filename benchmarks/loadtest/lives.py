@@ -107,6 +107,7 @@ class Lives:
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 pass_fds=(life.answers,),
+                start_new_session=True,  # Ctrl-C is for this process, which ends that one
                 stderr=errors,
             )
         now = time.monotonic()

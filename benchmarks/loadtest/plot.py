@@ -46,7 +46,7 @@ class _Axes:
         values = [value for _, value in points if value is not None]
         self.seconds = max([second for second, _ in points] + list(plot.marks), default=1.0) or 1.0
         self.logarithmic = plot.logarithmic
-        self.high = max(values, default=1.0) or 1.0
+        self.high = 1.05 * max(values, default=1.0) or 1.0
         self.low = 0.0
         if plot.logarithmic:
             positive = [value for value in values if value > 0]
@@ -67,7 +67,7 @@ class _Axes:
         if self.logarithmic:
             decades = round(math.log10(self.high / self.low))
             return [self.low * 10.0**n for n in range(decades + 1)]
-        step = _round_step(self.high / 4)
+        step = _round_step(self.high / 6)
         return [n * step for n in range(int(self.high / step) + 1)]
 
 
@@ -78,7 +78,7 @@ def draw(plot: Plot) -> str:
     for tick in axes.ticks():
         y = axes.y(tick)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,.4g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,.10g}</text>')
     step = _round_step(axes.seconds / 8)
     for n in range(int(axes.seconds / step) + 1):
         x = axes.x(n * step)

@@ -72,6 +72,10 @@ class Overload(msgspec.Struct, frozen=True):
     refused: int
     refusal_p50_ms: float
     refusal_p99_ms: float
+    """From sending to `Overloaded`: what the engine takes to say it."""
+    refusal_due_p50_ms: float
+    refusal_due_p99_ms: float
+    """From when the command was due: how late the event loop was with everything, too."""
     rss_before: int
     rss_peak: int
     """While the overload lasted, and until its last answer."""
@@ -183,6 +187,8 @@ class Run:
             refused=during.answers[Answer.OVERLOADED],
             refusal_p50_ms=during.refusal.quantile(0.5) / 1e3,
             refusal_p99_ms=during.refusal.quantile(0.99) / 1e3,
+            refusal_due_p50_ms=during.refusal_due.quantile(0.5) / 1e3,
+            refusal_due_p99_ms=during.refusal_due.quantile(0.99) / 1e3,
             rss_before=rss_before,
             rss_peak=self._peak(during.phase.begin, after.phase.begin, rss_before),
             drained_seconds=max(0.0, during.last_at - during.phase.begin - during.phase.seconds),
@@ -205,7 +211,8 @@ def tell_step(step: Step) -> str:
 def tell_overload(overload: Overload) -> Sequence[str]:
     """Give an overload as lines."""
     share = overload.after / overload.before if overload.before else 0.0
-    refusal = f"p50 {overload.refusal_p50_ms:.3f} ms, p99 {overload.refusal_p99_ms:.3f} ms"
+    said = f"p50 {overload.refusal_p50_ms:.3f} ms, p99 {overload.refusal_p99_ms:.3f} ms"
+    due = f"p50 {overload.refusal_due_p50_ms:.1f} ms, p99 {overload.refusal_due_p99_ms:.1f} ms"
     kept = overload.during / overload.saturation
     before_rate, during, after = (
         f"{rate:,.0f}" for rate in (overload.before, overload.during, overload.after)
@@ -213,7 +220,7 @@ def tell_overload(overload: Overload) -> Sequence[str]:
     before, peak = overload.rss_before >> 20, overload.rss_peak >> 20
     return (
         f"overload at {OVERLOAD:g} times {overload.saturation:,.0f}/s:",
-        f"  {overload.refused:,} answered Overloaded, {refusal} from sending",
+        f"  {overload.refused:,} answered Overloaded: from sending {said}; from when due {due}",
         f"  memory {before} MiB before, {peak} MiB at most",
         f"  run {before_rate}/s before, {during}/s in it, {kept:.0%} of saturation",
         f"  run {after}/s after it, {share:.0%} of before",

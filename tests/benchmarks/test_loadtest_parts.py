@@ -184,7 +184,8 @@ def test_a_latency_counts_from_when_it_was_due_and_stands_there() -> None:
     due, answered = book.slices[1], book.slices[3]
     assert due.latency.max == 2 * SLICE_SECONDS * 1e6
     assert (due.answered, answered.answered, answered.overloaded) == (0, 1, 1)
-    assert (numbers.refusal.max, numbers.complete, book.complete) == (2_000, False, False)
+    assert (numbers.refusal.max, numbers.refusal_due.max) == (2_000, 200_000)
+    assert (numbers.complete, book.complete) == (False, False)
     assert (list(book.open()), book.next) == ([1], 3)
 
 
@@ -228,6 +229,8 @@ GOOD = Overload(
     refused=2_000,
     refusal_p50_ms=0.1,
     refusal_p99_ms=1.0,
+    refusal_due_p50_ms=1.0,
+    refusal_due_p99_ms=20.0,
     rss_before=100 << 20,
     rss_peak=150 << 20,
     drained_seconds=0.5,
