@@ -15,7 +15,7 @@ import msgspec
 
 from .histogram import Histogram
 from .load import Phase
-from .record import Answer, Record
+from .record import PUT_OFF, Answer, Record
 
 __all__ = ["SLICE_SECONDS", "Book", "PhaseNumbers", "Slice"]
 
@@ -80,6 +80,8 @@ class Book:
         """The first number behind all that have an answer."""
         self.repeated = 0
         """Receipts that were given once more."""
+        self.put_off: set[int] = set()
+        """Commands that were sent again later, since the engine was full: perhaps not in order."""
         self.faults: list[str] = []
         self.fault_count = 0
         self._asked_again: set[int] = set()
@@ -114,6 +116,8 @@ class Book:
         number = record.number
         if number >= len(self.answers):
             self._fault(f"command {number} was answered, and there is none")
+        elif record.answer == PUT_OFF:
+            self.put_off.add(number)
         elif self.answers[number]:
             self._note_again(record)
         else:

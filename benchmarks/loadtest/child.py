@@ -28,7 +28,7 @@ from domain.shop import LIMITS, open_shop
 from engine import Engine, EngineError, Overloaded, Rejected, run
 
 from .load import Load, Phase, key_of
-from .record import Answer, Record, Recorder
+from .record import PUT_OFF, Answer, Record, Recorder
 
 __all__ = ["Life", "Numbers"]
 
@@ -154,6 +154,7 @@ class Clients:
             now = time.monotonic()
             if answer is not Answer.OVERLOADED or intended >= self._began:
                 break
+            self._recorder.add(Record(number, PUT_OFF, now, now - intended, now - sent))
             await asyncio.sleep(PAUSE_SECONDS)
         self._recorder.add(
             Record(number, answer, now, now - intended, now - sent, position, version)

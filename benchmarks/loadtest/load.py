@@ -21,14 +21,15 @@ from domain.invoices import SAMPLE, Invoices
 from domain.orders import (
     AdjustOrderItemQuantity,
     CreateOrder,
+    Order,
     OrderCreated,
     OrderItemQuantityAdjusted,
     OrderShipped,
     ShipOrder,
 )
-from domain.returns import RecordReturn, ReturnRecorded
+from domain.returns import RecordReturn, Return, ReturnRecorded
 from domain.text_file import TextFile
-from engine import Command, Event
+from engine import Aggregate, Command, Event, Rejected
 
 __all__ = ["WRITES", "Load", "Phase", "id_field", "key_of", "number_of"]
 
@@ -112,6 +113,27 @@ class Load:
         command = self.sample[self.place_of(number)]
         changed: dict[str, Any] = {id_field(command): self.id_of(number)}
         return msgspec.structs.replace(command, **changed)
+
+    def outcomes(self) -> list[bytes | None]:
+        """Give the payload that each command of the sample writes; None for what is rejected.
+
+        So it is where each order's commands are run one at a time and in their order, by the
+        shop's own handlers; no payload says which client's order it is.
+        """
+        states: dict[tuple[type[Aggregate], str], Aggregate] = {}
+        outcomes: list[bytes | None] = []
+        for command, id_ in zip(self.sample, self._ids, strict=True):
+            kind = Return if isinstance(command, RecordReturn) else Order
+            state = states.setdefault((kind, id_), kind(id=id_))
+            definition = kind.__definition__
+            try:
+                event = definition.handlers[type(command)].decide(state, command)
+            except Rejected:
+                outcomes.append(None)
+                continue
+            definition.appliers[type(event)](state, event)
+            outcomes.append(msgspec.json.encode(event))
+        return outcomes
 
     def save(self, path: Path) -> None:
         """Write the sample, so that a life need not read the invoices first."""

@@ -19,7 +19,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Answer", "Record", "Recorder", "Shared", "cost_us", "records_in"]
+__all__ = ["PUT_OFF", "Answer", "Record", "Recorder", "Shared", "cost_us", "records_in"]
 
 _LAYOUT = struct.Struct("<QBdffQI")
 _COUNT = struct.Struct("<Q")
@@ -36,6 +36,10 @@ class Answer(IntEnum):
     """Not run, since something was full."""
     OTHER = 4
     """Anything else; none is expected here."""
+
+
+PUT_OFF = 255
+"""Stands in the place of an answer: the engine was full, and the command is sent again later."""
 
 
 class Record(NamedTuple):

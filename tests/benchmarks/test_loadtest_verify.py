@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.loadtest.book import Book
 from benchmarks.loadtest.load import Load, Phase, key_of
-from benchmarks.loadtest.record import Answer, Record
+from benchmarks.loadtest.record import PUT_OFF, Answer, Record
 from benchmarks.loadtest.verify import (
     PROJECTIONS,
     Findings,
@@ -153,6 +153,16 @@ def write_to_another_stream(case: Case) -> None:
     case.change(3, stream="return:C2-0-1")
 
 
+def reject_what_the_rules_allow(case: Case) -> None:
+    case.records[9] = told(9, Answer.REJECTED)
+    case.log.pop()
+
+
+def forget_what_the_order_was_like(case: Case) -> None:
+    payload = case.log[1].payload.replace(b'"quantity_before":6', b'"quantity_before":7')
+    case.change(1, payload=payload)
+
+
 def give_no_answer(case: Case) -> None:
     del case.records[4]
 
@@ -200,7 +210,13 @@ ONE_ANSWER = "an answer is not the one answer of its command: 1"
             write_twice,
             ["P8: commands were run twice: 1", "P8: receipts name another place than the log: 1"],
         ),
-        (write_what_was_rejected, ["P6: what was refused is in the log: 1"]),
+        (
+            write_what_was_rejected,
+            [
+                "P6: what was refused is in the log: 1",
+                "P5: commands of an order were not decided one after the other: 1",
+            ],
+        ),
         (write_what_was_not_run, ["P6: what was refused is in the log: 1"]),
         (name_another_position, ["P8: receipts name another place than the log: 1"]),
         (name_another_version, ["P8: receipts name another place than the log: 1"]),
@@ -213,6 +229,11 @@ ONE_ANSWER = "an answer is not the one answer of its command: 1"
             write_to_another_stream,
             ["P2: events are not what their commands asked for: 1", "P3: versions have holes: 1"],
         ),
+        (
+            reject_what_the_rules_allow,
+            ["P5: commands of an order were not decided one after the other: 1"],
+        ),
+        (forget_what_the_order_was_like, ["P2: events are not what their commands asked for: 1"]),
         (give_no_answer, ["P6: commands have no answer: 1"]),
         (give_two_answers, [ONE_ANSWER]),
         (answer_what_nobody_asked, [ONE_ANSWER]),
@@ -236,6 +257,31 @@ def test_a_receipt_that_is_asked_for_again_and_is_the_same_is_no_fault() -> None
 
     assert case.findings() == []
     assert case.book.repeated == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (forget_what_the_order_was_like, []),
+        (write_something_else, ["P2: events are not what their commands asked for: 1"]),
+    ],
+)
+def test_of_an_order_that_missed_a_command_only_what_was_asked_is_expected(
+    spoil: Callable[[Case], None], found: list[str]
+) -> None:
+    case = Case()
+    spoil(case)
+    case.book.put_off.add(0)
+
+    assert case.findings() == found
+
+
+def test_a_command_that_is_put_off_has_no_answer_yet() -> None:
+    case = Case()
+    case.records.insert(0, told(3, PUT_OFF))  # type: ignore[arg-type]
+
+    assert case.findings() == []
+    assert case.book.put_off == {3}
 
 
 def test_of_many_findings_a_few_are_told_and_all_are_counted() -> None:
