@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ GOOD, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
 MORE = f"""\
 The report is written to loadtest.html and loadtest.json in the folder. Exit status: {GOOD} every
 promise held; {BROKEN} one was broken, or the engine's process ended by itself: what it has left is
-kept, and its place is told; {USAGE} wrong arguments; {INTERRUPTED} stopped by Ctrl-C."""
+kept, and its place is told; {USAGE} wrong arguments; {INTERRUPTED} stopped."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.verify is not None:
         return _verify_again(parser, options.verify)
     plan = _plan(parser, options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     where, given = _folder(parser, options), _store(parser, options)
     folder = Path(tempfile.mkdtemp(prefix="loadtest-", dir=where))
     store = given or f"sqlite:{folder / 'shop.db'}"

@@ -4,8 +4,9 @@ Rules: the clients are in the engine's own process, since that is how an embedde
 pipe between them would be measured too, and would be what saturates first. The price is that they
 take their part of the processor (a task for each command, as a web server has). A command is sent
 when it is due, whether earlier ones are answered or not. What an earlier life may have sent is sent
-until it is told yes or no: "not run" says nothing about another life. It tells numbers of itself
-four times a second, and ends in peace when its input ends and all is answered.
+until it is told yes or no, since "not run" says nothing about another life, and first, as a client
+does that comes back: a bounded number at a time. It tells numbers of itself four times a second,
+ends in peace when it is told to and all is answered, and at once when its parent is gone.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ INPUT = 0
 TICK_SECONDS = 0.001
 BURST = 1_024
 """Commands that are sent in one turn of the loop, at most, when many are due."""
+WINDOW = 512
+"""Commands in the engine at a time while those are sent that an earlier life may have sent."""
 PAUSE_SECONDS = 0.05
 """Before a command is sent again that an earlier life may have sent."""
 NUMBERS_SECONDS = 0.25
@@ -46,7 +49,10 @@ OTHERS_TOLD = 5
 
 
 class Life(msgspec.Struct, frozen=True):
-    """What one life is told at its beginning; phases come later, a line of its input each."""
+    """What one life is told at its beginning; phases come later, a line of its input each.
+
+    The last line is `null`.
+    """
 
     store: str
     projections: bool
@@ -95,6 +101,7 @@ class Clients:
         self._phases: asyncio.Queue[Phase | None] = asyncio.Queue()
         self._heard = b""
         self._late = 0
+        self._turns = asyncio.Semaphore(WINDOW)
         self._others = 0
         loop.add_reader(INPUT, self._hear)
 
@@ -102,12 +109,11 @@ class Clients:
 
     def _hear(self) -> None:
         some = os.read(INPUT, 65_536)
+        if not some:
+            os._exit(1)  # whoever started this process has ended without a word
         *lines, self._heard = (self._heard + some).split(b"\n")
         for line in lines:
-            self._phases.put_nowait(msgspec.json.decode(line, type=Phase))
-        if not some:
-            self._loop.remove_reader(INPUT)
-            self._phases.put_nowait(None)
+            self._phases.put_nowait(msgspec.json.decode(line, type=Phase | None))
 
     async def run(self) -> None:
         """Send all that is to be sent, and have it answered."""
@@ -123,8 +129,11 @@ class Clients:
         number = self._life.next
         while (phase := await self._phases.get()) is not None:
             while again and again[0] < phase.end:
-                group.create_task(self._send(again.popleft(), phase))
+                await self._send_in_turn(again.popleft(), phase, group)
             number = max(number, phase.first)
+            while number < phase.end and phase.intended(number) < self._began:
+                await self._send_in_turn(number, phase, group)
+                number += 1
             while number < phase.end:
                 due = phase.due(time.monotonic())
                 self._late = max(0, due - number)
@@ -133,6 +142,13 @@ class Clients:
                     group.create_task(self._send(number, phase))
                     number += 1
                 await asyncio.sleep(0 if number < due else TICK_SECONDS)
+
+    async def _send_in_turn(self, number: int, phase: Phase, group: asyncio.TaskGroup) -> None:
+        """Send what an earlier life may have sent, a bounded number at a time."""
+        self._late = phase.due(time.monotonic()) - number
+        await self._turns.acquire()
+        task = group.create_task(self._send(number, phase))
+        task.add_done_callback(lambda _: self._turns.release())
 
     async def _send(self, number: int, phase: Phase) -> None:
         command, key = self._load.command(number), key_of(number)

@@ -131,7 +131,7 @@ class Lives:
     def _errors(self, number: int) -> Path:
         return self._folder / f"errors-{number}"
 
-    def _send(self, phase: Phase) -> None:
+    def _send(self, phase: Phase | None) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         try:
@@ -213,9 +213,8 @@ class Lives:
     def end(self) -> None:
         """Let the process end in peace, and wait for it; raise Ended where it does not."""
         process = self._alive()
-        assert process.stdin is not None
         self._kill_at = math.inf
-        process.stdin.close()
+        self._send(None)
         self._wait_for_end(process)
         self._over()
         if process.returncode:
