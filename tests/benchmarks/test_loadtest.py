@@ -71,6 +71,19 @@ def test_a_run_without_views_and_without_kills_leaves_only_the_report(tmp_path: 
     assert json.loads((tmp_path / "loadtest.json").read_text())["kills"] == []
 
 
+def test_a_ramp_goes_on_until_a_step_is_missed_twice(tmp_path: Path) -> None:
+    done = run(tmp_path, "--ramp", "--rate", "6000", "--step-seconds", "0.2", "--clients", "16")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "loadtest.json").read_text())
+    followed = [step["followed"] for step in report["steps"]]
+    rates = [step["rate"] for step in report["steps"]]
+    assert followed[-2:] == [False, False]
+    assert rates[-1] == rates[-2]
+    assert rates[0] == 6_000
+    assert report["saturation"] == max(step["throughput"] for step in report["steps"])
+
+
 def test_an_engine_that_does_not_start_is_told_and_nothing_passes_for_good(tmp_path: Path) -> None:
     with (tmp_path / "shop.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
