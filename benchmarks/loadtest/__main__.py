@@ -93,14 +93,8 @@ def _run(options: argparse.Namespace, plan: Plan, folder: Path, store: str) -> l
     )
     display.lives = lives
     run = Run(plan, book, lives, display.say)
-    findings: list[str] = []
     record_us = cost_us()
-    try:
-        run.carry_out()
-    except Ended as ended:
-        findings.append(f"{ended}")
-    finally:
-        lives.give_up()
+    findings = _carried_out(run, lives)
     kept = _keep(folder, store, options, book, len(lives.seen))
     events, found = _verified(load, book, kept, display)
     findings += found
@@ -123,6 +117,16 @@ def _run(options: argparse.Namespace, plan: Plan, folder: Path, store: str) -> l
     (out / "loadtest.html").write_text(page(report, book, lives), encoding="utf-8")
     (out / "loadtest.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     return findings
+
+
+def _carried_out(run: Run, lives: Lives) -> list[str]:
+    try:
+        run.carry_out()
+    except Ended as ended:
+        return [f"{ended}"]
+    finally:
+        lives.give_up()
+    return []
 
 
 def _settings(options: argparse.Namespace, plan: Plan, store: str) -> dict[str, Any]:

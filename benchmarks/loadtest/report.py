@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from .book import SLICE_SECONDS, Book
+from .book import SLICE_SECONDS, Book, Slice
 from .histogram import Histogram
 from .lives import Lives, Seen
 from .plot import Plot, Series, draw
 from .record import Answer
 from .runs import Overload, Run, Step, tell_overload, tell_step
 
-__all__ = ["Kill", "Report", "page", "summary", "write_up"]
+__all__ = ["Kill", "Quarter", "Report", "page", "summary", "write_up"]
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 
@@ -34,6 +34,18 @@ class Kill(msgspec.Struct, frozen=True):
     """In which the engine opened its store."""
     first_answer: float | None
     """From the kill to the first answer of the next life; None where that one had none."""
+
+
+class Quarter(msgspec.Struct, frozen=True):
+    """A quarter of a second; latencies are those of the commands that were due in it."""
+
+    at: float
+    """Its begin, in seconds since the first command was due."""
+    answered: int
+    overloaded: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -60,6 +72,7 @@ class Report(msgspec.Struct, frozen=True):
     record_us: float
     """What writing down one answer costs the engine's process."""
     findings: Sequence[str]
+    quarters: Sequence[Quarter]
 
 
 def write_up(
@@ -93,7 +106,13 @@ def write_up(
         overload=run.overload,
         record_us=record_us,
         findings=findings,
+        quarters=[_quarter(n * SLICE_SECONDS, each) for n, each in enumerate(book.slices)],
     )
+
+
+def _quarter(at: float, each: Slice) -> Quarter:
+    p50, p99, most = (each.latency.quantile(q) / 1e3 for q in (0.5, 0.99, 1.0))
+    return Quarter(at, each.answered, each.overloaded, p50, p99, most)
 
 
 def _name(quantile: float) -> str:

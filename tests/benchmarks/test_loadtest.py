@@ -45,6 +45,7 @@ def test_a_run_with_kills_holds_what_was_promised_and_a_tampered_log_does_not(
     assert answers["rejected"] > 0
     assert len(report["kills"]) >= 1
     assert report["findings"] == []
+    assert sum(quarter["answered"] for quarter in report["quarters"]) == 800
     page = (tmp_path / "loadtest.html").read_text()
     assert page.count("<svg") == 5
     assert page.count('class="mark"') == 4 * len(report["kills"])
