@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .actor import Actor
 from .errors import Damaged, InvalidInput, Overloaded, StoreFailed
@@ -53,7 +55,10 @@ class Directory:
         self._stopwatch = ports.stopwatch
         self._logger = logger
         self._watch = watch
-        self._actors: dict[str, Actor] = {}
+        # A plain dict walks over all that was taken from its beginning to find its first entry.
+        self._actors: OrderedDict[str, Actor] = OrderedDict()
+        self._full = False
+        """Whether a search of this turn of the loop has found nobody who can leave."""
         self._cold: list[Actor] = []
         self._wake = asyncio.Event()
         self.loads = 0
@@ -104,26 +109,38 @@ class Directory:
 
     def _make_room(self) -> None:
         """Let one actor at rest leave, the first that had no command since the last search."""
+        leaver = None if self._full else self._find_leaver()
+        if leaver is None:
+            self._refuse()
+        self.passivated += 1
+        del self._actors[leaver.stream]
+
+    def _find_leaver(self) -> Actor | None:
         fallback: Actor | None = None
         for _ in range(min(_SCAN_MAX, len(self._actors))):
-            stream = next(iter(self._actors))
-            actor = self._actors.pop(stream)
+            stream, actor = next(iter(self._actors.items()))
             if actor.at_rest and not actor.used:
-                self.passivated += 1
-                return
+                return actor
             if actor.at_rest and fallback is None:
                 fallback = actor
             actor.used = False
-            self._actors[stream] = actor
-        if fallback is None:
-            self.overloaded += 1
-            raise Overloaded(
-                f"{len(self._actors)} aggregates are in memory, as many as "
-                f"Limits.resident_aggregates allows, and none is at rest. Nothing was run; send "
-                f"again after a pause."
-            )
-        self.passivated += 1
-        del self._actors[fallback.stream]
+            self._actors.move_to_end(stream)
+        return fallback
+
+    def _refuse(self) -> NoReturn:
+        if not self._full:
+            # Actors come to rest as the loop goes round: until then every search would end so.
+            self._full = True
+            asyncio.get_running_loop().call_soon(self._search_again)
+        self.overloaded += 1
+        raise Overloaded(
+            f"{len(self._actors)} aggregates are in memory, as many as "
+            f"Limits.resident_aggregates allows, and none is at rest. Nothing was run; send "
+            f"again after a pause."
+        )
+
+    def _search_again(self) -> None:
+        self._full = False
 
     async def sweep(self) -> None:
         """Let idle actors leave, until cancelled."""

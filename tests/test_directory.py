@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from engine import Damaged, Limits, Overloaded, Receipt, StreamUnreadable
+from engine.actor import Actor
 from engine.stores.contract import AppendRequest, Batch, EventData, EventType, Write
 from tests.support import Add, HeldStore, Look, Touch, counters, settle, total, until
 
@@ -53,6 +54,34 @@ async def test_an_actor_with_undurable_events_does_not_leave() -> None:
         await first
 
         assert (await engine.execute(Add("b", 1))).position == 2
+
+
+async def test_commands_refused_in_one_turn_cost_one_search_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = HeldStore()
+    looks = 0
+    at_rest = Actor.at_rest.fget  # type: ignore[attr-defined]
+
+    def look(actor: Actor) -> bool:
+        nonlocal looks
+        looks += 1
+        return bool(at_rest(actor))
+
+    async with counters(store, limits=Limits(resident_aggregates=50)) as engine:
+        store.hold()
+        busy = [asyncio.create_task(engine.execute(Add(f"busy-{n}", 1))) for n in range(50)]
+        await until(lambda: store.batches)
+        monkeypatch.setattr(Actor, "at_rest", property(look))
+        more = [engine.execute(Add(f"more-{n}", 1)) for n in range(40)]
+        refused = await asyncio.gather(*more, return_exceptions=True)
+
+        assert {type(answer) for answer in refused} == {Overloaded}
+        assert engine._directory.overloaded == 40
+        assert 50 <= looks < 200
+        store.release()
+        await asyncio.gather(*busy)
+        await engine.execute(Add("more-1", 1))
 
 
 async def test_the_least_recently_used_leaves_first() -> None:
