@@ -81,6 +81,10 @@ def _statements(source: str) -> tuple[str, str]:
 _FEED_WHOLE, _FEED_ROWS = _statements(_FEED)
 _STREAMS_WHOLE, _STREAMS_ROWS = _statements(_STREAMS)
 _LAST: Final = "(SELECT max(version) FROM events WHERE stream = s.number)"
+_NEXT: Final = (
+    "SELECT min(e.position) FROM streams s JOIN events e ON e.stream = s.number "
+    "WHERE s.name = ?1 AND e.version > ?2"
+)
 _STREAM_VERSIONS: Final = (
     f"SELECT json_group_array(coalesce({_LAST}, 0)) "  # noqa: S608 - no value of anybody's
     "FROM json_each(?1) w LEFT JOIN streams s ON s.name = w.value->>0"
@@ -108,7 +112,7 @@ def read_feed(
 def read_streams(
     connection: Any, types: Types, reads: Sequence[StreamRead], events_max: int, bytes_max: int
 ) -> Sequence[StreamPage]:
-    """Give a page of each stream; raise Damaged for a hole or a bad checksum."""
+    """Give a page of each stream; raise Damaged for a hole, a bad checksum or a lost event."""
     asked = msgspec.json.encode([(read.stream, read.after) for read in reads]).decode()
     page = _read(connection, _STREAMS_WHOLE, _STREAMS_ROWS, (asked, events_max, bytes_max))
     found: list[list[StoredEvent]] = [[] for _ in reads]
@@ -126,10 +130,23 @@ def read_streams(
         verify(event)
         events.append(event)
     versions = _versions.decode(connection.execute(_STREAM_VERSIONS, (asked,)).fetchall()[0][0])
-    return [
+    pages = [
         StreamPage(read.stream, events, read.after + len(events) < version)
         for read, events, version in zip(reads, found, versions, strict=True)
     ]
+    if not any(found):
+        _check_nothing_is_lost(connection, reads, pages)
+    return pages
+
+
+def _check_nothing_is_lost(
+    connection: Any, reads: Sequence[StreamRead], pages: Sequence[StreamPage]
+) -> None:
+    """Raise Damaged where the index has an event that the table has not: it never would come."""
+    for read, page in zip(reads, pages, strict=True):
+        if page.more:
+            [(position,)] = connection.execute(_NEXT, (read.stream, read.after)).fetchall()
+            raise Damaged(position or 0, f"version {read.after + 1} of {read.stream} is lost")
 
 
 def _read(

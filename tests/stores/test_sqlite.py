@@ -21,6 +21,7 @@ import pytest_asyncio
 from engine import Damaged, DefinitionError, StoreFailed, StoreLocked, StoreRefused
 from engine.ports import Ports, SystemFiles
 from engine.stores import sqlite as sqlite_module
+from engine.stores import sqlite_pages
 from engine.stores.contract import (
     Appended,
     AppendRequest,
@@ -564,6 +565,28 @@ async def test_a_missing_event_stops_its_readers(store: SqliteStore, position: i
         await feed(store)
     with pytest.raises(Damaged, match=f"has version {position + 1} where {position} belongs"):
         await store.read_streams([StreamRead("a:1")], events_max=9, bytes_max=ALL)
+
+
+async def test_a_stream_that_an_index_makes_longer_than_it_is_ends_by_an_error(
+    store: SqliteStore,
+) -> None:
+    await append(store, request("a:1", 0, 1, 2))
+
+    class Damaging:
+        """A file whose index is damaged: what it says of the end is not what a search finds."""
+
+        def __init__(self, connection: apsw.Connection) -> None:
+            self._connection = connection
+
+        def execute(self, sql: str, values: tuple[Any, ...]) -> Any:
+            if sql == sqlite_pages._STREAM_VERSIONS:
+                return self._connection.execute("SELECT '[3]'")
+            return self._connection.execute(sql, values)
+
+    with closing(apsw.Connection(store.path)) as connection:
+        reads = [StreamRead("a:1", 2)]
+        with pytest.raises(Damaged, match="version 3 of a:1 is lost"):
+            sqlite_pages.read_streams(Damaging(connection), lambda _: ("e", 1), reads, 9, ALL)
 
 
 async def test_a_damaged_last_event_refuses_to_open(store: SqliteStore) -> None:

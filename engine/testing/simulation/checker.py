@@ -117,11 +117,15 @@ def _run_again(
 
 
 def _decided(operation: Operation, moments: list[int], what: str) -> Iterator[str]:
-    """A handler is run once for each sending, and not for one whose caller had left by then."""
+    """A handler is run once for each sending, and not for one whose caller had left by then.
+
+    The task of an async handler may have been made before, and not have had its first step.
+    """
     if len(moments) > len(operation.sendings):
         yield f"P5: {what} was sent {len(operation.sendings)} times and decided {len(moments)}"
     last = operation.sendings[-1] if operation.sendings else None
-    if last is not None and last.left and any(moment > last.left for moment in moments):
+    at_once = not isinstance(operation.command, Slowly)
+    if at_once and last is not None and last.left and any(moment > last.left for moment in moments):
         yield f"P13: {what} was run after its caller had been cancelled"
 
 
