@@ -426,8 +426,9 @@ class Life:
         for logged in story.log:
             self._others.saw(logged)
         position = engine.statistics().position
-        while self._others.followed < position:  # noqa: ASYNC110 - a bound of steps ends it
-            await asyncio.sleep(0.1)
+        if not self._swarm.flipped:  # a follower may have met the damage, and have ended
+            while self._others.followed < position:  # noqa: ASYNC110 - a bound of steps ends it
+                await asyncio.sleep(0.1)
         await self._collect_brittle(engine, position)
         for cell in sorted({logged.meta.id for logged in story.log}):
             story.cells[cell] = await engine.query(GetCell(cell), at=position, timeout=600)
