@@ -1,8 +1,9 @@
 """An HDR histogram: counts durations in buckets so narrow that any percentile is right to 0.1 %.
 
 Rules: nanoseconds below 2,048 have a bucket each; above, every doubling is cut into 1,024 buckets
-of one width. So it takes the same memory whether it counts a thousand values or a billion, and a
-percentile is never told too low, and at most one part in 1,024 too high. It knows no clock.
+of one width, and only those are kept that have counted something. So its memory is bounded whatever
+it counts, and a percentile is never told too low, and at most one part in 1,024 too high. Two can
+be added up. It knows no clock.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Histogram:
 
     def __init__(self, seconds: Iterable[float] = ()) -> None:
         """Begin with these durations."""
-        self._counts = [0] * (_bucket_of(_LONGEST) + 1)
+        self._counts: dict[int, int] = {}
         self._longest = 0
         self.count = 0
         """How much was counted."""
@@ -45,10 +46,18 @@ class Histogram:
     def record(self, seconds: float, weight: int = 1) -> None:
         """Count a duration, `weight` times; less than nothing is nothing."""
         value = min(max(int(seconds * 1e9), 0), _LONGEST)
-        self._counts[_bucket_of(value)] += weight
+        bucket = _bucket_of(value)
+        self._counts[bucket] = self._counts.get(bucket, 0) + weight
         self.count += weight
         if value > self._longest:
             self._longest = value
+
+    def add(self, other: Histogram) -> None:
+        """Count all that another one has."""
+        for bucket, number in other._counts.items():
+            self._counts[bucket] = self._counts.get(bucket, 0) + number
+        self.count += other.count
+        self._longest = max(self._longest, other._longest)
 
     @property
     def max(self) -> float:
@@ -65,11 +74,15 @@ class Histogram:
         # Rounded, because 99.9 % of 1,000 is 999 and not 999.0000000000001.
         rank = max(math.ceil(round(self.count * percent / 100, 6)), 1)
         counted = 0
-        for bucket, number in enumerate(self._counts):
-            counted += number
+        for bucket in sorted(self._counts):
+            counted += self._counts[bucket]
             if counted >= rank:
                 return min(_highest_in(bucket), self._longest) / 1e9
         raise AssertionError("the buckets hold all that was counted")
+
+    def ms(self, percent: float) -> float:
+        """Give the same in milliseconds; 0 where nothing was counted."""
+        return self.percentile(percent) * 1e3 if self.count else 0.0
 
     def milliseconds(self) -> dict[str, float]:
         """Give the figures of latency that every scenario tells, by column name."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .histogram import Histogram
+from ..histogram import Histogram
 from .load import Phase
 from .record import PUT_OFF, Answer, Record
 
@@ -30,7 +30,7 @@ class Slice:
 
     def __init__(self) -> None:
         self.latency = Histogram()
-        """Of commands that were due in it and were run or rejected, in µs."""
+        """Of commands that were due in it and were run or rejected."""
         self.answered = 0
         """Commands that were told in it that they were run or rejected."""
         self.overloaded = 0
@@ -146,15 +146,14 @@ class Book:
         phase.answers[record.answer] += 1
         phase.last_at = max(phase.last_at, record.at)
         now = self._slice(record.at)
-        latency = round(record.latency * 1e6)
         if record.answer == Answer.OVERLOADED:
-            phase.refusal.record(round(record.service * 1e6))
-            phase.refusal_due.record(latency)
+            phase.refusal.record(record.service)
+            phase.refusal_due.record(record.latency)
             now.overloaded += 1
             return
-        phase.latency.record(latency)
+        phase.latency.record(record.latency)
         now.answered += 1
-        self._slice(record.at - record.latency).latency.record(latency)
+        self._slice(record.at - record.latency).latency.record(record.latency)
 
     def _phase_of(self, number: int) -> PhaseNumbers:
         if number >= self.phases[-1].phase.first:
@@ -185,7 +184,7 @@ class Book:
         return [sum(numbers.answers[kind] for numbers in self.phases) for kind in Answer]
 
     def latency(self) -> Histogram:
-        """Give the latencies of all that was run or rejected, in µs."""
+        """Give the latencies of all that was run or rejected."""
         total = Histogram()
         for numbers in self.phases:
             total.add(numbers.latency)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
+from ..histogram import Histogram
 from .book import SLICE_SECONDS, Book
-from .histogram import Histogram
 from .lives import Lives
 
 __all__ = ["Display"]
@@ -58,7 +58,7 @@ class Display:
         for each in slices:
             latency.add(each.latency)
         seconds = max(SLICE_SECONDS, len(slices) * SLICE_SECONDS)
-        p50, p99, p999 = (latency.quantile(q) / 1e3 for q in (0.5, 0.99, 0.999))
+        p50, p99, p999 = (latency.ms(percent) for percent in (50, 99, 99.9))
         answered = sum(each.answered for each in slices) / seconds
         overloaded = sum(each.overloaded for each in slices) / seconds
         text = (

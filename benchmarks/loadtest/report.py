@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from ..histogram import Histogram
 from .book import SLICE_SECONDS, Book, Slice
-from .histogram import Histogram
 from .lives import Lives, Seen
 from .plot import Plot, Series, draw
 from .record import Answer
@@ -22,7 +22,7 @@ from .runs import Overload, Run, Step, tell_overload, tell_step
 
 __all__ = ["Kill", "Quarter", "Report", "page", "summary", "write_up"]
 
-QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
+PERCENTS = (50, 90, 99, 99.9, 100)
 
 
 class Kill(msgspec.Struct, frozen=True):
@@ -97,7 +97,7 @@ def write_up(
         answers={kind: count for kind, count in answers.items() if kind != "nothing"},
         repeated=book.repeated,
         events=events,
-        latency_ms={_name(q): latency.quantile(q) / 1e3 for q in QUANTILES},
+        latency_ms={_name(percent): latency.ms(percent) for percent in PERCENTS},
         typical_p99_ms=_typical(book),
         kills=_kills(lives.seen, book.began),
         steps=run.steps,
@@ -111,17 +111,17 @@ def write_up(
 
 
 def _quarter(at: float, each: Slice) -> Quarter:
-    p50, p99, most = (each.latency.quantile(q) / 1e3 for q in (0.5, 0.99, 1.0))
+    p50, p99, most = (each.latency.ms(percent) for percent in (50, 99, 100))
     return Quarter(at, each.answered, each.overloaded, p50, p99, most)
 
 
-def _name(quantile: float) -> str:
-    return "max" if quantile == 1.0 else f"p{quantile * 100:g}"
+def _name(percent: float) -> str:
+    return "max" if percent == 100 else f"p{percent:g}"
 
 
 def _typical(book: Book) -> float:
-    p99s = sorted(each.latency.quantile(0.99) for each in book.slices if each.latency.count)
-    return p99s[len(p99s) // 2] / 1e3 if p99s else 0.0
+    p99s = sorted(each.latency.ms(99) for each in book.slices if each.latency.count)
+    return p99s[len(p99s) // 2] if p99s else 0.0
 
 
 def _kills(seen: Sequence[Seen], began: float) -> list[Kill]:
@@ -201,8 +201,8 @@ def _plots(report: Report, book: Book, lives: Lives) -> list[Plot]:
     marks = [kill.at for kill in report.kills]
     told = [(life, n.at - book.began, n) for life, n in lives.numbers if n.at >= book.began]
     quantiles = [
-        Series(name, _latency(book, q))
-        for name, q in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
+        Series(name, _latency(book, percent))
+        for name, percent in (("p50", 50), ("p99", 99), ("p99.9", 99.9), ("max", 100))
     ]
     return [
         Plot("Latency, ms, by the moment a command was due", quantiles, True, marks),
@@ -223,9 +223,9 @@ def _plots(report: Report, book: Book, lives: Lives) -> list[Plot]:
     ]
 
 
-def _latency(book: Book, quantile: float) -> list[tuple[float, float | None]]:
+def _latency(book: Book, percent: float) -> list[tuple[float, float | None]]:
     def value(of: Histogram) -> float | None:
-        return of.quantile(quantile) / 1e3 if of.count else None
+        return of.ms(percent) if of.count else None
 
     return [((n + 0.5) * SLICE_SECONDS, value(each.latency)) for n, each in enumerate(book.slices)]
 

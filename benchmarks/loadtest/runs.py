@@ -158,13 +158,13 @@ class Run:
 
     def _step(self, rate: float) -> Step:
         numbers = self._phase(rate, self._plan.step_seconds)
-        p99 = numbers.latency.quantile(0.99) / 1e3
+        p99 = numbers.latency.ms(99)
         refused = numbers.answers[Answer.OVERLOADED]
         followed = numbers.throughput >= FOLLOWED_SHARE_MIN * rate and not refused
         return Step(
             rate=rate,
             throughput=numbers.throughput,
-            p50_ms=numbers.latency.quantile(0.5) / 1e3,
+            p50_ms=numbers.latency.ms(50),
             p99_ms=p99,
             overloaded=refused,
             followed=followed,
@@ -185,10 +185,10 @@ class Run:
             during=during.throughput,
             after=after.throughput,
             refused=during.answers[Answer.OVERLOADED],
-            refusal_p50_ms=during.refusal.quantile(0.5) / 1e3,
-            refusal_p99_ms=during.refusal.quantile(0.99) / 1e3,
-            refusal_due_p50_ms=during.refusal_due.quantile(0.5) / 1e3,
-            refusal_due_p99_ms=during.refusal_due.quantile(0.99) / 1e3,
+            refusal_p50_ms=during.refusal.ms(50),
+            refusal_p99_ms=during.refusal.ms(99),
+            refusal_due_p50_ms=during.refusal_due.ms(50),
+            refusal_due_p99_ms=during.refusal_due.ms(99),
             rss_before=rss_before,
             rss_peak=self._peak(during.phase.begin, after.phase.begin, rss_before),
             drained_seconds=max(0.0, during.last_at - during.phase.begin - during.phase.seconds),

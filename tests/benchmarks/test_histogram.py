@@ -79,3 +79,17 @@ def test_what_takes_longer_than_an_hour_is_an_hour_and_less_than_nothing_is_noth
 def test_nothing_counted_has_no_percentile() -> None:
     with pytest.raises(ValueError, match="nothing was counted"):
         Histogram().percentile(50)
+
+
+def test_two_histograms_add_up() -> None:
+    both, one, other = (
+        Histogram([0.001, 0.5, 7.0, 0.002, 0.5]),
+        Histogram([0.001, 0.5, 7.0]),
+        Histogram([0.002, 0.5]),
+    )
+
+    one.add(other)
+
+    assert [one.ms(p) for p in (20, 40, 60, 80, 100)] == [both.ms(p) for p in (20, 40, 60, 80, 100)]
+    assert (one.count, one.max) == (5, 7.0)
+    assert Histogram().ms(99) == 0.0

