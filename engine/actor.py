@@ -139,14 +139,17 @@ class Actor:
 
     def post(self, mail: Mail) -> None:
         """Accept a command; raise Overloaded if too many wait already."""
-        waiting = count(self._waiting)
-        if waiting >= self.kind.limits.mailbox_commands:
-            self.kind.intake.overloaded += 1
-            raise Overloaded(
-                f"{waiting} commands wait for {self.stream}, as many as Limits.mailbox_commands "
-                f"allows. Nothing was run; send again after a pause."
-            )
-        self._waiting = post(self._waiting, mail)
+        if self._waiting is None:
+            self._waiting = mail
+        else:
+            waiting = count(self._waiting)
+            if waiting >= self.kind.limits.mailbox_commands:
+                self.kind.intake.overloaded += 1
+                raise Overloaded(
+                    f"{waiting} commands wait for {self.stream}, as many as "
+                    f"Limits.mailbox_commands allows. Nothing was run; send again after a pause."
+                )
+            self._waiting = post(self._waiting, mail)
         self.used = True
         self.idle = 0
         self.kind.intake.accepted()

@@ -28,7 +28,7 @@ def id_from_key(key: str) -> str:
     return str(uuid5(_NAMESPACE, key))
 
 
-class KeyRecord(msgspec.Struct):
+class KeyRecord(msgspec.Struct, gc=False):
     """What is remembered of one executed command."""
 
     fingerprint: int
@@ -68,9 +68,12 @@ class KeyWindow:
     def remember(self, key: str, record: KeyRecord) -> None:
         """Add a command, in the order of versions, and let go of what left the window with it."""
         records = self._records
-        # A key that had left the window may come again: its place is by its new version.
-        records.pop(key, None)
+        if key in records:
+            # A key that had left the window comes again: its place is by its new version.
+            del records[key]
         records[key] = record
         oldest = record.version - self._window
+        if oldest < 1:
+            return
         while (first := next(iter(records))) != key and records[first].first <= oldest:
             del records[first]

@@ -48,17 +48,13 @@ Waiting: TypeAlias = Mail | deque[Mail] | None
 """An actor's mailbox: nothing, one command, or several in order."""
 
 
-def count(waiting: Waiting) -> int:
+def count(waiting: Mail | deque[Mail]) -> int:
     """Give the number of commands that wait."""
-    if waiting is None:
-        return 0
     return len(waiting) if isinstance(waiting, deque) else 1
 
 
-def post(waiting: Waiting, mail: Mail) -> Waiting:
+def post(waiting: Mail | deque[Mail], mail: Mail) -> Waiting:
     """Give the mailbox with one more command at its end."""
-    if waiting is None:
-        return mail
     if isinstance(waiting, deque):
         waiting.append(mail)
         return waiting

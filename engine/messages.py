@@ -166,7 +166,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds within which it must be decided, else DeadlinePassed."""
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """The answer to an executed command, given when its events are durable."""
 
     stream: str

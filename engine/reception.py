@@ -151,18 +151,17 @@ def _check_deadline(deadline: object) -> None:
         )
 
 
+def _check_name(what: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidInput(f"{what} is a string, not a {type(value).__name__}. Nothing was run.")
+
+
 def _check_trace(
     correlation: object, causation: object, principal: object, headers: object
 ) -> None:
-    for name, value in (
-        ("correlation", correlation),
-        ("causation", causation),
-        ("principal", principal),
-    ):
-        if value is not None and not isinstance(value, str):
-            raise InvalidInput(
-                f"{name} is a string, not a {type(value).__name__}. Nothing was run."
-            )
+    _check_name("correlation", correlation)
+    _check_name("causation", causation)
+    _check_name("principal", principal)
     if headers is None:
         return
     pairs = cast("Mapping[object, object]", headers if isinstance(headers, Mapping) else {0: 0})

@@ -70,11 +70,15 @@ def _check_size(kind: Kind, state: Aggregate, data: EventData) -> int:
 def _metadata(mail: Mail, fingerprint: int | None, events: int) -> tuple[bytes, bytes]:
     """Give the metadata of a command's first event and of its further ones."""
     headers = None if mail.headers is None else dict(mail.headers)
-    trace = (mail.correlation, mail.causation, mail.principal, headers)
-    traced = any(part is not None for part in trace)
-    if mail.key is None and not traced:
-        return b"", b""
-    further = encode_metadata(Metadata(None, None, 1, *trace)) if traced else b""
-    if mail.key is None:
-        return further, further
-    return encode_metadata(Metadata(mail.key, fingerprint, events, *trace)), further
+    correlation, causation, principal = mail.correlation, mail.causation, mail.principal
+    traced = not (
+        correlation is None and causation is None and principal is None and headers is None
+    )
+    first = further = b""
+    if traced and (mail.key is None or events > 1):
+        bare = Metadata(None, None, 1, correlation, causation, principal, headers)
+        first = further = encode_metadata(bare)
+    if mail.key is not None:
+        full = Metadata(mail.key, fingerprint, events, correlation, causation, principal, headers)
+        first = encode_metadata(full)
+    return first, further

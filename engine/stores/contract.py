@@ -58,7 +58,7 @@ ENCODING_JSON = 0
 """The payload is JSON in UTF-8. Other encodings (encrypted, binary) get numbers of their own."""
 
 
-class EventType(msgspec.Struct, frozen=True):
+class EventType(msgspec.Struct, frozen=True, gc=False):
     """A type of event, as the log knows it."""
 
     name: str
@@ -67,7 +67,7 @@ class EventType(msgspec.Struct, frozen=True):
     """Of the declared fields and types; the same version with another hash is refused."""
 
 
-class EventData(msgspec.Struct, frozen=True):
+class EventData(msgspec.Struct, frozen=True, gc=False):
     """An event on its way into the store."""
 
     type: EventType
@@ -81,7 +81,7 @@ class EventData(msgspec.Struct, frozen=True):
         return len(self.payload) + len(self.metadata)
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """Events for one stream, decided at version `expected` of it; 0 is the empty stream."""
 
     stream: str
@@ -89,7 +89,7 @@ class Write(msgspec.Struct, frozen=True):
     events: Sequence[EventData]
 
 
-class AppendRequest(msgspec.Struct, frozen=True):
+class AppendRequest(msgspec.Struct, frozen=True, gc=False):
     """What is stored all or none: events for one stream or several, each stream named once.
 
     `extras` (timers, claims, outbox) will share the transaction; it must be empty today.
@@ -99,7 +99,7 @@ class AppendRequest(msgspec.Struct, frozen=True):
     extras: Sequence[Any] = ()
 
 
-class Batch(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """The requests of one commit, in order."""
 
     requests: Sequence[AppendRequest]
@@ -140,7 +140,7 @@ class StreamConflict(msgspec.Struct, frozen=True, gc=False):
 Outcome: TypeAlias = Appended | StreamConflict
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """What an append did: one outcome per request, and the events it added, in order."""
 
     outcomes: Sequence[Outcome]
