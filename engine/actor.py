@@ -447,6 +447,7 @@ class Actor:
         """Take the outcome of an async handler, and go on."""
         deliberation, self._deliberation = self._deliberation, None
         assert deliberation is not None
+        deliberation.take()
         self.phase = Phase.LIVE
         self._run(deliberation.mail, self._take_outcome, deliberation)
 
@@ -464,10 +465,9 @@ class Actor:
         deliberation = self._deliberation
         assert deliberation is not None
         self._deliberation = None
-        self._fail(
-            deliberation.mail,
-            too_late(deliberation.mail, self.stream, f"ran {deliberation.seconds:g} s"),
-        )
+        ran_out = deliberation.ran_out
+        why = f"ran {deliberation.seconds:g} s" if ran_out else "was decided too slowly"
+        self._fail(deliberation.mail, too_late(deliberation.mail, self.stream, why))
 
     def _drop_deliberation(self, error: EngineError) -> None:
         deliberation, self._deliberation = self._deliberation, None

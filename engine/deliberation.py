@@ -1,9 +1,10 @@
 """Async handlers at work: one task each, within a limit of time, while the other actors go on.
 
 Rules: a handler's outcome counts once. It ends by returning or raising, which the actor is told in
-a turn of its own; by running out of time, which the caller hears at once; or by being dropped,
-because what it decided on became void. Whatever a handler does after its end is ignored, also when
-it will not be cancelled. It decides nothing itself, and never touches a state or a store.
+a turn of its own, unless the command's deadline passes before that; by running out of time, which
+the caller hears at once; or by being dropped, because what it decided on became void. Whatever a
+handler does after its end is ignored, also when it will not be cancelled. It decides nothing
+itself, and never touches a state or a store.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Deliberation:
         "fingerprint",
         "intake",
         "mail",
+        "ran_out",
         "returned",
         "seconds",
     )
@@ -56,6 +58,8 @@ class Deliberation:
         self.due = 0.0
         self.ended = False
         """Whether it has its outcome, or none is wanted any more."""
+        self.ran_out = False
+        """Whether it ended by running out of time."""
         self.returned: Any = None
         self.error: BaseException | None = None
         self._loop = asyncio.get_running_loop()
@@ -104,11 +108,20 @@ class Deliberation:
         self._timer.cancel()
         self.ended = True
         self.returned, self.error = returned, error
+        if self.mail.seconds is not None:
+            # Its actor may have to wait for room in the journal, and the caller is not to.
+            left = self.mail.due - self.clock.monotonic()
+            self._timer = self._loop.call_later(left, self._on_late)
         self._on_end()
+
+    def take(self) -> None:
+        """Take the outcome: from now on it is the actor's."""
+        self._timer.cancel()
 
     def _run_out(self) -> None:
         if not self.ended:
             self.drop()
+            self.ran_out = True
             self._on_late()
 
     def drop(self) -> None:

@@ -391,6 +391,24 @@ async def test_a_command_that_comes_late_to_its_turn_is_not_run() -> None:
         assert engine.statistics().position == 0
 
 
+async def test_an_outcome_that_waits_for_room_in_the_journal_is_refused_at_its_deadline() -> None:
+    store, rates = HeldStore(), Rates()
+    async with items(rates, store=store, limits=Limits(batch_events=1)) as engine:
+        await engine.execute(Price("a"))
+        store.hold()
+        slow = start(engine, Price("a", "wait"), deadline=0.05)
+        await until(lambda: "wait" in rates.asked)
+        full = [start(engine, Mark(name, 1)) for name in "bcd"]
+        await until(lambda: not engine._journal.has_room)
+        rates.gate.set()
+
+        with pytest.raises(DeadlinePassed, match="was decided too slowly"):
+            await slow
+        store.release()
+        await asyncio.gather(*full)
+        assert (await engine.execute(Price("a"))).version == 2
+
+
 async def test_a_decided_command_is_answered_truly_however_long_the_disk_takes() -> None:
     store = HeldStore()
     async with items(Rates(), store=store) as engine:

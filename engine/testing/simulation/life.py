@@ -359,9 +359,7 @@ class Life:
             self._problem(f"P6: operation {operation.number} has no deadline, and is told {answer}")
         if deadline is None:
             return
-        # What an async handler decided in time may wait for its actor's turn until it is late.
-        late = deadline + (0.02 if isinstance(operation.command, Slowly) else 0.001)
-        if passed and seconds > late and not self._swarm.blocking_handlers:
+        if passed and seconds > deadline + 0.001 and not self._swarm.blocking_handlers:
             self._problem(
                 f"P6: operation {operation.number} has a deadline of {deadline} s, and is told "
                 f"after {seconds:.3f} s that it passed"
