@@ -403,7 +403,7 @@ async def test_an_outcome_that_waits_for_room_in_the_journal_is_refused_at_its_d
         rates.gate.set()
 
         with pytest.raises(DeadlinePassed, match="was decided too slowly"):
-            await slow
+            await asyncio.wait_for(slow, 5)
         store.release()
         await asyncio.gather(*full)
         assert (await engine.execute(Price("a"))).version == 2
