@@ -94,15 +94,16 @@ class Table(Generic[R]):
 
     def update(self, key: Any, /, **changes: Any) -> None:
         """Change fields of the row with this key; KeyError where there is none."""
-        row = self.get(key)
-        if row is None:
+        rows, place = self._rows(), self._shape.encode_key(key)
+        flat = rows.get(place)
+        if flat is None:
             raise KeyError(f"{self.definition.name} has no row {key!r} to update: put it first")
         if self._shape.key in changes:
             raise ValueError(
                 f"{self._shape.key} is the key of {self.definition.name} and stays: delete the "
                 f"row and put another"
             )
-        self.put(msgspec.structs.replace(row, **changes))
+        rows.set(place, self._shape.changed(flat, changes))
 
     def delete(self, key: Any) -> None:
         """Take the row with this key away, if it is there."""

@@ -96,6 +96,7 @@ class RowShape:
         "_build",
         "_decoders",
         "_encoders",
+        "_places",
         "columns",
         "indexes",
         "key",
@@ -114,8 +115,9 @@ class RowShape:
         self.columns = columns
         self.key = key
         self.indexes = indexes
-        self.key_place = [column.name for column in columns].index(key)
         self._encoders = tuple(column.encode for column in columns)
+        self._places = {column.name: place for place, column in enumerate(columns)}
+        self.key_place = self._places[key]
         decoders = tuple(column.decode for column in columns)
         self._decoders = decoders if any(decoders) else None
         self._build = _constructor(row)
@@ -135,6 +137,18 @@ class RowShape:
         """Check a row and give it flat; TypeError or ValueError for what a field cannot hold."""
         values = msgspec.structs.astuple(row)
         return tuple([encode(value) for encode, value in zip(self._encoders, values, strict=True)])
+
+    def changed(self, flat: Flat, changes: Mapping[str, Any]) -> Flat:
+        """Give a flat row with other values in some fields; errors as `flatten` has them."""
+        if hasattr(self.row, "__post_init__"):  # it may have a say in every change
+            return self.flatten(msgspec.structs.replace(self.build(flat), **changes))
+        values = list(flat)
+        for name, value in changes.items():
+            place = self._places.get(name)
+            if place is None:
+                raise TypeError(f"{self.row.__name__} has no field {name!r}")
+            values[place] = self._encoders[place](value)
+        return tuple(values)
 
     def build(self, flat: Sequence[Scalar]) -> Any:
         """Give a fresh row of what `flatten` gave."""

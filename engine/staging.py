@@ -74,15 +74,20 @@ class TableStage:
 
     def get(self, key: Scalar) -> Flat | None:
         """Give a row, or None where there is none; raise MissingRow where that is not known."""
-        cell = self._find(key)
-        if not isinstance(cell, _Unknown):
-            return cell
+        cell: Cell = self.young.get(key, _UNKNOWN)
+        if isinstance(cell, _Unknown):
+            cell = self._find(key)
+            if isinstance(cell, _Unknown):
+                self._miss(key)
+                return None
+        return cell
+
+    def _miss(self, key: Scalar) -> None:
         if self.scouted is None:
             missing = MissingRow(self.attribute, key)
             self._misses.append(missing)
             raise missing
         self.scouted.add(key)
-        return None
 
     def set(self, key: Scalar, flat: Flat | None) -> None:
         """Put a row, or take it away with None; no need to know what was there."""
@@ -136,7 +141,10 @@ class Staging:
     @property
     def dirty(self) -> int:
         """Rows that are not written yet."""
-        return sum(len(table.dirty) for table in self.tables.values())
+        rows = 0
+        for table in self.tables.values():  # asked for each event: no generator
+            rows += len(table.dirty)
+        return rows
 
     def keep(self) -> None:
         """Make what the current event changed part of the batch."""
@@ -250,7 +258,7 @@ class Fold:
                 poison = error
                 break
             prepared.append(event)
-            if sum(map(len, wanted.values())) >= self._rows_max:
+            if wanted and sum(map(len, wanted.values())) >= self._rows_max:
                 break
         await self._fill(wanted)
         return prepared, poison

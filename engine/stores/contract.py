@@ -284,11 +284,9 @@ def checksum_of(
     restored backup could not be told apart. Lengths stand in the head, so that no byte can move
     from one field to the next.
     """
-    head = (
-        f"{version} {event_version} {recorded} {encoding} {len(payload)} {len(metadata)} "
-        f"{name} {stream}\0"
-    )
-    return crc32(b"".join((head.encode(), payload, metadata)))
+    numbers = (version, event_version, recorded, encoding, len(payload), len(metadata))
+    texts = (name.encode(), stream.encode(), payload, metadata)
+    return crc32(b"%d %d %d %d %d %d %b %b\0%b%b" % (*numbers, *texts))
 
 
 def verify(event: StoredEvent) -> None:

@@ -100,10 +100,10 @@ def read_feed(
     for numbers, payload, metadata in page:
         if numbers[0] is None:
             raise Damaged(numbers[1], "its stream has no name in this log")
-        event = _event(str(numbers[0]), numbers, payload, metadata, types)
         after += 1
-        if event.position != after:
-            raise Damaged(after, f"it is missing: the log goes on at position {event.position}")
+        if numbers[1] != after:
+            raise Damaged(after, f"it is missing: the log goes on at position {numbers[1]}")
+        event = _event(str(numbers[0]), numbers, payload, metadata, types)
         verify(event)
         events.append(event)
     return events
