@@ -56,6 +56,19 @@ async def test_an_actor_with_undurable_events_does_not_leave() -> None:
         assert (await engine.execute(Add("b", 1))).position == 2
 
 
+async def test_an_actor_with_waiting_commands_does_not_leave() -> None:
+    async with counters(HeldStore(), limits=Limits(resident_aggregates=1)) as engine:
+        await engine.execute(Add("a", 1))
+        waiting, refused = await asyncio.gather(
+            engine.execute(Add("a", 1)), engine.execute(Add("b", 1)), return_exceptions=True
+        )
+
+        assert isinstance(waiting, Receipt)
+        assert waiting.version == 2
+        assert isinstance(refused, Overloaded)
+        assert await total(engine, "a") == "2 at 2"
+
+
 async def test_commands_refused_in_one_turn_cost_one_search_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
