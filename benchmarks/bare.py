@@ -49,6 +49,11 @@ _SUMMARIES = (
     "CREATE TABLE summaries(order_id TEXT PRIMARY KEY, item TEXT NOT NULL, quantity INTEGER "
     "NOT NULL, changes INTEGER NOT NULL, opened INTEGER NOT NULL) STRICT, WITHOUT ROWID"
 )
+_PUT = (
+    "INSERT INTO summaries VALUES (?, ?, ?, ?, ?) ON CONFLICT (order_id) DO UPDATE SET "
+    "item=excluded.item, quantity=excluded.quantity, changes=excluded.changes, "
+    "opened=excluded.opened"
+)
 
 
 class BareLog:
@@ -114,15 +119,8 @@ class BareView:
 
     def put(self, rows: Sequence[Sequence[Any]], checkpoint: int) -> None:
         """Put rows and checkpoint, in one transaction."""
-        marks = ",".join(["(?,?,?,?,?)"] * len(rows))
-        flat = [value for row in rows for value in row]
         self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.execute(
-            f"INSERT INTO summaries VALUES {marks} ON CONFLICT (order_id) DO UPDATE SET "
-            "item=excluded.item, quantity=excluded.quantity, changes=excluded.changes, "
-            "opened=excluded.opened",
-            flat,
-        )
+        self._connection.executemany(_PUT, rows)
         self._connection.execute("UPDATE checkpoint SET position = ?", (checkpoint,))
         self._connection.execute("COMMIT")
 
