@@ -36,3 +36,10 @@ def test_a_promise_names_its_mutants_and_has_one(number: int) -> None:
 
     assert named == kept
     assert kept
+
+
+@pytest.mark.parametrize("name", sorted(load([])))
+def test_what_a_mutant_changes_stands_in_its_file_once(name: str) -> None:
+    mutant = load([])[name]
+
+    assert (TESTS.parent / mutant.file).read_text().count(mutant.old) == 1

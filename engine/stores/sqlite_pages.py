@@ -1,16 +1,19 @@
 """Reading pages of a SQLite log: a whole page in one row, since a row costs more than its bytes.
 
 Each row that a statement gives hands the interpreter's lock over and back, and beside a busy event
-loop that costs up to 5 ms. So a page comes as one row: its numbers as one JSON array, its payloads
-and metadata as one blob, cut apart here. That is byte-exact for text; a page with another encoding,
-or with a name that is no text, is read again row by row. Every event is compared with its checksum,
-every page with its order.
+loop that costs up to 5 ms. So a page comes as one row: its numbers as one JSON array, and one blob
+of all that the checksums are over, event after event. SQLite puts those texts together, outside of
+the interpreter's lock; here each is compared with its checksum, and payload and metadata are cut
+out of it. Where anything about a page is odd (a checksum, an unknown type, another encoding, a name
+that is no text), it is read again row by row, which tells what is wrong with which event. Whoever
+reads compares the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
+from zlib import crc32
 
 import msgspec
 
@@ -22,8 +25,9 @@ __all__ = ["Types", "read_feed", "read_streams"]
 Types: TypeAlias = Callable[[int], tuple[str, int]]
 """Gives name and version of an event type by its number; KeyError for an unknown one."""
 
-Numbers: TypeAlias = tuple[str | int | None, int, int, int, int, int, int, int, int]
-"""Stream (name or ordinal), position, version, type, recorded, encoding, two lengths, checksum."""
+Numbers: TypeAlias = tuple[str | int, int, int, int, int, int, int, int, int, int]
+"""Stream (name or ordinal), position, version, type, recorded, encoding, checksum, and the lengths
+of payload, of metadata, and of all that the checksum is over; bytes."""
 
 _numbers: Final = msgspec.json.Decoder(list[Numbers])
 _versions: Final = msgspec.json.Decoder(list[int])
@@ -37,12 +41,15 @@ _STREAMS: Final = (
     "w.key AS stream, {columns} FROM json_each(?1) w CROSS JOIN streams s ON s.name = w.value->>0 "
     "CROSS JOIN events e ON e.stream = s.number AND e.version > w.value->>1"
 )
-_COLUMNS: Final = (
-    "e.position, e.version, e.type, e.recorded, e.encoding, e.payload, e.metadata, e.checksum"
-)
-_NUMBERS: Final = (
-    "stream, position, version, type, recorded, encoding, length(payload), length(metadata), "
-    "checksum"
+_NUMBERS: Final = "position, version, type, recorded, encoding, checksum"
+_COLUMNS: Final = "e.position, e.version, e.type, e.recorded, e.encoding, e.checksum, "
+# What contract.checksum_of takes, byte for byte; its parts may be missing in a damaged log, and
+# then it does not match.
+_PROVED: Final = (
+    "concat_ws(' ', e.version, (SELECT version FROM event_types WHERE number = e.type), e.recorded,"
+    " e.encoding, length(e.payload), length(e.metadata),"
+    " (SELECT name FROM event_types WHERE number = e.type),"
+    " s.name || char(0) || CAST(e.payload AS TEXT) || CAST(e.metadata AS TEXT)) AS proved"
 )
 _SIZE: Final = "length(e.payload) + length(e.metadata) AS size"
 
@@ -60,9 +67,8 @@ _LIMIT: Final = (
     "THEN ?2 ELSE ({fitting}) END)"
 )
 _WHOLE: Final = (
-    "SELECT json_group_array(json_array({numbers})), CAST(coalesce(group_concat("
-    "CAST(payload AS TEXT) || CAST(metadata AS TEXT), ''), '') AS BLOB), "
-    "coalesce(max(encoding), 0) FROM ({rows})"
+    "SELECT json_group_array(json_array(stream, {numbers}, payload, metadata, "
+    "octet_length(proved))), CAST(coalesce(group_concat(proved, ''), '') AS BLOB) FROM ({rows})"
 )
 _BY_ROW: Final = "SELECT CAST(stream AS BLOB), {numbers}, payload, metadata FROM ({rows})"
 
@@ -70,11 +76,13 @@ _BY_ROW: Final = "SELECT CAST(stream AS BLOB), {numbers}, payload, metadata FROM
 def _statements(source: str) -> tuple[str, str]:
     """Give the statement for a page in one row, and the one for a page row by row."""
     sizes = source.format(columns=_SIZE)
-    limit = _LIMIT.format(source=sizes, fitting=_FITTING.format(source=sizes))
-    rows = " ".join(("SELECT", source.format(columns=_COLUMNS), "LIMIT", limit))
+    limit = "LIMIT " + _LIMIT.format(source=sizes, fitting=_FITTING.format(source=sizes))
+    lengths = "length(e.payload) AS payload, length(e.metadata) AS metadata, "
+    whole = source.format(columns=_COLUMNS + lengths + _PROVED)
+    rows = source.format(columns=_COLUMNS + "e.payload, e.metadata")
     return (
-        _WHOLE.format(numbers=_NUMBERS, rows=rows),
-        _BY_ROW.format(numbers=_NUMBERS.removeprefix("stream, "), rows=rows),
+        _WHOLE.format(numbers=_NUMBERS, rows=f"SELECT {whole} {limit}"),
+        _BY_ROW.format(numbers=_NUMBERS, rows=f"SELECT {rows} {limit}"),
     )
 
 
@@ -95,16 +103,12 @@ def read_feed(
     connection: Any, types: Types, after: int, events_max: int, bytes_max: int
 ) -> Sequence[StoredEvent]:
     """Give the events after a position, in order; raise Damaged for a hole or a bad checksum."""
-    page = _read(connection, _FEED_WHOLE, _FEED_ROWS, (after, events_max, bytes_max))
+    parameters = (after, events_max, bytes_max)
     events: list[StoredEvent] = []
-    for numbers, payload, metadata in page:
-        if numbers[0] is None:
-            raise Damaged(numbers[1], "its stream has no name in this log")
+    for _, event in _read(connection, _FEED_WHOLE, _FEED_ROWS, parameters, types, None):
         after += 1
-        if numbers[1] != after:
-            raise Damaged(after, f"it is missing: the log goes on at position {numbers[1]}")
-        event = _event(str(numbers[0]), numbers, payload, metadata, types)
-        verify(event)
+        if event.position != after:
+            raise Damaged(after, f"it is missing: the log goes on at position {event.position}")
         events.append(event)
     return events
 
@@ -114,20 +118,21 @@ def read_streams(
 ) -> Sequence[StreamPage]:
     """Give a page of each stream; raise Damaged for a hole, a bad checksum or a lost event."""
     asked = msgspec.json.encode([(read.stream, read.after) for read in reads]).decode()
-    page = _read(connection, _STREAMS_WHOLE, _STREAMS_ROWS, (asked, events_max, bytes_max))
+    parameters = (asked, events_max, bytes_max)
     found: list[list[StoredEvent]] = [[] for _ in reads]
-    for numbers, payload, metadata in page:
-        assert numbers[0] is not None, "a read has an ordinal"
+
+    names = [read.stream for read in reads]
+    for numbers, event in _read(
+        connection, _STREAMS_WHOLE, _STREAMS_ROWS, parameters, types, names
+    ):
         ordinal = int(numbers[0])
-        read, events = reads[ordinal], found[ordinal]
-        event = _event(read.stream, numbers, payload, metadata, types)
-        expected = read.after + len(events) + 1
+        events = found[ordinal]
+        expected = reads[ordinal].after + len(events) + 1
         if event.version != expected:
             raise Damaged(
                 event.position,
-                f"{read.stream} has version {event.version} where {expected} belongs",
+                f"{event.stream} has version {event.version} where {expected} belongs",
             )
-        verify(event)
         events.append(event)
     versions = _versions.decode(connection.execute(_STREAM_VERSIONS, (asked,)).fetchall()[0][0])
     pages = [
@@ -150,53 +155,92 @@ def _check_nothing_is_lost(
 
 
 def _read(
-    connection: Any, whole: str, rows: str, parameters: tuple[Any, ...]
-) -> Iterable[tuple[Numbers, bytes, bytes]]:
+    connection: Any,
+    whole: str,
+    rows: str,
+    parameters: tuple[Any, ...],
+    types: Types,
+    names: Sequence[str] | None,
+) -> Iterable[tuple[Sequence[Any], StoredEvent]]:
+    """Give the events of a page, each behind its numbers or its row, whose first is the stream.
+
+    `names` are those of the streams by ordinal, where the page has ordinals. Each event is what was
+    written, by its checksum; nothing is said of the order. Raises Damaged where one is not, at its
+    turn.
+    """
     try:
-        text, blob, encoding = connection.execute(whole, parameters).fetchall()[0]
-        if encoding == ENCODING_JSON:
-            return _cut(_numbers.decode(text), blob)
-    except (UnicodeDecodeError, msgspec.MsgspecError):
-        # A name in it is damaged: the rows tell whose.
-        pass
-    found = connection.execute(rows, parameters).fetchall()
-    return [((_text(row), *row[1:9]), row[9], row[10]) for row in found]
+        text, blob = connection.execute(whole, parameters).fetchall()[0]
+        page = _numbers.decode(text)
+        return zip(page, _cut(page, blob, types, names), strict=True)
+    except (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError):
+        found = connection.execute(rows, parameters).fetchall()
+        return _row_by_row(found, types, names)
 
 
-def _text(row: tuple[Any, ...]) -> str | None:
-    stream: bytes | None = row[0]
-    try:
-        return stream if stream is None else stream.decode()
-    except UnicodeDecodeError as error:
-        raise Damaged(row[1], f"the name of its stream is no text: {error.reason}") from error
+class _Odd(Exception):
+    """A page has something that only its rows can tell."""
 
 
-def _cut(page: list[Numbers], blob: bytes) -> Iterable[tuple[Numbers, bytes, bytes]]:
+def _cut(
+    page: Sequence[Numbers], blob: bytes, types: Types, names: Sequence[str] | None
+) -> Sequence[StoredEvent]:
+    """Cut a page into its events. Raises _Odd, and KeyError for an unknown type."""
+    events: list[StoredEvent] = []
+    view = memoryview(blob)
     begin = 0
-    for numbers in page:
-        middle = begin + numbers[6]
-        end = middle + numbers[7]
-        yield numbers, blob[begin:middle], blob[middle:end]
-        begin = end
-
-
-def _event(
-    stream: str, numbers: Numbers, payload: bytes, metadata: bytes, types: Types
-) -> StoredEvent:
-    _, position, version, kind, recorded, encoding, _, _, checksum = numbers
-    try:
+    for key, position, version, kind, recorded, encoding, checksum, payload, metadata, all_ in page:
+        end = begin + all_
+        if crc32(view[begin:end]) != checksum or encoding != ENCODING_JSON:
+            raise _Odd
         name, event_version = types(kind)
-    except KeyError:
-        raise Damaged(position, f"{stream} has the unknown event type number {kind}") from None
-    return StoredEvent(
-        position,
-        stream,
-        version,
-        name,
-        event_version,
-        recorded,
-        payload,
-        metadata,
-        encoding,
-        checksum,
-    )
+        middle = end - metadata
+        event = StoredEvent(
+            position,
+            str(key) if names is None else names[int(key)],
+            version,
+            name,
+            event_version,
+            recorded,
+            blob[middle - payload : middle],
+            blob[middle:end],
+            encoding,
+            checksum,
+        )
+        events.append(event)
+        begin = end
+    return events
+
+
+def _row_by_row(
+    rows: Iterable[Sequence[Any]], types: Types, names: Sequence[str] | None
+) -> Iterable[tuple[Sequence[Any], StoredEvent]]:
+    for row in rows:
+        key, position, version, kind, recorded, encoding, checksum, payload, metadata = row
+        if key is None:
+            raise Damaged(position, "its stream has no name in this log")
+        stream = _text(key, position) if names is None else names[int(key)]
+        try:
+            name, event_version = types(kind)
+        except KeyError:
+            raise Damaged(position, f"{stream} has the unknown event type number {kind}") from None
+        event = StoredEvent(
+            position,
+            stream,
+            version,
+            name,
+            event_version,
+            recorded,
+            payload,
+            metadata,
+            encoding,
+            checksum,
+        )
+        verify(event)
+        yield row, event
+
+
+def _text(stream: bytes, position: int) -> str:
+    try:
+        return stream.decode()
+    except UnicodeDecodeError as error:
+        raise Damaged(position, f"the name of its stream is no text: {error.reason}") from error
