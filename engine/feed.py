@@ -1,9 +1,9 @@
 """The feed for the host: all committed events in position order, to the end or following it.
 
 Rules: a feed reads pages of the log; one that follows is woken by the bus and takes from it what
-goes on exactly where it stands, like a projector. It holds one page, and on the bus never more than
-`Limits.bus_events`: a slow reader falls back to the log and slows nobody. An event that cannot be
-decoded ends it with Damaged, after everything before. It polls nothing, and keeps no checkpoint:
+goes on exactly where it stands, like a projector. It holds two pages, and on the bus never more
+than `Limits.bus_events`: a slow reader falls back to the log and slows nobody. An event that cannot
+be decoded ends it with Damaged, after everything before. It polls nothing, and keeps no checkpoint:
 where to go on is the reader's to remember.
 """
 
@@ -15,9 +15,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from .authorization import Gate
 from .bus import Bus, Subscription
 from .codec import EventRegistry
-from .errors import Closed, Damaged, InvalidInput, StoreFailed
+from .errors import Closed, InvalidInput, StoreFailed
 from .history import LoggedEvent, logged
 from .limits import Limits
+from .log_reader import LogReader
 from .stores.contract import Store, StoredEvent
 
 __all__ = ["Feeds"]
@@ -76,16 +77,17 @@ class Feeds:
         if self._gate is not None:
             await self._gate.check(principal, "feed", "*")
         follower = self._bus.subscribe("feed") if follow else None
+        reading = _Reading(self, after, follower)
         try:
             if follower is not None:
                 self._followers.add(follower)
-            reading = _Reading(self, after, follower)
             while events := await reading.next():
                 for number, stored in enumerate(events, 1):
                     yield logged(self._registry, stored)
                     if number % _DECODE_SLICE == 0:
                         await asyncio.sleep(0)
         finally:
+            reading.close()
             if follower is not None:
                 self._followers.discard(follower)
                 self._bus.unsubscribe(follower)
@@ -100,25 +102,14 @@ class Feeds:
                 f"backup was restored"
             )
 
-    async def page(self, after: int) -> Sequence[StoredEvent]:
-        """Read the log; where an event is damaged, what stands before it."""
-        limits = self._limits
-        try:
-            return await self._store.read_feed(
-                after, events_max=limits.page_events, bytes_max=limits.page_bytes
-            )
-        except Damaged as damaged:
-            good = damaged.position - 1 - after
-            if good < 1:
-                raise
-            return await self._store.read_feed(
-                after, events_max=min(good, limits.page_events), bytes_max=limits.page_bytes
-            )
-
     @property
     def events_max(self) -> int:
         """Events of one page."""
         return self._limits.page_events
+
+    def reader(self) -> LogReader:
+        """Give a reader of the log, for one feed."""
+        return LogReader(self._store, self._limits)
 
     def check_usable(self) -> None:
         """Raise Closed where the engine can read no more."""
@@ -136,6 +127,7 @@ class _Reading:
 
     def __init__(self, feeds: Feeds, after: int, follower: Subscription | None) -> None:
         self._feeds = feeds
+        self._log = feeds.reader()
         self._after = after
         self._follower = follower
         self._behind = True
@@ -148,9 +140,13 @@ class _Reading:
             self._after = events[-1].position
         return events
 
+    def close(self) -> None:
+        """End what is still being read."""
+        self._log.close()
+
     async def _read(self) -> Sequence[StoredEvent]:
         self._feeds.check_usable()
-        return await self._feeds.page(self._after)
+        return await self._log.read(self._after)
 
     async def _follow(self, bus: Subscription) -> Sequence[StoredEvent]:
         while True:
@@ -164,7 +160,7 @@ class _Reading:
                 continue
             # Losses are noted before the read: what is published during it stays on the bus.
             try:
-                page = await self._feeds.page(self._after)
+                page = await self._log.read(self._after)
             except StoreFailed:
                 if self._feeds.have_ended():
                     return ()

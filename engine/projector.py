@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 
 from .bus import Subscription
 from .codec import EventRegistry
-from .errors import Damaged
 from .limits import Limits
+from .log_reader import LogReader
 from .ports import Ports
 from .projection import Projection
 from .staging import Fold
@@ -58,7 +58,7 @@ class Projector:
         self.definition = projection.__definition__
         self.failure: ProjectionFailure | None = None
         """Why it is stopped, if it is."""
-        self._store = store
+        self._log = LogReader(store, limits)
         self._views = views
         self._subscription = subscription
         self._limits = limits
@@ -133,6 +133,7 @@ class Projector:
                     await self._resumed.wait()
                     self._resumed.clear()
         finally:
+            self._log.close()
             self._subscription.mute()
             self._enter("closed")
 
@@ -206,7 +207,8 @@ class Projector:
                 await bus.wait()
                 continue
             # Losses are noted before the read: what is published during it stays on the bus.
-            page = await self._read_page()
+            self._pages += 1
+            page = await self._log.read(self.position)
             if page:
                 self._enter("catching-up")
                 return page
@@ -214,24 +216,6 @@ class Projector:
             follows = bus.first is None or bus.first <= self.position + 1
             assert follows or self._behind, "what is on the bus is in the feed"
         return ()
-
-    async def _read_page(self) -> Sequence[StoredEvent]:
-        """Read the feed; where an event is damaged, what stands before it."""
-        self._pages += 1
-        limits = self._limits
-        try:
-            return await self._store.read_feed(
-                self.position, events_max=limits.page_events, bytes_max=limits.page_bytes
-            )
-        except Damaged as damaged:
-            good = damaged.position - 1 - self.position
-            if good < 1:
-                raise
-            return await self._store.read_feed(
-                self.position,
-                events_max=min(good, limits.page_events),
-                bytes_max=limits.page_bytes,
-            )
 
     # -- one batch ----------------------------------------------------------------------------
 
@@ -297,6 +281,7 @@ class Projector:
         """Stop, and say so."""
         name = self.definition.name
         # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
+        self._log.close()
         self._subscription.mute()
         if isinstance(error, _Poisoned):
             stored, cause = error.stored, error.__cause__

@@ -30,7 +30,7 @@ RANKS: list[set[str]] = [
     {"watchdog"},
     {"messages", "keys", "stores.contract"},
     {"upcasting"},
-    {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory"},
+    {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},
     {"mailbox", "projection", "authorization", "snapshot", "schema"},
     {"journal", "staging", "views", "deliberation", "snapshot_writer"},
     {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
