@@ -15,13 +15,15 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import closing
+from typing import NoReturn, TypeAlias
 
 from .actor import Actor
 from .errors import Damaged, InvalidInput, Overloaded, StoreFailed
 from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
 from .ports import Ports
+from .read_ahead import AHEAD, ReadAhead
 from .snapshot import Distrusted
 from .statistics import DirectoryStatistics, Histogram
 from .stores.contract import Store, StreamPage, StreamRead
@@ -37,6 +39,8 @@ _SAMPLE = 16
 """Actors that are measured to estimate what one holds."""
 _IDLE_LOOKS = 2
 """How often an actor is found without a command before it leaves."""
+
+_Ahead: TypeAlias = ReadAhead[StreamRead, StreamPage]
 
 
 class Directory:
@@ -187,7 +191,7 @@ class Directory:
         self._wake.set()
 
     async def run(self) -> None:
-        """Load cold actors until cancelled."""
+        """Load cold actors until cancelled; run by several, one folds while others read."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -215,19 +219,20 @@ class Directory:
             actor.begin_load()
         await self._restore(actors)
         remaining = actors
-        while remaining:
-            try:
-                pages = await self._read(remaining)
-            except Exception as error:
-                if len(remaining) == 1 or not isinstance(error, Damaged):
+        with closing(ReadAhead(self._read_page)) as ahead:
+            while remaining:
+                try:
+                    pages = await self._read(remaining, ahead)
+                except Exception as error:
+                    if len(remaining) == 1 or not isinstance(error, Damaged):
+                        for actor in remaining:
+                            actor.unreadable(error)
+                        return
+                    # One damaged stream must not cost the others their answers: each by itself.
                     for actor in remaining:
-                        actor.unreadable(error)
+                        await self._load([actor])
                     return
-                # One damaged stream must not cost the others their answers: each by itself.
-                for actor in remaining:
-                    await self._load([actor])
-                return
-            remaining = await self._fold(remaining, pages)
+                remaining = await self._fold(remaining, pages)
 
     async def _restore(self, actors: list[Actor]) -> None:
         """Let actors begin at their snapshots, where there are any that fit."""
@@ -253,11 +258,24 @@ class Directory:
             why,
         )
 
-    async def _read(self, actors: list[Actor]) -> Sequence[StreamPage]:
+    async def _read(self, actors: list[Actor], ahead: _Ahead) -> Sequence[StreamPage]:
+        """Read a page of each; of a single long stream, also what follows."""
+        reads = [StreamRead(actor.stream, actor.read_after) for actor in actors]
+        if len(reads) > 1:
+            return await self._read_pages(reads)
+        [read] = reads
+        page = await ahead.take(read) or await self._read_page(read)
+        size = len(page.events)
+        if page.more and size == self._limits.page_events:
+            ahead.look(StreamRead(read.stream, read.after + size * n) for n in range(1, AHEAD + 1))
+        return [page]
+
+    async def _read_page(self, read: StreamRead) -> StreamPage:
+        return (await self._read_pages([read]))[0]
+
+    async def _read_pages(self, reads: Sequence[StreamRead]) -> Sequence[StreamPage]:
         return await self._store.read_streams(
-            [StreamRead(actor.stream, actor.read_after) for actor in actors],
-            events_max=self._limits.page_events,
-            bytes_max=self._limits.page_bytes,
+            reads, events_max=self._limits.page_events, bytes_max=self._limits.page_bytes
         )
 
     async def _fold(self, actors: list[Actor], pages: Sequence[StreamPage]) -> list[Actor]:

@@ -26,6 +26,9 @@ from .watchdog import LoopWatch
 
 __all__ = ["Reader", "State", "Supervisor"]
 
+_LOADERS = 2
+"""One folds what it has read while the store reads for the other."""
+
 State: TypeAlias = Literal["new", "starting", "running", "stopping", "stopped", "failed"]
 
 
@@ -137,7 +140,8 @@ class Supervisor:
                 readers.start_soon(reader.run)
             async with anyio.create_task_group() as writers:
                 writers.start_soon(self._journal.run)
-                writers.start_soon(self._directory.run)
+                for _ in range(_LOADERS):
+                    writers.start_soon(self._directory.run)
                 writers.start_soon(self._directory.sweep)
                 writers.start_soon(self._snapshots.run)
                 writers.start_soon(self._deliberations.run)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from engine import Damaged, Limits, Overloaded, Receipt, StreamUnreadable
 from engine.actor import Actor
-from engine.stores.contract import AppendRequest, Batch, EventData, EventType, Write
+from engine.stores.contract import (
+    AppendRequest,
+    Batch,
+    EventData,
+    EventType,
+    StreamPage,
+    StreamRead,
+    Write,
+)
 from tests.support import Add, HeldStore, Look, Touch, counters, settle, total, until
 
 
@@ -131,6 +140,31 @@ async def test_a_long_stream_is_loaded_page_by_page() -> None:
 
         assert totals == ["950 at 950", "14 at 7"]
         assert len(store.stream_reads) == 10
+
+
+async def test_the_next_pages_of_a_long_stream_are_read_while_one_is_folded() -> None:
+    class Noting(HeldStore):
+        asked: ClassVar[list[int]] = []
+
+        async def read_streams(
+            self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+        ) -> Sequence[StreamPage]:
+            self.asked.extend(read.after for read in reads)
+            pages: Sequence[StreamPage] = await super().read_streams(
+                reads, events_max=events_max, bytes_max=bytes_max
+            )
+            return pages
+
+    store = Noting()
+    async with counters(store) as engine:
+        for _ in range(4):
+            await engine.execute(Add("long", 1, times=10))
+    store.asked.clear()
+    async with counters(store, limits=Limits(page_events=10)) as engine:
+        assert await total(engine, "long") == "40 at 40"
+
+    # What lies behind the end was asked for before the end was known, and dropped.
+    assert store.asked == [0, 10, 20, 30, 40]
 
 
 async def test_a_stream_that_cannot_be_decoded_costs_only_itself() -> None:

@@ -27,7 +27,7 @@ ALLOWED = {
 RANKS: list[set[str]] = [
     {"errors", "stores", "footprint", "commands", "difference", "integrations"},
     {"limits", "annotations", "ports", "statistics", "tracebacks"},
-    {"watchdog"},
+    {"watchdog", "read_ahead"},
     {"messages", "keys", "stores.contract"},
     {"upcasting"},
     {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},

@@ -30,7 +30,7 @@ from .schedule import draw_schedule
 from .story import Operation, Story
 from .swarm import Ending, Swarm, draw_limits, draw_swarm
 
-__all__ = ["STEPS_MAX", "live", "run_seed", "simulated_disk", "tell"]
+__all__ = ["STEPS_MAX", "free_the_dead", "live", "run_seed", "simulated_disk", "tell"]
 
 STEPS_MAX: Final = 200_000
 
@@ -94,7 +94,7 @@ def simulated_disk(random: Random, swarm: Swarm) -> Generator[Disk]:
     finally:
         disk.dispose()
         shutil.rmtree(folder, ignore_errors=True)
-        _free_the_dead()
+        _free_now_and_then()
         gc.enable()
 
 
@@ -185,15 +185,16 @@ _SEEDS_PER_FREEING: Final = 20
 _freed = [0]
 
 
-def _free_the_dead() -> None:
-    """Free what died, now and then: what it still says has no loop to say it in."""
+def _free_now_and_then() -> None:
+    """Free what died in many seeds at once: once each would be most of the time."""
     _freed[0] += 1
     if _freed[0] % _SEEDS_PER_FREEING == 0:
-        _free_now()
+        free_the_dead()
 
 
 @atexit.register
-def _free_now() -> None:
+def free_the_dead() -> None:
+    """Free what died in the seeds before: what it still says has no loop to say it in."""
     before, sys.unraisablehook = sys.unraisablehook, _say_nothing
     try:
         _GRAVES.clear()
