@@ -25,6 +25,7 @@ from engine import (
     HandlerFailed,
     Id,
     Limits,
+    Overloaded,
     Ports,
     Receipt,
     Rejected,
@@ -195,6 +196,19 @@ async def test_the_aggregate_itself_takes_nothing_until_its_handler_has_returned
 
         assert [(await task).version for task in tasks] == [1, 2, 3]
         assert await told(engine, "a") == "17 at 3"
+
+
+async def test_an_aggregate_does_not_leave_memory_while_its_handler_decides() -> None:
+    rates = Rates()
+    async with items(rates, limits=Limits(resident_aggregates=1)) as engine:
+        pricing = start(engine, Price("a", "wait"))
+        await until(lambda: rates.asked)
+        [refused] = await asyncio.gather(engine.execute(Mark("b", 1)), return_exceptions=True)
+        rates.gate.set()
+
+        assert isinstance(refused, Overloaded)
+        assert (await pricing).version == 1
+        assert (await engine.execute(Mark("b", 1))).version == 1
 
 
 async def test_an_async_handler_decides_on_what_is_not_durable_yet() -> None:
