@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
 from engine.ports import SystemFiles
+
+WAIT_SECONDS: Final = 20
+
+
+class Hold:
+    """Where a call stops until it is let go."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._released = threading.Event()
+
+    def wait(self) -> None:
+        self._reached.set()
+        assert self._released.wait(WAIT_SECONDS), "nobody let go of a call that was held"
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, WAIT_SECONDS), "the call never came"
+
+    def release(self) -> None:
+        self._released.set()
 
 
 class FaultyVfs(apsw.VFS):
@@ -20,6 +42,7 @@ class FaultyVfs(apsw.VFS):
         self.name = f"faulty-{FaultyVfs.count}"
         self.faults: dict[str, int] = {}
         """SQLite's result code by call and file, as "sync log.db-wal"."""
+        self.holds: dict[str, Hold] = {}
         self.calls: list[str] = []
         super().__init__(self.name, "")
 
@@ -36,6 +59,9 @@ class FaultyFile(apsw.VFSFile):
 
     def _reach(self, call: str) -> None:
         self._vfs.calls.append(f"{call} {self._name}")
+        hold = self._vfs.holds.get(f"{call} {self._name}")
+        if hold is not None:
+            hold.wait()
         code = self._vfs.faults.get(f"{call} {self._name}")
         if code is not None:
             raise apsw.exception_for(code)

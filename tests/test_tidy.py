@@ -34,7 +34,7 @@ RANKS: list[set[str]] = [
     {"mailbox", "projection", "authorization", "snapshot", "schema"},
     {"journal", "staging", "views", "deliberation", "snapshot_writer"},
     {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
-    {"stores.sqlite_snapshots"},
+    {"stores.sqlite_snapshots", "stores.sqlite_wal"},
     {"recording"},
     {"actor", "answers", "stores.sqlite_tables", "stores.sqlite", "stores.sqlite_reader"},
     {"directory", "stores.sqlite_history", "stores.urls"},

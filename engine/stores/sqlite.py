@@ -1,17 +1,16 @@
 """The log in one SQLite file: one writer, one transaction and one sync per batch.
 
 Rules: WAL with `synchronous=FULL`, every setting read back after it was set; an flock beside the
-file keeps a second engine out, and outside readers are welcome. The writer alone holds a connection
-that can write, and folds the write-ahead log into the file between batches when it is large. What
-fails before the commit was not written, and the store goes on; what fails in the commit is unknown,
-and the store takes nothing more. It never opens with the standard library's SQLite, retries a
-commit, or trusts a cache that a stranger's write may have made stale.
+file keeps a second engine out, and outside readers are welcome. One worker alone writes; beside it
+a folder brings the write-ahead log into the file when it is large. What fails before the commit was
+not written, and the store goes on; what fails in the commit is unknown, and the store takes nothing
+more. It never opens with the standard library's SQLite, retries a commit, or trusts a cache that a
+stranger's write may have made stale.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -39,6 +38,7 @@ from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_versi
 from .sqlite_session import (
     BUSY_MS,
     close,
+    durable_settings,
     make_wal_durable,
     open_writer,
     run,
@@ -46,6 +46,7 @@ from .sqlite_session import (
     set_reading,
 )
 from .sqlite_snapshots import read_snapshots, write_snapshots
+from .sqlite_wal import PAGE_BYTES, WalFolder
 
 __all__ = ["SqliteStore"]
 
@@ -53,9 +54,6 @@ T = TypeVar("T")
 
 SQLITE_OLDEST: Final = (3, 51, 3)
 """Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
-WAL_BYTES_MAX: Final = 64 * 1024 * 1024
-"""The write-ahead log is folded into the file above this size."""
-PAGE_BYTES: Final = 8_192
 CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose number and version the writer remembers."""
 _LOCK_POLL_SECONDS: Final = 0.05
@@ -86,10 +84,7 @@ class SqliteStore:
         self._log_id = ""
         self._head = Head()
         self._stopped: BaseException | None = None
-        self._wal_retry_bytes = WAL_BYTES_MAX
-        self._folding: asyncio.Task[None] | None = None
-        self._wal_folds = 0
-        self._wal_folds_put_off = 0
+        self._folder: WalFolder | None = None
         self._streams: dict[str, tuple[int, int]] = {}
         """Number and version by name; emptied by whatever may have made it stale."""
         self._next_stream = 1
@@ -147,16 +142,28 @@ class SqliteStore:
             version = read_schema_version(connection, self.path, len(MIGRATIONS))
             if version == 0:
                 set_pragma(connection, "page_size", PAGE_BYTES)
-            for pragma, value in _settings():
+            for pragma, value in durable_settings():
                 set_pragma(connection, pragma, value)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
             make_wal_durable(connection, self._ports.files, self.path)
+            self._folder = self._make_folder(connection)
             self._read_state(connection)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
+
+    def _make_folder(self, connection: Any) -> WalFolder:
+        assert self._writer is not None, "the writer's thread runs this"
+        return WalFolder(
+            self.path,
+            self._ports,
+            self._writer,
+            connection,
+            stop=self._stop,
+            is_stopped=lambda: self._stopped is not None,
+        )
 
     def _read_state(self, connection: Any) -> None:
         found = run(connection, "SELECT log_id FROM about")
@@ -191,14 +198,13 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Fold the write-ahead log into the file, close it, give the lock back."""
-        folding, self._folding = self._folding, None
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         lock, self._lock = self._lock, None
         # Whatever fails or is cancelled on the way, no thread stays, and the lock goes last.
         try:
-            if folding is not None:
-                await asyncio.wait([folding])
+            if self._folder is not None:
+                await self._folder.close()
         finally:
             try:
                 await _end(reader, self._close_reader)
@@ -232,8 +238,8 @@ class SqliteStore:
     async def append(self, batch: Batch) -> Committed:
         """Append what fits, in one transaction and with one sync."""
         committed = await self._on_writer(self._append, batch)
-        if self._folding is None and self._wal_bytes() >= self._wal_retry_bytes:
-            self._folding = asyncio.ensure_future(self._fold_wal())
+        if self._folder is not None:
+            self._folder.fold_if_large()
         return committed
 
     def _append(self, connection: Any, batch: Batch) -> Committed:
@@ -392,37 +398,16 @@ class SqliteStore:
 
     def statistics(self) -> StoreStatistics:
         """Give the numbers as they are now; called from any thread."""
+        folder = self._folder
         return StoreStatistics(
             file_bytes=self._ports.files.size(self.path),
-            wal_bytes=self._wal_bytes(),
-            wal_folds=self._wal_folds,
-            wal_folds_put_off=self._wal_folds_put_off,
+            wal_bytes=self._ports.files.size(self.path + "-wal"),
+            wal_folds=0 if folder is None else folder.folds,
+            wal_folds_put_off=0 if folder is None else folder.put_off,
         )
 
-    def _wal_bytes(self) -> int:
-        return self._ports.files.size(self.path + "-wal")
-
-    async def _fold_wal(self) -> None:
-        try:
-            await self._on_writer(self._checkpoint_wal)
-        finally:
-            self._folding = None
-
-    def _checkpoint_wal(self, connection: Any) -> None:
-        self._wal_retry_bytes = WAL_BYTES_MAX
-        connection.set_busy_timeout(0)
-        try:
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self._wal_folds += 1
-        except (apsw.BusyError, apsw.LockedError):
-            # A reader is at it: what could be folded is; the next try comes with growth.
-            self._wal_retry_bytes = self._wal_bytes() + WAL_BYTES_MAX
-            self._wal_folds_put_off += 1
-        except apsw.Error as error:
-            # A sync of the file itself may have failed, and must not be tried again.
-            self._stopped = error
-        finally:
-            connection.set_busy_timeout(BUSY_MS)
+    def _stop(self, error: BaseException) -> None:
+        self._stopped = error
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -522,19 +507,3 @@ def _check_library() -> None:
             f"SQLite {apsw.sqlite_lib_version()} can corrupt a log that is read while it is "
             f"written: install apsw with SQLite {'.'.join(map(str, SQLITE_OLDEST))} or newer"
         )
-
-
-def _settings() -> Sequence[tuple[str, str | int]]:
-    settings: list[tuple[str, str | int]] = [
-        ("journal_mode", "wal"),
-        ("synchronous", 2),  # FULL: a commit returns after its sync
-        ("wal_autocheckpoint", 0),  # the writer does it itself, between batches
-        ("foreign_keys", 1),
-        ("trusted_schema", 0),
-        ("cell_size_check", 1),
-        ("mmap_size", 0),
-    ]
-    if sys.platform == "darwin":
-        # There a plain fsync leaves the data in the drive's cache.
-        settings += [("fullfsync", 1), ("checkpoint_fullfsync", 1)]
-    return settings

@@ -7,6 +7,7 @@ rolled back. This file knows no table, projection or thread.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,6 +22,7 @@ from ..rows import Scalar
 __all__ = [
     "BUSY_MS",
     "close",
+    "durable_settings",
     "failures",
     "floats_are_exact",
     "make_wal_durable",
@@ -93,6 +95,23 @@ def set_pragma(connection: apsw.Connection, pragma: str, value: str | int) -> No
     found = run(connection, f"PRAGMA {pragma}")
     if found != [(value,)]:
         raise StoreRefused(f"{connection.filename}: PRAGMA {pragma}={value} did not take: {found}")
+
+
+def durable_settings() -> Sequence[tuple[str, str | int]]:
+    """Give the settings of a connection that makes a log durable."""
+    settings: list[tuple[str, str | int]] = [
+        ("journal_mode", "wal"),
+        ("synchronous", 2),  # FULL: a commit returns after its sync
+        ("wal_autocheckpoint", 0),  # the engine folds by itself
+        ("foreign_keys", 1),
+        ("trusted_schema", 0),
+        ("cell_size_check", 1),
+        ("mmap_size", 0),
+    ]
+    if sys.platform == "darwin":
+        # There a plain fsync leaves the data in the drive's cache.
+        settings += [("fullfsync", 1), ("checkpoint_fullfsync", 1)]
+    return settings
 
 
 def open_writer(files: Files, path: str) -> apsw.Connection:

@@ -32,7 +32,7 @@ from engine import (
 )
 from engine.errors import EngineError, EngineFailed, StoreFailed
 from engine.ports import Ports, SystemFiles
-from engine.stores import sqlite, sqlite_views
+from engine.stores import sqlite_views, sqlite_wal
 from tests.faults import VfsFiles
 
 from .cells import Add, Cell, Cells, Look, Operations, Show, Take, show
@@ -50,7 +50,7 @@ def live(life: Life, pipe: int) -> None:
     logging.getLogger("foldline").setLevel(logging.CRITICAL + 1)
     random = Random(life.seed)
     # Small files, folded often; and snapshots that are there before the end.
-    vars(sqlite).update(WAL_BYTES_MAX=life.wal_bytes)
+    vars(sqlite_wal).update(WAL_BYTES_MAX=life.wal_bytes)
     vars(sqlite_views).update(WAL_BYTES_MAX=life.wal_bytes)
     vars(snapshot_writer).update(_GATHER_SECONDS=random.choice((0.0, 0.01)))
     main = _Process(life, pipe, random).main

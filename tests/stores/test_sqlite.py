@@ -20,7 +20,6 @@ import pytest_asyncio
 
 from engine import Damaged, DefinitionError, StoreFailed, StoreLocked, StoreRefused
 from engine.ports import Ports, SystemFiles
-from engine.stores import sqlite as sqlite_module
 from engine.stores import sqlite_pages
 from engine.stores.contract import (
     Appended,
@@ -503,19 +502,6 @@ async def test_a_disk_that_is_full_before_the_commit_costs_the_batch_alone(
     ]
 
 
-async def test_a_failed_sync_of_the_file_itself_stops_the_store(
-    faulty: tuple[SqliteStore, FaultyVfs], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, vfs = faulty
-    monkeypatch.setattr(store, "_wal_retry_bytes", 0)
-    vfs.faults["sync log.db"] = apsw.SQLITE_IOERR
-    await append(store, request("b:1", 0, 2))
-    assert store._folding is not None
-    await store._folding
-    with pytest.raises(StoreFailed, match="takes nothing more since IOError"):
-        await append(store, request("b:1", 1, 3))
-
-
 async def test_a_writer_that_others_hold_up_says_so_and_goes_on(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,45 +583,7 @@ async def test_a_damaged_last_event_refuses_to_open(store: SqliteStore) -> None:
         await store.open(Ports())
 
 
-# -- the write-ahead log --------------------------------------------------------------------
-
-
-async def test_the_write_ahead_log_is_folded_in_above_its_bound(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_module, "WAL_BYTES_MAX", 1_000_000)
-    monkeypatch.setattr(store, "_wal_retry_bytes", 1_000_000)
-    large = EventData(ADDED, b'"' + b"x" * 50_000 + b'"')
-    largest = 0
-    for number in range(100):
-        await append(store, AppendRequest([Write("a:1", number, [large])]))
-        largest = max(largest, Path(store.path + "-wal").stat().st_size)
-        if store._folding is not None:
-            await store._folding
-
-    assert largest < 1_300_000
-    assert len(await feed(store)) == 100
-
-
-async def test_a_reader_that_stays_does_not_stop_the_writer(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_module, "WAL_BYTES_MAX", 100_000)
-    monkeypatch.setattr(store, "_wal_retry_bytes", 100_000)
-    large = EventData(ADDED, b'"' + b"x" * 50_000 + b'"')
-    await append(store, AppendRequest([Write("a:1", 0, [large])]))
-    with closing(apsw.Connection(store.path)) as outside:
-        outside.execute("BEGIN")
-        outside.execute("SELECT count(*) FROM events").fetchall()
-        for number in range(1, 10):
-            await append(store, AppendRequest([Write("a:1", number, [large])]))
-    for number in range(10, 20):
-        await append(store, AppendRequest([Write("a:1", number, [large])]))
-        if store._folding is not None:
-            await store._folding
-
-    assert Path(store.path + "-wal").stat().st_size < 300_000
-    assert len(await feed(store)) == 20
+# -- the end of it --------------------------------------------------------------------------
 
 
 async def test_closing_leaves_one_file_and_the_lock(store: SqliteStore) -> None:

@@ -1,0 +1,189 @@
+"""The write-ahead log is folded beside the writer, and a fold that fails stops the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+import pytest_asyncio
+
+from engine import StoreFailed
+from engine.ports import Ports
+from engine.stores import sqlite_wal
+from engine.stores.contract import AppendRequest, EventData, Write
+from engine.stores.sqlite import SqliteStore
+from engine.stores.sqlite_wal import WalFolder
+from engine.testing.conformance import ADDED, append, feed, request
+from tests.faults import FaultyVfs, Hold, VfsFiles
+
+BOUND = 200_000
+LARGE = EventData(ADDED, b'"' + b"x" * 50_000 + b'"')
+
+
+@pytest_asyncio.fixture
+async def faulty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[SqliteStore, FaultyVfs]]:
+    monkeypatch.setattr(sqlite_wal, "WAL_BYTES_MAX", BOUND)
+    vfs = FaultyVfs()
+    made = SqliteStore(str(tmp_path / "log.db"))
+    await made.open(Ports(files=VfsFiles(vfs.name)))
+    vfs.calls.clear()
+    yield made, vfs
+    vfs.faults.clear()
+    await made.close()
+    vfs.unregister()
+
+
+@pytest.fixture
+def store(faulty: tuple[SqliteStore, FaultyVfs]) -> SqliteStore:
+    return faulty[0]
+
+
+def folder_of(store: SqliteStore) -> WalFolder:
+    assert store._folder is not None
+    return store._folder
+
+
+async def folded(store: SqliteStore) -> None:
+    """Wait for the fold that is under way."""
+    task = folder_of(store).task
+    if task is not None:
+        await task
+
+
+async def append_large(store: SqliteStore, first: int, last: int) -> None:
+    for number in range(first, last):
+        await append(store, AppendRequest([Write("a:1", number, [LARGE])]))
+        await folded(store)
+
+
+async def fill(store: SqliteStore) -> None:
+    """Append until a fold begins."""
+    number = 0
+    while folder_of(store).task is None:
+        await append(store, AppendRequest([Write("a:1", number, [LARGE])]))
+        number += 1
+
+
+def wal_bytes(store: SqliteStore) -> int:
+    return Path(store.path + "-wal").stat().st_size
+
+
+async def test_what_has_been_folded_is_written_over(store: SqliteStore) -> None:
+    sizes = set()
+    for number in range(0, 100, 10):
+        await append_large(store, number, number + 10)
+        sizes.add(wal_bytes(store))
+
+    assert len(await feed(store)) == 100
+    assert len(sizes) == 1, "a log that is overwritten keeps its size"
+    assert BOUND <= sizes.pop() < 2 * BOUND
+    assert store.statistics().wal_folds > 10
+    assert store.statistics().wal_folds_put_off == 0
+
+
+async def test_a_reader_that_stays_does_not_stop_the_writer(store: SqliteStore) -> None:
+    await append_large(store, 0, 1)
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute("BEGIN")
+        outside.execute("SELECT count(*) FROM events").fetchall()
+        await append_large(store, 1, 20)
+        assert store.statistics().wal_folds_put_off > 0
+        assert wal_bytes(store) > 4 * BOUND
+    await append_large(store, 20, 40)
+
+    assert wal_bytes(store) <= 2 * BOUND, "what it grew by goes back to the disk"
+    assert len(await feed(store)) == 40
+
+
+async def test_the_writer_goes_on_while_the_log_is_folded(
+    faulty: tuple[SqliteStore, FaultyVfs],
+) -> None:
+    store, vfs = faulty
+    hold = vfs.holds["sync log.db"] = Hold()
+    try:
+        await fill(store)
+        task = folder_of(store).task
+        await hold.reached()
+        await append(store, request("b:1", 0, 1), request("b:1", 1, 2))
+        assert task is not None
+        assert not task.done()
+    finally:
+        hold.release()
+    await task
+    assert store.statistics().wal_folds == 1
+
+
+@pytest.mark.parametrize("whose", ["folder", "writer"])
+async def test_a_failed_sync_of_the_file_itself_stops_the_store(
+    faulty: tuple[SqliteStore, FaultyVfs], whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, vfs = faulty
+    if whose == "writer":
+        monkeypatch.setattr(sqlite_wal, "_PASSES_MAX", 0)
+    vfs.faults["sync log.db"] = apsw.SQLITE_IOERR
+    await fill(store)
+    await folded(store)
+    vfs.faults.clear()
+
+    assert vfs.calls.count("sync log.db") == 1, "a sync that failed is never tried again"
+    with pytest.raises(StoreFailed, match="takes nothing more since IOError"):
+        await append(store, request("b:1", 0, 3))
+
+
+async def test_what_a_stopped_store_holds_is_not_folded(
+    faulty: tuple[SqliteStore, FaultyVfs],
+) -> None:
+    store, vfs = faulty
+    hold = vfs.holds["sync log.db"] = Hold()
+    try:
+        await fill(store)
+        task = folder_of(store).task
+        await hold.reached()
+        vfs.faults["sync log.db-wal"] = apsw.SQLITE_IOERR
+        with pytest.raises(StoreFailed, match="nobody knows"):
+            await append(store, request("b:1", 0, 3))
+    finally:
+        hold.release()
+    assert task is not None
+    await task
+
+    assert vfs.calls.count("sync log.db") == 1
+    assert store.statistics().wal_folds == 0
+
+
+async def test_without_a_connection_beside_it_the_writer_folds_it_all(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_folder: WalFolder) -> None:
+        raise apsw.CantOpenError("unable to open database file")
+
+    monkeypatch.setattr(WalFolder, "_connect", refuse)
+    await append_large(store, 0, 20)
+
+    assert wal_bytes(store) < 2 * BOUND
+    assert store.statistics().wal_folds > 1
+
+
+async def test_a_store_that_closes_ends_the_fold_first(
+    faulty: tuple[SqliteStore, FaultyVfs],
+) -> None:
+    store, vfs = faulty
+    hold = vfs.holds["sync log.db"] = Hold()
+    await fill(store)
+    await hold.reached()
+    closed = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    assert not closed.done()
+    hold.release()
+    await closed
+
+    assert sorted(path.name for path in Path(store.path).parent.iterdir()) == [
+        "log.db",
+        "log.db.lock",
+    ]
