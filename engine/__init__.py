@@ -16,7 +16,6 @@ from .difference import ABSENT as ABSENT
 from .difference import Change as Change
 from .difference import difference as difference
 from .engine import Engine as Engine
-from .engine import run as run
 from .errors import Closed as Closed
 from .errors import Conflict as Conflict
 from .errors import Damaged as Damaged
@@ -59,6 +58,8 @@ from .projection import Projection as Projection
 from .projection import Row as Row
 from .projection import Table as Table
 from .projection import projects as projects
+from .running import calm_collector as calm_collector
+from .running import run as run
 from .statistics import EngineStatistics as EngineStatistics
 from .telemetry import Telemetry as Telemetry
 from .upcasting import Retired as Retired

@@ -14,7 +14,6 @@ import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    Awaitable,
     Callable,
     Iterable,
     Mapping,
@@ -65,27 +64,11 @@ from .telemetry import Telemetry, Watch
 from .upcasting import Retired, Upcasting
 from .watchdog import LoopWatch
 
-__all__ = ["Engine", "run"]
+__all__ = ["Engine"]
 
 A = TypeVar("A", bound=Aggregate)
 Answer = TypeVar("Answer")
 T = TypeVar("T")
-
-
-def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Run an async function on uvloop where it is installed, else on asyncio's own loop."""
-    try:
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-    except ImportError:
-        factory = None
-
-    async def call() -> T:
-        return await main(*args)
-
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(call())
 
 
 class Engine:

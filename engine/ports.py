@@ -18,6 +18,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -207,44 +208,18 @@ class ThreadWorker:
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
+            del call  # with its result, which would else wait here for the next call
 
     async def run(self, call: Callable[..., T], /, *args: Any) -> T:
         """Run `call(*args)` in the thread and give what it returns or raise what it raises."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-
-        def work() -> None:
-            try:
-                result = call(*args)
-            except BaseException as error:
-                deliver(_fail, answer, error)
-            else:
-                deliver(_resolve, answer, result)
-
-        def deliver(how: Callable[..., None], *values: Any) -> None:
-            try:
-                loop.call_soon_threadsafe(how, *values)
-            except RuntimeError:
-                # The loop was closed under a call that was already running: nobody can take the
-                # answer any more, and the thread must go on to its end.
-                if not loop.is_closed():
-                    raise
-
-        def give_way() -> None:
-            # A busy event loop lets go of the interpreter's lock at each poll so briefly that a
-            # waiting thread misses it, and begins its 5 ms of waiting anew: a call could hang for
-            # seconds. A moment of real sleep hands the lock over.
-            if not answer.done():
-                time.sleep(GIVE_WAY_SECONDS)
-                timers.append(loop.call_later(GIVE_WAY_EVERY_SECONDS, give_way))
-                del timers[0]
-
-        self._calls.put(work)
-        timers = [loop.call_later(GIVE_WAY_AFTER_SECONDS, give_way)]
+        self._calls.put(partial(_work, loop, answer, call, args))
+        giving_way = _GivingWay(loop)
         try:
             return await answer
         finally:
-            timers[0].cancel()
+            giving_way.end()
 
     async def close(self) -> None:
         """End the thread after the calls that were accepted before."""
@@ -252,6 +227,52 @@ class ThreadWorker:
             await self.run(lambda: None)
             self._calls.put(None)
             self._thread.join()
+
+
+def _work(
+    loop: asyncio.AbstractEventLoop,
+    answer: asyncio.Future[T],
+    call: Callable[..., T],
+    args: tuple[Any, ...],
+) -> None:
+    try:
+        result = call(*args)
+    except BaseException as error:
+        _deliver(loop, _fail, answer, error)
+    else:
+        _deliver(loop, _resolve, answer, result)
+
+
+def _deliver(loop: asyncio.AbstractEventLoop, how: Callable[..., None], *values: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(how, *values)
+    except RuntimeError:
+        # The loop was closed under a call that was already running: nobody can take the answer
+        # any more, and the thread must go on to its end.
+        if not loop.is_closed():
+            raise
+
+
+class _GivingWay:
+    """Hands the interpreter's lock to a thread that a busy event loop starves.
+
+    Such a loop lets go of the lock at each poll so briefly that a waiting thread misses it, and
+    begins its 5 ms of waiting anew: a call could hang for seconds. A moment of real sleep hands the
+    lock over. No closure, which would be a cycle of references around each call's result.
+    """
+
+    __slots__ = ("_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer = loop.call_later(GIVE_WAY_AFTER_SECONDS, self._give_way)
+
+    def _give_way(self) -> None:
+        time.sleep(GIVE_WAY_SECONDS)
+        self._timer = self._loop.call_later(GIVE_WAY_EVERY_SECONDS, self._give_way)
+
+    def end(self) -> None:
+        self._timer.cancel()
 
 
 def _resolve(answer: asyncio.Future[T], result: T) -> None:

@@ -34,7 +34,7 @@ from engine import (
     applies,
     handles,
 )
-from engine.engine import run
+from engine.running import run
 from engine.stores.memory import MemoryStore
 from engine.testing.scenario import ManualClock, given
 from tests.support import HeldStore, not_written, settle, until

@@ -25,7 +25,7 @@ ALLOWED = {
 
 # Each file may import files of lower rank only: data flows one way, and engine.py wires it.
 RANKS: list[set[str]] = [
-    {"errors", "stores", "footprint", "commands", "difference", "integrations"},
+    {"errors", "stores", "footprint", "commands", "difference", "integrations", "running"},
     {"limits", "annotations", "ports", "statistics", "tracebacks"},
     {"watchdog", "read_ahead"},
     {"messages", "keys", "stores.contract"},

@@ -1,0 +1,92 @@
+"""Running a program on this engine: the event loop, and a garbage collector that keeps calm.
+
+Rules: what is changed in the process is put back when the last who asked for it has ended, and what
+the host has set beyond it is left alone. Nothing here knows of engines; a host with a loop of its
+own needs nothing of it, and may take `calm_collector`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+__all__ = ["calm_collector", "run"]
+
+T = TypeVar("T")
+
+CALM: Final = (10_000, 20, 50)
+"""Thresholds of the collector's three generations: allocations, then collections of the one before.
+
+A command on its way has about fifteen objects that the collector counts, and none that needs it.
+With Python's 700, each batch of 256 commands set off five collections, every hundredth of all that
+lives: a sixth of the processor's time at 20,000 commands/s, and pauses of 40 ms.
+"""
+
+
+class _Collector:
+    """The one garbage collector of the process, and what it was before it was calmed."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._thresholds = gc.get_threshold()
+        self._froze = False
+
+    def calm(self) -> None:
+        self._users += 1
+        if self._users == 1:
+            self._thresholds = found = gc.get_threshold()
+            # A threshold of 0 switches the collector off, and a host that froze knows why.
+            gc.set_threshold(
+                *(max(pair) if pair[0] else 0 for pair in zip(found, CALM, strict=True))
+            )
+            self._froze = gc.get_freeze_count() == 0
+            if self._froze:
+                gc.collect()
+                gc.freeze()
+
+    def restore(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            gc.set_threshold(*self._thresholds)
+            if self._froze:
+                gc.unfreeze()
+
+
+_collector: Final = _Collector()
+
+
+def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Run an async function on uvloop where it is installed, else on asyncio's own loop.
+
+    Meanwhile the garbage collector is calm: `calm_collector`.
+    """
+    try:
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+
+    async def call() -> T:
+        return await main(*args)
+
+    with calm_collector(), asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(call())
+
+
+@contextmanager
+def calm_collector() -> Generator[None]:
+    """Let Python's garbage collector run less often, in the whole process, until the block ends.
+
+    What lives already is not looked at any more (`gc.freeze`), and the thresholds are raised to
+    CALM. Cycles are still collected, only later. A threshold that is higher already, and a
+    collector that is switched off, stay as they are.
+    """
+    _collector.calm()
+    try:
+        yield
+    finally:
+        _collector.restore()
