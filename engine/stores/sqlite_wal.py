@@ -1,9 +1,10 @@
 """Folding the write-ahead log into the file: most of it beside the writer, the rest in its turn.
 
 Rules: what has been folded is written over from the beginning, and the log keeps its size: a commit
-that overwrites is synced in half the time of one that makes a file longer. A fold that fails stops
-the store, since the kernel calls clean what it could not write. This file never folds what a
-stopped store holds, waits for a reader, or runs while nothing is appended.
+that overwrites is synced in half the time of one that makes a file longer. So the bound above which
+the log is folded begins small, and doubles while folding takes more than a tenth of the time. A
+fold that fails stops the store, since the kernel calls clean what it could not write. This file
+never folds what a stopped store holds, waits for a reader, or runs while nothing is appended.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from .sqlite_session import BUSY_MS, durable_settings, set_pragma
 __all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalFolder"]
 
 PAGE_BYTES: Final = 8_192
+WAL_BYTES_MIN: Final = 4 * 1024 * 1024
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
-"""The write-ahead log is folded into the file above this size."""
+"""Between these lies the size above which the write-ahead log is folded into the file."""
 _FRAME_BYTES: Final = PAGE_BYTES + 24
 _PASSES_MAX: Final = 4
 _REST_SHARE: Final = 16
 """The writer's turn comes when what is left is less than this part of the bound."""
+_TIME_SHARE: Final = 10
+"""The bound doubles after a fold that took more than this part of the time since the last one."""
 
 
 class WalFolder:
@@ -55,7 +59,10 @@ class WalFolder:
         self._worker: Worker | None = None
         self._beside: Any = None
         self._frames = 0
-        self._retry_bytes = WAL_BYTES_MAX
+        self._bound = self._retry_bytes = min(WAL_BYTES_MIN, WAL_BYTES_MAX)
+        self._seconds = 0.0
+        """What this fold has taken so far."""
+        self._folded_at = ports.clock.monotonic()
         self.task: asyncio.Task[None] | None = None
         """The fold that is under way."""
         self.folds = 0
@@ -69,9 +76,14 @@ class WalFolder:
         self._frames = frames
         return int(apsw.SQLITE_OK)
 
+    @property
+    def bytes(self) -> int:
+        """What the log holds since it was begun anew."""
+        return self._frames * _FRAME_BYTES
+
     def fold_if_large(self) -> None:
         """Begin a fold where there is enough to fold; from the loop, after a commit."""
-        if self.task is None and self._frames * _FRAME_BYTES >= self._retry_bytes:
+        if self.task is None and self.bytes >= self._retry_bytes:
             self.task = asyncio.ensure_future(self._fold())
 
     async def close(self) -> None:
@@ -97,10 +109,21 @@ class WalFolder:
         if worker is None:
             worker = self._worker = self._ports.workers.start("foldline-fold")
         try:
+            self._seconds = 0.0
             await worker.run(self._fold_beside)
             await self._writer.run(self._fold_rest)
+            self._adapt()
         finally:
             self.task = None
+
+    def _adapt(self) -> None:
+        """Fold larger logs if folding takes much of the time: then fewer pages are folded twice."""
+        now = self._ports.clock.monotonic()
+        if self._seconds * _TIME_SHARE > now - self._folded_at:
+            grown = min(2 * self._bound, WAL_BYTES_MAX)
+            self._retry_bytes += grown - self._bound
+            self._bound = grown
+        self._folded_at = now
 
     def _fold_beside(self) -> None:
         """Fold what is there while the writer goes on, until little is left."""
@@ -109,7 +132,7 @@ class WalFolder:
             if found is None:
                 return
             _, folded = found
-            if (self._frames - folded) * _FRAME_BYTES * _REST_SHARE <= WAL_BYTES_MAX:
+            if (self._frames - folded) * _FRAME_BYTES * _REST_SHARE <= self._bound:
                 return
 
     def _checkpoint_beside(self) -> tuple[int, int] | None:
@@ -136,17 +159,18 @@ class WalFolder:
         self._connection.set_busy_timeout(BUSY_MS)
         if found is None:
             self.put_off += 1
-            self._retry_bytes = self._frames * _FRAME_BYTES + WAL_BYTES_MAX
+            self._retry_bytes = self.bytes + self._bound
         else:
             self.folds += 1
             self._frames = 0
-            self._retry_bytes = WAL_BYTES_MAX
+            self._retry_bytes = self._bound
 
     def _checkpoint(self, connection: Any, mode: int) -> tuple[int, int] | None:
         """Give the frames that the log holds and those that are folded; None if others prevent it.
 
         A reader does: what could be folded is, and the next try comes with growth.
         """
+        begin = self._ports.clock.monotonic()
         try:
             found: tuple[int, int] = connection.wal_checkpoint(mode=mode)
         except (apsw.BusyError, apsw.LockedError):
@@ -155,4 +179,6 @@ class WalFolder:
             # A sync of the file itself may have failed, and must not be tried again.
             self._stop(error)
             return None
+        finally:
+            self._seconds += self._ports.clock.monotonic() - begin
         return found

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from engine import StoreFailed
-from engine.ports import Ports
+from engine.ports import Ports, SystemClock
 from engine.stores import sqlite_wal
 from engine.stores.contract import AppendRequest, EventData, Write
 from engine.stores.sqlite import SqliteStore
@@ -155,6 +155,39 @@ async def test_what_a_stopped_store_holds_is_not_folded(
 
     assert vfs.calls.count("sync log.db") == 1
     assert store.statistics().wal_folds == 0
+
+
+class SteppingClock(SystemClock):
+    """Every look at it takes a second."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
+
+
+@pytest.mark.parametrize(("rest", "expected"), [(0.0, [1, 2, 4, 8, 8]), (100.0, [1, 1, 1, 1, 1])])
+async def test_larger_logs_are_folded_where_folding_takes_much_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: float, expected: list[int]
+) -> None:
+    monkeypatch.setattr(sqlite_wal, "WAL_BYTES_MIN", BOUND)
+    monkeypatch.setattr(sqlite_wal, "WAL_BYTES_MAX", 8 * BOUND)
+    clock, store = SteppingClock(), SqliteStore(str(tmp_path / "log.db"))
+    await store.open(Ports(clock=clock))
+    bounds, number = [], 0
+    for _ in expected:
+        before, largest = store.statistics().wal_folds, 0
+        clock.seconds += rest
+        while store.statistics().wal_folds == before:
+            await append(store, AppendRequest([Write("a:1", number, [LARGE])]))
+            largest = max(largest, folder_of(store).bytes)
+            await folded(store)
+            number += 1
+        bounds.append(largest // BOUND)
+    await store.close()
+
+    assert bounds == expected
 
 
 async def test_without_a_connection_beside_it_the_writer_folds_it_all(
