@@ -43,6 +43,8 @@ _STREAMS: Final = (
 )
 _NUMBERS: Final = "position, version, type, recorded, encoding, checksum"
 _COLUMNS: Final = "e.position, e.version, e.type, e.recorded, e.encoding, e.checksum, "
+_COLUMN_NAMES: Final = (*_NUMBERS.split(", "), "payload", "metadata")
+_CLASSES: Final = (*[int] * 6, bytes, bytes)
 # What contract.checksum_of takes, byte for byte; its parts may be missing in a damaged log, and
 # then it does not match.
 _PROVED: Final = (
@@ -219,6 +221,7 @@ def _row_by_row(
         if key is None:
             raise Damaged(position, "its stream has no name in this log")
         stream = _text(key, position) if names is None else names[int(key)]
+        _check_classes(row)
         try:
             name, event_version = types(kind)
         except KeyError:
@@ -237,6 +240,14 @@ def _row_by_row(
         )
         verify(event)
         yield row, event
+
+
+def _check_classes(row: Sequence[Any]) -> None:
+    """Raise Damaged where a value is of another class than its column: a flipped bit does that."""
+    for column, value, expected in zip(_COLUMN_NAMES, row[1:], _CLASSES, strict=True):
+        if type(value) is not expected:
+            found = type(value).__name__
+            raise Damaged(row[1], f"its {column} is {found} and should be {expected.__name__}")
 
 
 def _text(stream: bytes, position: int) -> str:

@@ -96,6 +96,33 @@ async def test_an_unknown_event_type_is_damaged(store: SqliteStore) -> None:
         await fresh.open(Ports())
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "found"),
+    [
+        ("version", "1.5", "float"),
+        ("recorded", "'yesterday'", "str"),
+        ("checksum", "NULL", "NoneType"),
+        ("payload", "1.5", "float"),
+        ("metadata", "7", "int"),
+    ],
+)
+async def test_a_value_of_another_class_than_its_column_is_damaged(
+    store: SqliteStore, column: str, value: str, found: str
+) -> None:
+    """A flipped bit in the header of a record makes a number of a blob: no constraint sees it."""
+    sql = "UPDATE sqlite_schema SET sql = replace(replace(sql, ') STRICT', ')'), ' NOT NULL', '')"
+    outside(store, "PRAGMA writable_schema = ON", f"{sql} WHERE name = 'events'")
+    outside(
+        store,
+        "DROP TRIGGER events_never_change",
+        f"UPDATE events SET {column} = {value} WHERE position = 2",
+    )
+
+    with pytest.raises(Damaged, match=f"position 2 .*its {column} is {found}"):
+        await feed(store)
+    assert numbers(await stream(store, "a:1")) == [1]
+
+
 # -- a second writer that keeps to the rules ------------------------------------------------
 
 
