@@ -31,6 +31,7 @@ def open_shop(store: str = "memory:", limits: Limits = LIMITS) -> Engine:
         projections=[Orders, Catalogue, Sales, Customers],
         answers=ANSWERS,
         upcasters=UPCASTERS,
+        rebuild="auto",
         store=store,
         limits=limits,
     )

@@ -31,6 +31,7 @@ from .errors import NotRun as NotRun
 from .errors import OutcomeUnknown as OutcomeUnknown
 from .errors import Overloaded as Overloaded
 from .errors import ProjectionLag as ProjectionLag
+from .errors import ProjectionUnserved as ProjectionUnserved
 from .errors import Rejected as Rejected
 from .errors import StoreFailed as StoreFailed
 from .errors import StoreLocked as StoreLocked

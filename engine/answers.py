@@ -13,7 +13,7 @@ import inspect
 import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -21,8 +21,7 @@ from .annotations import Signature, defining_namespace, read_signature, union_me
 from .errors import DefinitionError, ProjectionLag, UsageError
 from .limits import Limits
 from .messages import Query, Receipt, position_of
-from .projection import Projection
-from .projector import Projector
+from .projection import Projection, ProjectionDefinition
 from .statistics import Histogram, QueryStatistics
 from .telemetry import QueryBegan, Watch
 from .views import Views, ViewsStore
@@ -37,6 +36,29 @@ AT_SECONDS: Final = 5.0
 """How long a query `at` a position may take, unless it says otherwise."""
 
 _MARK = "__foldline_answers__"
+
+
+class Followed(Protocol):
+    """A projection at work, as far as a query is concerned."""
+
+    @property
+    def definition(self) -> ProjectionDefinition:
+        """What it is."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Position of the last event that queries can see."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Told where it lags."""
+        ...
+
+    async def wait_for(self, position: int, deadline: float) -> bool:
+        """Return whether queries see the event at this position, as soon as that is known."""
+        ...
 
 
 class AnswerDefinition(msgspec.Struct, frozen=True):
@@ -119,7 +141,7 @@ class Answers:
         self,
         functions: Sequence[Callable[..., Any]],
         store: ViewsStore,
-        projectors: Mapping[str, Projector],
+        projectors: Mapping[str, Followed],
         limits: Limits,
         stopwatch: Callable[[], float],
         watch: Watch | None = None,

@@ -49,10 +49,13 @@ from .mailbox import Intake
 from .messages import Command, Envelope, Query, Receipt
 from .portal import Portal
 from .ports import Ports
+from .projecting import Projecting
 from .projection import Projection, check_names
+from .projections import Projections
 from .projector import Projector
 from .reception import Reception
 from .schema import check_types, told
+from .shared_feed import SharedFeed
 from .snapshot import Freezer
 from .snapshot_writer import SnapshotWriter
 from .statistics import EngineStatistics
@@ -62,7 +65,9 @@ from .stores.urls import open_url, views_path
 from .supervisor import Supervisor
 from .telemetry import Telemetry, Watch
 from .upcasting import Retired, Upcasting
+from .views import Part, Rebuild
 from .watchdog import LoopWatch
+from .work import TableWork
 
 __all__ = ["Engine"]
 
@@ -75,9 +80,12 @@ class Engine:
     """Aggregates, their log, and the views of it, in this process.
 
     `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `upcasters` and `retired` say what
-    becomes of events that older releases stored. `resources` are what handlers take by its class (a
-    client, a table of rates); the host opens and closes them. `authorize` is asked before every
-    command and every read, and what it does not allow is Forbidden; without it all is allowed.
+    becomes of events that older releases stored. `rebuild` says what happens where a projection is
+    declared otherwise than its views are stored: "refuse" does not start and says so, "auto" builds
+    it beside the old tables, which serve until it has caught up. `resources` are what handlers take
+    by its class (a client, a table of rates); the host opens and closes them. `authorize` is asked
+    before every command and every read, and what it does not allow is Forbidden; without it all is
+    allowed.
     `telemetry` gets to know of every command, batch, load and query, and can hurt none of them.
     Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused (also
     where the stored types of events do not fit the declared ones) or StoreFailed.
@@ -92,6 +100,7 @@ class Engine:
         store: str | Store = "memory:",
         upcasters: Sequence[Callable[..., Any]] = (),
         retired: Sequence[Retired] = (),
+        rebuild: Rebuild = "refuse",
         resources: Mapping[type, object] | None = None,
         authorize: Authorize | None = None,
         limits: Limits | None = None,
@@ -138,7 +147,13 @@ class Engine:
         self._submit = self._wire_submit()
         self._projections = tuple(projections)
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
-        self._projectors = {p.__definition__.name: self._projector(p) for p in projections}
+        self._rebuild: Rebuild = rebuild
+        self._shared_feed = SharedFeed(self._store)
+        self._projecting = {p.__definition__.name: self._wire_projecting(p) for p in projections}
+        self.projections = Projections(
+            self._projecting, self._views, self._check_usable, self._gate
+        )
+        """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self._answers = self._wire_answers(answers)
         self._loop_watch = self._wire_loop_watch()
         self._past, self._feeds = self._wire_readers(definitions)
@@ -155,7 +170,7 @@ class Engine:
             deliberations=self._deliberations,
             snapshots=self._snapshots,
             watch=self._loop_watch,
-            readers=(*self._projectors.values(), self._feeds),
+            readers=(*self._projecting.values(), self._feeds),
             logger=self._logger,
         )
 
@@ -165,25 +180,37 @@ class Engine:
             return None
         return LoopWatch(watcher, self._limits.loop_blocked_ms / 1_000, self._logger)
 
-    def _projector(self, projection: type[Projection]) -> Projector:
-        return Projector(
+    def _wire_projecting(self, projection: type[Projection]) -> Projecting:
+        return Projecting(
             projection,
-            store=self._store,
+            make=self._projector,
             views=self._views,
-            subscription=self._bus.subscribe(projection.__definition__.name),
-            registry=self._registry,
+            bus=self._bus,
+            ports=self._ports,
+            logger=self._logger,
+            end_of_log=lambda: self._journal.position,
+        )
+
+    def _projector(self, part: Part, *, moved: Callable[[], None], paused: bool) -> Projector:
+        return Projector(
+            part,
+            TableWork(part, self._views, self._registry, self._limits, self._ports),
+            store=self._shared_feed,
+            subscription=self._bus.subscribe(part.definition.name),
             limits=self._limits,
             ports=self._ports,
             logger=self._logger,
             end_of_log=lambda: self._journal.position,
             watch=self._watch,
+            moved=moved,
+            paused=paused,
         )
 
     def _wire_answers(self, functions: Sequence[Callable[..., Any]]) -> Answers:
         return Answers(
             functions,
             self._views,
-            self._projectors,
+            self._projecting,
             self._limits,
             self._ports.stopwatch,
             self._watch,
@@ -335,12 +362,12 @@ class Engine:
         Raises UsageError for a name that this engine has no projection of.
         """
         self._check_usable()
-        projector = self._projectors.get(projection)
+        projector = self._projecting.get(projection)
         if projector is None:
             raise UsageError(
-                f"no projection {projection!r} here; there are {sorted(self._projectors)}"
+                f"no projection {projection!r} here; there are {sorted(self._projecting)}"
             )
-        projector.resume()
+        projector.resume_stopped()
 
     def statistics(self) -> EngineStatistics:
         """Give the engine's numbers as they are now; may be called from any thread, at any time.
@@ -356,7 +383,7 @@ class Engine:
             snapshots=self._snapshots.statistics(),
             journal=self._journal.statistics(),
             store=self._store.statistics() if isinstance(self._store, Measured) else None,
-            projectors={name: p.statistics() for name, p in self._projectors.items()},
+            projectors={name: p.statistics() for name, p in self._projecting.items()},
             queries=self._answers.statistics(),
             loop_blocked=0 if self._loop_watch is None else self._loop_watch.blocked,
             telemetry_failures=0 if self._watch is None else self._watch.failures,
@@ -518,7 +545,11 @@ class Engine:
             )
         head = await self._store.head()
         self._journal.position = head.position
-        await self._views.open(self._ports, self._limits, self._store, self._projections)
+        await self._views.open(
+            self._ports, self._limits, self._store, self._projections, rebuild=self._rebuild
+        )
+        for projecting in self._projecting.values():
+            await projecting.open()
 
 
 def _registry(

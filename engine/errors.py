@@ -26,6 +26,7 @@ __all__ = [
     "OutcomeUnknown",
     "Overloaded",
     "ProjectionLag",
+    "ProjectionUnserved",
     "Rejected",
     "StoreFailed",
     "StoreLocked",
@@ -259,3 +260,23 @@ class ProjectionLag(EngineError):
             for name, position in self.behind.items()
         )
         return f"position {self.wanted} is not yet in the views: {who}"
+
+
+class ProjectionUnserved(EngineError):
+    """A query needs a projection whose tables are being built, and the old ones are others.
+
+    Nothing is wrong with the query: ask again when the build has been swapped in.
+    """
+
+    def __init__(self, projection: str) -> None:
+        """Name the projection."""
+        super().__init__(projection)
+        self.projection = projection
+
+    def __str__(self) -> str:
+        """Say what is waited for."""
+        return (
+            f"projection {self.projection!r} is being built anew, and its former tables have other "
+            f"columns: ask again when it has caught up (`engine.projections.list()` tells how far "
+            f"it is)"
+        )

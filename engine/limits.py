@@ -64,6 +64,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that a projector folds into one transaction."""
     projector_rows: int = 20_000
     """Rows that a projector keeps in memory between two transactions."""
+    projector_retries: int = 5
+    """How often a projector tries again by itself after a failure that may pass, waiting longer
+    each time (50 ms, doubled up to 5 s), before it stops or sets the event aside."""
+    parked_events: int = 10_000
+    """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000
     """Rows that one page of a query's answer may hold."""
 

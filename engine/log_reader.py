@@ -9,19 +9,30 @@ remembers no position: the reader says where it stands, and may go back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from .errors import Damaged
 from .limits import Limits
 from .read_ahead import AHEAD, ReadAhead
-from .stores.contract import Store, StoredEvent
+from .stores.contract import StoredEvent
 
-__all__ = ["LogReader"]
+__all__ = ["FeedSource", "LogReader"]
+
+
+class FeedSource(Protocol):
+    """The part of a store that gives its log in order."""
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """See `Store.read_feed`."""
+        ...
 
 
 class LogReader:
     """Pages of the log, for one reader; `close` ends what is still being read."""
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(self, store: FeedSource, limits: Limits) -> None:
         self._store = store
         self._events_max = limits.page_events
         self._bytes_max = limits.page_bytes

@@ -34,6 +34,7 @@ except ImportError:  # Windows has no flock; opening a file store there is refus
 
 __all__ = [
     "FAILPOINTS",
+    "SWAP_FAILPOINTS",
     "Clock",
     "Files",
     "Ids",
@@ -69,6 +70,11 @@ FAILPOINTS: Final = (
     "views.committed",  # rows and checkpoint are committed
 )
 """The steps at which a fault can be hung, in the order of the walk."""
+SWAP_FAILPOINTS: Final = (
+    "views.swapping",  # another build is to serve, the commit has not begun
+    "views.swapped",  # it serves
+)
+"""The same where one build of a projection takes the place of another."""
 
 
 class Clock(Protocol):

@@ -11,7 +11,8 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
+from zlib import crc32
 
 import msgspec
 
@@ -21,14 +22,18 @@ from .messages import Event, Meta, check_name
 from .rows import Flat, Row, RowShape, Scalar
 
 __all__ = [
+    "SLICES_MAX",
+    "Policy",
     "Projection",
     "ProjectionDefinition",
     "ProjectionHandler",
     "Row",
+    "SequenceKey",
     "Table",
     "TableDefinition",
     "check_names",
     "projects",
+    "slice_of",
 ]
 
 R = TypeVar("R", bound=Row)
@@ -37,8 +42,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 Keys: TypeAlias = Callable[[Any, Meta], Mapping[str, Iterable[Any]]]
 """Gives, for an event, the keys that its handler reads, by the name of the table."""
 
+Policy: TypeAlias = Literal["stop", "park"]
+"""What becomes of an event that cannot be folded: it stops its projector, or it is set aside, with
+all later events of its key behind it, while the others go on."""
+SequenceKey: TypeAlias = Callable[[Any, Meta], str]
+"""Gives, for an event, the key whose events are kept in order; by default it is the stream."""
+SLICES_MAX = 64
+
 _MARK = "__foldline_projects__"
 _RESERVED = ("sqlite_", "views_meta")
+
+
+def slice_of(key: str, slices: int) -> int:
+    """Give the slice of a key; it stays for as long as the number of slices does."""
+    return crc32(key.encode()) % slices
 
 
 class Cells(Protocol):
@@ -154,6 +171,10 @@ class ProjectionDefinition(msgspec.Struct, frozen=True):
     handlers: Mapping[type[Event], ProjectionHandler]
     event_names: frozenset[str]
     """Stored names of what it handles, whatever their version."""
+    slices: int = 1
+    """How many projectors share its keys, each with a checkpoint of its own."""
+    on_poison: Policy = "stop"
+    sequence: SequenceKey | None = None
 
     @property
     def event_classes(self) -> tuple[type[Event], ...]:
@@ -172,18 +193,33 @@ class ProjectionDefinition(msgspec.Struct, frozen=True):
 class Projection:
     """Base of projections: `class Orders(Projection, name="orders", version=1)`.
 
-    Its tables share one checkpoint. Raise `version` when a handler or a table changes: the tables
-    are then built anew from the log.
+    Raise `version` when a handler or a table changes: the tables are then built anew from the log.
+    With `slices` so many projectors share the keys, each with a checkpoint of its own; the events
+    of a key stay in order, and a row is written by events of one slice only. The key is the stream,
+    or what `sequence(event, meta)` gives. `on_poison="park"` sets an event that cannot be folded
+    aside, with all later ones of its key, and goes on with the others.
     """
 
     __definition__: ClassVar[ProjectionDefinition]
 
-    def __init_subclass__(cls, *, name: str | None = None, version: int = 1) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        version: int = 1,
+        slices: int = 1,
+        on_poison: Policy = "stop",
+        sequence: SequenceKey | None = None,
+    ) -> None:
         """Read the class; raise DefinitionError for whatever the engine could not run."""
         super().__init_subclass__()
-        cls.__definition__ = _define(cls, name, version, defining_namespace(1))
-        for attribute, definition in cls.__definition__.tables.items():
-            table: Table[Any] = Table(definition)
+        definition = _define(cls, name, version, defining_namespace(1))
+        _check_options(cls, slices, on_poison)
+        cls.__definition__ = msgspec.structs.replace(
+            definition, slices=slices, on_poison=on_poison, sequence=sequence
+        )
+        for attribute, named in cls.__definition__.tables.items():
+            table: Table[Any] = Table(named)
             setattr(cls, attribute, table)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -233,6 +269,18 @@ def _define(
     handlers = _read_handlers(cls, namespace)
     names = frozenset(event.event_name for event in handlers)
     return ProjectionDefinition(cls, name, version, tables, handlers, names)
+
+
+def _check_options(cls: type[Projection], slices: object, on_poison: object) -> None:
+    where = cls.__qualname__
+    if type(slices) is not int or not 1 <= slices <= SLICES_MAX:
+        raise DefinitionError(
+            f"projection {where} has slices={slices!r}: give a number from 1 to {SLICES_MAX}"
+        )
+    if on_poison not in typing.get_args(Policy):
+        raise DefinitionError(
+            f"projection {where} has on_poison={on_poison!r}: give one of {typing.get_args(Policy)}"
+        )
 
 
 def _read_tables(

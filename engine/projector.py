@@ -1,33 +1,45 @@
-"""The projector: one task per projection, which keeps its tables at the end of the log.
+"""The projector: one task per part of a projection, which keeps its tables at the end of the log.
 
 Rules: it starts at its checkpoint, takes events in position order without a hole, and writes rows
 and checkpoint in one transaction; so every event counts once. A batch from the bus is used only if
 it goes on exactly where the checkpoint stands; otherwise the feed is read. Events that the
-projection does not handle are passed over, and the checkpoint moves over them. What it cannot fold
-stops this projector alone, visibly, with everything before it written; `resume` tries again. It
-never skips an event and never makes a writer wait.
+projection does not handle are passed over, and the checkpoint moves over them. A failure that may
+pass is tried again, a few times and ever more slowly. What it cannot fold is parked, where the
+projection says so, or stops this projector alone, visibly, with everything before it written;
+`resume` tries again. It never skips an event unless somebody decided so, and never makes a writer
+wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 from .bus import Subscription
-from .codec import EventRegistry
 from .limits import Limits
-from .log_reader import LogReader
+from .log_reader import FeedSource, LogReader
+from .parking import Parking
 from .ports import Ports
-from .projection import Projection
-from .staging import Fold
+from .projection import ProjectionDefinition
+from .staging import may_pass
 from .statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
-from .stores.contract import Store, StoredEvent
+from .stores.contract import StoredEvent
 from .telemetry import ProjectionBegan, Watch
 from .tracebacks import told
-from .views import Changes, Checkpoint, ViewsStore
+from .views import Changes, Checkpoint, Parked, Part, what_of
+from .work import Work
 
-__all__ = ["Projector"]
+__all__ = ["ENDED", "Projector"]
+
+T = TypeVar("T")
+
+ENDED: Final = frozenset(("stopped", "paused", "closed"))
+"""States in which a projector gets no further by itself."""
+BACK_OFF_SECONDS: Final = 0.05
+BACK_OFF_SECONDS_MAX: Final = 5.0
 
 
 class _Poisoned(Exception):
@@ -39,45 +51,55 @@ class _Poisoned(Exception):
 
 
 class Projector:
-    """Folds the log into the tables of one projection."""
+    """Keeps one part of a projection: a slice of one build."""
 
     def __init__(
         self,
-        projection: type[Projection],
+        part: Part,
+        work: Work,
         *,
-        store: Store,
-        views: ViewsStore,
+        store: FeedSource,
         subscription: Subscription,
-        registry: EventRegistry,
         limits: Limits,
         ports: Ports,
         logger: logging.Logger,
         end_of_log: Callable[[], int] | None = None,
         watch: Watch | None = None,
+        written: Callable[[Changes], None] | None = None,
+        moved: Callable[[], None] | None = None,
+        paused: bool = False,
     ) -> None:
-        self.definition = projection.__definition__
+        """Take what to keep and where it goes.
+
+        `written` is called with each transaction after it is visible, `moved` whenever position or
+        state has changed.
+        """
+        self.part = part
         self.failure: ProjectionFailure | None = None
         """Why it is stopped, if it is."""
+        self._work = work
         self._log = LogReader(store, limits)
-        self._views = views
+        self._store = store
         self._subscription = subscription
         self._limits = limits
         self._ports = ports
         self._logger = logger
         self._end_of_log = end_of_log
         self._watch = watch
-        self._fold = Fold(
-            self.definition,
-            registry,
-            limits,
-            fetch=lambda keys: views.fetch(self.definition, keys),
-        )
-        self._state: ProjectorState = "catching-up"
+        self._written = written
+        self._moved = moved
+        self._state: ProjectorState = "paused" if paused else "catching-up"
         self._checkpoint = Checkpoint()
         self._behind = True
         self._stopping = False
+        self._paused = paused
         self._resumed = asyncio.Event()
+        self._asked: deque[Callable[[], Awaitable[None]]] = deque()
+        """What others want to be done between two batches."""
         self._waiting: dict[asyncio.Future[bool], int] = {}
+        self._failures = 0
+        """In a row, since something was written."""
+        self._retries = 0
         self._transactions = 0
         self._pages = 0
         self._oldest: int | None = None
@@ -86,14 +108,29 @@ class Projector:
         self._batch_events = Histogram.of_sizes()
 
     @property
+    def definition(self) -> ProjectionDefinition:
+        """What it belongs to."""
+        return self.part.definition
+
+    @property
     def state(self) -> ProjectorState:
-        """One of "catching-up", "live", "stopped" (see `failure`, then `resume`) and "closed"."""
+        """See `ProjectorState`; "stopped" has a `failure`, and needs `resume`."""
         return self._state
 
     @property
     def position(self) -> int:
         """Position of the last event that queries can see."""
         return self._checkpoint.position
+
+    @property
+    def subscription(self) -> Subscription:
+        """Where it hears of new events."""
+        return self._subscription
+
+    @property
+    def parking(self) -> Parking:
+        """What is parked; to be looked at only."""
+        return self._work.parking
 
     def statistics(self) -> ProjectorStatistics:
         """Give the numbers as they are now; called from any thread."""
@@ -105,15 +142,17 @@ class Projector:
             position=position,
             lag_events=lag,
             lag_seconds=0.0 if lag == 0 else self._age_of_oldest(),
-            events=self._fold.events,
+            events=self._work.events,
             transactions=self._transactions,
             batch_seconds=self._batch_seconds.copy(),
             batch_events=self._batch_events.copy(),
             pages=self._pages,
-            fetches=self._fold.fetches,
-            rows=self._fold.staging.rows,
+            fetches=self._work.fetches,
+            rows=self._work.rows,
             bus=self._subscription.statistics(),
             failure=self.failure,
+            retries=self._retries,
+            parked=self._work.parking.count,
         )
 
     def _age_of_oldest(self) -> float | None:
@@ -126,12 +165,14 @@ class Projector:
         try:
             while not self._stopping:
                 try:
-                    await self._open()
-                    await self._follow()
+                    if not self._paused:
+                        await self._open()
+                        await self._follow()
+                    if self._paused and not self._stopping:
+                        await self._rest()
                 except Exception as error:
-                    self._fail(error)
-                    await self._resumed.wait()
-                    self._resumed.clear()
+                    if not await self._try_again(error):
+                        await self._fail(error)
         finally:
             self._log.close()
             self._subscription.mute()
@@ -143,22 +184,36 @@ class Projector:
         self._subscription.wake()
         self._resumed.set()
 
+    def pause(self) -> None:
+        """Rest when the current batch is written, until `resume`."""
+        self._paused = True
+        self._subscription.wake()
+        self._resumed.set()
+
     def resume(self) -> None:
-        """Try again from the checkpoint; nothing happens if it is not stopped."""
-        if self._state == "stopped":
+        """Go on from the checkpoint; nothing happens if it is neither stopped nor paused."""
+        self._paused = False
+        if self._state in ("stopped", "paused"):
             self.failure = None
+            self._failures = 0
             self._enter("catching-up")
-            self._resumed.set()
+        self._resumed.set()
+
+    def skip(self, position: int) -> None:
+        """Pass over an event, as somebody decided; one that is stopped by it goes on."""
+        self._work.skipped.add(position)
+        if self.failure is not None and self.failure.position == position:
+            self.resume()
 
     async def wait_for(self, position: int, deadline: float | None) -> bool:
         """Return whether queries see the event at this position, as soon as that is known.
 
-        It is known when they do, when the projector is stopped or closed below it, and at the
-        deadline, by the event loop's clock.
+        It is known when they do, when the projector is stopped, paused or closed below it, and at
+        the deadline, by the event loop's clock.
         """
         if self.position >= position:
             return True
-        if self._state in ("stopped", "closed"):
+        if self._state in ENDED:
             return False
         reached: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting[reached] = position
@@ -170,18 +225,45 @@ class Projector:
         finally:
             self._waiting.pop(reached, None)
 
+    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Run a call between two batches, in whatever state it is; give what it gives."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                result = await call()
+            except Exception as error:
+                if not answer.done():
+                    answer.set_exception(error)
+            else:
+                if not answer.done():
+                    answer.set_result(result)
+
+        if self._state == "closed":
+            return await call()
+        self._asked.append(run)
+        self._subscription.wake()
+        self._resumed.set()
+        return await answer
+
     # -- following the log --------------------------------------------------------------------
 
     async def _open(self) -> None:
         """Start from what the views say, with nothing in memory."""
-        self._fold.staging.clear()
+        self._enter("catching-up")
         self._subscription.listen()
         self._behind = True
-        self._checkpoint = await self._views.checkpoint(self.definition)
+        self._checkpoint = await self._work.open()
         self._answer_waiting()
 
     async def _follow(self) -> None:
-        while events := await self._next():
+        while True:
+            events = await self._next()
+            if not events:
+                if self._stopping or self._paused:
+                    return
+                await self._do_asked()
+                continue
             first = events[0].position
             assert first == self.position + 1, "events come without a hole"
             done = 0
@@ -193,9 +275,12 @@ class Projector:
             self._oldest = None
 
     async def _next(self) -> Sequence[StoredEvent]:
-        """Give the events after the checkpoint, from the bus or the feed; nothing at the end."""
+        """Give the events after the checkpoint, from the bus or the feed.
+
+        Gives nothing where something else is to be done first.
+        """
         bus = self._subscription
-        while not self._stopping:
+        while not (self._stopping or self._paused or self._asked):
             if bus.take_loss():
                 self._behind = True
             events = bus.take(self.position, self._limits.projector_events)
@@ -216,6 +301,10 @@ class Projector:
             follows = bus.first is None or bus.first <= self.position + 1
             assert follows or self._behind, "what is on the bus is in the feed"
         return ()
+
+    async def _do_asked(self) -> None:
+        while self._asked:
+            await self._asked.popleft()()
 
     # -- one batch ----------------------------------------------------------------------------
 
@@ -238,29 +327,40 @@ class Projector:
 
     async def _project(self, events: Sequence[StoredEvent]) -> int:
         """Fold and write a batch, or as much of it as fits in memory; give how many events."""
-        folded = await self._fold.fold(events)
-        self._reach("projector.folded")
-        if folded.count:
-            await self._write(events[folded.count - 1])
-        if folded.poison is not None:
-            raise _Poisoned(events[folded.count]) from folded.poison
-        assert folded.count, "a batch gets on by one event at least, or fails"
-        return folded.count
+        worked = await self._work.write(events, self._checkpoint)
+        if worked.count:
+            self._checkpoint = worked.checkpoint
+            self._transactions += 1
+            self._failures = 0
+            self._work.patience = True
+            self._tell_written(worked.changes)
+        if worked.poison is not None:
+            raise _Poisoned(events[worked.count]) from worked.poison
+        assert worked.count, "a batch gets on by one event at least, or fails"
+        return worked.count
 
-    async def _write(self, last: StoredEvent) -> None:
-        staging = self._fold.staging
-        after = Checkpoint(last.position, last.checksum)
-        await self._views.write(
-            Changes(self.definition, self._checkpoint, after, staging.changes())
-        )
-        staging.written()
-        self._checkpoint = after
-        self._transactions += 1
+    def _tell_written(self, changes: Changes | None) -> None:
         self._answer_waiting()
+        if self._written is not None and changes is not None:
+            self._written(changes)
+        if self._moved is not None:
+            self._moved()
 
-    def _reach(self, name: str) -> None:
-        if self._ports.failpoint is not None:
-            self._ports.failpoint(name)
+    async def reopen(self) -> None:
+        """Stand where the views say, with nothing in memory; asked for while it rests."""
+        self._checkpoint = await self._work.open()
+
+    async def release(self, parked: Parked) -> Exception | None:
+        """Try a parked event again, between two batches; give what it raised, if it did."""
+        if self._state in ("stopped", "retrying"):
+            # What a failed write left in memory must not be written now.
+            await self.reopen()
+        page = await self._store.read_feed(parked.position - 1, events_max=1, bytes_max=1)
+        if not page or page[0].position != parked.position:
+            raise LookupError(f"position {parked.position} is not in the log any more")
+        error, changes = await self._work.release(parked, page[0], self._checkpoint)
+        self._tell_written(changes)
+        return error
 
     # -- state --------------------------------------------------------------------------------
 
@@ -268,30 +368,77 @@ class Projector:
         if state == self._state:
             return
         self._state = state
-        if state in ("stopped", "closed"):
+        if state in ENDED:
             self._answer_waiting()
+        if self._moved is not None:
+            self._moved()
 
     def _answer_waiting(self) -> None:
-        ended = self._state in ("stopped", "closed")
+        ended = self._state in ENDED
         for reached, position in list(self._waiting.items()):
             if (self.position >= position or ended) and not reached.done():
                 reached.set_result(self.position >= position)
 
-    def _fail(self, error: Exception) -> None:
-        """Stop, and say so."""
-        name = self.definition.name
+    async def _rest(self) -> None:
+        """Wait until somebody resumes or stops it, and do meanwhile what is asked."""
         # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
         self._log.close()
         self._subscription.mute()
+        if self._paused:
+            await self.reopen()
+        while (self._paused or self._state == "stopped") and not self._stopping:
+            if self._paused:
+                self._enter("paused")
+            await self._do_asked()
+            await self._resumed.wait()
+            self._resumed.clear()
+
+    async def _try_again(self, error: Exception) -> bool:
+        """Wait a little after a failure that may pass; tell whether to try again."""
+        cause = error.__cause__ if isinstance(error, _Poisoned) else error
+        assert isinstance(cause, Exception)
+        if not may_pass(cause):
+            return False
+        self._failures += 1
+        if self._failures > self._limits.projector_retries:
+            if isinstance(error, _Poisoned) and self._work.patience:
+                # Once more: now it is parked, where it may be, or stops the projector.
+                self._work.patience = False
+                return True
+            return False
+        self._retries += 1
+        self._enter("retrying")
+        seconds = min(BACK_OFF_SECONDS * 2 ** (self._failures - 1), BACK_OFF_SECONDS_MAX)
+        self._logger.warning(
+            "projection %s failed with %s and tries again in %.2f s",
+            self.definition.name,
+            type(cause).__name__,
+            seconds,
+        )
+        self._log.close()
+        self._subscription.mute()
+        self._resumed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._resumed.wait()  # or for whoever pauses, resumes, stops or asks
+        except TimeoutError:
+            pass
+        return True
+
+    async def _fail(self, error: Exception) -> None:
+        """Stop, say so, and wait to be resumed."""
+        name = self.definition.name
+        self._work.patience = True
         if isinstance(error, _Poisoned):
             stored, cause = error.stored, error.__cause__
             self._oldest = stored.recorded
             assert isinstance(cause, Exception)
-            what = f"{stored.name} v{stored.event_version}"
+            what = what_of(stored.name, stored.event_version)
             failure = ProjectionFailure(stored.position, what, stored.stream, told(cause))
         else:
             failure = ProjectionFailure(self.position, "", "", told(error))
         self.failure = failure
+        self._resumed.clear()
         self._enter("stopped")
         self._logger.error(
             "projection %s stopped at position %d (%s): its views stay at %d until it is mended "
@@ -302,3 +449,4 @@ class Projector:
             self.position,
             failure.cause,
         )
+        await self._rest()

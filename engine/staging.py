@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from .codec import EventRegistry, decode_meta
-from .errors import Damaged, UsageError
+from .errors import Damaged, StoreFailed, UsageError
 from .limits import Limits
 from .messages import Event
-from .projection import ProjectionDefinition, ProjectionHandler, TableDefinition
+from .parking import Parking
+from .projection import ProjectionDefinition, ProjectionHandler, TableDefinition, slice_of
 from .rows import Flat, Scalar
 from .stores.contract import StoredEvent
 
-__all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage"]
+__all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage", "may_pass"]
 
 Fetch: TypeAlias = Callable[
     [Mapping[str, Sequence[Scalar]]], Awaitable[Mapping[str, Sequence[Flat]]]
@@ -183,6 +184,11 @@ class Staging:
             table.dirty.clear()
 
 
+def may_pass(error: BaseException) -> bool:
+    """Tell whether a failure may be over when it is tried again: a busy file, a lost connection."""
+    return isinstance(error, StoreFailed | OSError)
+
+
 class Folded(msgspec.Struct, frozen=True):
     """How far a batch was folded."""
 
@@ -193,7 +199,7 @@ class Folded(msgspec.Struct, frozen=True):
 
 
 class Fold:
-    """Folds batches of one projection into its staging."""
+    """Folds batches of one part of a projection into its staging."""
 
     def __init__(
         self,
@@ -201,8 +207,18 @@ class Fold:
         registry: EventRegistry,
         limits: Limits,
         fetch: Fetch,
+        *,
+        slice_: int = 0,
+        parks: bool = False,
+        now: Callable[[], int] = lambda: 0,
     ) -> None:
+        """Take what to fold, which slice of it, and whether events may be parked."""
         self.staging = Staging(definition.tables, limits.projector_rows)
+        self.parking = Parking(allowed=parks, events_max=limits.parked_events)
+        self.skipped: set[int] = set()
+        """Positions that somebody decided to skip."""
+        self.patience = True
+        """Whether what a failure that may pass has hit is given back, to be tried again."""
         self.events = 0
         """Events folded."""
         self.fetches = 0
@@ -214,6 +230,8 @@ class Fold:
         self._fetch = fetch
         self._projection = definition.bind(self.staging.tables)
         self._scouts_left = 0
+        self._slice = slice_
+        self._now = now
 
     async def fold(self, events: Sequence[StoredEvent]) -> Folded:
         """Fold events from the first on, until one fails or the rows in memory are enough.
@@ -230,10 +248,72 @@ class Fold:
                 continue
             if self.staging.dirty >= self._rows_max:
                 return Folded(index, None)
+            if self.parking.keys:
+                waits, error = self._wait_behind(event, events[index])
+                if waits:
+                    continue
+                if error is not None:
+                    return Folded(index, error)
             error = await self._fold_one(events, index, event)
-            if error is not None:
+            if error is not None and not self._park(events[index], event, error):
                 return Folded(index, error)
+        if poison is not None and self._park(events[len(prepared)], None, poison):
+            return Folded(len(prepared) + 1, None)
         return Folded(len(prepared), poison)
+
+    async def fold_parked(self, stored: StoredEvent) -> Exception | None:
+        """Fold an event that was parked; give what it raised."""
+        try:
+            event = self._decode(stored)
+        except Exception as error:
+            return error
+        return None if event is None else await self._fold_one([stored], 0, event)
+
+    # -- what is not folded -------------------------------------------------------------------
+
+    def _key_of(self, event: Event | None, stored: StoredEvent) -> str:
+        """Give the key whose events are kept in order."""
+        sequence = self._definition.sequence
+        if sequence is None:
+            return stored.stream
+        if event is None:
+            event = self._registry.decode(stored)
+        key: Any = sequence(event, decode_meta(stored))
+        if not isinstance(key, str):
+            raise UsageError(
+                f"`sequence` of projection {self._definition.name} gave {type(key).__name__} for "
+                f"{stored.name}: it gives a str"
+            )
+        return key
+
+    def _is_mine(self, event: Event | None, stored: StoredEvent) -> bool:
+        slices = self._definition.slices
+        return slices == 1 or slice_of(self._key_of(event, stored), slices) == self._slice
+
+    def _wait_behind(self, event: Event, stored: StoredEvent) -> tuple[bool, Exception | None]:
+        """Park an event whose key waits already; tell whether it was, or why it cannot be."""
+        try:
+            key = self._key_of(event, stored)
+        except Exception as error:
+            return False, error
+        if key not in self.parking.keys:
+            return False, None
+        if self.parking.park(stored, key, None, self._now()):
+            return True, None
+        return False, UsageError(
+            f"{self.parking.count} events are parked (Limits.parked_events), and one more would "
+            f"have to be: mend the handlers, then retry what is parked, or skip it"
+        )
+
+    def _park(self, stored: StoredEvent, event: Event | None, error: Exception) -> bool:
+        """Park what failed; tell whether it was."""
+        if self.patience and may_pass(error):
+            return False
+        try:
+            key = self._key_of(event, stored)
+        except Exception:
+            return False
+        return self.parking.park(stored, key, error, self._now())
 
     async def _prepare(
         self, events: Sequence[StoredEvent]
@@ -242,14 +322,20 @@ class Fold:
         prepared: list[Event | None] = []
         wanted: Wanted = {}
         poison: Exception | None = None
+        by_stream = self._definition.slices > 1 and self._definition.sequence is None
         for index, stored in enumerate(events):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if stored.name not in self._names:
+            if stored.name not in self._names or stored.position in self.skipped:
+                prepared.append(None)
+                continue
+            if by_stream and slice_of(stored.stream, self._definition.slices) != self._slice:
                 prepared.append(None)
                 continue
             try:
                 event = self._decode(stored)
+                if event is not None and not by_stream and not self._is_mine(event, stored):
+                    event = None
                 handler = None if event is None else self._handler_of(event, stored)
                 if handler is not None and handler.keys is not None:
                     assert event is not None
@@ -355,11 +441,13 @@ class Fold:
             self._scout_one(stored, wanted)
 
     def _scout_one(self, stored: StoredEvent, wanted: Wanted) -> None:
+        if stored.position in self.skipped:
+            return
         for table in self.staging.tables.values():
             table.scouted = set()
         try:
             event = self._decode(stored)
-            if event is not None:
+            if event is not None and self._is_mine(event, stored):
                 self._apply(event, stored)
         except Exception:  # noqa: S110 - it is run again in its turn, and then an error counts
             pass

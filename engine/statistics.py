@@ -19,6 +19,7 @@ import msgspec
 from . import errors
 
 __all__ = [
+    "BuildProgress",
     "DirectoryStatistics",
     "EngineStatistics",
     "Histogram",
@@ -91,6 +92,13 @@ class Histogram(msgspec.Struct):
     def copy(self) -> Histogram:
         """Give the numbers as they are now."""
         return Histogram(self.bounds, self.counts.copy(), self.sum, self.max)
+
+    def add(self, other: Histogram) -> None:
+        """Count all that another one with the same bounds has counted."""
+        assert self.bounds == other.bounds, "only like histograms are added up"
+        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+        self.max = max(self.max, other.max)
 
 
 def answer_class(error: type[BaseException]) -> str:
@@ -188,7 +196,12 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True):
     """How often that happened."""
 
 
-ProjectorState = Literal["catching-up", "live", "stopped", "closed"]
+ProjectorState = Literal[
+    "catching-up", "live", "retrying", "stopped", "paused", "building", "closed"
+]
+"""Behind the log; at its end; waiting to try again after a failure that may pass; stopped by a
+failure; paused by somebody; serving as its former version left it while the new one is built;
+ended."""
 
 
 class ProjectionFailure(msgspec.Struct, frozen=True):
@@ -228,6 +241,29 @@ class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     """Rows in memory."""
     bus: SubscriptionStatistics
+    failure: ProjectionFailure | None
+    retries: int = 0
+    """Failures after which it tried again by itself."""
+    parked: int = 0
+    """Events set aside."""
+    slices: int = 1
+    """Projectors that share its keys; what is above is their sum, or the worst of them."""
+    building: BuildProgress | None = None
+    """How far a build beside the one that serves has come."""
+
+
+class BuildProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """A build of a projection on its way to serve."""
+
+    number: int
+    version: int
+    state: ProjectorState
+    position: int
+    lag_events: int
+    events_per_second: float
+    """Positions that it passed in the last seconds."""
+    seconds_left: float | None
+    """Until it has caught up at this speed; None where it does not move."""
     failure: ProjectionFailure | None
 
 

@@ -4,24 +4,45 @@ Rules: a query sees whole transactions of a projector, never half of one. It rea
 `limits.query_rows` rows, and what would be more is refused instead of being cut silently. Values
 from users are bound, never written into SQL; names come from definitions. A batch of rows and its
 checkpoint are written in one transaction, and only where the checkpoint still stands where the
-writer believes; so every event counts once. Nothing here writes on behalf of a query.
+writer believes; so every event counts once. A projection may have several builds, sets of tables
+with a number each: one serves queries, another may be built beside it. What people decide (to skip
+an event, to pause, to swap builds) is synced before it is answered. Nothing here writes on behalf
+of a query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import msgspec
 
-from .errors import InvalidInput, UsageError
+from .errors import InvalidInput, ProjectionUnserved, UsageError
 from .limits import Limits
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition, Table, TableDefinition
 from .rows import Flat, Row, Scalar
 from .stores.contract import Store
 
-__all__ = ["Changes", "Checkpoint", "Selection", "Views", "ViewsStore"]
+__all__ = [
+    "Build",
+    "BuildState",
+    "Changes",
+    "Checkpoint",
+    "Decision",
+    "Parked",
+    "Part",
+    "Rebuild",
+    "Selection",
+    "Views",
+    "ViewsStore",
+    "what_of",
+]
+
+BuildState: TypeAlias = Literal["serving", "building", "former"]
+Rebuild: TypeAlias = Literal["refuse", "auto"]
+"""What opening does where a projection was declared anew: say so, or build it beside the old."""
+DecisionKind: TypeAlias = Literal["skip", "pause", "resume", "reset", "swap", "drop"]
 
 R = TypeVar("R", bound=Row)
 S = TypeVar("S", bound=msgspec.Struct)
@@ -35,15 +56,78 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """Of the event there, which ties the tables to this history."""
 
 
+class Build(msgspec.Struct, frozen=True):
+    """One set of a projection's tables."""
+
+    projection: str
+    number: int
+    """From 1 on, counted per projection; the tables carry it in their names."""
+    version: int
+    """That its projection had when it was begun."""
+    state: BuildState
+    position: int
+    """The least that its slices have reached."""
+    fits: bool
+    """Whether its version, tables and slices are those that the program declares."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What one projector keeps: a slice of one build."""
+
+    definition: ProjectionDefinition
+    build: int
+    slice: int = 0
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """An event that is not in the tables, since it or one before it could not be folded."""
+
+    position: int
+    key: str
+    """All later events of this key wait behind it."""
+    event: str
+    """Its name and version, as "order-created v1"."""
+    stream: str
+    parked: int
+    """When, in µs since 1970-01-01 UTC."""
+    attempts: int = 0
+    """How often it was tried; 0 where it only waits behind another."""
+    cause: str = ""
+    """The traceback of the last try, without the values that were in messages and variables."""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a person decided about a projection; it is kept with the views."""
+
+    projection: str
+    kind: DecisionKind
+    decided: int
+    """When, in µs since 1970-01-01 UTC."""
+    version: int
+    """Of the projection, for which an event is skipped."""
+    position: int | None = None
+    reason: str = ""
+    principal: str | None = None
+
+
 class Changes(msgspec.Struct, frozen=True):
     """What one transaction of a projector does."""
 
-    projection: ProjectionDefinition
+    part: Part
     before: Checkpoint
     """Where the tables stand, as the projector believes."""
     after: Checkpoint
     rows: Mapping[str, Mapping[Scalar, Flat | None]]
     """By table attribute and key; None takes the row away."""
+    parked: Sequence[Parked] = ()
+    """To be set aside, or to be told anew why they are."""
+    released: Sequence[int] = ()
+    """Positions of parked events that are in the tables now."""
+
+    @property
+    def projection(self) -> ProjectionDefinition:
+        """The projection whose tables change."""
+        return self.part.definition
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -70,11 +154,15 @@ class ViewsStore(Protocol):
         limits: Limits,
         store: Store,
         projections: Sequence[type[Projection]],
+        *,
+        rebuild: Rebuild = "refuse",
     ) -> None:
         """Open or make the tables of these projections.
 
-        Tables of another version, or of another history than the store's, are made anew and empty.
-        Raises StoreRefused for what must not be used as it is.
+        Tables of another history than the store's are made anew and empty. Where a projection has
+        another version or other slices than its tables, `rebuild="auto"` begins a build beside
+        them, unless there is one already. Raises StoreRefused otherwise, and for what must not be
+        used as it is.
         """
         ...
 
@@ -82,22 +170,81 @@ class ViewsStore(Protocol):
         """Close; a second call does nothing."""
         ...
 
-    async def checkpoint(self, projection: ProjectionDefinition) -> Checkpoint:
-        """Give how far a projection has come."""
+    # -- the projectors' side
+
+    async def checkpoint(self, part: Part) -> Checkpoint:
+        """Give how far a part has come."""
         ...
 
     async def fetch(
-        self, projection: ProjectionDefinition, keys: Mapping[str, Sequence[Scalar]]
+        self, part: Part, keys: Mapping[str, Sequence[Scalar]]
     ) -> Mapping[str, Sequence[Flat]]:
-        """Give the rows of these keys, by table attribute, for the projection's own projector."""
+        """Give the rows of these keys, by table attribute, for the part's own projector."""
         ...
 
     async def write(self, changes: Changes) -> None:
-        """Write rows and checkpoint in one transaction.
+        """Write rows, parked events and checkpoint in one transaction.
 
-        Raises StoreRefused, and writes nothing, where the checkpoint is not at `before`: another
-        worker writes these tables.
+        Raises StoreRefused, and writes nothing, where the checkpoint is not at `before` (another
+        worker writes these tables), or a row belongs to another slice.
         """
+        ...
+
+    async def parked_keys(self, part: Part) -> Mapping[str, int]:
+        """Give the keys of a part whose events are parked, and how many of each."""
+        ...
+
+    async def parked(
+        self, projection: str, *, key: str | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[Parked]:
+        """Give parked events of the serving build, in order of position."""
+        ...
+
+    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
+        """Give the positions that somebody decided to skip, for this version."""
+        ...
+
+    # -- builds and decisions; all of these are synced when they return
+
+    async def builds(self, projection: str) -> Sequence[Build]:
+        """Give the builds of a projection, by number."""
+        ...
+
+    async def is_paused(self, projection: str) -> bool:
+        """Tell whether the last word on a projection was to pause it."""
+        ...
+
+    async def begin_build(self, definition: ProjectionDefinition) -> Build:
+        """Make empty tables beside those that serve; give the build where there is one already."""
+        ...
+
+    async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
+        """Let a build serve from now on, in one transaction; the one that served becomes former.
+
+        Raises StoreRefused, and changes nothing, where it has not come as far as that.
+        """
+        ...
+
+    async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
+        """Take a build's tables away. Raises UsageError for the one that serves."""
+        ...
+
+    async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
+        """Empty the tables that serve, and put their checkpoints back to 0."""
+        ...
+
+    async def decide(self, decision: Decision) -> None:
+        """Keep a decision; with that to skip an event, it is parked no more."""
+        ...
+
+    async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
+        """Give what was decided, the oldest first."""
+        ...
+
+    # -- the queries' side
+
+    def serves(self, projection: str) -> bool:
+        """Tell whether the tables that serve can be read as they are declared."""
         ...
 
     async def get(self, table: TableDefinition, key: Scalar) -> Any:
@@ -121,6 +268,11 @@ class ViewsStore(Protocol):
         that gives more than `rows_max` rows.
         """
         ...
+
+
+def what_of(name: str, version: int) -> str:
+    """Tell an event's type, as "order-created v1"."""
+    return f"{name} v{version}"
 
 
 class Views:
@@ -218,6 +370,8 @@ class Views:
                 f"{definition.name} is no table of this engine: pass its projection "
                 f"{definition.projection!r} to Engine(projections=[...])"
             )
+        if not self._store.serves(definition.projection):
+            raise ProjectionUnserved(definition.projection)
         return definition
 
     async def _place(

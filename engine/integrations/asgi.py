@@ -33,6 +33,7 @@ from ..errors import (
     OutcomeUnknown,
     Overloaded,
     ProjectionLag,
+    ProjectionUnserved,
     Rejected,
     Voided,
     WrongVersion,
@@ -282,6 +283,9 @@ def problem_of(
             return Problem(403, "forbidden", "this is not allowed", "no")
         case ProjectionLag():
             return Problem(503, "views-lag", _lag(error), "yes", 1)
+        case ProjectionUnserved():
+            detail = f"{error.projection} is being built anew: ask again when that is done"
+            return Problem(503, "views-built", detail, "yes", 5)
         case OutcomeUnknown():
             detail = "it may have been done or not: the same request with the same key finds out"
             return Problem(500, "outcome-unknown", detail, "with-the-same-key")

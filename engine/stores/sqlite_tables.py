@@ -3,7 +3,9 @@
 Rules: every statement is text with `?` in it; values are bound. Names come from definitions only,
 and are quoted. A statement moves many rows in one step, since a thread that steps row by row beside
 a busy event loop waits up to 5 ms for the interpreter at each row. Rows are read as one JSON text
-where that gives every value back exactly, else one by one. This file runs nothing.
+where that gives every value back exactly, else one by one. In the tables of a sliced projection
+each row has its owner beside it, and no statement of another slice changes it. This file runs
+nothing.
 """
 
 # ruff: noqa: S608 - names in the SQL here come from definitions and are quoted
@@ -33,6 +35,8 @@ ROWS_MAX: Final = 1_024
 """Rows of one statement."""
 COLUMNS_MAX: Final = 1_000
 """Columns of a table; SQLite takes 2,000."""
+SLICE: Final = '"slice:"'
+"""The column of a row's owner; a colon is in no field's name."""
 
 
 def quoted(name: str) -> str:
@@ -54,18 +58,28 @@ def definition_hash(definition: ProjectionDefinition) -> str:
 
 
 class TableSql:
-    """The statements of one table."""
+    """The statements of one table: a projection's, as one of its builds has it."""
 
-    def __init__(self, definition: TableDefinition, *, floats_exact: bool) -> None:
+    def __init__(
+        self,
+        definition: TableDefinition,
+        *,
+        floats_exact: bool,
+        name: str | None = None,
+        sliced: bool = False,
+    ) -> None:
         self.definition = definition
+        self.name = name or definition.name
+        """What the table is called in the file."""
+        self.sliced = sliced
         shape = definition.shape
         assert len(shape.columns) <= COLUMNS_MAX
-        self._table = quoted(definition.name)
+        self._table = quoted(self.name)
         self._key = quoted(shape.key)
         self._columns = ", ".join(quoted(column.name) for column in shape.columns)
         kinds = {column.sql for column in shape.columns}
         self._as_json = "BLOB" not in kinds and (floats_exact or "REAL" not in kinds)
-        self._chunk_rows = min(ROWS_MAX, _power_of_two(BINDINGS_MAX // len(shape.columns)))
+        self._chunk_rows = min(ROWS_MAX, _power_of_two(BINDINGS_MAX // self._width))
         self._upserts: dict[int, str] = {}
 
     def create(self) -> Iterator[str]:
@@ -77,18 +91,24 @@ class TableSql:
             f"{' PRIMARY KEY' if c.name == shape.key else ''}"
             for c in shape.columns
         ]
+        if self.sliced:
+            columns.append(f"{SLICE} INTEGER NOT NULL")
         # A text key is the table's own order, and so the last column of every index: ordered pages
         # need no sorting. An integer key is that by itself.
         options = "STRICT" if key.sql == "INTEGER" else "STRICT, WITHOUT ROWID"
         yield f"CREATE TABLE {self._table} ({', '.join(columns)}) {options}"
         for names in shape.indexes:
-            # A colon is in no table's name, so this is never taken.
-            index = quoted(f"{self.definition.name}:{','.join(names)}")
+            # A colon is in no field's name, so this is never taken.
+            index = quoted(f"{self.name}:{','.join(names)}")
             listed = ", ".join(map(quoted, names))
             yield f"CREATE INDEX {index} ON {self._table} ({listed})"
 
     def upserts(self, rows: Sequence[Flat]) -> Iterator[Statement]:
-        """Give the statements that put rows, in few sizes, so that SQLite compiles each once."""
+        """Give the statements that put rows, in few sizes, so that SQLite compiles each once.
+
+        Of a sliced table each row ends with its slice; a row of another slice stays as it is, so
+        that fewer rows change than the statement has.
+        """
         place = 0
         while place < len(rows):
             left = len(rows) - place
@@ -103,18 +123,31 @@ class TableSql:
             yield self._upsert(size), list(chain.from_iterable(part))
             place += len(part)
 
+    def rows_in(self, statement: Statement) -> int:
+        """Give how many rows an upsert puts."""
+        return len(statement[1]) // self._width
+
+    @property
+    def _width(self) -> int:
+        return len(self.definition.shape.columns) + self.sliced
+
     def _upsert(self, size: int) -> str:
         known = self._upserts.get(size)
         if known is not None:
             return known
         shape = self.definition.shape
-        row = "(" + ",".join("?" * len(shape.columns)) + ")"
+        row = "(" + ",".join("?" * self._width) + ")"
         names = [quoted(c.name) for c in shape.columns if c.name != shape.key]
+        if self.sliced:
+            names.append(SLICE)
         action = "NOTHING"
         if names:
             action = "UPDATE SET " + ", ".join(f"{name}=excluded.{name}" for name in names)
+        if self.sliced:
+            action += f" WHERE {SLICE} = excluded.{SLICE}"
+        columns = f"{self._columns}, {SLICE}" if self.sliced else self._columns
         sql = (
-            f"INSERT INTO {self._table} ({self._columns}) VALUES {','.join([row] * size)} "
+            f"INSERT INTO {self._table} ({columns}) VALUES {','.join([row] * size)} "
             f"ON CONFLICT ({self._key}) DO {action}"
         )
         self._upserts[size] = sql
@@ -127,6 +160,12 @@ class TableSql:
     def fetch(self, keys: Sequence[Scalar]) -> Statement:
         """Give the statement that reads the rows of these keys, in any order."""
         return self._select(f"WHERE {self._among()}"), (_json_text(keys),)
+
+    def of_others(self, keys: Sequence[Scalar], slice_: int) -> Statement:
+        """Give the statement that finds a row of these keys that belongs to another slice."""
+        condition = f"{self._among()} AND {SLICE} <> ?"
+        sql = f"SELECT {self._key}, {SLICE} FROM {self._table} WHERE {condition} LIMIT 1"
+        return sql, (_json_text(keys), slice_)
 
     def get(self, key: Scalar) -> Statement:
         """Give the statement that reads one row."""

@@ -4,8 +4,9 @@ Rules: one worker writes, all projections in turn, one transaction each with its
 another reads, on a connection that cannot write. (In memory there is one connection, and one
 worker does both.) Each table belongs to a history: if the log is another one than that of its
 checkpoint, the table is made anew. Views can be rebuilt, so they are not synced at each commit:
-after a power loss they may stand at an earlier checkpoint, never at a wrong one. This file never
-writes to the log and never folds.
+after a power loss they may stand at an earlier checkpoint, never at a wrong one. What people decide
+cannot, so its commit is synced, with all commits before it. This file never writes to the log and
+never folds.
 """
 
 from __future__ import annotations
@@ -22,13 +23,23 @@ from ..limits import Limits
 from ..ports import Ports, Worker
 from ..projection import Projection, ProjectionDefinition, TableDefinition
 from ..rows import Flat, Scalar
-from ..views import Changes, Checkpoint, Selection
+from ..views import (
+    Build,
+    Changes,
+    Checkpoint,
+    Decision,
+    Parked,
+    Part,
+    Rebuild,
+    Selection,
+)
 from .contract import Store
-from .sqlite_history import Plan, plan_for, prepare, read_tables
+from .sqlite_history import Plan
+from .sqlite_keeper import MEMORY, Keeper
+from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .sqlite_session import (
     close,
     failures,
-    floats_are_exact,
     make_wal_durable,
     only_reads,
     open_writer,
@@ -37,7 +48,7 @@ from .sqlite_session import (
     set_pragma,
     transaction,
 )
-from .sqlite_tables import Statement, TableSql, definition_hash
+from .sqlite_tables import Statement, TableSql
 
 __all__ = ["SqliteViews"]
 
@@ -51,7 +62,6 @@ CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
 INTERRUPT_SECONDS: Final = 0.01
 """How soon a query whose caller gave up is interrupted again, if it still runs."""
-MEMORY: Final = ":memory:"
 
 
 class _Reading:
@@ -67,7 +77,6 @@ class SqliteViews:
         self._path = path
         self._logger = logger or logging.getLogger("foldline")
         self._ports = Ports()
-        self._log_id = ""
         self._closing = False
         self._writer: Worker | None = None
         self._reader: Worker | None = None
@@ -78,8 +87,7 @@ class SqliteViews:
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
         written, and whatever builds on it may end up wrong."""
-        self._sql: dict[str, TableSql] = {}
-        self._hashes: dict[str, str] = {}
+        self._keeper = Keeper(path, "", ())
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -89,39 +97,25 @@ class SqliteViews:
         limits: Limits,  # noqa: ARG002 - for stores whose connections have bounds
         store: Store,
         projections: Sequence[type[Projection]],
+        *,
+        rebuild: Rebuild = "refuse",
     ) -> None:
         """Open or make the tables of these projections."""
         definitions = [projection.__definition__ for projection in projections]
         self._ports = ports
         self._closing = False
-        self._log_id = store.log_id
-        self._hashes = {d.name: definition_hash(d) for d in definitions}
+        self._keeper = Keeper(self._path, store.log_id, definitions)
         self._writer = ports.workers.start("foldline-views")
         try:
-            await self._open(store, definitions)
+            await self._open(store, rebuild)
         except BaseException:
             await self.close()
             raise
 
-    async def _open(self, store: Store, definitions: Sequence[ProjectionDefinition]) -> None:
+    async def _open(self, store: Store, rebuild: Rebuild) -> None:
         assert self._writer is not None
-        found, tables, floats_exact = await self._writer.run(self._open_writer)
-        for definition in definitions:
-            for table in definition.tables.values():
-                self._sql[table.name] = TableSql(table, floats_exact=floats_exact)
-        head = await store.head()
-        plans: list[Plan] = []
-        for definition in definitions:
-            plan = await plan_for(
-                definition,
-                self._hashes[definition.name],
-                found.get(definition.name),
-                tables,
-                head,
-                store,
-                self._logger,
-            )
-            plans.append(plan)
+        names = await self._writer.run(self._open_writer)
+        plans = await self._keeper.plan(store, names, rebuild, self._logger)
         await self._writer.run(self._prepare, plans)
         if self._path == MEMORY:
             self._reader = self._writer
@@ -129,7 +123,7 @@ class SqliteViews:
             self._reader = self._ports.workers.start("foldline-queries")
             await self._reader.run(self._open_reader)
 
-    def _open_writer(self) -> tuple[Mapping[str, Any], frozenset[str], bool]:
+    def _open_writer(self) -> frozenset[str]:
         with failures(self._path, "opened", refused=True):
             connection = self._connection = open_writer(self._ports.files, self._path)
             memory = self._path == MEMORY
@@ -141,13 +135,12 @@ class SqliteViews:
             set_pragma(connection, "trusted_schema", 0)
             if not memory:
                 make_wal_durable(connection, self._ports.files, self._path)
-            found, tables = read_tables(connection, self._path, self._log_id)
-            return found, tables, floats_are_exact(connection)
+            return self._keeper.open(connection)
 
     def _prepare(self, plans: Sequence[Plan]) -> None:
         assert self._connection is not None
-        with failures(self._path, "prepared"), transaction(self._connection):
-            prepare(self._connection, plans, self._sql, self._log_id, self._path)
+        with failures(self._path, "prepared"):
+            self._keeper.prepare(self._connection, plans)
 
     def _open_reader(self) -> None:
         with failures(self._path, "opened"):
@@ -189,42 +182,67 @@ class SqliteViews:
 
     # -- the projectors' side -----------------------------------------------------------------
 
-    async def checkpoint(self, projection: ProjectionDefinition) -> Checkpoint:
-        """Give how far a projection has come."""
-        return await self._on_writer(self._checkpoint, projection.name)
+    async def checkpoint(self, part: Part) -> Checkpoint:
+        """Give how far a part has come."""
+        return await self._on_writer(self._checkpoint, part)
 
-    def _checkpoint(self, connection: apsw.Connection, name: str) -> Checkpoint:
-        sql = "SELECT position, checksum FROM checkpoints WHERE projection = ?"
-        rows = run(connection, sql, (name,))
-        assert rows, "opening made a checkpoint for every projection"
+    def _checkpoint(self, connection: apsw.Connection, part: Part) -> Checkpoint:
+        sql = (
+            "SELECT position, checksum FROM checkpoints "
+            "WHERE projection = ? AND build = ? AND slice = ?"
+        )
+        rows = run(connection, sql, (part.definition.name, part.build, part.slice))
+        if not rows:
+            raise StoreRefused(
+                f"build {part.build} of projection {part.definition.name!r} is not in the views "
+                f"{self._path} any more: somebody dropped it"
+            )
         return Checkpoint(*rows[0])
 
     async def fetch(
-        self, projection: ProjectionDefinition, keys: Mapping[str, Sequence[Scalar]]
+        self, part: Part, keys: Mapping[str, Sequence[Scalar]]
     ) -> Mapping[str, Sequence[Flat]]:
         """Give the rows of these keys, by table attribute."""
-        return await self._on_writer(self._fetch, projection, keys)
+        return await self._on_writer(self._fetch, part, keys)
 
     def _fetch(
-        self,
-        connection: apsw.Connection,
-        projection: ProjectionDefinition,
-        keys: Mapping[str, Sequence[Scalar]],
+        self, connection: apsw.Connection, part: Part, keys: Mapping[str, Sequence[Scalar]]
     ) -> Mapping[str, Sequence[Flat]]:
         found: dict[str, Sequence[Flat]] = {}
         for attribute, wanted in keys.items():
-            sql = self._sql[projection.tables[attribute].name]
+            sql = self._keeper.tables(part.definition.name, part.build)[attribute]
+            if sql.sliced:
+                self._refuse_others(connection, sql, part, wanted)
             found[attribute] = sql.rows_of(run(connection, *sql.fetch(wanted)))
         return found
 
+    def _refuse_others(
+        self, connection: apsw.Connection, sql: TableSql, part: Part, keys: Sequence[Scalar]
+    ) -> None:
+        """Raise StoreRefused where a row of these keys belongs to another slice."""
+        others = run(connection, *sql.of_others(keys, part.slice))
+        if others:
+            key, owner = others[0]
+            name = part.definition.name
+            raise StoreRefused(
+                f"row {key!r} of {sql.definition.name} belongs to slice {owner} of projection "
+                f"{name!r}, and slice {part.slice} needs it: events of different keys change one "
+                f"row. Give the projection a `sequence` that has one key for all events of a row, "
+                f"or `slices=1`. Nothing was written"
+            )
+
     async def write(self, changes: Changes) -> None:
-        """Write rows and checkpoint in one transaction."""
+        """Write rows, parked events and checkpoint in one transaction."""
         await self._on_writer(self._write, changes)
 
     def _write(self, connection: apsw.Connection, changes: Changes) -> None:
+        part = changes.part
         with transaction(connection):
             for attribute, rows in changes.rows.items():
-                self._write_rows(connection, changes.projection.tables[attribute], rows)
+                sql = self._keeper.tables(part.definition.name, part.build)[attribute]
+                self._write_rows(connection, sql, part, rows)
+            if changes.parked or changes.released:
+                move_parked(connection, changes)
             self._reach("views.inserted")
             self._move_checkpoint(connection, changes)
             self._reach("views.checkpointed")
@@ -234,41 +252,104 @@ class SqliteViews:
     def _write_rows(
         self,
         connection: apsw.Connection,
-        table: TableDefinition,
+        sql: TableSql,
+        part: Part,
         rows: Mapping[Scalar, Flat | None],
     ) -> None:
-        sql = self._sql[table.name]
         # In the order of the keys, so that neighbours in the table are written together.
         flats = [flat for _, flat in sorted(rows.items(), key=_key) if flat is not None]
+        if sql.sliced:
+            flats = [(*flat, part.slice) for flat in flats]
         for statement in sql.upserts(flats):
             run(connection, *statement)
+            if sql.sliced and connection.changes() != sql.rows_in(statement):
+                self._refuse_others(connection, sql, part, list(rows))
         gone = [key for key, flat in rows.items() if flat is None]
         if gone:
+            if sql.sliced:
+                self._refuse_others(connection, sql, part, gone)
             run(connection, *sql.delete(gone))
 
     def _move_checkpoint(self, connection: apsw.Connection, changes: Changes) -> None:
-        projection, before, after = changes.projection, changes.before, changes.after
+        part, before, after = changes.part, changes.before, changes.after
+        definition = part.definition
         assert after.position >= before.position, "a checkpoint never goes back"
         run(
             connection,
-            "UPDATE checkpoints SET position = ?, checksum = ? WHERE projection = ? "
-            "AND position = ? AND version = ? AND definition = ? AND log_id = ?",
+            "UPDATE checkpoints SET position = ?, checksum = ? "
+            "WHERE projection = ? AND build = ? AND slice = ? AND position = ? AND EXISTS ("
+            "SELECT 1 FROM builds WHERE projection = ? AND number = ? AND version = ? "
+            "AND definition = ? AND log_id = ? AND state <> 'former')",
             (
                 after.position,
                 after.checksum,
-                projection.name,
+                definition.name,
+                part.build,
+                part.slice,
                 before.position,
-                projection.version,
-                self._hashes[projection.name],
-                self._log_id,
+                definition.name,
+                part.build,
+                definition.version,
+                self._keeper.hashes[definition.name],
+                self._keeper.log_id,
             ),
         )
         if connection.changes() != 1:
             raise StoreRefused(
-                f"the views of projection {projection.name!r} are not at position "
+                f"the views of projection {definition.name!r} are not at position "
                 f"{before.position} any more, where this worker left them: another worker writes "
                 f"them. Nothing was written; stop one of the two."
             )
+
+    async def parked_keys(self, part: Part) -> Mapping[str, int]:
+        """Give the keys of a part whose events are parked, and how many of each."""
+        return await self._on_writer(parked_keys, part)
+
+    async def parked(
+        self, projection: str, *, key: str | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[Parked]:
+        """Give parked events of the serving build, in order of position."""
+        return await self._on_writer(self._keeper.parked, projection, key, after, limit)
+
+    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
+        """Give the positions that somebody decided to skip, for this version."""
+        return await self._on_writer(skipped, definition.name, definition.version)
+
+    # -- builds and decisions -----------------------------------------------------------------
+
+    async def builds(self, projection: str) -> Sequence[Build]:
+        """Give the builds of a projection, by number."""
+        return await self._on_writer(self._keeper.builds, projection)
+
+    async def is_paused(self, projection: str) -> bool:
+        """Tell whether the last word on a projection was to pause it."""
+        return await self._on_writer(is_paused, projection)
+
+    async def begin_build(self, definition: ProjectionDefinition) -> Build:
+        """Make empty tables beside those that serve; give the build where there is one already."""
+        await self._on_writer(self._keeper.begin, definition)
+        found = await self.builds(definition.name)
+        return next(build for build in found if build.state == "building")
+
+    async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
+        """Let a build serve from now on; the one that served becomes former."""
+        await self._on_writer(self._keeper.swap, definition, build, decision, self._reach)
+
+    async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
+        """Take a build's tables away."""
+        await self._on_writer(self._keeper.drop, projection, build, decision)
+
+    async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
+        """Empty the tables that serve, and put their checkpoints back to 0."""
+        await self._on_writer(self._keeper.reset, definition, decision)
+
+    async def decide(self, decision: Decision) -> None:
+        """Keep a decision; with that to skip an event, it is parked no more."""
+        await self._on_writer(self._keeper.decide, decision)
+
+    async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
+        """Give what was decided, the oldest first."""
+        return await self._on_writer(read_decisions, projection)
 
     def _shrink_wal(self, connection: apsw.Connection) -> None:
         if self._path == MEMORY:
@@ -313,15 +394,19 @@ class SqliteViews:
 
     # -- the queries' side --------------------------------------------------------------------
 
+    def serves(self, projection: str) -> bool:
+        """Tell whether the tables that serve can be read as they are declared."""
+        return self._keeper.serves(projection)
+
     async def get(self, table: TableDefinition, key: Scalar) -> Any:
         """Give the row with a key, or None."""
-        sql = self._sql[table.name]
+        sql = self._keeper.shown(table)
         rows = await self._read(self._rows, sql, sql.get(key))
         return rows[0] if rows else None
 
     async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
         """Give the rows of a selection, in its order."""
-        sql = self._sql[table.name]
+        sql = self._keeper.shown(table)
         return await self._read(self._rows, sql, sql.find(selection))
 
     def _rows(self, connection: apsw.Connection, sql: TableSql, statement: Statement) -> list[Any]:
@@ -330,7 +415,7 @@ class SqliteViews:
 
     async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
         """Give how many rows have these values."""
-        statement = self._sql[table.name].count(where)
+        statement = self._keeper.shown(table).count(where)
         rows = await self._read(run, *statement)
         return int(rows[0][0])
 

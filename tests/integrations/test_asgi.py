@@ -31,6 +31,7 @@ from engine.errors import (
     OutcomeUnknown,
     Overloaded,
     ProjectionLag,
+    ProjectionUnserved,
     Rejected,
     StoreFailed,
     StoreLocked,
@@ -79,6 +80,7 @@ EXPECTED: dict[type[BaseException], tuple[BaseException, int, str, str]] = {
     Conflict: (Conflict("box:1", 1, 2), 503, "not-stored", "yes"),
     Voided: (Voided(SECRET), 503, "not-stored", "yes"),
     ProjectionLag: (ProjectionLag(9, {"boxes": 4}, {"boxes": "live"}), 503, "views-lag", "yes"),
+    ProjectionUnserved: (ProjectionUnserved("boxes"), 503, "views-built", "yes"),
     TimeoutError: (TimeoutError(SECRET), 503, "timed-out", "with-the-same-key"),
     OutcomeUnknown: (OutcomeUnknown(SECRET), 500, "outcome-unknown", "with-the-same-key"),
     HandlerFailed: (HandlerFailed(SECRET), 500, "internal", "no"),
@@ -105,7 +107,8 @@ def test_every_error_has_its_status_and_says_whether_to_send_again(cls: Any) -> 
     assert SECRET not in problem.body.decode() + str(problem.headers)
     assert problem.headers["Content-Type"] == "application/problem+json"
     assert ("Retry-After" in problem.headers) is (status in (429, 503))
-    if isinstance(error, EngineError) and resend == "yes" and not isinstance(error, ProjectionLag):
+    views = isinstance(error, ProjectionLag | ProjectionUnserved)
+    if isinstance(error, EngineError) and resend == "yes" and not views:
         assert error.safe_to_resend
 
 

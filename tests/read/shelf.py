@@ -25,6 +25,8 @@ from engine.stores.contract import (
 )
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite_views import SqliteViews
+from engine.views import Part, Rebuild
+from engine.work import TableWork
 
 T = TypeVar("T")
 
@@ -186,6 +188,11 @@ def now(call: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits for something")
 
 
+def part_of(projection: type[Projection], build: int = 1) -> Part:
+    """Give the one part of a projection that is not sliced."""
+    return Part(projection.__definition__, build)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Give the loop its turns until a condition holds."""
     async with asyncio.timeout(10):
@@ -209,8 +216,10 @@ class Wired:
         limits: Limits | None = None,
         failpoint: Callable[[str], None] | None = None,
         events: Sequence[type[Event]] = EVENTS,
+        rebuild: Rebuild = "refuse",
     ) -> None:
         self.log = log
+        self.rebuild: Rebuild = rebuild
         self.limits = limits or Limits()
         self.ports = Ports(failpoint=failpoint)
         self.bus = Bus(self.limits)
@@ -221,12 +230,12 @@ class Wired:
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     def _projector(self, projection: type[Projection]) -> Projector:
+        part = part_of(projection)
         return Projector(
-            projection,
+            part,
+            TableWork(part, self.views, self.registry, self.limits, self.ports),
             store=self.log,
-            views=self.views,
-            subscription=self.bus.subscribe(projection.__definition__.name),
-            registry=self.registry,
+            subscription=self.bus.subscribe(part.definition.name),
             limits=self.limits,
             ports=self.ports,
             logger=LOGGER,
@@ -245,7 +254,9 @@ class Wired:
         return next(iter(self.projectors.values()))
 
     async def open(self) -> None:
-        await self.views.open(self.ports, self.limits, self.log, self.projections)
+        await self.views.open(
+            self.ports, self.limits, self.log, self.projections, rebuild=self.rebuild
+        )
 
     async def start(self) -> None:
         await self.open()

@@ -16,6 +16,7 @@ from engine.messages import Event
 from engine.statistics import ProjectorState
 from engine.stores.contract import EventData
 from engine.views import Changes, Checkpoint
+from engine.work import TableWork
 
 from .shelf import (
     MENDED,
@@ -32,6 +33,7 @@ from .shelf import (
     Swept,
     Wired,
     fold_all,
+    part_of,
     until,
 )
 
@@ -176,7 +178,7 @@ async def test_the_checkpoint_moves_over_events_that_are_not_handled(path: str) 
     async with Wired(log, path) as wired:
         await wired.caught_up()
 
-        assert (await wired.views.checkpoint(Library.__definition__)).position == 3
+        assert (await wired.views.checkpoint(part_of(Library))).position == 3
         assert wired.projector.statistics().events == 0
 
 
@@ -357,14 +359,14 @@ async def test_a_second_worker_on_the_same_views_is_refused() -> None:
     async with Wired(log, projections=[Counts]) as wired:
         wired.publish(Bought("b"))
         await wired.caught_up()
-        before = await wired.views.checkpoint(Counts.__definition__)
+        before = await wired.views.checkpoint(part_of(Counts))
         after = Checkpoint(5, 5)
-        changes = Changes(Counts.__definition__, Checkpoint(0, 0), after, {})
+        changes = Changes(part_of(Counts), Checkpoint(0, 0), after, {})
         with pytest.raises(StoreRefused, match="another worker writes them"):
             await wired.views.write(changes)
-        assert await wired.views.checkpoint(Counts.__definition__) == before
+        assert await wired.views.checkpoint(part_of(Counts)) == before
 
-        await wired.views.write(Changes(Counts.__definition__, before, after, {}))
+        await wired.views.write(Changes(part_of(Counts), before, after, {}))
         wired.publish(Bought("b"))
         await wired.ended("counts")
         assert wired.projector.state == "stopped"
@@ -443,7 +445,9 @@ async def test_a_long_batch_lets_the_loop_have_its_turns() -> None:
     log.write(*[Bought(f"b{n}") for n in range(1_000)])
     turns = 0
     async with Wired(log, projections=[Counts]) as wired:
-        fold = wired.projector._fold
+        work = wired.projector._work
+        assert isinstance(work, TableWork)
+        fold = work._fold
 
         def count(function: Callable[..., None]) -> None:
             nonlocal turns

@@ -41,10 +41,10 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_seeds_hold_and_are_full_of_crashes_and_faults() -> None:
-    done = simulate("--seeds", "40")
+    done = simulate("--seeds", "60")
 
     assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith("40 seeds, 0 bad")
+    assert done.stdout.startswith("60 seeds, 0 bad")
     for happening in ("crashes", "disk failures", "Conflict", "DeadlinePassed", "Overloaded"):
         assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), done.stdout
 

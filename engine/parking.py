@@ -1,0 +1,75 @@
+"""Parking: events that could not be folded, and all later ones of their keys, set aside.
+
+Rules: an event is set aside in the transaction that moves the checkpoint over it, so that it is
+either in the tables or among the parked. Once one of a key is, all later ones are, untried: a key's
+events are folded in order or not at all. What is damaged is never parked: nobody knows what it was.
+Nothing is parked beyond `limits.parked_events`; then the projector stops, as without parking. This
+file keeps what one part has parked in memory, and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .errors import Damaged
+from .stores.contract import StoredEvent
+from .tracebacks import told
+from .views import Parked, what_of
+
+__all__ = ["Parking"]
+
+
+class Parking:
+    """What is parked of one part, and what the batch in hand adds."""
+
+    def __init__(self, *, allowed: bool, events_max: int) -> None:
+        """Take whether the projection parks at all, and how many events one part may park."""
+        self._allowed = allowed
+        self._events_max = events_max
+        self.keys: dict[str, int] = {}
+        """How many events of a key are parked; those of the batch in hand included."""
+        self.count = 0
+        self.added: list[Parked] = []
+        """What is to be written with the batch in hand."""
+
+    def begin(self, keys: Mapping[str, int]) -> None:
+        """Start from what the views say."""
+        self.keys = dict(keys)
+        self.count = sum(keys.values())
+        self.added.clear()
+
+    def park(self, stored: StoredEvent, key: str, error: Exception | None, now: int) -> bool:
+        """Set an event aside, behind others of its key or for what it raised; tell whether it was.
+
+        It is not where that is not allowed, where it is damaged, and where too many are.
+        """
+        if not self._allowed or isinstance(error, Damaged) or self.count >= self._events_max:
+            return False
+        self.keys[key] = self.keys.get(key, 0) + 1
+        self.count += 1
+        self.added.append(
+            Parked(
+                stored.position,
+                key,
+                what_of(stored.name, stored.event_version),
+                stored.stream,
+                now,
+                attempts=0 if error is None else 1,
+                cause="" if error is None else told(error),
+            )
+        )
+        return True
+
+    def written(self) -> None:
+        """Note that what the batch added is written."""
+        self.added.clear()
+
+    def released(self, events: Sequence[Parked]) -> None:
+        """Note that events are parked no more."""
+        for parked in events:
+            left = self.keys.get(parked.key, 0) - 1
+            self.count -= 1
+            if left > 0:
+                self.keys[parked.key] = left
+            else:
+                self.keys.pop(parked.key, None)

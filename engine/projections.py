@@ -1,0 +1,156 @@
+"""What can be done with projections at run time: looked at, paused, rebuilt, mended.
+
+Rules: every call names one projection, and asks the gate first. What is decided is synced before
+the call returns, and holds over restarts. Nothing here folds or writes rows: the projectors do,
+when they come to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from .authorization import Gate
+from .errors import UsageError
+from .projecting import Projecting, Retried
+from .statistics import (
+    BuildProgress,
+    ProjectionFailure,
+    ProjectorState,
+    ProjectorStatistics,
+)
+from .views import Build, Decision, Parked, ViewsStore
+
+__all__ = ["Projections", "Status"]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How one projection stands."""
+
+    name: str
+    version: int
+    """As it is declared."""
+    serving: int | None
+    """The version whose tables serve queries."""
+    state: ProjectorState
+    position: int
+    lag_events: int | None
+    lag_seconds: float | None
+    slices: int
+    parked: int
+    retries: int
+    failure: ProjectionFailure | None
+    building: BuildProgress | None
+    builds: Sequence[Build]
+
+
+class Projections:
+    """The projections of one engine, by name."""
+
+    def __init__(
+        self,
+        projecting: Mapping[str, Projecting],
+        views: ViewsStore,
+        check_usable: Callable[[], object],
+        gate: Gate | None,
+    ) -> None:
+        self._projecting = projecting
+        self._views = views
+        self._check_usable = check_usable
+        self._gate = gate
+
+    async def list(self, *, principal: str | None = None) -> Sequence[Status]:
+        """Give how all of them stand."""
+        return [await self.status(name, principal=principal) for name in self._projecting]
+
+    async def status(self, name: str, *, principal: str | None = None) -> Status:
+        """Give how one stands."""
+        projecting = await self._find(name, principal)
+        builds = await self._views.builds(name)
+        numbers: ProjectorStatistics = projecting.statistics()
+        return Status(
+            name=name,
+            version=projecting.definition.version,
+            serving=next((b.version for b in builds if b.state == "serving"), None),
+            state=numbers.state,
+            position=numbers.position,
+            lag_events=numbers.lag_events,
+            lag_seconds=numbers.lag_seconds,
+            slices=projecting.definition.slices,
+            parked=numbers.parked,
+            retries=numbers.retries,
+            failure=numbers.failure,
+            building=numbers.building,
+            builds=builds,
+        )
+
+    async def pause(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
+        """Let it rest between two batches until `resume`, over restarts too."""
+        await (await self._find(name, principal)).pause(reason, principal)
+
+    async def resume(self, name: str, *, principal: str | None = None) -> None:
+        """Let it go on, from a pause or after a failure."""
+        await (await self._find(name, principal)).resume(principal)
+
+    async def reset(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
+        """Empty its tables and fold the log into them again; queries see them fill.
+
+        What was decided to be skipped stays skipped. See `rebuild`, which lets the old rows serve.
+        """
+        await (await self._find(name, principal)).reset(reason, principal)
+
+    async def rebuild(self, name: str, *, principal: str | None = None) -> None:
+        """Begin to build it anew, beside the tables that serve; `status` tells how far it is.
+
+        It goes on after a restart, takes the place of the old one by itself when it has caught up,
+        and stops at an event that it cannot fold, whatever the projection's policy is.
+        """
+        await (await self._find(name, principal)).rebuild()
+
+    async def cancel(self, name: str, *, principal: str | None = None) -> None:
+        """Give a rebuild up."""
+        await (await self._find(name, principal)).cancel()
+
+    async def drop(self, name: str, *, principal: str | None = None) -> Sequence[Build]:
+        """Take the tables of former builds away; give which they were."""
+        return await (await self._find(name, principal)).drop_former()
+
+    async def parked(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+        principal: str | None = None,
+    ) -> Sequence[Parked]:
+        """Give what is parked, in order of position, a page at a time."""
+        await self._find(name, principal)
+        return await self._views.parked(name, key=key, after=after, limit=limit)
+
+    async def retry(
+        self, name: str, *, key: str | None = None, principal: str | None = None
+    ) -> Retried:
+        """Try what is parked again, of one key or all: in order, and no further than it goes."""
+        return await (await self._find(name, principal)).retry(key)
+
+    async def skip(
+        self, name: str, position: int, *, reason: str, principal: str | None = None
+    ) -> None:
+        """Leave one event out of the views for good; it must be parked, or have stopped them."""
+        await (await self._find(name, principal)).skip(position, reason, principal)
+
+    async def decisions(self, name: str, *, principal: str | None = None) -> Sequence[Decision]:
+        """Give what people decided, the oldest first."""
+        await self._find(name, principal)
+        return await self._views.decisions(name)
+
+    async def _find(self, name: str, principal: str | None) -> Projecting:
+        self._check_usable()
+        projecting = self._projecting.get(name)
+        if projecting is None:
+            raise UsageError(f"no projection {name!r} here; there are {sorted(self._projecting)}")
+        if self._gate is not None:
+            await self._gate.check(principal, "control", name)
+        return projecting

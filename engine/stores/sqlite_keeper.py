@@ -1,0 +1,252 @@
+"""Which builds a file of views has, and what people decided: kept, looked up, and synced.
+
+Rules: everything here runs in the worker that writes, on its connection, each call whole or not at
+all. A decision's commit is synced, and all commits before it with it: tables can be folded again
+from the log, and what somebody decided cannot. What queries read is one mapping that is replaced
+and never changed, since they run in another thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+
+import apsw
+
+from ..errors import UsageError
+from ..projection import ProjectionDefinition, TableDefinition
+from ..views import Build, Decision, Parked, Rebuild
+from .contract import Store
+from .sqlite_builds import (
+    Found,
+    drop_build,
+    empty_build,
+    make_build,
+    numbered,
+    open_file,
+    read_builds,
+    real_name,
+    refuse_taken_names,
+    serving,
+    swap_builds,
+    table_names,
+)
+from .sqlite_history import Plan, Planner, prepare
+from .sqlite_parked import add_decision, read_parked, release
+from .sqlite_session import floats_are_exact, set_pragma, transaction
+from .sqlite_tables import TableSql, definition_hash
+
+__all__ = ["MEMORY", "Keeper"]
+
+MEMORY = ":memory:"
+
+
+class Keeper:
+    """The builds and decisions of one file, for one log and the projections of one program."""
+
+    def __init__(self, path: str, log_id: str, definitions: Sequence[ProjectionDefinition]) -> None:
+        self._path = path
+        self.log_id = log_id
+        self.declared = {d.name: d for d in definitions}
+        self.hashes = {d.name: definition_hash(d) for d in definitions}
+        self._floats_exact = False
+        self._builds: Mapping[str, Sequence[Found]] = {}
+        """As they are in the file, by projection."""
+        self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
+        """By projection and build, for those with the tables that are declared; by attribute."""
+        self._serving: Mapping[str, int] = {}
+        """The build that queries read, where it has the tables that are declared."""
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def serves(self, projection: str) -> bool:
+        """Tell whether the tables that serve can be read as they are declared."""
+        return projection in self._serving
+
+    def shown(self, table: TableDefinition) -> TableSql:
+        """Give the table that serves."""
+        number = self._serving[table.projection]
+        return self._sql[table.projection, number][table.attribute]
+
+    def tables(self, projection: str, build: int) -> Mapping[str, TableSql]:
+        """Give the tables of a build, by attribute."""
+        return self._sql[projection, build]
+
+    def _tables_of(self, definition: ProjectionDefinition, number: int) -> Mapping[str, TableSql]:
+        return {
+            attribute: TableSql(
+                table,
+                floats_exact=self._floats_exact,
+                name=real_name(table.name, number),
+                sliced=definition.slices > 1,
+            )
+            for attribute, table in definition.tables.items()
+        }
+
+    def _read(self, connection: apsw.Connection) -> None:
+        found: dict[str, list[Found]] = {}
+        for build in read_builds(connection):
+            found.setdefault(build.projection, []).append(build)
+        self._builds = found
+
+    def _know(self, connection: apsw.Connection, definition: ProjectionDefinition) -> None:
+        """Read again which builds there are of a projection, and what they are called."""
+        name = definition.name
+        self._read(connection)
+        builds = self._builds.get(name, ())
+        for build in builds:
+            if build.definition == self.hashes[name] and (name, build.number) not in self._sql:
+                self._sql[name, build.number] = self._tables_of(definition, build.number)
+        now = serving(builds)
+        readable = now is not None and (name, now.number) in self._sql
+        rest = {other: number for other, number in self._serving.items() if other != name}
+        # One assignment, which a query in another thread sees whole.
+        self._serving = {**rest, name: now.number} if now and readable else rest
+
+    # -- opening ------------------------------------------------------------------------------
+
+    def open(self, connection: apsw.Connection) -> frozenset[str]:
+        """Read what the file has, or make it; give the names of its tables."""
+        open_file(connection, self._path, self.log_id)
+        self._floats_exact = floats_are_exact(connection)
+        self._read(connection)
+        return table_names(connection)
+
+    async def plan(
+        self, store: Store, names: frozenset[str], rebuild: Rebuild, logger: logging.Logger
+    ) -> Sequence[Plan]:
+        """Decide what becomes of each projection; raise StoreRefused where nobody knows."""
+        planner = Planner(await store.head(), store, names, rebuild, logger)
+        return [
+            await planner.plan(definition, self.hashes[name], self._builds.get(name, ()))
+            for name, definition in self.declared.items()
+        ]
+
+    def prepare(self, connection: apsw.Connection, plans: Sequence[Plan]) -> None:
+        """Do what was planned."""
+        new = {
+            plan.definition.name: list(self._tables_of(plan.definition, plan.number).values())
+            for plan in plans
+            if plan.make is not None
+        }
+        with self._deciding(connection):
+            prepare(connection, plans, new, self.log_id, self._path)
+        for plan in plans:
+            self._know(connection, plan.definition)
+
+    @contextmanager
+    def _deciding(self, connection: apsw.Connection) -> Generator[None]:
+        """Commit what is done inside, synced, and all commits before it with it."""
+        if self._path == MEMORY:
+            with transaction(connection):
+                yield
+            return
+        set_pragma(connection, "synchronous", 2)
+        try:
+            with transaction(connection):
+                yield
+        finally:
+            set_pragma(connection, "synchronous", 1)
+
+    # -- builds -------------------------------------------------------------------------------
+
+    def builds(self, connection: apsw.Connection, projection: str) -> Sequence[Build]:
+        """Give the builds of a projection, by number."""
+        self._read(connection)
+        declared, hash_now = self.declared.get(projection), self.hashes.get(projection, "")
+        return [
+            Build(
+                projection,
+                found.number,
+                found.version,
+                found.state,
+                found.position,
+                declared is not None and found.fits(declared, hash_now),
+            )
+            for found in self._builds.get(projection, ())
+        ]
+
+    def begin(self, connection: apsw.Connection, definition: ProjectionDefinition) -> None:
+        """Make a build beside the one that serves, unless there is one."""
+        name, hash_now = definition.name, self.hashes[definition.name]
+        self._read(connection)
+        builds = self._builds.get(name, ())
+        if any(b.state == "building" and b.fits(definition, hash_now) for b in builds):
+            return
+        number = 1 + max((build.number for build in builds), default=0)
+        tables = list(self._tables_of(definition, number).values())
+        with self._deciding(connection):
+            for build in builds:
+                if build.state == "building":
+                    drop_build(connection, build)
+            refuse_taken_names(connection, self._path, definition, builds)
+            make_build(connection, definition, hash_now, number, "building", self.log_id, tables)
+        self._know(connection, definition)
+
+    def swap(
+        self,
+        connection: apsw.Connection,
+        definition: ProjectionDefinition,
+        number: int,
+        decision: Decision,
+        reach: Callable[[str], None],
+    ) -> None:
+        """Let a build serve; the one that served becomes former."""
+        self._read(connection)
+        builds = self._builds.get(definition.name, ())
+        new = numbered(builds, number, definition.name)
+        with self._deciding(connection):
+            swap_builds(connection, serving(builds), new)
+            add_decision(connection, decision)
+            reach("views.swapping")
+        reach("views.swapped")
+        self._know(connection, definition)
+
+    def drop(
+        self, connection: apsw.Connection, projection: str, number: int, decision: Decision | None
+    ) -> None:
+        """Take a build's tables away."""
+        self._read(connection)
+        found = numbered(self._builds.get(projection, ()), number, projection)
+        if found.state == "serving":
+            raise UsageError(
+                f"build {number} of projection {projection!r} serves queries: swap another in "
+                f"first, or reset it"
+            )
+        with self._deciding(connection):
+            drop_build(connection, found)
+            if decision is not None:
+                add_decision(connection, decision)
+        self._sql.pop((projection, number), None)
+        self._read(connection)
+
+    def reset(
+        self, connection: apsw.Connection, definition: ProjectionDefinition, decision: Decision
+    ) -> None:
+        """Empty the tables that serve."""
+        self._read(connection)
+        now = serving(self._builds.get(definition.name, ()))
+        assert now is not None, "opening made a build that serves for every projection"
+        with self._deciding(connection):
+            empty_build(connection, now)
+            add_decision(connection, decision)
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def decide(self, connection: apsw.Connection, decision: Decision) -> None:
+        """Keep a decision; with that to skip an event, it is parked no more."""
+        now = serving(self._builds.get(decision.projection, ()))
+        with self._deciding(connection):
+            add_decision(connection, decision)
+            if decision.kind == "skip" and decision.position is not None and now is not None:
+                release(connection, decision.projection, now.number, decision.position)
+
+    def parked(
+        self, connection: apsw.Connection, projection: str, key: str | None, after: int, limit: int
+    ) -> Sequence[Parked]:
+        """Give parked events of the build that serves."""
+        now = serving(self._builds.get(projection, ()))
+        if now is None:
+            return ()
+        return read_parked(connection, projection, now.number, key, after, limit)

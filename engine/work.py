@@ -1,0 +1,163 @@
+"""What a projector does with a batch: folds it into tables, and writes rows and checkpoint at once.
+
+Rules: a batch is worked on from its first event on, and what is written is written together with
+the checkpoint behind it. What stands before an event that cannot be folded is written. This file
+knows where events go; where they come from, and when, is the projector's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from .codec import EventRegistry
+from .limits import Limits
+from .parking import Parking
+from .ports import Ports
+from .staging import Fold
+from .stores.contract import StoredEvent
+from .tracebacks import told
+from .views import Changes, Checkpoint, Parked, Part, ViewsStore
+
+__all__ = ["TableWork", "Work", "Worked"]
+
+
+class Worked(msgspec.Struct, frozen=True):
+    """How far a batch has come."""
+
+    count: int
+    """Events from the first on that are written now."""
+    checkpoint: Checkpoint
+    poison: Exception | None
+    """What the event after those raised, if it did."""
+    changes: Changes | None = None
+    """What was written."""
+
+
+class Work(Protocol):
+    """What a projector does with events."""
+
+    parking: Parking
+    skipped: set[int]
+    """Positions that somebody decided to skip."""
+    patience: bool
+    """Whether an event that met a failure which may pass is given back instead of being parked."""
+
+    @property
+    def events(self) -> int:
+        """Events folded."""
+        ...
+
+    @property
+    def fetches(self) -> int:
+        """Round trips for what was not in memory."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Rows in memory."""
+        ...
+
+    async def open(self) -> Checkpoint:
+        """Forget what is in memory; give where the views stand."""
+        ...
+
+    async def write(self, events: Sequence[StoredEvent], before: Checkpoint) -> Worked:
+        """Work on a batch, or as much of it as fits in memory; raise what writing raises."""
+        ...
+
+    async def release(
+        self, parked: Parked, stored: StoredEvent, at: Checkpoint
+    ) -> tuple[Exception | None, Changes]:
+        """Try a parked event again; give what it raised, if it did, and what was written."""
+        ...
+
+
+class TableWork:
+    """Folds into the tables of one part."""
+
+    def __init__(
+        self, part: Part, views: ViewsStore, registry: EventRegistry, limits: Limits, ports: Ports
+    ) -> None:
+        self._part = part
+        self._views = views
+        self._ports = ports
+        definition = part.definition
+        self._fold = Fold(
+            definition,
+            registry,
+            limits,
+            fetch=lambda keys: views.fetch(part, keys),
+            slice_=part.slice,
+            parks=definition.on_poison == "park",
+            now=ports.clock.now,
+        )
+        self.parking = self._fold.parking
+        self.skipped = self._fold.skipped
+        self.patience = True
+
+    @property
+    def events(self) -> int:
+        """Events folded."""
+        return self._fold.events
+
+    @property
+    def fetches(self) -> int:
+        """Round trips for rows that were not in memory."""
+        return self._fold.fetches
+
+    @property
+    def rows(self) -> int:
+        """Rows in memory."""
+        return self._fold.staging.rows
+
+    async def open(self) -> Checkpoint:
+        """Forget what is in memory; give where the views stand."""
+        self._fold.staging.clear()
+        checkpoint = await self._views.checkpoint(self._part)
+        self.parking.begin(await self._views.parked_keys(self._part))
+        self.skipped.clear()
+        self.skipped.update(await self._views.skipped(self._part.definition))
+        return checkpoint
+
+    async def write(self, events: Sequence[StoredEvent], before: Checkpoint) -> Worked:
+        """Fold and write a batch, or as much of it as fits in memory."""
+        self._fold.patience = self.patience
+        folded = await self._fold.fold(events)
+        if self._ports.failpoint is not None:
+            self._ports.failpoint("projector.folded")
+        if not folded.count:
+            return Worked(0, before, folded.poison)
+        last = events[folded.count - 1]
+        changes = Changes(
+            self._part,
+            before,
+            Checkpoint(last.position, last.checksum),
+            self._fold.staging.changes(),
+            tuple(self.parking.added),
+        )
+        await self._write(changes)
+        return Worked(folded.count, changes.after, folded.poison, changes)
+
+    async def release(
+        self, parked: Parked, stored: StoredEvent, at: Checkpoint
+    ) -> tuple[Exception | None, Changes]:
+        """Fold a parked event and write it; where it fails, note that it was tried."""
+        error = await self._fold.fold_parked(stored)
+        if error is None:
+            rows = self._fold.staging.changes()
+            changes = Changes(self._part, at, at, rows, released=(parked.position,))
+        else:
+            tried = msgspec.structs.replace(parked, attempts=parked.attempts + 1, cause=told(error))
+            changes = Changes(self._part, at, at, {}, (tried,))
+        await self._write(changes)
+        if error is None:
+            self.parking.released([parked])
+        return error, changes
+
+    async def _write(self, changes: Changes) -> None:
+        await self._views.write(changes)
+        self._fold.staging.written()
+        self.parking.written()
