@@ -8,7 +8,7 @@ position and the type and never the payload. This file knows no async, clock or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any
 
@@ -146,6 +146,18 @@ class EventRegistry:
     def encode(self, event: Event) -> bytes:
         """Give the bytes of an event; raises what msgspec raises for what is not encodable."""
         return _encoder.encode(event)
+
+    def plain_decoder(
+        self, name: str, version: int
+    ) -> tuple[type[Event], Callable[[bytes], Any]] | None:
+        """Give the class of a stored type that is read as it stands, and what decodes its JSON.
+
+        None where `decode` has more to do or to say. The decoder raises UNDECODABLE.
+        """
+        entry = self._by_name.get((name, version))
+        if entry is None or entry.chain:
+            return None
+        return entry.cls, entry.decoder.decode
 
     def names_of(self, classes: Iterable[type[Event]]) -> frozenset[str]:
         """Give the stored names of events that are of these classes today, or have their names."""

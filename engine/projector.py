@@ -1,11 +1,12 @@
 """The projector: one task per part of a projection, which keeps its tables at the end of the log.
 
 Rules: it starts at its checkpoint, takes events in position order without a hole, and writes rows
-and checkpoint in one transaction; so every event counts once. A batch from the bus is used only if
-it goes on exactly where the checkpoint stands; otherwise the feed is read. Events that the
-projection does not handle are passed over, and the checkpoint moves over them. A failure that may
-pass is tried again, a few times and ever more slowly. What it cannot fold is parked, where the
-projection says so, or stops this projector alone, visibly, with everything before it written;
+and checkpoint in one transaction; so every event counts once. While one batch is written, the next
+is folded on what it left in memory; if it is not written, both are folded again. A batch from the
+bus is used only if it goes on exactly where the one before ends; otherwise the feed is read. Events
+that the projection does not handle are passed over, and the checkpoint moves over them. A failure
+that may pass is tried again, a few times and ever more slowly. What it cannot fold is parked, where
+the projection says so, or stops this projector alone, visibly, with everything before it written;
 `resume` tries again. It never skips an event unless somebody decided so, and never makes a writer
 wait.
 """
@@ -16,7 +17,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from .bus import Subscription
 from .limits import Limits
@@ -30,7 +31,7 @@ from .stores.contract import StoredEvent
 from .telemetry import ProjectionBegan, Watch
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, what_of
-from .work import Work
+from .work import Prepared, Work
 
 __all__ = ["ENDED", "Projector"]
 
@@ -90,6 +91,11 @@ class Projector:
         self._moved = moved
         self._state: ProjectorState = "paused" if paused else "catching-up"
         self._checkpoint = Checkpoint()
+        """Where the views stand."""
+        self._ahead = Checkpoint()
+        """Where they will, when what is on its way is written."""
+        self._writing: asyncio.Future[None] | None = None
+        """The batch on its way; the next one is folded meanwhile."""
         self._behind = True
         self._stopping = False
         self._paused = paused
@@ -103,7 +109,7 @@ class Projector:
         self._transactions = 0
         self._pages = 0
         self._oldest: int | None = None
-        """When the first event of the batch in hand was recorded."""
+        """When the first event that is not written yet was recorded."""
         self._batch_seconds = Histogram.of_seconds()
         self._batch_events = Histogram.of_sizes()
 
@@ -171,9 +177,12 @@ class Projector:
                     if self._paused and not self._stopping:
                         await self._rest()
                 except Exception as error:
+                    await self._give_up_writing()
                     if not await self._try_again(error):
                         await self._fail(error)
         finally:
+            if self._writing is not None:
+                self._writing.cancel()
             self._log.close()
             self._subscription.mute()
             self._enter("closed")
@@ -253,26 +262,27 @@ class Projector:
         self._enter("catching-up")
         self._subscription.listen()
         self._behind = True
-        self._checkpoint = await self._work.open()
+        await self.reopen()
         self._answer_waiting()
 
     async def _follow(self) -> None:
         while True:
             events = await self._next()
             if not events:
+                await self._settle()
                 if self._stopping or self._paused:
                     return
                 await self._do_asked()
                 continue
             first = events[0].position
-            assert first == self.position + 1, "events come without a hole"
+            assert first == self._ahead.position + 1, "events come without a hole"
             done = 0
             while done < len(events):
-                self._oldest = events[done].recorded
-                done += await self._project_measured(events[done:])
+                self._oldest = self._oldest or events[done].recorded
+                done += await self._project(events[done:])
                 if self._stopping:
+                    await self._settle()
                     return
-            self._oldest = None
 
     async def _next(self) -> Sequence[StoredEvent]:
         """Give the events after the checkpoint, from the bus or the feed.
@@ -281,9 +291,11 @@ class Projector:
         """
         bus = self._subscription
         while not (self._stopping or self._paused or self._asked):
+            if self._writing is not None and self._writing.done():
+                await self._settle()
             if bus.take_loss():
                 self._behind = True
-            events = bus.take(self.position, self._limits.projector_events)
+            events = bus.take(self._ahead.position, self._limits.projector_events)
             if events:
                 self._enter("live")
                 return events
@@ -293,12 +305,12 @@ class Projector:
                 continue
             # Losses are noted before the read: what is published during it stays on the bus.
             self._pages += 1
-            page = await self._log.read(self.position)
+            page = await self._log.read(self._ahead.position)
             if page:
                 self._enter("catching-up")
                 return page
             self._behind = bus.take_loss()
-            follows = bus.first is None or bus.first <= self.position + 1
+            follows = bus.first is None or bus.first <= self._ahead.position + 1
             assert follows or self._behind, "what is on the bus is in the feed"
         return ()
 
@@ -308,36 +320,76 @@ class Projector:
 
     # -- one batch ----------------------------------------------------------------------------
 
-    async def _project_measured(self, events: Sequence[StoredEvent]) -> int:
+    async def _project(self, events: Sequence[StoredEvent]) -> int:
+        """Prepare a batch, or as much of it as fits in memory, and let it be written.
+
+        Gives how many events; the batch before is written when it returns.
+        """
         watch = self._watch
-        name = self.definition.name
-        seen = None if watch is None else watch.begin(ProjectionBegan(name, events))
+        seen = None if watch is None else watch.begin(ProjectionBegan(self.definition.name, events))
         begin = self._ports.stopwatch()
         try:
-            count = await self._project(events)
+            prepared = await self._work.prepare(events, self._ahead)
+            await self._settle()
         except BaseException as error:
             if watch is not None:
-                watch.end(seen, error.__cause__ if isinstance(error, _Poisoned) else error)
+                watch.end(seen, error)
             raise
-        self._batch_seconds.record(self._ports.stopwatch() - begin)
-        self._batch_events.record(count)
-        if watch is not None:
-            watch.end(seen, projected_events=count, position=self.position)
-        return count
+        if prepared.changes is not None:
+            self._ahead = prepared.changes.after
+            self._writing = asyncio.ensure_future(self._write(prepared, seen, begin))
+            self._writing.add_done_callback(self._written_or_failed)
+        elif watch is not None:
+            watch.end(seen, prepared.poison)
+        if prepared.poison is not None:
+            await self._settle()
+            raise _Poisoned(events[prepared.count]) from prepared.poison
+        assert prepared.count, "a batch gets on by one event at least, or fails"
+        return prepared.count
 
-    async def _project(self, events: Sequence[StoredEvent]) -> int:
-        """Fold and write a batch, or as much of it as fits in memory; give how many events."""
-        worked = await self._work.write(events, self._checkpoint)
-        if worked.count:
-            self._checkpoint = worked.checkpoint
-            self._transactions += 1
-            self._failures = 0
-            self._work.patience = True
-            self._tell_written(worked.changes)
-        if worked.poison is not None:
-            raise _Poisoned(events[worked.count]) from worked.poison
-        assert worked.count, "a batch gets on by one event at least, or fails"
-        return worked.count
+    async def _write(self, prepared: Prepared, seen: Any, begin: float) -> None:
+        watch, changes = self._watch, prepared.changes
+        assert changes is not None
+        try:
+            await self._work.write(changes)
+        except BaseException as error:
+            if watch is not None:
+                watch.end(seen, error)
+            raise
+        self._checkpoint = changes.after
+        self._oldest = None
+        self._transactions += 1
+        self._failures = 0
+        self._work.patience = True
+        self._batch_seconds.record(self._ports.stopwatch() - begin)
+        self._batch_events.record(prepared.count)
+        if watch is not None and prepared.poison is not None:
+            watch.end(seen, prepared.poison)
+        elif watch is not None:
+            watch.end(seen, projected_events=prepared.count, position=self.position)
+        self._tell_written(changes)
+
+    def _written_or_failed(self, writing: asyncio.Future[None]) -> None:
+        """Let the projector hear of a batch that could not be written, where it waits for more."""
+        if writing.cancelled() or writing.exception() is not None:
+            self._subscription.wake()
+
+    async def _settle(self) -> None:
+        """Return when what was prepared is written; raise what prevented it."""
+        writing = self._writing
+        if writing is not None:
+            try:
+                await writing
+            finally:
+                if writing.done():
+                    self._writing = None
+
+    async def _give_up_writing(self) -> None:
+        """Wait for the batch on its way, whatever becomes of it: something else has failed."""
+        writing = self._writing
+        if writing is not None:
+            await asyncio.wait([writing])
+            self._writing = None
 
     def _tell_written(self, changes: Changes | None) -> None:
         self._answer_waiting()
@@ -348,7 +400,8 @@ class Projector:
 
     async def reopen(self) -> None:
         """Stand where the views say, with nothing in memory; asked for while it rests."""
-        self._checkpoint = await self._work.open()
+        assert self._writing is None, "what is in memory is on its way, or given up"
+        self._checkpoint = self._ahead = await self._work.open()
 
     async def release(self, parked: Parked) -> Exception | None:
         """Try a parked event again, between two batches; give what it raised, if it did."""

@@ -94,10 +94,12 @@ class RowShape:
 
     __slots__ = (
         "_build",
+        "_checks_itself",
         "_decoders",
         "_encoders",
         "_places",
         "columns",
+        "encode_key",
         "indexes",
         "key",
         "key_place",
@@ -121,6 +123,9 @@ class RowShape:
         decoders = tuple(column.decode for column in columns)
         self._decoders = decoders if any(decoders) else None
         self._build = _constructor(row)
+        self._checks_itself = hasattr(row, "__post_init__")
+        self.encode_key = self._encoders[self.key_place]
+        """Gives a key as SQL holds it; TypeError or ValueError for what is no key."""
 
     def column(self, name: str) -> Column:
         """Give a column; KeyError where there is none of that name."""
@@ -129,10 +134,6 @@ class RowShape:
                 return column
         raise KeyError(name)
 
-    def encode_key(self, key: Any) -> Scalar:
-        """Give a key as SQL holds it; TypeError or ValueError for what is no key."""
-        return self._encoders[self.key_place](key)
-
     def flatten(self, row: Row) -> Flat:
         """Check a row and give it flat; TypeError or ValueError for what a field cannot hold."""
         values = msgspec.structs.astuple(row)
@@ -140,14 +141,16 @@ class RowShape:
 
     def changed(self, flat: Flat, changes: Mapping[str, Any]) -> Flat:
         """Give a flat row with other values in some fields; errors as `flatten` has them."""
-        if hasattr(self.row, "__post_init__"):  # it may have a say in every change
+        if self._checks_itself:  # it may have a say in every change
             return self.flatten(msgspec.structs.replace(self.build(flat), **changes))
         values = list(flat)
+        places, encoders = self._places, self._encoders
         for name, value in changes.items():
-            place = self._places.get(name)
-            if place is None:
-                raise TypeError(f"{self.row.__name__} has no field {name!r}")
-            values[place] = self._encoders[place](value)
+            try:
+                place = places[name]
+            except KeyError:
+                raise TypeError(f"{self.row.__name__} has no field {name!r}") from None
+            values[place] = encoders[place](value)
         return tuple(values)
 
     def build(self, flat: Sequence[Scalar]) -> Any:

@@ -15,14 +15,14 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from .codec import EventRegistry, decode_meta
+from .codec import UNDECODABLE, EventRegistry, decode_meta
 from .errors import Damaged, StoreFailed, UsageError
 from .limits import Limits
 from .messages import Event
 from .parking import Parking
 from .projection import ProjectionDefinition, ProjectionHandler, TableDefinition, slice_of
 from .rows import Flat, Scalar
-from .stores.contract import StoredEvent
+from .stores.contract import ENCODING_JSON, StoredEvent
 
 __all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage", "may_pass"]
 
@@ -44,6 +44,8 @@ class _Unknown(msgspec.Struct, frozen=True):
 
 
 _UNKNOWN = _Unknown()
+_MISSED: Final = Exception("a row is not in memory")
+"""Stands for an event that is to be folded again; nobody sees it."""
 Cell: TypeAlias = Flat | _Unknown | None
 
 
@@ -92,9 +94,13 @@ class TableStage:
 
     def set(self, key: Scalar, flat: Flat | None) -> None:
         """Put a row, or take it away with None; no need to know what was there."""
-        self._undo.append((self, key, self._find(key), key in self.dirty))
+        dirty = self.dirty
+        before: Cell = self.young.get(key, _UNKNOWN)
+        if before is _UNKNOWN:
+            before = self._find(key)
+        self._undo.append((self, key, before, key in dirty))
         self.young[key] = flat
-        self.dirty.add(key)
+        dirty.add(key)
 
     def restore(self, key: Scalar, before: Cell, was_dirty: bool) -> None:
         """Take back one `set`."""
@@ -147,9 +153,11 @@ class Staging:
             rows += len(table.dirty)
         return rows
 
-    def keep(self) -> None:
-        """Make what the current event changed part of the batch."""
+    def keep(self) -> int:
+        """Make what the current event changed part of the batch; give how often it did."""
+        changes = len(self._undo)
         self._undo.clear()
+        return changes
 
     def undo(self) -> None:
         """Take back what the current event changed."""
@@ -167,7 +175,10 @@ class Staging:
         }
 
     def written(self) -> None:
-        """Note that the changes are written, and forget rows where there are too many."""
+        """Note that the changes are on their way, and forget rows where there are too many.
+
+        Whoever fetches a row again is served behind them.
+        """
         young = 0
         for table in self.tables.values():
             table.dirty.clear()
@@ -229,6 +240,16 @@ class Fold:
         self._rows_max = limits.projector_rows
         self._fetch = fetch
         self._projection = definition.bind(self.staging.tables)
+        self._plain: dict[tuple[str, int], Callable[[bytes], Any] | None] = {}
+        """What decodes stored types that are handled as they stand."""
+        self._handlers = definition.handlers
+        self._is_simple = definition.slices == 1 and not any(
+            handler.keys for handler in definition.handlers.values()
+        )
+        """Whether there is nothing to do with an event before it is folded."""
+        self._missed: Wanted = {}
+        self._changes = 0
+        """Changes of rows since the batch began: never fewer than rows that are dirty."""
         self._scouts_left = 0
         self._slice = slice_
         self._now = now
@@ -241,12 +262,14 @@ class Fold:
         assert self.staging.dirty == 0, "a batch starts where the one before is written"
         prepared, poison = await self._prepare(events)
         self._scouts_left = SCOUTS_MAX
+        self._changes = 0
         for index, event in enumerate(prepared):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
             if event is None:
                 continue
-            if self.staging.dirty >= self._rows_max:
+            # Rows may be changed more than once: they are counted where there may be enough.
+            if self._changes >= self._rows_max and self.staging.dirty >= self._rows_max:
                 return Folded(index, None)
             if self.parking.keys:
                 waits, error = self._wait_behind(event, events[index])
@@ -254,7 +277,9 @@ class Fold:
                     continue
                 if error is not None:
                     return Folded(index, error)
-            error = await self._fold_one(events, index, event)
+            error = self._fold_at_once(event, events[index])
+            if error is _MISSED:
+                error = await self._fold_one(events, index, event)
             if error is not None and not self._park(events[index], event, error):
                 return Folded(index, error)
         if poison is not None and self._park(events[len(prepared)], None, poison):
@@ -267,7 +292,10 @@ class Fold:
             event = self._decode(stored)
         except Exception as error:
             return error
-        return None if event is None else await self._fold_one([stored], 0, event)
+        if event is None:
+            return None
+        failed = self._fold_at_once(event, stored)
+        return failed if failed is not _MISSED else await self._fold_one([stored], 0, event)
 
     # -- what is not folded -------------------------------------------------------------------
 
@@ -334,6 +362,9 @@ class Fold:
                 continue
             try:
                 event = self._decode(stored)
+                if self._is_simple and type(event) in self._handlers:
+                    prepared.append(event)
+                    continue
                 if event is not None and not by_stream and not self._is_mine(event, stored):
                     event = None
                 handler = None if event is None else self._handler_of(event, stored)
@@ -351,6 +382,26 @@ class Fold:
 
     def _decode(self, stored: StoredEvent) -> Event | None:
         """Give the event, or None where it is retired or today one that nobody here handles."""
+        kind = (stored.name, stored.event_version)
+        decode = self._plain.get(kind, _UNKNOWN)
+        if isinstance(decode, _Unknown):
+            decode = self._plain[kind] = self._plain_decoder(*kind)
+        if decode is not None and stored.encoding == ENCODING_JSON:
+            try:
+                event: Event = decode(stored.payload)
+            except UNDECODABLE:
+                pass  # to be told in the registry's words
+            else:
+                return event
+        return self._decode_or_tell(stored)
+
+    def _plain_decoder(self, name: str, version: int) -> Callable[[bytes], Any] | None:
+        """Give what decodes a type that is handled as it is stored."""
+        found = self._registry.plain_decoder(name, version)
+        handled = found is not None and found[0] in self._definition.handlers
+        return found[1] if found is not None and handled else None
+
+    def _decode_or_tell(self, stored: StoredEvent) -> Event | None:
         event = self._registry.decode(stored)
         if event is None or type(event).event_name not in self._definition.event_names:
             return None
@@ -383,24 +434,28 @@ class Fold:
                 if not table.knows(flat):
                     wanted.setdefault(attribute, set()).add(flat)
 
+    def _fold_at_once(self, event: Event, stored: StoredEvent) -> Exception | None:
+        """Fold one event if all its rows are in memory; give what it raised, or _MISSED."""
+        try:
+            self._apply(event, stored)
+        except MissingRow as missing:
+            self._missed = {missing.attribute: {missing.key}}
+            self.staging.undo()
+            return _MISSED
+        except Exception as error:
+            self.staging.undo()
+            return error
+        self._changes += self.staging.keep()
+        self.events += 1
+        return None
+
     async def _fold_one(
         self, events: Sequence[StoredEvent], index: int, event: Event
     ) -> Exception | None:
-        """Fold one event, fetching what it misses; give what it raised."""
+        """Go on with an event that missed a row, fetching what it misses; give what it raised."""
         stored = events[index]
         while True:
-            try:
-                self._apply(event, stored)
-            except MissingRow as missing:
-                wanted: Wanted = {missing.attribute: {missing.key}}
-            except Exception as error:
-                self.staging.undo()
-                return error
-            else:
-                self.staging.keep()
-                self.events += 1
-                return None
-            self.staging.undo()
+            wanted = self._missed
             if self._scouts_left > 0:
                 self._scouts_left -= 1
                 await self._scout(events[index + 1 :], wanted)
@@ -409,6 +464,9 @@ class Fold:
             again = self._decode(stored)
             assert again is not None, "what was decoded once is decoded again"
             event = again
+            error = self._fold_at_once(event, stored)
+            if error is not _MISSED:
+                return error
 
     def _apply(self, event: Event, stored: StoredEvent) -> None:
         handler = self._definition.handlers[type(event)]

@@ -1,8 +1,10 @@
 """What a projector does with a batch: folds it into tables, and writes rows and checkpoint at once.
 
 Rules: a batch is worked on from its first event on, and what is written is written together with
-the checkpoint behind it. What stands before an event that cannot be folded is written. This file
-knows where events go; where they come from, and when, is the projector's.
+the checkpoint behind it. What stands before an event that cannot be folded is written. A batch is
+prepared while the one before is being written, on what that one left in memory; if it is not
+written after all, `open` throws both away. This file knows where events go; where they come from,
+and when, is the projector's.
 """
 
 from __future__ import annotations
@@ -21,19 +23,18 @@ from .stores.contract import StoredEvent
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, ViewsStore
 
-__all__ = ["TableWork", "Work", "Worked"]
+__all__ = ["Prepared", "TableWork", "Work"]
 
 
-class Worked(msgspec.Struct, frozen=True):
-    """How far a batch has come."""
+class Prepared(msgspec.Struct, frozen=True):
+    """How far a batch has come, and what is to be written of it."""
 
     count: int
-    """Events from the first on that are written now."""
-    checkpoint: Checkpoint
+    """Events from the first on that are to be written."""
     poison: Exception | None
     """What the event after those raised, if it did."""
     changes: Changes | None = None
-    """What was written."""
+    """None where nothing is to be written, not even a checkpoint."""
 
 
 class Work(Protocol):
@@ -64,8 +65,12 @@ class Work(Protocol):
         """Forget what is in memory; give where the views stand."""
         ...
 
-    async def write(self, events: Sequence[StoredEvent], before: Checkpoint) -> Worked:
-        """Work on a batch, or as much of it as fits in memory; raise what writing raises."""
+    async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
+        """Work on a batch, or as much of it as fits in memory."""
+        ...
+
+    async def write(self, changes: Changes) -> None:
+        """Write what was prepared; raise what writing raises."""
         ...
 
     async def release(
@@ -122,14 +127,14 @@ class TableWork:
         self.skipped.update(await self._views.skipped(self._part.definition))
         return checkpoint
 
-    async def write(self, events: Sequence[StoredEvent], before: Checkpoint) -> Worked:
-        """Fold and write a batch, or as much of it as fits in memory."""
+    async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
+        """Fold a batch, or as much of it as fits in memory."""
         self._fold.patience = self.patience
         folded = await self._fold.fold(events)
         if self._ports.failpoint is not None:
             self._ports.failpoint("projector.folded")
         if not folded.count:
-            return Worked(0, before, folded.poison)
+            return Prepared(0, folded.poison)
         last = events[folded.count - 1]
         changes = Changes(
             self._part,
@@ -138,8 +143,12 @@ class TableWork:
             self._fold.staging.changes(),
             tuple(self.parking.added),
         )
-        await self._write(changes)
-        return Worked(folded.count, changes.after, folded.poison, changes)
+        self._taken()
+        return Prepared(folded.count, folded.poison, changes)
+
+    async def write(self, changes: Changes) -> None:
+        """Write what was prepared."""
+        await self._views.write(changes)
 
     async def release(
         self, parked: Parked, stored: StoredEvent, at: Checkpoint
@@ -152,12 +161,13 @@ class TableWork:
         else:
             tried = msgspec.structs.replace(parked, attempts=parked.attempts + 1, cause=told(error))
             changes = Changes(self._part, at, at, {}, (tried,))
-        await self._write(changes)
+        self._taken()
+        await self._views.write(changes)
         if error is None:
             self.parking.released([parked])
         return error, changes
 
-    async def _write(self, changes: Changes) -> None:
-        await self._views.write(changes)
+    def _taken(self) -> None:
+        """Note that what is in memory is on its way."""
         self._fold.staging.written()
         self.parking.written()

@@ -167,7 +167,7 @@ async def test_a_poison_event_parks_its_key_and_the_others_go_on(url: str) -> No
             (6, "counter:b", 0),
         ]
         assert (await status(engine)).parked == 3
-        assert (await status(engine)).state == "live"
+        await until(lambda: engine.statistics().projectors["sums"].state == "live")
 
 
 async def test_a_parked_event_keeps_its_traceback_and_none_of_its_values(url: str) -> None:
@@ -349,7 +349,7 @@ async def test_a_paused_projection_rests_over_a_restart_until_it_is_resumed(file
         assert await sums(engine, at=position) == {"a": 2}
     async with summing(Stopping, file) as engine:
         assert await sums(engine, at=position) == {"a": 2}
-        assert (await status(engine)).state == "live"
+        await until(lambda: engine.statistics().projectors["sums"].state == "live")
 
 
 async def test_pausing_twice_and_resuming_twice_does_no_harm(url: str) -> None:
