@@ -40,11 +40,13 @@ from .errors import StreamUnreadable as StreamUnreadable
 from .errors import UsageError as UsageError
 from .errors import Voided as Voided
 from .errors import WrongVersion as WrongVersion
+from .feed import Feed as Feed
 from .history import History as History
 from .history import HistoryPage as HistoryPage
 from .history import LoggedEvent as LoggedEvent
 from .keys import id_from_key as id_from_key
 from .limits import Limits as Limits
+from .live import LiveQuery as LiveQuery
 from .messages import Command as Command
 from .messages import Envelope as Envelope
 from .messages import Event as Event

@@ -24,7 +24,7 @@ from .messages import Query, Receipt, position_of
 from .projection import Projection, ProjectionDefinition
 from .statistics import Histogram, QueryStatistics
 from .telemetry import QueryBegan, Watch
-from .views import Views, ViewsStore
+from .views import Reads, Views, ViewsStore
 
 __all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "answers"]
 
@@ -77,6 +77,7 @@ class _Asked(msgspec.Struct):
     definition: AnswerDefinition
     position: int
     timeout: float | None
+    views: Views
     waited: float = 0.0
     """Seconds until the views had the position, or could not have it."""
 
@@ -191,22 +192,20 @@ class Answers:
         query: Query[A],
         at: Receipt | str | int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - running out of it names who lags
+        reads: Reads | None = None,
     ) -> A:
         """Answer a query; with `at`, from views that contain that position.
 
-        Raises ProjectionLag where they do not in time, TimeoutError where the answer itself takes
-        longer than `timeout` seconds, UsageError for a query that nothing here answers.
+        `reads` gets to know what the answer reads. Raises ProjectionLag where the views are not
+        there in time, TimeoutError where the answer itself takes longer than `timeout` seconds,
+        UsageError for a query that nothing here answers.
         """
-        definition = self._by_query.get(type(query))
-        if definition is None:
-            raise UsageError(
-                f"no answer for {type(query).__name__}: pass the function that answers it to "
-                f"Engine(answers=[...])"
-            )
+        definition = self._definition_of(query)
         position = position_of(at)
         if timeout is None and at is not None:
             timeout = AT_SECONDS
-        asked = _Asked(query, definition, position, timeout)
+        views = self._views if reads is None else self._views.noted(reads)
+        asked = _Asked(query, definition, position, timeout, views)
         numbers, watch = self._numbers[query.query_name], self._watch
         seen = None if watch is None else watch.begin(QueryBegan(query, position))
         begin = self._stopwatch()
@@ -226,7 +225,7 @@ class Answers:
 
     async def _answer(self, asked: _Asked, numbers: _Numbers) -> Any:
         if asked.timeout is None:
-            return await asked.definition.function(asked.query, self._views)
+            return await asked.definition.function(asked.query, asked.views)
         deadline = asyncio.get_running_loop().time() + asked.timeout
         if asked.position:
             begin = self._stopwatch()
@@ -236,7 +235,38 @@ class Answers:
                 asked.waited = self._stopwatch() - begin
                 numbers.wait_seconds.record(asked.waited)
         async with asyncio.timeout_at(deadline):
-            return await asked.definition.function(asked.query, self._views)
+            return await asked.definition.function(asked.query, asked.views)
+
+    def projections_of(self, query: Query[Any]) -> Sequence[str]:
+        """Give which projections a query `at` a position waits for.
+
+        Raises UsageError for a query that nothing here answers.
+        """
+        names = self._definition_of(query).projections
+        return tuple(self._projectors) if names is None else names
+
+    def _definition_of(self, query: Query[Any]) -> AnswerDefinition:
+        definition = self._by_query.get(type(query))
+        if definition is None:
+            raise UsageError(
+                f"no answer for {type(query).__name__}: pass the function that answers it to "
+                f"Engine(answers=[...])"
+            )
+        return definition
+
+    async def reach(
+        self,
+        query: Query[Any],
+        at: Receipt | str | int,
+        timeout: float | None,  # noqa: ASYNC109 - running out of it names who lags
+    ) -> None:
+        """Wait until the views that a query is answered from contain a position.
+
+        Raises ProjectionLag as `ask` does.
+        """
+        seconds = AT_SECONDS if timeout is None else timeout
+        deadline = asyncio.get_running_loop().time() + seconds
+        await self._wait_for(self._definition_of(query), position_of(at), deadline)
 
     async def _wait_for(self, definition: AnswerDefinition, position: int, deadline: float) -> None:
         names = self._projectors if definition.projections is None else definition.projections

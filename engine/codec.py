@@ -8,7 +8,7 @@ position and the type and never the payload. This file knows no async, clock or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from hashlib import blake2b
 from typing import Any
 
@@ -159,11 +159,20 @@ class EventRegistry:
             return None
         return entry.cls, entry.decoder.decode
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every stored name that it knows, those of retired types included."""
+        retired = (each.name for each in self.upcasting.retired)
+        return frozenset(cls.event_name for cls in self._types).union(retired)
+
     def names_of(self, classes: Iterable[type[Event]]) -> frozenset[str]:
         """Give the stored names of events that are of these classes today, or have their names."""
-        names = {cls.event_name for cls in classes}
+        return self.names_leading_to({cls.event_name for cls in classes})
+
+    def names_leading_to(self, names: Set[str]) -> frozenset[str]:
+        """Give these stored names, and those of older events that have these names today."""
         old = [c for c in self._types if self.upcasting.today(c).event_name in names]
-        return frozenset(names.union(cls.event_name for cls in old))
+        return frozenset(names).union(cls.event_name for cls in old)
 
     def decode(self, stored: StoredEvent) -> Event | None:
         """Give a fresh event, as it is today, of a stored one; None for a retired one.

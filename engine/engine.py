@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -33,18 +32,19 @@ from .deliberation import Deliberations
 from .difference import Change
 from .directory import Directory
 from .dispatcher import Dispatcher
+from .entrance import Entrance
 from .errors import (
-    Closed,
     EngineError,
     EngineFailed,
     StoreRefused,
     UsageError,
 )
-from .feed import Feeds
-from .history import History, LoggedEvent, Past
+from .feed import Feed, Feeds, Kinds, Names
+from .history import History, Past
 from .journal import Journal
 from .kind import Kind, bind_events
 from .limits import Limits
+from .live import LiveQueries, LiveQuery
 from .mailbox import Intake
 from .messages import Command, Envelope, Query, Receipt
 from .portal import Portal
@@ -114,8 +114,8 @@ class Engine:
         self._gate = Gate(authorize, self._logger) if authorize is not None else None
         self._store: Store = open_url(store) if isinstance(store, str) else store
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
-        self._process = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._entrance = Entrance(lambda: self._supervisor.state, lambda: self._supervisor.failed)
+        self._check_usable = self._entrance.check
 
         definitions = definitions_of(aggregates)
         check_names([projection.__definition__ for projection in projections])
@@ -156,7 +156,7 @@ class Engine:
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self._answers = self._wire_answers(answers)
         self._loop_watch = self._wire_loop_watch()
-        self._past, self._feeds = self._wire_readers(definitions)
+        self._past, self._feeds, self._live = self._wire_readers(definitions)
         self._supervisor = self._wire_supervisor()
 
     def _wire_supervisor(self) -> Supervisor:
@@ -170,7 +170,7 @@ class Engine:
             deliberations=self._deliberations,
             snapshots=self._snapshots,
             watch=self._loop_watch,
-            readers=(*self._projecting.values(), self._feeds),
+            readers=(*self._projecting.values(), self._feeds, self._live),
             logger=self._logger,
         )
 
@@ -202,6 +202,7 @@ class Engine:
             logger=self._logger,
             end_of_log=lambda: self._journal.position,
             watch=self._watch,
+            written=lambda part, changes: self._live.written(part, changes),
             moved=moved,
             paused=paused,
         )
@@ -245,7 +246,9 @@ class Engine:
             return None
         return Freezer(definition, self._logger, self._snapshots.keep)
 
-    def _wire_readers(self, definitions: Sequence[AggregateDefinition]) -> tuple[Past, Feeds]:
+    def _wire_readers(
+        self, definitions: Sequence[AggregateDefinition]
+    ) -> tuple[Past, Feeds, LiveQueries]:
         past = Past(
             self._store,
             definitions,
@@ -258,12 +261,22 @@ class Engine:
             self._store,
             self._bus,
             self._registry,
+            definitions,
             self._limits,
             check_usable=self._check_usable,
             position=lambda: self._journal.position,
             gate=self._gate,
         )
-        return past, feeds
+        live = LiveQueries(
+            self._answers,
+            self._projecting,
+            [table for p in self._projections for table in p.__definition__.tables.values()],
+            self._views,
+            self._limits,
+            check_usable=self._check_usable,
+            gate=self._gate,
+        )
+        return past, feeds, live
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -356,6 +369,23 @@ class Engine:
             await self._gate.check(principal, "query", query)
         return await self._answers.ask(query, at=at, timeout=timeout)
 
+    def watch(
+        self,
+        query: Query[Answer],
+        *,
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,
+        principal: str | None = None,
+    ) -> LiveQuery[Answer]:
+        """Give a query's answer and each new one: `async for answer in engine.watch(query)`.
+
+        Who is slow is given the newest answer, and `.position` says what it contains. With `at` the
+        first answer contains that position, as for `query`. It ends when the engine stops. To leave
+        early, use `contextlib.aclosing`. Raises what `query` does, Overloaded
+        (Limits.watched_queries), and Closed where the engine fails.
+        """
+        return self._live.watch(query, at, timeout, principal)
+
     def resume(self, projection: str) -> None:
         """Let a stopped projector try again from its checkpoint.
 
@@ -385,6 +415,7 @@ class Engine:
             store=self._store.statistics() if isinstance(self._store, Measured) else None,
             projectors={name: p.statistics() for name, p in self._projecting.items()},
             queries=self._answers.statistics(),
+            live=self._live.statistics(),
             loop_blocked=0 if self._loop_watch is None else self._loop_watch.blocked,
             telemetry_failures=0 if self._watch is None else self._watch.failures,
         )
@@ -439,44 +470,29 @@ class Engine:
         return await self._past.difference(aggregate, aggregate_id, before, after, principal)
 
     def feed(
-        self, after: int = 0, *, follow: bool = False, principal: str | None = None
-    ) -> AsyncGenerator[LoggedEvent, None]:
-        """Give all committed events after a position, in order; with `follow`, new ones as well.
+        self,
+        after: int = 0,
+        *,
+        names: Names | None = None,
+        kinds: Kinds | None = None,
+        follow: bool = False,
+        principal: str | None = None,
+    ) -> Feed:
+        """Give committed events after a position, in order; with `follow`, new ones as well.
 
-        One that follows ends when the engine stops, also where it had not caught up: go on after
-        the last position that came. To leave it early, use `contextlib.aclosing`.
-        Raises UsageError, Forbidden, Closed, and Damaged for an event that cannot be decoded, after
-        everything before it.
+        `names` are stored names or classes of event (older events that lead to them are included),
+        `kinds` kinds or classes of aggregate; `.position` moves over what is passed over. One that
+        follows ends when the engine stops, also where it had not caught up: go on after its
+        position. To leave it early, use `contextlib.aclosing`. Raises UsageError, Forbidden,
+        Closed, and Damaged for an event that cannot be decoded, after everything before it.
         """
-        return self._feeds.feed(after, follow, principal)
+        return self._feeds.feed(after, follow, names, kinds, principal)
 
     # -- life -------------------------------------------------------------------------------
 
-    def _check_usable(self) -> asyncio.AbstractEventLoop:
-        """Give the loop, or raise what tells the caller why the engine cannot be used here."""
-        expected = self.usable_loop()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop is not expected:
-            raise UsageError(
-                "this engine runs in another event loop, or is used from another thread: call it "
-                "from the loop in which it was started, or through `engine.portal()`"
-            )
-        return expected
-
     def usable_loop(self) -> asyncio.AbstractEventLoop:
         """Give the loop in which the engine runs; raise what prevents its use in this process."""
-        if self._supervisor.state != "running":
-            self._refuse_state()
-        if os.getpid() != self._process:
-            raise UsageError(
-                f"this engine was started in process {self._process} and is used in "
-                f"{os.getpid()}, after a fork: start an engine of its own in each process"
-            )
-        assert self._loop is not None
-        return self._loop
+        return self._entrance.loop()
 
     @property
     def is_new(self) -> bool:
@@ -491,18 +507,9 @@ class Engine:
         """
         return Portal(self)
 
-    def _refuse_state(self) -> None:
-        if self._supervisor.state in ("new", "starting"):
-            raise UsageError("the engine has not been started: use it inside `async with engine:`")
-        if self._supervisor.state == "failed":
-            error = Closed("the engine has failed and runs no more commands; start a new one")
-            raise error from self.failed
-        raise Closed("the engine is stopping or has stopped: nothing was run")
-
     async def __aenter__(self) -> Engine:
         """Open the store and the views, and start."""
-        self._loop = asyncio.get_running_loop()
-        self._process = os.getpid()
+        self._entrance.open()
         await self._supervisor.start()
         if self._watch is not None:
             self._watch.attach(self.statistics)

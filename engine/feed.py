@@ -1,30 +1,69 @@
-"""The feed for the host: all committed events in position order, to the end or following it.
+"""The feed for the host: committed events in position order, to the end or following it.
 
 Rules: a feed reads pages of the log; one that follows is woken by the bus and takes from it what
 goes on exactly where it stands, like a projector. It holds two pages, and on the bus never more
-than `Limits.bus_events`: a slow reader falls back to the log and slows nobody. An event that cannot
-be decoded ends it with Damaged, after everything before. It polls nothing, and keeps no checkpoint:
+than `Limits.bus_events`: a slow reader falls back to the log and slows nobody. What it is not asked
+for is passed over before it is decoded, and its position moves over it. An event that cannot be
+decoded ends it with Damaged, after everything before. It polls nothing, and keeps no checkpoint:
 where to go on is the reader's to remember.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeAlias
 
+import msgspec
+
+from .aggregate import Aggregate, AggregateDefinition
 from .authorization import Gate
 from .bus import Bus, Subscription
 from .codec import EventRegistry
-from .errors import Closed, InvalidInput, StoreFailed
+from .errors import Closed, InvalidInput, StoreFailed, UsageError
 from .history import LoggedEvent, logged
 from .limits import Limits
 from .log_reader import LogReader
+from .messages import Event
 from .stores.contract import Store, StoredEvent
 
-__all__ = ["Feeds"]
+__all__ = ["Feed", "Feeds", "Kinds", "Names"]
+
+Names: TypeAlias = Collection[str | type[Event]]
+"""Which events: stored names, or classes."""
+Kinds: TypeAlias = Collection[str | type[Aggregate]]
+"""Of which aggregates: kinds, or classes."""
 
 _DECODE_SLICE = 250
-"""Events given before the event loop gets its turn."""
+"""Events gone through before the event loop gets its turn."""
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    """Which events a feed gives; None where all do."""
+
+    names: frozenset[str] | None = None
+    """As they were asked for."""
+    stored: frozenset[str] | None = None
+    """Those, and the older ones that lead to them."""
+    kinds: frozenset[str] | None = None
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every event is given."""
+        return self.stored is None and self.kinds is None
+
+    def may_be(self, stored: StoredEvent) -> bool:
+        """Tell, undecoded, whether an event may be one to give."""
+        if self.stored is not None and stored.name not in self.stored:
+            return False
+        return self.kinds is None or stored.stream.partition(":")[0] in self.kinds
+
+    def is_given(self, event: LoggedEvent) -> bool:
+        """Tell whether it is: an older name may lead to more than one of today's."""
+        if self.names is None or event.name in self.names:
+            return True
+        return event.event is not None and type(event.event).event_name in self.names
 
 
 class Feeds:
@@ -35,15 +74,17 @@ class Feeds:
         store: Store,
         bus: Bus,
         registry: EventRegistry,
+        definitions: Sequence[AggregateDefinition],
         limits: Limits,
         *,
         check_usable: Callable[[], object],
         position: Callable[[], int],
         gate: Gate | None = None,
     ) -> None:
+        self.registry = registry
         self._store = store
         self._bus = bus
-        self._registry = registry
+        self._kinds = frozenset(definition.kind for definition in definitions)
         self._limits = limits
         self._check_usable = check_usable
         self._position = position
@@ -68,29 +109,43 @@ class Feeds:
         """Let `run` return; those that follow end with what the bus still has for them."""
         self._stopping.set()
 
-    async def feed(
-        self, after: int, follow: bool, principal: str | None
-    ) -> AsyncGenerator[LoggedEvent, None]:
-        """Give all events after a position."""
+    def feed(
+        self,
+        after: int,
+        follow: bool,
+        names: Names | None,
+        kinds: Kinds | None,
+        principal: str | None,
+    ) -> Feed:
+        """Give the events after a position; nothing is read before it is iterated."""
+        self._check_usable()
+        return Feed(self, after, follow, self._wanted(names, kinds), principal)
+
+    def _wanted(self, names: Names | None, kinds: Kinds | None) -> _Wanted:
+        of_kinds = None if kinds is None else _chosen("kinds", kinds, self._kinds, _kind_of)
+        if names is None:
+            return _Wanted(kinds=of_kinds)
+        asked = _chosen("names", names, self.registry.names, _name_of)
+        return _Wanted(asked, self.registry.names_leading_to(asked), of_kinds)
+
+    async def begin(self, after: object, principal: str | None) -> None:
+        """Return if a feed after this position may be read; raise what forbids it."""
         self._check_usable()
         self._check_position(after)
         if self._gate is not None:
             await self._gate.check(principal, "feed", "*")
-        follower = self._bus.subscribe("feed") if follow else None
-        reading = _Reading(self, after, follower)
-        try:
-            if follower is not None:
-                self._followers.add(follower)
-            while events := await reading.next():
-                for number, stored in enumerate(events, 1):
-                    yield logged(self._registry, stored)
-                    if number % _DECODE_SLICE == 0:
-                        await asyncio.sleep(0)
-        finally:
-            reading.close()
-            if follower is not None:
-                self._followers.discard(follower)
-                self._bus.unsubscribe(follower)
+
+    def follower(self) -> Subscription:
+        """Give a place on the bus to one who follows."""
+        follower = self._bus.subscribe("feed")
+        self._followers.add(follower)
+        return follower
+
+    def drop(self, follower: Subscription) -> None:
+        """Take that place away."""
+        if follower in self._followers:
+            self._followers.discard(follower)
+            self._bus.unsubscribe(follower)
 
     def _check_position(self, after: object) -> None:
         if type(after) is not int or after < 0:
@@ -125,15 +180,16 @@ class Feeds:
 class _Reading:
     """One feed's way along the log."""
 
-    def __init__(self, feeds: Feeds, after: int, follower: Subscription | None) -> None:
+    def __init__(self, feeds: Feeds, after: int, follow: bool) -> None:
         self._feeds = feeds
         self._log = feeds.reader()
         self._after = after
-        self._follower = follower
+        self._follower = feeds.follower() if follow else None
         self._behind = True
+        self._is_closed = False
 
     async def next(self) -> Sequence[StoredEvent]:
-        """Give the events that follow; nothing at the end."""
+        """Give the events that follow; nothing at the end. If it is cancelled, nothing is lost."""
         events = await (self._read() if self._follower is None else self._follow(self._follower))
         if events:
             assert events[0].position == self._after + 1, "a feed has no holes"
@@ -142,7 +198,11 @@ class _Reading:
 
     def close(self) -> None:
         """End what is still being read."""
+        self._is_closed = True
         self._log.close()
+        if self._follower is not None:
+            self._feeds.drop(self._follower)
+            self._follower.wake()
 
     async def _read(self) -> Sequence[StoredEvent]:
         self._feeds.check_usable()
@@ -150,6 +210,8 @@ class _Reading:
 
     async def _follow(self, bus: Subscription) -> Sequence[StoredEvent]:
         while True:
+            if self._is_closed:
+                return ()
             if bus.take_loss():
                 self._behind = True
             events = bus.take(self._after, self._feeds.events_max)
@@ -168,3 +230,137 @@ class _Reading:
             if page:
                 return page
             self._behind = bus.take_loss()
+
+
+class Feed:
+    """Committed events in order, for one reader: `async for logged in engine.feed(after)`.
+
+    `position` is the place up to which all was given or passed over: who keeps it goes on there,
+    `engine.feed(position)`, and reads nothing twice. To leave early, use `contextlib.aclosing`.
+    """
+
+    def __init__(
+        self, feeds: Feeds, after: int, follow: bool, wanted: _Wanted, principal: str | None
+    ) -> None:
+        self._feeds = feeds
+        self._follow = follow
+        self._wanted = None if wanted.is_all else wanted
+        self._principal = principal
+        self._position = after
+        self._loop = asyncio.get_running_loop()
+        self._reading: _Reading | None = None
+        self._page: Iterator[StoredEvent] = iter(())
+        self._gone_through = 0
+        """Events since the event loop had its turn."""
+        self._is_busy = self._is_closed = False
+
+    @property
+    def position(self) -> int:
+        """The place up to which every event was given or passed over."""
+        return self._position
+
+    async def open(self) -> None:
+        """Begin now, and not with the first event; raise what prevents it.
+
+        Raises UsageError, Forbidden and Closed.
+        """
+        if self._reading is None and not self._is_closed:
+            await self._feeds.begin(self._position, self._principal)
+            if not self._is_closed:
+                self._reading = _Reading(self._feeds, self._position, self._follow)
+
+    def __aiter__(self) -> Feed:
+        """Give itself."""
+        return self
+
+    async def __anext__(self) -> LoggedEvent:
+        """Give the next event. If the wait for it is cancelled, nothing is lost."""
+        if self._is_busy:
+            raise UsageError("this feed is waited for in another task: give each its own")
+        try:
+            while True:
+                if self._gone_through >= _DECODE_SLICE:
+                    self._gone_through = 0
+                    await asyncio.sleep(0)
+                for stored in self._page:
+                    event = self._decoded(stored)
+                    self._position = stored.position
+                    if event is not None:
+                        return event
+                self._page = iter(await self._next_page())
+        except Exception:  # also the end, a StopAsyncIteration
+            self._close()
+            raise
+
+    def _decoded(self, stored: StoredEvent) -> LoggedEvent | None:
+        """Give an event, or None where it is not among those asked for."""
+        self._gone_through += 1
+        wanted = self._wanted
+        if wanted is None:
+            return logged(self._feeds.registry, stored)
+        if not wanted.may_be(stored):
+            return None
+        event = logged(self._feeds.registry, stored)
+        return event if wanted.is_given(event) else None
+
+    async def _next_page(self) -> Sequence[StoredEvent]:
+        self._is_busy = True
+        try:
+            await self.open()
+            page = () if self._reading is None else await self._reading.next()
+        finally:
+            self._is_busy = False
+        if not page or self._is_closed:
+            raise StopAsyncIteration
+        return page
+
+    async def aclose(self) -> None:
+        """Read no more; a wait for the next event ends."""
+        self._close()
+
+    def _close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._page = iter(())
+            if self._reading is not None:
+                self._reading.close()
+
+    def __del__(self) -> None:
+        """Leave the bus where nobody closed it, as a `break` out of `async for` does."""
+        if self._reading is not None and not self._is_closed:
+            # Whatever collects the garbage may do so in any thread.
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and all with it
+                self._loop.call_soon_threadsafe(self._reading.close)
+
+
+def _chosen(
+    what: str,
+    given: Collection[Any],
+    known: Collection[str],
+    name_of: Callable[[object], str | None],
+) -> frozenset[str]:
+    """Give the names that were asked for; refuse those that nothing here has."""
+    if isinstance(given, str | type) or not given:
+        raise UsageError(
+            f"{what}={given!r:.60} is no collection of {what}: write `{what}=[...]`, with one at "
+            f"least, or leave it out for all"
+        )
+    chosen = {one: name_of(one) for one in given}
+    for one, name in chosen.items():
+        if name not in known:
+            raise InvalidInput(
+                f"a feed was asked for {what}=[{one!r:.80}], and this engine knows {sorted(known)}"
+            )
+    return frozenset(name for name in chosen.values() if name is not None)
+
+
+def _name_of(given: object) -> str | None:
+    if isinstance(given, type) and issubclass(given, Event):
+        return getattr(given, "event_name", None)
+    return given if isinstance(given, str) else None
+
+
+def _kind_of(given: object) -> str | None:
+    if isinstance(given, type) and issubclass(given, Aggregate):
+        return given.__definition__.kind
+    return given if isinstance(given, str) else None

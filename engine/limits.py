@@ -71,6 +71,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000
     """Rows that one page of a query's answer may hold."""
+    watched_queries: int = 10_000
+    """Different queries that are watched at the same time, however many watch each."""
+    watched_rows: int = 1_000
+    """Single rows that a watched query may depend on; one that reads more depends on their whole
+    tables."""
+    asks_at_once: int = 16
+    """Watched queries that are asked at the same time; the others wait for their turn."""
+    ask_seconds: int = 30
+    """Seconds that the answer to a watched query may take."""
 
     def __post_init__(self) -> None:
         """Check each bound, and the relations between them."""

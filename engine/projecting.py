@@ -108,6 +108,10 @@ class Projecting:
         """That of its projectors, the worst of them."""
         return worst([p.state for p in self._serving]) if self._serving else "building"
 
+    def shows(self, part: Part) -> bool:
+        """Whether queries see what a part keeps."""
+        return any(projector.part.build == part.build for projector in self._serving)
+
     @property
     def failure(self) -> ProjectionFailure | None:
         """Why it is stopped, if it is."""
@@ -286,6 +290,8 @@ class Projecting:
         number = new[0].part.build
         await self._views.swap(self.definition, number, self._decision("swap", position=reached))
         self._serving, self._building = new, ()
+        for projector in new:
+            projector.announce()
         self._discard(old)
         self._logger.info(
             "projection %s is served by build %d, version %d, from position %d on",

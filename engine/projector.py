@@ -66,14 +66,14 @@ class Projector:
         logger: logging.Logger,
         end_of_log: Callable[[], int] | None = None,
         watch: Watch | None = None,
-        written: Callable[[Changes], None] | None = None,
+        written: Callable[[Part, Changes | None], None] | None = None,
         moved: Callable[[], None] | None = None,
         paused: bool = False,
     ) -> None:
         """Take what to keep and where it goes.
 
-        `written` is called with each transaction after it is visible, `moved` whenever position or
-        state has changed.
+        `written` is called with each transaction after it is visible, and with None where anything
+        may have changed; `moved` whenever position or state has changed.
         """
         self.part = part
         self.failure: ProjectionFailure | None = None
@@ -96,6 +96,7 @@ class Projector:
         """Where they will, when what is on its way is written."""
         self._writing: asyncio.Future[None] | None = None
         """The batch on its way; the next one is folded meanwhile."""
+        self._opened = False
         self._behind = True
         self._stopping = False
         self._paused = paused
@@ -391,10 +392,10 @@ class Projector:
             await asyncio.wait([writing])
             self._writing = None
 
-    def _tell_written(self, changes: Changes | None) -> None:
+    def _tell_written(self, changes: Changes) -> None:
         self._answer_waiting()
-        if self._written is not None and changes is not None:
-            self._written(changes)
+        if self._written is not None:
+            self._written(self.part, changes)
         if self._moved is not None:
             self._moved()
 
@@ -402,6 +403,15 @@ class Projector:
         """Stand where the views say, with nothing in memory; asked for while it rests."""
         assert self._writing is None, "what is in memory is on its way, or given up"
         self._checkpoint = self._ahead = await self._work.open()
+        if self._opened:
+            # A write that failed may be seen all the same; a reset has emptied all.
+            self.announce()
+        self._opened = True
+
+    def announce(self) -> None:
+        """Say that anything that queries see of it may have changed."""
+        if self._written is not None:
+            self._written(self.part, None)
 
     async def release(self, parked: Parked) -> Exception | None:
         """Try a parked event again, between two batches; give what it raised, if it did."""

@@ -25,6 +25,7 @@ __all__ = [
     "Histogram",
     "IntakeStatistics",
     "JournalStatistics",
+    "LiveStatistics",
     "ProjectionFailure",
     "ProjectorState",
     "ProjectorStatistics",
@@ -281,6 +282,22 @@ class QueryStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Of this the wait for `at=`, where it was asked."""
 
 
+class LiveStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Queries that are watched; the asks are among those of `QueryStatistics` too."""
+
+    queries: int
+    """Different ones."""
+    watchers: int
+    """Who watch them."""
+    due: int
+    """Those whose rows have changed, and that wait for their turn to be asked."""
+    asks: int
+    unchanged: int
+    """Asks that brought the answer that was there already, which nobody was given again."""
+    torn: int
+    """Asks that may have seen two states of the views, and were asked again."""
+
+
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of one engine, station by station."""
 
@@ -300,6 +317,7 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """By the name of the projection."""
     queries: Mapping[str, QueryStatistics]
     """By the name of the query."""
+    live: LiveStatistics
     loop_blocked: int
     """How often the event loop was blocked for longer than Limits.loop_blocked_ms."""
     telemetry_failures: int

@@ -32,6 +32,7 @@ __all__ = [
     "Decision",
     "Parked",
     "Part",
+    "Reads",
     "Rebuild",
     "Selection",
     "Views",
@@ -247,6 +248,14 @@ class ViewsStore(Protocol):
         """Tell whether the tables that serve can be read as they are declared."""
         ...
 
+    def transactions(self, projection: str) -> tuple[int, int]:
+        """Give how many of a projection's transactions queries see for certain, and may see.
+
+        Counted since the opening. Where what one read saw for certain is all that a later one may
+        have seen, both saw the same state.
+        """
+        ...
+
     async def get(self, table: TableDefinition, key: Scalar) -> Any:
         """Give the row with a key, or None."""
         ...
@@ -275,20 +284,49 @@ def what_of(name: str, version: int) -> str:
     return f"{name} v{version}"
 
 
+class Reads(Protocol):
+    """Gets to know what an answer reads, before it is read."""
+
+    def row(self, table: TableDefinition, key: Scalar) -> None:
+        """It reads the row with a key, or that there is none."""
+        ...
+
+    def table(self, table: TableDefinition) -> None:
+        """It may read any row of a table."""
+        ...
+
+    def everything(self) -> None:
+        """It may read any row of any table."""
+        ...
+
+
 class Views:
     """What an answer reads: typed rows of the projections' tables, and SQL over them."""
 
     def __init__(
-        self, store: ViewsStore, tables: Mapping[str, TableDefinition], limits: Limits
+        self,
+        store: ViewsStore,
+        tables: Mapping[str, TableDefinition],
+        limits: Limits,
+        reads: Reads | None = None,
     ) -> None:
         self._store = store
         self._tables = tables
+        self._limits = limits
         self._rows_max = limits.query_rows
+        self._reads = reads
+
+    def noted(self, reads: Reads) -> Views:
+        """Give the same views to one answer whose reads are noted."""
+        return Views(self._store, self._tables, self._limits, reads)
 
     async def get(self, table: Table[R], key: Any) -> R | None:
         """Give the row with this key, or None."""
         definition = self._known(table)
-        row: R | None = await self._store.get(definition, definition.shape.encode_key(key))
+        encoded = definition.shape.encode_key(key)
+        if self._reads is not None:
+            self._reads.row(definition, encoded)
+        row: R | None = await self._store.get(definition, encoded)
         return row
 
     async def find(
@@ -308,7 +346,7 @@ class Views:
         `after` the last row of this one: pass that row, or its key. Raises UsageError for names
         that are no fields, and where there are more than `limits.query_rows` rows and no limit.
         """
-        definition = self._known(table)
+        definition = self._read(table)
         if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
             raise InvalidInput(
                 f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
@@ -334,7 +372,7 @@ class Views:
 
     async def count(self, table: Table[Any], *, where: Mapping[str, Any] | None = None) -> int:
         """Count the rows whose fields have the values of `where`."""
-        definition = self._known(table)
+        definition = self._read(table)
         return await self._store.count(definition, _conditions(definition, where))
 
     @overload
@@ -353,6 +391,8 @@ class Views:
         Meant for few rows, sums and the like: for many rows of one table `find` is far faster.
         Raises UsageError for a statement that cannot be run or would change anything.
         """
+        if self._reads is not None:
+            self._reads.everything()
         names, rows = await self._store.sql(statement, parameters, self._rows_max)
         if row is None:
             return rows
@@ -362,6 +402,13 @@ class Views:
             return msgspec.convert(dicts, list[row], strict=False)  # type: ignore[valid-type]
         except msgspec.ValidationError as error:
             raise UsageError(f"the columns {list(names)} are no {row.__name__}: {error}") from None
+
+    def _read(self, table: Table[Any]) -> TableDefinition:
+        """Give the table's definition to who may read any of its rows."""
+        definition = self._known(table)
+        if self._reads is not None:
+            self._reads.table(definition)
+        return definition
 
     def _known(self, table: Table[Any]) -> TableDefinition:
         definition = table.definition

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -12,19 +13,35 @@ import apsw
 import pytest
 
 from engine import (
+    Aggregate,
     Closed,
     Damaged,
     Engine,
     EngineFailed,
+    Event,
     Forbidden,
     Limits,
     LoggedEvent,
     OutcomeUnknown,
     StoreFailed,
     UsageError,
+    applies,
+    handles,
 )
-from engine.stores.contract import StoredEvent
-from tests.support import Add, Counter, HeldStore, counters, settle, unknown, until
+from engine.stores.contract import AppendRequest, Batch, EventData, StoredEvent, Write
+from tests.support import (
+    Add,
+    Added,
+    Counter,
+    Emptied,
+    Empty,
+    HeldStore,
+    Touch,
+    counters,
+    settle,
+    unknown,
+    until,
+)
 
 
 class ReadingStore(HeldStore):
@@ -219,6 +236,182 @@ async def test_a_damaged_event_ends_the_feed_after_everything_before_it(tmp_path
                 async for logged in engine.feed(follow=follow):
                     seen.append(logged)  # noqa: PERF401 - what came before the error is looked at
             assert [logged.meta.position for logged in seen] == [1, 2, 3]
+
+
+# -- some of the events ----------------------------------------------------------------------
+
+
+async def test_names_and_kinds_choose_events_and_the_position_moves_over_the_others() -> None:
+    async with counters(limits=Limits(page_events=3)) as engine:
+        for number in range(4):
+            await engine.execute(Add("a", number, 3))
+        await engine.execute(Empty("a"))
+        await engine.execute(Add("a", 1))
+        asked: list[list[str | type[Event]]] = [["emptied"], [Emptied], ["emptied", Emptied]]
+        for names in asked:
+            feed = engine.feed(names=names, kinds=[Counter])
+            assert feed.position == 0
+            assert [(logged.name, feed.position) async for logged in feed] == [("emptied", 13)]
+            assert feed.position == 14
+        assert [logged.meta.position async for logged in engine.feed(11, kinds=["counter"])] == [
+            *(12, 13, 14)
+        ]
+        feed = engine.feed(names=["added"])
+        async for _ in feed:
+            if feed.position == 12:
+                break
+        assert [e.meta.position async for e in engine.feed(feed.position, names=["added"])] == [14]
+
+
+async def test_who_follows_some_events_is_not_woken_for_the_others_and_moves_over_them() -> None:
+    async with counters() as engine:
+        feed = engine.feed(names=["emptied"], follow=True)
+        waiting = asyncio.ensure_future(anext(feed))
+        for _ in range(3):
+            await add(engine, 3)
+            await until(lambda: feed.position == engine.statistics().position)
+        assert not waiting.done()
+        await engine.execute(Empty("c-1"))
+
+        assert (await waiting).meta.position == feed.position == 10
+        await feed.aclose()
+
+
+async def test_what_is_passed_over_is_not_decoded() -> None:
+    store = HeldStore()
+    async with counters(store) as engine:
+        await engine.execute(Add("a", 1))
+        data = EventData(engine.registry.type_of(Added), b"{")
+        await store.append(Batch([AppendRequest([Write("counter:b", 0, [data])])], 1))
+        await store.append_event("counter:c", 0, Emptied("nobody"))
+        engine._journal.position = 3
+        assert [logged.name async for logged in engine.feed(names=["emptied"])] == ["emptied"]
+        feed = engine.feed(names=["added"])
+        assert (await anext(feed)).meta.position == 1
+        with pytest.raises(Damaged, match="position 2"):
+            await anext(feed)
+        assert feed.position == 1
+        with pytest.raises(StopAsyncIteration):
+            await anext(feed)
+
+
+class Unknown(Event, name="unknown"):
+    pass
+
+
+class Stranger(Aggregate, kind="stranger"):
+    @handles
+    def touch(self, command: Touch) -> Unknown:
+        return Unknown()
+
+    @applies
+    def unknown(self, event: Unknown) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"names": ["nonsense"]}, r"names=\['nonsense'\], and this engine knows \['added', "),
+        ({"names": [Unknown]}, "Unknown"),
+        ({"names": [Counter]}, "Counter"),
+        ({"names": [3]}, "3"),
+        ({"names": "added"}, r"write `names=\[\.\.\.\]`"),
+        ({"names": Emptied}, r"write `names=\[\.\.\.\]`"),
+        ({"names": []}, "with one at least"),
+        ({"kinds": ["nonsense"]}, r"knows \['counter'\]"),
+        ({"kinds": [Stranger]}, "Stranger"),
+        ({"kinds": "counter"}, r"write `kinds=\[\.\.\.\]`"),
+    ],
+)
+async def test_what_nothing_here_has_is_refused_with_the_mend(
+    what: dict[str, Any], message: str
+) -> None:
+    async with counters() as engine:
+        with pytest.raises(UsageError, match=message):
+            engine.feed(**what)
+
+
+async def test_a_wait_for_an_event_that_is_cancelled_loses_nothing() -> None:
+    async with counters(limits=Limits(page_events=2)) as engine:
+        for names in (None, ["added"]):
+            feed = engine.feed(engine.statistics().position, names=names, follow=True)
+            expected: list[int] = []
+            for _ in range(5):
+                waiting = asyncio.ensure_future(anext(feed))
+                await settle()
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                await engine.execute(Add("a", 1))
+                await engine.execute(Empty("a"))
+                await engine.execute(Add("a", 1))
+                while feed.position < engine.statistics().position:
+                    logged = await anext(feed)
+                    expected.append(logged.meta.position)
+            assert len(expected) == (15 if names is None else 10)
+            await feed.aclose()
+
+
+async def test_a_wait_that_is_cancelled_in_a_pause_loses_nothing() -> None:
+    """Every 250 events the loop gets its turn, in the middle of a page."""
+    async with counters() as engine:
+        await engine.execute(Add("a", 1, 700))
+        async with aclosing(engine.feed()) as feed:
+            seen: list[int] = []
+            pauses = 0
+            while len(seen) < 700:
+                waiting = asyncio.ensure_future(anext(feed))
+                await asyncio.sleep(0)
+                if seen and not waiting.done():
+                    pauses += 1
+                    waiting.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await waiting
+                else:
+                    seen.append((await waiting).meta.position)
+
+        assert (seen, pauses) == ([*range(1, 701)], 2)
+
+
+async def test_a_feed_is_for_one_task_and_ends_where_it_is_closed() -> None:
+    async with counters() as engine:
+        feed = engine.feed(follow=True)
+        waiting = asyncio.ensure_future(anext(feed))
+        await settle()
+        with pytest.raises(UsageError, match="in another task"):
+            await anext(feed)
+        await add(engine, 1)
+        assert (await waiting).meta.position == 1
+        waiting = asyncio.ensure_future(anext(feed))
+        await settle()
+        await feed.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+
+
+async def test_a_feed_that_nobody_closed_leaves_the_bus_all_the_same() -> None:
+    async with counters() as engine:
+        await add(engine, 3)
+        async for _ in engine.feed(follow=True):
+            break
+        gc.collect()
+        await settle()
+
+        assert engine._bus._subscriptions == []
+
+
+async def test_opening_says_at_once_what_iterating_would() -> None:
+    async with counters(authorize=lambda who, *_: who != "eve") as engine:
+        with pytest.raises(Forbidden):
+            await engine.feed(principal="eve").open()
+        feed = engine.feed(follow=True)
+        await feed.open()
+        assert len(engine._bus._subscriptions) == 1
+        await feed.open()
+        assert len(engine._bus._subscriptions) == 1
+        await feed.aclose()
+        assert engine._bus._subscriptions == []
 
 
 async def test_a_denial_reads_nothing() -> None:

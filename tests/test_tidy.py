@@ -19,7 +19,7 @@ FORBIDDEN = {"time", "random", "uuid", "threading", "queue", "secrets", "socket"
 ALLOWED = {
     "ports.py": FORBIDDEN,
     "keys.py": {"uuid"},  # uuid5 only: a pure function of its arguments
-    "engine.py": {"os"},  # getpid only: to notice a fork
+    "entrance.py": {"os"},  # getpid only: to notice a fork
     "output.py": {"os"},  # dup2 only: a command whose output pipe was closed ends quietly
 }
 
@@ -31,7 +31,7 @@ RANKS: list[set[str]] = [
     {"messages", "keys", "stores.contract"},
     {"upcasting"},
     {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},
-    {"mailbox", "projection", "authorization", "snapshot", "schema"},
+    {"mailbox", "projection", "authorization", "snapshot", "schema", "interest", "question"},
     {"journal", "views", "deliberation", "snapshot_writer", "shared_feed"},
     {"parking"},
     {"staging"},
@@ -44,9 +44,10 @@ RANKS: list[set[str]] = [
     {"stores.sqlite_history"},
     {"stores.sqlite_keeper"},
     {"dispatcher", "stores.sqlite_views", "history", "reception"},
-    {"supervisor", "feed"},
-    {"bulk", "archive", "portal", "integrations.opentelemetry_metrics"},
+    {"supervisor", "feed", "live"},
+    {"bulk", "archive", "portal", "entrance", "integrations.opentelemetry_metrics"},
     {"engine", "integrations.asgi", "integrations.opentelemetry"},
+    {"integrations.event_stream"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options"},
     {"commands.log", "commands.tail", "commands.schema"},

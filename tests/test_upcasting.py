@@ -286,6 +286,21 @@ async def test_looking_back_shows_old_events_as_those_of_today_and_retired_ones_
         assert (await engine.state(Guest, "a")).version == 3
 
 
+async def test_a_feed_of_a_name_has_the_older_events_that_lead_to_it() -> None:
+    store = await written(
+        *(("guest:a", GuestMade("Ann Lee")), ("guest:a", GuestWaved()), ("guest:a", GuestLeft())),
+        ("guest:b", GuestBookedV1("Bob May")),
+    )
+    async with hotel(store, retired=[Retired("guest-waved")]) as engine:
+
+        async def fed(*names: str | type[Event]) -> list[int]:
+            return [logged.meta.position async for logged in engine.feed(names=names)]
+
+        assert await fed(GuestBooked) == await fed("guest-booked") == [1, 4]
+        assert await fed("guest-made") == [1]
+        assert await fed("guest-waved", GuestLeft) == [2, 3]
+
+
 async def test_one_version_of_a_name_can_be_retired() -> None:
     class Waved(Event, name="guest-waved", version=2):
         pass

@@ -64,6 +64,10 @@ class Keeper:
         """Tell whether the tables that serve can be read as they are declared."""
         return projection in self._serving
 
+    def is_shown(self, projection: str, build: int) -> bool:
+        """Tell whether queries read a build."""
+        return self._serving.get(projection) == build
+
     def shown(self, table: TableDefinition) -> TableSql:
         """Give the table that serves."""
         number = self._serving[table.projection]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -88,6 +89,9 @@ class SqliteViews:
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
         written, and whatever builds on it may end up wrong."""
         self._keeper = Keeper(path, "", ())
+        self._seen: dict[str, tuple[int, int]] = {}
+        """Transactions by projection that readers see, and may see: changed in the writer's thread,
+        the second number just before a commit and the first just after it."""
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -236,16 +240,20 @@ class SqliteViews:
         await self._on_writer(self._write, changes)
 
     def _write(self, connection: apsw.Connection, changes: Changes) -> None:
-        part = changes.part
+        part, name = changes.part, changes.part.definition.name
+        before = self.transactions(name)[0]
+        seen = int(self._keeper.is_shown(name, part.build))
         with transaction(connection):
             for attribute, rows in changes.rows.items():
-                sql = self._keeper.tables(part.definition.name, part.build)[attribute]
+                sql = self._keeper.tables(name, part.build)[attribute]
                 self._write_rows(connection, sql, part, rows)
             if changes.parked or changes.released:
                 move_parked(connection, changes)
             self._reach("views.inserted")
             self._move_checkpoint(connection, changes)
             self._reach("views.checkpointed")
+            self._seen[name] = before, before + seen
+        self._seen[name] = before + seen, before + seen
         self._reach("views.committed")
         self._shrink_wal(connection)
 
@@ -333,7 +341,21 @@ class SqliteViews:
 
     async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
         """Let a build serve from now on; the one that served becomes former."""
-        await self._on_writer(self._keeper.swap, definition, build, decision, self._reach)
+        swap = partial(self._keeper.swap, reach=self._reach)
+        await self._on_writer(self._exchange, definition, swap, definition, build, decision)
+
+    def _exchange(
+        self,
+        connection: apsw.Connection,
+        definition: ProjectionDefinition,
+        call: Callable[..., None],
+        *args: Any,
+    ) -> None:
+        """Exchange or empty what queries see of a projection: a transaction of it as well."""
+        before = self.transactions(definition.name)[0]
+        self._seen[definition.name] = before, before + 1
+        call(connection, *args)
+        self._seen[definition.name] = before + 1, before + 1
 
     async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
         """Take a build's tables away."""
@@ -341,7 +363,7 @@ class SqliteViews:
 
     async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
         """Empty the tables that serve, and put their checkpoints back to 0."""
-        await self._on_writer(self._keeper.reset, definition, decision)
+        await self._on_writer(self._exchange, definition, self._keeper.reset, definition, decision)
 
     async def decide(self, decision: Decision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
@@ -397,6 +419,10 @@ class SqliteViews:
     def serves(self, projection: str) -> bool:
         """Tell whether the tables that serve can be read as they are declared."""
         return self._keeper.serves(projection)
+
+    def transactions(self, projection: str) -> tuple[int, int]:
+        """Give how many of a projection's transactions queries see for certain, and may see."""
+        return self._seen.get(projection, (0, 0))
 
     async def get(self, table: TableDefinition, key: Scalar) -> Any:
         """Give the row with a key, or None."""

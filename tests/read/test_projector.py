@@ -13,9 +13,10 @@ import pytest
 from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
 from engine.messages import Event
+from engine.rows import Scalar
 from engine.statistics import ProjectorState
 from engine.stores.contract import EventData
-from engine.views import Changes, Checkpoint
+from engine.views import Changes, Checkpoint, Part
 from engine.work import TableWork
 
 from .shelf import (
@@ -462,3 +463,27 @@ async def test_a_long_batch_lets_the_loop_have_its_turns() -> None:
 
         assert turns > 2 * 1_000 // 250 - 2
         fold.staging.clear()
+
+
+async def test_each_transaction_is_told_once_it_is_visible() -> None:
+    """Position and rows are there for whoever is told."""
+    log = Log()
+    told: list[tuple[int, int, list[Scalar]]] = []
+    async with Wired(log) as wired:
+        projector = wired.projector
+
+        def written(part: Part, changes: Changes | None) -> None:
+            assert part == projector.part
+            assert changes is not None
+            keys = sorted(changes.rows.get("books", {}), key=str)
+            told.append((projector.position, changes.after.position, keys))
+
+        projector._written = written
+        wired.publish(Bought("a", 1), Swept())
+        await wired.caught_up()
+        wired.publish(Lost("a"), Bought("b", 1))
+        await wired.caught_up()
+        wired.publish(Swept())
+        await wired.caught_up()
+
+    assert told == [(2, 2, ["a"]), (4, 4, ["a", "b"]), (5, 5, [])]

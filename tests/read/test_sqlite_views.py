@@ -508,3 +508,45 @@ async def test_two_projections_write_in_turn(path: str) -> None:
 
         assert len(await wired.rows(Library.books)) == 30
         assert (await wired.rows(Counts.totals))["ann"].books == 30
+
+
+async def test_a_transaction_may_be_seen_before_it_is_over_and_is_seen_when_it_is(
+    path: str,
+) -> None:
+    """Whoever reads twice compares what he saw for certain with what he may have seen since."""
+    counts: list[tuple[int, int]] = []
+    failing: list[bool] = []
+    at = ("views.inserted", "views.checkpointed", "views.committed")
+
+    def look(name: str) -> None:
+        if name in at:
+            counts.append(wired.views.transactions("library"))
+            if failing and name == "views.checkpointed":
+                raise OSError("no")
+
+    def committing() -> bool:
+        look("views.committed")
+        return False
+
+    log = Log()
+    wired = Wired(log, path, failpoint=look)
+    async with wired:
+        log.write(Bought("a", 1))
+        wired.publish(Bought("b", 1))
+        await wired.caught_up()
+        before = wired.views.transactions("library")
+        connection = wired.views._connection
+        assert connection is not None
+        connection.set_commit_hook(committing)
+        counts.clear()
+        wired.publish(Bought("c", 1))
+        await wired.caught_up()
+        n = before[0]
+
+        assert before == (n, n)
+        assert counts == [(n, n), (n, n), (n, n + 1), (n + 1, n + 1)]
+        failing.append(True)
+        wired.publish(Bought("d", 1))
+        await wired.ended()
+        assert wired.views.transactions("library") == (n + 1, n + 1)
+        assert wired.views.transactions("nobody") == (0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 
 from engine.errors import StoreFailed, UsageError
 from engine.limits import Limits
-from engine.projection import Projection, Table, projects
+from engine.projection import Projection, Table, TableDefinition, projects
+from engine.rows import Scalar
 from engine.views import Views
 
 from .shelf import Book, Bought, Copy, Lent, Library, Log, Wired
@@ -252,3 +253,55 @@ async def test_closing_interrupts_what_still_runs(tmp_path: Path) -> None:
         await reading(wired)
     with pytest.raises(StoreFailed, match="closed during a query"):
         await endless
+
+
+class Noted:
+    """Notes what is read, and what had been asked of the store by then."""
+
+    def __init__(self, asked: list[str]) -> None:
+        self.asked = asked
+        self.noted: list[tuple[Any, ...]] = []
+
+    def row(self, table: TableDefinition, key: Scalar) -> None:
+        self.noted.append(("row", table.name, key, *self.asked))
+
+    def table(self, table: TableDefinition) -> None:
+        self.noted.append(("table", table.name, *self.asked))
+
+    def everything(self) -> None:
+        self.noted.append(("everything", *self.asked))
+
+
+async def test_what_is_read_is_noted_before_it_is_read(
+    wired: Wired, views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what changes in between would be missed by who watches."""
+    asked: list[str] = []
+    read = wired.views._read
+
+    async def reading(*call: Any) -> Any:
+        asked.append("read")
+        return await read(*call)
+
+    monkeypatch.setattr(wired.views, "_read", reading)
+    noted = Noted(asked)
+    calls: list[Callable[[Views], Awaitable[Any]]] = [
+        lambda views: views.get(Library.books, "a"),
+        lambda views: views.find(Library.books, limit=1),
+        lambda views: views.find(Library.books, after="a", limit=1),
+        lambda views: views.count(Library.books),
+        lambda views: views.sql("SELECT 1"),
+    ]
+    for call in calls:
+        await call(views.noted(noted))
+        asked.clear()
+        await call(views)  # the others' reads are not noted
+        asked.clear()
+
+    assert noted.noted == [
+        ("row", "library_books", "a"),
+        ("table", "library_books"),
+        ("table", "library_books"),
+        ("table", "library_books"),
+        ("everything",),
+    ]

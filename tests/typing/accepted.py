@@ -78,6 +78,9 @@ async def use(engine: Engine) -> None:
     receipt = await engine.execute(Open("a", 5), key="k")
     assert_type(receipt, Receipt)
     assert_type(await engine.query(GetAccount("a"), at=receipt), Account | None)
+    async for account in engine.watch(GetAccount("a"), at=receipt, principal="ann"):
+        assert_type(account, Account | None)
+    assert_type(engine.watch(GetAccount("a")).position, int)
     async for answer in engine.execute_many([Open("a"), Open(account="b", cents=1)]):
         assert_type(answer, Receipt | EngineError)
 
@@ -91,3 +94,6 @@ async def look_back(engine: Engine, archive: Archive) -> None:
         assert_type(event, LoggedEvent)
     async for event in engine.feed(follow=True):
         assert_type(event, LoggedEvent)
+    async for event in engine.feed(3, names=["opened", Opened], kinds=[Vault, "vault"]):
+        assert_type(event, LoggedEvent)
+    assert_type(engine.feed(names=[Opened]).position, int)
