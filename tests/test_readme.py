@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -56,7 +57,7 @@ def the_block(mark: str) -> str:
 
 
 def test_every_program_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_the_first_program_may_be_repeated(folder: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_watched_program_prints_what_it_says(folder: Path) -> None:
 
 
 def test_the_web_app_serves(folder: Path) -> None:
-    (folder / "web.py").write_text(the_block("FastAPI"))
+    (folder / "web.py").write_text(the_block("FastAPI("))
 
     async def main() -> None:
         async with serving("web:app", folder) as url, httpx.AsyncClient(base_url=url) as client:
@@ -107,6 +108,35 @@ def test_the_web_app_serves(folder: Path) -> None:
             assert (odd.status_code, odd.json()["code"]) == (422, "bad-body")
 
     asyncio.run(main())
+
+
+def test_the_live_queries_are_served(folder: Path) -> None:
+    (folder / "web.py").write_text(the_block("FastAPI("))
+    (folder / "live.py").write_text(the_block("event_stream(watched)"))
+
+    async def main() -> None:
+        async with serving("live:app", folder) as url, httpx.AsyncClient(base_url=url) as client:
+            async with client.stream("GET", "/accounts/a-1/live") as streamed:
+                lines = streamed.aiter_lines()
+                found = [await anext(lines) for _ in range(2)]
+                saved = await client.post("/accounts/a-1/savings", params={"cents": 700})
+                assert saved.json() == 3
+                async with asyncio.timeout(20):
+                    while found[-1] != 'data: {"account_id":"a-1","cents":700}':
+                        found.append(await anext(lines))
+            seen = [line for line in found if line.startswith("id:")][-1][4:]
+            headers = {"Last-Event-ID": seen}
+            async with client.stream("GET", "/accounts/a-1/live", headers=headers) as streamed:
+                again = [line async for line in aislice(streamed.aiter_lines(), 2)]
+        assert found[1] == 'data: {"account_id":"a-1","cents":500}'
+        assert again[1] == 'data: {"account_id":"a-1","cents":700}'
+
+    asyncio.run(main())
+
+
+async def aislice(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
+    for _ in range(count):
+        yield await anext(lines)
 
 
 def test_the_program_about_changing_events_runs_and_passes_the_gate(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,10 +48,12 @@ class Server:
 
 
 @asynccontextmanager
-async def server(app: str, folder: Path, **environment: str) -> AsyncGenerator[Server]:
+async def server(
+    app: str, folder: Path, *, options: Sequence[str] = (), **environment: str
+) -> AsyncGenerator[Server]:
     """Serve `module:app` of a folder; end it like an operator does."""
     process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "uvicorn", app, "--port", "0", "--app-dir", str(folder)],
+        *[sys.executable, "-m", "uvicorn", app, "--port", "0", "--app-dir", str(folder), *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", **environment},
         stderr=asyncio.subprocess.PIPE,
