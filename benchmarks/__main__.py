@@ -30,6 +30,7 @@ SCENARIOS: Final = {
     "cold": "cold",
     "feed": "feed",
     "project": "project",
+    "watch": "watch",
     "memory": "memory",
     "start": "start",
     "busy": "busy",

@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cold, feed, filled, grow, memory, project, start
+from benchmarks import cold, feed, filled, grow, memory, project, start, watch
 from benchmarks.filled import LOG, Orders, Prepared
 from benchmarks.scenario import Cell, Scenario, Wrong
 from benchmarks.workload import OrderOpened
 from benchmarks.writers import write as write_all
 from engine import Meta, projects
+from engine.live import LiveQueries
 
-SCENARIOS = (cold, feed, project, memory, start, grow)
+SCENARIOS = (cold, feed, project, memory, start, grow, watch)
 
 
 def scenario_of(module: Any, folder: Path, *arguments: str) -> Scenario:
@@ -171,6 +172,16 @@ def test_growing_is_wrong_where_a_command_was_acknowledged_and_not_stored(
 
     with pytest.raises(Wrong, match="10,240 events were acknowledged"):
         measure(cell, tmp_path)
+
+
+def test_watching_is_wrong_where_a_watcher_does_not_see_all_that_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SEEN_SECONDS", 0.2)
+    monkeypatch.setattr(LiveQueries, "written", lambda *_: None)
+    scenario = scenario_of(watch, tmp_path, "--watchers", "3")
+    with pytest.raises(Wrong, match="has not seen what was acknowledged"):
+        measure(cell_of(scenario, "one query", "engine"), tmp_path)
 
 
 def test_memory_is_not_told_of_orders_that_are_not_there(
