@@ -55,6 +55,8 @@ from .messages import Meta as Meta
 from .messages import Query as Query
 from .messages import Receipt as Receipt
 from .messages import following as following
+from .onlooker import Onlooker as Onlooker
+from .onlooker import OnlookerQuery as OnlookerQuery
 from .portal import Portal as Portal
 from .ports import Ports as Ports
 from .projection import Projection as Projection

@@ -24,9 +24,9 @@ from .messages import Query, Receipt, position_of
 from .projection import Projection, ProjectionDefinition
 from .statistics import Histogram, QueryStatistics
 from .telemetry import QueryBegan, Watch
-from .views import Reads, Views, ViewsStore
+from .views import Reads, Views, ViewsSource
 
-__all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "answers"]
+__all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers"]
 
 Q = TypeVar("Q", bound=Query[Any])
 A = TypeVar("A")
@@ -136,12 +136,12 @@ def answers(
 
 
 class Answers:
-    """All answers of an engine."""
+    """All answers of an engine, or of who looks on."""
 
     def __init__(
         self,
         functions: Sequence[Callable[..., Any]],
-        store: ViewsStore,
+        store: ViewsSource,
         projectors: Mapping[str, Followed],
         limits: Limits,
         stopwatch: Callable[[], float],

@@ -153,6 +153,10 @@ class Files(Protocol):
         """Take `path` for this engine alone, or raise StoreLocked naming who has it."""
         ...
 
+    def holder(self, path: str) -> int | None:
+        """Give the process that has a path locked, as far as its note tells, without asking."""
+        ...
+
     def size(self, path: str) -> int:
         """Give the bytes of a file, 0 where there is none."""
         ...
@@ -341,6 +345,25 @@ class SystemFiles:
         """Take an exclusive flock on `path`, or raise StoreLocked with the holder's pid."""
         return FileLock(path)
 
+    def holder(self, path: str) -> int | None:
+        """Give the process whose pid a lock's file has, if there is such a process.
+
+        Trying the lock would be surer, and could keep out an engine that starts at that moment.
+        """
+        if sys.platform == "win32":
+            return None  # which has no file stores, and whose `os.kill` asks nothing, but kills
+        try:
+            pid = int(Path(path).read_text("ascii"))
+        except (OSError, ValueError):
+            return None
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return pid  # it is somebody else's
+        except (OSError, OverflowError):
+            return None
+        return pid
+
     def size(self, path: str) -> int:
         """Give the bytes of a file, 0 where there is none."""
         try:
@@ -388,7 +411,7 @@ class FileLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
-            self.release()
+            os.close(self._descriptor)
             raise StoreLocked(
                 f"{path} is held by process {holder or 'unknown'}: one engine at a time may have "
                 f"a store open. Stop that process, or give this one a store of its own."
@@ -399,6 +422,8 @@ class FileLock:
     def release(self) -> None:
         """Let go of it; the file stays, since removing it would let two engines each lock one."""
         if self._descriptor is not None:
+            # The pid would else go on naming this process, which may live for long without it.
+            os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 

@@ -36,6 +36,7 @@ __all__ = [
     "Rebuild",
     "Selection",
     "Views",
+    "ViewsSource",
     "ViewsStore",
     "what_of",
 ]
@@ -143,11 +144,38 @@ class Selection(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
-class ViewsStore(Protocol):
-    """The contract between the projectors and queries, and the storage of their tables.
+class ViewsSource(Protocol):
+    """What queries ask of the storage of views. Where it fails, StoreFailed is raised."""
 
-    Where storage fails, StoreFailed is raised.
-    """
+    def serves(self, projection: str) -> bool:
+        """Tell whether the tables that serve can be read as they are declared."""
+        ...
+
+    async def get(self, table: TableDefinition, key: Scalar) -> Any:
+        """Give the row with a key, or None."""
+        ...
+
+    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
+        """Give the rows of a selection, in its order."""
+        ...
+
+    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
+        """Give how many rows have these values."""
+        ...
+
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar], rows_max: int
+    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+        """Run a statement that reads; give the names of its columns, and its rows.
+
+        Raises UsageError for a statement that cannot be run, or that would change anything, or
+        that gives more than `rows_max` rows.
+        """
+        ...
+
+
+class ViewsStore(ViewsSource, Protocol):
+    """The contract between the projectors and queries, and the storage of their tables."""
 
     async def open(
         self,
@@ -242,39 +270,11 @@ class ViewsStore(Protocol):
         """Give what was decided, the oldest first."""
         ...
 
-    # -- the queries' side
-
-    def serves(self, projection: str) -> bool:
-        """Tell whether the tables that serve can be read as they are declared."""
-        ...
-
     def transactions(self, projection: str) -> tuple[int, int]:
         """Give how many of a projection's transactions queries see for certain, and may see.
 
         Counted since the opening. Where what one read saw for certain is all that a later one may
         have seen, both saw the same state.
-        """
-        ...
-
-    async def get(self, table: TableDefinition, key: Scalar) -> Any:
-        """Give the row with a key, or None."""
-        ...
-
-    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
-        """Give the rows of a selection, in its order."""
-        ...
-
-    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
-        """Give how many rows have these values."""
-        ...
-
-    async def sql(
-        self, statement: str, parameters: Sequence[Scalar], rows_max: int
-    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-        """Run a statement that reads; give the names of its columns, and its rows.
-
-        Raises UsageError for a statement that cannot be run, or that would change anything, or
-        that gives more than `rows_max` rows.
         """
         ...
 
@@ -305,7 +305,7 @@ class Views:
 
     def __init__(
         self,
-        store: ViewsStore,
+        store: ViewsSource,
         tables: Mapping[str, TableDefinition],
         limits: Limits,
         reads: Reads | None = None,

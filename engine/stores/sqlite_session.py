@@ -48,10 +48,21 @@ def run(connection: Any, sql: str, values: Sequence[Scalar] = ()) -> list[tuple[
 def run_some(
     connection: Any, sql: str, values: Sequence[Scalar], rows_max: int
 ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-    """Run a statement for its first rows; give the names of its columns, and the rows."""
-    cursor = connection.execute(sql, tuple(values))
+    """Run a statement for its first rows; give the names of its columns, and the rows.
+
+    What gives no columns at all is no statement that reads, and gets no names.
+    """
+    names: list[str] = []
+
+    def begins(cursor: Any, _statement: str, _values: object) -> bool:
+        # Here, since a cursor without a row knows its columns no more when it has been run.
+        names[:] = [str(column[0]) for column in cursor.get_description()]
+        return True
+
+    cursor = connection.cursor()
+    cursor.exec_trace = begins
+    cursor.execute(sql, tuple(values))
     try:
-        names = [str(column[0]) for column in cursor.get_description()]
         return names, [row for row, _ in zip(cursor, range(rows_max), strict=False)]
     finally:
         cursor.close(True)

@@ -11,7 +11,6 @@ never folds.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from ..errors import StoreFailed, StoreRefused, UsageError
+from ..errors import StoreFailed, StoreRefused
 from ..limits import Limits
 from ..ports import Ports, Worker
 from ..projection import Projection, ProjectionDefinition, TableDefinition
@@ -38,6 +37,7 @@ from .contract import Store
 from .sqlite_history import Plan
 from .sqlite_keeper import MEMORY, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
+from .sqlite_queries import QueryCalls, read_count, read_rows, select
 from .sqlite_session import (
     close,
     failures,
@@ -45,11 +45,10 @@ from .sqlite_session import (
     only_reads,
     open_writer,
     run,
-    run_some,
     set_pragma,
     transaction,
 )
-from .sqlite_tables import Statement, TableSql
+from .sqlite_tables import TableSql
 
 __all__ = ["SqliteViews"]
 
@@ -61,14 +60,6 @@ BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
 CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
-INTERRUPT_SECONDS: Final = 0.01
-"""How soon a query whose caller gave up is interrupted again, if it still runs."""
-
-
-class _Reading:
-    """One call of the reader, which its caller may give up."""
-
-    given_up = False
 
 
 class SqliteViews:
@@ -78,12 +69,11 @@ class SqliteViews:
         self._path = path
         self._logger = logger or logging.getLogger("foldline")
         self._ports = Ports()
-        self._closing = False
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._connection: apsw.Connection | None = None
         self._reading: apsw.Connection | None = None
-        self._now_reading: _Reading | None = None
+        self._calls = QueryCalls(path)
         self._wal_retry_bytes = WAL_BYTES_MAX
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
@@ -107,7 +97,6 @@ class SqliteViews:
         """Open or make the tables of these projections."""
         definitions = [projection.__definition__ for projection in projections]
         self._ports = ports
-        self._closing = False
         self._keeper = Keeper(self._path, store.log_id, definitions)
         self._writer = ports.workers.start("foldline-views")
         try:
@@ -126,6 +115,8 @@ class SqliteViews:
         else:
             self._reader = self._ports.workers.start("foldline-queries")
             await self._reader.run(self._open_reader)
+        own = self._reader is not self._writer
+        self._calls.begin(self._reader, self._reading_connection, interrupting=own)
 
     def _open_writer(self) -> frozenset[str]:
         with failures(self._path, "opened", refused=True):
@@ -156,9 +147,7 @@ class SqliteViews:
 
     async def close(self) -> None:
         """Close; a second call does nothing. Queries that still run are interrupted."""
-        self._closing = True
-        if self._now_reading is not None:
-            self._give_up(self._now_reading)
+        self._calls.end()
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         if reader is not None and reader is not writer:
@@ -427,90 +416,28 @@ class SqliteViews:
     async def get(self, table: TableDefinition, key: Scalar) -> Any:
         """Give the row with a key, or None."""
         sql = self._keeper.shown(table)
-        rows = await self._read(self._rows, sql, sql.get(key))
+        rows = await self._calls.run(read_rows, sql, sql.get(key))
         return rows[0] if rows else None
 
     async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
         """Give the rows of a selection, in its order."""
         sql = self._keeper.shown(table)
-        return await self._read(self._rows, sql, sql.find(selection))
-
-    def _rows(self, connection: apsw.Connection, sql: TableSql, statement: Statement) -> list[Any]:
-        build = sql.definition.shape.build
-        return [build(flat) for flat in sql.rows_of(run(connection, *statement))]
+        return await self._calls.run(read_rows, sql, sql.find(selection))
 
     async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
         """Give how many rows have these values."""
-        statement = self._keeper.shown(table).count(where)
-        rows = await self._read(run, *statement)
-        return int(rows[0][0])
+        return await self._calls.run(read_count, self._keeper.shown(table).count(where))
 
     async def sql(
         self, statement: str, parameters: Sequence[Scalar], rows_max: int
     ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
         """Run a statement that reads."""
-        return await self._read(self._select, statement, parameters, rows_max)
+        return await self._calls.run(select, statement, parameters, rows_max)
 
-    def _select(
-        self,
-        connection: apsw.Connection,
-        statement: str,
-        parameters: Sequence[Scalar],
-        rows_max: int,
-    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-        in_memory = connection is self._connection
-        if in_memory:
-            # The one connection also writes: it is held to reading for this statement only.
-            connection.authorizer = only_reads
-        try:
-            names, rows = run_some(connection, statement, parameters, rows_max + 1)
-        except apsw.ExecutionCompleteError:
-            raise UsageError("views.sql was given a statement that gives no rows") from None
-        except (apsw.SQLError, apsw.AuthError, apsw.ReadOnlyError, apsw.BindingsError) as error:
-            raise UsageError(f"views.sql cannot run this statement: {error}") from error
-        finally:
-            if in_memory:
-                connection.authorizer = None
-        if len(rows) > rows_max:
-            raise UsageError(
-                f"views.sql gives more than {rows_max} rows (Limits.query_rows): add a LIMIT"
-            )
-        return names, rows
-
-    async def _read(self, call: Callable[..., T], *args: Any) -> T:
-        """Run a call on the reader; if the caller gives up, the statement is interrupted."""
-        if self._reader is None:
-            raise StoreFailed(f"the views {self._path} are closed", written=False)
-        reading = _Reading()
-        try:
-            return await self._reader.run(self._read_now, reading, call, args)
-        except asyncio.CancelledError:
-            self._give_up(reading)
-            raise
-
-    def _give_up(self, reading: _Reading) -> None:
-        """Interrupt a call until it ends: a statement that has not begun does not notice."""
-        reading.given_up = True
-        connection = self._reading
-        if self._now_reading is reading and connection is not None:
-            connection.interrupt()
-            asyncio.get_running_loop().call_later(INTERRUPT_SECONDS, self._give_up, reading)
-
-    def _read_now(self, reading: _Reading, call: Callable[..., T], args: Sequence[Any]) -> T:
+    def _reading_connection(self) -> apsw.Connection:
         connection = self._reading or self._connection
         assert connection is not None
-        while not (reading.given_up or self._closing):
-            self._now_reading = reading
-            try:
-                with failures(self._path, "read"):
-                    return call(connection, *args)
-            except apsw.InterruptError:
-                # Its caller gave up, or did that of the statement before, which had just ended:
-                # then this one runs again.
-                continue
-            finally:
-                self._now_reading = None
-        raise StoreFailed(f"the views {self._path} were closed during a query", written=False)
+        return connection
 
 
 def _key(item: tuple[Any, object]) -> Any:

@@ -184,6 +184,15 @@ async def test_sql_gives_tuples_or_structs(views: Views) -> None:
         await views.sql("select id from library_books", row=PerHolder)
 
 
+async def test_sql_may_find_nothing(views: Views) -> None:
+    sql = "select holder, 0 as books, false as any_dear from library_books where id = 'none'"
+
+    assert await views.sql(sql) == []
+    assert await views.sql(sql, row=PerHolder) == []
+    with pytest.raises(UsageError, match=r"the columns \['holder'\] are no PerHolder"):
+        await views.sql("select holder from library_books limit 1", row=PerHolder)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -218,7 +227,7 @@ ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) selec
 
 async def reading(wired: Wired) -> None:
     """Return when the reader has something to do."""
-    while wired.views._now_reading is None:
+    while wired.views._calls._running is None:
         await asyncio.sleep(0)
 
 
@@ -277,13 +286,13 @@ async def test_what_is_read_is_noted_before_it_is_read(
 ) -> None:
     """Else what changes in between would be missed by who watches."""
     asked: list[str] = []
-    read = wired.views._read
+    read = wired.views._calls.run
 
     async def reading(*call: Any) -> Any:
         asked.append("read")
         return await read(*call)
 
-    monkeypatch.setattr(wired.views, "_read", reading)
+    monkeypatch.setattr(wired.views._calls, "run", reading)
     noted = Noted(asked)
     calls: list[Callable[[Views], Awaitable[Any]]] = [
         lambda views: views.get(Library.books, "a"),
