@@ -1,4 +1,4 @@
-"""The shop's command line: import invoices and report, look at an order, or make a larger file.
+"""The shop's command line: import and report, watch, look at an order, or make a larger file.
 
 Rules: the report goes to the output, everything else to the error stream. What a user can cause, a
 missing file, a locked store, is told in one line and not by a traceback. This file parses, calls
@@ -8,10 +8,11 @@ and prints; what is sent and asked is decided elsewhere.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from .progress import Progress
 from .report import Report, ask_report, lay_out
 from .shop import open_shop
 from .text_file import TextFile, Unreadable
+from .watch import shown, watch_shop
 
 DONE, FAILED, USAGE, SOME_LEFT_OUT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -40,6 +42,7 @@ a file can be imported again, after a crash or by mistake: what was done is not 
 
 IMPORT_MORE = f"""\
 other commands:
+  python -m domain watch --help       show what waits and what sells, live
   python -m domain order --help       show an order, its history, and what changed
   python -m domain expand --help      make a larger file of the same shape
 
@@ -57,11 +60,28 @@ exit status: {DONE} shown; {FAILED} there is no such order or version, or the lo
 the reason is on the error stream; {USAGE} wrong arguments"""
 
 
+WATCH_HELP = """\
+Show live what waits to be shipped and what sells best, while another process writes: an import,
+`python -m domain`, or the web application. The shop's views are opened read-only. They need not be
+there yet, and whoever writes them may end and start again meanwhile. With --import, this process
+imports a file itself, shows the shop meanwhile, and prints the sales report at the end."""
+
+WATCH_MORE = f"""\
+Where the output is no terminal, a line is written for what has changed, once a second at most.
+
+exit status: {DONE} it was stopped (Ctrl-C, SIGTERM, or whoever read its output has gone);
+{FAILED} the views cannot be read, or are those of another release: the reason is on the error
+stream; {USAGE} wrong arguments. With --import it is that of the import, and {INTERRUPTED} where it
+was interrupted."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; give the exit status."""
     try:
         if arguments[:1] == ["expand"]:
             return _expand(_expand_parser().parse_args(arguments[1:]))
+        if arguments[:1] == ["watch"]:
+            return _watch(_watch_parser().parse_args(arguments[1:]))
         if arguments[:1] == ["order"]:
             return _order(_order_parser().parse_args(arguments[1:]))
         return _import(_import_parser().parse_args(arguments))
@@ -123,6 +143,32 @@ def _expand_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="gzipped if the name ends in .gz",
     )
+    return parser
+
+
+def _watch_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m domain watch",
+        description=WATCH_HELP,
+        epilog=WATCH_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--store",
+        default="sqlite:shop.db",
+        metavar="URL",
+        help="where the shop keeps its log: sqlite:FILE (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--import",
+        dest="file",
+        nargs="?",
+        type=Path,
+        const=SAMPLE,
+        metavar="FILE",
+        help="import this file meanwhile, or the sample, in this process",
+    )
+    parser.set_defaults(acks=None)
     return parser
 
 
@@ -189,34 +235,55 @@ def _order(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _import(options: argparse.Namespace) -> int:
+def _watch(options: argparse.Namespace) -> int:
+    if options.file is not None:
+        return _import(options, watching=True)
+    try:
+        run(watch_shop, options.store)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return DONE
+    except BrokenPipeError:
+        _abandon_output()
+        return DONE
+    return DONE
+
+
+def _import(options: argparse.Namespace, *, watching: bool = False) -> int:
     with ExitStack() as stack:
         # A file that cannot be read leaves no empty store behind, so it is opened first.
         invoices = Invoices(stack.enter_context(TextFile(options.file)))
         acks = None
         if options.acks is not None:
             acks = stack.enter_context(Acknowledgements(options.acks))
-        imported, report = run(import_and_ask, options.store, invoices, acks)
+        imported, report = run(import_and_ask, options.store, invoices, acks, watching)
     print(told(imported, invoices.rows), file=sys.stderr)
     print(lay_out(report, imported.refused, invoices.malformed), end="", flush=True)
     return SOME_LEFT_OUT if invoices.malformed.count else DONE
 
 
 async def import_and_ask(
-    store: str, invoices: Invoices, acks: Acknowledgements | None
+    store: str, invoices: Invoices, acks: Acknowledgements | None, watching: bool = False
 ) -> tuple[Imported, Report]:
-    """Import the invoices and ask for the report when the views have seen them all."""
+    """Import the invoices and ask for the report when the views have seen them all.
+
+    The shop is shown meanwhile, or else a bar.
+    """
     progress = Progress("imported", sys.stderr)
     file = invoices.file
 
     def acknowledged(key: str, receipt: Receipt) -> None:
         if acks is not None:
             acks.add(key, receipt)
-        progress.show(file.bytes_read, file.bytes_total)
+        if not watching:
+            progress.show(file.bytes_read, file.bytes_total)
+
+    def doing() -> str:
+        return f"importing {file.path.name}: {file.bytes_read * 100 // max(1, file.bytes_total)} %"
 
     async with open_shop(store) as engine:
         try:
-            imported = await import_invoices(engine, invoices, acknowledged)
+            async with shown(engine, store, doing) if watching else nullcontext():
+                imported = await import_invoices(engine, invoices, acknowledged)
         finally:
             progress.end()
         return imported, await _ask_patiently(engine, imported.last)
@@ -258,11 +325,15 @@ def told(imported: Imported, rows: int) -> str:
 
 def _fail(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
-        # Whoever read the output has gone; keep the interpreter from flushing it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return FAILED
     print(f"error: {error}", file=sys.stderr)
     return FAILED
+
+
+def _abandon_output() -> None:
+    """Keep the interpreter from flushing once more what nobody reads any longer."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from .former_events import UPCASTERS
 from .lines import Line
 from .money import pounds
 from .orders import Order
+from .screen import plain
 
 __all__ = ["NoSuchOrder", "OrderPast", "ask_past", "lay_out_past"]
 
@@ -74,12 +75,7 @@ def _unknown(order_id: str) -> str:
 
 def lay_out_past(past: OrderPast) -> str:
     """Give the text."""
-    return "".join(_plain(line) + "\n" for line in _lines(past))
-
-
-def _plain(line: str) -> str:
-    """Keep what callers and invoices wrote from moving a terminal's cursor."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
+    return "".join(plain(line) + "\n" for line in _lines(past))
 
 
 def _lines(past: OrderPast) -> Iterator[str]:

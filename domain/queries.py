@@ -25,8 +25,11 @@ __all__ = [
     "CustomerHistory",
     "GetCustomerHistory",
     "GetOrderById",
+    "GetOverview",
     "GetPendingOrders",
     "GetTotals",
+    "Overview",
+    "PendingOrder",
     "SalesByCountry",
     "SalesByDay",
     "Totals",
@@ -52,6 +55,32 @@ class BestSellers(Query[list[Product]]):
 
     by: Literal["revenue", "units_sold"] = "revenue"
     limit: int = 10
+
+
+class PendingOrder(msgspec.Struct, frozen=True):
+    """What an overview says of one order."""
+
+    order_id: str
+    country: str
+    invoiced_at: str
+    total: Money
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """The shop at a glance."""
+
+    pending: int
+    """How many orders wait to be shipped."""
+    newest: list[PendingOrder]
+    """Of these, the ones that came last."""
+    best_sellers: list[Product]
+
+
+class GetOverview(Query[Overview]):
+    """What waits to be shipped, the newest first, and what sold best by money."""
+
+    orders: int = 10
+    products: int = 10
 
 
 class SalesByCountry(Query[list[CountrySales]]):
@@ -118,6 +147,23 @@ async def best_sellers(query: BestSellers, views: Views) -> list[Product]:
     )
 
 
+@answers(projections=[Orders, Catalogue])
+async def get_overview(query: GetOverview, views: Views) -> Overview:
+    """Answer from the orders' rows without their lines, and from the catalogue."""
+    rows = await views.sql(
+        "select order_id, country, invoiced_at, total,"
+        " (select count(*) from orders_summaries where status = 'created')"
+        " from orders_summaries where status = 'created'"
+        " order by created_at desc, order_id desc limit ?",
+        (query.orders,),
+    )
+    return Overview(
+        pending=rows[0][4] if rows else 0,
+        newest=[PendingOrder(*row[:4]) for row in rows],
+        best_sellers=await best_sellers(BestSellers(limit=query.products), views),
+    )
+
+
 @answers(projections=[Sales])
 async def sales_by_country(query: SalesByCountry, views: Views) -> list[CountrySales]:
     """Answer from the countries' figures."""
@@ -161,6 +207,7 @@ ANSWERS = (
     get_order,
     get_pending_orders,
     best_sellers,
+    get_overview,
     sales_by_country,
     sales_by_day,
     get_customer_history,

@@ -6,7 +6,7 @@ names the parts together.
 
 from __future__ import annotations
 
-from engine import Engine, Limits
+from engine import Engine, Limits, Onlooker
 
 from .catalogue import Catalogue
 from .customers import Customers
@@ -17,7 +17,9 @@ from .queries import ANSWERS
 from .returns import Return
 from .sales import Sales
 
-__all__ = ["open_shop"]
+__all__ = ["look_on", "open_shop"]
+
+PROJECTIONS = (Orders, Catalogue, Sales, Customers)
 
 # An order is done with soon after it was invoiced, so that few are worth their place in memory:
 # importing 1.4 million rows takes 250 MB so, and 650 MB with the engine's own bound.
@@ -28,10 +30,15 @@ def open_shop(store: str = "memory:", limits: Limits = LIMITS) -> Engine:
     """Give the shop's engine on a store; start it with `async with`."""
     return Engine(
         [Order, Return],
-        projections=[Orders, Catalogue, Sales, Customers],
+        projections=PROJECTIONS,
         answers=ANSWERS,
         upcasters=UPCASTERS,
         rebuild="auto",
         store=store,
         limits=limits,
     )
+
+
+def look_on(store: str) -> Onlooker:
+    """Give the shop's views, read-only, beside the process that has the shop open."""
+    return Onlooker(projections=PROJECTIONS, answers=ANSWERS, store=store)

@@ -1,4 +1,4 @@
-"""The shop over HTTP: orders are created, adjusted, shipped, cancelled and looked up.
+"""The shop over HTTP: orders are created, adjusted, shipped, cancelled, looked up and watched.
 
 Rules: a request becomes one command or one query, and its answer one status code; nothing is
 decided here. Whatever changes something takes an `Idempotency-Key`, and an `If-Match` of the
@@ -34,11 +34,13 @@ from engine.integrations.asgi import (
     idempotency_key,
     receipt_headers,
 )
+from engine.integrations.event_stream import EventStream, event_stream, last_event
 
 from .lines import Buyer, Line
+from .live import page_routes
 from .money import Money
 from .orders import AdjustOrderItemQuantity, CancelOrder, CancelReason, CreateOrder, ShipOrder
-from .queries import GetOrderById, GetPendingOrders
+from .queries import GetOrderById, GetOverview, GetPendingOrders
 from .shop import open_shop
 
 __all__ = ["create_app"]
@@ -187,6 +189,16 @@ class OrderRoutes:
         more = orders[-1].order_id if len(orders) == int(limit) else None
         return _json(200, {"orders": orders, "after": more})
 
+    async def overview(self, request: Request) -> EventStream:
+        """GET /live/overview: what waits and what sells best, and again whenever that changes."""
+        live = _engine(request).watch(
+            GetOverview(),
+            at=last_event(request.headers),
+            timeout=HANDLING_SECONDS,
+            principal=self._principal_of(request),
+        )
+        return await event_stream(live)
+
 
 async def alive(_: Request) -> Response:
     """GET /health/live: whether the process answers."""
@@ -225,6 +237,8 @@ def create_app(
         lifespan=lifespan,
         middleware=[Middleware(EngineMiddleware, body_seconds=body_seconds, statuses=NOT_THERE)],
         routes=[
+            *page_routes(),
+            Route("/live/overview", routes.overview),
             Route("/orders", routes.create, methods=["POST"]),
             Route("/orders", routes.pending, methods=["GET"]),
             Route("/orders/{order_id}", routes.show, methods=["GET"]),

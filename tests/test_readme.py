@@ -57,7 +57,7 @@ def the_block(mark: str) -> str:
 
 
 def test_every_program_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 def test_the_first_program_may_be_repeated(folder: Path) -> None:
@@ -70,6 +70,12 @@ def test_the_program_that_looks_back_prints_what_was(folder: Path) -> None:
     assert ran(folder, "back.py") == (
         "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
     )
+
+
+def test_the_program_that_looks_on_prints_what_is(folder: Path) -> None:
+    (folder / "on.py").write_text(the_block("look_on"))
+
+    assert ran(folder, "on.py") == f"{BALANCE.rstrip()} {{'balances': 1}}\n{BALANCE}"
 
 
 def test_the_program_without_a_loop_runs(folder: Path) -> None:
@@ -188,12 +194,13 @@ def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
         "python -m engine log bank.db --stream account:a-1 --payload",
         "python -m engine tail bank.db --json",
         "python -m domain order 536365 --version 1",
+        "python -m domain watch",
     ]
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
 
 
 async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
-    log, tail, _ = (command.split()[1:] for command in COMMANDS if "python -m" in command[:9])
+    log, tail, *_ = (command.split()[1:] for command in COMMANDS if "python -m" in command[:9])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run(
         [sys.executable, *log], cwd=folder, env=environment, capture_output=True, text=True
@@ -228,3 +235,19 @@ def test_the_command_that_shows_an_order_shows_it(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     assert "ORDER 536365, as it was at version 1" in done.stdout
+
+
+async def test_the_command_that_watches_the_shop_waits_for_it(tmp_path: Path) -> None:
+    (command,) = (command.split()[1:] for command in COMMANDS if "domain watch" in command)
+    watching = await asyncio.create_subprocess_exec(
+        *[sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert watching.stderr is not None
+    async with asyncio.timeout(60):
+        assert b"waiting: nobody has written sqlite:shop.db" in await watching.stderr.readline()
+    watching.terminate()
+    assert await watching.wait() == 0

@@ -15,8 +15,11 @@ from domain.queries import (
     BestSellers,
     GetCustomerHistory,
     GetOrderById,
+    GetOverview,
     GetPendingOrders,
     GetTotals,
+    Overview,
+    PendingOrder,
     SalesByCountry,
     SalesByDay,
     Totals,
@@ -240,3 +243,22 @@ def shuffled(seed: int) -> Sequence[Sequence[Command]]:
         mixed.append([invoice.pop(0)])
         waiting = [rest for rest in waiting if rest]
     return mixed
+
+
+async def test_the_overview_shows_the_newest_pending_orders_and_what_sells_best(
+    shop: Engine,
+) -> None:
+    empty = await shop.query(GetOverview())
+    assert empty == Overview(0, [], [])
+
+    orders = [create(f"o-{n}", lantern(n), invoiced_at=NEXT_DAY) for n in range(1, 6)]
+    at = await done(shop, *orders, create("o-0", heart(2)), ShipOrder("o-4"))
+    seen = await shop.query(GetOverview(orders=3, products=1), at=at)
+
+    assert seen.pending == 5
+    assert set(seen.newest) <= {
+        *(PendingOrder(f"o-{n}", "France", NEXT_DAY, n * 339) for n in (1, 2, 3, 5)),
+        PendingOrder("o-0", "France", MORNING, 510),
+    }
+    assert len(seen.newest) == 3
+    assert [(p.product, p.units_sold) for p in seen.best_sellers] == [("71053", 15)]
