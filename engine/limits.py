@@ -71,6 +71,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000
     """Rows that one page of a query's answer may hold."""
+    search_characters: int = 500
+    """Characters of a text that is searched for."""
 
     def __post_init__(self) -> None:
         """Check each bound, and the relations between them."""

@@ -38,6 +38,7 @@ RANKS: list[set[str]] = [
     {"work"},
     {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
     {"stores.sqlite_snapshots", "stores.sqlite_wal", "stores.sqlite_parked", "projecting"},
+    {"stores.sqlite_search"},
     {"recording", "projections"},
     {"actor", "answers", "stores.sqlite_tables", "stores.sqlite", "stores.sqlite_reader"},
     {"directory", "stores.sqlite_builds", "stores.urls"},

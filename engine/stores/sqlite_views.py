@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from ..errors import StoreFailed, StoreRefused, UsageError
+from ..errors import InvalidInput, StoreFailed, StoreRefused, UsageError
 from ..limits import Limits
 from ..ports import Ports, Worker
 from ..projection import Projection, ProjectionDefinition, TableDefinition
@@ -31,6 +31,7 @@ from ..views import (
     Parked,
     Part,
     Rebuild,
+    Search,
     Selection,
 )
 from .contract import Store
@@ -408,6 +409,18 @@ class SqliteViews:
         """Give the rows of a selection, in its order."""
         sql = self._keeper.shown(table)
         return await self._read(self._rows, sql, sql.find(selection))
+
+    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
+        """Give the rows that a search finds, the best first."""
+        return await self._read(self._search, self._keeper.shown(table), search)
+
+    def _search(self, connection: apsw.Connection, sql: TableSql, search: Search) -> list[Any]:
+        try:
+            return self._rows(connection, sql, sql.search(search))
+        except apsw.SQLError as error:
+            if search.syntax is None:
+                raise
+            raise InvalidInput(f"this search cannot be read: {error}") from error
 
     def _rows(self, connection: apsw.Connection, sql: TableSql, statement: Statement) -> list[Any]:
         build = sql.definition.shape.build
