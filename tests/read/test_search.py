@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 
 from engine.errors import InvalidInput, StoreFailed, UsageError
@@ -251,8 +252,6 @@ def some_changes(choose: random.Random, log: Log) -> list[Event]:
 
 
 def log_event(stored: Any) -> Event | None:
-    import msgspec
-
     return msgspec.json.decode(stored.payload, type=Listed) if stored.name == "listed" else None
 
 
@@ -319,11 +318,10 @@ async def test_after_a_crash_the_words_are_those_of_the_rows(point: str, tmp_pat
 async def test_views_that_fall_back_find_what_they_then_show(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "disk", random.Random(1))
     ports = Ports(files=SimulatedFiles(disk))
-    path = str(disk.folder / "views.db")
     log = Log()
     definition = Offers.__definition__
     for n, words in enumerate(("red lantern", "blue lamp"), 1):
-        views = SqliteViews(path)
+        views = SqliteViews(str(disk.folder / "views.db"))
         await views.open(ports, Limits(), log, [Offers])
         (stored,) = log.write(Listed(n, words))
         rows: dict[Any, Flat | None] = {n: (n, words, None, 0), 1: (1, words, None, 0)}
@@ -334,6 +332,7 @@ async def test_views_that_fall_back_find_what_they_then_show(tmp_path: Path) -> 
         with suppress(StoreFailed):
             await views.close()  # which folds what is written, and syncs it
     disk.restart(disk.survivors("nothing", random.Random(2)))
+    views = SqliteViews(str(disk.folder / "views.db"))
     await views.open(ports, Limits(), log, [Offers])
     asked = Views(views, {t.definition.name: t.definition for t in TABLES}, Limits())
     shown = [row.words for row in await views.find(Offers.items.definition, Selection(limit=9))]
