@@ -47,6 +47,7 @@ from .kind import Kind, bind_events
 from .limits import Limits
 from .mailbox import Intake
 from .messages import Command, Envelope, Query, Receipt
+from .past_views import Pasts, PastViews
 from .portal import Portal
 from .ports import Ports
 from .projecting import Projecting
@@ -156,7 +157,7 @@ class Engine:
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self._answers = self._wire_answers(answers)
         self._loop_watch = self._wire_loop_watch()
-        self._past, self._feeds = self._wire_readers(definitions)
+        self._past, self._feeds, self._pasts = self._wire_readers(definitions)
         self._supervisor = self._wire_supervisor()
 
     def _wire_supervisor(self) -> Supervisor:
@@ -245,7 +246,9 @@ class Engine:
             return None
         return Freezer(definition, self._logger, self._snapshots.keep)
 
-    def _wire_readers(self, definitions: Sequence[AggregateDefinition]) -> tuple[Past, Feeds]:
+    def _wire_readers(
+        self, definitions: Sequence[AggregateDefinition]
+    ) -> tuple[Past, Feeds, Pasts]:
         past = Past(
             self._store,
             definitions,
@@ -263,7 +266,9 @@ class Engine:
             position=lambda: self._journal.position,
             gate=self._gate,
         )
-        return past, feeds
+        asked = self._answers.definitions
+        pasts = Pasts(past, self._store, self._projections, asked, self._ports, self._logger)
+        return past, feeds, pasts
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -449,6 +454,21 @@ class Engine:
         everything before it.
         """
         return self._feeds.feed(after, follow, principal)
+
+    def past(
+        self,
+        *,
+        position: Receipt | str | int | None = None,
+        at: datetime | int | None = None,
+        projections: Sequence[type[Projection]] | None = None,
+        principal: str | None = None,
+    ) -> PastViews:
+        """Give the views as of a position or a time: `async with engine.past(at=...) as past`.
+
+        They are folded from the log when they are entered, `projections` or all of them, and
+        `await past.query(...)` answers as `query` would have then. `at` is as in `state`.
+        """
+        return self._pasts.past(position, at, projections, principal)
 
     # -- life -------------------------------------------------------------------------------
 

@@ -71,6 +71,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000
     """Rows that one page of a query's answer may hold."""
+    pasts: int = 4
+    """Views as of a position or a time that are open at once."""
+    past_bytes: int = 256 * 1024 * 1024
+    """Tables of one of these, in memory."""
     search_characters: int = 500
     """Characters of a text that is searched for."""
 

@@ -22,7 +22,7 @@ from .limits import Limits
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition, Table, TableDefinition
 from .rows import Flat, Row, Scalar
-from .stores.contract import Store
+from .stores.contract import LogSource
 
 __all__ = [
     "Build",
@@ -169,7 +169,7 @@ class ViewsStore(Protocol):
         self,
         ports: Ports,
         limits: Limits,
-        store: Store,
+        store: LogSource,
         projections: Sequence[type[Projection]],
         *,
         rebuild: Rebuild = "refuse",

@@ -45,7 +45,7 @@ RANKS: list[set[str]] = [
     {"stores.sqlite_history"},
     {"stores.sqlite_keeper"},
     {"dispatcher", "stores.sqlite_views", "history", "reception"},
-    {"supervisor", "feed"},
+    {"supervisor", "feed", "past_views"},
     {"bulk", "archive", "portal", "integrations.opentelemetry_metrics"},
     {"engine", "integrations.asgi", "integrations.opentelemetry"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},

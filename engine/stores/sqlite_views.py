@@ -34,7 +34,7 @@ from ..views import (
     Search,
     Selection,
 )
-from .contract import Store
+from .contract import LogSource
 from .sqlite_history import Plan
 from .sqlite_keeper import MEMORY, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
@@ -63,6 +63,8 @@ CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
 INTERRUPT_SECONDS: Final = 0.01
 """How soon a query whose caller gave up is interrupted again, if it still runs."""
+PAGE_BYTES: Final = 4_096
+"""Of views whose size is bounded."""
 
 
 class _Reading:
@@ -72,10 +74,13 @@ class _Reading:
 
 
 class SqliteViews:
-    """Views on a path, or in memory for ":memory:"."""
+    """Views on a path, or in memory for ":memory:", where `bytes_max` may bound them."""
 
-    def __init__(self, path: str, *, logger: logging.Logger | None = None) -> None:
+    def __init__(
+        self, path: str, *, logger: logging.Logger | None = None, bytes_max: int | None = None
+    ) -> None:
         self._path = path
+        self._bytes_max = bytes_max
         self._logger = logger or logging.getLogger("foldline")
         self._ports = Ports()
         self._closing = False
@@ -96,7 +101,7 @@ class SqliteViews:
         self,
         ports: Ports,
         limits: Limits,  # noqa: ARG002 - for stores whose connections have bounds
-        store: Store,
+        store: LogSource,
         projections: Sequence[type[Projection]],
         *,
         rebuild: Rebuild = "refuse",
@@ -113,7 +118,7 @@ class SqliteViews:
             await self.close()
             raise
 
-    async def _open(self, store: Store, rebuild: Rebuild) -> None:
+    async def _open(self, store: LogSource, rebuild: Rebuild) -> None:
         assert self._writer is not None
         names = await self._writer.run(self._open_writer)
         plans = await self._keeper.plan(store, names, rebuild, self._logger)
@@ -134,6 +139,10 @@ class SqliteViews:
             set_pragma(connection, "wal_autocheckpoint", 0)
             set_pragma(connection, "cache_size", -CACHE_KIB)
             set_pragma(connection, "trusted_schema", 0)
+            if self._bytes_max is not None:
+                pages = max(1, self._bytes_max // PAGE_BYTES)
+                set_pragma(connection, "page_size", PAGE_BYTES)
+                set_pragma(connection, "max_page_count", pages)
             if not memory:
                 make_wal_durable(connection, self._ports.files, self._path)
             return self._keeper.open(connection)
@@ -150,6 +159,15 @@ class SqliteViews:
             set_pragma(connection, "query_only", 1)
             set_pragma(connection, "trusted_schema", 0)
             connection.authorizer = only_reads
+
+    async def freeze(self) -> None:
+        """Take no more writes: what reads in memory can then be interrupted, like any reader."""
+        assert self._path == MEMORY
+        await self._on_writer(self._freeze)
+
+    def _freeze(self, connection: apsw.Connection) -> None:
+        set_pragma(connection, "query_only", 1)
+        self._reading = connection
 
     async def close(self) -> None:
         """Close; a second call does nothing. Queries that still run are interrupted."""
@@ -176,6 +194,7 @@ class SqliteViews:
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
+        self._reading = None
         if connection is not None:
             stopped, self._stopped = self._stopped, False
             with failures(self._path, "closed"):
@@ -384,6 +403,14 @@ class SqliteViews:
         with failures(self._path, "written or read"):
             try:
                 return call(self._connection, *args)
+            except apsw.FullError as error:
+                if self._bytes_max is None:
+                    raise
+                raise StoreFailed(
+                    f"these views take more than the {self._bytes_max} bytes that they may "
+                    f"(Limits.past_bytes): fold fewer projections, or raise the limit",
+                    written=False,
+                ) from error
             except apsw.IOError as error:
                 code: int = getattr(error, "extendedresult", 0)
                 self._stopped = code == apsw.SQLITE_IOERR_FSYNC
