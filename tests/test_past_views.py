@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,7 +81,7 @@ async def endless(query: Endless, views: Views) -> int:
 
 
 PROJECTIONS = [Tallies, Log]
-ANSWERS = [get_tally, get_tallies, positions, endless]
+ANSWERS: list[Callable[..., Any]] = [get_tally, get_tallies, positions, endless]
 
 
 def engine_on(store: str = "memory:", **options: Any) -> Engine:
@@ -201,7 +201,7 @@ async def test_only_the_projections_that_are_named_are_folded(engine: Engine) ->
         ({"position": -1}, "position is a whole number from 0 on"),
         ({"position": True}, "position is a whole number from 0 on"),
         ({"position": "no token"}, "is not a receipt's token"),
-        ({"at": datetime(2026, 1, 31)}, "has no time zone"),  # noqa: DTZ001
+        ({"at": datetime(2026, 1, 31)}, "has no time zone"),
         ({"at": "yesterday"}, "at is an aware datetime"),
     ],
 )

@@ -41,7 +41,7 @@ RANKS: list[set[str]] = [
     {"stores.sqlite_search"},
     {"recording", "projections"},
     {"actor", "answers", "stores.sqlite_tables", "stores.sqlite", "stores.sqlite_reader"},
-    {"directory", "stores.sqlite_builds", "stores.urls"},
+    {"directory", "stores.sqlite_builds", "stores.urls", "stores.sqlite_joined"},
     {"stores.sqlite_history"},
     {"stores.sqlite_keeper"},
     {"dispatcher", "stores.sqlite_views", "history", "reception"},
@@ -50,7 +50,7 @@ RANKS: list[set[str]] = [
     {"engine", "integrations.asgi", "integrations.opentelemetry"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options"},
-    {"commands.log", "commands.tail", "commands.schema"},
+    {"commands.log", "commands.tail", "commands.sql", "commands.schema"},
     {"__main__"},
 ]
 

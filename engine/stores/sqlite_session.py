@@ -54,11 +54,23 @@ def run(connection: Any, sql: str, values: Sequence[Scalar] = ()) -> list[tuple[
 def run_some(
     connection: Any, sql: str, values: Sequence[Scalar], rows_max: int
 ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-    """Run a statement for its first rows; give the names of its columns, and the rows."""
-    cursor = connection.execute(sql, tuple(values))
+    """Run a statement for its first rows; give the names of its columns, and the rows.
+
+    A statement that has no columns gives no rows.
+    """
+    columns: list[Sequence[str]] = []
+
+    def begin(cursor: Any, _sql: str, _values: object) -> bool:
+        # Asked after its run, a statement that found nothing has forgotten its columns.
+        columns.append([str(column[0]) for column in cursor.get_description()])
+        return True
+
+    cursor = connection.cursor()
+    cursor.exec_trace = begin
     try:
-        names = [str(column[0]) for column in cursor.get_description()]
-        return names, [row for row, _ in zip(cursor, range(rows_max), strict=False)]
+        answer = cursor.execute(sql, tuple(values))
+        rows = [row for row, _ in zip(answer, range(rows_max), strict=False)]
+        return columns[0] if columns else (), rows
     finally:
         cursor.close(True)
 

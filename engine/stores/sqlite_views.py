@@ -478,13 +478,13 @@ class SqliteViews:
             connection.authorizer = only_reads
         try:
             names, rows = run_some(connection, statement, parameters, rows_max + 1)
-        except apsw.ExecutionCompleteError:
-            raise UsageError("views.sql was given a statement that gives no rows") from None
         except (apsw.SQLError, apsw.AuthError, apsw.ReadOnlyError, apsw.BindingsError) as error:
             raise UsageError(f"views.sql cannot run this statement: {error}") from error
         finally:
             if in_memory:
                 connection.authorizer = None
+        if not names:
+            raise UsageError("views.sql was given a statement that gives no rows")
         if len(rows) > rows_max:
             raise UsageError(
                 f"views.sql gives more than {rows_max} rows (Limits.query_rows): add a LIMIT"
