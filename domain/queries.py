@@ -29,7 +29,9 @@ __all__ = [
     "GetTotals",
     "SalesByCountry",
     "SalesByDay",
+    "SearchCatalogue",
     "Totals",
+    "search_catalogue",
 ]
 
 
@@ -52,6 +54,13 @@ class BestSellers(Query[list[Product]]):
 
     by: Literal["revenue", "units_sold"] = "revenue"
     limit: int = 10
+
+
+class SearchCatalogue(Query[list[Product]]):
+    """The products whose number or description has these words, the best ones first."""
+
+    text: str
+    limit: int = 20
 
 
 class SalesByCountry(Query[list[CountrySales]]):
@@ -118,6 +127,12 @@ async def best_sellers(query: BestSellers, views: Views) -> list[Product]:
     )
 
 
+@answers(projections=[Catalogue])
+async def search_catalogue(query: SearchCatalogue, views: Views) -> list[Product]:
+    """Answer from the catalogue's words."""
+    return await views.search(Catalogue.products, query.text, limit=query.limit)
+
+
 @answers(projections=[Sales])
 async def sales_by_country(query: SalesByCountry, views: Views) -> list[CountrySales]:
     """Answer from the countries' figures."""
@@ -161,6 +176,7 @@ ANSWERS = (
     get_order,
     get_pending_orders,
     best_sellers,
+    search_catalogue,
     sales_by_country,
     sales_by_day,
     get_customer_history,
