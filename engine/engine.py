@@ -267,7 +267,9 @@ class Engine:
             gate=self._gate,
         )
         asked = self._answers.definitions
-        pasts = Pasts(past, self._store, self._projections, asked, self._ports, self._logger)
+        pasts = Pasts(
+            past, self._store, self._projections, asked, self._ports, self._logger, self._views
+        )
         return past, feeds, pasts
 
     # -- commands ---------------------------------------------------------------------------

@@ -5,7 +5,8 @@ log, in one pass over it, into tables in memory that go with the past that asked
 folded ends with what was recorded at or before the time, and contains nothing behind the position.
 Memory is bounded: three pages of the log, `Limits.projector_rows` per projection,
 `Limits.past_bytes` of tables, and `Limits.pasts` of all that at once. It reads as every reader of
-the feed does, and the event loop gets its turn. What cannot be folded is raised, never skipped.
+the feed does, and the event loop gets its turn. What cannot be folded is raised, unless somebody
+decided to skip it; nothing is parked.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
+
+import msgspec
 
 from .answers import AnswerDefinition
-from .codec import EventRegistry
 from .errors import (
     Closed,
     Damaged,
@@ -29,19 +31,26 @@ from .errors import (
     UsageError,
 )
 from .history import Past, microseconds
-from .limits import Limits
 from .log_reader import LogReader
 from .messages import Query, Receipt, position_of
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition
-from .staging import Fold
 from .stores.contract import LogSource, StoredEvent
 from .stores.sqlite_views import SqliteViews
-from .views import Changes, Checkpoint, Views
+from .views import Checkpoint, Part, Views, what_of
+from .work import TableWork
 
 __all__ = ["PastViews", "Pasts"]
 
 A = TypeVar("A")
+
+
+class Decided(Protocol):
+    """The part of a store of views that keeps what people decided."""
+
+    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
+        """See `ViewsStore.skipped`."""
+        ...
 
 
 class Pasts:
@@ -55,8 +64,12 @@ class Pasts:
         answers: Mapping[type[Query[Any]], AnswerDefinition],
         ports: Ports,
         logger: logging.Logger,
+        decided: Decided | None = None,
     ) -> None:
-        """Take what the past of aggregates is read with: its registry, limits and gate."""
+        """Take what the past of aggregates is read with: its registry, limits and gate.
+
+        `decided` knows which events somebody decided to skip.
+        """
         self.source = source
         self.answers = answers
         self.registry = past.registry
@@ -66,6 +79,7 @@ class Pasts:
         self.check_usable = past.check_usable
         self._projections = tuple(projections)
         self._gate = past.gate
+        self._decided = decided
         self._open: set[PastViews] = set()
 
     def past(
@@ -94,6 +108,10 @@ class Pasts:
                     f"{sorted(p.__name__ for p in self._projections)}"
                 )
         return projections
+
+    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
+        """Give the positions that are left out of a projection's views, now as then."""
+        return frozenset() if self._decided is None else await self._decided.skipped(definition)
 
     async def allow(self, principal: str | None, query: Query[Any] | None = None) -> None:
         """Return if the principal may have a past, or ask this of it; raise Forbidden otherwise."""
@@ -205,10 +223,25 @@ class PastViews:
         )
         await store.open(pasts.ports, limits, pasts.source, self._projections)
         definitions = [projection.__definition__ for projection in self._projections]
-        await self._fold([_PastFold(d, store, pasts.registry, limits) for d in definitions])
+        await self._fold([fold for d in definitions for fold in await self._folds(d, store)])
         await store.freeze()
         tables = {table.name: table for d in definitions for table in d.tables.values()}
         self._views = Views(store, tables, limits)
+
+    async def _folds(
+        self, definition: ProjectionDefinition, store: SqliteViews
+    ) -> Sequence[_PastFold]:
+        """Give what folds a projection, a fold for each slice."""
+        skipped = await self._pasts.skipped(definition)
+        [build] = await store.builds(definition.name)
+        # Nothing is parked: a past is whole, or it is not given.
+        definition = msgspec.structs.replace(definition, on_poison="stop")
+        folds: list[_PastFold] = []
+        for number in range(definition.slices):
+            fold = _PastFold(Part(definition, build.number, number), store, self._pasts)
+            await fold.open(skipped)
+            folds.append(fold)
+        return folds
 
     async def _fold(self, folds: Sequence[_PastFold]) -> None:
         """Read the log once, for all projections."""
@@ -249,49 +282,37 @@ class PastViews:
 
 
 class _PastFold:
-    """Folds one projection."""
+    """Folds one part of a projection: all of it, or a slice."""
 
-    def __init__(
-        self,
-        definition: ProjectionDefinition,
-        store: SqliteViews,
-        registry: EventRegistry,
-        limits: Limits,
-    ) -> None:
-        self._definition = definition
-        self._store = store
+    def __init__(self, part: Part, store: SqliteViews, pasts: Pasts) -> None:
+        self._part = part
+        ports = msgspec.structs.replace(pasts.ports, failpoint=None)
+        self._work = TableWork(part, store, pasts.registry, pasts.limits, ports)
         self._checkpoint = Checkpoint()
-        self._fold = Fold(
-            definition, registry, limits, fetch=lambda keys: store.fetch(definition, keys)
-        )
+
+    async def open(self, skipped: frozenset[int]) -> None:
+        """Begin, passing over the events that somebody decided to skip."""
+        self._checkpoint = await self._work.open()
+        self._work.skipped.update(skipped)
 
     async def project(self, events: Sequence[StoredEvent]) -> None:
         """Fold and write events; raise what the one says that cannot be folded."""
         done = 0
         while done < len(events):
-            folded = await self._fold.fold(events[done:])
-            if folded.count:
-                await self._write(events[done + folded.count - 1])
-            done += folded.count
-            if folded.poison is not None:
-                raise self._failure(events[done], folded.poison) from folded.poison
-            assert folded.count, "a batch gets on by one event at least, or fails"
+            worked = await self._work.write(events[done:], self._checkpoint)
+            self._checkpoint = worked.checkpoint
+            done += worked.count
+            if worked.poison is not None:
+                raise self._failure(events[done], worked.poison) from worked.poison
+            assert worked.count, "a batch gets on by one event at least, or fails"
             await asyncio.sleep(0)
-
-    async def _write(self, last: StoredEvent) -> None:
-        after = Checkpoint(last.position, last.checksum)
-        staging = self._fold.staging
-        changes = Changes(self._definition, self._checkpoint, after, staging.changes())
-        await self._store.write(changes)
-        staging.written()
-        self._checkpoint = after
 
     def _failure(self, stored: StoredEvent, poison: Exception) -> EngineError:
         if isinstance(poison, Damaged):
             return Damaged(poison.position, poison.what)
         return ProjectionFailed(
-            self._definition.name,
+            self._part.definition.name,
             stored.position,
-            f"{stored.name} v{stored.event_version} of {stored.stream}",
+            f"{what_of(stored.name, stored.event_version)} of {stored.stream}",
             type(poison).__name__,
         )

@@ -59,6 +59,11 @@ class Log(Projection, name="log"):
         self.rows.put(Seen(meta.position, meta.id))
 
 
+class Shown(Row, key="counter", search=["counter"]):
+    counter: str
+    events: int
+
+
 class Positions(Query[list[int]]):
     pass
 
@@ -189,6 +194,56 @@ async def test_only_the_projections_that_are_named_are_folded(engine: Engine) ->
             await past.query(GetTallies())
         with pytest.raises(UsageError, match="tallies_rows is no table"):
             await past.query(GetTally("c0"))
+
+
+class Sliced(Projection, name="sliced", slices=3, on_poison="park"):
+    """As Tallies, by three projectors, and searched."""
+
+    rows: Table[Shown]
+
+    @projects
+    def added(self, event: Added, meta: Meta) -> None:
+        row = self.rows.get(meta.id) or Shown(meta.id, 0)
+        self.rows.put(Shown(meta.id, row.events + 1))
+        if meta.id in AILING:
+            raise ValueError("ailing")
+
+
+class Find(Query[list[Shown]]):
+    text: str
+
+
+@answers(projections=[Sliced])
+async def find(query: Find, views: Views) -> list[Shown]:
+    return await views.search(Sliced.rows, query.text)
+
+
+async def test_a_sliced_projection_is_folded_and_searched_as_it_is_served() -> None:
+    async with Engine([Counter], projections=[Sliced], answers=[find]) as engine:
+        for n in range(20):
+            receipt = await engine.execute(Add(f"c-{n % 9}", 1))
+        async with engine.past(position=receipt) as past, engine.past(position=9) as before:
+            assert await past.query(Find("c")) == await engine.query(Find("c"), at=receipt)
+            assert sum(row.events for row in await past.query(Find("c"))) == 20
+            assert [row.events for row in await before.query(Find("c"))] == [1] * 9
+            assert await before.query(Find("c-7")) == [Shown("c-7", 1)]
+
+
+async def test_what_is_parked_stops_a_past_and_what_is_skipped_does_not() -> None:
+    AILING.add("c-1")
+    try:
+        async with Engine([Counter], projections=[Sliced], answers=[find]) as engine:
+            for n in range(3):
+                receipt = await engine.execute(Add(f"c-{n}", 1))
+            assert len(await engine.query(Find("c"), at=receipt)) == 2
+            with pytest.raises(ProjectionFailed, match="sliced cannot fold added v1 .*position 2"):
+                async with engine.past():
+                    pass
+            await engine.projections.skip("sliced", 2, reason="it never happened")
+            async with engine.past() as past:
+                assert [row.counter for row in await past.query(Find("c"))] == ["c-0", "c-2"]
+    finally:
+        AILING.clear()
 
 
 # -- what cannot be -------------------------------------------------------------------------------

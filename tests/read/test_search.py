@@ -23,9 +23,9 @@ from engine.stores.sqlite_tables import TableSql
 from engine.stores.sqlite_views import SqliteViews
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.machine import SimulatedFiles
-from engine.views import Changes, Checkpoint, Selection, Views
+from engine.views import Changes, Checkpoint, Decision, Selection, Views
 
-from .shelf import Book, Crash, Library, Log, Wired
+from .shelf import Crash, Library, Log, Wired, part_of
 
 
 class Listed(Event, name="listed"):
@@ -319,7 +319,6 @@ async def test_views_that_fall_back_find_what_they_then_show(tmp_path: Path) -> 
     disk = Disk(tmp_path / "disk", random.Random(1))
     ports = Ports(files=SimulatedFiles(disk))
     log = Log()
-    definition = Offers.__definition__
     for n, words in enumerate(("red lantern", "blue lamp"), 1):
         views = SqliteViews(str(disk.folder / "views.db"))
         await views.open(ports, Limits(), log, [Offers])
@@ -327,7 +326,7 @@ async def test_views_that_fall_back_find_what_they_then_show(tmp_path: Path) -> 
         rows: dict[Any, Flat | None] = {n: (n, words, None, 0), 1: (1, words, None, 0)}
         before = Checkpoint(n - 1, log.events[n - 2].checksum if n > 1 else 0)
         after = Checkpoint(n, stored.checksum)
-        await views.write(Changes(definition, before, after, {"items": rows}))
+        await views.write(Changes(part_of(Offers), before, after, {"items": rows}))
         disk.dead = n == 2
         with suppress(StoreFailed):
             await views.close()  # which folds what is written, and syncs it
@@ -336,7 +335,7 @@ async def test_views_that_fall_back_find_what_they_then_show(tmp_path: Path) -> 
     await views.open(ports, Limits(), log, [Offers])
     asked = Views(views, {t.definition.name: t.definition for t in TABLES}, Limits())
     shown = [row.words for row in await views.find(Offers.items.definition, Selection(limit=9))]
-    at = (await views.checkpoint(definition)).position
+    at = (await views.checkpoint(part_of(Offers))).position
 
     assert at == 1, "otherwise this test shows nothing"
     for word in ("lantern", "lamp"):
@@ -417,9 +416,12 @@ async def test_who_asks_for_it_may_use_the_syntax(wired: Wired) -> None:
             await found(wired, text, raw=True)
 
 
-async def test_a_table_without_searched_fields_says_how_to_have_them(wired: Wired) -> None:
-    with pytest.raises(UsageError, match=r"library_books is not searched.*class Book\(Row, key="):
-        await views_of(wired).search(Library.books, "red")
+async def test_a_table_without_searched_fields_says_how_to_have_them() -> None:
+    async with Wired(Log()) as wired:
+        with pytest.raises(
+            UsageError, match=r"library_books is not searched.*class Book\(Row, key="
+        ):
+            await views_of(wired).search(Library.books, "red")
 
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -480,19 +482,38 @@ def test_ordered_pages_of_a_searched_table_need_no_sorting() -> None:
         assert "TEMP B-TREE" not in plan
 
 
-async def test_a_projection_that_is_searched_no_more_leaves_nothing_behind(tmp_path: Path) -> None:
-    class Plain(Projection, name="offers", version=2):
-        books: Table[Book]
-
-        @projects
-        def listed(self, event: Listed) -> None: ...
-
+async def test_the_build_that_serves_is_searched_and_none_leaves_anything_behind(
+    tmp_path: Path,
+) -> None:
     path = str(tmp_path / "views.db")
     log = Log()
+    definition = Offers.__definition__
     async with wired_offers(log, path) as wired:
         await publish(wired, *OFFERED)
-    async with Wired(log, path, [Plain], events=EVENTS) as wired:
-        await wired.caught_up()
+        connection = wired.views._connection
+        assert connection is not None
+        before = {name.replace(":1", ":2") for name in names_in(connection)}
+        await wired.views.begin_build(definition)
+        rows: dict[Any, Flat | None] = {7: (7, "built lantern", None, 0)}
+        at = Checkpoint(len(log.events), log.events[-1].checksum)
+        await wired.views.write(Changes(part_of(Offers, 2), Checkpoint(), at, {"items": rows}))
+        items = views_of(wired)
+        assert len(await items.search(Offers.items, "lantern")) == 4
+        await wired.views.swap(definition, 2, Decision("offers", "swap", 0, 1))
 
-    left = [name for name in names_in(apsw.Connection(path)) if "offers_" in name]
-    assert sorted(left) == ["offers_books", "offers_books:holder", "offers_books:price"]
+        assert [row.number for row in await items.search(Offers.items, "lantern")] == [7]
+        await wired.views.drop("offers", 1)
+        assert {name for name in names_in(connection) if "offers" in name} == {
+            name for name in before if "offers" in name
+        }
+        assert [row.number for row in await items.search(Offers.items, "lantern")] == [7]
+
+
+async def test_what_is_emptied_is_not_found(wired: Wired) -> None:
+    decision = Decision("offers", "reset", 0, 1)
+    projector = wired.projector
+    projector.pause()
+    await projector.ask(lambda: wired.views.reset(Offers.__definition__, decision))
+
+    assert await found(wired, "lantern") == []
+    check_indexes(wired)
