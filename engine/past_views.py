@@ -299,12 +299,14 @@ class _PastFold:
         """Fold and write events; raise what the one says that cannot be folded."""
         done = 0
         while done < len(events):
-            worked = await self._work.write(events[done:], self._checkpoint)
-            self._checkpoint = worked.checkpoint
-            done += worked.count
-            if worked.poison is not None:
-                raise self._failure(events[done], worked.poison) from worked.poison
-            assert worked.count, "a batch gets on by one event at least, or fails"
+            folded = await self._work.prepare(events[done:], self._checkpoint)
+            if folded.changes is not None:
+                await self._work.write(folded.changes)
+                self._checkpoint = folded.changes.after
+            done += folded.count
+            if folded.poison is not None:
+                raise self._failure(events[done], folded.poison) from folded.poison
+            assert folded.count, "a batch gets on by one event at least, or fails"
             await asyncio.sleep(0)
 
     def _failure(self, stored: StoredEvent, poison: Exception) -> EngineError:
