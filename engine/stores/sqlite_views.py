@@ -150,7 +150,7 @@ class SqliteViews:
     def _prepare(self, plans: Sequence[Plan]) -> None:
         assert self._connection is not None
         with failures(self._path, "prepared"):
-            self._keeper.prepare(self._connection, plans)
+            self._noting_failed_syncs(self._keeper.prepare, self._connection, plans)
 
     def _open_reader(self) -> None:
         with failures(self._path, "opened"):
@@ -402,7 +402,7 @@ class SqliteViews:
             )
         with failures(self._path, "written or read"):
             try:
-                return call(self._connection, *args)
+                return self._noting_failed_syncs(call, self._connection, *args)
             except apsw.FullError as error:
                 if self._bytes_max is None:
                     raise
@@ -411,10 +411,14 @@ class SqliteViews:
                     f"(Limits.past_bytes): fold fewer projections, or raise the limit",
                     written=False,
                 ) from error
-            except apsw.IOError as error:
-                code: int = getattr(error, "extendedresult", 0)
-                self._stopped = code == apsw.SQLITE_IOERR_FSYNC
-                raise
+
+    def _noting_failed_syncs(self, call: Callable[..., T], *args: Any) -> T:
+        try:
+            return call(*args)
+        except apsw.IOError as error:
+            code: int = getattr(error, "extendedresult", 0)
+            self._stopped = code == apsw.SQLITE_IOERR_FSYNC
+            raise
 
     def _reach(self, name: str) -> None:
         if self._ports.failpoint is not None:
