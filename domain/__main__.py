@@ -1,4 +1,4 @@
-"""The shop's command line: import and report, watch, look at an order, or make a larger file.
+"""The shop's command line: import and report, watch, look, find, or make a larger file.
 
 Rules: the report goes to the output, everything else to the error stream. What a user can cause, a
 missing file, a locked store, is told in one line and not by a traceback. This file parses, calls
@@ -19,6 +19,7 @@ from pathlib import Path
 from engine import Engine, EngineError, ProjectionLag, Receipt, run
 
 from .acknowledgements import Acknowledgements
+from .catalogue_search import lay_out_products, search_products
 from .expand import expand
 from .importer import Imported, import_invoices
 from .invoices import SAMPLE, Invoices
@@ -44,6 +45,7 @@ IMPORT_MORE = f"""\
 other commands:
   python -m domain watch --help       show what waits and what sells, live
   python -m domain order --help       show an order, its history, and what changed
+  python -m domain search --help      find products by their words
   python -m domain expand --help      make a larger file of the same shape
 
 exit status: {DONE} done; {FAILED} it could not be done, the reason is on the error stream;
@@ -73,6 +75,14 @@ exit status: {DONE} it was stopped (Ctrl-C, SIGTERM, or whoever read its output 
 {FAILED} the views cannot be read, or are those of another release: the reason is on the error
 stream; {USAGE} wrong arguments. With --import it is that of the import, and {INTERRUPTED} where it
 was interrupted."""
+SEARCH_HELP = """\
+Find products by words of their number or description, the best ones first; the last word may be
+the beginning of one. The log is opened read-only, so the shop may be at work on it meanwhile; the
+catalogue is folded from it for the question, as it is now, or with --at as it was then."""
+
+SEARCH_MORE = f"""\
+exit status: {DONE} shown, also where no product has the words; {FAILED} the log cannot be read, or
+there is no word to look for: the reason is on the error stream; {USAGE} wrong arguments"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -84,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
             return _watch(_watch_parser().parse_args(arguments[1:]))
         if arguments[:1] == ["order"]:
             return _order(_order_parser().parse_args(arguments[1:]))
+        if arguments[:1] == ["search"]:
+            return _search(_search_parser().parse_args(arguments[1:]))
         return _import(_import_parser().parse_args(arguments))
     except (Unreadable, NoSuchOrder, EngineError, OSError) as error:
         return _fail(error)
@@ -197,6 +209,36 @@ def _order_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _search_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m domain search",
+        description=SEARCH_HELP,
+        epilog=SEARCH_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("text", metavar="WORDS", help='words, as "red lantern"')
+    parser.add_argument(
+        "--store",
+        default="sqlite:shop.db",
+        metavar="URL",
+        help="the shop's log (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="most products (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--at",
+        type=_moment,
+        metavar="TIME",
+        help="as the catalogue was at this time, ISO 8601, and UTC where it has no zone",
+    )
+    return parser
+
+
 def _version(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
@@ -245,6 +287,12 @@ def _watch(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         _abandon_output()
         return DONE
+    return DONE
+
+
+def _search(options: argparse.Namespace) -> int:
+    found = run(search_products, options.store, options.text, options.limit, options.at, sys.stderr)
+    print(lay_out_products(found), end="", flush=True)
     return DONE
 
 

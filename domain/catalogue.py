@@ -22,7 +22,7 @@ from .returns import ReturnRecorded
 __all__ = ["Catalogue", "Product"]
 
 
-class Product(Row, key="product"):
+class Product(Row, key="product", search=["product", "description"]):
     """One product."""
 
     product: str
@@ -51,7 +51,7 @@ def product_of(event: OrderItemQuantityAdjusted, _: Meta) -> Mapping[str, Sequen
     return {"products": [event.product]}
 
 
-class Catalogue(Projection, name="catalogue", version=1):
+class Catalogue(Projection, name="catalogue", version=2):
     """All products."""
 
     products: Table[Product]

@@ -32,7 +32,9 @@ __all__ = [
     "PendingOrder",
     "SalesByCountry",
     "SalesByDay",
+    "SearchCatalogue",
     "Totals",
+    "search_catalogue",
 ]
 
 
@@ -81,6 +83,13 @@ class GetOverview(Query[Overview]):
 
     orders: int = 10
     products: int = 10
+
+
+class SearchCatalogue(Query[list[Product]]):
+    """The products whose number or description has these words, the best ones first."""
+
+    text: str
+    limit: int = 20
 
 
 class SalesByCountry(Query[list[CountrySales]]):
@@ -164,6 +173,12 @@ async def get_overview(query: GetOverview, views: Views) -> Overview:
     )
 
 
+@answers(projections=[Catalogue])
+async def search_catalogue(query: SearchCatalogue, views: Views) -> list[Product]:
+    """Answer from the catalogue's words."""
+    return await views.search(Catalogue.products, query.text, limit=query.limit)
+
+
 @answers(projections=[Sales])
 async def sales_by_country(query: SalesByCountry, views: Views) -> list[CountrySales]:
     """Answer from the countries' figures."""
@@ -208,6 +223,7 @@ ANSWERS = (
     get_pending_orders,
     best_sellers,
     get_overview,
+    search_catalogue,
     sales_by_country,
     sales_by_day,
     get_customer_history,

@@ -1,4 +1,4 @@
-"""The shop over HTTP: orders are created, adjusted, shipped, cancelled, looked up and watched.
+"""The shop over HTTP: orders are made, changed, shown and watched live, and products are found.
 
 Rules: a request becomes one command or one query, and its answer one status code; nothing is
 decided here. Whatever changes something takes an `Idempotency-Key`, and an `If-Match` of the
@@ -40,7 +40,7 @@ from .lines import Buyer, Line
 from .live import page_routes
 from .money import Money
 from .orders import AdjustOrderItemQuantity, CancelOrder, CancelReason, CreateOrder, ShipOrder
-from .queries import GetOrderById, GetOverview, GetPendingOrders
+from .queries import GetOrderById, GetOverview, GetPendingOrders, SearchCatalogue
 from .shop import open_shop
 
 __all__ = ["create_app"]
@@ -49,7 +49,7 @@ Principal = Callable[[Request], str | None]
 
 HANDLING_SECONDS = 10.0
 """Within which a command must be decided."""
-PAGE_ORDERS_MAX = 200
+PAGE_ROWS_MAX = 200
 NOT_THERE = {"order-unknown": 404, "item-not-in-order": 404}
 """Refusals that HTTP has a status of its own for."""
 
@@ -177,16 +177,14 @@ class OrderRoutes:
 
     async def pending(self, request: Request) -> Response:
         """GET /orders?after=ID&limit=50&at=TOKEN: what waits to be shipped."""
-        limit = request.query_params.get("limit", "50")
-        if not (re.fullmatch("[0-9]{1,3}", limit) and 1 <= int(limit) <= PAGE_ORDERS_MAX):
-            raise BadRequest(422, "bad-limit", f"limit is a number from 1 to {PAGE_ORDERS_MAX}")
+        limit = _limit(request, 50)
         orders = await _engine(request).query(
-            GetPendingOrders(after=request.query_params.get("after"), limit=int(limit)),
+            GetPendingOrders(after=request.query_params.get("after"), limit=limit),
             at=request.query_params.get("at"),
             timeout=HANDLING_SECONDS,
             principal=self._principal_of(request),
         )
-        more = orders[-1].order_id if len(orders) == int(limit) else None
+        more = orders[-1].order_id if len(orders) == limit else None
         return _json(200, {"orders": orders, "after": more})
 
     async def overview(self, request: Request) -> EventStream:
@@ -198,6 +196,16 @@ class OrderRoutes:
             principal=self._principal_of(request),
         )
         return await event_stream(live)
+
+    async def catalogue(self, request: Request) -> Response:
+        """GET /catalogue?q=WORDS&limit=20&at=TOKEN: products by their words, the best first."""
+        products = await _engine(request).query(
+            SearchCatalogue(request.query_params.get("q", ""), _limit(request, 20)),
+            at=request.query_params.get("at"),
+            timeout=HANDLING_SECONDS,
+            principal=self._principal_of(request),
+        )
+        return _json(200, {"products": products})
 
 
 async def alive(_: Request) -> Response:
@@ -245,6 +253,7 @@ def create_app(
             Route("/orders/{order_id}/lines/{line_id}", routes.adjust, methods=["PUT"]),
             Route("/orders/{order_id}/shipment", routes.ship, methods=["POST"]),
             Route("/orders/{order_id}/cancellation", routes.cancel, methods=["POST"]),
+            Route("/catalogue", routes.catalogue, methods=["GET"]),
             Route("/health/live", alive),
             Route("/health/ready", ready),
             Route("/statistics", statistics),
@@ -254,6 +263,14 @@ def create_app(
 
 async def _sent(request: Request, cls: type[T]) -> T:
     return decode(await request.body(), cls, headers=request.headers)
+
+
+def _limit(request: Request, usual: int) -> int:
+    """Give how many rows are asked for."""
+    limit = request.query_params.get("limit", str(usual))
+    if not (re.fullmatch("[0-9]{1,3}", limit) and 1 <= int(limit) <= PAGE_ROWS_MAX):
+        raise BadRequest(422, "bad-limit", f"limit is a number from 1 to {PAGE_ROWS_MAX}")
+    return int(limit)
 
 
 def _request_id(request: Request) -> str | None:

@@ -30,6 +30,7 @@ from .errors import KeyReused as KeyReused
 from .errors import NotRun as NotRun
 from .errors import OutcomeUnknown as OutcomeUnknown
 from .errors import Overloaded as Overloaded
+from .errors import ProjectionFailed as ProjectionFailed
 from .errors import ProjectionLag as ProjectionLag
 from .errors import ProjectionUnserved as ProjectionUnserved
 from .errors import Rejected as Rejected
@@ -57,6 +58,7 @@ from .messages import Receipt as Receipt
 from .messages import following as following
 from .onlooker import Onlooker as Onlooker
 from .onlooker import OnlookerQuery as OnlookerQuery
+from .past_views import PastViews as PastViews
 from .portal import Portal as Portal
 from .ports import Ports as Ports
 from .projection import Projection as Projection

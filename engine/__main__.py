@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .commands import log, schema, tail
+from .commands import log, schema, sql, tail
 from .commands.options import FAILED
 from .commands.output import tell
 from .errors import EngineError
 
 __all__ = ["main"]
 
-COMMANDS: Final = (log, tail, schema)
+COMMANDS: Final = (log, tail, sql, schema)
 INTERRUPTED: Final = 130
 
 

@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, overload
 
 import msgspec
@@ -26,7 +26,7 @@ from .statistics import Histogram, QueryStatistics
 from .telemetry import QueryBegan, Watch
 from .views import Reads, Views, ViewsSource
 
-__all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers"]
+__all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers", "answers_of"]
 
 Q = TypeVar("Q", bound=Query[Any])
 A = TypeVar("A")
@@ -135,6 +135,35 @@ def answers(
     return function
 
 
+def answers_of(
+    functions: Sequence[Callable[..., Any]], projections: Container[str]
+) -> Mapping[type[Query[Any]], AnswerDefinition]:
+    """Give what answers each type of query; raise DefinitionError for what does not fit together.
+
+    `projections` are the names of those that there are.
+    """
+    by_query: dict[type[Query[Any]], AnswerDefinition] = {}
+    for function in functions:
+        where = getattr(function, "__qualname__", repr(function))
+        definition = getattr(function, _MARK, None)
+        if not isinstance(definition, AnswerDefinition):
+            raise DefinitionError(f"{where} is no answer: mark it with @answers")
+        other = by_query.get(definition.query)
+        if other is not None:
+            raise DefinitionError(
+                f"{definition.query.__name__} is answered by {where} and by "
+                f"{getattr(other.function, '__qualname__', other.function)}: keep one"
+            )
+        for name in definition.projections or ():
+            if name not in projections:
+                raise DefinitionError(
+                    f"{where} waits for projection {name!r}, which this engine has not: pass it to "
+                    f"Engine(projections=[...])"
+                )
+        by_query[definition.query] = definition
+    return by_query
+
+
 class Answers:
     """All answers of an engine, or of who looks on."""
 
@@ -152,35 +181,20 @@ class Answers:
         self._stopwatch = stopwatch
         self._watch = watch
         self._numbers: dict[str, _Numbers] = {}
-        self._by_query: dict[type[Query[Any]], AnswerDefinition] = {}
         tables = {
             table.name: table
             for projector in projectors.values()
             for table in projector.definition.tables.values()
         }
         self._views = Views(store, tables, limits)
-        for function in functions:
-            self._add(function)
+        self._by_query = answers_of(functions, projectors)
+        for query in self._by_query:
+            self._numbers.setdefault(query.query_name, _Numbers())
 
-    def _add(self, function: Callable[..., Any]) -> None:
-        where = getattr(function, "__qualname__", repr(function))
-        definition = getattr(function, _MARK, None)
-        if not isinstance(definition, AnswerDefinition):
-            raise DefinitionError(f"{where} is no answer: mark it with @answers")
-        other = self._by_query.get(definition.query)
-        if other is not None:
-            raise DefinitionError(
-                f"{definition.query.__name__} is answered by {where} and by "
-                f"{getattr(other.function, '__qualname__', other.function)}: keep one"
-            )
-        for name in definition.projections or ():
-            if name not in self._projectors:
-                raise DefinitionError(
-                    f"{where} waits for projection {name!r}, which this engine has not: pass it to "
-                    f"Engine(projections=[...])"
-                )
-        self._by_query[definition.query] = definition
-        self._numbers.setdefault(definition.query.query_name, _Numbers())
+    @property
+    def definitions(self) -> Mapping[type[Query[Any]], AnswerDefinition]:
+        """What answers each type of query."""
+        return self._by_query
 
     def statistics(self) -> Mapping[str, QueryStatistics]:
         """Give the numbers as they are now, by the query's name; called from any thread."""

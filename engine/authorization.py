@@ -18,12 +18,13 @@ from .tracebacks import told
 
 __all__ = ["Action", "Authorize", "Gate"]
 
-Action: TypeAlias = Literal["execute", "query", "history", "feed", "control"]
+Action: TypeAlias = Literal["execute", "query", "history", "feed", "past", "control"]
 Authorize: TypeAlias = Callable[
     [str | None, Action, Command | Query[Any] | str], bool | Awaitable[bool]
 ]
 """`authorize(principal, action, message)`: may they? `message` is the command or the query; for
-"history" it is the stream (`order:o-1`), for "feed" it is "*", for "control" the projection."""
+"history" it is the stream (`order:o-1`), for "feed" and "past" it is "*", for "control" the
+projection. What is asked of a past is a "query"."""
 
 
 class Gate:

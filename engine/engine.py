@@ -47,6 +47,7 @@ from .limits import Limits
 from .live import LiveQueries, LiveQuery
 from .mailbox import Intake
 from .messages import Command, Envelope, Query, Receipt
+from .past_views import Pasts, PastViews
 from .portal import Portal
 from .ports import Ports
 from .projecting import Projecting
@@ -156,7 +157,7 @@ class Engine:
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self._answers = self._wire_answers(answers)
         self._loop_watch = self._wire_loop_watch()
-        self._past, self._feeds, self._live = self._wire_readers(definitions)
+        self._past, self._feeds, self._live, self._pasts = self._wire_readers(definitions)
         self._supervisor = self._wire_supervisor()
 
     def _wire_supervisor(self) -> Supervisor:
@@ -248,7 +249,7 @@ class Engine:
 
     def _wire_readers(
         self, definitions: Sequence[AggregateDefinition]
-    ) -> tuple[Past, Feeds, LiveQueries]:
+    ) -> tuple[Past, Feeds, LiveQueries, Pasts]:
         past = Past(
             self._store,
             definitions,
@@ -276,7 +277,11 @@ class Engine:
             check_usable=self._check_usable,
             gate=self._gate,
         )
-        return past, feeds, live
+        asked = self._answers.definitions
+        pasts = Pasts(
+            past, self._store, self._projections, asked, self._ports, self._logger, self._views
+        )
+        return past, feeds, live, pasts
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -487,6 +492,21 @@ class Engine:
         Closed, and Damaged for an event that cannot be decoded, after everything before it.
         """
         return self._feeds.feed(after, follow, names, kinds, principal)
+
+    def past(
+        self,
+        *,
+        position: Receipt | str | int | None = None,
+        at: datetime | int | None = None,
+        projections: Sequence[type[Projection]] | None = None,
+        principal: str | None = None,
+    ) -> PastViews:
+        """Give the views as of a position or a time: `async with engine.past(at=...) as past`.
+
+        They are folded from the log when they are entered, `projections` or all of them, and
+        `await past.query(...)` answers as `query` would have then. `at` is as in `state`.
+        """
+        return self._pasts.past(position, at, projections, principal)
 
     # -- life -------------------------------------------------------------------------------
 

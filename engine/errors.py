@@ -25,6 +25,7 @@ __all__ = [
     "NotRun",
     "OutcomeUnknown",
     "Overloaded",
+    "ProjectionFailed",
     "ProjectionLag",
     "ProjectionUnserved",
     "Rejected",
@@ -238,6 +239,28 @@ class StoreRefused(EngineError):
     A schema newer than this engine, a setting that did not take, event types that changed without
     a new version, another history than the one expected, or a file that is not ours.
     """
+
+
+class ProjectionFailed(EngineError):
+    """A projection's handler failed on an event, and without that event its views would be wrong.
+
+    Its author must mend the handler. The cause is in `__cause__`.
+    """
+
+    def __init__(self, projection: str, position: int, event: str, cause: str) -> None:
+        """Name the projection, the event, and the class of what was raised."""
+        super().__init__(projection, position, event, cause)
+        self.projection = projection
+        self.position = position
+        self.event = event
+        self.cause = cause
+
+    def __str__(self) -> str:
+        """Say who failed on what."""
+        return (
+            f"projection {self.projection} cannot fold {self.event} at position {self.position}: "
+            f"its handler raised {self.cause}"
+        )
 
 
 class ProjectionLag(EngineError):

@@ -26,7 +26,15 @@ from .limits import Limits
 from .messages import Event, Meta
 from .stores.contract import StoredEvent, StreamPage, StreamRead
 
-__all__ = ["History", "HistoryPage", "LoggedEvent", "Past", "StreamSource", "logged"]
+__all__ = [
+    "History",
+    "HistoryPage",
+    "LoggedEvent",
+    "Past",
+    "StreamSource",
+    "logged",
+    "microseconds",
+]
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -89,10 +97,10 @@ class Past:
     ) -> None:
         self._source = source
         self._definitions: Mapping[type, AggregateDefinition] = {d.cls: d for d in definitions}
-        self._registry = registry
-        self._limits = limits
-        self._check_usable = check_usable
-        self._gate = gate
+        self.registry = registry
+        self.limits = limits
+        self.check_usable = check_usable
+        self.gate = gate
 
     # -- what is asked for ------------------------------------------------------------------
 
@@ -109,7 +117,7 @@ class Past:
         _check_version("after", after)
         if type(limit) is not int or limit < 1:
             raise InvalidInput(f"limit is a number of events from 1 on, not {limit!r:.60}")
-        return History(self, stream, after, min(limit, self._limits.page_events), principal)
+        return History(self, stream, after, min(limit, self.limits.page_events), principal)
 
     async def state(
         self,
@@ -125,7 +133,7 @@ class Past:
             raise UsageError("a state is asked for by version= or by at=, not by both")
         if version is not None:
             _check_version("version", version)
-        until = None if at is None else _microseconds(at)
+        until = None if at is None else microseconds(at)
         await self.allow(principal, stream)
         return await self._fold(aggregate, stream, version, until)
 
@@ -149,7 +157,7 @@ class Past:
         return tuple(c for c in difference(first, second) if c.path != ("version",))
 
     def _stream(self, aggregate: type[Aggregate], aggregate_id: object) -> str:
-        self._check_usable()
+        self.check_usable()
         definition = self._definitions.get(aggregate)
         if definition is None:
             name = getattr(aggregate, "__name__", type(aggregate).__name__)
@@ -166,8 +174,8 @@ class Past:
 
     async def allow(self, principal: str | None, stream: str) -> None:
         """Return if the principal may see the history of a stream; raise Forbidden otherwise."""
-        if self._gate is not None:
-            await self._gate.check(principal, "history", stream)
+        if self.gate is not None:
+            await self.gate.check(principal, "history", stream)
 
     # -- pages ------------------------------------------------------------------------------
 
@@ -180,7 +188,7 @@ class Past:
         events: list[LoggedEvent] = []
         for stored in page.events:
             try:
-                events.append(logged(self._registry, stored))
+                events.append(logged(self.registry, stored))
             except Damaged:
                 if not events:
                     raise
@@ -192,12 +200,12 @@ class Past:
     async def _read(self, stream: str, after: int, events_max: int) -> StreamPage:
         """Read one page; where an event in it is damaged, a smaller one that ends before it."""
         while True:
-            self._check_usable()
+            self.check_usable()
             try:
                 pages = await self._source.read_streams(
                     [StreamRead(stream, after)],
                     events_max=events_max,
-                    bytes_max=self._limits.page_bytes,
+                    bytes_max=self.limits.page_bytes,
                 )
             except Damaged:
                 if events_max == 1:
@@ -213,7 +221,7 @@ class Past:
     ) -> A:
         state = aggregate(id=stream.partition(":")[2])
         while version is None or state.version < version:
-            wanted = self._limits.page_events
+            wanted = self.limits.page_events
             if version is not None:
                 wanted = min(wanted, version - state.version)
             page = await self._read(stream, state.version, wanted)
@@ -234,7 +242,7 @@ class Past:
 
     def _apply(self, state: Aggregate, stored: StoredEvent) -> None:
         assert stored.version == state.version + 1, "versions of a stream have no holes"
-        event = self._registry.decode(stored)
+        event = self.registry.decode(stored)
         if event is not None:
             self._fold_one(state, stored, event)
         state.version = stored.version
@@ -300,8 +308,8 @@ def _check_version(name: str, value: object) -> None:
         raise InvalidInput(f"{name} is a version, a whole number from 0 on, not {value!r:.60}")
 
 
-def _microseconds(at: object) -> int:
-    """Give µs since 1970-01-01 UTC."""
+def microseconds(at: object) -> int:
+    """Give µs since 1970-01-01 UTC; raise InvalidInput for what is no moment."""
     if isinstance(at, datetime):
         if at.utcoffset() is None:
             raise InvalidInput(

@@ -80,6 +80,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Watched queries that are asked at the same time; the others wait for their turn."""
     ask_seconds: int = 30
     """Seconds that the answer to a watched query may take."""
+    pasts: int = 4
+    """Views as of a position or a time that are open at once."""
+    past_bytes: int = 256 * 1024 * 1024
+    """Tables of one of these, in memory."""
+    search_characters: int = 500
+    """Characters of a text that is searched for."""
 
     def __post_init__(self) -> None:
         """Check each bound, and the relations between them."""

@@ -29,6 +29,8 @@ Flat: TypeAlias = tuple[Scalar, ...]
 """A row as SQL holds it: one value per column, all immutable."""
 Index: TypeAlias = Sequence[str | Sequence[str]]
 """Columns to index: each a name, or several names for one index."""
+Search: TypeAlias = Sequence[str]
+"""Columns whose words are searched."""
 
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
 
@@ -61,6 +63,7 @@ class RowMeta(msgspec.StructMeta):
         *,
         key: str | None = None,
         index: Index = (),
+        search: Search = (),
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError for what cannot be a table."""
@@ -70,7 +73,7 @@ class RowMeta(msgspec.StructMeta):
         cls = super().__new__(mcls, class_name, bases, namespace, **options)
         if namespace.get("__module__") != __name__:
             row = cast("type[Row]", cls)
-            row.__shape__ = _read_shape(row, key, index, defining_namespace(1))
+            row.__shape__ = _read_shape(row, key, index, search, defining_namespace(1))
         return cls
 
 
@@ -80,7 +83,8 @@ class Row(msgspec.Struct, metaclass=RowMeta):
     """Base of rows: `class OrderSummary(Row, key="order_id", index=["status"])`.
 
     `key` names the field that identifies a row. `index` names fields that queries look up or
-    order by; a tuple of names makes one index of several.
+    order by; a tuple of names makes one index of several. `search` names text fields whose words
+    `views.search` finds.
     """
 
     __shape__: ClassVar[RowShape]
@@ -104,6 +108,7 @@ class RowShape:
         "key",
         "key_place",
         "row",
+        "search",
     )
 
     def __init__(
@@ -112,11 +117,14 @@ class RowShape:
         columns: tuple[Column, ...],
         key: str,
         indexes: tuple[tuple[str, ...], ...],
+        search: tuple[str, ...] = (),
     ) -> None:
         self.row = row
         self.columns = columns
         self.key = key
         self.indexes = indexes
+        self.search = search
+        """Columns whose words are searched."""
         self._encoders = tuple(column.encode for column in columns)
         self._places = {column.name: place for place, column in enumerate(columns)}
         self.key_place = self._places[key]
@@ -173,7 +181,11 @@ def _constructor(row: type[Row]) -> Callable[..., Any]:
 
 
 def _read_shape(
-    cls: type[Row], key: str | None, index: Index, namespace: Mapping[str, Any]
+    cls: type[Row],
+    key: str | None,
+    index: Index,
+    search: Search,
+    namespace: Mapping[str, Any],
 ) -> RowShape:
     where = cls.__qualname__
     inherited = getattr(cls, "__shape__", None)
@@ -203,7 +215,8 @@ def _read_shape(
             )
     by_name = {column.name: column for column in columns}
     name = _check_key(where, by_name, key)
-    return RowShape(cls, columns, name, _read_indexes(where, by_name, index, inherited))
+    indexes = _read_indexes(where, by_name, index, inherited)
+    return RowShape(cls, columns, name, indexes, _read_search(where, by_name, search, inherited))
 
 
 def _check_key(where: str, columns: Mapping[str, Column], key: str | None) -> str:
@@ -253,6 +266,40 @@ def _read_indexes(
     return tuple(found)
 
 
+def _read_search(
+    where: str, columns: Mapping[str, Column], search: Search, inherited: RowShape | None
+) -> tuple[str, ...]:
+    if isinstance(search, str):
+        raise DefinitionError(
+            f'row {where} has search={search!r}: write a list of fields, search=["{search}"]'
+        )
+    found = list(inherited.search) if inherited is not None else []
+    for name in search:
+        if name not in columns:
+            raise DefinitionError(
+                f"row {where} searches {name!r}, which is not a field: name one of "
+                f"{sorted(columns)}"
+            )
+        info, _ = _bare(inspect.type_info(columns[name].annotation))
+        if not isinstance(info, inspect.StrType):
+            raise DefinitionError(
+                f"row {where} searches {name!r}, which has the type "
+                f"{_name_of(columns[name].annotation)}: words are searched in fields of text, "
+                f"`str` or `str | None`; keep what shall be found in one of these"
+            )
+        if name.lower() in _SEARCH_TAKEN:
+            raise DefinitionError(
+                f"row {where} searches {name!r}, a name that the index needs for itself: rename "
+                f"the field"
+            )
+        if name not in found:
+            found.append(name)
+    return tuple(found)
+
+
+_SEARCH_TAKEN = ("rank", "rowid")
+
+
 # -- columns --------------------------------------------------------------------------------------
 
 
@@ -265,6 +312,16 @@ def _read_column(owner: str, name: str, annotation: Any) -> Column:
             f"{where} has a type that cannot be kept: {error}. Use types that msgspec decodes, "
             f"nested structs declared at the top of a module."
         ) from error
+    info, nullable = _bare(info)
+    sql, encode, decode = _crossing(where, info, annotation)
+    is_json = sql == "JSON"
+    if nullable:
+        encode = _or_none(encode)
+    return Column(name, "TEXT" if is_json else sql, nullable, is_json, annotation, encode, decode)
+
+
+def _bare(info: inspect.Type) -> tuple[inspect.Type, bool]:
+    """Give a type without None and annotations, and whether None was in it."""
     nullable = False
     if isinstance(info, inspect.UnionType):
         others = [t for t in info.types if not isinstance(t, inspect.NoneType)]
@@ -272,11 +329,7 @@ def _read_column(owner: str, name: str, annotation: Any) -> Column:
         info = others[0] if len(others) == 1 else info
     while isinstance(info, inspect.Metadata):
         info = info.type
-    sql, encode, decode = _crossing(where, info, annotation)
-    is_json = sql == "JSON"
-    if nullable:
-        encode = _or_none(encode)
-    return Column(name, "TEXT" if is_json else sql, nullable, is_json, annotation, encode, decode)
+    return info, nullable
 
 
 Crossing: TypeAlias = tuple[str, Callable[[Any], Scalar], Callable[[Any], Any] | None]

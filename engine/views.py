@@ -13,7 +13,7 @@ of a query.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import msgspec
 
@@ -22,7 +22,7 @@ from .limits import Limits
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition, Table, TableDefinition
 from .rows import Flat, Row, Scalar
-from .stores.contract import Store
+from .stores.contract import LogSource
 
 __all__ = [
     "Build",
@@ -34,6 +34,7 @@ __all__ = [
     "Part",
     "Reads",
     "Rebuild",
+    "Search",
     "Selection",
     "Views",
     "ViewsSource",
@@ -48,6 +49,10 @@ DecisionKind: TypeAlias = Literal["skip", "pause", "resume", "reset", "swap", "d
 
 R = TypeVar("R", bound=Row)
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+SEARCH_ROWS: Final = 20
+"""What a search gives where nobody says how much: few want more than the best."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -144,6 +149,18 @@ class Selection(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
+class Search(msgspec.Struct, frozen=True):
+    """Which rows a search reads, the best first; words are what people typed, values SQL's."""
+
+    words: tuple[str, ...]
+    """A row has all of them; the last may be the beginning of one."""
+    syntax: str | None = None
+    """Instead of words: a search in the store's own language."""
+    where: tuple[tuple[str, Scalar], ...] = ()
+    limit: int = 0
+    offset: int = 0
+
+
 class ViewsSource(Protocol):
     """What queries ask of the storage of views. Where it fails, StoreFailed is raised."""
 
@@ -157,6 +174,13 @@ class ViewsSource(Protocol):
 
     async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
         """Give the rows of a selection, in its order."""
+        ...
+
+    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
+        """Give the rows that a search finds, the best first, by key where they are as good.
+
+        Raises InvalidInput for a `syntax` that is none.
+        """
         ...
 
     async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
@@ -181,7 +205,7 @@ class ViewsStore(ViewsSource, Protocol):
         self,
         ports: Ports,
         limits: Limits,
-        store: Store,
+        store: LogSource,
         projections: Sequence[type[Projection]],
         *,
         rebuild: Rebuild = "refuse",
@@ -314,6 +338,7 @@ class Views:
         self._tables = tables
         self._limits = limits
         self._rows_max = limits.query_rows
+        self._characters_max = limits.search_characters
         self._reads = reads
 
     def noted(self, reads: Reads) -> Views:
@@ -347,11 +372,7 @@ class Views:
         that are no fields, and where there are more than `limits.query_rows` rows and no limit.
         """
         definition = self._read(table)
-        if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
-            raise InvalidInput(
-                f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
-                f"(Limits.query_rows) and begins at 0 or later"
-            )
+        self._check_page(limit, offset)
         if order_by is not None:
             _plain_column(definition, order_by)
         selection = Selection(
@@ -368,6 +389,46 @@ class Views:
                 f"more than {self._rows_max} rows of {definition.name} fit (Limits.query_rows): "
                 f"read them in pages, with `limit=` and `after=`"
             )
+        return rows
+
+    async def search(
+        self,
+        table: Table[R],
+        text: str,
+        *,
+        where: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        raw: bool = False,
+    ) -> list[R]:
+        """Give the rows whose `search` fields have all words of a text, the best ones first.
+
+        The last word may be the beginning of one; capitals and accents do not matter. Nothing in
+        the text is syntax, unless it is `raw`: then it is what SQLite's FTS5 reads. Without a
+        `limit` they are 20 at most. Raises
+        InvalidInput for a text without a word or longer than `limits.search_characters`, and
+        UsageError for a table without such fields.
+        """
+        definition = self._read(table)
+        if not definition.shape.search:
+            row = definition.shape.row.__name__
+            raise UsageError(
+                f"{definition.name} is not searched: name its fields of text, `class {row}(Row, "
+                f'key="{definition.shape.key}", search=[...])`, and raise the version of its '
+                f"projection"
+            )
+        self._check_page(limit, offset)
+        words = self._readable(text)
+        search = Search(
+            tuple(word for word in words if any(map(str.isalnum, word))),
+            " ".join(words) if raw else None,
+            _conditions(definition, where),
+            min(SEARCH_ROWS, self._rows_max) if limit is None else limit,
+            offset,
+        )
+        if not search.words:
+            raise InvalidInput("a text to search for has a word in it: a letter or a digit")
+        rows: list[R] = await self._store.search(definition, search)
         return rows
 
     async def count(self, table: Table[Any], *, where: Mapping[str, Any] | None = None) -> int:
@@ -409,6 +470,27 @@ class Views:
         if self._reads is not None:
             self._reads.table(definition)
         return definition
+
+    def _check_page(self, limit: int | None, offset: int) -> None:
+        if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
+            raise InvalidInput(
+                f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
+                f"(Limits.query_rows) and begins at 0 or later"
+            )
+
+    def _readable(self, text: object) -> list[str]:
+        """Give a text that is searched for in pieces, without what no text has."""
+        if not isinstance(text, str):
+            raise InvalidInput(f"a text to search for is a string, not a {type(text).__name__}")
+        if len(text) > self._characters_max:
+            raise InvalidInput(
+                f"a text to search for has {len(text)} characters, above "
+                f"Limits.search_characters at {self._characters_max}: search for fewer words"
+            )
+        if not text.isprintable():
+            # What is no character, or ends a text in C: nothing to look for, nor to pass on.
+            text = "".join(c if c.isprintable() else " " for c in text)
+        return text.split()
 
     def _known(self, table: Table[Any]) -> TableDefinition:
         definition = table.definition

@@ -7,6 +7,7 @@ import gzip
 import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -57,7 +58,7 @@ def the_block(mark: str) -> str:
 
 
 def test_every_program_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
 
 
 def test_the_first_program_may_be_repeated(folder: Path) -> None:
@@ -76,6 +77,12 @@ def test_the_program_that_looks_on_prints_what_is(folder: Path) -> None:
     (folder / "on.py").write_text(the_block("look_on"))
 
     assert ran(folder, "on.py") == f"{BALANCE.rstrip()} {{'balances': 1}}\n{BALANCE}"
+
+
+def test_the_program_that_searches_finds_what_is_and_not_what_was_not_yet(folder: Path) -> None:
+    (folder / "search.py").write_text(the_block("FindEntries"))
+
+    assert ran(folder, "search.py") == "40 cents by Zoë\n[]\n"
 
 
 def test_the_program_without_a_loop_runs(folder: Path) -> None:
@@ -181,6 +188,10 @@ def test_the_tests_about_testing_pass(folder: Path, number: int) -> None:
     assert f"{(2, 1)[number]} passed" in done.stdout
 
 
+SQL = (
+    '"select a.cents, l.event from balances_rows a '
+    "join log l on l.stream = 'account:' || a.account_id\""
+)
 COMMANDS = [
     line.partition("#")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -193,19 +204,28 @@ def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
     assert [command for command in COMMANDS if command.startswith("python -m")] == [
         "python -m engine log bank.db --stream account:a-1 --payload",
         "python -m engine tail bank.db --json",
+        f"python -m engine sql bank.db {SQL}",
         "python -m domain order 536365 --version 1",
+        'python -m domain search "white lantern"',
         "python -m domain watch",
     ]
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 8
 
 
 async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
-    log, tail, *_ = (command.split()[1:] for command in COMMANDS if "python -m" in command[:9])
+    log, tail, sql, *_ = (
+        shlex.split(command)[1:] for command in COMMANDS if "python -m" in command[:9]
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     shown = subprocess.run(
         [sys.executable, *log], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert (shown.returncode, '{"cents":500}' in shown.stdout) == (0, True)
+
+    asked = subprocess.run(
+        [sys.executable, *sql, "--csv"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert asked.stdout == "cents,event\n500,deposited\n"
 
     following = await asyncio.create_subprocess_exec(
         *[sys.executable, *tail, "--after", "0"],
@@ -220,8 +240,14 @@ async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
     assert await following.wait() == 0
 
 
-def test_the_command_that_shows_an_order_shows_it(tmp_path: Path) -> None:
-    (command,) = (command.split()[1:] for command in COMMANDS if "domain order" in command)
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("order", "ORDER 536365, as it was at version 1"), ("search", "WHITE METAL LANTERN")],
+)
+def test_the_commands_that_look_into_the_shop_show_it(
+    tmp_path: Path, name: str, shown: str
+) -> None:
+    (command,) = (shlex.split(c)[1:] for c in COMMANDS if f"domain {name}" in c)
     with gzip.open(SAMPLE, "rt") as sample:
         (tmp_path / "invoices.csv").write_text("".join(itertools.islice(sample, 8)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -234,7 +260,7 @@ def test_the_command_that_shows_an_order_shows_it(tmp_path: Path) -> None:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-    assert "ORDER 536365, as it was at version 1" in done.stdout
+    assert shown in done.stdout
 
 
 async def test_the_command_that_watches_the_shop_waits_for_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ..codec import UNDECODABLE, Metadata, decode_metadata
 from ..errors import Damaged
 from ..stores.contract import ENCODING_JSON, StoredEvent
 
-__all__ = ["FIELDS", "JsonLines", "Layout", "TableLines", "time_text"]
+__all__ = ["FIELDS", "JsonLines", "Layout", "TableLines", "escaped", "plain", "time_text"]
 
 FIELDS: Final = (
     "position, recorded, stream, version, event, event_version, key, correlation, causation, "
@@ -66,7 +66,7 @@ class JsonLines:
             shown["encoding"] = stored.encoding
             shown["headers"] = metadata.headers
             shown["payload"] = _payload(stored)
-        yield _escaped(msgspec.json.encode(shown).decode())
+        yield escaped(msgspec.json.encode(shown).decode())
 
 
 class TableLines:
@@ -89,8 +89,8 @@ class TableLines:
             yield self._row(_cells(stored, metadata))
         if self._payload:
             if metadata.headers:
-                yield "    headers " + _plain(msgspec.json.encode(metadata.headers).decode())
-            yield "    " + _plain(msgspec.json.encode(_payload(stored)).decode())
+                yield "    headers " + plain(msgspec.json.encode(metadata.headers).decode())
+            yield "    " + plain(msgspec.json.encode(_payload(stored)).decode())
 
     def _row(self, cells: dict[str, str]) -> str:
         parts: list[str] = []
@@ -107,12 +107,12 @@ def _cells(stored: StoredEvent, metadata: Metadata) -> dict[str, str]:
     return {
         "position": str(stored.position),
         "recorded": time_text(stored.recorded),
-        "stream": _plain(stored.stream),
+        "stream": plain(stored.stream),
         "version": str(stored.version),
-        "event": _plain(f"{stored.name} v{stored.event_version}"),
-        "key": _plain(metadata.key or ""),
-        "principal": _plain(metadata.principal or ""),
-        "correlation": _plain(metadata.correlation or ""),
+        "event": plain(f"{stored.name} v{stored.event_version}"),
+        "key": plain(metadata.key or ""),
+        "principal": plain(metadata.principal or ""),
+        "correlation": plain(metadata.correlation or ""),
     }
 
 
@@ -136,14 +136,14 @@ def _payload(stored: StoredEvent) -> Any:
         raise Damaged(stored.position, f"the payload of {stored.name} is no JSON") from error
 
 
-def _escaped(line: str) -> str:
+def escaped(line: str) -> str:
     """Write what cannot be printed as JSON's own escapes, which mean the same."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Write what cannot be printed, and what would change the terminal, as an escape."""
     if text.isprintable():
         return text

@@ -39,6 +39,7 @@ __all__ = [
     "EventData",
     "EventType",
     "Head",
+    "LogSource",
     "Measured",
     "Outcome",
     "Plan",
@@ -190,6 +191,25 @@ class Measured(Protocol):
 
     def statistics(self) -> StoreStatistics:
         """Give what is known of the files; called from any thread, at any time."""
+        ...
+
+
+class LogSource(Protocol):
+    """What the whole log is read from: a store, or a file that another process writes."""
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id."""
+        ...
+
+    async def head(self) -> Head:
+        """Give the end of the log."""
+        ...
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read as `Store.read_feed` does."""
         ...
 
 

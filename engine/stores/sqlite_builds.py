@@ -19,8 +19,9 @@ import msgspec
 from ..errors import StoreRefused, UsageError
 from ..projection import ProjectionDefinition
 from ..views import BuildState, Checkpoint
-from .sqlite_session import run, transaction
-from .sqlite_tables import TableSql, quoted
+from .sqlite_search import drops
+from .sqlite_session import quoted, run, transaction
+from .sqlite_tables import TableSql
 
 __all__ = [
     "Found",
@@ -279,24 +280,12 @@ def drop_build(connection: Any, build: Found) -> None:
     if build.state == "serving":
         _hide(connection, build.tables)
     for table in build.tables:
-        _drop_table(connection, real_name(table, build.number))
+        for statement in drops(real_name(table, build.number)):
+            run(connection, statement)
     at = (build.projection, build.number)
     run(connection, "DELETE FROM parked WHERE projection = ? AND build = ?", at)
     run(connection, "DELETE FROM checkpoints WHERE projection = ? AND build = ?", at)
     run(connection, "DELETE FROM builds WHERE projection = ? AND number = ?", at)
-
-
-def _drop_table(connection: Any, name: str) -> None:
-    """Drop a table and what was made beside it, whose names begin with its own and a colon."""
-    beside = run(
-        connection,
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND substr(name, 1, ?) = ? "
-        "AND sql LIKE 'CREATE VIRTUAL TABLE%'",
-        (len(name) + 1, f"{name}:"),
-    )
-    for (other,) in beside:
-        run(connection, f"DROP TABLE IF EXISTS {quoted(str(other))}")
-    run(connection, f"DROP TABLE IF EXISTS {quoted(name)}")
 
 
 def swap_builds(connection: Any, old: Found | None, new: Found) -> None:

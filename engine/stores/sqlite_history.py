@@ -17,7 +17,7 @@ import msgspec
 from ..errors import Damaged, StoreRefused
 from ..projection import ProjectionDefinition
 from ..views import BuildState, Checkpoint, Rebuild
-from .contract import Head, Store
+from .contract import Head, LogSource
 from .sqlite_builds import (
     Found,
     drop_build,
@@ -59,7 +59,7 @@ class Planner:
     def __init__(
         self,
         head: Head,
-        store: Store,
+        store: LogSource,
         tables: frozenset[str],
         rebuild: Rebuild,
         logger: logging.Logger,

@@ -17,7 +17,7 @@ import apsw
 from ..errors import UsageError
 from ..projection import ProjectionDefinition, TableDefinition
 from ..views import Build, Decision, Parked, Rebuild
-from .contract import Store
+from .contract import LogSource
 from .sqlite_builds import (
     Found,
     drop_build,
@@ -118,7 +118,7 @@ class Keeper:
         return table_names(connection)
 
     async def plan(
-        self, store: Store, names: frozenset[str], rebuild: Rebuild, logger: logging.Logger
+        self, store: LogSource, names: frozenset[str], rebuild: Rebuild, logger: logging.Logger
     ) -> Sequence[Plan]:
         """Decide what becomes of each projection; raise StoreRefused where nobody knows."""
         planner = Planner(await store.head(), store, names, rebuild, logger)

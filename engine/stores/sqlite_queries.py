@@ -14,13 +14,14 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from ..errors import StoreFailed, UsageError
+from ..errors import InvalidInput, StoreFailed, UsageError
 from ..ports import Worker
 from ..rows import Scalar
+from ..views import Search
 from .sqlite_session import failures, only_reads, run, run_some
 from .sqlite_tables import Statement, TableSql
 
-__all__ = ["QueryCalls", "read_count", "read_rows", "select"]
+__all__ = ["QueryCalls", "read_count", "read_found", "read_rows", "select"]
 
 T = TypeVar("T")
 
@@ -32,6 +33,16 @@ def read_rows(connection: apsw.Connection, sql: TableSql, statement: Statement) 
     """Give the rows of a statement of this table."""
     build = sql.definition.shape.build
     return [build(flat) for flat in sql.rows_of(run(connection, *statement))]
+
+
+def read_found(connection: apsw.Connection, sql: TableSql, search: Search) -> list[Any]:
+    """Give the rows that a search finds, the best first."""
+    try:
+        return read_rows(connection, sql, sql.search(search))
+    except apsw.SQLError as error:
+        if search.syntax is None:
+            raise
+        raise InvalidInput(f"this search cannot be read: {error}") from error
 
 
 def read_count(connection: apsw.Connection, statement: Statement) -> int:

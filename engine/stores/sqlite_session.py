@@ -28,6 +28,7 @@ __all__ = [
     "make_wal_durable",
     "only_reads",
     "open_writer",
+    "quoted",
     "run",
     "run_some",
     "set_pragma",
@@ -37,6 +38,11 @@ __all__ = [
 
 BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
+
+
+def quoted(name: str) -> str:
+    """Give a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def run(connection: Any, sql: str, values: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
@@ -56,7 +62,9 @@ def run_some(
 
     def begins(cursor: Any, _statement: str, _values: object) -> bool:
         # Here, since a cursor without a row knows its columns no more when it has been run.
-        names[:] = [str(column[0]) for column in cursor.get_description()]
+        # And only the first time: what follows may be a comment, which is a statement to it.
+        if not names:
+            names.extend(str(column[0]) for column in cursor.get_description())
         return True
 
     cursor = connection.cursor()
@@ -178,9 +186,12 @@ _READS: Final = frozenset(
 
 
 def only_reads(
-    action: int, _one: str | None, _two: str | None, _database: str | None, _inner: str | None
+    action: int, one: str | None, two: str | None, _database: str | None, _inner: str | None
 ) -> int:
     """Authorize what a SELECT does, and nothing else: no PRAGMA, no ATTACH, no change."""
+    if action == apsw.SQLITE_PRAGMA and one == "data_version" and two is None:
+        # A search asks by it whether the index that it holds is the one in the file.
+        return apsw.SQLITE_OK
     return apsw.SQLITE_OK if action in _READS else apsw.SQLITE_DENY
 
 

@@ -22,9 +22,11 @@ import msgspec
 from ..codec import schema_hash
 from ..projection import ProjectionDefinition, TableDefinition
 from ..rows import Flat, Scalar
-from ..views import Selection
+from ..views import Search, Selection
+from .sqlite_search import PLACE, SearchSql
+from .sqlite_session import quoted
 
-__all__ = ["Statement", "TableSql", "definition_hash", "quoted"]
+__all__ = ["Statement", "TableSql", "definition_hash"]
 
 Statement: TypeAlias = tuple[str, Sequence[Scalar]]
 """SQL and what is bound to it."""
@@ -39,11 +41,6 @@ SLICE: Final = '"slice:"'
 """The column of a row's owner; a colon is in no field's name."""
 
 
-def quoted(name: str) -> str:
-    """Give a name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def definition_hash(definition: ProjectionDefinition) -> str:
     """Give 16 hexadecimal digits that change when the tables of a projection change."""
     shapes: list[Any] = []
@@ -53,7 +50,8 @@ def definition_hash(definition: ProjectionDefinition) -> str:
         # As a struct of resolved types, so that what is inside nested fields is covered too.
         fields = [(column.name, column.annotation) for column in shape.columns]
         nested = schema_hash(msgspec.defstruct(shape.row.__name__, fields))
-        shapes.append([name, shape.key, shape.indexes, columns, nested])
+        searched = [shape.search] if shape.search else []  # absent where no release knew of it
+        shapes.append([name, shape.key, shape.indexes, columns, nested, *searched])
     return blake2b(msgspec.json.encode(shapes), digest_size=8).hexdigest()
 
 
@@ -72,6 +70,7 @@ class TableSql:
         self.name = name or definition.name
         """What the table is called in the file."""
         self.sliced = sliced
+        self._floats_exact = floats_exact
         shape = definition.shape
         assert len(shape.columns) <= COLUMNS_MAX
         self._table = quoted(self.name)
@@ -81,27 +80,41 @@ class TableSql:
         self._as_json = "BLOB" not in kinds and (floats_exact or "REAL" not in kinds)
         self._chunk_rows = min(ROWS_MAX, _power_of_two(BINDINGS_MAX // self._width))
         self._upserts: dict[int, str] = {}
+        self._search = SearchSql(self.name, shape) if shape.search else None
+
+    def of_build(self, name: str, *, sliced: bool) -> TableSql:
+        """Give the statements of the same table as a build has it."""
+        exact = self._floats_exact
+        return TableSql(self.definition, floats_exact=exact, name=name, sliced=sliced)
 
     def create(self) -> Iterator[str]:
         """Give the statements that make the table and its indexes."""
         shape = self.definition.shape
         key = shape.columns[shape.key_place]
+        numbered = self._search is not None and key.sql != "INTEGER"
+        unique = " UNIQUE" if numbered else " PRIMARY KEY"
         columns = [
             f"{quoted(c.name)} {c.sql}{'' if c.nullable else ' NOT NULL'}"
-            f"{' PRIMARY KEY' if c.name == shape.key else ''}"
+            f"{unique if c.name == shape.key else ''}"
             for c in shape.columns
         ]
         if self.sliced:
             columns.append(f"{SLICE} INTEGER NOT NULL")
+        if numbered:
+            # What is searched has a number for each row, so its text key is an index beside.
+            columns.append(f"{PLACE} INTEGER PRIMARY KEY")
         # A text key is the table's own order, and so the last column of every index: ordered pages
         # need no sorting. An integer key is that by itself.
-        options = "STRICT" if key.sql == "INTEGER" else "STRICT, WITHOUT ROWID"
+        options = "STRICT" if numbered or key.sql == "INTEGER" else "STRICT, WITHOUT ROWID"
         yield f"CREATE TABLE {self._table} ({', '.join(columns)}) {options}"
         for names in shape.indexes:
             # A colon is in no field's name, so this is never taken.
             index = quoted(f"{self.name}:{','.join(names)}")
-            listed = ", ".join(map(quoted, names))
+            last = [shape.key] if numbered and shape.key not in names else []
+            listed = ", ".join(map(quoted, [*names, *last]))
             yield f"CREATE INDEX {index} ON {self._table} ({listed})"
+        if self._search is not None:
+            yield from self._search.create()
 
     def upserts(self, rows: Sequence[Flat]) -> Iterator[Statement]:
         """Give the statements that put rows, in few sizes, so that SQLite compiles each once.
@@ -187,6 +200,15 @@ class TableSql:
         values += (selection.limit, selection.offset)
         return self._select(f"{condition}ORDER BY {order} LIMIT ? OFFSET ?"), values
 
+    def search(self, search: Search) -> Statement:
+        """Give the statement that reads what a search finds, the best first."""
+        assert self._search is not None, "views refuse to search a table without the fields for it"
+        where, values = _where(search.where)
+        condition = f"WHERE {' AND '.join(where)} " if where else ""
+        tail = f'{condition}ORDER BY ":rank", {self._key} LIMIT ? OFFSET ?'
+        values = [self._search.match(search), *values, search.limit, search.offset]
+        return self._select(tail, self._search.source()), values
+
     def count(self, where: Sequence[tuple[str, Scalar]]) -> Statement:
         """Give the statement that counts."""
         conditions, values = _where(where)
@@ -199,8 +221,8 @@ class TableSql:
             return _rows_decoder.decode(answer[0][0])
         return answer
 
-    def _select(self, tail: str) -> str:
-        inner = f"SELECT {self._columns} FROM {self._table} {tail}"
+    def _select(self, tail: str, source: str = "") -> str:
+        inner = f"SELECT {self._columns} FROM {source or self._table} {tail}"
         if not self._as_json:
             return inner
         return f"SELECT json_group_array(json_array({self._columns})) FROM ({inner})"

@@ -31,13 +31,14 @@ from ..views import (
     Parked,
     Part,
     Rebuild,
+    Search,
     Selection,
 )
-from .contract import Store
+from .contract import LogSource
 from .sqlite_history import Plan
 from .sqlite_keeper import MEMORY, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
-from .sqlite_queries import QueryCalls, read_count, read_rows, select
+from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
 from .sqlite_session import (
     close,
     failures,
@@ -60,13 +61,18 @@ BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
 CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
+PAGE_BYTES: Final = 4_096
+"""Of views whose size is bounded."""
 
 
 class SqliteViews:
-    """Views on a path, or in memory for ":memory:"."""
+    """Views on a path, or in memory for ":memory:", where `bytes_max` may bound them."""
 
-    def __init__(self, path: str, *, logger: logging.Logger | None = None) -> None:
+    def __init__(
+        self, path: str, *, logger: logging.Logger | None = None, bytes_max: int | None = None
+    ) -> None:
         self._path = path
+        self._bytes_max = bytes_max
         self._logger = logger or logging.getLogger("foldline")
         self._ports = Ports()
         self._writer: Worker | None = None
@@ -89,7 +95,7 @@ class SqliteViews:
         self,
         ports: Ports,
         limits: Limits,  # noqa: ARG002 - for stores whose connections have bounds
-        store: Store,
+        store: LogSource,
         projections: Sequence[type[Projection]],
         *,
         rebuild: Rebuild = "refuse",
@@ -105,7 +111,7 @@ class SqliteViews:
             await self.close()
             raise
 
-    async def _open(self, store: Store, rebuild: Rebuild) -> None:
+    async def _open(self, store: LogSource, rebuild: Rebuild) -> None:
         assert self._writer is not None
         names = await self._writer.run(self._open_writer)
         plans = await self._keeper.plan(store, names, rebuild, self._logger)
@@ -128,6 +134,10 @@ class SqliteViews:
             set_pragma(connection, "wal_autocheckpoint", 0)
             set_pragma(connection, "cache_size", -CACHE_KIB)
             set_pragma(connection, "trusted_schema", 0)
+            if self._bytes_max is not None:
+                pages = max(1, self._bytes_max // PAGE_BYTES)
+                set_pragma(connection, "page_size", PAGE_BYTES)
+                set_pragma(connection, "max_page_count", pages)
             if not memory:
                 make_wal_durable(connection, self._ports.files, self._path)
             return self._keeper.open(connection)
@@ -135,7 +145,7 @@ class SqliteViews:
     def _prepare(self, plans: Sequence[Plan]) -> None:
         assert self._connection is not None
         with failures(self._path, "prepared"):
-            self._keeper.prepare(self._connection, plans)
+            self._noting_failed_syncs(self._keeper.prepare, self._connection, plans)
 
     def _open_reader(self) -> None:
         with failures(self._path, "opened"):
@@ -144,6 +154,17 @@ class SqliteViews:
             set_pragma(connection, "query_only", 1)
             set_pragma(connection, "trusted_schema", 0)
             connection.authorizer = only_reads
+
+    async def freeze(self) -> None:
+        """Take no more writes: what reads in memory can then be interrupted, like any reader."""
+        assert self._path == MEMORY
+        await self._on_writer(self._freeze)
+        assert self._writer is not None
+        self._calls.begin(self._writer, self._reading_connection)
+
+    def _freeze(self, connection: apsw.Connection) -> None:
+        set_pragma(connection, "query_only", 1)
+        self._reading = connection
 
     async def close(self) -> None:
         """Close; a second call does nothing. Queries that still run are interrupted."""
@@ -168,6 +189,7 @@ class SqliteViews:
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
+        self._reading = None
         if connection is not None:
             stopped, self._stopped = self._stopped, False
             with failures(self._path, "closed"):
@@ -393,11 +415,23 @@ class SqliteViews:
             )
         with failures(self._path, "written or read"):
             try:
-                return call(self._connection, *args)
-            except apsw.IOError as error:
-                code: int = getattr(error, "extendedresult", 0)
-                self._stopped = code == apsw.SQLITE_IOERR_FSYNC
-                raise
+                return self._noting_failed_syncs(call, self._connection, *args)
+            except apsw.FullError as error:
+                if self._bytes_max is None:
+                    raise
+                raise StoreFailed(
+                    f"these views take more than the {self._bytes_max} bytes that they may "
+                    f"(Limits.past_bytes): fold fewer projections, or raise the limit",
+                    written=False,
+                ) from error
+
+    def _noting_failed_syncs(self, call: Callable[..., T], *args: Any) -> T:
+        try:
+            return call(*args)
+        except apsw.IOError as error:
+            code: int = getattr(error, "extendedresult", 0)
+            self._stopped = code == apsw.SQLITE_IOERR_FSYNC
+            raise
 
     def _reach(self, name: str) -> None:
         if self._ports.failpoint is not None:
@@ -423,6 +457,10 @@ class SqliteViews:
         """Give the rows of a selection, in its order."""
         sql = self._keeper.shown(table)
         return await self._calls.run(read_rows, sql, sql.find(selection))
+
+    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
+        """Give the rows that a search finds, the best first."""
+        return await self._calls.run(read_found, self._keeper.shown(table), search)
 
     async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
         """Give how many rows have these values."""

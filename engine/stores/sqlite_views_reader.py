@@ -21,9 +21,16 @@ from ..errors import StoreRefused
 from ..ports import Ports, Worker
 from ..projection import ProjectionDefinition, TableDefinition
 from ..rows import Scalar
-from ..views import Selection
-from .sqlite_builds import APPLICATION_ID, SCHEMA_VERSION, Found, read_builds, serving
-from .sqlite_queries import QueryCalls, read_count, read_rows, select
+from ..views import Search, Selection
+from .sqlite_builds import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    Found,
+    read_builds,
+    real_name,
+    serving,
+)
+from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
 from .sqlite_session import failures, floats_are_exact, run, set_reading
 from .sqlite_tables import TableSql, definition_hash
 
@@ -93,6 +100,10 @@ class SqliteViewsReader:
     async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
         """Give the rows of a selection, in its order."""
         return await self._calls.run(self._checked, self._find, table, selection)
+
+    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
+        """Give the rows that a search finds, the best first."""
+        return await self._calls.run(self._checked, self._search, table, search)
 
     async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
         """Give how many rows have these values."""
@@ -169,6 +180,17 @@ class SqliteViewsReader:
     ) -> list[Any]:
         sql = self._sql[table.name]
         return read_rows(connection, sql, sql.find(selection))
+
+    def _search(
+        self, connection: apsw.Connection, table: TableDefinition, search: Search
+    ) -> list[Any]:
+        # An index of words belongs to a build's own table, which the plain name only shows.
+        builds = [b for b in read_builds(connection) if b.projection == table.projection]
+        now = serving(builds)
+        assert now is not None, "what serves was looked at in this transaction"
+        known = self._sql[table.name]
+        sql = known.of_build(real_name(table.name, now.number), sliced=now.slices > 1)
+        return read_found(connection, sql, search)
 
     def _count(
         self,

@@ -314,12 +314,12 @@ def views() -> Iterator[sqlite3.Connection]:
                 fold.fold(event, stream=logged.stream, recorded=logged.recorded)
             connection.execute("INSERT INTO checkpoints VALUES (?, ?)", (definition.name, len(log)))
             for attribute, table in definition.tables.items():
-                for statement in TableSql(table, floats_exact=True).create():
+                sql = TableSql(table, floats_exact=True)
+                for statement in sql.create():
                     connection.execute(statement)
-                for row in fold.rows(getattr(projection, attribute)):
-                    flat = table.shape.flatten(row)
-                    marks = ", ".join("?" * len(flat))
-                    connection.execute(f'INSERT INTO "{table.name}" VALUES ({marks})', flat)
+                flats = [table.shape.flatten(r) for r in fold.rows(getattr(projection, attribute))]
+                for upsert, values in sql.upserts(flats):
+                    connection.execute(upsert, values)
         yield connection
 
 

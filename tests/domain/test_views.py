@@ -22,6 +22,7 @@ from domain.queries import (
     PendingOrder,
     SalesByCountry,
     SalesByDay,
+    SearchCatalogue,
     Totals,
 )
 from domain.returns import RecordReturn
@@ -142,6 +143,24 @@ async def test_best_sellers_are_by_money_or_by_pieces(shop: Engine) -> None:
         ("85123A", 1_785),
     ]
     assert [(row.product, row.units_sold) for row in by_units] == [("71053", 8)]
+
+
+async def test_products_are_found_by_their_number_and_their_words(shop: Engine) -> None:
+    at = await done(shop, create("o-1", lantern(6, description="RED LANTERN"), heart(2)))
+    (found,) = await shop.query(SearchCatalogue("red lant"), at=at)
+
+    assert (found.product, found.units_sold) == ("71053", 6)
+    assert [row.product for row in await shop.query(SearchCatalogue("85123a"))] == ["85123A"]
+    assert await shop.query(SearchCatalogue("lantern heart")) == []
+
+
+async def test_a_product_is_found_by_its_newest_description_alone(shop: Engine) -> None:
+    await done(shop, create("o-1", lantern()))
+    renamed = lantern(description="GREEN KETTLE")
+    at = await done(shop, create("o-2", renamed, invoiced_at=NEXT_DAY))
+
+    assert [row.product for row in await shop.query(SearchCatalogue("kettle"), at=at)] == ["71053"]
+    assert await shop.query(SearchCatalogue("lantern")) == []
 
 
 async def test_sales_are_counted_per_country_and_day(shop: Engine) -> None:

@@ -74,6 +74,22 @@ async def test_an_order_goes_its_way(tmp_path: Path) -> None:
         assert empty.json() == {"orders": [], "after": None}
 
 
+async def test_products_are_found_by_their_words(tmp_path: Path) -> None:
+    async with shop(tmp_path) as (client, _):
+        at = (await create(client, "k")).json()["receipt"]
+
+        async def ask(**asked: str) -> httpx.Response:
+            return await client.get("/catalogue", params=asked)
+
+        found = await ask(q="LANT", at=at)
+        assert (found.status_code, len(found.json()["products"])) == (200, 1)
+        assert found.json()["products"][0]["units_sold"] == 6
+        assert (await ask(q="lantern OR heart")).json() == {"products": []}
+        for wrong in ({}, {"q": "*"}, {"q": "x" * 501}, {"q": "a", "limit": "0"}):
+            refused = await ask(**wrong)
+            assert refused.status_code == 422, wrong
+
+
 async def test_a_repeated_post_creates_once_also_after_a_restart(tmp_path: Path) -> None:
     async with shop(tmp_path) as (client, _):
         both = await asyncio.gather(create(client, "k"), create(client, "k"))

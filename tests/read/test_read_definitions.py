@@ -234,6 +234,39 @@ def test_a_nested_field_has_no_index() -> None:
     refused_row("nested and kept as JSON", dict[str, int], index=["field"])
 
 
+@pytest.mark.parametrize(
+    "annotation", [str, str | None, Annotated[str, msgspec.Meta(min_length=1)]]
+)
+def test_text_is_searched(annotation: Any) -> None:
+    assert row_of(annotation, search=["price", "id", "price"]).__shape__.search == ("price", "id")
+
+
+@pytest.mark.parametrize(
+    "annotation", [int, bytes, datetime, UUID, Colour, Literal["a", "b"], str | int, dict[str, str]]
+)
+def test_only_text_is_searched(annotation: Any) -> None:
+    refused_row("searches 'field', which has the type .*: words are", annotation, search=["field"])
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (["other"], "searches 'other', which is not a field: name one of"),
+        ("field", r'write a list of fields, search=\["field"\]'),
+    ],
+)
+def test_a_search_names_fields(search: Any, message: str) -> None:
+    refused_row(message, str, search=search)
+
+
+def test_a_field_that_is_named_as_the_index_needs_is_not_searched() -> None:
+    with pytest.raises(DefinitionError, match="'rank', a name that the index needs"):
+
+        class Ranked(Row, key="id", search=["rank"]):
+            id: str
+            rank: str
+
+
 def test_a_shared_mutable_default_is_refused() -> None:
     @dataclass
     class Holder:
@@ -262,9 +295,13 @@ def test_a_field_whose_type_is_not_known_is_refused() -> None:
 
 
 def test_a_row_may_extend_another() -> None:
-    class Longer(Book, index=["lent"]):
+    class Longer(Book, index=["lent"], search=["holder"]):
         pages: int = 0
 
+    class Longest(Longer, search=["id"]):
+        pass
+
+    assert Longest.__shape__.search == ("holder", "id")
     assert Longer.__shape__.key == "id"
     assert Longer.__shape__.indexes == (("holder",), ("price",), ("lent",))
 
@@ -466,12 +503,19 @@ def test_the_definition_hash_changes_with_whatever_the_tables_are_made_of() -> N
         row_of(Inner),
         row_of(other),
         row_of(int, index=["price"]),
+        row_of(str, search=["price"]),
+        row_of(str, search=["price", "id"]),
         Book,
     ]
     hashes = [hash_of(row) for row in rows]
 
     assert len(set(hashes)) == len(rows)
     assert hash_of(row_of(int)) == hashes[0]
+
+
+def test_the_definition_hash_of_what_older_releases_made_stays() -> None:
+    # Views of theirs would be refused otherwise.
+    assert definition_hash(Library.__definition__) == "9098f26822715ac8"
 
 
 def test_keys_are_given_with_the_decorator() -> None:

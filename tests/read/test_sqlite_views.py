@@ -19,6 +19,7 @@ from engine.ports import Ports
 from engine.projection import Projection, Row, Table, projects
 from engine.rows import Flat, Scalar
 from engine.stores import sqlite_views
+from engine.stores.sqlite_keeper import Keeper
 from engine.stores.sqlite_session import set_pragma
 from engine.stores.sqlite_tables import TableSql
 from engine.stores.sqlite_views import SqliteViews
@@ -320,6 +321,28 @@ async def test_what_somebody_decided_survives_a_loss_of_power(tmp_path: Path) ->
     assert await views.is_paused("counts")
     assert (await views.checkpoint(part_of(Counts))).position == 1, "only decisions are synced"
     await views.close()
+    disk.dispose()
+
+
+async def test_views_whose_tables_cannot_be_synced_are_not_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, ports = simulated(tmp_path)
+    prepare = Keeper.prepare
+
+    def failing(*args: Any) -> None:
+        disk.sync_failures = 1.0
+        disk.notes_calls = True
+        prepare(*args)
+
+    monkeypatch.setattr(Keeper, "prepare", failing)
+    with pytest.raises(StoreFailed, match=r"shop\.views\.db could not be prepared"):
+        await open_views(disk, ports, written(1))
+
+    assert disk.failed == ["sync shop.views.db-wal: EIO"]
+    # What is not on the disk must not be folded into the file.
+    assert "write shop.views.db" not in disk.calls
+    assert "delete shop.views.db-wal" not in disk.calls
     disk.dispose()
 
 

@@ -180,6 +180,8 @@ async def test_sql_gives_tuples_or_structs(views: Views) -> None:
         PerHolder("ann", 2, True),
         PerHolder("bob", 1, False),
     ]
+    assert await views.sql(sql, ("nobody", "at all")) == []
+    assert await views.sql(sql, ("nobody", "at all"), row=PerHolder) == []
     with pytest.raises(UsageError, match=r"the columns \['id'\] are no PerHolder"):
         await views.sql("select id from library_books", row=PerHolder)
 

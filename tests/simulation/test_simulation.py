@@ -40,12 +40,15 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+HAPPENINGS = ("crashes", "disk failures", "pasts", "Conflict", "DeadlinePassed", "Overloaded")
+
+
 def test_seeds_hold_and_are_full_of_crashes_and_faults() -> None:
     done = simulate("--seeds", "60")
 
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("60 seeds, 0 bad")
-    for happening in ("crashes", "disk failures", "Conflict", "DeadlinePassed", "Overloaded"):
+    for happening in HAPPENINGS:
         assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), done.stdout
 
 

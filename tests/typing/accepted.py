@@ -50,7 +50,7 @@ class Vault(Aggregate, kind="vault"):
         self.cents += event.cents
 
 
-class Account(Row, key="account", index=["cents"]):
+class Account(Row, key="account", index=["cents"], search=["account"]):
     account: str
     cents: int
 
@@ -71,6 +71,7 @@ class Accounts(Projection, name="accounts", version=1):
 @answers
 async def get_account(query: GetAccount, views: Views) -> Account | None:
     assert_type(await views.find(Accounts.rows, where={"cents": 1}), list[Account])
+    assert_type(await views.search(Accounts.rows, "ann", limit=5), list[Account])
     return await views.get(Accounts.rows, query.account)
 
 
@@ -90,6 +91,9 @@ async def look_back(engine: Engine, archive: Archive) -> None:
     assert_type(await archive.state(Vault, "a"), Vault)
     assert_type(await engine.history(Vault, "a"), HistoryPage)
     assert_type(await engine.difference(Vault, "a", 0, 1), tuple[Change, ...])
+    async with engine.past(position=1) as past, archive.past(at=0) as other:
+        assert_type(await past.query(GetAccount("a")), Account | None)
+        assert_type(await other.query(GetAccount("a")), Account | None)
     async for event in engine.history(Vault, "a"):
         assert_type(event, LoggedEvent)
     async for event in engine.feed(follow=True):

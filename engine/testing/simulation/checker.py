@@ -232,6 +232,10 @@ def _views(story: Story) -> Iterator[str]:
         states = [s for s in story.seen if s.what == "actor" and s.cell == cell]
         if not states or (states[-1].version, states[-1].total) != found:
             yield f"P5: {cell} decides on {states[-1:]}: its events give {found}"
+    for words, found_by in story.found.items():
+        with_them = sorted(c for c, row in story.cells.items() if row and row.words == words)
+        if sorted(found_by) != with_them:
+            yield f"P9: a search for {words!r} finds {found_by}, and {with_them} have these words"
     journeys[0] = sum(journeys.values())
     for number, row in story.journeys.items():
         if (0 if row is None else row.events) != journeys[number]:

@@ -27,6 +27,7 @@ __all__ = [
     "CellRow",
     "Cells",
     "Count",
+    "FindCells",
     "GetCell",
     "GetCount",
     "GetJourney",
@@ -40,6 +41,7 @@ __all__ = [
     "Taken",
     "Was",
     "cell_class",
+    "find_cells",
     "get_cell",
     "get_count",
     "get_journey",
@@ -179,13 +181,21 @@ def cell_class(key_window: int, snapshot_every: int | None) -> type[Cell]:
     return Tuned
 
 
-class CellRow(Row, key="cell_id"):
+class CellRow(Row, key="cell_id", search=["words"]):
     """A cell as the views show it."""
 
     cell_id: str
     total: int
     events: int
     position: int
+    words: str
+    """What it is found by: its figures."""
+
+
+def words_of(total: int, events: int) -> str:
+    """Give the words of a cell; they change with each of its events."""
+    sign = "minus" if total < 0 else "plus"
+    return f"{sign}{abs(total)} of{events} cell"
 
 
 class Cells(Projection, name="cells", version=1):
@@ -206,7 +216,8 @@ class Cells(Projection, name="cells", version=1):
     def _change(self, meta: Meta, amount: int) -> None:
         row = self.rows.get(meta.id)
         total, events = (row.total, row.events) if row is not None else (0, 0)
-        self.rows.put(CellRow(meta.id, total + amount, events + 1, meta.position))
+        total, events = total + amount, events + 1
+        self.rows.put(CellRow(meta.id, total, events, meta.position, words_of(total, events)))
 
 
 class Journey(Row, key="operation"):
@@ -263,6 +274,18 @@ class GetCell(Query[CellRow | None]):
 async def get_cell(query: GetCell, views: Views) -> CellRow | None:
     """Give its row."""
     return await views.get(Cells.rows, query.cell_id)
+
+
+class FindCells(Query[list[str]]):
+    """The ids of the cells that have some words."""
+
+    words: str
+
+
+@answers(projections=[Cells])
+async def find_cells(query: FindCells, views: Views) -> list[str]:
+    """Search for them."""
+    return [row.cell_id for row in await views.search(Cells.rows, query.words, limit=1_000)]
 
 
 class GetCount(Query[Count | None]):

@@ -21,11 +21,13 @@ from ...engine import Engine
 from ...errors import (
     Closed,
     Conflict,
+    Damaged,
     DeadlinePassed,
     HandlerFailed,
     KeyReused,
     NotRun,
     OutcomeUnknown,
+    Overloaded,
     ProjectionLag,
     Rejected,
     StoreFailed,
@@ -39,6 +41,7 @@ from .domain import (
     Brittle,
     Cell,
     Cells,
+    FindCells,
     GetCell,
     GetCount,
     GetJourney,
@@ -49,6 +52,7 @@ from .domain import (
     Spoil,
     Take,
     cell_class,
+    find_cells,
     get_cell,
     get_count,
     get_journey,
@@ -113,7 +117,7 @@ class Life:
         return Engine(
             [self._cell],
             projections=[Cells, Puts, Brittle],
-            answers=[get_cell, get_journey, get_count],
+            answers=[get_cell, find_cells, get_journey, get_count],
             store=f"sqlite:{self._disk.folder / 'log.db'}",
             limits=self._limits,
             logger=_SILENT,
@@ -397,8 +401,11 @@ class Life:
         cell = operation.command.cell_id
         begun = self._story.tick()
         with contextlib.suppress(ProjectionLag, TimeoutError, Closed, StoreFailed):
-            if self._random.random() < 0.5:
+            chance = self._random.random()
+            if chance < 0.45:
                 await self._look_at_view(engine, cell, begun, receipt)
+            elif chance < 0.6:
+                await self._look_at_the_past(engine, cell, receipt)
             else:
                 state: Any = await engine.state(self._cell, cell)
                 ended = self._story.tick()
@@ -415,6 +422,20 @@ class Life:
             shown = Seen("view", cell, begun, ended, row.events, row.total, row.position)
             self._story.seen.append(shown)
 
+    async def _look_at_the_past(self, engine: Engine, cell: str, receipt: Receipt) -> None:
+        """See the views as of an acknowledged event: with it, and with nothing behind it."""
+        if not receipt.version:
+            return
+        # More at once than are allowed are refused, and a flipped bit is met by whoever reads.
+        refusals = (Overloaded, Damaged) if self._swarm.flipped else (Overloaded,)
+        with contextlib.suppress(*refusals):
+            async with engine.past(position=receipt, projections=[Cells]) as past:
+                row = await past.query(GetCell(cell))
+            if row is None or (row.events, row.position) != (receipt.version, receipt.position):
+                self._problem(f"P14: the past at {receipt} shows {row}")
+            else:
+                self._story.looked_back += 1
+
     # -- the end ------------------------------------------------------------------------------
 
     async def _collect(self, engine: Engine) -> None:
@@ -429,7 +450,10 @@ class Life:
                 await asyncio.sleep(0.1)
         await self._collect_brittle(engine, position)
         for cell in sorted({logged.meta.id for logged in story.log}):
-            story.cells[cell] = await engine.query(GetCell(cell), at=position, timeout=600)
+            row = await engine.query(GetCell(cell), at=position, timeout=600)
+            story.cells[cell] = row
+            if row is not None:
+                story.found[row.words] = await engine.query(FindCells(row.words))
             story.counts[cell] = await engine.query(GetCount(cell))
             begun = story.tick()
             try:

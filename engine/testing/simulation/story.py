@@ -102,11 +102,15 @@ class Story(msgspec.Struct):
     seconds: float = 0.0
     """Of virtual time."""
     digest: str = ""
+    looked_back: int = 0
+    """How often a past was what it had to be."""
     disk_failures: list[str] = []
     # -- what the last, quiet life says ------------------------------------------------------
     log: list[Any] = []
     cells: dict[str, Any] = {}
     """The rows of the view of cells, by cell."""
+    found: dict[str, list[str]] = {}
+    """The cells that a search finds, by its words."""
     counts: dict[str, Any] = {}
     """The rows of the brittle projection, by cell."""
     journeys: dict[int, Any] = {}

@@ -44,6 +44,7 @@ def counts_of(story: Story) -> dict[str, int]:
         "disk failures": len(story.disk_failures),
         "strangers' events": len(story.strangers),
         "events": len(story.log),
+        "pasts": story.looked_back,
         "steps": story.steps,
         "virtual seconds": int(story.seconds),
     }

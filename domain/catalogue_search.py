@@ -1,0 +1,80 @@
+"""Looking for products from the command line: the catalogue as it is or was, folded from the log.
+
+Rules: the log is opened read-only, beside a shop that may be at work, and its views are not
+touched. The catalogue is folded for the question, in one pass over the log, which is shown as it
+goes. What it finds it lays out as text and does not print.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TextIO
+
+from engine import Archive, PastViews
+
+from .catalogue import Catalogue, Product
+from .former_events import UPCASTERS
+from .money import pounds
+from .progress import Progress
+from .queries import SearchCatalogue, search_catalogue
+
+__all__ = ["lay_out_products", "search_products"]
+
+NAME_WIDTH = 36
+SHOWN_EVERY_SECONDS = 0.5
+
+
+async def search_products(
+    store: str, text: str, limit: int, at: datetime | None, progress: TextIO
+) -> Sequence[Product]:
+    """Find products by the words of a text, as of now or of a time.
+
+    Raises EngineError where the log cannot be read, or the text cannot be searched for.
+    """
+    async with Archive(
+        [],
+        store=store,
+        projections=[Catalogue],
+        answers=[search_catalogue],
+        upcasters=UPCASTERS,
+    ) as archive:
+        past = archive.past(at=at)
+        showing = asyncio.create_task(_show(past, Progress("read", progress)))
+        try:
+            async with past:
+                return await past.query(SearchCatalogue(text, limit))
+        finally:
+            showing.cancel()
+
+
+async def _show(past: PastViews, progress: Progress) -> None:
+    """Show how far the log is read, where that takes a while."""
+    try:
+        while True:
+            await asyncio.sleep(SHOWN_EVERY_SECONDS)
+            if past.end:
+                progress.show(past.position, past.end)
+    finally:
+        progress.end()
+
+
+def lay_out_products(products: Sequence[Product]) -> str:
+    """Give the text."""
+    return "".join(f"{line}\n" for line in _lines(products))
+
+
+def _lines(products: Sequence[Product]) -> Iterator[str]:
+    if not products:
+        yield "no product has these words"
+        return
+    yield f"{'Products':<{NAME_WIDTH + 12}}{'price':>10}{'sold':>9}{'revenue':>14}"
+    for row in products:
+        name = f"{row.product:<9} {row.description[:NAME_WIDTH]}"
+        price = "-" if row.last_price is None else pounds(row.last_price)
+        line = (
+            f"  {name:<{NAME_WIDTH + 10}}{price:>10}{row.units_sold:>9,}{pounds(row.revenue):>14}"
+        )
+        # What invoices wrote must not move a terminal's cursor.
+        yield "".join(c if c.isprintable() else "\ufffd" for c in line)
