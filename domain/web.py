@@ -47,6 +47,8 @@ __all__ = ["create_app"]
 
 Principal = Callable[[Request], str | None]
 
+STOPPING_SECONDS = 10
+"""Within which open connections must end when the shop stops."""
 HANDLING_SECONDS = 10.0
 """Within which a command must be decided."""
 PAGE_ROWS_MAX = 200
@@ -301,7 +303,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args(arguments)
-    uvicorn.run(create_app(options.store), host=options.host, port=options.port)
+    uvicorn.run(
+        create_app(options.store),
+        host=options.host,
+        port=options.port,
+        # A page whose connection hangs would keep the shop from stopping for ever.
+        timeout_graceful_shutdown=STOPPING_SECONDS,
+    )
 
 
 # For `uvicorn domain.web:app`; nothing is opened until it starts.
