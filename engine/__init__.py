@@ -67,6 +67,10 @@ from .projection import Table as Table
 from .projection import projects as projects
 from .running import calm_collector as calm_collector
 from .running import run as run
+from .sink import Delivery as Delivery
+from .sink import Sink as Sink
+from .sql_projection import Sql as Sql
+from .sql_projection import SqlProjection as SqlProjection
 from .statistics import EngineStatistics as EngineStatistics
 from .telemetry import Telemetry as Telemetry
 from .upcasting import Retired as Retired

@@ -67,7 +67,7 @@ class AnswerDefinition(msgspec.Struct, frozen=True):
     query: type[Query[Any]]
     function: Callable[[Any, Views], Awaitable[Any]]
     projections: tuple[str, ...] | None
-    """Which ones a query `at` a position waits for; None for all of the engine."""
+    """Which ones a query `at` a position waits for; None for all of the engine but sinks."""
 
 
 class _Asked(msgspec.Struct):
@@ -117,7 +117,7 @@ def answers(
 ) -> Any:
     """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
 
-    With `projections`, a query `at` a position waits for these only, else for all.
+    With `projections`, a query `at` a position waits for these only, else for all but sinks.
     """
     names: tuple[str, ...] | None = None
     if projections is not None:
@@ -283,7 +283,9 @@ class Answers:
         await self._wait_for(self._definition_of(query), position_of(at), deadline)
 
     async def _wait_for(self, definition: AnswerDefinition, position: int, deadline: float) -> None:
-        names = self._projectors if definition.projections is None else definition.projections
+        # A sink is outside the views: who wants to wait for one says so.
+        views = tuple(n for n, p in self._projectors.items() if p.definition.sink is None)
+        names = views if definition.projections is None else definition.projections
         concerned = {name: self._projectors[name] for name in names}
         for projector in concerned.values():
             if not await projector.wait_for(position, deadline):

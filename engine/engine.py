@@ -68,7 +68,7 @@ from .telemetry import Telemetry, Watch
 from .upcasting import Retired, Upcasting
 from .views import Part, Rebuild
 from .watchdog import LoopWatch
-from .work import TableWork
+from .works import Works
 
 __all__ = ["Engine"]
 
@@ -150,6 +150,8 @@ class Engine:
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
         self._rebuild: Rebuild = rebuild
         self._shared_feed = SharedFeed(self._store)
+        common = self._views, self._registry, self._limits, self._ports
+        self._works = Works(*common, self._store, self._resources, self._logger)
         self._projecting = {p.__definition__.name: self._wire_projecting(p) for p in projections}
         self.projections = Projections(
             self._projecting, self._views, self._check_usable, self._gate
@@ -182,6 +184,7 @@ class Engine:
         return LoopWatch(watcher, self._limits.loop_blocked_ms / 1_000, self._logger)
 
     def _wire_projecting(self, projection: type[Projection]) -> Projecting:
+        self._works.check(projection.__definition__)
         return Projecting(
             projection,
             make=self._projector,
@@ -195,7 +198,7 @@ class Engine:
     def _projector(self, part: Part, *, moved: Callable[[], None], paused: bool) -> Projector:
         return Projector(
             part,
-            TableWork(part, self._views, self._registry, self._limits, self._ports),
+            self._works.of(part),
             store=self._shared_feed,
             subscription=self._bus.subscribe(part.definition.name),
             limits=self._limits,
@@ -271,7 +274,6 @@ class Engine:
         live = LiveQueries(
             self._answers,
             self._projecting,
-            [table for p in self._projections for table in p.__definition__.tables.values()],
             self._views,
             self._limits,
             check_usable=self._check_usable,

@@ -67,6 +67,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     projector_retries: int = 5
     """How often a projector tries again by itself after a failure that may pass, waiting longer
     each time (50 ms, doubled up to 5 s), before it stops or sets the event aside."""
+    sink_events: int = 100
+    """Events that a sink is given at once."""
+    sink_seconds: int = 30
+    """Seconds that one delivery may take; then it is cancelled and tried again."""
+    sink_retries: int = 1_000
+    """As `projector_retries`, for a sink: what is outside may be away for longer, and with waits of
+    up to 5 s these are more than an hour."""
+    sink_stop_seconds: int = 5
+    """Seconds that a delivery may go on for when the engine stops; then it is given up, and comes
+    again after the next start."""
     parked_events: int = 10_000
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000

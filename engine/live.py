@@ -23,7 +23,7 @@ from .errors import Closed, Overloaded, UsageError
 from .interest import Interest
 from .limits import Limits
 from .messages import Query, Receipt
-from .projection import TableDefinition
+from .projection import ProjectionDefinition, TableDefinition
 from .question import Question, Told, are_same, key_of
 from .rows import Scalar
 from .statistics import LiveStatistics
@@ -38,7 +38,12 @@ TORN_MAX: Final = 3
 
 
 class Projected(Protocol):
-    """A projector, as far as its place goes."""
+    """A projector, as far as its tables and its place go."""
+
+    @property
+    def definition(self) -> ProjectionDefinition:
+        """What it is."""
+        ...
 
     @property
     def position(self) -> int:
@@ -76,18 +81,18 @@ class _Reading:
     def table(self, table: TableDefinition) -> None:
         """It may read any row of a table."""
         self._calls += 1
-        self._note_table(table)
+        self._note_table(table.projection, table.name)
 
     def everything(self) -> None:
         """It may read any row of any table that it is answered from."""
         self._calls += 1
-        for table in self._live.tables_of(self._question.query):
-            self._note_table(table)
+        for projection, table in self._live.tables_of(self._question.query):
+            self._note_table(projection, table)
 
-    def _note_table(self, table: TableDefinition) -> None:
-        self._look(table.projection)
-        self.tables.add(table.name)
-        self._live.note_table(self._question, table.name)
+    def _note_table(self, projection: str, table: str) -> None:
+        self._look(projection)
+        self.tables.add(table)
+        self._live.note_table(self._question, table)
 
     def _look(self, projection: str) -> None:
         if projection not in self.positions:
@@ -108,7 +113,6 @@ class LiveQueries:
         self,
         answers: Answers,
         projectors: Mapping[str, Projected],
-        tables: Sequence[TableDefinition],
         store: ViewsStore,
         limits: Limits,
         *,
@@ -119,7 +123,6 @@ class LiveQueries:
         self.rows_max = limits.watched_rows
         self._answers = answers
         self._projectors = projectors
-        self._tables = tables
         self._limits = limits
         self._check_usable = check_usable
         self._gate = gate
@@ -252,9 +255,9 @@ class LiveQueries:
         definition = part.definition
         if self._interest.is_empty or not self._projectors[definition.name].shows(part):
             return
-        if changes is None:
-            for table in definition.tables.values():
-                self._mark(list(self._interest.in_table(table.name)))
+        if changes is None or changes.everything:
+            for name in definition.table_names:
+                self._mark(list(self._interest.in_table(name)))
         else:
             for attribute, rows in changes.rows.items():
                 table = definition.tables[attribute]
@@ -268,10 +271,10 @@ class LiveQueries:
 
     # -- what was read --------------------------------------------------------------------------
 
-    def tables_of(self, query: Query[Any]) -> Sequence[TableDefinition]:
-        """Give all tables that a query may be answered from."""
+    def tables_of(self, query: Query[Any]) -> Sequence[tuple[str, str]]:
+        """Give all tables that a query may be answered from, each with its projection."""
         names = self._answers.projections_of(query)
-        return [table for table in self._tables if table.projection in names]
+        return [(name, t) for name in names for t in self._projectors[name].definition.table_names]
 
     def position_of(self, projection: str) -> int:
         """Give what queries can see of a projection."""

@@ -60,6 +60,13 @@ class Parking:
         )
         return True
 
+    def undo(self, position: int = 0) -> None:
+        """Take back what the batch added from a position on."""
+        kept = [parked for parked in self.added if parked.position < position]
+        undone = [parked for parked in self.added if parked.position >= position]
+        self.released(undone)
+        self.added[:] = kept
+
     def written(self) -> None:
         """Note that what the batch added is written."""
         self.added.clear()

@@ -38,7 +38,7 @@ from .projection import Projection, ProjectionDefinition
 from .stores.contract import LogSource, StoredEvent
 from .stores.sqlite_views import SqliteViews
 from .views import Checkpoint, Part, Views, what_of
-from .work import TableWork
+from .works import folding
 
 __all__ = ["PastViews", "Pasts"]
 
@@ -77,7 +77,7 @@ class Pasts:
         self.ports = ports
         self.logger = logger
         self.check_usable = past.check_usable
-        self._projections = tuple(projections)
+        self._projections = tuple(p for p in projections if p.__definition__.sink is None)
         self._gate = past.gate
         self._decided = decided
         self._open: set[PastViews] = set()
@@ -287,7 +287,7 @@ class _PastFold:
     def __init__(self, part: Part, store: SqliteViews, pasts: Pasts) -> None:
         self._part = part
         ports = msgspec.structs.replace(pasts.ports, failpoint=None)
-        self._work = TableWork(part, store, pasts.registry, pasts.limits, ports)
+        self._work = folding(part, store, pasts.registry, pasts.limits, ports)
         self._checkpoint = Checkpoint()
 
     async def open(self, skipped: frozenset[int]) -> None:

@@ -34,6 +34,7 @@ except ImportError:  # Windows has no flock; opening a file store there is refus
 
 __all__ = [
     "FAILPOINTS",
+    "SINK_FAILPOINTS",
     "SWAP_FAILPOINTS",
     "Clock",
     "Files",
@@ -70,6 +71,8 @@ FAILPOINTS: Final = (
     "views.committed",  # rows and checkpoint are committed
 )
 """The steps at which a fault can be hung, in the order of the walk."""
+SINK_FAILPOINTS: Final = ("sink.delivered",)  # the checkpoint has not moved
+"""The same where a projection delivers to a system outside."""
 SWAP_FAILPOINTS: Final = (
     "views.swapping",  # another build is to serve, the commit has not begun
     "views.swapped",  # it serves

@@ -311,6 +311,14 @@ class Projecting:
     async def rebuild(self) -> None:
         """Begin a build beside the one that serves; nothing happens where one is on its way."""
         tasks = self._running()
+        if self.definition.sink is not None:
+            name = self.definition.name
+            raise UsageError(
+                f"sink {name!r} has no tables to be built beside others: to deliver everything "
+                f"again into a system that is new, give it a sink of another name, which begins at "
+                f"the beginning; to deliver it again into the same one, "
+                f"`engine.projections.reset({name!r})`"
+            )
         if self._building:
             return
         build = await self._views.begin_build(self.definition)
@@ -372,6 +380,15 @@ class Projecting:
                 f"being built anew already"
             )
         await self._rest(serving)
+        if self.definition.sink is not None:
+            self._logger.warning(
+                "sink %s was reset by %s and DELIVERS EVERYTHING AGAIN FROM THE BEGINNING, up to "
+                "position %d where it was: %s",
+                self.definition.name,
+                principal or "somebody",
+                self.position,
+                reason or "no reason was given",
+            )
         try:
             await self._views.reset(self.definition, self._decision("reset", reason, principal))
             for projector in serving:

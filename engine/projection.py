@@ -3,14 +3,15 @@
 Rules: handlers are found by their annotations, once, when the class is made, and whatever does not
 fit is refused there with the mend in the message. A handler reads and changes the projection's own
 tables and does nothing else: it may run more than once for an event, and what it changed is kept
-once. Nothing is kept in the projection object itself. This file knows no async, SQL or store.
+once. Nothing is kept in the projection object itself. A base class may read its subclasses in a way
+of its own, and still gives such a definition. This file knows no async, SQL or store.
 """
 
 from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
 from zlib import crc32
 
@@ -23,17 +24,22 @@ from .rows import Flat, Row, RowShape, Scalar
 
 __all__ = [
     "SLICES_MAX",
+    "Delivering",
     "Policy",
     "Projection",
     "ProjectionDefinition",
     "ProjectionHandler",
     "Row",
     "SequenceKey",
+    "SqlTable",
     "Table",
     "TableDefinition",
     "check_names",
+    "is_handler",
     "projects",
+    "read_handlers",
     "slice_of",
+    "sql_name",
 ]
 
 R = TypeVar("R", bound=Row)
@@ -79,6 +85,27 @@ class TableDefinition(msgspec.Struct, frozen=True):
     """What SQL calls it: the projection's name, an underscore, the attribute."""
     projection: str
     shape: RowShape
+
+
+class SqlTable(msgspec.Struct, frozen=True):
+    """One table that a projection makes by SQL of its own."""
+
+    attribute: str
+    """What its statements call it, in braces."""
+    name: str
+    """What SQL calls it, as with `TableDefinition`."""
+    statements: tuple[str, ...]
+    """What makes it."""
+
+
+class Delivering(msgspec.Struct, frozen=True):
+    """What a sink does with events."""
+
+    function: Callable[..., Awaitable[None]]
+    takes: tuple[type[Any], ...]
+    """Classes of resources that it takes after the events."""
+    transient: tuple[type[BaseException], ...]
+    """Failures that may be over when it is tried again."""
 
 
 class Table(Generic[R]):
@@ -152,6 +179,11 @@ def projects(function: Any = None, /, *, keys: Keys | None = None) -> Any:
     return mark if function is None else mark(function)
 
 
+def is_handler(method: object) -> bool:
+    """Tell whether something is marked with @projects."""
+    return hasattr(method, _MARK)
+
+
 class ProjectionHandler(msgspec.Struct, frozen=True):
     """What folds one class of event."""
 
@@ -175,11 +207,21 @@ class ProjectionDefinition(msgspec.Struct, frozen=True):
     """How many projectors share its keys, each with a checkpoint of its own."""
     on_poison: Policy = "stop"
     sequence: SequenceKey | None = None
+    sql_tables: Mapping[str, SqlTable] = {}
+    """Instead of `tables`: what it makes by SQL of its own, by attribute."""
+    sink: Delivering | None = None
+    """Instead of tables: how it delivers to a system outside."""
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """What SQL calls its tables."""
+        made = (table.name for table in self.sql_tables.values())
+        return (*(table.name for table in self.tables.values()), *made)
 
     @property
     def event_classes(self) -> tuple[type[Event], ...]:
-        """The classes of event that it handles."""
-        return tuple(self.handlers)
+        """The classes of event that it handles by name; a sink may take all others too."""
+        return tuple(cls for cls in self.handlers if cls is not Event)
 
     def bind(self, cells: Mapping[str, Cells]) -> Projection:
         """Give an object of the class whose tables are these cells."""
@@ -213,14 +255,34 @@ class Projection:
     ) -> None:
         """Read the class; raise DefinitionError for whatever the engine could not run."""
         super().__init_subclass__()
-        definition = _define(cls, name, version, defining_namespace(1))
+        if "__read__" in vars(cls):
+            return  # a base, which reads its subclasses in a way of its own
+        named = _name(cls, name, version)
         _check_options(cls, slices, on_poison)
-        cls.__definition__ = msgspec.structs.replace(
-            definition, slices=slices, on_poison=on_poison, sequence=sequence
+        definition = ProjectionDefinition(
+            cls, named, version, {}, {}, frozenset(), slices, on_poison, sequence
         )
-        for attribute, named in cls.__definition__.tables.items():
-            table: Table[Any] = Table(named)
+        cls.__definition__ = cls.__read__(definition, defining_namespace(1))
+        for attribute, described in cls.__definition__.tables.items():
+            table: Table[Any] = Table(described)
             setattr(cls, attribute, table)
+
+    @classmethod
+    def __read__(
+        cls, definition: ProjectionDefinition, namespace: Mapping[str, Any]
+    ) -> ProjectionDefinition:
+        """Complete what is known of a subclass; raise DefinitionError for what does not fit."""
+        if cls.__init__ is not object.__init__:
+            raise DefinitionError(
+                f"projection {cls.__qualname__} has an __init__: a projection keeps everything in "
+                f"its tables; drop it"
+            )
+        tables = _read_tables(cls, definition.name, namespace)
+        handlers = read_handlers(cls, namespace)
+        names = frozenset(event.event_name for event in handlers)
+        return msgspec.structs.replace(
+            definition, tables=tables, handlers=handlers, event_names=names
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse: what is kept outside the tables would be lost or counted twice."""
@@ -241,34 +303,26 @@ def check_names(definitions: Sequence[ProjectionDefinition]) -> None:
                 f"{definition.cls.__qualname__} and {other.cls.__qualname__} are both projection "
                 f"{definition.name!r}: give one of them another name"
             )
-        for table in definition.tables.values():
-            other = tables.setdefault(table.name.lower(), definition)
+        for table in definition.table_names:
+            other = tables.setdefault(table.lower(), definition)
             if other is not definition:
                 raise DefinitionError(
                     f"{definition.cls.__qualname__} and {other.cls.__qualname__} both have the SQL "
-                    f"table {table.name}: rename one of the tables or projections"
+                    f"table {table}: rename one of the tables or projections"
                 )
 
 
-def _define(
-    cls: type[Projection], name: str | None, version: int, namespace: Mapping[str, Any]
-) -> ProjectionDefinition:
+def _name(cls: type[Projection], name: str | None, version: int) -> str:
+    """Check name and version; give the name."""
     where = cls.__qualname__
-    mend = f'Write `class {cls.__name__}(Projection, name="...", version=1)`.'
+    base = next(base.__name__ for base in cls.__mro__ if "__read__" in vars(base))
+    mend = f'Write `class {cls.__name__}({base}, name="...", version=1)`.'
     name = check_name(name, f"projection {where}", mend)
     if type(version) is not int or version < 1:
         raise DefinitionError(
             f"projection {where} has version {version!r}: versions count from 1. {mend}"
         )
-    if cls.__init__ is not object.__init__:
-        raise DefinitionError(
-            f"projection {where} has an __init__: a projection keeps everything in its tables; "
-            f"drop it"
-        )
-    tables = _read_tables(cls, name, namespace)
-    handlers = _read_handlers(cls, namespace)
-    names = frozenset(event.event_name for event in handlers)
-    return ProjectionDefinition(cls, name, version, tables, handlers, names)
+    return name
 
 
 def _check_options(cls: type[Projection], slices: object, on_poison: object) -> None:
@@ -300,17 +354,12 @@ def _read_tables(
         shape = _row_shape(where, attribute, annotation)
         if shape is None:
             continue
-        sql = f"{name.replace('-', '_')}_{attribute}"
+        sql = sql_name(cls, name, attribute)
         other = by_sql.setdefault(sql.lower(), attribute)
         if other != attribute:
             raise DefinitionError(
                 f"{where}.{other} and {where}.{attribute} are both the SQL table {sql}, since SQL "
                 f"does not tell small letters from capitals: rename one"
-            )
-        if sql.lower().startswith(_RESERVED[0]) or sql.lower() == _RESERVED[1]:
-            raise DefinitionError(
-                f"{where}.{attribute} would be the SQL table {sql}, a name that is taken: rename "
-                f"the attribute or the projection"
             )
         tables[attribute] = TableDefinition(attribute, sql, name, shape)
     if not tables:
@@ -318,6 +367,17 @@ def _read_tables(
             f"projection {where} has no table: declare one, `summaries: Table[OrderSummary]`"
         )
     return tables
+
+
+def sql_name(cls: type[Projection], name: str, attribute: str) -> str:
+    """Give what SQL calls a table of a projection."""
+    sql = f"{name.replace('-', '_')}_{attribute}"
+    if sql.lower().startswith(_RESERVED[0]) or sql.lower() == _RESERVED[1]:
+        raise DefinitionError(
+            f"{cls.__qualname__}.{attribute} would be the SQL table {sql}, a name that is taken: "
+            f"rename the attribute or the projection"
+        )
+    return sql
 
 
 def _row_shape(where: str, attribute: str, annotation: Any) -> RowShape | None:
@@ -336,9 +396,10 @@ def _row_shape(where: str, attribute: str, annotation: Any) -> RowShape | None:
     return row.__shape__
 
 
-def _read_handlers(
-    cls: type[Projection], namespace: Mapping[str, Any]
+def read_handlers(
+    cls: type[Projection], namespace: Mapping[str, Any], last: type[Any] | None = None
 ) -> Mapping[type[Event], ProjectionHandler]:
+    """Find what is marked with @projects, by event; `last` is what a handler takes at its end."""
     methods: dict[str, Callable[..., Any]] = {}
     for base in reversed(cls.__mro__):
         methods.update((name, value) for name, value in vars(base).items() if callable(value))
@@ -348,13 +409,14 @@ def _read_handlers(
         if mark is None:
             continue
         signature = read_signature(method, namespace, method=True)
-        event = _check_handler(method, signature)
+        event = _check_handler(method, signature, last)
         if event in handlers:
             raise DefinitionError(
                 f"{signature.where} is a second handler of {event.__name__} in "
                 f"{cls.__qualname__}: keep one"
             )
-        handlers[event] = ProjectionHandler(method, len(signature.parameters) == 2, mark[0])
+        takes_meta = any(taken is Meta for _, taken in signature.parameters)
+        handlers[event] = ProjectionHandler(method, takes_meta, mark[0])
     if not handlers:
         raise DefinitionError(
             f"projection {cls.__qualname__} handles no event: mark a method with @projects"
@@ -362,20 +424,23 @@ def _read_handlers(
     return handlers
 
 
-def _check_handler(method: Callable[..., Any], signature: Signature) -> type[Event]:
+def _check_handler(
+    method: Callable[..., Any], signature: Signature, last: type[Any] | None
+) -> type[Event]:
     where = signature.where
     if signature.is_async or inspect.isgeneratorfunction(method):
         raise DefinitionError(
             f"{where} is async or a generator: a handler only changes tables, without waiting; "
             f"write a plain `def`"
         )
-    parameters = signature.parameters
-    event = parameters[0][1] if parameters else None
+    event, *rest = [taken for _, taken in signature.parameters] or [None]
     fits = isinstance(event, type) and issubclass(event, Event) and event is not Event
-    if not fits or len(parameters) > 2 or (len(parameters) == 2 and parameters[1][1] is not Meta):
+    further = () if last is None else (last,)
+    if not fits or tuple(rest) not in (further, (Meta, *further)):
+        shown, then = ("", "") if last is None else (f", sql: {last.__name__}", ", then its `sql`")
         raise DefinitionError(
-            f"{where} must take one event after self, and may take its meta: write "
-            f"`def {method.__name__}(self, event: SomeEvent, meta: Meta) -> None`"
+            f"{where} must take one event after self, and may take its meta{then}: write "
+            f"`def {method.__name__}(self, event: SomeEvent, meta: Meta{shown}) -> None`"
         )
     if signature.returns not in (None, type(None), inspect.Parameter.empty):
         raise DefinitionError(

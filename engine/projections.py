@@ -96,7 +96,8 @@ class Projections:
     async def reset(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Empty its tables and fold the log into them again; queries see them fill.
 
-        What was decided to be skipped stays skipped. See `rebuild`, which lets the old rows serve.
+        A SINK DELIVERS EVERYTHING AGAIN, from the beginning. What was decided to be skipped stays
+        skipped. See `rebuild`, which lets the old rows serve.
         """
         await (await self._find(name, principal)).reset(reason, principal)
 
@@ -104,7 +105,8 @@ class Projections:
         """Begin to build it anew, beside the tables that serve; `status` tells how far it is.
 
         It goes on after a restart, takes the place of the old one by itself when it has caught up,
-        and stops at an event that it cannot fold, whatever the projection's policy is.
+        and stops at an event that it cannot fold, whatever the projection's policy is. Raises
+        UsageError for a sink, which has no tables.
         """
         await (await self._find(name, principal)).rebuild()
 

@@ -25,7 +25,6 @@ from .log_reader import FeedSource, LogReader
 from .parking import Parking
 from .ports import Ports
 from .projection import ProjectionDefinition
-from .staging import may_pass
 from .statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
 from .stores.contract import StoredEvent
 from .telemetry import ProjectionBegan, Watch
@@ -191,6 +190,7 @@ class Projector:
     def stop(self) -> None:
         """Let `run` return when the current batch is written."""
         self._stopping = True
+        self._work.stop()
         self._subscription.wake()
         self._resumed.set()
 
@@ -460,10 +460,12 @@ class Projector:
         """Wait a little after a failure that may pass; tell whether to try again."""
         cause = error.__cause__ if isinstance(error, _Poisoned) else error
         assert isinstance(cause, Exception)
-        if not may_pass(cause):
+        if not self._work.may_pass(cause):
             return False
+        if self._stopping:
+            return True  # to end, and not to wait before
         self._failures += 1
-        if self._failures > self._limits.projector_retries:
+        if self._failures > self._work.retries:
             if isinstance(error, _Poisoned) and self._work.patience:
                 # Once more: now it is parked, where it may be, or stops the projector.
                 self._work.patience = False

@@ -16,15 +16,15 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from .codec import UNDECODABLE, EventRegistry, decode_meta
-from .errors import Damaged, StoreFailed, UsageError
+from .errors import UsageError
 from .limits import Limits
 from .messages import Event
-from .parking import Parking
+from .picking import Picking
 from .projection import ProjectionDefinition, ProjectionHandler, TableDefinition, slice_of
 from .rows import Flat, Scalar
 from .stores.contract import ENCODING_JSON, StoredEvent
 
-__all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage", "may_pass"]
+__all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage"]
 
 Fetch: TypeAlias = Callable[
     [Mapping[str, Sequence[Scalar]]], Awaitable[Mapping[str, Sequence[Flat]]]
@@ -195,11 +195,6 @@ class Staging:
             table.dirty.clear()
 
 
-def may_pass(error: BaseException) -> bool:
-    """Tell whether a failure may be over when it is tried again: a busy file, a lost connection."""
-    return isinstance(error, StoreFailed | OSError)
-
-
 class Folded(msgspec.Struct, frozen=True):
     """How far a batch was folded."""
 
@@ -225,11 +220,8 @@ class Fold:
     ) -> None:
         """Take what to fold, which slice of it, and whether events may be parked."""
         self.staging = Staging(definition.tables, limits.projector_rows)
-        self.parking = Parking(allowed=parks, events_max=limits.parked_events)
-        self.skipped: set[int] = set()
-        """Positions that somebody decided to skip."""
-        self.patience = True
-        """Whether what a failure that may pass has hit is given back, to be tried again."""
+        self.picking = Picking(definition, registry, limits, slice_=slice_, parks=parks, now=now)
+        self.skipped = self.picking.skipped
         self.events = 0
         """Events folded."""
         self.fetches = 0
@@ -252,7 +244,6 @@ class Fold:
         """Changes of rows since the batch began: never fewer than rows that are dirty."""
         self._scouts_left = 0
         self._slice = slice_
-        self._now = now
 
     async def fold(self, events: Sequence[StoredEvent]) -> Folded:
         """Fold events from the first on, until one fails or the rows in memory are enough.
@@ -263,6 +254,7 @@ class Fold:
         prepared, poison = await self._prepare(events)
         self._scouts_left = SCOUTS_MAX
         self._changes = 0
+        picking = self.picking
         for index, event in enumerate(prepared):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
@@ -271,8 +263,8 @@ class Fold:
             # Rows may be changed more than once: they are counted where there may be enough.
             if self._changes >= self._rows_max and self.staging.dirty >= self._rows_max:
                 return Folded(index, None)
-            if self.parking.keys:
-                waits, error = self._wait_behind(event, events[index])
+            if picking.parking.keys:
+                waits, error = picking.wait_behind(event, events[index])
                 if waits:
                     continue
                 if error is not None:
@@ -280,9 +272,9 @@ class Fold:
             error = self._fold_at_once(event, events[index])
             if error is _MISSED:
                 error = await self._fold_one(events, index, event)
-            if error is not None and not self._park(events[index], event, error):
+            if error is not None and not picking.park(events[index], event, error):
                 return Folded(index, error)
-        if poison is not None and self._park(events[len(prepared)], None, poison):
+        if poison is not None and picking.park(events[len(prepared)], None, poison):
             return Folded(len(prepared) + 1, None)
         return Folded(len(prepared), poison)
 
@@ -296,52 +288,6 @@ class Fold:
             return None
         failed = self._fold_at_once(event, stored)
         return failed if failed is not _MISSED else await self._fold_one([stored], 0, event)
-
-    # -- what is not folded -------------------------------------------------------------------
-
-    def _key_of(self, event: Event | None, stored: StoredEvent) -> str:
-        """Give the key whose events are kept in order."""
-        sequence = self._definition.sequence
-        if sequence is None:
-            return stored.stream
-        if event is None:
-            event = self._registry.decode(stored)
-        key: Any = sequence(event, decode_meta(stored))
-        if not isinstance(key, str):
-            raise UsageError(
-                f"`sequence` of projection {self._definition.name} gave {type(key).__name__} for "
-                f"{stored.name}: it gives a str"
-            )
-        return key
-
-    def _is_mine(self, event: Event | None, stored: StoredEvent) -> bool:
-        slices = self._definition.slices
-        return slices == 1 or slice_of(self._key_of(event, stored), slices) == self._slice
-
-    def _wait_behind(self, event: Event, stored: StoredEvent) -> tuple[bool, Exception | None]:
-        """Park an event whose key waits already; tell whether it was, or why it cannot be."""
-        try:
-            key = self._key_of(event, stored)
-        except Exception as error:
-            return False, error
-        if key not in self.parking.keys:
-            return False, None
-        if self.parking.park(stored, key, None, self._now()):
-            return True, None
-        return False, UsageError(
-            f"{self.parking.count} events are parked (Limits.parked_events), and one more would "
-            f"have to be: mend the handlers, then retry what is parked, or skip it"
-        )
-
-    def _park(self, stored: StoredEvent, event: Event | None, error: Exception) -> bool:
-        """Park what failed; tell whether it was."""
-        if self.patience and may_pass(error):
-            return False
-        try:
-            key = self._key_of(event, stored)
-        except Exception:
-            return False
-        return self.parking.park(stored, key, error, self._now())
 
     async def _prepare(
         self, events: Sequence[StoredEvent]
@@ -365,9 +311,11 @@ class Fold:
                 if self._is_simple and type(event) in self._handlers:
                     prepared.append(event)
                     continue
-                if event is not None and not by_stream and not self._is_mine(event, stored):
+                if event is not None and not by_stream and not self.picking.is_mine(event, stored):
                     event = None
-                handler = None if event is None else self._handler_of(event, stored)
+                if event is not None:
+                    self.picking.check_handled(event, stored)
+                handler = None if event is None else self._handlers[type(event)]
                 if handler is not None and handler.keys is not None:
                     assert event is not None
                     self._add_keys(wanted, handler, event, stored)
@@ -406,16 +354,6 @@ class Fold:
         if event is None or type(event).event_name not in self._definition.event_names:
             return None
         return event
-
-    def _handler_of(self, event: Event, stored: StoredEvent) -> ProjectionHandler:
-        handler = self._definition.handlers.get(type(event))
-        if handler is None:
-            raise Damaged(
-                stored.position,
-                f"projection {self._definition.name} handles {stored.name}, but not its version "
-                f"{stored.event_version}: add a handler of {type(event).__name__}",
-            )
-        return handler
 
     def _add_keys(
         self, wanted: Wanted, handler: ProjectionHandler, event: Event, stored: StoredEvent
@@ -505,7 +443,7 @@ class Fold:
             table.scouted = set()
         try:
             event = self._decode(stored)
-            if event is not None and self._is_mine(event, stored):
+            if event is not None and self.picking.is_mine(event, stored):
                 self._apply(event, stored)
         except Exception:  # noqa: S110 - it is run again in its turn, and then an error counts
             pass

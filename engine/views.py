@@ -12,7 +12,7 @@ of a query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -22,6 +22,7 @@ from .limits import Limits
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition, Table, TableDefinition
 from .rows import Flat, Row, Scalar
+from .sql_projection import SqlSession
 from .stores.contract import LogSource
 
 __all__ = [
@@ -130,6 +131,8 @@ class Changes(msgspec.Struct, frozen=True):
     """To be set aside, or to be told anew why they are."""
     released: Sequence[int] = ()
     """Positions of parked events that are in the tables now."""
+    everything: bool = False
+    """Whether any row of the projection may have changed beside `rows`: SQL does not tell which."""
 
     @property
     def projection(self) -> ProjectionDefinition:
@@ -240,6 +243,16 @@ class ViewsStore(ViewsSource, Protocol):
 
         Raises StoreRefused, and writes nothing, where the checkpoint is not at `before` (another
         worker writes these tables), or a row belongs to another slice.
+        """
+        ...
+
+    async def write_by(
+        self, part: Part, call: Callable[[SqlSession], Changes | None]
+    ) -> Changes | None:
+        """Run a call that writes the part's tables by SQL, and what it gives, in one transaction.
+
+        It runs where views are written, which may be another thread; nothing is written where it
+        gives None. Raises what `write` and the call raise.
         """
         ...
 

@@ -3,8 +3,8 @@
 Rules: a batch is worked on from its first event on, and what is written is written together with
 the checkpoint behind it. What stands before an event that cannot be folded is written. A batch is
 prepared while the one before is being written, on what that one left in memory; if it is not
-written after all, `open` throws both away. This file knows where events go; where they come from,
-and when, is the projector's.
+written after all, `open` throws both away. Work of another kind (SQL, deliveries) has a file of its
+own. This file knows where events go; where they come from, and when, is the projector's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 from .codec import EventRegistry
 from .limits import Limits
 from .parking import Parking
+from .picking import may_pass
 from .ports import Ports
 from .staging import Fold
 from .stores.contract import StoredEvent
@@ -45,6 +46,11 @@ class Work(Protocol):
     """Positions that somebody decided to skip."""
     patience: bool
     """Whether an event that met a failure which may pass is given back instead of being parked."""
+
+    @property
+    def retries(self) -> int:
+        """How often what may pass is tried again before patience ends."""
+        ...
 
     @property
     def events(self) -> int:
@@ -79,6 +85,14 @@ class Work(Protocol):
         """Try a parked event again; give what it raised, if it did, and what was written."""
         ...
 
+    def may_pass(self, error: Exception) -> bool:
+        """Tell whether a failure may be over when it is tried again."""
+        ...
+
+    def stop(self) -> None:
+        """Let the batch in hand end soon, since the engine stops."""
+        ...
+
 
 class TableWork:
     """Folds into the tables of one part."""
@@ -99,9 +113,10 @@ class TableWork:
             parks=definition.on_poison == "park",
             now=ports.clock.now,
         )
-        self.parking = self._fold.parking
-        self.skipped = self._fold.skipped
+        self.parking = self._fold.picking.parking
+        self.skipped = self._fold.picking.skipped
         self.patience = True
+        self.retries = limits.projector_retries
 
     @property
     def events(self) -> int:
@@ -129,7 +144,7 @@ class TableWork:
 
     async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
         """Fold a batch, or as much of it as fits in memory."""
-        self._fold.patience = self.patience
+        self._fold.picking.patience = self.patience
         folded = await self._fold.fold(events)
         if self._ports.failpoint is not None:
             self._ports.failpoint("projector.folded")
@@ -166,6 +181,13 @@ class TableWork:
         if error is None:
             self.parking.released([parked])
         return error, changes
+
+    def may_pass(self, error: Exception) -> bool:
+        """Tell whether a failure may be over when it is tried again."""
+        return may_pass(error)
+
+    def stop(self) -> None:
+        """Do nothing: a fold does not wait for anybody."""
 
     def _taken(self) -> None:
         """Note that what is in memory is on its way."""

@@ -314,8 +314,8 @@ async def test_sql_depends_on_the_tables_that_its_answer_names_or_on_all() -> No
     async with watched() as engine:
         live = engine._live
 
-        assert [t.name for t in live.tables_of(Total("sql"))] == ["tallies_rows"]
-        assert [t.name for t in live.tables_of(GetTally("a"))] == ["tallies_rows", "evers_rows"]
+        assert live.tables_of(Total("sql")) == [("tallies", "tallies_rows")]
+        assert [t for _, t in live.tables_of(GetTally("a"))] == ["tallies_rows", "evers_rows"]
 
 
 async def test_what_an_answer_reads_no_more_concerns_it_no_more() -> None:

@@ -1,4 +1,4 @@
-"""Every program in the README and in EVOLUTION.md runs as it stands, and says what it says."""
+"""Every program in the README and its companions runs as it stands, and says what it says."""
 
 from __future__ import annotations
 
@@ -150,6 +150,16 @@ def test_the_live_queries_are_served(folder: Path) -> None:
 async def aislice(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
     for _ in range(count):
         yield await anext(lines)
+
+
+def test_the_program_in_sql_ranks_whom_the_first_one_knows(folder: Path) -> None:
+    """The other program of SINKS.md needs a server, and is run in `test_redis_sink`."""
+    ranking, _ = blocks((ROOT / "SINKS.md").read_text())
+    (folder / "ranking.py").write_text(ranking)
+
+    assert [ran(folder, "ranking.py") for _ in range(2)] == [
+        "[('a-2', 900, 1), ('a-1', 500, 2)]\n"
+    ] * 2
 
 
 def test_the_program_about_changing_events_runs_and_passes_the_gate(tmp_path: Path) -> None:

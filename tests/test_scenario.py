@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from engine import Aggregate, Command, Context, Event, Id, Ports, UsageError, applies, handles
+from engine import (
+    Aggregate,
+    Command,
+    Context,
+    Delivery,
+    Event,
+    Id,
+    Ports,
+    Sink,
+    UsageError,
+    applies,
+    handles,
+)
 from engine.testing.scenario import Folded, ManualClock, SequentialIds, given
+from tests.read.shelf import Bought, CountsInSql, Lent
 from tests.support import (
     Add,
     Added,
@@ -132,6 +146,24 @@ def test_a_projection_is_folded_from_events_of_many_streams() -> None:
     assert tallies.row(Tallies.rows, "a") == Tally("a", 3, 2)
     assert tallies.row(Tallies.rows, "c") is None
     assert tallies.rows(Tallies.rows) == [Tally("a", 3, 2), Tally("b", 5, 1)]
+
+
+def test_a_projection_in_sql_is_folded_and_asked_in_sql() -> None:
+    counts = Folded(CountsInSql).fold(Bought("b"), Lent("b", "ann"), stream="shelf:1")
+    counts.fold(Bought("b"))
+
+    assert counts.sql("SELECT * FROM counts_totals ORDER BY name") == [("all", 3), ("ann", 1)]
+    assert counts.sql("SELECT books FROM counts_totals WHERE name = ?", ("ann",)) == [(1,)]
+    with pytest.raises(UsageError, match="look at `row` and `rows`"):
+        Folded(Tallies).sql("SELECT 1")
+
+
+def test_a_sink_is_called_and_not_folded() -> None:
+    class Outside(Sink, name="outside", version=1):
+        async def deliver(self, batch: Sequence[Delivery[Added]]) -> None: ...
+
+    with pytest.raises(UsageError, match=r"await Outside\(\).deliver\(\[Delivery"):
+        Folded(Outside)
 
 
 def test_what_a_projection_raises_comes_through() -> None:

@@ -17,8 +17,9 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import StoreRefused, UsageError
-from ..projection import ProjectionDefinition
+from ..projection import ProjectionDefinition, slice_of
 from ..views import BuildState, Checkpoint
+from .sqlite_own import make_own
 from .sqlite_search import drops
 from .sqlite_session import quoted, run, transaction
 from .sqlite_tables import TableSql
@@ -31,6 +32,7 @@ __all__ = [
     "open_file",
     "read_builds",
     "real_name",
+    "reslice",
     "set_state",
     "show",
     "swap_builds",
@@ -246,7 +248,8 @@ def make_build(
     for sql in tables:
         for statement in sql.create():
             run(connection, statement)
-    names = [table.name for table in definition.tables.values()]
+    make_own(connection, definition, own_names(definition, number))
+    names = definition.table_names
     row = (
         definition.name,
         number,
@@ -265,10 +268,23 @@ def make_build(
         show(connection, names, number)
 
 
-def empty_build(connection: Any, build: Found) -> None:
+def own_names(definition: ProjectionDefinition, number: int) -> Mapping[str, str]:
+    """Give what a build calls the tables that its projection makes by SQL, by attribute."""
+    tables = definition.sql_tables.values()
+    return {table.attribute: real_name(table.name, number) for table in tables}
+
+
+def empty_build(connection: Any, build: Found, definition: ProjectionDefinition) -> None:
     """Take all rows and parked events of a build away, and put its checkpoints back to 0."""
+    own = own_names(definition, build.number)
     for table in build.tables:
-        run(connection, f"DELETE FROM {quoted(real_name(table, build.number))}")
+        if own:
+            # Made anew, since nobody here knows what deleting its rows would set off.
+            for statement in drops(real_name(table, build.number)):
+                run(connection, statement)
+        else:
+            run(connection, f"DELETE FROM {quoted(real_name(table, build.number))}")
+    make_own(connection, definition, own)
     at = (build.projection, build.number)
     run(connection, "DELETE FROM parked WHERE projection = ? AND build = ?", at)
     sql = "UPDATE checkpoints SET position = 0, checksum = 0 WHERE projection = ? AND build = ?"
@@ -304,6 +320,27 @@ def swap_builds(connection: Any, old: Found | None, new: Found) -> None:
     show(connection, new.tables, new.number)
 
 
+def reslice(connection: Any, build: Found, slices: int) -> None:
+    """Let so many slices go on where the last one of a build stands, with what it has parked."""
+    low = min(build.checkpoints.values(), key=lambda checkpoint: checkpoint.position)
+    at = (build.projection, build.number)
+    run(connection, "DELETE FROM checkpoints WHERE projection = ? AND build = ?", at)
+    for slice_ in range(slices):
+        row = (*at, slice_, low.position, low.checksum)
+        run(connection, "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?)", row)
+    where = "WHERE projection = ? AND build = ?"
+    # What is behind that position comes again.
+    run(connection, f"DELETE FROM parked {where} AND position > ?", (*at, low.position))
+    for (key,) in run(connection, f"SELECT DISTINCT key FROM parked {where}", at):
+        moved = (slice_of(key, slices), *at, key)
+        run(connection, f"UPDATE parked SET slice = ? {where} AND key = ?", moved)
+    run(
+        connection,
+        "UPDATE builds SET slices = ? WHERE projection = ? AND number = ?",
+        (slices, *at),
+    )
+
+
 def set_state(connection: Any, build: Found, state: BuildState) -> None:
     """Let a build be in another state."""
     sql = "UPDATE builds SET state = ? WHERE projection = ? AND number = ?"
@@ -314,7 +351,8 @@ def show(connection: Any, tables: Sequence[str], number: int) -> None:
     """Let the plain names show a build's tables: the columns that its rows were declared with."""
     for table in tables:
         real = real_name(table, number)
-        found = run(connection, "SELECT name FROM pragma_table_info(?)", (real,))
+        sql = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1"
+        found = run(connection, sql, (real,))
         columns = ", ".join(quoted(str(name)) for (name,) in found if ":" not in str(name))
         run(connection, f"CREATE VIEW {quoted(table)} AS SELECT {columns} FROM {quoted(real)}")
 
@@ -330,11 +368,11 @@ def refuse_taken_names(
     """Raise StoreRefused where something else in the file has a table's name already."""
     mine = {table.lower() for build in builds for table in build.tables}
     there = table_names(connection)
-    for table in definition.tables.values():
-        name = table.name.lower()
+    for table in definition.table_names:
+        name = table.lower()
         if name in there and name not in mine:
             raise StoreRefused(
-                f"{path} has a table {table.name} already, which is not of projection "
+                f"{path} has a table {table} already, which is not of projection "
                 f"{definition.name!r}: rename the table's attribute, or remove the file, and the "
                 f"views are rebuilt"
             )

@@ -24,6 +24,7 @@ from .sqlite_builds import (
     make_build,
     real_name,
     refuse_taken_names,
+    reslice,
     serving,
     set_state,
 )
@@ -45,6 +46,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Whether a build is begun, and in which state."""
     revive: Found | None = None
     """A former build that is to catch up and serve again."""
+    reslice: Found | None = None
+    """A build that goes on in as many slices as are declared now."""
 
     @property
     def number(self) -> int:
@@ -77,14 +80,22 @@ class Planner:
         plan = Plan(definition, hash_now, builds)
         now = serving(builds)
         if now is None:
+            if definition.sink is not None and self._head.position:
+                self._logger.warning(
+                    "sink %s has no checkpoint in these views: it delivers all %d events of the "
+                    "log, FROM THE BEGINNING",
+                    definition.name,
+                    self._head.position,
+                )
             return msgspec.structs.replace(plan, make="serving")
         why = await self._unusable(now)
         if why is not None:
             self._logger.warning(
                 "the views of projection %s do not belong to this log: %s. They are dropped and "
-                "rebuilt from the log",
+                "rebuilt from the log%s",
                 definition.name,
                 why,
+                ", WHICH DELIVERS EVERYTHING FROM THE BEGINNING" if definition.sink else "",
             )
             return msgspec.structs.replace(plan, drop=builds, make="serving")
         strangers = [b for b in builds if b is not now and await self._unusable(b) is not None]
@@ -98,6 +109,8 @@ class Planner:
             )
         if now.fits(definition, hash_now):
             return plan
+        if definition.sink is not None:
+            return self._changed_sink(plan, now)
         return self._changed(plan, now, [b for b in builds if b not in strangers])
 
     def _changed(self, plan: Plan, now: Found, builds: Sequence[Found]) -> Plan:
@@ -122,6 +135,31 @@ class Planner:
         if fitting:
             return msgspec.structs.replace(plan, revive=fitting[-1])
         return msgspec.structs.replace(plan, make="building")
+
+    def _changed_sink(self, plan: Plan, now: Found) -> Plan:
+        """Plan for a sink that is declared anew: nothing of it can be built beside."""
+        definition, name = plan.definition, plan.definition.name
+        if now.version == definition.version:
+            self._logger.info(
+                "sink %s goes on in %d slices instead of %d", name, definition.slices, now.slices
+            )
+            return msgspec.structs.replace(plan, reslice=now)
+        if self._rebuild != "auto":
+            raise StoreRefused(
+                f"sink {name!r} is declared as version {definition.version}, and has delivered as "
+                f"version {now.version}: another version delivers everything again, from the "
+                f'beginning. Where that is meant, start with `Engine(..., rebuild="auto")`; '
+                f"otherwise declare version {now.version}. Nothing was changed"
+            )
+        self._logger.warning(
+            "sink %s is version %d now, and DELIVERS EVERYTHING AGAIN FROM THE BEGINNING; as "
+            "version %d it had come to position %d",
+            name,
+            definition.version,
+            now.version,
+            now.position,
+        )
+        return msgspec.structs.replace(plan, drop=plan.builds, make="serving")
 
     async def _unusable(self, build: Found) -> str | None:
         """Say why a build cannot be used with this log, or None."""
@@ -176,6 +214,8 @@ def prepare(
         definition = plan.definition
         if plan.revive is not None:
             set_state(connection, plan.revive, "building")
+        if plan.reslice is not None:
+            reslice(connection, plan.reslice, definition.slices)
         if plan.make is None:
             continue
         refuse_taken_names(connection, path, definition, plan.builds)

@@ -25,6 +25,7 @@ from .sqlite_builds import (
     make_build,
     numbered,
     open_file,
+    own_names,
     read_builds,
     real_name,
     refuse_taken_names,
@@ -33,6 +34,7 @@ from .sqlite_builds import (
     table_names,
 )
 from .sqlite_history import Plan, Planner, prepare
+from .sqlite_own import OwnTables
 from .sqlite_parked import add_decision, read_parked, release
 from .sqlite_session import floats_are_exact, set_pragma, transaction
 from .sqlite_tables import TableSql, definition_hash
@@ -55,6 +57,8 @@ class Keeper:
         """As they are in the file, by projection."""
         self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
         """By projection and build, for those with the tables that are declared; by attribute."""
+        self._own: dict[tuple[str, int], OwnTables] = {}
+        """By projection and build, for those that are written by SQL of their own."""
         self._serving: Mapping[str, int] = {}
         """The build that queries read, where it has the tables that are declared."""
 
@@ -76,6 +80,17 @@ class Keeper:
     def tables(self, projection: str, build: int) -> Mapping[str, TableSql]:
         """Give the tables of a build, by attribute."""
         return self._sql[projection, build]
+
+    def own(
+        self, connection: apsw.Connection, definition: ProjectionDefinition, number: int
+    ) -> OwnTables:
+        """Give the tables of a build that its projection makes by SQL."""
+        known = self._own.get((definition.name, number))
+        if known is None:
+            names = own_names(definition, number)
+            known = OwnTables(definition.name, names, table_names(connection))
+            self._own[definition.name, number] = known
+        return known
 
     def _tables_of(self, definition: ProjectionDefinition, number: int) -> Mapping[str, TableSql]:
         return {
@@ -223,6 +238,7 @@ class Keeper:
             if decision is not None:
                 add_decision(connection, decision)
         self._sql.pop((projection, number), None)
+        self._own.pop((projection, number), None)
         self._read(connection)
 
     def reset(
@@ -233,7 +249,7 @@ class Keeper:
         now = serving(self._builds.get(definition.name, ()))
         assert now is not None, "opening made a build that serves for every projection"
         with self._deciding(connection):
-            empty_build(connection, now)
+            empty_build(connection, now, definition)
             add_decision(connection, decision)
 
     # -- decisions ----------------------------------------------------------------------------

@@ -52,6 +52,8 @@ def definition_hash(definition: ProjectionDefinition) -> str:
         nested = schema_hash(msgspec.defstruct(shape.row.__name__, fields))
         searched = [shape.search] if shape.search else []  # absent where no release knew of it
         shapes.append([name, shape.key, shape.indexes, columns, nested, *searched])
+    made = definition.sql_tables
+    shapes += [[name, made[name].statements] for name in sorted(made)]
     return blake2b(msgspec.json.encode(shapes), digest_size=8).hexdigest()
 
 

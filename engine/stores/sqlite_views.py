@@ -23,6 +23,7 @@ from ..limits import Limits
 from ..ports import Ports, Worker
 from ..projection import Projection, ProjectionDefinition, TableDefinition
 from ..rows import Flat, Scalar
+from ..sql_projection import SqlSession
 from ..views import (
     Build,
     Changes,
@@ -85,6 +86,7 @@ class SqliteViews:
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
         written, and whatever builds on it may end up wrong."""
         self._keeper = Keeper(path, "", ())
+        self._rows_max = 0
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see: changed in the writer's thread,
         the second number just before a commit and the first just after it."""
@@ -94,7 +96,7 @@ class SqliteViews:
     async def open(
         self,
         ports: Ports,
-        limits: Limits,  # noqa: ARG002 - for stores whose connections have bounds
+        limits: Limits,
         store: LogSource,
         projections: Sequence[type[Projection]],
         *,
@@ -103,6 +105,7 @@ class SqliteViews:
         """Open or make the tables of these projections."""
         definitions = [projection.__definition__ for projection in projections]
         self._ports = ports
+        self._rows_max = limits.query_rows
         self._keeper = Keeper(self._path, store.log_id, definitions)
         self._writer = ports.workers.start("foldline-views")
         try:
@@ -251,22 +254,57 @@ class SqliteViews:
         await self._on_writer(self._write, changes)
 
     def _write(self, connection: apsw.Connection, changes: Changes) -> None:
-        part, name = changes.part, changes.part.definition.name
-        before = self.transactions(name)[0]
-        seen = int(self._keeper.is_shown(name, part.build))
+        part = changes.part
         with transaction(connection):
             for attribute, rows in changes.rows.items():
-                sql = self._keeper.tables(name, part.build)[attribute]
+                sql = self._keeper.tables(part.definition.name, part.build)[attribute]
                 self._write_rows(connection, sql, part, rows)
-            if changes.parked or changes.released:
-                move_parked(connection, changes)
-            self._reach("views.inserted")
-            self._move_checkpoint(connection, changes)
-            self._reach("views.checkpointed")
-            self._seen[name] = before, before + seen
-        self._seen[name] = before + seen, before + seen
+            self._settle(connection, changes)
+        self._committed(connection, part)
+
+    async def write_by(
+        self, part: Part, call: Callable[[SqlSession], Changes | None]
+    ) -> Changes | None:
+        """Run a call that writes a part's tables by SQL, and what it gives, in one transaction."""
+        return await self._on_writer(self._write_by, part, call)
+
+    def _write_by(
+        self,
+        connection: apsw.Connection,
+        part: Part,
+        call: Callable[[SqlSession], Changes | None],
+    ) -> Changes | None:
+        own = self._keeper.own(connection, part.definition, part.build)
+        with transaction(connection):
+            with own.session(connection, self._rows_max) as session:
+                changes = call(session)
+            if changes is not None:
+                self._settle(connection, changes)
+        if changes is not None:
+            self._committed(connection, part)
+        return changes
+
+    def _settle(self, connection: apsw.Connection, changes: Changes) -> None:
+        """Write, behind its rows, what a transaction parks and how far it has come."""
+        if changes.parked or changes.released:
+            move_parked(connection, changes)
+        self._reach("views.inserted")
+        self._move_checkpoint(connection, changes)
+        self._reach("views.checkpointed")
+        self._seen[changes.part.definition.name] = self._counted(changes.part)
+
+    def _committed(self, connection: apsw.Connection, part: Part) -> None:
+        """Go on behind a commit: readers see it now for certain."""
+        after = self._counted(part)[1]
+        self._seen[part.definition.name] = after, after
         self._reach("views.committed")
         self._shrink_wal(connection)
+
+    def _counted(self, part: Part) -> tuple[int, int]:
+        """Give how many transactions readers see before one of a part, and behind it."""
+        name = part.definition.name
+        before = self.transactions(name)[0]
+        return before, before + self._keeper.is_shown(name, part.build)
 
     def _write_rows(
         self,

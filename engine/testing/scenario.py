@@ -10,19 +10,26 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
+import apsw
 import msgspec
 
 from ..aggregate import Aggregate, CommandHandler, Context, as_events
 from ..codec import EventRegistry
 from ..difference import difference
 from ..errors import Rejected, UsageError
+from ..limits import Limits
 from ..messages import Command, Event, Meta
-from ..projection import Projection, Row, Table
+from ..projection import Projection, ProjectionDefinition, Row, Table
 from ..rows import Flat, Scalar
+from ..sql_projection import Sql
+from ..stores.sqlite_builds import own_names, show
+from ..stores.sqlite_own import OwnTables, make_own
+from ..stores.sqlite_session import run, transaction
 
 __all__ = ["Decision", "Folded", "ManualClock", "Scenario", "SequentialIds", "given"]
 
@@ -242,8 +249,14 @@ class Folded:
     """A projection's tables, folded in memory from events that the test gives."""
 
     def __init__(self, projection: type[Projection]) -> None:
-        """Begin with empty tables."""
+        """Begin with empty tables; raise UsageError for a sink, which has none."""
         definition = projection.__definition__
+        if definition.sink is not None:
+            raise UsageError(
+                f"{projection.__name__} is a sink and folds nothing: call it, `await "
+                f"{projection.__name__}().deliver([Delivery(event, meta, log_id), ...], ...)`"
+            )
+        self._in_sql = _InSql(definition) if definition.sql_tables else None
         self._definition = definition
         self._registry = EventRegistry(definition.event_classes)
         self._cells = {name: _Cells() for name in definition.tables}
@@ -270,8 +283,17 @@ class Folded:
             copy = self._registry.decoder_of(type(event)).decode(payload)
             meta = Meta(stream, version, self._position, recorded, key, None, None, principal, None)
             arguments = (copy, meta) if handler.takes_meta else (copy,)
-            handler.function(self._bound, *arguments)
+            if self._in_sql is None:
+                handler.function(self._bound, *arguments)
+            else:
+                self._in_sql.run(partial(handler.function, self._bound, *arguments))
         return self
+
+    def sql(self, statement: str, parameters: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
+        """Ask the tables of a projection in SQL, as `views.sql` does."""
+        if self._in_sql is None:
+            raise UsageError("its tables are of rows: look at `row` and `rows`")
+        return self._in_sql.ask(statement, parameters)
 
     def row(self, table: Table[R], key: Any) -> R | None:
         """Give the row with a key, or None."""
@@ -285,6 +307,25 @@ class Folded:
         shape = table.definition.shape
         cells = self._cells[table.definition.attribute].flats
         return [shape.build(cells[key]) for key in sorted(cells)]
+
+
+class _InSql:
+    """The tables of a projection in SQL of its own."""
+
+    def __init__(self, definition: ProjectionDefinition) -> None:
+        self._connection = apsw.Connection(":memory:")
+        names = own_names(definition, 1)
+        make_own(self._connection, definition, names)
+        show(self._connection, definition.table_names, 1)
+        self._own = OwnTables(definition.name, names, definition.table_names)
+
+    def run(self, handler: Callable[[Sql], None]) -> None:
+        connection, rows_max = self._connection, Limits().query_rows
+        with transaction(connection), self._own.session(connection, rows_max) as session:
+            handler(session)
+
+    def ask(self, statement: str, parameters: Sequence[Scalar]) -> list[tuple[Any, ...]]:
+        return run(self._connection, statement, parameters)
 
 
 class _Cells:

@@ -16,6 +16,8 @@ from engine.messages import Event, Meta
 from engine.ports import Ports
 from engine.projection import Projection, Row, Table, projects
 from engine.projector import Projector
+from engine.sql_projection import Sql, SqlProjection
+from engine.sql_work import SqlWork
 from engine.stores.contract import (
     AppendRequest,
     Batch,
@@ -131,6 +133,27 @@ class Counts(Projection, name="counts", version=1):
         self.totals.put(Reader(name, row.books + 1))
 
 
+class CountsInSql(SqlProjection, name="counts", version=1):
+    """The same in SQL."""
+
+    tables = {"totals": "CREATE TABLE {totals} (name TEXT PRIMARY KEY, books INTEGER NOT NULL)"}
+
+    @projects
+    def bought(self, event: Bought, sql: Sql) -> None:
+        self._count("all", sql)
+
+    @projects
+    def lent(self, event: Lent, sql: Sql) -> None:
+        self._count("all", sql)
+        self._count(event.to, sql)
+
+    def _count(self, name: str, sql: Sql) -> None:
+        sql.run(
+            "INSERT INTO {totals} VALUES (?, 1) ON CONFLICT DO UPDATE SET books = books + 1",
+            (name,),
+        )
+
+
 EVENTS = (Bought, Lent, Lost, Swept, Dropped)
 
 
@@ -231,9 +254,10 @@ class Wired:
 
     def _projector(self, projection: type[Projection]) -> Projector:
         part = part_of(projection)
+        works = SqlWork if part.definition.sql_tables else TableWork
         return Projector(
             part,
-            TableWork(part, self.views, self.registry, self.limits, self.ports),
+            works(part, self.views, self.registry, self.limits, self.ports),
             store=self.log,
             subscription=self.bus.subscribe(part.definition.name),
             limits=self.limits,

@@ -1,0 +1,78 @@
+"""Which work a part of a projection takes: folding rows, running SQL, or delivering.
+
+Rules: what a sink needs is asked for when the engine is made, not when it first delivers. This file
+chooses and makes; it does no work itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from .codec import EventRegistry
+from .limits import Limits
+from .ports import Ports
+from .projection import ProjectionDefinition
+from .sink_work import SinkWork, resources_of
+from .sql_work import SqlWork
+from .stores.contract import LogSource
+from .views import Part, ViewsStore
+from .work import TableWork, Work
+
+__all__ = ["Works", "folding"]
+
+
+def folding(
+    part: Part, views: ViewsStore, registry: EventRegistry, limits: Limits, ports: Ports
+) -> TableWork | SqlWork:
+    """Give what folds a part that has tables."""
+    assert part.definition.sink is None, "a sink has nothing to fold"
+    work = SqlWork if part.definition.sql_tables else TableWork
+    return work(part, views, registry, limits, ports)
+
+
+class Works:
+    """The works of one engine."""
+
+    def __init__(
+        self,
+        views: ViewsStore,
+        registry: EventRegistry,
+        limits: Limits,
+        ports: Ports,
+        store: LogSource,
+        resources: Mapping[type, object],
+        logger: logging.Logger,
+    ) -> None:
+        """Take what all works need, the log, and what sinks may take by its class."""
+        self._views = views
+        self._registry = registry
+        self._limits = limits
+        self._ports = ports
+        self._store = store
+        self._resources = resources
+        self._logger = logger
+
+    def check(self, definition: ProjectionDefinition) -> None:
+        """Raise DefinitionError where a sink takes what this engine has not."""
+        if definition.sink is not None:
+            resources_of(definition.name, definition.sink, self._resources)
+
+    def of(self, part: Part) -> Work:
+        """Give the work of a part."""
+        views, registry, limits, ports = self._views, self._registry, self._limits, self._ports
+        sink = part.definition.sink
+        if sink is None:
+            return folding(part, views, registry, limits, ports)
+        resources = resources_of(part.definition.name, sink, self._resources)
+        return SinkWork(
+            part,
+            sink,
+            views,
+            registry,
+            limits,
+            ports,
+            log_id=lambda: self._store.log_id,
+            resources=resources,
+            logger=self._logger,
+        )
