@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from .bus import Subscription
+from .calls import Calls
 from .limits import Limits
 from .log_reader import FeedSource, LogReader
 from .parking import Parking
@@ -94,8 +94,11 @@ class Projector:
         self._stopping = False
         self._paused = paused
         self._resumed = asyncio.Event()
-        self._asked: deque[Callable[[], Awaitable[None]]] = deque()
+        self._calls = Calls(self._interrupt)
         """What others want to be done between two batches."""
+        self._sure = False
+        """Whether checkpoint and memory are those of the views: not after a failure, for nobody
+        knows what it has left in memory, and what of it is written."""
         self._waiting: dict[asyncio.Future[bool], int] = {}
         self._failures = 0
         """In a row, since something was written."""
@@ -165,28 +168,33 @@ class Projector:
         try:
             while not self._stopping:
                 try:
-                    if not self._paused:
+                    if self._paused or self._state == "stopped":
+                        await self._rest()
+                    else:
                         await self._open()
                         await self._follow()
-                    if self._paused and not self._stopping:
-                        await self._rest()
                 except Exception as error:
+                    self._sure = False
                     if not await self._try_again(error):
-                        await self._fail(error)
+                        self._fail(error)
         finally:
             self._log.close()
             self._subscription.mute()
             self._enter("closed")
+            self._calls.refuse("this projector has ended: nothing was done")
 
     def stop(self) -> None:
         """Let `run` return when the current batch is written."""
         self._stopping = True
-        self._subscription.wake()
-        self._resumed.set()
+        self._interrupt()
 
     def pause(self) -> None:
         """Rest when the current batch is written, until `resume`."""
         self._paused = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Let it look at what is to be done, wherever it waits."""
         self._subscription.wake()
         self._resumed.set()
 
@@ -196,14 +204,22 @@ class Projector:
         if self._state in ("stopped", "paused"):
             self.failure = None
             self._failures = 0
+            self._work.patience = True
             self._enter("catching-up")
         self._resumed.set()
 
-    def skip(self, position: int) -> None:
-        """Pass over an event, as somebody decided; one that is stopped by it goes on."""
-        self._work.skipped.add(position)
-        if self.failure is not None and self.failure.position == position:
-            self.resume()
+    def skip(self, stored: StoredEvent) -> None:
+        """Pass over an event, as somebody decided; one that is stopped by it goes on.
+
+        To be asked for, so that no batch in hand has begun with it.
+        """
+        self._work.skipped[stored.position] = stored.checksum
+        failure = self.failure
+        if failure is not None and failure.event and failure.position == stored.position:
+            if self._state == "stopped":
+                self.resume()
+            else:
+                self.failure = None
 
     async def wait_for(self, position: int, deadline: float | None) -> bool:
         """Return whether queries see the event at this position, as soon as that is known.
@@ -227,24 +243,7 @@ class Projector:
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Run a call between two batches, in whatever state it is; give what it gives."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        async def run() -> None:
-            try:
-                result = await call()
-            except Exception as error:
-                if not answer.done():
-                    answer.set_exception(error)
-            else:
-                if not answer.done():
-                    answer.set_result(result)
-
-        if self._state == "closed":
-            return await call()
-        self._asked.append(run)
-        self._subscription.wake()
-        self._resumed.set()
-        return await answer
+        return await self._calls.ask(call)
 
     # -- following the log --------------------------------------------------------------------
 
@@ -253,8 +252,7 @@ class Projector:
         self._enter("catching-up")
         self._subscription.listen()
         self._behind = True
-        self._checkpoint = await self._work.open()
-        self._answer_waiting()
+        await self.reopen()
 
     async def _follow(self) -> None:
         while True:
@@ -262,7 +260,9 @@ class Projector:
             if not events:
                 if self._stopping or self._paused:
                     return
-                await self._do_asked()
+                await self._run_calls()
+                if not self._sure:
+                    return
                 continue
             first = events[0].position
             assert first == self.position + 1, "events come without a hole"
@@ -280,7 +280,7 @@ class Projector:
         Gives nothing where something else is to be done first.
         """
         bus = self._subscription
-        while not (self._stopping or self._paused or self._asked):
+        while not (self._stopping or self._paused or self._calls):
             if bus.take_loss():
                 self._behind = True
             events = bus.take(self.position, self._limits.projector_events)
@@ -302,9 +302,9 @@ class Projector:
             assert follows or self._behind, "what is on the bus is in the feed"
         return ()
 
-    async def _do_asked(self) -> None:
-        while self._asked:
-            await self._asked.popleft()()
+    async def _run_calls(self) -> None:
+        while self._calls and not self._stopping:
+            await self._calls.run_next()
 
     # -- one batch ----------------------------------------------------------------------------
 
@@ -347,18 +347,27 @@ class Projector:
             self._moved()
 
     async def reopen(self) -> None:
-        """Stand where the views say, with nothing in memory; asked for while it rests."""
+        """Stand where the views say, with nothing in memory; to be asked for."""
         self._checkpoint = await self._work.open()
+        self._sure = True
+        self._answer_waiting()
+
+    async def read(self, position: int) -> StoredEvent:
+        """Give an event of the log. Raises Damaged."""
+        page = await self._store.read_feed(position - 1, events_max=1, bytes_max=1)
+        assert page, "what a projector has met is in the log"
+        assert page[0].position == position, "the log has no holes"
+        return page[0]
 
     async def release(self, parked: Parked) -> Exception | None:
-        """Try a parked event again, between two batches; give what it raised, if it did."""
-        if self._state in ("stopped", "retrying"):
+        """Try a parked event again; give what it raised, if it did. To be asked for."""
+        if not self._sure:
             # What a failed write left in memory must not be written now.
             await self.reopen()
-        page = await self._store.read_feed(parked.position - 1, events_max=1, bytes_max=1)
-        if not page or page[0].position != parked.position:
-            raise LookupError(f"position {parked.position} is not in the log any more")
-        error, changes = await self._work.release(parked, page[0], self._checkpoint)
+        stored = await self.read(parked.position)
+        self._sure = False
+        error, changes = await self._work.release(parked, stored, self._checkpoint)
+        self._sure = True
         self._tell_written(changes)
         return error
 
@@ -384,12 +393,12 @@ class Projector:
         # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
         self._log.close()
         self._subscription.mute()
-        if self._paused:
+        if not self._sure and self._state != "stopped":
             await self.reopen()
         while (self._paused or self._state == "stopped") and not self._stopping:
             if self._paused:
                 self._enter("paused")
-            await self._do_asked()
+            await self._run_calls()
             await self._resumed.wait()
             self._resumed.clear()
 
@@ -417,16 +426,22 @@ class Projector:
         )
         self._log.close()
         self._subscription.mute()
-        self._resumed.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._resumed.wait()  # or for whoever pauses, resumes, stops or asks
-        except TimeoutError:
-            pass
+        await self._wait(asyncio.get_running_loop().time() + seconds)
         return True
 
-    async def _fail(self, error: Exception) -> None:
-        """Stop, say so, and wait to be resumed."""
+    async def _wait(self, until: float) -> None:
+        """Wait until a moment, or until somebody pauses or stops it; do meanwhile what is asked."""
+        while not (self._paused or self._stopping):
+            await self._run_calls()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._resumed.wait()
+            except TimeoutError:
+                return
+            self._resumed.clear()
+
+    def _fail(self, error: Exception) -> None:
+        """Stop and say so, until it is resumed."""
         name = self.definition.name
         self._work.patience = True
         if isinstance(error, _Poisoned):
@@ -438,7 +453,6 @@ class Projector:
         else:
             failure = ProjectionFailure(self.position, "", "", told(error))
         self.failure = failure
-        self._resumed.clear()
         self._enter("stopped")
         self._logger.error(
             "projection %s stopped at position %d (%s): its views stay at %d until it is mended "
@@ -449,4 +463,3 @@ class Projector:
             self.position,
             failure.cause,
         )
-        await self._rest()

@@ -215,8 +215,8 @@ class Fold:
         """Take what to fold, which slice of it, and whether events may be parked."""
         self.staging = Staging(definition.tables, limits.projector_rows)
         self.parking = Parking(allowed=parks, events_max=limits.parked_events)
-        self.skipped: set[int] = set()
-        """Positions that somebody decided to skip."""
+        self.skipped: dict[int, int] = {}
+        """Events that somebody decided to skip: the checksum of each by its position."""
         self.patience = True
         """Whether what a failure that may pass has hit is given back, to be tried again."""
         self.events = 0
@@ -286,6 +286,10 @@ class Fold:
             )
         return key
 
+    def _is_skipped(self, stored: StoredEvent) -> bool:
+        """Tell whether somebody decided to skip it: this very event, not one in its place."""
+        return bool(self.skipped) and self.skipped.get(stored.position) == stored.checksum
+
     def _is_mine(self, event: Event | None, stored: StoredEvent) -> bool:
         slices = self._definition.slices
         return slices == 1 or slice_of(self._key_of(event, stored), slices) == self._slice
@@ -326,7 +330,7 @@ class Fold:
         for index, stored in enumerate(events):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if stored.name not in self._names or stored.position in self.skipped:
+            if stored.name not in self._names or self._is_skipped(stored):
                 prepared.append(None)
                 continue
             if by_stream and slice_of(stored.stream, self._definition.slices) != self._slice:
@@ -441,7 +445,7 @@ class Fold:
             self._scout_one(stored, wanted)
 
     def _scout_one(self, stored: StoredEvent, wanted: Wanted) -> None:
-        if stored.position in self.skipped:
+        if self._is_skipped(stored):
             return
         for table in self.staging.tables.values():
             table.scouted = set()

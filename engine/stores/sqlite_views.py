@@ -311,8 +311,8 @@ class SqliteViews:
         """Give parked events of the serving build, in order of position."""
         return await self._on_writer(self._keeper.parked, projection, key, after, limit)
 
-    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
-        """Give the positions that somebody decided to skip, for this version."""
+    async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
+        """Give what somebody decided to skip, for this version: checksums by position."""
         return await self._on_writer(skipped, definition.name, definition.version)
 
     # -- builds and decisions -----------------------------------------------------------------
@@ -336,7 +336,9 @@ class SqliteViews:
         await self._on_writer(self._keeper.swap, definition, build, decision, self._reach)
 
     async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
-        """Take a build's tables away."""
+        """Take a build's tables away, when the queries that came before have read them."""
+        if self._reader is not None:
+            await self._reader.run(_nothing_to_do)
         await self._on_writer(self._keeper.drop, projection, build, decision)
 
     async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
@@ -386,6 +388,12 @@ class SqliteViews:
             except apsw.IOError as error:
                 code: int = getattr(error, "extendedresult", 0)
                 self._stopped = code == apsw.SQLITE_IOERR_FSYNC
+                if self._stopped:
+                    raise StoreFailed(
+                        f"the views {self._path} could not be written: a sync has failed, and "
+                        f"whether this was kept shows when they are opened again: {error}",
+                        written=None,
+                    ) from error
                 raise
 
     def _reach(self, name: str) -> None:
@@ -485,6 +493,10 @@ class SqliteViews:
             finally:
                 self._now_reading = None
         raise StoreFailed(f"the views {self._path} were closed during a query", written=False)
+
+
+def _nothing_to_do() -> None:
+    """Come when the worker does."""
 
 
 def _key(item: tuple[Any, object]) -> Any:
