@@ -302,7 +302,7 @@ async def test_what_somebody_decided_survives_a_loss_of_power(tmp_path: Path) ->
     disk, ports = simulated(tmp_path)
     views = await open_views(disk, ports, log)
     await move(views, log, 0, 1)
-    await views.decide(Decision("counts", "skip", 7, 1, 2, "a test", "ann"))
+    await views.decide(Decision("counts", "skip", 7, 1, 2, "a test", "ann", 77))
     await views.decide(Decision("counts", "pause", 8, 1))
     await move(views, log, 1, 3)
     image = disk.survivors("nothing", random.Random(2))
@@ -313,10 +313,10 @@ async def test_what_somebody_decided_survives_a_loss_of_power(tmp_path: Path) ->
 
     views = await open_views(disk, ports, log)
     assert await views.decisions() == [
-        Decision("counts", "skip", 7, 1, 2, "a test", "ann"),
+        Decision("counts", "skip", 7, 1, 2, "a test", "ann", 77),
         Decision("counts", "pause", 8, 1),
     ]
-    assert await views.skipped(Counts.__definition__) == {2}
+    assert await views.skipped(Counts.__definition__) == {2: 77}
     assert await views.is_paused("counts")
     assert (await views.checkpoint(part_of(Counts))).position == 1, "only decisions are synced"
     await views.close()
