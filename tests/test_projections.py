@@ -349,7 +349,7 @@ async def test_a_paused_projection_rests_over_a_restart_until_it_is_resumed(file
         assert await sums(engine, at=position) == {"a": 2}
     async with summing(Stopping, file) as engine:
         assert await sums(engine, at=position) == {"a": 2}
-        assert (await status(engine)).state == "live"
+        await until(lambda: engine.statistics().projectors["sums"].state == "live")
 
 
 async def test_pausing_twice_and_resuming_twice_does_no_harm(url: str) -> None:

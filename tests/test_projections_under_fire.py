@@ -1,4 +1,4 @@
-"""Projections that are controlled while things fail: by a full disk, a caller who leaves, the end."""
+"""Projections that are controlled while things fail: the disk is full, callers leave, it ends."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from engine import (
     Engine,
     Limits,
     Ports,
-    ProjectionLag,
     Query,
     StoreFailed,
-    Table,
     UsageError,
     Views,
     answers,
 )
 from engine.projecting import Projecting
-from engine.views import Build, Decision
-from tests.support import Add, Counter, until
+from tests.support import Counter, until
 from tests.test_projections import (
     AILING,
     SEEN,
@@ -37,7 +34,6 @@ from tests.test_projections import (
     Sum,
     SumOfThem,
     Tenfold,
-    _Base,
     add,
     filled,
     rebuilt,
@@ -507,7 +503,7 @@ async def test_a_call_whose_caller_leaves_is_done_whole(file: str, what: str, af
         AILING.clear()
         await prepared(engine, what)
         gate = Gate(engine, STEPS[what], after=after)
-        call = asyncio.ensure_future(CALLS[what](engine))  # type: ignore[arg-type]
+        call = asyncio.ensure_future(CALLS[what](engine))
         await gate.reached.wait()
         call.cancel()
         await asyncio.wait([call])
@@ -555,8 +551,8 @@ async def test_the_end_of_the_engine_answers_whoever_asked_for_something(
             AILING.clear()
             await prepared(engine, what)
             gate = Gate(engine, STEPS[what])
-            for call in (CALLS[what], CALLS["pause"], CALLS["rebuild"]):
-                calls.append(asyncio.ensure_future(call(engine)))  # type: ignore[arg-type]
+            made = [CALLS[what], CALLS["pause"], CALLS["rebuild"]]
+            calls += [asyncio.ensure_future(call(engine)) for call in made]
             await gate.reached.wait()
             asyncio.get_running_loop().call_later(0.05, gate.let_go)
         answers_ = await asyncio.gather(*calls, return_exceptions=True)
