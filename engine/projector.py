@@ -88,7 +88,8 @@ class Projector:
         self._watch = watch
         self._written = written
         self._moved = moved
-        self._state: ProjectorState = "paused" if paused else "catching-up"
+        self._state: ProjectorState = "catching-up"
+        """Also where it is to rest from the beginning, until it knows where the views stand."""
         self._checkpoint = Checkpoint()
         self._behind = True
         self._stopping = False
@@ -168,15 +169,13 @@ class Projector:
         try:
             while not self._stopping:
                 try:
-                    if self._paused or self._state == "stopped":
-                        await self._rest()
-                    else:
-                        await self._open()
-                        await self._follow()
+                    await self._go_on()
                 except Exception as error:
                     self._sure = False
-                    if not await self._try_again(error):
-                        self._fail(error)
+                    if await self._try_again(error):
+                        continue
+                    self._fail(error)
+                await self._rest()
         finally:
             self._log.close()
             self._subscription.mute()
@@ -244,6 +243,14 @@ class Projector:
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Run a call between two batches, in whatever state it is; give what it gives."""
         return await self._calls.ask(call)
+
+    async def _go_on(self) -> None:
+        """Follow the log, or only look where the views stand, where it is to rest."""
+        if not self._paused:
+            await self._open()
+            await self._follow()
+        elif not self._sure:
+            await self.reopen()
 
     # -- following the log --------------------------------------------------------------------
 
@@ -389,13 +396,11 @@ class Projector:
                 reached.set_result(self.position >= position)
 
     async def _rest(self) -> None:
-        """Wait until somebody resumes or stops it, and do meanwhile what is asked."""
-        # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
-        self._log.close()
-        self._subscription.mute()
-        if not self._sure and self._state != "stopped":
-            await self.reopen()
+        """Wait until somebody resumes or stops it, if it is to; do meanwhile what is asked."""
         while (self._paused or self._state == "stopped") and not self._stopping:
+            # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
+            self._log.close()
+            self._subscription.mute()
             if self._paused:
                 self._enter("paused")
             await self._run_calls()

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import apsw
+import msgspec
 
 from ...engine import Engine
 from ...errors import (
@@ -56,8 +57,10 @@ from .domain import (
 from .loop import SimulatedLoop
 from .machine import SimulatedClock, SimulatedFiles, SimulatedIds, SimulatedWorkers
 from .others import Others
-from .story import Operation, Seen, Sending, Story
+from .steward import Steward
+from .story import Operation, Seen, SeenTally, Sending, Story
 from .swarm import Ending
+from .tallies import GetTally, Tallies, lane_of, tallies_class
 
 __all__ = ["Life"]
 
@@ -84,17 +87,21 @@ class Life:
         self._disk = disk
         self._random = random
         self._loop = loop
-        self._limits = limits
         self._ending = ending
         self.quiet = ending is None
         """Whether nothing is to go wrong in it any more."""
+        self._limits = msgspec.structs.replace(limits, parked_events=10_000)
+        if not self.quiet:
+            self._limits = limits
         self._cell = cell_class(self._swarm.key_window, self._swarm.snapshot_every)
         self._open: dict[int, Operation] = {}
         self._decided_at: dict[int, float] = {}
         """By operation, when its handler began last, or returned, in the loop's seconds."""
         self._others = Others(story, random, loop)
+        self._steward = Steward(story, random, loop)
         self._batches_after_a_failed_sync = 0
         self._disturbers: list[asyncio.Task[None]] = []
+        self._steward_at_work: asyncio.Task[None] | None = None
         self._calm = False
         """Whether the disk has ceased to fail."""
         self._leaving = 0
@@ -109,12 +116,14 @@ class Life:
 
     def _engine(self) -> Engine:
         loop, random = self._loop, self._random
+        tallies, tally_answers = self._tallies()
         seconds = 0.001 if self.quiet else self._swarm.disk_seconds
         return Engine(
             [self._cell],
-            projections=[Cells, Puts, Brittle],
-            answers=[get_cell, get_journey, get_count],
+            projections=[Cells, Puts, Brittle, *tallies],
+            answers=[get_cell, get_journey, get_count, *tally_answers],
             store=f"sqlite:{self._disk.folder / 'log.db'}",
+            rebuild="auto",
             limits=self._limits,
             logger=_SILENT,
             ports=Ports(
@@ -127,6 +136,18 @@ class Life:
                 failpoint=None if self.quiet else self._failpoint,
             ),
         )
+
+    def _tallies(self) -> tuple[list[type[Tallies]], list[Callable[..., Any]]]:
+        """Give the tallies of this life, and what answers queries of them."""
+        swarm = self._swarm
+        if not swarm.tally_versions:
+            return [], []
+        Tallies.ailing = swarm.ailing
+        life = min(self._story.lives, len(swarm.tally_versions)) - 1
+        slices = swarm.tally_slices[min(life, len(swarm.tally_slices) - 1)]
+        version, policy = swarm.tally_versions[life], swarm.tally_policy
+        projection, answers = tallies_class(version, slices, policy, swarm.tally_lanes)
+        return [projection], answers
 
     def _failpoint(self, name: str) -> None:
         if name == "journal.gathered" and self._disk.failed_sync:
@@ -149,6 +170,10 @@ class Life:
         try:
             async with engine:
                 follower += [asyncio.ensure_future(self._others.follow(engine))]
+                if self._swarm.tally_versions and self._swarm.steward:
+                    deeds = self._random.choice((0, 10)) if self.quiet else 60
+                    self._steward_at_work = asyncio.ensure_future(self._steward.work(engine, deeds))
+                    follower.append(self._steward_at_work)
                 self._disturbers = [
                     asyncio.ensure_future(work) for work in self._disturbing(engine)
                 ]
@@ -397,7 +422,9 @@ class Life:
         cell = operation.command.cell_id
         begun = self._story.tick()
         with contextlib.suppress(ProjectionLag, TimeoutError, Closed, StoreFailed):
-            if self._random.random() < 0.5:
+            if self._swarm.tally_versions and self._random.random() < 0.5:
+                await self._look_at_tally(engine, operation, receipt)
+            elif self._random.random() < 0.5:
                 await self._look_at_view(engine, cell, begun, receipt)
             else:
                 state: Any = await engine.state(self._cell, cell)
@@ -415,6 +442,23 @@ class Life:
             shown = Seen("view", cell, begun, ended, row.events, row.total, row.position)
             self._story.seen.append(shown)
 
+    async def _look_at_tally(self, engine: Engine, operation: Operation, receipt: Receipt) -> None:
+        command = operation.command
+        writes = isinstance(command, Put | Slowly) and receipt.version
+        at = self._random.choice((receipt, None)) if writes else None
+        lane = f"cell:{command.cell_id}"
+        if self._swarm.tally_lanes:
+            lane = lane_of(command, None)
+        begun = self._story.tick()
+        row = await engine.query(GetTally(lane), at=at)
+        version, positions = (0, ()) if row is None else (row.version, tuple(row.positions))
+        asked_at = 0 if at is None else receipt.position
+        self._story.seen_tallies.append(
+            SeenTally(
+                lane, self._story.lives, begun, self._story.tick(), version, positions, asked_at
+            )
+        )
+
     # -- the end ------------------------------------------------------------------------------
 
     async def _collect(self, engine: Engine) -> None:
@@ -428,6 +472,8 @@ class Life:
             while self._others.followed < position:  # noqa: ASYNC110 - a bound of steps ends it
                 await asyncio.sleep(0.1)
         await self._collect_brittle(engine, position)
+        if self._swarm.tally_versions:
+            await self._collect_tallies(engine, position)
         for cell in sorted({logged.meta.id for logged in story.log}):
             story.cells[cell] = await engine.query(GetCell(cell), at=position, timeout=600)
             story.counts[cell] = await engine.query(GetCount(cell))
@@ -443,6 +489,11 @@ class Life:
         for number in (0, *(operation.number for operation in story.operations)):
             query = GetJourney(number)
             story.journeys[number] = await engine.query(query, at=position, timeout=600)
+
+    async def _collect_tallies(self, engine: Engine, position: int) -> None:
+        if self._steward_at_work is not None:
+            await asyncio.wait([self._steward_at_work])
+        await self._steward.settle(engine, position)
 
     async def _collect_brittle(self, engine: Engine, position: int) -> None:
         if self._swarm.mended:
