@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -139,7 +140,7 @@ class SqliteViews:
 
     def _prepare(self, plans: Sequence[Plan]) -> None:
         assert self._connection is not None
-        with failures(self._path, "prepared"):
+        with failures(self._path, "prepared"), self._noting_failed_syncs():
             self._keeper.prepare(self._connection, plans)
 
     def _open_reader(self) -> None:
@@ -382,19 +383,23 @@ class SqliteViews:
                 f"see to the disk, then start the engine again, which reads what is there",
                 written=False,
             )
-        with failures(self._path, "written or read"):
-            try:
-                return call(self._connection, *args)
-            except apsw.IOError as error:
-                code: int = getattr(error, "extendedresult", 0)
-                self._stopped = code == apsw.SQLITE_IOERR_FSYNC
-                if self._stopped:
-                    raise StoreFailed(
-                        f"the views {self._path} could not be written: a sync has failed, and "
-                        f"whether this was kept shows when they are opened again: {error}",
-                        written=None,
-                    ) from error
-                raise
+        with failures(self._path, "written or read"), self._noting_failed_syncs():
+            return call(self._connection, *args)
+
+    @contextmanager
+    def _noting_failed_syncs(self) -> Generator[None]:
+        try:
+            yield
+        except apsw.IOError as error:
+            code: int = getattr(error, "extendedresult", 0)
+            self._stopped = code == apsw.SQLITE_IOERR_FSYNC
+            if self._stopped:
+                raise StoreFailed(
+                    f"the views {self._path} could not be written: a sync has failed, and whether "
+                    f"this was kept shows when they are opened again: {error}",
+                    written=None,
+                ) from error
+            raise
 
     def _reach(self, name: str) -> None:
         if self._ports.failpoint is not None:

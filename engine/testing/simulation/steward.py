@@ -137,9 +137,8 @@ class Steward:
         parked = await engine.projections.parked(NAME)
         places = [p.position for p in parked]
         building = status.building
-        for failure in (status.failure, building.failure if building is not None else None):
-            if failure is not None and failure.event:
-                places.append(failure.position)
+        failures = (status.failure, building.failure if building is not None else None)
+        places += [f.position for f in failures if f is not None and f.event]
         if not places:
             raise UsageError("there is nothing to skip")
         deed.position = self._random.choice(places)
@@ -178,11 +177,11 @@ class Steward:
 
     async def _settled_state(self, engine: Engine) -> str:
         """Give the state that it comes to rest in, if it is to rest."""
-        for _ in range(20):
+        for _ in range(60):
             state = engine.statistics().projectors[NAME].state
             if not self._story.paused or state == "paused":
                 break
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
         return state
 
     def _check_build(self, status: Status) -> None:
@@ -246,6 +245,11 @@ class Steward:
             self._problem(f"P9: in the end it stands so: {status}")
 
 
+_TABLES: Final = (
+    "SELECT substr(name, 14) FROM sqlite_schema WHERE type = 'table' AND name LIKE 'tallies_rows:%'"
+)
+
+
 def left_in_the_file(path: Path) -> Iterator[str]:
     """Give what of a file of views belongs to no build."""
     connection: Any = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
@@ -254,11 +258,7 @@ def left_in_the_file(path: Path) -> Iterator[str]:
         for what, sql in (
             ("parked events", "SELECT build FROM parked WHERE projection = 'tallies'"),
             ("checkpoints", "SELECT build FROM checkpoints WHERE projection = 'tallies'"),
-            (
-                "tables",
-                "SELECT substr(name, 14) FROM sqlite_schema "
-                "WHERE type = 'table' AND name LIKE 'tallies_rows:%'",
-            ),
+            ("tables", _TABLES),
         ):
             found = _numbers(connection, sql)
             if not found <= builds or (what != "parked events" and found != builds):
