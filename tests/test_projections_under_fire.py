@@ -16,14 +16,18 @@ from engine import (
     Engine,
     Limits,
     Ports,
+    Projection,
+    ProjectionLag,
     Query,
     StoreFailed,
+    Table,
     UsageError,
     Views,
     answers,
+    projects,
 )
 from engine.projecting import Projecting
-from tests.support import Counter, until
+from tests.support import Added, Counter, until
 from tests.test_projections import (
     AILING,
     SEEN,
@@ -390,6 +394,78 @@ async def test_a_query_that_came_before_the_drop_is_answered(file: str) -> None:
 
         assert await asyncio.gather(*waiting) == [{"a": 1}] * 3
         assert await slowly == 3_000_000
+
+
+# -- resets, pauses, slices -----------------------------------------------------------------------
+
+
+async def test_reset_takes_what_is_parked_along(file: str) -> None:
+    AILING.add("b")
+    async with summing(Parking, file) as engine:
+        await sums(engine, at=await add(engine, "a", "b", "b"))
+        AILING.clear()
+        await engine.projections.reset("sums")
+
+        assert await sums(engine, at=3) == {"a": 1, "b": 2}
+        assert await engine.projections.parked("sums") == []
+
+
+async def test_whoever_asks_for_a_position_after_a_reset_waits_for_it_again(file: str) -> None:
+    async with filled(Sliced, file, "a", "b") as engine:
+        await engine.projections.pause("sums")
+        await engine.projections.reset("sums")
+
+        assert await sums(engine) == {}
+        with pytest.raises(ProjectionLag, match="paused"):
+            await sums(engine, at=1)
+        await engine.projections.resume("sums")
+        assert await sums(engine, at=2) == {"a": 1, "b": 1}
+
+
+async def test_a_paused_projection_knows_from_the_start_what_it_has(file: str) -> None:
+    async with filled(Sliced, file, "a", "b") as engine:
+        await engine.projections.pause("sums")
+    async with summing(Sliced, file) as engine:
+        gate = Gate(engine, "parked_keys")
+        waiting = asyncio.ensure_future(sums(engine, at=2))
+        await gate.reached.wait()
+        gate.let_go()
+
+        assert await waiting == {"a": 1, "b": 1}
+
+
+class Blind(Projection, name="sums", version=1, slices=4):
+    """Events of all counters put one row, and none reads it before."""
+
+    rows: Table[Sum]
+
+    @projects
+    def added(self, event: Added) -> None:
+        self.rows.put(Sum("all", event.amount, 1))
+
+
+async def test_a_row_that_nobody_has_read_is_not_overwritten_by_another_slice(file: str) -> None:
+    async with summing(Blind, file) as engine:
+        position = await add(engine, *[f"c{n}" for n in range(20)])
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await sums(engine, at=position)
+        failure = engine.statistics().projectors["sums"].failure
+        assert failure is not None
+        assert "belongs to slice" in failure.cause
+
+
+async def test_what_was_parked_of_a_build_goes_with_it(file: str) -> None:
+    AILING.add("b")
+    async with summing(Parking, file) as engine:
+        await sums(engine, at=await add(engine, "a", "b"))
+        AILING.clear()
+        await engine.projections.rebuild("sums")
+        await rebuilt(engine)
+        await engine.projections.drop("sums")
+
+        assert await sums(engine) == {"a": 1, "b": 1}
+        left = "SELECT (SELECT count(*) FROM parked), (SELECT sum(build) FROM checkpoints)"
+        assert (await engine._views.sql(left, (), 1))[1] == [(0, 2)]
 
 
 # -- skips ----------------------------------------------------------------------------------------

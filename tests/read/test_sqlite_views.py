@@ -100,6 +100,27 @@ async def test_another_history_is_noticed_and_the_views_rebuilt(
     assert why in message
 
 
+async def test_a_build_that_has_seen_what_the_log_lost_is_dropped(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, short = written(1, 2, 3), written(1, 2)
+    await run_once(short, path)
+    views = SqliteViews(path)
+    await views.open(Ports(), Limits(), log, [Counts])
+    build = await views.begin_build(Counts.__definition__)
+    last = log.events[-1]
+    after = Checkpoint(last.position, last.checksum)
+    await views.write(Changes(part_of(Counts, build.number), Checkpoint(), after, {}))
+    await views.close()
+    other = written(1, 2, 4)
+    views = SqliteViews(path)
+    await views.open(Ports(), Limits(), other, [Counts])
+
+    assert [(b.number, b.state) for b in await views.builds("counts")] == [(1, "serving")]
+    assert not said(caplog, logging.WARNING), "what serves is of this history"
+    await views.close()
+
+
 async def test_a_flipped_checkpoint_is_noticed(path: str, caplog: pytest.LogCaptureFixture) -> None:
     log = written(1, 2, 3)
     await run_once(log, path)
