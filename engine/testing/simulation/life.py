@@ -143,10 +143,9 @@ class Life:
         if not swarm.tally_versions:
             return [], []
         Tallies.ailing = swarm.ailing
-        life = min(self._story.lives, len(swarm.tally_versions)) - 1
-        slices = swarm.tally_slices[min(life, len(swarm.tally_slices) - 1)]
-        version, policy = swarm.tally_versions[life], swarm.tally_policy
-        projection, answers = tallies_class(version, slices, policy, swarm.tally_lanes)
+        projection, answers = tallies_class(
+            *swarm.tallies_of(self._story.lives), swarm.tally_policy, swarm.tally_lanes
+        )
         return [projection], answers
 
     def _failpoint(self, name: str) -> None:

@@ -84,6 +84,11 @@ class Swarm(msgspec.Struct, frozen=True):
     flipped: bool = False
     """Whether a bit of the log flips before the last life: then nothing wrong may be shown."""
 
+    def tallies_of(self, life: int) -> tuple[int, int]:
+        """Give version and slices of the tallies in a life, counted from 1."""
+        versions, slices = self.tally_versions, self.tally_slices
+        return versions[min(life, len(versions)) - 1], slices[min(life, len(slices)) - 1]
+
 
 def draw_swarm(random: Random) -> Swarm:
     """Draw one."""

@@ -51,7 +51,7 @@ def _fails(logged: Any) -> bool:
 def _in_the_end(
     story: Story, lanes: Mapping[str, Sequence[Any]], skips: Sequence[Deed]
 ) -> Iterator[str]:
-    version = story.swarm.tally_versions[-1]
+    version, _ = story.swarm.tallies_of(story.lives)
     decided = [d for d in story.decisions if d.kind == "skip"]
     skipped = {d.position for d in decided if d.version == version}
     asked = {deed.position for deed in skips}
@@ -141,7 +141,7 @@ def _forwards(story: Story, skipped: set[int]) -> Iterator[str]:
 def _goes_back(story: Story, before: SeenTally, after: SeenTally, skipped: set[int]) -> bool:
     if _was_reset(story, before.begun, after.ended):
         return False
-    declared = story.swarm.tally_versions[min(before.life, len(story.swarm.tally_versions)) - 1]
+    declared, _ = story.swarm.tallies_of(before.life)
     if before.version == declared != after.version and set(before.positions) - skipped:
         return True
     if before.version != after.version:
