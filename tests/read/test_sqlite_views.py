@@ -397,6 +397,40 @@ async def test_views_that_cannot_be_made_durable_are_refused(tmp_path: Path) -> 
     disk.dispose()
 
 
+@pytest.mark.parametrize("failing", ["opening", "deciding"])
+async def test_a_decision_that_could_not_be_synced_is_folded_nowhere(
+    tmp_path: Path, failing: str
+) -> None:
+    log = written(1, 2, 3)
+    disk, ports = simulated(tmp_path)
+    views = await open_views(disk, ports, log)
+    await views.close()
+    disk.notes_calls = True
+    if failing == "opening":
+        disk.sync_failures = 1.0
+        again = SqliteViews(str(disk.folder / "shop.views.db"))
+        with pytest.raises(StoreFailed, match="a sync has failed"):
+            await again.open(ports, Limits(), log, [Counts, Library])
+    else:
+        views = await open_views(disk, ports, log)
+        await move(views, log, 0, 1)
+        disk.sync_failures = 1.0
+        with pytest.raises(StoreFailed, match="whether this was kept shows when") as failed:
+            await views.decide(Decision("counts", "pause", 7, 1))
+        assert failed.value.written is None
+        with pytest.raises(StoreFailed, match="take nothing more"):
+            await views.decide(Decision("counts", "resume", 8, 1))
+        await views.close()
+    disk.sync_failures = 0.0
+    disk.close_connections()
+
+    assert "write shop.views.db" not in disk.calls
+    assert "delete shop.views.db-wal" not in disk.calls
+    views = await open_views(disk, ports, log)
+    await views.close()
+    disk.dispose()
+
+
 async def test_a_reader_that_stays_does_not_stop_the_writer(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

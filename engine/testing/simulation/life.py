@@ -66,7 +66,7 @@ __all__ = ["Life"]
 
 _SILENT = logging.Logger("simulation", logging.CRITICAL + 1)
 _BEFORE_A_COMMIT = frozenset(
-    ("store.began", "store.inserted", "views.inserted", "views.checkpointed")
+    ("store.began", "store.inserted", "views.inserted", "views.checkpointed", "views.swapping")
 )
 
 
@@ -253,13 +253,16 @@ class Life:
             for name in ("cells", "puts"):
                 engine.resume(name)
             position = engine.statistics().position
-            for query in (GetCell(""), GetJourney(0)):
-                try:
+            try:
+                for query in (GetCell(""), GetJourney(0)):
                     await engine.query(query, at=position, timeout=600)
-                except ProjectionLag as lag:
-                    synced = not any(call.startswith("sync") for call in self._disk.failed)
-                    if engine.failed is None and synced:
-                        self._problem(f"P9: nothing fails any more, and {lag}")
+                if self._steward_at_work is not None:
+                    await asyncio.wait([self._steward_at_work])
+                    await self._steward.calm_down(engine, position)
+            except (ProjectionLag, StoreFailed) as error:
+                synced = not any(call.startswith("sync") for call in self._disk.failed)
+                if engine.failed is None and synced:
+                    self._problem(f"P9: nothing fails any more, and {error!r}")
 
     def _be_cancelled(self) -> None:
         """Let the host be cancelled, once or again and again."""
