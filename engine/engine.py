@@ -165,7 +165,7 @@ class Engine:
     def _wire_supervisor(self) -> Supervisor:
         return Supervisor(
             open_all=self._open,
-            close_all=(self._views.close, self._store.close),
+            close_all=(self._end_projecting, self._views.close, self._store.close),
             intake=self._intake,
             journal=self._journal,
             directory=self._directory,
@@ -176,6 +176,10 @@ class Engine:
             readers=(*self._projecting.values(), self._feeds, self._live),
             logger=self._logger,
         )
+
+    async def _end_projecting(self) -> None:
+        for projecting in self._projecting.values():
+            projecting.end()
 
     def _wire_loop_watch(self) -> LoopWatch | None:
         watcher = self._ports.watcher

@@ -24,7 +24,8 @@ class Parking:
 
     def __init__(self, *, allowed: bool, events_max: int) -> None:
         """Take whether the projection parks at all, and how many events one part may park."""
-        self._allowed = allowed
+        self.allowed = allowed
+        """Whether what fails is set aside."""
         self._events_max = events_max
         self.keys: dict[str, int] = {}
         """How many events of a key are parked; those of the batch in hand included."""
@@ -41,9 +42,11 @@ class Parking:
     def park(self, stored: StoredEvent, key: str, error: Exception | None, now: int) -> bool:
         """Set an event aside, behind others of its key or for what it raised; tell whether it was.
 
-        It is not where that is not allowed, where it is damaged, and where too many are.
+        It is not where it fails and that is not allowed, where it is damaged, and where too many
+        are.
         """
-        if not self._allowed or isinstance(error, Damaged) or self.count >= self._events_max:
+        refused = error is not None and (not self.allowed or isinstance(error, Damaged))
+        if refused or self.count >= self._events_max:
             return False
         self.keys[key] = self.keys.get(key, 0) + 1
         self.count += 1

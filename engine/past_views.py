@@ -48,7 +48,7 @@ A = TypeVar("A")
 class Decided(Protocol):
     """The part of a store of views that keeps what people decided."""
 
-    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
+    async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
         """See `ViewsStore.skipped`."""
         ...
 
@@ -109,9 +109,9 @@ class Pasts:
                 )
         return projections
 
-    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
+    async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
         """Give the positions that are left out of a projection's views, now as then."""
-        return frozenset() if self._decided is None else await self._decided.skipped(definition)
+        return {} if self._decided is None else await self._decided.skipped(definition)
 
     async def allow(self, principal: str | None, query: Query[Any] | None = None) -> None:
         """Return if the principal may have a past, or ask this of it; raise Forbidden otherwise."""
@@ -290,7 +290,7 @@ class _PastFold:
         self._work = folding(part, store, pasts.registry, pasts.limits, ports)
         self._checkpoint = Checkpoint()
 
-    async def open(self, skipped: frozenset[int]) -> None:
+    async def open(self, skipped: Mapping[int, int]) -> None:
         """Begin, passing over the events that somebody decided to skip."""
         self._checkpoint = await self._work.open()
         self._work.skipped.update(skipped)

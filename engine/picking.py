@@ -43,8 +43,8 @@ class Picking:
     ) -> None:
         """Take what picks, for which slice, and whether events may be parked."""
         self.parking = Parking(allowed=parks, events_max=limits.parked_events)
-        self.skipped: set[int] = set()
-        """Positions that somebody decided to skip."""
+        self.skipped: dict[int, int] = {}
+        """Events that somebody decided to skip: the checksum of each by its position."""
         self.patience = True
         """Whether what a failure that may pass has hit is given back, to be tried again."""
         self.may_pass = may_pass
@@ -65,7 +65,7 @@ class Picking:
         """
         if stored.name not in self._names and not self._all:
             return None
-        if stored.position in self.skipped:
+        if self.is_skipped(stored):
             return None
         if self._by_stream and not self.is_mine(None, stored):
             return None
@@ -74,6 +74,10 @@ class Picking:
             return None
         self.check_handled(event, stored)
         return event
+
+    def is_skipped(self, stored: StoredEvent) -> bool:
+        """Tell whether somebody decided to skip it: this very event, not one in its place."""
+        return bool(self.skipped) and self.skipped.get(stored.position) == stored.checksum
 
     def decode(self, stored: StoredEvent) -> Event | None:
         """Give a fresh event, or None where it is retired or today one that nobody here handles."""

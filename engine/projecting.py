@@ -3,15 +3,19 @@
 Rules: queries see the build that serves, and are never shown an earlier state by a swap: the new
 build takes over when it has reached all that the old one shows, in one transaction, while both rest
 between two batches. What people decide is synced before it is answered, and done again after a
-restart. A build that is begun goes on after a crash. A build beside the one that serves parks
-nothing: what it cannot fold stops it, and the old one goes on serving.
+restart. It is done in this projection's own task, one thing after the other, swaps included: so
+nothing is half done where a caller is cancelled, and nothing meets what another call has begun. A
+build that is begun goes on after a crash. A build beside the one that serves parks nothing: what it
+cannot fold stops it, and the old one goes on serving.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
@@ -19,10 +23,11 @@ import anyio.abc
 import msgspec
 
 from .bus import Bus
-from .errors import Closed, StoreFailed, StoreRefused, UsageError
+from .calls import Calls
+from .errors import Closed, EngineError, UsageError
 from .ports import Ports
 from .progress import Rate, nothing_yet, together, worst
-from .projection import Projection, ProjectionDefinition
+from .projection import Projection, ProjectionDefinition, slice_of
 from .projector import Projector
 from .statistics import (
     BuildProgress,
@@ -36,6 +41,9 @@ __all__ = ["MakeProjector", "Projecting", "Retried"]
 
 SWAP_SECONDS: Final = 5.0
 """How long the build that serves may rest for one swap."""
+SWAP_AGAIN_SECONDS: Final = 0.1
+SWAP_AGAIN_SECONDS_MAX: Final = 60.0
+"""How long it works on before a swap that failed is tried again; doubled each time, up to this."""
 PARKED_PAGE: Final = 100
 
 
@@ -84,10 +92,17 @@ class Projecting:
         self._paused = False
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopping = False
+        self._over = False
+        """Whether `run` has ended: nothing moves any more."""
         self._wake = asyncio.Event()
-        self._swapping = False
-        self._swapped = asyncio.Event()
-        """Set, and made anew, whenever a swap has ended."""
+        self._calls = Calls(self._wake.set)
+        self._resting = False
+        """Whether projectors rest for a moment, and go on by themselves."""
+        self._settled = asyncio.Event()
+        """Set, and made anew, whenever that has ended."""
+        self._swap_failures = 0
+        self._swap_after = 0.0
+        """When the next swap may be tried, by the event loop's clock."""
         self._rate = Rate(ports.clock.monotonic)
 
     # -- what is seen -------------------------------------------------------------------------
@@ -165,15 +180,15 @@ class Projecting:
         event loop's clock.
         """
         while True:
-            serving, swapped = self._serving, self._swapped
+            serving, settled = self._serving, self._settled
             if await self._all_reach(serving, position, deadline):
                 return True
-            if serving and serving is self._serving and not self._swapping:
+            if self._over or (serving and not self._resting and not settled.is_set()):
                 return False
             # A build is taking its place, or will: nobody folds a former version on.
             try:
                 async with asyncio.timeout_at(deadline):
-                    await swapped.wait()
+                    await settled.wait()
             except TimeoutError:
                 return False
 
@@ -202,13 +217,16 @@ class Projecting:
                 self._building = self._projectors(build)
 
     def _projectors(self, build: Build) -> tuple[Projector, ...]:
-        definition = self.definition
-        if build.state == "building":
-            definition = msgspec.structs.replace(definition, on_poison="stop")
-        return tuple(
-            self._make(Part(definition, build.number, n), moved=self._moved, paused=self._paused)
-            for n in range(definition.slices)
+        projectors = tuple(
+            self._make(
+                Part(self.definition, build.number, n), moved=self._moved, paused=self._paused
+            )
+            for n in range(self.definition.slices)
         )
+        if build.state == "building":
+            for projector in projectors:
+                projector.parking.allowed = False
+        return projectors
 
     async def run(self) -> None:
         """Work until `stop`."""
@@ -218,15 +236,22 @@ class Projecting:
                 for projector in (*self._serving, *self._building):
                     tasks.start_soon(projector.run)
                 while not self._stopping:
-                    await self._wake.wait()
-                    self._wake.clear()
-                    if self._is_ready() and not self._stopping:
+                    if self._calls:
+                        await self._calls.run_next()
+                    elif self._may_swap():
                         await self._try_swap()
+                    else:
+                        await self._wait()
                 for projector in (*self._serving, *self._building):
                     projector.stop()
         finally:
-            self._tasks = None
-            self._end_waits()
+            self.end()
+
+    def end(self) -> None:
+        """Answer everybody who waits: nothing more will be done here."""
+        self._over = True
+        self._calls.refuse("the engine is not running any more: nothing was decided")
+        self._settle()
 
     def stop(self) -> None:
         """Let `run` return when the batches in hand are written."""
@@ -236,8 +261,17 @@ class Projecting:
     def resume_stopped(self) -> None:
         """Let projectors that a failure has stopped try again."""
         for projector in (*self._serving, *self._building):
-            if projector.state == "stopped":
+            if projector.state == "stopped" and not self._resting:
                 projector.resume()
+
+    async def _wait(self) -> None:
+        """Wait until there is something to do."""
+        try:
+            async with asyncio.timeout_at(self._swap_after if self._is_ready() else None):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
 
     def _moved(self) -> None:
         if self._building:
@@ -249,9 +283,32 @@ class Projecting:
         """Whether a build has caught up."""
         return bool(self._building) and all(p.state == "live" for p in self._building)
 
-    def _end_waits(self) -> None:
-        self._swapped.set()
-        self._swapped = asyncio.Event()
+    def _may_swap(self) -> bool:
+        return self._is_ready() and asyncio.get_running_loop().time() >= self._swap_after
+
+    def _settle(self) -> None:
+        self._settled.set()
+        self._settled = asyncio.Event()
+
+    @asynccontextmanager
+    async def _at_rest(self, projectors: Sequence[Projector]) -> AsyncGenerator[None]:
+        """Let projectors finish their batch and rest, as long as the block lasts."""
+        self._resting = True
+        try:
+            await self._let_rest(projectors)
+            yield
+        finally:
+            self._resting = False
+            if not self._paused:
+                for projector in projectors:
+                    projector.resume()
+            self._settle()
+
+    async def _let_rest(self, projectors: Sequence[Projector]) -> None:
+        for projector in projectors:
+            projector.pause()
+        for projector in projectors:
+            await projector.ask(_nothing_to_do)
 
     def _discard(self, projectors: Sequence[Projector]) -> None:
         for projector in projectors:
@@ -261,38 +318,40 @@ class Projecting:
     # -- builds -------------------------------------------------------------------------------
 
     async def _try_swap(self) -> None:
-        self._swapping = True
         try:
-            await self._swap()
-        except (StoreFailed, StoreRefused) as error:
+            swapped = await self._swap()
+        except EngineError as error:
+            swapped = False
             self._logger.error(
-                "projection %s: its new build could not be swapped in and is tried again with the "
-                "next event: %s",
+                "projection %s: its new build could not be swapped in: %s",
                 self.definition.name,
                 error,
             )
-        finally:
-            self._swapping = False
-            if not self._paused:
-                for projector in self._serving:
-                    if projector.state == "paused":
-                        projector.resume()
-            self._end_waits()
+        if swapped:
+            self._swap_failures = 0
+            return
+        # The old build works on meanwhile, so that it does not rest most of the time.
+        seconds = min(SWAP_AGAIN_SECONDS * 2**self._swap_failures, SWAP_AGAIN_SECONDS_MAX)
+        self._swap_failures += 1
+        self._swap_after = asyncio.get_running_loop().time() + seconds
 
-    async def _swap(self) -> None:
+    async def _swap(self) -> bool:
+        """Let the new build serve; tell whether it does: it may have fallen behind."""
         old, new = self._serving, self._building
-        await self._rest(old)
-        reached = max((p.position for p in old), default=self._left_at)
-        deadline = asyncio.get_running_loop().time() + SWAP_SECONDS
-        for projector in new:
-            if not await projector.wait_for(reached, deadline):
-                return
-        number = new[0].part.build
-        await self._views.swap(self.definition, number, self._decision("swap", position=reached))
-        self._serving, self._building = new, ()
-        for projector in new:
-            projector.announce()
-        self._discard(old)
+        async with self._at_rest(old):
+            reached = max((p.position for p in old), default=self._left_at)
+            deadline = asyncio.get_running_loop().time() + SWAP_SECONDS
+            for projector in new:
+                if not await projector.wait_for(reached, deadline):
+                    return False
+            number = new[0].part.build
+            decision = self._decision("swap", position=reached)
+            await self._views.swap(self.definition, number, decision)
+            self._serving, self._building = new, ()
+            for projector in new:
+                projector.parking.allowed = self.definition.on_poison == "park"
+                projector.announce()
+            self._discard(old)
         self._logger.info(
             "projection %s is served by build %d, version %d, from position %d on",
             self.definition.name,
@@ -300,17 +359,10 @@ class Projecting:
             self.definition.version,
             self.position,
         )
-
-    async def _rest(self, projectors: Sequence[Projector]) -> None:
-        """Let projectors finish their batch and rest."""
-        for projector in projectors:
-            projector.pause()
-        for projector in projectors:
-            await projector.ask(_nothing_to_do)
+        return True
 
     async def rebuild(self) -> None:
         """Begin a build beside the one that serves; nothing happens where one is on its way."""
-        tasks = self._running()
         if self.definition.sink is not None:
             name = self.definition.name
             raise UsageError(
@@ -319,32 +371,44 @@ class Projecting:
                 f"the beginning; to deliver it again into the same one, "
                 f"`engine.projections.reset({name!r})`"
             )
+        await self._calls.ask(self._rebuild)
+
+    async def _rebuild(self) -> None:
+        assert self._tasks is not None, "calls are made while it runs"
         if self._building:
             return
         build = await self._views.begin_build(self.definition)
         self._building = self._projectors(build)
+        self._swap_failures, self._swap_after = 0, 0.0
         for projector in self._building:
-            tasks.start_soon(projector.run)
+            self._tasks.start_soon(projector.run)
 
     async def cancel(self) -> None:
         """Give a build up, and take its tables away."""
-        self._running()
-        building = self._building
-        if not building:
-            raise UsageError(f"projection {self.definition.name!r} is not being rebuilt")
-        if not self._serving:
+        await self._calls.ask(self._cancel)
+
+    async def _cancel(self) -> None:
+        name, building = self.definition.name, self._building
+        if building and not self._serving:
             raise UsageError(
-                f"projection {self.definition.name!r} has no tables of its own version but those "
-                f"that are being built: let them be finished"
+                f"projection {name!r} has no tables of its own version but those that are being "
+                f"built: let them be finished"
             )
-        self._building = ()
-        await self._rest(building)
-        self._discard(building)
-        number = building[0].part.build
-        await self._views.drop(self.definition.name, number, self._decision("drop"))
+        # One that another release has begun stands in the file alone: nobody here works on it.
+        there = [b for b in await self._views.builds(name) if b.state == "building"]
+        if not there:
+            raise UsageError(f"projection {name!r} is not being rebuilt")
+        async with self._at_rest(building):
+            decision = self._decision("drop", version=there[0].version)
+            await self._views.drop(name, there[0].number, decision)
+            self._building = ()
+            self._discard(building)
 
     async def drop_former(self) -> Sequence[Build]:
         """Take the tables of all former builds away; give what they were."""
+        return await self._calls.ask(self._drop_former)
+
+    async def _drop_former(self) -> Sequence[Build]:
         name = self.definition.name
         former = [b for b in await self._views.builds(name) if b.state == "former"]
         for build in former:
@@ -356,14 +420,18 @@ class Projecting:
 
     async def pause(self, reason: str, principal: str | None) -> None:
         """Let it rest until somebody resumes it, over restarts too."""
-        self._running()
+        await self._calls.ask(partial(self._pause, reason, principal))
+
+    async def _pause(self, reason: str, principal: str | None) -> None:
         await self._views.decide(self._decision("pause", reason, principal))
         self._paused = True
-        await self._rest((*self._serving, *self._building))
+        await self._let_rest((*self._serving, *self._building))
 
     async def resume(self, principal: str | None) -> None:
         """Let it go on, from a pause or after a failure."""
-        self._running()
+        await self._calls.ask(partial(self._resume, principal))
+
+    async def _resume(self, principal: str | None) -> None:
         if self._paused:
             await self._views.decide(self._decision("resume", principal=principal))
             self._paused = False
@@ -372,39 +440,40 @@ class Projecting:
 
     async def reset(self, reason: str, principal: str | None) -> None:
         """Empty the tables that serve, and fold the log into them from its beginning."""
-        self._running()
+        await self._calls.ask(partial(self._reset, reason, principal))
+
+    async def _reset(self, reason: str, principal: str | None) -> None:
         serving = self._serving
         if not serving:
             raise UsageError(
                 f"projection {self.definition.name!r} serves tables of another version, and is "
                 f"being built anew already"
             )
-        await self._rest(serving)
-        if self.definition.sink is not None:
-            self._logger.warning(
-                "sink %s was reset by %s and DELIVERS EVERYTHING AGAIN FROM THE BEGINNING, up to "
-                "position %d where it was: %s",
-                self.definition.name,
-                principal or "somebody",
-                self.position,
-                reason or "no reason was given",
-            )
-        try:
+        async with self._at_rest(serving):
+            if self.definition.sink is not None:
+                self._logger.warning(
+                    "sink %s was reset by %s and DELIVERS EVERYTHING AGAIN FROM THE BEGINNING, up "
+                    "to position %d where it was: %s",
+                    self.definition.name,
+                    principal or "somebody",
+                    self.position,
+                    reason or "no reason was given",
+                )
             await self._views.reset(self.definition, self._decision("reset", reason, principal))
             for projector in serving:
                 await projector.ask(projector.reopen)
-        finally:
-            for projector in serving:
-                if not self._paused:
-                    projector.resume()
 
     async def retry(self, key: str | None) -> Retried:
         """Try parked events again, of one key or all, in order."""
-        self._running()
+        return await self._calls.ask(partial(self._retry, key))
+
+    async def _retry(self, key: str | None) -> Retried:
         released, failed = 0, list[Parked]()
         for projector in self._serving:
             after: int | None = 0
             while after is not None:
+                if self._stopping:
+                    raise Closed("the engine is stopping: what was not tried again is parked still")
                 call = _Retry(self._views, projector, key, after, {p.key for p in failed})
                 await projector.ask(call.run)
                 released += call.released
@@ -414,40 +483,47 @@ class Projecting:
 
     async def skip(self, position: int, reason: str, principal: str | None) -> None:
         """Leave an event out of the views, as somebody decided and says why."""
-        self._running()
         if not reason.strip():
             raise UsageError("an event is skipped for a reason: say it, it is kept")
-        decision = self._decision("skip", reason, principal, position)
-        name = self.definition.name
-        found = await self._views.parked(name, after=position - 1, limit=1)
-        if found and found[0].position == position:
-            owner = next(p for p in self._serving if found[0].key in p.parking.keys)
+        await self._calls.ask(partial(self._skip, position, reason, principal))
 
-            async def forget() -> None:
-                await self._views.decide(decision)
-                owner.parking.released(found)
-                owner.skip(position)
+    async def _skip(self, position: int, reason: str, principal: str | None) -> None:
+        name, at_work = self.definition.name, (*self._serving, *self._building)
+        parked = await self._parked_at(position)
+        if parked is not None:
+            owner = self._serving[slice_of(parked.key, len(self._serving))]
+        else:
+            stopped = [p for p in at_work if _is_stopped_by(p, position)]
+            if not stopped:
+                raise UsageError(
+                    f"no event of projection {name!r} is parked at position {position}, and none "
+                    f"there has stopped it: nothing was skipped"
+                )
+            owner = stopped[0]
+        stored = await owner.read(position)
+        decision = msgspec.structs.replace(
+            self._decision("skip", reason, principal, position), checksum=stored.checksum
+        )
 
-            await owner.ask(forget)
-            return
-        stopped = [
-            p
-            for p in (*self._serving, *self._building)
-            if p.failure is not None and p.failure.event and p.failure.position == position
-        ]
-        if not stopped:
-            raise UsageError(
-                f"no event of projection {name!r} is parked at position {position}, and none there "
-                f"has stopped it: nothing was skipped"
-            )
-        await self._views.decide(decision)
-        for projector in stopped:
-            projector.skip(position)
+        async def decide() -> None:
+            await self._views.decide(decision)
+            if parked is not None:
+                owner.parking.released([parked])
 
-    def _running(self) -> anyio.abc.TaskGroup:
-        if self._tasks is None or self._stopping:
-            raise Closed("the engine is not running: nothing was decided")
-        return self._tasks
+        await owner.ask(decide)
+        for projector in at_work:
+
+            async def skip(projector: Projector = projector) -> None:
+                projector.skip(stored)
+
+            await projector.ask(skip)
+
+    async def _parked_at(self, position: int) -> Parked | None:
+        """Give what is parked there of the build that serves, if that is of this version."""
+        if not self._serving:
+            return None
+        found = await self._views.parked(self.definition.name, after=position - 1, limit=1)
+        return found[0] if found and found[0].position == position else None
 
     def _decision(
         self,
@@ -507,3 +583,8 @@ class _Retry:
 
 async def _nothing_to_do() -> None:
     """Come when the projector does."""
+
+
+def _is_stopped_by(projector: Projector, position: int) -> bool:
+    failure = projector.failure
+    return failure is not None and bool(failure.event) and failure.position == position

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from .bus import Subscription
+from .calls import Calls
 from .limits import Limits
 from .log_reader import FeedSource, LogReader
 from .parking import Parking
@@ -88,7 +88,8 @@ class Projector:
         self._watch = watch
         self._written = written
         self._moved = moved
-        self._state: ProjectorState = "paused" if paused else "catching-up"
+        self._state: ProjectorState = "catching-up"
+        """Also where it is to rest from the beginning, until it knows where the views stand."""
         self._checkpoint = Checkpoint()
         """Where the views stand."""
         self._ahead = Checkpoint()
@@ -100,8 +101,11 @@ class Projector:
         self._stopping = False
         self._paused = paused
         self._resumed = asyncio.Event()
-        self._asked: deque[Callable[[], Awaitable[None]]] = deque()
+        self._calls = Calls(self._interrupt)
         """What others want to be done between two batches."""
+        self._sure = False
+        """Whether checkpoint and memory are those of the views: not after a failure, for nobody
+        knows what it has left in memory, and what of it is written."""
         self._waiting: dict[asyncio.Future[bool], int] = {}
         self._failures = 0
         """In a row, since something was written."""
@@ -171,32 +175,35 @@ class Projector:
         try:
             while not self._stopping:
                 try:
-                    if not self._paused:
-                        await self._open()
-                        await self._follow()
-                    if self._paused and not self._stopping:
-                        await self._rest()
+                    await self._go_on()
                 except Exception as error:
+                    self._sure = False
                     await self._give_up_writing()
-                    if not await self._try_again(error):
-                        await self._fail(error)
+                    if await self._try_again(error):
+                        continue
+                    self._fail(error)
+                await self._rest()
         finally:
             if self._writing is not None:
                 self._writing.cancel()
             self._log.close()
             self._subscription.mute()
             self._enter("closed")
+            self._calls.refuse("this projector has ended: nothing was done")
 
     def stop(self) -> None:
         """Let `run` return when the current batch is written."""
         self._stopping = True
         self._work.stop()
-        self._subscription.wake()
-        self._resumed.set()
+        self._interrupt()
 
     def pause(self) -> None:
         """Rest when the current batch is written, until `resume`."""
         self._paused = True
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Let it look at what is to be done, wherever it waits."""
         self._subscription.wake()
         self._resumed.set()
 
@@ -206,14 +213,22 @@ class Projector:
         if self._state in ("stopped", "paused"):
             self.failure = None
             self._failures = 0
+            self._work.patience = True
             self._enter("catching-up")
         self._resumed.set()
 
-    def skip(self, position: int) -> None:
-        """Pass over an event, as somebody decided; one that is stopped by it goes on."""
-        self._work.skipped.add(position)
-        if self.failure is not None and self.failure.position == position:
-            self.resume()
+    def skip(self, stored: StoredEvent) -> None:
+        """Pass over an event, as somebody decided; one that is stopped by it goes on.
+
+        To be asked for, so that no batch in hand has begun with it.
+        """
+        self._work.skipped[stored.position] = stored.checksum
+        failure = self.failure
+        if failure is not None and failure.event and failure.position == stored.position:
+            if self._state == "stopped":
+                self.resume()
+            else:
+                self.failure = None
 
     async def wait_for(self, position: int, deadline: float | None) -> bool:
         """Return whether queries see the event at this position, as soon as that is known.
@@ -237,24 +252,15 @@ class Projector:
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Run a call between two batches, in whatever state it is; give what it gives."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        return await self._calls.ask(call)
 
-        async def run() -> None:
-            try:
-                result = await call()
-            except Exception as error:
-                if not answer.done():
-                    answer.set_exception(error)
-            else:
-                if not answer.done():
-                    answer.set_result(result)
-
-        if self._state == "closed":
-            return await call()
-        self._asked.append(run)
-        self._subscription.wake()
-        self._resumed.set()
-        return await answer
+    async def _go_on(self) -> None:
+        """Follow the log, or only look where the views stand, where it is to rest."""
+        if not self._paused:
+            await self._open()
+            await self._follow()
+        elif not self._sure:
+            await self.reopen()
 
     # -- following the log --------------------------------------------------------------------
 
@@ -264,7 +270,6 @@ class Projector:
         self._subscription.listen()
         self._behind = True
         await self.reopen()
-        self._answer_waiting()
 
     async def _follow(self) -> None:
         while True:
@@ -273,7 +278,9 @@ class Projector:
                 await self._settle()
                 if self._stopping or self._paused:
                     return
-                await self._do_asked()
+                await self._run_calls()
+                if not self._sure:
+                    return
                 continue
             first = events[0].position
             assert first == self._ahead.position + 1, "events come without a hole"
@@ -291,7 +298,7 @@ class Projector:
         Gives nothing where something else is to be done first.
         """
         bus = self._subscription
-        while not (self._stopping or self._paused or self._asked):
+        while not (self._stopping or self._paused or self._calls):
             if self._writing is not None and self._writing.done():
                 await self._settle()
             if bus.take_loss():
@@ -315,9 +322,9 @@ class Projector:
             assert follows or self._behind, "what is on the bus is in the feed"
         return ()
 
-    async def _do_asked(self) -> None:
-        while self._asked:
-            await self._asked.popleft()()
+    async def _run_calls(self) -> None:
+        while self._calls and not self._stopping:
+            await self._calls.run_next()
 
     # -- one batch ----------------------------------------------------------------------------
 
@@ -400,9 +407,11 @@ class Projector:
             self._moved()
 
     async def reopen(self) -> None:
-        """Stand where the views say, with nothing in memory; asked for while it rests."""
+        """Stand where the views say, with nothing in memory; to be asked for."""
         assert self._writing is None, "what is in memory is on its way, or given up"
         self._checkpoint = self._ahead = await self._work.open()
+        self._sure = True
+        self._answer_waiting()
         if self._opened:
             # A write that failed may be seen all the same; a reset has emptied all.
             self.announce()
@@ -413,15 +422,22 @@ class Projector:
         if self._written is not None:
             self._written(self.part, None)
 
+    async def read(self, position: int) -> StoredEvent:
+        """Give an event of the log. Raises Damaged."""
+        page = await self._store.read_feed(position - 1, events_max=1, bytes_max=1)
+        assert page, "what a projector has met is in the log"
+        assert page[0].position == position, "the log has no holes"
+        return page[0]
+
     async def release(self, parked: Parked) -> Exception | None:
-        """Try a parked event again, between two batches; give what it raised, if it did."""
-        if self._state in ("stopped", "retrying"):
+        """Try a parked event again; give what it raised, if it did. To be asked for."""
+        if not self._sure:
             # What a failed write left in memory must not be written now.
             await self.reopen()
-        page = await self._store.read_feed(parked.position - 1, events_max=1, bytes_max=1)
-        if not page or page[0].position != parked.position:
-            raise LookupError(f"position {parked.position} is not in the log any more")
-        error, changes = await self._work.release(parked, page[0], self._checkpoint)
+        stored = await self.read(parked.position)
+        self._sure = False
+        error, changes = await self._work.release(parked, stored, self._checkpoint)
+        self._sure = True
         self._tell_written(changes)
         return error
 
@@ -443,16 +459,14 @@ class Projector:
                 reached.set_result(self.position >= position)
 
     async def _rest(self) -> None:
-        """Wait until somebody resumes or stops it, and do meanwhile what is asked."""
-        # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
-        self._log.close()
-        self._subscription.mute()
-        if self._paused:
-            await self.reopen()
+        """Wait until somebody resumes or stops it, if it is to; do meanwhile what is asked."""
         while (self._paused or self._state == "stopped") and not self._stopping:
+            # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
+            self._log.close()
+            self._subscription.mute()
             if self._paused:
                 self._enter("paused")
-            await self._do_asked()
+            await self._run_calls()
             await self._resumed.wait()
             self._resumed.clear()
 
@@ -482,16 +496,22 @@ class Projector:
         )
         self._log.close()
         self._subscription.mute()
-        self._resumed.clear()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._resumed.wait()  # or for whoever pauses, resumes, stops or asks
-        except TimeoutError:
-            pass
+        await self._wait(asyncio.get_running_loop().time() + seconds)
         return True
 
-    async def _fail(self, error: Exception) -> None:
-        """Stop, say so, and wait to be resumed."""
+    async def _wait(self, until: float) -> None:
+        """Wait until a moment, or until somebody pauses or stops it; do meanwhile what is asked."""
+        while not (self._paused or self._stopping):
+            await self._run_calls()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._resumed.wait()
+            except TimeoutError:
+                return
+            self._resumed.clear()
+
+    def _fail(self, error: Exception) -> None:
+        """Stop and say so, until it is resumed."""
         name = self.definition.name
         self._work.patience = True
         if isinstance(error, _Poisoned):
@@ -503,7 +523,6 @@ class Projector:
         else:
             failure = ProjectionFailure(self.position, "", "", told(error))
         self.failure = failure
-        self._resumed.clear()
         self._enter("stopped")
         self._logger.error(
             "projection %s stopped at position %d (%s): its views stay at %d until it is mended "
@@ -514,4 +533,3 @@ class Projector:
             self.position,
             failure.cause,
         )
-        await self._rest()

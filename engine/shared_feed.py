@@ -38,7 +38,9 @@ class SharedFeed:
         """Give what `Store.read_feed` gives."""
         key = (after, events_max, bytes_max)
         page = self._pages.get(key)
-        if page is None and (reading := self._reading.get(key)) is not None:
+        if page is not None:
+            self._pages.move_to_end(key)
+        elif (reading := self._reading.get(key)) is not None:
             page = await asyncio.shield(reading)
         if page is not None:
             self.shared += 1
@@ -53,12 +55,12 @@ class SharedFeed:
             self._reading[key] = asyncio.get_running_loop().create_future()
         try:
             page = await self._store.read_feed(after, events_max=events_max, bytes_max=bytes_max)
-            if len(page) == events_max:
-                full = page
-                self._keep(key, page)
-            else:
+            if len(page) < events_max:
                 # Whoever catches up is there, and nobody needs what is behind him for long.
                 self._pages.clear()
+            elif events_max > 1:  # who wants a single event follows nobody
+                full = page
+                self._keep(key, page)
         finally:
             # Whoever waited reads for himself where this failed, or met the end of the log.
             if mine:

@@ -300,7 +300,7 @@ class Fold:
         for index, stored in enumerate(events):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if stored.name not in self._names or stored.position in self.skipped:
+            if stored.name not in self._names or self.picking.is_skipped(stored):
                 prepared.append(None)
                 continue
             if by_stream and slice_of(stored.stream, self._definition.slices) != self._slice:
@@ -437,7 +437,7 @@ class Fold:
             self._scout_one(stored, wanted)
 
     def _scout_one(self, stored: StoredEvent, wanted: Wanted) -> None:
-        if stored.position in self.skipped:
+        if self.picking.is_skipped(stored):
             return
         for table in self.staging.tables.values():
             table.scouted = set()

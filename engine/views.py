@@ -116,6 +116,8 @@ class Decision(msgspec.Struct, frozen=True):
     position: int | None = None
     reason: str = ""
     principal: str | None = None
+    checksum: int | None = None
+    """Of the event that is skipped: in a log that has another one there, it is not."""
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -266,8 +268,8 @@ class ViewsStore(ViewsSource, Protocol):
         """Give parked events of the serving build, in order of position."""
         ...
 
-    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
-        """Give the positions that somebody decided to skip, for this version."""
+    async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
+        """Give what somebody decided to skip, for this version: checksums by position."""
         ...
 
     # -- builds and decisions; all of these are synced when they return
@@ -300,7 +302,7 @@ class ViewsStore(ViewsSource, Protocol):
         ...
 
     async def decide(self, decision: Decision) -> None:
-        """Keep a decision; with that to skip an event, it is parked no more."""
+        """Keep a decision; one to skip an event takes it out of what is parked, in all builds."""
         ...
 
     async def decisions(self, projection: str | None = None) -> Sequence[Decision]:

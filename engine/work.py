@@ -42,8 +42,8 @@ class Work(Protocol):
     """What a projector does with events."""
 
     parking: Parking
-    skipped: set[int]
-    """Positions that somebody decided to skip."""
+    skipped: dict[int, int]
+    """Events that somebody decided to skip: the checksum of each by its position."""
     patience: bool
     """Whether an event that met a failure which may pass is given back instead of being parked."""
 

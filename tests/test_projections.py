@@ -775,6 +775,10 @@ async def test_slices_give_the_tables_that_one_projector_gives(url: str) -> None
         assert len({slice_of(f"counter:{name}", 4) for name in expected}) == 4
 
 
+def test_a_key_is_in_its_slice_for_ever() -> None:
+    assert [slice_of(f"counter:c{n}", 4) for n in range(12)] == [3, 1, 3, 1, 2, 0, 2, 0, 1, 3, 3, 1]
+
+
 async def test_slices_catch_up_after_a_restart(file: str) -> None:
     async with filled(Sliced, file, *[f"c{n}" for n in range(40)]):
         pass

@@ -27,7 +27,7 @@ ALLOWED = {
 RANKS: list[set[str]] = [
     {"errors", "stores", "footprint", "commands", "difference", "integrations", "running"},
     {"limits", "annotations", "ports", "statistics", "tracebacks"},
-    {"watchdog", "read_ahead", "progress"},
+    {"watchdog", "read_ahead", "progress", "calls"},
     {"messages", "keys", "stores.contract"},
     {"upcasting"},
     {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},

@@ -100,7 +100,8 @@ _SCHEMA = (
         version INTEGER NOT NULL,
         position INTEGER,
         reason TEXT NOT NULL,
-        principal TEXT
+        principal TEXT,
+        checksum INTEGER
     ) STRICT
     """,
 )

@@ -256,11 +256,10 @@ class Keeper:
 
     def decide(self, connection: apsw.Connection, decision: Decision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
-        now = serving(self._builds.get(decision.projection, ()))
         with self._deciding(connection):
             add_decision(connection, decision)
-            if decision.kind == "skip" and decision.position is not None and now is not None:
-                release(connection, decision.projection, now.number, decision.position)
+            if decision.kind == "skip":
+                release(connection, decision)
 
     def parked(
         self, connection: apsw.Connection, projection: str, key: str | None, after: int, limit: int

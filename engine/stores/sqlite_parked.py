@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _PARKED = "position, key, event, stream, parked, attempts, cause"
-_DECISIONS = "projection, kind, decided, version, position, reason, principal"
+_DECISIONS = "projection, kind, decided, version, position, reason, principal, checksum"
 
 
 def move_parked(connection: Any, changes: Changes) -> None:
@@ -39,13 +39,18 @@ def move_parked(connection: Any, changes: Changes) -> None:
         sql = "INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         run(connection, sql, (*row, *rest))
     for position in changes.released:
-        release(connection, part.definition.name, part.build, position)
+        sql = "DELETE FROM parked WHERE projection = ? AND build = ? AND position = ?"
+        run(connection, sql, (part.definition.name, part.build, position))
 
 
-def release(connection: Any, projection: str, build: int, position: int) -> None:
-    """Take one event out of what is parked."""
-    sql = "DELETE FROM parked WHERE projection = ? AND build = ? AND position = ?"
-    run(connection, sql, (projection, build, position))
+def release(connection: Any, decision: Decision) -> None:
+    """Take an event that is skipped out of what is parked, in all builds of that version."""
+    sql = (
+        "DELETE FROM parked WHERE projection = ? AND position = ? AND build IN ("
+        "SELECT number FROM builds WHERE projection = ? AND version = ?)"
+    )
+    name = decision.projection
+    run(connection, sql, (name, decision.position, name, decision.version))
 
 
 def parked_keys(connection: Any, part: Part) -> Mapping[str, int]:
@@ -75,8 +80,8 @@ def add_decision(connection: Any, decision: Decision) -> None:
     row = msgspec.structs.astuple(decision)
     # In the order of the struct's fields.
     sql = (
-        "INSERT INTO decisions(projection, kind, decided, version, position, reason, principal) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)"
+        f"INSERT INTO decisions({_DECISIONS}) "  # noqa: S608
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
     )
     run(connection, sql, row)
 
@@ -89,10 +94,13 @@ def read_decisions(connection: Any, projection: str | None) -> Sequence[Decision
     return [Decision(*row) for row in run(connection, sql, values)]
 
 
-def skipped(connection: Any, projection: str, version: int) -> frozenset[int]:
-    """Give the positions that are to be skipped."""
-    sql = "SELECT position FROM decisions WHERE projection = ? AND version = ? AND kind = 'skip'"
-    return frozenset(int(position) for (position,) in run(connection, sql, (projection, version)))
+def skipped(connection: Any, projection: str, version: int) -> Mapping[int, int]:
+    """Give what is to be skipped: the checksum of each event by its position."""
+    sql = (
+        "SELECT position, checksum FROM decisions "
+        "WHERE projection = ? AND version = ? AND kind = 'skip' ORDER BY number"
+    )
+    return dict(run(connection, sql, (projection, version)))
 
 
 def is_paused(connection: Any, projection: str) -> bool:

@@ -12,7 +12,8 @@ never folds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -147,8 +148,8 @@ class SqliteViews:
 
     def _prepare(self, plans: Sequence[Plan]) -> None:
         assert self._connection is not None
-        with failures(self._path, "prepared"):
-            self._noting_failed_syncs(self._keeper.prepare, self._connection, plans)
+        with failures(self._path, "prepared"), self._noting_failed_syncs():
+            self._keeper.prepare(self._connection, plans)
 
     def _open_reader(self) -> None:
         with failures(self._path, "opened"):
@@ -368,8 +369,8 @@ class SqliteViews:
         """Give parked events of the serving build, in order of position."""
         return await self._on_writer(self._keeper.parked, projection, key, after, limit)
 
-    async def skipped(self, definition: ProjectionDefinition) -> frozenset[int]:
-        """Give the positions that somebody decided to skip, for this version."""
+    async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
+        """Give what somebody decided to skip, for this version: checksums by position."""
         return await self._on_writer(skipped, definition.name, definition.version)
 
     # -- builds and decisions -----------------------------------------------------------------
@@ -407,7 +408,9 @@ class SqliteViews:
         self._seen[definition.name] = before + 1, before + 1
 
     async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
-        """Take a build's tables away."""
+        """Take a build's tables away, when the queries that came before have read them."""
+        if self._reader is not None:
+            await self._reader.run(_nothing_to_do)
         await self._on_writer(self._keeper.drop, projection, build, decision)
 
     async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
@@ -451,9 +454,9 @@ class SqliteViews:
                 f"see to the disk, then start the engine again, which reads what is there",
                 written=False,
             )
-        with failures(self._path, "written or read"):
+        with failures(self._path, "written or read"), self._noting_failed_syncs():
             try:
-                return self._noting_failed_syncs(call, self._connection, *args)
+                return call(self._connection, *args)
             except apsw.FullError as error:
                 if self._bytes_max is None:
                     raise
@@ -463,12 +466,19 @@ class SqliteViews:
                     written=False,
                 ) from error
 
-    def _noting_failed_syncs(self, call: Callable[..., T], *args: Any) -> T:
+    @contextmanager
+    def _noting_failed_syncs(self) -> Generator[None]:
         try:
-            return call(*args)
+            yield
         except apsw.IOError as error:
             code: int = getattr(error, "extendedresult", 0)
             self._stopped = code == apsw.SQLITE_IOERR_FSYNC
+            if self._stopped:
+                raise StoreFailed(
+                    f"the views {self._path} could not be written: a sync has failed, and whether "
+                    f"this was kept shows when they are opened again: {error}",
+                    written=None,
+                ) from error
             raise
 
     def _reach(self, name: str) -> None:
@@ -514,6 +524,10 @@ class SqliteViews:
         connection = self._reading or self._connection
         assert connection is not None
         return connection
+
+
+def _nothing_to_do() -> None:
+    """Come when the worker does."""
 
 
 def _key(item: tuple[Any, object]) -> Any:

@@ -1,13 +1,15 @@
 """What the processes that die run: cells that remember the order of all that befell them.
 
 Rules: every event carries its command's operation, its part and the number of parts, so that the
-log says what was run whole, by halves or twice. A trail is a checksum over operations in their
+log says what was run whole, by halves or twice. One projection is sliced and parks what it cannot
+fold, until somebody has mended it. A trail is a checksum over operations in their
 order: two trails are equal only where the same events were folded in the same order. Handlers
 decide by the state alone, and a rejection tells the state that it was decided on.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
 from zlib import crc32
 
 from engine import (
@@ -29,6 +31,9 @@ from engine import (
 )
 
 from .story import View
+
+POISON = 10
+"""The amount that is parked."""
 
 
 def trail(before: int, operation: int, part: int) -> int:
@@ -130,13 +135,17 @@ class OperationRow(Row, key="operation"):
     events: int
 
 
-class Operations(Projection, name="operations", version=1):
+class Operations(Projection, name="operations", version=1, slices=2, on_poison="park"):
     """How many events each operation has, over all cells."""
 
     rows: Table[OperationRow]
+    ailing: ClassVar[bool] = False
+    """Whether one amount cannot be folded now; the process says so."""
 
     @projects
     def added(self, event: Added) -> None:
+        if self.ailing and event.amount == POISON:
+            raise ValueError("an amount that nobody has thought of")
         before = self.rows.get(event.operation)
         events = before.events if before is not None else 0
         self.rows.put(OperationRow(event.operation, events + 1))

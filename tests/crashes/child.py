@@ -106,13 +106,30 @@ class _Process:
             await self._run(engine)
 
     async def _run(self, engine: Engine) -> None:
+        Operations.ailing = not self._life.quiet
         async with engine:
             if self._life.quiet:
                 await self._look_at_all(engine)
+            looking_after = asyncio.ensure_future(self._look_after(engine))
             await self._send_all(engine)
+            looking_after.cancel()
+            await asyncio.wait([looking_after])
             if self._life.quiet:
                 await self._look_at_all(engine)
                 self._say(b"seen", await _see(engine))
+
+    async def _look_after(self, engine: Engine) -> None:
+        """Rebuild the projections again and again, and retry what is parked, mended or not."""
+        control = engine.projections
+        with contextlib.suppress(EngineError):
+            while True:
+                for name in ("cells", "operations"):
+                    await control.rebuild(name)
+                    await asyncio.sleep(self._random.random() * 0.01)
+                    await control.drop(name)
+                Operations.ailing = not self._life.quiet and not Operations.ailing
+                await control.retry("operations")
+                engine.resume("operations")
 
     async def _look_at_all(self, engine: Engine) -> None:
         cells = sorted({operation.cell for operation in self._life.operations})
@@ -179,6 +196,14 @@ class _Process:
 
 
 async def _see(engine: Engine) -> Seen:
+    """Tell the log and the views, with nothing parked any more."""
+    for name in ("cells", "operations"):
+        engine.resume(name)
+        while (await engine.projections.status(name)).building is not None:
+            await asyncio.sleep(0.005)
+    position = engine.statistics().position
+    await engine.query(Show(), at=position, timeout=30)
+    await engine.projections.retry("operations")
     log: list[Logged] = []
     async for logged in engine.feed():
         event: Any = logged.event

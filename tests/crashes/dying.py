@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import apsw
 
-from engine.ports import FAILPOINTS
+from engine.ports import FAILPOINTS, SWAP_FAILPOINTS
 
 from .story import Death, Place
 
@@ -22,8 +22,9 @@ VIEWS = "cells.views.db"
 
 _FAILPOINTS_OFTEN = {"mailbox": 40, "actor": 35, "projector": 25, "views": 25}
 
-FAILPOINT_PLACES = tuple(
-    Place(name, often=_FAILPOINTS_OFTEN.get(name.partition(".")[0], 12)) for name in FAILPOINTS
+FAILPOINT_PLACES = (
+    *(Place(name, often=_FAILPOINTS_OFTEN.get(name.partition(".")[0], 12)) for name in FAILPOINTS),
+    *(Place(name, often=4) for name in SWAP_FAILPOINTS),
 )
 
 _CALLS = {

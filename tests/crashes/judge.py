@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from .cells import trail
+from engine.projection import slice_of
+
+from .cells import POISON, trail
 from .dying import LOG
 from .story import Image, Logged, Story, Told, View
 
@@ -31,6 +33,7 @@ def judge(story: Story) -> list[str]:
             *_answers(told, image),
             *_refusals([t for t in told if t.life == image.life], before, image, story.cut),
             *_views(image),
+            *_behind(image),
         ]
         if image.log[: len(before)] != before:
             found.append("P3: what the log had before is not there as it was")
@@ -138,10 +141,40 @@ def _views(image: Image) -> Iterator[str]:
     cells = _folded(image.log[: image.checkpoints.get("cells", 0)]).cells
     if cells != image.view.cells:
         yield f"P9: the view of the cells is {image.view.cells}, and a fold gives {cells}"
-    counts = _folded(image.log[: image.checkpoints.get("operations", 0)]).operations
+    counts = _counted(image)
     if counts != image.view.operations:
         wrong = set(counts.items()) ^ set(image.view.operations.items())
         yield f"P9: the view of the operations differs from a fold in {sorted(wrong)}"
+
+
+def _counted(image: Image) -> dict[int, int]:
+    """Count the events of each operation that its slice has passed, but for those parked."""
+    counts: Counter[int] = Counter()
+    for event in image.log:
+        reached = image.checkpoints.get(f"operations {slice_of(event.stream, 2)}", 0)
+        if event.position <= reached and event.position not in image.parked:
+            counts[event.operation] += 1
+    return dict(counts)
+
+
+def _behind(image: Image) -> Iterator[str]:
+    """Nothing is parked but behind an event that fails, and all of its stream behind that.
+
+    That event itself may be folded: a process that dies in a retry has folded the first of them.
+    """
+    failed: set[str] = set()
+    waiting: set[str] = set()
+    for event in image.log:
+        if event.amount == POISON:
+            failed.add(event.stream)
+        reached = image.checkpoints.get(f"operations {slice_of(event.stream, 2)}", 0)
+        parked = event.position in image.parked
+        if event.position <= reached and event.stream in waiting and not parked:
+            yield f"P9: {event} is folded, and one before it is parked"
+        if parked and event.stream not in failed:
+            yield f"P9: {event} is parked, and nothing before it fails"
+        if parked:
+            waiting.add(event.stream)
 
 
 def _last(story: Story) -> Iterator[str]:

@@ -24,7 +24,7 @@ LIVES_MAX = 6
 FRESH = 50
 """Operations that each life adds."""
 
-ROUND = (*CALL_PLACES, *FAILPOINT_PLACES * 2, *(ACKNOWLEDGEMENT,) * 12)
+ROUND = (*CALL_PLACES, *FAILPOINT_PLACES * 2, *(ACKNOWLEDGEMENT,) * 8)
 STEP = 37
 """Coprime to the length of a round, so that neighbours die at different kinds of places."""
 

@@ -37,6 +37,7 @@ def look(folder: Path, life: int) -> Image:
     checkpoints: dict[str, int] = {}
     view = View({}, {})
     snapshots = 0
+    parked: list[int] = []
     for name in (LOG, VIEWS):
         if not (folder / name).exists():
             continue
@@ -49,9 +50,11 @@ def look(folder: Path, life: int) -> Image:
                 log = _log(connection)
                 snapshots = connection.execute("SELECT count(*) FROM snapshots").fetchone()[0]
             if "cells_rows" in tables:
+                complaints += _strays(connection, tables)
                 checkpoints = _checkpoints(connection)
+                parked = _parked(connection)
                 view = _view(connection)
-    return Image(life, modes, complaints, log, checkpoints, view, snapshots)
+    return Image(life, modes, complaints, log, checkpoints, view, snapshots, parked)
 
 
 def _log(connection: sqlite3.Connection) -> list[Logged]:
@@ -77,8 +80,39 @@ def _logged(
     )
 
 
+def _strays(connection: sqlite3.Connection, tables: set[str]) -> list[str]:
+    """Give what belongs to no build, and what builds there cannot be."""
+    builds = list(connection.execute("SELECT projection, number, state FROM builds"))
+    states = [(projection, state) for projection, _, state in builds]
+    twice = [one for one in set(states) if states.count(one) > 1 and one[1] != "former"]
+    expected = {f"{projection}_rows:{number}" for projection, number, _ in builds}
+    found = {name for name in tables if "_rows:" in name}
+    both = [f"there are two of {one}" for one in twice]
+    return [*both, *(f"table {name} is of no build" for name in sorted(found ^ expected))]
+
+
+_CHECKPOINTS = """
+    SELECT c.projection, b.slices, c.slice, c.position
+    FROM checkpoints c JOIN builds b ON b.projection = c.projection AND b.number = c.build
+    WHERE b.state = 'serving'
+    """
+_PARKED = """
+    SELECT p.position
+    FROM parked p JOIN builds b ON b.projection = p.projection AND b.number = p.build
+    WHERE b.state = 'serving' ORDER BY p.position
+    """
+
+
 def _checkpoints(connection: sqlite3.Connection) -> dict[str, int]:
-    return dict(connection.execute("SELECT projection, position FROM checkpoints"))
+    """Give how far each projection has come, or each slice of it."""
+    return {
+        name if slices == 1 else f"{name} {slice_}": position
+        for name, slices, slice_, position in connection.execute(_CHECKPOINTS)
+    }
+
+
+def _parked(connection: sqlite3.Connection) -> list[int]:
+    return [position for (position,) in connection.execute(_PARKED)]
 
 
 def _view(connection: sqlite3.Connection) -> View:

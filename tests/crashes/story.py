@@ -115,6 +115,8 @@ class Image(msgspec.Struct, frozen=True):
     checkpoints: dict[str, int]
     view: View
     snapshots: int
+    parked: list[int] = []
+    """Positions of events that are not in the view of the operations."""
 
 
 class Seen(msgspec.Struct, frozen=True):

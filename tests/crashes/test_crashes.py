@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.ports import FAILPOINTS
+from engine.ports import FAILPOINTS, SWAP_FAILPOINTS
 
 from .__main__ import CANNOT
 from .cells import trail
@@ -30,7 +30,7 @@ def crashes(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_hundred_seeds_die_at_every_failpoint_and_at_every_call() -> None:
     places = {place_of(seed) for seed in range(100)}
 
-    assert set(FAILPOINTS) <= {place.name for place in places}
+    assert {*FAILPOINTS, *SWAP_FAILPOINTS} <= {place.name for place in places}
     assert set(CALL_PLACES) <= places
 
 
@@ -63,9 +63,10 @@ def story() -> Story:
         Logged(3, "cell:d", 1, 3, 1, 0, 1, "k3"),
     ]
     view = View({"c": (10, 2, second), "d": (1, 1, trail(0, 3, 0))}, {1: 2, 3: 1})
-    early = Image(0, ["wal", "wal"], [], log[:2], {"cells": 1, "operations": 0}, View({}, {}), 0)
+    early = Image(0, ["wal", "wal"], [], log[:2], {"cells": 1}, View({}, {}), 0)
     early.view.cells["c"] = (5, 1, first)
-    late = Image(1, ["wal", "wal"], [], log, {"cells": 3, "operations": 3}, view, 1)
+    reached = {"cells": 3, "operations 0": 3, "operations 1": 3}
+    late = Image(1, ["wal", "wal"], [], log, reached, view, 1)
     return Story(
         0,
         operations=[Operation(1, 0, "c", 5, 2, 0), Operation(2, 0, "c", -50, 1, 0)],
@@ -132,6 +133,9 @@ def lost(story: Story) -> None:
         (lambda s: s.images[1].checkpoints.update(cells=4), "P9: cells is at 4"),
         (lambda s: s.images[0].view.cells.clear(), "P9: the view of the cells is {}"),
         (lambda s: s.images[1].view.operations.pop(1), "P9: the view of the operations differs"),
+        (lambda s: s.images[1].parked.append(2), "P9: the view of the operations differs"),
+        (lambda s: s.images[1].parked.append(2), "is parked, and nothing before it fails"),
+        (lambda s: s.images[1].parked.append(1), "is folded, and one before it is parked"),
         (lambda s: setattr(s, "seen", None), "the last life did not come to its end"),
         (lambda s: s.problems.append("it hung"), "it hung"),
     ],

@@ -101,6 +101,27 @@ async def test_another_history_is_noticed_and_the_views_rebuilt(
     assert why in message
 
 
+async def test_a_build_that_has_seen_what_the_log_lost_is_dropped(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, short = written(1, 2, 3), written(1, 2)
+    await run_once(short, path)
+    views = SqliteViews(path)
+    await views.open(Ports(), Limits(), log, [Counts])
+    build = await views.begin_build(Counts.__definition__)
+    last = log.events[-1]
+    after = Checkpoint(last.position, last.checksum)
+    await views.write(Changes(part_of(Counts, build.number), Checkpoint(), after, {}))
+    await views.close()
+    other = written(1, 2, 4)
+    views = SqliteViews(path)
+    await views.open(Ports(), Limits(), other, [Counts])
+
+    assert [(b.number, b.state) for b in await views.builds("counts")] == [(1, "serving")]
+    assert not said(caplog, logging.WARNING), "what serves is of this history"
+    await views.close()
+
+
 async def test_a_flipped_checkpoint_is_noticed(path: str, caplog: pytest.LogCaptureFixture) -> None:
     log = written(1, 2, 3)
     await run_once(log, path)
@@ -303,7 +324,7 @@ async def test_what_somebody_decided_survives_a_loss_of_power(tmp_path: Path) ->
     disk, ports = simulated(tmp_path)
     views = await open_views(disk, ports, log)
     await move(views, log, 0, 1)
-    await views.decide(Decision("counts", "skip", 7, 1, 2, "a test", "ann"))
+    await views.decide(Decision("counts", "skip", 7, 1, 2, "a test", "ann", 77))
     await views.decide(Decision("counts", "pause", 8, 1))
     await move(views, log, 1, 3)
     image = disk.survivors("nothing", random.Random(2))
@@ -314,10 +335,10 @@ async def test_what_somebody_decided_survives_a_loss_of_power(tmp_path: Path) ->
 
     views = await open_views(disk, ports, log)
     assert await views.decisions() == [
-        Decision("counts", "skip", 7, 1, 2, "a test", "ann"),
+        Decision("counts", "skip", 7, 1, 2, "a test", "ann", 77),
         Decision("counts", "pause", 8, 1),
     ]
-    assert await views.skipped(Counts.__definition__) == {2}
+    assert await views.skipped(Counts.__definition__) == {2: 77}
     assert await views.is_paused("counts")
     assert (await views.checkpoint(part_of(Counts))).position == 1, "only decisions are synced"
     await views.close()
@@ -336,7 +357,7 @@ async def test_views_whose_tables_cannot_be_synced_are_not_folded(
         prepare(*args)
 
     monkeypatch.setattr(Keeper, "prepare", failing)
-    with pytest.raises(StoreFailed, match=r"shop\.views\.db could not be prepared"):
+    with pytest.raises(StoreFailed, match=r"could not be written: a sync has failed"):
         await open_views(disk, ports, written(1))
 
     assert disk.failed == ["sync shop.views.db-wal: EIO"]
@@ -395,6 +416,40 @@ async def test_views_that_cannot_be_made_durable_are_refused(tmp_path: Path) -> 
     assert "delete shop.views.db-wal" not in disk.calls
     views = await open_views(disk, ports, log)
     assert (await views.checkpoint(part_of(Counts))).position == 1
+    await views.close()
+    disk.dispose()
+
+
+@pytest.mark.parametrize("failing", ["opening", "deciding"])
+async def test_a_decision_that_could_not_be_synced_is_folded_nowhere(
+    tmp_path: Path, failing: str
+) -> None:
+    log = written(1, 2, 3)
+    disk, ports = simulated(tmp_path)
+    views = await open_views(disk, ports, log)
+    await views.close()
+    disk.notes_calls = True
+    if failing == "opening":
+        disk.sync_failures = 1.0
+        again = SqliteViews(str(disk.folder / "shop.views.db"))
+        with pytest.raises(StoreFailed, match="a sync has failed"):
+            await again.open(ports, Limits(), log, [Counts, Library])
+    else:
+        views = await open_views(disk, ports, log)
+        await move(views, log, 0, 1)
+        disk.sync_failures = 1.0
+        with pytest.raises(StoreFailed, match="whether this was kept shows when") as failed:
+            await views.decide(Decision("counts", "pause", 7, 1))
+        assert failed.value.written is None
+        with pytest.raises(StoreFailed, match="take nothing more"):
+            await views.decide(Decision("counts", "resume", 8, 1))
+        await views.close()
+    disk.sync_failures = 0.0
+    disk.close_connections()
+
+    assert "write shop.views.db" not in disk.calls
+    assert "delete shop.views.db-wal" not in disk.calls
+    views = await open_views(disk, ports, log)
     await views.close()
     disk.dispose()
 

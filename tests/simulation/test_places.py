@@ -12,6 +12,7 @@ from engine.testing.simulation.sweep import Finding, run_worlds
 
 AT_LEAST: dict[Every, int] = {
     "crash": 300,
+    "crash in a rebuild": 600,
     "fault": 900,
     "fault in recovery": 600,
     "failed sync": 2_000,

@@ -15,6 +15,7 @@ from ...errors import Rejected
 from .domain import POISON, Put, Slowly, Take, Was
 from .linear import entries_of, fits
 from .story import Operation, Seen, Story
+from .tallied import tallied
 
 __all__ = ["judge"]
 
@@ -36,6 +37,7 @@ def judge(story: Story) -> list[str]:
     problems += _seen(story)
     problems += _views(story)
     problems += _brittle(story)
+    problems += tallied(story)
     # The search can only be told wrong by what the rest has found, so it comes last.
     return problems or list(_linear(story))
 

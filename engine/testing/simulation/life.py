@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import apsw
+import msgspec
 
 from ...engine import Engine
 from ...errors import (
@@ -60,14 +61,16 @@ from .domain import (
 from .loop import SimulatedLoop
 from .machine import SimulatedClock, SimulatedFiles, SimulatedIds, SimulatedWorkers
 from .others import Others
-from .story import Operation, Seen, Sending, Story
+from .steward import Steward
+from .story import Operation, Seen, SeenTally, Sending, Story
 from .swarm import Ending
+from .tallies import GetTally, Tallies, lane_of, tallies_class
 
 __all__ = ["Life"]
 
 _SILENT = logging.Logger("simulation", logging.CRITICAL + 1)
 _BEFORE_A_COMMIT = frozenset(
-    ("store.began", "store.inserted", "views.inserted", "views.checkpointed")
+    ("store.began", "store.inserted", "views.inserted", "views.checkpointed", "views.swapping")
 )
 
 
@@ -88,17 +91,21 @@ class Life:
         self._disk = disk
         self._random = random
         self._loop = loop
-        self._limits = limits
         self._ending = ending
         self.quiet = ending is None
         """Whether nothing is to go wrong in it any more."""
+        self._limits = msgspec.structs.replace(limits, parked_events=10_000)
+        if not self.quiet:
+            self._limits = limits
         self._cell = cell_class(self._swarm.key_window, self._swarm.snapshot_every)
         self._open: dict[int, Operation] = {}
         self._decided_at: dict[int, float] = {}
         """By operation, when its handler began last, or returned, in the loop's seconds."""
         self._others = Others(story, random, loop)
+        self._steward = Steward(story, random, loop)
         self._batches_after_a_failed_sync = 0
         self._disturbers: list[asyncio.Task[None]] = []
+        self._steward_at_work: asyncio.Task[None] | None = None
         self._calm = False
         """Whether the disk has ceased to fail."""
         self._leaving = 0
@@ -113,12 +120,14 @@ class Life:
 
     def _engine(self) -> Engine:
         loop, random = self._loop, self._random
+        tallies, tally_answers = self._tallies()
         seconds = 0.001 if self.quiet else self._swarm.disk_seconds
         return Engine(
             [self._cell],
-            projections=[Cells, Puts, Brittle],
-            answers=[get_cell, find_cells, get_journey, get_count],
+            projections=[Cells, Puts, Brittle, *tallies],
+            answers=[get_cell, find_cells, get_journey, get_count, *tally_answers],
             store=f"sqlite:{self._disk.folder / 'log.db'}",
+            rebuild="auto",
             limits=self._limits,
             logger=_SILENT,
             ports=Ports(
@@ -131,6 +140,17 @@ class Life:
                 failpoint=None if self.quiet else self._failpoint,
             ),
         )
+
+    def _tallies(self) -> tuple[list[type[Tallies]], list[Callable[..., Any]]]:
+        """Give the tallies of this life, and what answers queries of them."""
+        swarm = self._swarm
+        if not swarm.tally_versions:
+            return [], []
+        Tallies.ailing = swarm.ailing
+        projection, answers = tallies_class(
+            *swarm.tallies_of(self._story.lives), swarm.tally_policy, swarm.tally_lanes
+        )
+        return [projection], answers
 
     def _failpoint(self, name: str) -> None:
         if name == "journal.gathered" and self._disk.failed_sync:
@@ -153,6 +173,10 @@ class Life:
         try:
             async with engine:
                 follower += [asyncio.ensure_future(self._others.follow(engine))]
+                if self._swarm.tally_versions and self._swarm.steward:
+                    deeds = self._random.choice((0, 10)) if self.quiet else 60
+                    self._steward_at_work = asyncio.ensure_future(self._steward.work(engine, deeds))
+                    follower.append(self._steward_at_work)
                 self._disturbers = [
                     asyncio.ensure_future(work) for work in self._disturbing(engine)
                 ]
@@ -233,13 +257,16 @@ class Life:
             for name in ("cells", "puts"):
                 engine.resume(name)
             position = engine.statistics().position
-            for query in (GetCell(""), GetJourney(0)):
-                try:
+            try:
+                for query in (GetCell(""), GetJourney(0)):
                     await engine.query(query, at=position, timeout=600)
-                except ProjectionLag as lag:
-                    synced = not any(call.startswith("sync") for call in self._disk.failed)
-                    if engine.failed is None and synced:
-                        self._problem(f"P9: nothing fails any more, and {lag}")
+                if self._steward_at_work is not None:
+                    await asyncio.wait([self._steward_at_work])
+                    await self._steward.calm_down(engine, position)
+            except (ProjectionLag, StoreFailed) as error:
+                synced = not any(call.startswith("sync") for call in self._disk.failed)
+                if engine.failed is None and synced:
+                    self._problem(f"P9: nothing fails any more, and {error!r}")
 
     def _be_cancelled(self) -> None:
         """Let the host be cancelled, once or again and again."""
@@ -402,7 +429,9 @@ class Life:
         begun = self._story.tick()
         with contextlib.suppress(ProjectionLag, TimeoutError, Closed, StoreFailed):
             chance = self._random.random()
-            if chance < 0.45:
+            if self._swarm.tally_versions and self._random.random() < 0.5:
+                await self._look_at_tally(engine, operation, receipt)
+            elif chance < 0.45:
                 await self._look_at_view(engine, cell, begun, receipt)
             elif chance < 0.6:
                 await self._look_at_the_past(engine, cell, receipt)
@@ -436,6 +465,23 @@ class Life:
             else:
                 self._story.looked_back += 1
 
+    async def _look_at_tally(self, engine: Engine, operation: Operation, receipt: Receipt) -> None:
+        command = operation.command
+        writes = isinstance(command, Put | Slowly) and receipt.version
+        at = self._random.choice((receipt, None)) if writes else None
+        lane = f"cell:{command.cell_id}"
+        if self._swarm.tally_lanes:
+            lane = lane_of(command, None)
+        begun = self._story.tick()
+        row = await engine.query(GetTally(lane), at=at)
+        version, positions = (0, ()) if row is None else (row.version, tuple(row.positions))
+        asked_at = 0 if at is None else receipt.position
+        self._story.seen_tallies.append(
+            SeenTally(
+                lane, self._story.lives, begun, self._story.tick(), version, positions, asked_at
+            )
+        )
+
     # -- the end ------------------------------------------------------------------------------
 
     async def _collect(self, engine: Engine) -> None:
@@ -449,6 +495,8 @@ class Life:
             while self._others.followed < position:  # noqa: ASYNC110 - a bound of steps ends it
                 await asyncio.sleep(0.1)
         await self._collect_brittle(engine, position)
+        if self._swarm.tally_versions:
+            await self._collect_tallies(engine, position)
         for cell in sorted({logged.meta.id for logged in story.log}):
             row = await engine.query(GetCell(cell), at=position, timeout=600)
             story.cells[cell] = row
@@ -467,6 +515,11 @@ class Life:
         for number in (0, *(operation.number for operation in story.operations)):
             query = GetJourney(number)
             story.journeys[number] = await engine.query(query, at=position, timeout=600)
+
+    async def _collect_tallies(self, engine: Engine, position: int) -> None:
+        if self._steward_at_work is not None:
+            await asyncio.wait([self._steward_at_work])
+        await self._steward.settle(engine, position)
 
     async def _collect_brittle(self, engine: Engine, position: int) -> None:
         if self._swarm.mended:

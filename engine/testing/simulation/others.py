@@ -71,7 +71,7 @@ class Others:
         while True:
             await asyncio.sleep(self._random.choice((0.002, 0.05, 2.0)))
             found = engine.statistics()
-            waiting = max(projector.bus.waiting for projector in found.projectors.values())
+            waiting = max(p.bus.waiting / p.slices for p in found.projectors.values())
             for what, number, bound in (
                 ("accepted commands", found.commands.open, limits.commands_accepted),
                 ("resident aggregates", found.aggregates.resident, limits.resident_aggregates),

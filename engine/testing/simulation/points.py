@@ -32,7 +32,9 @@ from .world import STEPS_MAX, live, simulated_disk, tell
 
 __all__ = ["EVERY", "Every", "places"]
 
-Every: TypeAlias = Literal["crash", "fault", "fault in recovery", "failed sync", "cancel"]
+Every: TypeAlias = Literal[
+    "crash", "crash in a rebuild", "fault", "fault in recovery", "failed sync", "cancel"
+]
 
 REFERENCE: Final = Swarm(
     clients=2,
@@ -60,6 +62,15 @@ LIMITS: Final = Limits(
 )
 FOLDING: Final = msgspec.structs.replace(REFERENCE, wal_bytes=10_000)
 """The same world where the write-ahead logs are folded every few commits."""
+REBUILDING: Final = msgspec.structs.replace(
+    REFERENCE,
+    tally_versions=(1, 1, 2),
+    tally_slices=(2,),
+    tally_policy="park",
+    ailing=True,
+    steward=100.0,
+)
+"""The same world with tallies that are paused, reset, rebuilt, retried and skipped all the time."""
 _SEED: Final = 20_260_101
 _FAILURES: Final[Mapping[str, tuple[Literal["EIO", "ENOSPC", "short"], ...]]] = {
     "write": ("EIO", "ENOSPC", "short"),
@@ -109,7 +120,7 @@ def _with_world(
 # -- every crash point --------------------------------------------------------------------------
 
 
-def try_crash(number: int) -> Finding:
+def try_crash(swarm: Swarm, number: int) -> Finding:
     """Cut the power at one call, and try eight images of the disk."""
     counts: Counter[str] = Counter()
 
@@ -130,7 +141,7 @@ def try_crash(number: int) -> Finding:
         counts["images"] += len(IMAGES)
         return problems
 
-    problems, _ = _with_world(use)
+    problems, _ = _with_world(use, swarm)
     return Finding(number, problems, dict(counts))
 
 
@@ -271,18 +282,19 @@ _CANCEL_STEPS: Final = 200
 """Steps within which every call of the reference world has its answer."""
 
 
-def _crash_points() -> int:
+def _crash_points(swarm: Swarm) -> int:
     def use(world: _World) -> list[str]:
         world.live("crash")
         return ["an operation"] * world.disk.operations
 
-    return len(_with_world(use)[0])
+    return len(_with_world(use, swarm)[0])
 
 
 def places(every: Every) -> tuple[int, Callable[[int], Finding]]:
     """Give how many places there are, and what tries one of them, counted from 1."""
-    if every == "crash":
-        return _crash_points(), try_crash
+    if every in ("crash", "crash in a rebuild"):
+        swarm = REFERENCE if every == "crash" else REBUILDING
+        return _crash_points(swarm), partial(try_crash, swarm)
     if every == "cancel":
         return 2 * _CANCEL_STEPS, try_cancel
     if every == "failed sync":
@@ -294,5 +306,5 @@ def places(every: Every) -> tuple[int, Callable[[int], Finding]]:
 
 
 EVERY: Final[tuple[Every, ...]] = (
-    *("crash", "fault", "fault in recovery", "failed sync", "cancel"),
+    *("crash", "crash in a rebuild", "fault", "fault in recovery", "failed sync", "cancel"),
 )

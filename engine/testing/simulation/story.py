@@ -15,7 +15,7 @@ from ...errors import EngineError
 from ...messages import Receipt
 from .swarm import Swarm
 
-__all__ = ["Operation", "Seen", "Sending", "Shown", "Story", "Stranger"]
+__all__ = ["Deed", "Operation", "Seen", "SeenTally", "Sending", "Shown", "Story", "Stranger"]
 
 
 class Sending(msgspec.Struct):
@@ -80,6 +80,38 @@ class Seen(msgspec.Struct, frozen=True):
     """For a view: the event that it was folded up to."""
 
 
+class Deed(msgspec.Struct):
+    """One thing that was asked of a projection."""
+
+    what: str
+    life: int
+    begun: int
+    ended: int = 0
+    """0 where nobody was told that it is done."""
+    refused: bool = False
+    """Whether it was told that nothing is done."""
+    position: int = 0
+    """Of what is skipped."""
+    strict: bool = False
+    """Whether no build can have folded that before."""
+    build: int = 0
+    """The one that was begun, or one that came after it."""
+
+
+class SeenTally(msgspec.Struct, frozen=True):
+    """What a reader was shown of a lane of the tallies."""
+
+    lane: str
+    life: int
+    begun: int
+    ended: int
+    version: int
+    """0 where there was no row."""
+    positions: tuple[int, ...]
+    asked_at: int = 0
+    """The position that it was to contain, if any."""
+
+
 class Story(msgspec.Struct):
     """What a seed left behind."""
 
@@ -92,6 +124,10 @@ class Story(msgspec.Struct):
     seen: list[Seen] = []
     decided: dict[int, list[int]] = {}
     """By operation, when its handler began, each time that it did."""
+    deeds: list[Deed] = []
+    paused: bool | None = False
+    """Whether the tallies were paused for certain, or resumed; None where nobody was told."""
+    seen_tallies: list[SeenTally] = []
     problems: list[str] = []
     answers: Counter[str] = msgspec.field(default_factory=Counter)
     """How often each kind of answer was given."""
@@ -117,6 +153,13 @@ class Story(msgspec.Struct):
     """The rows of the third one, by operation."""
     brittle_stopped_at: int | None = None
     """The event at which the brittle projection stopped, if it did."""
+    tallies: list[Any] = []
+    """The rows of the tallies."""
+    parked: list[Any] = []
+    """What of them is parked."""
+    decisions: list[Any] = []
+    still_ailing: bool = False
+    """Whether the handlers of the tallies fail still."""
 
     def tick(self) -> int:
         """Give the next moment."""

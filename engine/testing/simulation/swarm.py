@@ -8,11 +8,12 @@ others, since a world in which everything goes wrong at once hides what only som
 from __future__ import annotations
 
 from random import Random
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from ...limits import Limits
+from ...projection import Policy
 
 __all__ = ["Ending", "Swarm", "draw_limits", "draw_swarm"]
 
@@ -67,8 +68,26 @@ class Swarm(msgspec.Struct, frozen=True):
     """The chance of such a life to crash at each named step of a command."""
     mended: bool = True
     """Whether the brittle projection is mended in the last life."""
+    tally_versions: tuple[int, ...] = ()
+    """The version of the tallies in each life; nothing where there are none."""
+    tally_slices: tuple[int, ...] = (1,)
+    """Into how many they are cut, in each life."""
+    tally_lanes: bool = False
+    """Whether their rows are those of lanes that many cells share."""
+    tally_policy: Policy = "stop"
+    ailing: bool = False
+    """Whether the tallies cannot fold some amounts, until somebody mends them."""
+    stays_ailing: bool = False
+    """Whether they cannot in the end either."""
+    steward: float = 0.0
+    """How many times a second somebody decides about the tallies; 0 for nobody."""
     flipped: bool = False
     """Whether a bit of the log flips before the last life: then nothing wrong may be shown."""
+
+    def tallies_of(self, life: int) -> tuple[int, int]:
+        """Give version and slices of the tallies in a life, counted from 1."""
+        versions, slices = self.tally_versions, self.tally_slices
+        return versions[min(life, len(versions)) - 1], slices[min(life, len(slices)) - 1]
 
 
 def draw_swarm(random: Random) -> Swarm:
@@ -78,6 +97,7 @@ def draw_swarm(random: Random) -> Swarm:
         return random.choice(choices) if random.random() < chance else 0.0
 
     lives = random.choice((1, 1, 2, 2, 3))
+    tallied = _draw_tallies(random, lives + 1) if random.random() < 0.6 else {}
     weights: tuple[Ending, ...] = ("crash", "crash", "kill", "close", "cancel")
     return Swarm(
         clients=random.randrange(1, 6),
@@ -110,7 +130,27 @@ def draw_swarm(random: Random) -> Swarm:
         step_crashes=0.002,
         mended=random.random() < 0.7,
         flipped=random.random() < 0.15,
+        **tallied,
     )
+
+
+def _draw_tallies(random: Random, lives: int) -> dict[str, Any]:
+    """Draw what becomes of the tallies, which most seeds have, and in each of them only a part."""
+    raised = random.random() < 0.4
+    recut = raised and random.random() < 0.5
+    versions = tuple(random.choice((1, 1, 2, 3)) if raised else 1 for _ in range(lives))
+    slices = random.choice((1, 1, 2, 4))
+    parks = random.random() < 0.6
+    ailing = random.random() < 0.6
+    return {
+        "tally_versions": versions,
+        "tally_slices": tuple(random.choice((1, 2, 4)) if recut else slices for _ in versions),
+        "tally_lanes": random.random() < 0.4,
+        "tally_policy": "park" if parks else "stop",
+        "ailing": ailing,
+        "stays_ailing": ailing and parks and random.random() < 0.4,
+        "steward": random.choice((0.0, 10.0, 60.0, 300.0)),
+    }
 
 
 def draw_limits(random: Random) -> Limits:
@@ -130,6 +170,8 @@ def draw_limits(random: Random) -> Limits:
         bus_events=random.choice((1, 8, 1_000)),
         projector_events=random.choice((1, 7, 1_000)),
         projector_rows=random.choice((1, 20_000)),
+        projector_retries=random.choice((1, 5)),
+        parked_events=random.choice((2, 10_000, 10_000)),
         loads_at_once=random.choice((1, 256)),
         idle_seconds=1,
         handler_seconds=5,

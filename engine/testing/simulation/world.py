@@ -27,6 +27,7 @@ from .fence import fence
 from .life import Life
 from .loop import DeadLock, SimulatedLoop, forget_the_dead, ordered_scopes
 from .schedule import draw_schedule
+from .steward import left_in_the_file
 from .story import Operation, Story
 from .swarm import Ending, Swarm, draw_limits, draw_swarm
 
@@ -154,6 +155,8 @@ def live(story: Story, disk: Disk, loop: SimulatedLoop, life: Life) -> None:
     story.crashes += loop.dead
     if not loop.dead and not story.problems:
         _look_at_end(story, disk, life, task, loop.errors)
+        if life.quiet and story.swarm.tally_versions and not story.swarm.flipped:
+            story.problems += left_in_the_file(disk.folder / "log.views.db")
     disk.dead = disk.dead or not task.done()
     _bury(loop)
 
