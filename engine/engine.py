@@ -83,10 +83,10 @@ class Engine:
     `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `upcasters` and `retired` say what
     becomes of events that older releases stored. `rebuild` says what happens where a projection is
     declared otherwise than its views are stored: "refuse" does not start and says so, "auto" builds
-    it beside the old tables, which serve until it has caught up. `resources` are what handlers take
-    by its class (a client, a table of rates); the host opens and closes them. `authorize` is asked
-    before every command and every read, and what it does not allow is Forbidden; without it all is
-    allowed.
+    it beside the old tables, which serve until it has caught up. `resources` are what handlers and
+    sinks take by its class (a client, a table of rates); the host opens and closes them.
+    `authorize` is asked before every command and every read, and what it does not allow is
+    Forbidden; without it all is allowed.
     `telemetry` gets to know of every command, batch, load and query, and can hurt none of them.
     Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused (also
     where the stored types of events do not fit the declared ones) or StoreFailed.

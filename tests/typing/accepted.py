@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from collections.abc import Sequence
+from typing import Any, assert_type
 
 from engine import (
     Aggregate,
     Archive,
     Change,
     Command,
+    Delivery,
     Engine,
     EngineError,
     Event,
     HistoryPage,
     Id,
     LoggedEvent,
+    Meta,
     Projection,
     Query,
     Receipt,
     Row,
+    Sink,
+    Sql,
+    SqlProjection,
     Table,
     Views,
     answers,
@@ -66,6 +72,40 @@ class Accounts(Projection, name="accounts", version=1):
     def opened(self, event: Opened) -> None:
         self.rows.put(Account(event.account, event.cents))
         assert_type(self.rows.get(event.account), Account | None)
+
+
+class Ranking(SqlProjection, name="ranking", version=1, on_poison="park"):
+    tables = {
+        "rows": "CREATE TABLE {rows} (account TEXT PRIMARY KEY, cents INTEGER)",
+        "names": ("CREATE TABLE {names} (name)", "CREATE INDEX {names:n} ON {names} (name)"),
+    }
+
+    @projects
+    def opened(self, event: Opened, meta: Meta, sql: Sql) -> None:
+        rows = sql.run("INSERT INTO {rows} VALUES (?, ?) RETURNING *", (meta.id, event.cents))
+        assert_type(rows, list[tuple[Any, ...]])
+
+
+class Closed(Event, name="closed"):
+    pass
+
+
+class Client:
+    async def send(self, what: str) -> None: ...
+
+
+class Mail(Sink, name="mail", version=1, slices=4):
+    transient = (ConnectionError, TimeoutError)
+
+    async def deliver(self, batch: Sequence[Delivery[Opened | Closed]], client: Client) -> None:
+        for delivery in batch:
+            assert_type(delivery.event, Opened | Closed)
+            assert_type(delivery.position, int)
+            await client.send(delivery.meta.event_id)
+
+
+def make() -> Engine:
+    return Engine([Vault], projections=[Accounts, Ranking, Mail], resources={Client: Client()})
 
 
 @answers
