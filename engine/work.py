@@ -146,6 +146,8 @@ class TableWork:
         """Fold a batch, or as much of it as fits in memory."""
         self._fold.picking.patience = self.patience
         folded = await self._fold.fold(events)
+        # The next batch may be prepared before this one is written: it is tried patiently again.
+        self.patience = self.patience or folded.count > 0
         if self._ports.failpoint is not None:
             self._ports.failpoint("projector.folded")
         if not folded.count:
