@@ -297,10 +297,11 @@ class Fold:
         wanted: Wanted = {}
         poison: Exception | None = None
         by_stream = self._definition.slices > 1 and self._definition.sequence is None
+        skips = bool(self.skipped)
         for index, stored in enumerate(events):
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
-            if stored.name not in self._names or self.picking.is_skipped(stored):
+            if stored.name not in self._names or (skips and self.picking.is_skipped(stored)):
                 prepared.append(None)
                 continue
             if by_stream and slice_of(stored.stream, self._definition.slices) != self._slice:

@@ -182,11 +182,12 @@ class Steward:
 
     async def _settled_state(self, engine: Engine) -> str:
         """Give the state that it comes to rest in, if it is to rest."""
-        for _ in range(60):
-            state = engine.statistics().projectors[NAME].state
-            if not self._story.paused or state == "paused":
+        seconds = 0
+        while (state := engine.statistics().projectors[NAME].state) != "paused":
+            if not self._story.paused or seconds == 60:
                 break
             await asyncio.sleep(1)
+            seconds += 1
         return state
 
     def _check_build(self, status: Status) -> None:
@@ -233,6 +234,7 @@ class Steward:
         await engine.projections.resume(NAME)
         self._story.paused = False
         Tallies.ailing = False
+        await engine.projections.retry(NAME)  # as much may be parked as is allowed
         await self._wait_for_builds(engine)
         await engine.query(GetTallies(), at=position, timeout=600)
 

@@ -72,7 +72,7 @@ def _in_the_end(
         row = rows.get(lane)
         if row is not None and row.version != version:
             yield f"P9: {row} in the end, of version {version}"
-        folded = [] if row is None else row.positions
+        folded: Sequence[int] = () if row is None else row.positions
         for problem in _lane(events, folded, parked[lane], skipped, loose):
             yield f"P9: {lane}: {problem}: folded {folded}, parked {parked[lane]}"
         if story.still_ailing and parked[lane]:
