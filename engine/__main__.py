@@ -1,4 +1,4 @@
-"""`python -m engine`: commands over a log, for operators; only `schema` needs the application.
+"""`python -m engine`: commands over a log, for operators; few of them need the application.
 
 Rules: a command is a file in `engine/commands` and a name in the table below. What a user can
 cause is told in one line on the error stream and not by a traceback.
@@ -11,21 +11,22 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .commands import log, schema, sql, tail
+from .commands import log, projections, schema, sql, tail
 from .commands.options import FAILED
 from .commands.output import tell
 from .errors import EngineError
 
 __all__ = ["main"]
 
-COMMANDS: Final = (log, tail, sql, schema)
+COMMANDS: Final = (log, tail, sql, schema, projections)
 INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; give the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m engine", description="Look into a log, while its engine runs or not."
+        prog="python -m engine",
+        description="Look into a log and act on it, while its engine runs or not.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:

@@ -17,16 +17,15 @@ from .aggregate import Aggregate
 from .answers import answers_of
 from .codec import EventRegistry
 from .difference import Change
-from .errors import Closed, DefinitionError
+from .errors import DefinitionError
 from .history import History, Past
 from .limits import Limits
+from .log_file import LogFile
 from .messages import Receipt
 from .past_views import Pasts, PastViews
-from .ports import Ports, Worker
+from .ports import Ports
 from .projection import Projection, check_names
-from .stores.contract import Head, StoredEvent, StreamPage, StreamRead
 from .stores.sqlite import SqliteStore
-from .stores.sqlite_reader import SqliteReader
 from .stores.urls import open_url
 from .upcasting import Retired, Upcasting
 
@@ -62,8 +61,8 @@ class Archive:
                 f"the store {store!r} has no file that another process could read: name one, as in "
                 f"sqlite:shop.db"
             )
-        self._ports = ports or Ports()
-        self._source = _Source(SqliteReader(opened.path, self._ports.files))
+        ports = ports or Ports()
+        self._source = LogFile(opened.path, ports)
         definitions = [aggregate.__definition__ for aggregate in aggregates]
         projected = [projection.__definition__ for projection in projections]
         check_names(projected)
@@ -76,11 +75,11 @@ class Archive:
         )
         asked = answers_of(answers, {definition.name for definition in projected})
         logger = logger or logging.getLogger("foldline")
-        self._pasts = Pasts(self._past, self._source, projections, asked, self._ports, logger)
+        self._pasts = Pasts(self._past, self._source, projections, asked, ports, logger)
 
     async def __aenter__(self) -> Archive:
         """Open the file."""
-        await self._source.open(self._ports)
+        await self._source.open()
         return self
 
     async def __aexit__(
@@ -124,53 +123,3 @@ class Archive:
     ) -> PastViews:
         """Give the views as of a position or a time; see `Engine.past`."""
         return self._pasts.past(position, at, projections, None)
-
-
-class _Source:
-    """The reader at work in a thread of its own, so that the event loop goes on meanwhile."""
-
-    def __init__(self, reader: SqliteReader) -> None:
-        self._reader = reader
-        self._worker: Worker | None = None
-
-    async def open(self, ports: Ports) -> None:
-        self._worker = ports.workers.start("foldline-archive")
-        try:
-            await self._worker.run(self._reader.open)
-        except BaseException:
-            await self.close()
-            raise
-
-    async def close(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            try:
-                await worker.run(self._reader.close)
-            finally:
-                await worker.close()
-
-    def worker(self) -> Worker:
-        if self._worker is None:
-            raise Closed("the archive is not open: use it inside `async with archive:`")
-        return self._worker
-
-    @property
-    def log_id(self) -> str:
-        return self._reader.log_id
-
-    async def head(self) -> Head:
-        return await self.worker().run(self._reader.head)
-
-    async def read_feed(
-        self, after: int, *, events_max: int, bytes_max: int
-    ) -> Sequence[StoredEvent]:
-        return await self.worker().run(
-            lambda: self._reader.read_feed(after, events_max=events_max, bytes_max=bytes_max)
-        )
-
-    async def read_streams(
-        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
-    ) -> Sequence[StreamPage]:
-        return await self.worker().run(
-            lambda: self._reader.read_streams(reads, events_max=events_max, bytes_max=bytes_max)
-        )

@@ -97,6 +97,11 @@ class Subscription:
         """Let `wait` return."""
         self._wake.set()
 
+    def miss(self) -> None:
+        """Note that the log has something that was not published here, and let `wait` return."""
+        self._lost = True
+        self._wake.set()
+
     def mute(self) -> None:
         """Drop what waits, and take nothing more until `listen`."""
         self._muted = True

@@ -28,6 +28,7 @@ from .authorization import Authorize, Gate
 from .bulk import run_many
 from .bus import Bus
 from .codec import EventRegistry
+from .control import Control
 from .deliberation import Deliberations
 from .difference import Change
 from .directory import Directory
@@ -37,7 +38,6 @@ from .errors import (
     EngineError,
     EngineFailed,
     StoreRefused,
-    UsageError,
 )
 from .feed import Feed, Feeds, Kinds, Names
 from .history import History, Past
@@ -146,7 +146,8 @@ class Engine:
             self._ports,
         )
         self._submit = self._wire_submit()
-        self._projections = tuple(projections)
+        self.declared = tuple(projections)
+        """The projections that it was given."""
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
         self._rebuild: Rebuild = rebuild
         self._shared_feed = SharedFeed(self._store)
@@ -163,6 +164,7 @@ class Engine:
         self._supervisor = self._wire_supervisor()
 
     def _wire_supervisor(self) -> Supervisor:
+        control = Control(self.projections, self._views, self._limits, self._ports, self._logger)
         return Supervisor(
             open_all=self._open,
             close_all=(self._end_projecting, self._views.close, self._store.close),
@@ -173,7 +175,7 @@ class Engine:
             deliberations=self._deliberations,
             snapshots=self._snapshots,
             watch=self._loop_watch,
-            readers=(*self._projecting.values(), self._feeds, self._live),
+            readers=(*self._projecting.values(), self._feeds, self._live, control),
             logger=self._logger,
         )
 
@@ -212,6 +214,7 @@ class Engine:
             watch=self._watch,
             written=lambda part, changes: self._live.written(part, changes),
             moved=moved,
+            failed=self._views.note_failure,
             paused=paused,
         )
 
@@ -285,7 +288,7 @@ class Engine:
         )
         asked = self._answers.definitions
         pasts = Pasts(
-            past, self._store, self._projections, asked, self._ports, self._logger, self._views
+            past, self._store, self.declared, asked, self._ports, self._logger, self._views
         )
         return past, feeds, live, pasts
 
@@ -402,13 +405,7 @@ class Engine:
 
         Raises UsageError for a name that this engine has no projection of.
         """
-        self._check_usable()
-        projector = self._projecting.get(projection)
-        if projector is None:
-            raise UsageError(
-                f"no projection {projection!r} here; there are {sorted(self._projecting)}"
-            )
-        projector.resume_stopped()
+        self.projections.find(projection).resume_stopped()
 
     def statistics(self) -> EngineStatistics:
         """Give the engine's numbers as they are now; may be called from any thread, at any time.
@@ -579,7 +576,7 @@ class Engine:
         head = await self._store.head()
         self._journal.position = head.position
         await self._views.open(
-            self._ports, self._limits, self._store, self._projections, rebuild=self._rebuild
+            self._ports, self._limits, self._store, self.declared, rebuild=self._rebuild
         )
         for projecting in self._projecting.values():
             await projecting.open()

@@ -230,7 +230,15 @@ class StoreFailed(EngineError):
 
 
 class StoreLocked(EngineError):
-    """Another engine has the store open; stop that one, or give each process its own store."""
+    """Another engine has the store open; stop that one, or give each process its own store.
+
+    `briefly` where whoever has it says that it is only for a moment.
+    """
+
+    def __init__(self, message: str, *, briefly: bool = False) -> None:
+        """Say who has it."""
+        super().__init__(message)
+        self.briefly = briefly
 
 
 class StoreRefused(EngineError):

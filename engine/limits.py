@@ -96,12 +96,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Tables of one of these, in memory."""
     search_characters: int = 500
     """Characters of a text that is searched for."""
+    control_poll_ms: int = 500
+    """Milliseconds between two looks at whether `python -m engine projections` asks for something
+    from another process; 0 where nobody shall."""
 
     def __post_init__(self) -> None:
         """Check each bound, and the relations between them."""
         for name in self.__struct_fields__:
-            if getattr(self, name) < 1:
-                raise DefinitionError(f"Limits.{name} is {getattr(self, name)}: give at least 1")
+            least = 0 if name == "control_poll_ms" else 1
+            if getattr(self, name) < least:
+                raise DefinitionError(
+                    f"Limits.{name} is {getattr(self, name)}: give at least {least}"
+                )
         for small, large in (
             ("mailbox_commands", "commands_accepted"),
             ("actor_commands", "turn_commands"),

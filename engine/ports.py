@@ -33,6 +33,7 @@ except ImportError:  # Windows has no flock; opening a file store there is refus
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "CONTROL_FAILPOINTS",
     "FAILPOINTS",
     "SINK_FAILPOINTS",
     "SWAP_FAILPOINTS",
@@ -49,6 +50,7 @@ __all__ = [
     "Watcher",
     "Worker",
     "Workers",
+    "user_name",
 ]
 
 T = TypeVar("T")
@@ -78,6 +80,11 @@ SWAP_FAILPOINTS: Final = (
     "views.swapped",  # it serves
 )
 """The same where one build of a projection takes the place of another."""
+CONTROL_FAILPOINTS: Final = (
+    "control.begun",  # a request of another process is marked as begun, nothing of it is done
+    "control.done",  # it is done or refused, the answer is not written
+)
+"""The same where another process asks for something."""
 
 
 class Clock(Protocol):
@@ -152,8 +159,18 @@ class Files(Protocol):
         """Open a SQLite connection. A file that does not exist is made with mode 0600."""
         ...
 
-    def lock(self, path: str) -> Lock:
-        """Take `path` for this engine alone, or raise StoreLocked naming who has it."""
+    def lock(self, path: str, *, briefly: bool = False) -> Lock:
+        """Take `path` for this engine alone, or raise StoreLocked naming who has it.
+
+        `briefly` tells whoever comes meanwhile that it will be given back in a moment.
+        """
+        ...
+
+    def is_locked(self, path: str) -> bool:
+        """Tell whether somebody has `path`; nothing is made where it is not there.
+
+        Whoever takes it in that very moment may find it locked, and has to try again.
+        """
         ...
 
     def holder(self, path: str) -> int | None:
@@ -298,6 +315,19 @@ def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
         answer.set_exception(error)
 
 
+def user_name() -> str:
+    """Give the name of the user whose process this is, as the system knows it, or the number."""
+    if sys.platform == "win32":
+        return "unknown"
+    import pwd
+
+    number = os.getuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 class SystemWatcher:
     """A daemon thread per watch."""
 
@@ -344,9 +374,25 @@ class SystemFiles:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         return apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
 
-    def lock(self, path: str) -> FileLock:
+    def lock(self, path: str, *, briefly: bool = False) -> FileLock:
         """Take an exclusive flock on `path`, or raise StoreLocked with the holder's pid."""
-        return FileLock(path)
+        return FileLock(path, briefly=briefly)
+
+    def is_locked(self, path: str) -> bool:
+        """Ask for a shared flock, which several may have at a time, and give it back."""
+        if fcntl is None:
+            raise StoreRefused("a file store needs flock, which this platform does not have")
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def holder(self, path: str) -> int | None:
         """Give the process whose pid a lock's file has, if there is such a process.
@@ -401,10 +447,14 @@ def _refuse_what_is_no_plain_file(path: str) -> None:
         raise StoreRefused(f"{path} is writable by everybody: take that right away (chmod o-w)")
 
 
+_BRIEFLY: Final = " briefly"
+"""What is written behind the pid of who holds a lock for a moment only."""
+
+
 class FileLock:
     """An flock with the holder's pid inside; the kernel lets go of it when the process ends."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, briefly: bool = False) -> None:
         if fcntl is None:
             raise StoreRefused("a file store needs flock, which this platform does not have")
         self._descriptor: int | None = os.open(
@@ -417,10 +467,12 @@ class FileLock:
             os.close(self._descriptor)
             raise StoreLocked(
                 f"{path} is held by process {holder or 'unknown'}: one engine at a time may have "
-                f"a store open. Stop that process, or give this one a store of its own."
+                f"a store open. Stop that process, or give this one a store of its own.",
+                briefly=holder.endswith(_BRIEFLY),
             ) from None
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        note = f"{os.getpid()}{_BRIEFLY if briefly else ''}\n"
+        os.pwrite(self._descriptor, note.encode(), 0)
 
     def release(self) -> None:
         """Let go of it; the file stays, since removing it would let two engines each lock one."""

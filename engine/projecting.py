@@ -29,6 +29,7 @@ from .ports import Ports
 from .progress import Rate, nothing_yet, together, worst
 from .projection import Projection, ProjectionDefinition, slice_of
 from .projector import Projector
+from .retrying import Retried, Retry
 from .statistics import (
     BuildProgress,
     ProjectionFailure,
@@ -37,14 +38,13 @@ from .statistics import (
 )
 from .views import Build, Decision, DecisionKind, Parked, Part, ViewsStore
 
-__all__ = ["MakeProjector", "Projecting", "Retried"]
+__all__ = ["MakeProjector", "Projecting"]
 
 SWAP_SECONDS: Final = 5.0
 """How long the build that serves may rest for one swap."""
 SWAP_AGAIN_SECONDS: Final = 0.1
 SWAP_AGAIN_SECONDS_MAX: Final = 60.0
 """How long it works on before a swap that failed is tried again; doubled each time, up to this."""
-PARKED_PAGE: Final = 100
 
 
 class MakeProjector(Protocol):
@@ -53,15 +53,6 @@ class MakeProjector(Protocol):
     def __call__(self, part: Part, *, moved: Callable[[], None], paused: bool) -> Projector:
         """Give it, not yet at work."""
         ...
-
-
-class Retried(msgspec.Struct, frozen=True):
-    """What became of parked events that were tried again."""
-
-    released: int
-    """Events that are in the tables now."""
-    failed: tuple[Parked, ...]
-    """Those that failed again, the first of each key; all behind them were left."""
 
 
 class Projecting:
@@ -361,7 +352,7 @@ class Projecting:
         )
         return True
 
-    async def rebuild(self) -> None:
+    async def rebuild(self, reason: str = "", principal: str | None = None) -> None:
         """Begin a build beside the one that serves; nothing happens where one is on its way."""
         if self.definition.sink is not None:
             name = self.definition.name
@@ -371,48 +362,50 @@ class Projecting:
                 f"the beginning; to deliver it again into the same one, "
                 f"`engine.projections.reset({name!r})`"
             )
-        await self._calls.ask(self._rebuild)
+        await self._calls.ask(partial(self._rebuild, reason, principal))
 
-    async def _rebuild(self) -> None:
+    async def _rebuild(self, reason: str, principal: str | None) -> None:
         assert self._tasks is not None, "calls are made while it runs"
         if self._building:
             return
-        build = await self._views.begin_build(self.definition)
+        decision = self._decision("rebuild", reason, principal)
+        build = await self._views.begin_build(self.definition, decision)
         self._building = self._projectors(build)
         self._swap_failures, self._swap_after = 0, 0.0
         for projector in self._building:
             self._tasks.start_soon(projector.run)
 
-    async def cancel(self) -> None:
-        """Give a build up, and take its tables away."""
-        await self._calls.ask(self._cancel)
+    async def cancel(self, reason: str = "", principal: str | None = None) -> Build:
+        """Give a build up, and take its tables away; give which it was."""
+        return await self._calls.ask(partial(self._cancel, reason, principal))
 
-    async def _cancel(self) -> None:
+    async def _cancel(self, reason: str, principal: str | None) -> Build:
         name, building = self.definition.name, self._building
         if building and not self._serving:
             raise UsageError(
                 f"projection {name!r} has no tables of its own version but those that are being "
                 f"built: let them be finished"
             )
-        # One that another release has begun stands in the file alone: nobody here works on it.
+        # One that another release has begun is in the file alone: if it is at work, it notices.
         there = [b for b in await self._views.builds(name) if b.state == "building"]
         if not there:
             raise UsageError(f"projection {name!r} is not being rebuilt")
         async with self._at_rest(building):
-            decision = self._decision("drop", version=there[0].version)
+            decision = self._decision("drop", reason, principal, version=there[0].version)
             await self._views.drop(name, there[0].number, decision)
             self._building = ()
             self._discard(building)
+        return there[0]
 
-    async def drop_former(self) -> Sequence[Build]:
+    async def drop_former(self, reason: str = "", principal: str | None = None) -> Sequence[Build]:
         """Take the tables of all former builds away; give what they were."""
-        return await self._calls.ask(self._drop_former)
+        return await self._calls.ask(partial(self._drop_former, reason, principal))
 
-    async def _drop_former(self) -> Sequence[Build]:
+    async def _drop_former(self, reason: str, principal: str | None) -> Sequence[Build]:
         name = self.definition.name
         former = [b for b in await self._views.builds(name) if b.state == "former"]
         for build in former:
-            decision = self._decision("drop", version=build.version)
+            decision = self._decision("drop", reason, principal, version=build.version)
             await self._views.drop(name, build.number, decision)
         return former
 
@@ -427,13 +420,13 @@ class Projecting:
         self._paused = True
         await self._let_rest((*self._serving, *self._building))
 
-    async def resume(self, principal: str | None) -> None:
+    async def resume(self, reason: str, principal: str | None) -> None:
         """Let it go on, from a pause or after a failure."""
-        await self._calls.ask(partial(self._resume, principal))
+        await self._calls.ask(partial(self._resume, reason, principal))
 
-    async def _resume(self, principal: str | None) -> None:
+    async def _resume(self, reason: str, principal: str | None) -> None:
         if self._paused:
-            await self._views.decide(self._decision("resume", principal=principal))
+            await self._views.decide(self._decision("resume", reason, principal))
             self._paused = False
         for projector in (*self._serving, *self._building):
             projector.resume()
@@ -474,7 +467,7 @@ class Projecting:
             while after is not None:
                 if self._stopping:
                     raise Closed("the engine is stopping: what was not tried again is parked still")
-                call = _Retry(self._views, projector, key, after, {p.key for p in failed})
+                call = Retry(self._views, projector, key, after, {p.key for p in failed})
                 await projector.ask(call.run)
                 released += call.released
                 failed += call.failed
@@ -488,21 +481,20 @@ class Projecting:
         await self._calls.ask(partial(self._skip, position, reason, principal))
 
     async def _skip(self, position: int, reason: str, principal: str | None) -> None:
-        name, at_work = self.definition.name, (*self._serving, *self._building)
+        at_work, version = (*self._serving, *self._building), self.definition.version
         parked = await self._parked_at(position)
         if parked is not None:
             owner = self._serving[slice_of(parked.key, len(self._serving))]
         else:
             stopped = [p for p in at_work if _is_stopped_by(p, position)]
             if not stopped:
-                raise UsageError(
-                    f"no event of projection {name!r} is parked at position {position}, and none "
-                    f"there has stopped it: nothing was skipped"
-                )
-            owner = stopped[0]
+                version = await self._stopped_elsewhere(position)
+            owner = (*stopped, *at_work)[0]
+            if version != self.definition.version:
+                at_work = ()  # the process that builds it reads the decision when it goes on
         stored = await owner.read(position)
         decision = msgspec.structs.replace(
-            self._decision("skip", reason, principal, position), checksum=stored.checksum
+            self._decision("skip", reason, principal, position, version), checksum=stored.checksum
         )
 
         async def decide() -> None:
@@ -517,6 +509,18 @@ class Projecting:
                 projector.skip(stored)
 
             await projector.ask(skip)
+
+    async def _stopped_elsewhere(self, position: int) -> int:
+        """Give the version of a build of another process that an event there has stopped."""
+        name = self.definition.name
+        for standstill in await self._views.standstills(name):
+            failure = standstill.failure
+            if failure.event and failure.position == position:
+                return standstill.version
+        raise UsageError(
+            f"no event of projection {name!r} is parked at position {position}, and none there has "
+            f"stopped it: nothing was skipped"
+        )
 
     async def _parked_at(self, position: int) -> Parked | None:
         """Give what is parked there of the build that serves, if that is of this version."""
@@ -542,43 +546,6 @@ class Projecting:
             reason,
             principal,
         )
-
-
-class _Retry:
-    """One page of parked events, tried again between two batches of their projector."""
-
-    def __init__(
-        self,
-        views: ViewsStore,
-        projector: Projector,
-        key: str | None,
-        after: int,
-        given_up: set[str],
-    ) -> None:
-        self._views = views
-        self._projector = projector
-        self._key = key
-        self._after = after
-        self._given_up = given_up
-        self.released = 0
-        self.failed: list[Parked] = []
-        self.next: int | None = None
-        """After which position to go on."""
-
-    async def run(self) -> None:
-        """Try them."""
-        projector = self._projector
-        name = projector.definition.name
-        page = await self._views.parked(name, key=self._key, after=self._after, limit=PARKED_PAGE)
-        for parked in page:
-            self.next = parked.position
-            if parked.key in self._given_up or parked.key not in projector.parking.keys:
-                continue
-            if await projector.release(parked) is None:
-                self.released += 1
-            else:
-                self._given_up.add(parked.key)
-                self.failed.append(parked)
 
 
 async def _nothing_to_do() -> None:

@@ -13,7 +13,8 @@ import msgspec
 
 from .authorization import Gate
 from .errors import UsageError
-from .projecting import Projecting, Retried
+from .projecting import Projecting
+from .retrying import Retried
 from .statistics import (
     BuildProgress,
     ProjectionFailure,
@@ -60,6 +61,10 @@ class Projections:
         self._check_usable = check_usable
         self._gate = gate
 
+    def __len__(self) -> int:
+        """Give how many there are."""
+        return len(self._projecting)
+
     async def list(self, *, principal: str | None = None) -> Sequence[Status]:
         """Give how all of them stand."""
         return [await self.status(name, principal=principal) for name in self._projecting]
@@ -89,9 +94,9 @@ class Projections:
         """Let it rest between two batches until `resume`, over restarts too."""
         await (await self._find(name, principal)).pause(reason, principal)
 
-    async def resume(self, name: str, *, principal: str | None = None) -> None:
+    async def resume(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Let it go on, from a pause or after a failure."""
-        await (await self._find(name, principal)).resume(principal)
+        await (await self._find(name, principal)).resume(reason, principal)
 
     async def reset(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Empty its tables and fold the log into them again; queries see them fill.
@@ -101,22 +106,24 @@ class Projections:
         """
         await (await self._find(name, principal)).reset(reason, principal)
 
-    async def rebuild(self, name: str, *, principal: str | None = None) -> None:
+    async def rebuild(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Begin to build it anew, beside the tables that serve; `status` tells how far it is.
 
         It goes on after a restart, takes the place of the old one by itself when it has caught up,
         and stops at an event that it cannot fold, whatever the projection's policy is. Raises
         UsageError for a sink, which has no tables.
         """
-        await (await self._find(name, principal)).rebuild()
+        await (await self._find(name, principal)).rebuild(reason, principal)
 
-    async def cancel(self, name: str, *, principal: str | None = None) -> None:
-        """Give a rebuild up."""
-        await (await self._find(name, principal)).cancel()
+    async def cancel(self, name: str, *, reason: str = "", principal: str | None = None) -> Build:
+        """Give a rebuild up, also one of another process; give which build it was."""
+        return await (await self._find(name, principal)).cancel(reason, principal)
 
-    async def drop(self, name: str, *, principal: str | None = None) -> Sequence[Build]:
+    async def drop(
+        self, name: str, *, reason: str = "", principal: str | None = None
+    ) -> Sequence[Build]:
         """Take the tables of former builds away; give which they were."""
-        return await (await self._find(name, principal)).drop_former()
+        return await (await self._find(name, principal)).drop_former(reason, principal)
 
     async def parked(
         self,
@@ -148,11 +155,16 @@ class Projections:
         await self._find(name, principal)
         return await self._views.decisions(name)
 
-    async def _find(self, name: str, principal: str | None) -> Projecting:
+    def find(self, name: str) -> Projecting:
+        """Give one without asking the gate; for the engine itself."""
         self._check_usable()
         projecting = self._projecting.get(name)
         if projecting is None:
             raise UsageError(f"no projection {name!r} here; there are {sorted(self._projecting)}")
+        return projecting
+
+    async def _find(self, name: str, principal: str | None) -> Projecting:
+        projecting = self.find(name)
         if self._gate is not None:
             await self._gate.check(principal, "control", name)
         return projecting

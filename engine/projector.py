@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from .bus import Subscription
 from .calls import Calls
+from .errors import StoreFailed, StoreRefused
 from .limits import Limits
 from .log_reader import FeedSource, LogReader
 from .parking import Parking
@@ -36,6 +37,7 @@ __all__ = ["ENDED", "Projector"]
 
 T = TypeVar("T")
 
+Failed: TypeAlias = Callable[[Part, ProjectionFailure | None], Awaitable[None]]
 ENDED: Final = frozenset(("stopped", "paused", "closed"))
 """States in which a projector gets no further by itself."""
 BACK_OFF_SECONDS: Final = 0.05
@@ -67,12 +69,14 @@ class Projector:
         watch: Watch | None = None,
         written: Callable[[Part, Changes | None], None] | None = None,
         moved: Callable[[], None] | None = None,
+        failed: Failed | None = None,
         paused: bool = False,
     ) -> None:
         """Take what to keep and where it goes.
 
         `written` is called with each transaction after it is visible, and with None where anything
-        may have changed; `moved` whenever position or state has changed.
+        may have changed; `moved` whenever position or state has changed; `failed` when a failure
+        has stopped it, and with None when it goes on.
         """
         self.part = part
         self.failure: ProjectionFailure | None = None
@@ -88,6 +92,8 @@ class Projector:
         self._watch = watch
         self._written = written
         self._moved = moved
+        self._failed = failed
+        self._failure_told: ProjectionFailure | None = None
         self._state: ProjectorState = "catching-up"
         """Also where it is to rest from the beginning, until it knows where the views stand."""
         self._checkpoint = Checkpoint()
@@ -182,6 +188,7 @@ class Projector:
                     if await self._try_again(error):
                         continue
                     self._fail(error)
+                    await self._tell_failure()
                 await self._rest()
         finally:
             if self._writing is not None:
@@ -270,6 +277,7 @@ class Projector:
         self._subscription.listen()
         self._behind = True
         await self.reopen()
+        await self._tell_failure()
 
     async def _follow(self) -> None:
         while True:
@@ -533,3 +541,15 @@ class Projector:
             self.position,
             failure.cause,
         )
+
+    async def _tell_failure(self) -> None:
+        """Tell others why it is stopped, or that it goes on, as far as that can be done."""
+        failure = self.failure
+        if self._failed is None or failure is self._failure_told:
+            return
+        try:
+            await self._failed(self.part, failure)
+            self._failure_told = failure
+        except (StoreFailed, StoreRefused) as error:
+            # It is in the log of this process, and what is to be told may be the cause itself.
+            self._logger.warning("the state of a projection could not be noted: %s", error)

@@ -21,8 +21,10 @@ from .errors import InvalidInput, ProjectionUnserved, UsageError
 from .limits import Limits
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition, Table, TableDefinition
+from .requests import RequestStore
 from .rows import Flat, Row, Scalar
 from .sql_projection import SqlSession
+from .statistics import ProjectionFailure
 from .stores.contract import LogSource
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Rebuild",
     "Search",
     "Selection",
+    "Standstill",
     "Views",
     "ViewsSource",
     "ViewsStore",
@@ -46,7 +49,7 @@ __all__ = [
 BuildState: TypeAlias = Literal["serving", "building", "former"]
 Rebuild: TypeAlias = Literal["refuse", "auto"]
 """What opening does where a projection was declared anew: say so, or build it beside the old."""
-DecisionKind: TypeAlias = Literal["skip", "pause", "resume", "reset", "swap", "drop"]
+DecisionKind: TypeAlias = Literal["skip", "pause", "resume", "reset", "rebuild", "swap", "drop"]
 
 R = TypeVar("R", bound=Row)
 S = TypeVar("S", bound=msgspec.Struct)
@@ -77,6 +80,8 @@ class Build(msgspec.Struct, frozen=True):
     """The least that its slices have reached."""
     fits: bool
     """Whether its version, tables and slices are those that the program declares."""
+    builder: str | None = None
+    """Who builds it, where that is another process than the engine's."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -118,6 +123,17 @@ class Decision(msgspec.Struct, frozen=True):
     principal: str | None = None
     checksum: int | None = None
     """Of the event that is skipped: in a log that has another one there, it is not."""
+
+
+class Standstill(msgspec.Struct, frozen=True):
+    """A part of a build that a failure has stopped."""
+
+    projection: str
+    build: int
+    slice: int
+    version: int
+    """Of the build."""
+    failure: ProjectionFailure
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -203,7 +219,7 @@ class ViewsSource(Protocol):
         ...
 
 
-class ViewsStore(ViewsSource, Protocol):
+class ViewsStore(ViewsSource, RequestStore, Protocol):
     """The contract between the projectors and queries, and the storage of their tables."""
 
     async def open(
@@ -282,7 +298,9 @@ class ViewsStore(ViewsSource, Protocol):
         """Tell whether the last word on a projection was to pause it."""
         ...
 
-    async def begin_build(self, definition: ProjectionDefinition) -> Build:
+    async def begin_build(
+        self, definition: ProjectionDefinition, decision: Decision | None = None
+    ) -> Build:
         """Make empty tables beside those that serve; give the build where there is one already."""
         ...
 
@@ -307,6 +325,14 @@ class ViewsStore(ViewsSource, Protocol):
 
     async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
         """Give what was decided, the oldest first."""
+        ...
+
+    async def standstills(self, projection: str) -> Sequence[Standstill]:
+        """Give which parts of a projection's builds are stopped, and why."""
+        ...
+
+    async def note_failure(self, part: Part, failure: ProjectionFailure | None) -> None:
+        """Note for other processes why a part is stopped, or that it goes on."""
         ...
 
     def transactions(self, projection: str) -> tuple[int, int]:

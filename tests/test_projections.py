@@ -910,6 +910,8 @@ def _to_the_first_schema(path: Path) -> None:
         "DROP TABLE builds",
         "DROP TABLE parked",
         "DROP TABLE decisions",
+        "DROP TABLE requests",
+        "DROP TABLE failures",
         "DROP TABLE checkpoints",
         (
             "CREATE TABLE checkpoints (projection TEXT PRIMARY KEY, version INTEGER NOT NULL, "

@@ -218,8 +218,12 @@ def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
         "python -m domain order 536365 --version 1",
         'python -m domain search "white lantern"',
         "python -m domain watch",
+        "python -m engine projections list bank.db --watch",
+        'python -m engine projections pause bank.db balances --reason "moving the disk"',
+        "python -m engine projections parked bank.db balances --traceback",
+        "python -m engine projections build bank.db bank_2:make balances",
     ]
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 12
 
 
 async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
@@ -248,6 +252,43 @@ async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
         assert b'"account:a-1"' in await following.stdout.readline()
     following.terminate()
     assert await following.wait() == 0
+
+
+NEXT_RELEASE = """
+import bank
+from bank import *
+
+class Balances(Projection, name="balances", version=2):
+    rows: Table[Balance]
+    @projects
+    def deposited(self, event: Deposited, meta: Meta) -> None:
+        self.rows.put(Balance(meta.id, event.cents))
+
+def make():
+    return Engine([Account], projections=[Balances], store="sqlite:bank.db")
+"""
+
+
+def test_the_commands_that_see_to_projections_do(folder: Path) -> None:
+    (folder / "bank_2.py").write_text(NEXT_RELEASE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    watch, *others = [shlex.split(c)[1:] for c in COMMANDS if "engine projections" in c]
+    with subprocess.Popen(
+        [sys.executable, *watch], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        shown = [process.stdout.readline() for _ in range(3)]
+        process.terminate()
+    assert (process.returncode, shown[1][:10], shown[2][:8]) == (0, "PROJECTION", "balances")
+    for arguments in others:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ log of tests.
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 import msgspec
 
 from ..codec import UNDECODABLE, EventRegistry
-from ..engine import Engine
 from ..errors import UsageError
 from ..schema import Finding, Sample, check_samples, check_types
 from ..stores.contract import EventType
 from ..stores.sqlite_reader import SqliteReader
+from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE
 from .output import tell
 
@@ -36,8 +35,7 @@ samples kept in its repository: names, versions, schema hashes, upcasters. Run `
 release; an engine does not start on a log with findings."""
 
 _EPILOG = f"""\
-APP is module:attribute, an Engine that is not started or a function that gives one without
-arguments, as in shop.main:make_engine.
+{APP_HELP}
 
 exit status: {DONE} everything fits; {FAILED} findings, each with its mend, or something that cannot
 be read; {USAGE} wrong arguments"""
@@ -144,16 +142,4 @@ def _read(folder: Path) -> Sequence[Sample]:
 
 def _registry_of(app: str) -> EventRegistry:
     """Import the application, and give what it declares."""
-    module, _, attribute = app.partition(":")
-    if not module or not attribute:
-        raise UsageError(f"{app!r} names no application: write module:attribute")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{app} cannot be imported from here: {error}") from error
-    engine = found if isinstance(found, Engine) else found() if callable(found) else None
-    if not isinstance(engine, Engine):
-        raise UsageError(f"{app} is no Engine, and no function that gives one without arguments")
-    return engine.registry
+    return engine_of(app).registry

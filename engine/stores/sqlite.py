@@ -57,6 +57,8 @@ SQLITE_OLDEST: Final = (3, 51, 3)
 CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose number and version the writer remembers."""
 _LOCK_POLL_SECONDS: Final = 0.05
+_BRIEF_TRIES: Final = 200
+"""How often whoever has the lock for a moment is waited for."""
 
 _HEADS: Final = (
     "SELECT json_group_array(json_array(name, number, "
@@ -124,12 +126,17 @@ class SqliteStore:
             raise
 
     async def _take_lock(self) -> Lock:
-        deadline = asyncio.get_running_loop().time() + self._open_timeout
+        now = asyncio.get_running_loop().time
+        deadline, tried = now() + self._open_timeout, 0
         while True:
+            tried += 1
             try:
                 return self._ports.files.lock(self.path + ".lock")
-            except StoreLocked:
-                if asyncio.get_running_loop().time() >= deadline:
+            except StoreLocked as error:
+                # A command that only looks whether somebody has it is gone by the second try, and
+                # one that acts on a log at rest soon after.
+                patience = _BRIEF_TRIES if error.briefly else 2
+                if now() >= deadline and tried >= patience:
                     raise
             except OSError as error:
                 raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error

@@ -20,12 +20,16 @@ from ..errors import StoreRefused, UsageError
 from ..projection import ProjectionDefinition, slice_of
 from ..views import BuildState, Checkpoint
 from .sqlite_own import make_own
+from .sqlite_requests import REQUESTS_SCHEMA, forget_failures
 from .sqlite_search import drops
 from .sqlite_session import quoted, run, transaction
 from .sqlite_tables import TableSql
 
 __all__ = [
+    "SCHEMA_VERSION",
     "Found",
+    "check_file",
+    "claim",
     "drop_build",
     "empty_build",
     "make_build",
@@ -60,6 +64,8 @@ _SCHEMA = (
         log_id TEXT NOT NULL,
         tables TEXT NOT NULL,
         state TEXT NOT NULL CHECK (state IN ('serving', 'building', 'former')),
+        builder TEXT,
+        own INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (projection, number)
     ) STRICT, WITHOUT ROWID
     """,
@@ -104,7 +110,11 @@ _SCHEMA = (
         checksum INTEGER
     ) STRICT
     """,
+    *REQUESTS_SCHEMA,
 )
+
+
+_INSERT_BUILD: Final = "INSERT INTO builds VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -122,6 +132,10 @@ class Found(msgspec.Struct, frozen=True):
     state: BuildState
     checkpoints: Mapping[int, Checkpoint]
     """By slice."""
+    builder: str | None = None
+    """Who builds it, where that is another process than the engine's."""
+    own: bool = False
+    """Whether its tables were made by SQL of its projection's own."""
 
     @property
     def position(self) -> int:
@@ -160,11 +174,38 @@ def open_file(connection: Any, path: str, log_id: str) -> None:
     if schema == 1:
         with transaction(connection):
             _from_the_first_schema(connection)
+    elif schema == SCHEMA_VERSION and "requests" not in names:
+        # Written while the second schema was in the making.
+        with transaction(connection):
+            run(connection, "ALTER TABLE builds ADD COLUMN builder TEXT")
+            run(connection, "ALTER TABLE builds ADD COLUMN own INTEGER NOT NULL DEFAULT 0")
+            for sql in REQUESTS_SCHEMA:
+                run(connection, sql)
     elif schema != SCHEMA_VERSION:
         raise StoreRefused(
             f"{path} has schema version {schema}, and this engine knows {SCHEMA_VERSION}: use the "
             f"release that wrote it, or remove the file, and the views are rebuilt"
         )
+
+
+def check_file(connection: Any, path: str) -> str:
+    """Raise StoreRefused where a file has not today's schema of views; give its log's id."""
+    names = table_names(connection)
+    application_id = _number(connection, "PRAGMA application_id")
+    if application_id != APPLICATION_ID or "views_meta" not in names:
+        raise StoreRefused(f"{path} is not a file of views: name another log, or move this file")
+    schema = _number(connection, "SELECT schema_version FROM views_meta")
+    if schema > SCHEMA_VERSION:
+        raise StoreRefused(
+            f"{path} has schema version {schema}, and this release knows {SCHEMA_VERSION}: use the "
+            f"release that wrote it"
+        )
+    if schema < SCHEMA_VERSION or "requests" not in names:
+        raise StoreRefused(
+            f"{path} was written by a former release: start an engine of this release on it once, "
+            f"which brings it along"
+        )
+    return str(run(connection, "SELECT log_id FROM views_meta")[0][0])
 
 
 def _from_the_first_schema(connection: Any) -> None:
@@ -184,8 +225,8 @@ def _from_the_first_schema(connection: Any) -> None:
             if table.lower() in there:
                 renamed = quoted(real_name(table, 1))
                 run(connection, f"ALTER TABLE {quoted(table)} RENAME TO {renamed}")
-        row = (name, 1, version, definition, 1, log_id, tables, "serving")
-        run(connection, "INSERT INTO builds VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        row = (name, 1, version, definition, 1, log_id, tables, "serving", 0)
+        run(connection, _INSERT_BUILD, row)
         at = (name, 1, 0, position, checksum)
         run(connection, "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?)", at)
         if all(table.lower() in there for table in listed):
@@ -212,8 +253,8 @@ def read_builds(connection: Any) -> Sequence[Found]:
         at = Checkpoint(position, checksum)
         checkpoints.setdefault((projection, build), {})[slice_] = at
     sql = (
-        "SELECT projection, number, version, definition, slices, log_id, tables, state "
-        "FROM builds ORDER BY projection, number"
+        "SELECT projection, number, version, definition, slices, log_id, tables, state, builder, "
+        "own FROM builds ORDER BY projection, number"
     )
     return [
         Found(
@@ -226,10 +267,21 @@ def read_builds(connection: Any) -> Sequence[Found]:
             msgspec.json.decode(str(tables), type=list[str]),
             state,
             checkpoints.get((projection, number), {}),
+            builder,
+            bool(own),
         )
-        for projection, number, version, definition, slices, log_id, tables, state in run(
-            connection, sql
-        )
+        for (
+            projection,
+            number,
+            version,
+            definition,
+            slices,
+            log_id,
+            tables,
+            state,
+            builder,
+            own,
+        ) in run(connection, sql)
     ]
 
 
@@ -260,8 +312,9 @@ def make_build(
         log_id,
         msgspec.json.encode(names).decode(),
         state,
+        bool(definition.sql_tables),
     )
-    run(connection, "INSERT INTO builds VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    run(connection, _INSERT_BUILD, row)
     for slice_ in range(definition.slices):
         at = (definition.name, number, slice_)
         run(connection, "INSERT INTO checkpoints VALUES (?, ?, ?, 0, 0)", at)
@@ -275,9 +328,13 @@ def own_names(definition: ProjectionDefinition, number: int) -> Mapping[str, str
     return {table.attribute: real_name(table.name, number) for table in tables}
 
 
-def empty_build(connection: Any, build: Found, definition: ProjectionDefinition) -> None:
-    """Take all rows and parked events of a build away, and put its checkpoints back to 0."""
-    own = own_names(definition, build.number)
+def empty_build(connection: Any, build: Found, definition: ProjectionDefinition | None) -> None:
+    """Take all rows and parked events of a build away, and put its checkpoints back to 0.
+
+    Without a definition the tables must not be of the projection's own making.
+    """
+    assert definition is not None or not build.own
+    own = {} if definition is None else own_names(definition, build.number)
     for table in build.tables:
         if own:
             # Made anew, since nobody here knows what deleting its rows would set off.
@@ -285,8 +342,10 @@ def empty_build(connection: Any, build: Found, definition: ProjectionDefinition)
                 run(connection, statement)
         else:
             run(connection, f"DELETE FROM {quoted(real_name(table, build.number))}")
-    make_own(connection, definition, own)
+    if definition is not None:
+        make_own(connection, definition, own)
     at = (build.projection, build.number)
+    forget_failures(connection, build.projection, build.number)
     run(connection, "DELETE FROM parked WHERE projection = ? AND build = ?", at)
     sql = "UPDATE checkpoints SET position = 0, checksum = 0 WHERE projection = ? AND build = ?"
     run(connection, sql, at)
@@ -300,6 +359,7 @@ def drop_build(connection: Any, build: Found) -> None:
         for statement in drops(real_name(table, build.number)):
             run(connection, statement)
     at = (build.projection, build.number)
+    forget_failures(connection, build.projection, build.number)
     run(connection, "DELETE FROM parked WHERE projection = ? AND build = ?", at)
     run(connection, "DELETE FROM checkpoints WHERE projection = ? AND build = ?", at)
     run(connection, "DELETE FROM builds WHERE projection = ? AND number = ?", at)
@@ -340,6 +400,12 @@ def reslice(connection: Any, build: Found, slices: int) -> None:
         "UPDATE builds SET slices = ? WHERE projection = ? AND number = ?",
         (slices, *at),
     )
+
+
+def claim(connection: Any, build: Found, builder: str | None) -> None:
+    """Say who builds a build from now on: whoever did before can write no more of it."""
+    sql = "UPDATE builds SET builder = ? WHERE projection = ? AND number = ?"
+    run(connection, sql, (builder, build.projection, build.number))
 
 
 def set_state(connection: Any, build: Found, state: BuildState) -> None:

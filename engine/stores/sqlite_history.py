@@ -100,13 +100,7 @@ class Planner:
             return msgspec.structs.replace(plan, drop=builds, make="serving")
         strangers = [b for b in builds if b is not now and await self._unusable(b) is not None]
         plan = msgspec.structs.replace(plan, drop=strangers)
-        if now.version == definition.version and now.definition != hash_now:
-            raise StoreRefused(
-                f"the tables of projection {definition.name!r} are declared otherwise than they "
-                f"were stored as version {now.version}: declare it as "
-                f"`version={now.version + 1}`, and they are rebuilt from the log, or undo the "
-                f"change"
-            )
+        _refuse_same_version(plan, now)
         if now.fits(definition, hash_now):
             return plan
         if definition.sink is not None:
@@ -134,6 +128,49 @@ class Planner:
         plan = msgspec.structs.replace(plan, drop=(*plan.drop, *others))
         if fitting:
             return msgspec.structs.replace(plan, revive=fitting[-1])
+        return msgspec.structs.replace(plan, make="building")
+
+    async def plan_beside(
+        self, definition: ProjectionDefinition, hash_now: str, builds: Sequence[Found]
+    ) -> Plan:
+        """Decide how a build is made beside those of an engine, which may be at work on them.
+
+        Nothing of theirs is changed: what stands in the way is refused.
+        """
+        plan, name = Plan(definition, hash_now, builds), definition.name
+        now = serving(builds)
+        if now is None:
+            raise StoreRefused(
+                f"projection {name!r} has no tables yet that a build could be made beside: start "
+                f"the engine, which makes them"
+            )
+        _refuse_same_version(plan, now)
+        if now.fits(definition, hash_now):
+            raise StoreRefused(
+                f"projection {name!r} is served as it is declared, version {now.version} in "
+                f"{now.slices} slices: raise its version first, or have the same one folded again "
+                f"with `python -m engine projections rebuild`"
+            )
+        if why := await self._unusable(now):
+            raise StoreRefused(
+                f"the views of projection {name!r} do not belong to this log: {why}. Start the "
+                f"engine, which makes them anew"
+            )
+        for build in builds:
+            if build.state == "building" and not build.fits(definition, hash_now):
+                raise StoreRefused(
+                    f"version {build.version} of projection {name!r} is being built (build "
+                    f"{build.number}): let it be finished, or cancel it first with `python -m "
+                    f"engine projections cancel`"
+                )
+        fitting = [build for build in builds if build.fits(definition, hash_now)]
+        unusable = [build for build in fitting if await self._unusable(build) is not None]
+        plan = msgspec.structs.replace(plan, drop=unusable)
+        usable = [build for build in fitting if build not in unusable]
+        if any(build.state == "building" for build in usable):
+            return plan
+        if usable:
+            return msgspec.structs.replace(plan, revive=usable[-1])
         return msgspec.structs.replace(plan, make="building")
 
     def _changed_sink(self, plan: Plan, now: Found) -> Plan:
@@ -197,6 +234,16 @@ class Planner:
         if checksum != checkpoint.checksum:
             return f"the log has another event at their position {position}"
         return None
+
+
+def _refuse_same_version(plan: Plan, now: Found) -> None:
+    """Raise StoreRefused where tables are declared otherwise, and the version is the same."""
+    if now.version == plan.definition.version and now.definition != plan.hash:
+        raise StoreRefused(
+            f"the tables of projection {now.projection!r} are declared otherwise than they were "
+            f"stored as version {now.version}: declare it as `version={now.version + 1}`, and they "
+            f"are rebuilt from the log, or undo the change"
+        )
 
 
 def prepare(

@@ -14,12 +14,15 @@ from contextlib import contextmanager
 
 import apsw
 
-from ..errors import UsageError
+from ..errors import StoreRefused, UsageError
 from ..projection import ProjectionDefinition, TableDefinition
-from ..views import Build, Decision, Parked, Rebuild
+from ..requests import Outcome, Request
+from ..statistics import ProjectionFailure
+from ..views import Build, Decision, Parked, Part, Rebuild
 from .contract import LogSource
 from .sqlite_builds import (
     Found,
+    claim,
     drop_build,
     empty_build,
     make_build,
@@ -36,6 +39,7 @@ from .sqlite_builds import (
 from .sqlite_history import Plan, Planner, prepare
 from .sqlite_own import OwnTables
 from .sqlite_parked import add_decision, read_parked, release
+from .sqlite_requests import answer, begin, forget_failures, note_failure, oldest_open, put_back
 from .sqlite_session import floats_are_exact, set_pragma, transaction
 from .sqlite_tables import TableSql, definition_hash
 
@@ -47,9 +51,17 @@ MEMORY = ":memory:"
 class Keeper:
     """The builds and decisions of one file, for one log and the projections of one program."""
 
-    def __init__(self, path: str, log_id: str, definitions: Sequence[ProjectionDefinition]) -> None:
+    def __init__(
+        self,
+        path: str,
+        log_id: str,
+        definitions: Sequence[ProjectionDefinition],
+        builder: str | None = None,
+    ) -> None:
+        """Take whose they are; `builder` names a process that only builds, beside an engine."""
         self._path = path
         self.log_id = log_id
+        self.builder = builder
         self.declared = {d.name: d for d in definitions}
         self.hashes = {d.name: definition_hash(d) for d in definitions}
         self._floats_exact = False
@@ -137,8 +149,9 @@ class Keeper:
     ) -> Sequence[Plan]:
         """Decide what becomes of each projection; raise StoreRefused where nobody knows."""
         planner = Planner(await store.head(), store, names, rebuild, logger)
+        plan = planner.plan if self.builder is None else planner.plan_beside
         return [
-            await planner.plan(definition, self.hashes[name], self._builds.get(name, ()))
+            await plan(definition, self.hashes[name], self._builds.get(name, ()))
             for name, definition in self.declared.items()
         ]
 
@@ -150,9 +163,33 @@ class Keeper:
             if plan.make is not None
         }
         with self._deciding(connection):
+            self._refuse_change(connection, plans)
             prepare(connection, plans, new, self.log_id, self._path)
+            for plan in plans:
+                self._take_over(connection, plan.definition)
         for plan in plans:
             self._know(connection, plan.definition)
+
+    def _refuse_change(self, connection: apsw.Connection, plans: Sequence[Plan]) -> None:
+        """Raise StoreRefused where somebody made or dropped a build since it was planned."""
+        found = read_builds(connection)
+        for plan in plans:
+            now = {(b.number, b.state) for b in found if b.projection == plan.definition.name}
+            if now != {(build.number, build.state) for build in plan.builds}:
+                raise StoreRefused(
+                    f"the builds of projection {plan.definition.name!r} in {self._path} were "
+                    f"changed by another process just now: nothing was changed here; start again"
+                )
+
+    def _take_over(self, connection: apsw.Connection, definition: ProjectionDefinition) -> None:
+        """Note that what fits is built by whoever opened this, and that nothing has failed yet."""
+        name = definition.name
+        for build in read_builds(connection):
+            mine = build.projection == name and build.fits(definition, self.hashes[name])
+            if mine and build.state == "building":
+                claim(connection, build, self.builder)
+            if mine and (build.state == "building" or self.builder is None):
+                forget_failures(connection, name, build.number)
 
     @contextmanager
     def _deciding(self, connection: apsw.Connection) -> Generator[None]:
@@ -182,11 +219,17 @@ class Keeper:
                 found.state,
                 found.position,
                 declared is not None and found.fits(declared, hash_now),
+                found.builder,
             )
             for found in self._builds.get(projection, ())
         ]
 
-    def begin(self, connection: apsw.Connection, definition: ProjectionDefinition) -> None:
+    def begin(
+        self,
+        connection: apsw.Connection,
+        definition: ProjectionDefinition,
+        decision: Decision | None,
+    ) -> None:
         """Make a build beside the one that serves, unless there is one."""
         name, hash_now = definition.name, self.hashes[definition.name]
         self._read(connection)
@@ -201,6 +244,8 @@ class Keeper:
                     drop_build(connection, build)
             refuse_taken_names(connection, self._path, definition, builds)
             make_build(connection, definition, hash_now, number, "building", self.log_id, tables)
+            if decision is not None:
+                add_decision(connection, decision)
         self._know(connection, definition)
 
     def swap(
@@ -260,6 +305,44 @@ class Keeper:
             add_decision(connection, decision)
             if decision.kind == "skip":
                 release(connection, decision)
+
+    # -- for other processes
+
+    def note_failure(
+        self, connection: apsw.Connection, part: Part, failure: ProjectionFailure | None, now: int
+    ) -> None:
+        """Note why a part is stopped, or that it goes on; not synced, since it is found again.
+
+        A build that was dropped, or that another process has taken over, is left alone.
+        """
+        with transaction(connection):
+            builds = read_builds(connection)
+            name = part.definition.name
+            mine = (name, part.build, self.builder)
+            if any((b.projection, b.number, b.builder) == mine for b in builds):
+                note_failure(connection, part, failure, now)
+
+    def take_request(self, connection: apsw.Connection) -> Request | None:
+        """Give the first request without an answer, as it was found; it is begun now."""
+        found = oldest_open(connection)
+        if found is not None and found.state == "waiting":
+            with self._deciding(connection):
+                begin(connection, found.number)
+        return found
+
+    def put_back_request(self, connection: apsw.Connection, number: int) -> None:
+        """Let a request wait again."""
+        with self._deciding(connection):
+            put_back(connection, number)
+
+    def answer_request(
+        self, connection: apsw.Connection, number: int, outcome: Outcome, now: int
+    ) -> None:
+        """Say what became of a request."""
+        with self._deciding(connection):
+            answer(connection, number, outcome, now)
+
+    # -- what is parked
 
     def parked(
         self, connection: apsw.Connection, projection: str, key: str | None, after: int, limit: int

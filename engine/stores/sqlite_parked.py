@@ -17,6 +17,7 @@ from .sqlite_session import run
 
 __all__ = [
     "add_decision",
+    "count_parked",
     "is_paused",
     "move_parked",
     "parked_keys",
@@ -60,6 +61,12 @@ def parked_keys(connection: Any, part: Part) -> Mapping[str, int]:
         "GROUP BY key"
     )
     return dict(run(connection, sql, (part.definition.name, part.build, part.slice)))
+
+
+def count_parked(connection: Any) -> Mapping[tuple[str, int], int]:
+    """Give how many events are parked, by projection and build."""
+    sql = "SELECT projection, build, count(*) FROM parked GROUP BY projection, build"
+    return {(projection, build): count for projection, build, count in run(connection, sql)}
 
 
 def read_parked(

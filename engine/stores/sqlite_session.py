@@ -33,6 +33,7 @@ __all__ = [
     "run_some",
     "set_pragma",
     "set_reading",
+    "snapshot",
     "transaction",
 ]
 
@@ -87,6 +88,17 @@ def transaction(connection: apsw.Connection) -> Generator[None]:
         if connection.in_transaction:
             run(connection, "ROLLBACK")
         raise
+
+
+@contextmanager
+def snapshot(connection: apsw.Connection) -> Generator[None]:
+    """Read one and the same state of the file inside."""
+    run(connection, "BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            run(connection, "ROLLBACK")
 
 
 @contextmanager

@@ -23,8 +23,10 @@ from ..errors import StoreFailed, StoreRefused
 from ..limits import Limits
 from ..ports import Ports, Worker
 from ..projection import Projection, ProjectionDefinition, TableDefinition
+from ..requests import Outcome, Request
 from ..rows import Flat, Scalar
 from ..sql_projection import SqlSession
+from ..statistics import ProjectionFailure
 from ..views import (
     Build,
     Changes,
@@ -35,12 +37,14 @@ from ..views import (
     Rebuild,
     Search,
     Selection,
+    Standstill,
 )
 from .contract import LogSource
 from .sqlite_history import Plan
 from .sqlite_keeper import MEMORY, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
+from .sqlite_requests import read_standstills
 from .sqlite_session import (
     close,
     failures,
@@ -71,10 +75,17 @@ class SqliteViews:
     """Views on a path, or in memory for ":memory:", where `bytes_max` may bound them."""
 
     def __init__(
-        self, path: str, *, logger: logging.Logger | None = None, bytes_max: int | None = None
+        self,
+        path: str,
+        *,
+        logger: logging.Logger | None = None,
+        bytes_max: int | None = None,
+        builder: str | None = None,
     ) -> None:
+        """Take where they are; `builder` names a process that only builds, beside an engine."""
         self._path = path
         self._bytes_max = bytes_max
+        self._builder = builder
         self._logger = logger or logging.getLogger("foldline")
         self._ports = Ports()
         self._writer: Worker | None = None
@@ -107,7 +118,7 @@ class SqliteViews:
         definitions = [projection.__definition__ for projection in projections]
         self._ports = ports
         self._rows_max = limits.query_rows
-        self._keeper = Keeper(self._path, store.log_id, definitions)
+        self._keeper = Keeper(self._path, store.log_id, definitions, self._builder)
         self._writer = ports.workers.start("foldline-views")
         try:
             await self._open(store, rebuild)
@@ -337,7 +348,7 @@ class SqliteViews:
             "UPDATE checkpoints SET position = ?, checksum = ? "
             "WHERE projection = ? AND build = ? AND slice = ? AND position = ? AND EXISTS ("
             "SELECT 1 FROM builds WHERE projection = ? AND number = ? AND version = ? "
-            "AND definition = ? AND log_id = ? AND state <> 'former')",
+            "AND definition = ? AND log_id = ? AND state <> 'former' AND builder IS ?)",
             (
                 after.position,
                 after.checksum,
@@ -350,6 +361,7 @@ class SqliteViews:
                 definition.version,
                 self._keeper.hashes[definition.name],
                 self._keeper.log_id,
+                self._keeper.builder,
             ),
         )
         if connection.changes() != 1:
@@ -383,9 +395,11 @@ class SqliteViews:
         """Tell whether the last word on a projection was to pause it."""
         return await self._on_writer(is_paused, projection)
 
-    async def begin_build(self, definition: ProjectionDefinition) -> Build:
+    async def begin_build(
+        self, definition: ProjectionDefinition, decision: Decision | None = None
+    ) -> Build:
         """Make empty tables beside those that serve; give the build where there is one already."""
-        await self._on_writer(self._keeper.begin, definition)
+        await self._on_writer(self._keeper.begin, definition, decision)
         found = await self.builds(definition.name)
         return next(build for build in found if build.state == "building")
 
@@ -424,6 +438,39 @@ class SqliteViews:
     async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
         """Give what was decided, the oldest first."""
         return await self._on_writer(read_decisions, projection)
+
+    async def standstills(self, projection: str) -> Sequence[Standstill]:
+        """Give which parts of a projection's builds are stopped, and why."""
+        found = await self._on_writer(read_standstills)
+        return [standstill for standstill in found if standstill.projection == projection]
+
+    async def note_failure(self, part: Part, failure: ProjectionFailure | None) -> None:
+        """Note for other processes why a part is stopped, or that it goes on."""
+        now = self._ports.clock.now()
+        await self._on_writer(self._keeper.note_failure, part, failure, now)
+
+    # -- requests of other processes ----------------------------------------------------------
+
+    async def change_count(self) -> int | None:
+        """Give a number that changes when another process has committed; None where none can."""
+        if self._path == MEMORY:
+            return None
+        return int((await self._on_writer(run, "PRAGMA data_version"))[0][0])
+
+    async def take_request(self) -> Request | None:
+        """Give the first request without an answer; one that waited is now begun, synced."""
+        return await self._on_writer(self._keeper.take_request)
+
+    async def put_back_request(self, number: int) -> None:
+        """Let a request that was taken wait again: nothing of it was done."""
+        await self._on_writer(self._keeper.put_back_request, number)
+
+    async def answer_request(self, number: int, outcome: Outcome) -> None:
+        """Say what became of a request, synced."""
+        now = self._ports.clock.now()
+        await self._on_writer(self._keeper.answer_request, number, outcome, now)
+
+    # -- the writer ---------------------------------------------------------------------------
 
     def _shrink_wal(self, connection: apsw.Connection) -> None:
         if self._path == MEMORY:

@@ -66,12 +66,16 @@ class SimulatedFiles(SystemFiles):
             return apsw.Connection(path)
         return self._disk.connect(path, readonly=readonly)
 
-    def lock(self, path: str) -> Any:
+    def lock(self, path: str, *, briefly: bool = False) -> Any:  # noqa: ARG002 - the port's
         """Take a path for this life."""
         if path in self._disk.locks:
             raise StoreLocked(f"{path} is held by another engine of this life")
         self._disk.locks.add(path)
         return _Lock(self._disk, path)
+
+    def is_locked(self, path: str) -> bool:
+        """Tell whether somebody of this life has a path."""
+        return path in self._disk.locks
 
     def rewrite(self, path: str) -> None:
         """Write a file's bytes over themselves, and sync it."""

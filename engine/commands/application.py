@@ -1,0 +1,36 @@
+"""The application of a command that needs its code: imported, looked at, and never started.
+
+Rules: what cannot be imported is told in a line, with the name that was given. The engine that is
+found is given back as it was made.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+from ..engine import Engine
+from ..errors import UsageError
+
+__all__ = ["APP_HELP", "engine_of"]
+
+APP_HELP: Final = """\
+APP is module:attribute, an Engine that is not started or a function that gives one without
+arguments, as in shop.main:make_engine."""
+
+
+def engine_of(app: str) -> Engine:
+    """Import the application, and give its engine."""
+    module, _, attribute = app.partition(":")
+    if not module or not attribute:
+        raise UsageError(f"{app!r} names no application: write module:attribute")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{app} cannot be imported from here: {error}") from error
+    engine = found if isinstance(found, Engine) else found() if callable(found) else None
+    if not isinstance(engine, Engine):
+        raise UsageError(f"{app} is no Engine, and no function that gives one without arguments")
+    return engine
