@@ -334,7 +334,7 @@ def empty_build(connection: Any, build: Found, definition: ProjectionDefinition 
     Without a definition the tables must not be of the projection's own making.
     """
     assert definition is not None or not build.own
-    own = {} if definition is None else own_names(definition, build.number)
+    own: Mapping[str, str] = {} if definition is None else own_names(definition, build.number)
     for table in build.tables:
         if own:
             # Made anew, since nobody here knows what deleting its rows would set off.
