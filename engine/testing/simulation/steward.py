@@ -242,9 +242,11 @@ class Steward:
         for _ in range(600):
             engine.resume(NAME)
             await asyncio.sleep(1)
-            if (await self._status(engine)).building is None:
+            status = await self._status(engine)
+            # It may have stopped at what it had begun with before it was mended.
+            if status.building is None and status.state != "stopped":
                 return
-        self._problem(f"P9: it is never swapped in: {await self._status(engine)}")
+        self._problem(f"P9: it is never served: {await self._status(engine)}")
 
     async def _write_down(self, engine: Engine) -> None:
         story, control = self._story, engine.projections
