@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
-from engine import Engine, StoreRefused
+from engine import Engine, StoreRefused, UsageError
 from engine.beside import BuildBeside, Ending
 from engine.statistics import BuildProgress
 from engine.stores.sqlite_keeper import Keeper
@@ -262,6 +262,25 @@ async def test_the_same_version_with_other_tables_is_not_built(path: Path) -> No
         with pytest.raises(StoreRefused, match="declare it as `version=2`"):
             await build(path, "otherwise")
     assert builds(path) == [(1, 1, "serving")]
+
+
+async def test_a_sink_has_nothing_to_be_built(path: Path) -> None:
+    async with serving(path, "a", named="sink"):
+        with pytest.raises(UsageError, match="is a sink, which has no tables"):
+            await build(path, "sink-anew")
+    assert builds(path) == [(1, 1, "serving")]
+
+
+async def test_a_projection_in_sql_is_built_beside_as_well(path: Path) -> None:
+    async with serving(path, "a", "b", named="sql"):
+        FOLDED.clear()
+        assert (await build(path, "sql-anew")).why == "caught-up"
+        assert set(FOLDED) == {1, 2}
+        FOLDED.clear()
+    async with serving(path, named="sql-anew") as engine:
+        await rebuilt(engine)
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 2, "b": 1}
+        assert set(FOLDED) == {3}
 
 
 async def test_another_version_that_is_being_built_is_left_alone(path: Path) -> None:

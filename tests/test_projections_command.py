@@ -359,6 +359,36 @@ def test_at_rest_a_projection_is_reset(path: Path, capfd: pytest.CaptureFixture[
         engine.end()
 
 
+def test_at_rest_tables_that_a_projection_made_by_sql_are_reset_by_an_engine(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fill(path, "a", "b", "a", named="sql")
+    status, out, err = run(capfd, "reset", path, "sums")
+    assert (status, out) == (NOT_YET, "")
+    assert "reset sums needs the application's code" in err
+    assert run(capfd, "pause", path, "sums")[0] == DONE
+    assert listed(path)["position"] == 3
+    with release(path, "sql") as engine:
+        ran("resume", path, "sums")
+        while listed(path)["requests"]:
+            pass
+        assert engine.told("sums", 3) == {"a": 2, "b": 1}
+        assert engine.told("folded")[1] == 3
+        engine.end()
+
+
+def test_at_rest_a_sink_is_reset_and_delivers_again(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fill(path, "a", "b", named="sink")
+    assert listed(path)["position"] == 2
+    assert run(capfd, "reset", path, "sums")[0] == DONE
+    with release(path, "sink") as engine:
+        while engine.told("folded") != [2, 2]:
+            pass
+        engine.end()
+
+
 def test_at_rest_an_event_is_skipped_that_is_parked(
     path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,9 +40,9 @@ CLEAR: Final = "\x1b[H\x1b[2J"
 
 _DESCRIPTION = """\
 Look at the projections of a log and act on them, while its engine runs or not. FILE is the log; its
-views are found beside it. What needs the application's code (retry, rebuild) is left for the engine
-where none runs; everything else is done at once. No `authorize` is asked at rest: whoever may write
-the files may do this."""
+views are found beside it. What needs the application's code (retry, rebuild, the reset of a
+SqlProjection) is left for the engine where none runs; everything else is done at once. No
+`authorize` is asked at rest: whoever may write the files may do this."""
 
 _EPILOG = f"""\
 exit status: {DONE} done, or shown; {FAILED} refused, or the files cannot be used: the reason is on
