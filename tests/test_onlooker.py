@@ -492,7 +492,7 @@ async def test_views_that_are_being_built_are_to_be_waited_for(url: str) -> None
     outside(
         url,
         "insert into builds select projection, 2, 2, definition, slices, log_id, tables, "
-        "'building', null from builds",
+        "'building', null, 0 from builds",
     )
     with pytest.raises(StoreRefused, match="version 2 is declared here: ask again when it serves"):
         async with looking(url, get_sum, projections=[Newer]):
