@@ -5,8 +5,9 @@ to its last, timed from the engine's construction to the answer of a query `at=`
 reads the same pages by bare APSW, compares the same checksums, and puts the same rows and a
 checkpoint in a transaction a page. Live: 256 clients write in a closed loop while 0, 1 and 4 such
 views follow; the writers' loss is the ratio to none in the same round. Every 20 ms a client looks
-how far the views are behind. Afterwards the log is opened again and its events are counted, and
-the sums in each view are compared with them.
+how far the views are behind. Beside a rebuild: the same clients on a log of as many events, whose
+view is caught up, and is built anew beside the one that serves while they write. Afterwards the log
+is opened again and its events are counted, and the sums in each view are compared with them.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class Fourth(Summaries, name="fourth", version=1):
     """The same in tables of its own."""
 
 
+class Sliced(Summaries, name="sliced", version=1, slices=4):
+    """The same, by four projectors that share the orders."""
+
+
 PROJECTIONS: tuple[type[Summaries], ...] = (Summaries, Second, Third, Fourth)
 
 
@@ -94,6 +99,18 @@ async def count_summaries(query: CountSummaries, views: Views) -> list[tuple[int
         rows = await views.sql(f"SELECT count(*), coalesce(sum(changes), 0) FROM {table}")
         found.append((int(rows[0][0]), int(rows[0][1])))
     return found
+
+
+class CountSliced(Query[tuple[int, int]]):
+    """Asks the sliced view how many rows it has, and how many changes."""
+
+
+@answers
+async def count_sliced(_: CountSliced, views: Views) -> tuple[int, int]:
+    """Count."""
+    table = Sliced.rows.definition.name
+    rows = await views.sql(f"SELECT count(*), coalesce(sum(changes), 0) FROM {table}")
+    return int(rows[0][0]), int(rows[0][1])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +135,8 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "floor": "bare APSW, same pages, same checksums, rows in memory, same upserts",
             "live": f"{CLIENTS} clients in a closed loop, bare commands, {options.seconds:g} s "
             "after a quarter of that; lag looked at every 20 ms, of the view that is last",
+            "beside a rebuild": f"the same on the log of {orders.total:,} events; the view is "
+            "built anew from its beginning meanwhile, beside the one that serves",
         },
         columns=(
             Column("events", "/s", "more"),
@@ -130,7 +149,14 @@ def scenario(options: argparse.Namespace) -> Scenario:
         cells=[
             Cell(catch_up, "floor", partial(_measure_floor, log, orders)),
             Cell(catch_up, "engine", partial(_measure_catch_up, log, orders), ("floor",)),
+            Cell(
+                catch_up,
+                "engine, 4 slices",
+                partial(_measure_sliced, log, orders),
+                ("floor", "engine"),
+            ),
             *(_live(count, options.seconds) for count in (0, 1, 4)),
+            *(_beside(log, orders, options.seconds, rebuilding=how) for how in (False, True)),
         ],
     )
 
@@ -141,6 +167,15 @@ def _live(views: int, seconds: float) -> Cell:
         f"{views} projection{'' if views == 1 else 's'}",
         partial(_measure_live, views, seconds),
         ("0 projections",) if views else (),
+    )
+
+
+def _beside(log: Prepared, orders: Orders, seconds: float, *, rebuilding: bool) -> Cell:
+    return Cell(
+        f"sqlite, beside a rebuild, {CLIENTS} clients",
+        "a view and its rebuild" if rebuilding else "a view",
+        partial(_measure_beside, log, orders, seconds, rebuilding),
+        ("a view",) if rebuilding else (),
     )
 
 
@@ -164,6 +199,25 @@ def _measure_catch_up(log: Prepared, orders: Orders, folder: Path) -> Mapping[st
     figures = engine.run(_catch_up, f"sqlite:{log.copy(folder)}", orders)
     check_count(folder / LOG, orders.total)
     return figures
+
+
+def _measure_sliced(log: Prepared, orders: Orders, folder: Path) -> Mapping[str, float]:
+    figures = engine.run(_catch_up_sliced, f"sqlite:{log.copy(folder)}", orders)
+    check_count(folder / LOG, orders.total)
+    return figures
+
+
+async def _catch_up_sliced(store: str, orders: Orders) -> Mapping[str, float]:
+    begin = time.perf_counter()
+    shop = engine.Engine(
+        [BenchmarkOrder], projections=[Sliced], answers=[count_sliced], store=store
+    )
+    async with shop:
+        found = await shop.query(CountSliced(), at=orders.total, timeout=CATCH_UP_SECONDS)
+        seconds = time.perf_counter() - begin
+        numbers = shop.statistics().projectors["sliced"]
+    _check_totals([found], orders.count, orders.total)
+    return {"events": orders.total / seconds, "batch": orders.total / numbers.transactions}
 
 
 async def _catch_up(store: str, orders: Orders) -> Mapping[str, float]:
@@ -257,3 +311,38 @@ async def _count_again(
     )
     async with shop:
         return await shop.query(CountSummaries(len(projections)), at=at, timeout=CATCH_UP_SECONDS)
+
+
+# -- beside a rebuild -----------------------------------------------------------------------
+
+
+def _measure_beside(
+    log: Prepared, orders: Orders, seconds: float, rebuilding: bool, folder: Path
+) -> Mapping[str, float]:
+    store = f"sqlite:{log.copy(folder)}"
+    figures, acknowledged = engine.run(_write_beside, store, orders, seconds, rebuilding)
+    check_count(folder / LOG, orders.total + acknowledged)
+    return figures
+
+
+async def _write_beside(
+    store: str, orders: Orders, seconds: float, rebuilding: bool
+) -> tuple[Mapping[str, float], int]:
+    shop = engine.Engine(
+        [BenchmarkOrder], projections=[Summaries], answers=[count_summaries], store=store
+    )
+    async with shop:
+        await shop.query(CountSummaries(1), at=orders.total, timeout=CATCH_UP_SECONDS)
+        commands = clients(first=CLIENTS)
+        warm, _ = await write_for(shop.execute, commands, seconds / 4)
+        if rebuilding:
+            await shop.projections.rebuild("summaries")
+        count, took = await write_for(shop.execute, commands, seconds)
+        last = shop.statistics().position
+        while (await shop.projections.status("summaries")).building is not None:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
+        found = await shop.query(CountSummaries(1), at=last, timeout=CATCH_UP_SECONDS)
+        numbers = shop.statistics().journal
+    _check_totals(found, None, orders.total + warm + count)
+    batch = numbers.events / numbers.commits
+    return {"events": count / took, "batch": batch}, warm + count
