@@ -34,6 +34,8 @@ SEEDS_WITHOUT_TESTS = 1_000
 """How many seeds hunt a mutant that names no tests."""
 SECONDS_MAX = 120
 """A mutant may hang the tests; a hang that long is a catch."""
+UNCHANGED_SECONDS_MAX = 1_800
+"""All tests together, without any mutant."""
 
 
 class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +89,7 @@ def copy_tree(target: Path) -> None:
             shutil.copy(source, target / name)
 
 
-def run_tests(folder: Path, tests: list[str]) -> tuple[bool, str]:
+def run_tests(folder: Path, tests: list[str], seconds_max: int = SECONDS_MAX) -> tuple[bool, str]:
     """Run tests in a copy; give whether they passed, and the first that failed."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += ["-o", "faulthandler_timeout=20", *tests]
@@ -99,10 +101,10 @@ def run_tests(folder: Path, tests: list[str]) -> tuple[bool, str]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=SECONDS_MAX,
+            timeout=seconds_max,
         )
     except subprocess.TimeoutExpired:
-        return False, f"a hang of {SECONDS_MAX} s"
+        return False, f"a hang of {seconds_max} s"
     if done.returncode == 0:
         return True, ""
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
@@ -152,12 +154,18 @@ def tell_seeds(outcomes: list[Outcome]) -> None:
         print(f"found by seeds: {len(seeds)} of {len(outcomes)}; median {middle:g}, all {seeds}")
 
 
-def check_unchanged(mutants: dict[str, Mutant]) -> str:
-    """Run all tests of the mutants on an unchanged copy; give what failed."""
+def check_unchanged(mutants: dict[str, Mutant], jobs: int) -> str:
+    """Run all tests of the mutants on unchanged copies, side by side; give what failed."""
     tests = sorted({test for mutant in mutants.values() for test in mutant.tests})
-    with tempfile.TemporaryDirectory(prefix="mutant-") as place:
-        copy_tree(Path(place))
-        return run_tests(Path(place), tests)[1]
+
+    def check(part: list[str]) -> str:
+        with tempfile.TemporaryDirectory(prefix="mutant-") as place:
+            copy_tree(Path(place))
+            return run_tests(Path(place), part, UNCHANGED_SECONDS_MAX)[1]
+
+    parts = [part for part in (tests[n::jobs] for n in range(jobs)) if part]
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        return "; ".join(filter(None, pool.map(check, parts)))
 
 
 def main() -> int:
@@ -172,7 +180,7 @@ def main() -> int:
     mutants = load(options.names)
     if options.seeds and not options.names:
         mutants = {name: mutant for name, mutant in mutants.items() if mutant.simulated}
-    failed = "" if options.seeds else check_unchanged(mutants)
+    failed = "" if options.seeds else check_unchanged(mutants, options.jobs)
     if failed:
         print(f"the tests fail without any mutant: {failed}")
         return 1
