@@ -216,6 +216,7 @@ class Engine:
             moved=moved,
             failed=self._views.note_failure,
             paused=paused,
+            is_busy=lambda: self._intake.open > 0,
         )
 
     def _wire_answers(self, functions: Sequence[Callable[..., Any]]) -> Answers:

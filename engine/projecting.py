@@ -217,6 +217,8 @@ class Projecting:
         if build.state == "building":
             for projector in projectors:
                 projector.parking.allowed = False
+                # Where nothing of this version serves, queries wait for it: then it does not.
+                projector.gives_way = bool(self._serving)
         return projectors
 
     async def run(self) -> None:
@@ -341,6 +343,7 @@ class Projecting:
             self._serving, self._building = new, ()
             for projector in new:
                 projector.parking.allowed = self.definition.on_poison == "park"
+                projector.gives_way = False
                 projector.announce()
             self._discard(old)
         self._logger.info(

@@ -42,6 +42,9 @@ ENDED: Final = frozenset(("stopped", "paused", "closed"))
 """States in which a projector gets no further by itself."""
 BACK_OFF_SECONDS: Final = 0.05
 BACK_OFF_SECONDS_MAX: Final = 5.0
+GIVE_WAY: Final = 4.0
+"""How long a build beside the one that serves rests after a batch while commands are at work, in
+times that the batch took: they share one interpreter with it."""
 
 
 class _Poisoned(Exception):
@@ -71,6 +74,7 @@ class Projector:
         moved: Callable[[], None] | None = None,
         failed: Failed | None = None,
         paused: bool = False,
+        is_busy: Callable[[], bool] | None = None,
     ) -> None:
         """Take what to keep and where it goes.
 
@@ -92,6 +96,9 @@ class Projector:
         self._watch = watch
         self._written = written
         self._moved = moved
+        self._is_busy = is_busy
+        self.gives_way = False
+        """Whether it rests between its batches while commands are at work: a build nobody asks."""
         self._failed = failed
         self._failure_told: ProjectionFailure | None = None
         self._state: ProjectorState = "catching-up"
@@ -295,7 +302,10 @@ class Projector:
             done = 0
             while done < len(events):
                 self._oldest = self._oldest or events[done].recorded
+                begin = self._ports.stopwatch()
                 done += await self._project(events[done:])
+                if self.gives_way and self._is_busy is not None and self._is_busy():
+                    await asyncio.sleep(GIVE_WAY * (self._ports.stopwatch() - begin))
                 if self._stopping:
                     await self._settle()
                     return
