@@ -72,6 +72,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     nobody, floor = _nobody(), floor_system(durable=True)
     keyed = engine_system(durable=True, keyed=True)
+    apart = engine_system(durable=True, keyed=True, apart=True)
 
     def closed(system: System, *against: str) -> Cell:
         run = partial(measure_closed, system, options.clients, options.seconds)
@@ -88,6 +89,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "durability": DURABLE,
             "work": "create an order, adjust it nine times",
             "keyed": "with key, correlation and principal",
+            "writer apart": "the log is written by a process of its own (?writer=process)",
             "host": f"computes for {SLICE * 1e3:g} ms at a stretch, in the engine's own loop",
             "turn": "of the event loop, while the host does not compute; percentiles are of time",
             "loop": f"uvloop; {options.seconds:g} s a cell, a quarter more before does not count",
@@ -100,6 +102,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
             offered(floor),
             offered(nobody),
             offered(keyed, floor.name, nobody.name),
+            offered(apart, floor.name, nobody.name),
         ],
     )
 

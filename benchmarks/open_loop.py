@@ -102,6 +102,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     keyed = engine_system(durable=True, keyed=True)
+    apart = engine_system(durable=True, keyed=True, apart=True)
     floor = floor_system(durable=True)
     reached: list[float] = []
     cells: list[Cell] = []
@@ -115,7 +116,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
         for part in parts:
             rates[f"sqlite, {part:.0%} of saturation"] = partial(_part, part, reached)
     for group, rate in rates.items():
-        for system, against in ((floor, ()), (keyed, (floor.name,))):
+        for system, against in ((floor, ()), (keyed, (floor.name,)), (apart, (floor.name,))):
             run = partial(measure, system, rate, options.seconds)
             cells.append(Cell(group, system.name, run, against))
     return Scenario(
@@ -125,6 +126,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "durability": DURABLE,
             "work": f"create an order, adjust it nine times; {LANES:,} orders at a time",
             "keyed": "with key, correlation and principal",
+            "writer apart": "the log is written by a process of its own (?writer=process)",
             "saturation": f"a closed loop of {SATURATING_CLIENTS} clients, in the same round",
             "loop": f"uvloop; the sender is its task; {options.seconds:g} s a cell, a quarter more "
             "before that does not count",

@@ -106,22 +106,26 @@ def floor_system(*, durable: bool) -> System:
     return System("floor (actor loop)", opened, _count_in("floor.db") if durable else None)
 
 
-def engine_system(*, durable: bool, keyed: bool, telemetry: str = "off") -> System:
+def engine_system(
+    *, durable: bool, keyed: bool, telemetry: str = "off", apart: bool = False
+) -> System:
     """Give the engine; keyed, each command has a key, a correlation and a principal.
 
-    `telemetry` is "off" or a mode of `watched`, by which the system is then named.
+    `telemetry` is "off" or a mode of `watched`, by which the system is then named. `apart`, its log
+    is written by a process of its own.
     """
 
     @contextlib.asynccontextmanager
     async def opened(folder: Path) -> AsyncGenerator[Target]:
-        store = f"sqlite:{folder / 'engine.db'}" if durable else "memory:"
+        writer = "process" if apart else "thread"
+        store = f"sqlite:{folder / 'engine.db'}?writer={writer}" if durable else "memory:"
         with telemetry_of(telemetry) as watching:
             made = engine.Engine([BenchmarkOrder], store=store, telemetry=watching)
             async with made as running:
                 send = _keyed(running) if keyed else _bare(running)
                 yield Target(send, lambda: _commits(running))
 
-    name = f"engine {'keyed' if keyed else 'bare'}"
+    name = f"engine {'keyed' if keyed else 'bare'}{', writer apart' if apart else ''}"
     named = name if telemetry == "off" else telemetry
     return System(named, opened, _count_in("engine.db") if durable else None)
 

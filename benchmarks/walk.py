@@ -46,6 +46,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "durability": DURABLE,
             "work": "create an order, adjust it nine times, begin the next; one event a command",
             "keyed": "with key, correlation and principal",
+            "writer apart": "the log is written by a process of its own (?writer=process)",
             "floor (rows in batches)": "of as many rows as there are clients",
             "loop": f"uvloop; clients are its tasks; {options.seconds:g} s a cell",
             **found.configurations,
@@ -81,6 +82,8 @@ def _cells(
     engines = [
         cell(engine_system(durable=durable, keyed=keyed), against) for keyed in (False, True)
     ]
+    if durable:
+        engines.append(cell(engine_system(durable=True, keyed=True, apart=True), against))
     return [*floors, *engines, *rivals]
 
 

@@ -40,8 +40,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that an async handler may take; a deadline may end it sooner."""
     loop_blocked_ms: int = 100
     """Milliseconds for which the event loop may be blocked before the stack is logged."""
-    turn_commands: int = 256
-    """Commands handled before the event loop gets its turn."""
+    turn_commands: int = 128
+    """Commands handled before the event loop gets its turn, and the first of them their commit:
+    with more, all the clients of a closed loop end up in one batch, and the writer and the actors
+    wait for each other in turn."""
     actor_commands: int = 64
     """Commands that one actor handles before the next one gets its turn."""
     batch_events: int = 4_096

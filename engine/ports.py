@@ -405,13 +405,7 @@ class SystemFiles:
             pid = int(Path(path).read_text("ascii"))
         except (OSError, ValueError):
             return None
-        try:
-            os.kill(pid, 0)
-        except PermissionError:
-            return pid  # it is somebody else's
-        except (OSError, OverflowError):
-            return None
-        return pid
+        return pid if _lives(pid) else None
 
     def size(self, path: str) -> int:
         """Give the bytes of a file, 0 where there is none."""
@@ -447,14 +441,27 @@ def _refuse_what_is_no_plain_file(path: str) -> None:
         raise StoreRefused(f"{path} is writable by everybody: take that right away (chmod o-w)")
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # it is somebody else's
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 _BRIEFLY: Final = " briefly"
 """What is written behind the pid of who holds a lock for a moment only."""
 
 
 class FileLock:
-    """An flock with the holder's pid inside; the kernel lets go of it when the process ends."""
+    """An flock with the holder's pid inside; the kernel lets go of it when the process ends.
 
-    def __init__(self, path: str, *, briefly: bool = False) -> None:
+    `pid` is another process for which this one has it.
+    """
+
+    def __init__(self, path: str, *, briefly: bool = False, pid: int | None = None) -> None:
         if fcntl is None:
             raise StoreRefused("a file store needs flock, which this platform does not have")
         self._descriptor: int | None = os.open(
@@ -468,10 +475,11 @@ class FileLock:
             raise StoreLocked(
                 f"{path} is held by process {holder or 'unknown'}: one engine at a time may have "
                 f"a store open. Stop that process, or give this one a store of its own.",
-                briefly=holder.endswith(_BRIEFLY),
+                # Whoever wrote for a process that is dead is at its end too.
+                briefly=holder.endswith(_BRIEFLY) or (holder.isdigit() and not _lives(int(holder))),
             ) from None
         os.ftruncate(self._descriptor, 0)
-        note = f"{os.getpid()}{_BRIEFLY if briefly else ''}\n"
+        note = f"{pid or os.getpid()}{_BRIEFLY if briefly else ''}\n"
         os.pwrite(self._descriptor, note.encode(), 0)
 
     def release(self) -> None:

@@ -20,6 +20,8 @@ ALLOWED = {
     "ports.py": FORBIDDEN,
     "keys.py": {"uuid"},  # uuid5 only: a pure function of its arguments
     "entrance.py": {"os"},  # getpid only: to notice a fork
+    "sqlite_process.py": {"os", "socket"},  # a child, the line to it, whose it is: no port
+    "sqlite_child.py": {"os", "socket"},  # is a program of its own, on the machine's own ports
     "output.py": {"os"},  # dup2 only: a command whose output pipe was closed ends quietly
 }
 
@@ -41,14 +43,16 @@ RANKS: list[set[str]] = [
     {"work"},
     {"sql_work", "sink_work"},
     {"works"},
-    {"kind", "projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
+    {"kind", "stores.sqlite_wire"},
+    {"projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
     {"stores.sqlite_snapshots", "stores.sqlite_wal", "stores.sqlite_parked", "retrying"},
     {"projecting"},
     {"stores.sqlite_search", "stores.sqlite_own", "stores.sqlite_requests"},
     {"recording", "projections"},
     {"actor", "answers", "stores.sqlite_tables", "stores.sqlite", "stores.sqlite_reader"},
-    {"directory", "stores.sqlite_builds", "stores.urls", "stores.sqlite_joined"},
-    {"stores.sqlite_history"},
+    {"directory", "stores.sqlite_builds", "stores.sqlite_joined"},
+    {"stores.sqlite_process", "stores.sqlite_child"},
+    {"stores.sqlite_history", "stores.urls"},
     {"stores.sqlite_keeper", "stores.sqlite_queries"},
     {"dispatcher", "stores.sqlite_views", "stores.sqlite_views_reader", "history", "reception"},
     {"supervisor", "feed", "live", "past_views", "control", "log_file", "stores.sqlite_outside"},

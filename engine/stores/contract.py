@@ -59,7 +59,7 @@ ENCODING_JSON = 0
 """The payload is JSON in UTF-8. Other encodings (encrypted, binary) get numbers of their own."""
 
 
-class EventType(msgspec.Struct, frozen=True, gc=False):
+class EventType(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A type of event, as the log knows it."""
 
     name: str
@@ -68,7 +68,7 @@ class EventType(msgspec.Struct, frozen=True, gc=False):
     """Of the declared fields and types; the same version with another hash is refused."""
 
 
-class EventData(msgspec.Struct, frozen=True, gc=False):
+class EventData(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """An event on its way into the store."""
 
     type: EventType
@@ -82,7 +82,7 @@ class EventData(msgspec.Struct, frozen=True, gc=False):
         return len(self.payload) + len(self.metadata)
 
 
-class Write(msgspec.Struct, frozen=True, gc=False):
+class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Events for one stream, decided at version `expected` of it; 0 is the empty stream."""
 
     stream: str
@@ -90,7 +90,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     events: Sequence[EventData]
 
 
-class AppendRequest(msgspec.Struct, frozen=True, gc=False):
+class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What is stored all or none: events for one stream or several, each stream named once.
 
     `extras` (timers, claims, outbox) will share the transaction; it must be empty today.
@@ -100,7 +100,7 @@ class AppendRequest(msgspec.Struct, frozen=True, gc=False):
     extras: Sequence[Any] = ()
 
 
-class Batch(msgspec.Struct, frozen=True, gc=False):
+class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """The requests of one commit, in order."""
 
     requests: Sequence[AppendRequest]

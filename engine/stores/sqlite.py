@@ -115,15 +115,18 @@ class SqliteStore:
         if self._writer is not None:
             raise StoreLocked(f"{self.path} is open already, by this object: close it first")
         self._ports = ports
-        self._lock = await self._take_lock()
         try:
-            self._writer = ports.workers.start("foldline-log")
-            await self._writer.run(self._open_writer)
+            await self._begin_writing()
             self._reader = ports.workers.start("foldline-feed")
             await self._reader.run(self._open_reader)
         except BaseException:
             await self.close()
             raise
+
+    async def _begin_writing(self) -> None:
+        self._lock = await self._take_lock()
+        self._writer = self._ports.workers.start("foldline-log")
+        await self._writer.run(self._open_writer)
 
     async def _take_lock(self) -> Lock:
         now = asyncio.get_running_loop().time
@@ -206,8 +209,6 @@ class SqliteStore:
     async def close(self) -> None:
         """Fold the write-ahead log into the file, close it, give the lock back."""
         reader, self._reader = self._reader, None
-        writer, self._writer = self._writer, None
-        lock, self._lock = self._lock, None
         # Whatever fails or is cancelled on the way, no thread stays, and the lock goes last.
         try:
             if self._folder is not None:
@@ -216,11 +217,16 @@ class SqliteStore:
             try:
                 await _end(reader, self._close_reader)
             finally:
-                try:
-                    await _end(writer, self._close_writer)
-                finally:
-                    if lock is not None:
-                        lock.release()
+                await self._end_writing()
+
+    async def _end_writing(self) -> None:
+        writer, self._writer = self._writer, None
+        lock, self._lock = self._lock, None
+        try:
+            await _end(writer, self._close_writer)
+        finally:
+            if lock is not None:
+                lock.release()
 
     def _close_reader(self) -> None:
         connection, self._reading = self._reading, None
@@ -403,14 +409,20 @@ class SqliteStore:
 
     # -- the write-ahead log ----------------------------------------------------------------
 
+    @property
+    def folds(self) -> tuple[int, int]:
+        """How often the write-ahead log was folded, and put off, since the start."""
+        folder = self._folder
+        return (0, 0) if folder is None else (folder.folds, folder.put_off)
+
     def statistics(self) -> StoreStatistics:
         """Give the numbers as they are now; called from any thread."""
-        folder = self._folder
+        folds, put_off = self.folds
         return StoreStatistics(
             file_bytes=self._ports.files.size(self.path),
             wal_bytes=self._ports.files.size(self.path + "-wal"),
-            wal_folds=0 if folder is None else folder.folds,
-            wal_folds_put_off=0 if folder is None else folder.put_off,
+            wal_folds=folds,
+            wal_folds_put_off=put_off,
         )
 
     def _stop(self, error: BaseException) -> None:
