@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import DefinitionError
+from engine.stores.sqlite_process import SqliteProcessStore
 from engine.stores.urls import open_url, views_path
 
 from .. import machine
@@ -209,7 +210,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--clients", type=_count, default=64, help="orders worked on at a time (64)")
     add("--kill-every", type=_positive, default=0.0, metavar="S", help="kill -9, by chance")
     add("--seed", type=int, default=1, help="of the moments of the kills (1)")
-    add("--store", metavar="URL", help="sqlite:FILE that is not there yet (a temporary one)")
+    add(
+        "--store",
+        metavar="URL",
+        help="sqlite:FILE that is not there yet (a temporary one); may say ?writer=process",
+    )
     add(
         "--projections",
         action=argparse.BooleanOptionalAction,
@@ -251,16 +256,18 @@ def _store(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str 
     if options.store is None:
         return None
     try:
-        path: str = getattr(open_url(options.store), "path", "")
+        opened = open_url(options.store)
     except DefinitionError as error:
         parser.error(f"--store: {error}")
+    path: str = getattr(opened, "path", "")
     if not path:
         parser.error(f"--store {options.store}: the verification reads a file, so give sqlite:FILE")
     if not Path(path).absolute().parent.is_dir():
         parser.error(f"--store {options.store} would be in a folder that is not there")
     if Path(path).exists():
         parser.error(f"--store {options.store} is there already, and would be filled with tests")
-    return f"sqlite:{Path(path).resolve()}"
+    writer = "process" if isinstance(opened, SqliteProcessStore) else "thread"
+    return f"sqlite:{Path(path).resolve()}?writer={writer}"
 
 
 def _positive(text: str) -> float:

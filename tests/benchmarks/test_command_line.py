@@ -47,11 +47,12 @@ def test_the_parts_of_the_open_loop_are_of_the_saturation_of_its_round(tmp_path:
 
     assert main(["open", *SMALLEST, "--parts", "0.5", "--rounds", "2", *where]) == 0
 
-    saturation, floor, engine = read(kept).results[0].cells
+    saturation, floor, engine, apart = read(kept).results[0].cells
     for round_ in range(2):
         half = max(saturation.rounds[round_]["commands"] / 2, 100.0)
         assert floor.rounds[round_]["offered"] == half
         assert engine.rounds[round_]["offered"] == half
+        assert apart.rounds[round_]["offered"] == half
 
 
 def test_telemetry_is_measured_beside_the_engine_without_one(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ def test_a_run_with_kills_holds_what_was_promised_and_a_tampered_log_does_not(
     assert "P9: views do not stand at the log's end: 4" in tampered.stdout
 
 
+def test_a_run_with_kills_holds_it_too_where_a_process_of_its_own_writes_the_log(
+    tmp_path: Path,
+) -> None:
+    store = f"sqlite:{tmp_path / 'shop.db'}?writer=process"
+
+    done = run(tmp_path, *KILLED, "--store", store)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing is wrong" in done.stdout
+    report = json.loads((tmp_path / "loadtest.json").read_text())
+    assert sum(report["answers"].values()) == 800
+    assert len(report["kills"]) >= 1
+    assert report["settings"]["store"].endswith("?writer=process")
+
+
 def test_a_run_without_views_and_without_kills_leaves_only_the_report(tmp_path: Path) -> None:
     done = run(tmp_path, "--rate", "300", "--duration", "0.5", "--no-projections")
 
