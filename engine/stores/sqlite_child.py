@@ -26,7 +26,6 @@ from .sqlite_wire import (
     Close,
     Done,
     Line,
-    Look,
     Open,
     Opened,
     WriteSnapshots,
@@ -89,15 +88,14 @@ class _Child:
             return added_of(committed, *store.folds)
         if isinstance(call, WriteSnapshots):
             await store.write_snapshots(call.snapshots)
-        elif isinstance(call, Open | Look):
-            if isinstance(call, Open):
-                await store.open(self._ports)
-            return Opened(store.log_id, await store.head(), await store.event_types())
-        else:
-            assert isinstance(call, Close)
+            return Done()
+        if isinstance(call, Close):
             self.has_closed = True
             await store.close()
-        return Done()
+            return Done()
+        if isinstance(call, Open):
+            await store.open(self._ports)
+        return Opened(store.log_id, await store.head(), await store.event_types())
 
 
 class _Files(SystemFiles):

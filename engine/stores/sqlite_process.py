@@ -73,6 +73,11 @@ class SqliteProcessStore(SqliteStore):
                 f"{self.path} is to be written by another process, which knows the machine's own "
                 f"files and none of Ports.files: leave ?writer=process away"
             )
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise StoreRefused(
+                f"{self.path} is to be written by another process, and this program has no Python "
+                f"interpreter to start one with: leave ?writer=process away"
+            )
         self._is_lost = False
         self._writer = self._ports.workers.start("foldline-log")
         here, there = socket.socketpair()
@@ -149,6 +154,12 @@ class SqliteProcessStore(SqliteStore):
 
     def _received(self, message: bytes) -> None:
         answer, what = self._unanswered.popleft(), decode_answer(message)
+        if isinstance(what, Added):
+            # Here, since it is so whether or not anybody waits for it still.
+            self._folds = (what.wal_folds, what.wal_folds_put_off)
+            if what.checksums:
+                position = what.first + len(what.checksums) - 1
+                self._head = Head(position, what.checksums[-1], what.recorded)
         if answer.done():
             return  # who asked was cancelled
         if isinstance(what, Failed):
@@ -177,12 +188,7 @@ class SqliteProcessStore(SqliteStore):
         """Append what fits, in one transaction and with one sync."""
         added = await self._ask(Append(batch))
         assert isinstance(added, Added)
-        self._folds = (added.wal_folds, added.wal_folds_put_off)
-        committed = committed_of(batch, added)
-        if committed.events:
-            last = committed.events[-1]
-            self._head = Head(last.position, last.checksum, last.recorded)
-        return committed
+        return committed_of(batch, added)
 
     async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
         """Keep these in place of what was kept of their streams."""

@@ -231,7 +231,7 @@ class Line(asyncio.Protocol):
             end = _LENGTH_BYTES + int.from_bytes(buffer[:_LENGTH_BYTES], "little")
             if len(buffer) < end:
                 return
-            message = bytes(buffer[_LENGTH_BYTES:end])
+            message = bytes(memoryview(buffer)[_LENGTH_BYTES:end])
             del buffer[:end]
             self._received(message)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,7 @@ async def main():
     store = SqliteProcessStore(sys.argv[1])
     await store.open(Ports())
     await append(store, request("a:1", 0, 1))
+    print(store._child.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
@@ -167,14 +169,41 @@ async def test_a_log_whose_engine_was_killed_is_free_as_soon_as_its_writer_has_s
     tmp_path: Path,
 ) -> None:
     path = str(tmp_path / "log.db")
-    # Not waiting for the child, which holds no end of a pipe of this process.
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _KILLED, path)
-    assert await process.wait() == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", _KILLED, path], stdout=subprocess.PIPE)
+    assert killed.returncode == -signal.SIGKILL
+    try:
+        store = SqliteStore(path)
+        await store.open(Ports())
+        assert numbers(await feed(store)) == [1]
+        await store.close()
+    finally:
+        # Where it has outlived its engine after all, it shall not outlive this test.
+        with suppress(ProcessLookupError):
+            os.kill(int(killed.stdout), signal.SIGKILL)
 
-    store = SqliteStore(path)
-    await store.open(Ports())
-    assert numbers(await feed(store)) == [1]
-    await store.close()
+
+async def test_what_was_appended_counts_when_its_caller_was_cancelled(
+    store: SqliteProcessStore,
+) -> None:
+    asked = asyncio.ensure_future(append(store, request("a:1", 0, 1, 2)))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await append(store, request("b:1", 0, 3))
+    assert (await store.head()).position == 3
+    asked = asyncio.ensure_future(append(store, request("a:1", 2, 4)))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await store.event_types()  # which is answered after it
+    assert (await store.head()).position == 4
+
+
+async def test_a_program_without_an_interpreter_beside_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A frozen one would start itself, and that one itself.
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(StoreRefused, match="no Python interpreter"):
+        await SqliteProcessStore(str(tmp_path / "log.db")).open(Ports())
 
 
 async def test_signals_for_everybody_are_the_engines_to_obey(store: SqliteProcessStore) -> None:
