@@ -135,6 +135,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "floor": "bare APSW, same pages, same checksums, rows in memory, same upserts",
             "live": f"{CLIENTS} clients in a closed loop, bare commands, {options.seconds:g} s "
             "after a quarter of that; lag looked at every 20 ms, of the view that is last",
+            "writer apart": "the log is written by a process of its own (?writer=process)",
             "beside a rebuild": f"the same on the log of {orders.total:,} events; the view is "
             "built anew from its beginning meanwhile, beside the one that serves",
         },
@@ -155,17 +156,21 @@ def scenario(options: argparse.Namespace) -> Scenario:
                 partial(_measure_sliced, log, orders),
                 ("floor", "engine"),
             ),
-            *(_live(count, options.seconds) for count in (0, 1, 4)),
+            *(
+                _live(count, options.seconds, writer)
+                for writer in ("thread", "process")
+                for count in (0, 1, 4)
+            ),
             *(_beside(log, orders, options.seconds, rebuilding=how) for how in (False, True)),
         ],
     )
 
 
-def _live(views: int, seconds: float) -> Cell:
+def _live(views: int, seconds: float, writer: str) -> Cell:
     return Cell(
-        f"sqlite, live, {CLIENTS} clients",
+        f"sqlite, live, {CLIENTS} clients{', writer apart' if writer == 'process' else ''}",
         f"{views} projection{'' if views == 1 else 's'}",
-        partial(_measure_live, views, seconds),
+        partial(_measure_live, views, seconds, writer),
         ("0 projections",) if views else (),
     )
 
@@ -278,9 +283,10 @@ class _Lags:
         }
 
 
-def _measure_live(views: int, seconds: float, folder: Path) -> Mapping[str, float]:
+def _measure_live(views: int, seconds: float, writer: str, folder: Path) -> Mapping[str, float]:
     projections = PROJECTIONS[:views]
-    figures, acknowledged = engine.run(_write, projections, seconds, f"sqlite:{folder / LOG}")
+    store = f"sqlite:{folder / LOG}?writer={writer}"
+    figures, acknowledged = engine.run(_write, projections, seconds, store)
     check_count(folder / LOG, acknowledged)
     found = engine.run(_count_again, projections, acknowledged, f"sqlite:{folder / LOG}")
     _check_totals(found, None, acknowledged)
