@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .aggregate import Aggregate, Context, as_events
-from .codec import Metadata, decode_metadata, fingerprint_of
+from .codec import UNDECODABLE, Metadata, decode_metadata, fingerprint_of
 from .deliberation import Deliberation
 from .errors import (
     Closed,
@@ -46,7 +46,7 @@ from .mailbox import Mail, Waiting, count, post, take, too_late
 from .messages import Event, Receipt
 from .recording import encode_and_fold
 from .snapshot import Distrusted, Frozen
-from .stores.contract import Snapshot, StoredEvent, StreamPage, Write
+from .stores.contract import ENCODING_JSON, Snapshot, StoredEvent, StreamPage, Write
 
 __all__ = ["Actor", "Phase"]
 
@@ -236,23 +236,46 @@ class Actor:
         self._proof = None
         return page.events[1:]
 
-    def replay(self, stored: StoredEvent) -> None:
-        """Fold one stored event. Raises Damaged, or what the applier raises."""
-        assert stored.version == self.version + 1, "versions of a stream have no holes"
-        event = self.kind.registry.decode(stored)
-        if event is not None:
-            binding = self.kind.events.get(type(event))
-            if binding is None:
-                raise StreamUnreadable(
-                    f"{stored.name} version {stored.event_version} is in {self.stream}, and "
-                    f"nothing in {self.kind.definition.cls.__name__} applies it"
-                )
-            binding.apply(self.state, event)
-        self.state.version = self.version = stored.version
+    def replay(self, events: Sequence[StoredEvent], end: int) -> None:
+        """Fold stored events, in order, of a stream that goes on to version `end` at least.
+
+        Raises Damaged, or what the applier raises; then the actor is of no use.
+        """
+        if not events:
+            return
+        state, stored_as, version = self.state, self.kind.stored, self.version
+        forgotten = end - self.kind.definition.key_window
+        for stored in events:
+            version += 1
+            assert stored.version == version, "versions of a stream have no holes"
+            binding = stored_as.get((stored.name, stored.event_version))
+            if binding is None or stored.encoding != ENCODING_JSON:
+                self._replay_otherwise(stored)
+            else:
+                try:
+                    event = binding.decode(stored.payload)
+                except UNDECODABLE:
+                    event = self.kind.registry.decode(stored)  # tells it in its own words
+                binding.apply(state, event)
+            state.version = version
+            if version > forgotten and b'"key"' in stored.metadata:
+                self._replay_key(stored, decode_metadata(stored))
+        self.version = version
         self._position = stored.position
-        self._replayed += 1
-        if b'"key"' in stored.metadata:
-            self._replay_key(stored, decode_metadata(stored))
+        self._replayed += len(events)
+
+    def _replay_otherwise(self, stored: StoredEvent) -> None:
+        """Fold an event that is not folded as it was stored, if there is anything to fold."""
+        event = self.kind.registry.decode(stored)
+        if event is None:
+            return
+        binding = self.kind.events.get(type(event))
+        if binding is None:
+            raise StreamUnreadable(
+                f"{stored.name} version {stored.event_version} is in {self.stream}, and "
+                f"nothing in {self.kind.definition.cls.__name__} applies it"
+            )
+        binding.apply(self.state, event)
 
     def _replay_key(self, stored: StoredEvent, metadata: Metadata) -> None:
         if metadata.key is None or metadata.fingerprint is None:

@@ -287,10 +287,12 @@ class Directory:
             assert page.stream == actor.stream
             try:
                 events = actor.prove(page)
-                for stored in events:
-                    actor.replay(stored)
-                    folded += 1
-                    if folded % _FOLD_SLICE == 0:
+                for begin in range(0, len(events), _FOLD_SLICE):
+                    part = events[begin : begin + _FOLD_SLICE]
+                    actor.replay(part, events[-1].version)
+                    folded += len(part)
+                    if folded >= _FOLD_SLICE:
+                        folded = 0
                         await asyncio.sleep(0)
             except Distrusted as why:
                 self._distrust(actor, why)

@@ -42,7 +42,7 @@ from .errors import (
 from .feed import Feed, Feeds, Kinds, Names
 from .history import History, Past
 from .journal import Journal
-from .kind import Kind, bind_events
+from .kind import Kind, bind_events, bind_stored
 from .limits import Limits
 from .live import LiveQueries, LiveQuery
 from .mailbox import Intake
@@ -239,6 +239,7 @@ class Engine:
         return Kind(
             definition=definition,
             events=bind_events(definition, self._registry),
+            stored=bind_stored(definition, self._registry),
             registry=self._registry,
             intake=self._intake,
             journal=self._journal,

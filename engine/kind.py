@@ -22,7 +22,7 @@ from .ports import Ports
 from .snapshot import Freezer
 from .stores.contract import EventType
 
-__all__ = ["EventBinding", "Kind", "bind_events"]
+__all__ = ["EventBinding", "Kind", "bind_events", "bind_stored"]
 
 
 class EventBinding(msgspec.Struct, frozen=True):
@@ -38,6 +38,8 @@ class Kind(msgspec.Struct, frozen=True):
 
     definition: AggregateDefinition
     events: Mapping[type[Event], EventBinding]
+    stored: Mapping[tuple[str, int], EventBinding]
+    """The same by stored name and version, of those that are folded as they were stored."""
     registry: EventRegistry
     intake: Intake
     journal: Journal
@@ -69,3 +71,12 @@ def bind_events(
         cls: EventBinding(registry.type_of(cls), registry.decoder_of(cls).decode, apply)
         for cls, apply in definition.appliers.items()
     }
+
+
+def bind_stored(
+    definition: AggregateDefinition, registry: EventRegistry
+) -> Mapping[tuple[str, int], EventBinding]:
+    """Give, per stored type, what folds its JSON as it stands; others are left to the registry."""
+    bindings = bind_events(definition, registry).values()
+    by_type = {(each.type.name, each.type.version): each for each in bindings}
+    return {type_: each for type_, each in by_type.items() if registry.plain_decoder(*type_)}

@@ -4,17 +4,20 @@ Each row that a statement gives hands the interpreter's lock over and back, and 
 loop that costs up to 5 ms. So a page comes as one row: its numbers as one JSON array, and one blob
 of all that the checksums are over, event after event. SQLite puts those texts together, outside of
 the interpreter's lock; here each is compared with its checksum, and payload and metadata are cut
-out of it. Where anything about a page is odd (a checksum, an unknown type, another encoding, a name
-that is no text), it is read again row by row, which tells what is wrong with which event. Whoever
-reads compares the order.
+out of it. To cut a page that has too many bytes before they are read, each row is looked up twice;
+so a page is first read as if it fitted, in no more memory than it may have, and most do fit. Where
+anything about a page is odd (a checksum, an unknown type, another encoding, a name that is no
+text), it is read again row by row, which tells what is wrong with which event. Whoever reads
+compares the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
+import apsw
 import msgspec
 
 from ..errors import Damaged
@@ -29,18 +32,25 @@ Numbers: TypeAlias = tuple[str | int, int, int, int, int, int, int, int, int, in
 """Stream (name or ordinal), position, version, type, recorded, encoding, checksum, and the lengths
 of payload, of metadata, and of all that the checksum is over; bytes."""
 
+_Parameters: TypeAlias = tuple[int | str, int, int]
+"""What is read, at most how many events, at most how many bytes."""
+
+_LENGTH_MAX: Final = 1_000_000_000
+"""SQLite's own."""
+
 _numbers: Final = msgspec.json.Decoder(list[Numbers])
 _versions: Final = msgspec.json.Decoder(list[int])
 
 _FEED: Final = (
     # LEFT: an event whose stream is not there is damaged, and must not look like the log's end.
     "s.name AS stream, {columns} FROM events e LEFT JOIN streams s ON s.number = e.stream "
-    "WHERE e.position > ?1 ORDER BY e.position"
+    "{types}WHERE e.position > ?1 ORDER BY e.position"
 )
 _STREAMS: Final = (
     "w.key AS stream, {columns} FROM json_each(?1) w CROSS JOIN streams s ON s.name = w.value->>0 "
-    "CROSS JOIN events e ON e.stream = s.number AND e.version > w.value->>1"
+    "CROSS JOIN events e ON e.stream = s.number AND e.version > w.value->>1 {types}"
 )
+_TYPES: Final = "LEFT JOIN event_types t ON t.number = e.type "
 _NUMBERS: Final = "position, version, type, recorded, encoding, checksum"
 _COLUMNS: Final = "e.position, e.version, e.type, e.recorded, e.encoding, e.checksum, "
 _COLUMN_NAMES: Final = (*_NUMBERS.split(", "), "payload", "metadata")
@@ -48,10 +58,9 @@ _CLASSES: Final = (*[int] * 6, bytes, bytes)
 # What contract.checksum_of takes, byte for byte; its parts may be missing in a damaged log, and
 # then it does not match.
 _PROVED: Final = (
-    "concat_ws(' ', e.version, (SELECT version FROM event_types WHERE number = e.type), e.recorded,"
-    " e.encoding, length(e.payload), length(e.metadata),"
-    " (SELECT name FROM event_types WHERE number = e.type),"
-    " s.name || char(0) || CAST(e.payload AS TEXT) || CAST(e.metadata AS TEXT)) AS proved"
+    "concat_ws(' ', e.version, t.version, e.recorded, e.encoding, length(e.payload), "
+    "length(e.metadata), t.name, "
+    "s.name || char(0) || CAST(e.payload AS TEXT) || CAST(e.metadata AS TEXT)) AS proved"
 )
 _SIZE: Final = "length(e.payload) + length(e.metadata) AS size"
 
@@ -68,6 +77,10 @@ _LIMIT: Final = (
     "(SELECT CASE WHEN (SELECT coalesce(sum(size), 0) FROM (SELECT {source} LIMIT ?2)) <= ?3 "
     "THEN ?2 ELSE ({fitting}) END)"
 )
+# A page is not even tried as a whole where its first event says that it will hardly fit.
+_HARDLY: Final = (
+    "(SELECT CASE WHEN (SELECT size FROM (SELECT {source} LIMIT 1)) * ?2 > ?3 THEN 0 ELSE ?2 END)"
+)
 _WHOLE: Final = (
     "SELECT json_group_array(json_array(stream, {numbers}, payload, metadata, "
     "octet_length(proved))), CAST(coalesce(group_concat(proved, ''), '') AS BLOB) FROM ({rows})"
@@ -75,21 +88,34 @@ _WHOLE: Final = (
 _BY_ROW: Final = "SELECT CAST(stream AS BLOB), {numbers}, payload, metadata FROM ({rows})"
 
 
-def _statements(source: str) -> tuple[str, str]:
-    """Give the statement for a page in one row, and the one for a page row by row."""
-    sizes = source.format(columns=_SIZE)
+class _Statements(NamedTuple):
+    """What reads a page."""
+
+    fitting: str
+    """In one row, as if it fitted; nothing where that is not likely."""
+    cut: str
+    """In one row, as much as fits."""
+    by_row: str
+    """Row by row, as much as fits."""
+
+
+def _statements(source: str) -> _Statements:
+    sizes = source.format(columns=_SIZE, types="")
     limit = "LIMIT " + _LIMIT.format(source=sizes, fitting=_FITTING.format(source=sizes))
     lengths = "length(e.payload) AS payload, length(e.metadata) AS metadata, "
-    whole = source.format(columns=_COLUMNS + lengths + _PROVED)
-    rows = source.format(columns=_COLUMNS + "e.payload, e.metadata")
-    return (
+    whole = source.format(columns=_COLUMNS + lengths + _PROVED, types=_TYPES)
+    rows = source.format(columns=_COLUMNS + "e.payload, e.metadata", types="")
+    return _Statements(
+        _WHOLE.format(
+            numbers=_NUMBERS, rows=f"SELECT {whole} LIMIT {_HARDLY.format(source=sizes)}"
+        ),
         _WHOLE.format(numbers=_NUMBERS, rows=f"SELECT {whole} {limit}"),
         _BY_ROW.format(numbers=_NUMBERS, rows=f"SELECT {rows} {limit}"),
     )
 
 
-_FEED_WHOLE, _FEED_ROWS = _statements(_FEED)
-_STREAMS_WHOLE, _STREAMS_ROWS = _statements(_STREAMS)
+_FEED_PAGE: Final = _statements(_FEED)
+_STREAMS_PAGE: Final = _statements(_STREAMS)
 _LAST: Final = "(SELECT max(version) FROM events WHERE stream = s.number)"
 _NEXT: Final = (
     "SELECT min(e.position) FROM streams s JOIN events e ON e.stream = s.number "
@@ -107,7 +133,7 @@ def read_feed(
     """Give the events after a position, in order; raise Damaged for a hole or a bad checksum."""
     parameters = (after, events_max, bytes_max)
     events: list[StoredEvent] = []
-    for _, event in _read(connection, _FEED_WHOLE, _FEED_ROWS, parameters, types, None):
+    for _, event in _read(connection, _FEED_PAGE, parameters, types, None):
         after += 1
         if event.position != after:
             raise Damaged(after, f"it is missing: the log goes on at position {event.position}")
@@ -124,9 +150,7 @@ def read_streams(
     found: list[list[StoredEvent]] = [[] for _ in reads]
 
     names = [read.stream for read in reads]
-    for numbers, event in _read(
-        connection, _STREAMS_WHOLE, _STREAMS_ROWS, parameters, types, names
-    ):
+    for numbers, event in _read(connection, _STREAMS_PAGE, parameters, types, names):
         ordinal = int(numbers[0])
         events = found[ordinal]
         expected = reads[ordinal].after + len(events) + 1
@@ -158,9 +182,8 @@ def _check_nothing_is_lost(
 
 def _read(
     connection: Any,
-    whole: str,
-    rows: str,
-    parameters: tuple[Any, ...],
+    page: _Statements,
+    parameters: _Parameters,
     types: Types,
     names: Sequence[str] | None,
 ) -> Iterable[tuple[Sequence[Any], StoredEvent]]:
@@ -171,12 +194,27 @@ def _read(
     turn.
     """
     try:
-        text, blob = connection.execute(whole, parameters).fetchall()[0]
-        page = _numbers.decode(text)
-        return zip(page, _cut(page, blob, types, names), strict=True)
+        text, blob = _whole(connection, page, parameters)
+        numbers = _numbers.decode(text)
+        return zip(numbers, _cut(numbers, blob, types, names), strict=True)
     except (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError):
-        found = connection.execute(rows, parameters).fetchall()
+        found = connection.execute(page.by_row, parameters).fetchall()
         return _row_by_row(found, types, names)
+
+
+def _whole(connection: Any, page: _Statements, parameters: _Parameters) -> tuple[str, bytes]:
+    """Give the one row of a page."""
+    # SQLite gives up where a value of it gets longer than this.
+    before = connection.limit(apsw.SQLITE_LIMIT_LENGTH, min(parameters[2], _LENGTH_MAX))
+    try:
+        text, blob = connection.execute(page.fitting, parameters).fetchall()[0]
+    except apsw.TooBigError:
+        blob = b""
+    finally:
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
+    if not blob:  # the end of the log, or a page that does not fit
+        text, blob = connection.execute(page.cut, parameters).fetchall()[0]
+    return text, blob
 
 
 class _Odd(Exception):
@@ -188,13 +226,16 @@ def _cut(
 ) -> Sequence[StoredEvent]:
     """Cut a page into its events. Raises _Odd, and KeyError for an unknown type."""
     events: list[StoredEvent] = []
+    known: dict[int, tuple[str, int]] = {}
     view = memoryview(blob)
     begin = 0
     for key, position, version, kind, recorded, encoding, checksum, payload, metadata, all_ in page:
         end = begin + all_
         if crc32(view[begin:end]) != checksum or encoding != ENCODING_JSON:
             raise _Odd
-        name, event_version = types(kind)
+        if kind not in known:
+            known[kind] = types(kind)
+        name, event_version = known[kind]
         middle = end - metadata
         event = StoredEvent(
             position,

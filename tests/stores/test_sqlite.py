@@ -569,6 +569,9 @@ async def test_a_stream_that_an_index_makes_longer_than_it_is_ends_by_an_error(
                 return self._connection.execute("SELECT '[3]'")
             return self._connection.execute(sql, values)
 
+        def limit(self, what: int, value: int) -> int:
+            return self._connection.limit(what, value)
+
     with closing(apsw.Connection(store.path)) as connection:
         reads = [StreamRead("a:1", 2)]
         with pytest.raises(Damaged, match="version 3 of a:1 is lost"):
