@@ -261,7 +261,7 @@ class Actor:
             if version > forgotten and b'"key"' in stored.metadata:
                 self._replay_key(stored, decode_metadata(stored))
         self.version = version
-        self._position = stored.position
+        self._position = events[-1].position
         self._replayed += len(events)
 
     def _replay_otherwise(self, stored: StoredEvent) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Literal, TypeAlias
 
@@ -251,10 +251,14 @@ class _PatientViews(SqliteViews):
         self.path = path
         self._turn = asyncio.Lock()
 
-    async def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes) -> Awaitable[bool]:
         """Write what a transaction does, then rest."""
+        return self._rest_behind(super().write(changes))
+
+    async def _rest_behind(self, write: Awaitable[bool]) -> bool:
         clock = self._ports.clock
         async with self._turn:
             begin = clock.monotonic()
-            await super().write(changes)
+            first = await write
             await asyncio.sleep(clock.monotonic() - begin)
+        return first

@@ -1,20 +1,22 @@
 """The projector: one task per part of a projection, which keeps its tables at the end of the log.
 
 Rules: it starts at its checkpoint, takes events in position order without a hole, and writes rows
-and checkpoint in one transaction; so every event counts once. While one batch is written, the next
-is folded on what it left in memory; if it is not written, both are folded again. A batch from the
-bus is used only if it goes on exactly where the one before ends; otherwise the feed is read. Events
-that the projection does not handle are passed over, and the checkpoint moves over them. A failure
-that may pass is tried again, a few times and ever more slowly. What it cannot fold is parked, where
-the projection says so, or stops this projector alone, visibly, with everything before it written;
-`resume` tries again. It never skips an event unless somebody decided so, and never makes a writer
-wait.
+and checkpoint in one transaction; so every event counts once. While a batch is written, the next is
+folded on what it left in memory; while it catches up with the log, several may wait to be written,
+in one transaction where they can. If one is not written, it and all that follow are folded again. A
+batch from the bus is used only if it goes on exactly where the one before ends; otherwise the feed
+is read. Events that the projection does not handle are passed over: the checkpoint moves over them.
+A failure that may pass is tried again, a few times and ever more slowly. What it cannot fold is
+parked, where the projection says so, or stops this projector alone, visibly, with everything before
+it written; `resume` tries again. It never skips an event unless somebody decided so, and never
+makes a writer wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -107,8 +109,8 @@ class Projector:
         """Where the views stand."""
         self._ahead = Checkpoint()
         """Where they will, when what is on its way is written."""
-        self._writing: asyncio.Future[None] | None = None
-        """The batch on its way; the next one is folded meanwhile."""
+        self._writes: deque[asyncio.Future[None]] = deque()
+        """The batches on their way, in their order; the next one is folded meanwhile."""
         self._opened = False
         self._behind = True
         self._stopping = False
@@ -198,8 +200,8 @@ class Projector:
                     await self._tell_failure()
                 await self._rest()
         finally:
-            if self._writing is not None:
-                self._writing.cancel()
+            for write in self._writes:
+                write.cancel()
             self._log.close()
             self._subscription.mute()
             self._enter("closed")
@@ -317,8 +319,8 @@ class Projector:
         """
         bus = self._subscription
         while not (self._stopping or self._paused or self._calls):
-            if self._writing is not None and self._writing.done():
-                await self._settle()
+            while self._writes and self._writes[0].done():
+                await self._settle(len(self._writes) - 1)
             if bus.take_loss():
                 self._behind = True
             events = bus.take(self._ahead.position, self._limits.projector_events)
@@ -349,22 +351,26 @@ class Projector:
     async def _project(self, events: Sequence[StoredEvent]) -> int:
         """Prepare a batch, or as much of it as fits in memory, and let it be written.
 
-        Gives how many events; the batch before is written when it returns.
+        Gives how many events; at most `_writes_left` batches before are not written yet.
         """
         watch = self._watch
         seen = None if watch is None else watch.begin(ProjectionBegan(self.definition.name, events))
         begin = self._ports.stopwatch()
         try:
             prepared = await self._work.prepare(events, self._ahead)
-            await self._settle()
+            await self._settle(self._writes_left())
         except BaseException as error:
             if watch is not None:
                 watch.end(seen, error)
             raise
         if prepared.changes is not None:
             self._ahead = prepared.changes.after
-            self._writing = asyncio.ensure_future(self._write(prepared, seen, begin))
-            self._writing.add_done_callback(self._written_or_failed)
+            # Called here, so that the order of the batches is that of their writes.
+            writing = asyncio.ensure_future(self._work.write(prepared.changes))
+            before = self._writes[-1] if self._writes else None
+            write = asyncio.ensure_future(self._write(prepared, writing, before, seen, begin))
+            write.add_done_callback(self._written_or_failed)
+            self._writes.append(write)
         elif watch is not None:
             watch.end(seen, prepared.poison)
         if prepared.poison is not None:
@@ -373,18 +379,35 @@ class Projector:
         assert prepared.count, "a batch gets on by one event at least, or fails"
         return prepared.count
 
-    async def _write(self, prepared: Prepared, seen: Any, begin: float) -> None:
+    def _writes_left(self) -> int:
+        """Give how many batches may be on their way when another is.
+
+        One who follows has none: what waits meanwhile on the bus becomes a larger batch.
+        """
+        catching_up = self._state == "catching-up" and not self.gives_way
+        return self._work.writes_max - 1 if catching_up else 0
+
+    async def _write(
+        self,
+        prepared: Prepared,
+        writing: Awaitable[bool],
+        before: asyncio.Future[None] | None,
+        seen: Any,
+        begin: float,
+    ) -> None:
+        """Wait for a batch to be written, and note it behind the one before."""
         watch, changes = self._watch, prepared.changes
         assert changes is not None
         try:
-            await self._work.write(changes)
+            self._transactions += await writing
+            if before is not None:
+                await asyncio.wait([before])
         except BaseException as error:
             if watch is not None:
                 watch.end(seen, error)
             raise
         self._checkpoint = changes.after
         self._oldest = None
-        self._transactions += 1
         self._failures = 0
         self._work.patience = True
         self._batch_seconds.record(self._ports.stopwatch() - begin)
@@ -400,22 +423,25 @@ class Projector:
         if writing.cancelled() or writing.exception() is not None:
             self._subscription.wake()
 
-    async def _settle(self) -> None:
-        """Return when what was prepared is written; raise what prevented it."""
-        writing = self._writing
-        if writing is not None:
+    async def _settle(self, left: int = 0) -> None:
+        """Return when what was prepared is written, but for so many batches.
+
+        Raises what prevented it.
+        """
+        writes = self._writes
+        while len(writes) > left:
+            write = writes[0]
             try:
-                await writing
+                await write
             finally:
-                if writing.done():
-                    self._writing = None
+                if write.done():
+                    writes.popleft()
 
     async def _give_up_writing(self) -> None:
-        """Wait for the batch on its way, whatever becomes of it: something else has failed."""
-        writing = self._writing
-        if writing is not None:
-            await asyncio.wait([writing])
-            self._writing = None
+        """Wait for the batches on their way, whatever becomes of them: something has failed."""
+        if self._writes:
+            await asyncio.wait(self._writes)
+            self._writes.clear()
 
     def _tell_written(self, changes: Changes) -> None:
         self._answer_waiting()
@@ -426,7 +452,7 @@ class Projector:
 
     async def reopen(self) -> None:
         """Stand where the views say, with nothing in memory; to be asked for."""
-        assert self._writing is None, "what is in memory is on its way, or given up"
+        assert not self._writes, "what is in memory is on its way, or given up"
         self._checkpoint = self._ahead = await self._work.open()
         self._sure = True
         self._answer_waiting()

@@ -11,7 +11,7 @@ long a delivery may take is the courier's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,6 +73,7 @@ class SinkWork:
         """Up to this position the size of batches stays: one of these events fails."""
         self.parking = self._picking.parking
         self.skipped = self._picking.skipped
+        self.writes_max = 1
         self.patience = True
         self.retries = limits.sink_retries
         self.events = 0
@@ -112,9 +113,9 @@ class SinkWork:
             self._size = self._size_max
         return Prepared(batch.count, batch.poison, changes)
 
-    async def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes) -> Awaitable[bool]:
         """Move the checkpoint over what was delivered, parked or passed over."""
-        await self._views.write(changes)
+        return self._views.write(changes)
 
     async def release(
         self, parked: Parked, stored: StoredEvent, at: Checkpoint

@@ -53,6 +53,7 @@ class SqlWork:
         self._projection = definition.bind({})
         self.parking = self._picking.parking
         self.skipped = self._picking.skipped
+        self.writes_max = 1
         self.patience = True
         self.retries = limits.projector_retries
         self.events = 0
@@ -87,8 +88,9 @@ class SqlWork:
             self.patience = self.patience or changes is not None
             return Prepared(batch.count, batch.poison, changes)
 
-    async def write(self, changes: Changes) -> None:
-        """Do nothing: it is written."""
+    async def write(self, _changes: Changes) -> bool:
+        """Do nothing: it is written, in a transaction of its own."""
+        return True
 
     async def release(
         self, parked: Parked, stored: StoredEvent, at: Checkpoint

@@ -12,7 +12,7 @@ of a query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import msgspec
@@ -256,11 +256,13 @@ class ViewsStore(ViewsSource, RequestStore, Protocol):
         """Give the rows of these keys, by table attribute, for the part's own projector."""
         ...
 
-    async def write(self, changes: Changes) -> None:
-        """Write rows, parked events and checkpoint in one transaction.
+    def write(self, changes: Changes) -> Awaitable[bool]:
+        """Write rows, parked events and checkpoint in one transaction, maybe with other writes.
 
-        Raises StoreRefused, and writes nothing, where the checkpoint is not at `before` (another
-        worker writes these tables), or a row belongs to another slice.
+        In the order of the calls, whoever is awaited first. Tells whether it is the first of its
+        part in its transaction. Raises StoreRefused, and writes nothing,
+        where the checkpoint is not at `before` (another worker writes these tables), or a row
+        belongs to another slice.
         """
         ...
 

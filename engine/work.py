@@ -2,15 +2,16 @@
 
 Rules: a batch is worked on from its first event on, and what is written is written together with
 the checkpoint behind it. What stands before an event that cannot be folded is written. A batch is
-prepared while the one before is being written, on what that one left in memory; if it is not
-written after all, `open` throws both away. Work of another kind (SQL, deliveries) has a file of its
+prepared while those before are being written, on what they left in memory; if one is not written
+after all, `open` throws all away. Work of another kind (SQL, deliveries) has a file of its
 own. This file knows where events go; where they come from, and when, is the projector's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,12 +20,17 @@ from .limits import Limits
 from .parking import Parking
 from .picking import may_pass
 from .ports import Ports
+from .rows import Flat, Scalar
 from .staging import Fold
 from .stores.contract import StoredEvent
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, ViewsStore
 
 __all__ = ["Prepared", "TableWork", "Work"]
+
+WRITES_MAX: Final = 8
+"""Batches on their way, of one part. What gathers while others are written shares a transaction,
+in which rows that several batches have changed are written once."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -44,6 +50,8 @@ class Work(Protocol):
     parking: Parking
     skipped: dict[int, int]
     """Events that somebody decided to skip: the checksum of each by its position."""
+    writes_max: int
+    """Batches that may be prepared and not written, while there is a log to catch up with."""
     patience: bool
     """Whether an event that met a failure which may pass is given back instead of being parked."""
 
@@ -75,8 +83,11 @@ class Work(Protocol):
         """Work on a batch, or as much of it as fits in memory."""
         ...
 
-    async def write(self, changes: Changes) -> None:
-        """Write what was prepared; raise what writing raises."""
+    def write(self, changes: Changes, /) -> Awaitable[bool]:
+        """Write what was prepared, in the order of the calls; raise what writing raises.
+
+        Tells whether it has begun a transaction, which others of this part may share.
+        """
         ...
 
     async def release(
@@ -103,18 +114,21 @@ class TableWork:
         self._part = part
         self._views = views
         self._ports = ports
+        self._unwritten: deque[Changes] = deque()
+        """What was prepared and is not in the views yet, in its order."""
         definition = part.definition
         self._fold = Fold(
             definition,
             registry,
             limits,
-            fetch=lambda keys: views.fetch(part, keys),
+            fetch=self._fetch,
             slice_=part.slice,
             parks=definition.on_poison == "park",
             now=ports.clock.now,
         )
         self.parking = self._fold.picking.parking
         self.skipped = self._fold.picking.skipped
+        self.writes_max = WRITES_MAX
         self.patience = True
         self.retries = limits.projector_retries
 
@@ -136,6 +150,7 @@ class TableWork:
     async def open(self) -> Checkpoint:
         """Forget what is in memory; give where the views stand."""
         self._fold.staging.clear()
+        self._unwritten.clear()
         checkpoint = await self._views.checkpoint(self._part)
         self.parking.begin(await self._views.parked_keys(self._part))
         self.skipped.clear()
@@ -161,11 +176,18 @@ class TableWork:
             tuple(self.parking.added),
         )
         self._taken()
+        self._unwritten.append(changes)
         return Prepared(folded.count, folded.poison, changes)
 
-    async def write(self, changes: Changes) -> None:
+    def write(self, changes: Changes) -> Awaitable[bool]:
         """Write what was prepared."""
-        await self._views.write(changes)
+        return self._note_written(changes, self._views.write(changes))
+
+    async def _note_written(self, changes: Changes, write: Awaitable[bool]) -> bool:
+        first = await write
+        if self._unwritten and self._unwritten[0] is changes:
+            self._unwritten.popleft()
+        return first
 
     async def release(
         self, parked: Parked, stored: StoredEvent, at: Checkpoint
@@ -190,6 +212,31 @@ class TableWork:
 
     def stop(self) -> None:
         """Do nothing: a fold does not wait for anybody."""
+
+    async def _fetch(self, keys: Mapping[str, Sequence[Scalar]]) -> Mapping[str, Sequence[Flat]]:
+        """Give rows as they will be when all that is on its way to the views has arrived."""
+        found: dict[str, list[Flat]] = {}
+        missing: dict[str, list[Scalar]] = {}
+        for attribute, wanted in keys.items():
+            found[attribute] = []
+            for key in wanted:
+                rows = self._on_its_way(attribute, key)
+                if rows is None:
+                    missing.setdefault(attribute, []).append(key)
+                elif (flat := rows[key]) is not None:
+                    found[attribute].append(flat)
+        if missing:
+            for attribute, flats in (await self._views.fetch(self._part, missing)).items():
+                found[attribute] += flats
+        return found
+
+    def _on_its_way(self, attribute: str, key: Scalar) -> Mapping[Scalar, Flat | None] | None:
+        """Give the last change that has this row, if one has that is not in the views yet."""
+        for changes in reversed(self._unwritten):
+            rows = changes.rows.get(attribute)
+            if rows is not None and key in rows:
+                return rows
+        return None
 
     def _taken(self) -> None:
         """Note that what is in memory is on its way."""

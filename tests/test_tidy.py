@@ -37,7 +37,7 @@ RANKS: list[set[str]] = [
     {"journal", "deliberation", "snapshot_writer", "shared_feed", "sql_projection", "sink"},
     {"requests"},
     {"views", "courier"},
-    {"parking"},
+    {"parking", "stores.sqlite_gathered"},
     {"picking"},
     {"staging"},
     {"work"},

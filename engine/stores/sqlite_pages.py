@@ -209,7 +209,7 @@ def _whole(connection: Any, page: _Statements, parameters: _Parameters) -> tuple
     try:
         text, blob = connection.execute(page.fitting, parameters).fetchall()[0]
     except apsw.TooBigError:
-        blob = b""
+        text, blob = "", b""
     finally:
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
     if not blob:  # the end of the log, or a page that does not fit

@@ -12,7 +12,7 @@ never folds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -40,6 +40,7 @@ from ..views import (
     Standstill,
 )
 from .contract import LogSource
+from .sqlite_gathered import Gathered, Gathering
 from .sqlite_history import Plan
 from .sqlite_keeper import MEMORY, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
@@ -94,6 +95,7 @@ class SqliteViews:
         self._reading: apsw.Connection | None = None
         self._calls = QueryCalls(path)
         self._wal_retry_bytes = WAL_BYTES_MAX
+        self._gathering = Gathering(self._write, lambda: self._stopped)
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
         written, and whatever builds on it may end up wrong."""
@@ -261,18 +263,33 @@ class SqliteViews:
                 f"or `slices=1`. Nothing was written"
             )
 
-    async def write(self, changes: Changes) -> None:
-        """Write rows, parked events and checkpoint in one transaction."""
-        await self._on_writer(self._write, changes)
+    def write(self, changes: Changes) -> Awaitable[bool]:
+        """Write rows, parked events and checkpoint in one transaction, with other writes that wait.
 
-    def _write(self, connection: apsw.Connection, changes: Changes) -> None:
-        part = changes.part
-        with transaction(connection):
-            for attribute, rows in changes.rows.items():
-                sql = self._keeper.tables(part.definition.name, part.build)[attribute]
-                self._write_rows(connection, sql, part, rows)
-            self._settle(connection, changes)
-        self._committed(connection, part)
+        Tells whether it is the first of its part in that transaction.
+        """
+        return self._write_in_turn(self._gathering.add(changes))
+
+    async def _write_in_turn(self, write: Gathered) -> bool:
+        await self._on_writer(self._write_gathered, write)
+        return write.first
+
+    def _write_gathered(self, _connection: apsw.Connection, write: Gathered) -> None:
+        self._gathering.run(write)
+
+    def _write(self, together: Sequence[Changes]) -> None:
+        assert self._connection is not None
+        connection = self._connection
+        with self._noting_failed_syncs(), transaction(connection):
+            for changes in together:
+                part = changes.part
+                for attribute, rows in changes.rows.items():
+                    sql = self._keeper.tables(part.definition.name, part.build)[attribute]
+                    self._write_rows(connection, sql, part, rows)
+                self._settle(connection, changes)
+        for changes in together:
+            self._committed(changes.part)
+        self._shrink_wal(connection)
 
     async def write_by(
         self, part: Part, call: Callable[[SqlSession], Changes | None]
@@ -293,7 +310,8 @@ class SqliteViews:
             if changes is not None:
                 self._settle(connection, changes)
         if changes is not None:
-            self._committed(connection, part)
+            self._committed(part)
+            self._shrink_wal(connection)
         return changes
 
     def _settle(self, connection: apsw.Connection, changes: Changes) -> None:
@@ -303,20 +321,16 @@ class SqliteViews:
         self._reach("views.inserted")
         self._move_checkpoint(connection, changes)
         self._reach("views.checkpointed")
-        self._seen[changes.part.definition.name] = self._counted(changes.part)
+        part = changes.part
+        before, most = self.transactions(part.definition.name)
+        shown = self._keeper.is_shown(part.definition.name, part.build)
+        self._seen[part.definition.name] = before, max(most, before + shown)
 
-    def _committed(self, connection: apsw.Connection, part: Part) -> None:
+    def _committed(self, part: Part) -> None:
         """Go on behind a commit: readers see it now for certain."""
-        after = self._counted(part)[1]
+        after = self.transactions(part.definition.name)[1]
         self._seen[part.definition.name] = after, after
         self._reach("views.committed")
-        self._shrink_wal(connection)
-
-    def _counted(self, part: Part) -> tuple[int, int]:
-        """Give how many transactions readers see before one of a part, and behind it."""
-        name = part.definition.name
-        before = self.transactions(name)[0]
-        return before, before + self._keeper.is_shown(name, part.build)
 
     def _write_rows(
         self,
