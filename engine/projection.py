@@ -67,11 +67,11 @@ def slice_of(key: str, slices: int) -> int:
 class Cells(Protocol):
     """The rows behind a table while a batch is folded."""
 
-    def get(self, key: Scalar) -> Flat | None:
+    def get(self, key: Scalar, /) -> Flat | None:
         """Give a row, or None where there is none."""
         ...
 
-    def set(self, key: Scalar, flat: Flat | None) -> None:
+    def set(self, key: Scalar, flat: Flat | None, /) -> None:
         """Put a row, or take it away with None."""
         ...
 
@@ -115,16 +115,17 @@ class Table(Generic[R]):
     the table, for `views.get` and the like.
     """
 
-    __slots__ = ("_cells", "_shape", "definition")
+    __slots__ = ("_cells", "_encode_key", "_shape", "definition")
 
     def __init__(self, definition: TableDefinition, cells: Cells | None = None) -> None:
         self.definition = definition
         self._shape = definition.shape
-        self._cells = cells
+        self._encode_key = definition.shape.encode_key
+        self._cells: Cells = cells if cells is not None else _NoCells(definition.name)
 
     def get(self, key: Any) -> R | None:
         """Give the row with this key, or None."""
-        flat = self._rows().get(self._shape.encode_key(key))
+        flat = self._cells.get(self._encode_key(key))
         return None if flat is None else self._shape.build(flat)
 
     def put(self, row: R) -> None:
@@ -134,12 +135,12 @@ class Table(Generic[R]):
                 f"{self.definition.name} holds {self._shape.row.__name__}, not {type(row).__name__}"
             )
         flat = self._shape.flatten(row)
-        self._rows().set(flat[self._shape.key_place], flat)
+        self._cells.set(flat[self._shape.key_place], flat)
 
     def update(self, key: Any, /, **changes: Any) -> None:
         """Change fields of the row with this key; KeyError where there is none."""
-        rows, place = self._rows(), self._shape.encode_key(key)
-        flat = rows.get(place)
+        place = self._encode_key(key)
+        flat = self._cells.get(place)
         if flat is None:
             raise KeyError(f"{self.definition.name} has no row {key!r} to update: put it first")
         if self._shape.key in changes:
@@ -147,19 +148,30 @@ class Table(Generic[R]):
                 f"{self._shape.key} is the key of {self.definition.name} and stays: delete the "
                 f"row and put another"
             )
-        rows.set(place, self._shape.changed(flat, changes))
+        self._cells.set(place, self._shape.changed(flat, changes))
 
     def delete(self, key: Any) -> None:
         """Take the row with this key away, if it is there."""
-        self._rows().set(self._shape.encode_key(key), None)
+        self._cells.set(self._encode_key(key), None)
 
-    def _rows(self) -> Cells:
-        if self._cells is None:
-            raise UsageError(
-                f"{self.definition.name} is changed by its projection's handlers only; to read "
-                f"it, use `views.get(...)` in a query's answer"
-            )
-        return self._cells
+
+class _NoCells:
+    """Behind a table outside of its projection's handlers: it only names it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def get(self, _key: Scalar) -> Flat | None:
+        raise self._error()
+
+    def set(self, _key: Scalar, _flat: Flat | None) -> None:
+        raise self._error()
+
+    def _error(self) -> UsageError:
+        return UsageError(
+            f"{self._name} is changed by its projection's handlers only; to read it, use "
+            f"`views.get(...)` in a query's answer"
+        )
 
 
 @overload

@@ -126,8 +126,8 @@ class RowShape:
         self.search = search
         """Columns whose words are searched."""
         self._encoders = tuple(column.encode for column in columns)
-        self._places = {column.name: place for place, column in enumerate(columns)}
-        self.key_place = self._places[key]
+        self._places = {c.name: (place, c.encode) for place, c in enumerate(columns)}
+        self.key_place = self._places[key][0]
         decoders = tuple(column.decode for column in columns)
         self._decoders = decoders if any(decoders) else None
         self._build = _constructor(row)
@@ -152,13 +152,13 @@ class RowShape:
         if self._checks_itself:  # it may have a say in every change
             return self.flatten(msgspec.structs.replace(self.build(flat), **changes))
         values = list(flat)
-        places, encoders = self._places, self._encoders
+        places = self._places
         for name, value in changes.items():
-            try:
-                place = places[name]
-            except KeyError:
-                raise TypeError(f"{self.row.__name__} has no field {name!r}") from None
-            values[place] = encoders[place](value)
+            found = places.get(name)
+            if found is None:
+                raise TypeError(f"{self.row.__name__} has no field {name!r}")
+            place, encode = found
+            values[place] = encode(value)
         return tuple(values)
 
     def build(self, flat: Sequence[Scalar]) -> Any:
@@ -410,7 +410,8 @@ def _integer(where: str) -> Callable[[Any], Scalar]:
             value = int(value)
         if not _INTEGER_MIN <= value <= _INTEGER_MAX:
             raise ValueError(f"{where} is an int beyond 64 bits, which SQL cannot hold")
-        return cast("int", value)
+        number: int = value
+        return number
 
     return encode
 

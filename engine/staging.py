@@ -10,6 +10,7 @@ file writes nothing, and reads views only through the function that it is given.
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -39,11 +40,13 @@ SCOUTS_MAX: Final = 8
 """How often one batch looks ahead for rows that later events will miss."""
 
 
-class _Unknown(msgspec.Struct, frozen=True):
-    """The type of what stands for "not in memory", where None means that there is no such row."""
+class _Unknown(enum.Enum):
+    """What stands for "not in memory", where None means that there is no such row."""
+
+    UNKNOWN = "unknown"
 
 
-_UNKNOWN = _Unknown()
+_UNKNOWN: Final = _Unknown.UNKNOWN
 _MISSED: Final = Exception("a row is not in memory")
 """Stands for an event that is to be folded again; nobody sees it."""
 Cell: TypeAlias = Flat | _Unknown | None
@@ -78,9 +81,9 @@ class TableStage:
     def get(self, key: Scalar) -> Flat | None:
         """Give a row, or None where there is none; raise MissingRow where that is not known."""
         cell: Cell = self.young.get(key, _UNKNOWN)
-        if isinstance(cell, _Unknown):
+        if cell is _UNKNOWN:
             cell = self._find(key)
-            if isinstance(cell, _Unknown):
+            if cell is _UNKNOWN:
                 self._miss(key)
                 return None
         return cell
@@ -104,7 +107,7 @@ class TableStage:
 
     def restore(self, key: Scalar, before: Cell, was_dirty: bool) -> None:
         """Take back one `set`."""
-        if isinstance(before, _Unknown):
+        if before is _UNKNOWN:
             del self.young[key]
         else:
             self.young[key] = before
@@ -113,7 +116,7 @@ class TableStage:
 
     def knows(self, key: Scalar) -> bool:
         """Whether the row is in memory; if so it stays young."""
-        return not isinstance(self._find(key), _Unknown)
+        return self._find(key) is not _UNKNOWN
 
     def fill(self, key: Scalar, flat: Flat | None) -> None:
         """Keep what was fetched."""
@@ -122,7 +125,7 @@ class TableStage:
 
     def _find(self, key: Scalar) -> Cell:
         cell: Cell = self.young.get(key, _UNKNOWN)
-        if isinstance(cell, _Unknown) and key in self.old:
+        if cell is _UNKNOWN and key in self.old:
             cell = self.young[key] = self.old.pop(key)
         return cell
 
@@ -229,6 +232,7 @@ class Fold:
         self._definition = definition
         self._registry = registry
         self._names = registry.names_of(definition.event_classes)
+        self._misses = self.staging.misses
         self._rows_max = limits.projector_rows
         self._fetch = fetch
         self._projection = definition.bind(self.staging.tables)
@@ -333,7 +337,7 @@ class Fold:
         """Give the event, or None where it is retired or today one that nobody here handles."""
         kind = (stored.name, stored.event_version)
         decode = self._plain.get(kind, _UNKNOWN)
-        if isinstance(decode, _Unknown):
+        if decode is _UNKNOWN:
             decode = self._plain[kind] = self._plain_decoder(*kind)
         if decode is not None and stored.encoding == ENCODING_JSON:
             try:
@@ -408,8 +412,8 @@ class Fold:
                 return error
 
     def _apply(self, event: Event, stored: StoredEvent) -> None:
-        handler = self._definition.handlers[type(event)]
-        misses = self.staging.misses
+        handler = self._handlers[type(event)]
+        misses = self._misses
         try:
             if handler.takes_meta:
                 handler.function(self._projection, event, decode_meta(stored))
