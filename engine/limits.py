@@ -6,6 +6,8 @@ unit of the name; sizes are in bytes. A full queue is answered at once, never wa
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from .errors import DefinitionError
@@ -20,6 +22,10 @@ NAME_LENGTH_MAX = 64
 """Characters of a stored name: of a kind, an event, a projection."""
 KEY_WINDOW = 1_000
 """Versions of a stream within which a key is remembered, unless the kind says otherwise."""
+
+
+_MAY_BE_0: Final = frozenset(("projector_gather_ms", "control_poll_ms"))
+"""What 0 switches off."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +70,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that wait on the bus for one projector; beyond it the projector reads the feed."""
     projector_events: int = 1_000
     """Events that a projector folds into one transaction."""
+    projector_gather_ms: int = 10
+    """Milliseconds for which a projector that follows lets events gather, from one batch to the
+    next, while nobody waits for it, as `query(at=...)` does; 0 where it shall not."""
     projector_rows: int = 20_000
     """Rows that a projector keeps in memory between two transactions."""
     projector_retries: int = 5
@@ -105,7 +114,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check each bound, and the relations between them."""
         for name in self.__struct_fields__:
-            least = 0 if name == "control_poll_ms" else 1
+            least = 0 if name in _MAY_BE_0 else 1
             if getattr(self, name) < least:
                 raise DefinitionError(
                     f"Limits.{name} is {getattr(self, name)}: give at least {least}"

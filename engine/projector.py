@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
+from .arrivals import Arrivals
 from .bus import Subscription
 from .calls import Calls
 from .errors import StoreFailed, StoreRefused
@@ -121,7 +122,7 @@ class Projector:
         self._sure = False
         """Whether checkpoint and memory are those of the views: not after a failure, for nobody
         knows what it has left in memory, and what of it is written."""
-        self._waiting: dict[asyncio.Future[bool], int] = {}
+        self._arrivals = Arrivals()
         self._failures = 0
         """In a row, since something was written."""
         self._retries = 0
@@ -221,6 +222,7 @@ class Projector:
     def _interrupt(self) -> None:
         """Let it look at what is to be done, wherever it waits."""
         self._subscription.wake()
+        self._arrivals.hurry()
         self._resumed.set()
 
     def resume(self) -> None:
@@ -256,15 +258,7 @@ class Projector:
             return True
         if self._state in ENDED:
             return False
-        reached: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting[reached] = position
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await reached
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting.pop(reached, None)
+        return await self._arrivals.wait(position, deadline)
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Run a call between two batches, in whatever state it is; give what it gives."""
@@ -323,6 +317,8 @@ class Projector:
                 await self._settle(len(self._writes) - 1)
             if bus.take_loss():
                 self._behind = True
+            if bus.first is not None and self._state == "live":
+                await self._arrivals.let_gather(self._limits.projector_gather_ms / 1e3)
             events = bus.take(self._ahead.position, self._limits.projector_events)
             if events:
                 self._enter("live")
@@ -497,10 +493,7 @@ class Projector:
             self._moved()
 
     def _answer_waiting(self) -> None:
-        ended = self._state in ENDED
-        for reached, position in list(self._waiting.items()):
-            if (self.position >= position or ended) and not reached.done():
-                reached.set_result(self.position >= position)
+        self._arrivals.answer(self.position, ended=self._state in ENDED)
 
     async def _rest(self) -> None:
         """Wait until somebody resumes or stops it, if it is to; do meanwhile what is asked."""

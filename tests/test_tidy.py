@@ -29,7 +29,7 @@ ALLOWED = {
 RANKS: list[set[str]] = [
     {"errors", "stores", "footprint", "commands", "difference", "integrations", "running"},
     {"limits", "annotations", "ports", "statistics", "tracebacks"},
-    {"watchdog", "read_ahead", "progress", "calls"},
+    {"watchdog", "read_ahead", "progress", "calls", "arrivals"},
     {"messages", "keys", "stores.contract"},
     {"upcasting"},
     {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},

@@ -46,10 +46,14 @@ class Gathering:
     """The writes that wait: added by the event loop, written by the thread of the views."""
 
     def __init__(
-        self, write: Callable[[Sequence[Changes]], None], is_stopped: Callable[[], bool]
+        self,
+        write: Callable[[Sequence[Changes]], None],
+        wrote: Callable[[Sequence[Changes]], None],
+        is_stopped: Callable[[], bool],
     ) -> None:
-        """Take what makes a transaction, and what tells that none may be made any more."""
+        """Take what makes a transaction, what follows it, and what tells to make none any more."""
         self._write = write
+        self._wrote = wrote
         self._is_stopped = is_stopped
         self._waiting: deque[Gathered] = deque()
 
@@ -89,6 +93,12 @@ class Gathering:
                 self._write_apart(writes)
                 return
             error = why
+        else:
+            try:
+                self._wrote(together)
+            except Exception as why:
+                # All of it is visible, so none of it is tried again.
+                error = why
         for write in writes:
             write.error, write.is_done = error, True
 

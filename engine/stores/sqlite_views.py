@@ -95,7 +95,7 @@ class SqliteViews:
         self._reading: apsw.Connection | None = None
         self._calls = QueryCalls(path)
         self._wal_retry_bytes = WAL_BYTES_MAX
-        self._gathering = Gathering(self._write, lambda: self._stopped)
+        self._gathering = Gathering(self._write, self._wrote, lambda: self._stopped)
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
         written, and whatever builds on it may end up wrong."""
@@ -287,9 +287,12 @@ class SqliteViews:
                     sql = self._keeper.tables(part.definition.name, part.build)[attribute]
                     self._write_rows(connection, sql, part, rows)
                 self._settle(connection, changes)
+
+    def _wrote(self, together: Sequence[Changes]) -> None:
         for changes in together:
             self._committed(changes.part)
-        self._shrink_wal(connection)
+        assert self._connection is not None
+        self._shrink_wal(self._connection)
 
     async def write_by(
         self, part: Part, call: Callable[[SqlSession], Changes | None]

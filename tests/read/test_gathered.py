@@ -39,7 +39,8 @@ class Writer:
         self.refused: set[str] = set()
         self.stops = False
         self.is_stopped = False
-        self.gathering = Gathering(self._write, lambda: self.is_stopped)
+        self.fails_behind = False
+        self.gathering = Gathering(self._write, self._wrote, lambda: self.is_stopped)
 
     def _write(self, together: Sequence[Changes]) -> None:
         self.tries += 1
@@ -47,6 +48,10 @@ class Writer:
             self.is_stopped = self.stops
             raise StoreRefused("refused.")
         self.transactions.append(together)
+
+    def _wrote(self, _together: Sequence[Changes]) -> None:
+        if self.fails_behind:
+            raise OSError("the write-ahead log could not be folded")
 
     def run(self, *wanted: Gathered) -> list[type[BaseException] | None]:
         """Let each come to its turn; give what each raised."""
@@ -127,6 +132,15 @@ def test_nothing_is_tried_again_where_the_file_must_not_be_written_any_more() ->
     added = [writer.gathering.add(each) for each in asked]
 
     assert writer.run(*added) == [StoreRefused] * 3
+    assert writer.tries == 1
+
+
+def test_what_fails_behind_a_commit_is_told_to_all_and_written_once() -> None:
+    writer = Writer()
+    writer.fails_behind = True
+    added = [writer.gathering.add(changes(Library, n, n + 1)) for n in range(2)]
+
+    assert writer.run(*added) == [OSError, OSError]
     assert writer.tries == 1
 
 

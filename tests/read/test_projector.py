@@ -402,7 +402,7 @@ async def test_waiting_ends_at_the_deadline_and_leaves_nothing_behind() -> None:
         now = asyncio.get_running_loop().time()
 
         assert not await wired.projector.wait_for(1, now)
-        assert not wired.projector._waiting
+        assert not wired.projector._arrivals._waiting
 
 
 async def test_waiting_ends_when_the_projector_stops_below() -> None:
