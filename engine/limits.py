@@ -72,7 +72,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that a projector folds into one transaction."""
     projector_gather_ms: int = 10
     """Milliseconds for which a projector that follows lets events gather, from one batch to the
-    next, while nobody waits for it, as `query(at=...)` does; 0 where it shall not."""
+    next, while many come and nobody waits for it, as `query(at=...)` does; 0 where it shall not."""
     projector_rows: int = 20_000
     """Rows that a projector keeps in memory between two transactions."""
     projector_retries: int = 5

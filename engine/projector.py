@@ -321,6 +321,7 @@ class Projector:
                 await self._arrivals.let_gather(self._limits.projector_gather_ms / 1e3)
             events = bus.take(self._ahead.position, self._limits.projector_events)
             if events:
+                self._arrivals.took(len(events))
                 self._enter("live")
                 return events
             if not self._behind and bus.first is None:

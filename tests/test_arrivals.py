@@ -7,13 +7,14 @@ import asyncio
 import pytest
 
 from engine import Limits
-from engine.arrivals import Arrivals
+from engine.arrivals import MANY_EVENTS, Arrivals
 from tests.read.shelf import Bought, Counts, Log, Wired, part_of, until
 
 
 async def gathering(arrivals: Arrivals, seconds: float) -> asyncio.Task[None]:
     """Begin to gather behind a batch that was taken just now."""
     await arrivals.let_gather(seconds)
+    arrivals.took(MANY_EVENTS)
     return asyncio.create_task(arrivals.let_gather(seconds))
 
 
@@ -55,16 +56,25 @@ async def test_whoever_waits_ends_the_gathering(hurry: str) -> None:
         assert await waiting
 
 
+async def test_few_events_are_taken_at_once() -> None:
+    arrivals = Arrivals()
+    async with asyncio.timeout(5):
+        for events in (0, MANY_EVENTS - 1, 1):
+            arrivals.took(events)
+            await arrivals.let_gather(1e9)
+
+
 async def test_a_projector_that_nobody_waits_for_takes_what_came_meanwhile_in_one_batch() -> None:
     log = Log()
     async with Wired(log, ":memory:", [Counts], limits=Limits(projector_gather_ms=10**9)) as wired:
-        for _ in range(2):
-            wired.publish(Bought("b"))
+        for events in (1, MANY_EVENTS):  # the first may have been read from the log
+            await until(lambda: wired.projector.state == "live")
+            wired.publish(*[Bought("b")] * events)
             await wired.caught_up()
         for _ in range(2):
             wired.publish(Bought("b"))
             await turns()
-        assert (await wired.views.checkpoint(part_of(Counts))).position == 2
+        assert (await wired.views.checkpoint(part_of(Counts))).position == 1 + MANY_EVENTS
         await wired.caught_up()
 
         assert wired.projector.statistics().batch_events.count == 3
@@ -74,7 +84,7 @@ async def test_a_projector_may_be_told_to_gather_nothing() -> None:
     log = Log()
     async with Wired(log, ":memory:", [Counts], limits=Limits(projector_gather_ms=0)) as wired:
         for _ in range(3):
-            wired.publish(Bought("b"))
+            wired.publish(*[Bought("b")] * MANY_EVENTS)
             await until(lambda: wired.projector.position == len(log.events))
 
         assert wired.projector.statistics().batch_events.count == 3
