@@ -131,8 +131,9 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "durability": "log: WAL, synchronous=FULL; views: WAL, synchronous=NORMAL",
             "view": "a row per order; one event in ten takes its metadata",
             "catch-up": "events with key, correlation and principal, from the engine's "
-            "construction to the answer `at=` the end; a transaction a page of 1,000 events",
-            "floor": "bare APSW, same pages, same checksums, rows in memory, same upserts",
+            "construction to the answer `at=` the end; pages of 1,000 events, of which some share "
+            "a transaction",
+            "floor": "bare APSW, same pages, same checksums, rows in memory, a transaction a page",
             "live": f"{CLIENTS} clients in a closed loop, bare commands, {options.seconds:g} s "
             "after a quarter of that; lag looked at every 20 ms, of the view that is last",
             "writer apart": "the log is written by a process of its own (?writer=process)",
