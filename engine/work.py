@@ -185,8 +185,10 @@ class TableWork:
 
     async def _note_written(self, changes: Changes, write: Awaitable[bool]) -> bool:
         first = await write
-        if self._unwritten and self._unwritten[0] is changes:
-            self._unwritten.popleft()
+        if any(each is changes for each in self._unwritten):
+            # All before it is in the views too, though it may be noted later.
+            while self._unwritten.popleft() is not changes:
+                pass
         return first
 
     async def release(

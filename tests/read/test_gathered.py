@@ -213,6 +213,32 @@ async def test_a_row_that_is_not_written_yet_is_not_read_from_the_views() -> Non
     await wired.views.close()
 
 
+async def test_a_row_is_read_from_the_views_when_it_is_there_in_whatever_order_that_is_noted() -> (
+    None
+):
+    log = Log()
+    limits = Limits(projector_rows=2)
+    wired = Wired(log, ":memory:", [Counts], limits=limits)
+    await wired.open()
+    work = TableWork(part_of(Counts), wired.views, wired.registry, limits, wired.ports)
+    at = Checkpoint()
+    writes: list[Awaitable[bool]] = []
+    for name in ("ann", "ann", "bob", "cid", "ann"):
+        found = await work.prepare(log.write(Lent("b", name)), at)
+        assert found.changes is not None
+        at = found.changes.after
+        writes.append(work.write(found.changes))
+        if len(writes) == 2:
+            while writes:  # both are written with the first that is waited for
+                await writes.pop()
+    for each in writes:
+        await each
+    counted = {key: row.books for key, row in (await wired.rows(Counts.totals)).items()}
+    assert counted == fold_all(log) == {"all": 5, "ann": 3, "bob": 1, "cid": 1}
+    assert not work._unwritten
+    await wired.views.close()
+
+
 async def test_a_checkpoint_that_does_not_fit_costs_only_its_own_write() -> None:
     held = threading.Event()
 
