@@ -504,6 +504,9 @@ class Projecting:
             await self._views.decide(decision)
             if parked is not None:
                 owner.parking.released([parked])
+            if owner in at_work:
+                # In the same step: it may be resumed, and meet the event before its next one.
+                owner.skip(stored)
 
         await owner.ask(decide)
         for projector in at_work:
