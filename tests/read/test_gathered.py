@@ -274,7 +274,9 @@ async def test_writes_are_made_in_the_order_of_the_calls_whoever_is_awaited_firs
         assert (await wired.rows(Library.books))["0"].price == 2
 
 
-async def test_a_projector_stands_where_its_writes_without_a_gap_have_come() -> None:
+async def test_a_projector_stands_where_its_writes_without_a_gap_have_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     log = Log()
     log.write(*[Bought("b")] * 3)
     async with Wired(log, ":memory:", [Counts], limits=Limits(page_events=1)) as wired:
@@ -284,7 +286,7 @@ async def test_a_projector_stands_where_its_writes_without_a_gap_have_come() -> 
             asked[each.after.position] = asyncio.get_running_loop().create_future()
             return asked[each.after.position]
 
-        wired.views.write = hold  # type: ignore[method-assign, assignment]
+        monkeypatch.setattr(wired.views, "write", hold)
         try:
             await until(lambda: len(asked) == 3)
             for position in (3, 2):
