@@ -143,7 +143,7 @@ class BuildBeside:
         bus, feed = Bus(self._limits), SharedFeed(self._log)
         definition = msgspec.structs.replace(self._definition, on_poison="stop")
         parts = [Part(definition, build.number, n) for n in range(definition.slices)]
-        return [
+        projectors = [
             Projector(
                 part,
                 folding(part, self._views, self._registry, self._limits, self._ports),
@@ -157,6 +157,10 @@ class BuildBeside:
             )
             for part in parts
         ]
+        for projector in projectors:
+            # One batch a transaction: the engine's own writes wait for it.
+            projector.gives_way = True
+        return projectors
 
     async def _close(self) -> None:
         try:
