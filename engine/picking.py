@@ -86,6 +86,10 @@ class Picking:
             return event
         return None
 
+    def decode_parked(self, stored: StoredEvent) -> Event | None:
+        """Give an event that was parked; None also where it is skipped, and was met before."""
+        return None if self.is_skipped(stored) else self.decode(stored)
+
     def is_mine(self, event: Event | None, stored: StoredEvent) -> bool:
         """Tell whether an event's key belongs to the part's slice."""
         slices = self._definition.slices

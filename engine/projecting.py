@@ -515,6 +515,11 @@ class Projecting:
                 projector.skip(stored)
 
             await projector.ask(skip)
+        late = await self._parked_at(position)
+        if late is not None and version == self.definition.version:
+            # It was in hand when the decision was kept. Being skipped, it leaves nothing behind.
+            projector = self._serving[slice_of(late.key, len(self._serving))]
+            await projector.ask(partial(projector.release, late))
 
     async def _stopped_elsewhere(self, position: int) -> int:
         """Give the version of a build of another process that an event there has stopped."""

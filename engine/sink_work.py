@@ -122,7 +122,7 @@ class SinkWork:
     ) -> tuple[Exception | None, Changes]:
         """Deliver a parked event; where it fails, note that it was tried."""
         try:
-            event = self._picking.decode(stored)
+            event = self._picking.decode_parked(stored)
         except Exception as undecodable:
             error: Exception | None = undecodable
         else:

@@ -99,7 +99,7 @@ class SqlWork:
         changes: Changes | None = None
         batch = _Batch([stored], [], {})
         try:
-            batch.picked.append(self._picking.decode(stored))
+            batch.picked.append(self._picking.decode_parked(stored))
             run = partial(self._run_parked, batch, at)
             changes = await self._views.write_by(self._part, run)
         except RolledBack as lost:

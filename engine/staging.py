@@ -284,6 +284,8 @@ class Fold:
 
     async def fold_parked(self, stored: StoredEvent) -> Exception | None:
         """Fold an event that was parked; give what it raised."""
+        if self.picking.is_skipped(stored):
+            return None
         try:
             event = self._decode(stored)
         except Exception as error:

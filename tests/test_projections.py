@@ -36,6 +36,7 @@ from engine import (
 )
 from engine.projection import slice_of
 from engine.projections import Status
+from engine.views import Changes
 from tests.support import Add, Added, Counter, Emptied, until
 
 AILING: set[str] = set()
@@ -371,6 +372,28 @@ async def test_a_skipped_event_is_left_out_for_a_reason_that_is_kept(kind: Kind,
         assert [(d.kind, d.position, d.reason, d.principal) for d in decisions] == [
             ("skip", 1, "a test order", "ann")
         ]
+
+
+async def test_an_event_that_was_parked_after_it_was_skipped_is_left_out_too(
+    kind: Kind, url: str
+) -> None:
+    """A projector had it in hand, and the process was killed before it heard of the skip."""
+    AILING.add("b")
+    async with summing(kind.parking, url) as engine:
+        await sums(engine, at=await add(engine, "b", "b"))
+        parked = (await engine.projections.parked("sums"))[0]
+        await engine.projections.skip("sums", 1, reason="a test order")
+        (projector,) = engine._projecting["sums"]._serving
+        at = await engine._views.checkpoint(projector.part)
+        await engine._views.write(Changes(projector.part, at, at, {}, (parked,)))
+        await projector.ask(projector.reopen)
+        AILING.clear()
+        SEEN.clear()
+        retried = await engine.projections.retry("sums")
+
+        assert (retried.released, list(SEEN)) == (2, [("b", 2)])
+        assert await engine.projections.parked("sums") == []
+        assert await sums(engine) == {"b": 1}
 
 
 async def test_skipping_asks_for_a_reason_and_for_an_event_that_stands_in_the_way(

@@ -28,6 +28,7 @@ from engine.stores.sqlite_outside import SqliteOutside
 from tests.faults import FaultyVfs, VfsFiles
 from tests.processes import ROOT, command, ended, line_of, ran, release
 from tests.sums import AILING, add, summing, sums
+from tests.support import until
 
 DONE, FAILED, NOT_YET, UNKNOWN = 0, 1, 3, 4
 
@@ -50,10 +51,10 @@ def fill(path: Path, *counters: str, named: str = "parking", ailing: str = "") -
         async with summing(named, f"sqlite:{path}") as engine:
             position = await add(engine, *counters)
             if named == "parking" or not ailing:
-                await sums(engine, at=position)
+                # No query waits for a sink.
+                await until(lambda: engine.statistics().projectors["sums"].position >= position)
             else:
-                while engine.statistics().projectors["sums"].failure is None:
-                    await asyncio.sleep(0.005)
+                await until(lambda: engine.statistics().projectors["sums"].failure is not None)
 
     AILING.update(ailing)
     asyncio.run(write())

@@ -519,6 +519,35 @@ async def test_a_skip_holds_from_the_first_moment_of_a_start(file: str) -> None:
         assert await sums(engine) == {"b": 1}
 
 
+@pytest.mark.parametrize("ails_on", [True, False])
+async def test_an_event_is_not_left_parked_that_was_in_hand_when_it_was_skipped(
+    file: str, ails_on: bool
+) -> None:
+    """It stops a build beside; the one that serves goes through the log again, and meets it."""
+    async with filled(Parking, file, "a", "b") as engine:
+        AILING.add("b")
+        await engine.projections.rebuild("sums")
+        await until(lambda: building_state(engine) == "stopped")
+        rows, decided = Gate(engine, "fetch"), Gate(engine, "decide", after=True)
+        await engine.projections.reset("sums")
+        await rows.reached.wait()
+        skipping = asyncio.ensure_future(engine.projections.skip("sums", 2, reason="a test"))
+        await decided.reached.wait()
+        rows.let_go()
+        (serving,) = work_of(engine)._serving
+        parked = await serving.wait_for(2, None) and await engine.projections.parked("sums")
+        if not ails_on:
+            AILING.clear()
+        decided.let_go()
+        await skipping
+
+        assert parked, "it was met before it was known to be skipped"
+        assert await engine.projections.parked("sums") == []
+        assert await sums(engine) == {"a": 1}
+        AILING.clear()
+        assert await sums(engine, at=await add(engine, "b")) == {"a": 1, "b": 1}
+
+
 async def test_what_was_skipped_in_another_history_is_folded(tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'log.db'}"
     AILING.add("b")
