@@ -1,8 +1,10 @@
 """`grow`: how fast 256 clients write while their log grows to 5,000,000 events.
 
 In time order each client opens an order, adjusts it nine times, and begins the next; orders that
-are done leave memory in their turn. At random each command adjusts one of 100,000 old orders, all
-of which are in memory: what is measured is the log with its index, not loading (`cold` does that).
+are done leave memory in their turn. Their ids rise with time, as serial numbers and UUIDs of
+version 7 do; in series they rise within each of 256 series, one of each client. At random each
+command adjusts one of 100,000 old orders, all of which are in memory: what is measured is the log
+with its index, not loading (`cold` does that).
 All events go through the engine. A figure is the rate over the last quarter of a million before
 its mark; `start` is the rate over the first quarter. The floor inserts the same events by bare
 APSW in batches of 256, a synced transaction each.
@@ -11,6 +13,7 @@ APSW in batches of 256, a synced transaction each.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,7 +28,7 @@ from . import bare_growth
 from .bare_growth import BATCH, SEED
 from .filled import LOG, check_count
 from .scenario import Cell, Column, Scenario
-from .workload import AdjustOrder, BenchmarkOrder, OpenOrder
+from .workload import AdjustOrder, BenchmarkOrder, OpenOrder, commands_about
 from .writers import CLIENTS, Commands, clients, write
 
 __all__ = ["add_options", "scenario"]
@@ -82,7 +85,9 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "load": f"{CLIENTS} clients in a closed loop, bare commands of one event",
             "figure": f"the rate over the last {size.window:,} events before its mark; start: "
             "the first ones",
-            "time order": "each client opens an order, adjusts it nine times, begins the next",
+            "time order": "each client opens an order, adjusts it nine times, begins the next; "
+            "ids rise with time",
+            "series": f"the same, and ids rise in {CLIENTS} series, one of each client",
             "random": f"each command adjusts any of {size.old_orders:,} old orders, which are in "
             "memory and were opened before the first figure",
             "floor": f"bare APSW, batches of {CLIENTS}, the same columns and index, no triggers",
@@ -95,12 +100,10 @@ def scenario(options: argparse.Namespace) -> Scenario:
         headline=marks[-1],
         cells=[
             cell
-            for order in ("time order", "random")
+            for order in ("time order", "series", "random")
             for cell in (
                 Cell(order, "floor", partial(_measure_floor, size, order == "random")),
-                Cell(
-                    order, "engine", partial(_measure_engine, size, order == "random"), ("floor",)
-                ),
+                Cell(order, "engine", partial(_measure_engine, size, order), ("floor",)),
             )
         ],
     )
@@ -111,19 +114,19 @@ def _figures(rates: Mapping[str, float], batch: float) -> Mapping[str, float]:
     return {**rates, "end of start": last / first * 100, "batch": batch}
 
 
-def _measure_engine(size: Size, at_random: bool, folder: Path) -> Mapping[str, float]:
-    figures, acknowledged = engine.run(_grow, size, at_random, f"sqlite:{folder / LOG}")
+def _measure_engine(size: Size, order: str, folder: Path) -> Mapping[str, float]:
+    figures, acknowledged = engine.run(_grow, size, order, f"sqlite:{folder / LOG}")
     check_count(folder / LOG, acknowledged)
     return figures
 
 
-async def _grow(size: Size, at_random: bool, store: str) -> tuple[Mapping[str, float], int]:
+async def _grow(size: Size, order: str, store: str) -> tuple[Mapping[str, float], int]:
     limits = engine.Limits(resident_aggregates=max(OLD_ORDERS, size.old_orders) + CLIENTS)
     rates: dict[str, float] = {}
     acknowledged = 0
     async with engine.Engine([BenchmarkOrder], store=store, limits=limits) as shop:
-        commands: Sequence[Commands] = clients()
-        if at_random:
+        commands: Sequence[Commands] = clients() if order == "series" else _in_time_order()
+        if order == "random":
             acknowledged = size.old_orders
             await write(shop.execute, _openings(acknowledged), acknowledged)
             commands = _adjustments(size.old_orders)
@@ -133,6 +136,12 @@ async def _grow(size: Size, at_random: bool, store: str) -> tuple[Mapping[str, f
             acknowledged += before + measured
         numbers = shop.statistics().journal
     return _figures(rates, numbers.events / numbers.commits), acknowledged
+
+
+def _in_time_order() -> Sequence[Commands]:
+    """Let all clients take the ids of their orders from one series, in the order of their need."""
+    order_ids = (f"{number:012d}" for number in itertools.count())
+    return [commands_about(order_ids) for _ in range(CLIENTS)]
 
 
 def _openings(count: int) -> Sequence[Commands]:

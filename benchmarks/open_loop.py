@@ -3,8 +3,10 @@
 In a closed loop a client that waits for a slow answer sends nothing meanwhile, so a stall is seen
 by few. Here command n is due at n / rate, and its latency runs from that moment to its answer: if
 the system or the sender is late, every command that had to wait says so. `sent late` tells how much
-of it is the sender's own: it runs in the same event loop, and takes turns of it instead of a timer
-where the next command is due in less than half a millisecond.
+of it is the sender's own: it runs in the same event loop, sleeps for a millisecond at least, and
+then sends all that has become due. A sender that took turn after turn of the loop instead would
+keep the interpreter's lock, for which every thread of the system waits, as no host does that
+listens to sockets.
 
 Rates are given (`--rates`), or are parts of the saturation that a closed loop of 256 clients has
 reached just before, in the same round (`--parts`). Every latency goes into an HDR histogram. The
@@ -29,7 +31,7 @@ from . import closed_loop
 from .histogram import Histogram
 from .scenario import Cell, Column, Scenario, Wrong
 from .systems import DURABLE, Commits, System, Target, check_count, engine_system, floor_system
-from .workload import AdjustOrder, OpenOrder, commands_of
+from .workload import COMMANDS_PER_ORDER, AdjustOrder, OpenOrder, commands_of
 
 __all__ = ["Offered", "Schedule", "add_options", "measure", "offer", "scenario"]
 
@@ -49,6 +51,8 @@ LEAST_RATE = 100.0
 """Offered at least, so that there are figures where a disk stood still while it was measured."""
 BURST = 256
 """Commands that a sender who is late sends before it lets the loop go on."""
+TICK_SECONDS = 0.001
+"""How long the sender sleeps at least."""
 LANES = 1_000
 """Orders that are at work at the same time: command n belongs to the order of lane n % LANES."""
 
@@ -181,13 +185,25 @@ async def _run(
         return offered, target.commits(), lasted
 
 
+def _commands_in(lane: int) -> Iterator[OpenOrder | AdjustOrder]:
+    """Give the commands of a lane, without end; of its first order not all.
+
+    So every tenth command opens an order. With whole orders in all lanes, a thousand in a row would
+    open one, and then 9,000 none.
+    """
+    commands = commands_of(lane)
+    first = list(itertools.islice(commands, COMMANDS_PER_ORDER))
+    yield from first[: lane % COMMANDS_PER_ORDER + 1]
+    yield from commands
+
+
 async def offer(target: Target, schedule: Schedule, *, warm_up: float) -> Offered:
     """Send every command when it is due, and return when all are answered.
 
     Commands that are due in the first `warm_up` seconds are sent and counted, but not timed.
     """
     offered = Offered(Histogram(), Histogram())
-    lanes: list[Iterator[OpenOrder | AdjustOrder]] = [commands_of(lane) for lane in range(LANES)]
+    lanes = [_commands_in(lane) for lane in range(LANES)]
     timed_from = schedule.begin + warm_up
     under_way: set[asyncio.Task[None]] = set()
     failures: list[BaseException] = []
@@ -213,13 +229,15 @@ async def offer(target: Target, schedule: Schedule, *, warm_up: float) -> Offere
 
     sent = 0
     while sent < schedule.count:
-        for number in range(sent, min(schedule.due_by(time.perf_counter()), sent + BURST)):
+        due = schedule.due_by(time.perf_counter())
+        for number in range(sent, min(due, sent + BURST)):
             task = asyncio.create_task(one(number))
             under_way.add(task)
             task.add_done_callback(ended)
             sent = number + 1
-        # Where the next one is due already, the loop gets a turn all the same.
-        await asyncio.sleep(max(schedule.due_at(sent) - time.perf_counter(), 0))
+        # Where more are due, the loop gets a turn all the same.
+        pause = max(schedule.due_at(sent) - time.perf_counter(), TICK_SECONDS)
+        await asyncio.sleep(0 if sent < due else pause)
     while under_way:
         await asyncio.wait(list(itertools.islice(under_way, BURST)))
     if failures:

@@ -7,7 +7,8 @@ without a reason in the commit: figures of two versions are compared by it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 from engine import Aggregate, Command, Event, Id, Rejected, applies, handles
 
@@ -88,11 +89,13 @@ class BenchmarkOrder(Aggregate, kind="benchmark-order"):
 
 
 def commands_of(client: int) -> Iterator[OpenOrder | AdjustOrder]:
-    """Give one client's commands, without end."""
-    order = 0
-    while True:
-        order_id = f"{client:06d}-{order:08d}"
+    """Give one client's commands, without end, about orders of a series of its own."""
+    return commands_about(f"{client:06d}-{order:08d}" for order in itertools.count())
+
+
+def commands_about(order_ids: Iterable[str]) -> Iterator[OpenOrder | AdjustOrder]:
+    """Give commands about orders, one after the other."""
+    for order_id in order_ids:
         yield OpenOrder(order_id, "mouse", 1)
         for quantity in range(2, COMMANDS_PER_ORDER + 1):
             yield AdjustOrder(order_id, "mouse", quantity)
-        order += 1

@@ -11,7 +11,7 @@ stranger's write may have made stale.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final, NoReturn, TypeVar
 
 import apsw
@@ -271,7 +271,7 @@ class SqliteStore:
                 self._roll_back(connection)
                 if self._stopped is not None:
                     raise
-                planned = self._insert(connection, batch)
+                planned = self._insert(connection, batch, believing=False)
         except BaseException as error:
             self._not_written(connection, error)
         self._commit(connection)
@@ -279,24 +279,31 @@ class SqliteStore:
         self._reach("store.committed")
         return Committed(planned.outcomes, planned.events)
 
-    def _insert(self, connection: Any, batch: Batch) -> Plan:
+    def _insert(self, connection: Any, batch: Batch, *, believing: bool = True) -> Plan:
         run(connection, "BEGIN IMMEDIATE")
         self._reach("store.began")
-        planned = self._plan(connection, batch)
+        planned = self._plan(connection, batch, believing)
         if planned.conflicts:
             # What is remembered may be stale where a stranger wrote. It is good enough for a yes,
             # which the schema checks again, but a no must rest on what is in the file.
             self._refresh(connection)
-            planned = self._plan(connection, batch)
+            planned = self._plan(connection, batch, believing=False)
         self._insert_types(connection, batch, planned)
         self._insert_streams(connection, planned)
         insert_events(connection, [self._row(event) for event in planned.events])
         self._reach("store.inserted")
         return planned
 
-    def _plan(self, connection: Any, batch: Batch) -> Plan:
-        streams = {write.stream for request in batch.requests for write in request.writes}
-        return plan(batch, self._versions(connection, streams), self._head)
+    def _plan(self, connection: Any, batch: Batch, believing: bool) -> Plan:
+        """Plan on what is remembered; what is not is looked up.
+
+        Of a stream that a write begins nothing is remembered: whoever is believed has looked, and
+        the schema does not let it begin twice.
+        """
+        writes = [write for request in batch.requests for write in request.writes]
+        begun = {w.stream for w in writes if w.expected == 0} if believing else frozenset()
+        streams = {write.stream for write in writes}
+        return plan(batch, self._versions(connection, streams, begun), self._head)
 
     def _refresh(self, connection: Any) -> None:
         """Read again all that the writer remembers of the file."""
@@ -304,11 +311,11 @@ class SqliteStore:
         self._read_types(connection)
         self._read_head(connection)
 
-    def _versions(self, connection: Any, streams: set[str]) -> Mapping[str, int]:
+    def _versions(self, connection: Any, streams: Set[str], begun: Set[str]) -> Mapping[str, int]:
         known = self._streams
         if len(known) + len(streams) > CACHED_STREAMS_MAX:
             known.clear()
-        cold = [stream for stream in streams if stream not in known]
+        cold = [stream for stream in streams if stream not in known and stream not in begun]
         if cold:
             asked = msgspec.json.encode(cold).decode()
             for name, number, version in _heads.decode(run(connection, _HEADS, (asked,))[0][0]):

@@ -14,6 +14,7 @@ compares the order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -39,7 +40,7 @@ _LENGTH_MAX: Final = 1_000_000_000
 """SQLite's own."""
 
 _numbers: Final = msgspec.json.Decoder(list[Numbers])
-_versions: Final = msgspec.json.Decoder(list[int])
+_versions_of: Final = msgspec.json.Decoder(list[int]).decode
 
 _FEED: Final = (
     # LEFT: an event whose stream is not there is damaged, and must not look like the log's end.
@@ -83,48 +84,49 @@ _HARDLY: Final = (
 )
 _WHOLE: Final = (
     "SELECT json_group_array(json_array(stream, {numbers}, payload, metadata, "
-    "octet_length(proved))), CAST(coalesce(group_concat(proved, ''), '') AS BLOB) FROM ({rows})"
+    "octet_length(proved))), CAST(coalesce(group_concat(proved, ''), '') AS BLOB), ({versions}) "
+    "FROM ({rows})"
 )
 _BY_ROW: Final = "SELECT CAST(stream AS BLOB), {numbers}, payload, metadata FROM ({rows})"
 
 
 class _Statements(NamedTuple):
-    """What reads a page."""
+    """What reads a page; what gives one row has the versions of its streams beside."""
 
     fitting: str
-    """In one row, as if it fitted; nothing where that is not likely."""
+    """In one row, as if it fitted; no events where that is not likely."""
     cut: str
     """In one row, as much as fits."""
     by_row: str
     """Row by row, as much as fits."""
 
 
-def _statements(source: str) -> _Statements:
+def _statements(source: str, versions: str) -> _Statements:
     sizes = source.format(columns=_SIZE, types="")
     limit = "LIMIT " + _LIMIT.format(source=sizes, fitting=_FITTING.format(source=sizes))
+    hardly = "LIMIT " + _HARDLY.format(source=sizes)
     lengths = "length(e.payload) AS payload, length(e.metadata) AS metadata, "
     whole = source.format(columns=_COLUMNS + lengths + _PROVED, types=_TYPES)
     rows = source.format(columns=_COLUMNS + "e.payload, e.metadata", types="")
+    one_row = partial(_WHOLE.format, numbers=_NUMBERS, versions=versions)
     return _Statements(
-        _WHOLE.format(
-            numbers=_NUMBERS, rows=f"SELECT {whole} LIMIT {_HARDLY.format(source=sizes)}"
-        ),
-        _WHOLE.format(numbers=_NUMBERS, rows=f"SELECT {whole} {limit}"),
+        one_row(rows=f"SELECT {whole} {hardly}"),
+        one_row(rows=f"SELECT {whole} {limit}"),
         _BY_ROW.format(numbers=_NUMBERS, rows=f"SELECT {rows} {limit}"),
     )
 
 
-_FEED_PAGE: Final = _statements(_FEED)
-_STREAMS_PAGE: Final = _statements(_STREAMS)
 _LAST: Final = "(SELECT max(version) FROM events WHERE stream = s.number)"
+_VERSIONS: Final = (
+    f"SELECT json_group_array(coalesce({_LAST}, 0)) "  # noqa: S608 - no value of anybody's
+    "FROM json_each(?1) w LEFT JOIN streams s ON s.name = w.value->>0"
+)
 _NEXT: Final = (
     "SELECT min(e.position) FROM streams s JOIN events e ON e.stream = s.number "
     "WHERE s.name = ?1 AND e.version > ?2"
 )
-_STREAM_VERSIONS: Final = (
-    f"SELECT json_group_array(coalesce({_LAST}, 0)) "  # noqa: S608 - no value of anybody's
-    "FROM json_each(?1) w LEFT JOIN streams s ON s.name = w.value->>0"
-)
+_FEED_PAGE: Final = _statements(_FEED, "SELECT '[]'")
+_STREAMS_PAGE: Final = _statements(_STREAMS, _VERSIONS)
 
 
 def read_feed(
@@ -133,7 +135,8 @@ def read_feed(
     """Give the events after a position, in order; raise Damaged for a hole or a bad checksum."""
     parameters = (after, events_max, bytes_max)
     events: list[StoredEvent] = []
-    for _, event in _read(connection, _FEED_PAGE, parameters, types, None):
+    page, _ = _read(connection, _FEED_PAGE, parameters, types)
+    for _, event in page:
         after += 1
         if event.position != after:
             raise Damaged(after, f"it is missing: the log goes on at position {event.position}")
@@ -149,8 +152,8 @@ def read_streams(
     parameters = (asked, events_max, bytes_max)
     found: list[list[StoredEvent]] = [[] for _ in reads]
 
-    names = [read.stream for read in reads]
-    for numbers, event in _read(connection, _STREAMS_PAGE, parameters, types, names):
+    page, beside = _read(connection, _STREAMS_PAGE, parameters, types, reads)
+    for numbers, event in page:
         ordinal = int(numbers[0])
         events = found[ordinal]
         expected = reads[ordinal].after + len(events) + 1
@@ -160,7 +163,7 @@ def read_streams(
                 f"{event.stream} has version {event.version} where {expected} belongs",
             )
         events.append(event)
-    versions = _versions.decode(connection.execute(_STREAM_VERSIONS, (asked,)).fetchall()[0][0])
+    versions = beside or _versions_of(connection.execute(_VERSIONS, (asked,)).fetchall()[0][0])
     pages = [
         StreamPage(read.stream, events, read.after + len(events) < version)
         for read, events, version in zip(reads, found, versions, strict=True)
@@ -185,36 +188,42 @@ def _read(
     page: _Statements,
     parameters: _Parameters,
     types: Types,
-    names: Sequence[str] | None,
-) -> Iterable[tuple[Sequence[Any], StoredEvent]]:
+    reads: Sequence[StreamRead] | None = None,
+) -> tuple[Iterable[tuple[Sequence[Any], StoredEvent]], Sequence[int]]:
     """Give the events of a page, each behind its numbers or its row, whose first is the stream.
 
-    `names` are those of the streams by ordinal, where the page has ordinals. Each event is what was
-    written, by its checksum; nothing is said of the order. Raises Damaged where one is not, at its
-    turn.
+    Where the page has streams by their ordinals, those are of `reads`; their versions come beside,
+    or nothing where they are to be asked for. Each event is what was written, by its checksum;
+    nothing is said of the order. Raises Damaged where one is not, at its turn.
     """
+    names = None if reads is None else [read.stream for read in reads]
     try:
-        text, blob = _whole(connection, page, parameters)
+        text, blob, versions = _whole(connection, page, parameters, reads or ())
         numbers = _numbers.decode(text)
-        return zip(numbers, _cut(numbers, blob, types, names), strict=True)
+        return zip(numbers, _cut(numbers, blob, types, names), strict=True), versions
     except (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError):
         found = connection.execute(page.by_row, parameters).fetchall()
-        return _row_by_row(found, types, names)
+        return _row_by_row(found, types, names), ()
 
 
-def _whole(connection: Any, page: _Statements, parameters: _Parameters) -> tuple[str, bytes]:
+def _whole(
+    connection: Any, page: _Statements, parameters: _Parameters, reads: Sequence[StreamRead]
+) -> tuple[str, bytes, Sequence[int]]:
     """Give the one row of a page."""
     # SQLite gives up where a value of it gets longer than this.
     before = connection.limit(apsw.SQLITE_LIMIT_LENGTH, min(parameters[2], _LENGTH_MAX))
     try:
-        text, blob = connection.execute(page.fitting, parameters).fetchall()[0]
+        text, blob, beside = connection.execute(page.fitting, parameters).fetchall()[0]
     except apsw.TooBigError:
-        text, blob = "", b""
+        text, blob, beside = "", b"", "[]"
     finally:
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
-    if not blob:  # the end of the log, or a page that does not fit
-        text, blob = connection.execute(page.cut, parameters).fetchall()[0]
-    return text, blob
+    versions = _versions_of(beside)
+    is_empty = versions and all(r.after >= v for r, v in zip(reads, versions, strict=True))
+    if not (blob or is_empty):  # the end of the log, or a page that does not fit
+        text, blob, beside = connection.execute(page.cut, parameters).fetchall()[0]
+        versions = _versions_of(beside)
+    return text, blob, versions
 
 
 class _Odd(Exception):

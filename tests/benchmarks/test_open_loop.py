@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import pytest
@@ -83,8 +84,25 @@ async def test_the_commands_of_an_order_are_sent_in_their_order() -> None:
 
     await offer(target(send), late(LANES * COMMANDS_PER_ORDER), warm_up=0)
 
-    assert len(sent) == LANES
-    assert all(quantities == list(range(1, 11)) for quantities in sent.values())
+    whole, lefts = list(range(1, 11)), 0
+    for quantities in sent.values():
+        assert quantities == whole[: len(quantities)]
+        lefts += quantities != whole
+    assert len(sent) == LANES + LANES * 9 // 10
+    assert lefts == LANES * 9 // 10 * 2, "the first order of a lane and its last"
+
+
+async def test_every_tenth_command_opens_an_order() -> None:
+    opened: list[int] = []
+
+    async def send(command: OpenOrder | AdjustOrder, number: int) -> None:
+        if isinstance(command, OpenOrder) and number >= LANES:
+            opened.append(number)
+
+    await offer(target(send), late(LANES * COMMANDS_PER_ORDER), warm_up=0)
+
+    assert len(opened) == LANES * 9 // 10
+    assert all(later - former >= 10 for former, later in itertools.pairwise(opened))
 
 
 async def test_what_was_not_run_is_counted_apart() -> None:

@@ -447,6 +447,29 @@ async def test_a_stale_cache_ends_in_a_conflict_of_its_own_stream_alone(
     assert outcomes == [Appended(4, (2,)), StreamConflict("a:1", 1, 2)]
 
 
+async def test_a_stream_that_is_begun_twice_is_a_conflict_of_its_own_stream_alone(
+    store: SqliteStore,
+) -> None:
+    """A writer that remembers nothing takes whoever begins a stream at his word, and asks then."""
+    await append(store, request("a:1", 0, 1, 2))
+    again = SqliteStore(store.path)
+    await store.close()
+    await again.open(Ports())
+    try:
+        outcomes = await append(
+            again, request("b:1", 0, 1), request("a:1", 0, 9), request("a:1", 1, 8)
+        )
+
+        assert outcomes == [
+            Appended(3, (1,)),
+            StreamConflict("a:1", 0, 2),
+            StreamConflict("a:1", 1, 2),
+        ]
+        assert await append(again, request("a:1", 2, 9)) == [Appended(4, (3,))]
+    finally:
+        await again.close()
+
+
 # -- failures -------------------------------------------------------------------------------
 
 
@@ -565,9 +588,8 @@ async def test_a_stream_that_an_index_makes_longer_than_it_is_ends_by_an_error(
             self._connection = connection
 
         def execute(self, sql: str, values: tuple[Any, ...]) -> Any:
-            if sql == sqlite_pages._STREAM_VERSIONS:
-                return self._connection.execute("SELECT '[3]'")
-            return self._connection.execute(sql, values)
+            damaged = sql.replace(sqlite_pages._VERSIONS, "SELECT '[3]'")
+            return self._connection.execute(damaged, values)
 
         def limit(self, what: int, value: int) -> int:
             return self._connection.limit(what, value)
