@@ -163,7 +163,7 @@ def read_streams(
                 f"{event.stream} has version {event.version} where {expected} belongs",
             )
         events.append(event)
-    versions = beside or _versions_of(connection.execute(_VERSIONS, (asked,)).fetchall()[0][0])
+    versions = beside or _read_versions(connection, asked)
     pages = [
         StreamPage(read.stream, events, read.after + len(events) < version)
         for read, events, version in zip(reads, found, versions, strict=True)
@@ -171,6 +171,14 @@ def read_streams(
     if not any(found):
         _check_nothing_is_lost(connection, reads, pages)
     return pages
+
+
+def _read_versions(connection: Any, asked: str) -> Sequence[int]:
+    text: str = connection.execute(_VERSIONS, (asked,)).fetchall()[0][0]
+    try:
+        return _versions_of(text)
+    except msgspec.MsgspecError as error:
+        raise Damaged(0, f"the index of versions holds what is none: {error}") from error
 
 
 def _check_nothing_is_lost(

@@ -576,8 +576,12 @@ async def test_a_missing_event_stops_its_readers(store: SqliteStore, position: i
         await store.read_streams([StreamRead("a:1")], events_max=9, bytes_max=ALL)
 
 
-async def test_a_stream_that_an_index_makes_longer_than_it_is_ends_by_an_error(
-    store: SqliteStore,
+@pytest.mark.parametrize(
+    ("versions", "told"),
+    [("[3]", "version 3 of a:1 is lost"), ('["x"]', "the index of versions holds what is none")],
+)
+async def test_a_stream_whose_index_is_damaged_ends_by_an_error(
+    store: SqliteStore, versions: str, told: str
 ) -> None:
     await append(store, request("a:1", 0, 1, 2))
 
@@ -588,7 +592,7 @@ async def test_a_stream_that_an_index_makes_longer_than_it_is_ends_by_an_error(
             self._connection = connection
 
         def execute(self, sql: str, values: tuple[Any, ...]) -> Any:
-            damaged = sql.replace(sqlite_pages._VERSIONS, "SELECT '[3]'")
+            damaged = sql.replace(sqlite_pages._VERSIONS, f"SELECT '{versions}'")
             return self._connection.execute(damaged, values)
 
         def limit(self, what: int, value: int) -> int:
@@ -596,7 +600,7 @@ async def test_a_stream_that_an_index_makes_longer_than_it_is_ends_by_an_error(
 
     with closing(apsw.Connection(store.path)) as connection:
         reads = [StreamRead("a:1", 2)]
-        with pytest.raises(Damaged, match="version 3 of a:1 is lost"):
+        with pytest.raises(Damaged, match=told):
             sqlite_pages.read_streams(Damaging(connection), lambda _: ("e", 1), reads, 9, ALL)
 
 
