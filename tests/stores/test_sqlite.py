@@ -592,7 +592,7 @@ async def test_a_stream_whose_index_is_damaged_ends_by_an_error(
             self._connection = connection
 
         def execute(self, sql: str, values: tuple[Any, ...]) -> Any:
-            damaged = sql.replace(sqlite_pages._VERSIONS, f"SELECT '{versions}'")
+            damaged = sql.replace(sqlite_pages._VERSIONS, f"SELECT '{versions}' WHERE ?1 > 0")
             return self._connection.execute(damaged, values)
 
         def limit(self, what: int, value: int) -> int:
