@@ -301,7 +301,7 @@ class SqliteStore:
         the schema does not let it begin twice.
         """
         writes = [write for request in batch.requests for write in request.writes]
-        begun = {w.stream for w in writes if w.expected == 0} if believing else frozenset()
+        begun = {write.stream for write in writes if believing and write.expected == 0}
         streams = {write.stream for write in writes}
         return plan(batch, self._versions(connection, streams, begun), self._head)
 
