@@ -47,6 +47,7 @@ from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, 
 from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
 from .sqlite_requests import read_standstills
 from .sqlite_session import (
+    BUSY_MS,
     close,
     failures,
     make_wal_durable,
@@ -57,15 +58,12 @@ from .sqlite_session import (
     transaction,
 )
 from .sqlite_tables import TableSql
+from .sqlite_wal import WalInTurn
 
 __all__ = ["SqliteViews"]
 
 T = TypeVar("T")
 
-WAL_BYTES_MAX: Final = 64 * 1024 * 1024
-"""The write-ahead log is folded into the file above this size."""
-BUSY_MS: Final = 5_000
-"""How long to wait for a stranger (a shell, a backup) that holds the file."""
 CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
 PAGE_BYTES: Final = 4_096
@@ -94,7 +92,7 @@ class SqliteViews:
         self._connection: apsw.Connection | None = None
         self._reading: apsw.Connection | None = None
         self._calls = QueryCalls(path)
-        self._wal_retry_bytes = WAL_BYTES_MAX
+        self._wal: WalInTurn | None = None
         self._gathering = Gathering(self._write, self._wrote, lambda: self._stopped)
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
@@ -157,6 +155,7 @@ class SqliteViews:
                 set_pragma(connection, "max_page_count", pages)
             if not memory:
                 make_wal_durable(connection, self._ports.files, self._path)
+                self._wal = WalInTurn(connection, self._ports.clock)
             return self._keeper.open(connection)
 
     def _prepare(self, plans: Sequence[Plan]) -> None:
@@ -291,8 +290,8 @@ class SqliteViews:
     def _wrote(self, together: Sequence[Changes]) -> None:
         for changes in together:
             self._committed(changes.part)
-        assert self._connection is not None
-        self._shrink_wal(self._connection)
+        if self._wal is not None:
+            self._wal.fold_if_large()
 
     async def write_by(
         self, part: Part, call: Callable[[SqlSession], Changes | None]
@@ -314,7 +313,8 @@ class SqliteViews:
                 self._settle(connection, changes)
         if changes is not None:
             self._committed(part)
-            self._shrink_wal(connection)
+            if self._wal is not None:
+                self._wal.fold_if_large()
         return changes
 
     def _settle(self, connection: apsw.Connection, changes: Changes) -> None:
@@ -488,22 +488,6 @@ class SqliteViews:
         await self._on_writer(self._keeper.answer_request, number, outcome, now)
 
     # -- the writer ---------------------------------------------------------------------------
-
-    def _shrink_wal(self, connection: apsw.Connection) -> None:
-        if self._path == MEMORY:
-            return
-        size = self._ports.files.size(self._path + "-wal")
-        if size < self._wal_retry_bytes:
-            return
-        self._wal_retry_bytes = WAL_BYTES_MAX
-        connection.set_busy_timeout(0)
-        try:
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        except apsw.BusyError:
-            # A reader is at it; what could be folded is, and the next attempt comes with growth.
-            self._wal_retry_bytes = size + WAL_BYTES_MAX
-        finally:
-            connection.set_busy_timeout(BUSY_MS)
 
     async def _on_writer(self, call: Callable[..., T], *args: Any) -> T:
         if self._writer is None:

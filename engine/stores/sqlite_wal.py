@@ -1,10 +1,12 @@
-"""Folding the write-ahead log into the file: most of it beside the writer, the rest in its turn.
+"""Folding a write-ahead log into its file: beside the writer (`WalFolder`), or in his own turn.
 
 Rules: what has been folded is written over from the beginning, and the log keeps its size: a commit
-that overwrites is synced in half the time of one that makes a file longer. So the bound above which
-the log is folded begins small, and doubles while folding takes more than a tenth of the time. A
-fold that fails stops the store, since the kernel calls clean what it could not write. This file
-never folds what a stopped store holds, waits for a reader, or runs while nothing is appended.
+that overwrites is synced in half the time of one that makes a file longer. Of the events' log most
+is folded beside the writer and the rest in a moment of his; the bound above which that is done
+begins small, and doubles while folding takes more than a tenth of the time. Views, for which nobody
+waits, are folded in their writer's turn (`WalInTurn`). A fold that fails stops the store, since the
+kernel calls clean what it could not write. This file never folds what a stopped store holds, waits
+for a reader, or runs while nothing is written.
 """
 
 from __future__ import annotations
@@ -16,21 +18,49 @@ from typing import Any, Final
 import apsw
 
 from ..errors import StoreRefused
-from ..ports import Ports, Worker
+from ..ports import Clock, Ports, Worker
 from .sqlite_session import BUSY_MS, durable_settings, set_pragma
 
-__all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalFolder"]
+__all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalFolder", "WalInTurn"]
 
 PAGE_BYTES: Final = 8_192
 WAL_BYTES_MIN: Final = 4 * 1024 * 1024
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """Between these lies the size above which the write-ahead log is folded into the file."""
-_FRAME_BYTES: Final = PAGE_BYTES + 24
+_FRAME_HEADER_BYTES: Final = 24
+_FRAME_BYTES: Final = PAGE_BYTES + _FRAME_HEADER_BYTES
 _PASSES_MAX: Final = 4
 _REST_SHARE: Final = 16
 """The writer's turn comes when what is left is less than this part of the bound."""
 _TIME_SHARE: Final = 10
 """The bound doubles after a fold that took more than this part of the time since the last one."""
+
+
+class _Bound:
+    """The size above which a log is folded, in bytes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.bytes = self.next = min(WAL_BYTES_MIN, WAL_BYTES_MAX)
+        """Also what it has to grow by, where it could not be folded."""
+        self._folded_at = clock.monotonic()
+
+    def folded(self) -> None:
+        """Note that all is folded, so that the log is begun anew."""
+        self.next = self.bytes
+
+    def put_off(self, size: int) -> None:
+        """Note that a reader is at it: what could be folded is, the rest comes with growth."""
+        self.next = size + self.bytes
+
+    def adapt(self, seconds: float) -> None:
+        """Fold larger logs if folding takes much of the time: then fewer pages are folded twice."""
+        now = self._clock.monotonic()
+        if seconds * _TIME_SHARE > now - self._folded_at:
+            grown = min(2 * self.bytes, WAL_BYTES_MAX)
+            self.next += grown - self.bytes
+            self.bytes = grown
+        self._folded_at = now
 
 
 class WalFolder:
@@ -59,10 +89,9 @@ class WalFolder:
         self._worker: Worker | None = None
         self._beside: Any = None
         self._frames = 0
-        self._bound = self._retry_bytes = min(WAL_BYTES_MIN, WAL_BYTES_MAX)
+        self._bound = _Bound(ports.clock)
         self._seconds = 0.0
         """What this fold has taken so far."""
-        self._folded_at = ports.clock.monotonic()
         self.task: asyncio.Task[None] | None = None
         """The fold that is under way."""
         self.folds = 0
@@ -83,7 +112,7 @@ class WalFolder:
 
     def fold_if_large(self) -> None:
         """Begin a fold where there is enough to fold; from the loop, after a commit."""
-        if self.task is None and self.bytes >= self._retry_bytes:
+        if self.task is None and self.bytes >= self._bound.next:
             self.task = asyncio.ensure_future(self._fold())
 
     async def close(self) -> None:
@@ -112,18 +141,9 @@ class WalFolder:
             self._seconds = 0.0
             await worker.run(self._fold_beside)
             await self._writer.run(self._fold_rest)
-            self._adapt()
+            self._bound.adapt(self._seconds)
         finally:
             self.task = None
-
-    def _adapt(self) -> None:
-        """Fold larger logs if folding takes much of the time: then fewer pages are folded twice."""
-        now = self._ports.clock.monotonic()
-        if self._seconds * _TIME_SHARE > now - self._folded_at:
-            grown = min(2 * self._bound, WAL_BYTES_MAX)
-            self._retry_bytes += grown - self._bound
-            self._bound = grown
-        self._folded_at = now
 
     def _fold_beside(self) -> None:
         """Fold what is there while the writer goes on, until little is left."""
@@ -132,7 +152,7 @@ class WalFolder:
             if found is None:
                 return
             _, folded = found
-            if (self._frames - folded) * _FRAME_BYTES * _REST_SHARE <= self._bound:
+            if (self._frames - folded) * _FRAME_BYTES * _REST_SHARE <= self._bound.bytes:
                 return
 
     def _checkpoint_beside(self) -> tuple[int, int] | None:
@@ -159,11 +179,11 @@ class WalFolder:
         self._connection.set_busy_timeout(BUSY_MS)
         if found is None:
             self.put_off += 1
-            self._retry_bytes = self.bytes + self._bound
+            self._bound.put_off(self.bytes)
         else:
             self.folds += 1
             self._frames = 0
-            self._retry_bytes = self._bound
+            self._bound.folded()
 
     def _checkpoint(self, connection: Any, mode: int) -> tuple[int, int] | None:
         """Give the frames that the log holds and those that are folded; None if others prevent it.
@@ -182,3 +202,39 @@ class WalFolder:
         finally:
             self._seconds += self._ports.clock.monotonic() - begin
         return found
+
+
+class WalInTurn:
+    """Folds one file's write-ahead log between two transactions of `connection`."""
+
+    def __init__(self, connection: Any, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self.bound = _Bound(clock)
+        self._frame_bytes = connection.pragma("page_size") + _FRAME_HEADER_BYTES
+        self._frames = 0
+        # As above: its size does not tell, and what a reader made it grow goes back to the disk.
+        connection.set_wal_hook(self._committed)
+        set_pragma(connection, "journal_size_limit", 2 * WAL_BYTES_MAX)
+
+    def _committed(self, _connection: Any, _database: str, frames: int) -> int:
+        self._frames = frames
+        return int(apsw.SQLITE_OK)
+
+    def fold_if_large(self) -> None:
+        """Fold it where there is enough to fold; raises what SQLite raises, but for a reader."""
+        size = self._frames * self._frame_bytes
+        if size < self.bound.next:
+            return
+        begin = self._clock.monotonic()
+        self._connection.set_busy_timeout(0)
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            self.bound.put_off(size)
+        else:
+            self._frames = 0
+            self.bound.folded()
+        finally:
+            self._connection.set_busy_timeout(BUSY_MS)
+        self.bound.adapt(self._clock.monotonic() - begin)

@@ -32,7 +32,7 @@ from engine import (
 )
 from engine.errors import EngineError, EngineFailed, StoreFailed
 from engine.ports import Ports, SystemFiles
-from engine.stores import sqlite_views, sqlite_wal
+from engine.stores import sqlite_wal
 from tests.faults import VfsFiles
 
 from .cells import Add, Cell, Cells, Look, Operations, Show, Take, show
@@ -51,7 +51,6 @@ def live(life: Life, pipe: int) -> None:
     random = Random(life.seed)
     # Small files, folded often; and snapshots that are there before the end.
     vars(sqlite_wal).update(WAL_BYTES_MAX=life.wal_bytes)
-    vars(sqlite_views).update(WAL_BYTES_MAX=life.wal_bytes)
     vars(snapshot_writer).update(_GATHER_SECONDS=random.choice((0.0, 0.01)))
     main = _Process(life, pipe, random).main
     if random.random() < 0.5:

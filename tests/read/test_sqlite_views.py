@@ -18,7 +18,7 @@ from engine.limits import Limits
 from engine.ports import Ports
 from engine.projection import Projection, Row, Table, projects
 from engine.rows import Flat, Scalar
-from engine.stores import sqlite_views
+from engine.stores import sqlite_wal
 from engine.stores.sqlite_keeper import Keeper
 from engine.stores.sqlite_session import set_pragma
 from engine.stores.sqlite_tables import TableSql
@@ -261,18 +261,19 @@ async def test_closing_twice_does_nothing_and_closed_views_say_so(path: str) -> 
 async def test_the_wal_is_folded_into_the_file_when_it_is_large(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_views, "WAL_BYTES_MAX", 100_000)
+    monkeypatch.setattr(sqlite_wal, "WAL_BYTES_MAX", 100_000)
     log = Log()
     async with Wired(log, path, [Library]) as wired:
-        wired.views._wal_retry_bytes = 100_000
         sizes: list[int] = []
         for n in range(40):
             wired.publish(*[Bought(f"b{n}-{m}" * 9) for m in range(50)])
             await wired.caught_up()
             sizes.append(Path(path + "-wal").stat().st_size)
 
-        assert max(sizes) < 200_000
-        assert 0 in sizes
+        written = Path(path).stat().st_size
+    assert 50_000 < max(sizes) < 200_000
+    assert sizes[-1] == sizes[20], "it is written over, and grows no more"
+    assert written > 200_000
 
 
 def simulated(folder: Path) -> tuple[Disk, Ports]:
@@ -300,7 +301,8 @@ async def test_after_a_failed_sync_the_views_take_nothing_until_they_are_opened_
     disk, ports = simulated(tmp_path)
     views = await open_views(disk, ports, log)
     await move(views, log, 0, 1)
-    views._wal_retry_bytes = 1  # let it fold, which is when views are synced
+    assert views._wal is not None
+    views._wal.bound.next = 1  # let it fold, which is when views are synced
     disk.sync_failures = 1.0
     with pytest.raises(StoreFailed, match="could not be written"):
         await move(views, log, 1, 2)
@@ -457,10 +459,9 @@ async def test_a_decision_that_could_not_be_synced_is_folded_nowhere(
 async def test_a_reader_that_stays_does_not_stop_the_writer(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_views, "WAL_BYTES_MAX", 50_000)
+    monkeypatch.setattr(sqlite_wal, "WAL_BYTES_MAX", 50_000)
     log = Log()
     async with Wired(log, path, [Library]) as wired:
-        wired.views._wal_retry_bytes = 50_000
         wired.publish(Bought("b"))
         await wired.caught_up()
         stranger = apsw.Connection(path)
@@ -472,7 +473,8 @@ async def test_a_reader_that_stays_does_not_stop_the_writer(
         stranger.close()
 
         assert wired.projector.state == "live"
-        assert wired.views._wal_retry_bytes > 50_000
+        assert wired.views._wal is not None
+        assert wired.views._wal.bound.next > 50_000
 
 
 # -- values ---------------------------------------------------------------------------------------

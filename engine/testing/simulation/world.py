@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, Final
 
 from ...errors import Damaged, EngineFailed, StoreFailed, StoreRefused, StreamUnreadable
-from ...stores import sqlite_views, sqlite_wal
+from ...stores import sqlite_wal
 from .disk import Disk
 from .domain import POISON, Brittle, Hang, Put, Slowly, Spoil, Take
 from .fence import fence
@@ -106,15 +106,13 @@ def _ram() -> str | None:
 @contextlib.contextmanager
 def _folding_at(wal_bytes: int) -> Generator[None]:
     """Let small write-ahead logs be folded, which otherwise takes thousands of commits."""
-    modules: tuple[Any, ...] = (sqlite_wal, sqlite_views)
-    before = [module.WAL_BYTES_MAX for module in modules]
-    for module in modules:
-        module.WAL_BYTES_MAX = wal_bytes
+    before = sqlite_wal.WAL_BYTES_MAX
+    module: Any = sqlite_wal
+    module.WAL_BYTES_MAX = wal_bytes
     try:
         yield
     finally:
-        for module, size in zip(modules, before, strict=True):
-            module.WAL_BYTES_MAX = size
+        module.WAL_BYTES_MAX = before
 
 
 # -- one life -----------------------------------------------------------------------------------
