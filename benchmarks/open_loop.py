@@ -188,8 +188,8 @@ async def _run(
 def _commands_in(lane: int) -> Iterator[OpenOrder | AdjustOrder]:
     """Give the commands of a lane, without end; of its first order not all.
 
-    So every tenth command opens an order. With whole orders in all lanes, a thousand in a row would
-    open one, and then 9,000 none.
+    So every tenth command opens an order, once each lane has its first. With whole orders in all
+    lanes, a thousand in a row would open one, and then 9,000 none.
     """
     commands = commands_of(lane)
     first = list(itertools.islice(commands, COMMANDS_PER_ORDER))

@@ -87,7 +87,7 @@ class Picking:
         return None
 
     def decode_parked(self, stored: StoredEvent) -> Event | None:
-        """Give an event that was parked; None also where it is skipped, and was met before."""
+        """Give an event that was parked; None also where it was skipped when it had been met."""
         return None if self.is_skipped(stored) else self.decode(stored)
 
     def is_mine(self, event: Event | None, stored: StoredEvent) -> bool:

@@ -513,6 +513,10 @@ class Projecting:
 
             async def skip(projector: Projector = projector) -> None:
                 projector.skip(stored)
+                if projector in self._serving:
+                    # What it has parked since may have been taken out by the decision.
+                    keys = await self._views.parked_keys(projector.part)
+                    projector.parking.begin(keys)
 
             await projector.ask(skip)
         late = await self._parked_at(position)

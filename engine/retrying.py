@@ -23,7 +23,7 @@ class Retried(msgspec.Struct, frozen=True):
     """What became of parked events that were tried again."""
 
     released: int
-    """Events that are in the tables now."""
+    """Events that are parked no more: they are in the tables, or skipped."""
     failed: tuple[Parked, ...]
     """Those that failed again, the first of each key; all behind them were left."""
 

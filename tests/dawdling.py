@@ -9,6 +9,7 @@ and not otherwise relies on an order that nothing keeps. All tests take three ti
 from __future__ import annotations
 
 import os
+import threading
 import time
 from random import Random
 
@@ -22,10 +23,10 @@ AFTER_SECONDS = (0.0, 0.0, 0.002)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let all threads dawdle that are started from now on."""
-    seed = int(os.environ.get("DAWDLE", "0"))
-    draw = Random(seed)
+    seed = os.environ.get("DAWDLE", "0")
 
     def serve(self: ThreadWorker) -> None:
+        draw = Random(f"{seed} {threading.current_thread().name}")
         while (call := self._calls.get()) is not None:
             time.sleep(draw.choice(BEFORE_SECONDS))
             call()

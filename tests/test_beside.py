@@ -115,7 +115,8 @@ def test_an_interrupted_build_goes_on_where_it_was(path: Path, number: signal.Si
         for _ in range(20):
             old.told("many", "a", 4_000)
         with command("build", path, BUILT, "sums") as building:
-            while not views(path, "SELECT max(position) FROM checkpoints WHERE build = 2")[0][0]:
+            there = "SELECT max(position) FROM checkpoints WHERE build = 2"
+            while (views(path, there)[0][0] or 0) < 5_000:
                 pass
             building.send_signal(number)
             status, _, err = ended(building)

@@ -520,15 +520,16 @@ async def test_a_skip_holds_from_the_first_moment_of_a_start(file: str) -> None:
 
 
 @pytest.mark.parametrize("ails_on", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
 async def test_an_event_is_not_left_parked_that_was_in_hand_when_it_was_skipped(
-    file: str, ails_on: bool
+    file: str, ails_on: bool, kept: bool
 ) -> None:
     """It stops a build beside; the one that serves goes through the log again, and meets it."""
     async with filled(Parking, file, "a", "b") as engine:
         AILING.add("b")
         await engine.projections.rebuild("sums")
         await until(lambda: building_state(engine) == "stopped")
-        rows, decided = Gate(engine, "fetch"), Gate(engine, "decide", after=True)
+        rows, decided = Gate(engine, "fetch"), Gate(engine, "decide", after=kept)
         await engine.projections.reset("sums")
         await rows.reached.wait()
         skipping = asyncio.ensure_future(engine.projections.skip("sums", 2, reason="a test"))

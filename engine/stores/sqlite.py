@@ -297,8 +297,8 @@ class SqliteStore:
     def _plan(self, connection: Any, batch: Batch, believing: bool) -> Plan:
         """Plan on what is remembered; what is not is looked up.
 
-        Of a stream that a write begins nothing is remembered: whoever is believed has looked, and
-        the schema does not let it begin twice.
+        But not a stream that a write begins: whoever is believed has looked, and the schema does
+        not let it begin twice.
         """
         writes = [write for request in batch.requests for write in request.writes]
         begun = {write.stream for write in writes if believing and write.expected == 0}

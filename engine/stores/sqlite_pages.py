@@ -174,10 +174,9 @@ def read_streams(
 
 
 def _read_versions(connection: Any, asked: str) -> Sequence[int]:
-    text: str = connection.execute(_VERSIONS, (asked,)).fetchall()[0][0]
     try:
-        return _versions_of(text)
-    except msgspec.MsgspecError as error:
+        return _versions_of(connection.execute(_VERSIONS, (asked,)).fetchall()[0][0])
+    except (msgspec.MsgspecError, apsw.SQLError) as error:  # the latter for a blob
         raise Damaged(0, f"the index of versions holds what is none: {error}") from error
 
 
@@ -209,7 +208,7 @@ def _read(
         text, blob, versions = _whole(connection, page, parameters, reads or ())
         numbers = _numbers.decode(text)
         return zip(numbers, _cut(numbers, blob, types, names), strict=True), versions
-    except (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError):
+    except (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError, apsw.SQLError):
         found = connection.execute(page.by_row, parameters).fetchall()
         return _row_by_row(found, types, names), ()
 
@@ -228,7 +227,7 @@ def _whole(
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
     versions = _versions_of(beside)
     is_empty = versions and all(r.after >= v for r, v in zip(reads, versions, strict=True))
-    if not (blob or is_empty):  # the end of the log, or a page that does not fit
+    if not (blob or is_empty):  # the end of the log, what does not fit, or what an index makes up
         text, blob, beside = connection.execute(page.cut, parameters).fetchall()[0]
         versions = _versions_of(beside)
     return text, blob, versions

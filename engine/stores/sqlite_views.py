@@ -205,7 +205,7 @@ class SqliteViews:
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
-        self._reading = None
+        self._reading = self._wal = None
         if connection is not None:
             stopped, self._stopped = self._stopped, False
             with failures(self._path, "closed"):
@@ -290,8 +290,13 @@ class SqliteViews:
     def _wrote(self, together: Sequence[Changes]) -> None:
         for changes in together:
             self._committed(changes.part)
+        self._fold_wal()
+
+    def _fold_wal(self) -> None:
         if self._wal is not None:
-            self._wal.fold_if_large()
+            # Noted before the next write of the same turn: it would fold what the disk has not.
+            with self._noting_failed_syncs():
+                self._wal.fold_if_large()
 
     async def write_by(
         self, part: Part, call: Callable[[SqlSession], Changes | None]
@@ -313,8 +318,7 @@ class SqliteViews:
                 self._settle(connection, changes)
         if changes is not None:
             self._committed(part)
-            if self._wal is not None:
-                self._wal.fold_if_large()
+            self._fold_wal()
         return changes
 
     def _settle(self, connection: apsw.Connection, changes: Changes) -> None:

@@ -3,10 +3,10 @@
 Rules: what has been folded is written over from the beginning, and the log keeps its size: a commit
 that overwrites is synced in half the time of one that makes a file longer. Of the events' log most
 is folded beside the writer and the rest in a moment of his; the bound above which that is done
-begins small, and doubles while folding takes more than a tenth of the time. Views, for which nobody
-waits, are folded in their writer's turn (`WalInTurn`). A fold that fails stops the store, since the
-kernel calls clean what it could not write. This file never folds what a stopped store holds, waits
-for a reader, or runs while nothing is written.
+begins small, and doubles while folding takes more than a tenth of the time. Views, for which no
+command waits, are folded in their writer's turn (`WalInTurn`). A fold that fails stops the log, and
+one whose sync fails the views, since the kernel calls clean what it could not write. This file
+never folds what a stopped store holds, waits for a reader, or runs while nothing is written.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ class WalFolder:
         set_pragma(connection, "journal_size_limit", 2 * WAL_BYTES_MAX)
 
     def _committed(self, _connection: Any, _database: str, frames: int) -> int:
+        if frames < self._frames:
+            self._bound.folded()  # it was begun anew, by whomever
         self._frames = frames
         return int(apsw.SQLITE_OK)
 
@@ -218,6 +220,8 @@ class WalInTurn:
         set_pragma(connection, "journal_size_limit", 2 * WAL_BYTES_MAX)
 
     def _committed(self, _connection: Any, _database: str, frames: int) -> int:
+        if frames < self._frames:
+            self.bound.folded()
         self._frames = frames
         return int(apsw.SQLITE_OK)
 

@@ -576,32 +576,59 @@ async def test_a_missing_event_stops_its_readers(store: SqliteStore, position: i
         await store.read_streams([StreamRead("a:1")], events_max=9, bytes_max=ALL)
 
 
+class Counting:
+    """A connection that counts what it is asked, and whose index of versions says what it is told.
+
+    Nothing told, it says what is there.
+    """
+
+    def __init__(self, connection: apsw.Connection, versions: str = "") -> None:
+        self._connection = connection
+        self._versions = versions
+        self.statements = 0
+
+    def execute(self, sql: str, values: tuple[Any, ...]) -> Any:
+        self.statements += 1
+        if self._versions:
+            damaged = f"SELECT {self._versions} WHERE ?1 > 0"
+            sql = sql.replace(sqlite_pages._VERSIONS, damaged)
+        return self._connection.execute(sql, values)
+
+    def limit(self, what: int, value: int) -> int:
+        return self._connection.limit(what, value)
+
+
 @pytest.mark.parametrize(
     ("versions", "told"),
-    [("[3]", "version 3 of a:1 is lost"), ('["x"]', "the index of versions holds what is none")],
+    [
+        ("'[3]'", "version 3 of a:1 is lost"),
+        ("""'["x"]'""", "the index of versions holds what is none"),
+        ("json_group_array(x'00')", "the index of versions holds what is none"),
+    ],
+    ids=["beyond", "text", "blob"],
 )
 async def test_a_stream_whose_index_is_damaged_ends_by_an_error(
     store: SqliteStore, versions: str, told: str
 ) -> None:
     await append(store, request("a:1", 0, 1, 2))
-
-    class Damaging:
-        """A file whose index is damaged: what it says of the end is not what a search finds."""
-
-        def __init__(self, connection: apsw.Connection) -> None:
-            self._connection = connection
-
-        def execute(self, sql: str, values: tuple[Any, ...]) -> Any:
-            damaged = sql.replace(sqlite_pages._VERSIONS, f"SELECT '{versions}' WHERE ?1 > 0")
-            return self._connection.execute(damaged, values)
-
-        def limit(self, what: int, value: int) -> int:
-            return self._connection.limit(what, value)
-
     with closing(apsw.Connection(store.path)) as connection:
-        reads = [StreamRead("a:1", 2)]
+        damaged, reads = Counting(connection, versions), [StreamRead("a:1", 2)]
         with pytest.raises(Damaged, match=told):
-            sqlite_pages.read_streams(Damaging(connection), lambda _: ("e", 1), reads, 9, ALL)
+            sqlite_pages.read_streams(damaged, lambda _: ("e", 1), reads, 9, ALL)
+
+
+@pytest.mark.parametrize("streams", [["new:1", "new:2"], ["a:1", "new:1"], ["a:1"]])
+async def test_a_page_of_streams_takes_one_statement(
+    store: SqliteStore, streams: list[str]
+) -> None:
+    """Each hands the interpreter's lock over and back, which a busy loop makes dear."""
+    await append(store, request("a:1", 0, 1, 2))
+    with closing(apsw.Connection(store.path)) as connection:
+        counting, reads = Counting(connection), [StreamRead(stream) for stream in streams]
+        pages = sqlite_pages.read_streams(counting, lambda _: ("e", 1), reads, 9, ALL)
+
+    assert counting.statements == 1
+    assert [len(page.events) for page in pages] == [2 * (name == "a:1") for name in streams]
 
 
 async def test_a_damaged_last_event_refuses_to_open(store: SqliteStore) -> None:
