@@ -33,6 +33,8 @@ __all__ = ["Directory", "check_id"]
 
 _SCAN_MAX = 1_024
 """Actors looked at, at most, to find one that can leave; the next search goes on behind them."""
+_ENOUGH = 64
+"""Actors looked at, where one of them could leave: all may have been used since the last lap."""
 _FOLD_SLICE = 250
 """Events folded before the event loop gets its turn."""
 _SAMPLE = 16
@@ -121,7 +123,9 @@ class Directory:
 
     def _find_leaver(self) -> Actor | None:
         fallback: Actor | None = None
-        for _ in range(min(_SCAN_MAX, len(self._actors))):
+        for looked in range(min(_SCAN_MAX, len(self._actors))):
+            if looked >= _ENOUGH and fallback is not None:
+                break
             stream, actor = next(iter(self._actors.items()))
             if actor.at_rest and not actor.used:
                 return actor

@@ -262,6 +262,18 @@ async def test_a_full_engine_is_said_at_once() -> None:
         assert (await engine.execute(Add("x", 1))).version == 1
 
 
+async def test_the_search_for_who_can_leave_is_short_where_all_were_used() -> None:
+    """It is made in the event loop, for each aggregate that comes when the directory is full."""
+    async with counters(limits=Limits(resident_aggregates=500)) as engine:
+        await asyncio.gather(*[engine.execute(Add(f"c{n}", 1)) for n in range(500)])
+        assert all(actor.used for actor in engine._directory.actors)
+        await engine.execute(Add("x", 1))
+
+        looked_at = [actor.id for actor in engine._directory.actors if not actor.used]
+        assert looked_at == [f"c{n}" for n in range(1, 64)], "and the first of them has left"
+        assert await total(engine, "c0") == "1 at 1"
+
+
 async def test_idle_aggregates_leave_memory_and_busy_ones_stay() -> None:
     limits = Limits(idle_seconds=10)
     async with counters(limits=limits) as engine:

@@ -61,8 +61,8 @@ def test_the_last_of_several_users_puts_the_collector_back() -> None:
 @pytest.mark.parametrize(
     ("host", "inside"),
     [
-        ((0, 10, 10), (0, 20, 50)),
-        ((50_000, 5, 1_000), (50_000, 20, 1_000)),
+        ((0, 10, 10), (0, 10, 1_000)),
+        ((50_000, 5, 2_000), (50_000, 10, 2_000)),
     ],
 )
 def test_what_the_host_set_beyond_it_stays(
