@@ -24,6 +24,7 @@ from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
 from .ports import Ports
 from .read_ahead import AHEAD, ReadAhead
+from .running import note_new_aggregates
 from .snapshot import Distrusted
 from .statistics import DirectoryStatistics, Histogram
 from .stores.contract import Store, StreamPage, StreamRead
@@ -215,6 +216,7 @@ class Directory:
                 watch.end(seen, error)
             raise
         self._load_seconds.record(self._stopwatch() - begin)
+        note_new_aggregates(len(actors))
         if watch is not None:
             watch.end(seen, loaded=self.loads - before)
 

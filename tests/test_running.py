@@ -6,13 +6,16 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import engine
+from engine import directory
 from engine.ports import SystemWorkers
-from engine.running import CALM
+from engine.running import CALM, YOUNG, note_new_aggregates
+from tests.support import Add, counters
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +133,36 @@ class Counter(engine.Aggregate, kind="counter"):
     @engine.applies
     def counted(self, event: Counted) -> None:
         pass
+
+
+@pytest.mark.parametrize("calm", [True, False])
+def test_the_young_are_collected_as_aggregates_come_where_the_collector_is_calm(
+    calm: bool,
+) -> None:
+    """Python counts nothing where as much is freed as is made."""
+    collected: list[int] = []
+
+    def note(phase: str, told: dict[str, int]) -> None:
+        if phase == "start":
+            collected.append(told["generation"])
+
+    with engine.calm_collector() if calm else nullcontext():
+        gc.callbacks.append(note)
+        try:
+            for _ in range(16):
+                note_new_aggregates(YOUNG // 2)
+        finally:
+            gc.callbacks.remove(note)
+
+    assert collected == ([0, 0, 0, 1] * 2 if calm else [])
+
+
+async def test_a_directory_tells_of_the_aggregates_that_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(directory, "note_new_aggregates", told.append)
+    async with counters() as shop:
+        await asyncio.gather(*[shop.execute(Add(f"c{n}", 1)) for n in range(10)])
+
+    assert sum(told) == 10
