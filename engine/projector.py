@@ -396,7 +396,8 @@ class Projector:
         watch, changes = self._watch, prepared.changes
         assert changes is not None
         try:
-            self._transactions += await writing
+            first = await writing
+            self._transactions += first
             if before is not None:
                 await asyncio.wait([before])
         except BaseException as error:
