@@ -48,7 +48,6 @@ _CALLS = {
     f"open {VIEWS}-wal": 1,
     f"write {VIEWS}-wal": 110,
     f"sync {VIEWS}-wal": 10,
-    f"truncate {VIEWS}-wal": 1,
     f"delete {VIEWS}-wal": 1,
     f"open {VIEWS}-journal": 1,
     f"write {VIEWS}-journal": 2,
@@ -56,7 +55,8 @@ _CALLS = {
     f"delete {VIEWS}-journal": 1,
 }
 """The calls that SQLite makes, and about how often in a life of some fifty commands. Journals are
-there only until a new file has switched to its write-ahead log."""
+there only until a new file has switched to its write-ahead log; that of the views is cut where a
+reader has made it grow, which these lives do not come to."""
 
 
 def _moments(call: str) -> tuple[str, ...]:
