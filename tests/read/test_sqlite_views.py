@@ -25,7 +25,7 @@ from engine.stores.sqlite_tables import TableSql
 from engine.stores.sqlite_views import SqliteViews
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.machine import SimulatedFiles
-from engine.views import Changes, Checkpoint, Decision, Selection
+from engine.views import Changes, Checkpoint, Decision, Parked, Selection
 
 from .shelf import (
     Book,
@@ -450,6 +450,26 @@ async def test_views_that_cannot_be_made_durable_are_refused(tmp_path: Path) -> 
     assert "delete shop.views.db-wal" not in disk.calls
     views = await open_views(disk, ports, log)
     assert (await views.checkpoint(part_of(Counts))).position == 1
+    await views.close()
+    disk.dispose()
+
+
+async def test_the_decision_to_skip_an_event_takes_it_out_of_what_is_parked(
+    tmp_path: Path,
+) -> None:
+    """In its own transaction: whoever is killed behind it leaves nothing to be retried."""
+    log = written(1, 2)
+    disk, ports = simulated(tmp_path)
+    views = await open_views(disk, ports, log)
+    await move(views, log, 0, 1)
+    part = part_of(Counts)
+    at = await views.checkpoint(part)
+    parked = Parked(1, "book:b", "bought v1", "book:b", 0, 1, "a test")
+    await views.write(Changes(part, at, at, {}, (parked,)))
+    assert await views.parked("counts") == [parked]
+    await views.decide(Decision("counts", "skip", 0, 1, 1, "a test", None))
+
+    assert await views.parked("counts") == []
     await views.close()
     disk.dispose()
 
