@@ -364,6 +364,7 @@ class Projector:
             self._ahead = prepared.changes.after
             # Called here, so that the order of the batches is that of their writes.
             writing = asyncio.ensure_future(self._work.write(prepared.changes))
+            writing.add_done_callback(_look_at)
             before = self._writes[-1] if self._writes else None
             write = asyncio.ensure_future(self._write(prepared, writing, before, seen, begin))
             write.add_done_callback(self._written_or_failed)
@@ -584,3 +585,9 @@ class Projector:
         except (StoreFailed, StoreRefused) as error:
             # It is in the log of this process, and what is to be told may be the cause itself.
             self._logger.warning("the state of a projection could not be noted: %s", error)
+
+
+def _look_at(writing: asyncio.Future[bool]) -> None:
+    """Look at what a write raised, which nobody does where its batch was given up meanwhile."""
+    if not writing.cancelled():
+        writing.exception()
