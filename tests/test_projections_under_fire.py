@@ -543,6 +543,7 @@ async def test_an_event_is_not_left_parked_that_was_in_hand_when_it_was_skipped(
         await skipping
 
         assert parked, "it was met before it was known to be skipped"
+        assert not serving.parking.keys, "nothing waits behind it"
         assert await engine.projections.parked("sums") == []
         assert await sums(engine) == {"a": 1}
         AILING.clear()
