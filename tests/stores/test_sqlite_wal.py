@@ -16,7 +16,7 @@ from engine.ports import Ports, SystemClock
 from engine.stores import sqlite_wal
 from engine.stores.contract import AppendRequest, EventData, Write
 from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_wal import WalFolder
+from engine.stores.sqlite_wal import WalFolder, WalInTurn
 from engine.testing.conformance import ADDED, append, feed, request
 from tests.faults import FaultyVfs, Hold, VfsFiles
 
@@ -220,3 +220,19 @@ async def test_a_store_that_closes_ends_the_fold_first(
         "log.db",
         "log.db.lock",
     ]
+
+
+def test_a_log_that_somebody_else_began_anew_is_folded_by_its_bound_again(tmp_path: Path) -> None:
+    """A long reader made it grow, and the bound with it; then another connection folds it."""
+    path = str(tmp_path / "views.db")
+    with closing(apsw.Connection(path)) as writer, closing(apsw.Connection(path)) as other:
+        writer.pragma("journal_mode", "wal")
+        wal = WalInTurn(writer, SystemClock())
+        for statement in ("CREATE TABLE t (b)", "INSERT INTO t VALUES (zeroblob(100000))"):
+            writer.execute(statement)
+        wal.bound.put_off(1_000_000)
+        other.execute("SELECT count(*) FROM t").fetchall()
+        other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        writer.execute("INSERT INTO t VALUES (1)")
+
+        assert wal.bound.next == wal.bound.bytes
