@@ -219,14 +219,16 @@ class Damaged(EngineError):
 class StoreFailed(EngineError):
     """The store could not do what it was asked; `written` says what that means for an append.
 
-    False: nothing was written and the store goes on. None: the outcome is unknown, and the store
-    takes no further append until it is opened again.
+    False: nothing was written, and the store goes on unless it has `stopped`. None: the outcome is
+    unknown. Then, and where it has stopped, the store takes no further append until it is opened
+    again.
     """
 
-    def __init__(self, message: str, *, written: bool | None) -> None:
-        """Say what failed, and whether an append can have been written."""
+    def __init__(self, message: str, *, written: bool | None, stopped: bool = False) -> None:
+        """Say what failed, whether an append can have been written, and whether that was all."""
         super().__init__(message)
         self.written = written
+        self.stopped = stopped
 
 
 class StoreLocked(EngineError):

@@ -6,7 +6,8 @@ Rules:
   empty results and repeated keys that were decided on undurable events follow those events.
 - A conflict voids its request and every later request of the same stream: those that are in the
   same batch, those that gather, and what the actor has folded. Other streams lose nothing.
-- A batch of which the store knows that nothing was written voids all of it, in the same way.
+- A batch of which the store knows that nothing was written voids all of it, in the same way. If the
+  store has stopped, the journal ends behind it.
 - Any other failure of an append stops the journal for good: what was in flight is *unknown*.
 
 It decides nothing about commands, gives no positions, and never retries an append by itself.
@@ -212,6 +213,9 @@ class Journal:
                 self._lose(entries, failure)
                 raise
             self._void_batch(entries, failure)
+            if failure.stopped:
+                self._end()
+                raise
             return
         except BaseException as failure:
             self._lose(entries, failure)
@@ -330,10 +334,6 @@ class Journal:
 
     def _lose(self, entries: Sequence[Entry], failure: BaseException) -> None:
         """Answer a batch whose outcome nobody knows, and what gathers behind it."""
-        # Until the engine has ended actors have turns; a decision on these events would follow an
-        # entry that has had its answers, and never get its own.
-        self._lost = True
-        self.has_room = False
         for entry in entries:
             unknown = _outcome_unknown(entry, failure)
             voided = Voided(decided_on_void(entry.owner.stream))
@@ -343,6 +343,14 @@ class Journal:
                 # What wrote nothing was certainly not run; a repeated key shares the doubt.
                 if follower.mail.open:
                     self._intake.refuse(follower.mail, unknown if follower.repeated else voided)
+        self._end()
+
+    def _end(self) -> None:
+        """Take nothing more, and answer what gathers."""
+        # Until the engine has ended actors have turns; a decision on these events would follow an
+        # entry that has had its answers, and never get its own.
+        self._lost = True
+        self.has_room = False
         self.abandon()
 
     def abandon(self) -> None:

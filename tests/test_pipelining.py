@@ -18,6 +18,7 @@ from engine import (
     OutcomeUnknown,
     Receipt,
     Rejected,
+    StoreFailed,
     Voided,
 )
 from tests.support import (
@@ -350,6 +351,24 @@ async def test_an_empty_result_gives_a_receipt_of_the_stream_as_it_is() -> None:
         assert await engine.execute(Touch("a")) == Receipt("counter:a", 1, 1)
         assert (await engine.execute(Empty("a"))).version == 2
         assert (await engine.execute(Empty("a"))).version == 2
+
+
+async def test_a_batch_that_a_stopped_store_never_began_is_not_run_and_ends_the_engine() -> None:
+    store = HeldStore()
+    with pytest.raises(EngineFailed):
+        async with counters(store) as engine:
+            await engine.execute(Add("a", 1))
+            store.hold()
+            store.failures.append(StoreFailed("it has stopped", written=False, stopped=True))
+            first = start(engine, Add("a", 1))
+            await until(lambda: len(store.batches) == 2)
+            rest = [start(engine, Add(who, 1)) for who in ("a", "b")]
+            await asyncio.sleep(0)
+            store.release()
+            results = await asyncio.wait_for(answers([first, *rest]), 20)
+
+            assert all(isinstance(result, NotRun) for result in results), results
+            await until(lambda: engine.failed is not None)
 
 
 @pytest.mark.parametrize("command", [Look("a"), Touch("a"), Add("a", 1)])

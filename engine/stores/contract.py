@@ -252,9 +252,9 @@ class Store(Protocol):
     async def append(self, batch: Batch) -> Committed:
         """Append what fits, in one transaction, and return when it is durable.
 
-        Raises StoreFailed: with `written=False` nothing of the batch is in the log and the store
-        goes on; with `written=None` nobody knows, and the store appends nothing more until it is
-        opened again.
+        Raises StoreFailed: with `written=False` nothing of the batch is in the log, and the store
+        goes on unless it has `stopped`; with `written=None` nobody knows. In both of the latter
+        cases the store appends nothing more until it is opened again.
         """
         ...
 

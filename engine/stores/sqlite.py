@@ -260,14 +260,16 @@ class SqliteStore:
             raise StoreFailed(
                 f"{self.path} takes nothing more since {type(self._stopped).__name__}: open it "
                 f"again, which reads what is there",
-                written=None,
+                written=False,  # no transaction was begun for it
+                stopped=True,
             )
         try:
             try:
                 planned = self._insert(connection, batch)
             except apsw.ConstraintError:
                 # A cache was wrong in a way that only the schema noticed. SQLite does not say
-                # which row: read the truth, and plan once more on it.
+                # which row: read the truth, and plan once more on it. Inside the transaction, so
+                # that no stranger's commit comes between the two.
                 self._roll_back(connection)
                 if self._stopped is not None:
                     raise
@@ -282,6 +284,8 @@ class SqliteStore:
     def _insert(self, connection: Any, batch: Batch, *, believing: bool = True) -> Plan:
         run(connection, "BEGIN IMMEDIATE")
         self._reach("store.began")
+        if not believing:
+            self._refresh(connection)
         planned = self._plan(connection, batch, believing)
         if planned.conflicts:
             # What is remembered may be stale where a stranger wrote. It is good enough for a yes,

@@ -5,8 +5,9 @@ that overwrites is synced in half the time of one that makes a file longer. Of t
 is folded beside the writer and the rest in a moment of his; the bound above which that is done
 begins small, and doubles while folding takes more than a tenth of the time. Views, for which no
 command waits, are folded in their writer's turn (`WalInTurn`). A fold that fails stops the log, and
-one whose sync fails the views, since the kernel calls clean what it could not write. This file
-never folds what a stopped store holds, waits for a reader, or runs while nothing is written.
+one whose sync fails the views, since the kernel calls clean what it could not write. A full disk
+puts a fold off: nothing was called clean, and the log has what it could not fold. This file never
+folds what a stopped store holds, waits for a reader, or runs while nothing is written.
 """
 
 from __future__ import annotations
@@ -188,14 +189,14 @@ class WalFolder:
             self._bound.folded()
 
     def _checkpoint(self, connection: Any, mode: int) -> tuple[int, int] | None:
-        """Give the frames that the log holds and those that are folded; None if others prevent it.
+        """Give the frames that the log holds and those that are folded; None if that must wait.
 
-        A reader does: what could be folded is, and the next try comes with growth.
+        A reader or a full disk prevents it: what could be folded is, the rest comes with growth.
         """
         begin = self._ports.clock.monotonic()
         try:
             found: tuple[int, int] = connection.wal_checkpoint(mode=mode)
-        except (apsw.BusyError, apsw.LockedError):
+        except (apsw.BusyError, apsw.LockedError, apsw.FullError):
             return None
         except apsw.Error as error:
             # A sync of the file itself may have failed, and must not be tried again.
@@ -234,7 +235,7 @@ class WalInTurn:
         self._connection.set_busy_timeout(0)
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except apsw.BusyError:
+        except (apsw.BusyError, apsw.FullError):
             self.bound.put_off(size)
         else:
             self._frames = 0

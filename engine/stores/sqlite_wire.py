@@ -113,6 +113,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     written: bool | None = None
     briefly: bool = False
     position: int = 0
+    stopped: bool = False
 
 
 Answer: TypeAlias = Opened | Added | Done | Failed
@@ -181,7 +182,7 @@ def failed_of(error: BaseException) -> Failed:
     """Tell an error; what is none of the engine's leaves the outcome of an append unknown."""
     name = type(error).__name__
     if isinstance(error, StoreFailed):
-        return Failed(name, str(error), written=error.written)
+        return Failed(name, str(error), written=error.written, stopped=error.stopped)
     if isinstance(error, StoreLocked):
         return Failed(name, str(error), briefly=error.briefly)
     if isinstance(error, Damaged):
@@ -199,7 +200,7 @@ def error_of(failed: Failed) -> EngineError:
         return Damaged(failed.position, failed.message)
     if failed.error == StoreRefused.__name__:
         return StoreRefused(failed.message)
-    return StoreFailed(failed.message, written=failed.written)
+    return StoreFailed(failed.message, written=failed.written, stopped=failed.stopped)
 
 
 _LENGTH_BYTES: Final = 4

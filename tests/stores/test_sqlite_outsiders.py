@@ -20,6 +20,7 @@ from engine.stores.contract import (
     Appended,
     AppendRequest,
     EventType,
+    StreamConflict,
     StreamRead,
     Write,
     checksum_of,
@@ -160,6 +161,35 @@ async def test_a_strangers_stream_is_taken_over(store: SqliteStore) -> None:
     requests = [request("e:1", 0, 5), request("d:1", 0, 4), request("c:1", 0, 3)]
     assert await append(store, *requests) == [Appended(n, (1,)) for n in (3, 4, 5)]
     assert numbers(await stream(store, "d:1")) == [4]
+
+
+async def test_a_stranger_that_writes_again_and_again_costs_no_other_stream_anything(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between a violation and the second try."""
+    versions = iter(range(2, 9))
+
+    def append_outside() -> None:
+        version = next(versions)
+        outside(
+            store,
+            "INSERT INTO events SELECT (SELECT max(position) + 1 FROM events), stream, "
+            f"{version}, type, recorded, encoding, payload, metadata, checksum FROM events "
+            "WHERE position = 1",
+        )
+
+    real = store._roll_back
+
+    def roll_back(connection: Any) -> None:
+        real(connection)
+        append_outside()
+
+    monkeypatch.setattr(store, "_roll_back", roll_back)
+    append_outside()
+
+    outcomes = await append(store, request("b:1", 1, 2), request("a:1", 1, 9), request("c:1", 0, 3))
+
+    assert outcomes == [Appended(5, (2,)), StreamConflict("a:1", 1, 3), Appended(6, (1,))]
 
 
 # -- failures beside the transaction --------------------------------------------------------

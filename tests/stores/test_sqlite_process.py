@@ -281,6 +281,10 @@ def test_what_an_append_did_comes_back_as_the_store_would_have_given_it() -> Non
     [
         (StoreFailed("full", written=False), StoreFailed("full", written=False)),
         (StoreFailed("lost", written=None), StoreFailed("lost", written=None)),
+        (
+            StoreFailed("over", written=False, stopped=True),
+            StoreFailed("over", written=False, stopped=True),
+        ),
         (StoreLocked("mine", briefly=True), StoreLocked("mine", briefly=True)),
         (StoreRefused("new"), StoreRefused("new")),
         (Damaged(3, "torn"), Damaged(3, "torn")),

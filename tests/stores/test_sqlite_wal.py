@@ -132,8 +132,49 @@ async def test_a_failed_sync_of_the_file_itself_stops_the_store(
     vfs.faults.clear()
 
     assert vfs.calls.count("sync log.db") == 1, "a sync that failed is never tried again"
-    with pytest.raises(StoreFailed, match="takes nothing more since IOError"):
+    with pytest.raises(StoreFailed, match="takes nothing more since IOError") as failed:
         await append(store, request("b:1", 0, 3))
+    assert failed.value.written is False, "no transaction was begun for it"
+    assert failed.value.stopped
+
+
+@pytest.mark.parametrize("whose", ["folder", "writer"])
+async def test_a_full_disk_puts_a_fold_off(
+    faulty: tuple[SqliteStore, FaultyVfs], whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, vfs = faulty
+    if whose == "writer":
+        monkeypatch.setattr(sqlite_wal, "_PASSES_MAX", 0)
+    vfs.faults["write log.db"] = apsw.SQLITE_FULL
+    await fill(store)
+    await folded(store)
+    assert store.statistics().wal_folds_put_off == 1
+
+    await append_large(store, version := len(await feed(store)), version + 1)
+    vfs.faults.clear()
+    await append_large(store, version + 1, version + 10)
+
+    assert store.statistics().wal_folds >= 1
+    assert len(await feed(store)) == version + 10
+
+
+async def test_a_full_disk_puts_a_fold_in_turn_off(tmp_path: Path) -> None:
+    vfs = FaultyVfs()
+    path = str(tmp_path / "views.db")
+    with closing(VfsFiles(vfs.name).connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = wal; CREATE TABLE t(x)").fetchall()
+        wal = WalInTurn(connection, SystemClock())
+        wal.bound.bytes = wal.bound.next = 1
+        vfs.faults["write views.db"] = apsw.SQLITE_FULL
+        connection.execute("INSERT INTO t VALUES (1)").fetchall()
+        wal.fold_if_large()
+        assert wal.bound.next > wal.bound.bytes, "the next try comes with growth"
+
+        vfs.faults.clear()
+        connection.execute("INSERT INTO t VALUES (zeroblob(100000))").fetchall()
+        wal.fold_if_large()
+        assert wal.bound.next == wal.bound.bytes, "it is folded"
+    vfs.unregister()
 
 
 async def test_what_a_stopped_store_holds_is_not_folded(

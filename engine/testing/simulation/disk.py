@@ -374,4 +374,5 @@ class _File(apsw.VFSFile):
             return
         if how != "power":
             self._disk.forgotten(self._name)
+            how = "EIO"  # SQLite says of no failed sync that the disk is full
         raise _failure(how, apsw.SQLITE_IOERR_FSYNC)
