@@ -187,9 +187,13 @@ async def test_a_stranger_that_writes_again_and_again_costs_no_other_stream_anyt
     monkeypatch.setattr(store, "_roll_back", roll_back)
     append_outside()
 
-    outcomes = await append(store, request("b:1", 1, 2), request("a:1", 1, 9), request("c:1", 0, 3))
+    outcomes = await append(store, request("b:1", 1, 2), request("c:1", 0, 3))
 
-    assert outcomes == [Appended(5, (2,)), StreamConflict("a:1", 1, 3), Appended(6, (1,))]
+    assert outcomes == [Appended(5, (2,)), Appended(6, (1,))]
+    append_outside()
+    outcomes = await append(store, request("b:1", 2, 4), request("a:1", 1, 9))
+
+    assert outcomes == [Appended(8, (3,)), StreamConflict("a:1", 1, 4)]
 
 
 # -- failures beside the transaction --------------------------------------------------------
