@@ -19,6 +19,7 @@ from .former_events import UPCASTERS
 from .money import pounds
 from .progress import Progress
 from .queries import SearchCatalogue, search_catalogue
+from .screen import plain
 
 __all__ = ["lay_out_products", "search_products"]
 
@@ -62,7 +63,7 @@ async def _show(past: PastViews, progress: Progress) -> None:
 
 def lay_out_products(products: Sequence[Product]) -> str:
     """Give the text."""
-    return "".join(f"{line}\n" for line in _lines(products))
+    return "".join(f"{plain(line)}\n" for line in _lines(products))
 
 
 def _lines(products: Sequence[Product]) -> Iterator[str]:
@@ -73,8 +74,4 @@ def _lines(products: Sequence[Product]) -> Iterator[str]:
     for row in products:
         name = f"{row.product:<9} {row.description[:NAME_WIDTH]}"
         price = "-" if row.last_price is None else pounds(row.last_price)
-        line = (
-            f"  {name:<{NAME_WIDTH + 10}}{price:>10}{row.units_sold:>9,}{pounds(row.revenue):>14}"
-        )
-        # What invoices wrote must not move a terminal's cursor.
-        yield "".join(c if c.isprintable() else "\ufffd" for c in line)
+        yield f"  {name:<{NAME_WIDTH + 10}}{price:>10}{row.units_sold:>9,}{pounds(row.revenue):>14}"

@@ -2,8 +2,10 @@
 
 Rules: every command has a key made of its invoice, so that a file can be sent again, after a crash
 or by mistake, and nothing runs twice. Nothing is filtered here: what the orders' rules refuse is
-counted, once for each invoice. Commands are pipelined, a bounded number at a time; an answer that
-is neither a receipt nor a refusal ends the import, since then the engine needs help first.
+counted, each command, and once for each invoice; an invoice that the shop has otherwise, or in
+part, is told apart, since the shop's sums are then not the file's. Commands are pipelined, a
+bounded number at a time; an answer that is neither a receipt nor a refusal ends the import, since
+then the engine needs help first.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ from .orders import AdjustOrderItemQuantity, CreateOrder, ShipOrder
 from .returns import RecordReturn
 from .text_file import Unreadable
 
-__all__ = ["Imported", "commands_of", "import_invoices"]
+__all__ = ["OTHERWISE", "Imported", "commands_of", "import_invoices"]
 
 COMMANDS_IN_FLIGHT = 1_024
+
+OTHERWISE = frozenset({"key-reused", "order-exists", "return-exists"})
+"""Codes of refusals where the shop has another invoice under the number of the refused one."""
 
 Acknowledged = Callable[[str, Receipt], None]
 
@@ -37,8 +42,11 @@ class Imported(msgspec.Struct):
     executed: int = 0
     """Commands that wrote events now; the other acknowledged ones had been executed before."""
     repeated: int = 0
+    refused_commands: int = 0
     refused: dict[str, Listing] = {}
     """Numbers of refused invoices, by the code of the refusal."""
+    partly: Listing = msgspec.field(default_factory=Listing)
+    """Of these, the numbers of invoices that were stored without the rows that were refused."""
     last: Receipt | None = None
     """The receipt with the highest position: what the views must have reached."""
 
@@ -46,6 +54,11 @@ class Imported(msgspec.Struct):
     def refused_count(self) -> int:
         """How many invoices were refused."""
         return sum(listing.count for listing in self.refused.values())
+
+    @property
+    def differs(self) -> bool:
+        """Whether the shop has an invoice of the file otherwise than the file, or in part."""
+        return bool(self.partly.count or OTHERWISE & self.refused.keys())
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -82,6 +95,8 @@ class _Import:
         self._sent: deque[Sent] = deque()
         self._refused_ordinal = 0
         """The invoice that was refused last: what follows of it is not counted again."""
+        self._stored_ordinal = 0
+        """The invoice of which a command was accepted last."""
         self._result = Imported()
         self._ended_by: Unreadable | EngineError | None = None
         """Why nothing more is sent; what was sent before has its answers first."""
@@ -123,6 +138,7 @@ class _Import:
 
     def _accept(self, sent: Sent, receipt: Receipt) -> None:
         result = self._result
+        self._stored_ordinal = sent.ordinal
         if receipt.position > self._before:
             result.executed += 1
         else:
@@ -133,10 +149,15 @@ class _Import:
             self._acknowledged(sent.key, receipt)
 
     def _refuse(self, sent: Sent, code: str) -> None:
+        self._result.refused_commands += 1
         # Commands of one invoice are answered in a row, so that it is enough to know the last.
-        if sent.ordinal != self._refused_ordinal:
-            self._refused_ordinal = sent.ordinal
-            self._result.refused.setdefault(code, Listing()).add(sent.invoice)
+        if sent.ordinal == self._refused_ordinal:
+            return
+        self._refused_ordinal = sent.ordinal
+        self._result.refused.setdefault(code, Listing()).add(sent.invoice)
+        if sent.ordinal == self._stored_ordinal:
+            # Its first command was accepted, so the order is there.
+            self._result.partly.add(sent.invoice)
 
 
 def commands_of(invoice: Invoice) -> Iterator[Envelope]:

@@ -1,29 +1,40 @@
 """Invoices, read from a file of the *Online Retail* shape (.csv or .csv.gz), one at a time.
 
-Rules: an invoice is the rows next to each other that have its number; only one is held in memory,
-and every length is bounded. A row that cannot be read is counted and listed with its line and the
-reason, and the rest goes on; a file that cannot be read raises Unreadable, and then its last
-invoice, which may be cut, is not given. Whether an invoice makes sense is not decided here:
-quantities below 0 pass, since it is for the orders' rules to refuse them.
+Rules: the whole file is looked at before its first invoice is given. An invoice is the rows that
+have its number, next to each other, and it is given whole or not at all. One with a row that
+cannot be read is left out, and so is one beside a row that does not say whose it is: a mended file
+then brings it whole. Rows and invoices that are left out are counted and listed with their lines.
+A file that breaks off, whose rows of one invoice stand apart, or whose dates contradict each other,
+raises Unreadable before anything of it is given. Whether months or days stand first its dates say.
+One invoice is held in memory, and every length is bounded; of each number some bytes are kept.
+Whether an invoice makes sense is not decided here: quantities below 0 pass, since it is for the
+orders' rules to refuse them.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from .lines import Buyer, Line
 from .listing import Listing
 from .money import Money, parse_pounds
+from .seen import Seen
 from .text_file import TextFile, Unreadable
 
-__all__ = ["COLUMNS", "SAMPLE", "Columns", "Invoice", "Invoices", "Malformed", "split"]
+__all__ = ["COLUMNS", "SAMPLE", "Columns", "Dates", "Invoice", "Invoices", "Malformed", "split"]
+
+Dates: TypeAlias = Literal["month-first", "day-first"]
+"""What the first number of a date means."""
 
 SAMPLE = Path(__file__).parent / "data" / "online-retail-2010-12.csv.gz"
 """The file that comes with the shop; see `data/ATTRIBUTION.md`."""
@@ -41,14 +52,20 @@ COLUMNS = (
 INVOICE_ROWS_MAX = 2_000
 """Rows of one invoice; more would fit neither one event nor the window of the order's keys."""
 CELL_CHARACTERS_MAX = 128
+DAY_FIRST_ONE_OF = 10
+"""Of so many rows one at least has a day beyond 12 where days stand first; fewer are mistakes."""
 
 _QUANTITY = re.compile(r"-?[0-9]{1,6}")
 _TIME = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{2}|[0-9]{4}) ([0-9]{1,2}):([0-9]{2})")
-_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|([\ud800-\udfff])")
+_MONTH_FIRST: Final[Dates] = "month-first"
 
 
 class Malformed(Exception):
     """One row cannot be read; the message says why."""
+
+
+class _OtherOrder(Malformed):
+    """Its date can be read only where days and months stand the other way round."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -89,10 +106,13 @@ class Columns:
                 f"{file.path} has no column {', '.join(missing)}: its first line must name "
                 f"{', '.join(COLUMNS)}"
             )
+        twice = [name for name in COLUMNS if self.header.count(name) > 1]
+        if twice:
+            raise Unreadable(f"{file.path} has more than one column {', '.join(twice)}")
         self.number = self.header.index("InvoiceNo")
         self._places = tuple(self.header.index(name) for name in COLUMNS)
 
-    def row(self, cells: Sequence[str]) -> Row:
+    def row(self, cells: Sequence[str], dates: Dates) -> Row:
         """Give the row of its cells; raise Malformed."""
         if len(cells) != len(self.header):
             raise Malformed(f"{len(cells)} columns instead of {len(self.header)}")
@@ -105,60 +125,236 @@ class Columns:
         for name, value in (("InvoiceNo", number), ("StockCode", product), ("Country", country)):
             if not value:
                 raise Malformed(f"{name} is empty")
+            if not value.isprintable():
+                raise Malformed(f"{name} {value!r} has an unusual space in it")
+        if not customer.isprintable():
+            raise Malformed(f"CustomerID {customer!r} has an unusual space in it")
         line = Line(product, description, _pieces(number, quantity), _price(price))
-        return Row(number, Buyer(country, customer or None), _moment(time), line)
+        return Row(number, Buyer(country, customer or None), _moment(time, dates), line)
+
+    def number_in(self, text: str) -> tuple[str | None, bool]:
+        """Give the invoice's number of a line that cannot be read, and whether it is certain."""
+        cells: Sequence[str]
+        try:
+            cells = next(csv.reader((text.replace("\x00", "").strip("\r\n"),)), ())
+        except csv.Error:
+            cells = ()
+        if len(cells) < len(self.header):
+            # A quote that is not closed takes the rest of the line.
+            cells = max(cells, text.split(","), key=len)
+        if len(cells) <= self.number:
+            return None, False
+        shown = "".join(c for c in cells[self.number] if c.isprintable())
+        number = shown.strip()[:CELL_CHARACTERS_MAX] or None
+        # Where a cell is missing, what stands here may be another column's.
+        return number, number is not None and len(cells) >= len(self.header)
 
 
 class Invoices:
     """The invoices of an open file; iterate over it once. Raises Unreadable."""
 
-    def __init__(self, file: TextFile) -> None:
+    def __init__(self, file: TextFile, dates: Dates | None = None) -> None:
+        """Take the file, and what its dates are where somebody says so."""
         self.file = file
         self.malformed = Listing()
-        """Rows that were left out: "line 17: why"."""
+        """Rows that cannot be read, and were left out: "line 17: why"."""
+        self.waiting = Listing()
+        """Invoices with rows that can be read, and were left out whole: "536365, 2 rows ...". """
         self.rows = 0
         """Rows that were met, malformed ones included."""
-        self._texts = iter(file)
-        self._columns = Columns(file, next(self._texts, ""))
+        self.dates = dates
+        """What its dates are; None where neither somebody nor any of them says so."""
+        self.columns = Columns(file, next(iter(file), ""))
+        self._held: Seen | None = None
+        self._checksum = self._crc = 0
+
+    def look(self, told: Callable[[], None] | None = None) -> None:
+        """Look at the whole file, and find what is to be left out; `told` hears of some lines.
+
+        Raises Unreadable for a file of which nothing should be imported.
+        """
+        look = _Look(self)
+        for text in self._lines():
+            look.take(text)
+            if told is not None and self.file.line % 10_000 == 0:
+                told()
+        self._held, self._checksum = look.held, self._crc
+        self.dates = look.dates()
 
     def __iter__(self) -> Iterator[Invoice]:
-        """Give invoice by invoice."""
+        """Give invoice by invoice; `look` is called where it was not."""
+        if self._held is None:
+            self.look()
         rows: list[Row] = []
+        count = begin = 0
         for row in self._rows():
             if rows and row.invoice != rows[0].invoice:
-                yield _invoice(rows)
+                yield from self._whole(rows, count, begin)
                 rows = []
-            if len(rows) < INVOICE_ROWS_MAX:
+            if not rows:
+                count, begin = 0, self.file.line
+            count += 1
+            # What is beyond is counted only: the invoice is left out.
+            if count <= INVOICE_ROWS_MAX:
                 rows.append(row)
-            else:
-                self._note(f"invoice {row.invoice} has more than {INVOICE_ROWS_MAX:,} rows")
+        if self._crc != self._checksum:
+            raise Unreadable(f"{self.file.path} was changed while it was read: import it again")
         if rows:
+            yield from self._whole(rows, count, begin)
+
+    def _whole(self, rows: Sequence[Row], count: int, begin: int) -> Iterator[Invoice]:
+        """Give an invoice of its rows, or note why it is left out."""
+        number = rows[0].invoice
+        held = self._held
+        assert held is not None
+        if count > INVOICE_ROWS_MAX:
+            why = f"more than {INVOICE_ROWS_MAX:,} rows are one invoice"
+        elif len({(row.buyer, row.invoiced_at[:10]) for row in rows}) > 1:
+            why = "they name more than one customer, country or day"
+        elif number in held:
+            why = "a row of it, or beside it, cannot be read"
+        else:
             yield _invoice(rows)
+            return
+        self.waiting.add(f"{number}, {count:,} rows from line {begin} on: {why}")
+
+    def _lines(self) -> Iterator[str]:
+        """Give the lines of rows, and note what they are, all together."""
+        self._crc = 0
+        texts = iter(self.file)
+        next(texts, "")
+        for text in texts:
+            self._crc = zlib.crc32(text.encode(errors="surrogateescape"), self._crc)
+            if text.strip():
+                yield text
 
     def _rows(self) -> Iterator[Row]:
-        for text in self._texts:
-            if not text.strip():
-                continue
+        dates = self.dates or _MONTH_FIRST
+        for text in self._lines():
             self.rows += 1
             try:
-                yield self._columns.row(split(text))
+                yield self.columns.row(split(text), dates)
             except Malformed as error:
-                self._note(str(error))
+                self.malformed.add(f"line {self.file.line}: {error}")
 
-    def _note(self, reason: str) -> None:
-        self.malformed.add(f"line {self.file.line}: {reason}")
+
+class _Look:
+    """What is known of a file before its first invoice is given."""
+
+    def __init__(self, invoices: Invoices) -> None:
+        self.held = Seen()
+        """Numbers of invoices that are left out."""
+        self._invoices = invoices
+        self._evidence: dict[Dates, list[int]] = {"month-first": [0, 0], "day-first": [0, 0]}
+        """How many rows can only be read so, and the line of the first."""
+        self._rows = 0
+        self._numbers = Seen()
+        self._last: str | None = None
+        self._stray = False
+        """Whether a row stands behind the last good one that names another invoice, or none."""
+        self._nameless = False
+        """Whether one stands there that does not say for certain whose it is."""
+
+    def take(self, text: str) -> None:
+        """Look at one line."""
+        try:
+            row = self._read(split(text))
+        except Malformed:
+            self._hold(*self._invoices.columns.number_in(text))
+            return
+        number = row.invoice
+        if number != self._last and not self._numbers.add(number):
+            raise self._apart(number)
+        if self._nameless or (self._stray and number == self._last):
+            self.held.add(number)
+        self._last, self._stray, self._nameless = number, False, False
+
+    def _read(self, cells: Sequence[str]) -> Row:
+        """Read a row whose date may be of either order, where nobody has said which."""
+        columns, said = self._invoices.columns, self._invoices.dates
+        if said is not None:
+            return columns.row(cells, said)
+        self._rows += 1
+        try:
+            row = columns.row(cells, "month-first")
+        except _OtherOrder:
+            row = columns.row(cells, "day-first")
+            self._note("day-first")
+        else:
+            if row.invoiced_at[8:10] > "12":
+                self._note("month-first")
+        return row
+
+    def _note(self, dates: Dates) -> None:
+        evidence = self._evidence[dates]
+        evidence[0] += 1
+        evidence[1] = evidence[1] or self._invoices.file.line
+
+    def dates(self) -> Dates | None:
+        """Give what the dates are, when all are seen; raise Unreadable where they contradict."""
+        said, path = self._invoices.dates, self._invoices.file.path
+        months, days = self._evidence["month-first"], self._evidence["day-first"]
+        if said is not None or not days[0]:
+            return said or ("month-first" if months[0] else None)
+        if months[0] or days[0] * DAY_FIRST_ONE_OF < self._rows:
+            other = "hardly any other row has such a date"
+            if months[0]:
+                other = f"that of line {months[1]} only with the month first"
+            raise Unreadable(
+                f"{path} is not imported, since its dates contradict each other: that of line "
+                f"{days[1]} can be read only with the day first, and {other}. Mend the file, or "
+                f"say --dates month-first or --dates day-first to leave out what is not"
+            )
+        return "day-first"
+
+    def _hold(self, number: str | None, certain: bool) -> None:
+        """Leave out whatever a row that cannot be read may belong to."""
+        if number is not None:
+            self.held.add(number)
+            if number == self._last:
+                return
+        self._stray = True
+        if not certain:
+            self._nameless = True
+            if self._last is not None:
+                self.held.add(self._last)
+
+    def _apart(self, number: str) -> Unreadable:
+        file = self._invoices.file
+        again, first = file.line, 0
+        for text in file:
+            if self._invoices.columns.number_in(text)[0] == number:
+                first = file.line
+                break
+        return Unreadable(
+            f"{file.path} is not imported, since rows of one invoice stand apart: those of "
+            f"{number} begin in line {first} and again in line {again}. Sort the file by "
+            f"InvoiceNo, and import it then"
+        )
 
 
 def split(text: str) -> list[str]:
     """Give the cells of one line; a cell never goes on in the next. Raise Malformed."""
-    unfit = _UNFIT.search(text.rstrip("\r\n"))
-    if unfit is not None:
-        raise Malformed("not UTF-8" if unfit[1] else "a control character in it")
+    line = text.rstrip("\r\n")
+    if not line.isprintable():
+        _refuse_unseen(line)
     nothing: list[str] = []
     try:
         return next(csv.reader((text,), strict=True), nothing)
     except csv.Error as error:
         raise Malformed(str(error)) from None
+
+
+def _refuse_unseen(text: str) -> None:
+    """Raise Malformed for what cannot be seen: a number with it in is another number."""
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind == "Cs":
+            raise Malformed("not UTF-8")
+        if kind == "Cc":
+            raise Malformed("a control character in it")
+        if kind[0] == "C" or kind in ("Zl", "Zp"):
+            raise Malformed(f"a character in it cannot be seen: U+{ord(character):04X}")
 
 
 def _invoice(rows: Sequence[Row]) -> Invoice:
@@ -186,13 +382,20 @@ def _price(text: str) -> Money:
 
 
 @lru_cache(maxsize=1_024)
-def _moment(text: str) -> str:
-    """Give "2010-12-01T08:26:00" for "12/1/10 8:26"; the month comes first."""
+def _moment(text: str, dates: Dates) -> str:
+    """Give "2010-12-01T08:26:00" for "12/1/10 8:26", where the month comes first."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise Malformed(f"InvoiceDate {text!r} is not a time like 12/1/10 8:26")
-    month, day, year, hour, minute = (int(group) for group in match.groups())
+    one, other, year, hour, minute = (int(group) for group in match.groups())
+    month, day = (one, other) if dates == _MONTH_FIRST else (other, one)
+    year += 2000 if year < 100 else 0
     try:
-        return datetime(year + 2000 if year < 100 else year, month, day, hour, minute).isoformat()
+        return datetime(year, month, day, hour, minute).isoformat()
     except ValueError as error:
-        raise Malformed(f"InvoiceDate {text!r}: {error}") from None
+        said = f"InvoiceDate {text!r}: {error}"
+    try:
+        datetime(year, day, month, hour, minute)
+    except ValueError:
+        raise Malformed(said) from None
+    raise _OtherOrder(said)

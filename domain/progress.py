@@ -18,7 +18,8 @@ class Progress:
 
     def __init__(self, what: str, stream: TextIO) -> None:
         self._what = what
-        self._stream = stream
+        # A bar moves the cursor on purpose, and has nothing in it that others wrote.
+        self._stream: TextIO = getattr(stream, "raw", stream)
         self._terminal = stream.isatty()
         self._percent = -1
 

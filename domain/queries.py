@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from engine import Query, Views, answers
+from engine import InvalidInput, Query, Views, answers
 
 from .catalogue import Catalogue, Product
 from .customers import Customer, Customers
@@ -79,7 +79,10 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class GetOverview(Query[Overview]):
-    """What waits to be shipped, the newest first, and what sold best by money."""
+    """What waits to be shipped, the newest first, and what sold best by money.
+
+    Of none of either the lists are empty, and what waits is counted all the same.
+    """
 
     orders: int = 10
     products: int = 10
@@ -159,16 +162,21 @@ async def best_sellers(query: BestSellers, views: Views) -> list[Product]:
 @answers(projections=[Orders, Catalogue])
 async def get_overview(query: GetOverview, views: Views) -> Overview:
     """Answer from the orders' rows without their lines, and from the catalogue."""
+    if query.orders < 0:
+        raise InvalidInput(f"orders={query.orders}: an overview names 0 orders or more")
+    # One statement, so that both are of one moment; without an order a row has the count alone.
     rows = await views.sql(
-        "select order_id, country, invoiced_at, total,"
-        " (select count(*) from orders_summaries where status = 'created')"
+        "select n, order_id, country, invoiced_at, total"
+        " from (select count(*) as n from orders_summaries where status = 'created')"
+        " left join (select order_id, country, invoiced_at, total, created_at"
         " from orders_summaries where status = 'created'"
-        " order by created_at desc, order_id desc limit ?",
+        " order by created_at desc, order_id desc limit ?)"
+        " order by created_at desc, order_id desc",
         (query.orders,),
     )
     return Overview(
-        pending=rows[0][4] if rows else 0,
-        newest=[PendingOrder(*row[:4]) for row in rows],
+        pending=rows[0][0],
+        newest=[PendingOrder(*row[1:]) for row in rows if row[1] is not None],
         best_sellers=await best_sellers(BestSellers(limit=query.products), views),
     )
 

@@ -1,24 +1,27 @@
 """The sales report: asks the shop and lays out its answers as text.
 
-Rules: every figure comes from a query; what is not in any view, refused invoices and malformed
-rows, comes from the import that met them. The same store and file give the same text, however
-often and with whatever interruptions the file was imported. Nothing is computed twice and nothing
-is printed here.
+Rules: every figure comes from a query; what is not in any view, refused invoices and what was left
+out, comes from the import that met it. What others wrote moves no cursor and makes no line. The
+same store and file give the same text, however often and with whatever interruptions the file was
+imported. Nothing is computed twice and nothing is printed here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
-from engine import Engine, Receipt
+from engine import Engine
 
 from .catalogue import Product
+from .importer import OTHERWISE, Imported
 from .listing import Listing
 from .money import pounds
 from .queries import BestSellers, GetTotals, SalesByCountry, SalesByDay, Totals
 from .sales import CountrySales, DaySales
+from .screen import plain
 
 __all__ = ["Report", "ask_report", "lay_out"]
 
@@ -34,8 +37,22 @@ class Report(msgspec.Struct, frozen=True):
     best_sellers: Sequence[Product]
 
 
-async def ask_report(engine: Engine, at: Receipt | None, timeout: float) -> Report:  # noqa: ASYNC109
-    """Ask for the report as of a receipt; raise ProjectionLag where the views are not so far."""
+class LeftOut(Protocol):
+    """What was left out of a file."""
+
+    @property
+    def malformed(self) -> Listing:
+        """Rows that cannot be read."""
+        ...
+
+    @property
+    def waiting(self) -> Listing:
+        """Invoices that have such rows."""
+        ...
+
+
+async def ask_report(engine: Engine, at: int, timeout: float) -> Report:  # noqa: ASYNC109
+    """Ask for the report at a position of the log; raise ProjectionLag where a view is behind."""
     return Report(
         totals=await engine.query(GetTotals(), at=at, timeout=timeout),
         countries=await engine.query(SalesByCountry(), at=at, timeout=timeout),
@@ -44,12 +61,12 @@ async def ask_report(engine: Engine, at: Receipt | None, timeout: float) -> Repo
     )
 
 
-def lay_out(report: Report, refused: Mapping[str, Listing], malformed: Listing) -> str:
+def lay_out(report: Report, imported: Imported, invoices: LeftOut) -> str:
     """Give the text of the report."""
-    return "\n".join(_lines(report, refused, malformed)) + "\n"
+    return "".join(f"{plain(line)}\n" for line in _lines(report, imported, invoices))
 
 
-def _lines(report: Report, refused: Mapping[str, Listing], malformed: Listing) -> Iterator[str]:
+def _lines(report: Report, imported: Imported, invoices: LeftOut) -> Iterator[str]:
     totals = report.totals
     yield "SALES REPORT"
     yield ""
@@ -58,8 +75,14 @@ def _lines(report: Report, refused: Mapping[str, Listing], malformed: Listing) -
     yield from _sales_table("By country", [(row.country, row) for row in report.countries])
     yield from _sales_table("By day", [(row.day, row) for row in report.days])
     yield from _best_sellers(report.best_sellers)
-    yield from _refused(refused)
-    yield from _malformed(malformed)
+    yield from _refused(imported)
+    yield from _listed(
+        "Invoices of which the shop has the rows only that were not refused", imported.partly
+    )
+    yield from _listed("Rows left out, since they cannot be read", invoices.malformed)
+    yield from _listed(
+        "Invoices left out whole: mend the file and import it again", invoices.waiting
+    )
 
 
 def _sales_table(title: str, rows: Sequence[tuple[str, CountrySales | DaySales]]) -> Iterator[str]:
@@ -80,10 +103,20 @@ def _best_sellers(products: Sequence[Product]) -> Iterator[str]:
         yield f"  {name:<{NAME_WIDTH + 10}}{row.units_sold:>9,}{pounds(row.revenue):>14}"
 
 
-def _refused(refused: Mapping[str, Listing]) -> Iterator[str]:
+def _refused(imported: Imported) -> Iterator[str]:
+    by_rules = {c: f for c, f in imported.refused.items() if c not in OTHERWISE}
     yield ""
-    count = sum(listing.count for listing in refused.values())
-    yield f"Invoices refused by the rules: {count:,}"
+    yield f"Invoices refused by the rules: {sum(found.count for found in by_rules.values()):,}"
+    yield from _by_code(by_rules)
+    others = {c: f for c, f in imported.refused.items() if c in OTHERWISE}
+    if others:
+        count = sum(found.count for found in others.values())
+        yield ""
+        yield f"Invoices that the shop has with other rows, and that stay as they are: {count:,}"
+        yield from _by_code(others)
+
+
+def _by_code(refused: Mapping[str, Listing]) -> Iterator[str]:
     for code in sorted(refused):
         listing = refused[code]
         yield f"  {code}: {listing.count:,}"
@@ -93,12 +126,12 @@ def _refused(refused: Mapping[str, Listing]) -> Iterator[str]:
             yield f"    and {listing.unlisted:,} more"
 
 
-def _malformed(malformed: Listing) -> Iterator[str]:
-    if not malformed.count:
+def _listed(title: str, listing: Listing) -> Iterator[str]:
+    if not listing.count:
         return
     yield ""
-    yield f"Rows left out, since they cannot be read: {malformed.count:,}"
-    for text in malformed.listed:
+    yield f"{title}: {listing.count:,}"
+    for text in listing.listed:
         yield f"  {text}"
-    if malformed.unlisted:
-        yield f"  and {malformed.unlisted:,} more"
+    if listing.unlisted:
+        yield f"  and {listing.unlisted:,} more"

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TextIO
 
+from engine.printing import masked as plain
+
 __all__ = ["Screen", "fit", "plain"]
 
 WIDTH, HEIGHT = 80, 24
@@ -25,11 +27,6 @@ _BEGIN = "\x1b[?1049h\x1b[?25l"
 _END = "\x1b[?25h\x1b[?1049l"
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _BOLD, _NORMAL = "\x1b[1m", "\x1b[m"
-
-
-def plain(line: str) -> str:
-    """Keep what callers and invoices wrote from moving a terminal's cursor."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
 
 
 def fit(text: str, width: int) -> str:

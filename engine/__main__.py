@@ -1,7 +1,8 @@
 """`python -m engine`: commands over a log, for operators; few of them need the application.
 
 Rules: a command is a file in `engine/commands` and a name in the table below. What a user can
-cause is told in one line on the error stream and not by a traceback.
+cause is told in one line on the error stream and not by a traceback: arguments that are no text
+and numbers that nothing can count to are wrong arguments.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Final
 
 from .commands import log, projections, schema, sql, tail
 from .commands.options import FAILED
-from .commands.output import tell
+from .commands.output import check_texts, own_the_terminal, run_plainly, tell
 from .errors import EngineError
+from .printing import plain
 
 __all__ = ["main"]
 
@@ -24,6 +26,10 @@ INTERRUPTED: Final = 130
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; give the exit status."""
+    return run_plainly(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m engine",
         description="Look into a log and act on it, while its engine runs or not.",
@@ -31,11 +37,18 @@ def main(arguments: Sequence[str]) -> int:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
-    options = parser.parse_args(arguments)
+    if (wrong := check_texts(arguments)) is not None:
+        parser.error(wrong)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        hint = ""
+        if "--last" in arguments and unknown[0].lstrip("-").isdigit():
+            hint = " (`log --last` takes no number: --limit N says how many)"
+        parser.error(f"unrecognized arguments: {plain(' '.join(unknown))}{hint}")
     try:
         status: int = options.run(options)
     except EngineError as error:
-        tell(f"error: {error}")
+        tell(f"error: {plain(str(error))}")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -43,4 +56,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    own_the_terminal()
     sys.exit(main(sys.argv[1:]))

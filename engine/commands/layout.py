@@ -8,7 +8,6 @@ stay; new ones may be added.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -17,9 +16,10 @@ import msgspec
 
 from ..codec import UNDECODABLE, Metadata, decode_metadata
 from ..errors import Damaged
+from ..printing import escaped, plain
 from ..stores.contract import ENCODING_JSON, StoredEvent
 
-__all__ = ["FIELDS", "JsonLines", "Layout", "TableLines", "escaped", "plain", "time_text"]
+__all__ = ["FIELDS", "JsonLines", "Layout", "TableLines", "time_text"]
 
 FIELDS: Final = (
     "position, recorded, stream, version, event, event_version, key, correlation, causation, "
@@ -134,17 +134,3 @@ def _payload(stored: StoredEvent) -> Any:
         return msgspec.Raw(msgspec.json.format(stored.payload, indent=-1))
     except UNDECODABLE as error:
         raise Damaged(stored.position, f"the payload of {stored.name} is no JSON") from error
-
-
-def escaped(line: str) -> str:
-    """Write what cannot be printed as JSON's own escapes, which mean the same."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
-
-
-def plain(text: str) -> str:
-    """Write what cannot be printed, and what would change the terminal, as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -56,7 +56,9 @@ def add_parser(subparsers: Any) -> None:
     where.add_argument(
         "--after", type=whole, default=0, metavar="P", help="begin after this position"
     )
-    where.add_argument("--last", action="store_true", help="show the last page, not the first")
+    where.add_argument(
+        "--last", action="store_true", help="show the last page, not the first: --limit N of them"
+    )
     parser.set_defaults(run=_run)
 
 

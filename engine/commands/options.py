@@ -18,14 +18,22 @@ __all__ = [
     "FAILED",
     "USAGE",
     "add_common",
+    "instant",
     "layout_of",
     "moment",
+    "seconds",
     "selection_of",
+    "shortened",
     "some",
     "whole",
 ]
 
 DONE, FAILED, USAGE = 0, 1, 2
+
+NUMBER_MAX: Final = 2**63 - 1
+NUMBER_DIGITS_MAX: Final = 100
+SECONDS_MAX: Final = 366 * 86_400
+SHOWN_MAX: Final = 60
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -75,10 +83,13 @@ def layout_of(options: argparse.Namespace) -> Layout:
 
 
 def whole(text: str) -> int:
-    """Read a number from 0 on."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
+    """Read a number from 0 on, of 64 bits, which is all that a log can count to."""
+    # Python makes no number of thousands of digits.
+    if not text.isascii() or not text.isdigit() or len(text) > NUMBER_DIGITS_MAX:
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is not a whole number from 0 on")
+    if (number := int(text)) > NUMBER_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is more than 64 bits hold: {NUMBER_MAX} at most")
+    return number
 
 
 def some(text: str) -> int:
@@ -88,14 +99,30 @@ def some(text: str) -> int:
     return number
 
 
-def moment(text: str) -> int:
-    """Read a time; give µs since 1970-01-01 UTC."""
+def seconds(text: str) -> int:
+    """Read a time to wait, of at most a year."""
+    if (number := whole(text)) > SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"{text} s is more than a year: {SECONDS_MAX} at most")
+    return number
+
+
+def shortened(text: str) -> str:
+    """Give an argument as an error shows it."""
+    return repr(text) if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]!r}..."
+
+
+def instant(text: str) -> datetime:
+    """Read a time, which is UTC where it has no zone; give it in UTC."""
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=UTC) if time.utcoffset() is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time in ISO 8601, as 2026-01-31 or 2026-01-31T08:05:00Z"
+            f"{shortened(text)} is not a time in ISO 8601 from the year 1 to 9999 in UTC, as "
+            f"2026-01-31 or 2026-01-31T08:05:00Z"
         ) from None
-    if time.utcoffset() is None:
-        time = time.replace(tzinfo=UTC)
-    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment(text: str) -> int:
+    """Read a time; give µs since 1970-01-01 UTC."""
+    return (instant(text) - _EPOCH) // timedelta(microseconds=1)

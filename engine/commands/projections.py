@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from ..ports import Ports
+from ..printing import escaped, plain
 from ..requests import Arguments, Request
 from ..stores.sqlite_outside import SqliteOutside
 from ..views import Decision, Parked
 from . import projections_build
-from .layout import escaped, plain, time_text
-from .options import DONE, FAILED, USAGE, some, whole
-from .output import Output, tell
+from .layout import time_text
+from .options import DONE, FAILED, USAGE, seconds, some
+from .output import Output, say, tell
 from .standing import Observer, Standing, json_line, table_lines
 
 __all__ = ["add_parser"]
@@ -36,7 +36,6 @@ LOOK_SECONDS: Final = 0.5
 """Between the two looks that a speed needs."""
 WATCH_SECONDS: Final = 1.0
 PAGE: Final = 100
-CLEAR: Final = "\x1b[H\x1b[2J"
 
 _DESCRIPTION = """\
 Look at the projections of a log and act on them, while its engine runs or not. FILE is the log; its
@@ -86,7 +85,7 @@ def add_parser(subparsers: Any) -> None:
             )
         action.add_argument(
             "--wait",
-            type=whole,
+            type=seconds,
             default=WAIT_SECONDS,
             metavar="SECONDS",
             help=f"how long to wait for the engine's answer (default: {WAIT_SECONDS})",
@@ -151,7 +150,7 @@ def _list(options: argparse.Namespace, output: Output, observer: Observer) -> No
         standings = observer.observe()
     while True:
         if options.watch and not options.json:
-            output.write(CLEAR if sys.stdout.isatty() else "")
+            output.clear()
         for line in _list_lines(standings, options):
             output.write(line)
         output.flush()
@@ -285,7 +284,7 @@ def _wait(
 def _tell_answer(request: Request, options: argparse.Namespace, *, at_rest: bool) -> int:
     what = f"{request.kind} {request.projection}"
     if request.state == "done":
-        print(f"{what}: {plain(request.answer)}")  # noqa: T201 - a command's answer
+        say(f"{what}: {request.answer}")
         return DONE
     if request.state == "refused":
         tell(f"refused: {plain(request.answer)}")

@@ -17,11 +17,12 @@ from ..beside import BuildBeside, Ending
 from ..engine import Engine
 from ..errors import UsageError
 from ..ports import Ports
+from ..printing import plain
 from ..running import run
 from ..statistics import BuildProgress
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE
-from .output import tell
+from .output import draw, tell
 
 __all__ = ["add_parser"]
 
@@ -118,7 +119,7 @@ def _tell_ending(ending: Ending, name: str) -> int:
         tell(f"error: {build}, is built by another process that was started later: this one ends")
     elif ending.failure is not None:
         failure = ending.failure
-        what = f", {failure.event} of {failure.stream}" if failure.event else ""
+        what = f", {plain(f'{failure.event} of {failure.stream}')}" if failure.event else ""
         tell(
             f"error: {build}, stopped at position {failure.position}{what}: mend it and run this "
             f"again, or leave the event out with `python -m engine projections skip`\n"
@@ -138,8 +139,7 @@ class _Shown:
     def show(self, progress: BuildProgress) -> None:
         """Show it, or leave it out where the last time was just now."""
         if self._redraws:
-            sys.stderr.write(f"\r\x1b[K{_line(progress)}")
-            sys.stderr.flush()
+            draw(f"\r\x1b[K{_line(progress)}")
             return
         now = self._now()
         if self._shown_at is None or now - self._shown_at >= LINE_SECONDS:
@@ -149,7 +149,7 @@ class _Shown:
     def end(self) -> None:
         """Let what comes next begin on a line of its own."""
         if self._redraws:
-            sys.stderr.write("\n")
+            draw("\n")
 
 
 def _line(progress: BuildProgress) -> str:

@@ -22,7 +22,7 @@ from ..stores.contract import EventType
 from ..stores.sqlite_reader import SqliteReader
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE
-from .output import tell
+from .output import say, tell
 
 __all__ = ["add_parser"]
 
@@ -84,7 +84,7 @@ def _check(options: argparse.Namespace) -> int:
         tell("error: nothing to compare with: give --log FILE, --samples FOLDER, or both")
         return USAGE
     for finding in findings:
-        print(f"{finding.rule}: {finding.message}")  # noqa: T201 - a command's answer
+        say(f"{finding.rule}: {finding.message}")
     tell(
         f"{len(registry.types)} types of events are declared, {' and '.join(compared)}: "
         + (f"{len(findings)} findings" if findings else "everything fits")

@@ -18,10 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from ..ports import Ports
+from ..printing import escaped, plain
 from ..rows import Scalar
 from ..stores.sqlite_joined import JoinedTable, LogAndViews, Rows
 from ..stores.urls import open_url, views_path
-from .layout import escaped, plain
 from .options import DONE, FAILED, USAGE, some
 from .output import Output, tell
 

@@ -14,12 +14,13 @@ import msgspec
 
 from ..errors import Damaged
 from ..ports import Clock
+from ..printing import escaped, plain
 from ..progress import Rate
 from ..requests import Request
 from ..statistics import ProjectionFailure
 from ..stores.sqlite_builds import Found
 from ..stores.sqlite_outside import Looked, SqliteOutside
-from .layout import escaped, plain, time_text
+from .layout import time_text
 
 __all__ = ["Observer", "Standing", "json_line", "table_lines"]
 

@@ -72,7 +72,7 @@ def test_the_report_of_a_small_file(
         "    2\n"
     )
     assert "imported 100 %\n" in told.err
-    assert told.err.endswith("3 rows, 3 invoices, 5 commands: 3 executed\n")
+    assert told.err.endswith("3 rows, 3 invoices, 5 commands: 3 executed, 2 refused\n")
 
 
 def test_the_sample_is_imported_by_default(store: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,9 @@ def test_a_second_run_says_that_nothing_changed(
     second = capsys.readouterr()
 
     assert second.out == first.out
-    assert "nothing new, the shop had executed them before and is as it was\n" in second.err
+    assert second.err.endswith(
+        "5 commands: nothing new, 3 had been executed before and the shop is as it was, 2 refused\n"
+    )
 
 
 def test_a_run_that_goes_on_says_what_it_did_not_do_again(
@@ -106,7 +108,9 @@ def test_a_run_that_goes_on_says_what_it_did_not_do_again(
     main([str(path), "--store", store])
 
     told = capsys.readouterr().err
-    assert told.endswith("2 executed, 3 had been executed before and were not again\n")
+    assert told.endswith(
+        "7 commands: 2 executed, 3 had been executed before and were not again, 2 refused\n"
+    )
 
 
 def test_rows_that_cannot_be_read_are_told_by_line_and_status(

@@ -16,6 +16,13 @@ from domain.shop import open_shop
 from domain.text_file import TextFile, Unreadable
 from engine import Closed, Engine, Receipt
 
+
+class Nothing:
+    """Nothing was left out."""
+
+    malformed = waiting = Listing()
+
+
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 
 
@@ -75,6 +82,8 @@ async def test_an_invoice_is_refused_once_whatever_follows(shop: Engine, path: P
 
     assert refusals(result) == {"quantity-not-positive": ["1", "C4"], "price-negative": ["3"]}
     assert result.refused_count == 3
+    assert (result.commands, result.executed, result.refused_commands) == (9, 2, 7)
+    assert not result.differs, "an invoice that is refused whole is as the rules have it"
     assert await shop.query(GetTotals(), at=result.last) == Totals(1, 250, 0, 0)
 
 
@@ -83,6 +92,7 @@ async def test_a_refused_adjustment_is_told_and_the_order_stands(shop: Engine, p
     result = await imported(shop, path, *rows)
 
     assert refusals(result) == {"quantity-not-positive": ["1"]}
+    assert (result.partly.listed, result.differs) == (["1"], True)
     assert await shop.query(GetTotals(), at=result.last) == Totals(1, 1_500, 0, 0)
 
     again = await imported(shop, path)
@@ -98,15 +108,29 @@ async def test_a_row_of_nothing_does_not_differ_the_second_time(shop: Engine, pa
     assert (first.executed, again.executed, again.repeated) == (3, 0, 3)
 
 
-async def test_a_number_that_comes_again_with_other_rows_is_refused(
+async def test_of_a_file_whose_rows_of_one_invoice_stand_apart_nothing_is_sent(
     shop: Engine, path: Path
 ) -> None:
-    result = await imported(shop, path, row("1"), row("2"), row("1", "B"), row("1", "B"))
+    with pytest.raises(Unreadable, match="rows of one invoice stand apart"):
+        await imported(shop, path, row("1"), row("2"), row("1", "B"))
 
-    assert refusals(result) == {"key-reused": ["1"]}
-    order = await shop.query(GetOrderById("1"), at=result.last)
-    assert order is not None
-    assert [line.product for line in order.lines] == ["A"]
+    assert shop.statistics().position == 0
+
+
+async def test_an_invoice_with_a_row_that_cannot_be_read_comes_whole_with_the_mended_file(
+    shop: Engine, path: Path
+) -> None:
+    whole = [row("1"), row("2"), row("2", "B"), row("2", "A", 4), row("C3", quantity=-1)]
+    for bad in (1, 2, 3, 4):
+        # What is left out differs from one bad row to the next; what comes in the end does not.
+        broken = [*whole]
+        broken[bad] = broken[bad].replace("2.50", "2,50")
+        await imported(shop, path, *broken)
+    mended = [await imported(shop, path, *whole) for _ in range(2)]
+
+    assert await shop.query(GetTotals(), at=mended[1].last) == Totals(2, 250 * 7, 1, 250)
+    assert [m.refused for m in mended] == [{}, {}]
+    assert (mended[1].executed, mended[1].repeated) == (0, 6)
 
 
 async def test_a_changed_file_is_refused_where_it_changed(shop: Engine, path: Path) -> None:
@@ -114,18 +138,17 @@ async def test_a_changed_file_is_refused_where_it_changed(shop: Engine, path: Pa
     result = await imported(shop, path, row("1"), row("2", quantity=7), row("3"))
 
     assert refusals(result) == {"key-reused": ["2"]}
-    assert (result.executed, result.repeated) == (2, 3)
+    assert result.differs
+    assert (result.executed, result.repeated, result.refused_commands) == (2, 3, 1)
 
 
-async def test_a_file_that_breaks_off_is_imported_so_far(shop: Engine, path: Path) -> None:
+async def test_of_a_file_that_breaks_off_nothing_is_sent(shop: Engine, path: Path) -> None:
     write(path, row("1"), row("2"), row("3"), "x" * 70_000)
 
     with TextFile(path) as file, pytest.raises(Unreadable):
         await import_invoices(shop, Invoices(file))
 
-    at = shop.statistics().position
-    assert await shop.query(GetTotals(), at=at) == Totals(2, 500, 0, 0)
-    assert await shop.query(GetOrderById("3"), at=at) is None
+    assert shop.statistics().position == 0
 
 
 async def test_each_receipt_is_told_under_its_key(shop: Engine, path: Path) -> None:
@@ -188,10 +211,11 @@ async def test_importing_again_changes_nothing(tmp_path: Path) -> None:
     for run in range(2):
         async with open_shop(store) as shop:
             result = await imported(shop, SAMPLE)
-            report = await ask_report(shop, result.last, timeout=60)
+            report = await ask_report(shop, shop.statistics().position, timeout=60)
             positions.append(shop.statistics().position)
-        texts.append(lay_out(report, result.refused, Listing()))
+        texts.append(lay_out(report, result, Nothing()))
         assert (result.executed, result.repeated) == ((2_970, 0), (0, 2_970))[run]
+        assert (result.commands, result.refused_commands) == (3_104, 134)
 
     assert positions == [2_970, 2_970]
     assert texts[0] == texts[1]
