@@ -162,7 +162,7 @@ class Invoices:
         """Invoices with rows that can be read, and were left out whole: "536365, 2 rows ...". """
         self.rows = 0
         """Rows that were met, malformed ones included."""
-        self.dates = dates
+        self.dates: Dates | None = dates
         """What its dates are; None where neither somebody nor any of them says so."""
         self.columns = Columns(file, next(iter(file), ""))
         self._held: Seen | None = None
@@ -229,7 +229,7 @@ class Invoices:
                 yield text
 
     def _rows(self) -> Iterator[Row]:
-        dates = self.dates or _MONTH_FIRST
+        dates: Dates = self.dates or _MONTH_FIRST
         for text in self._lines():
             self.rows += 1
             try:

@@ -57,8 +57,8 @@ def escaped(line: str) -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Give a cell of CSV: as `plain`, and behind a `'` what a spreadsheet would calculate."""
-    shown = plain(text)
+    """Give a cell of CSV: as `plain_lines`, and behind a `'` what a spreadsheet would calculate."""
+    shown = plain_lines(text)
     if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
         return "'" + shown
     return shown

@@ -22,12 +22,21 @@ ALLOWED = {
     "entrance.py": {"os"},  # getpid only: to notice a fork
     "sqlite_process.py": {"os", "socket"},  # a child, the line to it, whose it is: no port
     "sqlite_child.py": {"os", "socket"},  # is a program of its own, on the machine's own ports
-    "output.py": {"os"},  # dup2 only: a command whose output pipe was closed ends quietly
+    "output.py": {"os"},  # streams that were closed: what is written into them goes nowhere
 }
 
 # Each file may import files of lower rank only: data flows one way, and engine.py wires it.
 RANKS: list[set[str]] = [
-    {"errors", "stores", "footprint", "commands", "difference", "integrations", "running"},
+    {
+        "errors",
+        "stores",
+        "footprint",
+        "commands",
+        "difference",
+        "integrations",
+        "running",
+        "printing",
+    },
     {"limits", "annotations", "ports", "statistics", "tracebacks"},
     {"watchdog", "read_ahead", "progress", "calls", "arrivals"},
     {"messages", "keys", "stores.contract"},
@@ -62,7 +71,9 @@ RANKS: list[set[str]] = [
     {"integrations.event_stream"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options", "commands.application", "commands.standing"},
-    {"commands.log", "commands.tail", "commands.sql", "commands.schema"},
+    {"commands.log", "commands.tail", "commands.schema", "commands.sql_child"},
+    {"commands.sql_bounded"},
+    {"commands.sql"},
     {"commands.projections_build"},
     {"commands.projections"},
     {"__main__"},

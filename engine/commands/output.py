@@ -14,7 +14,7 @@ import select
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Final, TextIO
+from typing import Final, TextIO, cast
 
 from ..printing import PlainStream, is_text, plain, plain_lines
 
@@ -56,7 +56,7 @@ def plain_errors() -> Generator[None]:
     """Let nothing that is written to the error stream meanwhile move a cursor."""
     former = sys.stderr
     if not isinstance(former, PlainStream):
-        sys.stderr = PlainStream(former)  # type: ignore[assignment]
+        sys.stderr = cast("TextIO", PlainStream(former))
     try:
         yield
     finally:
@@ -79,7 +79,7 @@ def own_the_terminal() -> None:
     if sys.stderr is None:
         sys.stderr = _nowhere()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.stderr = PlainStream(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = cast("TextIO", PlainStream(sys.stderr))
 
 
 def _nowhere() -> TextIO:
@@ -135,6 +135,10 @@ class Output:
     def write(self, line: str) -> None:
         """Write a line; it may wait for `flush`."""
         self._stream.write(plain(line) + "\n")
+
+    def write_lines(self, text: str) -> None:
+        """Write what is one row in a form that lets a row have lines, as CSV does."""
+        self._stream.write(plain_lines(text) + "\n")
 
     def clear(self) -> None:
         """Begin anew at the top, where the output is a terminal; an empty line elsewhere."""

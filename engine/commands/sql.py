@@ -1,9 +1,10 @@
 """`python -m engine sql FILE STATEMENT`: SQL over a log and its views, whoever has them open.
 
-Rules: nothing but reading is possible. The answer is read whole, up to its limit and within its
-time, and the files are closed before the first line is written: whoever looks at it in a pager
-keeps no engine from folding its write-ahead log. What is asked for is shown as it is stored, what
-people wrote included.
+Rules: nothing but reading is possible. A process of its own (`sql_bounded`) reads the answer whole,
+up to its limit, within its time and within its memory, and has ended before the first line is
+written: whoever looks at it in a pager keeps no engine from folding its write-ahead log. What is
+asked for is shown, what people wrote included, and never moves a cursor. JSON has it exactly; CSV
+is for spreadsheets, and keeps them from calculating it.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from typing import Any, Final
 
 import msgspec
 
-from ..ports import Ports
-from ..printing import escaped, plain
+from ..errors import UsageError
+from ..printing import escaped, plain, spreadsheet_cell
 from ..rows import Scalar
-from ..stores.sqlite_joined import JoinedTable, LogAndViews, Rows
+from ..stores.sqlite_joined import Rows
 from ..stores.urls import open_url, views_path
-from .options import DONE, FAILED, USAGE, some
+from .options import DONE, FAILED, USAGE, seconds, some
 from .output import Output, tell
+from .sql_bounded import Question, ask_bounded
 
 __all__ = ["add_parser"]
 
 SECONDS: Final = 60
 ROWS: Final = 1_000
+STATEMENT_BYTES_MAX: Final = 1_000_000
 
 _DESCRIPTION = """\
 Ask a log and its views with one SQL statement of SQLite. The files may be in use by their engine,
@@ -45,8 +48,10 @@ examples:
 
 _EPILOG = f"""\
 {_EXAMPLES}
-What is binary is shown as hexadecimal text. A value that is missing is NULL in a table, null in
-JSON and nothing in CSV. A name that comes twice is numbered in JSON.
+What is binary is shown as hexadecimal text, and what cannot be seen as an escape. In CSV a text
+that a spreadsheet would take for a formula begins with '; JSON has each text as it is stored. A
+value that is missing is NULL in a table, null in JSON and nothing in CSV. A name that comes twice
+is numbered in JSON. An answer has 64 MB at most, and a statement 512 MB of memory.
 
 exit status: {DONE} shown; {FAILED} the files cannot be read or the statement cannot be run: the
 reason is on the error stream; {USAGE} wrong arguments; 130 interrupted"""
@@ -82,7 +87,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=some,
+        type=_seconds,
         default=SECONDS,
         metavar="N",
         help=f"the time that the statement may take (default: {SECONDS})",
@@ -93,14 +98,20 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=_run, usage_error=parser.error)
 
 
+def _seconds(text: str) -> int:
+    some(text)
+    return seconds(text)
+
+
 def _run(options: argparse.Namespace) -> int:
     if options.tables and (options.statement is not None or options.parameter):
         options.usage_error("--tables takes no statement and no parameters")
     output = Output(utf8=options.json or options.csv)
     rows = _ask(options)
     try:
+        write = output.write_lines if options.csv else output.write
         for line in _lines(rows, options):
-            output.write(line)
+            write(line)
         output.flush()
     except BrokenPipeError:
         output.abandon()
@@ -112,25 +123,33 @@ def _run(options: argparse.Namespace) -> int:
 
 def _ask(options: argparse.Namespace) -> Rows:
     """Give the whole answer; the files are closed when it returns."""
-    statement: str = options.statement or ""
-    if options.statement is None and not options.tables:
-        statement = sys.stdin.read()
-    ports = Ports()
+    statement: str | None = options.statement
+    if statement is None and not options.tables:
+        statement = _statement_of_the_input()
     views = views_path(open_url(f"sqlite:{options.file}"))
-    with LogAndViews(options.file, views, files=ports.files, stopwatch=ports.stopwatch) as database:
-        if options.tables:
-            return _listed(database.tables())
-        return database.ask(
-            statement, options.parameter, rows_max=options.limit, seconds=options.seconds
+    return ask_bounded(
+        Question(
+            options.file,
+            views,
+            statement,
+            tuple(options.parameter),
+            options.limit,
+            options.seconds,
         )
+    )
 
 
-def _listed(tables: Sequence[JoinedTable]) -> Rows:
-    rows = [
-        (table.schema, table.name, ", ".join(f"{n} {kind}".rstrip() for n, kind in table.columns))
-        for table in tables
-    ]
-    return Rows(("schema", "table", "columns"), rows, more=False)
+def _statement_of_the_input() -> str:
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        return sys.stdin.read(STATEMENT_BYTES_MAX) if sys.stdin is not None else ""
+    raw: bytes = stream.read(STATEMENT_BYTES_MAX + 1)
+    if len(raw) > STATEMENT_BYTES_MAX:
+        raise UsageError(f"the statement on the input has more than {STATEMENT_BYTES_MAX} bytes")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the statement on the input is not UTF-8: byte {error.start}") from None
 
 
 # -- forms --------------------------------------------------------------------------------------
@@ -168,10 +187,17 @@ def _csv_lines(rows: Rows) -> Iterator[str]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in (rows.names, *rows.rows):
-        writer.writerow([value.hex() if isinstance(value, bytes) else value for value in row])
+        # Lines stay, since a cell may have them between its quotes.
+        writer.writerow([_csv_cell(value) for value in row])
         yield text.getvalue().removesuffix("\n")
         text.seek(0)
         text.truncate()
+
+
+def _csv_cell(value: Scalar) -> Scalar:
+    if isinstance(value, str):
+        return spreadsheet_cell(value)
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _table_lines(rows: Rows) -> Iterator[str]:

@@ -27,6 +27,8 @@ __all__ = ["JoinedTable", "LogAndViews", "Rows"]
 
 VALUE_BYTES_MAX: Final = 64 * 1024 * 1024
 """One value, so that no function makes a larger one in memory."""
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""All values of an answer together."""
 STEPS_PER_LOOK: Final = 10_000
 """Steps of SQLite's machine between two looks at the time; a second has some million."""
 
@@ -131,7 +133,9 @@ class LogAndViews:
         try:
             with self._refusals():
                 self._check_single(statement)
-                names, rows = run_some(connection, statement, parameters, rows_max + 1)
+                names, rows = run_some(
+                    connection, statement, parameters, rows_max + 1, bytes_max=ANSWER_BYTES_MAX
+                )
         except apsw.InterruptError:
             raise UsageError(
                 f"the statement took longer than {seconds:g} s and was ended"
@@ -146,8 +150,11 @@ class LogAndViews:
             apsw.MismatchError,
             apsw.TooBigError,
             apsw.NoMemError,
+            apsw.FullError,
         ) as error:
             raise UsageError(f"this statement cannot be run: {error}{self._hint()}") from error
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the statement or a parameter is no UTF-8: {error.reason}") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"a text in the answer is no UTF-8: {error.reason}") from error
         finally:

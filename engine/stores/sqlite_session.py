@@ -8,14 +8,14 @@ rolled back. This file knows no table, projection or thread.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import apsw
 import msgspec
 
-from ..errors import StoreFailed, StoreRefused
+from ..errors import StoreFailed, StoreRefused, UsageError
 from ..ports import Files
 from ..rows import Scalar
 
@@ -37,6 +37,8 @@ __all__ = [
     "transaction",
 ]
 
+_VALUE_BYTES: Final = 16
+"""What a value takes at least, however short it is."""
 BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
 
@@ -53,11 +55,17 @@ def run(connection: Any, sql: str, values: Sequence[Scalar] = ()) -> list[tuple[
 
 
 def run_some(
-    connection: Any, sql: str, values: Sequence[Scalar], rows_max: int
+    connection: Any,
+    sql: str,
+    values: Sequence[Scalar],
+    rows_max: int,
+    *,
+    bytes_max: int | None = None,
 ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
     """Run a statement for its first rows; give the names of its columns, and the rows.
 
-    What gives no columns at all is no statement that reads, and gets no names.
+    What gives no columns at all is no statement that reads, and gets no names. Raises UsageError
+    where the rows have more than `bytes_max` bytes together.
     """
     names: list[str] = []
 
@@ -72,9 +80,27 @@ def run_some(
     cursor.exec_trace = begins
     cursor.execute(sql, tuple(values))
     try:
-        return names, [row for row, _ in zip(cursor, range(rows_max), strict=False)]
+        rows = zip(cursor, range(rows_max), strict=False)
+        if bytes_max is None:
+            return names, [row for row, _ in rows]
+        return names, _weighed((row for row, _ in rows), bytes_max)
     finally:
         cursor.close(True)
+
+
+def _weighed(rows: Iterable[tuple[Any, ...]], bytes_max: int) -> list[tuple[Any, ...]]:
+    """Give rows as long as they weigh no more than that."""
+    taken: list[tuple[Any, ...]] = []
+    weight = 0
+    for row in rows:
+        weight += sum(_VALUE_BYTES + (len(v) if isinstance(v, str | bytes) else 0) for v in row)
+        if weight > bytes_max:
+            raise UsageError(
+                f"the answer has more than {bytes_max // 1024**2} MB: ask for fewer rows, or for "
+                f"shorter values"
+            )
+        taken.append(row)
+    return taken
 
 
 @contextmanager
