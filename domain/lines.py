@@ -6,7 +6,9 @@ one takes its place. This file knows no aggregate, event or view.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -21,6 +23,7 @@ __all__ = [
     "Line",
     "LineId",
     "line_id",
+    "refuse_moment",
     "refuse_quantity",
     "refuse_total",
     "refuse_unsound",
@@ -33,6 +36,8 @@ QUANTITY_MAX = 1_000_000
 """Pieces of one line."""
 TOTAL_MAX: Money = 100_000_000_000
 """What one order or return comes to: a thousand million pounds."""
+
+_MOMENT = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})")
 
 LineId = str
 """Product and unit price, "85123A@255": the same product at another price is another line."""
@@ -72,6 +77,21 @@ def line_id(product: str, unit_price: Money) -> LineId:
 def total_of(lines: Iterable[Line]) -> Money:
     """Give the sum of the lines."""
     return sum(line.total for line in lines)
+
+
+def refuse_moment(invoiced_at: str) -> None:
+    """Raise Rejected for a time that no calendar and no clock has."""
+    found = _MOMENT.fullmatch(invoiced_at)
+    try:
+        if found is None:
+            raise ValueError
+        datetime(*map(int, found.groups()))  # type: ignore[arg-type]
+    except ValueError:
+        raise Rejected(
+            "time-impossible",
+            "a time of the shop is a day of the calendar and a time of it without a zone, as "
+            "2010-12-01T08:26:00",
+        ) from None
 
 
 def refuse_quantity(line: LineId, quantity: int) -> None:

@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from engine.integrations.asgi import not_modified
+
 __all__ = ["page_routes"]
 
 PAGE: Final = Path(__file__).parent / "page"
@@ -52,7 +54,7 @@ def _file(path: Path, media_type: str) -> Callable[[Request], Awaitable[Response
     headers = {**HEADERS, "ETag": tag, "Content-Type": f"{media_type}; charset=utf-8"}
 
     async def send(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
+        if not_modified(request.headers, tag):
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers)
 

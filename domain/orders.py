@@ -19,6 +19,7 @@ from .lines import (
     Buyer,
     Line,
     LineId,
+    refuse_moment,
     refuse_quantity,
     refuse_total,
     refuse_unsound,
@@ -161,6 +162,7 @@ class Order(Aggregate, kind="order", key_window=4_000):
         """Take an order with sound lines, once."""
         if not command.lines:
             raise Rejected("order-empty", f"order {self.id} has no lines")
+        refuse_moment(command.invoiced_at)
         refuse_unsound(command.lines)
         if len({line.id for line in command.lines}) < len(command.lines):
             raise Rejected(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from engine import Aggregate, Command, Event, Id, Rejected, applies, handles
 
-from .lines import Buyer, Line, refuse_unsound, total_of
+from .lines import Buyer, Line, refuse_moment, refuse_unsound, total_of
 from .money import Money
 
 __all__ = ["RecordReturn", "Return", "ReturnRecorded"]
@@ -46,6 +46,7 @@ class Return(Aggregate, kind="return"):
         """Take a return with sound lines, once."""
         if not command.lines:
             raise Rejected("return-empty", f"return {self.id} has no lines")
+        refuse_moment(command.invoiced_at)
         refuse_unsound(command.lines)
         if self.recorded:
             raise Rejected("return-exists", f"return {self.id} is recorded already")

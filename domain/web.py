@@ -1,9 +1,10 @@
 """The shop over HTTP: orders are made, changed, shown and watched live, and products are found.
 
 Rules: a request becomes one command or one query, and its answer one status code; nothing is
-decided here. Whatever changes something takes an `Idempotency-Key`, and an `If-Match` of the
-version that the client looked at. An answer to a change carries a receipt; `?at=` with it reads
-what was written. One process has the shop's file open: run one worker, and a proxy before it.
+decided here. Pages of other sites get no answer. Whatever changes something takes an
+`Idempotency-Key`, and an `If-Match` of the version that the client looked at. An answer to a change
+carries a receipt; `?at=` with it reads what was written. One process has the shop's file open: run
+one worker, and a proxy before it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
@@ -28,10 +29,14 @@ from engine import Command, Engine, Receipt, id_from_key
 from engine.integrations.asgi import (
     BadRequest,
     EngineMiddleware,
+    OriginMiddleware,
+    asks_for_current,
+    check_match,
     decode,
     etag,
     expected_version,
     idempotency_key,
+    not_modified,
     receipt_headers,
 )
 from engine.integrations.event_stream import EventStream, event_stream, last_event
@@ -39,7 +44,14 @@ from engine.integrations.event_stream import EventStream, event_stream, last_eve
 from .lines import Buyer, Line
 from .live import page_routes
 from .money import Money
-from .orders import AdjustOrderItemQuantity, CancelOrder, CancelReason, CreateOrder, ShipOrder
+from .orders import (
+    AdjustOrderItemQuantity,
+    CancelOrder,
+    CancelReason,
+    CreateOrder,
+    Order,
+    ShipOrder,
+)
 from .queries import GetOrderById, GetOverview, GetPendingOrders, SearchCatalogue
 from .shop import open_shop
 
@@ -52,11 +64,18 @@ STOPPING_SECONDS = 10
 HANDLING_SECONDS = 10.0
 """Within which a command must be decided."""
 PAGE_ROWS_MAX = 200
-NOT_THERE = {"order-unknown": 404, "item-not-in-order": 404}
+STATUSES = {"order-unknown": 404, "item-not-in-order": 404, "time-impossible": 422}
 """Refusals that HTTP has a status of its own for."""
 
 T = TypeVar("T")
-Text = Annotated[str, msgspec.Meta(max_length=200)]
+# What turns the direction of a line, ends it, or is an order to a terminal is in no name.
+Text = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=200,
+        pattern=r"\A[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]*\Z",
+    ),
+]
 LocalTime = Annotated[
     str,
     msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\Z"),
@@ -125,7 +144,7 @@ class OrderRoutes:
         key = idempotency_key(request.headers, self._principal_of(request), required=True)
         assert key is not None
         command = order.command(id_from_key(key))
-        receipt = await self._execute(request, command, key)
+        receipt = await self._execute(request, command, key, command.order_id)
         return _done(201, command.order_id, receipt, Location=f"/orders/{command.order_id}")
 
     async def adjust(self, request: Request) -> Response:
@@ -149,14 +168,20 @@ class OrderRoutes:
 
     async def _change(self, request: Request, command: Any) -> Response:
         key = idempotency_key(request.headers, self._principal_of(request))
-        receipt = await self._execute(request, command, key)
+        receipt = await self._execute(request, command, key, command.order_id)
         return _done(200, command.order_id, receipt)
 
-    async def _execute(self, request: Request, command: Command, key: str | None) -> Receipt:
+    async def _execute(
+        self, request: Request, command: Command, key: str | None, order_id: str
+    ) -> Receipt:
+        current = None
+        if asks_for_current(request.headers):
+            principal = self._principal_of(request)
+            current = (await _engine(request).state(Order, order_id, principal=principal)).version
         return await _engine(request).execute(
             command,
             key=key,
-            expected=expected_version(request.headers),
+            expected=expected_version(request.headers, current=current),
             deadline=HANDLING_SECONDS,
             principal=self._principal_of(request),
             correlation=_request_id(request),
@@ -173,7 +198,8 @@ class OrderRoutes:
         if order is None:
             raise BadRequest(404, "order-unknown", "there is no such order")
         tag = etag(order.version)
-        if request.headers.get("if-none-match") == tag:
+        check_match(request.headers, tag)
+        if not_modified(request.headers, tag):
             return Response(status_code=304, headers={"ETag": tag})
         return _json(200, order, ETag=tag)
 
@@ -234,8 +260,12 @@ def create_app(
     principal_of: Principal = nobody,
     open_engine: Callable[[str], Engine] = open_shop,
     body_seconds: float = 10.0,
+    hosts: Collection[str] = (),
 ) -> Starlette:
-    """Give the shop as an ASGI application; its engine starts and drains with the lifespan."""
+    """Give the shop as an ASGI application; its engine starts and drains with the lifespan.
+
+    `hosts` are the names that it goes by, besides this machine's own.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -245,7 +275,10 @@ def create_app(
     routes = OrderRoutes(principal_of)
     return Starlette(
         lifespan=lifespan,
-        middleware=[Middleware(EngineMiddleware, body_seconds=body_seconds, statuses=NOT_THERE)],
+        middleware=[
+            Middleware(OriginMiddleware, hosts=hosts),
+            Middleware(EngineMiddleware, body_seconds=body_seconds, statuses=STATUSES),
+        ],
         routes=[
             *page_routes(),
             Route("/live/overview", routes.overview),
@@ -264,7 +297,7 @@ def create_app(
 
 
 async def _sent(request: Request, cls: type[T]) -> T:
-    return decode(await request.body(), cls, headers=request.headers)
+    return decode(await request.body(), cls, headers=request.headers, unique=True)
 
 
 def _limit(request: Request, usual: int) -> int:
@@ -301,10 +334,19 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m domain.web", description="Serve the shop.")
     parser.add_argument("--store", default="sqlite:shop.db", help="default: sqlite:shop.db")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=_port, default=8000)
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a name that the shop goes by, as shop.example, besides this machine's own; requests "
+        "under other names are refused, since another site's page may have sent them. Give it "
+        "again for several, or * behind a proxy that knows the names",
+    )
     options = parser.parse_args(arguments)
     uvicorn.run(
-        create_app(options.store),
+        create_app(options.store, hosts=[*options.name, options.host]),
         host=options.host,
         port=options.port,
         # A page whose connection hangs would keep the shop from stopping for ever.
@@ -312,8 +354,17 @@ def main(arguments: Sequence[str]) -> None:
     )
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65_536):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a port from 0 to 65535")
+    return int(text)
+
+
 # For `uvicorn domain.web:app`; nothing is opened until it starts.
-app = create_app(os.environ.get("SHOP_STORE", "sqlite:shop.db"))
+app = create_app(
+    os.environ.get("SHOP_STORE", "sqlite:shop.db"),
+    hosts=os.environ.get("SHOP_HOSTS", "").split(),
+)
 
 if __name__ == "__main__":
     main(sys.argv[1:])

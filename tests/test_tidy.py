@@ -27,16 +27,8 @@ ALLOWED = {
 
 # Each file may import files of lower rank only: data flows one way, and engine.py wires it.
 RANKS: list[set[str]] = [
-    {
-        "errors",
-        "stores",
-        "footprint",
-        "commands",
-        "difference",
-        "integrations",
-        "running",
-        "printing",
-    },
+    {"errors", "stores", "footprint", "commands", "difference", "integrations"},
+    {"running", "printing", "integrations.bad_request"},
     {"limits", "annotations", "ports", "statistics", "tracebacks"},
     {"watchdog", "read_ahead", "progress", "calls", "arrivals"},
     {"messages", "keys", "stores.contract"},
@@ -67,7 +59,8 @@ RANKS: list[set[str]] = [
     {"supervisor", "feed", "live", "past_views", "control", "log_file", "stores.sqlite_outside"},
     {"bulk", "archive", "onlooker", "portal", "entrance", "integrations.opentelemetry_metrics"},
     {"beside"},
-    {"engine", "integrations.asgi", "integrations.opentelemetry"},
+    {"engine", "integrations.conditions", "integrations.origin"},
+    {"integrations.asgi", "integrations.opentelemetry"},
     {"integrations.event_stream"},
     {"__init__", "commands.output", "commands.search", "commands.layout"},
     {"commands.options", "commands.application", "commands.standing"},

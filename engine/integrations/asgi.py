@@ -1,9 +1,10 @@
 """The engine behind HTTP, for any ASGI framework: requests to calls, answers to status codes.
 
-Rules: a body has a cap on its bytes and a time to arrive, before anything looks at it, and a cap on
-its nesting before it is decoded. Bad input is told by path and rule and never by value; what went
-wrong inside is told by its kind only, and logged. Every answer that is an error says whether the
-same request may be sent again. Nothing here imports a framework, or knows an application.
+Rules: a page of another site gets no answer. A body has a cap on its bytes and a time to arrive,
+before anything looks at it, and a cap on its nesting before it is decoded. Bad input is told by
+path and rule and never by value; what went wrong inside is told by its kind only, and logged. Every
+answer that is an error says whether the same request may be sent again. Nothing here imports a
+framework, or knows an application.
 
 A framework that answers every error itself, as Litestar does, shows none to a middleware around
 it: give it an exception handler for EngineError and BadRequest that answers with `problem_of`.
@@ -12,10 +13,11 @@ it: give it an exception handler for EngineError and BadRequest that answers wit
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import string
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -41,15 +43,22 @@ from ..errors import (
 from ..limits import KEY_LENGTH_MAX
 from ..messages import Receipt
 from ..tracebacks import told
+from .bad_request import BadRequest
+from .conditions import asks_for_current, check_match, expected_version, not_modified
+from .origin import refusal_of
 
 __all__ = [
     "BadRequest",
     "EngineMiddleware",
+    "OriginMiddleware",
     "Problem",
+    "asks_for_current",
+    "check_match",
     "decode",
     "etag",
     "expected_version",
     "idempotency_key",
+    "not_modified",
     "problem_of",
     "receipt_headers",
 ]
@@ -75,21 +84,12 @@ _PLAIN: Final = string.punctuation.replace("/", "").replace("%", "")
 """What stays as it is in the key of nobody; `/` stands after a principal only."""
 _ONCE: Final = (b"idempotency-key", b"if-match", b"content-type")
 """Headers of which a framework shows one where two were sent."""
-_VERSION_TAG = re.compile(r'"(\d{1,18})"')
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
+_AS_TEXT: Final[Any] = {"parse_int": str, "parse_float": str, "parse_constant": str}
+"""Numbers are only passed over; Python makes no integer of thousands of digits."""
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 Resend: TypeAlias = Literal["yes", "with-the-same-key", "no"]
-
-
-class BadRequest(Exception):
-    """The request itself is wrong; `status` is the HTTP status that says how."""
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        """Say what is wrong, in words that show nothing of the body."""
-        super().__init__(status, code, detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
 
 
 # -- requests --------------------------------------------------------------------------------
@@ -101,34 +101,52 @@ def decode(
     *,
     headers: Mapping[str, str] | None = None,
     depth_max: int = 32,
+    unique: bool = False,
 ) -> T:
     """Decode a JSON body, into a command for instance; raise BadRequest (422) for what is none.
 
     Give the request's `headers`, and a body that is not said to be JSON is refused too (415): then
-    no form of another site's page can send one. Nesting deeper than `depth_max` is refused before
-    decoding. Unknown fields are refused where the class forbids them, as commands do; the classes
-    of its fields forbid them for themselves. Of a field that comes twice the last counts. What a
-    class raises in its own `__post_init__` is not told, as it may show a value: what a client
-    should read belongs in a rule of the type, or in a handler's Rejected.
+    no form of another site's page can send one. So is one that is encoded, as by gzip. Nesting
+    deeper than `depth_max` is refused before decoding. Unknown fields are refused where the class
+    forbids them, as commands do; the classes of its fields forbid them for themselves. Of a field
+    that comes twice the last counts; with `unique` it is refused, since whoever looked at the body
+    before may have taken the other. What a class raises in its own `__post_init__` is not told, as
+    it may show a value: what a client should read belongs in a rule of the type, or in a handler's
+    Rejected.
     """
     if headers is not None:
         _check_json(headers)
     if _depth(body) > depth_max:
         raise BadRequest(422, "too-deep", f"the body is nested deeper than {depth_max} levels")
     try:
-        return msgspec.json.decode(body, type=cls)
+        decoded = msgspec.json.decode(body, type=cls)
+        if unique:
+            json.loads(body, object_pairs_hook=_check_fields, **_AS_TEXT)
     except msgspec.MsgspecError as error:
         raise BadRequest(422, "bad-body", _without_values(error)) from None
     except UnicodeDecodeError:
         raise BadRequest(422, "bad-body", "the body is not UTF-8") from None
     except RecursionError:
         raise BadRequest(422, "too-deep", "the body is nested too deeply") from None
+    except ValueError:
+        raise BadRequest(422, "bad-body", "the body is no JSON") from None
+    return decoded
+
+
+def _check_fields(pairs: list[tuple[str, object]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise BadRequest(422, "repeated-field", "a field comes twice in one object of the body")
 
 
 def _check_json(headers: Mapping[str, str]) -> None:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not re.fullmatch(r"application/[^/]*\+json", kind):
         raise BadRequest(415, "not-json", "send a body with Content-Type: application/json")
+    charset = _CHARSET.search(headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8"):
+        raise BadRequest(415, "not-utf8", "send JSON as UTF-8")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise BadRequest(415, "encoded", "send a body without a Content-Encoding")
 
 
 def _without_values(error: msgspec.MsgspecError) -> str:
@@ -178,28 +196,6 @@ def idempotency_key(
     if len(key) > KEY_LENGTH_MAX:
         raise BadRequest(400, "bad-key", "this Idempotency-Key is too long for this principal")
     return key
-
-
-def expected_version(headers: Mapping[str, str], *, required: bool = False) -> int | None:
-    """Give the version that `If-Match: "3"` or `If-None-Match: *` (none yet, 0) asks for.
-
-    Raises BadRequest: 400 for a malformed one, 428 for a missing one if `required`.
-    """
-    match, none_match = headers.get("if-match"), headers.get("if-none-match")
-    if none_match is not None and (none_match.strip() != "*" or match is not None):
-        raise BadRequest(400, "bad-precondition", "If-None-Match may be * here, and stands alone")
-    if none_match is not None:
-        return 0
-    if match is None:
-        if required:
-            raise BadRequest(428, "precondition-required", "send If-Match with the ETag you read")
-        return None
-    found = _VERSION_TAG.fullmatch(match.strip())
-    if found is None:
-        raise BadRequest(
-            400, "bad-precondition", "If-Match names one strong ETag that was read here"
-        )
-    return int(found[1])
 
 
 # -- answers ---------------------------------------------------------------------------------
@@ -324,6 +320,43 @@ def _lag(error: ProjectionLag) -> str:
 # -- the middleware --------------------------------------------------------------------------
 
 
+class OriginMiddleware:
+    """ASGI middleware: nobody else's page reads or acts, and no made-up name leads here.
+
+    Put it outermost. It answers requests under the machine's own names and addresses, under names
+    without a dot, and under `hosts`: give the names that the world knows the server by, or `*`
+    behind a proxy that checks them. What a page of another site sends is refused, unless `origins`
+    has that site, as "https://shop.example". Bodies of forms are refused, unless `forms`. All that
+    holds for requests, streams and websockets.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+        forms: bool = False,
+    ) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = frozenset(origins)
+        self._forms = forms
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        refused = None
+        if scope["type"] in ("http", "websocket"):
+            refused = refusal_of(scope, self._hosts, self._origins, forms=self._forms)
+        if refused is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await _send_problem(send, problem_of(BadRequest(*refused)), closing=True)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+
+
 class EngineMiddleware:
     """ASGI middleware: caps on bodies, and errors of the engine as problem responses.
 
@@ -352,10 +385,12 @@ class EngineMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(receive, send, self._body_bytes, self._body_seconds)
+        is_head = scope.get("method") == "HEAD"
+        request = _Request(receive, send, self._body_bytes, self._body_seconds, is_head=is_head)
         try:
             request.check_headers(scope)
             await self._app(scope, request.receive, request.send)
+            await request.end()
         except (EngineError, BadRequest, TimeoutError) as error:
             if request.answered:
                 raise
@@ -374,24 +409,33 @@ class EngineMiddleware:
         problem = problem_of(error, self._statuses)
         if problem.status >= 500:
             self._logger.error("answered with %d %s\n%s", problem.status, problem.code, told(error))
-        body = problem.body
-        headers = {**problem.headers, "Content-Length": str(len(body))}
-        if problem.status in (408, 413):
-            # The rest of the body is not read, so the connection cannot be used again.
-            headers["Connection"] = "close"
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": problem.status, "headers": raw})
-        await send({"type": "http.response.body", "body": body})
+        # Of a body that was cut off the rest is not read: the connection is not used again.
+        await _send_problem(send, problem, closing=problem.status in (408, 413))
+
+
+async def _send_problem(send: Send, problem: Problem, *, closing: bool) -> None:
+    body = problem.body
+    headers = {**problem.headers, "Content-Length": str(len(body))}
+    if closing:
+        headers["Connection"] = "close"
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _Request:
     """One request's body as it arrives, and whether it has been answered."""
 
-    def __init__(self, receive: Receive, send: Send, bytes_max: int, seconds: float) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, bytes_max: int, seconds: float, *, is_head: bool
+    ) -> None:
         self._receive = receive
         self._send = send
         self._bytes_max = bytes_max
         self._seconds = seconds
+        self._is_head = is_head
+        self._is_over = False
+        """Whether the whole answer has been sent."""
         self._due: float | None = None
         self._bytes = 0
         self._whole = False
@@ -424,6 +468,10 @@ class _Request:
         try:
             return await self._next()
         except BadRequest as error:
+            if self.answered:
+                # Too late to be told: who streams an answer hears that nobody is there.
+                self.left = True
+                return {"type": "http.disconnect"}
             self.refused = error
             raise
 
@@ -450,7 +498,17 @@ class _Request:
 
     async def send(self, message: Message) -> None:
         """Pass on a piece of the answer; nothing of one to a body that was cut off."""
-        if self.refused is not None and not self.answered:
+        if (self.refused is not None and not self.answered) or self._is_over:
             return
         self.answered = True
+        if self._is_head and message["type"] == "http.response.body":
+            # A stream would be sent to nobody, and never end.
+            message = {"type": "http.response.body", "body": b""}
+        if message["type"] == "http.response.body":
+            self._is_over = not message.get("more_body", False)
         await self._send(message)
+
+    async def end(self) -> None:
+        """End an answer that was broken off because of the request's body."""
+        if self.left and self.answered and not self._is_over:
+            await self.send({"type": "http.response.body", "body": b""})
