@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .aggregate import Aggregate, Context, as_events
-from .codec import UNDECODABLE, Metadata, decode_metadata, fingerprint_of
+from .codec import Metadata, decode_metadata, fingerprint_of
 from .deliberation import Deliberation
 from .errors import (
     Closed,
@@ -254,7 +254,7 @@ class Actor:
             else:
                 try:
                     event = binding.decode(stored.payload)
-                except UNDECODABLE:
+                except Exception:
                     event = self.kind.registry.decode(stored)  # tells it in its own words
                 binding.apply(state, event)
             state.version = version

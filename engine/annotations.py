@@ -7,17 +7,30 @@ This file never calls what it reads.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import enum
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import tzinfo
+from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
 from .errors import DefinitionError
 
-__all__ = ["Signature", "defining_namespace", "read_signature", "shared_default", "union_members"]
+__all__ = [
+    "Signature",
+    "check_options",
+    "defaults_of",
+    "defining_namespace",
+    "read_signature",
+    "refuse_option",
+    "shared_default",
+    "union_members",
+]
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -77,7 +90,62 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-_SHAREABLE = (str, bytes, int, float, complex, bool, type(None), frozenset, type)
+_STRUCT_OPTIONS: Final = (
+    "array_like",
+    "cache_hash",
+    "dict",
+    "eq",
+    "forbid_unknown_fields",
+    "frozen",
+    "gc",
+    "kw_only",
+    "omit_defaults",
+    "order",
+    "rename",
+    "repr_omit_defaults",
+    "tag",
+    "tag_field",
+    "weakref",
+)
+"""What msgspec takes beside the name of a class."""
+
+
+def check_options(where: str, given: Iterable[str], own: Sequence[str]) -> None:
+    """Raise DefinitionError for an option of a class that means nothing, and guess what it was."""
+    for option in given:
+        if option not in _STRUCT_OPTIONS:
+            refuse_option(where, option, own)
+
+
+def refuse_option(where: str, option: str, own: Sequence[str]) -> NoReturn:
+    """Raise DefinitionError for an unknown option, with those that there are."""
+    near = difflib.get_close_matches(option, own, 1)
+    guess = f"write `{near[0]}=`" if near else f"it takes {', '.join(own)}"
+    raise DefinitionError(f"{where} has the option `{option}=`, which is none: {guess}")
+
+
+class _Probe(msgspec.Struct):
+    made: list[int] = []
+
+
+_FACTORY: Final = type(cast("object", _Probe.__struct_defaults__[0]))
+"""What msgspec keeps for a default that is made anew each time."""
+
+
+def defaults_of(cls: type[msgspec.Struct]) -> Mapping[str, tuple[Any, Callable[[], Any] | None]]:
+    """Give, by field, the default and None, or None and the factory; nothing where there is none.
+
+    Other than msgspec's own, it resolves no annotation.
+    """
+    defaults: tuple[Any, ...] = cls.__struct_defaults__
+    names = cls.__struct_fields__[len(cls.__struct_fields__) - len(defaults) :]
+    found: dict[str, tuple[Any, Callable[[], Any] | None]] = {}
+    for name, default in zip(names, defaults, strict=True):
+        if type(default) is _FACTORY:
+            found[name] = (None, cast("Any", default).factory)
+        elif default is not msgspec.NODEFAULT:
+            found[name] = (default, None)
+    return found
 
 
 def shared_default(cls: type[msgspec.Struct]) -> str | None:
@@ -85,27 +153,52 @@ def shared_default(cls: type[msgspec.Struct]) -> str | None:
 
     msgspec copies empty lists, dicts and sets by itself and refuses filled ones.
     """
-    defaults = cls.__struct_defaults__
-    names = cls.__struct_fields__[len(cls.__struct_fields__) - len(defaults) :]
-    for name, default in zip(names, defaults, strict=True):
-        if _is_mutable(default):
+    for name, (default, factory) in defaults_of(cls).items():
+        if _is_mutable(default) if factory is None else _gives_one(factory):
             return name
     return None
 
 
-def _is_mutable(default: Any) -> bool:
-    if isinstance(default, tuple):
-        return any(_is_mutable(item) for item in _items(default))
-    if isinstance(default, msgspec.Struct):
-        config = type(default).__struct_config__
-        return not config.frozen or any(
-            _is_mutable(getattr(default, name)) for name in default.__struct_fields__
-        )
-    if isinstance(default, _SHAREABLE):
+_EMPTY: Final = (list, dict, set, bytearray, tuple, frozenset)
+
+
+def _gives_one(factory: Callable[[], Any]) -> bool:
+    """Tell whether a factory gives the same mutable object each time."""
+    if factory in _EMPTY:  # as msgspec keeps `= []`
         return False
-    # Enums, dates, UUIDs, Decimals and frozen dataclasses hash by value or identity and stay as
-    # they are; lists, dicts, sets and plain dataclasses do not hash.
-    return type(default).__hash__ is None
+    try:
+        one: object = factory()
+        other: object = factory()
+    except Exception:  # its own affair, and found when the first object is made
+        return False
+    return one is other and _is_mutable(one)
+
+
+_SHAREABLE: Final = (
+    str, bytes, int, float, complex, type(None), type, enum.Enum, tzinfo, msgspec.UnsetType,
+    types.FunctionType, types.BuiltinFunctionType,
+)  # fmt: skip
+"""Types of which no method changes an object, whatever they hash by."""
+
+
+def _is_mutable(value: Any) -> bool:
+    """Tell whether an object can change. Of an unknown class every object can."""
+    if isinstance(value, tuple | frozenset):
+        return any(map(_is_mutable, _items(value)))
+    if isinstance(value, _SHAREABLE) or type(value) is object:
+        return False
+    cls: type[Any] = type(cast("object", value))
+    if isinstance(value, msgspec.Struct):
+        frozen, names = value.__struct_config__.frozen, value.__struct_fields__
+    elif dataclasses.is_dataclass(cls):
+        frozen = cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        names = tuple(field.name for field in dataclasses.fields(cls))
+    else:
+        # What is equal by its own rule, and hashes by it, is a value to its author; what is equal
+        # to itself alone is a thing, and things change.
+        own: object = cls.__hash__
+        return own is None or own is object.__hash__
+    return not frozen or any(_is_mutable(getattr(value, name, None)) for name in names)
 
 
 def _items(value: Any) -> Iterable[Any]:

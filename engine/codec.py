@@ -1,9 +1,10 @@
-"""Between structs and bytes: events, their metadata, their schema hashes, command fingerprints.
+"""Between structs and bytes: events, their metadata, command fingerprints.
 
 Rules: one decode path for actors, projectors and tools. A type is found by its stored name and
 version in a registry that is complete before the first event is read; nothing is imported or
-evaluated because a byte says so. Whatever is wrong with bytes comes out as `Damaged`, naming the
-position and the type and never the payload. This file knows no async, clock or store.
+evaluated because a byte says so. Whatever is wrong with bytes, or raised by a class that they are
+decoded to, comes out as `Damaged`, naming the position and the type and never the payload. This
+file knows no async, clock or store.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
-from msgspec import inspect
 
 from .errors import Damaged, DefinitionError
+from .exact import decode_deep, exactness_of
 from .messages import Command, Event, Meta
+from .shape import event_type, schema_hash
 from .stores.contract import ENCODING_JSON, EventType, StoredEvent
 from .upcasting import Upcaster, Upcasting
+from .withheld import is_own_refusal, told_without_values, withheld
 
 __all__ = [
     "UNDECODABLE",
@@ -30,7 +33,8 @@ __all__ = [
 ]
 
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that it cannot decode: not only errors of its own."""
+"""What msgspec raises for bytes that it cannot decode: not only errors of its own. What a class's
+own `__post_init__` raises comes through it as it is, unless it is a ValueError or a TypeError."""
 
 _encoder = msgspec.json.Encoder()
 _canonical = msgspec.json.Encoder(order="deterministic")
@@ -64,9 +68,12 @@ def decode_metadata(stored: StoredEvent) -> Metadata:
     if not stored.metadata:
         return _NO_METADATA
     try:
-        return _metadata_decoder.decode(stored.metadata)
+        metadata = _metadata_decoder.decode(stored.metadata)
     except UNDECODABLE as error:
-        raise Damaged(stored.position, f"the metadata of {stored.name}: {error}") from error
+        what = f"the metadata of {stored.name}: {told_without_values(error)}"
+    else:
+        return metadata
+    raise Damaged(stored.position, what)
 
 
 def decode_meta(stored: StoredEvent) -> Meta:
@@ -100,6 +107,8 @@ class _Entry(msgspec.Struct, frozen=True):
     cls: type[Event]
     type: EventType
     decoder: msgspec.json.Decoder[Any]
+    read_back: Callable[[Any, bytes], Any]
+    """Gives the copy of an event that was just encoded; HandlerFailed where that is another."""
     chain: tuple[Upcaster, ...]
     """The steps to what it is today; most often none."""
 
@@ -117,7 +126,7 @@ class EventRegistry:
                 self._add(cls)
 
     def _add(self, cls: type[Event]) -> None:
-        stored = EventType(cls.event_name, cls.event_version, schema_hash(cls))
+        stored = event_type(cls)
         other = self._by_name.get((stored.name, stored.version))
         if other is not None:
             raise DefinitionError(
@@ -125,8 +134,10 @@ class EventRegistry:
                 f"{stored.name!r} version {stored.version}: give one of them another name"
             )
         chain = self.upcasting.chain(cls)
-        entry = _Entry(cls, stored, msgspec.json.Decoder(cls), chain)
-        self._by_name[stored.name, stored.version] = entry
+        exactness = cls.event_exactness or exactness_of(cls, "event")
+        decoder = msgspec.json.Decoder(cls)
+        read_back = exactness.reader(stored.name, decoder.decode)
+        self._by_name[stored.name, stored.version] = _Entry(cls, stored, decoder, read_back, chain)
         self._types[cls] = stored
 
     @property
@@ -139,9 +150,21 @@ class EventRegistry:
         return self._types[cls]
 
     def decoder_of(self, cls: type[Event]) -> msgspec.json.Decoder[Any]:
-        """Give the decoder of a class, for the actor's copy of what it just encoded."""
+        """Give the decoder of a class."""
         stored = self._types[cls]
         return self._by_name[stored.name, stored.version].decoder
+
+    def reader_of(self, cls: type[Event]) -> Callable[[Any, bytes], Any]:
+        """Give what makes the copy of an event of a class, out of the event and its bytes.
+
+        It raises HandlerFailed where the copy is not what was given, and what decoding raises.
+        """
+        stored = self._types[cls]
+        return self._by_name[stored.name, stored.version].read_back
+
+    def copy(self, event: Event) -> Any:
+        """Give what an event is when it has been stored; raises what `reader_of` raises."""
+        return self.reader_of(type(event))(event, _encoder.encode(event))
 
     def encode(self, event: Event) -> bytes:
         """Give the bytes of an event; raises what msgspec raises for what is not encodable."""
@@ -152,7 +175,8 @@ class EventRegistry:
     ) -> tuple[type[Event], Callable[[bytes], Any]] | None:
         """Give the class of a stored type that is read as it stands, and what decodes its JSON.
 
-        None where `decode` has more to do or to say. The decoder raises UNDECODABLE.
+        None where `decode` has more to do or to say. Whatever the decoder raises, `decode` tells
+        better.
         """
         entry = self._by_name.get((name, version))
         if entry is None or entry.chain:
@@ -193,12 +217,14 @@ class EventRegistry:
                 stored.position, f"{stored.name} has the unknown encoding {stored.encoding}"
             )
         try:
-            event: Event = entry.decoder.decode(stored.payload)
-        except UNDECODABLE as error:
-            raise Damaged(
-                stored.position, f"{stored.name} version {stored.event_version}: {error}"
-            ) from error
-        return event if not entry.chain else self._upcast(event, entry.chain, stored)
+            event: Event = decode_deep(entry.decoder.decode, stored.payload)
+        except Exception as error:
+            failed = error
+        else:
+            return event if not entry.chain else self._upcast(event, entry.chain, stored)
+        # Outside of the `except`, so that the error and what its text quotes stay behind.
+        what = f"{stored.name} version {stored.event_version}: {told_without_values(failed)}"
+        raise Damaged(stored.position, what, refused=is_own_refusal(failed)) from withheld(failed)
 
     def _upcast(self, event: Event, chain: tuple[Upcaster, ...], stored: StoredEvent) -> Event:
         for step in chain:
@@ -207,63 +233,13 @@ class EventRegistry:
                 if type(event) is not step.target:
                     raise TypeError(f"it gave a {type(event).__name__}")
                 # Encoded and decoded, so that its fields are of their types and shared by nobody.
-                event = self.decoder_of(step.target).decode(_encoder.encode(event))
+                event = self.copy(event)
+                continue
             except Exception as error:
-                # Messages of the host's own code may show what is in the event: the type must do.
-                shown = error if isinstance(error, msgspec.MsgspecError) else type(error).__name__
-                raise Damaged(
-                    stored.position,
-                    f"{step.where} cannot make a {step.target.__name__} of {stored.name} version "
-                    f"{stored.event_version}: {shown}",
-                ) from error
+                failed = error
+            raise Damaged(
+                stored.position,
+                f"{step.where} cannot make a {step.target.__name__} of {stored.name} version "
+                f"{stored.event_version}: {told_without_values(failed)}",
+            ) from withheld(failed)
         return event
-
-
-def schema_hash(cls: type[msgspec.Struct]) -> str:
-    """Give 16 hexadecimal digits that change when the encoded form of a struct can change.
-
-    Covered are the encoded names, order, types and requiredness of all fields, and the same of all
-    structs inside. Class names, docstrings and default values are not: they do not show in bytes.
-    """
-    try:
-        info = inspect.type_info(cls)
-    except (TypeError, NameError) as error:
-        raise DefinitionError(
-            f"the fields of {cls.__qualname__} cannot be stored: {error}. Use types that msgspec "
-            f"decodes, declared at the top of a module."
-        ) from error
-    shape = _shape(info, [])
-    return blake2b(_canonical.encode(shape), digest_size=8).hexdigest()
-
-
-def _shape(value: Any, inside: list[type]) -> Any:
-    """Describe a msgspec type as plain lists and strings; a struct inside itself by its depth."""
-    if isinstance(value, inspect.StructType):
-        if value.cls in inside:
-            return ["again", inside.index(value.cls)]
-        inside = [*inside, value.cls]
-        fields = [[f.encode_name, f.required, _shape(f.type, inside)] for f in value.fields]
-        return ["struct", value.tag_field, value.tag, value.array_like, fields]
-    if isinstance(value, inspect.EnumType):
-        return ["enum", sorted(str(member.value) for member in value.cls)]
-    if isinstance(value, inspect.UnionType):
-        return ["union", *sorted((_shape(t, inside) for t in value.types), key=repr)]
-    if isinstance(value, inspect.Metadata):
-        return _shape(value.type, inside)
-    if isinstance(value, inspect.Type):
-        parts = {
-            name: _shape(getattr(value, name), inside)
-            for name in value.__struct_fields__
-            if name != "cls"
-        }
-        named = getattr(value, "cls", None)
-        return [type(value).__name__, getattr(named, "__name__", None), parts]
-    if isinstance(value, (tuple, list)):
-        return [_shape(item, inside) for item in _items(value)]
-    if isinstance(value, inspect.Field):
-        return [value.encode_name, value.required, _shape(value.type, inside)]
-    return value if isinstance(value, int | float | str | bool | None) else repr(value)
-
-
-def _items(value: Any) -> Iterable[Any]:
-    return value  # type: ignore[no-any-return]

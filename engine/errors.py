@@ -205,11 +205,15 @@ class Damaged(EngineError):
     It is never skipped. An operator must act: restore the log from a backup, or mend the code.
     """
 
-    def __init__(self, position: int, what: str) -> None:
-        """Name the position, and what is wrong there (type and cause, never the payload)."""
+    def __init__(self, position: int, what: str, *, refused: bool = False) -> None:
+        """Name the position, and what is wrong there (type and cause, never the payload).
+
+        `refused` where the event's own class does not take it: its bytes are as they were written.
+        """
         super().__init__(position, what)
         self.position = position
         self.what = what
+        self.refused = refused
 
     def __str__(self) -> str:
         """Say where and what."""

@@ -30,6 +30,8 @@ class EventBinding(msgspec.Struct, frozen=True):
 
     type: EventType
     decode: Callable[[bytes], Any]
+    read_back: Callable[[Any, bytes], Any]
+    """Gives the copy that is folded, of an event and its bytes; see `EventRegistry.reader_of`."""
     apply: Callable[[Any, Any], None]
 
 
@@ -68,7 +70,9 @@ def bind_events(
 ) -> Mapping[type[Event], EventBinding]:
     """Give, per event class of a kind, what its actors do with it."""
     return {
-        cls: EventBinding(registry.type_of(cls), registry.decoder_of(cls).decode, apply)
+        cls: EventBinding(
+            registry.type_of(cls), registry.decoder_of(cls).decode, registry.reader_of(cls), apply
+        )
         for cls, apply in definition.appliers.items()
     }
 

@@ -12,7 +12,14 @@ import msgspec
 
 from .errors import DefinitionError
 
-__all__ = ["ID_LENGTH_MAX", "KEY_LENGTH_MAX", "KEY_WINDOW", "NAME_LENGTH_MAX", "Limits"]
+__all__ = [
+    "ID_LENGTH_MAX",
+    "KEY_LENGTH_MAX",
+    "KEY_WINDOW",
+    "NAME_LENGTH_MAX",
+    "NESTING_MAX",
+    "Limits",
+]
 
 ID_LENGTH_MAX = 255
 """Characters of an aggregate's id."""
@@ -22,6 +29,9 @@ NAME_LENGTH_MAX = 64
 """Characters of a stored name: of a kind, an event, a projection."""
 KEY_WINDOW = 1_000
 """Versions of a stream within which a key is remembered, unless the kind says otherwise."""
+NESTING_MAX: Final = 950
+"""Levels to which an event's values are nested. Python's own limit is 1,000 calls, of which a fresh
+stack leaves nearly all; SQLite's functions for JSON stop at 1,000 levels too."""
 
 
 _MAY_BE_0: Final = frozenset(("projector_gather_ms", "control_poll_ms"))

@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Generic, TypedDict, TypeVar, dataclass_transform
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    TypedDict,
+    TypeVar,
+    cast,
+    dataclass_transform,
+)
 
 import msgspec
 
+from .annotations import check_options, defaults_of, shared_default
 from .errors import DefinitionError, InvalidInput
+from .exact import Exactness, exactness_of
 from .limits import NAME_LENGTH_MAX
 
 __all__ = [
@@ -70,21 +81,48 @@ class MessageMeta(msgspec.StructMeta):
         *,
         name: str | None = None,
         version: int | None = None,
+        added: Sequence[str] = (),
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError where the declaration cannot be stored."""
+        check_options(f"message {class_name}", options, ("name", "version", "added"))
         if options.get("frozen") is False:
             raise DefinitionError(
                 f"{class_name} is a message, and messages are frozen: drop frozen"
             )
         options["frozen"] = True
+        omits = options.pop("omit_defaults", None) if _are_stored(bases) else None
         try:
             cls = super().__new__(mcls, class_name, bases, namespace, **options)
         except TypeError as error:
             raise DefinitionError(f"message {class_name} cannot be made: {error}") from error
         if namespace.get("__module__") != __name__:
-            cls.__declare__(name, version)  # type: ignore[attr-defined]
+            _check_defaults(cast("type[msgspec.Struct]", cls))
+            if omits is not None:
+                cls.event_omitted = bool(omits)  # type: ignore[attr-defined]
+            cls.__declare__(name, version, added)  # type: ignore[attr-defined]
         return cls
+
+
+def _are_stored(bases: tuple[type, ...]) -> bool:
+    """Tell whether a class of these bases is an event."""
+    return any(hasattr(base, "event_omitted") for base in bases)
+
+
+def _check_defaults(cls: type[msgspec.Struct]) -> None:
+    shared = shared_default(cls)
+    if shared is not None:
+        raise DefinitionError(
+            f"the default of {cls.__qualname__}.{shared} is one mutable object that all would "
+            f"share: write `{shared}: ... = msgspec.field(default_factory=...)`"
+        )
+
+
+def _refuse_added(cls: type, what: str, added: object) -> None:
+    if added:
+        raise DefinitionError(
+            f"{cls.__name__} is a {what}, and only events are stored under a version: drop added"
+        )
 
 
 # The bases say it again: mypy looks at them first, and finds msgspec.Struct's own word otherwise.
@@ -104,8 +142,9 @@ class Command(
     command_name: ClassVar[str]
 
     @classmethod
-    def __declare__(cls, name: str | None, version: int | None) -> None:
+    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
         mend = f'Write `class {cls.__name__}(Command, name="...")`.'
+        _refuse_added(cls, "command", added)
         if version is not None:
             raise DefinitionError(f"{cls.__name__} is a command, and commands have no version")
         cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
@@ -115,14 +154,22 @@ class Command(
 class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """A fact, named in the past tense: `class OrderShipped(Event, name="order-shipped")`.
 
-    `name` and `version` (1 unless given) are stored with every event of the class.
+    `name` and `version` (1 unless given) are stored with every event of the class. So are all
+    fields, those at their defaults too, and each comes back as it was given. `added` names fields
+    that a later release has added under the same version, in the order of the releases: each has a
+    default, and that is what an event says that was stored without it.
     """
 
     event_name: ClassVar[str]
     event_version: ClassVar[int]
+    event_added: ClassVar[tuple[str, ...]] = ()
+    event_omitted: ClassVar[bool] = False
+    """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
+    event_exactness: ClassVar[Exactness | None] = None
+    """What is compared as it is stored; None where a field names a type that was not there yet."""
 
     @classmethod
-    def __declare__(cls, name: str | None, version: int | None) -> None:
+    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
         mend = f'Write `class {cls.__name__}(Event, name="{kebab(cls.__name__)}", version=1)`.'
         cls.event_name = check_name(name, f"event {cls.__name__}", mend)
         cls.event_version = 1 if version is None else version
@@ -130,6 +177,35 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
             raise DefinitionError(
                 f"event {cls.__name__} has version {version!r}: versions count from 1. {mend}"
             )
+        cls.event_added = _check_added(cls, added)
+        try:
+            cls.event_exactness = exactness_of(cls, "event")
+        except NameError:  # a type that is declared below: asked again by whoever uses the event
+            cls.event_exactness = None
+
+
+def _check_added(cls: type[Event], added: object) -> tuple[str, ...]:
+    """Give the names of the fields that were added later; each has a default that stays."""
+    where = cls.__qualname__
+    if isinstance(added, str) or not isinstance(added, Sequence):
+        raise DefinitionError(
+            f'event {where} has added={added!r}: write a list of fields, as added=["nights"]'
+        )
+    names = tuple(cast("Sequence[str]", added))
+    defaults = defaults_of(cls)
+    for name in names:
+        if name not in cls.__struct_fields__ or names.count(name) > 1:
+            raise DefinitionError(
+                f"event {where} has added={list(names)!r}: each is a field of it, once; "
+                f"{name!r} is not"
+            )
+        _, factory = defaults.get(name, (None, object))
+        if factory not in (None, list, dict, set):
+            raise DefinitionError(
+                f"{where}.{name} was added, and has no default that stays the same: give the value "
+                f"that an event has which was stored without it"
+            )
+    return names
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -139,8 +215,9 @@ class Query(msgspec.Struct, Generic[Answer], metaclass=MessageMeta, forbid_unkno
     query_name: ClassVar[str]
 
     @classmethod
-    def __declare__(cls, name: str | None, version: int | None) -> None:
+    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
         mend = f'Write `class {cls.__name__}(Query[AnswerType], name="...")`.'
+        _refuse_added(cls, "query", added)
         if version is not None:
             raise DefinitionError(f"{cls.__name__} is a query, and queries have no version")
         cls.query_name = check_name(name or kebab(cls.__name__), f"query {cls.__name__}", mend)

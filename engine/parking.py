@@ -45,7 +45,9 @@ class Parking:
         It is not where it fails and that is not allowed, where it is damaged, and where too many
         are.
         """
-        refused = error is not None and (not self.allowed or isinstance(error, Damaged))
+        # What the event's own class refuses is no damage: its bytes are those written.
+        damaged = isinstance(error, Damaged) and not error.refused
+        refused = error is not None and (not self.allowed or damaged)
         if refused or self.count >= self._events_max:
             return False
         self.keys[key] = self.keys.get(key, 0) + 1

@@ -50,6 +50,7 @@ __all__ = [
     "Watcher",
     "Worker",
     "Workers",
+    "on_fresh_stack",
     "user_name",
 ]
 
@@ -211,6 +212,28 @@ class SystemIds:
     def new_id(self) -> str:
         """Give 128 random bits as 32 hexadecimal digits."""
         return uuid.uuid4().hex
+
+
+def on_fresh_stack(call: Callable[[], T]) -> T:
+    """Run a call on a stack of its own, in a thread; give what it returns or raise what it raises.
+
+    The caller's thread waits: for short work only that the stack of the moment is too short for.
+    """
+    returned: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            returned.append(call())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="foldline stack", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised.pop()
+    return returned[0]
 
 
 class SystemWorkers:

@@ -1,9 +1,9 @@
 """Turns the events that a handler returned into bytes for the store, and folds those bytes.
 
 Rules: each event is encoded, decoded, and the decoded copy is folded, so that nothing is shared
-with the caller's command or the handler's event, and an event that cannot be read back or folded is
-found before it is written. Whatever raises here has handed nothing on, and leaves a state that must
-not be used any more.
+with the caller's command or the handler's event. An event that is not read back as it was given, or
+cannot be folded, is found before it is written. Whatever raises here has handed nothing on, and
+leaves a state that must not be used any more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def encode_and_fold(
 ) -> tuple[list[EventData], int]:
     """Give the encoded events of one command, folded into `state`, and their bytes.
 
-    Raises HandlerFailed, and whatever encoder, decoder and appliers raise.
+    Raises HandlerFailed, also where an event is not read back as it was given, and whatever
+    encoder, decoder and appliers raise.
     """
     if len(events) > kind.limits.command_events:
         raise HandlerFailed(
@@ -34,12 +35,13 @@ def encode_and_fold(
             f"Limits.command_events at {kind.limits.command_events}"
         )
     first_metadata, metadata = _metadata(mail, fingerprint, len(events))
+    encode = kind.registry.encode
     datas: list[EventData] = []
     size = 0
     for event in events:
         binding = _binding(kind, mail, event)
-        payload = kind.registry.encode(event)
-        binding.apply(state, binding.decode(payload))
+        payload = encode(event)
+        binding.apply(state, binding.read_back(event, payload))
         state.version += 1
         data = EventData(binding.type, payload, metadata if datas else first_metadata)
         size += _check_size(kind, state, data)

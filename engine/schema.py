@@ -47,19 +47,22 @@ def check_types(registry: EventRegistry, stored: Iterable[EventType]) -> Sequenc
 
 def _check_type(registry: EventRegistry, stored: EventType) -> Finding | None:
     name, version = stored.name, stored.version
-    versions = {t.version: t.schema_hash for t in registry.types if t.name == name}
+    declared = {t.version: t for t in registry.types if t.name == name}
+    versions = {number: t.schema_hash for number, t in declared.items()}
     if registry.upcasting.is_retired(name, version):
         return None
     if version in versions:
-        if versions[version] == stored.schema_hash:
+        if stored.schema_hash in (versions[version], *declared[version].former):
             return None
         return Finding(
             "changed",
             name,
             version,
             f"{name!r} version {version} is stored with schema {stored.schema_hash} and declared "
-            f"with {versions[version]}: its fields changed. Undo the change, or declare it as "
-            f"version {max(versions) + 1} with an upcaster from version {version}.",
+            f"with {versions[version]}: its fields changed, or a default that stored events rely "
+            f"on. Undo the change, or declare it as version {max(versions) + 1} with an upcaster "
+            f"from version {version}. A field that is new, and has a default that is true of all "
+            f"events before, is declared with `added=[...]`.",
         )
     if not versions:
         return Finding(

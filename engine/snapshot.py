@@ -71,7 +71,7 @@ class Freezer:
         self._definition = definition
         self._logger = logger
         self._keep = keep
-        self._schema = schema_hash(definition.cls)
+        self._schema = schema_hash(definition.cls, defaults=True)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(definition.cls)
         self._works = True
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections.abc import AsyncIterator
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -123,6 +127,75 @@ def test_a_shared_default_inside_a_tuple_is_refused() -> None:
 
             @handles
             def fill(self, command: Fill) -> None: ...
+
+
+class Pen:
+    """Holds things, and hashes by identity."""
+
+    def __init__(self) -> None:
+        self.sheep: list[str] = []
+
+
+@dataclasses.dataclass(eq=False)
+class Barn:
+    sheep: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    pens: tuple[Pen, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    width: Decimal = Decimal("1.5")
+    opens: date = date(2024, 4, 1)
+
+
+PEN = Pen()
+
+
+@pytest.mark.parametrize("default", [PEN, Barn(), Field((PEN,)), (1, (PEN,)), frozenset((PEN,))])
+def test_an_object_that_can_change_is_no_default(default: Any) -> None:
+    with refuse(r"Bad\.held is one mutable object that all would share: write .*default_factory"):
+
+        class Bad(Aggregate, kind="bad"):
+            held: Any = default
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+    with refuse(r"Bad\.held is one mutable object"):
+
+        class Bad(Event, name="bad"):  # type: ignore[no-redef]
+            held: Any = default
+
+
+def test_a_factory_that_gives_the_same_object_each_time_is_no_default() -> None:
+    with refuse(r"Bad\.pen is one mutable object"):
+
+        class Bad(Aggregate, kind="bad"):
+            pen: Pen = msgspec.field(default_factory=lambda: PEN)
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+def test_values_that_stay_as_they_are_may_be_shared() -> None:
+    class Good(Aggregate, kind="good"):
+        pen: Pen = msgspec.field(default_factory=Pen)
+        gate: Gate = Gate()
+        weight: Decimal = Decimal(1)
+        marker: object = object()
+        folder: pathlib.PurePath = pathlib.PurePath("x")
+        pairs: tuple[tuple[str, frozenset[int]], ...] = (("a", frozenset((1,))),)
+
+        @handles
+        def fill(self, command: Fill) -> None: ...
+
+    one, other = Good(id="1"), Good(id="2")
+    one.pen.sheep.append("x")
+    assert other.pen.sheep == []
 
 
 def test_a_state_field_named_like_one_of_the_base_is_refused() -> None:

@@ -66,6 +66,9 @@ class EventType(msgspec.Struct, frozen=True, gc=False, array_like=True):
     version: int
     schema_hash: str
     """Of the declared fields and types; the same version with another hash is refused."""
+    former: tuple[str, ...] = ()
+    """Hashes that it goes on from: a store that has one of them keeps this one instead, with the
+    first event that comes with it. Not kept itself."""
 
 
 class EventData(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -81,14 +81,16 @@ class MemoryStore:
         ]
         for kind in types:
             known = self._types.get((kind.name, kind.version), kind)
-            if known.schema_hash != kind.schema_hash:
+            if known.schema_hash not in (kind.schema_hash, *kind.former):
                 raise StoreFailed(
                     f"{kind.name} version {kind.version} is stored with schema "
                     f"{known.schema_hash} and comes with {kind.schema_hash}: nothing was written",
                     written=False,
                 )
         for kind in types:
-            self._types.setdefault((kind.name, kind.version), kind)
+            self._types[kind.name, kind.version] = EventType(
+                kind.name, kind.version, kind.schema_hash
+            )
         for event in planned.events:
             self._log.append(event)
             self._streams.setdefault(event.stream, []).append(event)

@@ -336,6 +336,8 @@ class SqliteStore:
                     known = self._types.get((kind.name, kind.version))
                     if known is None:
                         self._insert_type(connection, kind)
+                    elif known[1] != kind.schema_hash and known[1] in kind.former:
+                        self._renew_type(connection, kind, known[0])
                     elif known[1] != kind.schema_hash:
                         raise StoreFailed(
                             f"{kind.name} version {kind.version} is stored with schema {known[1]} "
@@ -349,6 +351,11 @@ class SqliteStore:
         run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
         self._types[kind.name, kind.version] = (number, kind.schema_hash)
         self._type_names[number] = (kind.name, kind.version)
+
+    def _renew_type(self, connection: Any, kind: EventType, number: int) -> None:
+        renew = "UPDATE event_types SET schema_hash = ? WHERE number = ?"
+        run(connection, renew, (kind.schema_hash, number))
+        self._types[kind.name, kind.version] = (number, kind.schema_hash)
 
     def _insert_streams(self, connection: Any, planned: Plan) -> None:
         new: list[tuple[int, str]] = []

@@ -333,6 +333,17 @@ class StoreConformance(ABC):
         assert failed.value.written is False
         assert list(await store.event_types()) == [ADDED]
 
+    async def test_an_event_type_goes_on_from_a_former_one(self, store: Store) -> None:
+        """A schema that goes on from the stored one takes its place; the former comes no more."""
+        await append(store, request("a:1", 0, 1))
+        renewed = EventType(ADDED.name, ADDED.version, "ffff", ("00bb", ADDED.schema_hash))
+        await append(store, AppendRequest([Write("a:1", 1, [event(2, renewed)])]))
+
+        assert list(await store.event_types()) == [EventType(ADDED.name, ADDED.version, "ffff")]
+        assert numbers(await feed(store)) == [1, 2]
+        with pytest.raises(StoreFailed, match=f"ffff.*{ADDED.schema_hash}"):
+            await append(store, AppendRequest([Write("a:1", 2, [event(3)])]))
+
     async def test_what_is_not_stored_leaves_no_event_type(self, store: Store) -> None:
         """A type is in the log from its first event on, not from the first attempt."""
         never = EventType("never", 1, "01")

@@ -99,8 +99,7 @@ class Scenario(Generic[A]):
                 raise UsageError(
                     f"nothing in {self._aggregate.__name__} applies {type(event).__name__}"
                 )
-            payload = self._registry.encode(event)
-            apply(state, self._registry.decoder_of(type(event)).decode(payload))
+            apply(state, self._registry.copy(event))
             state.version += 1
         return state
 
@@ -279,8 +278,7 @@ class Folded:
             version = self._versions[stream] = self._versions.get(stream, 0) + 1
             if handler is None:
                 continue
-            payload = self._registry.encode(event)
-            copy = self._registry.decoder_of(type(event)).decode(payload)
+            copy = self._registry.copy(event)
             meta = Meta(stream, version, self._position, recorded, key, None, None, principal, None)
             arguments = (copy, meta) if handler.takes_meta else (copy,)
             if self._in_sql is None:
