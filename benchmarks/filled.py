@@ -22,7 +22,8 @@ import apsw
 import msgspec
 
 import engine
-from engine.codec import EventRegistry, Metadata, encode_metadata, fingerprint_of
+from engine.codec import EventRegistry, Metadata, encode_metadata
+from engine.fingerprint import fingerprint_of
 from engine.stores.contract import AppendRequest, Batch, EventData, Store, Write
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from .aggregate import Aggregate, Context, as_events
-from .codec import Metadata, decode_metadata, fingerprint_of
+from .codec import Metadata, decode_metadata
 from .deliberation import Deliberation
 from .errors import (
     Closed,
@@ -38,6 +38,7 @@ from .errors import (
     Voided,
     WrongVersion,
 )
+from .fingerprint import is_of
 from .footprint import footprint
 from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord, KeyWindow
@@ -258,7 +259,9 @@ class Actor:
                     event = self.kind.registry.decode(stored)  # tells it in its own words
                 binding.apply(state, event)
             state.version = version
-            if version > forgotten and b'"key"' in stored.metadata:
+            # A key stands at its command's first event, and counts by its last one.
+            may_count = version > forgotten or b'"events"' in stored.metadata
+            if may_count and b'"key"' in stored.metadata:
                 self._replay_key(stored, decode_metadata(stored))
         self.version = version
         self._position = events[-1].position
@@ -394,15 +397,9 @@ class Actor:
 
     def _handle(self, mail: Mail) -> None:
         self.kind.reach("actor.taken")
-        fingerprint = None
-        if mail.key is not None:
-            try:
-                fingerprint = fingerprint_of(mail.command)
-            except Exception as error:
-                self._refuse(mail, _not_encodable(mail, error))
-                return
-            if self._answer_repeat(mail, mail.key, fingerprint):
-                return
+        fingerprint = mail.fingerprint
+        if mail.key is not None and self._answer_repeat(mail, mail.key, fingerprint):
+            return
         if mail.expected is not None and mail.expected != self.version:
             self._refuse(mail, WrongVersion(self.stream, mail.expected, self.version))
             return
@@ -520,12 +517,12 @@ class Actor:
 
     # -- answers that write nothing ---------------------------------------------------------
 
-    def _answer_repeat(self, mail: Mail, key: str, fingerprint: int) -> bool:
+    def _answer_repeat(self, mail: Mail, key: str, fingerprint: int | None) -> bool:
         """Answer a key that is in the window; give whether it was."""
         record = None if self._keys is None else self._keys.find(key, self.version)
         if record is None:
             return False
-        if record.fingerprint != fingerprint:
+        if record.fingerprint != fingerprint and not is_of(record.fingerprint, mail.command):
             self._refuse(
                 mail,
                 KeyReused(
@@ -571,12 +568,3 @@ class Actor:
             self._reload()
         else:
             self.phase = Phase.SETTLING
-
-
-def _not_encodable(mail: Mail, error: Exception) -> NotRun:
-    failed = HandlerFailed(
-        f"{type(mail.command).__name__} cannot be encoded ({type(error).__name__}): its fields "
-        f"must be of types that msgspec encodes. Nothing was written."
-    )
-    failed.__cause__ = error
-    return failed

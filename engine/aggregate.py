@@ -23,7 +23,8 @@ from .annotations import (
     shared_default,
     union_members,
 )
-from .errors import DefinitionError, HandlerFailed
+from .errors import DefinitionError, HandlerFailed, InvalidInput
+from .given import WHOLE_MAX, as_seconds, shown
 from .limits import KEY_WINDOW
 from .messages import Command, Event, check_name
 
@@ -196,11 +197,18 @@ class _Settings(msgspec.Struct, frozen=True):
     def check(self, name: str) -> None:
         for setting in ("key_window", "snapshot_every", "snapshot_version"):
             value = getattr(self, setting)
-            if value is not None and value < 1:
-                raise DefinitionError(f"aggregate {name} has {setting}={value}: give at least 1")
-        if self.deadline is not None and not self.deadline > 0:
+            if value is not None and not (type(value) is int and 1 <= value <= WHOLE_MAX):
+                raise DefinitionError(
+                    f"aggregate {name} has {setting}={shown(value)}: give at least 1, as a whole "
+                    f"number"
+                )
+        try:
+            wrong = self.deadline is not None and as_seconds("deadline", self.deadline) <= 0
+        except InvalidInput:
+            wrong = True
+        if wrong:
             raise DefinitionError(
-                f"aggregate {name} has deadline={self.deadline}: give seconds above 0"
+                f"aggregate {name} has deadline={shown(self.deadline)}: give seconds above 0"
             )
 
 
@@ -235,7 +243,7 @@ def _define(
         cls,
         kind,
         settings.key_window,
-        settings.deadline,
+        None if settings.deadline is None else as_seconds("deadline", settings.deadline),
         settings.snapshot_every,
         settings.snapshot_version,
         handlers,

@@ -1,4 +1,4 @@
-"""Between structs and bytes: events, their metadata, command fingerprints.
+"""Between structs and bytes: events and their metadata.
 
 Rules: one decode path for actors, projectors and tools. A type is found by its stored name and
 version in a registry that is complete before the first event is read; nothing is imported or
@@ -10,14 +10,13 @@ file knows no async, clock or store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from .errors import Damaged, DefinitionError
 from .exact import decode_deep, exactness_of
-from .messages import Command, Event, Meta
+from .messages import Event, Meta
 from .shape import event_type, schema_hash
 from .stores.contract import ENCODING_JSON, EventType, StoredEvent
 from .upcasting import Upcaster, Upcasting
@@ -28,7 +27,6 @@ __all__ = [
     "EventRegistry",
     "Metadata",
     "decode_meta",
-    "fingerprint_of",
     "schema_hash",
 ]
 
@@ -37,7 +35,6 @@ UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 own `__post_init__` raises comes through it as it is, unless it is a ValueError or a TypeError."""
 
 _encoder = msgspec.json.Encoder()
-_canonical = msgspec.json.Encoder(order="deterministic")
 
 
 class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -90,17 +87,6 @@ def decode_meta(stored: StoredEvent) -> Meta:
         metadata.principal,
         metadata.headers,
     )
-
-
-def fingerprint_of(command: Command) -> int:
-    """Give 63 bits that two commands share only if name and content are the same.
-
-    blake2b over the name and the canonical JSON: keys of dicts sorted, fields at their defaults
-    left out, so that a new field with a default does not change the fingerprints of old commands.
-    """
-    named = command.command_name.encode() + b"\0" + _canonical.encode(command)
-    # 63 bits, so that every JSON reader and every SQL column takes it as an integer.
-    return int.from_bytes(blake2b(named, digest_size=8).digest(), "big") >> 1
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from typing import NoReturn, TypeAlias
 
 from .actor import Actor
 from .errors import Damaged, InvalidInput, Overloaded, StoreFailed
+from .given import as_text
 from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
 from .ports import Ports
@@ -30,7 +31,7 @@ from .statistics import DirectoryStatistics, Histogram
 from .stores.contract import Store, StreamPage, StreamRead
 from .telemetry import LoadBegan, Watch
 
-__all__ = ["Directory", "check_id"]
+__all__ = ["Directory", "as_id", "check_id"]
 
 _SCAN_MAX = 1_024
 """Actors looked at, at most, to find one that can leave; the next search goes on behind them."""
@@ -94,11 +95,8 @@ class Directory:
 
         Raises UsageError for an id that cannot be stored, Overloaded when nobody can leave.
         """
-        if not isinstance(aggregate_id, str):
-            raise InvalidInput(
-                f"an aggregate's id is a string, not a {type(aggregate_id).__name__}"
-            )
-        # Joined and not formatted: Python's versions differ in how they format an enum's member.
+        if type(aggregate_id) is not str:
+            aggregate_id = as_id(aggregate_id)
         stream = kind.definition.kind + ":" + aggregate_id
         actor = self._actors.get(stream)
         if actor is not None:
@@ -316,10 +314,16 @@ class Directory:
         return unfinished
 
 
+def as_id(given: object) -> str:
+    """Give an id as a plain string; raise InvalidInput for what is none."""
+    # An enum's member is its value, whatever Python's version makes of it in a text.
+    return as_text("an aggregate's id", given)
+
+
 def check_id(aggregate_id: str) -> None:
     """Raise UsageError for an id that cannot be stored."""
     if not 0 < len(aggregate_id) <= ID_LENGTH_MAX or not aggregate_id.isprintable():
         raise InvalidInput(
-            f"the id {aggregate_id[:40]!r} has {len(aggregate_id)} characters: an id has 1 to "
+            f"the id {aggregate_id[:40]!a} has {len(aggregate_id)} characters: an id has 1 to "
             f"{ID_LENGTH_MAX} printable ones. Nothing was run."
         )

@@ -42,10 +42,10 @@ from .errors import (
 from .feed import Feed, Feeds, Kinds, Names
 from .history import History, Past
 from .journal import Journal
-from .kind import Kind, bind_events, bind_stored
+from .kind import Kind, bind_events, bind_stored, registry_of
 from .limits import Limits
 from .live import LiveQueries, LiveQuery
-from .mailbox import Intake
+from .mailbox import Intake, Mail
 from .messages import Command, Envelope, Query, Receipt
 from .past_views import Pasts, PastViews
 from .portal import Portal
@@ -74,7 +74,6 @@ __all__ = ["Engine"]
 
 A = TypeVar("A", bound=Aggregate)
 Answer = TypeVar("Answer")
-T = TypeVar("T")
 
 
 class Engine:
@@ -112,7 +111,7 @@ class Engine:
         self._limits = limits or Limits()
         self._ports = ports or Ports()
         self._logger = logger or logging.getLogger("foldline")
-        self._gate = Gate(authorize, self._logger) if authorize is not None else None
+        self._gate = self._wire_gate(authorize)
         self._store: Store = open_url(store) if isinstance(store, str) else store
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
         self._entrance = Entrance(lambda: self._supervisor.state, lambda: self._supervisor.failed)
@@ -120,7 +119,7 @@ class Engine:
 
         definitions = definitions_of(aggregates)
         check_names([projection.__definition__ for projection in projections])
-        self._registry = _registry(definitions, projections, Upcasting(upcasters, retired))
+        self._registry = registry_of(definitions, projections, Upcasting(upcasters, retired))
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
         self._directory = Directory(
@@ -128,15 +127,7 @@ class Engine:
         )
         self._snapshots = SnapshotWriter(self._store, self._limits, self._logger)
         self._bus = Bus(self._limits, self._ports.failpoint)
-        self._journal = Journal(
-            self._store,
-            self._intake,
-            self._limits,
-            self._ports,
-            publish=self._bus.publish,
-            room_again=self._dispatcher.wake,
-            watch=self._watch,
-        )
+        self._journal = self._wire_journal()
         self._resources = dict(resources or {})
         self._deliberations = Deliberations(self._logger)
         self._reception = Reception(
@@ -144,7 +135,9 @@ class Engine:
             self._intake,
             self._directory,
             self._ports,
+            self._check_usable,
         )
+        self._prepare = self._reception.prepare
         self._submit = self._wire_submit()
         self.declared = tuple(projections)
         """The projections that it was given."""
@@ -162,6 +155,17 @@ class Engine:
         self._loop_watch = self._wire_loop_watch()
         self._past, self._feeds, self._live, self._pasts = self._wire_readers(definitions)
         self._supervisor = self._wire_supervisor()
+
+    def _wire_journal(self) -> Journal:
+        return Journal(
+            self._store,
+            self._intake,
+            self._limits,
+            self._ports,
+            publish=self._bus.publish,
+            room_again=self._dispatcher.wake,
+            watch=self._watch,
+        )
 
     def _wire_supervisor(self) -> Supervisor:
         control = Control(self.projections, self._views, self._limits, self._ports, self._logger)
@@ -229,7 +233,12 @@ class Engine:
             self._watch,
         )
 
-    def _wire_submit(self) -> Callable[..., asyncio.Future[Receipt]]:
+    def _wire_gate(self, authorize: Authorize | None) -> Gate | None:
+        if authorize is None:
+            return None
+        return Gate(authorize, self._logger, self._ports.clock, self._limits)
+
+    def _wire_submit(self) -> Callable[[Mail], asyncio.Future[Receipt]]:
         """Choose once how commands are posted, so that without a telemetry none is looked for."""
         if self._watch is None or not self._watch.wants_commands:
             return self._reception.take
@@ -318,19 +327,17 @@ class Engine:
         sending again is safe, KeyReused, OutcomeUnknown, Forbidden and UsageError. A caller that is
         cancelled does not half-do a command: it is run whole or not at all.
         """
-        if self._gate is not None:
-            await self._gate.check(principal, "execute", command)
-        return await self._submit(
-            command,
-            key,
-            expected,
-            correlation,
-            causation,
-            principal,
-            headers,
-            deadline,
-            self._check_usable(),
+        mail = self._prepare(
+            command, key, expected, correlation, causation, principal, headers, deadline
         )
+        if self._gate is None:
+            return await self._submit(mail)
+        return await (await self._gate.admit(mail, self._reception.place_of(mail), self._post))
+
+    def _post(self, mail: Mail) -> asyncio.Future[Receipt]:
+        """Post a command that the gate has let in; the engine may have stopped meanwhile."""
+        self._check_usable()
+        return self._submit(mail)
 
     async def execute_many(
         self,
@@ -350,19 +357,13 @@ class Engine:
             yield answer
 
     async def _send(self, envelope: Envelope) -> asyncio.Future[Receipt]:
-        if self._gate is not None:
-            await self._gate.check(envelope.principal, "execute", envelope.command)
-        return self._submit(
-            envelope.command,
-            envelope.key,
-            envelope.expected,
-            envelope.correlation,
-            envelope.causation,
-            envelope.principal,
-            envelope.headers,
-            envelope.deadline,
-            self._check_usable(),
+        trace = envelope.correlation, envelope.causation, envelope.principal, envelope.headers
+        mail = self._prepare(
+            envelope.command, envelope.key, envelope.expected, *trace, envelope.deadline
         )
+        if self._gate is None:
+            return self._submit(mail)
+        return await self._gate.admit(mail, self._reception.place_of(mail), self._post)
 
     # -- queries ----------------------------------------------------------------------------
 
@@ -547,6 +548,7 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         """Drain and close; raise EngineFailed if the engine had failed."""
+        self._entrance.check_end()
         try:
             await self._supervisor.end()
         finally:
@@ -582,17 +584,3 @@ class Engine:
         )
         for projecting in self._projecting.values():
             await projecting.open()
-
-
-def _registry(
-    definitions: Sequence[AggregateDefinition],
-    projections: Sequence[type[Projection]],
-    upcasting: Upcasting,
-) -> EventRegistry:
-    """Give all classes of event that are folded, and those that lead to them."""
-    folded = [
-        *((cls, d.cls.__qualname__) for d in definitions for cls in d.appliers),
-        *((cls, p.__qualname__) for p in projections for cls in p.__definition__.event_classes),
-    ]
-    upcasting.check(folded)
-    return EventRegistry((cls for cls, _ in folded), upcasting)

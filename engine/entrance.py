@@ -26,17 +26,30 @@ class Entrance:
         """Take what tells the engine's state, and what ended it if it failed."""
         self._state = state
         self._failed = failed
-        self._process = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened: dict[str, tuple[asyncio.AbstractEventLoop, int]] = {}
+        """Where it was started: loop and process."""
 
     def open(self) -> None:
-        """Let calls come in from this loop and this process."""
-        self._loop = asyncio.get_running_loop()
-        self._process = os.getpid()
+        """Let calls come in from this loop and this process, and from no other for ever.
+
+        Raises UsageError where that was done before.
+        """
+        here = asyncio.get_running_loop(), os.getpid()
+        # One step, also where two threads start one engine: the first has it.
+        if self._state() != "new" or self._opened.setdefault("here", here) is not here:
+            raise UsageError("an engine is started once: make a new Engine for the next start")
 
     def check(self) -> asyncio.AbstractEventLoop:
         """Give the loop, or raise what tells the caller why the engine cannot be used here."""
-        expected = self.loop()
+        return self._check_loop(self.loop())
+
+    def check_end(self) -> None:
+        """Raise UsageError where the engine cannot be ended from here; it may have failed."""
+        if not self._opened:
+            raise UsageError("the engine has not been started, and does not end")
+        self._check_loop(self._check_process())
+
+    def _check_loop(self, expected: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -52,13 +65,16 @@ class Entrance:
         """Give the loop in which the engine runs; raise what prevents its use in this process."""
         if self._state() != "running":
             self._refuse_state()
-        if os.getpid() != self._process:
+        return self._check_process()
+
+    def _check_process(self) -> asyncio.AbstractEventLoop:
+        loop, process = self._opened["here"]
+        if os.getpid() != process:
             raise UsageError(
-                f"this engine was started in process {self._process} and is used in "
-                f"{os.getpid()}, after a fork: start an engine of its own in each process"
+                f"this engine was started in process {process} and is used in {os.getpid()}, "
+                f"after a fork: start an engine of its own in each process"
             )
-        assert self._loop is not None
-        return self._loop
+        return loop
 
     def _refuse_state(self) -> None:
         if self._state() in ("new", "starting"):

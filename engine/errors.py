@@ -45,6 +45,19 @@ class EngineError(Exception):
     safe_to_resend: ClassVar[bool] = False
     """Whether the same command may be sent again as it is, without a key, and not run twice."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled and copied, whatever the constructors of its class take."""
+        # An exception is made anew from `args` alone, which lack what was given by keyword; and a
+        # process pool, or a queue of tasks, breaks where an error cannot be made anew.
+        return _remade, (type(self), self.args), self.__dict__.copy()
+
+
+def _remade(cls: type[EngineError], args: tuple[Any, ...]) -> EngineError:
+    """Give an error of a class as it was before it had attributes; its constructor is not run."""
+    error = cls.__new__(cls)
+    error.args = args
+    return error
+
 
 class DefinitionError(EngineError):
     """A message, aggregate, projection or handler is declared wrongly; its author must act.

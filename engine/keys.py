@@ -1,9 +1,10 @@
 """Command keys: which commands an aggregate has executed lately, and what it answered.
 
-A key names one command to one aggregate. Within the window (the keyed commands that began in the
+A key names one command to one aggregate. Within the window (the keyed commands that ended in the
 last W versions of the stream) the same key gets the first receipt again and writes nothing; with
-another content it is an error. The window is a function of the stream alone: replay, passivation
-and restart end with the same one. There is no index of keys in the store: key, fingerprint and
+another content it is an error. A command's own events never push its key out, however many they
+are. The window is a function of the stream alone: replay, passivation and restart end with the same
+one. There is no index of keys in the store: key, fingerprint and
 number of events stand in the metadata of the command's first event. A command that wrote no event
 leaves no key.
 """
@@ -33,9 +34,9 @@ class KeyRecord(msgspec.Struct, gc=False):
 
     fingerprint: int
     first: int
-    """Version of its first event; it decides when the record leaves the window."""
+    """Version of its first event, which has the key."""
     version: int
-    """Version of its last event, as in its receipt."""
+    """Version of its last event, as in its receipt; by it the record leaves the window."""
     position: int
     """Position of its last event; 0 until that is durable."""
 
@@ -56,14 +57,14 @@ class KeyWindow:
     def find(self, key: str, version: int) -> KeyRecord | None:
         """Give the record of `key` if it counts for a stream that is at `version`."""
         record = self._records.get(key)
-        if record is None or record.first <= version - self._window:
+        if record is None or record.version <= version - self._window:
             return None
         return record
 
     def records(self, version: int) -> list[tuple[str, KeyRecord]]:
         """Give the keys that count for a stream at `version`, and their records, oldest first."""
         oldest = version - self._window
-        return [(key, record) for key, record in self._records.items() if record.first > oldest]
+        return [(key, record) for key, record in self._records.items() if record.version > oldest]
 
     def remember(self, key: str, record: KeyRecord) -> None:
         """Add a command, in the order of versions, and let go of what left the window with it."""
@@ -75,5 +76,5 @@ class KeyWindow:
         oldest = record.version - self._window
         if oldest < 1:
             return
-        while (first := next(iter(records))) != key and records[first].first <= oldest:
+        while records[first := next(iter(records))].version <= oldest:
             del records[first]

@@ -6,7 +6,7 @@ One struct stands here so that an actor holds one reference and not twelve. It d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,10 +19,12 @@ from .limits import Limits
 from .mailbox import Intake
 from .messages import Event
 from .ports import Ports
+from .projection import Projection
 from .snapshot import Freezer
 from .stores.contract import EventType
+from .upcasting import Upcasting
 
-__all__ = ["EventBinding", "Kind", "bind_events", "bind_stored"]
+__all__ = ["EventBinding", "Kind", "bind_events", "bind_stored", "registry_of"]
 
 
 class EventBinding(msgspec.Struct, frozen=True):
@@ -84,3 +86,17 @@ def bind_stored(
     bindings = bind_events(definition, registry).values()
     by_type = {(each.type.name, each.type.version): each for each in bindings}
     return {type_: each for type_, each in by_type.items() if registry.plain_decoder(*type_)}
+
+
+def registry_of(
+    definitions: Sequence[AggregateDefinition],
+    projections: Sequence[type[Projection]],
+    upcasting: Upcasting,
+) -> EventRegistry:
+    """Give all classes of event that are folded, and those that lead to them."""
+    folded = [
+        *((cls, d.cls.__qualname__) for d in definitions for cls in d.appliers),
+        *((cls, p.__qualname__) for p in projections for cls in p.__definition__.event_classes),
+    ]
+    upcasting.check(folded)
+    return EventRegistry((cls for cls, _ in folded), upcasting)

@@ -34,6 +34,8 @@ NESTING_MAX: Final = 950
 stack leaves nearly all; SQLite's functions for JSON stop at 1,000 levels too."""
 
 
+_BITS_MAX: Final = 53
+"""Of a bound: as many as a float has, which timers take."""
 _MAY_BE_0: Final = frozenset(("projector_gather_ms", "control_poll_ms"))
 """What 0 switches off."""
 
@@ -124,11 +126,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check each bound, and the relations between them."""
         for name in self.__struct_fields__:
-            least = 0 if name in _MAY_BE_0 else 1
-            if getattr(self, name) < least:
+            least, value = 0 if name in _MAY_BE_0 else 1, getattr(self, name)
+            if type(value) is not int or not value.bit_length() <= _BITS_MAX:
                 raise DefinitionError(
-                    f"Limits.{name} is {getattr(self, name)}: give at least {least}"
+                    f"Limits.{name} is a whole number below 2**{_BITS_MAX}, not this "
+                    f"{type(value).__name__}"
                 )
+            if value < least:
+                raise DefinitionError(f"Limits.{name} is {value}: give at least {least}")
         for small, large in (
             ("mailbox_commands", "commands_accepted"),
             ("actor_commands", "turn_commands"),

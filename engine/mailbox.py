@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -33,7 +32,9 @@ class Mail(msgspec.Struct):
     correlation: str | None
     causation: str | None
     principal: str | None
-    headers: Mapping[str, str] | None
+    headers: dict[str, str] | None
+    fingerprint: int | None = None
+    """Of a command with a key."""
     seconds: float | None = None
     """Of its deadline, from acceptance; where there is one, `due` and `timer` go with it."""
     due: float = 0.0

@@ -27,7 +27,9 @@ from typing import Any, Protocol, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from .bulk import check_many
 from .errors import Closed, EngineError, OutcomeUnknown, UsageError
+from .given import as_seconds
 from .messages import Command, Envelope, Query, Receipt
 
 __all__ = ["Portal", "PortalEngine"]
@@ -202,15 +204,24 @@ class Portal:
 
         The commands are taken from the iterable in this thread, a window at a time.
         """
-        if window < 1:
-            raise UsageError(f"window is {window}: give at least 1")
+        window = check_many(commands, window, is_async=False)
         waiting: list[Envelope | Command] = []
-        for command in commands:
-            waiting.append(command)
+        failure: Exception | None = None
+        source = iter(commands)
+        while failure is None:
+            try:
+                waiting.append(next(source))
+            except StopIteration:
+                break
+            except Exception as error:
+                # What it gave before is run, and its answers are given, as if it had ended there.
+                failure = error
             if len(waiting) == window:
                 yield from self._run_window(waiting)
                 waiting = []
         yield from self._run_window(waiting)
+        if failure is not None:
+            raise failure
 
     def _run_window(self, commands: list[Envelope | Command]) -> list[Receipt | EngineError]:
         async def run() -> list[Receipt | EngineError]:
@@ -241,6 +252,7 @@ class Portal:
         TimeoutError after `timeout` seconds; the call is cancelled then. Raises OutcomeUnknown
         where the host ended the loop, and its tasks, before there was an answer.
         """
+        seconds = None if timeout is None else as_seconds("timeout", timeout)
         loop = self._engine.usable_loop()
         if _running_loop() is loop:
             raise UsageError(
@@ -254,7 +266,7 @@ class Portal:
             waiting.close()
             raise Closed("the engine has stopped, and its loop is closed: not run") from error
         try:
-            return answer.result(timeout)
+            return answer.result(seconds)
         except CancelledError as error:
             raise OutcomeUnknown(
                 "the engine's loop was ended before this call was answered: what it began may be "

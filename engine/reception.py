@@ -1,24 +1,27 @@
-"""Takes commands in: finds who handles them, checks what comes with them, and posts them.
+"""Takes commands in: finds who handles them, checks and copies what comes with them, posts them.
 
 Rules: whatever is wrong with a command is said before it is accepted, and then nothing was run.
-Look-up and posting are one step, with no await between them. It decides nothing, and knows no
-store.
+What is accepted is the call's own: nothing that its caller changes afterwards changes it, and
+nothing in it can raise where it would end more than this command. Look-up and posting are one
+step, with no await between them. It decides nothing, and knows no store.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
 
 from .aggregate import CommandHandler, Context
+from .copying import copy_fields, mutable_fields
 from .deliberation import CURRENT
-from .directory import Directory
+from .directory import Directory, as_id
 from .errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
+from .fingerprint import fingerprint_of
+from .given import as_headers, as_seconds, as_text, as_whole, shown
 from .kind import Kind
 from .limits import KEY_LENGTH_MAX
 from .mailbox import Intake, Mail
-from .messages import Command, Receipt
+from .messages import Command, Envelope, Event, Query, Receipt
 from .ports import Ports
 
 __all__ = ["Reception"]
@@ -28,14 +31,21 @@ class Reception:
     """The way into one engine. Raises DefinitionError where its kinds contradict each other."""
 
     def __init__(
-        self, kinds: Sequence[Kind], intake: Intake, directory: Directory, ports: Ports
+        self,
+        kinds: Sequence[Kind],
+        intake: Intake,
+        directory: Directory,
+        ports: Ports,
+        check_usable: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
-        self._handlers = _wired(kinds)
+        self._check_usable = check_usable
+        wired = _wired(kinds)
+        self._handlers = {cls: (*by, mutable_fields(cls)) for cls, by in wired.items()}
         self._intake = intake
         self._directory = directory
         self._failpoint = ports.failpoint
 
-    def take(
+    def prepare(
         self,
         command: Command,
         key: str | None,
@@ -45,29 +55,34 @@ class Reception:
         principal: str | None,
         headers: Mapping[str, str] | None,
         deadline: float | None,
-        loop: asyncio.AbstractEventLoop,
-    ) -> asyncio.Future[Receipt]:
-        """Post a command to its actor, and give the future of its answer."""
+    ) -> Mail:
+        """Give a call, checked and copied, as it is run when it is posted; nothing is taken yet."""
+        loop = self._check_usable()
         wired = self._handlers.get(type(command))
         if wired is None:
-            raise UsageError(
-                f"no aggregate of this engine handles {type(command).__name__}: pass the aggregate "
-                f"that does to Engine([...]). Nothing was run."
-            )
+            raise UsageError(_not_handled(command))
+        kind, handler, mutable = wired
+        if mutable:
+            command = copy_fields(command, mutable)
+        deadline = kind.definition.deadline if deadline is None else _time_left(deadline)
+        own_headers: dict[str, str] | None = None
+        if (
+            correlation is not None
+            or causation is not None
+            or principal is not None
+            or headers is not None
+        ):
+            correlation = None if correlation is None else as_text("correlation", correlation)
+            causation = None if causation is None else as_text("causation", causation)
+            principal = None if principal is None else as_text("principal", principal)
+            own_headers = None if headers is None else as_headers(headers)
+        fingerprint: int | None = None
         if key is not None:
-            _check_key(key)
-        if correlation is not None or causation is not None or principal is not None or headers:
-            _check_trace(correlation, causation, principal, headers)
-        kind, handler = wired
-        if deadline is None:
-            deadline = kind.definition.deadline
-        else:
-            _check_deadline(deadline)
-        if CURRENT.get() is not None:
-            self._check_not_inside(command)
-        self._intake.check()
-        actor = self._directory.find(kind, getattr(command, handler.id_field))
-        mail = Mail(
+            key = as_text("a key", key, KEY_LENGTH_MAX)
+            fingerprint = _fingerprint(command)
+        if expected is not None:
+            expected = as_whole("expected", expected)
+        return Mail(
             loop.create_future(),
             handler,
             command,
@@ -76,18 +91,33 @@ class Reception:
             correlation,
             causation,
             principal,
-            headers,
+            own_headers,
+            fingerprint,
             deadline,
         )
+
+    def take(self, mail: Mail) -> asyncio.Future[Receipt]:
+        """Post a call to its actor, and give the future of its answer."""
+        command = mail.command
+        if CURRENT.get() is not None:
+            self._check_not_inside(command)
+        self._intake.check()
+        kind = self._handlers[type(command)][0]
+        actor = self._directory.find(kind, getattr(command, mail.handler.id_field))
         actor.post(mail)
         if self._failpoint is not None:
             self._failpoint("mailbox.accepted")
         return mail.answer
 
+    def place_of(self, mail: Mail) -> tuple[str | None, str, str]:
+        """Give in whose line a call stands, on its way to its aggregate."""
+        kind = self._handlers[type(mail.command)][0].definition.kind
+        return mail.principal, kind, as_id(getattr(mail.command, mail.handler.id_field))
+
     @property
     def kinds(self) -> Mapping[type[Command], str]:
         """The kind of aggregate by the class of command that it handles."""
-        return {command: kind.definition.kind for command, (kind, _) in self._handlers.items()}
+        return {command: kind.definition.kind for command, (kind, *_) in self._handlers.items()}
 
     def _check_not_inside(self, command: Command) -> None:
         """Refuse a command out of a handler: its aggregate may be what that one waits for."""
@@ -132,38 +162,40 @@ def _check_resources(kind: Kind, handler: CommandHandler) -> None:
             )
 
 
-def _check_key(key: object) -> None:
-    if not isinstance(key, str) or not 0 < len(key) <= KEY_LENGTH_MAX:
-        raise InvalidInput(
-            f"a key is a string of 1 to {KEY_LENGTH_MAX} characters, not {key!r:.60}. "
-            f"Nothing was run."
-        )
+def _not_handled(given: object) -> str:
+    """Say what was given in place of a command that is handled here, and what to do."""
+    cls: type[object] = given if isinstance(given, type) else type(given)
+    name = cls.__name__
+    if issubclass(cls, Query):
+        mend = f"{name}, which is a query: ask `await engine.query(...)`"
+    elif issubclass(cls, Event):
+        mend = f"{name}, which is an event: send a command, whose handler returns it"
+    elif issubclass(cls, Envelope):
+        mend = "an Envelope: give its command and what is beside it, or use `execute_many`"
+    elif not issubclass(cls, Command):
+        mend = f"{shown(given)}, which is no command: make a class of Command"
+    elif given is cls:
+        mend = f"{name}, which is a class: send an instance, `{name}(...)`"
+    else:
+        mend = f"{name}: pass the aggregate that does to Engine([...])"
+    return f"no aggregate of this engine handles {mend}. Nothing was run."
 
 
-def _check_deadline(deadline: object) -> None:
-    if not isinstance(deadline, int | float) or deadline != deadline:
+def _fingerprint(command: Command) -> int:
+    try:
+        return fingerprint_of(command)
+    except Exception as error:
         raise InvalidInput(
-            f"deadline is a number of seconds, not {deadline!r:.60}. Nothing was run."
-        )
-    if deadline <= 0:
+            f"{type(command).__name__} has a key and cannot be encoded ({type(error).__name__}): "
+            f"its fields must be of types that msgspec encodes, without lone surrogates. Nothing "
+            f"was run."
+        ) from error
+
+
+def _time_left(deadline: object) -> float:
+    seconds = as_seconds("deadline", deadline)
+    if seconds <= 0:
         raise DeadlinePassed(
-            f"the deadline is {deadline:g} s, so it has passed already. Nothing was run."
+            f"the deadline is {seconds:g} s, so it has passed already. Nothing was run."
         )
-
-
-def _check_name(what: str, value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise InvalidInput(f"{what} is a string, not a {type(value).__name__}. Nothing was run.")
-
-
-def _check_trace(
-    correlation: object, causation: object, principal: object, headers: object
-) -> None:
-    _check_name("correlation", correlation)
-    _check_name("causation", causation)
-    _check_name("principal", principal)
-    if headers is None:
-        return
-    pairs = cast("Mapping[object, object]", headers if isinstance(headers, Mapping) else {0: 0})
-    if not all(isinstance(part, str) for pair in pairs.items() for part in pair):
-        raise InvalidInput("headers map strings to strings. Nothing was run.")
+    return seconds

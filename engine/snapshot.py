@@ -23,8 +23,10 @@ from .stores.contract import Snapshot, StoredEvent
 
 __all__ = ["Distrusted", "Freezer", "Frozen"]
 
-_FORM: Final = b"1 "
+_FORM: Final = b"2 "
 """Begins the bytes of every snapshot; another form gets another number."""
+_FORMER_FORM: Final = b"1 "
+"""The same bytes; its keys were let go by the first events of their commands."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -129,6 +131,8 @@ class Freezer:
         if body.schema != self._schema:
             raise Distrusted("the fields of the state have changed")
         window = self._definition.key_window
+        if snapshot.state[:2] == _FORMER_FORM and snapshot.version > body.key_window:
+            raise Distrusted("it may lack the keys of commands with several events")
         if body.key_window < window:
             raise Distrusted(f"it knows the keys of {body.key_window} versions, not of {window}")
         try:
@@ -144,7 +148,7 @@ class Freezer:
 
     def _body(self, snapshot: Snapshot) -> _Body:
         form, crc, body = snapshot.state[:2], snapshot.state[2:11], snapshot.state[11:]
-        if form != _FORM or crc != f"{_crc(snapshot, body):08x} ".encode():
+        if form not in (_FORM, _FORMER_FORM) or crc != f"{_crc(snapshot, body):08x} ".encode():
             raise Distrusted("its bytes are damaged, or of another form")
         try:
             return _body_decoder.decode(body)

@@ -18,7 +18,7 @@ import anyio
 from .deliberation import Deliberations
 from .directory import Directory
 from .dispatcher import Dispatcher
-from .errors import Closed, UsageError
+from .errors import Closed
 from .journal import Journal
 from .mailbox import Intake
 from .snapshot_writer import SnapshotWriter
@@ -81,8 +81,7 @@ class Supervisor:
 
     async def start(self) -> None:
         """Open everything and start the tasks; raise what prevents it, with all closed again."""
-        if self.state != "new":
-            raise UsageError("an engine is started once: make a new Engine for the next start")
+        assert self.state == "new", "the entrance lets it be started once"
         self.state = "starting"
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._supervise(started), name="foldline engine")

@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from .errors import UsageError
+from .given import as_headers
 from .messages import Command, Query, Receipt
 from .statistics import EngineStatistics, answer_class
 from .stores.contract import StoredEvent
@@ -37,8 +37,19 @@ __all__ = [
 LINKS_MAX = 32
 """Commands that a commit, and events that a projector's batch, names as what led to it, at most."""
 
-Submit: TypeAlias = Callable[..., asyncio.Future[Receipt]]
 Headers: TypeAlias = Mapping[str, str]
+
+
+class Call(Protocol):
+    """A command on its way in, as far as a telemetry is concerned."""
+
+    command: Command
+    correlation: str | None
+    causation: str | None
+    headers: dict[str, str] | None
+
+
+Submit: TypeAlias = Callable[[Any], asyncio.Future[Receipt]]
 
 
 class CommandBegan(msgspec.Struct, frozen=True):
@@ -181,17 +192,16 @@ class Watch:
                 type(error).__qualname__,
             )
 
-    def _headers_of(self, observation: Observation | None, given: Headers | None) -> Headers | None:
+    def _headers_of(
+        self, observation: Observation | None, given: dict[str, str] | None
+    ) -> dict[str, str] | None:
         if observation is None:
             return given
         try:
             headers = observation.headers
             if headers is None:
                 return None
-            pairs = cast("Mapping[object, object]", headers).items()
-            if not all(isinstance(part, str) for pair in pairs for part in pair):
-                raise UsageError("a telemetry's headers map strings to strings")
-            return dict(headers)
+            return as_headers(headers)
         except (Exception, asyncio.CancelledError) as error:
             self._failed(error)
             return given
@@ -199,27 +209,15 @@ class Watch:
     def commands(self, post: Submit, kinds: Mapping[type[Command], str]) -> Submit:
         """Give `post` with every command that passes through it observed, from post to answer."""
 
-        def submit(
-            command: Command,
-            key: str | None,
-            expected: int | None,
-            correlation: str | None,
-            causation: str | None,
-            principal: str | None,
-            headers: Headers | None,
-            *further: Any,
-        ) -> asyncio.Future[Receipt]:
-            kind = kinds.get(type(command))
-            if kind is None:  # a wrong use, which `post` names
-                return post(
-                    command, key, expected, correlation, causation, principal, headers, *further
-                )
-            began = CommandBegan(command, kind, correlation, causation, headers)
+        def submit(call: Call) -> asyncio.Future[Receipt]:
+            command = call.command
+            began = CommandBegan(
+                command, kinds[type(command)], call.correlation, call.causation, call.headers
+            )
             seen = self.begin(began)
-            headers = self._headers_of(seen, headers)
-            trace = (correlation, causation, principal, headers)
+            call.headers = self._headers_of(seen, call.headers)
             try:
-                answer = post(command, key, expected, *trace, *further)
+                answer = post(call)
             except BaseException as error:
                 self.end(seen, error, answer=answer_class(type(error)))
                 raise

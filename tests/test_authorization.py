@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from engine import Command, Engine, Envelope, Forbidden, Query, Receipt, Views, answers
-from tests.support import Add, Counter, counters, total
+from engine import (
+    Command,
+    DeadlinePassed,
+    Engine,
+    Envelope,
+    Forbidden,
+    Limits,
+    Overloaded,
+    Query,
+    Receipt,
+    Views,
+    answers,
+)
+from tests.support import Add, Added, Counter, counters, settle, total, until
 
 
 class CountRooms(Query[int]):
@@ -120,3 +133,187 @@ async def test_a_hook_may_say_why() -> None:
     async with counters(authorize=authorize) as engine:
         with pytest.raises(Forbidden, match="at night"):
             await engine.execute(Add("a", 1))
+
+
+# -- hooks that wait -------------------------------------------------------------------------
+
+
+class Doors:
+    """An async hook that waits for a command's door, by its amount."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, asyncio.Event] = {}
+        self.asked: list[int] = []
+        self.says: dict[int, bool] = {}
+
+    def door(self, amount: int) -> asyncio.Event:
+        return self.open.setdefault(amount, asyncio.Event())
+
+    def __call__(self, principal: Any, action: Any, message: Any) -> Any:
+        if not isinstance(message, Add) or message.amount >= 100:
+            return True
+        return self._wait(message.amount)
+
+    async def _wait(self, amount: int) -> bool:
+        self.asked.append(amount)
+        await self.door(amount).wait()
+        return self.says.get(amount, True)
+
+
+def started(*calls: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(call) for call in calls]
+
+
+async def tags(engine: Engine, counter: str) -> list[int]:
+    page = await engine.history(Counter, counter, limit=1_000)
+    return [logged.event.amount for logged in page.events if isinstance(logged.event, Added)]
+
+
+async def test_however_long_the_hook_takes_the_order_of_one_caller_stays() -> None:
+    doors = Doors()
+    async with counters(authorize=doors) as engine:
+        # The last one needs no waiting of its own.
+        calls = started(*(engine.execute(Add("a", n)) for n in (1, 2, 3, 100)))
+        await until(lambda: doors.asked == [1, 2, 3])
+        for amount in (3, 2, 1):
+            doors.door(amount).set()
+            await settle()
+        await asyncio.gather(*calls)
+        await engine.execute(Add("a", 101))
+
+        assert await tags(engine, "a") == [1, 2, 3, 100, 101]
+
+
+async def test_streams_of_commands_and_single_ones_stand_in_one_line() -> None:
+    doors = Doors()
+
+    async def stream(engine: Engine) -> None:
+        async for _ in engine.execute_many([Add("a", 2), Add("a", 102)]):
+            pass
+
+    async with counters(authorize=doors) as engine:
+        calls = started(engine.execute(Add("a", 1)), stream(engine), engine.execute(Add("a", 103)))
+        await until(lambda: doors.asked == [1, 2])
+        doors.door(2).set()
+        await settle()
+        doors.door(1).set()
+        await asyncio.gather(*calls)
+
+        assert await tags(engine, "a") == [1, 2, 103, 102]
+
+
+async def test_a_slow_hook_holds_up_neither_other_aggregates_nor_other_principals() -> None:
+    doors = Doors()
+    async with counters(authorize=doors) as engine:
+        [slow] = started(engine.execute(Add("a", 1), principal="ann"))
+        await until(lambda: doors.asked == [1])
+        await engine.execute(Add("b", 100), principal="ann")
+        await engine.execute(Add("a", 100), principal="bob")
+        doors.door(1).set()
+        await slow
+
+        assert await tags(engine, "a") == [100, 1]
+
+
+@pytest.mark.parametrize("how", ["refused", "cancelled", "late"])
+async def test_who_drops_out_of_a_line_lets_nobody_overtake(how: str) -> None:
+    doors = Doors()
+    async with counters(authorize=doors) as engine:
+        first, second, third = started(
+            engine.execute(Add("a", 1)),
+            engine.execute(Add("a", 2), deadline=0.01 if how == "late" else None),
+            engine.execute(Add("a", 3)),
+        )
+        await until(lambda: doors.asked == [1, 2, 3])
+        if how == "refused":
+            doors.says[2] = False
+            doors.door(2).set()
+        elif how == "cancelled":
+            second.cancel()
+        doors.door(3).set()
+        await asyncio.wait([second])
+        await settle()
+        assert not third.done()
+        doors.door(1).set()
+        await asyncio.gather(first, third)
+
+        assert await tags(engine, "a") == [1, 3]
+        kept = {"refused": Forbidden, "late": DeadlinePassed}
+        if how in kept:
+            assert isinstance(second.exception(), kept[how])
+
+
+async def test_a_deadline_counts_what_the_hook_takes() -> None:
+    doors = Doors()
+    async with counters(authorize=doors) as engine:
+        with pytest.raises(DeadlinePassed, match="waited for authorize"):
+            await engine.execute(Add("a", 1), deadline=0.01)
+        [answer] = [
+            answer
+            async for answer in engine.execute_many([Envelope(command=Add("a", 2), deadline=0.01)])
+        ]
+        assert isinstance(answer, DeadlinePassed)
+        assert doors.asked == [1, 2]
+        doors.door(3).set()
+
+        assert (await engine.execute(Add("a", 3), deadline=30)).version == 1
+
+
+async def test_what_waits_for_the_hook_is_bounded() -> None:
+    doors = Doors()
+    async with counters(
+        authorize=doors, limits=Limits(commands_accepted=3, mailbox_commands=3)
+    ) as engine:
+        calls = started(*(engine.execute(Add(f"c-{n}", n)) for n in range(3)))
+        await until(lambda: len(doors.asked) == 3)
+        with pytest.raises(Overloaded, match="wait for authorize"):
+            await engine.execute(Add("a", 7))
+        for n in range(3):
+            doors.door(n).set()
+        await asyncio.gather(*calls)
+
+        assert (await engine.execute(Add("a", 100))).version == 1
+
+
+async def _meets_a_cancellation(*_: Any) -> bool:
+    given_up: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    given_up.cancel()
+    return await given_up
+
+
+def _raises_a_cancellation(*_: Any) -> bool:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("hook", [_meets_a_cancellation, _raises_a_cancellation])
+async def test_a_cancellation_that_the_hook_met_is_a_no_and_ends_no_task(hook: Any) -> None:
+    async with counters(authorize=hook) as engine:
+        for call in (
+            lambda: engine.execute(Add("a", 1)),
+            lambda: engine.query(CountRooms()),
+            lambda: anext(engine.feed()),
+        ):
+            with pytest.raises(Forbidden):
+                await call()
+        answers = [answer async for answer in engine.execute_many([Add("a", 1), Add("a", 2)])]
+
+    assert [type(answer) for answer in answers] == [Forbidden, Forbidden]
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+async def test_a_caller_who_is_cancelled_at_the_gate_is_cancelled(how: str) -> None:
+    doors = Doors()
+    async with counters(authorize=doors) as engine:
+        if how == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await engine.execute(Add("a", 1))
+        else:
+            [call] = started(engine.execute(Add("a", 1)))
+            await until(lambda: doors.asked == [1])
+            call.cancel()
+            await asyncio.wait([call])
+            assert call.cancelled()
+
+        assert await tags(engine, "a") == []
+        assert (await engine.execute(Add("a", 100))).version == 1

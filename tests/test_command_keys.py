@@ -80,6 +80,23 @@ async def test_the_window_is_the_same_live_and_after_a_replay(restart: bool) -> 
         assert (await engine.execute(Add("a", 1), key="k")).version == 12
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("events", [10, 11, 300])
+async def test_a_command_of_many_events_is_not_run_again(restart: bool, events: int) -> None:
+    store = MemoryStore()
+    async with counters(store) as engine:
+        first = await engine.execute(Add("a", 1, events), key="import")
+        await engine.execute(Add("a", 1, 9))
+        if not restart:
+            assert await engine.execute(Add("a", 1, events), key="import") == first
+    async with counters(store) as engine:
+        assert await engine.execute(Add("a", 1, events), key="import") == first
+        await engine.execute(Add("a", 1))
+
+        again = await engine.execute(Add("a", 1, events), key="import")
+        assert again.version == 2 * events + 10
+
+
 async def test_a_rejected_command_is_decided_anew() -> None:
     async with counters() as engine:
         for _ in range(2):

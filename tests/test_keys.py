@@ -21,6 +21,14 @@ def test_a_key_leaves_the_window_with_the_version_that_pushes_it_out() -> None:
     assert window.find("a", 4) is None
 
 
+def test_a_command_of_more_events_than_the_window_keeps_its_own_key() -> None:
+    window = KeyWindow(3)
+    window.remember("import", KeyRecord(1, 1, 50, 50))
+
+    assert window.find("import", 52) is not None
+    assert window.find("import", 53) is None
+
+
 @given(
     width=st.integers(1, 6),
     commands=st.lists(
@@ -38,9 +46,9 @@ def test_the_window_holds_the_keyed_commands_of_the_last_versions(
         version += events
         if key:
             window.remember(key, KeyRecord(0, first, version, version))
-            executed.append((key, first))
+            executed.append((key, version))
 
     last = dict(executed)
-    expected = {key for key, first in last.items() if first > version - width}
+    expected = {key for key, ended in last.items() if ended > version - width}
     assert {k for k in "abcde" if window.find(k, version) is not None} == expected
-    assert len(window) <= width + 1
+    assert len(window) <= width

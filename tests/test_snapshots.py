@@ -339,6 +339,27 @@ async def test_a_larger_key_window_is_not_served_by_an_older_snapshot() -> None:
         assert engine.statistics().aggregates.distrusted == 1
 
 
+@pytest.mark.parametrize(("notes", "believed"), [(25, 1), (35, 0)])
+async def test_a_snapshot_of_a_former_release_is_used_where_it_can_lack_no_key(
+    notes: int, believed: int
+) -> None:
+    store = MemoryStore()
+    async with board(store) as engine:
+        await pin(engine, notes)
+    kept = await the_snapshot(store)
+    await store.write_snapshots([in_the_former_form(kept)])
+    async with board(store) as engine:
+        await engine.execute(Pin("b", "one more"))
+        numbers = engine.statistics().aggregates
+
+        assert (numbers.restored, numbers.distrusted) == (believed, 1 - believed)
+
+
+def in_the_former_form(snapshot: Snapshot) -> Snapshot:
+    body = snapshot.state[11:]
+    return changed(snapshot, state=b"1 " + snapshot.state[2:11] + body)
+
+
 async def test_many_boards_load_together_and_one_bad_snapshot_costs_only_its_own() -> None:
     store = MemoryStore()
     async with board(store) as engine:

@@ -111,7 +111,7 @@ def _run_again(
 ) -> Iterator[str]:
     """A command is run once; with a key that has left the window, it may be run again."""
     for before, after in pairwise(runs):
-        gone = before[0].meta.version <= after[0].meta.version - 1 - key_window
+        gone = before[-1].meta.version <= after[0].meta.version - 1 - key_window
         if operation.key is None or not gone:
             places = [run[0].meta.version for run in runs]
             yield f"P8: {what} was run {len(runs)} times, at versions {places}"

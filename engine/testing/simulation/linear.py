@@ -151,8 +151,8 @@ def _after(cell: Cell, entry: Entry, key_window: int) -> Cell | None:
 
 def _after_command(cell: Cell, operation: Operation, answer: Any, key_window: int) -> Cell | None:
     if operation.key is not None:
-        for number, first, last in cell.keys:
-            if number == operation.number and first > cell.version - key_window:
+        for number, _, last in cell.keys:
+            if number == operation.number and last > cell.version - key_window:
                 told = not isinstance(answer, Receipt) or answer.version == last
                 return cell if told and not isinstance(answer, Rejected | WrongVersion) else None
     wrong = operation.expected is not None and operation.expected != cell.version
