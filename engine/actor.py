@@ -7,31 +7,31 @@ Rules:
 - A refusal, an empty result or a repeated key that was decided on undurable events follows the
   last of them; decided on durable state, it is answered at once.
 - While an async handler decides, it takes nothing more; the outcome waits for a turn of its own.
-- After any exception but Rejected, and after a deadline that passed while its handler ran, it takes
-  nothing more, waits for what is in flight, drops its state and loads again. When its undurable
-  events are voided it does so at once.
+- Rejected is an answer only where a handler raises it. After any other exception of the host's
+  code, whatever its class and whether a handler, a decoder or an applier raised it, and after a
+  deadline that passed while its handler ran, it takes nothing more, waits for what is in flight,
+  drops its state and loads again. When its undurable events are voided it does so at once.
+- A command is accepted whole or not at all, also where the caller's stack has no room left.
 
 It never awaits, and never touches a store.
 """
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from .aggregate import Aggregate, Context, as_events
+from .aggregate import Aggregate, as_events
 from .codec import Metadata, decode_metadata
 from .deliberation import Deliberation
 from .errors import (
     Closed,
-    DeadlinePassed,
     EngineError,
-    HandlerFailed,
     KeyReused,
-    NotRun,
     Overloaded,
     Rejected,
     StreamUnreadable,
@@ -43,9 +43,11 @@ from .footprint import footprint
 from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord, KeyWindow
 from .kind import Kind
-from .mailbox import Mail, Waiting, count, post, take, too_late
+from .mailbox import Mail, Waiting, count, take, too_late
 from .messages import Event, Receipt
-from .recording import encode_and_fold
+from .proving import decide_and_compare
+from .recording import encode_and_fold, failed, failure_told
+from .safely import described
 from .snapshot import Distrusted, Frozen
 from .stores.contract import ENCODING_JSON, Snapshot, StoredEvent, StreamPage, Write
 
@@ -135,43 +137,50 @@ class Actor:
             self._waiting is None
             and self._tail is None
             and not self.queued
-            and self.phase is Phase.LIVE
+            and (self.phase is Phase.LIVE or self.phase is Phase.COLD)
         )
 
     def post(self, mail: Mail) -> None:
         """Accept a command; raise Overloaded if too many wait already."""
-        if self._waiting is None:
-            self._waiting = mail
-        else:
-            waiting = count(self._waiting)
-            if waiting >= self.kind.limits.mailbox_commands:
-                self.kind.intake.overloaded += 1
-                raise Overloaded(
-                    f"{waiting} commands wait for {self.stream}, as many as "
-                    f"Limits.mailbox_commands allows. Nothing was run; send again after a pause."
-                )
-            self._waiting = post(self._waiting, mail)
-        self.used = True
-        self.idle = 0
-        self.kind.intake.accepted()
+        waiting = self._waiting
+        if waiting is not None and count(waiting) >= self.kind.limits.mailbox_commands:
+            self.kind.intake.overloaded += 1
+            raise Overloaded(
+                f"{count(waiting)} commands wait for {self.stream}, as many as "
+                f"Limits.mailbox_commands allows. Nothing was run; send again after a pause."
+            )
+        # The caller's stack may be nearly used up, and each call here may raise RecursionError. So
+        # what takes calls inside each other comes first, and can be left undone; what follows takes
+        # one call at a time, no deeper than what has been done.
+        more = deque((waiting, mail)) if isinstance(waiting, Mail) else waiting
         if mail.seconds is not None:
             mail.due = self.kind.ports.clock.monotonic() + mail.seconds
             loop = mail.answer.get_loop()
             mail.timer = loop.call_later(mail.seconds, self._refuse_late, mail)
         self._go_on()
+        self.kind.intake.accepted()
+        mail.open = True
+        if more is None:
+            self._waiting = mail
+        else:
+            if more is waiting:
+                more.append(mail)
+            self._waiting = more
+        self.used = True
+        self.idle = 0
 
     def _go_on(self) -> None:
-        """See that waiting commands come to their turn."""
+        """See that waiting commands come to their turn, also one that is about to be taken."""
         if self.phase is Phase.LIVE:
             self._ask_turn()
         elif self.phase is Phase.COLD:
-            self.phase = Phase.LOADING
             self.kind.load(self)
+            self.phase = Phase.LOADING
 
     def _ask_turn(self) -> None:
         if not self.queued:
-            self.queued = True
             self.kind.ready(self)
+            self.queued = True
 
     def refuse_waiting(self, error: EngineError) -> None:
         """Answer every command that waits, or is being decided, with an error."""
@@ -194,7 +203,10 @@ class Actor:
     # -- loading ----------------------------------------------------------------------------
 
     def begin_load(self) -> None:
-        """Start from nothing; `replay` and `loaded` follow."""
+        """Start from nothing; `replay` and `loaded` follow.
+
+        Raises what the aggregate's own class raises where it is made.
+        """
         assert self.phase is Phase.LOADING
         assert self._tail is None, "an actor loads only when nothing of it is in flight"
         self._begin()
@@ -313,7 +325,7 @@ class Actor:
 
     def unreadable(self, cause: BaseException) -> None:
         """Answer what waits, and leave; the next command tries to load again."""
-        error = StreamUnreadable(f"{self.stream} cannot be loaded: {cause}")
+        error = StreamUnreadable(f"{self.stream} cannot be loaded: {described(cause)}")
         error.__cause__ = cause
         self.kind.forget(self)
         self.refuse_waiting(error)
@@ -407,43 +419,42 @@ class Actor:
             self._deliberate(mail, fingerprint)
             return
         try:
-            self._accept(mail, fingerprint, self._decide(mail))
-        except (Exception, asyncio.CancelledError) as error:
+            returned = self._decide(mail)
+        except BaseException as error:
             self._decline(mail, error)
+        else:
+            self._accept(mail, fingerprint, returned)
 
     def _decide(self, mail: Mail) -> Any:
         """Run the handler; an async one gives its awaitable."""
-        handler = mail.handler
-        if not handler.takes:
-            return handler.decide(self.state, mail.command)
-        arguments = handler.arguments(lambda: self._context(mail), self.kind.resources)
-        return handler.decide(self.state, mail.command, *arguments)
-
-    def _context(self, mail: Mail) -> Context:
-        return Context(
-            self.kind.ports.clock.now(),
-            self.kind.ports.ids.new_id,
-            mail.key,
-            mail.correlation,
-            mail.causation,
-            mail.principal,
-            mail.headers,
-        )
+        handler, state = mail.handler, self.state
+        if not handler.takes and not self.kind.debug:
+            return handler.decide(state, mail.command)
+        arguments = handler.arguments(lambda: self.kind.context(mail), self.kind.resources)
+        decide = partial(handler.decide, state, mail.command, *arguments)
+        return decide_and_compare(handler, state, decide) if self.kind.debug else decide()
 
     def _accept(self, mail: Mail, fingerprint: int | None, returned: Any) -> None:
-        """Take what a handler returned. Whatever raises here has submitted nothing."""
+        """Take what a handler returned."""
         if mail.seconds is not None and self._is_late(mail):
-            raise too_late(mail, self.stream, "was decided too slowly")
-        events = as_events(mail.handler, returned)
+            self._fail(mail, too_late(mail, self.stream, "was decided too slowly"))
+            return
+        try:
+            events = as_events(mail.handler, returned)
+        except BaseException as error:
+            self._fail(mail, error)
+            return
         if events:
             self._record(mail, fingerprint, events)
         else:
             self._accept_nothing(mail)
 
     def _decline(self, mail: Mail, error: BaseException) -> None:
-        """Take what a handler, or what came of its events, raised."""
-        if isinstance(error, Rejected):
-            self._refuse(mail, error.with_traceback(None))
+        """Take what a handler raised: only here is Rejected the domain's answer."""
+        # No future takes a StopIteration, whatever else it is.
+        if isinstance(error, Rejected) and not isinstance(error, StopIteration):
+            # Not the error's own method, which may be the host's.
+            self._refuse(mail, BaseException.with_traceback(error, None))
         else:
             self._fail(mail, error)
 
@@ -455,13 +466,22 @@ class Actor:
         seconds = float(self.kind.limits.handler_seconds)
         if mail.seconds is not None:
             seconds = min(seconds, mail.due - clock.monotonic())
+        full = self.kind.deliberations.full
+        if full is not None:
+            self._refuse(mail, full)
+            return
         deliberation = Deliberation(mail, fingerprint, clock, self.kind.intake)
         self._deliberation = deliberation
         self.phase = Phase.DECIDING
-        task = deliberation.begin(
-            lambda: self._decide(mail), seconds, self._ask_turn, self._ran_out
-        )
-        self.kind.deliberations.hold(task)
+        try:
+            task = deliberation.begin(
+                lambda: self._decide(mail), seconds, self._ask_turn, self._ran_out
+            )
+        except BaseException as error:  # of the host's task factory
+            self._deliberation, self.phase = None, Phase.LIVE
+            self._fail(mail, error)
+        else:
+            self.kind.deliberations.hold(task)
 
     def _conclude(self) -> None:
         """Take the outcome of an async handler, and go on."""
@@ -472,13 +492,10 @@ class Actor:
         self._run(deliberation.mail, self._take_outcome, deliberation)
 
     def _take_outcome(self, deliberation: Deliberation) -> None:
-        mail = deliberation.mail
-        try:
-            if deliberation.error is not None:
-                raise deliberation.error
-            self._accept(mail, deliberation.fingerprint, deliberation.returned)
-        except (Exception, asyncio.CancelledError) as error:
-            self._decline(mail, error)
+        if deliberation.error is not None:
+            self._decline(deliberation.mail, deliberation.error)
+        else:
+            self._accept(deliberation.mail, deliberation.fingerprint, deliberation.returned)
 
     def _ran_out(self) -> None:
         """Answer for an async handler that takes too long, and trust the state no more."""
@@ -496,11 +513,17 @@ class Actor:
             self.kind.intake.refuse(deliberation.mail, error)
 
     def _record(self, mail: Mail, fingerprint: int | None, events: Sequence[Event]) -> None:
-        """Encode, fold what was encoded, hand on. Whatever raises here has submitted nothing."""
+        """Encode, fold what was encoded, hand on."""
         self.kind.reach("actor.decided")
         expected = self.version
-        datas, size = encode_and_fold(self.kind, self.state, mail, fingerprint, events)
-        self.version = self.state.version
+        try:
+            datas, size = encode_and_fold(
+                self.kind, self.state, expected, mail, fingerprint, events
+            )
+        except BaseException as error:  # Rejected too: an applier decides nothing
+            self._fail(mail, error)
+            return
+        self.version = expected + len(datas)
         self.kind.reach("actor.folded")
         entry = Entry(
             self, self.incarnation, mail, Write(self.stream, expected, datas), self.version, size
@@ -553,18 +576,11 @@ class Actor:
 
     def _fail(self, mail: Mail, cause: BaseException) -> None:
         """Answer a command that the aggregate's code could not handle; trust its state no more."""
-        if isinstance(cause, HandlerFailed | DeadlinePassed):
-            error: NotRun = cause
-        else:
-            error = HandlerFailed(
-                f"{mail.handler.decide.__qualname__} failed on {type(mail.command).__name__} for "
-                f"{self.stream} with {type(cause).__name__}: see the cause. Nothing was written."
-            )
-            error.__cause__ = cause
-        self.kind.logger.error("%s", error)
+        error = failed(mail, self.stream, cause)
         # "Not run" is true whatever becomes of the events before it, so it leaves at once.
         self.kind.intake.refuse(mail, error)
         if self._tail is None:
             self._reload()
         else:
             self.phase = Phase.SETTLING
+        self.kind.logger.error("%s", failure_told(error, self.kind.logger))

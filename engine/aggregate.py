@@ -107,7 +107,8 @@ def as_events(handler: CommandHandler, returned: Any) -> Sequence[Event]:
         return (returned,)
     found = type(returned).__name__
     if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
-        events = cast("Sequence[Event]", returned)
+        # Once: a sequence of the host's own may give others each time.
+        events = tuple(cast("Sequence[Event]", returned))
         if all(map(_is_event, events)):
             return events
     raise HandlerFailed(

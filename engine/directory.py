@@ -19,16 +19,18 @@ from contextlib import closing
 from typing import NoReturn, TypeAlias
 
 from .actor import Actor
-from .errors import Damaged, InvalidInput, Overloaded, StoreFailed
+from .bell import Bell
+from .errors import Damaged, HandlerFailed, InvalidInput, Overloaded
 from .given import as_text
 from .kind import Kind
 from .limits import ID_LENGTH_MAX, Limits
 from .ports import Ports
 from .read_ahead import AHEAD, ReadAhead
 from .running import note_new_aggregates
+from .safely import as_error, text_of
 from .snapshot import Distrusted
 from .statistics import DirectoryStatistics, Histogram
-from .stores.contract import Store, StreamPage, StreamRead
+from .stores.contract import Store, StoredEvent, StreamPage, StreamRead
 from .telemetry import LoadBegan, Watch
 
 __all__ = ["Directory", "as_id", "check_id"]
@@ -68,7 +70,7 @@ class Directory:
         self._full = False
         """Whether a search of this turn of the loop has found nobody who can leave."""
         self._cold: list[Actor] = []
-        self._wake = asyncio.Event()
+        self._wake = Bell()
         self.loads = 0
         """Actors loaded since the start."""
         self.passivated = 0
@@ -93,7 +95,8 @@ class Directory:
     def find(self, kind: Kind, aggregate_id: object) -> Actor:
         """Give the actor of an aggregate, a cold one if it was not in memory.
 
-        Raises UsageError for an id that cannot be stored, Overloaded when nobody can leave.
+        Raises UsageError for an id that cannot be stored, Overloaded when nobody can leave, and
+        HandlerFailed where its class cannot be made.
         """
         if type(aggregate_id) is not str:
             aggregate_id = as_id(aggregate_id)
@@ -104,7 +107,17 @@ class Directory:
         check_id(aggregate_id)
         if len(self._actors) >= self._limits.resident_aggregates:
             self._make_room()
-        actor = self._actors[stream] = Actor(kind, stream, aggregate_id)
+        try:
+            actor = Actor(kind, stream, aggregate_id)
+        except RecursionError:
+            raise  # the caller's stack is used up
+        except BaseException as error:
+            name = kind.definition.cls.__qualname__
+            raise HandlerFailed(
+                f"{name}(id=...) failed with {type(error).__name__}: an aggregate begins empty. "
+                f"Mend its defaults, or its __post_init__. Nothing was run."
+            ) from as_error(error)
+        self._actors[stream] = actor
         return actor
 
     def forget(self, actor: Actor) -> None:
@@ -137,8 +150,9 @@ class Directory:
     def _refuse(self) -> NoReturn:
         if not self._full:
             # Actors come to rest as the loop goes round: until then every search would end so.
-            self._full = True
+            # Called first: it may raise RecursionError, and nobody would take this back.
             asyncio.get_running_loop().call_soon(self._search_again)
+            self._full = True
         self.overloaded += 1
         raise Overloaded(
             f"{len(self._actors)} aggregates are in memory, as many as "
@@ -189,9 +203,12 @@ class Directory:
     # -- loading ----------------------------------------------------------------------------
 
     def load(self, actor: Actor) -> None:
-        """Have an actor's stream read, together with the others that come up in this turn."""
-        self._cold.append(actor)
+        """Have an actor's stream read, together with the others that come up in this turn.
+
+        Raises RecursionError, with nothing changed, where the caller's stack is used up.
+        """
         self._wake.set()
+        self._cold.append(actor)
 
     async def run(self) -> None:
         """Load cold actors until cancelled; run by several, one folds while others read."""
@@ -219,10 +236,8 @@ class Directory:
             watch.end(seen, loaded=self.loads - before)
 
     async def _load(self, actors: list[Actor]) -> None:
-        for actor in actors:
-            actor.begin_load()
-        await self._restore(actors)
-        remaining = actors
+        remaining = [actor for actor in actors if _begun(actor)]
+        await self._restore(remaining)
         with closing(ReadAhead(self._read_page)) as ahead:
             while remaining:
                 try:
@@ -245,8 +260,8 @@ class Directory:
             return
         try:
             snapshots = await self._store.read_snapshots(list(wanted))
-        except StoreFailed as error:
-            self._logger.warning("snapshots cannot be read, streams are: %s", error)
+        except Exception as error:
+            self._logger.warning("snapshots cannot be read, streams are: %s", text_of(error))
             return
         for snapshot in snapshots:
             try:
@@ -290,10 +305,10 @@ class Directory:
         for actor, page in zip(actors, pages, strict=True):
             assert page.stream == actor.stream
             try:
-                events = actor.prove(page)
+                events = _proved(actor, page)
                 for begin in range(0, len(events), _FOLD_SLICE):
                     part = events[begin : begin + _FOLD_SLICE]
-                    actor.replay(part, events[-1].version)
+                    _replay(actor, part, events[-1].version)
                     folded += len(part)
                     if folded >= _FOLD_SLICE:
                         folded = 0
@@ -302,8 +317,8 @@ class Directory:
                 self._distrust(actor, why)
                 unfinished.append(actor)
                 continue
-            except Exception as error:
-                actor.unreadable(error)
+            except _Unfoldable as unfoldable:
+                actor.unreadable(unfoldable.cause)
                 continue
             if page.more:
                 unfinished.append(actor)
@@ -318,6 +333,40 @@ def as_id(given: object) -> str:
     """Give an id as a plain string; raise InvalidInput for what is none."""
     # An enum's member is its value, whatever Python's version makes of it in a text.
     return as_text("an aggregate's id", given)
+
+
+class _Unfoldable(Exception):
+    """What the host's code raised, whatever it is: of the engine's own task nothing is caught."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__()
+        self.cause = as_error(cause)
+
+
+def _begun(actor: Actor) -> bool:
+    """Let an actor begin; tell whether its class could be made."""
+    try:
+        actor.begin_load()
+    except BaseException as error:
+        actor.unreadable(as_error(error))
+        return False
+    return True
+
+
+def _proved(actor: Actor, page: StreamPage) -> Sequence[StoredEvent]:
+    try:
+        return actor.prove(page)
+    except Distrusted:
+        raise
+    except BaseException as error:
+        raise _Unfoldable(error) from error
+
+
+def _replay(actor: Actor, events: Sequence[StoredEvent], end: int) -> None:
+    try:
+        actor.replay(events, end)
+    except BaseException as error:
+        raise _Unfoldable(error) from error
 
 
 def check_id(aggregate_id: str) -> None:

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 
 from .actor import Actor
+from .bell import Bell
 from .journal import Journal
 from .limits import Limits
 
@@ -24,13 +25,13 @@ class Dispatcher:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._ready: deque[Actor] = deque()
-        self._wake = asyncio.Event()
+        self._wake = Bell()
 
     def ready(self, actor: Actor) -> None:
-        """Put an actor that has commands at the end of the queue."""
-        assert actor.queued
-        self._ready.append(actor)
+        """Put an actor that has commands at the end of the queue, or raise RecursionError."""
+        # In this order: where the caller's stack has no room to wake anybody, nothing was changed.
         self._wake.set()
+        self._ready.append(actor)
 
     def wake(self) -> None:
         """Look again: the journal has room."""

@@ -55,6 +55,7 @@ from .projection import Projection, check_names
 from .projections import Projections
 from .projector import Projector
 from .reception import Reception
+from .safely import described, safe_logger
 from .schema import check_types, told
 from .shared_feed import SharedFeed
 from .snapshot import Freezer
@@ -67,7 +68,7 @@ from .supervisor import Supervisor
 from .telemetry import Telemetry, Watch
 from .upcasting import Retired, Upcasting
 from .views import Part, Rebuild
-from .watchdog import LoopWatch
+from .watchdog import loop_watch
 from .works import Works
 
 __all__ = ["Engine"]
@@ -86,6 +87,9 @@ class Engine:
     sinks take by its class (a client, a table of rates); the host opens and closes them.
     `authorize` is asked before every command and every read, and what it does not allow is
     Forbidden; without it all is allowed.
+    `log_messages` is whether the messages of the host's own exceptions are logged with their
+    tracebacks; they may quote a command. `debug=True` fails a command whose handler changes the
+    state, or whose appliers fold its events otherwise a second time.
     `telemetry` gets to know of every command, batch, load and query, and can hurt none of them.
     Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused (also
     where the stored types of events do not fit the declared ones) or StoreFailed.
@@ -106,11 +110,14 @@ class Engine:
         limits: Limits | None = None,
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
+        log_messages: bool = True,
+        debug: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._ports = ports or Ports()
-        self._logger = logger or logging.getLogger("foldline")
+        self._logger = safe_logger(logger, messages=log_messages)
+        self._debug = debug
         self._gate = self._wire_gate(authorize)
         self._store: Store = open_url(store) if isinstance(store, str) else store
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
@@ -129,7 +136,7 @@ class Engine:
         self._bus = Bus(self._limits, self._ports.failpoint)
         self._journal = self._wire_journal()
         self._resources = dict(resources or {})
-        self._deliberations = Deliberations(self._logger)
+        self._deliberations = Deliberations(self._limits, self._logger)
         self._reception = Reception(
             [self._kind(definition) for definition in definitions],
             self._intake,
@@ -152,7 +159,7 @@ class Engine:
         )
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self._answers = self._wire_answers(answers)
-        self._loop_watch = self._wire_loop_watch()
+        self._loop_watch = loop_watch(self._ports, self._limits, self._logger)
         self._past, self._feeds, self._live, self._pasts = self._wire_readers(definitions)
         self._supervisor = self._wire_supervisor()
 
@@ -186,12 +193,6 @@ class Engine:
     async def _end_projecting(self) -> None:
         for projecting in self._projecting.values():
             projecting.end()
-
-    def _wire_loop_watch(self) -> LoopWatch | None:
-        watcher = self._ports.watcher
-        if watcher is None:
-            return None
-        return LoopWatch(watcher, self._limits.loop_blocked_ms / 1_000, self._logger)
 
     def _wire_projecting(self, projection: type[Projection]) -> Projecting:
         self._works.check(projection.__definition__)
@@ -261,12 +262,12 @@ class Engine:
             ready=self._dispatcher.ready,
             load=self._directory.load,
             forget=self._directory.forget,
+            debug=self._debug,
         )
 
     def _freezer(self, definition: AggregateDefinition) -> Freezer | None:
-        if definition.snapshot_every is None:
-            return None
-        return Freezer(definition, self._logger, self._snapshots.keep)
+        keep = self._snapshots.keep
+        return Freezer(definition, self._logger, keep) if definition.snapshot_every else None
 
     def _wire_readers(
         self, definitions: Sequence[AggregateDefinition]
@@ -555,9 +556,7 @@ class Engine:
             if self._watch is not None:
                 self._watch.detach()
         if self.failed is not None:
-            raise EngineFailed(
-                f"the engine failed with {type(self.failed).__name__}: {self.failed}"
-            ) from self.failed
+            raise EngineFailed(f"the engine failed with {described(self.failed)}") from self.failed
 
     @property
     def registry(self) -> EventRegistry:

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from .aggregate import AggregateDefinition
+from .aggregate import AggregateDefinition, Context
 from .codec import EventRegistry
 from .deliberation import Deliberations
 from .journal import Journal
 from .limits import Limits
-from .mailbox import Intake
+from .mailbox import Intake, Mail
 from .messages import Event
 from .ports import Ports
 from .projection import Projection
@@ -60,6 +60,20 @@ class Kind(msgspec.Struct, frozen=True):
     """Has the actor's stream read."""
     forget: Callable[[Any], None]
     """Takes the actor out of the directory."""
+    debug: bool = False
+    """Whether handlers and appliers are checked as they run."""
+
+    def context(self, mail: Mail) -> Context:
+        """Give what a handler may know besides the state and the command."""
+        return Context(
+            self.ports.clock.now(),
+            self.ports.ids.new_id,
+            mail.key,
+            mail.correlation,
+            mail.causation,
+            mail.principal,
+            mail.headers,
+        )
 
     def reach(self, name: str) -> None:
         """Reach a failpoint."""

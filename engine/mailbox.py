@@ -18,7 +18,7 @@ from .errors import DeadlinePassed, EngineError, Overloaded
 from .messages import Command, Receipt
 from .statistics import IntakeStatistics, answer_class
 
-__all__ = ["Intake", "Mail", "Waiting", "count", "post", "take", "too_late"]
+__all__ = ["Intake", "Mail", "Waiting", "count", "take", "too_late"]
 
 
 class Mail(msgspec.Struct):
@@ -41,8 +41,8 @@ class Mail(msgspec.Struct):
     """When that is, by the clock's `monotonic`."""
     timer: asyncio.TimerHandle | None = None
     """Runs while the command waits for its turn."""
-    open: bool = True
-    """Whether it has no answer yet."""
+    open: bool = False
+    """Whether it was accepted and has no answer yet."""
 
 
 Waiting: TypeAlias = Mail | deque[Mail] | None
@@ -52,14 +52,6 @@ Waiting: TypeAlias = Mail | deque[Mail] | None
 def count(waiting: Mail | deque[Mail]) -> int:
     """Give the number of commands that wait."""
     return len(waiting) if isinstance(waiting, deque) else 1
-
-
-def post(waiting: Mail | deque[Mail], mail: Mail) -> Waiting:
-    """Give the mailbox with one more command at its end."""
-    if isinstance(waiting, deque):
-        waiting.append(mail)
-        return waiting
-    return deque((waiting, mail))
 
 
 def take(waiting: Mail | deque[Mail]) -> tuple[Mail, Waiting]:
@@ -119,10 +111,13 @@ class Intake:
             )
 
     def accepted(self) -> None:
-        """Count one more command; called in the step that posts it."""
-        self.open += 1
-        if self.open == 1:
+        """Count one more command, or raise with nothing counted; called in the step that posts it.
+
+        It raises only RecursionError, where the caller's stack is used up.
+        """
+        if self.open == 0:
             self._idle.clear()
+        self.open += 1
 
     def answer(self, mail: Mail, receipt: Receipt) -> None:
         """Answer with a receipt; a caller that was cancelled is not there any more."""

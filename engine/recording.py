@@ -8,23 +8,32 @@ leaves a state that must not be used any more.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from .aggregate import Aggregate
 from .codec import Metadata, encode_metadata
-from .errors import HandlerFailed
+from .errors import DeadlinePassed, HandlerFailed, NotRun, Rejected
 from .kind import EventBinding, Kind
 from .mailbox import Mail
 from .messages import Event
+from .proving import Refold
+from .safely import as_error, shows_messages
 from .stores.contract import EventData
+from .tracebacks import told
 
-__all__ = ["encode_and_fold"]
+__all__ = ["encode_and_fold", "failed", "failure_told"]
 
 
 def encode_and_fold(
-    kind: Kind, state: Aggregate, mail: Mail, fingerprint: int | None, events: Sequence[Event]
+    kind: Kind,
+    state: Aggregate,
+    version: int,
+    mail: Mail,
+    fingerprint: int | None,
+    events: Sequence[Event],
 ) -> tuple[list[EventData], int]:
-    """Give the encoded events of one command, folded into `state`, and their bytes.
+    """Give the encoded events of one command, folded into `state` at `version`, and their bytes.
 
     Raises HandlerFailed, also where an event is not read back as it was given, and whatever
     encoder, decoder and appliers raise.
@@ -36,17 +45,45 @@ def encode_and_fold(
         )
     first_metadata, metadata = _metadata(mail, fingerprint, len(events))
     encode = kind.registry.encode
+    refold = Refold(state) if kind.debug else None
     datas: list[EventData] = []
     size = 0
     for event in events:
         binding = _binding(kind, mail, event)
         payload = encode(event)
         binding.apply(state, binding.read_back(event, payload))
-        state.version += 1
+        version += 1
+        state.version = version
         data = EventData(binding.type, payload, metadata if datas else first_metadata)
         size += _check_size(kind, state, data)
         datas.append(data)
+    if refold is not None:
+        bindings = [_binding(kind, mail, event) for event in events]
+        folds = [(b.apply, b.decode(d.payload)) for b, d in zip(bindings, datas, strict=True)]
+        refold.compare(state, folds)
     return datas, size
+
+
+def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
+    """Give what the caller is told where the aggregate's own code has failed."""
+    if isinstance(cause, HandlerFailed | DeadlinePassed):
+        return cause
+    why = "see the cause"
+    if isinstance(cause, Rejected):
+        why = "a rule belongs into the handler, since an applier decides nothing"
+    error = HandlerFailed(
+        f"{mail.handler.decide.__qualname__} failed on {type(mail.command).__name__} for "
+        f"{stream} with {type(cause).__name__}: {why}. Nothing was written."
+    )
+    error.__cause__ = as_error(cause)
+    return error
+
+
+def failure_told(error: NotRun, logger: logging.Logger) -> str:
+    """Give a failure as a line for the log, with the traceback of the host's code behind it."""
+    if error.__cause__ is None:
+        return str(error)
+    return f"{error}\n{told(error.__cause__, messages=shows_messages(logger))}"
 
 
 def _binding(kind: Kind, mail: Mail, event: Event) -> EventBinding:

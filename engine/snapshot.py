@@ -4,7 +4,9 @@ Rules: a snapshot is a cache and never the truth. It is made of what is durable,
 window, and is tied to one event by position and checksum, to the state's fields by their schema
 hash, to their meaning by the author's `snapshot_version`, and to itself by a CRC-32. What does not
 fit in any of these is not believed: the reader says why and folds the stream from its beginning.
-A state that would not come back equal is never written. This file knows no store, clock or async.
+So is one whose decoding raises, whatever that is: the classes in a state are the host's. A state
+that would not come back the same (`sameness`: equal is not enough) is never written. This file
+knows no store, clock or async.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ import msgspec
 from .aggregate import Aggregate, AggregateDefinition
 from .codec import UNDECODABLE, schema_hash
 from .keys import KeyRecord, KeyWindow
+from .sameness import first_difference
 from .stores.contract import Snapshot, StoredEvent
 
 __all__ = ["Distrusted", "Freezer", "Frozen"]
 
 _FORM: Final = b"2 "
-"""Begins the bytes of every snapshot; another form gets another number."""
-_FORMER_FORM: Final = b"1 "
-"""The same bytes; its keys were let go by the first events of their commands."""
+"""Begins the bytes of every snapshot; another form gets another number.
+
+Form 1 was only known to be equal to its state, and not the same, and may lack keys of commands with
+several events: it is not believed.
+"""
 
 _encoder = msgspec.json.Encoder()
 
@@ -85,23 +90,24 @@ class Freezer:
         """Give the state as bytes, or None where they would not give the same state again."""
         try:
             encoded = _encoder.encode(state)
-            same = bool(self._decoder.decode(encoded) == state)
-        except Exception as error:
+            where = first_difference(state, self._decoder.decode(encoded))
+        except BaseException as error:
             self._give_up(type(error).__name__)
             return None
-        if not same:
-            self._give_up("it comes back changed")
+        if where is not None:
+            self._give_up("it comes back changed", f", first at {where}")
             return None
         return Frozen(encoded, () if keys is None else keys.records(state.version))
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, where: str = "") -> None:
         self._works = False
         self._logger.error(
-            "no more snapshots of %s: its state does not survive encoding (%s). Give every field "
-            "a type that says what is in it, with values that compare equal; streams are folded "
-            "from their beginning meanwhile.",
+            "no more snapshots of %s: its state does not survive encoding (%s)%s. Give every field "
+            "a type that says what is in it, and hold each object that changes in one place only; "
+            "streams are folded from their beginning meanwhile.",
             self._definition.cls.__qualname__,
             why,
+            where,
         )
 
     def seal(self, frozen: Frozen, event: StoredEvent) -> None:
@@ -131,13 +137,11 @@ class Freezer:
         if body.schema != self._schema:
             raise Distrusted("the fields of the state have changed")
         window = self._definition.key_window
-        if snapshot.state[:2] == _FORMER_FORM and snapshot.version > body.key_window:
-            raise Distrusted("it may lack the keys of commands with several events")
         if body.key_window < window:
             raise Distrusted(f"it knows the keys of {body.key_window} versions, not of {window}")
         try:
             state: Aggregate = self._decoder.decode(body.state)
-        except UNDECODABLE as error:
+        except BaseException as error:
             raise Distrusted(f"its state cannot be decoded ({type(error).__name__})") from error
         if (state.id, state.version) != (snapshot.stream.partition(":")[2], snapshot.version):
             raise Distrusted("its state is of another aggregate or version")
@@ -148,7 +152,7 @@ class Freezer:
 
     def _body(self, snapshot: Snapshot) -> _Body:
         form, crc, body = snapshot.state[:2], snapshot.state[2:11], snapshot.state[11:]
-        if form not in (_FORM, _FORMER_FORM) or crc != f"{_crc(snapshot, body):08x} ".encode():
+        if form != _FORM or crc != f"{_crc(snapshot, body):08x} ".encode():
             raise Distrusted("its bytes are damaged, or of another form")
         try:
             return _body_decoder.decode(body)

@@ -2,26 +2,34 @@
 
 Rules: the task groups live in a task of their own, so that a failure inside the engine never
 cancels the host's code, and so that `async with` may begin and end in different tasks (a test
-fixture's, a framework's). Whatever fails is kept in `failed`, and every accepted command has been
-answered when this task ends.
+fixture's, a framework's). A task of the engine that ends is either asked to, or has failed, however
+it ended: also where somebody cancelled it, or it returned. Whatever fails is kept in `failed`, and
+every accepted command has been answered when this task ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import anyio
+import anyio.abc
 
+from .bell import Bell
 from .deliberation import Deliberations
 from .directory import Directory
 from .dispatcher import Dispatcher
-from .errors import Closed
+from .errors import Closed, EngineFailed
 from .journal import Journal
 from .mailbox import Intake
+from .safely import described, shows_messages
 from .snapshot_writer import SnapshotWriter
+from .tracebacks import told
 from .watchdog import LoopWatch
 
 __all__ = ["Reader", "State", "Supervisor"]
@@ -73,7 +81,9 @@ class Supervisor:
         self._watch = watch
         self._readers = readers
         self._logger = logger
-        self._stop_asked = asyncio.Event()
+        self._stop_asked = Bell()
+        self._asked: set[anyio.abc.TaskGroup] = set()
+        """Groups whose tasks have been asked to end."""
         self.task: asyncio.Task[None] | None = None
         self.state: State = "new"
         self.failed: BaseException | None = None
@@ -101,9 +111,9 @@ class Supervisor:
     async def end(self) -> None:
         """Drain, and wait to the end, also where the host is cancelled meanwhile."""
         assert self.task is not None, "what was not started does not end"
+        self._stop_asked.set()
         if self.state == "running":
             self.state = "stopping"
-        self._stop_asked.set()
         cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while not self.task.done():
@@ -127,24 +137,25 @@ class Supervisor:
             self.state = "stopped"
 
     async def _serve_watched(self, started: asyncio.Future[None]) -> None:
-        async with anyio.create_task_group() as watching:
+        async with self._group() as watching:
             if self._watch is not None:
-                watching.start_soon(self._watch.run)
+                self._start(watching, self._watch.run)
             await self._serve(started)
             watching.cancel_scope.cancel()
+            self._asked.add(watching)
 
     async def _serve(self, started: asyncio.Future[None]) -> None:
-        async with anyio.create_task_group() as readers:
+        async with self._group() as readers:
             for reader in self._readers:
-                readers.start_soon(reader.run)
-            async with anyio.create_task_group() as writers:
-                writers.start_soon(self._journal.run)
+                self._start(readers, reader.run)
+            async with self._group() as writers:
+                self._start(writers, self._journal.run)
                 for _ in range(_LOADERS):
-                    writers.start_soon(self._directory.run)
-                writers.start_soon(self._directory.sweep)
-                writers.start_soon(self._snapshots.run)
-                writers.start_soon(self._deliberations.run)
-                writers.start_soon(self._dispatcher.run, self._journal)
+                    self._start(writers, self._directory.run)
+                self._start(writers, self._directory.sweep)
+                self._start(writers, self._snapshots.run)
+                self._start(writers, self._deliberations.run)
+                self._start(writers, partial(self._dispatcher.run, self._journal))
                 self.state = "running"
                 if not started.done():
                     started.set_result(None)
@@ -152,8 +163,35 @@ class Supervisor:
                 self.state = "stopping"
                 await self._intake.wait_idle()
                 writers.cancel_scope.cancel()
+                self._asked.add(writers)
+            self._asked.add(readers)
             for reader in self._readers:
                 reader.stop()
+
+    # -- the watch over all tasks -----------------------------------------------------------
+
+    @asynccontextmanager
+    async def _group(self) -> AsyncGenerator[anyio.abc.TaskGroup]:
+        """Give a group of tasks; raise EngineFailed where it ends and nobody has asked it to."""
+        async with anyio.create_task_group() as group:
+            yield group
+        # A task that was cancelled before it began could not tell of it.
+        if group not in self._asked:
+            raise _ended("a task of the engine", "was cancelled by somebody")
+
+    def _start(self, group: anyio.abc.TaskGroup, run: Callable[[], Awaitable[None]]) -> None:
+        """Start a task of the engine; this is the only place that does."""
+        group.start_soon(self._run, group, run, name=_name_of(run))
+
+    async def _run(self, group: anyio.abc.TaskGroup, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+        except asyncio.CancelledError:
+            if anyio.current_effective_deadline() == -math.inf:
+                raise  # the group is ended, since it was asked to or something else has failed
+            raise _ended(_name_of(run), "was cancelled by somebody") from None
+        if group not in self._asked:
+            raise _ended(_name_of(run), "ended by itself")
 
     def _fail(self, error: BaseException, started: asyncio.Future[None]) -> None:
         """Answer everything, and keep the cause for `failed` and for the end."""
@@ -162,21 +200,25 @@ class Supervisor:
             started.set_exception(error)
             return
         self.failed = error
-        self._logger.critical("the engine failed with %s: %s", type(error).__name__, error)
         self._journal.abandon()
         closed = Closed("the engine failed before the command was run: nothing was written")
         closed.__cause__ = error
         for actor in self._directory.actors:
             actor.refuse_waiting(closed)
+        messages = shows_messages(self._logger)
+        self._logger.critical(
+            "the engine failed with %s\n%s", described(error), told(error, messages=messages)
+        )
         assert self._intake.open == 0, "every accepted command has its answer"
 
     async def _close(self) -> None:
         for close in self._close_all:
             try:
                 await close()
-            except Exception as error:
+            except BaseException as error:
                 # What is durable is so already: a store that cannot close loses nothing.
-                self._logger.exception("closing failed")
+                messages = shows_messages(self._logger)
+                self._logger.error("closing failed\n%s", told(error, messages=messages))
                 if self.state != "failed":
                     self.state, self.failed = "failed", error
 
@@ -185,6 +227,18 @@ def retrieve(future: asyncio.Future[Any]) -> None:
     """Look at a future's error, so that asyncio does not report it as unseen."""
     if not future.cancelled():
         future.exception()
+
+
+def _name_of(run: Callable[[], Awaitable[None]]) -> str:
+    function: Any = run.func if isinstance(run, partial) else run
+    return f"foldline {function.__qualname__}"
+
+
+def _ended(task: str, how: str) -> EngineFailed:
+    return EngineFailed(
+        f"{task} {how}, and the engine cannot go on without it. Cancel only tasks that you have "
+        f"started; start a new engine."
+    )
 
 
 def _root(error: BaseException) -> BaseException:

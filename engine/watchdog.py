@@ -15,9 +15,16 @@ from collections.abc import Callable
 
 import anyio
 
-from .ports import Watcher
+from .limits import Limits
+from .ports import Ports, Watcher
 
-__all__ = ["LoopWatch"]
+__all__ = ["LoopWatch", "loop_watch"]
+
+
+def loop_watch(ports: Ports, limits: Limits, logger: logging.Logger) -> LoopWatch | None:
+    """Give the watch over an engine's loop, where the ports have what watches."""
+    watcher = ports.watcher
+    return None if watcher is None else LoopWatch(watcher, limits.loop_blocked_ms / 1_000, logger)
 
 
 class LoopWatch:

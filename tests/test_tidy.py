@@ -29,12 +29,14 @@ ALLOWED = {
 RANKS: list[set[str]] = [
     {"errors", "stores", "footprint", "commands", "difference", "integrations"},
     {"running", "printing", "integrations.bad_request"},
+    {"bell", "safely", "sameness"},
     {"limits", "annotations", "ports", "statistics", "tracebacks", "given", "copying"},
     {"watchdog", "read_ahead", "progress", "calls", "arrivals", "exact", "withheld"},
     {"messages", "keys", "stores.contract"},
     {"upcasting", "shape"},
     {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},
-    {"fingerprint", "mailbox", "projection", "snapshot", "schema", "interest", "question"},
+    {"fingerprint", "mailbox", "projection", "snapshot", "schema", "interest", "question"}
+    | {"proving"},
     {
         "authorization",
         "journal",

@@ -32,11 +32,12 @@ async def memory_engine(
     store: MemoryStore | None = None,
     **options: Any,
 ) -> AsyncGenerator[Engine, None]:
-    """Give a running engine; `options` are those of Engine.
+    """Give a running engine; `options` are those of Engine, and `debug` is on unless given.
 
     The clock stands still at 1970 and the ids are `id-1`, `id-2` …, unless given. Give the same
     `store` to a second engine after the first to test a restart. Raises what Engine raises.
     """
+    options.setdefault("debug", True)
     options.setdefault(
         "ports",
         Ports(clock=clock or ManualClock(), ids=ids or SequentialIds(), watcher=None),
