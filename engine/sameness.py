@@ -16,7 +16,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from types import FunctionType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -51,7 +51,7 @@ class _Comparison:
 
     def compare(self, one: Any, other: Any) -> str | None:
         """Give the path below here of what differs."""
-        kind = type(one)
+        kind = cast("type", type(one))
         if kind is not type(other):
             return ""
         if kind in _LEAVES:
@@ -148,9 +148,9 @@ def _members(one: Any, other: Any) -> _Parts:
 
 def _are_equal(one: Any, other: Any) -> bool:
     """Compare what shows no parts."""
-    if isinstance(one, datetime | time):
+    if _is(cast("type", type(one)), datetime, time):
         zones: list[Any] = [(type(each.tzinfo), each.tzinfo, each.fold) for each in (one, other)]
-        return zones[0] == zones[1] and one == other
+        return bool(zones[0] == zones[1] and one == other)
     # An object that is equal to itself alone cannot be told from its copy.
     asked: object = type(one).__eq__
     return asked is object.__eq__ or bool(one == other)

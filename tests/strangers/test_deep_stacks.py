@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 def depth_of_stack() -> int:
     depth = 0
-    frame = sys._getframe()
-    while frame.f_back is not None:
+    frame = inspect.currentframe()
+    while frame is not None:
         depth, frame = depth + 1, frame.f_back
     return depth
 
