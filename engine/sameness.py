@@ -16,7 +16,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from types import FunctionType
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -49,16 +49,16 @@ class _Comparison:
         self._others: dict[int, object] = {}
         """The same, the other way round."""
 
-    def compare(self, one: Any, other: Any) -> str | None:
+    def compare(self, one: object, other: object) -> str | None:
         """Give the path below here of what differs."""
-        kind = cast("type", type(one))
+        kind = type(one)
         if kind is not type(other):
             return ""
         if kind in _LEAVES:
             return None if one == other or (one != one and other != other) else ""
         shape = _SHAPE_OF(kind)
         if not shape.has_parts:
-            return None if one is other or _are_equal(one, other) else ""
+            return None if one is other or _are_equal(kind, one, other) else ""
         if shape.may_change:
             if id(one) in self._met:
                 # Met before: then it is the same object there too, and has been compared.
@@ -146,13 +146,13 @@ def _members(one: Any, other: Any) -> _Parts:
         yield ".", "members", value, by_value.get(value, _MISSING)
 
 
-def _are_equal(one: Any, other: Any) -> bool:
+def _are_equal(kind: type, one: Any, other: Any) -> bool:
     """Compare what shows no parts."""
-    if _is(cast("type", type(one)), datetime, time):
+    if _is(kind, datetime, time):
         zones: list[Any] = [(type(each.tzinfo), each.tzinfo, each.fold) for each in (one, other)]
         return bool(zones[0] == zones[1] and one == other)
     # An object that is equal to itself alone cannot be told from its copy.
-    asked: object = type(one).__eq__
+    asked: object = kind.__eq__
     return asked is object.__eq__ or bool(one == other)
 
 
