@@ -5,7 +5,8 @@ projectors into a build of the views' file, which nobody queries. Of what others
 nothing is changed. It writes in short transactions and rests after each for as long as that took,
 so that the engine's own writes find their turn. Whatever ends it, it goes on from its checkpoint
 the next time. An engine that declares what it builds takes the build over, finishes it and swaps it
-in: from then on nothing more is written here. It parks nothing and swaps nothing.
+in: from then on nothing more is written here, and a build that an engine at work has begun is left
+to it. It parks nothing and swaps nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .schema import check_types, told
 from .shared_feed import SharedFeed
 from .statistics import BuildProgress, ProjectionFailure
 from .stores.sqlite import SqliteStore
+from .stores.sqlite_keeper import Builder
 from .stores.sqlite_views import SqliteViews
 from .views import Build, Changes, Part
 from .works import folding
@@ -85,8 +87,10 @@ class BuildBeside:
         self._logger.propagate = False
         self._log = LogFile(path, self._ports)
         self._token = self._ports.ids.new_id()
+        files = self._ports.files
+        builder = Builder(self._token, lambda: files.is_locked(path + ".lock"))
         self._views = _PatientViews(
-            SqliteStore(path).views_path, logger=self._logger, builder=self._token
+            SqliteStore(path).views_path, logger=self._logger, builder=builder
         )
         self._projectors: tuple[Projector, ...] = ()
         self._number = 0
@@ -250,7 +254,7 @@ class BuildBeside:
 class _PatientViews(SqliteViews):
     """Views whose writer leaves the file to others for as long as it had it itself."""
 
-    def __init__(self, path: str, *, logger: logging.Logger, builder: str) -> None:
+    def __init__(self, path: str, *, logger: logging.Logger, builder: Builder) -> None:
         super().__init__(path, logger=logger, builder=builder)
         self.path = path
         self._turn = asyncio.Lock()

@@ -294,7 +294,7 @@ class Projecting:
             self._resting = False
             if not self._paused:
                 for projector in projectors:
-                    projector.resume()
+                    projector.go_on()
             self._settle()
 
     async def _let_rest(self, projectors: Sequence[Projector]) -> None:
@@ -337,14 +337,18 @@ class Projecting:
             for projector in new:
                 if not await projector.wait_for(reached, deadline):
                     return False
-            number = new[0].part.build
-            decision = self._decision("swap", position=reached)
-            await self._views.swap(self.definition, number, decision)
-            self._serving, self._building = new, ()
-            for projector in new:
-                projector.parking.allowed = self.definition.on_poison == "park"
-                projector.gives_way = False
-                projector.announce()
+            # At rest, so that none meets an event on the way that it cannot fold, and parks none.
+            async with self._at_rest(new):
+                if any(projector.failure is not None for projector in new):
+                    return False
+                number = new[0].part.build
+                decision = self._decision("swap", position=reached)
+                await self._views.swap(self.definition, number, decision)
+                self._serving, self._building = new, ()
+                for projector in new:
+                    projector.parking.allowed = self.definition.on_poison == "park"
+                    projector.gives_way = False
+                    projector.announce()
             self._discard(old)
         self._logger.info(
             "projection %s is served by build %d, version %d, from position %d on",
@@ -458,6 +462,7 @@ class Projecting:
             await self._views.reset(self.definition, self._decision("reset", reason, principal))
             for projector in serving:
                 await projector.ask(projector.reopen)
+                projector.failure = None
 
     async def retry(self, key: str | None) -> Retried:
         """Try parked events again, of one key or all, in order."""

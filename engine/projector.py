@@ -235,6 +235,14 @@ class Projector:
             self._enter("catching-up")
         self._resumed.set()
 
+    def go_on(self) -> None:
+        """Go on from a rest; what a failure had stopped before it stays stopped."""
+        if self.failure is None:
+            self.resume()
+            return
+        self._paused = False
+        self._enter("stopped")
+
     def skip(self, stored: StoredEvent) -> None:
         """Pass over an event, as somebody decided; one that is stopped by it goes on.
 

@@ -154,7 +154,7 @@ def test_following_keeps_up_until_the_new_release_takes_over(path: Path) -> None
             with release(path, "tenfold") as new:
                 status, _, err = ended(building)
                 assert status == 0
-                assert err.endswith("is an engine's now, which folds the rest and swaps it in\n")
+                assert "is an engine's now, which folds the rest and swaps it in." in err
                 swapped(new)
                 assert new.told("sums", new.told("add", "a")) == {"a": 50, "b": 10}
                 assert new.told("folded")[1] == 1
@@ -390,6 +390,63 @@ async def test_the_engines_own_rebuild_is_not_taken_by_another_process(path: Pat
             await build(path)
         await engine.projections.resume("sums")
         await rebuilt(engine)
+
+
+@pytest.mark.parametrize("named", ["tenfold", "sliced"])
+async def test_a_build_of_an_engine_at_work_is_left_to_it(path: Path, named: str) -> None:
+    async with serving(path, "a", "b"):
+        pass
+    async with summing(named, f"sqlite:{path}", rebuild="auto") as engine:
+        await engine.projections.pause("sums")
+        assert builds(path) == [(1, 1, "serving"), (2, 2, "building")]
+        for _ in range(2):
+            assert (await build(path, named)).why == "taken-over"
+        await engine.projections.resume("sums")
+        await rebuilt(engine)
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 20, "b": 10}
+    assert views(path, "SELECT builder FROM builds WHERE number = 2") == [(None,)]
+    async with serving(path, named=named) as engine:
+        assert await sums(engine, at=await add(engine, "b")) == {"a": 20, "b": 20}
+
+
+async def test_a_build_that_an_engine_left_is_gone_on_with_where_none_runs(path: Path) -> None:
+    async with serving(path, "a", "b") as engine:
+        await engine.projections.pause("sums")
+    async with summing("tenfold", f"sqlite:{path}", rebuild="auto"):
+        pass
+    assert builds(path) == [(1, 1, "serving"), (2, 2, "building")]
+    assert (await build(path)).why == "caught-up"
+    async with serving(path, named="tenfold") as engine:
+        await engine.projections.resume("sums")
+        await rebuilt(engine)
+        assert await sums(engine, at=2) == {"a": 10, "b": 10}
+
+
+async def test_what_a_former_release_left_of_a_builder_stops_nobody(path: Path) -> None:
+    async with serving(path, "a"):
+        pass
+    views(path, "UPDATE builds SET builder = 'somebody'")
+    async with serving(path) as engine:
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 2}
+
+
+async def test_a_build_that_another_process_has_taken_is_not_swapped_in(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(path, "a") as engine:
+        gate = engine._views.swap
+
+        async def taken(*arguments: Any) -> None:
+            views(path, "UPDATE builds SET builder = 'another' WHERE number = 2")
+            await gate(*arguments)
+
+        engine._views.swap = taken  # type: ignore[method-assign]
+        await engine.projections.rebuild("sums")
+        async with asyncio.timeout(20):
+            while "is built by another process now" not in caplog.text:
+                await asyncio.sleep(0.005)
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 2}
+    assert builds(path) == [(1, 1, "serving"), (2, 1, "building")]
 
 
 async def test_progress_is_told(path: Path) -> None:

@@ -27,7 +27,9 @@ from engine import (
     projects,
 )
 from engine.projecting import Projecting
-from tests.support import Added, Counter, until
+from engine.projector import Projector
+from tests.faults import Hold
+from tests.support import Added, Counter, settle, until
 from tests.test_projections import (
     AILING,
     SEEN,
@@ -241,6 +243,63 @@ async def test_a_query_waits_on_while_a_swap_fails(file: str) -> None:
         gate.let_go()
 
         assert await waiting == {"a": 2}
+
+
+@pytest.mark.parametrize("projection", [Parking, SlicedAndParking, Stopping])
+async def test_a_build_meets_no_event_while_it_is_swapped_in(
+    file: str, projection: type[Projection]
+) -> None:
+    """What comes meanwhile is met by the policy of a build that serves."""
+    swapping = Hold()
+    ports = Ports(failpoint=lambda name: swapping.wait() if name == "views.swapping" else None)
+    async with summing(projection, file, ports=ports) as engine:
+        await sums(engine, at=await add(engine, "a", "d"))
+        await engine.projections.rebuild("sums")
+        await swapping.reached()
+        AILING.add("d")  # whose row is in memory, so that nobody waits for the thread of views
+        last = await add(engine, "d", "a")
+        await settle()
+        swapping.release()
+        await rebuilt(engine)
+        AILING.clear()
+        if projection is Stopping:
+            await until(lambda: engine.statistics().projectors["sums"].state in ("live", "stopped"))
+            await engine.projections.resume("sums")
+
+        assert (await sums(engine, at=last))["a"] == 2
+        await until(lambda: engine.statistics().projectors["sums"].state == "live")
+
+
+async def test_a_build_that_fails_before_it_is_swapped_in_does_not_serve(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for, failed = Projector.wait_for, list[int]()
+
+    async def reaches_and_fails(self: Projector, position: int, deadline: float | None) -> bool:
+        reached = await wait_for(self, position, deadline)
+        if self.part.build == 2 and not failed:
+            AILING.add("b")
+            failed.append(await add(engine, "b"))
+            async with asyncio.timeout(SECONDS):
+                while self.failure is None:
+                    await asyncio.sleep(0)
+        return reached
+
+    async with filled(Parking, file, "a") as engine:
+        monkeypatch.setattr(Projector, "wait_for", reaches_and_fails)
+        await engine.projections.rebuild("sums")
+        await until(lambda: building_state(engine) == "stopped")
+
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 2}
+        found = await status(engine)
+        assert [b.state for b in found.builds] == ["serving", "building"]
+        assert found.building is not None
+        assert found.building.failure is not None
+        assert [found.building.failure.position] == failed
+        AILING.clear()
+        await engine.projections.resume("sums")
+        await rebuilt(engine)
+        assert (await sums(engine))["a"] == 2
 
 
 async def test_a_build_that_has_taken_over_parks_what_it_cannot_fold(file: str) -> None:

@@ -109,7 +109,11 @@ def _tell_ending(ending: Ending, name: str) -> int:
             f"release, which swaps it in"
         )
     elif ending.why == "taken-over":
-        tell(f"{build}, is an engine's now, which folds the rest and swaps it in")
+        tell(
+            f"{build}, is an engine's now, which folds the rest and swaps it in. If a former "
+            f"release runs, which leaves it alone, cancel it first: `python -m engine projections "
+            f"cancel`"
+        )
     elif ending.why == "dropped":
         tell(
             f"error: {build}, was dropped by another process (a rebuild or a cancel of the former "

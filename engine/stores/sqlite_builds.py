@@ -378,6 +378,7 @@ def swap_builds(connection: Any, old: Found | None, new: Found) -> None:
         _hide(connection, old.tables)
         set_state(connection, old, "former")
     set_state(connection, new, "serving")
+    claim(connection, new, None)
     show(connection, new.tables, new.number)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import apsw
+import msgspec
 
 from ..errors import StoreRefused, UsageError
 from ..projection import ProjectionDefinition, TableDefinition
@@ -43,9 +44,18 @@ from .sqlite_requests import answer, begin, forget_failures, note_failure, oldes
 from .sqlite_session import floats_are_exact, set_pragma, transaction
 from .sqlite_tables import TableSql, definition_hash
 
-__all__ = ["MEMORY", "Keeper"]
+__all__ = ["MEMORY", "Builder", "Keeper"]
 
 MEMORY = ":memory:"
+
+
+class Builder(msgspec.Struct, frozen=True):
+    """A process that only builds, beside an engine."""
+
+    token: str
+    """Names it in the builds that are its own."""
+    engine_runs: Callable[[], bool]
+    """Tells whether an engine has the log open."""
 
 
 class Keeper:
@@ -56,12 +66,13 @@ class Keeper:
         path: str,
         log_id: str,
         definitions: Sequence[ProjectionDefinition],
-        builder: str | None = None,
+        builder: Builder | None = None,
     ) -> None:
-        """Take whose they are; `builder` names a process that only builds, beside an engine."""
+        """Take whose they are, and what builds here if that is no engine."""
         self._path = path
         self.log_id = log_id
-        self.builder = builder
+        self.builder = None if builder is None else builder.token
+        self._beside = builder
         self.declared = {d.name: d for d in definitions}
         self.hashes = {d.name: definition_hash(d) for d in definitions}
         self._floats_exact = False
@@ -166,7 +177,8 @@ class Keeper:
             self._refuse_change(connection, plans)
             prepare(connection, plans, new, self.log_id, self._path)
             for plan in plans:
-                self._take_over(connection, plan.definition)
+                if not self._is_an_engines(plan):
+                    self._take_over(connection, plan.definition)
         for plan in plans:
             self._know(connection, plan.definition)
 
@@ -181,12 +193,25 @@ class Keeper:
                     f"changed by another process just now: nothing was changed here; start again"
                 )
 
+    def _is_an_engines(self, plan: Plan) -> bool:
+        """Tell whether an engine at work has the build that a process beside it came for.
+
+        Asked inside the transaction: an engine locks the log before it takes its builds here, so
+        one that comes later takes them back.
+        """
+        found = next((b for b in plan.builds if b.state == "building" and b not in plan.drop), None)
+        if self._beside is None or found is None or found.builder is not None:
+            return False
+        return self._beside.engine_runs()
+
     def _take_over(self, connection: apsw.Connection, definition: ProjectionDefinition) -> None:
         """Note that what fits is built by whoever opened this, and that nothing has failed yet."""
         name = definition.name
         for build in read_builds(connection):
             mine = build.projection == name and build.fits(definition, self.hashes[name])
-            if mine and build.state == "building":
+            # A build that serves is an engine's, whatever a former release has left there.
+            serves = build.state == "serving" and self.builder is None and build.builder is not None
+            if mine and (build.state == "building" or serves):
                 claim(connection, build, self.builder)
             if mine and (build.state == "building" or self.builder is None):
                 forget_failures(connection, name, build.number)
@@ -260,6 +285,11 @@ class Keeper:
         self._read(connection)
         builds = self._builds.get(definition.name, ())
         new = numbered(builds, number, definition.name)
+        if new.builder != self.builder:
+            raise StoreRefused(
+                f"build {number} of projection {definition.name!r} is built by another process "
+                f"now: it was not swapped in. Let that process end, and start the engine again"
+            )
         with self._deciding(connection):
             swap_builds(connection, serving(builds), new)
             add_decision(connection, decision)

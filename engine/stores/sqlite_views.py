@@ -42,7 +42,7 @@ from ..views import (
 from .contract import LogSource
 from .sqlite_gathered import Gathered, Gathering
 from .sqlite_history import Plan
-from .sqlite_keeper import MEMORY, Keeper
+from .sqlite_keeper import MEMORY, Builder, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
 from .sqlite_requests import read_standstills
@@ -79,9 +79,9 @@ class SqliteViews:
         *,
         logger: logging.Logger | None = None,
         bytes_max: int | None = None,
-        builder: str | None = None,
+        builder: Builder | None = None,
     ) -> None:
-        """Take where they are; `builder` names a process that only builds, beside an engine."""
+        """Take where they are, and what builds here if that is no engine."""
         self._path = path
         self._bytes_max = bytes_max
         self._builder = builder
