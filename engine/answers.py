@@ -21,7 +21,7 @@ from .annotations import Signature, defining_namespace, read_signature, union_me
 from .errors import DefinitionError, ProjectionLag, UsageError
 from .limits import Limits
 from .messages import Query, Receipt, position_of
-from .projection import Projection, ProjectionDefinition
+from .projection import Projection, ProjectionDefinition, projections_of
 from .statistics import Histogram, QueryStatistics
 from .telemetry import QueryBegan, Watch
 from .views import Reads, Views, ViewsSource
@@ -121,7 +121,7 @@ def answers(
     """
     names: tuple[str, ...] | None = None
     if projections is not None:
-        names = tuple(projection.__definition__.name for projection in projections)
+        names = tuple(definition.name for definition in projections_of(projections))
 
     def mark(answer: F) -> F:
         signature = read_signature(answer, defining_namespace(1), method=False)

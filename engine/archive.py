@@ -13,7 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .aggregate import Aggregate
+from .aggregate import Aggregate, definitions_of
 from .answers import answers_of
 from .codec import EventRegistry
 from .difference import Change
@@ -24,7 +24,7 @@ from .log_file import LogFile
 from .messages import Receipt
 from .past_views import Pasts, PastViews
 from .ports import Ports
-from .projection import Projection, check_names
+from .projection import Projection, projections_of
 from .stores.sqlite import SqliteStore
 from .stores.urls import open_url
 from .upcasting import Retired, Upcasting
@@ -63,9 +63,8 @@ class Archive:
             )
         ports = ports or Ports()
         self._source = LogFile(opened.path, ports)
-        definitions = [aggregate.__definition__ for aggregate in aggregates]
-        projected = [projection.__definition__ for projection in projections]
-        check_names(projected)
+        definitions = definitions_of(aggregates)
+        projected = projections_of(projections)
         folded = [event for d in definitions for event in d.appliers]
         folded += [event for d in projected for event in d.event_classes]
         registry = EventRegistry(folded, Upcasting(upcasters, retired))

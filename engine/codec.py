@@ -170,6 +170,11 @@ class EventRegistry:
         return entry.cls, entry.decoder.decode
 
     @property
+    def classes(self) -> tuple[type[Event], ...]:
+        """The classes that events have today."""
+        return tuple(cls for cls in self._types if self.upcasting.today(cls) is cls)
+
+    @property
     def names(self) -> frozenset[str]:
         """Every stored name that it knows, those of retired types included."""
         retired = (each.name for each in self.upcasting.retired)

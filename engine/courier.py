@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from .contained import HostFailed, contained
 from .errors import EngineError
 from .limits import Limits
 
@@ -33,8 +34,18 @@ class Abandoned(NotDelivered):
 class Courier:
     """Hands over the batches of one part of a sink."""
 
-    def __init__(self, name: str, limits: Limits, logger: logging.Logger) -> None:
-        """Take the sink's name, for the log."""
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        logger: logging.Logger,
+        *,
+        engine_stops: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take the sink's name, for the log, and what tells whether the engine has begun to stop.
+
+        It stops before this does: accepted commands are answered first.
+        """
         self._name = name
         self._seconds = limits.sink_seconds
         self._stop_seconds = limits.sink_stop_seconds
@@ -45,6 +56,7 @@ class Courier:
         self._hurried: asyncio.Future[None] | None = None
         """Done when that has changed."""
         self._stopping = False
+        self._engine_stops = engine_stops
 
     async def hand_over(self, deliver: Callable[[], Awaitable[None]]) -> Exception | None:
         """Run a delivery; give what it raised, or NotDelivered where it did not end in time.
@@ -65,7 +77,7 @@ class Courier:
         try:
             await self._wait(task)
             if task.done():
-                return _outcome(task)
+                return self._outcome(task)
             task.cancel()
             await asyncio.wait({task}, timeout=CANCEL_SECONDS)
         finally:
@@ -87,6 +99,19 @@ class Courier:
             self._hurried = loop.create_future()
             waiting = {task, self._hurried}
             await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    def _outcome(self, task: asyncio.Task[None]) -> Exception | None:
+        """Give what a delivery raised.
+
+        Raises Abandoned where the engine stops: nobody can tell whether that is why it failed.
+        """
+        error = _error_of(task)
+        if error is not None and (self._stopping or self._engine_stops()):
+            raise Abandoned(
+                f"the engine stops, and a delivery of sink {self._name} failed meanwhile with "
+                f"{type(error).__name__}: it is made again after the next start"
+            ) from error
+        return error
 
     def _not_delivered(self, task: asyncio.Task[None]) -> NotDelivered:
         if not task.done():
@@ -110,13 +135,17 @@ async def _run(deliver: Callable[[], Awaitable[None]]) -> None:
     await deliver()
 
 
-def _outcome(task: asyncio.Task[None]) -> Exception | None:
+def _error_of(task: asyncio.Task[None]) -> Exception | None:
     if task.cancelled():
         return NotDelivered("a delivery was cancelled by somebody else")
     error = task.exception()
-    if error is None or isinstance(error, Exception):
-        return error
-    raise error
+    if error is None:
+        return None
+    failed = contained(error)
+    if isinstance(failed, HostFailed) and isinstance(error, BaseExceptionGroup):
+        # A group that is no Exception has a cancellation in it.
+        return NotDelivered("a delivery was cancelled inside by somebody else")
+    return failed
 
 
 def _look_at(task: asyncio.Task[None]) -> None:

@@ -34,11 +34,7 @@ from .difference import Change
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .entrance import Entrance
-from .errors import (
-    EngineError,
-    EngineFailed,
-    StoreRefused,
-)
+from .errors import EngineError, EngineFailed, StoreRefused
 from .feed import Feed, Feeds, Kinds, Names
 from .history import History, Past
 from .journal import Journal
@@ -51,8 +47,8 @@ from .past_views import Pasts, PastViews
 from .portal import Portal
 from .ports import Ports
 from .projecting import Projecting
-from .projection import Projection, check_names
-from .projections import Projections
+from .projection import Projection, projections_of
+from .projections import Projections, checked_rebuild
 from .projector import Projector
 from .reception import Reception
 from .safely import described, safe_logger
@@ -125,7 +121,7 @@ class Engine:
         self._check_usable = self._entrance.check
 
         definitions = definitions_of(aggregates)
-        check_names([projection.__definition__ for projection in projections])
+        projections_of(projections)
         self._registry = registry_of(definitions, projections, Upcasting(upcasters, retired))
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
@@ -149,10 +145,10 @@ class Engine:
         self.declared = tuple(projections)
         """The projections that it was given."""
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
-        self._rebuild: Rebuild = rebuild
+        self._rebuild: Rebuild = checked_rebuild(rebuild)
         self._shared_feed = SharedFeed(self._store)
-        common = self._views, self._registry, self._limits, self._ports
-        self._works = Works(*common, self._store, self._resources, self._logger)
+        common = self._views, self._registry, self._limits, self._ports, self._store
+        self._works = Works(*common, self._resources, self._logger, self._entrance.is_ending)
         self._projecting = {p.__definition__.name: self._wire_projecting(p) for p in projections}
         self.projections = Projections(
             self._projecting, self._views, self._check_usable, self._gate

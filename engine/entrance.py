@@ -76,6 +76,10 @@ class Entrance:
             )
         return loop
 
+    def is_ending(self) -> bool:
+        """Tell whether the engine has begun to stop, or has failed: it takes no more commands."""
+        return self._state() in ("stopping", "stopped", "failed")
+
     def _refuse_state(self) -> None:
         if self._state() in ("new", "starting"):
             raise UsageError("the engine has not been started: use it inside `async with engine:`")

@@ -268,6 +268,23 @@ class StoreRefused(EngineError):
     """
 
 
+class RowRefused(EngineError):
+    """The database does not take what an event's handler has put: no event before it is to blame.
+
+    The projection's author must mend the handler or the row. Nothing was written.
+    """
+
+    def __init__(self, table: str, why: str) -> None:
+        """Name the table, and what is wrong, without the values."""
+        super().__init__(table, why)
+        self.table = table
+        self.why = why
+
+    def __str__(self) -> str:
+        """Say which table, and why."""
+        return f"a row of {self.table} cannot be kept: {self.why}"
+
+
 class ProjectionFailed(EngineError):
     """A projection's handler failed on an event, and without that event its views would be wrong.
 

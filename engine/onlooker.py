@@ -20,7 +20,7 @@ from .errors import Closed, DefinitionError
 from .limits import Limits
 from .messages import Query, Receipt
 from .ports import Ports
-from .projection import Projection, ProjectionDefinition, check_names
+from .projection import Projection, ProjectionDefinition, projections_of
 from .stores.sqlite import SqliteStore
 from .stores.sqlite_views_reader import Look, NoViewsYet, SqliteViewsReader
 from .stores.urls import open_url
@@ -59,8 +59,7 @@ class Onlooker:
                 f"sqlite:shop.db"
             )
         ports = ports or Ports()
-        definitions = [projection.__definition__ for projection in projections]
-        check_names(definitions)
+        definitions = projections_of(projections)
         self._files = ports.files
         self._lock_path = opened.path + ".lock"
         self._reader = SqliteViewsReader(opened.views_path, definitions, ports)

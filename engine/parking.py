@@ -9,6 +9,7 @@ file keeps what one part has parked in memory, and writes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from .errors import Damaged
@@ -32,12 +33,15 @@ class Parking:
         self.count = 0
         self.added: list[Parked] = []
         """What is to be written with the batch in hand."""
+        self.causes: dict[int, Exception] = {}
+        """What was raised, by position, of those that are parked for it and not told of yet."""
 
     def begin(self, keys: Mapping[str, int]) -> None:
         """Start from what the views say."""
         self.keys = dict(keys)
         self.count = sum(keys.values())
         self.added.clear()
+        self.causes.clear()
 
     def park(self, stored: StoredEvent, key: str, error: Exception | None, now: int) -> bool:
         """Set an event aside, behind others of its key or for what it raised; tell whether it was.
@@ -52,6 +56,8 @@ class Parking:
             return False
         self.keys[key] = self.keys.get(key, 0) + 1
         self.count += 1
+        if error is not None:
+            self.causes[stored.position] = error
         self.added.append(
             Parked(
                 stored.position,
@@ -70,11 +76,32 @@ class Parking:
         kept = [parked for parked in self.added if parked.position < position]
         undone = [parked for parked in self.added if parked.position >= position]
         self.released(undone)
+        for parked in undone:
+            self.causes.pop(parked.position, None)
         self.added[:] = kept
 
     def written(self) -> None:
         """Note that what the batch added is written."""
         self.added.clear()
+
+    def tell(self, parked: Sequence[Parked], projection: str, logger: logging.Logger) -> None:
+        """Log what is set aside and kept, with what the host's code raised."""
+        for each in parked:
+            error = self.causes.pop(each.position, None)
+            if error is None:
+                continue  # it waits behind another
+            logger.error(
+                "projection %s set the event at position %d aside (%s of %s), which it cannot "
+                "fold: %s. All later events of key %s wait behind it, and everything else goes on. "
+                "Mend the cause, then retry what is parked, or skip it",
+                projection,
+                each.position,
+                each.event,
+                each.stream,
+                type(error).__qualname__,
+                each.key,
+                exc_info=error,
+            )
 
     def released(self, events: Sequence[Parked]) -> None:
         """Note that events are parked no more."""

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .codec import EventRegistry, decode_meta
+from .contained import contained
 from .errors import Damaged, StoreFailed, UsageError
 from .limits import Limits
 from .messages import Event
 from .parking import Parking
-from .projection import ProjectionDefinition, slice_of
+from .projection import ProjectionDefinition, reaching, slice_of
+from .rows import is_text
 from .stores.contract import StoredEvent
 
 __all__ = ["Picking", "may_pass"]
@@ -48,7 +50,7 @@ class Picking:
         self.patience = True
         """Whether what a failure that may pass has hit is given back, to be tried again."""
         self.may_pass = may_pass
-        self._definition = definition
+        definition = self.definition = self._definition = reaching(definition, registry.classes)
         self._registry = registry
         self._names = registry.names_of(definition.event_classes)
         self._all = Event in definition.handlers
@@ -113,12 +115,13 @@ class Picking:
         if event is None:
             event = self._registry.decode(stored)
         key: Any = sequence(event, decode_meta(stored))
-        if not isinstance(key, str):
+        if not isinstance(key, str) or not is_text(key):
+            what = "a text that no UTF-8 can hold" if isinstance(key, str) else type(key).__name__
             raise UsageError(
-                f"`sequence` of projection {self._definition.name} gave {type(key).__name__} for "
+                f"`sequence` of projection {self._definition.name} gave {what} for "
                 f"{stored.name}: it gives a str"
             )
-        return key
+        return str.__str__(key)
 
     def wait_behind(self, event: Event, stored: StoredEvent) -> tuple[bool, Exception | None]:
         """Park an event whose key waits already; tell whether it was, or why it cannot be."""
@@ -127,8 +130,8 @@ class Picking:
             return False, None
         try:
             key = self.key_of(event, stored)
-        except Exception as error:
-            return False, error
+        except BaseException as raised:
+            return False, contained(raised)
         if key not in parking.keys:
             return False, None
         if parking.park(stored, key, None, self._now()):
@@ -138,12 +141,14 @@ class Picking:
             f"have to be: mend the handlers, then retry what is parked, or skip it"
         )
 
-    def park(self, stored: StoredEvent, event: Event | None, error: Exception) -> bool:
+    def park(self, stored: StoredEvent, error: Exception) -> bool:
         """Park what failed; tell whether it was."""
         if self.patience and self.may_pass(error):
             return False
         try:
-            key = self.key_of(event, stored)
-        except Exception:
+            # Of a fresh event: a handler may have changed the one that it failed on.
+            key = self.key_of(None, stored)
+        except BaseException as raised:
+            contained(raised)
             return False
         return self.parking.park(stored, key, error, self._now())

@@ -24,6 +24,7 @@ import msgspec
 
 from .bus import Bus
 from .calls import Calls
+from .courier import Abandoned
 from .errors import Closed, EngineError, UsageError
 from .ports import Ports
 from .progress import Rate, nothing_yet, together, worst
@@ -476,7 +477,10 @@ class Projecting:
                 if self._stopping:
                     raise Closed("the engine is stopping: what was not tried again is parked still")
                 call = Retry(self._views, projector, key, after, {p.key for p in failed})
-                await projector.ask(call.run)
+                try:
+                    await projector.ask(call.run)
+                except Abandoned as given_up:
+                    raise Closed(str(given_up)) from given_up
                 released += call.released
                 failed += call.failed
                 after = call.next

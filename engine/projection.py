@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
 from zlib import crc32
 
 import msgspec
 
-from .annotations import Signature, defining_namespace, read_signature
+from .annotations import Signature, defining_namespace, read_signature, union_members
 from .errors import DefinitionError, UsageError
 from .messages import Event, Meta, check_name
 from .rows import Flat, Row, RowShape, Scalar
@@ -34,9 +35,11 @@ __all__ = [
     "SqlTable",
     "Table",
     "TableDefinition",
-    "check_names",
+    "handler_of",
     "is_handler",
+    "projections_of",
     "projects",
+    "reaching",
     "read_handlers",
     "slice_of",
     "sql_name",
@@ -181,6 +184,9 @@ def projects(*, keys: Keys) -> Callable[[F], F]: ...
 def projects(function: Any = None, /, *, keys: Keys | None = None) -> Any:
     """Mark a method that folds an event: `(self, event: E[, meta: Meta]) -> None`.
 
+    E is a class of events, or a union of several. It takes its subclasses too, unless they have a
+    handler of their own.
+
     `keys` tells beforehand which rows it reads, by table: a batch then fetches them at once.
     """
 
@@ -304,8 +310,58 @@ class Projection:
         )
 
 
-def check_names(definitions: Sequence[ProjectionDefinition]) -> None:
-    """Raise DefinitionError where two projections have one name, or two tables have one in SQL."""
+def projections_of(projections: object) -> list[ProjectionDefinition]:
+    """Give what is known of projection classes; raise DefinitionError for what is none.
+
+    Also where two have one name, or two of their tables have one in SQL.
+    """
+    listed = isinstance(projections, Sequence) and not isinstance(projections, str)
+    given = typing.cast("Sequence[Any]", projections if listed else [projections])
+    found: list[ProjectionDefinition] = []
+    for cls in given:
+        definition = vars(cls).get("__definition__") if inspect.isclass(cls) else None
+        if not isinstance(definition, ProjectionDefinition):
+            raise DefinitionError(
+                f"`projections` takes a list of classes of projections and sinks, as "
+                f"Engine([Order], projections=[Orders]), and {cls!r:.100} is none"
+            )
+        if definition in found:
+            raise DefinitionError(f"`projections` names {cls.__qualname__} twice: name it once")
+        found.append(definition)
+    if not listed:
+        raise DefinitionError(
+            f"`projections` takes a list of classes: write [{found[0].cls.__qualname__}]"
+        )
+    _check_names(found)
+    return found
+
+
+def reaching(
+    definition: ProjectionDefinition, classes: Iterable[type[Event]]
+) -> ProjectionDefinition:
+    """Give a projection whose handlers take the subclasses of their events among these, too.
+
+    A class that has no handler of its own has that of the nearest class that it is based on.
+    """
+    handlers = dict(definition.handlers)
+    for cls in classes:
+        handler = handler_of(definition, cls)
+        if handler is not None and cls not in handlers:
+            handlers[cls] = handler
+    if len(handlers) == len(definition.handlers):
+        return definition
+    names = frozenset(event.event_name for event in handlers if event is not Event)
+    return msgspec.structs.replace(definition, handlers=handlers, event_names=names)
+
+
+def handler_of(definition: ProjectionDefinition, cls: type[Event]) -> ProjectionHandler | None:
+    """Give what folds events of a class: its own handler, or that of its nearest base."""
+    bases = (base for base in cls.__mro__ if base is not Event and base in definition.handlers)
+    nearest = next(bases, None)
+    return None if nearest is None else definition.handlers[nearest]
+
+
+def _check_names(definitions: Sequence[ProjectionDefinition]) -> None:
     names: dict[str, ProjectionDefinition] = {}
     tables: dict[str, ProjectionDefinition] = {}
     for definition in definitions:
@@ -412,6 +468,7 @@ def read_handlers(
     cls: type[Projection], namespace: Mapping[str, Any], last: type[Any] | None = None
 ) -> Mapping[type[Event], ProjectionHandler]:
     """Find what is marked with @projects, by event; `last` is what a handler takes at its end."""
+    _refuse_kept(cls)
     methods: dict[str, Callable[..., Any]] = {}
     for base in reversed(cls.__mro__):
         methods.update((name, value) for name, value in vars(base).items() if callable(value))
@@ -421,14 +478,14 @@ def read_handlers(
         if mark is None:
             continue
         signature = read_signature(method, namespace, method=True)
-        event = _check_handler(method, signature, last)
-        if event in handlers:
-            raise DefinitionError(
-                f"{signature.where} is a second handler of {event.__name__} in "
-                f"{cls.__qualname__}: keep one"
-            )
-        takes_meta = any(taken is Meta for _, taken in signature.parameters)
-        handlers[event] = ProjectionHandler(method, takes_meta, mark[0])
+        for event in _check_handler(method, signature, last):
+            if event in handlers:
+                raise DefinitionError(
+                    f"{signature.where} is a second handler of {event.__name__} in "
+                    f"{cls.__qualname__}: keep one"
+                )
+            takes_meta = any(taken is Meta for _, taken in signature.parameters)
+            handlers[event] = ProjectionHandler(method, takes_meta, mark[0])
     if not handlers:
         raise DefinitionError(
             f"projection {cls.__qualname__} handles no event: mark a method with @projects"
@@ -436,9 +493,23 @@ def read_handlers(
     return handlers
 
 
+def _refuse_kept(cls: type[Projection]) -> None:
+    """Raise DefinitionError for what handlers could only fill: it would outlive their events."""
+    for base in cls.__mro__:
+        for name, value in vars(base).items():
+            kept = isinstance(value, dict | list | set | bytearray | deque) and not value
+            if kept and base.__module__ != __name__ and name[:2] != "__" and name != "tables":
+                raise DefinitionError(
+                    f"{base.__qualname__}.{name} is an empty {type(value).__name__}, and a "
+                    f"projection keeps nothing between its events: what is kept beside the tables "
+                    f"is lost at a restart and filled again by a rebuild. Keep it in a row"
+                )
+
+
 def _check_handler(
     method: Callable[..., Any], signature: Signature, last: type[Any] | None
-) -> type[Event]:
+) -> Sequence[type[Event]]:
+    """Give the classes of event that a handler takes: one, or those of a union."""
     where = signature.where
     if signature.is_async or inspect.isgeneratorfunction(method):
         raise DefinitionError(
@@ -446,16 +517,18 @@ def _check_handler(
             f"write a plain `def`"
         )
     event, *rest = [taken for _, taken in signature.parameters] or [None]
-    fits = isinstance(event, type) and issubclass(event, Event) and event is not Event
+    events = union_members(event)
+    fits = all(isinstance(e, type) and issubclass(e, Event) and e is not Event for e in events)
     further = () if last is None else (last,)
     if not fits or tuple(rest) not in (further, (Meta, *further)):
         shown, then = ("", "") if last is None else (f", sql: {last.__name__}", ", then its `sql`")
         raise DefinitionError(
             f"{where} must take one event after self, and may take its meta{then}: write "
-            f"`def {method.__name__}(self, event: SomeEvent, meta: Meta{shown}) -> None`"
+            f"`def {method.__name__}(self, event: SomeEvent, meta: Meta{shown}) -> None`. Several "
+            f"events are a union of them, or a class that they are based on"
         )
     if signature.returns not in (None, type(None), inspect.Parameter.empty):
         raise DefinitionError(
             f"{where} is annotated to return something: a handler changes tables and returns None"
         )
-    return typing.cast("type[Event]", event)
+    return typing.cast("Sequence[type[Event]]", events)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from .authorization import Gate
-from .errors import UsageError
+from .errors import DefinitionError, UsageError
 from .projecting import Projecting
 from .retrying import Retried
 from .statistics import (
@@ -21,9 +21,19 @@ from .statistics import (
     ProjectorState,
     ProjectorStatistics,
 )
-from .views import Build, Decision, Parked, ViewsStore
+from .views import Build, Decision, Parked, Rebuild, ViewsStore
 
-__all__ = ["Projections", "Status"]
+__all__ = ["Projections", "Status", "checked_rebuild"]
+
+
+def checked_rebuild(rebuild: object) -> Rebuild:
+    """Give what Engine(rebuild=...) is, or raise DefinitionError for what is none."""
+    if rebuild == "refuse" or rebuild == "auto":
+        return rebuild
+    raise DefinitionError(
+        f"Engine(rebuild={rebuild!r:.60}): it is 'refuse' or 'auto', and concerns all projections "
+        f"that are declared anew. One alone is built anew by `engine.projections.rebuild(name)`"
+    )
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

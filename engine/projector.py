@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from .arrivals import Arrivals
 from .bus import Subscription
 from .calls import Calls
-from .errors import StoreFailed, StoreRefused
+from .courier import Abandoned
+from .errors import RowRefused, StoreFailed, StoreRefused
 from .limits import Limits
 from .log_reader import FeedSource, LogReader
 from .parking import Parking
@@ -35,6 +36,7 @@ from .telemetry import ProjectionBegan, Watch
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, what_of
 from .work import Prepared, Work
+from .writing import NotTaken, Writes
 
 __all__ = ["ENDED", "Projector"]
 
@@ -45,6 +47,8 @@ ENDED: Final = frozenset(("stopped", "paused", "closed"))
 """States in which a projector gets no further by itself."""
 BACK_OFF_SECONDS: Final = 0.05
 BACK_OFF_SECONDS_MAX: Final = 5.0
+NARROW: Final = 8
+"""Into so many batches one is divided whose rows the database refuses."""
 GIVE_WAY: Final = 4.0
 """How long a build beside the one that serves rests after a batch while commands are at work, in
 times that the batch took: they share one interpreter with it."""
@@ -110,8 +114,12 @@ class Projector:
         """Where the views stand."""
         self._ahead = Checkpoint()
         """Where they will, when what is on its way is written."""
-        self._writes: deque[asyncio.Future[None]] = deque()
-        """The batches on their way, in their order; the next one is folded meanwhile."""
+        self._writes = Writes(subscription.wake)
+        """The batches on their way; the next one is folded meanwhile."""
+        self._events_max = limits.projector_events
+        """Of one batch: fewer while an event is looked for whose rows the database refuses."""
+        self._suspect = 0
+        """Up to this position."""
         self._opened = False
         self._behind = True
         self._stopping = False
@@ -126,7 +134,6 @@ class Projector:
         self._failures = 0
         """In a row, since something was written."""
         self._retries = 0
-        self._transactions = 0
         self._pages = 0
         self._oldest: int | None = None
         """When the first event that is not written yet was recorded."""
@@ -169,7 +176,7 @@ class Projector:
             lag_events=lag,
             lag_seconds=0.0 if lag == 0 else self._age_of_oldest(),
             events=self._work.events,
-            transactions=self._transactions,
+            transactions=self._writes.transactions,
             batch_seconds=self._batch_seconds.copy(),
             batch_events=self._batch_events.copy(),
             pages=self._pages,
@@ -194,15 +201,14 @@ class Projector:
                     await self._go_on()
                 except Exception as error:
                     self._sure = False
-                    await self._give_up_writing()
-                    if await self._try_again(error):
+                    await self._writes.give_up()
+                    if self._narrow(error) or await self._try_again(error):
                         continue
                     self._fail(error)
                     await self._tell_failure()
                 await self._rest()
         finally:
-            for write in self._writes:
-                write.cancel()
+            self._writes.cancel()
             self._log.close()
             self._subscription.mute()
             self._enter("closed")
@@ -232,6 +238,7 @@ class Projector:
             self.failure = None
             self._failures = 0
             self._work.patience = True
+            self._work.refused.clear()
             self._enter("catching-up")
         self._resumed.set()
 
@@ -294,7 +301,7 @@ class Projector:
         while True:
             events = await self._next()
             if not events:
-                await self._settle()
+                await self._writes.settle()
                 if self._stopping or self._paused:
                     return
                 await self._run_calls()
@@ -307,11 +314,11 @@ class Projector:
             while done < len(events):
                 self._oldest = self._oldest or events[done].recorded
                 begin = self._ports.stopwatch()
-                done += await self._project(events[done:])
+                done += await self._project(events[done : done + self._batch_max()])
                 if self.gives_way and self._is_busy is not None and self._is_busy():
                     await asyncio.sleep(GIVE_WAY * (self._ports.stopwatch() - begin))
                 if self._stopping:
-                    await self._settle()
+                    await self._writes.settle()
                     return
 
     async def _next(self) -> Sequence[StoredEvent]:
@@ -321,8 +328,8 @@ class Projector:
         """
         bus = self._subscription
         while not (self._stopping or self._paused or self._calls):
-            while self._writes and self._writes[0].done():
-                await self._settle(len(self._writes) - 1)
+            while self._writes.first_is_done:
+                await self._writes.settle(len(self._writes) - 1)
             if bus.take_loss():
                 self._behind = True
             if bus.first is not None and self._state == "live":
@@ -363,56 +370,58 @@ class Projector:
         begin = self._ports.stopwatch()
         try:
             prepared = await self._work.prepare(events, self._ahead)
-            await self._settle(self._writes_left())
+            await self._writes.settle(self._writes_left())
         except BaseException as error:
             if watch is not None:
                 watch.end(seen, error)
             raise
         if prepared.changes is not None:
-            self._ahead = prepared.changes.after
-            # Called here, so that the order of the batches is that of their writes.
-            writing = asyncio.ensure_future(self._work.write(prepared.changes))
-            writing.add_done_callback(_look_at)
-            before = self._writes[-1] if self._writes else None
-            write = asyncio.ensure_future(self._write(prepared, writing, before, seen, begin))
-            write.add_done_callback(self._written_or_failed)
-            self._writes.append(write)
+            changes = prepared.changes
+            self._ahead = changes.after
+            note = partial(self._note, prepared, changes, seen, begin)
+            # Asked for here, so that the order of the batches is that of their writes.
+            write = self._work.write(changes)
+            self._writes.add(changes, write, note, partial(self._not_written, seen))
         elif watch is not None:
             watch.end(seen, prepared.poison)
         if prepared.poison is not None:
-            await self._settle()
+            await self._writes.settle()
             raise _Poisoned(events[prepared.count]) from prepared.poison
         assert prepared.count, "a batch gets on by one event at least, or fails"
         return prepared.count
+
+    def _batch_max(self) -> int:
+        """Give how many events the next batch has at most."""
+        if self._suspect and self._ahead.position >= self._suspect:
+            self._suspect, self._events_max = 0, self._limits.projector_events
+            self._work.refused.clear()
+        return self._events_max
+
+    def _narrow(self, error: Exception) -> bool:
+        """Fold fewer at once where the database has refused rows, until one event is to blame.
+
+        That one fails from then on as if its handler had. Tells whether there is more to do.
+        """
+        if not isinstance(error, NotTaken):
+            return False
+        count = error.last - error.first + 1
+        self._suspect, self._events_max = error.last, max(1, count // NARROW)
+        if count == 1:
+            assert isinstance(error.__cause__, RowRefused)
+            self._work.refused[error.first] = error.__cause__
+        return True
 
     def _writes_left(self) -> int:
         """Give how many batches may be on their way when another is.
 
         One who follows has none: what waits meanwhile on the bus becomes a larger batch.
         """
-        catching_up = self._state == "catching-up" and not self.gives_way
+        catching_up = self._state == "catching-up" and not (self.gives_way or self._suspect)
         return self._work.writes_max - 1 if catching_up else 0
 
-    async def _write(
-        self,
-        prepared: Prepared,
-        writing: Awaitable[bool],
-        before: asyncio.Future[None] | None,
-        seen: Any,
-        begin: float,
-    ) -> None:
-        """Wait for a batch to be written, and note it behind the one before."""
-        watch, changes = self._watch, prepared.changes
-        assert changes is not None
-        try:
-            first = await writing
-            self._transactions += first
-            if before is not None:
-                await asyncio.wait([before])
-        except BaseException as error:
-            if watch is not None:
-                watch.end(seen, error)
-            raise
+    def _note(self, prepared: Prepared, changes: Changes, seen: Any, begin: float) -> None:
+        """Go on behind a batch that is written."""
+        watch = self._watch
         self._checkpoint = changes.after
         self._oldest = None
         self._failures = 0
@@ -423,32 +432,12 @@ class Projector:
             watch.end(seen, prepared.poison)
         elif watch is not None:
             watch.end(seen, projected_events=prepared.count, position=self.position)
+        self.parking.tell(changes.parked, self.definition.name, self._logger)
         self._tell_written(changes)
 
-    def _written_or_failed(self, writing: asyncio.Future[None]) -> None:
-        """Let the projector hear of a batch that could not be written, where it waits for more."""
-        if writing.cancelled() or writing.exception() is not None:
-            self._subscription.wake()
-
-    async def _settle(self, left: int = 0) -> None:
-        """Return when what was prepared is written, but for so many batches.
-
-        Raises what prevented it.
-        """
-        writes = self._writes
-        while len(writes) > left:
-            write = writes[0]
-            try:
-                await write
-            finally:
-                if write.done():
-                    writes.popleft()
-
-    async def _give_up_writing(self) -> None:
-        """Wait for the batches on their way, whatever becomes of them: something has failed."""
-        if self._writes:
-            await asyncio.wait(self._writes)
-            self._writes.clear()
+    def _not_written(self, seen: Any, error: BaseException) -> None:
+        if self._watch is not None:
+            self._watch.end(seen, error)
 
     def _tell_written(self, changes: Changes) -> None:
         self._answer_waiting()
@@ -526,7 +515,8 @@ class Projector:
             return False
         if self._stopping:
             return True  # to end, and not to wait before
-        self._failures += 1
+        if not isinstance(cause, Abandoned):
+            self._failures += 1
         if self._failures > self._work.retries:
             if isinstance(error, _Poisoned) and self._work.patience:
                 # Once more: now it is parked, where it may be, or stops the projector.
@@ -535,7 +525,7 @@ class Projector:
             return False
         self._retries += 1
         self._enter("retrying")
-        seconds = min(BACK_OFF_SECONDS * 2 ** (self._failures - 1), BACK_OFF_SECONDS_MAX)
+        seconds = min(BACK_OFF_SECONDS * 2.0 ** (self._failures - 1), BACK_OFF_SECONDS_MAX)
         self._logger.warning(
             "projection %s failed with %s and tries again in %.2f s",
             self.definition.name,
@@ -593,9 +583,3 @@ class Projector:
         except (StoreFailed, StoreRefused) as error:
             # It is in the log of this process, and what is to be told may be the cause itself.
             self._logger.warning("the state of a projection could not be noted: %s", error)
-
-
-def _look_at(writing: asyncio.Future[bool]) -> None:
-    """Look at what a write raised, which nobody does where its batch was given up meanwhile."""
-    if not writing.cancelled():
-        writing.exception()

@@ -21,7 +21,7 @@ from msgspec import inspect
 from .annotations import defining_namespace, shared_default
 from .errors import DefinitionError
 
-__all__ = ["Column", "Flat", "Row", "RowShape", "Scalar"]
+__all__ = ["Column", "Flat", "Row", "RowShape", "Scalar", "is_text"]
 
 Scalar: TypeAlias = str | int | float | bytes | None
 """What one column holds in SQL."""
@@ -33,6 +33,15 @@ Search: TypeAlias = Sequence[str]
 """Columns whose words are searched."""
 
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
+
+
+def is_text(value: str) -> bool:
+    """Tell whether UTF-8, and so SQL, can hold a text: not where half of a character is in it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -393,11 +402,15 @@ def _or_none(encode: Callable[[Any], Scalar]) -> Callable[[Any], Scalar]:
 
 def _text(where: str) -> Callable[[Any], Scalar]:
     def encode(value: Any) -> Scalar:
-        if type(value) is str:
-            return value
-        if isinstance(value, str):
-            return str.__str__(value)
-        raise _wrong(where, "a str", value)
+        if type(value) is not str:
+            if not isinstance(value, str):
+                raise _wrong(where, "a str", value)
+            value = str.__str__(value)
+        # Where it is the domain's own text it is most often of the first 128 characters.
+        if not value.isascii() and not is_text(value):
+            raise ValueError(f"{where} is a text with half a character, which SQL cannot hold")
+        text: str = value
+        return text
 
     return encode
 

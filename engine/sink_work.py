@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from .codec import EventRegistry, decode_meta
+from .contained import contained, is_of_the_moment
 from .courier import Courier, NotDelivered
 from .errors import DefinitionError, StoreFailed
 from .limits import Limits
@@ -48,6 +49,7 @@ class SinkWork:
         log_id: Callable[[], str],
         resources: Sequence[object],
         logger: logging.Logger,
+        engine_stops: Callable[[], bool],
     ) -> None:
         """Take what to deliver, and what the sink takes beside it."""
         self._part = part
@@ -67,12 +69,13 @@ class SinkWork:
         )
         self._receiver = definition.bind({})
         self._resources = resources
-        self._courier = Courier(definition.name, limits, logger)
+        self._courier = Courier(definition.name, limits, logger, engine_stops=engine_stops)
         self._size = self._size_max = limits.sink_events
         self._suspect = 0
         """Up to this position the size of batches stays: one of these events fails."""
         self.parking = self._picking.parking
         self.skipped = self._picking.skipped
+        self.refused: dict[int, Exception] = {}
         self.writes_max = 1
         self.patience = True
         self.retries = limits.sink_retries
@@ -123,8 +126,8 @@ class SinkWork:
         """Deliver a parked event; where it fails, note that it was tried."""
         try:
             event = self._picking.decode_parked(stored)
-        except Exception as undecodable:
-            error: Exception | None = undecodable
+        except BaseException as undecodable:
+            error: Exception | None = contained(undecodable)
         else:
             error = await self._deliver([] if event is None else [self._delivery(event, stored)])
         if error is None:
@@ -139,7 +142,12 @@ class SinkWork:
 
     def may_pass(self, error: BaseException) -> bool:
         """Tell whether a failure may be over when it is tried again."""
-        return isinstance(error, (StoreFailed, NotDelivered, *self._sink.transient))
+        if isinstance(error, (StoreFailed, NotDelivered, *self._sink.transient)):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            group: Any = error
+            return all(self.may_pass(each) for each in group.exceptions)
+        return is_of_the_moment(error)
 
     def stop(self) -> None:
         """Let the delivery in hand end soon, since the engine stops."""
@@ -151,8 +159,9 @@ class SinkWork:
         for stored in events:
             try:
                 event = self._picking.pick(stored)
-            except Exception as error:
-                if not self._picking.park(stored, None, error):
+            except BaseException as raised:
+                error = contained(raised)
+                if not self._picking.park(stored, error):
                     batch.poison = error
                     break
                 event = None
@@ -193,7 +202,7 @@ class SinkWork:
         stored = batch.stored(failed)
         self.parking.undo(failed)
         batch.count = stored.position - batch.events[0].position
-        if self._picking.park(stored, batch.picked[0].event, error):
+        if self._picking.park(stored, error):
             batch.count += 1
             batch.poison = None
         else:

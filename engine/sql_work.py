@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from .codec import EventRegistry, decode_meta
-from .errors import Damaged
+from .contained import contained
 from .limits import Limits
 from .messages import Event
 from .picking import Picking, may_pass
@@ -53,6 +53,7 @@ class SqlWork:
         self._projection = definition.bind({})
         self.parking = self._picking.parking
         self.skipped = self._picking.skipped
+        self.refused: dict[int, Exception] = {}
         self.writes_max = 1
         self.patience = True
         self.retries = limits.projector_retries
@@ -100,12 +101,14 @@ class SqlWork:
         batch = _Batch([stored], [], {})
         try:
             batch.picked.append(self._picking.decode_parked(stored))
-            run = partial(self._run_parked, batch, at)
-            changes = await self._views.write_by(self._part, run)
-        except RolledBack as lost:
-            batch.poison = _cause(lost)
-        except Damaged as error:
-            batch.poison = error
+        except BaseException as raised:
+            batch.poison = contained(raised)
+        else:
+            try:
+                run = partial(self._run_parked, batch, at)
+                changes = await self._views.write_by(self._part, run)
+            except RolledBack as lost:
+                batch.poison = _cause(lost)
         poison = batch.poison
         if poison is not None:
             cause = told(poison)
@@ -135,8 +138,8 @@ class SqlWork:
                 await asyncio.sleep(0)
             try:
                 batch.picked.append(self._picking.pick(stored))
-            except Exception as error:
-                batch.broken = error
+            except BaseException as raised:
+                batch.broken = contained(raised)
                 break
         return batch
 
@@ -151,7 +154,7 @@ class SqlWork:
                     break
             batch.count += 1
         if batch.broken is not None and batch.poison is None:
-            if self._picking.park(batch.events[batch.count], None, batch.broken):
+            if self._picking.park(batch.events[batch.count], batch.broken):
                 batch.count += 1
             else:
                 batch.poison = batch.broken
@@ -174,7 +177,7 @@ class SqlWork:
         if error is None:
             batch.folded += 1
             return None
-        return None if self._picking.park(stored, event, error) else error
+        return None if self._picking.park(stored, error) else error
 
     def _run_parked(self, batch: _Batch, at: Checkpoint, session: SqlSession) -> Changes | None:
         """Run the handler of an event that was parked; write nothing where it fails."""
@@ -186,7 +189,7 @@ class SqlWork:
         return Changes(self._part, at, at, {}, released=(stored.position,), everything=True)
 
     def _try(self, stored: StoredEvent, event: Event, session: SqlSession) -> Exception | None:
-        handler = self._part.definition.handlers[type(event)]
+        handler = self._picking.definition.handlers[type(event)]
         meta = (decode_meta(stored),) if handler.takes_meta else ()
         return session.attempt(partial(handler.function, self._projection, event, *meta, session))
 

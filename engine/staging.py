@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from .codec import EventRegistry, decode_meta
+from .contained import contained
 from .errors import UsageError
 from .limits import Limits
 from .messages import Event
@@ -225,11 +226,13 @@ class Fold:
         self.staging = Staging(definition.tables, limits.projector_rows)
         self.picking = Picking(definition, registry, limits, slice_=slice_, parks=parks, now=now)
         self.skipped = self.picking.skipped
+        self.refused: dict[int, Exception] = {}
+        """Why the database does not take the rows of an event, by its position."""
         self.events = 0
         """Events folded."""
         self.fetches = 0
         """Round trips for rows that were not in memory."""
-        self._definition = definition
+        definition = self._definition = self.picking.definition
         self._registry = registry
         self._names = registry.names_of(definition.event_classes)
         self._misses = self.staging.misses
@@ -273,12 +276,13 @@ class Fold:
                     continue
                 if error is not None:
                     return Folded(index, error)
-            error = self._fold_at_once(event, events[index])
+            refused = self.refused and self.refused.get(events[index].position)
+            error = refused or self._fold_at_once(event, events[index])
             if error is _MISSED:
                 error = await self._fold_one(events, index, event)
-            if error is not None and not picking.park(events[index], event, error):
+            if error is not None and not picking.park(events[index], error):
                 return Folded(index, error)
-        if poison is not None and picking.park(events[len(prepared)], None, poison):
+        if poison is not None and picking.park(events[len(prepared)], poison):
             return Folded(len(prepared) + 1, None)
         return Folded(len(prepared), poison)
 
@@ -288,8 +292,8 @@ class Fold:
             return None
         try:
             event = self._decode(stored)
-        except Exception as error:
-            return error
+        except BaseException as raised:
+            return contained(raised)
         if event is None:
             return None
         failed = self._fold_at_once(event, stored)
@@ -326,8 +330,8 @@ class Fold:
                 if handler is not None and handler.keys is not None:
                     assert event is not None
                     self._add_keys(wanted, handler, event, stored)
-            except Exception as error:
-                poison = error
+            except BaseException as raised:
+                poison = contained(raised)
                 break
             prepared.append(event)
             if wanted and sum(map(len, wanted.values())) >= self._rows_max:
@@ -387,9 +391,9 @@ class Fold:
             self._missed = {missing.attribute: {missing.key}}
             self.staging.undo()
             return _MISSED
-        except Exception as error:
+        except BaseException as raised:
             self.staging.undo()
-            return error
+            return contained(raised)
         self._changes += self.staging.keep()
         self.events += 1
         return None
@@ -452,8 +456,8 @@ class Fold:
             event = self._decode(stored)
             if event is not None and self.picking.is_mine(event, stored):
                 self._apply(event, stored)
-        except Exception:  # noqa: S110 - it is run again in its turn, and then an error counts
-            pass
+        except BaseException as raised:
+            contained(raised)  # it is run again in its turn, and then an error counts
         finally:
             self.staging.undo()
             for name, table in self.staging.tables.items():

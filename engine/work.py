@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import msgspec
 
 from .codec import EventRegistry
+from .errors import RowRefused
 from .limits import Limits
 from .parking import Parking
 from .picking import may_pass
@@ -50,6 +51,8 @@ class Work(Protocol):
     parking: Parking
     skipped: dict[int, int]
     """Events that somebody decided to skip: the checksum of each by its position."""
+    refused: dict[int, Exception]
+    """Why the database does not take the rows of an event, by its position."""
     writes_max: int
     """Batches that may be prepared and not written, while there is a log to catch up with."""
     patience: bool
@@ -128,6 +131,7 @@ class TableWork:
         )
         self.parking = self._fold.picking.parking
         self.skipped = self._fold.picking.skipped
+        self.refused = self._fold.refused
         self.writes_max = WRITES_MAX
         self.patience = True
         self.retries = limits.projector_retries
@@ -199,13 +203,18 @@ class TableWork:
         if error is None:
             rows = self._fold.staging.changes()
             changes = Changes(self._part, at, at, rows, released=(parked.position,))
-        else:
-            tried = msgspec.structs.replace(parked, attempts=parked.attempts + 1, cause=told(error))
-            changes = Changes(self._part, at, at, {}, (tried,))
-        self._taken()
+            self._taken()
+            try:
+                await self._views.write(changes)
+            except RowRefused as refused:
+                self._fold.staging.clear()  # which has what the views have not
+                error = refused
+            else:
+                self.parking.released([parked])
+                return None, changes
+        tried = msgspec.structs.replace(parked, attempts=parked.attempts + 1, cause=told(error))
+        changes = Changes(self._part, at, at, {}, (tried,))
         await self._views.write(changes)
-        if error is None:
-            self.parking.released([parked])
         return error, changes
 
     def may_pass(self, error: Exception) -> bool:

@@ -7,7 +7,7 @@ chooses and makes; it does no work itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from .codec import EventRegistry
 from .limits import Limits
@@ -43,8 +43,12 @@ class Works:
         store: LogSource,
         resources: Mapping[type, object],
         logger: logging.Logger,
+        engine_stops: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take what all works need, the log, and what sinks may take by its class."""
+        """Take what all works need, the log, and what sinks may take by its class.
+
+        `engine_stops` tells whether the engine has begun to stop.
+        """
         self._views = views
         self._registry = registry
         self._limits = limits
@@ -52,6 +56,7 @@ class Works:
         self._store = store
         self._resources = resources
         self._logger = logger
+        self._engine_stops = engine_stops
 
     def check(self, definition: ProjectionDefinition) -> None:
         """Raise DefinitionError where a sink takes what this engine has not."""
@@ -75,4 +80,5 @@ class Works:
             log_id=lambda: self._store.log_id,
             resources=resources,
             logger=self._logger,
+            engine_stops=self._engine_stops,
         )

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import apsw
 
+from ..contained import contained
 from ..errors import DefinitionError, UsageError
 from ..projection import ProjectionDefinition
 from ..rows import Scalar
@@ -202,8 +203,8 @@ class Session:
         raised: Exception | None = None
         try:
             call()
-        except Exception as error:
-            raised = error
+        except BaseException as error:
+            raised = contained(error)
         if self._trouble is not None:
             # Also where the handler has caught it: nobody knows what is in the file.
             raise self._trouble

@@ -15,7 +15,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from ..errors import StoreFailed, StoreRefused, UsageError
+from ..errors import RowRefused, StoreFailed, StoreRefused, UsageError
 from ..ports import Files
 from ..rows import Scalar
 
@@ -29,6 +29,7 @@ __all__ = [
     "only_reads",
     "open_writer",
     "quoted",
+    "refused_rows",
     "run",
     "run_some",
     "set_pragma",
@@ -144,6 +145,29 @@ def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
         if refused:
             raise StoreRefused(message) from error
         raise StoreFailed(message, written=False) from error
+
+
+_UNFIT: Final = (
+    apsw.ConstraintError,
+    apsw.MismatchError,
+    apsw.TooBigError,
+    apsw.RangeError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+"""What is raised for the sake of values that are bound, and of nothing else."""
+
+
+@contextmanager
+def refused_rows(table: str) -> Generator[None]:
+    """Raise RowRefused for what a table does not take: the file is well, and the rows are not."""
+    try:
+        yield
+    except _UNFIT as error:
+        # SQLite's own words name columns; those of others may quote a value.
+        why = str(error) if isinstance(error, apsw.Error) else "SQL has no such value"
+        raise RowRefused(table, f"{type(error).__name__}, {why}") from None
 
 
 def set_pragma(connection: apsw.Connection, pragma: str, value: str | int) -> None:

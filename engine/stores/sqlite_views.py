@@ -53,6 +53,7 @@ from .sqlite_session import (
     make_wal_durable,
     only_reads,
     open_writer,
+    refused_rows,
     run,
     set_pragma,
     transaction,
@@ -284,7 +285,8 @@ class SqliteViews:
                 part = changes.part
                 for attribute, rows in changes.rows.items():
                     sql = self._keeper.tables(part.definition.name, part.build)[attribute]
-                    self._write_rows(connection, sql, part, rows)
+                    with refused_rows(sql.definition.name):
+                        self._write_rows(connection, sql, part, rows)
                 self._settle(connection, changes)
 
     def _wrote(self, together: Sequence[Changes]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -24,7 +25,7 @@ from ..difference import difference
 from ..errors import Rejected, UsageError
 from ..limits import Limits
 from ..messages import Command, Event, Meta
-from ..projection import Projection, ProjectionDefinition, Row, Table
+from ..projection import Projection, ProjectionDefinition, ProjectionHandler, Row, Table, handler_of
 from ..rows import Flat, Scalar
 from ..sql_projection import Sql
 from ..stores.sqlite_builds import own_names, show
@@ -260,6 +261,7 @@ class Folded:
         self._registry = EventRegistry(definition.event_classes)
         self._cells = {name: _Cells() for name in definition.tables}
         self._bound = definition.bind(self._cells)
+        self._kept = _kept(self._bound)
         self._versions: dict[str, int] = {}
         self._position = 0
 
@@ -273,19 +275,40 @@ class Folded:
     ) -> Folded:
         """Fold events of one stream (`kind:id`); versions and positions count themselves."""
         for event in events:
-            handler = self._definition.handlers.get(type(event))
+            handler = handler_of(self._definition, type(event))
             self._position += 1
             version = self._versions[stream] = self._versions.get(stream, 0) + 1
             if handler is None:
                 continue
-            copy = self._registry.copy(event)
+            copy = self._copy(event)
             meta = Meta(stream, version, self._position, recorded, key, None, None, principal, None)
             arguments = (copy, meta) if handler.takes_meta else (copy,)
             if self._in_sql is None:
                 handler.function(self._bound, *arguments)
             else:
                 self._in_sql.run(partial(handler.function, self._bound, *arguments))
+            self._check_kept(handler, event, copy)
         return self
+
+    def _check_kept(self, handler: ProjectionHandler, event: Event, copy: Event) -> None:
+        """Fail where a handler has changed its event, or kept something beside its tables."""
+        where, encode = handler.function.__qualname__, self._registry.encode
+        if copy != event and encode(copy) != encode(event):
+            _fail(f"{where} has changed its event", ["what is made of an event is put into a row"])
+        kept = _kept(self._bound)
+        if kept != self._kept:
+            names = sorted(name for name in kept if kept[name] != self._kept.get(name))
+            _fail(
+                f"{where} keeps something outside of its tables: {', '.join(names)}",
+                ["only the tables move together with the checkpoint: keep it in a row"],
+            )
+
+    def _copy(self, event: Event) -> Any:
+        """Give an event as a projector would read it, also of a class based on one it handles."""
+        cls = type(event)
+        if cls not in self._registry.classes:
+            self._registry = EventRegistry((*self._registry.classes, cls))
+        return self._registry.copy(event)
 
     def sql(self, statement: str, parameters: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
         """Ask the tables of a projection in SQL, as `views.sql` does."""
@@ -305,6 +328,16 @@ class Folded:
         shape = table.definition.shape
         cells = self._cells[table.definition.attribute].flats
         return [shape.build(cells[key]) for key in sorted(cells)]
+
+
+def _kept(projection: Projection) -> Mapping[str, str]:
+    """Give, as text, what a projection has beside its tables and could change."""
+    cls = type(projection)
+    found = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+    containers = (dict, list, set, bytearray, deque)
+    kept = {n: repr(v) for n, v in found.items() if isinstance(v, containers) and n[:2] != "__"}
+    own = {n: repr(v) for n, v in vars(projection).items() if not isinstance(v, Table)}
+    return {**kept, **own}
 
 
 class _InSql:

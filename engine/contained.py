@@ -1,0 +1,81 @@
+"""What the host's code raises in a projector: made an error of one event, or of the moment.
+
+Rules: whatever a handler, a `deliver` or an event's own check raises is an Exception for whoever
+called it, so that no task of the engine ends in silence; only a wish to end the process passes. An
+error that an engine or its views raise because they stop, are busy or were overtaken is of the
+moment, however it is wrapped. This file catches nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from .errors import (
+    Closed,
+    Conflict,
+    DeadlinePassed,
+    EngineFailed,
+    OutcomeUnknown,
+    Overloaded,
+    ProjectionLag,
+    ProjectionUnserved,
+    StoreFailed,
+    Voided,
+)
+
+__all__ = ["HostFailed", "contained", "is_of_the_moment"]
+
+OF_THE_MOMENT: Final = (
+    Closed,
+    Conflict,
+    DeadlinePassed,
+    EngineFailed,
+    OutcomeUnknown,
+    Overloaded,
+    ProjectionLag,
+    ProjectionUnserved,
+    StoreFailed,
+    Voided,
+)
+"""What passes by itself: nothing is wrong with what was asked."""
+LINKS_MAX: Final = 100
+"""Of a chain of errors that are looked at."""
+
+
+class HostFailed(Exception):
+    """The host's code raised what is no Exception; that is in `__cause__`."""
+
+
+def contained(error: BaseException) -> Exception:
+    """Give an error of the host's code as an Exception; raise it where it ends the process."""
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    failed = HostFailed(f"it raised {type(error).__name__}, which is no Exception")
+    failed.__cause__ = error
+    return failed
+
+
+def is_of_the_moment(error: BaseException) -> bool:
+    """Tell whether an engine raised it, or what it was raised from, and it may pass by itself."""
+    return any(isinstance(link, OF_THE_MOMENT) for link in _links(error))
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """Give an error, those that it was raised from, and those in groups of them."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) < LINKS_MAX:
+        link = waiting.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        yield link
+        if isinstance(link, BaseExceptionGroup):
+            group: Any = link
+            waiting += group.exceptions
+        waiting.append(link.__cause__)
+        if not link.__suppress_context__:
+            waiting.append(link.__context__)
