@@ -8,7 +8,7 @@ moment, however it is wrapped. This file catches nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from .errors import (
@@ -24,7 +24,7 @@ from .errors import (
     Voided,
 )
 
-__all__ = ["HostFailed", "contained", "is_of_the_moment"]
+__all__ = ["HostFailed", "contained", "is_of_the_moment", "members_of"]
 
 OF_THE_MOMENT: Final = (
     Closed,
@@ -63,6 +63,12 @@ def is_of_the_moment(error: BaseException) -> bool:
     return any(isinstance(link, OF_THE_MOMENT) for link in _links(error))
 
 
+def members_of(error: BaseException) -> Sequence[BaseException]:
+    """Give the errors in a group; none for an error that is no group."""
+    group: Any = error
+    return group.exceptions if isinstance(error, BaseExceptionGroup) else ()
+
+
 def _links(error: BaseException) -> Iterator[BaseException]:
     """Give an error, those that it was raised from, and those in groups of them."""
     waiting: list[BaseException | None] = [error]
@@ -73,9 +79,7 @@ def _links(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(link))
         yield link
-        if isinstance(link, BaseExceptionGroup):
-            group: Any = link
-            waiting += group.exceptions
+        waiting += members_of(link)
         waiting.append(link.__cause__)
         if not link.__suppress_context__:
             waiting.append(link.__context__)

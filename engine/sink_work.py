@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from .codec import EventRegistry, decode_meta
-from .contained import contained, is_of_the_moment
+from .contained import contained, is_of_the_moment, members_of
 from .courier import Courier, NotDelivered
 from .errors import DefinitionError, StoreFailed
 from .limits import Limits
@@ -144,9 +144,9 @@ class SinkWork:
         """Tell whether a failure may be over when it is tried again."""
         if isinstance(error, (StoreFailed, NotDelivered, *self._sink.transient)):
             return True
-        if isinstance(error, BaseExceptionGroup):
-            group: Any = error
-            return all(self.may_pass(each) for each in group.exceptions)
+        members = members_of(error)
+        if members:
+            return all(map(self.may_pass, members))
         return is_of_the_moment(error)
 
     def stop(self) -> None:

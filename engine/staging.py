@@ -276,8 +276,8 @@ class Fold:
                     continue
                 if error is not None:
                     return Folded(index, error)
-            refused = self.refused and self.refused.get(events[index].position)
-            error = refused or self._fold_at_once(event, events[index])
+            error = self.refused.get(events[index].position) if self.refused else None
+            error = error or self._fold_at_once(event, events[index])
             if error is _MISSED:
                 error = await self._fold_one(events, index, event)
             if error is not None and not picking.park(events[index], error):

@@ -66,10 +66,13 @@ class Writes:
     ) -> None:
         """Wait for a batch to be written, and note it behind the one before."""
         try:
-            first = await writing
-            self.transactions += first
-            if before is not None:
-                await asyncio.wait([before])
+            try:
+                first = await writing
+                self.transactions += first
+            finally:
+                # Also where it failed: whoever waits is woken when all before it have ended.
+                if before is not None:
+                    await asyncio.wait([before])
         except BaseException as error:
             fail(error)
             if isinstance(error, RowRefused):

@@ -440,7 +440,7 @@ async def test_a_build_that_another_process_has_taken_is_not_swapped_in(
             views(path, "UPDATE builds SET builder = 'another' WHERE number = 2")
             await gate(*arguments)
 
-        engine._views.swap = taken  # type: ignore[method-assign]
+        engine._views.swap = taken  # type: ignore[method-assign, assignment]
         await engine.projections.rebuild("sums")
         async with asyncio.timeout(20):
             while "is built by another process now" not in caplog.text:

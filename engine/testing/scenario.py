@@ -335,7 +335,8 @@ def _kept(projection: Projection) -> Mapping[str, str]:
     cls = type(projection)
     found = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
     containers = (dict, list, set, bytearray, deque)
-    kept = {n: repr(v) for n, v in found.items() if isinstance(v, containers) and n[:2] != "__"}
+    named = [name for name in found if isinstance(found[name], containers) and name[:2] != "__"]
+    kept = {name: repr(found[name]) for name in named}
     own = {n: repr(v) for n, v in vars(projection).items() if not isinstance(v, Table)}
     return {**kept, **own}
 
