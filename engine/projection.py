@@ -59,6 +59,7 @@ SequenceKey: TypeAlias = Callable[[Any, Meta], str]
 SLICES_MAX = 64
 
 _MARK = "__foldline_projects__"
+_CONTAINERS: tuple[type[Any], ...] = (dict, list, set, bytearray, deque)
 _RESERVED = ("sqlite_", "views_meta")
 
 
@@ -497,10 +498,10 @@ def _refuse_kept(cls: type[Projection]) -> None:
     """Raise DefinitionError for what handlers could only fill: it would outlive their events."""
     for base in cls.__mro__:
         for name, value in vars(base).items():
-            kept = isinstance(value, dict | list | set | bytearray | deque) and not value
+            kept = isinstance(value, _CONTAINERS) and not value
             if kept and base.__module__ != __name__ and name[:2] != "__" and name != "tables":
                 raise DefinitionError(
-                    f"{base.__qualname__}.{name} is an empty {type(value).__name__}, and a "
+                    f"{base.__qualname__}.{name} is an empty {value.__class__.__name__}, and a "
                     f"projection keeps nothing between its events: what is kept beside the tables "
                     f"is lost at a restart and filled again by a rebuild. Keep it in a row"
                 )

@@ -8,6 +8,7 @@ when they come to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -26,10 +27,16 @@ from .views import Build, Decision, Parked, Rebuild, ViewsStore
 __all__ = ["Projections", "Status", "checked_rebuild"]
 
 
+_REBUILDS: Final[Mapping[str, Rebuild]] = {"refuse": "refuse", "auto": "auto"}
+
+
 def checked_rebuild(rebuild: object) -> Rebuild:
     """Give what Engine(rebuild=...) is, or raise DefinitionError for what is none."""
-    if rebuild == "refuse" or rebuild == "auto":
-        return rebuild
+    found: Rebuild | None = None
+    if isinstance(rebuild, str):
+        found = _REBUILDS.get(rebuild)
+    if found is not None:
+        return found
     raise DefinitionError(
         f"Engine(rebuild={rebuild!r:.60}): it is 'refuse' or 'auto', and concerns all projections "
         f"that are declared anew. One alone is built anew by `engine.projections.rebuild(name)`"
