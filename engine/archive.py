@@ -17,16 +17,20 @@ from .aggregate import Aggregate, definitions_of
 from .answers import answers_of
 from .codec import EventRegistry
 from .difference import Change
-from .errors import DefinitionError
 from .history import History, Past
 from .limits import Limits
 from .log_file import LogFile
 from .messages import Receipt
 from .past_views import Pasts, PastViews
 from .ports import Ports
+<<<<<<< HEAD
 from .projection import Projection, projections_of
 from .stores.sqlite import SqliteStore
 from .stores.urls import open_url
+=======
+from .projection import Projection, check_names
+from .stores.urls import StoreName, file_store
+>>>>>>> d763820 (Take no lock away by opening a file, and believe a file by what it is, not by its name)
 from .upcasting import Retired, Upcasting
 
 __all__ = ["Archive"]
@@ -46,7 +50,7 @@ class Archive:
         self,
         aggregates: Sequence[type[Aggregate]],
         *,
-        store: str,
+        store: StoreName,
         projections: Sequence[type[Projection]] = (),
         answers: Sequence[Callable[..., Any]] = (),
         upcasters: Sequence[Callable[..., Any]] = (),
@@ -55,12 +59,7 @@ class Archive:
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        opened = open_url(store)
-        if not isinstance(opened, SqliteStore):
-            raise DefinitionError(
-                f"the store {store!r} has no file that another process could read: name one, as in "
-                f"sqlite:shop.db"
-            )
+        opened = file_store(store)
         ports = ports or Ports()
         self._source = LogFile(opened.path, ports)
         definitions = definitions_of(aggregates)

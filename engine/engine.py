@@ -59,7 +59,7 @@ from .snapshot_writer import SnapshotWriter
 from .statistics import EngineStatistics
 from .stores.contract import Measured, Store
 from .stores.sqlite_views import SqliteViews
-from .stores.urls import open_url, views_path
+from .stores.urls import StoreName, open_store, views_path
 from .supervisor import Supervisor
 from .telemetry import Telemetry, Watch
 from .upcasting import Retired, Upcasting
@@ -76,11 +76,12 @@ Answer = TypeVar("Answer")
 class Engine:
     """Aggregates, their log, and the views of it, in this process.
 
-    `store` is a URL ("memory:", "sqlite:shop.db") or a Store. `upcasters` and `retired` say what
-    becomes of events that older releases stored. `rebuild` says what happens where a projection is
-    declared otherwise than its views are stored: "refuse" does not start and says so, "auto" builds
-    it beside the old tables, which serve until it has caught up. `resources` are what handlers and
-    sinks take by its class (a client, a table of rates); the host opens and closes them.
+    `store` is a URL ("memory:", "sqlite:shop.db"), a path or a Store. `upcasters` and `retired` say
+    what becomes of events that older releases stored. `rebuild` says what happens where a
+    projection is declared otherwise than its views are stored: "refuse" does not start and says so,
+    "auto" builds it beside the old tables, which serve until it has caught up. `resources` are what
+    handlers and sinks take by its class (a client, a table of rates); the host opens and closes
+    them.
     `authorize` is asked before every command and every read, and what it does not allow is
     Forbidden; without it all is allowed.
     `log_messages` is whether the messages of the host's own exceptions are logged with their
@@ -97,7 +98,7 @@ class Engine:
         *,
         projections: Sequence[type[Projection]] = (),
         answers: Sequence[Callable[..., Any]] = (),
-        store: str | Store = "memory:",
+        store: StoreName | Store = "memory:",
         upcasters: Sequence[Callable[..., Any]] = (),
         retired: Sequence[Retired] = (),
         rebuild: Rebuild = "refuse",
@@ -115,7 +116,7 @@ class Engine:
         self._logger = safe_logger(logger, messages=log_messages)
         self._debug = debug
         self._gate = self._wire_gate(authorize)
-        self._store: Store = open_url(store) if isinstance(store, str) else store
+        self._store: Store = open_store(store)
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
         self._entrance = Entrance(lambda: self._supervisor.state, lambda: self._supervisor.failed)
         self._check_usable = self._entrance.check

@@ -16,14 +16,18 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from .answers import Answers
-from .errors import Closed, DefinitionError
+from .errors import Closed
 from .limits import Limits
 from .messages import Query, Receipt
 from .ports import Ports
+<<<<<<< HEAD
 from .projection import Projection, ProjectionDefinition, projections_of
 from .stores.sqlite import SqliteStore
+=======
+from .projection import Projection, ProjectionDefinition, check_names
+>>>>>>> d763820 (Take no lock away by opening a file, and believe a file by what it is, not by its name)
 from .stores.sqlite_views_reader import Look, NoViewsYet, SqliteViewsReader
-from .stores.urls import open_url
+from .stores.urls import StoreName, file_store
 
 __all__ = ["LOOK_SECONDS", "Onlooker", "OnlookerQuery"]
 
@@ -48,16 +52,11 @@ class Onlooker:
         *,
         projections: Sequence[type[Projection]],
         answers: Sequence[Callable[..., Any]],
-        store: str,
+        store: StoreName,
         limits: Limits | None = None,
         ports: Ports | None = None,
     ) -> None:
-        opened = open_url(store)
-        if not isinstance(opened, SqliteStore):
-            raise DefinitionError(
-                f"the store {store!r} has no file that another process could read: name one, as in "
-                f"sqlite:shop.db"
-            )
+        opened = file_store(store)
         ports = ports or Ports()
         definitions = projections_of(projections)
         self._files = ports.files

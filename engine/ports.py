@@ -11,26 +11,19 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-import stat
 import sys
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import apsw
 import msgspec
 
-from .errors import StoreLocked, StoreRefused
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; opening a file store there is refused with the reason
-    fcntl = None  # type: ignore[assignment]
+from .system_files import FileId, FileLock, SystemFiles
 
 __all__ = [
     "CONTROL_FAILPOINTS",
@@ -38,6 +31,8 @@ __all__ = [
     "SINK_FAILPOINTS",
     "SWAP_FAILPOINTS",
     "Clock",
+    "FileId",
+    "FileLock",
     "Files",
     "Ids",
     "Lock",
@@ -160,6 +155,21 @@ class Files(Protocol):
         """Open a SQLite connection. A file that does not exist is made with mode 0600."""
         ...
 
+    def identify(self, path: str) -> FileId | None:
+        """Give what tells the file at a path from every other one; None where there is none."""
+        ...
+
+    def hold(self, path: str, connection: Any) -> Lock:
+        """Take the file itself that `connection` writes, whatever name others have for it.
+
+        Raises StoreLocked where another engine has it. `release` it when the connection is closed.
+        """
+        ...
+
+    def is_held(self, path: str) -> bool:
+        """Tell whether somebody holds the file itself, which must be open in this process."""
+        ...
+
     def lock(self, path: str, *, briefly: bool = False) -> Lock:
         """Take `path` for this engine alone, or raise StoreLocked naming who has it.
 
@@ -176,6 +186,10 @@ class Files(Protocol):
 
     def holder(self, path: str) -> int | None:
         """Give the process that has a path locked, as far as its note tells, without asking."""
+        ...
+
+    def inheritors(self, path: str) -> Sequence[int]:
+        """Give the processes that have a lock's file open, as far as the system tells."""
         ...
 
     def size(self, path: str) -> int:
@@ -378,140 +392,6 @@ class SystemWatcher:
             thread.join()
 
         return stop
-
-
-_REWRITTEN_AT_ONCE: Final = 1024 * 1024
-
-
-class SystemFiles:
-    """The machine's file system."""
-
-    def connect(self, path: str, *, readonly: bool = False) -> apsw.Connection:
-        """Open a SQLite connection; a new file gets mode 0600 before SQLite sees it."""
-        if path == ":memory:":
-            return apsw.Connection(path)
-        _refuse_what_is_no_plain_file(path)
-        if readonly:
-            return apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-        # SQLite gives its -wal and -shm the mode of the database file, so 0600 here covers all.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        return apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
-
-    def lock(self, path: str, *, briefly: bool = False) -> FileLock:
-        """Take an exclusive flock on `path`, or raise StoreLocked with the holder's pid."""
-        return FileLock(path, briefly=briefly)
-
-    def is_locked(self, path: str) -> bool:
-        """Ask for a shared flock, which several may have at a time, and give it back."""
-        if fcntl is None:
-            raise StoreRefused("a file store needs flock, which this platform does not have")
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
-
-    def holder(self, path: str) -> int | None:
-        """Give the process whose pid a lock's file has, if there is such a process.
-
-        Trying the lock would be surer, and could keep out an engine that starts at that moment.
-        """
-        if sys.platform == "win32":
-            return None  # which has no file stores, and whose `os.kill` asks nothing, but kills
-        try:
-            pid = int(Path(path).read_text("ascii"))
-        except (OSError, ValueError):
-            return None
-        return pid if _lives(pid) else None
-
-    def size(self, path: str) -> int:
-        """Give the bytes of a file, 0 where there is none."""
-        try:
-            return Path(path).stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    def rewrite(self, path: str) -> None:
-        """Write a file's bytes over themselves, and sync it."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            offset = 0
-            while part := os.pread(descriptor, _REWRITTEN_AT_ONCE, offset):
-                offset += os.pwrite(descriptor, part, offset)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def remove(self, path: str) -> None:
-        """Remove a file if it is there."""
-        Path(path).unlink(missing_ok=True)
-
-
-def _refuse_what_is_no_plain_file(path: str) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
-        raise StoreRefused(f"{path} is not a plain file: name the file itself, not a link to it")
-    if mode & stat.S_IWOTH:
-        raise StoreRefused(f"{path} is writable by everybody: take that right away (chmod o-w)")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True  # it is somebody else's
-    except (OSError, OverflowError):
-        return False
-    return True
-
-
-_BRIEFLY: Final = " briefly"
-"""What is written behind the pid of who holds a lock for a moment only."""
-
-
-class FileLock:
-    """An flock with the holder's pid inside; the kernel lets go of it when the process ends.
-
-    `pid` is another process for which this one has it.
-    """
-
-    def __init__(self, path: str, *, briefly: bool = False, pid: int | None = None) -> None:
-        if fcntl is None:
-            raise StoreRefused("a file store needs flock, which this platform does not have")
-        self._descriptor: int | None = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._descriptor)
-            raise StoreLocked(
-                f"{path} is held by process {holder or 'unknown'}: one engine at a time may have "
-                f"a store open. Stop that process, or give this one a store of its own.",
-                # Whoever wrote for a process that is dead is at its end too.
-                briefly=holder.endswith(_BRIEFLY) or (holder.isdigit() and not _lives(int(holder))),
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        note = f"{pid or os.getpid()}{_BRIEFLY if briefly else ''}\n"
-        os.pwrite(self._descriptor, note.encode(), 0)
-
-    def release(self) -> None:
-        """Let go of it; the file stays, since removing it would let two engines each lock one."""
-        if self._descriptor is not None:
-            # The pid would else go on naming this process, which may live for long without it.
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):

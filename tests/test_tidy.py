@@ -18,7 +18,9 @@ FILES = sorted(ENGINE.rglob("*.py"))
 FORBIDDEN = {"time", "random", "uuid", "threading", "queue", "secrets", "socket", "sqlite3", "os"}
 ALLOWED = {
     "ports.py": FORBIDDEN,
+    "system_files.py": {"os", "threading"},  # what ports.py gives as the machine's files
     "keys.py": {"uuid"},  # uuid5 only: a pure function of its arguments
+    "urls.py": {"os"},  # PathLike and fspath only: what a path is
     "entrance.py": {"os"},  # getpid only: to notice a fork
     "sqlite_process.py": {"os", "socket"},  # a child, the line to it, whose it is: no port
     "sqlite_child.py": {"os", "socket"},  # is a program of its own, on the machine's own ports
@@ -29,7 +31,7 @@ ALLOWED = {
 RANKS: list[set[str]] = [
     {"errors", "stores", "footprint", "commands", "difference", "integrations"},
     {"running", "printing", "integrations.bad_request"},
-    {"bell", "safely", "sameness"},
+    {"bell", "safely", "sameness", "system_files"},
     {"limits", "annotations", "ports", "statistics", "tracebacks", "given", "copying"},
     {"contained"},
     {"watchdog", "read_ahead", "progress", "calls", "arrivals", "exact", "withheld"},
@@ -57,6 +59,7 @@ RANKS: list[set[str]] = [
     {"works"},
     {"kind", "stores.sqlite_wire"},
     {"projector", "stores.sqlite_session", "stores.sqlite_schema", "stores.sqlite_pages"},
+    {"stores.sqlite_place"},
     {"stores.sqlite_snapshots", "stores.sqlite_wal", "stores.sqlite_parked", "retrying"},
     {"projecting"},
     {"stores.sqlite_search", "stores.sqlite_own", "stores.sqlite_requests"},

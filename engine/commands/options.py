@@ -10,6 +10,8 @@ import argparse
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from ..errors import DefinitionError
+from ..stores.urls import log_path
 from .layout import JsonLines, Layout, TableLines
 from .search import Selection
 
@@ -40,7 +42,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the file, the filters and the forms."""
-    parser.add_argument("file", metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
     parser.add_argument("--stream", metavar="S", help="only this stream, as order:536365")
     parser.add_argument(
         "--name",
@@ -80,6 +82,14 @@ def selection_of(options: argparse.Namespace) -> Selection:
 def layout_of(options: argparse.Namespace) -> Layout:
     """Give the form that the arguments ask for."""
     return (JsonLines if options.json else TableLines)(payload=options.payload)
+
+
+def log_file(text: str) -> str:
+    """Read which log is meant: a path, or the URL that its engine has."""
+    try:
+        return log_path(text)
+    except DefinitionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def whole(text: str) -> int:

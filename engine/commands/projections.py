@@ -22,7 +22,7 @@ from ..stores.sqlite_outside import SqliteOutside
 from ..views import Decision, Parked
 from . import projections_build
 from .layout import time_text
-from .options import DONE, FAILED, USAGE, seconds, some
+from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, say, tell
 from .standing import Observer, Standing, json_line, table_lines
 
@@ -120,7 +120,7 @@ def _add(actions: Any, name: str, told: str) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    action.add_argument("file", metavar="FILE", help="the log, as in sqlite:FILE")
+    action.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
     return action
 
 

@@ -21,7 +21,7 @@ from ..printing import plain
 from ..running import run
 from ..statistics import BuildProgress
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE
+from .options import DONE, FAILED, USAGE, log_file
 from .output import draw, tell
 
 __all__ = ["add_parser"]
@@ -53,7 +53,7 @@ def add_parser(actions: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    action.add_argument("file", metavar="FILE", help="the log, as in sqlite:FILE")
+    action.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
     action.add_argument("app", metavar="APP", help="the new release, as module:attribute")
     action.add_argument("name", metavar="NAME", help="the projection")
     action.add_argument(

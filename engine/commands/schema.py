@@ -21,7 +21,7 @@ from ..schema import Finding, Sample, check_samples, check_types
 from ..stores.contract import EventType
 from ..stores.sqlite_reader import SqliteReader
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE
+from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
 
 __all__ = ["add_parser"]
@@ -60,7 +60,9 @@ def add_parser(subparsers: Any) -> None:
         )
         recording = name == "record"
         action.add_argument("app", metavar="APP", help="module:attribute")
-        action.add_argument("--log", metavar="FILE", required=recording, help="as in sqlite:FILE")
+        action.add_argument(
+            "--log", type=log_file, metavar="FILE", required=recording, help="as in sqlite:FILE"
+        )
         action.add_argument(
             "--samples", metavar="FOLDER", type=Path, required=recording, help="of JSON files"
         )

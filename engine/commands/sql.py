@@ -21,9 +21,9 @@ import msgspec
 from ..errors import UsageError
 from ..printing import escaped, plain, spreadsheet_cell
 from ..rows import Scalar
+from ..stores.sqlite import SqliteStore
 from ..stores.sqlite_joined import Rows
-from ..stores.urls import open_url, views_path
-from .options import DONE, FAILED, USAGE, seconds, some
+from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, tell
 from .sql_bounded import Question, ask_bounded
 
@@ -66,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
     parser.add_argument(
         "statement",
         nargs="?",
@@ -126,7 +126,7 @@ def _ask(options: argparse.Namespace) -> Rows:
     statement: str | None = options.statement
     if statement is None and not options.tables:
         statement = _statement_of_the_input()
-    views = views_path(open_url(f"sqlite:{options.file}"))
+    views = SqliteStore(options.file).views_path
     return ask_bounded(
         Question(
             options.file,

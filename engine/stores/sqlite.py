@@ -20,6 +20,7 @@ import msgspec
 from ..errors import StoreFailed, StoreLocked, StoreRefused
 from ..ports import Lock, Ports, Worker
 from ..statistics import StoreStatistics
+from ..system_files import absolute
 from .contract import (
     Batch,
     Committed,
@@ -34,6 +35,7 @@ from .contract import (
     plan,
 )
 from .sqlite_pages import Types, read_feed, read_streams
+from .sqlite_place import Place
 from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
 from .sqlite_session import (
     BUSY_MS,
@@ -70,15 +72,20 @@ _heads: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
 
 
 class SqliteStore:
-    """A log in the file `path`. `open_timeout` is in seconds: how long to wait for its lock."""
+    """A log in the file `path`, which is looked for from the folder in which this is made.
+
+    `open_timeout` is in seconds: how long to wait for its lock.
+    """
 
     durable = True
 
     def __init__(self, path: str, *, open_timeout: float = 0.0) -> None:
-        self.path = path
+        self.path = absolute(path)
         self._open_timeout = open_timeout
         self._ports = Ports()
         self._lock: Lock | None = None
+        self._hold: Lock | None = None
+        self._place: Place | None = None
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._connection: Any = None
@@ -140,10 +147,18 @@ class SqliteStore:
                 # one that acts on a log at rest soon after.
                 patience = _BRIEF_TRIES if error.briefly else 2
                 if now() >= deadline and tried >= patience:
-                    raise
+                    raise self._told(error) from None
             except OSError as error:
                 raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
             await asyncio.sleep(_LOCK_POLL_SECONDS)
+
+    def _told(self, error: StoreLocked) -> StoreLocked:
+        """Name who keeps the lock of a process that is dead, where the system tells."""
+        files, path = self._ports.files, self.path + ".lock"
+        if not error.briefly or files.holder(path) is not None:
+            return error
+        found = ", ".join(map(str, files.inheritors(path)))
+        return StoreLocked(f"{error} It is kept by: {found or 'unknown'}.", briefly=True)
 
     def _open_writer(self) -> None:
         try:
@@ -154,11 +169,14 @@ class SqliteStore:
                 set_pragma(connection, "page_size", PAGE_BYTES)
             for pragma, value in durable_settings():
                 set_pragma(connection, pragma, value)
+            # Now that SQLite keeps it open, and before anything of a log is written.
+            self._hold = self._ports.files.hold(self.path, connection)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
             make_wal_durable(connection, self._ports.files, self.path)
             self._folder = self._make_folder(connection)
             self._read_state(connection)
+            self._place = Place(self.path, self._ports.files, written=True)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
@@ -171,9 +189,14 @@ class SqliteStore:
             self._ports,
             self._writer,
             connection,
+            check=self._check_place,
             stop=self._stop,
             is_stopped=lambda: self._stopped is not None,
         )
+
+    def _check_place(self) -> None:
+        if self._place is not None:
+            self._place.check()
 
     def _read_state(self, connection: Any) -> None:
         found = run(connection, "SELECT log_id FROM about")
@@ -202,6 +225,7 @@ class SqliteStore:
     def _open_reader(self) -> None:
         try:
             connection = self._reading = self._ports.files.connect(self.path, readonly=True)
+            self._check_place()
             set_reading(connection)
         except apsw.Error as error:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error
@@ -222,11 +246,13 @@ class SqliteStore:
     async def _end_writing(self) -> None:
         writer, self._writer = self._writer, None
         lock, self._lock = self._lock, None
+        hold, self._hold = self._hold, None
         try:
             await _end(writer, self._close_writer)
         finally:
-            if lock is not None:
-                lock.release()
+            for held in (hold, lock):
+                if held is not None:
+                    held.release()
 
     def _close_reader(self) -> None:
         connection, self._reading = self._reading, None
@@ -235,6 +261,7 @@ class SqliteStore:
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
         self._streams.clear()
+        self._place = None
         stopped, self._stopped = self._stopped, None
         # The last connection to close folds the write-ahead log in and removes it.
         self._close(connection, folding=stopped is None)
@@ -263,6 +290,7 @@ class SqliteStore:
                 written=False,  # no transaction was begun for it
                 stopped=True,
             )
+        self._look_around()
         try:
             try:
                 planned = self._insert(connection, batch)
@@ -277,9 +305,18 @@ class SqliteStore:
         except BaseException as error:
             self._not_written(connection, error)
         self._commit(connection)
+        self._look_around(written=None)
         self._remember(planned)
         self._reach("store.committed")
         return Committed(planned.outcomes, planned.events)
+
+    def _look_around(self, *, written: bool | None = False) -> None:
+        """Stop for good where what was or would be written is in a file that nobody finds."""
+        try:
+            self._check_place()
+        except StoreRefused as error:
+            self._stopped = error
+            raise StoreFailed(str(error), written=written, stopped=True) from error
 
     def _insert(self, connection: Any, batch: Batch, *, believing: bool = True) -> Plan:
         run(connection, "BEGIN IMMEDIATE")
@@ -498,6 +535,7 @@ class SqliteStore:
     def _write_snapshots(self, connection: Any, snapshots: Sequence[Snapshot]) -> None:
         if self._stopped is not None:
             raise StoreFailed(f"{self.path} takes nothing more since it failed", written=False)
+        self._look_around()
         try:
             run(connection, "BEGIN IMMEDIATE")
             write_snapshots(connection, snapshots)

@@ -42,6 +42,7 @@ from .sqlite_parked import (
     read_parked,
     release,
 )
+from .sqlite_place import Place
 from .sqlite_reader import SqliteReader
 from .sqlite_requests import (
     add_request,
@@ -94,6 +95,7 @@ class SqliteOutside:
         self._readonly = readonly
         self._durable = False
         self._opened: apsw.Connection | None = None
+        self._place: Place | None = None
         self.log = SqliteReader(path, ports.files)
         """The log, to be read."""
 
@@ -130,6 +132,7 @@ class SqliteOutside:
         else:
             # What an engine left in the write-ahead log stays there, unless it is made durable.
             connection = self._opened = open_writer(self._files, self._views)
+        self._place = Place(self._views, self._files)
         # First, since everything else may meet another command that just closes the file.
         set_pragma(connection, "busy_timeout", BUSY_MS)
         if self._readonly:
@@ -158,13 +161,16 @@ class SqliteOutside:
     def _connection(self) -> apsw.Connection:
         if self._opened is None:
             raise StoreFailed(f"the views {self._views} are closed", written=False)
+        if self._place is not None:
+            self._place.check()
         return self._opened
 
     # -- looking --------------------------------------------------------------------------------
 
     def is_in_use(self) -> bool:
         """Tell whether an engine has the log open."""
-        return self._files.is_locked(self._path + ".lock")
+        # The lock's file may have been removed under an engine, which goes on.
+        return self._files.is_locked(self._path + ".lock") or self._files.is_held(self._path)
 
     def look(self) -> Looked:
         """Read how all projections stand."""
@@ -250,6 +256,8 @@ class SqliteOutside:
         except OSError as error:
             raise StoreRefused(f"{lock_path} cannot be opened: {error.strerror}") from error
         try:
+            if self._files.is_held(self._path):
+                return False  # by an engine whose lock's file was removed
             with failures(self._views, "written"):
                 self._do_all()
         finally:

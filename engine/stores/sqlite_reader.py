@@ -22,6 +22,7 @@ from ..errors import Damaged, StoreFailed, StoreRefused
 from ..ports import Files, SystemFiles
 from .contract import EventType, Head, StoredEvent, StreamPage, StreamRead
 from .sqlite_pages import read_feed, read_streams
+from .sqlite_place import Place
 from .sqlite_schema import MIGRATIONS, read_schema_version
 from .sqlite_session import run, set_reading
 
@@ -46,6 +47,7 @@ class SqliteReader:
         """The log's random id; known after `open`."""
         self._files = files or SystemFiles()
         self._connection: Any = None
+        self._place: Place | None = None
         self._types: dict[int, EventType] = {}
 
     # -- life -------------------------------------------------------------------------------
@@ -76,6 +78,7 @@ class SqliteReader:
         try:
             connection = self._connection = self._files.connect(self.path, readonly=True)
             set_reading(connection)
+            self._place = Place(self.path, self._files)
             self._check_schema(connection)
             self.log_id = run(connection, "SELECT log_id FROM about")[0][0]
         except OSError as error:
@@ -177,6 +180,8 @@ class SqliteReader:
     def _reading(self) -> Generator[Any]:
         if self._connection is None:
             raise StoreFailed(f"{self.path} is closed", written=False)
+        if self._place is not None:
+            self._place.check()
         try:
             yield self._connection
         except (apsw.Error, UnicodeDecodeError) as error:

@@ -44,6 +44,7 @@ from .sqlite_gathered import Gathered, Gathering
 from .sqlite_history import Plan
 from .sqlite_keeper import MEMORY, Builder, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
+from .sqlite_place import Place
 from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
 from .sqlite_requests import read_standstills
 from .sqlite_session import (
@@ -94,6 +95,7 @@ class SqliteViews:
         self._reading: apsw.Connection | None = None
         self._calls = QueryCalls(path)
         self._wal: WalInTurn | None = None
+        self._place: Place | None = None
         self._gathering = Gathering(self._write, self._wrote, lambda: self._stopped)
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
@@ -157,7 +159,9 @@ class SqliteViews:
             if not memory:
                 make_wal_durable(connection, self._ports.files, self._path)
                 self._wal = WalInTurn(connection, self._ports.clock)
-            return self._keeper.open(connection)
+            names = self._keeper.open(connection)
+            self._place = None if memory else Place(self._path, self._ports.files, written=True)
+            return names
 
     def _prepare(self, plans: Sequence[Plan]) -> None:
         assert self._connection is not None
@@ -167,6 +171,8 @@ class SqliteViews:
     def _open_reader(self) -> None:
         with failures(self._path, "opened"):
             connection = self._reading = self._ports.files.connect(self._path, readonly=True)
+            if self._place is not None:
+                self._place.check()
             set_pragma(connection, "busy_timeout", BUSY_MS)
             set_pragma(connection, "query_only", 1)
             set_pragma(connection, "trusted_schema", 0)
@@ -206,7 +212,7 @@ class SqliteViews:
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
-        self._reading = self._wal = None
+        self._reading = self._wal = self._place = None
         if connection is not None:
             stopped, self._stopped = self._stopped, False
             with failures(self._path, "closed"):
@@ -508,6 +514,8 @@ class SqliteViews:
                 f"see to the disk, then start the engine again, which reads what is there",
                 written=False,
             )
+        if self._place is not None:
+            self._place.check()
         with failures(self._path, "written or read"), self._noting_failed_syncs():
             try:
                 return call(self._connection, *args)

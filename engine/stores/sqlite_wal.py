@@ -67,8 +67,9 @@ class _Bound:
 class WalFolder:
     """Folds one file's write-ahead log whenever it is large.
 
-    `writer` is the worker that `connection` belongs to, and makes this. `stop` is told what failed,
-    in a worker's thread; from then on `is_stopped` must say so.
+    `writer` is the worker that `connection` belongs to, and makes this. `check` raises StoreRefused
+    where the path does not lead to its file any more. `stop` is told what failed, in a worker's
+    thread; from then on `is_stopped` must say so.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class WalFolder:
         writer: Worker,
         connection: Any,
         *,
+        check: Callable[[], None],
         stop: Callable[[BaseException], None],
         is_stopped: Callable[[], bool],
     ) -> None:
@@ -85,6 +87,7 @@ class WalFolder:
         self._ports = ports
         self._writer = writer
         self._connection = connection
+        self._check = check
         self._stop = stop
         self._is_stopped = is_stopped
         self._worker: Worker | None = None
@@ -167,10 +170,17 @@ class WalFolder:
         return self._checkpoint(self._beside, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _connect(self) -> Any:
+        self._check()
         connection = self._ports.files.connect(self._path)
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        for pragma, value in durable_settings():
-            set_pragma(connection, pragma, value)
+        try:
+            # Before a setting is made, which changes the file: it may be another one by now.
+            self._check()
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            for pragma, value in durable_settings():
+                set_pragma(connection, pragma, value)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _fold_rest(self) -> None:

@@ -1,41 +1,163 @@
-"""Reads a store's URL: which store, and where its views lie."""
+"""Reads what names a store, its URL or its path, and tells where its views lie.
+
+Rules: whatever takes the name of a store reads it here. A name that nobody gives a file, and that a
+slip makes (an option that there is not, a space or a line end behind it, quotes, too many slashes),
+is refused: it would else be the name of a new and empty log. A path is looked for from the folder
+where the process is at that moment, wherever it goes later. Nothing is made or opened here.
+"""
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from os import PathLike, fspath
+from typing import Any, Final, TypeAlias
+
 from ..errors import DefinitionError
+from ..system_files import absolute, exists
 from .contract import Store
 from .memory import MemoryStore
 from .sqlite import SqliteStore
 from .sqlite_process import SqliteProcessStore
 
-__all__ = ["open_url", "views_path"]
+__all__ = ["StoreName", "file_store", "log_path", "open_store", "open_url", "views_path"]
 
-_WRITERS = {"?writer=thread": SqliteStore, "?writer=process": SqliteProcessStore}
+StoreName: TypeAlias = str | PathLike[str]
+"""A URL, or the path of a log's file."""
+
+_WRITERS: Final = {"thread": SqliteStore, "process": SqliteProcessStore}
+_OPTIONS: Final = (
+    'the one option that there is: "?writer=thread" (as without it) or "?writer=process"'
+)
+_SLASHES_TO_THE_ROOT: Final = 3
+_SCHEME: Final = re.compile(r"(sqlite|file|memory):", re.IGNORECASE)
+_ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
+_STRAY_OPTION: Final = re.compile(r"[&;#,]\s*\w+=")
+_PASSWORD: Final = re.compile(r"//[^/@]*@")
 
 
-def open_url(url: str) -> Store:
-    """Give the store of a URL: "memory:" or "sqlite:PATH"; raise DefinitionError for others.
+def open_store(store: StoreName | Store) -> Store:
+    """Give a store as it is, or that of a URL or a path; raise DefinitionError for others."""
+    if isinstance(store, str | PathLike):
+        return open_url(store)
+    needed = ("open", "close", "append", "read_streams", "read_feed")
+    given: Any = store
+    if isinstance(given, type) or not all(callable(getattr(given, name, None)) for name in needed):
+        raise DefinitionError(
+            f"store= is a URL, a path or a store, and here it is {_kind_of(given)}: write "
+            f'"sqlite:PATH", pathlib.Path("PATH"), or "memory:"'
+        )
+    return store
 
-    The path is taken as it stands, relative to the current folder; "sqlite:///tmp/shop.db" and
-    "sqlite:/tmp/shop.db" are the same file. With "?writer=process" behind it a process of its own
-    writes the log; "?writer=thread" is what goes without saying.
+
+def open_url(url: StoreName) -> Store:
+    """Give the store of a URL, "memory:" or "sqlite:PATH", or of the path itself.
+
+    "sqlite:shop.db" is in the current folder; "sqlite:/tmp/shop.db" and "sqlite:///tmp/shop.db" are
+    the same file. With "?writer=process" behind it a process of its own writes the log;
+    "?writer=thread" is what goes without saying. Raises DefinitionError for anything else.
     """
-    scheme, _, path = url.partition(":")
+    if not isinstance(url, str):
+        path: Any = fspath(url)
+        if not isinstance(path, str):
+            raise DefinitionError(f"the path of a store is text, and this is {path!r}")
+        if "?" in path:
+            raise _refused(url, f'a path has no options: write "sqlite:PATH", with {_OPTIONS}')
+        return SqliteStore(_checked(url, path))
     if url == "memory:":
         return MemoryStore()
-    if scheme == "sqlite" and path and path != ":memory:":
-        path = path.removeprefix("//")
-        for ending, store in _WRITERS.items():
-            if path.endswith(ending):
-                return store(path.removesuffix(ending))
-        return SqliteStore(path)
-    raise DefinitionError(
-        f'the store {url!r} is none that this release knows: write "sqlite:PATH", or '
-        f'"memory:" for a log that the process keeps to itself'
-    )
+    scheme, _, rest = url.partition(":")
+    if scheme != "sqlite" or not rest or rest == ":memory:":
+        raise DefinitionError(
+            f"the store {_shown(url)} is none that this release knows: write "
+            f'"sqlite:PATH", or "memory:" for a log that the process keeps to itself'
+        )
+    path, mark, options = rest.partition("?")
+    make = _WRITERS[_writer_of(url, options)] if mark else SqliteStore
+    path = _without_slashes(url, path)
+    if _ESCAPE.search(path.rpartition("/")[2]):
+        raise _refused(url, "nothing is decoded in it: write the character itself")
+    return make(_checked(url, path))
+
+
+def file_store(store: StoreName) -> SqliteStore:
+    """Give the store of a URL or a path that others can read; raise DefinitionError for others."""
+    opened = open_store(store)
+    if not isinstance(opened, SqliteStore):
+        raise DefinitionError(
+            f"the store {store!r} has no file that another process could read: name one, as in "
+            f"sqlite:shop.db"
+        )
+    return opened
+
+
+def log_path(text: str) -> str:
+    """Give the path that a command is given: a path as a shell has it, or a store's URL."""
+    return file_store(text).path if text.startswith("sqlite:") else text
 
 
 def views_path(store: Store) -> str:
     """Give where the views of a store lie: beside its file, or in memory."""
     path: str = getattr(store, "views_path", ":memory:")
     return path
+
+
+# -- reading strictly -----------------------------------------------------------------------------
+
+
+def _writer_of(url: str, options: str) -> str:
+    name, _, value = options.partition("=")
+    if name != "writer" or value not in _WRITERS:
+        raise _refused(url, f"{options!r} is not {_OPTIONS}")
+    return value
+
+
+def _without_slashes(url: str, path: str) -> str:
+    """Give the path behind more than one slash, where there is only one that it can mean."""
+    rest = path.lstrip("/")
+    slashes = len(path) - len(rest)
+    if slashes < _SLASHES_TO_THE_ROOT - 1:
+        return path
+    here = exists(rest) and absolute(rest) != f"/{rest}"
+    if slashes < _SLASHES_TO_THE_ROOT or (
+        slashes == _SLASHES_TO_THE_ROOT and ("/" not in rest or here)
+    ):
+        raise _refused(
+            url,
+            f'others read that many slashes in another way: write "sqlite:{rest}" for the current '
+            f'folder, or "sqlite:/{rest}" from the root',
+        )
+    return f"/{rest}"
+
+
+def _checked(url: StoreName, path: str) -> str:
+    name = path.rpartition("/")[2]
+    if name in ("", ".", ".."):
+        raise _refused(url, "it names no file: name one in that folder, as in sqlite:shop.db")
+    if _SCHEME.match(path):
+        raise _refused(url, 'there is a second scheme in it: write "sqlite:PATH"')
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in path):
+        raise _refused(url, "there is a line end in it, or another character that is not shown")
+    if any(_is_stray(text[place]) for text in (path, name) for place in (0, -1)):
+        raise _refused(url, "it begins or ends with a space, a quote or what is not shown")
+    if _STRAY_OPTION.search(name):
+        raise _refused(url, f"options stand behind one question mark; {_OPTIONS}")
+    return path
+
+
+def _is_stray(character: str) -> bool:
+    return character in "\"'`" or unicodedata.category(character) in ("Cf", "Zs")
+
+
+def _refused(url: StoreName, why: str) -> DefinitionError:
+    return DefinitionError(f"the store {_shown(url)} is refused: {why}. Nothing was made")
+
+
+def _shown(url: StoreName) -> str:
+    return _PASSWORD.sub("//...@", repr(url))
+
+
+def _kind_of(given: object) -> str:
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    return "None" if given is None else f"a {type(given).__name__}"

@@ -365,7 +365,8 @@ def test_urls_name_stores() -> None:
     assert type(open_url("memory:")).__name__ == "MemoryStore"
     shop = open_url("sqlite:shop.db")
     assert isinstance(shop, SqliteStore)
-    assert (shop.path, shop.views_path) == ("shop.db", "shop.views.db")
+    here = Path.cwd().resolve()
+    assert (shop.path, shop.views_path) == (str(here / "shop.db"), str(here / "shop.views.db"))
     for url in ("sqlite:///tmp/a.b/shop", "sqlite:/tmp/a.b/shop"):
         deep = open_url(url)
         assert isinstance(deep, SqliteStore)

@@ -282,8 +282,9 @@ class Disk:
         how = self.reach("open", Path(path).name)
         if how is not None:
             raise apsw.CantOpenError(how)
-        if not readonly:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not readonly and not Path(path).exists():
+            # Only then: the close would let go of the locks that SQLite has on it.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
         connection = apsw.Connection(path, flags=flags, vfs=self.name)
         self.connections.append(connection)

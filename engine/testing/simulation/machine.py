@@ -73,6 +73,10 @@ class SimulatedFiles(SystemFiles):
         self._disk.locks.add(path)
         return _Lock(self._disk, path)
 
+    def hold(self, path: str, connection: Any) -> Any:  # noqa: ARG002 - the port's
+        """Take nothing: no other machine has this disk."""
+        return _Lock(self._disk, path + " itself")
+
     def is_locked(self, path: str) -> bool:
         """Tell whether somebody of this life has a path."""
         return path in self._disk.locks
