@@ -23,14 +23,8 @@ from .log_file import LogFile
 from .messages import Receipt
 from .past_views import Pasts, PastViews
 from .ports import Ports
-<<<<<<< HEAD
 from .projection import Projection, projections_of
-from .stores.sqlite import SqliteStore
-from .stores.urls import open_url
-=======
-from .projection import Projection, check_names
 from .stores.urls import StoreName, file_store
->>>>>>> d763820 (Take no lock away by opening a file, and believe a file by what it is, not by its name)
 from .upcasting import Retired, Upcasting
 
 __all__ = ["Archive"]

@@ -57,7 +57,8 @@ from .shared_feed import SharedFeed
 from .snapshot import Freezer
 from .snapshot_writer import SnapshotWriter
 from .statistics import EngineStatistics
-from .stores.contract import Measured, Store
+from .store_end import StoreEnd
+from .stores.contract import Measured, Mortal, Store
 from .stores.sqlite_views import SqliteViews
 from .stores.urls import StoreName, open_store, views_path
 from .supervisor import Supervisor
@@ -80,8 +81,7 @@ class Engine:
     what becomes of events that older releases stored. `rebuild` says what happens where a
     projection is declared otherwise than its views are stored: "refuse" does not start and says so,
     "auto" builds it beside the old tables, which serve until it has caught up. `resources` are what
-    handlers and sinks take by its class (a client, a table of rates); the host opens and closes
-    them.
+    handlers and sinks take by its class (a client, a table of rates), opened by the host.
     `authorize` is asked before every command and every read, and what it does not allow is
     Forbidden; without it all is allowed.
     `log_messages` is whether the messages of the host's own exceptions are logged with their
@@ -172,6 +172,7 @@ class Engine:
         )
 
     def _wire_supervisor(self) -> Supervisor:
+        ends = [StoreEnd(self._store)] if isinstance(self._store, Mortal) else []
         control = Control(self.projections, self._views, self._limits, self._ports, self._logger)
         return Supervisor(
             open_all=self._open,
@@ -183,7 +184,7 @@ class Engine:
             deliberations=self._deliberations,
             snapshots=self._snapshots,
             watch=self._loop_watch,
-            readers=(*self._projecting.values(), self._feeds, self._live, control),
+            readers=(*self._projecting.values(), self._feeds, self._live, control, *ends),
             logger=self._logger,
         )
 

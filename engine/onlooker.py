@@ -20,12 +20,7 @@ from .errors import Closed
 from .limits import Limits
 from .messages import Query, Receipt
 from .ports import Ports
-<<<<<<< HEAD
 from .projection import Projection, ProjectionDefinition, projections_of
-from .stores.sqlite import SqliteStore
-=======
-from .projection import Projection, ProjectionDefinition, check_names
->>>>>>> d763820 (Take no lock away by opening a file, and believe a file by what it is, not by its name)
 from .stores.sqlite_views_reader import Look, NoViewsYet, SqliteViewsReader
 from .stores.urls import StoreName, file_store
 

@@ -43,6 +43,7 @@ RANKS: list[set[str]] = [
     {
         "authorization",
         "journal",
+        "store_end",
         "deliberation",
         "snapshot_writer",
         "shared_feed",

@@ -24,7 +24,7 @@ from zlib import crc32
 
 import msgspec
 
-from ..errors import Damaged
+from ..errors import Damaged, StoreFailed
 
 if TYPE_CHECKING:
     from ..ports import Ports
@@ -194,6 +194,15 @@ class Measured(Protocol):
 
     def statistics(self) -> StoreStatistics:
         """Give what is known of the files; called from any thread, at any time."""
+        ...
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """What a store may also be that can end by itself, while nothing is asked of it."""
+
+    async def ended(self) -> StoreFailed:
+        """Wait until it has ended; give why. Nothing more can be appended then."""
         ...
 
 

@@ -12,7 +12,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -39,15 +38,15 @@ __all__ = ["main"]
 
 T = TypeVar("T")
 
+_LOOK_SECONDS: Final = 0.5
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main() -> None:
-    """Serve the engine that began this process with `[..., path, timeout, descriptor, pid]`."""
+def main(path: str, seconds: float, descriptor: int, engine: int) -> None:
+    """Serve the engine that began this process, whose end of the line is `descriptor`."""
     for which in _IGNORED:
         signal.signal(which, signal.SIG_IGN)
-    path, seconds, descriptor, engine = sys.argv[-4:]
-    run(_serve, path, float(seconds), int(descriptor), int(engine))
+    run(_serve, path, seconds, descriptor, engine)
 
 
 async def _serve(path: str, seconds: float, descriptor: int, engine: int) -> None:
@@ -55,11 +54,19 @@ async def _serve(path: str, seconds: float, descriptor: int, engine: int) -> Non
     make = partial(Line, calls.put_nowait, _leave)
     end = socket.socket(fileno=descriptor)
     _, line = await asyncio.get_running_loop().create_unix_connection(make, sock=end)
+    watching = asyncio.create_task(_leave_with(engine))
     child = _Child(path, seconds, engine)
     while not child.has_closed:
         line.send(encode(await child.answer(await calls.get())))
     # Whoever is told that the log is closed hangs up, and waits for the end.
-    await asyncio.Event().wait()
+    await watching
+
+
+async def _leave_with(engine: int) -> None:
+    """Leave when the engine's process is gone, though what it has forked may hold the line."""
+    while os.getppid() == engine:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(_LOOK_SECONDS)
+    _leave()
 
 
 def _leave() -> None:

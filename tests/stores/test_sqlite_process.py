@@ -121,7 +121,7 @@ async def test_an_append_whose_writer_is_killed_is_unknown_and_nothing_more_is_t
     assert one.value.written is None
     with pytest.raises(StoreFailed) as two:
         await append(store, request("b:1", 0, 3))
-    assert two.value.written is None
+    assert (two.value.written, two.value.stopped) == (False, True)
     # What was acknowledged can still be read.
     assert numbers(await feed(store))[:1] == [1]
 
@@ -143,9 +143,13 @@ async def test_an_engine_whose_writer_is_killed_stops_and_says_that_nobody_knows
     with pytest.raises(EngineFailed):
         async with Engine([Counter], store=store) as running:
             await running.execute(Add("c", 1))
+            child_of(store).send_signal(signal.SIGSTOP)
+            asked = asyncio.ensure_future(running.execute(Add("c", 1)))
+            while not store._unanswered:
+                await asyncio.sleep(0)
             child_of(store).kill()
             with pytest.raises(OutcomeUnknown):
-                await running.execute(Add("c", 1))
+                await asked
     assert store._child is None
 
 

@@ -95,11 +95,6 @@ async def test_a_log_that_goes_under_the_engine_acknowledges_nothing(tmp_path: P
     await store.close()
 
 
-@pytest.mark.parametrize("number", [0, 3])
-def test_rounds_of_strangers_lose_nothing(number: int) -> None:
-    assert run_rounds(range(number, number + 1)) == 0
-
-
 @pytest.mark.slow
 def test_twenty_rounds_of_strangers_lose_nothing() -> None:
     assert run_rounds(range(20)) == 0
@@ -116,11 +111,9 @@ _FORKS = textwrap.dedent(
     async def main():
         async with Engine([Counter], store=sys.argv[1]) as engine:
             await engine.execute(Add("a", 1))
-            reading, writing = os.pipe()
             helper = os.fork()
             if helper == 0:
-                os.close(writing)
-                os.read(reading, 1)  # for as long as the test has it
+                os.read(int(sys.argv[2]), 1)  # for as long as the test has the other end
                 os._exit(0)
             print(helper, flush=True)
             await asyncio.sleep(600)
@@ -134,7 +127,10 @@ async def test_what_a_killed_host_had_forked_keeps_no_lock(tmp_path: Path, write
     url = f"sqlite:{tmp_path / 'log.db'}?writer={writer}"
     held, kept = os.pipe()
     host = subprocess.Popen(
-        [sys.executable, "-c", _FORKS, url], stdout=subprocess.PIPE, text=True, pass_fds=(kept,)
+        [sys.executable, "-c", _FORKS, url, str(held)],
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=(held,),
     )
     assert host.stdout is not None
     helper = int(host.stdout.readline())
