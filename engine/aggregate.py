@@ -18,8 +18,10 @@ import msgspec
 
 from .annotations import (
     Signature,
+    check_options,
     defining_namespace,
     read_signature,
+    refuse_shadowing,
     shared_default,
     union_members,
 )
@@ -72,12 +74,14 @@ def handles(function: F) -> F:
     gets as `Engine(resources={Class: object})`. It may be `async def`: then the aggregate takes no
     other command until it returns, and the other aggregates go on.
     """
+    refuse_shadowing(function, defining_namespace(1), _ROLE)
     setattr(function, _ROLE, "handles")
     return function
 
 
 def applies(function: F) -> F:
     """Mark a method that folds an event into the state: `(self, event: E) -> None`."""
+    refuse_shadowing(function, defining_namespace(1), _ROLE)
     setattr(function, _ROLE, "applies")
     return function
 
@@ -154,12 +158,15 @@ class AggregateMeta(msgspec.StructMeta):
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError for whatever the engine could not run."""
+        own = ("kind", "key_window", "deadline", "snapshot_every", "snapshot_version")
+        check_options(f"aggregate {class_name}", options, own)
         try:
             cls = super().__new__(mcls, class_name, bases, namespace, **options)
         except TypeError as error:
             raise DefinitionError(
                 f"aggregate {class_name} cannot be made: {error}. An aggregate begins empty: every "
-                f"field has a default, and a mutable one comes from a default_factory."
+                f"field has a default, as `liters: int = 0`, and a mutable one comes from a "
+                f"default_factory."
             ) from error
         if namespace.get("__module__") != __name__:
             aggregate = cast("type[Aggregate]", cls)
@@ -360,6 +367,12 @@ def _message_class(signature: Signature, base: type, parameters_max: int | None 
 
 def _returned_events(signature: Signature) -> set[type[Event]]:
     """Give the event classes that a handler's return annotation names."""
+    if signature.returns is inspect.Parameter.empty:
+        raise DefinitionError(
+            f"{signature.where} does not say what it returns. {_RETURNS} As `-> SomeEvent`, `-> "
+            f"list[SomeEvent | OtherEvent]` or `-> SomeEvent | None`: its events are known before "
+            f"it runs."
+        )
     found: set[type[Event]] = set()
     for member in union_members(signature.returns):
         inner: tuple[Any, ...] = (member,)

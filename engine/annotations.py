@@ -28,6 +28,7 @@ __all__ = [
     "defining_namespace",
     "read_signature",
     "refuse_option",
+    "refuse_shadowing",
     "shared_default",
     "union_members",
 ]
@@ -81,6 +82,16 @@ def read_signature(
         hints.get("return", empty),
         inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
     )
+
+
+def refuse_shadowing(function: Any, namespace: Mapping[str, Any], mark: str) -> None:
+    """Raise DefinitionError where a class body has a marked method of the same name already."""
+    other = namespace.get(function.__name__)
+    if getattr(other, mark, None) is not None and inspect.isfunction(other):
+        raise DefinitionError(
+            f"{function.__qualname__} is defined twice, and the second would take the place of the "
+            f"first, which is marked too: give one of them another name"
+        )
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ from .ports import Ports
 from .progress import Rate, worst
 from .projection import Projection
 from .projector import Projector
-from .schema import check_types, told
+from .schema import refuse_misfits
 from .shared_feed import SharedFeed
 from .statistics import BuildProgress, ProjectionFailure
 from .stores.sqlite import SqliteStore
@@ -122,12 +122,7 @@ class BuildBeside:
 
     async def _open(self) -> None:
         await self._log.open()
-        findings = check_types(self._registry, await self._log.event_types())
-        if findings:
-            raise StoreRefused(
-                f"the events of this log do not fit those of this program; nothing was built:\n"
-                f"{told(findings)}"
-            )
+        refuse_misfits(self._registry, await self._log.event_types(), "nothing was built")
         if self._ports.files.size(self._views.path) == 0:
             raise StoreRefused(
                 f"there are no views {self._views.path} to build beside: start the engine, which "

@@ -34,7 +34,7 @@ from .difference import Change
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .entrance import Entrance
-from .errors import EngineError, EngineFailed, StoreRefused
+from .errors import EngineError, EngineFailed
 from .feed import Feed, Feeds, Kinds, Names
 from .history import History, Past
 from .journal import Journal
@@ -52,7 +52,7 @@ from .projections import Projections, checked_rebuild
 from .projector import Projector
 from .reception import Reception
 from .safely import described, safe_logger
-from .schema import check_types, told
+from .schema import refuse_misfits, unknown_kinds
 from .shared_feed import SharedFeed
 from .snapshot import Freezer
 from .snapshot_writer import SnapshotWriter
@@ -123,6 +123,7 @@ class Engine:
 
         definitions = definitions_of(aggregates)
         projections_of(projections)
+        self._kinds = [definition.kind for definition in definitions]
         self._registry = registry_of(definitions, projections, Upcasting(upcasters, retired))
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
@@ -568,12 +569,10 @@ class Engine:
 
     async def _open(self) -> None:
         await self._store.open(self._ports)
-        findings = check_types(self._registry, await self._store.event_types())
-        if findings:
-            raise StoreRefused(
-                f"the events of this log do not fit those of this program; nothing was run:\n"
-                f"{told(findings)}"
-            )
+        refuse_misfits(self._registry, await self._store.event_types(), "nothing was run")
+        strange = unknown_kinds(self._kinds, await self._store.kinds())
+        if strange:
+            self._logger.warning("%s", strange)
         head = await self._store.head()
         self._journal.position = head.position
         await self._views.open(

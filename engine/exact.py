@@ -239,12 +239,15 @@ def _equal(both: Sequence[object]) -> bool:
         return False
 
 
-def change_of(given: object, read: object, where: str) -> str | None:
-    """Tell what of a value did not come back as it was given, and why; None where all did."""
+def change_of(given: object, read: object, where: str, *, alike: bool = False) -> str | None:
+    """Tell what of a value did not come back as it was given, and why; None where all did.
+
+    With `alike` a list may come back as a tuple, and a set as a frozenset, and either way.
+    """
     left: list[tuple[Any, Any, str]] = [(given, read, where)]
     while left:  # no recursion: a value may be nested deeper than the stack is
         one, other, place = left.pop()
-        inner = _inside(one, other, place)
+        inner = _inside(one, other, place, alike)
         if isinstance(inner, str):
             return inner
         left += inner
@@ -253,12 +256,13 @@ def change_of(given: object, read: object, where: str) -> str | None:
 
 _Pairs = list[tuple[Any, Any, str]]
 _NOTHING: Final[_Pairs] = []
+_ALIKE: Final[Sequence[set[type[Any]]]] = ({list, tuple}, {set, frozenset})
 
 
-def _inside(given: Any, read: Any, where: str) -> _Pairs | str:
+def _inside(given: Any, read: Any, where: str, alike: bool) -> _Pairs | str:
     """Give the parts that are to be compared, or what is wrong."""
     cls: type[Any] = type(read)  # pyright: ignore[reportUnknownVariableType]
-    if type(given) is not cls and not _comes_as(given, read):
+    if not (type(given) is cls or _comes_as(given, read, alike)):
         return _told(given, read, where)
     if issubclass(cls, msgspec.Struct):
         return _by_name(given, read, cls.__struct_fields__, where)
@@ -300,11 +304,13 @@ def _by_name(given: Any, read: Any, names: Iterable[str], where: str) -> _Pairs:
     return [(getattr(given, n, absent), getattr(read, n, absent), f"{where}.{n}") for n in names]
 
 
-def _comes_as(given: object, read: object) -> bool:
+def _comes_as(given: object, read: object, alike: bool) -> bool:
     """Tell whether a value may come back as another type: a number, or the base that it equals."""
     if isinstance(given, bool) or isinstance(read, bool):
         return False
     if isinstance(read, float | Decimal) and isinstance(given, int | float):
+        return True
+    if alike and {type(given), type(read)} in _ALIKE:
         return True
     return type(read) in (str, int, list, tuple, dict) and isinstance(given, type(read))
 

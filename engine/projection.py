@@ -18,7 +18,14 @@ from zlib import crc32
 
 import msgspec
 
-from .annotations import Signature, defining_namespace, read_signature, union_members
+from .annotations import (
+    Signature,
+    defining_namespace,
+    read_signature,
+    refuse_option,
+    refuse_shadowing,
+    union_members,
+)
 from .errors import DefinitionError, UsageError
 from .messages import Event, Meta, check_name
 from .rows import Flat, Row, RowShape, Scalar
@@ -190,8 +197,10 @@ def projects(function: Any = None, /, *, keys: Keys | None = None) -> Any:
 
     `keys` tells beforehand which rows it reads, by table: a batch then fetches them at once.
     """
+    namespace = defining_namespace(1)
 
     def mark(method: F) -> F:
+        refuse_shadowing(method, namespace, _MARK)
         setattr(method, _MARK, (keys,))
         return method
 
@@ -271,8 +280,12 @@ class Projection:
         slices: int = 1,
         on_poison: Policy = "stop",
         sequence: SequenceKey | None = None,
+        **unknown: object,
     ) -> None:
         """Read the class; raise DefinitionError for whatever the engine could not run."""
+        for option in unknown:
+            own = ("name", "version", "slices", "on_poison", "sequence")
+            refuse_option(f"projection {cls.__qualname__}", option, own)
         super().__init_subclass__()
         if "__read__" in vars(cls):
             return  # a base, which reads its subclasses in a way of its own

@@ -18,8 +18,10 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform
 import msgspec
 from msgspec import inspect
 
-from .annotations import defining_namespace, shared_default
+from .annotations import check_options, defining_namespace, shared_default
 from .errors import DefinitionError
+from .exact import change_of
+from .withheld import told_without_values
 
 __all__ = ["Column", "Flat", "Row", "RowShape", "Scalar", "is_text"]
 
@@ -79,7 +81,11 @@ class RowMeta(msgspec.StructMeta):
         if options.get("frozen") is False:
             raise DefinitionError(f"{class_name} is a row, and rows are frozen: drop frozen")
         options["frozen"] = True
-        cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        check_options(f"row {class_name}", options, ("key", "index", "search"))
+        try:
+            cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        except TypeError as error:
+            raise DefinitionError(f"row {class_name} cannot be made: {error}") from error
         if namespace.get("__module__") != __name__:
             row = cast("type[Row]", cls)
             row.__shape__ = _read_shape(row, key, index, search, defining_namespace(1))
@@ -495,9 +501,13 @@ def _json(where: str, annotation: Any) -> Callable[[Any], Scalar]:
         data = encoder.encode(value)
         try:
             # What could not be read back would stop every reader of the row: refuse it here.
-            decoder.decode(data)
+            read = decoder.decode(data)
         except msgspec.ValidationError as error:
-            raise TypeError(f"{where} is not a {_name_of(annotation)}: {error}") from None
+            told = told_without_values(error)
+            raise TypeError(f"{where} is not a {_name_of(annotation)}: {told}") from None
+        changed = change_of(value, read, where, alike=True)
+        if changed is not None:
+            raise TypeError(changed)
         return data.decode()
 
     return encode

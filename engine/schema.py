@@ -12,10 +12,18 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from .codec import EventRegistry
-from .errors import Damaged
+from .errors import Damaged, StoreRefused
 from .stores.contract import ENCODING_JSON, EventType, StoredEvent
 
-__all__ = ["Finding", "Sample", "check_samples", "check_types", "told"]
+__all__ = [
+    "Finding",
+    "Sample",
+    "check_samples",
+    "check_types",
+    "refuse_misfits",
+    "told",
+    "unknown_kinds",
+]
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -91,6 +99,19 @@ def _check_type(registry: EventRegistry, stored: EventType) -> Finding | None:
     )
 
 
+def unknown_kinds(declared: Iterable[str], stored: Iterable[str]) -> str:
+    """Tell of streams that no declared kind of aggregate is the owner of; nothing where all are."""
+    known = sorted(declared)
+    strange = [kind for kind in stored if kind not in known]
+    if not strange:
+        return ""
+    return (
+        f"the log has streams of the kind {', '.join(map(repr, strange))}, and no aggregate here "
+        f"is of that kind (there are {', '.join(map(repr, known))}): their state is not seen. A "
+        f'stored kind stays: where a class was renamed, write kind="{strange[0]}" again.'
+    )
+
+
 def check_samples(registry: EventRegistry, samples: Iterable[Sample]) -> Sequence[Finding]:
     """Give what does not fit between the declared types and the samples."""
     found: list[Finding] = []
@@ -133,6 +154,15 @@ def _check_readable(registry: EventRegistry, sample: Sample) -> Finding | None:
             f"{damaged.what}",
         )
     return None
+
+
+def refuse_misfits(registry: EventRegistry, stored: Iterable[EventType], so: str) -> None:
+    """Raise StoreRefused with all findings, and what that means, where a log has any."""
+    findings = check_types(registry, stored)
+    if findings:
+        raise StoreRefused(
+            f"the events of this log do not fit those of this program; {so}:\n{told(findings)}"
+        )
 
 
 def told(findings: Sequence[Finding]) -> str:

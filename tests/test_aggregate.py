@@ -14,7 +14,10 @@ import pytest
 
 from engine.aggregate import Aggregate, AggregateMeta, Context, applies, handles
 from engine.errors import DefinitionError
-from engine.messages import Command, Event, Id
+from engine.messages import Command, Event, Id, Query
+from engine.projection import Projection, Row, Table, projects
+from engine.sink import Sink
+from engine.sql_projection import SqlProjection
 
 
 class Filled(Event, name="filled"):
@@ -347,3 +350,91 @@ def test_a_key_window_below_one_is_refused() -> None:
 
         class Bad(Tank, kind="bad", key_window=0):
             pass
+
+
+# -- what a new user writes -----------------------------------------------------------------------
+
+
+def test_a_name_for_a_handler_and_an_applier_is_refused() -> None:
+    with refuse(r"Bad\.filled is defined twice, .* give one of them another name"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def filled(self, command: Fill) -> Filled:
+                return Filled(command.liters)
+
+            @applies  # type: ignore[no-redef]
+            def filled(self, event: Filled) -> None: ...  # noqa: F811
+
+
+def test_an_inherited_handler_may_be_written_anew() -> None:
+    class Leaky(Tank, kind="leaky"):
+        @handles
+        def fill(self, command: Fill, ctx: Context) -> Filled | list[Spilled] | None:
+            return [Spilled(command.liters)]
+
+    assert Leaky.__definition__.handlers[Fill].decide is Leaky.fill
+
+
+def test_a_handler_that_does_not_say_what_it_returns_is_told_how() -> None:
+    with refuse(r"Bad\.fill does not say what it returns.*`-> SomeEvent`"):
+
+        class Bad(Aggregate, kind="bad"):
+            @handles
+            def fill(self, command: Fill):  # type: ignore[no-untyped-def]
+                return Filled(command.liters)
+
+
+def test_a_field_without_a_default_is_told_how_to_get_one() -> None:
+    with refuse(r"aggregate Bad cannot be made: .*liters.*as `liters: int = 0`"):
+
+        class Bad(Aggregate, kind="bad"):
+            liters: int
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("base", "option", "told"),
+    [
+        (Aggregate, "knid", "aggregate Bad has the option `knid=`, which is none: write `kind=`"),
+        (Event, "nmae", "message Bad has the option `nmae=`, which is none: write `name=`"),
+        (Event, "add", "write `added=`"),
+        (Command, "vresion", "write `version=`"),
+        (Query, "named", "write `name=`"),
+        (Row, "keys", "row Bad has the option `keys=`, which is none: write `key=`"),
+        (Row, "table", "it takes key, index, search"),
+        (Projection, "verison", "projection Bad has the option `verison=`, .*: write `version=`"),
+        (Sink, "slice", "write `slices=`"),
+        (SqlProjection, "on_poisson", "write `on_poison=`"),
+    ],
+)
+def test_a_misspelt_option_of_a_class_is_told(base: Any, option: str, told: str) -> None:
+    make: Any = type(base)
+    with refuse(told):
+        make("Bad", (base,), {"__module__": __name__, "__qualname__": "Bad"}, **{option: "x"})
+
+
+def test_a_projection_with_two_handlers_of_one_name_is_refused() -> None:
+    class Level(Row, key="tank"):
+        tank: str
+
+    with refuse(r"Bad\.changed is defined twice"):
+
+        class Bad(Projection, name="bad"):
+            rows: Table[Level]
+
+            @projects
+            def changed(self, event: Filled) -> None: ...
+
+            @projects(keys=lambda event, meta: {})  # type: ignore[no-redef]
+            def changed(self, event: Spilled) -> None: ...  # noqa: F811
+
+
+def test_a_row_with_a_filled_default_is_refused_by_name() -> None:
+    with refuse("row Bad cannot be made: .*mutable"):
+
+        class Bad(Row, key="id"):
+            id: str
+            tags: list[str] = ["a"]

@@ -475,3 +475,26 @@ async def test_a_stream_of_commands_gives_the_loop_its_turn_while_it_fills_its_w
 def test_what_is_no_list_of_aggregate_classes_is_refused_by_name(aggregates: Any) -> None:
     with pytest.raises(DefinitionError, match="takes a list of aggregate classes"):
         Engine(aggregates)
+
+
+# -- a kind that was renamed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [True, False])
+async def test_streams_of_a_kind_that_nothing_declares_are_told_at_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: bool
+) -> None:
+    store: Any = f"sqlite:{tmp_path / 'log.db'}" if file else HeldStore()
+
+    class Renamed(Counter, kind="tally"):
+        pass
+
+    async with Engine([Counter], store=store) as engine:
+        await engine.execute(Add("1", 5))
+    caplog.clear()
+    async with Engine([Counter], store=store):
+        assert not caplog.records
+    async with Engine([Renamed], store=store):
+        (record,) = caplog.records
+        assert "streams of the kind 'counter', and no aggregate here" in record.message
+        assert 'write kind="counter" again' in record.message

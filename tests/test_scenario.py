@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from engine import (
     Context,
     Delivery,
     Event,
+    HandlerFailed,
     Id,
     Ports,
     Sink,
@@ -189,3 +190,36 @@ async def test_an_engine_takes_the_tests_clock_and_ids() -> None:
     first = 1_767_225_600_000_000
     assert recorded == [first, first + 1_500_000, first + 1_500_000]
     assert store.log_id == "log-1"
+
+
+def test_a_failed_expectation_shows_the_line_of_the_test_alone() -> None:
+    expectations: list[Callable[[], object]] = [
+        lambda: given(Counter).when(Add("1", 2)).then(Added(3)),
+        lambda: given(Counter).when(Add("1", 2)).then_rejected("no"),
+        lambda: given(Counter).when(Spoil("test", "unapplied")),
+    ]
+    for expect in expectations:
+        with pytest.raises(AssertionError) as failed:
+            expect()
+        frames = [entry for entry in failed.traceback if entry.path.name == "scenario.py"]
+        assert frames
+        assert all(entry.ishidden(failed) for entry in frames)
+
+
+def test_an_event_that_would_come_back_changed_fails_the_test() -> None:
+    class Timed(Event, name="timed"):
+        at: datetime
+
+    class Run(Command):
+        runner: Id
+
+    class Runner(Aggregate, kind="runner"):
+        @handles
+        def run(self, command: Run) -> Timed:
+            return Timed(datetime(1890, 1, 1, tzinfo=timezone(timedelta(seconds=75))))
+
+        @applies
+        def timed(self, event: Timed) -> None: ...
+
+    with pytest.raises(HandlerFailed, match=r"Timed\.at would be read back as another time"):
+        given(Runner).when(Run("r"))

@@ -261,6 +261,10 @@ class Store(Protocol):
         """Give the types that the log has stored, each written at its first use."""
         ...
 
+    async def kinds(self) -> Sequence[str]:
+        """Give the kinds of aggregates that the log has streams of, sorted; in little time."""
+        ...
+
     async def append(self, batch: Batch) -> Committed:
         """Append what fits, in one transaction, and return when it is durable.
 

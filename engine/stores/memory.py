@@ -67,6 +67,10 @@ class MemoryStore:
         """Give the types in the order of their first use."""
         return tuple(self._types.values())
 
+    async def kinds(self) -> Sequence[str]:
+        """Give the kinds of its streams."""
+        return sorted({stream.partition(":")[0] for stream in self._streams})
+
     async def append(self, batch: Batch) -> Committed:
         """Append what fits."""
         streams = {write.stream for request in batch.requests for write in request.writes}

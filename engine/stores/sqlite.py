@@ -67,6 +67,16 @@ _HEADS: Final = (
     "coalesce((SELECT max(version) FROM events WHERE stream = number), 0))) "
     "FROM streams WHERE name IN (SELECT value FROM json_each(?))"
 )
+_KINDS: Final = """
+WITH RECURSIVE found(name) AS (
+    SELECT min(name) FROM streams
+    UNION ALL
+    SELECT (SELECT min(name) FROM streams
+        WHERE name >= substr(found.name, 1, instr(found.name || ':', ':') - 1) || ';')
+    FROM found WHERE found.name IS NOT NULL
+) SELECT substr(name, 1, instr(name || ':', ':') - 1) FROM found WHERE name IS NOT NULL
+"""
+"""The streams of a kind stand together; a semicolon comes next after the colon that ends it."""
 _TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
 _heads: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
 
@@ -494,6 +504,10 @@ class SqliteStore:
         return [
             EventType(name, version, hash_) for (name, version), (_, hash_) in self._types.items()
         ]
+
+    async def kinds(self) -> Sequence[str]:
+        """Give the kinds of its streams, by one look into the index for each."""
+        return sorted(row[0] for row in await self._on_reader(lambda c: run(c, _KINDS)))
 
     async def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int

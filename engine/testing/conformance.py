@@ -344,6 +344,14 @@ class StoreConformance(ABC):
         with pytest.raises(StoreFailed, match=f"ffff.*{ADDED.schema_hash}"):
             await append(store, AppendRequest([Write("a:1", 2, [event(3)])]))
 
+    async def test_the_kinds_of_its_streams_are_known(self, store: Store) -> None:
+        """Each kind once, sorted, also where one begins like another."""
+        assert list(await store.kinds()) == []
+        for stream in ("b-c:1", "b:2", "b:1", "a:9", "bc:1", "b:;:"):
+            await append(store, request(stream, 0, 1))
+
+        assert list(await store.kinds()) == ["a", "b", "b-c", "bc"]
+
     async def test_what_is_not_stored_leaves_no_event_type(self, store: Store) -> None:
         """A type is in the log from its first event on, not from the first attempt."""
         never = EventType("never", 1, "01")

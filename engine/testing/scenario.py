@@ -121,6 +121,7 @@ class Scenario(Generic[A]):
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
         the state, UsageError if the aggregate does not handle the command.
         """
+        __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command)
         if trial.handler.is_async:
             raise UsageError(
@@ -148,6 +149,7 @@ class Scenario(Generic[A]):
         headers: Mapping[str, str] | None = None,
     ) -> Decision[A]:
         """Like `when`, for a handler that is `async def`."""
+        __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command)
         context = Context(
             now, SequentialIds().new_id, key, correlation, causation, principal, headers
@@ -167,6 +169,7 @@ class Scenario(Generic[A]):
         return _Trial(handler, state, command, _shown(state))
 
     def _decision(self, trial: _Trial) -> Decision[A]:
+        __tracebackhide__ = True  # pytest shows the test's own line
         handler = trial.handler
         events = as_events(handler, trial.returned)
         before, after = trial.before, _shown(trial.state)
@@ -223,6 +226,7 @@ class Decision(Scenario[A]):
 
     def then(self, *events: Event) -> Decision[A]:
         """Expect exactly these events, in this order; with none, expect that nothing happened."""
+        __tracebackhide__ = True  # pytest shows the test's own line
         if self.rejection is not None:
             _fail("the command was rejected", [f"expected: {_list(events)}", self._found()])
         if self.events != events:
@@ -231,6 +235,7 @@ class Decision(Scenario[A]):
 
     def then_rejected(self, code: str, **details: Any) -> Decision[A]:
         """Expect a rejection with this code, and with these details where they are given."""
+        __tracebackhide__ = True  # pytest shows the test's own line
         rejection = self.rejection
         if rejection is None or rejection.code != code:
             _fail("it was to be rejected", [f"expected: rejected as {code!r}", self._found()])
@@ -396,4 +401,5 @@ def _difference(expected: Sequence[Event], found: Sequence[Event]) -> list[str]:
 
 
 def _fail(what: str, lines: Sequence[str]) -> NoReturn:
+    __tracebackhide__ = True  # pytest shows the test's own line
     raise AssertionError("\n".join([what, *lines]))

@@ -798,3 +798,42 @@ def test_the_test_kit_tells_of_an_event_that_was_changed() -> None:
     Folded(Sorting).fold(Listed([1, 2]))
     with pytest.raises(AssertionError, match="listed has changed its event"):
         Folded(Sorting).fold(Listed([2, 1]))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (list[float | None], [1.0, math.nan]),
+        (dict[str, float | None], {"a": math.inf}),
+        (list[datetime], [datetime(1900, 1, 1, tzinfo=timezone(timedelta(seconds=61)))]),
+        (list[str], [UUID(int=1)]),
+    ],
+)
+def test_a_nested_value_that_would_come_back_changed_is_refused(
+    annotation: Any, value: Any
+) -> None:
+    class Held(Row, key="id"):
+        id: str
+        values: annotation
+
+    with pytest.raises(TypeError, match=r"Held\.values"):
+        Held.__shape__.flatten(Held("1", value))
+
+
+def test_a_nested_list_may_stand_for_a_tuple() -> None:
+    class Held(Row, key="id"):
+        id: str
+        values: tuple[int, ...]
+
+    shape = Held.__shape__
+    assert shape.build(shape.flatten(Held("1", [1, 2]))) == Held("1", (1, 2))  # type: ignore[arg-type]
+
+
+def test_what_a_nested_value_cannot_hold_is_told_without_it() -> None:
+    class Held(Row, key="id"):
+        id: str
+        values: list[Literal["a"]]
+
+    with pytest.raises(TypeError, match="Invalid enum value - at") as refused:
+        Held.__shape__.flatten(Held("1", ["Mrs Holm"]))  # type: ignore[list-item]
+    assert "Holm" not in str(refused.value)
