@@ -389,7 +389,7 @@ def test_a_field_without_a_default_is_told_how_to_get_one() -> None:
     with refuse(r"aggregate Bad cannot be made: .*liters.*as `liters: int = 0`"):
 
         class Bad(Aggregate, kind="bad"):
-            liters: int
+            liters: int  # type: ignore[misc]
 
             @handles
             def fill(self, command: Fill) -> None: ...
