@@ -65,6 +65,7 @@ from .projection import Projection as Projection
 from .projection import Row as Row
 from .projection import Table as Table
 from .projection import projects as projects
+from .reading import Views as Views
 from .running import calm_collector as calm_collector
 from .running import run as run
 from .sink import Delivery as Delivery
@@ -75,4 +76,3 @@ from .statistics import EngineStatistics as EngineStatistics
 from .telemetry import Telemetry as Telemetry
 from .upcasting import Retired as Retired
 from .upcasting import upcasts as upcasts
-from .views import Views as Views

@@ -2,7 +2,9 @@
 
 Rules: an answer reads views and nothing else; it never touches the write side. A query asked `at` a
 position waits until the projections concerned have reached it, or fails and names who lags, by how
-much and in which state. Whatever does not fit is refused when the function is decorated or the
+much and in which state; those are concerned that it names, and those that it is seen to read. All
+that it reads is of one state of the views. A position that the log has not is refused at once, and
+how many wait is bounded. Whatever does not fit is refused when the function is decorated or the
 engine is made, with the mend in the message.
 """
 
@@ -18,13 +20,15 @@ from typing import Any, Final, Protocol, TypeVar, overload
 import msgspec
 
 from .annotations import Signature, defining_namespace, read_signature, union_members
-from .errors import DefinitionError, ProjectionLag, UsageError
+from .errors import DefinitionError, InvalidInput, Overloaded, ProjectionLag, UsageError
 from .limits import Limits
 from .messages import Query, Receipt, position_of
 from .projection import Projection, ProjectionDefinition, projections_of
+from .reading import Reads, Views
 from .statistics import Histogram, QueryStatistics
+from .stores.contract import LogSource
 from .telemetry import QueryBegan, Watch
-from .views import Reads, Views, ViewsSource
+from .views import ViewsStates
 
 __all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers", "answers_of"]
 
@@ -34,6 +38,8 @@ F = TypeVar("F", bound=Callable[[Any, Views], Awaitable[Any]])
 
 AT_SECONDS: Final = 5.0
 """How long a query `at` a position may take, unless it says otherwise."""
+TORN_MAX: Final = 3
+"""How often in a row a query is asked whose answer may have seen two states: in memory alone."""
 
 _MARK = "__foldline_answers__"
 
@@ -77,7 +83,9 @@ class _Asked(msgspec.Struct):
     definition: AnswerDefinition
     position: int
     timeout: float | None
-    views: Views
+    reads: Reads | None
+    read: set[str] = msgspec.field(default_factory=set)
+    """The projections that the answer has read."""
     waited: float = 0.0
     """Seconds until the views had the position, or could not have it."""
 
@@ -117,7 +125,8 @@ def answers(
 ) -> Any:
     """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
 
-    With `projections`, a query `at` a position waits for these only, else for all but sinks.
+    With `projections`, a query `at` a position waits for these, and for what the answer is seen to
+    read; without, for all but sinks.
     """
     names: tuple[str, ...] | None = None
     if projections is not None:
@@ -170,13 +179,21 @@ class Answers:
     def __init__(
         self,
         functions: Sequence[Callable[..., Any]],
-        store: ViewsSource,
+        store: ViewsStates,
         projectors: Mapping[str, Followed],
         limits: Limits,
         stopwatch: Callable[[], float],
         watch: Watch | None = None,
+        log: LogSource | None = None,
     ) -> None:
-        """Take the decorated functions; raise DefinitionError for what does not fit together."""
+        """Take the decorated functions; raise DefinitionError for what does not fit together.
+
+        `log` is asked for its end where the views have not yet come as far as a query asks for.
+        """
+        self._store = store
+        self._log = log
+        self._waits_max = limits.waits_at
+        self._waits = 0
         self._projectors = projectors
         self._stopwatch = stopwatch
         self._watch = watch
@@ -186,7 +203,12 @@ class Answers:
             for projector in projectors.values()
             for table in projector.definition.tables.values()
         }
-        self._views = Views(store, tables, limits)
+        projections = {
+            table.lower(): name
+            for name, projector in projectors.items()
+            for table in projector.definition.table_names
+        }
+        self._views = Views(store, tables, limits, None, projections)
         self._by_query = answers_of(functions, projectors)
         for query in self._by_query:
             self._numbers.setdefault(query.query_name, _Numbers())
@@ -218,8 +240,7 @@ class Answers:
         position = position_of(at)
         if timeout is None and at is not None:
             timeout = AT_SECONDS
-        views = self._views if reads is None else self._views.noted(reads)
-        asked = _Asked(query, definition, position, timeout, views)
+        asked = _Asked(query, definition, position, timeout, reads)
         numbers, watch = self._numbers[query.query_name], self._watch
         seen = None if watch is None else watch.begin(QueryBegan(query, position))
         begin = self._stopwatch()
@@ -239,17 +260,46 @@ class Answers:
 
     async def _answer(self, asked: _Asked, numbers: _Numbers) -> Any:
         if asked.timeout is None:
-            return await asked.definition.function(asked.query, asked.views)
+            return await self._read(asked)
         deadline = asyncio.get_running_loop().time() + asked.timeout
-        if asked.position:
+        if not asked.position:
+            async with asyncio.timeout_at(deadline):
+                return await self._read(asked)
+        names = self._named(asked.definition)
+        while True:
             begin = self._stopwatch()
             try:
-                await self._wait_for(asked.definition, asked.position, deadline)
+                await self._wait_for(names, asked.position, deadline)
             finally:
-                asked.waited = self._stopwatch() - begin
+                asked.waited += self._stopwatch() - begin
                 numbers.wait_seconds.record(asked.waited)
-        async with asyncio.timeout_at(deadline):
-            return await asked.definition.function(asked.query, asked.views)
+            # Before the answer reads: what it reads contains that much.
+            reached = {name: p.position for name, p in self._projectors.items()}
+            async with asyncio.timeout_at(deadline):
+                answer = await self._read(asked)
+            names = tuple(name for name in asked.read if reached[name] < asked.position)
+            if not names:
+                return answer
+
+    async def _read(self, asked: _Asked) -> Any:
+        """Let a query be answered from one state of the views."""
+        for last in (False,) * (TORN_MAX - 1) + (True,):
+            state = self._store.state(holding=last)
+            views = self._views.of(state, asked.reads)
+            if asked.reads is not None:
+                asked.reads.begin()
+            try:
+                answer = await asked.definition.function(asked.query, views)
+            except Exception:
+                if last or not state.is_torn:
+                    raise
+            else:
+                if last or not state.is_torn:
+                    return answer
+            finally:
+                asked.read |= views.read
+                state.end()
+        raise AssertionError("the last try gives an answer or raises")
 
     def projections_of(self, query: Query[Any]) -> Sequence[str]:
         """Give which projections a query `at` a position waits for.
@@ -280,13 +330,42 @@ class Answers:
         """
         seconds = AT_SECONDS if timeout is None else timeout
         deadline = asyncio.get_running_loop().time() + seconds
-        await self._wait_for(self._definition_of(query), position_of(at), deadline)
+        names = self._named(self._definition_of(query))
+        await self._wait_for(names, position_of(at), deadline)
 
-    async def _wait_for(self, definition: AnswerDefinition, position: int, deadline: float) -> None:
+    async def reach_too(self, names: Sequence[str], position: int, deadline: float) -> None:
+        """Wait until these views contain a position as well, which an answer was seen to read."""
+        await self._wait_for(names, position, deadline)
+
+    def _named(self, definition: AnswerDefinition) -> Sequence[str]:
+        if definition.projections is not None:
+            return definition.projections
         # A sink is outside the views: who wants to wait for one says so.
-        views = tuple(n for n, p in self._projectors.items() if p.definition.sink is None)
-        names = views if definition.projections is None else definition.projections
+        return tuple(n for n, p in self._projectors.items() if p.definition.sink is None)
+
+    async def _wait_for(self, names: Sequence[str], position: int, deadline: float) -> None:
         concerned = {name: self._projectors[name] for name in names}
+        if all(p.position >= position for p in concerned.values()):
+            return
+        if self._log is not None and position > (end := (await self._log.head()).position):
+            raise InvalidInput(
+                f"`at` is position {position}, and the log ends at {end}: it is no receipt of this "
+                f"log, or of one from before a backup was restored. Ask without it"
+            )
+        if self._waits >= self._waits_max:
+            raise Overloaded(
+                f"{self._waits} queries wait for a position already (Limits.waits_at): ask again "
+                f"after a pause"
+            )
+        self._waits += 1
+        try:
+            await self._wait_for_all(concerned, position, deadline)
+        finally:
+            self._waits -= 1
+
+    async def _wait_for_all(
+        self, concerned: Mapping[str, Followed], position: int, deadline: float
+    ) -> None:
         for projector in concerned.values():
             if not await projector.wait_for(position, deadline):
                 break

@@ -63,7 +63,12 @@ class Archive:
         registry = EventRegistry(folded, Upcasting(upcasters, retired))
         limits = limits or Limits()
         self._past = Past(
-            self._source, definitions, registry, limits, check_usable=self._source.worker
+            self._source,
+            definitions,
+            registry,
+            limits,
+            workers=ports.workers,
+            check_usable=self._source.worker,
         )
         asked = answers_of(answers, {definition.name for definition in projected})
         logger = logger or logging.getLogger("foldline")

@@ -231,6 +231,7 @@ class Engine:
             self._limits,
             self._ports.stopwatch,
             self._watch,
+            self._store,
         )
 
     def _wire_gate(self, authorize: Authorize | None) -> Gate | None:
@@ -276,6 +277,7 @@ class Engine:
             definitions,
             self._registry,
             self._limits,
+            workers=self._ports.workers,
             check_usable=self._check_usable,
             gate=self._gate,
         )

@@ -24,6 +24,7 @@ from .directory import check_id
 from .errors import Damaged, EngineError, InvalidInput, StreamUnreadable, UsageError
 from .limits import Limits
 from .messages import Event, Meta
+from .ports import Workers
 from .stores.contract import StoredEvent, StreamPage, StreamRead
 
 __all__ = [
@@ -92,10 +93,12 @@ class Past:
         registry: EventRegistry,
         limits: Limits,
         *,
+        workers: Workers,
         check_usable: Callable[[], object],
         gate: Gate | None = None,
     ) -> None:
         self._source = source
+        self._workers = workers
         self._definitions: Mapping[type, AggregateDefinition] = {d.cls: d for d in definitions}
         self.registry = registry
         self.limits = limits
@@ -154,7 +157,13 @@ class Past:
         # be had.
         first = await self._fold(aggregate, stream, before, None)
         second = await self._fold(aggregate, stream, after, None)
-        return tuple(c for c in difference(first, second) if c.path != ("version",))
+        # Beside the loop, since it takes as long as the states are large. Nobody else has them.
+        worker = self._workers.start("foldline-difference")
+        try:
+            changes = await worker.run(difference, first, second)
+        finally:
+            await worker.close()
+        return tuple(change for change in changes if change.path != ("version",))
 
     def _stream(self, aggregate: type[Aggregate], aggregate_id: object) -> str:
         self.check_usable()

@@ -104,6 +104,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000
     """Rows that one page of a query's answer may hold."""
+    query_bytes: int = 64 * 1024 * 1024
+    """Bytes of such a page, as SQL gives it; in memory it may take three times as much."""
+    answers_at_once: int = 64
+    """Answers that read the views at the same time, one state of them each; others wait for their
+    turn."""
+    state_seconds: int = 30
+    """Seconds for which an answer may read one and the same state of the views, whose write-ahead
+    log grows meanwhile; what it reads later raises TimeoutError."""
+    waits_at: int = 10_000
+    """Queries `at` a position that wait for projections at the same time."""
     watched_queries: int = 10_000
     """Different queries that are watched at the same time, however many watch each."""
     watched_rows: int = 1_000

@@ -4,25 +4,25 @@ Rules: equal queries are asked once for all who watch them, and asked again only
 changed that the last answer has read, and somebody waits. Of one query one ask is under way; what
 changes meanwhile asks once more. What an answer reads is noted before it is read, so no change is
 missed. Nothing is kept for a watcher: who is slow is given the newest answer and not those between,
-and none that equals the one before it. An answer that may have seen two states of the views is
-asked again, a few times. A projection that stops ends no watch. One question to the gate stands
-before it, however long it lasts.
+and none that equals the one before it. What has changed before it was noted, and after the state
+that the answer reads, asks once more. A projection that stops ends no watch. One question to the
+gate stands before it, however long it lasts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
-from .answers import Answers
+from .answers import AT_SECONDS, Answers
 from .authorization import Gate
 from .errors import Closed, Overloaded, UsageError
 from .interest import Interest
 from .limits import Limits
-from .messages import Query, Receipt
+from .messages import Query, Receipt, position_of
 from .projection import ProjectionDefinition, TableDefinition
 from .question import Question, Told, are_same, key_of
 from .rows import Scalar
@@ -32,9 +32,6 @@ from .views import Changes, Part, ViewsStore
 __all__ = ["LiveQueries", "LiveQuery"]
 
 A = TypeVar("A")
-
-TORN_MAX: Final = 3
-"""How often in a row a query is asked whose answer may have seen two states."""
 
 
 class Projected(Protocol):
@@ -63,47 +60,54 @@ class _Reading:
         self.rows: set[tuple[str, Scalar]] = set()
         self.positions: dict[str, int] = {}
         """Of the projections that it reads: what they surely contained."""
+        self.begun = 0
         self._live = live
         self._question = question
-        self._saw: dict[str, int] = {}
-        self._calls = 0
+        self._before: Mapping[str, tuple[int, int]] = {}
+        """Of all projections before the first read: position, and transactions seen for certain."""
+
+    def begin(self) -> None:
+        """It is asked now, perhaps once more."""
+        self.begun += 1
+        self.tables, self.rows, self.positions, self._before = set(), set(), {}, {}
+        self._live.begin(self._question, again=self.begun > 1)
 
     def row(self, table: TableDefinition, key: Scalar) -> None:
         """It reads the row with a key, or that there is none."""
         if len(self.rows) >= self._live.rows_max:
             self.table(table)
             return
-        self._calls += 1
         self._look(table.projection)
         self.rows.add((table.name, key))
         self._live.note_row(self._question, table.name, key)
+        self._notice(table.projection)
 
     def table(self, table: TableDefinition) -> None:
         """It may read any row of a table."""
-        self._calls += 1
-        self._note_table(table.projection, table.name)
+        self.statement()
+        self.selected([(table.projection, table.name)])
 
-    def everything(self) -> None:
-        """It may read any row of any table that it is answered from."""
-        self._calls += 1
-        for projection, table in self._live.tables_of(self._question.query):
-            self._note_table(projection, table)
+    def statement(self) -> None:
+        """It reads what shows only when it is read."""
+        if not self._before:
+            self._before = self._live.stands()
 
-    def _note_table(self, projection: str, table: str) -> None:
-        self._look(projection)
-        self.tables.add(table)
-        self._live.note_table(self._question, table)
+    def selected(self, names: Iterable[tuple[str, str]]) -> None:
+        """It reads any rows of these tables, or has just read them."""
+        for projection, table in names:
+            self._look(projection)
+            self.tables.add(table)
+            self._live.note_table(self._question, table)
+            self._notice(projection)
 
     def _look(self, projection: str) -> None:
-        if projection not in self.positions:
-            self.positions[projection] = self._live.position_of(projection)
-            self._saw[projection] = self._live.transactions(projection)[0]
+        self.statement()
+        self.positions[projection] = self._before[projection][0]
 
-    def may_be_torn(self) -> bool:
-        """Whether two of its calls may have seen two states of one projection."""
-        return self._calls > 1 and any(
-            self._live.transactions(projection)[1] != seen for projection, seen in self._saw.items()
-        )
+    def _notice(self, projection: str) -> None:
+        """Have it asked again where what it reads, in an older state, has changed unnoticed."""
+        if self._live.transactions(projection)[1] != self._before[projection][1]:
+            self._question.due = True
 
 
 class LiveQueries:
@@ -201,6 +205,14 @@ class LiveQueries:
         if at is not None:
             await self._answers.reach(query, at, timeout)
 
+    async def reach_too(self, question: Question, position: int, deadline: float) -> bool:
+        """Wait for what an answer reads beside what it names; tell whether that was needed."""
+        if self.position(question) >= position:
+            return False
+        late = [name for name in question.projections if self.position_of(name) < position]
+        await self._answers.reach_too(late, position, deadline)
+        return True
+
     def join(self, query: Query[Any]) -> Question:
         """Count one more who watches a query."""
         key = key_of(query)
@@ -271,10 +283,12 @@ class LiveQueries:
 
     # -- what was read --------------------------------------------------------------------------
 
-    def tables_of(self, query: Query[Any]) -> Sequence[tuple[str, str]]:
-        """Give all tables that a query may be answered from, each with its projection."""
-        names = self._answers.projections_of(query)
-        return [(name, t) for name in names for t in self._projectors[name].definition.table_names]
+    def stands(self) -> Mapping[str, tuple[int, int]]:
+        """Give what queries can see of each projection: its position, and its transactions."""
+        return {
+            name: (projector.position, self.transactions(name)[0])
+            for name, projector in self._projectors.items()
+        }
 
     def position_of(self, projection: str) -> int:
         """Give what queries can see of a projection."""
@@ -320,8 +334,9 @@ class LiveQueries:
             question = next(iter(self._due))
             del self._due[question]
             question.asking = True
+            reading = _Reading(self, question)
             try:
-                reading, answer = await self._ask(question)
+                answer = await self._ask_once(question, reading)
             except Exception as error:
                 question.asking = False
                 self._fail(question, error)
@@ -329,22 +344,13 @@ class LiveQueries:
                 question.asking = False
                 self._tell(question, reading, answer)
 
-    async def _ask(self, question: Question) -> tuple[_Reading, Any]:
-        """Ask until the answer is of one state, or often enough."""
-        asked = 0
-        while True:
-            # What changes from now on asks again; what changed before is seen.
-            question.due = False
-            question.begun += 1
-            self._asks += 1
-            reading = _Reading(self, question)
-            answer = await self._ask_once(question, reading)
-            asked += 1
-            if not reading.may_be_torn():
-                return reading, answer
-            self._torn += 1
-            if asked == TORN_MAX:
-                return reading, answer
+    def begin(self, question: Question, *, again: bool) -> None:
+        """Note that a query is asked, or asked once more since it has seen two states."""
+        # What changes from now on asks again; what changed before is seen.
+        question.due = False
+        question.begun += 1
+        self._asks += 1
+        self._torn += again
 
     async def _ask_once(self, question: Question, reading: _Reading) -> Any:
         seconds, name = self._limits.ask_seconds, type(question.query).__name__
@@ -417,7 +423,9 @@ class LiveQuery(Generic[A]):
         """Of the newest answer that was looked at."""
         self._joined = 0
         """How many asks had begun when it joined: its first answer is no older than that."""
-        self._position = 0
+        self._position = self._until = 0
+        self._deadline = 0.0
+        """Until when the first answer is to contain position `_until`."""
         self._woken: asyncio.Future[None] | None = None
         """What it waits for."""
         self._is_busy = self._is_closed = False
@@ -468,6 +476,10 @@ class LiveQuery(Generic[A]):
         self._close()
 
     async def _begin(self) -> None:
+        if self._at is not None:
+            seconds = AT_SECONDS if self._timeout is None else self._timeout
+            self._deadline = self._loop.time() + seconds
+            self._until = position_of(self._at)
         await self._live.admit(self._query, self._at, self._timeout, self._principal)
         if not self._is_closed:
             self._question = self._live.join(self._query)
@@ -476,6 +488,8 @@ class LiveQuery(Generic[A]):
     async def _next(self) -> A:
         question = self._question
         while question is not None and not self._is_closed:
+            if self._told is None and self._until and question.told is not None:
+                await self._live.reach_too(question, self._until, self._deadline)
             if self._take(question):
                 assert self._told is not None
                 return cast("A", self._told.answer)
@@ -498,6 +512,8 @@ class LiveQuery(Generic[A]):
         if told is None or told.number == self._number:
             return False
         if self._told is None and not question.is_settled and question.ended <= self._joined:
+            return False
+        if self._told is None and self._live.position(question) < self._until:
             return False
         passed_over = told.number > self._number + 1
         self._number = told.number

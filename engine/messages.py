@@ -273,12 +273,18 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 
 
 def position_of(at: Receipt | str | int | None) -> int:
-    """Give the position that `at` names: of a receipt, its token, or the number itself."""
+    """Give the position that `at` names: of a receipt, its token, or the number itself.
+
+    Raises InvalidInput for what is none.
+    """
     if at is None:
         return 0
-    if isinstance(at, int):
-        return at
-    return (at if isinstance(at, Receipt) else Receipt.from_token(at)).position
+    position = at
+    if not isinstance(at, int):
+        position = (at if isinstance(at, Receipt) else Receipt.from_token(at)).position
+    if type(position) is not int or position < 0:
+        raise InvalidInput(f"`at`: a position is a whole number from 0 on, not {position!r:.60}")
+    return position
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -56,11 +56,10 @@ class Onlooker:
         definitions = projections_of(projections)
         self._files = ports.files
         self._lock_path = opened.path + ".lock"
-        self._reader = SqliteViewsReader(opened.views_path, definitions, ports)
+        limits = limits or Limits()
+        self._reader = SqliteViewsReader(opened.views_path, definitions, ports, limits)
         self._seen = {d.name: _Seen(d, self._refresh) for d in definitions}
-        self._answers = Answers(
-            answers, self._reader, self._seen, limits or Limits(), ports.stopwatch
-        )
+        self._answers = Answers(answers, self._reader, self._seen, limits, ports.stopwatch)
         self._open = False
         self._look: Look | None = None
         self._looked_at = float("-inf")

@@ -35,9 +35,10 @@ from .log_reader import LogReader
 from .messages import Query, Receipt, position_of
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition
+from .reading import Views
 from .stores.contract import LogSource, StoredEvent
 from .stores.sqlite_views import SqliteViews
-from .views import Checkpoint, Part, Views, what_of
+from .views import Checkpoint, Part, what_of
 from .works import folding
 
 __all__ = ["PastViews", "Pasts"]
@@ -93,8 +94,6 @@ class Pasts:
         if position is not None and at is not None:
             raise UsageError("a past is asked for by position= or by at=, not by both")
         wanted = None if position is None else position_of(position)
-        if wanted is not None and (type(wanted) is not int or wanted < 0):
-            raise InvalidInput(f"position is a whole number from 0 on, not {wanted!r:.60}")
         until = None if at is None else microseconds(at)
         return PastViews(self, self._chosen(projections), wanted, until, principal)
 

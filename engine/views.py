@@ -1,8 +1,7 @@
-"""Views: what the answers to queries read from, and what every store of views promises.
+"""Views: what is kept of projections, and what every store of views promises.
 
-Rules: a query sees whole transactions of a projector, never half of one. It reads at most
-`limits.query_rows` rows, and what would be more is refused instead of being cut silently. Values
-from users are bound, never written into SQL; names come from definitions. A batch of rows and its
+Rules: a query sees whole transactions of a projector, never half of one, and an answer one state of
+all that it reads. A batch of rows and its
 checkpoint are written in one transaction, and only where the checkpoint still stands where the
 writer believes; so every event counts once. A projection may have several builds, sets of tables
 with a number each: one serves queries, another may be built beside it. What people decide (to skip
@@ -13,16 +12,15 @@ of a query.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from .errors import InvalidInput, ProjectionUnserved, UsageError
 from .limits import Limits
 from .ports import Ports
-from .projection import Projection, ProjectionDefinition, Table, TableDefinition
+from .projection import Projection, ProjectionDefinition, TableDefinition
 from .requests import RequestStore
-from .rows import Flat, Row, Scalar
+from .rows import Flat, Scalar
 from .sql_projection import SqlSession
 from .statistics import ProjectionFailure
 from .stores.contract import LogSource
@@ -35,13 +33,14 @@ __all__ = [
     "Decision",
     "Parked",
     "Part",
-    "Reads",
     "Rebuild",
     "Search",
+    "Selected",
     "Selection",
     "Standstill",
-    "Views",
     "ViewsSource",
+    "ViewsState",
+    "ViewsStates",
     "ViewsStore",
     "what_of",
 ]
@@ -50,13 +49,6 @@ BuildState: TypeAlias = Literal["serving", "building", "former"]
 Rebuild: TypeAlias = Literal["refuse", "auto"]
 """What opening does where a projection was declared anew: say so, or build it beside the old."""
 DecisionKind: TypeAlias = Literal["skip", "pause", "resume", "reset", "rebuild", "swap", "drop"]
-
-R = TypeVar("R", bound=Row)
-S = TypeVar("S", bound=msgspec.Struct)
-
-
-SEARCH_ROWS: Final = 20
-"""What a search gives where nobody says how much: few want more than the best."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -182,6 +174,16 @@ class Search(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
+class Selected(NamedTuple):
+    """What a statement of a user gave."""
+
+    names: Sequence[str]
+    """Of its columns."""
+    rows: list[tuple[Any, ...]]
+    tables: frozenset[str]
+    """What it reads, as far as these are the views' own: tables by the name that is declared."""
+
+
 class ViewsSource(Protocol):
     """What queries ask of the storage of views. Where it fails, StoreFailed is raised."""
 
@@ -208,10 +210,8 @@ class ViewsSource(Protocol):
         """Give how many rows have these values."""
         ...
 
-    async def sql(
-        self, statement: str, parameters: Sequence[Scalar], rows_max: int
-    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-        """Run a statement that reads; give the names of its columns, and its rows.
+    async def sql(self, statement: str, parameters: Sequence[Scalar], rows_max: int) -> Selected:
+        """Run a statement that reads.
 
         Raises UsageError for a statement that cannot be run, or that would change anything, or
         that gives more than `rows_max` rows.
@@ -219,7 +219,32 @@ class ViewsSource(Protocol):
         ...
 
 
-class ViewsStore(ViewsSource, RequestStore, Protocol):
+class ViewsState(ViewsSource, Protocol):
+    """The views as they are at the first read, for one answer and no other, until `end`."""
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether two reads may have seen two states all the same, as they may in memory."""
+        ...
+
+    def end(self) -> None:
+        """Give it back; what is read later fails. A second call does nothing."""
+        ...
+
+
+class ViewsStates(ViewsSource, Protocol):
+    """Views that can be held still for one answer while they are written."""
+
+    def state(self, *, holding: bool = False) -> ViewsState:
+        """Give the views as they are at the first read, all of them at the same moment.
+
+        Who reads it for longer than `limits.state_seconds` is given TimeoutError. Where it cannot
+        be without, `holding` lets writes wait for it, for a moment at most.
+        """
+        ...
+
+
+class ViewsStore(ViewsStates, RequestStore, Protocol):
     """The contract between the projectors and queries, and the storage of their tables."""
 
     async def open(
@@ -349,252 +374,3 @@ class ViewsStore(ViewsSource, RequestStore, Protocol):
 def what_of(name: str, version: int) -> str:
     """Tell an event's type, as "order-created v1"."""
     return f"{name} v{version}"
-
-
-class Reads(Protocol):
-    """Gets to know what an answer reads, before it is read."""
-
-    def row(self, table: TableDefinition, key: Scalar) -> None:
-        """It reads the row with a key, or that there is none."""
-        ...
-
-    def table(self, table: TableDefinition) -> None:
-        """It may read any row of a table."""
-        ...
-
-    def everything(self) -> None:
-        """It may read any row of any table."""
-        ...
-
-
-class Views:
-    """What an answer reads: typed rows of the projections' tables, and SQL over them."""
-
-    def __init__(
-        self,
-        store: ViewsSource,
-        tables: Mapping[str, TableDefinition],
-        limits: Limits,
-        reads: Reads | None = None,
-    ) -> None:
-        self._store = store
-        self._tables = tables
-        self._limits = limits
-        self._rows_max = limits.query_rows
-        self._characters_max = limits.search_characters
-        self._reads = reads
-
-    def noted(self, reads: Reads) -> Views:
-        """Give the same views to one answer whose reads are noted."""
-        return Views(self._store, self._tables, self._limits, reads)
-
-    async def get(self, table: Table[R], key: Any) -> R | None:
-        """Give the row with this key, or None."""
-        definition = self._known(table)
-        encoded = definition.shape.encode_key(key)
-        if self._reads is not None:
-            self._reads.row(definition, encoded)
-        row: R | None = await self._store.get(definition, encoded)
-        return row
-
-    async def find(
-        self,
-        table: Table[R],
-        *,
-        where: Mapping[str, Any] | None = None,
-        order_by: str | None = None,
-        descending: bool = False,
-        limit: int | None = None,
-        offset: int = 0,
-        after: Any = None,
-    ) -> list[R]:
-        """Give the rows whose fields have the values of `where`, in order.
-
-        They are ordered by `order_by`, and by key where that is equal. The next page begins
-        `after` the last row of this one: pass that row, or its key. Raises UsageError for names
-        that are no fields, and where there are more than `limits.query_rows` rows and no limit.
-        """
-        definition = self._read(table)
-        self._check_page(limit, offset)
-        if order_by is not None:
-            _plain_column(definition, order_by)
-        selection = Selection(
-            _conditions(definition, where),
-            order_by,
-            descending,
-            await self._place(definition, order_by, after),
-            self._rows_max + 1 if limit is None else limit,
-            offset,
-        )
-        rows: list[R] = await self._store.find(definition, selection)
-        if len(rows) > self._rows_max:
-            raise UsageError(
-                f"more than {self._rows_max} rows of {definition.name} fit (Limits.query_rows): "
-                f"read them in pages, with `limit=` and `after=`"
-            )
-        return rows
-
-    async def search(
-        self,
-        table: Table[R],
-        text: str,
-        *,
-        where: Mapping[str, Any] | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-        raw: bool = False,
-    ) -> list[R]:
-        """Give the rows whose `search` fields have all words of a text, the best ones first.
-
-        The last word may be the beginning of one; capitals and accents do not matter. Nothing in
-        the text is syntax, unless it is `raw`: then it is what SQLite's FTS5 reads. Without a
-        `limit` they are 20 at most. Raises
-        InvalidInput for a text without a word or longer than `limits.search_characters`, and
-        UsageError for a table without such fields.
-        """
-        definition = self._read(table)
-        if not definition.shape.search:
-            row = definition.shape.row.__name__
-            raise UsageError(
-                f"{definition.name} is not searched: name its fields of text, `class {row}(Row, "
-                f'key="{definition.shape.key}", search=[...])`, and raise the version of its '
-                f"projection"
-            )
-        self._check_page(limit, offset)
-        words = self._readable(text)
-        search = Search(
-            tuple(word for word in words if any(map(str.isalnum, word))),
-            " ".join(words) if raw else None,
-            _conditions(definition, where),
-            min(SEARCH_ROWS, self._rows_max) if limit is None else limit,
-            offset,
-        )
-        if not search.words:
-            raise InvalidInput("a text to search for has a word in it: a letter or a digit")
-        rows: list[R] = await self._store.search(definition, search)
-        return rows
-
-    async def count(self, table: Table[Any], *, where: Mapping[str, Any] | None = None) -> int:
-        """Count the rows whose fields have the values of `where`."""
-        definition = self._read(table)
-        return await self._store.count(definition, _conditions(definition, where))
-
-    @overload
-    async def sql(
-        self, statement: str, parameters: Sequence[Scalar] = ()
-    ) -> list[tuple[Any, ...]]: ...
-    @overload
-    async def sql(
-        self, statement: str, parameters: Sequence[Scalar] = (), *, row: type[S]
-    ) -> list[S]: ...
-    async def sql(
-        self, statement: str, parameters: Sequence[Scalar] = (), *, row: type[S] | None = None
-    ) -> list[S] | list[tuple[Any, ...]]:
-        """Run a SELECT with its `?` parameters; give tuples, or structs by column name.
-
-        Meant for few rows, sums and the like: for many rows of one table `find` is far faster.
-        Raises UsageError for a statement that cannot be run or would change anything.
-        """
-        if self._reads is not None:
-            self._reads.everything()
-        names, rows = await self._store.sql(statement, parameters, self._rows_max)
-        if row is None:
-            return rows
-        try:
-            # Not strict, since SQL has no booleans, dates or enums of its own.
-            dicts = [dict(zip(names, values, strict=True)) for values in rows]
-            return msgspec.convert(dicts, list[row], strict=False)  # type: ignore[valid-type]
-        except msgspec.ValidationError as error:
-            raise UsageError(f"the columns {list(names)} are no {row.__name__}: {error}") from None
-
-    def _read(self, table: Table[Any]) -> TableDefinition:
-        """Give the table's definition to who may read any of its rows."""
-        definition = self._known(table)
-        if self._reads is not None:
-            self._reads.table(definition)
-        return definition
-
-    def _check_page(self, limit: int | None, offset: int) -> None:
-        if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
-            raise InvalidInput(
-                f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
-                f"(Limits.query_rows) and begins at 0 or later"
-            )
-
-    def _readable(self, text: object) -> list[str]:
-        """Give a text that is searched for in pieces, without what no text has."""
-        if not isinstance(text, str):
-            raise InvalidInput(f"a text to search for is a string, not a {type(text).__name__}")
-        if len(text) > self._characters_max:
-            raise InvalidInput(
-                f"a text to search for has {len(text)} characters, above "
-                f"Limits.search_characters at {self._characters_max}: search for fewer words"
-            )
-        if not text.isprintable():
-            # What is no character, or ends a text in C: nothing to look for, nor to pass on.
-            text = "".join(c if c.isprintable() else " " for c in text)
-        return text.split()
-
-    def _known(self, table: Table[Any]) -> TableDefinition:
-        definition = table.definition
-        if self._tables.get(definition.name) is not definition:
-            raise UsageError(
-                f"{definition.name} is no table of this engine: pass its projection "
-                f"{definition.projection!r} to Engine(projections=[...])"
-            )
-        if not self._store.serves(definition.projection):
-            raise ProjectionUnserved(definition.projection)
-        return definition
-
-    async def _place(
-        self, definition: TableDefinition, order_by: str | None, after: Any
-    ) -> tuple[Scalar, Scalar] | None:
-        """Give the value and the key behind which a page begins."""
-        if after is None:
-            return None
-        shape = definition.shape
-        order_by = order_by or shape.key
-        if shape.column(order_by).nullable:
-            raise UsageError(
-                f"{definition.name}.{order_by} may be None, and such rows have no place to page "
-                f"`after`: use `offset=`, or order by another field"
-            )
-        row = after
-        if not isinstance(after, Row):
-            key = shape.encode_key(after)
-            if order_by == shape.key:
-                return key, key
-            row = await self._store.get(definition, key)
-            if row is None:
-                raise InvalidInput(
-                    f"{definition.name} has no row with the key given as `after` any more: pass "
-                    f"the last row itself, `after=rows[-1]`, which also works then"
-                )
-        if type(row) is not shape.row:
-            raise InvalidInput(
-                f"`after` is a {type(row).__name__}, and {definition.name} holds "
-                f"{shape.row.__name__}"
-            )
-        flat = shape.flatten(row)
-        place = [column.name for column in shape.columns].index(order_by)
-        return flat[place], flat[shape.key_place]
-
-
-def _plain_column(definition: TableDefinition, name: str) -> None:
-    shape = definition.shape
-    fit = [column.name for column in shape.columns if not column.is_json]
-    if name not in fit:
-        raise UsageError(
-            f"{name!r} is no field of {definition.name} to look up or order by: use one of {fit}"
-        )
-
-
-def _conditions(
-    definition: TableDefinition, where: Mapping[str, Any] | None
-) -> tuple[tuple[str, Scalar], ...]:
-    found: list[tuple[str, Scalar]] = []
-    for name, value in (where or {}).items():
-        _plain_column(definition, name)
-        encode = definition.shape.column(name).encode
-        found.append((name, None if value is None else encode(value)))
-    return tuple(found)

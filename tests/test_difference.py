@@ -192,3 +192,87 @@ def test_a_field_is_told_from_a_key_in_the_text_and_equals_its_name() -> None:
     assert change.where == "rest['rest'][0]"
     assert change.path == ("rest", "rest", 0)
     assert repr(ABSENT) == "ABSENT"
+
+
+# -- what it costs ---------------------------------------------------------------------------
+
+
+def nested(depth: int, width: int, innermost: Any) -> Any:
+    value = innermost
+    for _ in range(depth):
+        value = [value, *range(width)]
+    return value
+
+
+class Counted:
+    """Counts how often it is compared."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+        self.compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        self.compared += 1
+        return isinstance(other, Counted) and other.value == self.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+
+@pytest.mark.parametrize("depth", [1, 10, 40])
+def test_what_lies_deep_is_compared_no_more_often(depth: int) -> None:
+    before, after = Counted(1), Counted(2)
+    changes = difference(nested(depth, 2, before), nested(depth, 2, after))
+
+    assert changes == (Change((0,) * depth, before, after),)
+    assert before.compared + after.compared < 20
+
+
+def test_states_deeper_than_the_stack_are_compared() -> None:
+    before, after = nested(3_000, 0, "a"), nested(3_000, 0, "b")
+    mapping_before: Any = "a"
+    mapping_after: Any = "b"
+    for _ in range(3_000):
+        mapping_before, mapping_after = {"k": mapping_before}, {"k": mapping_after}
+
+    assert [len(change.path) for change in difference(before, after)] == [3_000]
+    assert [len(change.path) for change in difference(mapping_before, mapping_after)] == [3_000]
+    assert difference(before, nested(3_000, 0, "a")) == ()
+
+
+def test_what_is_shared_inside_a_state_is_looked_at_once() -> None:
+    shared_before: Any = ["a"]
+    shared_after: Any = ["a"]
+    for _ in range(60):
+        shared_before = [shared_before, shared_before]
+        shared_after = [shared_after, shared_after]
+
+    assert difference(shared_before, shared_after) == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "paths"),
+    [
+        ({1: "a"}, {True: "a"}, [(1,), (True,)]),
+        ({1: "a", 2: "b"}, {1.0: "a", 2: "b"}, [(1,), (1.0,)]),
+        ({(1, 0): "a"}, {(True, 0): "a"}, [((1, 0),), ((True, 0),)]),
+        ({0}, {False}, [(0,), (False,)]),
+        (frozenset([(1,)]), frozenset([(1.0,)]), [((1,),), ((1.0,),)]),
+        ([{1}, 2], [{True}, 2], [(0, 1), (0, True)]),
+    ],
+)
+def test_keys_and_members_of_another_type_are_others(
+    before: Any, after: Any, paths: list[tuple[Any, ...]]
+) -> None:
+    assert repr([change.path for change in difference(before, after)]) == repr(paths)
+
+
+def test_values_without_a_hash_and_circles_are_compared() -> None:
+    circle: list[Any] = [1]
+    circle.append(circle)
+    other: list[Any] = [2]
+    other.append(other)
+
+    assert difference(bytearray(b"a"), bytearray(b"a")) == ()
+    assert [c.path for c in difference([bytearray(b"a"), 1], [bytearray(b"b"), 1])] == [(0,)]
+    assert [c.path for c in difference(circle, other)] == [(0,)]

@@ -36,6 +36,8 @@ from engine import (
     onlooker,
     projects,
 )
+from engine.stores.sqlite_views import SqliteViews
+from tests.read.shelf import until
 from tests.support import Add, Added, Counter
 from tests.tallies import GetTallies, GetTally, Tallies, Tally, get_tallies, get_tally, tallied
 
@@ -605,6 +607,11 @@ async def test_a_read_transaction_ends_with_its_query(url: str) -> None:
             with pytest.raises(UsageError):
                 await looker.query(GetSum("select no_such_column"))
             await the_next(looker.watch(CountTallies()))
+            assert isinstance(engine._views, SqliteViews)
+            states = engine._views._shown._states
+            assert states is not None
+            await until(lambda: not states._ended)  # the engine's own queries
+            await looker.positions()  # what has ended was given back before
             folded = outside(url, "pragma wal_checkpoint(truncate)")
 
     assert folded == [(0, 0, 0)]

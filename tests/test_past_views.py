@@ -417,7 +417,7 @@ async def test_a_question_that_is_given_up_does_not_hold_up_the_next(engine: Eng
 
 async def reading(past: PastViews) -> None:
     """Return when it has something to do."""
-    while past._store is None or past._store._calls._running is None:
+    while past._store is None or past._store._shown._calls._running is None:
         await asyncio.sleep(0)
 
 

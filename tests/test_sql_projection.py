@@ -517,7 +517,7 @@ async def test_a_second_worker_is_refused_and_changes_nothing() -> None:
         with pytest.raises(StoreRefused, match="another worker writes"):
             await work.prepare(log.events, Checkpoint())
 
-        _, found = await wired.views.sql("SELECT * FROM counts_totals", (), 10)
+        found = (await wired.views.sql("SELECT * FROM counts_totals", (), 10)).rows
         assert found == [("all", 2)]
 
 

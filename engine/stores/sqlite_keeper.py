@@ -16,7 +16,7 @@ import apsw
 import msgspec
 
 from ..errors import StoreRefused, UsageError
-from ..projection import ProjectionDefinition, TableDefinition
+from ..projection import ProjectionDefinition
 from ..requests import Outcome, Request
 from ..statistics import ProjectionFailure
 from ..views import Build, Decision, Parked, Part, Rebuild
@@ -84,6 +84,8 @@ class Keeper:
         """By projection and build, for those that are written by SQL of their own."""
         self._serving: Mapping[str, int] = {}
         """The build that queries read, where it has the tables that are declared."""
+        self.shown: Mapping[str, TableSql] = {}
+        """The tables that queries read, by the name that is declared."""
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -94,11 +96,6 @@ class Keeper:
     def is_shown(self, projection: str, build: int) -> bool:
         """Tell whether queries read a build."""
         return self._serving.get(projection) == build
-
-    def shown(self, table: TableDefinition) -> TableSql:
-        """Give the table that serves."""
-        number = self._serving[table.projection]
-        return self._sql[table.projection, number][table.attribute]
 
     def tables(self, projection: str, build: int) -> Mapping[str, TableSql]:
         """Give the tables of a build, by attribute."""
@@ -145,6 +142,11 @@ class Keeper:
         rest = {other: number for other, number in self._serving.items() if other != name}
         # One assignment, which a query in another thread sees whole.
         self._serving = {**rest, name: now.number} if now and readable else rest
+        self.shown = {
+            sql.definition.name: sql
+            for build in self._serving.items()
+            for sql in self._sql[build].values()
+        }
 
     # -- opening ------------------------------------------------------------------------------
 

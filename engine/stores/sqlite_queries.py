@@ -2,67 +2,142 @@
 
 Rules: calls run one after the other on one worker. A call whose caller has gone is interrupted, and
 harms no other; so is the one that runs while its views are closed. A connection that may do more
-than read is held to reading while it runs a statement that a user wrote. This file opens and closes
+than read is held to reading while it runs a statement that a user wrote. One answer of SQLite has
+at most `bytes_max` bytes: what would be more is refused, and never cut. This file opens and closes
 no connection, and begins no transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
+import msgspec
 
-from ..errors import InvalidInput, StoreFailed, UsageError
+from ..errors import InvalidInput, ProjectionUnserved, StoreFailed, UsageError
 from ..ports import Worker
+from ..projection import TableDefinition
 from ..rows import Scalar
-from ..views import Search
-from .sqlite_session import failures, only_reads, run, run_some
+from ..views import Search, Selected, Selection
+from .sqlite_session import OnlyReads, failures, run, run_some
 from .sqlite_tables import Statement, TableSql
 
-__all__ = ["QueryCalls", "read_count", "read_found", "read_rows", "select"]
+__all__ = ["QueryCalls", "Readable", "TableReads"]
 
 T = TypeVar("T")
 
 INTERRUPT_SECONDS: Final = 0.01
 """How soon a query whose caller gave up is interrupted again, if it still runs."""
+_STATEMENTS_MAX: Final = 1_000
+"""Statements of users whose tables are remembered."""
 
 
-def read_rows(connection: apsw.Connection, sql: TableSql, statement: Statement) -> list[Any]:
-    """Give the rows of a statement of this table."""
-    build = sql.definition.shape.build
-    return [build(flat) for flat in sql.rows_of(run(connection, *statement))]
+class Readable(msgspec.Struct, frozen=True):
+    """What a query reads from: a connection, and what the tables that serve are called on it."""
+
+    connection: apsw.Connection
+    tables: Mapping[str, TableSql]
+    """By the name that is declared."""
+    bytes_max: int
+    """Of one answer of SQLite."""
+    known: dict[str, frozenset[str]]
+    """Which tables the statements of users read, as far as they were asked before."""
+
+    def table(self, definition: TableDefinition) -> TableSql:
+        """Give the SQL of a table; raise ProjectionUnserved where it does not serve."""
+        found = self.tables.get(definition.name)
+        if found is None:
+            raise ProjectionUnserved(definition.projection)
+        return found
 
 
-def read_found(connection: apsw.Connection, sql: TableSql, search: Search) -> list[Any]:
-    """Give the rows that a search finds, the best first."""
+class TableReads:
+    """The reads that `ViewsSource` promises, over whatever runs them."""
+
+    async def _run(self, call: Callable[..., T], *args: Any) -> T:
+        """Run `call(readable, *args)` where views are read."""
+        raise NotImplementedError
+
+    async def get(self, table: TableDefinition, key: Scalar) -> Any:
+        """Give the row with a key, or None."""
+        return await self._run(_get, table, key)
+
+    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
+        """Give the rows of a selection, in its order."""
+        return await self._run(_find, table, selection)
+
+    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
+        """Give the rows that a search finds, the best first."""
+        return await self._run(_search, table, search)
+
+    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
+        """Give how many rows have these values."""
+        return await self._run(_count, table, where)
+
+    async def sql(self, statement: str, parameters: Sequence[Scalar], rows_max: int) -> Selected:
+        """Run a statement that reads."""
+        return await self._run(_select, statement, parameters, rows_max)
+
+
+def _get(reading: Readable, table: TableDefinition, key: Scalar) -> Any:
+    sql = reading.table(table)
+    rows = _rows(reading, sql, sql.get(key))
+    return rows[0] if rows else None
+
+
+def _find(reading: Readable, table: TableDefinition, selection: Selection) -> list[Any]:
+    sql = reading.table(table)
+    return _rows(reading, sql, sql.find(selection))
+
+
+def _search(reading: Readable, table: TableDefinition, search: Search) -> list[Any]:
+    sql = reading.table(table)
     try:
-        return read_rows(connection, sql, sql.search(search))
+        return _rows(reading, sql, sql.search(search))
     except apsw.SQLError as error:
         if search.syntax is None:
             raise
         raise InvalidInput(f"this search cannot be read: {error}") from error
 
 
-def read_count(connection: apsw.Connection, statement: Statement) -> int:
-    """Give the number that a statement answers."""
-    return int(run(connection, *statement)[0][0])
+def _count(reading: Readable, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
+    return int(run(reading.connection, *reading.table(table).count(where))[0][0])
 
 
-def select(
-    connection: apsw.Connection, statement: str, parameters: Sequence[Scalar], rows_max: int
-) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-    """Run a user's statement; give the names of its columns, and its rows."""
+def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
+    """Give the rows of a statement of this table."""
+    build = sql.definition.shape.build
+    return [build(flat) for flat in sql.rows_of(run(reading.connection, *statement))]
+
+
+def _select(
+    reading: Readable, statement: str, parameters: Sequence[Scalar], rows_max: int
+) -> Selected:
+    """Run a user's statement; give the names of its columns, its rows, and what it reads."""
+    connection, known = reading.connection, reading.known
     before = connection.authorizer
-    if before is not only_reads:
-        connection.authorizer = only_reads
+    guard = before if isinstance(before, OnlyReads) else OnlyReads()
+    if guard is not before:
+        connection.authorizer = guard
+    tables = known.get(statement)
     try:
-        names, rows = run_some(connection, statement, parameters, rows_max + 1)
+        # Only what is compiled here asks the authorizer, which is told what it reads.
+        guard.tables = set() if tables is None else None
+        names, rows = run_some(
+            connection, statement, parameters, rows_max + 1, can_cache=tables is not None
+        )
+        if tables is None:
+            tables = frozenset(name.partition(":")[0] for name in guard.tables or ())
+            if len(known) >= _STATEMENTS_MAX:
+                known.clear()
+            known[statement] = tables
     except (apsw.SQLError, apsw.AuthError, apsw.ReadOnlyError, apsw.BindingsError) as error:
         raise UsageError(f"views.sql cannot run this statement: {error}") from error
     finally:
-        if before is not only_reads:
+        guard.tables = None
+        if guard is not before:
             connection.authorizer = before
     if not names:
         raise UsageError("views.sql was given a statement that cannot give rows")
@@ -70,7 +145,7 @@ def select(
         raise UsageError(
             f"views.sql gives more than {rows_max} rows (Limits.query_rows): add a LIMIT"
         )
-    return names, rows
+    return Selected(names, rows, tables)
 
 
 class _Call:
@@ -80,25 +155,22 @@ class _Call:
 
 
 class QueryCalls:
-    """Calls on the connection of some views, from `begin` to `end`."""
+    """Calls on the connections of some views, from `begin` to `end`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._worker: Worker | None = None
-        self._connect: Callable[[], apsw.Connection] | None = None
-        self._running: tuple[_Call, apsw.Connection] | None = None
+        self._running: tuple[_Call, apsw.Connection | None] | None = None
+        self._posted: set[asyncio.Future[None]] = set()
         self._interrupting = True
         self._ending = False
 
-    def begin(
-        self, worker: Worker, connect: Callable[[], apsw.Connection], *, interrupting: bool = True
-    ) -> None:
-        """Take calls: each is run on this worker, with the connection that `connect` gives.
+    def begin(self, worker: Worker, *, interrupting: bool = True) -> None:
+        """Take calls, and run each on this worker.
 
         Where the worker also writes on it, nothing may be interrupted: that could hit a write.
         """
         self._worker = worker
-        self._connect = connect
         self._interrupting = interrupting
         self._ending = False
 
@@ -110,33 +182,60 @@ class QueryCalls:
         if running is not None:
             self._give_up(running[0])
 
-    async def run(self, call: Callable[..., T], *args: Any) -> T:
-        """Run `call(connection, *args)`; if the caller gives up, its statement is interrupted."""
+    async def run(
+        self,
+        open_: Callable[[], tuple[apsw.Connection | None, Any]],
+        call: Callable[..., T],
+        *args: Any,
+    ) -> T:
+        """Run `call(what, *args)` on the worker, where `open_` gives a connection, and `what`.
+
+        If the caller gives up, its statement is interrupted.
+        """
         if self._worker is None:
             raise StoreFailed(f"the views {self._path} are closed", written=False)
         mine = _Call()
         try:
-            return await self._worker.run(self._run_now, mine, call, args)
+            return await self._worker.run(self._run_now, mine, open_, call, args)
         except asyncio.CancelledError:
             self._give_up(mine)
             raise
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have a call run on the worker that nobody waits for."""
+        if self._worker is not None:
+            task = asyncio.ensure_future(self._worker.run(call))
+            self._posted.add(task)
+            task.add_done_callback(self._posted.discard)
+
+    def give_up_on(self, connection: apsw.Connection) -> None:
+        """Interrupt the call that runs on a connection, if any does."""
+        running = self._running
+        if running is not None and running[1] is connection:
+            self._give_up(running[0])
 
     def _give_up(self, call: _Call) -> None:
         """Interrupt a call until it ends: a statement that has not begun does not notice."""
         call.given_up = True
         running = self._running
         if self._interrupting and running is not None and running[0] is call:
-            running[1].interrupt()
+            if running[1] is not None:
+                running[1].interrupt()
             asyncio.get_running_loop().call_later(INTERRUPT_SECONDS, self._give_up, call)
 
-    def _run_now(self, mine: _Call, call: Callable[..., T], args: Sequence[Any]) -> T:
-        assert self._connect is not None
+    def _run_now(
+        self,
+        mine: _Call,
+        open_: Callable[[], tuple[apsw.Connection | None, Any]],
+        call: Callable[..., T],
+        args: Sequence[Any],
+    ) -> T:
         while not (mine.given_up or self._ending):
             try:
                 with failures(self._path, "read"):
-                    connection = self._connect()
+                    connection, what = open_()
                     self._running = (mine, connection)
-                    return call(connection, *args)
+                    return call(what, *args)
             except apsw.InterruptError:
                 # Its caller gave up, or did that of the statement before, which had just ended:
                 # then this one runs again.

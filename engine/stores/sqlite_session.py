@@ -21,6 +21,7 @@ from ..rows import Scalar
 
 __all__ = [
     "BUSY_MS",
+    "OnlyReads",
     "close",
     "durable_settings",
     "failures",
@@ -62,11 +63,13 @@ def run_some(
     rows_max: int,
     *,
     bytes_max: int | None = None,
+    can_cache: bool = True,
 ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
     """Run a statement for its first rows; give the names of its columns, and the rows.
 
     What gives no columns at all is no statement that reads, and gets no names. Raises UsageError
-    where the rows have more than `bytes_max` bytes together.
+    where the rows have more than `bytes_max` bytes together. Without `can_cache` it is compiled
+    anew, which asks the authorizer.
     """
     names: list[str] = []
 
@@ -79,7 +82,7 @@ def run_some(
 
     cursor = connection.cursor()
     cursor.exec_trace = begins
-    cursor.execute(sql, tuple(values))
+    cursor.execute(sql, tuple(values), can_cache=can_cache)
     try:
         rows = zip(cursor, range(rows_max), strict=False)
         if bytes_max is None:
@@ -255,6 +258,26 @@ def only_reads(
         # A search asks by it whether the index that it holds is the one in the file.
         return apsw.SQLITE_OK
     return apsw.SQLITE_OK if action in _READS else apsw.SQLITE_DENY
+
+
+class OnlyReads:
+    """Holds a connection to reading, as `only_reads` does, and tells which tables are read."""
+
+    def __init__(self) -> None:
+        self.tables: set[str] | None = None
+        """Takes the names of the tables that a statement reads while it is compiled."""
+        self.is_beginning = False
+        """Whether it is the store itself that begins or ends a read transaction."""
+
+    def __call__(
+        self, action: int, one: str | None, two: str | None, database: str | None, inner: str | None
+    ) -> int:
+        """Authorize one thing that a statement does."""
+        if action == apsw.SQLITE_READ and self.tables is not None and one is not None:
+            self.tables.add(one)
+        if action == apsw.SQLITE_TRANSACTION and self.is_beginning:
+            return apsw.SQLITE_OK
+        return only_reads(action, one, two, database, inner)
 
 
 _FLOATS: Final = tuple(

@@ -77,7 +77,12 @@ class TableSql:
         assert len(shape.columns) <= COLUMNS_MAX
         self._table = quoted(self.name)
         self._key = quoted(shape.key)
-        self._columns = ", ".join(quoted(column.name) for column in shape.columns)
+        names = [quoted(column.name) for column in shape.columns]
+        self._columns = ", ".join(names)
+        # In a subquery SQLite calls a column `true` or `false` otherwise, and takes what asks for
+        # it by that name for a text; a number with a colon is nobody's name.
+        self._numbered = ", ".join(f'{name} AS ":{n}"' for n, name in enumerate(names))
+        self._numbers = ", ".join(f'":{n}"' for n in range(len(names)))
         kinds = {column.sql for column in shape.columns}
         self._as_json = "BLOB" not in kinds and (floats_exact or "REAL" not in kinds)
         self._chunk_rows = min(ROWS_MAX, _power_of_two(BINDINGS_MAX // self._width))
@@ -224,10 +229,11 @@ class TableSql:
         return answer
 
     def _select(self, tail: str, source: str = "") -> str:
-        inner = f"SELECT {self._columns} FROM {source or self._table} {tail}"
+        inner = f"FROM {source or self._table} {tail}"
         if not self._as_json:
-            return inner
-        return f"SELECT json_group_array(json_array({self._columns})) FROM ({inner})"
+            return f"SELECT {self._columns} {inner}"
+        rows = f"SELECT {self._numbered} {inner}"
+        return f"SELECT json_group_array(json_array({self._numbers})) FROM ({rows})"
 
     def _among(self) -> str:
         return f"{self._key} IN (SELECT value FROM json_each(?))"

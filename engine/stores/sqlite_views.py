@@ -1,12 +1,12 @@
 """Views in SQLite: the tables of all projections and their checkpoints, in one file or in memory.
 
 Rules: one worker writes, all projections in turn, one transaction each with its checkpoint in it;
-another reads, on a connection that cannot write. (In memory there is one connection, and one
-worker does both.) Each table belongs to a history: if the log is another one than that of its
-checkpoint, the table is made anew. Views can be rebuilt, so they are not synced at each commit:
-after a power loss they may stand at an earlier checkpoint, never at a wrong one. What people decide
-cannot, so its commit is synced, with all commits before it. This file never writes to the log and
-never folds.
+another reads, on connections that cannot write, one state of the views for each answer. (In memory
+there is one connection, and one worker does both.) Each table belongs to a history: if the log is
+another one than that of its checkpoint, the table is made anew. Views can be rebuilt, so they are
+not synced at each commit: after a power loss they may stand at an earlier checkpoint, never at a
+wrong one. What people decide cannot, so its commit is synced, with all commits before it. This file
+never writes to the log and never folds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import apsw
 from ..errors import StoreFailed, StoreRefused
 from ..limits import Limits
 from ..ports import Ports, Worker
-from ..projection import Projection, ProjectionDefinition, TableDefinition
+from ..projection import Projection, ProjectionDefinition
 from ..requests import Outcome, Request
 from ..rows import Flat, Scalar
 from ..sql_projection import SqlSession
@@ -35,9 +35,8 @@ from ..views import (
     Parked,
     Part,
     Rebuild,
-    Search,
-    Selection,
     Standstill,
+    ViewsState,
 )
 from .contract import LogSource
 from .sqlite_gathered import Gathered, Gathering
@@ -45,20 +44,20 @@ from .sqlite_history import Plan
 from .sqlite_keeper import MEMORY, Builder, Keeper
 from .sqlite_parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .sqlite_place import Place
-from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
+from .sqlite_queries import TableReads
 from .sqlite_requests import read_standstills
 from .sqlite_session import (
     BUSY_MS,
     close,
     failures,
     make_wal_durable,
-    only_reads,
     open_writer,
     refused_rows,
     run,
     set_pragma,
     transaction,
 )
+from .sqlite_shown import Shown
 from .sqlite_tables import TableSql
 from .sqlite_wal import WalInTurn
 
@@ -72,7 +71,7 @@ PAGE_BYTES: Final = 4_096
 """Of views whose size is bounded."""
 
 
-class SqliteViews:
+class SqliteViews(TableReads):
     """Views on a path, or in memory for ":memory:", where `bytes_max` may bound them."""
 
     def __init__(
@@ -92,8 +91,6 @@ class SqliteViews:
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._connection: apsw.Connection | None = None
-        self._reading: apsw.Connection | None = None
-        self._calls = QueryCalls(path)
         self._wal: WalInTurn | None = None
         self._place: Place | None = None
         self._gathering = Gathering(self._write, self._wrote, lambda: self._stopped)
@@ -101,6 +98,8 @@ class SqliteViews:
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
         written, and whatever builds on it may end up wrong."""
         self._keeper = Keeper(path, "", ())
+        self._shown = Shown(path, self._ports, Limits(), self._keeper, self)
+        """What queries read."""
         self._rows_max = 0
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see: changed in the writer's thread,
@@ -122,6 +121,7 @@ class SqliteViews:
         self._ports = ports
         self._rows_max = limits.query_rows
         self._keeper = Keeper(self._path, store.log_id, definitions, self._builder)
+        self._shown = Shown(self._path, ports, limits, self._keeper, self)
         self._writer = ports.workers.start("foldline-views")
         try:
             await self._open(store, rebuild)
@@ -135,12 +135,12 @@ class SqliteViews:
         plans = await self._keeper.plan(store, names, rebuild, self._logger)
         await self._writer.run(self._prepare, plans)
         if self._path == MEMORY:
+            assert self._connection is not None
             self._reader = self._writer
+            self._shown.share(self._writer, self._connection)
         else:
             self._reader = self._ports.workers.start("foldline-queries")
-            await self._reader.run(self._open_reader)
-        own = self._reader is not self._writer
-        self._calls.begin(self._reader, self._reading_connection, interrupting=own)
+            await self._shown.open(self._reader, self._place)
 
     def _open_writer(self) -> frozenset[str]:
         with failures(self._path, "opened", refused=True):
@@ -168,35 +168,22 @@ class SqliteViews:
         with failures(self._path, "prepared"), self._noting_failed_syncs():
             self._keeper.prepare(self._connection, plans)
 
-    def _open_reader(self) -> None:
-        with failures(self._path, "opened"):
-            connection = self._reading = self._ports.files.connect(self._path, readonly=True)
-            if self._place is not None:
-                self._place.check()
-            set_pragma(connection, "busy_timeout", BUSY_MS)
-            set_pragma(connection, "query_only", 1)
-            set_pragma(connection, "trusted_schema", 0)
-            connection.authorizer = only_reads
-
     async def freeze(self) -> None:
         """Take no more writes: what reads in memory can then be interrupted, like any reader."""
         assert self._path == MEMORY
-        await self._on_writer(self._freeze)
+        await self._on_writer(set_pragma, "query_only", 1)
         assert self._writer is not None
-        self._calls.begin(self._writer, self._reading_connection)
-
-    def _freeze(self, connection: apsw.Connection) -> None:
-        set_pragma(connection, "query_only", 1)
-        self._reading = connection
+        assert self._connection is not None
+        self._shown.share(self._writer, self._connection, only_read=True)
 
     async def close(self) -> None:
         """Close; a second call does nothing. Queries that still run are interrupted."""
-        self._calls.end()
+        await self._shown.end()
         reader, self._reader = self._reader, None
         writer, self._writer = self._writer, None
         if reader is not None and reader is not writer:
             try:
-                await reader.run(self._close_reader)
+                await reader.run(self._shown.close)
             finally:
                 await reader.close()
         if writer is not None:
@@ -205,14 +192,9 @@ class SqliteViews:
             finally:
                 await writer.close()
 
-    def _close_reader(self) -> None:
-        connection, self._reading = self._reading, None
-        if connection is not None:
-            connection.close()
-
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
-        self._reading = self._wal = self._place = None
+        self._wal = self._place = None
         if connection is not None:
             stopped, self._stopped = self._stopped, False
             with failures(self._path, "closed"):
@@ -277,7 +259,9 @@ class SqliteViews:
         return self._write_in_turn(self._gathering.add(changes))
 
     async def _write_in_turn(self, write: Gathered) -> bool:
+        await self._shown.until_free()
         await self._on_writer(self._write_gathered, write)
+        self._shown.fold_in_a_pause(self._wal, self._on_writer)
         return write.first
 
     def _write_gathered(self, _connection: apsw.Connection, write: Gathered) -> None:
@@ -310,7 +294,10 @@ class SqliteViews:
         self, part: Part, call: Callable[[SqlSession], Changes | None]
     ) -> Changes | None:
         """Run a call that writes a part's tables by SQL, and what it gives, in one transaction."""
-        return await self._on_writer(self._write_by, part, call)
+        await self._shown.until_free()
+        changes = await self._on_writer(self._write_by, part, call)
+        self._shown.fold_in_a_pause(self._wal, self._on_writer)
+        return changes
 
     def _write_by(
         self,
@@ -434,6 +421,7 @@ class SqliteViews:
 
     async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
         """Let a build serve from now on; the one that served becomes former."""
+        await self._shown.until_free()
         swap = partial(self._keeper.swap, reach=self._reach)
         await self._on_writer(self._exchange, definition, swap, definition, build, decision)
 
@@ -458,6 +446,7 @@ class SqliteViews:
 
     async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
         """Empty the tables that serve, and put their checkpoints back to 0."""
+        await self._shown.until_free()
         await self._on_writer(self._exchange, definition, self._keeper.reset, definition, decision)
 
     async def decide(self, decision: Decision) -> None:
@@ -557,35 +546,12 @@ class SqliteViews:
         """Give how many of a projection's transactions queries see for certain, and may see."""
         return self._seen.get(projection, (0, 0))
 
-    async def get(self, table: TableDefinition, key: Scalar) -> Any:
-        """Give the row with a key, or None."""
-        sql = self._keeper.shown(table)
-        rows = await self._calls.run(read_rows, sql, sql.get(key))
-        return rows[0] if rows else None
+    def state(self, *, holding: bool = False) -> ViewsState:
+        """Give the views as they are at its first read; see `ViewsStates.state`."""
+        return self._shown.state(holding=holding)
 
-    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
-        """Give the rows of a selection, in its order."""
-        sql = self._keeper.shown(table)
-        return await self._calls.run(read_rows, sql, sql.find(selection))
-
-    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
-        """Give the rows that a search finds, the best first."""
-        return await self._calls.run(read_found, self._keeper.shown(table), search)
-
-    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
-        """Give how many rows have these values."""
-        return await self._calls.run(read_count, self._keeper.shown(table).count(where))
-
-    async def sql(
-        self, statement: str, parameters: Sequence[Scalar], rows_max: int
-    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-        """Run a statement that reads."""
-        return await self._calls.run(select, statement, parameters, rows_max)
-
-    def _reading_connection(self) -> apsw.Connection:
-        connection = self._reading or self._connection
-        assert connection is not None
-        return connection
+    async def _run(self, call: Callable[..., T], *args: Any) -> T:
+        return await self._shown.run(call, *args)
 
 
 def _nothing_to_do() -> None:

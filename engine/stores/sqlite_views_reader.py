@@ -1,9 +1,9 @@
 """Views in SQLite read from outside: beside the engine that writes them, or without one.
 
-Rules: the connection can only read; no lock is taken, no engine is kept waiting, and nothing is
-made where no views are. Each call is a read transaction of its own, and looks in it whether the
-tables are still those that are declared here: those of another version, or declared otherwise, are
-refused and not believed. A file that is put in the place of the one that is open is noticed. SQLite
+Rules: the connections can only read; no lock is taken, no engine is kept waiting, and nothing is
+made where no views are. Each answer reads in one transaction, and looks in it whether the tables
+are still those that are declared here: those of another version, or declared otherwise, are refused
+and not believed. A file that is put in the place of the one that is open is noticed. SQLite
 itself keeps a `-shm` and an empty `-wal` beside a file that is read and that nobody writes; they
 hold nothing.
 """
@@ -11,17 +11,16 @@ hold nothing.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import apsw
 
 from ..errors import StoreRefused
+from ..limits import Limits
 from ..ports import Ports, Worker
 from ..projection import ProjectionDefinition, TableDefinition
-from ..rows import Scalar
-from ..views import Search, Selection
+from ..views import ViewsState
 from .sqlite_builds import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -30,8 +29,9 @@ from .sqlite_builds import (
     real_name,
     serving,
 )
-from .sqlite_queries import QueryCalls, read_count, read_found, read_rows, select
-from .sqlite_session import failures, floats_are_exact, run, set_reading
+from .sqlite_queries import QueryCalls, TableReads
+from .sqlite_session import failures, floats_are_exact, run, set_reading, snapshot
+from .sqlite_states import State, States
 from .sqlite_tables import TableSql, definition_hash
 
 __all__ = ["Look", "NoViewsYet", "SqliteViewsReader"]
@@ -46,18 +46,26 @@ class NoViewsYet(StoreRefused):
     """There is no file, or no engine has put views into it yet."""
 
 
-class SqliteViewsReader:
+class SqliteViewsReader(TableReads):
     """The views of some projections in the file `path`, read-only, from `open` to `close`."""
 
     def __init__(
-        self, path: str, projections: Sequence[ProjectionDefinition], ports: Ports
+        self,
+        path: str,
+        projections: Sequence[ProjectionDefinition],
+        ports: Ports,
+        limits: Limits,
     ) -> None:
         self.path = path
         self._ports = ports
         self._declared = {d.name: (d.version, definition_hash(d)) for d in projections}
-        self._tables = [table for d in projections for table in d.tables.values()]
-        self._sql: dict[str, TableSql] = {}
+        self._tables = {d.name: list(d.tables.values()) for d in projections}
+        self._sql: dict[tuple[str, int], Sequence[tuple[TableDefinition, TableSql]]] = {}
+        """By projection and build."""
+        self._floats_exact: bool | None = None
+        self._limits = limits
         self._calls = QueryCalls(path)
+        self._states: States | None = None
         self._worker: Worker | None = None
         self._connection: apsw.Connection | None = None
         self._opened = 0
@@ -66,7 +74,8 @@ class SqliteViewsReader:
     async def open(self) -> None:
         """Take calls; the file need not be there yet."""
         self._worker = self._ports.workers.start("foldline-onlooker")
-        self._calls.begin(self._worker, self._connect)
+        self._calls.begin(self._worker)
+        self._states = States(self._calls, self, self._limits, at_once=True)
 
     async def close(self) -> None:
         """Close the file; a second call does nothing. Calls that still run are interrupted."""
@@ -74,6 +83,8 @@ class SqliteViewsReader:
         worker, self._worker = self._worker, None
         if worker is not None:
             try:
+                assert self._states is not None
+                await worker.run(self._states.close)
                 await worker.run(self._disconnect)
             finally:
                 await worker.close()
@@ -82,47 +93,42 @@ class SqliteViewsReader:
 
     async def look(self) -> Look:
         """Look whether anything was committed; it takes some µs. Raises NoViewsYet."""
-        return await self._calls.run(self._look)
+        return await self._calls.run(self._open, self._look)
 
     async def positions(self) -> Mapping[str, int]:
         """Give how far the views of each projection are."""
-        return await self._calls.run(self._check)
+        return await self._calls.run(self._open, self._check)
 
     def serves(self, projection: str) -> bool:  # noqa: ARG002 - the contract's
         """Say yes: each call finds out by itself, and says more."""
         return True
 
-    async def get(self, table: TableDefinition, key: Scalar) -> Any:
-        """Give the row with a key, or None."""
-        rows = await self._calls.run(self._checked, self._get, table, key)
-        return rows[0] if rows else None
+    def state(self, *, holding: bool = False) -> ViewsState:  # noqa: ARG002 - the contract's
+        """Give the views as they are at its first read; see `ViewsSource.state`."""
+        assert self._states is not None
+        return State(self._states)
 
-    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
-        """Give the rows of a selection, in its order."""
-        return await self._calls.run(self._checked, self._find, table, selection)
-
-    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
-        """Give the rows that a search finds, the best first."""
-        return await self._calls.run(self._checked, self._search, table, search)
-
-    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
-        """Give how many rows have these values."""
-        return await self._calls.run(self._checked, self._count, table, where)
-
-    async def sql(
-        self, statement: str, parameters: Sequence[Scalar], rows_max: int
-    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-        """Run a statement that reads."""
-        return await self._calls.run(self._checked, select, statement, parameters, rows_max)
+    async def _run(self, call: Callable[..., T], *args: Any) -> T:
+        state = self.state()
+        assert isinstance(state, State)
+        try:
+            return await state.run(call, *args)
+        finally:
+            state.end()
 
     # -- in the worker ------------------------------------------------------------------------
 
-    def _connect(self) -> apsw.Connection:
-        """Give the connection; open the file where none is open, or where it is another one now."""
+    def _open(self) -> tuple[apsw.Connection, apsw.Connection]:
+        """Give the connection that looks, opened anew where the file is another one now."""
         connection = self._connection
-        if connection is not None and not _was_moved(connection):
-            return connection
-        self._disconnect()
+        if connection is None or not self.is_usable(connection):
+            self._disconnect()
+            connection = self._connection = self.connect()
+            self._opened += 1
+        return connection, connection
+
+    def connect(self) -> apsw.Connection:
+        """Open the file; raise NoViewsYet where there is none."""
         if self._ports.files.size(self.path) == 0:
             raise self._nothing_yet()
         with failures(self.path, "opened", refused=True):
@@ -132,9 +138,46 @@ class SqliteViewsReader:
             except BaseException:
                 connection.close()
                 raise
-        self._connection = connection
-        self._opened += 1
         return connection
+
+    def is_usable(self, connection: apsw.Connection) -> bool:
+        """Tell whether the path leads to the file that is open still."""
+        return not _was_moved(connection)
+
+    def tables(
+        self, connection: apsw.Connection, begin: Callable[[], None]
+    ) -> Mapping[str, TableSql]:
+        """Begin a read transaction in which the tables are known to be those declared here."""
+        begin()
+        builds = self._read_builds(connection)
+        self._positions(builds)
+        return {
+            table.name: sql
+            for projection, tables in self._tables.items()
+            for now in [serving([b for b in builds if b.projection == projection])]
+            if now is not None
+            for table, sql in self._tables_of(projection, tables, now)
+        }
+
+    def _tables_of(
+        self, projection: str, tables: Sequence[TableDefinition], build: Found
+    ) -> Sequence[tuple[TableDefinition, TableSql]]:
+        """Give the tables of the build that serves, which the plain names only show."""
+        known = self._sql.get((projection, build.number))
+        if known is None:
+            known = self._sql[projection, build.number] = [
+                (
+                    table,
+                    TableSql(
+                        table,
+                        floats_exact=bool(self._floats_exact),
+                        name=real_name(table.name, build.number),
+                        sliced=build.slices > 1,
+                    ),
+                )
+                for table in tables
+            ]
+        return known
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -143,7 +186,7 @@ class SqliteViewsReader:
 
     def _set_up(self, connection: apsw.Connection) -> None:
         set_reading(connection)
-        with _snapshot(connection):
+        with snapshot(connection):
             # In one transaction, since an engine may be making them at this moment.
             made = run(connection, "SELECT 1 FROM sqlite_schema LIMIT 1")
             (application_id,) = run(connection, "PRAGMA application_id")[0]
@@ -153,8 +196,8 @@ class SqliteViewsReader:
             raise StoreRefused(
                 f"{self.path} is not a file of views: name the store that the engine has"
             )
-        exact = floats_are_exact(connection)
-        self._sql = {t.name: TableSql(t, floats_exact=exact) for t in self._tables}
+        if self._floats_exact is None:
+            self._floats_exact = floats_are_exact(connection)
 
     def _nothing_yet(self) -> NoViewsYet:
         return NoViewsYet(
@@ -165,47 +208,11 @@ class SqliteViewsReader:
     def _look(self, connection: apsw.Connection) -> Look:
         return self._opened, run(connection, "PRAGMA data_version")[0][0]
 
-    def _checked(self, connection: apsw.Connection, call: Callable[..., T], *args: Any) -> T:
-        """Read from tables that are known, in one transaction, to be those declared here."""
-        with _snapshot(connection):
-            self._check_tables(connection)
-            return call(connection, *args)
-
-    def _get(self, connection: apsw.Connection, table: TableDefinition, key: Scalar) -> list[Any]:
-        sql = self._sql[table.name]
-        return read_rows(connection, sql, sql.get(key))
-
-    def _find(
-        self, connection: apsw.Connection, table: TableDefinition, selection: Selection
-    ) -> list[Any]:
-        sql = self._sql[table.name]
-        return read_rows(connection, sql, sql.find(selection))
-
-    def _search(
-        self, connection: apsw.Connection, table: TableDefinition, search: Search
-    ) -> list[Any]:
-        # An index of words belongs to a build's own table, which the plain name only shows.
-        builds = [b for b in read_builds(connection) if b.projection == table.projection]
-        now = serving(builds)
-        assert now is not None, "what serves was looked at in this transaction"
-        known = self._sql[table.name]
-        sql = known.of_build(real_name(table.name, now.number), sliced=now.slices > 1)
-        return read_found(connection, sql, search)
-
-    def _count(
-        self,
-        connection: apsw.Connection,
-        table: TableDefinition,
-        where: Sequence[tuple[str, Scalar]],
-    ) -> int:
-        return read_count(connection, self._sql[table.name].count(where))
-
     def _check(self, connection: apsw.Connection) -> Mapping[str, int]:
-        with _snapshot(connection):
-            return self._check_tables(connection)
+        with snapshot(connection):
+            return self._positions(self._read_builds(connection))
 
-    def _check_tables(self, connection: apsw.Connection) -> Mapping[str, int]:
-        """Give the positions of the views; raise StoreRefused for those of another definition."""
+    def _read_builds(self, connection: apsw.Connection) -> Sequence[Found]:
         (schema,) = run(connection, "SELECT schema_version FROM views_meta")[0]
         if schema != SCHEMA_VERSION:
             raise StoreRefused(
@@ -216,6 +223,10 @@ class SqliteViewsReader:
         builds = read_builds(connection)
         if not builds:
             raise self._nothing_yet()
+        return builds
+
+    def _positions(self, builds: Sequence[Found]) -> Mapping[str, int]:
+        """Give the positions of the views; raise StoreRefused for those of another definition."""
         return {
             name: self._position(name, [build for build in builds if build.projection == name])
             for name in self._declared
@@ -249,17 +260,6 @@ class SqliteViewsReader:
                 f"`version={declared + 1}` and start an engine, which builds them anew"
             )
         return now.position
-
-
-@contextmanager
-def _snapshot(connection: apsw.Connection) -> Generator[None]:
-    """Let all that is read inside be of one moment."""
-    run(connection, "BEGIN")
-    try:
-        yield
-    finally:
-        if connection.in_transaction:
-            run(connection, "ROLLBACK")
 
 
 def _was_moved(connection: apsw.Connection) -> bool:

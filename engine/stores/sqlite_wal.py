@@ -226,6 +226,8 @@ class WalInTurn:
         self.bound = _Bound(clock)
         self._frame_bytes = connection.pragma("page_size") + _FRAME_HEADER_BYTES
         self._frames = 0
+        self.is_put_off = False
+        """Whether somebody who reads kept the last fold from its end."""
         # As above: its size does not tell, and what a reader made it grow goes back to the disk.
         connection.set_wal_hook(self._committed)
         set_pragma(connection, "journal_size_limit", 2 * WAL_BYTES_MAX)
@@ -238,16 +240,25 @@ class WalInTurn:
 
     def fold_if_large(self) -> None:
         """Fold it where there is enough to fold; raises what SQLite raises, but for a reader."""
+        if self._frames * self._frame_bytes >= self.bound.next:
+            self.fold()
+
+    def fold_on(self, _connection: Any) -> None:
+        """Fold it, now that nobody reads; as `fold`."""
+        self.fold()
+
+    def fold(self) -> None:
+        """Fold it, as far as those who read let it; raises as above."""
         size = self._frames * self._frame_bytes
-        if size < self.bound.next:
-            return
         begin = self._clock.monotonic()
         self._connection.set_busy_timeout(0)
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except (apsw.BusyError, apsw.FullError):
+            self.is_put_off = True
             self.bound.put_off(size)
         else:
+            self.is_put_off = False
             self._frames = 0
             self.bound.folded()
         finally:

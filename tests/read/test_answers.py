@@ -12,7 +12,7 @@ import pytest
 from engine.answers import Answers, answers
 from engine.errors import DefinitionError, ProjectionLag, UsageError
 from engine.messages import Query, Receipt
-from engine.views import Views
+from engine.reading import Views
 
 from .shelf import Book, Bought, Counts, Dropped, Lent, Library, Log, Wired
 

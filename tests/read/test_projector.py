@@ -218,7 +218,7 @@ async def test_a_crash_at_any_step_counts_every_event_once(
     async with Wired(log, path, [counts], limits=limits) as wired:
         await wired.caught_up()
 
-        _, rows = await wired.views.sql("SELECT name, books FROM counts_totals", (), 100)
+        rows = (await wired.views.sql("SELECT name, books FROM counts_totals", (), 100)).rows
         assert dict(rows) == fold_all(log) == {"all": 5, "ann": 1}
 
 

@@ -17,13 +17,14 @@ from engine.limits import Limits
 from engine.messages import Event
 from engine.ports import Ports
 from engine.projection import Projection, Row, Table, projects
+from engine.reading import Views
 from engine.rows import Flat
 from engine.stores.sqlite_search import drops
 from engine.stores.sqlite_tables import TableSql
 from engine.stores.sqlite_views import SqliteViews
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.machine import SimulatedFiles
-from engine.views import Changes, Checkpoint, Decision, Selection, Views
+from engine.views import Changes, Checkpoint, Decision, Selection
 
 from .shelf import Crash, Library, Log, Wired, part_of
 

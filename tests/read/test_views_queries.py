@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pytest
 from engine.errors import StoreFailed, UsageError
 from engine.limits import Limits
 from engine.projection import Projection, Table, TableDefinition, projects
+from engine.reading import Views
 from engine.rows import Scalar
-from engine.views import Views
 
 from .shelf import Book, Bought, Copy, Lent, Library, Log, Wired
 
@@ -229,7 +229,7 @@ ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) selec
 
 async def reading(wired: Wired) -> None:
     """Return when the reader has something to do."""
-    while wired.views._calls._running is None:
+    while wired.views._shown._calls._running is None:
         await asyncio.sleep(0)
 
 
@@ -252,8 +252,10 @@ async def test_an_interrupt_meant_for_another_query_does_no_harm(tmp_path: Path)
         bounded = ENDLESS.replace("from n)", "from n where x < 3000000)")
         slow = asyncio.create_task(views.sql(bounded))
         await reading(wired)
-        assert wired.views._reading is not None
-        wired.views._reading.interrupt()
+        running = wired.views._shown._calls._running
+        assert running is not None
+        assert running[1] is not None
+        running[1].interrupt()
 
         assert await slow == [(3_000_000,)]
 
@@ -279,8 +281,14 @@ class Noted:
     def table(self, table: TableDefinition) -> None:
         self.noted.append(("table", table.name, *self.asked))
 
-    def everything(self) -> None:
-        self.noted.append(("everything", *self.asked))
+    def begin(self) -> None:
+        self.noted.append(("begin",))
+
+    def statement(self) -> None:
+        self.noted.append(("statement", *self.asked))
+
+    def selected(self, names: Iterable[tuple[str, str]]) -> None:
+        self.noted.append(("selected", *names))
 
 
 async def test_what_is_read_is_noted_before_it_is_read(
@@ -288,23 +296,25 @@ async def test_what_is_read_is_noted_before_it_is_read(
 ) -> None:
     """Else what changes in between would be missed by who watches."""
     asked: list[str] = []
-    read = wired.views._calls.run
+    read = wired.views._shown._calls.run
 
     async def reading(*call: Any) -> Any:
         asked.append("read")
         return await read(*call)
 
-    monkeypatch.setattr(wired.views._calls, "run", reading)
+    monkeypatch.setattr(wired.views._shown._calls, "run", reading)
     noted = Noted(asked)
     calls: list[Callable[[Views], Awaitable[Any]]] = [
         lambda views: views.get(Library.books, "a"),
         lambda views: views.find(Library.books, limit=1),
         lambda views: views.find(Library.books, after="a", limit=1),
         lambda views: views.count(Library.books),
+        lambda views: views.sql("SELECT price FROM Library_Books b"),
+        lambda views: views.sql("SELECT price FROM Library_Books b"),
         lambda views: views.sql("SELECT 1"),
     ]
     for call in calls:
-        await call(views.noted(noted))
+        await call(views.of(wired.views, noted))
         asked.clear()
         await call(views)  # the others' reads are not noted
         asked.clear()
@@ -314,5 +324,10 @@ async def test_what_is_read_is_noted_before_it_is_read(
         ("table", "library_books"),
         ("table", "library_books"),
         ("table", "library_books"),
-        ("everything",),
+        ("statement",),
+        ("selected", ("library", "library_books")),
+        ("statement",),
+        ("selected", ("library", "library_books")),
+        ("statement",),
+        ("selected",),
     ]

@@ -18,7 +18,7 @@ from ...answers import answers
 from ...errors import Rejected
 from ...messages import Command, Event, Id, Meta, Query
 from ...projection import Projection, Row, Table, projects
-from ...views import Views
+from ...reading import Views
 
 __all__ = [
     "POISON",

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 from ...answers import answers
 from ...messages import Event, Meta, Query
 from ...projection import Policy, Projection, Row, Table, projects
-from ...views import Views
+from ...reading import Views
 from .domain import Taken, Was
 
 __all__ = [
