@@ -12,6 +12,12 @@ from .answers import answers as answers
 from .archive import Archive as Archive
 from .authorization import Action as Action
 from .authorization import Authorize as Authorize
+from .conditions import above as above
+from .conditions import at_least as at_least
+from .conditions import at_most as at_most
+from .conditions import below as below
+from .conditions import between as between
+from .conditions import one_of as one_of
 from .difference import ABSENT as ABSENT
 from .difference import Change as Change
 from .difference import difference as difference

@@ -1,10 +1,10 @@
 """The bus: carries committed events from the journal to the projectors, as a fast copy of the log.
 
 Rules: publishing never waits and never fails because of a subscriber. Each subscription holds at
-most `limits.bus_events`; beyond that it drops what it holds and remembers that it lost something,
-and its projector reads the feed, which has everything. Nobody polls: a subscriber waits to be
-woken. The bus carries stored events as bytes, so that no two readers share a decoded one. It is
-never the only place where an event is.
+most `limits.bus_events` and `limits.bus_bytes`; beyond either it drops what it holds and remembers
+that it lost something, and its projector reads the feed, which has everything. Nobody polls: a
+subscriber waits to be woken. The bus carries stored events as bytes, so that no two readers share a
+decoded one. It is never the only place where an event is.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ __all__ = ["Bus", "Subscription"]
 class Subscription:
     """What waits on the bus for one projector."""
 
-    def __init__(self, name: str, events_max: int) -> None:
+    def __init__(self, name: str, events_max: int, bytes_max: int) -> None:
         self.name = name
         self._events_max = events_max
+        self._bytes_max = bytes_max
         self._batches: deque[Sequence[StoredEvent]] = deque()
-        self._waiting = 0
+        self._sizes: deque[int] = deque()
+        """Of the batches, in bytes."""
+        self._waiting = self._bytes = 0
         self._lost = False
         self._muted = False
         self._wake = asyncio.Event()
@@ -35,17 +38,20 @@ class Subscription:
         self._dropped = 0
         self._overflows = 0
 
-    def offer(self, events: Sequence[StoredEvent]) -> None:
-        """Take a batch, or drop it and everything before it where that is too much."""
+    def offer(self, events: Sequence[StoredEvent], size: int) -> None:
+        """Take a batch of `size` bytes, or drop it and all before it where that is too much."""
         if self._muted or not events:
             return
-        if self._waiting + len(events) > self._events_max:
+        waiting = self._waiting + len(events)
+        if waiting > self._events_max or self._bytes + size > self._bytes_max:
             self._overflows += 1
             self._dropped += self._waiting + len(events)
             self._drop()
         else:
             self._batches.append(events)
-            self._waiting += len(events)
+            self._sizes.append(size)
+            self._waiting = waiting
+            self._bytes += size
         self._wake.set()
 
     def take(self, after: int, events_max: int) -> Sequence[StoredEvent]:
@@ -67,6 +73,7 @@ class Subscription:
             if last <= after:
                 self._batches.popleft()
                 self._waiting -= len(batch)
+                self._bytes -= self._sizes.popleft()
         self._taken += len(taken)
         return taken
 
@@ -117,6 +124,8 @@ class Subscription:
 
     def _drop(self) -> None:
         self._batches.clear()
+        self._sizes.clear()
+        self._bytes = 0
         self._waiting = 0
         self._lost = True
 
@@ -131,7 +140,7 @@ class Bus:
 
     def subscribe(self, name: str) -> Subscription:
         """Give a subscription that gets everything published from now on."""
-        subscription = Subscription(name, self._limits.bus_events)
+        subscription = Subscription(name, self._limits.bus_events, self._limits.bus_bytes)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -141,7 +150,9 @@ class Bus:
 
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Hand a committed batch to every subscription, and return at once."""
-        for subscription in self._subscriptions:
-            subscription.offer(events)
+        if self._subscriptions:
+            size = sum([len(event.payload) + len(event.metadata) for event in events])
+            for subscription in self._subscriptions:
+                subscription.offer(events, size)
         if self._failpoint is not None:
             self._failpoint("bus.published")

@@ -2,10 +2,10 @@
 
 Rules: a feed reads pages of the log; one that follows is woken by the bus and takes from it what
 goes on exactly where it stands, like a projector. It holds two pages, and on the bus never more
-than `Limits.bus_events`: a slow reader falls back to the log and slows nobody. What it is not asked
-for is passed over before it is decoded, and its position moves over it. An event that cannot be
-decoded ends it with Damaged, after everything before. It polls nothing, and keeps no checkpoint:
-where to go on is the reader's to remember.
+than `Limits.bus_events` and `bus_bytes`: a slow reader falls back to the log and slows nobody. What
+it is not asked for is passed over before it is decoded, and its position moves over it. An event
+that cannot be decoded ends it with Damaged, after everything before. It polls nothing, and keeps no
+checkpoint: where to go on is the reader's to remember.
 """
 
 from __future__ import annotations

@@ -79,7 +79,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     page_bytes: int = 8 * 1024 * 1024
     """Payload of one page, unless a single event has more."""
     bus_events: int = 8_192
-    """Events that wait on the bus for one projector; beyond it the projector reads the feed."""
+    """Events that wait on the bus for one projector or feed; beyond it these read the log."""
+    bus_bytes: int = 32 * 1024 * 1024
+    """Payload and metadata of the events that wait on the bus for one projector or feed; likewise.
+    A batch that is larger by itself is read from the log."""
     projector_events: int = 1_000
     """Events that a projector folds into one transaction."""
     projector_gather_ms: int = 10
@@ -106,6 +109,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that one page of a query's answer may hold."""
     query_bytes: int = 64 * 1024 * 1024
     """Bytes of such a page, as SQL gives it; in memory it may take three times as much."""
+    query_values: int = 1_000
+    """Values that `one_of` may ask for at once."""
     answers_at_once: int = 64
     """Answers that read the views at the same time, one state of them each; others wait for their
     turn."""
@@ -119,6 +124,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     watched_rows: int = 1_000
     """Single rows that a watched query may depend on; one that reads more depends on their whole
     tables."""
+    watched_bytes: int = 256 * 1024 * 1024
+    """Bytes of the answers that watched queries hold for those that watch, one each, as JSON; in
+    memory they may take three times as much. A watch whose answer would go beyond ends with
+    Overloaded."""
     asks_at_once: int = 16
     """Watched queries that are asked at the same time; the others wait for their turn."""
     ask_seconds: int = 30

@@ -15,16 +15,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from .answers import AT_SECONDS, Answers
 from .authorization import Gate
+from .conditions import Filter
 from .errors import Closed, Overloaded, UsageError
 from .interest import Interest
 from .limits import Limits
 from .messages import Query, Receipt, position_of
 from .projection import ProjectionDefinition, TableDefinition
-from .question import Question, Told, are_same, key_of
+from .question import Question, Told, are_same, key_of, weigh
 from .rows import Scalar
 from .statistics import LiveStatistics
 from .views import Changes, Part, ViewsStore
@@ -32,6 +33,7 @@ from .views import Changes, Part, ViewsStore
 __all__ = ["LiveQueries", "LiveQuery"]
 
 A = TypeVar("A")
+Filters: TypeAlias = tuple[Filter, ...]
 
 
 class Projected(Protocol):
@@ -58,6 +60,7 @@ class _Reading:
     def __init__(self, live: LiveQueries, question: Question) -> None:
         self.tables: set[str] = set()
         self.rows: set[tuple[str, Scalar]] = set()
+        self.some_rows: set[tuple[str, Filters]] = set()
         self.positions: dict[str, int] = {}
         """Of the projections that it reads: what they surely contained."""
         self.begun = 0
@@ -69,7 +72,8 @@ class _Reading:
     def begin(self) -> None:
         """It is asked now, perhaps once more."""
         self.begun += 1
-        self.tables, self.rows, self.positions, self._before = set(), set(), {}, {}
+        self.tables, self.rows, self.some_rows = set(), set(), set()
+        self.positions, self._before = {}, {}
         self._live.begin(self._question, again=self.begun > 1)
 
     def row(self, table: TableDefinition, key: Scalar) -> None:
@@ -80,6 +84,28 @@ class _Reading:
         self._look(table.projection)
         self.rows.add((table.name, key))
         self._live.note_row(self._question, table.name, key)
+        self._notice(table.projection)
+
+    def some(self, table: TableDefinition, filters: Filters) -> None:
+        """It reads of all rows that pass the filters."""
+        if len(self.some_rows) >= self._live.rows_max:
+            self.table(table)
+            return
+        self._look(table.projection)
+        self.some_rows.add((table.name, filters))
+        self._live.note_some(self._question, table.name, filters)
+        self._notice(table.projection)
+
+    def found(self, table: TableDefinition, keys: Sequence[Scalar]) -> None:
+        """It was given the rows with these keys, which may come to pass the filters no more."""
+        if table.name in self.tables:
+            return
+        if len(self.rows) + len(keys) > self._live.rows_max:
+            self.table(table)
+            return
+        for key in keys:
+            self.rows.add((table.name, key))
+            self._live.note_row(self._question, table.name, key)
         self._notice(table.projection)
 
     def table(self, table: TableDefinition) -> None:
@@ -137,6 +163,8 @@ class LiveQueries:
         self._askers: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._ended = self._failed = False
+        self._weight = 0
+        """Bytes of all answers that are held."""
         self._watchers = self._asks = self._unchanged = self._torn = 0
 
     # -- life -------------------------------------------------------------------------------
@@ -240,9 +268,11 @@ class LiveQueries:
 
     def _forget(self, question: Question) -> None:
         del self._questions[question.key]
+        self._weight -= question.weight
+        question.weight = 0
         self._due.pop(question, None)
         if not question.asking:
-            self._keep_noted(question, set(), set())
+            self._keep_noted(question)
 
     def wait(self, question: Question, joining: bool) -> asyncio.Future[None]:
         """Give what is done when a question may have another answer; have it asked if it must."""
@@ -300,22 +330,32 @@ class LiveQueries:
             question.tables.add(table)
             self._interest.note_table(question, table)
 
+    def note_some(self, question: Question, table: str, filters: Filters) -> None:
+        """Note that an ask reads what passes the filters."""
+        if (table, filters) not in question.some:
+            question.some.add((table, filters))
+            self._interest.note_some(question, table, filters)
+
     def note_row(self, question: Question, table: str, key: Scalar) -> None:
         """Note that an ask reads a row."""
         if (table, key) not in question.rows:
             question.rows.add((table, key))
             self._interest.note_row(question, table, key)
 
-    def _keep_noted(
-        self, question: Question, tables: set[str], rows: set[tuple[str, Scalar]]
-    ) -> None:
-        """Forget what is noted for a question beyond these."""
+    def _keep_noted(self, question: Question, reading: _Reading | None = None) -> None:
+        """Forget what is noted for a question beyond what an ask has read, or all of it."""
+        tables = set() if reading is None else reading.tables
+        rows = set() if reading is None else reading.rows
+        some = set() if reading is None else reading.some_rows
         for table in question.tables - tables:
             self._interest.drop_table(question, table)
         for table, key in question.rows - rows:
             self._interest.drop_row(question, table, key)
+        for table, filters in question.some - some:
+            self._interest.drop_some(question, table, filters)
         question.tables &= tables
         question.rows &= rows
+        question.some &= some
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -368,14 +408,20 @@ class LiveQueries:
 
     def _tell(self, question: Question, reading: _Reading, answer: Any) -> None:
         if not question.watchers:
-            self._keep_noted(question, set(), set())
+            self._keep_noted(question)
             return
-        self._keep_noted(question, reading.tables, reading.rows)
+        self._keep_noted(question, reading)
         question.ended = question.begun
         question.projections = tuple(reading.positions)
         question.position = min(reading.positions.values(), default=0)
         told = question.told
         if told is None or not are_same(told.answer, answer):
+            weight = weigh(answer)
+            if self._weight - question.weight + weight > self._limits.watched_bytes:
+                self._fail(question, self._too_heavy(question))
+                return
+            self._weight += weight - question.weight
+            question.weight = weight
             question.told = Told(answer, 1 if told is None else told.number + 1)
             question.wake()
         else:
@@ -384,12 +430,19 @@ class LiveQueries:
         if question.due and question.is_awaited:
             self._enqueue(question)
 
+    def _too_heavy(self, question: Question) -> Overloaded:
+        return Overloaded(
+            f"with the new answer to {type(question.query).__name__} the answers of "
+            f"{len(self._questions)} watched queries have more than {self._limits.watched_bytes} "
+            f"bytes (Limits.watched_bytes): watch less, or answer in pages. Watching again is safe"
+        )
+
     def _fail(self, question: Question, error: Exception) -> None:
         """Let all who watch a query have the error; who watches it anew has it asked anew."""
         if question.watchers:
             self._forget(question)
         else:
-            self._keep_noted(question, set(), set())
+            self._keep_noted(question)
         question.fail(error)
 
 

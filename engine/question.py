@@ -15,10 +15,12 @@ from typing import Any
 
 import msgspec
 
+from .conditions import Filter
+from .footprint import footprint
 from .messages import Query
 from .rows import Scalar
 
-__all__ = ["Question", "Told", "are_same", "key_of"]
+__all__ = ["Question", "Told", "are_same", "key_of", "weigh"]
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 
@@ -46,6 +48,8 @@ class Question:
         self.watchers = 0
         self.told: Told | None = None
         """Its newest answer."""
+        self.weight = 0
+        """Its bytes, as JSON."""
         self.position = 0
         """What the last ask surely saw."""
         self.projections: Sequence[str] = ()
@@ -60,6 +64,8 @@ class Question:
         self.tables: set[str] = set()
         self.rows: set[tuple[str, Scalar]] = set()
         """What it is known to depend on, by table and key."""
+        self.some: set[tuple[str, tuple[Filter, ...]]] = set()
+        """And by table and filters."""
         self.failure: tuple[Exception, TracebackType | None] | None = None
         """Why it is asked no more."""
         self._waiting: set[asyncio.Future[None]] = set()
@@ -121,6 +127,14 @@ def key_of(query: Query[Any]) -> object:
         return type(query), _canonical.encode(query)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         return object()
+
+
+def weigh(answer: Any) -> int:
+    """Give the bytes of an answer as JSON; an estimate where it cannot be that."""
+    try:
+        return len(msgspec.json.encode(answer))
+    except Exception:
+        return footprint(answer, 200)
 
 
 def are_same(one: Any, other: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeVar, overload
 
 import msgspec
 
+from .conditions import Filter, filters_of
 from .errors import InvalidInput, ProjectionUnserved, UsageError
 from .limits import Limits
 from .projection import Table, TableDefinition
@@ -37,6 +38,14 @@ class Reads(Protocol):
 
     def row(self, table: TableDefinition, key: Scalar) -> None:
         """It reads the row with a key, or that there is none."""
+        ...
+
+    def some(self, table: TableDefinition, filters: tuple[Filter, ...]) -> None:
+        """It reads of all rows that pass the filters; `found` says next which it was given."""
+        ...
+
+    def found(self, table: TableDefinition, keys: Sequence[Scalar]) -> None:
+        """It was given the rows with these keys."""
         ...
 
     def table(self, table: TableDefinition) -> None:
@@ -102,18 +111,24 @@ class Views:
         offset: int = 0,
         after: Any = None,
     ) -> list[R]:
-        """Give the rows whose fields have the values of `where`, in order.
+        """Give the rows whose fields have what `where` asks for, in order.
 
+        That is a value by name, or a range or several: `where={"cents": at_least(100), "status":
+        one_of(["open", "held"])}`, with `above`, `at_most`, `below` and `between` beside these.
         They are ordered by `order_by`, and by key where that is equal. The next page begins
         `after` the last row of this one: pass that row, or its key. Raises UsageError for names
-        that are no fields, and where there are more than `limits.query_rows` rows and no limit.
+        that are no fields, and where there are more than `limits.query_rows` rows and no limit;
+        InvalidInput for a range without values or of another type, and for too many values
+        (`limits.query_values`).
         """
-        definition = self._read(table)
+        definition = self._known(table)
         self._check_page(limit, offset)
+        filters = self._filters(definition, where)
         if order_by is not None:
-            _plain_column(definition, order_by)
+            self._filters(definition, {order_by: None})
+        self._note_some(definition, filters, after, offset)
         selection = Selection(
-            _conditions(definition, where),
+            filters,
             order_by,
             descending,
             await self._place(definition, order_by, after),
@@ -121,6 +136,10 @@ class Views:
             offset,
         )
         rows: list[R] = await self._store.find(definition, selection)
+        if self._reads is not None:
+            shape = definition.shape
+            keys = [shape.encode_key(getattr(row, shape.key)) for row in rows]
+            self._reads.found(definition, keys)
         if len(rows) > self._rows_max:
             raise UsageError(
                 f"more than {self._rows_max} rows of {definition.name} fit (Limits.query_rows): "
@@ -159,7 +178,7 @@ class Views:
         search = Search(
             tuple(word for word in words if any(map(str.isalnum, word))),
             " ".join(words) if raw else None,
-            _conditions(definition, where),
+            self._filters(definition, where),
             min(SEARCH_ROWS, self._rows_max) if limit is None else limit,
             offset,
         )
@@ -169,9 +188,9 @@ class Views:
         return rows
 
     async def count(self, table: Table[Any], *, where: Mapping[str, Any] | None = None) -> int:
-        """Count the rows whose fields have the values of `where`."""
+        """Count the rows whose fields have what `where` asks for, as in `find`."""
         definition = self._read(table)
-        return await self._store.count(definition, _conditions(definition, where))
+        return await self._store.count(definition, self._filters(definition, where))
 
     @overload
     async def sql(
@@ -217,6 +236,26 @@ class Views:
         if self._reads is not None:
             self._reads.table(definition)
         return definition
+
+    def _filters(
+        self, definition: TableDefinition, where: Mapping[str, Any] | None
+    ) -> tuple[Filter, ...]:
+        if not where:
+            return ()
+        return filters_of(definition.name, definition.shape, where, self._limits.query_values)
+
+    def _note_some(
+        self, definition: TableDefinition, filters: tuple[Filter, ...], after: Any, offset: int
+    ) -> None:
+        """Note which rows a page depends on, beside those that it has."""
+        if self._reads is None:
+            return
+        if after is not None and not isinstance(after, Row):
+            self._reads.row(definition, definition.shape.encode_key(after))
+        if not filters or offset:  # what is passed over may leave, and is in no answer
+            self._reads.table(definition)
+        else:
+            self._reads.some(definition, filters)
 
     def _check_page(self, limit: int | None, offset: int) -> None:
         if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
@@ -284,23 +323,3 @@ class Views:
         flat = shape.flatten(row)
         place = [column.name for column in shape.columns].index(order_by)
         return flat[place], flat[shape.key_place]
-
-
-def _plain_column(definition: TableDefinition, name: str) -> None:
-    shape = definition.shape
-    fit = [column.name for column in shape.columns if not column.is_json]
-    if name not in fit:
-        raise UsageError(
-            f"{name!r} is no field of {definition.name} to look up or order by: use one of {fit}"
-        )
-
-
-def _conditions(
-    definition: TableDefinition, where: Mapping[str, Any] | None
-) -> tuple[tuple[str, Scalar], ...]:
-    found: list[tuple[str, Scalar]] = []
-    for name, value in (where or {}).items():
-        _plain_column(definition, name)
-        encode = definition.shape.column(name).encode
-        found.append((name, None if value is None else encode(value)))
-    return tuple(found)

@@ -13,7 +13,7 @@ import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast, dataclass_transform
 
 import msgspec
 from msgspec import inspect
@@ -60,6 +60,8 @@ class Column(msgspec.Struct, frozen=True):
     """Gives the SQL value; raises TypeError or ValueError for what the field cannot hold."""
     decode: Callable[[Any], Any] | None
     """Takes back what is not null; None where the SQL value is the field's value."""
+    is_ordered: bool = False
+    """Whether SQL orders its values as Python does: numbers, texts, dates and times."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -332,7 +334,18 @@ def _read_column(owner: str, name: str, annotation: Any) -> Column:
     is_json = sql == "JSON"
     if nullable:
         encode = _or_none(encode)
-    return Column(name, "TEXT" if is_json else sql, nullable, is_json, annotation, encode, decode)
+    sql = "TEXT" if is_json else sql
+    ordered = isinstance(info, _ORDERED)
+    return Column(name, sql, nullable, is_json, annotation, encode, decode, ordered)
+
+
+_ORDERED: Final = (
+    inspect.StrType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.DateTimeType,
+    inspect.DateType,
+)
 
 
 def _bare(info: inspect.Type) -> tuple[inspect.Type, bool]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from .conditions import Filter
 from .limits import Limits
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition, TableDefinition
@@ -153,7 +154,7 @@ class Changes(msgspec.Struct, frozen=True):
 class Selection(msgspec.Struct, frozen=True):
     """Which rows a query reads, in which order; names are checked, values are SQL values."""
 
-    where: tuple[tuple[str, Scalar], ...] = ()
+    where: tuple[Filter, ...] = ()
     order_by: str | None = None
     descending: bool = False
     after: tuple[Scalar, Scalar] | None = None
@@ -169,7 +170,7 @@ class Search(msgspec.Struct, frozen=True):
     """A row has all of them; the last may be the beginning of one."""
     syntax: str | None = None
     """Instead of words: a search in the store's own language."""
-    where: tuple[tuple[str, Scalar], ...] = ()
+    where: tuple[Filter, ...] = ()
     limit: int = 0
     offset: int = 0
 
@@ -206,8 +207,8 @@ class ViewsSource(Protocol):
         """
         ...
 
-    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
-        """Give how many rows have these values."""
+    async def count(self, table: TableDefinition, where: Sequence[Filter]) -> int:
+        """Give how many rows are asked for."""
         ...
 
     async def sql(self, statement: str, parameters: Sequence[Scalar], rows_max: int) -> Selected:

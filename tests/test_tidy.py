@@ -38,9 +38,11 @@ RANKS: list[set[str]] = [
     {"messages", "keys", "stores.contract"},
     {"upcasting", "shape"},
     {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},
-    {"fingerprint", "mailbox", "projection", "snapshot", "schema", "interest", "question"}
+    {"fingerprint", "mailbox", "projection", "snapshot", "schema", "conditions"}
     | {"proving"},
     {
+        "interest",
+        "question",
         "authorization",
         "journal",
         "store_end",

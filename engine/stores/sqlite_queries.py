@@ -16,12 +16,13 @@ from typing import Any, Final, TypeVar
 import apsw
 import msgspec
 
+from ..conditions import Filter
 from ..errors import InvalidInput, ProjectionUnserved, StoreFailed, UsageError
 from ..ports import Worker
 from ..projection import TableDefinition
 from ..rows import Scalar
 from ..views import Search, Selected, Selection
-from .sqlite_session import OnlyReads, failures, run, run_some
+from .sqlite_session import OnlyReads, failures, run, run_some, within
 from .sqlite_tables import Statement, TableSql
 
 __all__ = ["QueryCalls", "Readable", "TableReads"]
@@ -72,8 +73,8 @@ class TableReads:
         """Give the rows that a search finds, the best first."""
         return await self._run(_search, table, search)
 
-    async def count(self, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
-        """Give how many rows have these values."""
+    async def count(self, table: TableDefinition, where: Sequence[Filter]) -> int:
+        """Give how many rows are asked for."""
         return await self._run(_count, table, where)
 
     async def sql(self, statement: str, parameters: Sequence[Scalar], rows_max: int) -> Selected:
@@ -102,14 +103,34 @@ def _search(reading: Readable, table: TableDefinition, search: Search) -> list[A
         raise InvalidInput(f"this search cannot be read: {error}") from error
 
 
-def _count(reading: Readable, table: TableDefinition, where: Sequence[tuple[str, Scalar]]) -> int:
+def _count(reading: Readable, table: TableDefinition, where: Sequence[Filter]) -> int:
     return int(run(reading.connection, *reading.table(table).count(where))[0][0])
 
 
 def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     """Give the rows of a statement of this table."""
     build = sql.definition.shape.build
-    return [build(flat) for flat in sql.rows_of(run(reading.connection, *statement))]
+    connection = reading.connection
+    # SQLite itself ends a text that grows beyond this, before it is made.
+    before = connection.limit(apsw.SQLITE_LIMIT_LENGTH)
+    if before > reading.bytes_max:
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, reading.bytes_max)
+    try:
+        found = connection.execute(*statement)
+        answer = found.fetchall() if sql.is_json else within(found, reading.bytes_max)
+    except apsw.TooBigError as error:
+        raise _too_large(sql.definition.name, reading.bytes_max) from error
+    finally:
+        if before > reading.bytes_max:  # a connection that writes too
+            connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
+    return [build(flat) for flat in sql.rows_of(answer)]
+
+
+def _too_large(what: str, bytes_max: int) -> UsageError:
+    return UsageError(
+        f"what is read of {what} at once has more than {bytes_max} bytes (Limits.query_bytes): "
+        f"read it in smaller pages, with `limit=` and `after=`, or raise the limit"
+    )
 
 
 def _select(
@@ -126,7 +147,12 @@ def _select(
         # Only what is compiled here asks the authorizer, which is told what it reads.
         guard.tables = set() if tables is None else None
         names, rows = run_some(
-            connection, statement, parameters, rows_max + 1, can_cache=tables is not None
+            connection,
+            statement,
+            parameters,
+            rows_max + 1,
+            bytes_max=reading.bytes_max,
+            can_cache=tables is not None,
         )
         if tables is None:
             tables = frozenset(name.partition(":")[0] for name in guard.tables or ())
@@ -135,6 +161,8 @@ def _select(
             known[statement] = tables
     except (apsw.SQLError, apsw.AuthError, apsw.ReadOnlyError, apsw.BindingsError) as error:
         raise UsageError(f"views.sql cannot run this statement: {error}") from error
+    except apsw.TooBigError as error:
+        raise _too_large("a statement in views.sql", reading.bytes_max) from error
     finally:
         guard.tables = None
         if guard is not before:

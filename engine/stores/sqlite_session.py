@@ -37,6 +37,7 @@ __all__ = [
     "set_reading",
     "snapshot",
     "transaction",
+    "within",
 ]
 
 _VALUE_BYTES: Final = 16
@@ -67,9 +68,8 @@ def run_some(
 ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
     """Run a statement for its first rows; give the names of its columns, and the rows.
 
-    What gives no columns at all is no statement that reads, and gets no names. Raises UsageError
-    where the rows have more than `bytes_max` bytes together. Without `can_cache` it is compiled
-    anew, which asks the authorizer.
+    What gives no columns at all is no statement that reads, and gets no names. Without `can_cache`
+    it is compiled anew, which asks the authorizer. Raises apsw.TooBigError above `bytes_max`.
     """
     names: list[str] = []
 
@@ -84,22 +84,20 @@ def run_some(
     cursor.exec_trace = begins
     cursor.execute(sql, tuple(values), can_cache=can_cache)
     try:
-        rows = zip(cursor, range(rows_max), strict=False)
-        if bytes_max is None:
-            return names, [row for row, _ in rows]
-        return names, _weighed((row for row, _ in rows), bytes_max)
+        rows = (row for row, _ in zip(cursor, range(rows_max), strict=False))
+        return names, list(rows) if bytes_max is None else within(rows, bytes_max)
     finally:
         cursor.close(True)
 
 
-def _weighed(rows: Iterable[tuple[Any, ...]], bytes_max: int) -> list[tuple[Any, ...]]:
-    """Give rows as long as they weigh no more than that."""
+def within(rows: Iterable[tuple[Any, ...]], bytes_max: int) -> list[tuple[Any, ...]]:
+    """Take rows as long as they weigh no more than that; raise apsw.TooBigError then."""
     taken: list[tuple[Any, ...]] = []
     weight = 0
     for row in rows:
-        weight += sum(_VALUE_BYTES + (len(v) if isinstance(v, str | bytes) else 0) for v in row)
+        weight += sum([_VALUE_BYTES + (len(v) if isinstance(v, str | bytes) else 0) for v in row])
         if weight > bytes_max:
-            raise UsageError(
+            raise apsw.TooBigError(
                 f"the answer has more than {bytes_max // 1024**2} MB: ask for fewer rows, or for "
                 f"shorter values"
             )

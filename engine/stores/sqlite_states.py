@@ -255,7 +255,7 @@ class States:
     # -- on the worker ------------------------------------------------------------------------
 
     def _open(self, _what: None) -> None:
-        self._idle.append(Readable(self._connect(), {}, self._bytes_max, self._known))
+        self._idle.append(Readable(self._source.connect(), {}, self._bytes_max, self._known))
 
     def take(self) -> Readable:
         """Begin to read: give a connection whose next reads all see one state."""
@@ -265,12 +265,7 @@ class States:
             if self._source.is_usable(found.connection):
                 return self._look_at(found.connection)
             found.connection.close()
-        return self._look_at(self._connect())
-
-    def _connect(self) -> apsw.Connection:
-        connection = self._source.connect()
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, self._bytes_max)
-        return connection
+        return self._look_at(self._source.connect())
 
     def _look_at(self, connection: apsw.Connection) -> Readable:
         try:

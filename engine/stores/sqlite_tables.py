@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ..codec import schema_hash
+from ..conditions import Filter
 from ..projection import ProjectionDefinition, TableDefinition
 from ..rows import Flat, Scalar
 from ..views import Search, Selection
@@ -84,7 +85,8 @@ class TableSql:
         self._numbered = ", ".join(f'{name} AS ":{n}"' for n, name in enumerate(names))
         self._numbers = ", ".join(f'":{n}"' for n in range(len(names)))
         kinds = {column.sql for column in shape.columns}
-        self._as_json = "BLOB" not in kinds and (floats_exact or "REAL" not in kinds)
+        self.is_json = "BLOB" not in kinds and (floats_exact or "REAL" not in kinds)
+        """Whether its rows are read as one JSON text."""
         self._chunk_rows = min(ROWS_MAX, _power_of_two(BINDINGS_MAX // self._width))
         self._upserts: dict[int, str] = {}
         self._search = SearchSql(self.name, shape) if shape.search else None
@@ -216,7 +218,7 @@ class TableSql:
         values = [self._search.match(search), *values, search.limit, search.offset]
         return self._select(tail, self._search.source()), values
 
-    def count(self, where: Sequence[tuple[str, Scalar]]) -> Statement:
+    def count(self, where: Sequence[Filter]) -> Statement:
         """Give the statement that counts."""
         conditions, values = _where(where)
         condition = f" WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -224,13 +226,13 @@ class TableSql:
 
     def rows_of(self, answer: Sequence[Any]) -> Sequence[Flat]:
         """Give the rows out of what a reading statement answered."""
-        if self._as_json:
+        if self.is_json:
             return _rows_decoder.decode(answer[0][0])
         return answer
 
     def _select(self, tail: str, source: str = "") -> str:
         inner = f"FROM {source or self._table} {tail}"
-        if not self._as_json:
+        if not self.is_json:
             return f"SELECT {self._columns} {inner}"
         rows = f"SELECT {self._numbered} {inner}"
         return f"SELECT json_group_array(json_array({self._numbers})) FROM ({rows})"
@@ -247,16 +249,35 @@ def _json_text(keys: Sequence[Scalar]) -> str:
     return _json_encode(keys).decode()
 
 
-def _where(conditions: Sequence[tuple[str, Scalar]]) -> tuple[list[str], list[Scalar]]:
+def _where(filters: Sequence[Filter]) -> tuple[list[str], list[Scalar]]:
     texts: list[str] = []
     values: list[Scalar] = []
-    for name, value in conditions:
-        if value is None:
-            texts.append(f"{quoted(name)} IS NULL")
-        else:
-            texts.append(f"{quoted(name)} = ?")
-            values.append(value)
+    for filter_ in filters:
+        name = quoted(filter_.name)
+        if filter_.among is not None:
+            texts.append(_among(name, filter_.among, values))
+        if filter_.low is not None:
+            texts.append(f"{name} {'>=' if filter_.with_low else '>'} ?")
+            values.append(filter_.low)
+        if filter_.high is not None:
+            texts.append(f"{name} {'<=' if filter_.with_high else '<'} ?")
+            values.append(filter_.high)
     return texts, values
+
+
+def _among(name: str, among: Sequence[Scalar], values: list[Scalar]) -> str:
+    given = [value for value in among if value is not None]
+    texts = ["IS NULL"] if len(given) < len(among) else []
+    if len(given) == 1:
+        texts.append("= ?")
+    elif given:
+        # In few sizes, so that SQLite compiles each once; a value may be there twice.
+        size = 2 * _power_of_two(len(given) - 1)
+        given += [given[-1]] * (size - len(given))
+        texts.append(f"IN ({','.join('?' * size)})")
+    values += given
+    joined = " OR ".join(f"{name} {text}" for text in texts)
+    return joined if len(texts) == 1 else f"({joined})"
 
 
 def _power_of_two(limit: int) -> int:

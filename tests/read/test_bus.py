@@ -120,3 +120,40 @@ def test_the_failpoint_is_reached_after_everyone_has_the_batch() -> None:
     bus.publish(events(1))
 
     assert seen == [("bus.published", 1)]
+
+
+def weight(some: Sequence[StoredEvent]) -> int:
+    return sum(len(event.payload) + len(event.metadata) for event in some)
+
+
+def test_what_waits_is_weighed_and_not_only_counted() -> None:
+    log = events(9)
+    bus = Bus(Limits(bus_bytes=weight(log[:6])))
+    slow, quick = bus.subscribe("slow"), bus.subscribe("quick")
+    for begin in (0, 3, 6):
+        bus.publish(log[begin : begin + 3])
+        assert positions(quick.take(begin, 100)) == [begin + 1, begin + 2, begin + 3]
+
+    assert slow.take_loss()
+    assert slow.statistics().waiting == 0
+    assert slow.statistics().dropped == 9
+    assert not quick.take_loss()
+    assert quick.statistics().overflows == 0
+
+
+def test_what_was_dropped_or_muted_weighs_nothing_any_more() -> None:
+    log = events(8)
+    bus = Bus(Limits(bus_bytes=weight(log[:4])))
+    subscription = bus.subscribe("a")
+    bus.publish(log[:3])
+    subscription.mute()
+    subscription.listen()
+    bus.publish(log[3:6])
+    assert positions(subscription.take(3, 2)) == [4, 5]
+    bus.publish(log[6:7])
+
+    assert positions(subscription.take(5, 100)) == [6, 7]
+    bus.publish(log[:7])  # larger than all that may wait
+    assert subscription.take_loss()
+    bus.publish(log[7:])
+    assert positions(subscription.take(7, 100)) == [8]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from engine import at_least
+from engine.conditions import Filter
 from engine.errors import StoreFailed, UsageError
 from engine.limits import Limits
 from engine.projection import Projection, Table, TableDefinition, projects
@@ -284,6 +286,12 @@ class Noted:
     def begin(self) -> None:
         self.noted.append(("begin",))
 
+    def some(self, table: TableDefinition, filters: tuple[Filter, ...]) -> None:
+        self.noted.append(("some", table.name, *(f.name for f in filters), *self.asked))
+
+    def found(self, table: TableDefinition, keys: Sequence[Scalar]) -> None:
+        """This is told after the read."""
+
     def statement(self) -> None:
         self.noted.append(("statement", *self.asked))
 
@@ -308,6 +316,8 @@ async def test_what_is_read_is_noted_before_it_is_read(
         lambda views: views.get(Library.books, "a"),
         lambda views: views.find(Library.books, limit=1),
         lambda views: views.find(Library.books, after="a", limit=1),
+        lambda views: views.find(Library.books, where={"price": at_least(1)}, limit=1),
+        lambda views: views.find(Library.books, where={"price": 1}, limit=1, offset=1),
         lambda views: views.count(Library.books),
         lambda views: views.sql("SELECT price FROM Library_Books b"),
         lambda views: views.sql("SELECT price FROM Library_Books b"),
@@ -322,6 +332,9 @@ async def test_what_is_read_is_noted_before_it_is_read(
     assert noted.noted == [
         ("row", "library_books", "a"),
         ("table", "library_books"),
+        ("row", "library_books", "a"),
+        ("table", "library_books"),
+        ("some", "library_books", "price"),
         ("table", "library_books"),
         ("table", "library_books"),
         ("statement",),
