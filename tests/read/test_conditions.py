@@ -475,7 +475,7 @@ def test_many_rows_and_ranges_are_not_compared_one_by_one() -> None:
         interest.note_some(n, "t", (Filter("a", 0, low=n, high=n),))
     few: dict[Any, Any] = {1: (7,), 2: (300,)}
     assert list(interest.in_rows("t", few)) == [7]
-    many = dict.fromkeys(range(500), (1000,))
+    many: dict[Any, Any] = dict.fromkeys(range(500), (1000,))
     assert sorted(interest.in_rows("t", many)) == list(range(200))
 
 
