@@ -38,8 +38,7 @@ RANKS: list[set[str]] = [
     {"messages", "keys", "stores.contract"},
     {"upcasting", "shape"},
     {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},
-    {"fingerprint", "mailbox", "projection", "snapshot", "schema", "conditions"}
-    | {"proving"},
+    {"fingerprint", "mailbox", "projection", "snapshot", "schema", "conditions"} | {"proving"},
     {
         "interest",
         "question",

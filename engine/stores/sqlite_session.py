@@ -15,7 +15,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from ..errors import RowRefused, StoreFailed, StoreRefused, UsageError
+from ..errors import RowRefused, StoreFailed, StoreRefused
 from ..ports import Files
 from ..rows import Scalar
 
