@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from engine.ports import FileLock, Ports, SystemFiles
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_outside import SqliteOutside
 from engine.testing.conformance import append, feed, numbers, request
+from tests.strangers.forking import begin_fork, status_of_fork
 from tests.strangers.locks import locks_on, run, run_rounds
 from tests.strangers.writing import Fills, Put, Shelf, engine_on
 from tests.support import Add, Counter
@@ -147,44 +147,36 @@ async def test_what_a_killed_host_had_forked_keeps_no_lock(tmp_path: Path, write
         os.close(kept)
 
 
-def _let_go_and_look(path: str) -> None:
-    os._exit(0 if SystemFiles().is_locked(path) else 1)
-
-
 def test_a_fork_that_ends_leaves_its_parent_the_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "log.db.lock")
     lock = SystemFiles().lock(path)
+
+    def release_and_look() -> bool:
+        lock.release()
+        return SystemFiles().is_locked(path)
+
     for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            lock.release()
-            _let_go_and_look(path)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert status_of_fork(release_and_look) == 0
     assert SystemFiles().holder(path) == os.getpid()
     lock.release()
     assert not SystemFiles().is_locked(path)
 
 
-async def test_a_fork_may_start_an_engine_when_its_parent_has_ended_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "log.db"
-    store = SqliteStore(str(path))
+async def test_a_fork_takes_the_lock_when_its_parent_has_ended_its_engine(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "log.db"))
     await store.open(Ports())
-    start, go = multiprocessing.Pipe()
-    child = os.fork()
-    if child == 0:
-        start.recv()
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                f"from engine.ports import SystemFiles as F; F().lock({f'{path}.lock'!r})",
-            ],
-            check=False,
-        )
-        os._exit(done.returncode)
+    reading, writing = os.pipe()
+
+    def wait_and_take() -> object:
+        os.read(reading, 1)
+        return SystemFiles().lock(f"{store.path}.lock")
+
+    child = begin_fork(wait_and_take)
     await store.close()
-    go.send(None)
+    os.write(writing, b"!")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(reading)
+    os.close(writing)
 
 
 async def test_a_lock_that_only_a_child_keeps_names_that_child(

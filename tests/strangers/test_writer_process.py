@@ -20,6 +20,7 @@ from engine.stores.contract import Snapshot
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_process import SqliteProcessStore
 from engine.testing.conformance import append, feed, numbers, request
+from tests.strangers.forking import status_of_fork
 from tests.support import Add, Counter
 
 
@@ -81,6 +82,16 @@ async def test_a_start_that_is_cancelled_does_not_wait_for_the_lock(tmp_path: Pa
     starting.cancel()
     done, _ = await asyncio.wait([starting], timeout=60)
     assert done
+    await append(store, request("a:1", 0, 1))
+    await store.close()
+
+
+async def test_a_fork_of_the_host_has_no_end_of_the_line(tmp_path: Path) -> None:
+    store = SqliteProcessStore(str(tmp_path / "log.db"))
+    await store.open(Ports())
+    line = store._descriptor
+    nothing = Path(os.devnull).stat()
+    assert status_of_fork(lambda: os.path.samestat(os.fstat(line), nothing)) == 0
     await append(store, request("a:1", 0, 1))
     await store.close()
 
