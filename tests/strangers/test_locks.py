@@ -16,7 +16,7 @@ from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_outside import SqliteOutside
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.forking import begin_fork, status_of_fork
-from tests.strangers.locks import locks_on, run, run_rounds
+from tests.strangers.locks import locks_on, run
 from tests.strangers.writing import Fills, Put, Shelf, engine_on
 from tests.support import Add, Counter
 
@@ -93,11 +93,6 @@ async def test_a_log_that_goes_under_the_engine_acknowledges_nothing(tmp_path: P
     await store.open(Ports())
     assert numbers(await feed(store)) == [1]
     await store.close()
-
-
-@pytest.mark.slow
-def test_twenty_rounds_of_strangers_lose_nothing() -> None:
-    assert run_rounds(range(20)) == 0
 
 
 # -- forks ----------------------------------------------------------------------------------------
