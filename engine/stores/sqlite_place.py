@@ -16,7 +16,7 @@ __all__ = ["Place"]
 class Place:
     """The file at `path`, as it was when this was made; with its WAL and index if it is written.
 
-    One look takes a microsecond for each name.
+    One look takes 3 µs for each name.
     """
 
     def __init__(self, path: str, files: Files, *, written: bool = False) -> None:
