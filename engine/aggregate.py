@@ -291,6 +291,14 @@ def _check_state(cls: type[Aggregate]) -> None:
     for taken in ("id", "version"):
         if taken in own:
             raise DefinitionError(f"{name} declares `{taken}`, which the base has: rename yours")
+    for attribute, value in vars(cls).items():
+        # A constant is written in capitals, and whoever writes ClassVar means it.
+        plain = attribute not in own and attribute.islower() and not attribute.startswith("__")
+        if plain and type(value) in (list, dict, set, bytearray):
+            raise DefinitionError(
+                f"{name}.{attribute} has no annotation, so it is no field, and one object for all: "
+                f"write `{attribute}: {type(value).__name__}[...] = ...`"
+            )
     if cls.__struct_config__.frozen:
         raise DefinitionError(f"{name} is frozen, and appliers must change it: drop frozen=True")
     shared = shared_default(cls)

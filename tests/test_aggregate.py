@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import AsyncIterator
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -383,6 +383,25 @@ def test_a_handler_that_does_not_say_what_it_returns_is_told_how() -> None:
             @handles
             def fill(self, command: Fill):  # type: ignore[no-untyped-def]
                 return Filled(command.liters)
+
+
+def test_a_list_without_an_annotation_is_no_field_and_refused() -> None:
+    with refuse(r"Bad\.drops has no annotation, .* write `drops: list\[\.\.\.\] = \.\.\.`"):
+
+        class Bad(Aggregate, kind="bad"):
+            drops = []
+
+            @handles
+            def fill(self, command: Fill) -> None: ...
+
+    class Good(Aggregate, kind="good"):
+        SIZES = {"small": 1}
+        names: ClassVar[dict[str, int]] = {"small": 1}
+
+        @handles
+        def fill(self, command: Fill) -> None: ...
+
+    assert Good.names == Good.SIZES
 
 
 def test_a_field_without_a_default_is_told_how_to_get_one() -> None:
