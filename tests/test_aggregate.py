@@ -389,7 +389,7 @@ def test_a_list_without_an_annotation_is_no_field_and_refused() -> None:
     with refuse(r"Bad\.drops has no annotation, .* write `drops: list\[\.\.\.\] = \.\.\.`"):
 
         class Bad(Aggregate, kind="bad"):
-            drops = []
+            drops = []  # type: ignore[var-annotated]
 
             @handles
             def fill(self, command: Fill) -> None: ...
