@@ -77,6 +77,7 @@ class RowMeta(msgspec.StructMeta):
         key: str | None = None,
         index: Index = (),
         search: Search = (),
+        trigrams: bool | None = None,
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError for what cannot be a table."""
@@ -90,7 +91,7 @@ class RowMeta(msgspec.StructMeta):
             raise DefinitionError(f"row {class_name} cannot be made: {error}") from error
         if namespace.get("__module__") != __name__:
             row = cast("type[Row]", cls)
-            row.__shape__ = _read_shape(row, key, index, search, defining_namespace(1))
+            row.__shape__ = _read_shape(row, key, index, search, trigrams, defining_namespace(1))
         return cls
 
 
@@ -101,7 +102,8 @@ class Row(msgspec.Struct, metaclass=RowMeta):
 
     `key` names the field that identifies a row. `index` names fields that queries look up or
     order by; a tuple of names makes one index of several. `search` names text fields whose words
-    `views.search` finds.
+    `views.search` finds. With `trigrams=True` they are found inside of other words too, as texts of
+    Chinese, Japanese or Thai want it, whose words stand without spaces.
     """
 
     __shape__: ClassVar[RowShape]
@@ -126,6 +128,7 @@ class RowShape:
         "key_place",
         "row",
         "search",
+        "trigrams",
     )
 
     def __init__(
@@ -135,6 +138,7 @@ class RowShape:
         key: str,
         indexes: tuple[tuple[str, ...], ...],
         search: tuple[str, ...] = (),
+        trigrams: bool = False,
     ) -> None:
         self.row = row
         self.columns = columns
@@ -142,6 +146,8 @@ class RowShape:
         self.indexes = indexes
         self.search = search
         """Columns whose words are searched."""
+        self.trigrams = trigrams
+        """Whether they are indexed by their runs of three characters, and not by words."""
         self._encoders = tuple(column.encode for column in columns)
         self._places = {c.name: (place, c.encode) for place, c in enumerate(columns)}
         self.key_place = self._places[key][0]
@@ -202,6 +208,7 @@ def _read_shape(
     key: str | None,
     index: Index,
     search: Search,
+    trigrams: bool | None,
     namespace: Mapping[str, Any],
 ) -> RowShape:
     where = cls.__qualname__
@@ -233,7 +240,14 @@ def _read_shape(
     by_name = {column.name: column for column in columns}
     name = _check_key(where, by_name, key)
     indexes = _read_indexes(where, by_name, index, inherited)
-    return RowShape(cls, columns, name, indexes, _read_search(where, by_name, search, inherited))
+    searched = _read_search(where, by_name, search, inherited)
+    if trigrams is None:
+        trigrams = inherited is not None and inherited.trigrams
+    if trigrams and not searched:
+        raise DefinitionError(
+            f"row {where} has trigrams and no field that is searched: name these in `search=[...]`"
+        )
+    return RowShape(cls, columns, name, indexes, searched, bool(trigrams))
 
 
 def _check_key(where: str, columns: Mapping[str, Column], key: str | None) -> str:

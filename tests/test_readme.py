@@ -58,7 +58,7 @@ def the_block(mark: str) -> str:
 
 
 def test_every_program_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
 
 
 def test_the_first_program_may_be_repeated(folder: Path) -> None:
@@ -71,6 +71,12 @@ def test_the_program_that_looks_back_prints_what_was(folder: Path) -> None:
     assert ran(folder, "back.py") == (
         "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
     )
+
+
+def test_the_program_that_asks_for_a_range_finds_what_is_in_it(folder: Path) -> None:
+    (folder / "hotel.py").write_text(the_block("rooms_taken"))
+
+    assert ran(folder, "hotel.py") == "{'101'}\n"
 
 
 def test_the_program_that_looks_on_prints_what_is(folder: Path) -> None:

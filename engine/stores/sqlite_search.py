@@ -4,17 +4,20 @@ Rules: the index is SQLite's FTS5 over the table's own columns, and triggers mov
 in the same statement and transaction, whoever writes and whatever many rows one statement puts; a
 row whose words stay costs it nothing. An entry is found by a number that its row keeps for life:
 an integer key, or a column of its own, which VACUUM does not renumber. What people type is never
-taken for FTS5's syntax. This file runs nothing.
+taken for FTS5's syntax. Words of writings without spaces are no words to the index, so these are
+looked for inside the texts, row by row; by choice of the row the index is of trigrams, and finds
+what has three characters or more. This file runs nothing.
 """
 
 # ruff: noqa: S608 - names in the SQL here come from definitions and are quoted
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from typing import Final
 
-from ..rows import RowShape
+from ..rows import RowShape, Scalar
 from ..views import Search
 from .sqlite_session import quoted
 
@@ -24,6 +27,12 @@ PLACE: Final = '":place"'
 """The number of a row whose key is no integer; a colon is in no field's name."""
 
 _TOKENIZER: Final = "unicode61 remove_diacritics 2"
+_TRIGRAMS: Final = "trigram remove_diacritics 1"
+_WITHOUT_SPACES: Final = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31a0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese, Chinese, Yi: their words stand next to each other."""
 
 
 def index_name(table: str) -> str:
@@ -46,6 +55,8 @@ class SearchSql:
         self._table = quoted(table)
         self._index = quoted(index_name(table))
         self._fields = [quoted(name) for name in shape.search]
+        self._trigrams = shape.trigrams
+        self._tokenizer = _TRIGRAMS if shape.trigrams else _TOKENIZER
         self._integer_key = shape.columns[shape.key_place].sql == "INTEGER"
         self._place = quoted(shape.key) if self._integer_key else PLACE
 
@@ -55,7 +66,7 @@ class SearchSql:
         content, place = _text(self._name), _text(self._place.strip('"'))
         yield (
             f"CREATE VIRTUAL TABLE {self._index} USING fts5({fields}, content={content}, "
-            f"content_rowid={place}, tokenize={_text(_TOKENIZER)})"
+            f"content_rowid={place}, tokenize={_text(self._tokenizer)})"
         )
         changed = " OR ".join(f"old.{field} IS NOT new.{field}" for field in self._fields)
         for when, name, steps in (
@@ -91,18 +102,34 @@ class SearchSql:
             f'ON {self._table}.{self._place} = ":found"'
         )
 
-    def match(self, search: Search) -> str:
-        """Give a search as FTS5 reads it."""
+    def match(self, search: Search) -> str | None:
+        """Give a search as FTS5 reads it; None where no word of it is in the index."""
         if search.syntax is not None:
             return search.syntax
-        return _all_of(search.words)
+        words = [word for word in search.words if not self._is_scanned(word)]
+        if not words:
+            return None
+        # In quotes nothing is syntax but the quote itself; next to each other means AND.
+        text = " ".join('"' + word.replace('"', '""') + '"' for word in words)
+        # The last word may go on; by trigrams each may, and begin before.
+        return text if self._trigrams or words[-1] != search.words[-1] else text + "*"
+
+    def scanned(self, search: Search) -> tuple[list[str], list[Scalar]]:
+        """Give conditions for the words that are not in the index, and their values."""
+        words = [] if search.syntax is not None else search.words
+        found = [_lowered(word) for word in words if self._is_scanned(word)]
+        inside = " OR ".join(f"instr(lower({field}), ?) > 0" for field in self._fields)
+        return [f"({inside})"] * len(found), [word for word in found for _ in self._fields]
+
+    def _is_scanned(self, word: str) -> bool:
+        if self._trigrams:
+            return len(word) < 3
+        return _WITHOUT_SPACES.search(word) is not None
 
 
-def _all_of(words: Sequence[str]) -> str:
-    """Ask for rows that have all words, the last of which may go on."""
-    assert words, "a search has a word"
-    # In quotes nothing is syntax but the quote itself; next to each other means AND.
-    return " ".join('"' + word.replace('"', '""') + '"' for word in words) + "*"
+def _lowered(word: str) -> str:
+    """Give a word as SQLite's lower does, which knows ASCII alone."""
+    return "".join(c.lower() if c.isascii() else c for c in word)
 
 
 def _text(text: str) -> str:

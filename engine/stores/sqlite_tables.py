@@ -51,7 +51,8 @@ def definition_hash(definition: ProjectionDefinition) -> str:
         # As a struct of resolved types, so that what is inside nested fields is covered too.
         fields = [(column.name, column.annotation) for column in shape.columns]
         nested = schema_hash(msgspec.defstruct(shape.row.__name__, fields))
-        searched = [shape.search] if shape.search else []  # absent where no release knew of it
+        searched: list[Any] = [shape.search] if shape.search else []  # absent as in old releases
+        searched += ["trigrams"] * shape.trigrams
         shapes.append([name, shape.key, shape.indexes, columns, nested, *searched])
     made = definition.sql_tables
     shapes += [[name, made[name].statements] for name in sorted(made)]
@@ -213,10 +214,16 @@ class TableSql:
         """Give the statement that reads what a search finds, the best first."""
         assert self._search is not None, "views refuse to search a table without the fields for it"
         where, values = _where(search.where)
+        more, words = self._search.scanned(search)
+        where += more
+        values += words
         condition = f"WHERE {' AND '.join(where)} " if where else ""
-        tail = f'{condition}ORDER BY ":rank", {self._key} LIMIT ? OFFSET ?'
-        values = [self._search.match(search), *values, search.limit, search.offset]
-        return self._select(tail, self._search.source()), values
+        match, order, source = self._search.match(search), self._key, ""
+        if match is not None:
+            order, source = f'":rank", {order}', self._search.source()
+            values.insert(0, match)
+        values += (search.limit, search.offset)
+        return self._select(f"{condition}ORDER BY {order} LIMIT ? OFFSET ?", source), values
 
     def count(self, where: Sequence[Filter]) -> Statement:
         """Give the statement that counts."""
