@@ -9,7 +9,7 @@ does, so that both find the same rows. This file knows no SQL statement, async o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -46,7 +46,8 @@ class Range(msgspec.Struct, Generic[T], frozen=True):
 
     def __and__(self, other: Range[T]) -> Range[T]:
         """Give the values that are in both; raise InvalidInput where both have the same bound."""
-        if not isinstance(other, Range):
+        given: object = other
+        if not isinstance(given, Range):
             return NotImplemented
         low, high = (self, other) if self.low is not None else (other, self)
         if low.high is not None or high.low is not None or high.high is None:
@@ -93,7 +94,8 @@ def one_of(values: Collection[T | None]) -> OneOf[T]:
 
     There may be `Limits.query_values` of them.
     """
-    if isinstance(values, str | bytes) or not isinstance(values, Collection):
+    given: object = values
+    if isinstance(given, str | bytes) or not isinstance(given, Collection):
         raise InvalidInput(
             f"one_of takes a list or a set of values, not a {type(values).__name__}: write "
             f"`one_of([...])`"
@@ -164,15 +166,16 @@ def _plain_column(table: str, shape: RowShape, name: str) -> tuple[int, Column]:
 def _filter_of(where: str, found: tuple[int, Column], asked: Any, values_max: int) -> Filter:
     place, column = found
     if isinstance(asked, Range):
-        return _range_of(where, place, column, asked)
+        return _range_of(where, place, column, cast("Range[Any]", asked))
     if not isinstance(asked, OneOf):
         return Filter(column.name, place, (None if asked is None else column.encode(asked),))
-    if len(asked.values) > values_max:
+    given = cast("OneOf[Any]", asked).values
+    if len(given) > values_max:
         raise InvalidInput(
-            f"one_of for {where} has {len(asked.values)} values, above Limits.query_values at "
+            f"one_of for {where} has {len(given)} values, above Limits.query_values at "
             f"{values_max}: ask in parts, or raise the limit"
         )
-    values = {_encoded(where, column, value): None for value in asked.values}
+    values = {_encoded(where, column, value): None for value in given}
     return Filter(column.name, place, tuple(values))
 
 

@@ -12,8 +12,8 @@ imports nothing of the engine.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -212,12 +212,14 @@ class _Walk:
             return self._number("a circle")  # it is a part of itself
         try:
             # A value that is not equal to itself, a NaN, has not changed by that.
-            return self._number((type(value), "itself" if value != value else (value,)))
+            kind: type = type(value)
+            return self._number((kind, "itself" if value != value else (value,)))
         except Exception:  # it has no hash, or no answer whether it equals itself
             return self._of_unhashable(value)
 
     def _of_unhashable(self, value: Any) -> int:
-        others = self._unhashable.setdefault(type(value), [])
+        kind: type = type(value)
+        others = self._unhashable.setdefault(kind, [])
         for other, number in others:
             if _same(other, value):
                 return number
@@ -234,8 +236,9 @@ def _parts(value: Any) -> Sequence[Any] | None:
         return [getattr(value, name) for name in value.__struct_fields__]
     if isinstance(value, Mapping):
         return [*value.keys(), *value.values()]
-    if isinstance(value, Sequence | Set) and not _is_text(value):
-        return list(value)
+    listed = isinstance(value, Sequence | Set) and not isinstance(value, str | bytes | bytearray)
+    if listed:
+        return list(cast("Collection[Any]", value))
     return None
 
 
@@ -247,7 +250,8 @@ def _key(value: Any, parts: Sequence[Any], class_of: Callable[[Any], int]) -> ob
         return "mapping", frozenset(zip(classes[:half], classes[half:], strict=True))
     if isinstance(value, Set):
         return "set", frozenset(classes)
-    return type(value), tuple(classes)
+    kind: type = type(value)
+    return kind, tuple(classes)
 
 
 def _is_text(value: object) -> bool:

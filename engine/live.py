@@ -344,9 +344,8 @@ class LiveQueries:
 
     def _keep_noted(self, question: Question, reading: _Reading | None = None) -> None:
         """Forget what is noted for a question beyond what an ask has read, or all of it."""
-        tables = set() if reading is None else reading.tables
-        rows = set() if reading is None else reading.rows
-        some = set() if reading is None else reading.some_rows
+        reading = reading or _Reading(self, question)
+        tables, rows, some = reading.tables, reading.rows, reading.some_rows
         for table in question.tables - tables:
             self._interest.drop_table(question, table)
         for table, key in question.rows - rows:

@@ -110,14 +110,14 @@ def _count(reading: Readable, table: TableDefinition, where: Sequence[Filter]) -
 def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     """Give the rows of a statement of this table."""
     build = sql.definition.shape.build
-    connection = reading.connection
+    connection: Any = reading.connection
     # SQLite itself ends a text that grows beyond this, before it is made.
     before = connection.limit(apsw.SQLITE_LIMIT_LENGTH)
     if before > reading.bytes_max:
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, reading.bytes_max)
     try:
         found = connection.execute(*statement)
-        answer = found.fetchall() if sql.is_json else within(found, reading.bytes_max)
+        answer: list[Any] = found.fetchall() if sql.is_json else within(found, reading.bytes_max)
     except apsw.TooBigError as error:
         raise _too_large(sql.definition.name, reading.bytes_max) from error
     finally:

@@ -116,7 +116,7 @@ class SearchSql:
 
     def scanned(self, search: Search) -> tuple[list[str], list[Scalar]]:
         """Give conditions for the words that are not in the index, and their values."""
-        words = [] if search.syntax is not None else search.words
+        words = search.words if search.syntax is None else ()
         found = [_lowered(word) for word in words if self._is_scanned(word)]
         inside = " OR ".join(f"instr(lower({field}), ?) > 0" for field in self._fields)
         return [f"({inside})"] * len(found), [word for word in found for _ in self._fields]
