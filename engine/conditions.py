@@ -9,7 +9,7 @@ does, so that both find the same rows. This file knows no SQL statement, async o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -166,10 +166,10 @@ def _plain_column(table: str, shape: RowShape, name: str) -> tuple[int, Column]:
 def _filter_of(where: str, found: tuple[int, Column], asked: Any, values_max: int) -> Filter:
     place, column = found
     if isinstance(asked, Range):
-        return _range_of(where, place, column, cast("Range[Any]", asked))
+        return _range_of(where, place, column, asked)
     if not isinstance(asked, OneOf):
         return Filter(column.name, place, (None if asked is None else column.encode(asked),))
-    given = cast("OneOf[Any]", asked).values
+    given = asked.values
     if len(given) > values_max:
         raise InvalidInput(
             f"one_of for {where} has {len(given)} values, above Limits.query_values at "

@@ -43,6 +43,8 @@ class Readable(msgspec.Struct, frozen=True):
     """By the name that is declared."""
     bytes_max: int
     """Of one answer of SQLite."""
+    is_shared: bool
+    """Whether the connection writes too, and so has that bound while it reads alone."""
     known: dict[str, frozenset[str]]
     """Which tables the statements of users read, as far as they were asked before."""
 
@@ -111,17 +113,16 @@ def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     """Give the rows of a statement of this table."""
     build = sql.definition.shape.build
     connection: Any = reading.connection
-    # SQLite itself ends a text that grows beyond this, before it is made.
-    before = connection.limit(apsw.SQLITE_LIMIT_LENGTH)
-    if before > reading.bytes_max:
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, reading.bytes_max)
+    if reading.is_shared:
+        # SQLite itself ends a text that grows beyond this, before it is made.
+        before = connection.limit(apsw.SQLITE_LIMIT_LENGTH, reading.bytes_max)
     try:
         found = connection.execute(*statement)
         answer: list[Any] = found.fetchall() if sql.is_json else within(found, reading.bytes_max)
     except apsw.TooBigError as error:
         raise _too_large(sql.definition.name, reading.bytes_max) from error
     finally:
-        if before > reading.bytes_max:  # a connection that writes too
+        if reading.is_shared:
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
     return [build(flat) for flat in sql.rows_of(answer)]
 

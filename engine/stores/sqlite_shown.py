@@ -184,7 +184,7 @@ class Shown:
         connection = self._shared
         assert connection is not None
         bytes_max = self._limits.query_bytes
-        return connection, Readable(connection, self._keeper.shown, bytes_max, self._known)
+        return connection, Readable(connection, self._keeper.shown, bytes_max, True, self._known)
 
 
 class _SharedState(TableReads):

@@ -255,7 +255,7 @@ class States:
     # -- on the worker ------------------------------------------------------------------------
 
     def _open(self, _what: None) -> None:
-        self._idle.append(Readable(self._source.connect(), {}, self._bytes_max, self._known))
+        self._idle.append(self._readable(self._connect(), {}))
 
     def take(self) -> Readable:
         """Begin to read: give a connection whose next reads all see one state."""
@@ -265,7 +265,7 @@ class States:
             if self._source.is_usable(found.connection):
                 return self._look_at(found.connection)
             found.connection.close()
-        return self._look_at(self._source.connect())
+        return self._look_at(self._connect())
 
     def _look_at(self, connection: apsw.Connection) -> Readable:
         try:
@@ -273,7 +273,16 @@ class States:
         except BaseException:
             connection.close()
             raise
-        return Readable(connection, tables, self._bytes_max, self._known)
+        return self._readable(connection, tables)
+
+    def _connect(self) -> apsw.Connection:
+        connection = self._source.connect()
+        # SQLite itself ends a text that grows beyond this, before it is made.
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, self._bytes_max)
+        return connection
+
+    def _readable(self, connection: apsw.Connection, tables: Mapping[str, TableSql]) -> Readable:
+        return Readable(connection, tables, self._bytes_max, False, self._known)
 
     def _nothing(self) -> tuple[Any, None]:
         self._give_back()
