@@ -116,12 +116,14 @@ def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     if reading.is_shared:
         # SQLite itself ends a text that grows beyond this, before it is made.
         before = connection.limit(apsw.SQLITE_LIMIT_LENGTH, reading.bytes_max)
+    found = connection.cursor()
     try:
-        found = connection.execute(*statement)
+        found.execute(*statement)
         answer: list[Any] = found.fetchall() if sql.is_json else within(found, reading.bytes_max)
     except apsw.TooBigError as error:
         raise _too_large(sql.definition.name, reading.bytes_max) from error
     finally:
+        found.close(True)  # an error keeps it, and it keeps the state that it read
         if reading.is_shared:
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
     return [build(flat) for flat in sql.rows_of(answer)]

@@ -293,7 +293,11 @@ class States:
             readable = self._ended.popleft().readable
             if readable is not None:
                 _switch(readable.connection, _END)
-                self._idle.append(readable)
+                if readable.connection.txn_state() == apsw.SQLITE_TXN_NONE:
+                    self._idle.append(readable)
+                else:
+                    # A read that failed half way is kept by its error, and with it the old state.
+                    readable.connection.close(True)
 
     def close(self) -> None:
         """Close all connections; nothing is read any more."""

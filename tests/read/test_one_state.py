@@ -487,3 +487,22 @@ async def test_a_build_is_dropped_when_those_that_are_about_to_read_it_have_begu
 
         assert await asked == 1
         await dropping
+
+
+async def test_a_read_that_failed_half_way_leaves_no_old_state_behind(tmp_path: Path) -> None:
+    """Its cursor lives on in the error, and what it has read with it."""
+    async with ledger(tmp_path) as engine:
+        await add(engine, 1)
+        kept: list[Any] = []
+
+        def half(readable: Any) -> None:
+            cursor = readable.connection.cursor()
+            cursor.execute("SELECT name FROM ledger_rows")
+            kept.append(cursor)
+
+        state = views_of(engine).state()
+        await state.run(half)  # type: ignore[attr-defined]
+        state.end()
+        for n in (2, 3):
+            receipt = await engine.execute(Add("a", 1))
+            assert await engine.query(Now(), at=receipt) == n
