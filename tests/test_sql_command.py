@@ -6,9 +6,10 @@ import asyncio
 import csv
 import io
 import re
+import signal
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,16 @@ def test_csv_for_spreadsheets(path: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
+def test_csv_has_no_formulas(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = "select '=1+1' as \"@a\", '-5' as b, 'a\x1b' as c, -5 as d, '+cmd|x' as e"
+    out = shown(capsys, path, asked, "--csv")[1]
+
+    assert list(csv.reader(io.StringIO(out))) == [
+        ["'@a", "b", "c", "d", "e"],
+        ["'=1+1", "-5", "a\\x1b", "-5", "'+cmd|x"],
+    ]
+
+
 def test_what_there_is_to_ask(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = shown(capsys, path, "--tables", "--json")
     found = {(row["schema"], row["table"]): row["columns"] for row in decoded(out)}
@@ -170,6 +181,7 @@ def test_rows_beyond_the_limit_are_said_to_be_there(
 
 # -- what cannot be -------------------------------------------------------------------------------
 
+MANY = "with recursive n(x) as (select 1 union all select x + 1 from n limit 100)"
 ONLY_READS = "does more than read, which is all that is possible here"
 
 
@@ -232,6 +244,72 @@ def test_a_statement_has_its_time(path: Path, capsys: pytest.CaptureFixture[str]
         "",
         "error: the statement took longer than 1 s and was ended\n",
     )
+
+
+LONG_CALL = "select instr(zeroblob(30000000), zeroblob(15000000) || x'01')"
+"""One step of SQLite's machine, of hours."""
+
+
+def test_one_long_call_has_its_time_too(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, path, LONG_CALL, "--seconds", "1") == (
+        1,
+        "",
+        "error: the statement took longer than 1 s and was ended\n",
+    )
+
+
+def test_a_view_of_a_file_that_somebody_gave_has_its_time(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(apsw.Connection(str(path.with_name("log.views.db")))) as views:
+        views.execute("drop view tallies_rows").fetchall()
+        views.execute(f"create view tallies_rows as {LONG_CALL} as counter").fetchall()
+    status, out, err = shown(capsys, path, "select * from tallies_rows", "--seconds", "1")
+
+    assert (status, out) == (1, "")
+    assert "took longer than 1 s" in err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_one_long_call_ends_with_who_asked(path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-m", "engine", "sql", str(path), LONG_CALL, "--seconds", "600"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        child = until_child_has(process.pid, path)
+        process.send_signal(how)
+        _, told = process.communicate(timeout=20)
+
+    assert (process.returncode, told) == (130, b"")
+    assert not Path(f"/proc/{child}").exists()
+
+
+def until_child_has(pid: int, path: Path) -> int:
+    """Wait until a process has begun another one, which has a file open; give that."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.exists():
+        pytest.skip("this system does not tell whose child is whose")
+    while True:
+        for child in children.read_text().split():
+            with suppress(OSError):
+                if any(file.readlink() == path for file in Path(f"/proc/{child}/fd").iterdir()):
+                    return int(child)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (f"{MANY} select zeroblob(5000000) from n", "the answer has more than 64 MB"),
+        (f"{MANY} select printf('%030000000d', x) from n", "the answer has more than 64 MB"),
+        (f"select {', '.join(['randomblob(40000000)'] * 30)}", "more than 512 MB of memory"),
+        ("select length(group_concat(zeroblob(50000000) || x)) from (select 1 x)", ""),
+    ],
+)
+def test_a_statement_has_its_memory(
+    path: Path, capsys: pytest.CaptureFixture[str], statement: str, message: str
+) -> None:
+    status, _, err = shown(capsys, path, statement)
+
+    assert (status, message in err) == (1 if message else 0, True), err
+    assert not message or re.fullmatch("error: .*\n", err)
 
 
 def test_where_no_log_is_nothing_is_made(

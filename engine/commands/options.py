@@ -34,7 +34,7 @@ DONE, FAILED, USAGE = 0, 1, 2
 
 NUMBER_MAX: Final = 2**63 - 1
 NUMBER_DIGITS_MAX: Final = 100
-SECONDS_MAX: Final = 366 * 86_400
+SECONDS_MAX: Final = 7 * 86_400
 SHOWN_MAX: Final = 60
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -110,9 +110,9 @@ def some(text: str) -> int:
 
 
 def seconds(text: str) -> int:
-    """Read a time to wait, of at most a year."""
+    """Read a time to wait, of at most a week."""
     if (number := whole(text)) > SECONDS_MAX:
-        raise argparse.ArgumentTypeError(f"{text} s is more than a year: {SECONDS_MAX} at most")
+        raise argparse.ArgumentTypeError(f"{text} s is more than a week: {SECONDS_MAX} at most")
     return number
 
 

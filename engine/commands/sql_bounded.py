@@ -54,6 +54,7 @@ def ask_bounded(question: Question) -> Rows:
                 raise _too_long(question) from None
             finally:
                 child.kill()
+                child.wait()
     return _rows_of(said, child.returncode, question)
 
 

@@ -126,6 +126,86 @@ def test_rows_that_cannot_be_read_are_told_by_line_and_status(
     )
 
 
+def test_an_invoice_that_waits_for_its_row_is_told_and_comes_whole_later(
+    path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = path.read_text() + row("5") + row("5", 3)
+    path.write_text(whole.replace(row("5", 3), row("5", "three")))
+    assert main([str(path), "--store", store]) == 3
+    first = capsys.readouterr()
+    assert first.out.endswith(
+        "Invoices left out whole: mend the file and import it again: 1\n"
+        "  5, 1 rows from line 5 on: a row of it, or beside it, cannot be read\n"
+    )
+    assert "        1 orders              10.00\n" in first.out
+
+    path.write_text(whole)
+    for _ in range(2):
+        assert main([str(path), "--store", store]) == 0
+        assert "        2 orders              20.00\n" in capsys.readouterr().out
+
+
+def test_an_invoice_that_the_shop_has_otherwise_is_told_by_status(
+    path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(path), "--store", store])
+    path.write_text(path.read_text().replace("LAMP,4", "LAMP,5"))
+    capsys.readouterr()
+
+    assert main([str(path), "--store", store]) == 3
+    told = capsys.readouterr()
+    assert "that the shop has with other rows, and that stay as they are: 1\n" in told.out
+    assert "Invoices refused by the rules: 1\n" in told.out
+    assert told.err.endswith("2 had been executed before and the shop is as it was, 3 refused\n")
+
+
+def test_an_order_without_the_rows_that_were_refused_is_told_by_status(
+    path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text(HEADER + row("6", 2) + row("6", -5))
+
+    assert main([str(path), "--store", store]) == 3
+    assert "shop has the rows only that were not refused: 1\n  6\n" in capsys.readouterr().out
+
+
+def test_the_report_has_all_of_the_log_whatever_was_imported(
+    path: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(path), "--store", store])
+    expected = capsys.readouterr().out.partition("\nInvoices refused")[0]
+    (tmp_path / "shop.views.db").unlink()  # as where they lag behind, after a kill
+    path.write_text(HEADER)
+
+    assert main([str(path), "--store", store]) == 0
+    assert capsys.readouterr().out.partition("\nInvoices refused")[0] == expected
+
+
+def test_days_before_months_are_told(
+    path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path.write_text(HEADER + row("1").replace("12/1/10", "3/2/10") + row("2"))
+    assert main([str(path), "--store", store]) == 0
+    told = capsys.readouterr()
+    assert "no date of this file tells days from months" in told.err
+    assert "  2010-03-02 " in told.out
+
+    path.write_text(HEADER + row("3").replace("12/1/10", "25/2/10"))
+    assert main([str(path), "--store", store]) == 0
+    told = capsys.readouterr()
+    assert "were read with the day first" in told.err
+    assert "  2010-02-25 " in told.out
+
+
+def test_a_file_that_contradicts_itself_leaves_no_store(
+    path: Path, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rows in (row("1") + row("2") + row("1"), row("1").replace("12/1", "12/13") + "?"):
+        path.write_text(HEADER + rows.replace("?", row("2").replace("12/1", "13/12")))
+        assert main([str(path), "--store", store]) == 1
+        assert re.fullmatch("error: .* is not imported, since .*\n", capsys.readouterr().err)
+    assert [file.name for file in tmp_path.iterdir()] == ["invoices.csv"]
+
+
 def test_acknowledgements_are_appended(path: Path, store: str, tmp_path: Path) -> None:
     acks = tmp_path / "acks"
     for _ in range(2):

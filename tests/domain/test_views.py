@@ -28,7 +28,7 @@ from domain.queries import (
 from domain.returns import RecordReturn
 from domain.sales import CountrySales, DaySales
 from domain.shop import open_shop
-from engine import Command, Engine, Query, Receipt
+from engine import Command, Engine, InvalidInput, Query, Receipt
 
 from .goods import ANN, EVENING, MORNING, NEXT_DAY, STRANGER, adjust, create, heart, lantern
 
@@ -281,3 +281,9 @@ async def test_the_overview_shows_the_newest_pending_orders_and_what_sells_best(
     }
     assert len(seen.newest) == 3
     assert [(p.product, p.units_sold) for p in seen.best_sellers] == [("71053", 15)]
+    assert await shop.query(GetOverview(orders=0, products=0), at=at) == Overview(5, [], [])
+    shipped = await done(shop, *(ShipOrder(f"o-{n}") for n in (0, 1, 2, 3, 5)))
+    assert await shop.query(GetOverview(products=0), at=shipped) == Overview(0, [], [])
+    for wrong in (GetOverview(orders=-1), GetOverview(products=-1)):
+        with pytest.raises(InvalidInput):
+            await shop.query(wrong, at=at)

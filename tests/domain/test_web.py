@@ -202,6 +202,84 @@ BAD: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
         422,
         "bad-body",
     ),
+    **{
+        f"time {time}": (
+            "POST",
+            "/orders",
+            {"json": {**ORDER, "invoiced_at": time}, "headers": {"Idempotency-Key": "k"}},
+            422,
+            "time-impossible",
+        )
+        for time in ("2011-02-29T10:00:00", "0000-01-01T00:00:00", "2010-12-01T24:00:00")
+    },
+    **{
+        f"time {time}": (
+            "POST",
+            "/orders",
+            {"json": {**ORDER, "invoiced_at": time}, "headers": {"Idempotency-Key": "k"}},
+            422,
+            "bad-body",
+        )
+        for time in ("2011-02-01T10:00:00+25:00", "12011-02-01T10:00:00", "2011-02-01T10:00:00Z")
+    },
+    **{
+        f"country {character!r}": (
+            "POST",
+            "/orders",
+            {
+                "json": {**ORDER, "buyer": {"country": f"U{character}K"}},
+                "headers": {"Idempotency-Key": "k"},
+            },
+            422,
+            "bad-body",
+        )
+        for character in "\x00\n\x1b\x7f\x9b\u2028\u202e\u2066"
+    },
+    **{
+        f"body {body[:20]!r}": (
+            "POST",
+            "/orders",
+            {"content": body, "headers": {**JSON, "Idempotency-Key": "k"}},
+            422,
+            "bad-body",
+        )
+        for body in (
+            b"",
+            b"\xef\xbb\xbf{}",
+            json.dumps(ORDER).replace("2", "NaN").encode(),
+            json.dumps(ORDER).replace("France", "\\ud800").encode(),
+            json.dumps(ORDER).encode("utf-16"),
+            json.dumps(ORDER)[:-1].encode(),
+            json.dumps(ORDER).encode() + b"{}",
+        )
+    },
+    "twice": (
+        "POST",
+        "/orders",
+        {
+            "content": json.dumps(ORDER)[:-1] + ', "invoiced_at": "2010-12-01T08:26:00"}',
+            "headers": {**JSON, "Idempotency-Key": "k"},
+        },
+        422,
+        "repeated-field",
+    ),
+    "zipped": (
+        "POST",
+        "/orders",
+        {
+            "json": ORDER,
+            "headers": {"Idempotency-Key": "k", "Content-Encoding": "gzip"},
+        },
+        415,
+        "encoded",
+    ),
+    "no-version": (
+        "POST",
+        "/orders/none/shipment",
+        {"headers": {"If-Match": "*"}},
+        412,
+        "wrong-version",
+    ),
     "two-matches": (
         "POST",
         "/orders/x/shipment",
@@ -235,6 +313,30 @@ async def test_bad_requests_are_told_and_write_nothing(tmp_path: Path) -> None:
         numbers = (await client.get("/statistics")).json()
         assert numbers["position"] == 0
         assert "Traceback" not in served.log
+
+
+async def test_an_order_is_changed_under_any_form_of_its_version(tmp_path: Path) -> None:
+    async with shop(tmp_path) as (client, _):
+        where = (await create(client, "k")).headers["Location"]
+        line = f"{where}/lines/{heart().id}"
+
+        async def adjust(quantity: int, **headers: str) -> int:
+            sent = await client.put(line, json={"quantity": quantity}, headers=headers)
+            return sent.status_code
+
+        assert await adjust(1, **{"If-Match": '"7", "1"'}) == 200
+        assert await adjust(2, **{"If-Match": '"1", "7"'}) == 412
+        assert await adjust(2, **{"If-Match": 'W/"2"'}) == 412
+        assert await adjust(2, **{"If-Match": "*"}) == 200
+        assert await adjust(3, **{"If-None-Match": 'W/"3"'}) == 412
+        made = await client.post(
+            "/orders", json=ORDER, headers={"Idempotency-Key": "x", "If-Match": "*"}
+        )
+        assert made.status_code == 412
+        seen = await client.get(where, headers={"If-None-Match": '"2", W/"3"'})
+        assert seen.status_code in (200, 304)
+        assert (await client.get(where, headers={"If-Match": '"99"'})).status_code == 412
+        assert (await client.get("/live.js", headers={"If-None-Match": "*"})).status_code == 304
 
 
 @pytest.mark.parametrize("number", [10**30, 2**63, 2**63 - 1, 2**62])

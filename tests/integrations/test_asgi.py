@@ -45,9 +45,12 @@ from engine.errors import (
 from engine.integrations.asgi import (
     BadRequest,
     EngineMiddleware,
+    asks_for_current,
+    check_match,
     decode,
     expected_version,
     idempotency_key,
+    not_modified,
     problem_of,
     receipt_headers,
 )
@@ -353,6 +356,111 @@ def test_other_preconditions_are_refused(headers: dict[str, str]) -> None:
     with pytest.raises(BadRequest) as caught:
         expected_version(headers)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "current", "given"),
+    [
+        ({"if-match": '"1", "12"'}, 12, 12),
+        ({"if-match": '"1" , ,"2",W/"9"'}, 2, 2),
+        ({"if-match": '"1", "2"'}, 3, 412),
+        ({"if-match": 'W/"3"'}, 3, 412),  # a weak tag never matches here
+        ({"if-match": '"a,b", "3"'}, 3, 3),
+        ({"if-match": '"a"'}, 3, 412),
+        ({"if-match": '"' + "9" * 30 + '"'}, 3, 412),
+        ({"if-match": "*"}, 3, 3),
+        ({"if-match": " * "}, 1, 1),
+        ({"if-match": "*"}, 0, 412),  # there is nothing
+        ({"if-match": '"0", "1"'}, 0, 412),
+        ({"if-none-match": '"3"'}, 4, 4),
+        ({"if-none-match": '"3"'}, 3, 412),
+        ({"if-none-match": 'W/"3"'}, 3, 412),
+        ({"if-none-match": '"3"'}, 0, 0),
+        ({"if-match": '"1" "2"'}, 1, 400),
+        ({"if-match": '"1", *'}, 1, 400),
+        ({"if-match": "1, 2"}, 1, 400),
+        ({"if-match": 'w/"1"'}, 1, 400),
+        ({"if-match": '"1'}, 1, 400),
+        ({"if-match": ""}, 1, 400),
+        ({"if-match": ","}, 1, 400),
+        ({"if-none-match": "3"}, 3, 400),
+    ],
+)
+def test_all_forms_of_a_precondition_hold_or_do_not(
+    headers: dict[str, str], current: int, given: int
+) -> None:
+    assert asks_for_current(headers)
+    if given >= 400:
+        with pytest.raises(BadRequest) as caught:
+            expected_version(headers, current=current)
+        assert caught.value.status == given
+    else:
+        assert expected_version(headers, current=current) == given
+
+
+@pytest.mark.parametrize("headers", [{}, {"if-match": '"3"'}, {"if-none-match": "*"}])
+def test_a_usual_precondition_asks_for_nothing(headers: dict[str, str]) -> None:
+    assert not asks_for_current(headers)
+
+
+@pytest.mark.parametrize(
+    ("sent", "unchanged"),
+    [
+        ('"3"', True),
+        ('W/"3"', True),
+        ('"1", W/"2" ,"3"', True),
+        ("*", True),
+        ('"30"', False),
+        ('"a\\", "3"', True),
+        ('"1""3"', False),
+        ("3", False),
+        ("", False),
+        ('W/"3', False),
+    ],
+)
+def test_what_a_client_has_is_not_sent_again(sent: str, unchanged: bool) -> None:
+    assert not_modified({"if-none-match": sent}, '"3"') == unchanged
+    assert not not_modified({}, '"3"')
+
+
+def test_a_read_may_have_a_precondition() -> None:
+    for sent in ('"3"', "*", '"1", "3"'):
+        check_match({"if-match": sent}, '"3"')
+    for sent, status in (('"4"', 412), ('W/"3"', 412), ("x", 400)):
+        with pytest.raises(BadRequest) as caught:
+            check_match({"if-match": sent}, '"3"')
+        assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"content-encoding": "gzip"}, "encoded"),
+        ({"content-encoding": "identity, br"}, "encoded"),
+        ({"content-type": "application/json; charset=utf-16"}, "not-utf8"),
+        ({"content-type": 'application/json;Charset="latin-1"'}, "not-utf8"),
+    ],
+)
+def test_a_body_is_taken_as_it_stands_only_where_it_says_so(
+    headers: dict[str, str], code: str
+) -> None:
+    json_ = {"content-type": "application/json"}
+    with pytest.raises(BadRequest) as caught:
+        decode(b"{}", dict, headers={**json_, **headers})
+    assert (caught.value.status, caught.value.code) == (415, code)
+    plain = {"content-encoding": "identity", "content-type": "application/json; charset=UTF-8"}
+    assert decode(b"{}", dict, headers=plain) == {}
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a":1,"a":1}', b'{"a":{"b":1,"c":2,"\\u0062":3}}', b'[{"a":[{"x":0,"x":0}]}]']
+)
+def test_a_field_that_comes_twice_may_be_refused(body: bytes) -> None:
+    assert decode(body, dict if body.startswith(b"{") else list) is not None
+    with pytest.raises(BadRequest) as caught:
+        decode(body, Any, unique=True)
+    assert caught.value.code == "repeated-field"
+    assert decode(b'[{"a":1e9},{"a":-2}]', list, unique=True) == [{"a": 1e9}, {"a": -2}]
 
 
 def test_a_precondition_may_be_required() -> None:

@@ -404,3 +404,43 @@ async def test_an_engine_that_stops_ends_the_streams(tmp_path: Path) -> None:
         await client.post("/stop")
         await lines.rest()
         assert (await client.get("/live/a")).status_code == 503
+
+
+async def raw(running: Server, request: bytes, until: bytes) -> bytes:
+    """Send bytes as they are; give what comes back, up to these."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    writer.write(request)
+    async with asyncio.timeout(20):
+        answer = await reader.readuntil(until)
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("url", ["/live/a", "/fast/a", "/plain/"])
+async def test_a_body_that_breaks_the_rules_ends_a_stream_whole(tmp_path: Path, url: str) -> None:
+    """It is too late for a status: what is left to say is the end."""
+    begin = f"GET {url} HTTP/1.1\r\nHost: here\r\n".encode()
+    late = b"Content-Length: 9\r\n\r\nfive."
+    large = b"Transfer-Encoding: chunked\r\n\r\n20000\r\n" + b"x" * 0x20000 + b"\r\n0\r\n\r\n"
+    async with served(tmp_path) as (running, client):
+        # FastAPI waits for what has arrived of a body, and can still refuse the one.
+        for body in [late] if url == "/fast/a" else [late, large]:
+            answer = await raw(running, begin + body, b"\r\n0\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert b"data: null" in answer
+        while await watchers(client):
+            await asyncio.sleep(0.01)
+        await ended_well(running)
+
+
+@pytest.mark.parametrize("url", ["/live/a", "/large/a", "/feed", "/plain/"])
+async def test_a_head_of_a_stream_ends_and_leaves_nobody_watching(tmp_path: Path, url: str) -> None:
+    head = f"HEAD {url} HTTP/1.1\r\nHost: here\r\n\r\n".encode()
+    async with served(tmp_path) as (running, client):
+        answer = await raw(running, head + b"GET /numbers HTTP/1.1\r\nHost: here\r\n\r\n", b"}")
+        first, second = answer.split(b"\r\n\r\n")[:2]
+        assert b"text/event-stream" in first
+        assert second.startswith(b"HTTP/1.1 200 OK")
+        while await watchers(client):
+            await asyncio.sleep(0.01)
+        await ended_well(running)
