@@ -87,7 +87,8 @@ def read_signature(
 def refuse_shadowing(function: Any, namespace: Mapping[str, Any], mark: str) -> None:
     """Raise DefinitionError where a class body has a marked method of the same name already."""
     other = namespace.get(function.__name__)
-    if getattr(other, mark, None) is not None and inspect.isfunction(other):
+    marked = getattr(other, mark, None) is not None and inspect.isfunction(other)
+    if marked and other is not function:
         raise DefinitionError(
             f"{function.__qualname__} is defined twice, and the second would take the place of the "
             f"first, which is marked too: give one of them another name"
