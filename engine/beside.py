@@ -2,8 +2,8 @@
 
 Rules: the log is read from outside, and the projection's own handlers fold it with the engine's own
 projectors into a build of the views' file, which nobody queries. Of what others have in that file
-nothing is changed. It writes in short transactions and rests after each for as long as that took,
-so that the engine's own writes find their turn. Whatever ends it, it goes on from its checkpoint
+nothing is changed. It writes in short transactions and rests after each, so that the engine's own
+writes find their turn. Whatever ends it, it goes on from its checkpoint
 the next time. An engine that declares what it builds takes the build over, finishes it and swaps it
 in: from then on nothing more is written here, and a build that an engine at work has begun is left
 to it. It parks nothing and swaps nothing.
@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -31,6 +31,8 @@ from .projection import Projection
 from .projector import Projector
 from .schema import refuse_misfits
 from .shared_feed import SharedFeed
+from .sql_projection import SqlSession
+from .sql_work import SqlWork
 from .statistics import BuildProgress, ProjectionFailure
 from .stores.sqlite import SqliteStore
 from .stores.sqlite_keeper import Builder
@@ -41,6 +43,11 @@ from .works import folding
 __all__ = ["BuildBeside", "Ending"]
 
 POLL_SECONDS: Final = 0.1
+TRANSACTION_SECONDS: Final = 0.25
+"""For which handlers in SQL hold the file, unless one event takes longer."""
+REST_SECONDS: Final = 0.12
+"""Behind a longer transaction at least."""
+T = TypeVar("T")
 
 Why: TypeAlias = Literal["caught-up", "stopped", "taken-over", "dropped", "built-by-another"]
 """It is at the log's end; an event cannot be folded; an engine goes on with it; it is not there any
@@ -142,10 +149,16 @@ class BuildBeside:
         bus, feed = Bus(self._limits), SharedFeed(self._log)
         definition = msgspec.structs.replace(self._definition, on_poison="stop")
         parts = [Part(definition, build.number, n) for n in range(definition.slices)]
+        works = [
+            folding(part, self._views, self._registry, self._limits, self._ports) for part in parts
+        ]
+        for work in works:
+            if isinstance(work, SqlWork):
+                work.transaction_seconds = TRANSACTION_SECONDS
         projectors = [
             Projector(
                 part,
-                folding(part, self._views, self._registry, self._limits, self._ports),
+                work,
                 store=feed,
                 subscription=bus.subscribe(definition.name),
                 limits=self._limits,
@@ -154,7 +167,7 @@ class BuildBeside:
                 end_of_log=lambda: self._end,
                 failed=self._views.note_failure,
             )
-            for part in parts
+            for part, work in zip(parts, works, strict=True)
         ]
         for projector in projectors:
             # One batch a transaction: the engine's own writes wait for it.
@@ -258,10 +271,19 @@ class _PatientViews(SqliteViews):
         """Write what a transaction does, then rest."""
         return self._rest_behind(super().write(changes))
 
-    async def _rest_behind(self, write: Awaitable[bool]) -> bool:
+    async def write_by(
+        self, part: Part, call: Callable[[SqlSession], Changes | None]
+    ) -> Changes | None:
+        """Run a call in a transaction, then rest."""
+        return await self._rest_behind(super().write_by(part, call))
+
+    async def _rest_behind(self, write: Awaitable[T]) -> T:
         clock = self._ports.clock
         async with self._turn:
             begin = clock.monotonic()
-            first = await write
-            await asyncio.sleep(clock.monotonic() - begin)
-        return first
+            try:
+                return await write
+            finally:
+                # Who waits for the file looks less often the longer it waits: ten times a second.
+                took = clock.monotonic() - begin
+                await asyncio.sleep(took if took < REST_SECONDS else max(REST_SECONDS, took / 2))

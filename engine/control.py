@@ -27,6 +27,7 @@ from .requests import (
     RequestStore,
     cancelled_text,
     dropped_text,
+    refusal_of,
     skipped_text,
 )
 from .tracebacks import told
@@ -76,6 +77,11 @@ class Control:
             except (StoreFailed, StoreRefused) as error:
                 if not self._failed:
                     self._logger.warning("requests from outside wait for a while: %s", error)
+                self._failed = True
+            except Exception as error:
+                # Nobody foresaw it; requests wait, and everything else goes on.
+                if not self._failed:
+                    self._logger.error("requests from outside wait for a while\n%s", told(error))
                 self._failed = True
             try:
                 async with asyncio.timeout(self._seconds):
@@ -138,15 +144,16 @@ class Control:
         return outcome
 
     async def _do(self, request: Request) -> Outcome | None:
-        act = _ACTS.get(request.kind)
-        if act is None or request.arguments is None:
-            return Outcome("refused", f"this engine's release does not know {request.kind!r} so")
+        act, arguments = _ACTS.get(request.kind), request.arguments
+        why = refusal_of(request.kind, arguments)
+        if why is not None or act is None or arguments is None:
+            return Outcome("refused", why or f"this release does not know {request.kind!r}")
         # What fails while parked events are tried may have been preceded by others that did not.
         refusals: tuple[type[EngineError], ...] = (Forbidden, UsageError)
         if request.kind != "retry":
             refusals = (*refusals, StoreRefused)
         try:
-            return Outcome("done", await act(self._projections, request, request.arguments))
+            return Outcome("done", await act(self._projections, request, arguments))
         except Closed:
             return None  # nothing was decided, and the next engine will
         except refusals as error:
@@ -212,8 +219,7 @@ async def _retry(projections: Projections, request: Request, arguments: Argument
 
 async def _skip(projections: Projections, request: Request, arguments: Arguments) -> str:
     position = arguments.position
-    if position is None:
-        raise UsageError("no position was given to skip")
+    assert position is not None, "what cannot be read was refused"
     await projections.skip(
         request.projection, position, reason=arguments.reason, principal=request.principal
     )

@@ -13,9 +13,11 @@ from typing import Final
 import msgspec
 
 from .authorization import Gate
-from .errors import DefinitionError, UsageError
+from .errors import DefinitionError, InvalidInput, UsageError
 from .projecting import Projecting
+from .requests import POSITION_MAX, refused_position
 from .retrying import Retried
+from .rows import is_text
 from .statistics import (
     BuildProgress,
     ProjectionFailure,
@@ -109,11 +111,11 @@ class Projections:
 
     async def pause(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Let it rest between two batches until `resume`, over restarts too."""
-        await (await self._find(name, principal)).pause(reason, principal)
+        await (await self._find(name, principal, reason)).pause(reason, principal)
 
     async def resume(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Let it go on, from a pause or after a failure."""
-        await (await self._find(name, principal)).resume(reason, principal)
+        await (await self._find(name, principal, reason)).resume(reason, principal)
 
     async def reset(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Empty its tables and fold the log into them again; queries see them fill.
@@ -121,7 +123,7 @@ class Projections:
         A SINK DELIVERS EVERYTHING AGAIN, from the beginning. What was decided to be skipped stays
         skipped. See `rebuild`, which lets the old rows serve.
         """
-        await (await self._find(name, principal)).reset(reason, principal)
+        await (await self._find(name, principal, reason)).reset(reason, principal)
 
     async def rebuild(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Begin to build it anew, beside the tables that serve; `status` tells how far it is.
@@ -130,17 +132,17 @@ class Projections:
         and stops at an event that it cannot fold, whatever the projection's policy is. Raises
         UsageError for a sink, which has no tables.
         """
-        await (await self._find(name, principal)).rebuild(reason, principal)
+        await (await self._find(name, principal, reason)).rebuild(reason, principal)
 
     async def cancel(self, name: str, *, reason: str = "", principal: str | None = None) -> Build:
         """Give a rebuild up, also one of another process; give which build it was."""
-        return await (await self._find(name, principal)).cancel(reason, principal)
+        return await (await self._find(name, principal, reason)).cancel(reason, principal)
 
     async def drop(
         self, name: str, *, reason: str = "", principal: str | None = None
     ) -> Sequence[Build]:
         """Take the tables of former builds away; give which they were."""
-        return await (await self._find(name, principal)).drop_former(reason, principal)
+        return await (await self._find(name, principal, reason)).drop_former(reason, principal)
 
     async def parked(
         self,
@@ -152,20 +154,26 @@ class Projections:
         principal: str | None = None,
     ) -> Sequence[Parked]:
         """Give what is parked, in order of position, a page at a time."""
-        await self._find(name, principal)
+        await self._find(name, principal, key)
+        for what, number in (("after", after), ("limit", limit)):
+            if type(number) is not int or not 0 <= number <= POSITION_MAX:
+                raise InvalidInput(f"{what}={number!r:.40}: it is a whole number from 0 on")
         return await self._views.parked(name, key=key, after=after, limit=limit)
 
     async def retry(
         self, name: str, *, key: str | None = None, principal: str | None = None
     ) -> Retried:
         """Try what is parked again, of one key or all: in order, and no further than it goes."""
-        return await (await self._find(name, principal)).retry(key)
+        return await (await self._find(name, principal, key)).retry(key)
 
     async def skip(
         self, name: str, position: int, *, reason: str, principal: str | None = None
     ) -> None:
         """Leave one event out of the views for good; it must be parked, or have stopped them."""
-        await (await self._find(name, principal)).skip(position, reason, principal)
+        projecting = await self._find(name, principal, reason)
+        if (why := refused_position(position)) is not None:
+            raise InvalidInput(f"{why}. Nothing was skipped")
+        await projecting.skip(position, reason, principal)
 
     async def decisions(self, name: str, *, principal: str | None = None) -> Sequence[Decision]:
         """Give what people decided, the oldest first."""
@@ -175,13 +183,23 @@ class Projections:
     def find(self, name: str) -> Projecting:
         """Give one without asking the gate; for the engine itself."""
         self._check_usable()
-        projecting = self._projecting.get(name)
+        # Compared, since what is no name may have no hash.
+        projecting = next((p for n, p in self._projecting.items() if n == name), None)
         if projecting is None:
-            raise UsageError(f"no projection {name!r} here; there are {sorted(self._projecting)}")
+            raise UsageError(
+                f"no projection {name!r:.100} here; there are {sorted(self._projecting)}"
+            )
         return projecting
 
-    async def _find(self, name: str, principal: str | None) -> Projecting:
+    async def _find(self, name: str, principal: str | None, *texts: object) -> Projecting:
         projecting = self.find(name)
+        said: tuple[object, ...] = (principal, *texts)
+        for text in said:
+            if text is not None and not (isinstance(text, str) and is_text(text)):
+                raise InvalidInput(
+                    "a reason, a principal and a key are texts, and half of a character is in "
+                    "none of them: nothing was done"
+                )
         if self._gate is not None:
             await self._gate.check(principal, "control", name)
         return projecting

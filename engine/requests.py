@@ -13,12 +13,15 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from .rows import is_text
+
 __all__ = [
     "ANSWER_CHARACTERS_MAX",
     "AT_REST",
     "DONE_TEXTS",
     "ENDED_TEXT",
     "KINDS",
+    "POSITION_MAX",
     "REQUESTS_KEPT",
     "REQUESTS_OPEN_MAX",
     "Arguments",
@@ -28,6 +31,8 @@ __all__ = [
     "RequestStore",
     "cancelled_text",
     "dropped_text",
+    "refusal_of",
+    "refused_position",
     "skipped_text",
 ]
 
@@ -42,6 +47,8 @@ REQUESTS_KEPT: Final = 1_000
 REQUESTS_OPEN_MAX: Final = 100
 """Requests that may wait in a file."""
 ANSWER_CHARACTERS_MAX: Final = 2_000
+POSITION_MAX: Final = 2**63 - 1
+"""What SQL can hold."""
 
 ENDED_TEXT: Final = (
     "whoever did this ended before it could answer, and it is not done again. Look whether it was "
@@ -89,6 +96,25 @@ class Outcome(msgspec.Struct, frozen=True):
 
     state: RequestState
     text: str
+
+
+def refusal_of(kind: str, arguments: Arguments | None) -> str | None:
+    """Say why nobody here can do what is asked, or give None; nothing was done of it then."""
+    if kind not in KINDS or arguments is None:
+        return f"this release does not know {kind!r} so: what goes with it cannot be read"
+    for what, text in (("reason", arguments.reason), ("key", arguments.key or "")):
+        if not is_text(text):
+            return f"the {what} is no text: half of a character is in it"
+    return refused_position(arguments.position) if kind == "skip" else None
+
+
+def refused_position(position: object) -> str | None:
+    """Say why something is no position of an event, or give None."""
+    if position is None:
+        return "no position was given to skip"
+    if type(position) is not int or not 1 <= position <= POSITION_MAX:
+        return f"{position!r:.40} is no position of an event: they are whole numbers from 1 on"
+    return None
 
 
 class RequestStore(Protocol):

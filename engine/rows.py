@@ -23,7 +23,7 @@ from .errors import DefinitionError
 from .exact import change_of
 from .withheld import told_without_values
 
-__all__ = ["Column", "Flat", "Row", "RowShape", "Scalar", "is_text"]
+__all__ = ["Column", "Flat", "Row", "RowShape", "Scalar", "as_text", "is_text"]
 
 Scalar: TypeAlias = str | int | float | bytes | None
 """What one column holds in SQL."""
@@ -44,6 +44,11 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def as_text(value: str) -> str:
+    """Give a text that SQL can hold: halves of characters stand there as their numbers."""
+    return value if is_text(value) else value.encode("utf-8", "backslashreplace").decode()
 
 
 class Column(msgspec.Struct, frozen=True):

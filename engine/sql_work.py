@@ -29,6 +29,7 @@ from .work import Prepared
 
 __all__ = ["SqlWork"]
 
+TRANSACTION_SECONDS: Final = 0.5
 EVENTS_PER_TURN: Final = 250
 """Events after which the event loop gets its turn."""
 
@@ -60,6 +61,8 @@ class SqlWork:
         self.events = 0
         self.fetches = 0
         self.rows = 0
+        self.transaction_seconds = TRANSACTION_SECONDS
+        """After which a transaction takes no further event, so that others can write, too."""
 
     async def open(self) -> Checkpoint:
         """Give where the views stand."""
@@ -147,13 +150,17 @@ class SqlWork:
 
     def _run(self, batch: _Batch, before: Checkpoint, session: SqlSession) -> Changes | None:
         """Run the handlers of a batch, up to the first event that stops it."""
+        end = self._ports.stopwatch() + self.transaction_seconds
         for stored, event in zip(batch.events, batch.picked, strict=False):
+            if batch.folded and self._ports.stopwatch() > end:
+                break
             if event is not None:
                 batch.poison = self._run_or_park(batch, stored, event, session)
                 if batch.poison is not None:
                     break
             batch.count += 1
-        if batch.broken is not None and batch.poison is None:
+        reached_end = batch.count == len(batch.picked)
+        if batch.broken is not None and batch.poison is None and reached_end:
             if self._picking.park(batch.events[batch.count], batch.broken):
                 batch.count += 1
             else:

@@ -17,6 +17,8 @@ from engine import Engine, StoreRefused, UsageError
 from engine.beside import BuildBeside, Ending
 from engine.statistics import BuildProgress
 from engine.stores.sqlite_keeper import Keeper
+from engine.stores.sqlite_views import SqliteViews
+from engine.views import Part
 from tests.processes import Release, command, ended, ran, release
 from tests.sums import AILING, FOLDED, RELEASES, add, summing, sums
 
@@ -285,6 +287,29 @@ async def test_a_projection_in_sql_is_built_beside_as_well(path: Path) -> None:
         await rebuilt(engine)
         assert await sums(engine, at=await add(engine, "a")) == {"a": 2, "b": 1}
         assert set(FOLDED) == {3}
+
+
+async def test_a_build_in_sql_gives_the_file_back_in_between(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever needs it, however many events wait to be folded."""
+    held: list[int] = []
+    monkeypatch.setattr("engine.beside.TRANSACTION_SECONDS", 0.0)
+    async with serving(path, *"ab" * 20, named="sql") as engine:
+        committed = SqliteViews._committed
+
+        def noted(self: SqliteViews, part: Part) -> None:
+            held.append(len(FOLDED))
+            committed(self, part)
+
+        monkeypatch.setattr(SqliteViews, "_committed", noted)
+        FOLDED.clear()
+        assert (await build(path, "sql-anew")).why == "caught-up"
+        assert held == list(range(1, 41)), "an event a transaction, where each takes that long"
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 21, "b": 20}
+    async with serving(path, named="sql-anew") as engine:
+        await rebuilt(engine)
+        assert await sums(engine, at=41) == {"a": 21, "b": 20}
 
 
 async def test_another_version_that_is_being_built_is_left_alone(path: Path) -> None:

@@ -22,7 +22,7 @@ from ..views import BuildState, Checkpoint
 from .sqlite_own import make_own
 from .sqlite_requests import REQUESTS_SCHEMA, forget_failures
 from .sqlite_search import drops
-from .sqlite_session import quoted, run, transaction
+from .sqlite_session import quoted, readable, run, transaction
 from .sqlite_tables import TableSql
 
 __all__ = [
@@ -246,6 +246,11 @@ def _number(connection: Any, sql: str) -> int:
 
 def read_builds(connection: Any) -> Sequence[Found]:
     """Read which builds there are, of each projection by number."""
+    with readable("builds"):
+        return _read_builds(connection)
+
+
+def _read_builds(connection: Any) -> Sequence[Found]:
     checkpoints: dict[tuple[str, int], dict[int, Checkpoint]] = {}
     for projection, build, slice_, position, checksum in run(
         connection, "SELECT projection, build, slice, position, checksum FROM checkpoints"

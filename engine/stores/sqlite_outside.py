@@ -17,7 +17,15 @@ from typing import Any
 import apsw
 import msgspec
 
-from ..errors import Damaged, Overloaded, StoreFailed, StoreLocked, StoreRefused, UsageError
+from ..errors import (
+    Damaged,
+    EngineError,
+    Overloaded,
+    StoreFailed,
+    StoreLocked,
+    StoreRefused,
+    UsageError,
+)
 from ..ports import Ports, user_name
 from ..requests import (
     AT_REST,
@@ -29,8 +37,10 @@ from ..requests import (
     Request,
     cancelled_text,
     dropped_text,
+    refusal_of,
     skipped_text,
 )
+from ..rows import as_text
 from ..views import Decision, DecisionKind, Parked, Standstill
 from .sqlite import SqliteStore
 from .sqlite_builds import Found, check_file, drop_build, empty_build, read_builds, serving
@@ -222,7 +232,9 @@ class SqliteOutside:
     def ask(self, kind: str, projection: str, arguments: Arguments) -> int:
         """Ask for something; give the number of the request, which is on the disk then."""
         connection, now = self._connection, self._clock.now()
-        principal = f"cli:{user_name()}"
+        if (why := refusal_of(kind, arguments)) is not None:
+            raise UsageError(f"{why}. Nothing was asked for")
+        principal = as_text(f"cli:{user_name()}")
         request = Request(0, kind, projection, arguments, now, principal)
         with failures(self._views, "written"), transaction(connection):
             self._builds(projection)
@@ -272,6 +284,8 @@ class SqliteOutside:
         for request in open_requests(connection):
             if request.state == "begun":
                 self._answer(request, Outcome("unknown", ENDED_TEXT))
+            elif (why := refusal_of(request.kind, request.arguments)) is not None:
+                self._answer(request, Outcome("refused", why))
             elif not self._needs_engine(request):
                 self._do(request)
 
@@ -295,6 +309,12 @@ class SqliteOutside:
                 answer(connection, request.number, Outcome("done", text), self._clock.now())
         except (UsageError, StoreRefused, Damaged) as error:
             self._answer(request, Outcome("refused", str(error)))
+        except (EngineError, apsw.Error, OSError):
+            raise  # the file's, and not this request's
+        except Exception as error:
+            # All of it is taken back; it must not stand in the way of those behind it.
+            why = f"it cannot be done here ({type(error).__name__}): nothing was changed"
+            self._answer(request, Outcome("refused", why))
 
     def _act(self, connection: apsw.Connection, request: Request) -> str:
         """Do it inside the transaction; give what is to be told."""

@@ -185,6 +185,12 @@ class Session:
         except _FILE as error:
             self._trouble = error
             raise
+        except UnicodeDecodeError as error:
+            self._trouble = apsw.CorruptError(
+                f"a text in a table of projection {self._own.projection} is no UTF-8; `projections "
+                f"reset` folds it again"
+            )
+            raise self._trouble from error
         finally:
             self._lost = not connection.in_transaction
         if len(rows) > self._rows_max:

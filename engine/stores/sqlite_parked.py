@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from ..rows import as_text
 from ..views import Changes, Decision, Parked, Part
-from .sqlite_session import run
+from .sqlite_session import readable, run
 
 __all__ = [
     "add_decision",
@@ -36,7 +37,8 @@ def move_parked(connection: Any, changes: Changes) -> None:
     part = changes.part
     for parked in changes.parked:
         row = (part.definition.name, part.build, parked.position, part.slice, parked.key)
-        rest = (parked.event, parked.stream, parked.parked, parked.attempts, parked.cause)
+        cause = as_text(parked.cause)
+        rest = (parked.event, parked.stream, parked.parked, parked.attempts, cause)
         sql = "INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         run(connection, sql, (*row, *rest))
     for position in changes.released:
@@ -60,7 +62,8 @@ def parked_keys(connection: Any, part: Part) -> Mapping[str, int]:
         "SELECT key, count(*) FROM parked WHERE projection = ? AND build = ? AND slice = ? "
         "GROUP BY key"
     )
-    return dict(run(connection, sql, (part.definition.name, part.build, part.slice)))
+    with readable("parked"):
+        return dict(run(connection, sql, (part.definition.name, part.build, part.slice)))
 
 
 def count_parked(connection: Any) -> Mapping[tuple[str, int], int]:
@@ -79,7 +82,8 @@ def read_parked(
         f"SELECT {_PARKED} FROM parked WHERE projection = ? AND build = ? "  # noqa: S608
         f"AND position > ?{of_key} ORDER BY position LIMIT ?"
     )
-    return [Parked(*row) for row in run(connection, sql, values)]
+    with readable("parked"):
+        return [Parked(*row) for row in run(connection, sql, values)]
 
 
 def add_decision(connection: Any, decision: Decision) -> None:
@@ -98,7 +102,8 @@ def read_decisions(connection: Any, projection: str | None) -> Sequence[Decision
     where = "" if projection is None else "WHERE projection = ? "
     values = () if projection is None else (projection,)
     sql = f"SELECT {_DECISIONS} FROM decisions {where}ORDER BY number"  # noqa: S608
-    return [Decision(*row) for row in run(connection, sql, values)]
+    with readable("decisions"):
+        return [Decision(*row) for row in run(connection, sql, values)]
 
 
 def skipped(connection: Any, projection: str, version: int) -> Mapping[int, int]:

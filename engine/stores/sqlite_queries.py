@@ -22,7 +22,7 @@ from ..ports import Worker
 from ..projection import TableDefinition
 from ..rows import Scalar
 from ..views import Search, Selected, Selection
-from .sqlite_session import OnlyReads, failures, run, run_some, within
+from .sqlite_session import OnlyReads, failures, readable, run, run_some, within
 from .sqlite_tables import Statement, TableSql
 
 __all__ = ["QueryCalls", "Readable", "TableReads"]
@@ -111,6 +111,11 @@ def _count(reading: Readable, table: TableDefinition, where: Sequence[Filter]) -
 
 def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     """Give the rows of a statement of this table."""
+    with readable(sql.definition.name):
+        return _read(reading, sql, statement)
+
+
+def _read(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     build = sql.definition.shape.build
     connection: Any = reading.connection
     if reading.is_shared:

@@ -20,6 +20,7 @@ from ..requests import (
     Outcome,
     Request,
 )
+from ..rows import as_text
 from ..statistics import ProjectionFailure
 from ..views import Part, Standstill
 from .sqlite_session import run
@@ -69,7 +70,11 @@ REQUESTS_SCHEMA: Final = (
     """,
 )
 
-_COLUMNS: Final = "number, kind, projection, arguments, asked, principal, state, answer, answered"
+_COLUMNS: Final = (
+    "number, CAST(kind AS BLOB), CAST(projection AS BLOB), CAST(arguments AS BLOB), asked, "
+    "CAST(principal AS BLOB), state, CAST(answer AS BLOB), answered"
+)
+"""As bytes, since anybody may write here, and one text that is none must not hide the others."""
 _OPEN: Final = "state IN ('waiting', 'begun')"
 
 
@@ -131,19 +136,35 @@ def put_back(connection: Any, number: int) -> None:
 def answer(connection: Any, number: int, outcome: Outcome, now: int) -> None:
     """Say what became of a request that has no answer yet."""
     sql = f"UPDATE requests SET state = ?, answer = ?, answered = ? WHERE number = ? AND {_OPEN}"  # noqa: S608
-    text = outcome.text[:ANSWER_CHARACTERS_MAX]
+    text = as_text(outcome.text[:ANSWER_CHARACTERS_MAX])
     run(connection, sql, (outcome.state, text, now, number))
 
 
 def _read(connection: Any, where: str, values: tuple[int, ...]) -> list[Request]:
     sql = f"SELECT {_COLUMNS} FROM requests WHERE {where}"  # noqa: S608
     return [
-        Request(number, kind, projection, _arguments(arguments), *rest)
-        for number, kind, projection, arguments, *rest in run(connection, sql, values)
+        Request(
+            number,
+            _shown(kind),
+            _shown(projection),
+            _arguments(arguments),
+            asked,
+            None if principal is None else _shown(principal),
+            state,
+            _shown(answered),
+            at,
+        )
+        for number, kind, projection, arguments, asked, principal, state, answered, at in run(
+            connection, sql, values
+        )
     ]
 
 
-def _arguments(text: str) -> Arguments | None:
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _arguments(text: bytes) -> Arguments | None:
     try:
         return msgspec.json.decode(text, type=Arguments)
     except (msgspec.MsgspecError, UnicodeError):
@@ -160,7 +181,7 @@ def note_failure(connection: Any, part: Part, failure: ProjectionFailure | None,
         sql = "DELETE FROM failures WHERE projection = ? AND build = ? AND slice = ?"
         run(connection, sql, at)
         return
-    row = (*at, now, failure.position, failure.event, failure.stream, failure.cause)
+    row = (*at, now, failure.position, failure.event, failure.stream, as_text(failure.cause))
     run(connection, "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 

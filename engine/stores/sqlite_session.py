@@ -30,6 +30,7 @@ __all__ = [
     "only_reads",
     "open_writer",
     "quoted",
+    "readable",
     "refused_rows",
     "run",
     "run_some",
@@ -129,6 +130,14 @@ def snapshot(connection: apsw.Connection) -> Generator[None]:
             run(connection, "ROLLBACK")
 
 
+MENDS_VIEWS: Final = (
+    "If it is a projection's, `python -m engine projections reset` folds its tables again from "
+    "the log. Otherwise stop the engine, remove the file of the views with its -wal and -shm, and "
+    "start again: all views are then rebuilt, sinks deliver everything again, and what people "
+    "decided is forgotten"
+)
+
+
 @contextmanager
 def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
     """Turn errors of SQLite and of its files into StoreFailed, or StoreRefused where it opens."""
@@ -141,11 +150,27 @@ def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
             f"the views {path} are damaged: {error}. They can be rebuilt: stop the engine, remove "
             f"the file with its -wal and -shm, and start again."
         ) from error
+    except UnicodeDecodeError:
+        raise StoreRefused(
+            f"the views {path} are damaged: a text in them is no UTF-8. {MENDS_VIEWS}"
+        ) from None
     except (apsw.Error, OSError) as error:
         message = f"the views {path} could not be {what}: {error}"
         if refused:
             raise StoreRefused(message) from error
         raise StoreFailed(message, written=False) from error
+
+
+@contextmanager
+def readable(table: str) -> Generator[None]:
+    """Raise StoreRefused where a value of a table of views is none, and say what to do."""
+    try:
+        yield
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise StoreRefused(
+            f"the table {table} of the views is damaged: a value in it cannot be read "
+            f"({type(error).__name__}). {MENDS_VIEWS}"
+        ) from None
 
 
 _UNFIT: Final = (

@@ -52,6 +52,7 @@ from .sqlite_session import (
     failures,
     make_wal_durable,
     open_writer,
+    readable,
     refused_rows,
     run,
     set_pragma,
@@ -233,7 +234,8 @@ class SqliteViews(TableReads):
             sql = self._keeper.tables(part.definition.name, part.build)[attribute]
             if sql.sliced:
                 self._refuse_others(connection, sql, part, wanted)
-            found[attribute] = sql.rows_of(run(connection, *sql.fetch(wanted)))
+            with readable(sql.definition.name):
+                found[attribute] = sql.rows_of(run(connection, *sql.fetch(wanted)))
         return found
 
     def _refuse_others(
