@@ -147,6 +147,8 @@ class SqliteProcessStore(SqliteStore):
                 if line is not None:
                     _lines.discard(self._descriptor)
                     line.close()
+                if child is not None and not self._is_open:
+                    child.kill()  # it may still begin, and a log bears it
                 if child is not None and writer is not None:
                     # Until then it has the lock.
                     await writer.run(child.wait)
