@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -201,6 +201,17 @@ class Files(Protocol):
 
         A crash on the way leaves each byte as it was on the disk, or as it was shown.
         """
+        ...
+
+    def parts(self, path: str, begin: int, step: int, size: int) -> Iterator[bytes]:
+        """Give `size` bytes at `begin`, `begin + step` and so on, to the end of a file.
+
+        Never of a database: to close it would let go of SQLite's locks on it in this process.
+        """
+        ...
+
+    def blank(self, path: str, places: Sequence[int], size: int) -> None:
+        """Write `size` zeros at some places of a file, of which the same holds; not synced."""
         ...
 
     def remove(self, path: str) -> None:

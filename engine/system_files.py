@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -161,6 +161,28 @@ class SystemFiles:
             while part := os.pread(descriptor, _REWRITTEN_AT_ONCE, offset):
                 offset += os.pwrite(descriptor, part, offset)
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def parts(self, path: str, begin: int, step: int, size: int) -> Iterator[bytes]:
+        """Give `size` bytes at `begin`, `begin + step` and so on, to the end; of no database."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            while part := os.pread(descriptor, size, begin):
+                yield part
+                begin += step
+        finally:
+            os.close(descriptor)
+
+    def blank(self, path: str, places: Sequence[int], size: int) -> None:
+        """Write `size` zeros at some places of a file; not a database, but what is beside."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            for place in places:
+                os.pwrite(descriptor, bytes(size), place)
         finally:
             os.close(descriptor)
 

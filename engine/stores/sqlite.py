@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 import apsw
@@ -34,9 +35,19 @@ from .contract import (
     StreamRead,
     plan,
 )
+from .sqlite_damage import blank_torn, check_beside, check_counts, read_wal
+from .sqlite_heads import read_head, read_log_id, read_types
 from .sqlite_pages import Types, read_feed, read_streams
 from .sqlite_place import Place
-from .sqlite_schema import MIGRATIONS, insert_events, migrate, read_schema_version
+from .sqlite_schema import (
+    MIGRATIONS,
+    check_inserted,
+    check_schema,
+    guard,
+    insert_events,
+    migrate,
+    read_schema_version,
+)
 from .sqlite_session import (
     BUSY_MS,
     close,
@@ -172,9 +183,20 @@ class SqliteStore:
 
     def _open_writer(self) -> None:
         try:
-            connection = self._connection = open_writer(self._ports.files, self.path)
+            self._open_file()
+        except BaseException as error:
+            self._stopped = error  # nothing of what is refused is folded as it is closed
+            raise
+
+    def _open_file(self) -> None:
+        try:
+            files, path = self._ports.files, self.path
+            check_beside(files, path)
+            connection = self._connection = open_writer(files, path)
             set_pragma(connection, "busy_timeout", BUSY_MS)
-            version = read_schema_version(connection, self.path, len(MIGRATIONS))
+            version = read_schema_version(connection, path, len(MIGRATIONS))
+            wal = read_wal(connection, files, path)
+            check_schema(connection, path, version)
             if version == 0:
                 set_pragma(connection, "page_size", PAGE_BYTES)
             for pragma, value in durable_settings():
@@ -183,9 +205,12 @@ class SqliteStore:
             self._hold = self._ports.files.hold(self.path, connection)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
-            make_wal_durable(connection, self._ports.files, self.path)
+            guard(connection)
+            blank = partial(blank_torn, connection, files, path, wal)
+            make_wal_durable(connection, files, path, blank)
             self._folder = self._make_folder(connection)
             self._read_state(connection)
+            check_counts(connection, files, path, self._head, wal)
             self._place = Place(self.path, self._ports.files, written=True)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
@@ -209,26 +234,24 @@ class SqliteStore:
             self._place.check()
 
     def _read_state(self, connection: Any) -> None:
-        found = run(connection, "SELECT log_id FROM about")
-        if not found:
-            values = (self._ports.ids.new_id(), self._ports.clock.now())
+        log_id = read_log_id(connection)
+        if log_id is None:
+            log_id = self._ports.ids.new_id()
+            values = (log_id, self._ports.clock.now())
             run(connection, "INSERT INTO about VALUES (1, ?, ?)", values)
-            found = run(connection, "SELECT log_id FROM about")
-        self._log_id = found[0][0]
+        self._log_id = log_id
         self._refresh(connection)
         if self._head.position:
             # The last event is what every later one builds on: its checksum is compared now.
             read_feed(connection, self._types_by(connection), self._head.position - 1, 1, 1)
 
     def _read_head(self, connection: Any) -> None:
-        last = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
-        found = run(connection, last)
-        self._head = Head(*found[0]) if found else Head()
+        self._head = read_head(connection)
         top = run(connection, "SELECT coalesce(max(number), 0) FROM streams")[0][0]
         self._next_stream = top + 1
 
     def _read_types(self, connection: Any) -> None:
-        rows = run(connection, "SELECT number, name, version, schema_hash FROM event_types")
+        rows = read_types(connection)
         self._types = {(name, version): (number, hash_) for number, name, version, hash_ in rows}
         self._type_names = {number: (name, version) for number, name, version, _ in rows}
 
@@ -396,6 +419,7 @@ class SqliteStore:
         number = max(self._type_names, default=0) + 1
         values = (number, kind.name, kind.version, kind.schema_hash)
         run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
+        check_inserted(connection, 1)
         self._types[kind.name, kind.version] = (number, kind.schema_hash)
         self._type_names[number] = (kind.name, kind.version)
 
@@ -417,6 +441,7 @@ class SqliteStore:
                 "INSERT INTO streams SELECT value->>0, value->>1 FROM json_each(?)",
                 (msgspec.json.encode(new).decode(),),
             )
+            check_inserted(connection, len(new))
 
     def _row(self, event: StoredEvent) -> tuple[Any, ...]:
         return (

@@ -14,24 +14,26 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import apsw
 
 from ..errors import Damaged, StoreFailed, StoreRefused
 from ..ports import Files, SystemFiles
 from .contract import EventType, Head, StoredEvent, StreamPage, StreamRead
+from .sqlite_damage import read_wal
+from .sqlite_heads import read_head, read_log_id, read_types
 from .sqlite_pages import read_feed, read_streams
 from .sqlite_place import Place
-from .sqlite_schema import MIGRATIONS, read_schema_version
+from .sqlite_schema import MIGRATIONS, check_schema, read_schema_version
 from .sqlite_session import run, set_reading
 
 __all__ = ["SqliteReader"]
 
 T = TypeVar("T")
 
-_TYPES = "SELECT number, name, version, schema_hash FROM event_types ORDER BY number"
-_HEAD = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
+VALUE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Of one event that somebody else's engine has stored."""
 _VERSION = (
     "SELECT coalesce(max(version), 0) FROM events "
     "WHERE stream = (SELECT number FROM streams WHERE name = ?)"
@@ -80,7 +82,8 @@ class SqliteReader:
             set_reading(connection)
             self._place = Place(self.path, self._files)
             self._check_schema(connection)
-            self.log_id = run(connection, "SELECT log_id FROM about")[0][0]
+            connection.limit(apsw.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
+            self.log_id = read_log_id(connection) or ""
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be read: {error.strerror}") from error
         except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
@@ -90,12 +93,14 @@ class SqliteReader:
                 f"{self.path} cannot be opened: {error}. SQLite keeps an index beside a log that "
                 f"is read: where its folder cannot be written to, copy the log elsewhere first."
             ) from error
-        except (apsw.Error, UnicodeDecodeError, IndexError) as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error
 
     def _check_schema(self, connection: Any) -> None:
         known = len(MIGRATIONS)
         version = read_schema_version(connection, self.path, known)
+        if not self._files.is_locked(self.path + ".lock"):
+            read_wal(connection, self._files, self.path)  # else its engine has looked
         if version == 0:
             raise StoreRefused(f"{self.path} is empty: no engine has made a log of it yet")
         if version < known:
@@ -103,6 +108,7 @@ class SqliteReader:
                 f"{self.path} has schema version {version}, and this release reads version "
                 f"{known}: start an engine of this release on it once, which brings it there"
             )
+        check_schema(connection, self.path, version)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -116,8 +122,7 @@ class SqliteReader:
     def head(self) -> Head:
         """Give the end of the log, as it is now."""
         with self._reading() as connection:
-            found = run(connection, _HEAD)
-        return Head(*found[0]) if found else Head()
+            return read_head(connection)
 
     def event_types(self) -> Sequence[EventType]:
         """Give the types that the log has stored, in the order of their first use."""
@@ -173,8 +178,10 @@ class SqliteReader:
         return known.name, known.version
 
     def _read_types(self, connection: Any) -> None:
-        rows = run(connection, _TYPES)
-        self._types = {number: EventType(*row) for number, *row in rows}
+        rows = sorted(read_types(connection))
+        self._types = {
+            number: EventType(name, version, hash_) for number, name, version, hash_ in rows
+        }
 
     @contextmanager
     def _reading(self) -> Generator[Any]:

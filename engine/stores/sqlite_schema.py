@@ -3,21 +3,33 @@
 Rules: what must never happen to a log is refused by the schema itself, whatever the code above
 believes: two events at one place of a stream, a hole in a stream or in the positions, a change of
 what was written. Migrations go forward only, step by step, each in a transaction with the version
-that it leads to. A file that is not a log, or that a later release has migrated, is refused and not
-touched.
+that it leads to. A file that is not a log, that a later release has migrated, or whose schema is
+another than its version's, is refused and not touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 import apsw
 
-from ..errors import StoreRefused
+from ..errors import StoreFailed, StoreRefused
+from .sqlite_session import run
+from .sqlite_shape import check_shape, harden, made, read_shape
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "insert_events", "migrate", "read_schema_version"]
+__all__ = [
+    "APPLICATION_ID",
+    "MIGRATIONS",
+    "check_inserted",
+    "check_schema",
+    "guard",
+    "insert_events",
+    "migrate",
+    "read_schema_version",
+]
 
 APPLICATION_ID: Final = 0x464C4431
 """Marks the file as a log of ours ("FLD1"), for us and for `file`."""
@@ -110,12 +122,15 @@ _ROWS_STEP: Final = 64
 prepared, and two statements at most for any rest. Each may hand the interpreter's lock over, up to
 5 ms beside a busy event loop: that bounds the worst case, and costs nothing where it does not."""
 
+_TRIGGER: Final = "CREATE TRIGGER"
+
 MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST,)
 """Statements that lead from schema version n, the index, to n + 1."""
 
 
 def read_schema_version(connection: Any, path: str, newest: int) -> int:
     """Give the schema version of a file, 0 for an empty one; raise StoreRefused for a stranger."""
+    harden(connection)
     try:
         application = connection.execute("PRAGMA application_id").fetchall()[0][0]
         version: int = connection.execute("PRAGMA user_version").fetchall()[0][0]
@@ -134,7 +149,31 @@ def read_schema_version(connection: Any, path: str, newest: int) -> int:
             f"{path} has schema version {version}, and this release knows up to {newest}: a later "
             f"release has migrated it. Run that one, or restore a backup from before."
         )
+    if version < 1:
+        raise StoreRefused(
+            f"{path} has schema version {version}, and the first one was 1: it is damaged, or was "
+            f"made by something else. Restore a backup"
+        )
     return version
+
+
+def check_schema(connection: Any, path: str, version: int) -> None:
+    """Raise StoreRefused where a log has another schema than its version says."""
+    ours = made(tuple(chain.from_iterable(MIGRATIONS[:version])))
+    try:
+        check_shape(connection, path, read_shape(connection, path), ours)
+    except (apsw.SQLError, apsw.CorruptError) as error:
+        raise StoreRefused(f"{path} has a schema that cannot be read: {error}") from error
+
+
+def guard(connection: Any) -> None:
+    """Let a connection have the triggers of a log by itself, whatever triggers the file has.
+
+    So a log that somebody gives cannot swallow what is written to it, nor lack what guards it.
+    """
+    for statement in chain.from_iterable(MIGRATIONS):
+        if _TRIGGER in statement:
+            run(connection, statement.replace(_TRIGGER, "CREATE TEMP TRIGGER", 1))
 
 
 def migrate(connection: Any, version: int, steps: Sequence[Sequence[str]] = MIGRATIONS) -> None:
@@ -163,7 +202,21 @@ def insert_events(connection: Any, rows: Sequence[Sequence[Any]]) -> None:
             assert len(row) == _COLUMNS, "a row has a value for each column"
             flat += row
         connection.execute(_insert(size), flat).fetchall()
+        check_inserted(connection, size)
         begin += size
+
+
+def check_inserted(connection: Any, rows: int) -> None:
+    """Raise StoreFailed where the last statement did not insert so many rows.
+
+    What is swallowed without an error must not be taken for stored.
+    """
+    if connection.changes() != rows:
+        raise StoreFailed(
+            f"{connection.filename}: {rows} rows were to be inserted and {connection.changes()} "
+            f"were. Nothing was written: look what triggers this file has",
+            written=False,
+        )
 
 
 @cache

@@ -8,7 +8,7 @@ rolled back. This file knows no table, projection or thread.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -228,18 +228,24 @@ def open_writer(files: Files, path: str) -> apsw.Connection:
     return connection
 
 
-def make_wal_durable(connection: apsw.Connection, files: Files, path: str) -> None:
+def make_wal_durable(
+    connection: apsw.Connection,
+    files: Files,
+    path: str,
+    before: Callable[[], None] = lambda: None,
+) -> None:
     """Write and sync again what an earlier process left in the log of a file that opens.
 
     A process that was killed may have written a commit and not synced it, or met a sync that
     failed, after which the kernel calls clean what it never wrote. It is shown to whoever reads,
     and a loss of power would take it away; and folding what the disk does not have could leave
-    half of it in the file. Raises OSError.
+    half of it in the file. `before` is called when nobody else can write any more. Raises OSError.
     """
     log = path + "-wal"
     if files.size(log):
         # Nobody else writes meanwhile: neither into the log, nor to begin it anew.
         with transaction(connection):
+            before()
             files.rewrite(log)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
 

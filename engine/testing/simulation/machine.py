@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -84,6 +84,12 @@ class SimulatedFiles(SystemFiles):
     def rewrite(self, path: str) -> None:
         """Write a file's bytes over themselves, and sync it."""
         self._disk.rewrite(Path(path))
+
+    def blank(self, path: str, places: Sequence[int], size: int) -> None:
+        """Write zeros at some places of a file."""
+        super().blank(path, places, size)
+        for place in places:
+            self._disk.written(Path(path).name, place, bytes(size))
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
