@@ -298,6 +298,10 @@ async def test_a_lost_row_in_the_index_is_refused(tmp_path: Path) -> None:
     path = await left(tmp_path)
     with closing(apsw.Connection(str(path))) as connection:
         connection.execute("DROP TRIGGER events_never_go; DELETE FROM events WHERE position = 5")
+        copy = copied(str(path), tmp_path / "copy")
+    size = Path(f"{copy}-wal").stat().st_size
 
-    with pytest.raises(StoreRefused, match=r"its index has 11 events of 12"):
-        await opened(path)
+    for refused in (path, copy):
+        with pytest.raises(StoreRefused, match=r"its index has 11 events of 12"):
+            await opened(refused)
+    assert Path(f"{copy}-wal").stat().st_size == size, "what is refused is not folded"
