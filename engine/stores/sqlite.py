@@ -50,6 +50,7 @@ from .sqlite_schema import (
 )
 from .sqlite_session import (
     BUSY_MS,
+    check_library,
     close,
     durable_settings,
     make_wal_durable,
@@ -65,8 +66,6 @@ __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
 
-SQLITE_OLDEST: Final = (3, 51, 3)
-"""Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
 CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose number and version the writer remembers."""
 _LOCK_POLL_SECONDS: Final = 0.05
@@ -139,7 +138,7 @@ class SqliteStore:
 
     async def open(self, ports: Ports) -> None:
         """Open or make the file; raise StoreLocked or StoreRefused."""
-        _check_library()
+        check_library()
         if self._writer is not None:
             raise StoreLocked(f"{self.path} is open already, by this object: close it first")
         self._ports = ports
@@ -612,12 +611,3 @@ async def _end(worker: Worker | None, call: Callable[[], None]) -> None:
             await worker.run(call)
         finally:
             await worker.close()
-
-
-def _check_library() -> None:
-    found = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
-    if found < SQLITE_OLDEST:
-        raise StoreRefused(
-            f"SQLite {apsw.sqlite_lib_version()} can corrupt a log that is read while it is "
-            f"written: install apsw with SQLite {'.'.join(map(str, SQLITE_OLDEST))} or newer"
-        )

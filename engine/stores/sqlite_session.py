@@ -22,6 +22,7 @@ from ..rows import Scalar
 __all__ = [
     "BUSY_MS",
     "OnlyReads",
+    "check_library",
     "close",
     "durable_settings",
     "failures",
@@ -45,6 +46,20 @@ _VALUE_BYTES: Final = 16
 """What a value takes at least, however short it is."""
 BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
+
+
+SQLITE_OLDEST: Final = (3, 51, 3)
+"""Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
+
+
+def check_library() -> None:
+    """Raise StoreRefused where this SQLite is too old."""
+    found = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if found < SQLITE_OLDEST:
+        raise StoreRefused(
+            f"SQLite {apsw.sqlite_lib_version()} can corrupt a log that is read while it is "
+            f"written: install apsw with SQLite {'.'.join(map(str, SQLITE_OLDEST))} or newer"
+        )
 
 
 def quoted(name: str) -> str:
