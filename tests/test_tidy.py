@@ -65,7 +65,7 @@ RANKS: list[set[str]] = [
     {"stores.sqlite_schema"},
     {"stores.sqlite_place"},
     {"stores.sqlite_snapshots", "stores.sqlite_wal", "stores.sqlite_parked", "retrying"},
-    {"stores.sqlite_damage", "stores.sqlite_heads"},
+    {"stores.sqlite_damage", "stores.sqlite_heads", "stores.sqlite_lock"},
     {"projecting"},
     {"stores.sqlite_search", "stores.sqlite_own", "stores.sqlite_requests"},
     {"recording", "projections"},

@@ -10,7 +10,6 @@ stranger's write may have made stale.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
@@ -37,6 +36,7 @@ from .contract import (
 )
 from .sqlite_damage import blank_torn, check_beside, check_counts, read_wal
 from .sqlite_heads import read_head, read_log_id, read_types
+from .sqlite_lock import take_lock
 from .sqlite_pages import Types, read_feed, read_streams
 from .sqlite_place import Place
 from .sqlite_schema import (
@@ -68,9 +68,6 @@ T = TypeVar("T")
 
 CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose number and version the writer remembers."""
-_LOCK_POLL_SECONDS: Final = 0.05
-_BRIEF_TRIES: Final = 200
-"""How often whoever has the lock for a moment is waited for."""
 
 _HEADS: Final = (
     "SELECT json_group_array(json_array(name, number, "
@@ -151,34 +148,9 @@ class SqliteStore:
             raise
 
     async def _begin_writing(self) -> None:
-        self._lock = await self._take_lock()
+        self._lock = await take_lock(self._ports.files, self.path, self._open_timeout)
         self._writer = self._ports.workers.start("foldline-log")
         await self._writer.run(self._open_writer)
-
-    async def _take_lock(self) -> Lock:
-        now = asyncio.get_running_loop().time
-        deadline, tried = now() + self._open_timeout, 0
-        while True:
-            tried += 1
-            try:
-                return self._ports.files.lock(self.path + ".lock")
-            except StoreLocked as error:
-                # A command that only looks whether somebody has it is gone by the second try, and
-                # one that acts on a log at rest soon after.
-                patience = _BRIEF_TRIES if error.briefly else 2
-                if now() >= deadline and tried >= patience:
-                    raise self._told(error) from None
-            except OSError as error:
-                raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
-            await asyncio.sleep(_LOCK_POLL_SECONDS)
-
-    def _told(self, error: StoreLocked) -> StoreLocked:
-        """Name who keeps the lock of a process that is dead, where the system tells."""
-        files, path = self._ports.files, self.path + ".lock"
-        if not error.briefly or files.holder(path) is not None:
-            return error
-        found = ", ".join(map(str, files.inheritors(path)))
-        return StoreLocked(f"{error} It is kept by: {found or 'unknown'}.", briefly=True)
 
     def _open_writer(self) -> None:
         try:
