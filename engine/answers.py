@@ -22,7 +22,7 @@ import msgspec
 from .annotations import Signature, defining_namespace, read_signature, union_members
 from .errors import DefinitionError, InvalidInput, Overloaded, ProjectionLag, UsageError
 from .limits import Limits
-from .messages import Query, Receipt, position_of
+from .messages import Query, Receipt, position_of, told_instead
 from .projection import Projection, ProjectionDefinition, projections_of
 from .reading import Reads, Views
 from .statistics import Histogram, QueryStatistics
@@ -312,10 +312,10 @@ class Answers:
     def _definition_of(self, query: Query[Any]) -> AnswerDefinition:
         definition = self._by_query.get(type(query))
         if definition is None:
-            raise UsageError(
-                f"no answer for {type(query).__name__}: pass the function that answers it to "
-                f"Engine(answers=[...])"
-            )
+            if isinstance(typing.cast("object", query), Query):
+                mend = f"{type(query).__name__}: pass the function that answers it to "
+                raise UsageError(f"no answer for {mend}Engine(answers=[...])")
+            raise UsageError(f"no answer for {told_instead(query, Query)}")
         return definition
 
     async def reach(

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from .errors import Forbidden, Overloaded
+from .given import as_text
 from .limits import Limits
 from .mailbox import Mail, too_late
 from .messages import Command, Query, Receipt
@@ -49,12 +50,16 @@ class Gate:
 
     async def check(self, principal: str | None, action: Action, message: Asked) -> None:
         """Return if the hook gives True; raise Forbidden otherwise."""
+        if principal is not None:
+            principal = as_text("principal", principal)
         answer = self._ask(principal, action, message)
         if answer is not None:
             await self._hear(answer, principal, action, message)
 
     def check_now(self, principal: str | None, action: Action, message: Asked, mend: str) -> None:
         """Do the same for a caller who cannot wait; an async hook is Forbidden with the mend."""
+        if principal is not None:
+            principal = as_text("principal", principal)
         answer = self._ask(principal, action, message)
         if answer is None:
             return

@@ -23,7 +23,7 @@ from contextlib import aclosing
 from typing import TypeAlias
 
 from .authorization import is_being_cancelled
-from .errors import EngineError, Overloaded, UsageError
+from .errors import EngineError, InvalidInput, Overloaded, UsageError
 from .given import as_whole, shown
 from .messages import Command, Envelope, Receipt
 from .supervisor import retrieve
@@ -45,7 +45,12 @@ def check_many(commands: object, window: object, *, is_async: bool = True) -> in
             f"execute_many takes commands or envelopes one after the other, as a list or a "
             f"generator gives them, and not {shown(commands)}. Nothing was run."
         )
-    return as_whole("window", window, 1)
+    try:
+        return as_whole("window", window, 1)
+    except InvalidInput:
+        raise InvalidInput(
+            f"window is {shown(window)}: give at least 1, as a whole number. Nothing was run."
+        ) from None
 
 
 async def run_many(

@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 
 from .errors import InvalidInput
 
-__all__ = ["copy_fields", "mutable_fields"]
+__all__ = ["copy_fields", "mutable_fields", "own_copy"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -70,6 +70,14 @@ def copy_fields(message: S, names: tuple[str, ...]) -> S:
                 f"message must not change while it waits. Nothing was run."
             ) from error
     return own
+
+
+def own_copy(message: S) -> S:
+    """Give a message that its caller does not change any more; what is no struct, as it is."""
+    # Whoever calls may have given anything.
+    given = cast("object", message)
+    names = mutable_fields(type(given)) if isinstance(given, msgspec.Struct) else ()
+    return copy_fields(message, names) if names else message
 
 
 def _fields_of(cls: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:

@@ -29,6 +29,7 @@ from .bulk import run_many
 from .bus import Bus
 from .codec import EventRegistry
 from .control import Control
+from .copying import own_copy
 from .deliberation import Deliberations
 from .difference import Change
 from .directory import Directory
@@ -36,6 +37,7 @@ from .dispatcher import Dispatcher
 from .entrance import Entrance
 from .errors import EngineError, EngineFailed
 from .feed import Feed, Feeds, Kinds, Names
+from .given import as_seconds
 from .history import History, Past
 from .journal import Journal
 from .kind import Kind, bind_events, bind_stored, registry_of
@@ -169,6 +171,7 @@ class Engine:
             self._ports,
             publish=self._bus.publish,
             room_again=self._dispatcher.wake,
+            logger=self._logger,
             watch=self._watch,
         )
 
@@ -384,9 +387,11 @@ class Engine:
         `authorize` says no.
         """
         self._check_usable()
+        query = own_copy(query)
+        seconds = None if timeout is None else as_seconds("timeout", timeout)
         if self._gate is not None:
             await self._gate.check(principal, "query", query)
-        return await self._answers.ask(query, at=at, timeout=timeout)
+        return await self._answers.ask(query, at=at, timeout=seconds)
 
     def watch(
         self,
@@ -403,14 +408,16 @@ class Engine:
         early, use `contextlib.aclosing`. Raises what `query` does, Overloaded
         (Limits.watched_queries), and Closed where the engine fails.
         """
-        return self._live.watch(query, at, timeout, principal)
+        seconds = None if timeout is None else as_seconds("timeout", timeout)
+        return self._live.watch(own_copy(query), at, seconds, principal)
 
-    def resume(self, projection: str) -> None:
+    def resume(self, projection: str, *, principal: str | None = None) -> None:
         """Let a stopped projector try again from its checkpoint.
 
-        Raises UsageError for a name that this engine has no projection of.
+        Raises UsageError for a name that this engine has no projection of, and Forbidden where
+        `authorize` says no, or is async: then await `engine.projections.resume`.
         """
-        self.projections.find(projection).resume_stopped()
+        self.projections.resume_stopped(projection, principal)
 
     def statistics(self) -> EngineStatistics:
         """Give the engine's numbers as they are now; may be called from any thread, at any time.
@@ -576,7 +583,7 @@ class Engine:
         if strange:
             self._logger.warning("%s", strange)
         head = await self._store.head()
-        self._journal.position = head.position
+        self._journal.begin(head.position, head.recorded)
         await self._views.open(
             self._ports, self._limits, self._store, self.declared, rebuild=self._rebuild
         )

@@ -22,6 +22,7 @@ from .authorization import Gate
 from .bus import Bus, Subscription
 from .codec import EventRegistry
 from .errors import Closed, InvalidInput, StoreFailed, UsageError
+from .given import as_text, shown
 from .history import LoggedEvent, logged
 from .limits import Limits
 from .log_reader import LogReader
@@ -34,6 +35,9 @@ Names: TypeAlias = Collection[str | type[Event]]
 """Which events: stored names, or classes."""
 Kinds: TypeAlias = Collection[str | type[Aggregate]]
 """Of which aggregates: kinds, or classes."""
+
+_Asked: TypeAlias = tuple[Sequence[object] | None, Sequence[object] | None]
+"""Names and kinds, as they were asked for."""
 
 _DECODE_SLICE = 250
 """Events gone through before the event loop gets its turn."""
@@ -119,21 +123,36 @@ class Feeds:
     ) -> Feed:
         """Give the events after a position; nothing is read before it is iterated."""
         self._check_usable()
-        return Feed(self, after, follow, self._wanted(names, kinds), principal)
+        asked = (
+            None if names is None else _listed("names", names),
+            None if kinds is None else _listed("kinds", kinds),
+        )
+        if self._gate is None:
+            # Behind a gate nobody is told which names there are before it has let him in.
+            self._wanted(*asked)
+        return Feed(self, after, follow, asked, principal)
 
-    def _wanted(self, names: Names | None, kinds: Kinds | None) -> _Wanted:
+    def _wanted(self, names: Sequence[object] | None, kinds: Sequence[object] | None) -> _Wanted:
         of_kinds = None if kinds is None else _chosen("kinds", kinds, self._kinds, _kind_of)
         if names is None:
             return _Wanted(kinds=of_kinds)
         asked = _chosen("names", names, self.registry.names, _name_of)
         return _Wanted(asked, self.registry.names_leading_to(asked), of_kinds)
 
-    async def begin(self, after: object, principal: str | None) -> None:
-        """Return if a feed after this position may be read; raise what forbids it."""
+    async def begin(self, after: object, asked: _Asked, principal: str | None) -> _Wanted:
+        """Give which events a feed gives, if it may be read; raise what forbids it."""
         self._check_usable()
-        self._check_position(after)
+        if type(after) is not int or after < 0:
+            raise InvalidInput(f"after is a position, a whole number from 0 on, not {shown(after)}")
         if self._gate is not None:
             await self._gate.check(principal, "feed", "*")
+        if after > self._position():
+            raise InvalidInput(
+                f"the log ends at position {self._position()}, and the feed was asked for what is "
+                f"after {shown(after)}: that position belongs to another log, or to one from "
+                f"before a backup was restored"
+            )
+        return self._wanted(*asked)
 
     def follower(self) -> Subscription:
         """Give a place on the bus to one who follows."""
@@ -146,16 +165,6 @@ class Feeds:
         if follower in self._followers:
             self._followers.discard(follower)
             self._bus.unsubscribe(follower)
-
-    def _check_position(self, after: object) -> None:
-        if type(after) is not int or after < 0:
-            raise InvalidInput(f"after is a position, a whole number from 0 on, not {after!r:.60}")
-        if after > self._position():
-            raise InvalidInput(
-                f"the log ends at position {self._position()}, and the feed was asked for what is "
-                f"after {after}: that position belongs to another log, or to one from before a "
-                f"backup was restored"
-            )
 
     @property
     def events_max(self) -> int:
@@ -240,11 +249,18 @@ class Feed:
     """
 
     def __init__(
-        self, feeds: Feeds, after: int, follow: bool, wanted: _Wanted, principal: str | None
+        self,
+        feeds: Feeds,
+        after: int,
+        follow: bool,
+        asked: _Asked,
+        principal: str | None,
     ) -> None:
         self._feeds = feeds
         self._follow = follow
-        self._wanted = None if wanted.is_all else wanted
+        self._asked = asked
+        self._wanted: _Wanted | None = None
+        """Where it does not give all; known when it has begun."""
         self._principal = principal
         self._position = after
         self._loop = asyncio.get_running_loop()
@@ -265,7 +281,8 @@ class Feed:
         Raises UsageError, Forbidden and Closed.
         """
         if self._reading is None and not self._is_closed:
-            await self._feeds.begin(self._position, self._principal)
+            wanted = await self._feeds.begin(self._position, self._asked, self._principal)
+            self._wanted = None if wanted.is_all else wanted
             if not self._is_closed:
                 self._reading = _Reading(self._feeds, self._position, self._follow)
 
@@ -333,34 +350,46 @@ class Feed:
                 self._loop.call_soon_threadsafe(self._reading.close)
 
 
+def _listed(what: str, given: Collection[Any]) -> Sequence[object]:
+    """Give what was asked for, as it is now; refuse what is no collection."""
+    try:
+        listed = () if isinstance(given, str | type) else tuple(given)
+    except Exception:
+        listed = ()
+    if not listed:
+        raise UsageError(
+            f"{what}={shown(given)} is no collection of {what}: write `{what}=[...]`, with one at "
+            f"least, or leave it out for all"
+        )
+    return listed
+
+
 def _chosen(
     what: str,
-    given: Collection[Any],
+    given: Sequence[object],
     known: Collection[str],
     name_of: Callable[[object], str | None],
 ) -> frozenset[str]:
     """Give the names that were asked for; refuse those that nothing here has."""
-    if isinstance(given, str | type) or not given:
-        raise UsageError(
-            f"{what}={given!r:.60} is no collection of {what}: write `{what}=[...]`, with one at "
-            f"least, or leave it out for all"
-        )
-    chosen = {one: name_of(one) for one in given}
-    for one, name in chosen.items():
-        if name not in known:
+    chosen: set[str] = set()
+    for one in given:
+        name = name_of(one)
+        if name is None or name not in known:
+            told = one.__qualname__ if isinstance(one, type) else shown(one)
             raise InvalidInput(
-                f"a feed was asked for {what}=[{one!r:.80}], and this engine knows {sorted(known)}"
+                f"a feed was asked for {what}=[{told}], and this engine knows {sorted(known)}"
             )
-    return frozenset(name for name in chosen.values() if name is not None)
+        chosen.add(name)
+    return frozenset(chosen)
 
 
 def _name_of(given: object) -> str | None:
     if isinstance(given, type) and issubclass(given, Event):
         return getattr(given, "event_name", None)
-    return given if isinstance(given, str) else None
+    return as_text("names", given) if isinstance(given, str) else None
 
 
 def _kind_of(given: object) -> str | None:
     if isinstance(given, type) and issubclass(given, Aggregate):
         return given.__definition__.kind
-    return given if isinstance(given, str) else None
+    return as_text("kinds", given) if isinstance(given, str) else None

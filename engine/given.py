@@ -41,7 +41,7 @@ def as_text(what: str, value: object, characters_max: int | None = None) -> str:
     """Give a string that can be stored; with a maximum, it has a character at least."""
     # Not isinstance, which believes what an object says of its own class.
     if not issubclass(type(value), str):
-        raise InvalidInput(f"{what} is a string, not {shown(value)}. Nothing was run.")
+        raise InvalidInput(f"{what} is a string, not a {type(value).__name__}. Nothing was run.")
     text = str.__str__(cast("str", value))
     if characters_max is not None and not 0 < len(text) <= characters_max:
         raise InvalidInput(
@@ -62,11 +62,14 @@ def as_text(what: str, value: object, characters_max: int | None = None) -> str:
 def as_whole(what: str, value: object, least: int = 0, most: int = WHOLE_MAX) -> int:
     """Give a whole number within its bounds; True and False are none."""
     kind = type(value)
-    if kind is bool or not issubclass(kind, int):
+    number = -1
+    if issubclass(kind, int) and kind is not bool:
+        number = int.__index__(cast("int", value))
+        value = number
+    if number < least:
         raise InvalidInput(f"{what} is a whole number from {least} on, not {shown(value)}")
-    number = int.__index__(cast("int", value))
-    if not least <= number <= most:
-        raise InvalidInput(f"{what} is a whole number from {least} to {most}, not {shown(number)}")
+    if number > most:
+        raise InvalidInput(f"{what} is a whole number up to {most}, not {shown(value)}")
     return number
 
 

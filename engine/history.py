@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -20,8 +20,9 @@ from .aggregate import Aggregate, AggregateDefinition
 from .authorization import Gate
 from .codec import EventRegistry, decode_meta
 from .difference import Change, difference
-from .directory import check_id
+from .directory import as_id, check_id
 from .errors import Damaged, EngineError, InvalidInput, StreamUnreadable, UsageError
+from .given import WHOLE_MAX, shown
 from .limits import Limits
 from .messages import Event, Meta
 from .ports import Workers
@@ -119,7 +120,7 @@ class Past:
         stream = self._stream(aggregate, aggregate_id)
         _check_version("after", after)
         if type(limit) is not int or limit < 1:
-            raise InvalidInput(f"limit is a number of events from 1 on, not {limit!r:.60}")
+            raise InvalidInput(f"limit is a number of events from 1 on, not {shown(limit)}")
         return History(self, stream, after, min(limit, self.limits.page_events), principal)
 
     async def state(
@@ -167,19 +168,17 @@ class Past:
 
     def _stream(self, aggregate: type[Aggregate], aggregate_id: object) -> str:
         self.check_usable()
-        definition = self._definitions.get(aggregate)
+        cls = cast("object", aggregate)
+        definition = self._definitions.get(cls) if isinstance(cls, type) else None
         if definition is None:
             name = getattr(aggregate, "__name__", type(aggregate).__name__)
             raise UsageError(
                 f"{name} is no aggregate of this engine: pass the class, and pass it to "
                 f"Engine([...]) too. Nothing was read."
             )
-        if not isinstance(aggregate_id, str):
-            raise InvalidInput(
-                f"an aggregate's id is a string, not a {type(aggregate_id).__name__}"
-            )
-        check_id(aggregate_id)
-        return definition.kind + ":" + aggregate_id
+        own_id = as_id(aggregate_id)
+        check_id(own_id)
+        return definition.kind + ":" + own_id
 
     async def allow(self, principal: str | None, stream: str) -> None:
         """Return if the principal may see the history of a stream; raise Forbidden otherwise."""
@@ -313,8 +312,8 @@ class History:
 
 
 def _check_version(name: str, value: object) -> None:
-    if type(value) is not int or value < 0:
-        raise InvalidInput(f"{name} is a version, a whole number from 0 on, not {value!r:.60}")
+    if type(value) is not int or not 0 <= value <= WHOLE_MAX:
+        raise InvalidInput(f"{name} is a version, a whole number from 0 on, not {shown(value)}")
 
 
 def microseconds(at: object) -> int:

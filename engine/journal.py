@@ -16,6 +16,7 @@ It decides nothing about commands, gives no positions, and never retries an appe
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -41,6 +42,7 @@ from .stores.contract import (
     Write,
 )
 from .telemetry import LINKS_MAX, CommitBegan, Watch
+from .timekeeping import Timekeeper
 
 __all__ = ["Entry", "Follower", "Journal", "Owner", "decided_on_void"]
 
@@ -110,12 +112,13 @@ class Journal:
         ports: Ports,
         publish: Callable[[Sequence[StoredEvent]], None],
         room_again: Callable[[], None],
+        logger: logging.Logger,
         watch: Watch | None = None,
     ) -> None:
         self._store = store
         self._intake = intake
         self._limits = limits
-        self._clock = ports.clock
+        self._time = Timekeeper(ports.clock, logger)
         self._stopwatch = ports.stopwatch
         self._watch = watch
         self._failpoint = ports.failpoint
@@ -138,6 +141,11 @@ class Journal:
         self._voided = 0
         self._commit_seconds = Histogram.of_seconds()
         self._batch_events = Histogram.of_sizes()
+
+    def begin(self, position: int, recorded: int) -> None:
+        """Take the end of the log: the position and the time of its last event."""
+        self.position = position
+        self._time.begin(recorded)
 
     def statistics(self) -> JournalStatistics:
         """Give the numbers as they are now; called from any thread."""
@@ -231,7 +239,7 @@ class Journal:
         seen = None if watch is None else watch.begin(_commit_began(entries))
         begin = self._stopwatch()
         try:
-            committed = await self._store.append(Batch(requests, self._clock.now()))
+            committed = await self._store.append(Batch(requests, self._time.now()))
         except BaseException as error:
             if watch is not None:
                 watch.end(seen, error)

@@ -216,7 +216,8 @@ class LiveQueries:
     ) -> LiveQuery[A]:
         """Give what watches a query; nothing is asked before it is iterated."""
         self._check_usable()
-        self._answers.projections_of(query)
+        if self._gate is None:
+            self._answers.projections_of(query)
         return LiveQuery(self, query, at, timeout, principal)
 
     async def admit(

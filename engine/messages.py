@@ -27,6 +27,7 @@ import msgspec
 from .annotations import check_options, defaults_of, shared_default
 from .errors import DefinitionError, InvalidInput
 from .exact import Exactness, exactness_of
+from .given import as_whole, shown
 from .limits import NAME_LENGTH_MAX
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "check_name",
     "following",
     "position_of",
+    "told_instead",
 ]
 
 Answer = TypeVar("Answer", covariant=True)
@@ -265,7 +267,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
         try:
             text = urlsafe_b64decode(token + "=" * (-len(token) % 4))
             position, version, stream = msgspec.json.decode(text, type=tuple[int, int, str])
-        except (ValueError, msgspec.MsgspecError):
+        except (ValueError, RecursionError, msgspec.MsgspecError):
             raise InvalidInput(
                 "`at` is not a receipt's token: pass `receipt.token` on as it is"
             ) from None
@@ -279,12 +281,29 @@ def position_of(at: Receipt | str | int | None) -> int:
     """
     if at is None:
         return 0
-    position = at
-    if not isinstance(at, int):
-        position = (at if isinstance(at, Receipt) else Receipt.from_token(at)).position
-    if type(position) is not int or position < 0:
-        raise InvalidInput(f"`at`: a position is a whole number from 0 on, not {position!r:.60}")
-    return position
+    given: object = at
+    if issubclass(type(at), str):
+        given = Receipt.from_token(str.__str__(cast("str", at))).position
+    elif isinstance(at, Receipt):
+        given = at.position
+    return as_whole("`at`: a position", given)
+
+
+def told_instead(given: object, wanted: type[Command | Query[Any]]) -> str:
+    """Name what was given where a message of another class is wanted, and say what to do."""
+    cls: type[object] = given if isinstance(given, type) else type(given)
+    name = cls.__name__
+    if given is cls and issubclass(cls, wanted):
+        return f"{name}, which is a class: give an instance, `{name}(...)`"
+    if issubclass(cls, Query):
+        return f"{name}, which is a query: ask `await engine.query(...)`"
+    if issubclass(cls, Command):
+        return f"{name}, which is a command: send it by `await engine.execute(...)`"
+    if issubclass(cls, Event):
+        return f"{name}, which is an event: send a command, whose handler returns it"
+    if issubclass(cls, Envelope):
+        return "an Envelope: give its command and what is beside it, or use `execute_many`"
+    return f"{shown(given)}, which is no message: give an instance of a class of {wanted.__name__}"
 
 
 class Meta(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ from .errors import (
     ProjectionFailed,
     UsageError,
 )
+from .given import shown
 from .history import Past, microseconds
 from .log_reader import LogReader
 from .messages import Query, Receipt, position_of
@@ -95,15 +96,21 @@ class Pasts:
             raise UsageError("a past is asked for by position= or by at=, not by both")
         wanted = None if position is None else position_of(position)
         until = None if at is None else microseconds(at)
-        return PastViews(self, self._chosen(projections), wanted, until, principal)
+        asked = None if projections is None else tuple(projections)
+        if self._gate is None:
+            # Behind a gate nobody is told which projections there are before it has let him in.
+            self.chosen(asked)
+        return PastViews(self, asked, wanted, until, principal)
 
-    def _chosen(self, projections: Sequence[type[Projection]] | None) -> Sequence[type[Projection]]:
+    def chosen(self, projections: Sequence[type[Projection]] | None) -> Sequence[type[Projection]]:
+        """Give the projections that are to be folded; raise UsageError for others."""
         if projections is None:
             return self._projections
         for projection in projections:
             if projection not in self._projections:
+                name = getattr(projection, "__name__", shown(projection))
                 raise UsageError(
-                    f"{projection.__name__} is no projection that was given here: there are "
+                    f"{name} is no projection that was given here: there are "
                     f"{sorted(p.__name__ for p in self._projections)}"
                 )
         return projections
@@ -143,7 +150,7 @@ class PastViews:
     def __init__(
         self,
         pasts: Pasts,
-        projections: Sequence[type[Projection]],
+        asked: Sequence[type[Projection]] | None,
         wanted: int | None,
         until: int | None,
         principal: str | None,
@@ -153,7 +160,8 @@ class PastViews:
         self.end: int | None = None
         """Where they will end, known from the beginning of the fold; by a time it may be sooner."""
         self._pasts = pasts
-        self._projections = projections
+        self._asked = asked
+        self._projections: Sequence[type[Projection]] = ()
         self._wanted = wanted
         self._until = until
         self._principal = principal
@@ -170,6 +178,7 @@ class PastViews:
         if self._store is not None:
             raise UsageError("a past is entered once: ask for another one")
         await self._pasts.allow(self._principal)
+        self._projections = self._pasts.chosen(self._asked)
         self._pasts.enter(self)
         try:
             await self._open()

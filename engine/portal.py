@@ -20,17 +20,19 @@ from collections.abc import (
     Mapping,
 )
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
 from .bulk import check_many
 from .errors import Closed, EngineError, OutcomeUnknown, UsageError
 from .given import as_seconds
 from .messages import Command, Envelope, Query, Receipt
+from .native import is_patched, result_of, start_native
 
 __all__ = ["Portal", "PortalEngine"]
 
@@ -107,8 +109,8 @@ class Portal:
 
     def __init__(self, engine: PortalEngine) -> None:
         self._engine = engine
-        self._owned: AbstractContextManager[BlockingPortal] | None = None
-        self._thread: BlockingPortal | None = None
+        self._owned: AbstractContextManager[_Thread] | None = None
+        self._thread: _Thread | None = None
 
     # -- life -------------------------------------------------------------------------------
 
@@ -122,7 +124,7 @@ class Portal:
         if not self._engine.is_new:
             self._engine.usable_loop()
             return self
-        self._owned = start_blocking_portal("asyncio", {"use_uvloop": _has_uvloop()})
+        self._owned = _loop_in_a_thread()
         self._thread = self._owned.__enter__()
         try:
             self._thread.call(self._engine.__aenter__)
@@ -266,7 +268,7 @@ class Portal:
             waiting.close()
             raise Closed("the engine has stopped, and its loop is closed: not run") from error
         try:
-            return answer.result(seconds)
+            return result_of(answer, seconds)
         except CancelledError as error:
             raise OutcomeUnknown(
                 "the engine's loop was ended before this call was answered: what it began may be "
@@ -275,6 +277,67 @@ class Portal:
         except BaseException:
             answer.cancel()
             raise
+
+
+class _Thread(Protocol):
+    """A thread with an event loop of its own."""
+
+    def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
+        """Run `await func(*args)` there; give what it gives."""
+        ...
+
+
+def _loop_in_a_thread() -> AbstractContextManager[_Thread]:
+    if is_patched():
+        return _patched_loop()
+    return start_blocking_portal("asyncio", {"use_uvloop": _has_uvloop()})
+
+
+@contextmanager
+def _patched_loop() -> Generator[_Thread]:
+    """Give an event loop in a thread of the system, where gevent has replaced Python's threads.
+
+    A loop in a greenlet would keep all others from running. uvloop knows nothing of Python's own
+    sockets and selectors, which gevent has replaced too.
+    """
+    if not _has_uvloop():
+        raise UsageError(
+            "gevent has replaced Python's selectors, and asyncio's own loop cannot run on its: "
+            "install uvloop, and open the portal again"
+        )
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    thread = start_native(partial(_serve, loop), "foldline portal")
+    try:
+        yield _Foreign(loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+class _Foreign:
+    """Calls into a loop that runs in another thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
+        """Run `await func(*args)` there; give what it gives."""
+        return result_of(asyncio.run_coroutine_threadsafe(func(*args), self._loop))
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import sys
-import threading
 import time
 import traceback
 import uuid
@@ -23,6 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 import apsw
 import msgspec
 
+from .native import NativeQueue, Pause, native_ident, native_sleep, start_native
 from .system_files import FileId, FileLock, SystemFiles
 
 __all__ = [
@@ -253,9 +252,7 @@ def on_fresh_stack(call: Callable[[], T]) -> T:
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=run, name="foldline stack", daemon=True)
-    thread.start()
-    thread.join()
+    start_native(run, "foldline stack").join()
     if raised:
         raise raised.pop()
     return returned[0]
@@ -279,9 +276,8 @@ class ThreadWorker:
     """One daemon thread with a queue of calls; answers cross back by call_soon_threadsafe."""
 
     def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        self._calls: NativeQueue[Callable[[], None] | None] = NativeQueue()
+        self._thread = start_native(self._serve, name)
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -346,7 +342,7 @@ class _GivingWay:
         self._timer = loop.call_later(GIVE_WAY_AFTER_SECONDS, self._give_way)
 
     def _give_way(self) -> None:
-        time.sleep(GIVE_WAY_SECONDS)
+        native_sleep(GIVE_WAY_SECONDS)
         self._timer = self._loop.call_later(GIVE_WAY_EVERY_SECONDS, self._give_way)
 
     def end(self) -> None:
@@ -383,8 +379,8 @@ class SystemWatcher:
         self, check: Callable[[float, float, Callable[[], str]], None], every: float
     ) -> Callable[[], None]:
         """Call `check` every so many seconds until the function that this gives is called."""
-        watched = threading.get_ident()
-        over = threading.Event()
+        watched = native_ident()
+        over = Pause()
 
         def stack() -> str:
             # The one way to another thread's stack, documented in spite of its name.
@@ -395,11 +391,10 @@ class SystemWatcher:
             while not over.wait(every):
                 check(time.monotonic(), time.process_time(), stack)
 
-        thread = threading.Thread(target=watch, name="foldline watchdog", daemon=True)
-        thread.start()
+        thread = start_native(watch, "foldline watchdog")
 
         def stop() -> None:
-            over.set()
+            over.end()
             thread.join()
 
         return stop

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from .authorization import Gate
-from .errors import DefinitionError, InvalidInput, UsageError
+from .errors import DefinitionError, Forbidden, InvalidInput, UsageError
+from .given import as_text
 from .projecting import Projecting
 from .requests import POSITION_MAX, refused_position
 from .retrying import Retried
@@ -86,7 +87,17 @@ class Projections:
 
     async def list(self, *, principal: str | None = None) -> Sequence[Status]:
         """Give how all of them stand."""
-        return [await self.status(name, principal=principal) for name in self._projecting]
+        try:
+            return [await self.status(name, principal=principal) for name in self._projecting]
+        except Forbidden as error:
+            # It names one of them, which is told to nobody who did not say it himself.
+            if not any(name in str(error) for name in self._projecting):
+                raise
+            raise Forbidden(
+                "authorize does not let this principal control every projection. Nothing was read.",
+                error.principal,
+                error.action,
+            ) from error.__cause__
 
     async def status(self, name: str, *, principal: str | None = None) -> Status:
         """Give how one stands."""
@@ -180,19 +191,16 @@ class Projections:
         await self._find(name, principal)
         return await self._views.decisions(name)
 
-    def find(self, name: str) -> Projecting:
-        """Give one without asking the gate; for the engine itself."""
+    def resume_stopped(self, name: str, principal: str | None = None) -> None:
+        """Let a stopped one try again at once; of hooks that say who may, only one that is sync."""
         self._check_usable()
-        # Compared, since what is no name may have no hash.
-        projecting = next((p for n, p in self._projecting.items() if n == name), None)
-        if projecting is None:
-            raise UsageError(
-                f"no projection {name!r:.100} here; there are {sorted(self._projecting)}"
-            )
-        return projecting
+        if self._gate is not None:
+            mend = "write `await engine.projections.resume(name)`"
+            self._gate.check_now(principal, "control", as_text("projection", name), mend)
+        self._named(name).resume_stopped()
 
     async def _find(self, name: str, principal: str | None, *texts: object) -> Projecting:
-        projecting = self.find(name)
+        self._check_usable()
         said: tuple[object, ...] = (principal, *texts)
         for text in said:
             if text is not None and not (isinstance(text, str) and is_text(text)):
@@ -200,6 +208,16 @@ class Projections:
                     "a reason, a principal and a key are texts, and half of a character is in "
                     "none of them: nothing was done"
                 )
+        # Who may not know which projections there are is not told it by an error either.
         if self._gate is not None:
-            await self._gate.check(principal, "control", name)
+            await self._gate.check(principal, "control", as_text("projection", name))
+        return self._named(name)
+
+    def _named(self, name: str) -> Projecting:
+        # Compared, since what is no name may have no hash.
+        projecting = next((p for n, p in self._projecting.items() if n == name), None)
+        if projecting is None:
+            raise UsageError(
+                f"no projection {name!r:.100} here; there are {sorted(self._projecting)}"
+            )
         return projecting

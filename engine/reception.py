@@ -17,11 +17,11 @@ from .deliberation import CURRENT
 from .directory import Directory, as_id
 from .errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
 from .fingerprint import fingerprint_of
-from .given import as_headers, as_seconds, as_text, as_whole, shown
+from .given import as_headers, as_seconds, as_text, as_whole
 from .kind import Kind
 from .limits import KEY_LENGTH_MAX
 from .mailbox import Intake, Mail
-from .messages import Command, Envelope, Event, Query, Receipt
+from .messages import Command, Receipt, told_instead
 from .ports import Ports
 
 __all__ = ["Reception"]
@@ -163,22 +163,11 @@ def _check_resources(kind: Kind, handler: CommandHandler) -> None:
 
 
 def _not_handled(given: object) -> str:
-    """Say what was given in place of a command that is handled here, and what to do."""
-    cls: type[object] = given if isinstance(given, type) else type(given)
-    name = cls.__name__
-    if issubclass(cls, Query):
-        mend = f"{name}, which is a query: ask `await engine.query(...)`"
-    elif issubclass(cls, Event):
-        mend = f"{name}, which is an event: send a command, whose handler returns it"
-    elif issubclass(cls, Envelope):
-        mend = "an Envelope: give its command and what is beside it, or use `execute_many`"
-    elif not issubclass(cls, Command):
-        mend = f"{shown(given)}, which is no command: make a class of Command"
-    elif given is cls:
-        mend = f"{name}, which is a class: send an instance, `{name}(...)`"
+    if isinstance(given, Command):
+        what = f"{type(given).__name__}: pass the aggregate that does to Engine([...])"
     else:
-        mend = f"{name}: pass the aggregate that does to Engine([...])"
-    return f"no aggregate of this engine handles {mend}. Nothing was run."
+        what = told_instead(given, Command)
+    return f"no aggregate of this engine handles {what}. Nothing was run."
 
 
 def _fingerprint(command: Command) -> int:

@@ -10,17 +10,28 @@ from typing import Any
 import pytest
 
 from engine import (
+    Aggregate,
     Command,
     DeadlinePassed,
     Engine,
     Envelope,
+    Event,
     Forbidden,
+    Id,
+    InvalidInput,
     Limits,
+    Meta,
     Overloaded,
+    Projection,
     Query,
     Receipt,
+    Row,
+    Table,
     Views,
     answers,
+    applies,
+    handles,
+    projects,
 )
 from tests.support import Add, Added, Counter, counters, settle, total, until
 
@@ -317,3 +328,126 @@ async def test_a_caller_who_is_cancelled_at_the_gate_is_cancelled(how: str) -> N
 
         assert await tags(engine, "a") == []
         assert (await engine.execute(Add("a", 100))).version == 1
+
+
+# -- nothing is done or told before the gate -------------------------------------------------
+
+
+class Secret(Event, name="secret-merger-agreed"):
+    amount: int
+
+
+class Merge(Command):
+    deal_id: Id
+
+
+class Deal(Aggregate, kind="deal"):
+    @handles
+    def merge(self, command: Merge) -> Secret:
+        return Secret(1)
+
+    @applies
+    def merged(self, event: Secret) -> None: ...
+
+
+class Fact(Row, key="key"):
+    key: str
+
+
+class FindFact(Query[str]):
+    pass
+
+
+class Deals(Projection, name="secret-deals", version=1):
+    rows: Table[Fact]
+
+    @projects
+    def merged(self, event: Secret, meta: Meta) -> None:
+        self.rows.put(Fact(meta.id))
+
+
+@answers
+async def find_fact(query: FindFact, views: Views) -> str:
+    return (await views.get(Deals.rows, "d") or Fact("nothing")).key
+
+
+async def _past(engine: Engine, **options: Any) -> None:
+    async with engine.past(**options):
+        pass
+
+
+BEFORE_THE_GATE: dict[str, Callable[[Engine], Coroutine[Any, Any, Any]]] = {
+    "feed-behind-the-end": lambda e: anext(e.feed(99)),
+    "feed-followed": lambda e: anext(e.feed(99, follow=True)),
+    "feed-of-unknown-names": lambda e: anext(e.feed(names=["x"])),
+    "feed-of-unknown-kinds": lambda e: anext(e.feed(kinds=["x"])),
+    "feed-opened": lambda e: e.feed(names=["x"]).open(),
+    "past-behind-the-end": lambda e: _past(e, position=99),
+    "past-of-unknown-projections": lambda e: _past(e, projections=[Projection]),
+    "state-of-no-version": lambda e: e.state(Deal, "d", version=99),
+    "difference-of-no-version": lambda e: e.difference(Deal, "d", 0, 99),
+    "unknown-query": lambda e: e.query(CountRooms()),
+    "unknown-watched-query": lambda e: anext(e.watch(CountRooms())),
+    "query-at-a-forged-position": lambda e: e.query(FindFact(), at=99),
+    "status": lambda e: e.projections.status("nonsense"),
+    "list": lambda e: e.projections.list(),
+    "pause": lambda e: e.projections.pause("nonsense"),
+    "resume": lambda e: e.projections.resume("nonsense"),
+    "parked": lambda e: e.projections.parked("nonsense"),
+    "skip": lambda e: e.projections.skip("nonsense", 99, reason="x"),
+    "wrong-version": lambda e: e.execute(Merge("d"), expected=99),
+    "reused-key": lambda e: e.execute(Merge("d"), key="k"),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_THE_GATE)
+@pytest.mark.parametrize("hook", [lambda *_: False, _false], ids=["sync", "async"])
+async def test_who_may_nothing_is_told_nothing(name: str, hook: Any) -> None:
+    allowed = True
+
+    def authorize(*asked: Any) -> Any:
+        return True if allowed else hook(*asked)
+
+    async with Engine(
+        [Deal], projections=[Deals], answers=[find_fact], authorize=authorize
+    ) as engine:
+        await engine.execute(Merge("d"), key="k")
+        allowed = False
+        with pytest.raises(Forbidden) as caught:
+            await BEFORE_THE_GATE[name](engine)
+
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["secret-deals", "nonsense"])
+async def test_engine_resume_asks_the_gate_too(name: str) -> None:
+    says: Any = False
+    asked: list[Any] = []
+
+    def authorize(*told: Any) -> Any:
+        asked.append(told)
+        return says
+
+    async with Engine([Deal], projections=[Deals], authorize=authorize) as engine:
+        with pytest.raises(Forbidden):
+            engine.resume(name, principal="eve")
+        assert asked == [("eve", "control", name)]
+        says = _true()
+        with pytest.raises(Forbidden, match=r"await engine\.projections\.resume"):
+            engine.resume(name)
+        says = True
+        engine.resume("secret-deals")
+
+
+@pytest.mark.parametrize("principal", [7, b"ann", "\ud800", object()])
+async def test_a_principal_is_a_string_also_where_it_only_reads(principal: Any) -> None:
+    async with counters(authorize=lambda *_: True) as engine:
+        for call in (
+            lambda: engine.history(Counter, "a", principal=principal),
+            lambda: engine.state(Counter, "a", principal=principal),
+            lambda: anext(engine.feed(principal=principal)),
+            lambda: engine.query(CountRooms(), principal=principal),
+            lambda: engine.execute(Add("a", 1), principal=principal),
+        ):
+            with pytest.raises(InvalidInput, match="principal"):
+                await call()

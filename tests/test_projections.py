@@ -977,6 +977,6 @@ async def test_control_asks_the_gate(url: str) -> None:
         with pytest.raises(Forbidden):
             await control.cancel("sums", principal="bob")
         with pytest.raises(UsageError, match=r"no projection 'sum' here; there are \['sums'\]"):
-            await control.pause("sum")
+            await control.pause("sum", principal="ann")
 
     assert ("bob", "control", "sums") in asked

@@ -29,6 +29,8 @@ from engine import (
     Query,
     Receipt,
     UsageError,
+    Views,
+    answers,
     applies,
     handles,
 )
@@ -210,12 +212,12 @@ class AskSomething(Query[int]):
 MISTAKEN: dict[str, tuple[Any, str]] = {
     "query": (AskSomething(), "AskSomething, which is a query: ask `await engine.query"),
     "event": (Added(1), "Added, which is an event: send a command"),
-    "class": (Add, r"Add, which is a class: send an instance, `Add\(...\)`"),
+    "class": (Add, r"Add, which is a class: give an instance, `Add\(...\)`"),
     "query-class": (AskSomething, "AskSomething, which is a query"),
     "envelope": (Envelope(command=Add("a", 1)), "execute_many"),
-    "text": ("add", "'add', which is no command"),
-    "nothing": (None, "None, which is no command"),
-    "object": (NoRepr(), "a NoRepr, which is no command"),
+    "text": ("add", "'add', which is no message"),
+    "nothing": (None, "None, which is no message"),
+    "object": (NoRepr(), "a NoRepr, which is no message"),
     "unknown": (Order("a"), "handles Order: pass the aggregate"),
 }
 
@@ -377,3 +379,69 @@ async def test_a_kind_may_have_a_deadline_without_an_end() -> None:
 
     async with Engine([Patient]) as engine:
         assert (await engine.execute(Order("o"))).version == 0
+
+
+# -- reads -----------------------------------------------------------------------------------
+
+
+class Weigh(Query[int]):
+    of: list[int] = []
+
+
+@answers
+async def weigh(query: Weigh, views: Views) -> int:
+    await asyncio.sleep(0)
+    return sum(query.of)
+
+
+async def test_a_query_is_answered_as_it_was_when_it_was_asked() -> None:
+    given = [1, 2]
+    async with Engine([Shop], answers=[weigh]) as engine:
+        asked = asyncio.create_task(engine.query(Weigh(given), timeout=10**400))
+        await asyncio.sleep(0)
+        watched = engine.watch(Weigh(given))
+        given.append(100)
+
+        assert await asked == 3
+        assert await anext(watched) == 3
+
+
+WRONG_READS: dict[str, Callable[[Engine], Any]] = {
+    "timeout-nan": lambda e: e.query(Weigh(), timeout=math.nan),
+    "timeout-true": lambda e: e.query(Weigh(), timeout=True),
+    "timeout-text": lambda e: anext(e.watch(Weigh(), timeout="5")),  # type: ignore[arg-type]
+    "at-float": lambda e: e.query(Weigh(), at=1.0),  # type: ignore[arg-type]
+    "at-true": lambda e: e.query(Weigh(), at=True),
+    "at-negative": lambda e: e.query(Weigh(), at=-1),
+    "at-huge": lambda e: e.query(Weigh(), at=10**5_000),
+    "at-token": lambda e: e.query(Weigh(), at=LONE),
+    "at-deep-token": lambda e: e.query(Weigh(), at="W1tbW1tb" * 5_000),
+    "at-of-a-forged-receipt": lambda e: e.query(Weigh(), at=Receipt("a", 1, "1")),  # type: ignore[arg-type]
+    "after-huge": lambda e: e.history(Shop, "a", after=10**5_000),
+    "limit-huge": lambda e: e.history(Shop, "a", limit=-(10**5_000)),
+    "version-odd": lambda e: e.state(Shop, "a", version=NoRepr()),  # type: ignore[arg-type]
+    "id-odd": lambda e: e.state(Shop, Mock(spec=str)),
+    "feed-huge": lambda e: anext(e.feed(10**5_000)),
+    "feed-odd": lambda e: anext(e.feed(NoRepr())),  # type: ignore[arg-type]
+    "feed-names": lambda e: anext(e.feed(names=[["x"]])),  # type: ignore[list-item]
+    "feed-kinds": lambda e: anext(e.feed(kinds=7)),  # type: ignore[arg-type]
+    "aggregate-instance": lambda e: e.state(Shop(), "a"),  # type: ignore[arg-type]
+    "aggregate-list": lambda e: e.state([Shop], "a"),  # type: ignore[arg-type]
+    "command-asked": lambda e: e.query(Order("o")),  # type: ignore[arg-type]
+    "class-asked": lambda e: e.query(Weigh),  # type: ignore[arg-type]
+    "event-asked": lambda e: e.query(Added(1)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", WRONG_READS)
+async def test_a_read_that_cannot_be_is_refused_by_a_typed_error(name: str) -> None:
+    async with Engine([Shop], answers=[weigh]) as engine:
+        with pytest.raises(UsageError) as caught:
+            await WRONG_READS[name](engine)
+        assert len(str(caught.value)) < 400
+
+
+async def test_a_command_that_is_asked_is_told_to_be_sent() -> None:
+    async with Engine([Shop], answers=[weigh]) as engine:
+        with pytest.raises(UsageError, match=r"send it by `await engine\.execute"):
+            await engine.query(Order("o"))  # type: ignore[arg-type]
