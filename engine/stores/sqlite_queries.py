@@ -25,7 +25,7 @@ from ..views import Search, Selected, Selection
 from .sqlite_session import OnlyReads, failures, readable, run, run_some, within
 from .sqlite_tables import Statement, TableSql
 
-__all__ = ["QueryCalls", "Readable", "TableReads"]
+__all__ = ["OPENS_NO_INDEX", "QueryCalls", "Readable", "TableReads"]
 
 T = TypeVar("T")
 
@@ -132,6 +132,10 @@ def _read(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
         if reading.is_shared:
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
     return [build(flat) for flat in sql.rows_of(answer)]
+
+
+OPENS_NO_INDEX: Final = frozenset((_get, _find, _count))
+"""Reads that open no index of words."""
 
 
 def _too_large(what: str, bytes_max: int) -> UsageError:

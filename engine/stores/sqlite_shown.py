@@ -23,7 +23,7 @@ from ..views import ViewsState
 from .sqlite_keeper import Keeper
 from .sqlite_place import Place
 from .sqlite_queries import QueryCalls, Readable, TableReads
-from .sqlite_session import BUSY_MS, OnlyReads, failures, run, set_pragma
+from .sqlite_session import BUSY_MS, OnlyReads, failures, set_pragma
 from .sqlite_states import State, States
 from .sqlite_tables import TableSql
 from .sqlite_wal import WalInTurn
@@ -124,15 +124,15 @@ class Shown:
         return True
 
     def tables(
-        self, connection: apsw.Connection, begin: Callable[[], None]
+        self,
+        connection: apsw.Connection,  # noqa: ARG002 - the contract's
+        begin: Callable[[], None],
     ) -> Mapping[str, TableSql]:
         """Begin a read transaction, and give the tables that serve in it."""
         # Those of a moment before are there still, and whole: a build that no longer serves is
         # dropped only when the queries that came before have begun.
         tables = self._keeper.shown
         begin()
-        # Now, and not with the first search: its index would be opened while the schema changes.
-        run(connection, "SELECT 1 FROM sqlite_schema LIMIT 1")
         return tables
 
     def fold_in_a_pause(

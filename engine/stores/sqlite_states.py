@@ -21,7 +21,7 @@ import apsw
 
 from ..errors import UsageError
 from ..limits import Limits
-from .sqlite_queries import QueryCalls, Readable, TableReads
+from .sqlite_queries import OPENS_NO_INDEX, QueryCalls, Readable, TableReads
 from .sqlite_session import OnlyReads, run
 from .sqlite_tables import TableSql
 
@@ -75,6 +75,8 @@ class State(TableReads):
         self.has_place = False
         self.has_ended = False
         self.is_too_old = False
+        self._pins = False
+        """Whether the schema is to stay before the first read is compiled."""
         self._waits: asyncio.Lock | None = None
 
     def serves(self, projection: str) -> bool:
@@ -95,6 +97,8 @@ class State(TableReads):
         if not self.has_place and not self._states.enter_now(self):
             await self._enter()
         self._check()
+        if self.readable is None:
+            self._pins = self._pins or call not in OPENS_NO_INDEX
         try:
             return await self._states.calls.run(self._open, call, *args)
         except Exception:
@@ -113,7 +117,7 @@ class State(TableReads):
         """Give the connection, and begin at the first read; on the worker."""
         if self.readable is None:
             self._check()
-            self.readable = self._states.take()
+            self.readable = self._states.take(self._pins)
         return self.readable.connection, self.readable
 
     def _check(self) -> None:
@@ -257,19 +261,25 @@ class States:
     def _open(self, _what: None) -> None:
         self._idle.append(self._readable(self._connect(), {}))
 
-    def take(self) -> Readable:
-        """Begin to read: give a connection whose next reads all see one state."""
+    def take(self, pins: bool) -> Readable:
+        """Begin to read: give a connection whose next reads all see one state.
+
+        It `pins` the schema at once where the first read opens an index of words.
+        """
         self._give_back()
         while self._idle:
             found = self._idle.pop()
             if self._source.is_usable(found.connection):
-                return self._look_at(found.connection)
+                return self._look_at(found.connection, pins)
             found.connection.close()
-        return self._look_at(self._connect())
+        return self._look_at(self._connect(), pins)
 
-    def _look_at(self, connection: apsw.Connection) -> Readable:
+    def _look_at(self, connection: apsw.Connection, pins: bool) -> Readable:
         try:
             tables = self._source.tables(connection, lambda: _switch(connection, _BEGIN))
+            if pins:
+                # Now, and not with the search: its index would be opened while the schema changes.
+                run(connection, "SELECT 1 FROM sqlite_schema LIMIT 1")
         except BaseException:
             connection.close()
             raise
