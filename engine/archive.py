@@ -24,6 +24,7 @@ from .messages import Receipt
 from .past_views import Pasts, PastViews
 from .ports import Ports
 from .projection import Projection, projections_of
+from .safely import safe_logger
 from .stores.urls import StoreName, file_store
 from .upcasting import Retired, Upcasting
 
@@ -71,8 +72,8 @@ class Archive:
             check_usable=self._source.worker,
         )
         asked = answers_of(answers, {definition.name for definition in projected})
-        logger = logger or logging.getLogger("foldline")
-        self._pasts = Pasts(self._past, self._source, projections, asked, ports, logger)
+        told = safe_logger(logger)
+        self._pasts = Pasts(self._past, self._source, projections, asked, ports, told)
 
     async def __aenter__(self) -> Archive:
         """Open the file."""

@@ -12,6 +12,8 @@ import asyncio
 import math
 from typing import Final
 
+from .bell import Bell
+
 __all__ = ["Arrivals"]
 
 MANY_EVENTS: Final = 32
@@ -23,7 +25,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.Future[bool], int] = {}
-        self._hurried = asyncio.Event()
+        self._hurried = Bell()
         """Set where a batch is not to wait for more."""
         self._took_at = -math.inf
         """When the last batch was taken."""

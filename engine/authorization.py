@@ -21,6 +21,7 @@ from .limits import Limits
 from .mailbox import Mail, too_late
 from .messages import Command, Query, Receipt
 from .ports import Clock
+from .safely import shows_messages
 from .tracebacks import told
 
 __all__ = ["Action", "Authorize", "Gate", "is_being_cancelled"]
@@ -134,7 +135,7 @@ class Gate:
                 return allowed
         except Forbidden:
             raise
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             self._fail(error, principal, action, message)
         _judge(allowed, principal, action, message)
         return None
@@ -151,14 +152,19 @@ class Gate:
             if is_being_cancelled():
                 raise
             self._fail(error, principal, action, message)
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
             self._fail(error, principal, action, message)
         _judge(allowed, principal, action, message)
 
     def _fail(
         self, error: BaseException, principal: str | None, action: Action, message: Asked
     ) -> NoReturn:
-        self._logger.error("authorize failed, so the answer is no\n%s", told(error))
+        self._logger.error(
+            "authorize failed, so the answer is no\n%s",
+            told(error, messages=shows_messages(self._logger)),
+        )
         raise _forbidden(principal, action, message) from error
 
 

@@ -9,10 +9,10 @@ decoded one. It is never the only place where an event is.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from .bell import Bell
 from .limits import Limits
 from .statistics import SubscriptionStatistics
 from .stores.contract import StoredEvent
@@ -33,7 +33,7 @@ class Subscription:
         self._waiting = self._bytes = 0
         self._lost = False
         self._muted = False
-        self._wake = asyncio.Event()
+        self._wake = Bell()
         self._taken = 0
         self._dropped = 0
         self._overflows = 0

@@ -39,8 +39,9 @@ class Calls:
             raise Closed(self._refused)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_forgive)
-        self._waiting.append((call, answer))
+        # Woken first: it may raise RecursionError, and then nothing is to be done later.
         self._wake()
+        self._waiting.append((call, answer))
         return await answer
 
     async def run_next(self) -> None:

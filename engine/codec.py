@@ -17,6 +17,7 @@ import msgspec
 from .errors import Damaged, DefinitionError
 from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
+from .safely import as_error
 from .shape import event_type, schema_hash
 from .stores.contract import ENCODING_JSON, EventType, StoredEvent
 from .upcasting import Upcaster, Upcasting
@@ -209,8 +210,8 @@ class EventRegistry:
             )
         try:
             event: Event = decode_deep(entry.decoder.decode, stored.payload)
-        except Exception as error:
-            failed = error
+        except BaseException as error:  # of the class's own code, whatever it is
+            failed = as_error(error)
         else:
             return event if not entry.chain else self._upcast(event, entry.chain, stored)
         # Outside of the `except`, so that the error and what its text quotes stay behind.
@@ -226,8 +227,8 @@ class EventRegistry:
                 # Encoded and decoded, so that its fields are of their types and shared by nobody.
                 event = self.copy(event)
                 continue
-            except Exception as error:
-                failed = error
+            except BaseException as error:
+                failed = as_error(error)
             raise Damaged(
                 stored.position,
                 f"{step.where} cannot make a {step.target.__name__} of {stored.name} version "

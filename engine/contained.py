@@ -1,8 +1,8 @@
 """What the host's code raises in a projector: made an error of one event, or of the moment.
 
 Rules: whatever a handler, a `deliver` or an event's own check raises is an Exception for whoever
-called it, so that no task of the engine ends in silence; only a wish to end the process passes. An
-error that an engine or its views raise because they stop, are busy or were overtaken is of the
+called it, so that it ends no task of the engine in silence, and an exit in a handler no process.
+An error that an engine or its views raise because they stop, are busy or were overtaken is of the
 moment, however it is wrapped. This file catches nothing itself.
 """
 
@@ -23,6 +23,7 @@ from .errors import (
     StoreFailed,
     Voided,
 )
+from .safely import HostFailed, as_error
 
 __all__ = ["HostFailed", "contained", "is_of_the_moment", "members_of"]
 
@@ -43,19 +44,9 @@ LINKS_MAX: Final = 100
 """Of a chain of errors that are looked at."""
 
 
-class HostFailed(Exception):
-    """The host's code raised what is no Exception; that is in `__cause__`."""
-
-
 def contained(error: BaseException) -> Exception:
-    """Give an error of the host's code as an Exception; raise it where it ends the process."""
-    if isinstance(error, Exception):
-        return error
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        raise error
-    failed = HostFailed(f"it raised {type(error).__name__}, which is no Exception")
-    failed.__cause__ = error
-    return failed
+    """Give an error of the host's code as an Exception: it fails one event and ends no task."""
+    return as_error(error)
 
 
 def is_of_the_moment(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol, TypeAlias
 
+from .bell import Bell
 from .errors import Closed, EngineError, Forbidden, StoreFailed, StoreRefused, UsageError
 from .limits import Limits
 from .ports import Ports
@@ -30,6 +31,7 @@ from .requests import (
     refusal_of,
     skipped_text,
 )
+from .safely import shows_messages, text_of
 from .tracebacks import told
 
 __all__ = ["Control"]
@@ -56,7 +58,7 @@ class Control:
         self._seconds = limits.control_poll_ms / 1_000
         self._failpoint = ports.failpoint
         self._logger = logger
-        self._stopping = asyncio.Event()
+        self._stopping = Bell()
         self._seen: int | None = None
         """The count of changes after which nothing was left to do."""
         self._untold: tuple[int, Outcome] | None = None
@@ -157,10 +159,14 @@ class Control:
         except Closed:
             return None  # nothing was decided, and the next engine will
         except refusals as error:
-            return Outcome("refused", str(error))
+            return Outcome("refused", text_of(error))
         except Exception as error:
-            self._logger.error("request %d failed\n%s", request.number, told(error))
-            what = str(error) if isinstance(error, EngineError) else type(error).__name__
+            self._logger.error(
+                "request %d failed\n%s",
+                request.number,
+                told(error, messages=shows_messages(self._logger)),
+            )
+            what = text_of(error) if isinstance(error, EngineError) else type(error).__name__
             return Outcome("unknown", f"it failed, perhaps after something was done: {what}")
 
     def _reach(self, name: str) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 from .contained import HostFailed, contained
 from .errors import EngineError
 from .limits import Limits
+from .safely import as_error
 
 __all__ = ["Abandoned", "Courier", "NotDelivered"]
 
@@ -132,7 +133,10 @@ class Courier:
 
 
 async def _run(deliver: Callable[[], Awaitable[None]]) -> None:
-    await deliver()
+    try:
+        await deliver()
+    except (SystemExit, KeyboardInterrupt) as error:  # which would end the event loop
+        raise as_error(error) from error
 
 
 def _error_of(task: asyncio.Task[None]) -> Exception | None:

@@ -19,6 +19,7 @@ import msgspec
 
 from .aggregate import Aggregate, AggregateDefinition
 from .authorization import Gate
+from .bell import Bell
 from .bus import Bus, Subscription
 from .codec import EventRegistry
 from .errors import Closed, InvalidInput, StoreFailed, UsageError
@@ -94,7 +95,7 @@ class Feeds:
         self._position = position
         self._gate = gate
         self._followers: set[Subscription] = set()
-        self._stopping = asyncio.Event()
+        self._stopping = Bell()
         self._ended = False
         self._failed = False
 

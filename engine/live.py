@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from .answers import AT_SECONDS, Answers
 from .authorization import Gate
+from .bell import Bell
 from .conditions import Filter
 from .errors import Closed, Overloaded, UsageError
 from .interest import Interest
@@ -27,6 +28,7 @@ from .messages import Query, Receipt, position_of
 from .projection import ProjectionDefinition, TableDefinition
 from .question import Question, Told, are_same, key_of, weigh
 from .rows import Scalar
+from .safely import of_a_task
 from .statistics import LiveStatistics
 from .views import Changes, Part, ViewsStore
 
@@ -161,7 +163,7 @@ class LiveQueries:
         self._due: dict[Question, None] = {}
         """Those that wait to be asked, in the order in which they are."""
         self._askers: set[asyncio.Task[None]] = set()
-        self._stopping = asyncio.Event()
+        self._stopping = Bell()
         self._ended = self._failed = False
         self._weight = 0
         """Bytes of all answers that are held."""
@@ -182,7 +184,9 @@ class LiveQueries:
             for question in self._questions.values():
                 question.wake()
         # The views are closed next, and shall not be so under those that read them.
-        await asyncio.gather(*self._askers, return_exceptions=True)
+        if self._askers:
+            # An answer that will not be cancelled holds nobody up for longer.
+            await asyncio.wait(self._askers, timeout=1.0)
 
     def stop(self) -> None:
         """Let `run` return; those that watch end with what they have not seen yet."""
@@ -405,6 +409,8 @@ class LiveQueries:
             if self._ended:
                 raise
             raise UsageError(f"the answer to {name} was cancelled from inside") from error
+        except BaseException as error:
+            raise of_a_task(error) from error.__cause__
 
     def _tell(self, question: Question, reading: _Reading, answer: Any) -> None:
         if not question.watchers:

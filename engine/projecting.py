@@ -22,6 +22,7 @@ import anyio
 import anyio.abc
 import msgspec
 
+from .bell import Bell
 from .bus import Bus
 from .calls import Calls
 from .courier import Abandoned
@@ -86,7 +87,7 @@ class Projecting:
         self._stopping = False
         self._over = False
         """Whether `run` has ended: nothing moves any more."""
-        self._wake = asyncio.Event()
+        self._wake = Bell()
         self._calls = Calls(self._wake.set)
         self._resting = False
         """Whether projectors rest for a moment, and go on by themselves."""

@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from .arrivals import Arrivals
+from .bell import Bell
 from .bus import Subscription
 from .calls import Calls
 from .courier import Abandoned
@@ -30,6 +31,7 @@ from .log_reader import FeedSource, LogReader
 from .parking import Parking
 from .ports import Ports
 from .projection import ProjectionDefinition
+from .safely import shows_messages
 from .statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
 from .stores.contract import StoredEvent
 from .telemetry import ProjectionBegan, Watch
@@ -124,7 +126,7 @@ class Projector:
         self._behind = True
         self._stopping = False
         self._paused = paused
-        self._resumed = asyncio.Event()
+        self._resumed = Bell()
         self._calls = Calls(self._interrupt)
         """What others want to be done between two batches."""
         self._sure = False
@@ -559,6 +561,7 @@ class Projector:
             what = what_of(stored.name, stored.event_version)
             failure = ProjectionFailure(stored.position, what, stored.stream, told(cause))
         else:
+            cause = error
             failure = ProjectionFailure(self.position, "", "", told(error))
         self.failure = failure
         self._enter("stopped")
@@ -569,7 +572,7 @@ class Projector:
             failure.position,
             f"{failure.event} of {failure.stream}" if failure.event else "no event is to blame",
             self.position,
-            failure.cause,
+            told(cause, messages=shows_messages(self._logger)),
         )
 
     async def _tell_failure(self) -> None:

@@ -8,14 +8,16 @@ by `as_error`, so that it fails what it belongs to and ends no task. Nothing her
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 __all__ = [
+    "HostFailed",
     "SafeLogger",
-    "Stopped",
     "as_error",
     "described",
+    "of_a_task",
     "safe_logger",
     "shows_messages",
     "text_of",
@@ -25,7 +27,7 @@ _TEXT_MAX = 2_000
 """Characters of an exception's text that are told."""
 
 
-class Stopped(Exception):
+class HostFailed(Exception):
     """The host's code raised what is meant to end a task or a process; it is in `__cause__`."""
 
 
@@ -33,9 +35,21 @@ def as_error(error: BaseException) -> Exception:
     """Give an error that fails one command or one event, and ends nothing else."""
     if isinstance(error, Exception):
         return error
-    stopped = Stopped(f"the code raised {described(error)}, which ends no more than what it ran")
-    stopped.__cause__ = error
-    return stopped
+    failed = HostFailed(f"it raised {type(error).__name__}, which is no Exception")
+    failed.__cause__ = error
+    return failed
+
+
+def of_a_task(error: BaseException) -> BaseException:
+    """Give what a task may end in: an exit would end the event loop with it.
+
+    GeneratorExit is itself where no loop runs: the loop has been closed under the task.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return error
+    return as_error(error)
 
 
 def described(error: BaseException) -> str:

@@ -144,7 +144,7 @@ class Watch:
         """Whether each command must be told."""
         try:
             return bool(self._telemetry.wants_commands)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             self._failed(error)
             return False
 
@@ -152,21 +152,21 @@ class Watch:
         """Tell that the engine runs."""
         try:
             self._telemetry.attach(statistics)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             self._failed(error)
 
     def detach(self) -> None:
         """Tell that the engine has ended."""
         try:
             self._telemetry.detach()
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             self._failed(error)
 
     def begin(self, began: Began) -> Observation | None:
         """Tell that something begins."""
         try:
             return self._telemetry.begin(began)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             self._failed(error)
             return None
 
@@ -178,7 +178,7 @@ class Watch:
             return
         try:
             observation.end(error, facts)
-        except (Exception, asyncio.CancelledError) as failure:
+        except BaseException as failure:
             self._failed(failure)
 
     def _failed(self, error: BaseException) -> None:
@@ -202,7 +202,7 @@ class Watch:
             if headers is None:
                 return None
             return as_headers(headers)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             self._failed(error)
             return given
 

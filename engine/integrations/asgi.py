@@ -42,6 +42,7 @@ from ..errors import (
 )
 from ..limits import KEY_LENGTH_MAX
 from ..messages import Receipt
+from ..safely import safe_logger
 from ..tracebacks import told
 from .bad_request import BadRequest
 from .conditions import asks_for_current, check_match, expected_version, not_modified
@@ -378,7 +379,7 @@ class EngineMiddleware:
         self._body_bytes = body_bytes
         self._body_seconds = body_seconds
         self._statuses = statuses
-        self._logger = logger or logging.getLogger("foldline")
+        self._logger = safe_logger(logger)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

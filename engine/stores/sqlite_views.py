@@ -25,6 +25,7 @@ from ..ports import Ports, Worker
 from ..projection import Projection, ProjectionDefinition
 from ..requests import Outcome, Request
 from ..rows import Flat, Scalar
+from ..safely import safe_logger
 from ..sql_projection import SqlSession
 from ..statistics import ProjectionFailure
 from ..views import (
@@ -87,7 +88,7 @@ class SqliteViews(TableReads):
         self._path = path
         self._bytes_max = bytes_max
         self._builder = builder
-        self._logger = logger or logging.getLogger("foldline")
+        self._logger = safe_logger(logger)
         self._ports = Ports()
         self._writer: Worker | None = None
         self._reader: Worker | None = None
