@@ -21,7 +21,6 @@ from .limits import Limits
 from .mailbox import Mail, too_late
 from .messages import Command, Query, Receipt
 from .ports import Clock
-from .safely import shows_messages
 from .tracebacks import told
 
 __all__ = ["Action", "Authorize", "Gate", "is_being_cancelled"]
@@ -161,10 +160,8 @@ class Gate:
     def _fail(
         self, error: BaseException, principal: str | None, action: Action, message: Asked
     ) -> NoReturn:
-        self._logger.error(
-            "authorize failed, so the answer is no\n%s",
-            told(error, messages=shows_messages(self._logger)),
-        )
+        # Without its message, which is about what was asked, and by whom.
+        self._logger.error("authorize failed, so the answer is no\n%s", told(error))
         raise _forbidden(principal, action, message) from error
 
 
