@@ -134,7 +134,7 @@ class Gate:
                 return allowed
         except Forbidden:
             raise
-        except BaseException as error:
+        except BaseException as error:  # of the hook, whatever it is
             self._fail(error, principal, action, message)
         _judge(allowed, principal, action, message)
         return None
