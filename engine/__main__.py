@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .commands import log, projections, schema, sql, tail
+from .commands import copy, log, projections, schema, sql, tail
 from .commands.options import FAILED
 from .commands.output import check_texts, own_the_terminal, run_plainly, tell
 from .errors import EngineError
@@ -20,7 +20,7 @@ from .printing import plain
 
 __all__ = ["main"]
 
-COMMANDS: Final = (log, tail, sql, schema, projections)
+COMMANDS: Final = (log, tail, sql, schema, projections, copy)
 INTERRUPTED: Final = 130
 
 

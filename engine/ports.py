@@ -213,6 +213,10 @@ class Files(Protocol):
         """Write `size` zeros at some places of a file, of which the same holds; not synced."""
         ...
 
+    def make(self, path: str) -> None:
+        """Make an empty file of mode 0600 where nothing is; raises OSError."""
+        ...
+
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
         ...

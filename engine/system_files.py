@@ -186,6 +186,11 @@ class SystemFiles:
         finally:
             os.close(descriptor)
 
+    def make(self, path: str) -> None:
+        """Make an empty file of mode 0600 where nothing is; raises OSError."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(path, flags, 0o600))
+
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
         Path(path).unlink(missing_ok=True)

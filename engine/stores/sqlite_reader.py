@@ -43,8 +43,10 @@ _VERSION = (
 class SqliteReader:
     """The log in the file `path`, read-only. Use it with `with`, or `open` and `close` it."""
 
-    def __init__(self, path: str, files: Files | None = None) -> None:
+    def __init__(self, path: str, files: Files | None = None, *, damaged: bool = False) -> None:
+        """Take where it is; `damaged` reads what stands before the damage in a write-ahead log."""
         self.path = path
+        self._damaged = damaged
         self.log_id = ""
         """The log's random id; known after `open`."""
         self._files = files or SystemFiles()
@@ -99,7 +101,7 @@ class SqliteReader:
     def _check_schema(self, connection: Any) -> None:
         known = len(MIGRATIONS)
         version = read_schema_version(connection, self.path, known)
-        if not self._files.is_locked(self.path + ".lock"):
+        if not self._damaged and not self._files.is_locked(self.path + ".lock"):
             read_wal(connection, self._files, self.path)  # else its engine has looked
         if version == 0:
             raise StoreRefused(f"{self.path} is empty: no engine has made a log of it yet")
