@@ -299,7 +299,7 @@ def until_child_has(pid: int, path: Path) -> int:
     [
         (f"{MANY} select zeroblob(5000000) from n", "the answer has more than 64 MB"),
         (f"{MANY} select printf('%030000000d', x) from n", "the answer has more than 64 MB"),
-        (f"select {', '.join(['randomblob(40000000)'] * 30)}", "more than 512 MB of memory"),
+        (f"select {', '.join(['hex(zeroblob(20000000))'] * 30)}", "more than 512 MB of memory"),
         ("select length(group_concat(zeroblob(50000000) || x)) from (select 1 x)", ""),
     ],
 )
