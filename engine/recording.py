@@ -18,7 +18,7 @@ from .kind import EventBinding, Kind
 from .mailbox import Mail
 from .messages import Event
 from .proving import Refold
-from .safely import as_error, shows_messages
+from .safely import shows_messages
 from .stores.contract import EventData
 from .tracebacks import told
 
@@ -75,7 +75,7 @@ def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
         f"{mail.handler.decide.__qualname__} failed on {type(mail.command).__name__} for "
         f"{stream} with {type(cause).__name__}: {why}. Nothing was written."
     )
-    error.__cause__ = as_error(cause)
+    error.__cause__ = cause
     return error
 
 
