@@ -174,11 +174,12 @@ class SqliteStore:
                 set_pragma(connection, pragma, value)
             # Now that SQLite keeps it open, and before anything of a log is written.
             self._hold = self._ports.files.hold(self.path, connection)
+            # Before anything is written, which may take the places of what is blanked.
+            blank = partial(blank_torn, connection, files, path, wal)
+            make_wal_durable(connection, files, path, blank)
             if version < len(MIGRATIONS):
                 migrate(connection, version)
             guard(connection)
-            blank = partial(blank_torn, connection, files, path, wal)
-            make_wal_durable(connection, files, path, blank)
             self._folder = self._make_folder(connection)
             self._read_state(connection)
             check_counts(connection, files, path, self._head, wal)

@@ -175,6 +175,21 @@ async def test_what_is_torn_is_met_once_only(tmp_path: Path) -> None:
     assert await opened(again) == list(range(1, EVENTS))
 
 
+async def test_a_log_whose_making_was_torn_is_made_anew(tmp_path: Path) -> None:
+    """What is blanked is never what was written since."""
+    path = await left(tmp_path, 0)
+    frames = Frames(Path(f"{path}-wal"))
+    del frames.content[frames.commits[0] + frames.step :]
+    frames.flip(frames.places[0] + 100)
+    store = SqliteStore(str(path))
+    await store.open(Ports())
+    await append(store, request("a:1", 0, 1))
+
+    again = copied(store.path, tmp_path / "again")
+    await store.close()
+    assert await opened(again) == [1]
+
+
 async def test_zeros_and_an_empty_log_are_the_end_and_no_damage(tmp_path: Path) -> None:
     path = await left(tmp_path)
     wal = Path(f"{path}-wal")
