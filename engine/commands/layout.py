@@ -131,6 +131,7 @@ def _payload(stored: StoredEvent) -> Any:
         return stored.payload.hex()
     try:
         # As it stands, number by number, in one line.
-        return msgspec.Raw(msgspec.json.format(stored.payload, indent=-1))
+        text = stored.payload.decode()  # which JSON's own reader does not look at
+        return msgspec.Raw(msgspec.json.format(text, indent=-1).encode())
     except UNDECODABLE as error:
         raise Damaged(stored.position, f"the payload of {stored.name} is no JSON") from error

@@ -14,10 +14,10 @@ import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
 from engine.ports import Ports
-from engine.stores.contract import Appended
+from engine.stores.contract import Appended, AppendRequest, EventData, Write
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_reader import SqliteReader
-from engine.testing.conformance import append, feed, numbers, request
+from engine.testing.conformance import ADDED, append, feed, numbers, request
 
 SECONDS = 60
 FOREVER = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT"
@@ -215,3 +215,26 @@ async def test_values_of_other_classes_are_errors_of_the_engines_own(
         reader.head()
         reader.event_types()
         reader.read_feed(0, events_max=9, bytes_max=9_999)
+
+
+@pytest.mark.parametrize("payload", [b'{"a":"\xff"}', b"[" * 100_000, b"{"])
+@pytest.mark.parametrize("form", ["--json", "--payload"])
+async def test_a_payload_that_cannot_be_shown_is_damaged_in_one_line(
+    path: str, payload: bytes, form: str
+) -> None:
+    """Under our own schema, and with the right checksum."""
+    store = await opened(path)
+    await append(store, AppendRequest([Write("c:1", 0, [EventData(ADDED, payload)])]))
+    await store.close()
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "engine", "log", path, "--payload", form],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+    assert ran.returncode == 1
+    assert "position 3" in ran.stderr
+    assert ran.stderr.count("\n") == 1
