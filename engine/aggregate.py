@@ -12,6 +12,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import msgspec
@@ -20,8 +21,10 @@ from .annotations import (
     Signature,
     check_options,
     defining_namespace,
+    fields_of,
     read_signature,
     refuse_shadowing,
+    resolve_locals,
     shared_default,
     union_members,
 )
@@ -160,6 +163,7 @@ class AggregateMeta(msgspec.StructMeta):
         """Make the class; raise DefinitionError for whatever the engine could not run."""
         own = ("kind", "key_window", "deadline", "snapshot_every", "snapshot_version")
         check_options(f"aggregate {class_name}", options, own)
+        resolve_locals(namespace, defining_namespace(1))
         try:
             cls = super().__new__(mcls, class_name, bases, namespace, **options)
         except TypeError as error:
@@ -182,7 +186,8 @@ class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
     stay. `key_window` is the number of versions for which command keys are remembered. `deadline`
     is the number of seconds within which a command is decided, or answered DeadlinePassed.
     `snapshot_every` keeps the state every so many events, so that a long stream loads fast; count
-    `snapshot_version` up whenever an applier changes what it makes of an event.
+    `snapshot_version` up whenever an applier changes what it makes of an event, or give a hash of
+    the appliers.
     """
 
     __definition__: ClassVar[AggregateDefinition]
@@ -205,7 +210,8 @@ class _Settings(msgspec.Struct, frozen=True):
     def check(self, name: str) -> None:
         for setting in ("key_window", "snapshot_every", "snapshot_version"):
             value = getattr(self, setting)
-            if value is not None and not (type(value) is int and 1 <= value <= WHOLE_MAX):
+            most = value if setting == "snapshot_version" else WHOLE_MAX
+            if value is not None and not (type(value) is int and 1 <= value <= most):
                 raise DefinitionError(
                     f"aggregate {name} has {setting}={shown(value)}: give at least 1, as a whole "
                     f"number"
@@ -253,10 +259,18 @@ def _define(
         settings.key_window,
         None if settings.deadline is None else as_seconds("deadline", settings.deadline),
         settings.snapshot_every,
-        settings.snapshot_version,
+        _stored_version(settings.snapshot_version),
         handlers,
         appliers,
     )
+
+
+def _stored_version(version: int) -> int:
+    """Give a number that a column takes: that of a larger one, as of a hash, is a hash of it."""
+    if version <= WHOLE_MAX:
+        return version
+    digest = blake2b(version.to_bytes(version.bit_length() // 8 + 1, "big"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") >> 1
 
 
 def definitions_of(aggregates: object) -> list[AggregateDefinition]:
@@ -280,7 +294,7 @@ def definitions_of(aggregates: object) -> list[AggregateDefinition]:
 
 def _check_state(cls: type[Aggregate]) -> None:
     name = cls.__qualname__
-    fields = msgspec.structs.fields(cls) if cls.__struct_fields__ else ()
+    fields = fields_of(cls) if cls.__struct_fields__ else ()
     for field in fields:
         if field.required:
             raise DefinitionError(
@@ -402,7 +416,7 @@ def _returned_events(signature: Signature) -> set[type[Event]]:
 
 
 def _id_field(command: type[Command]) -> str:
-    fields = [f.name for f in msgspec.structs.fields(command) if _is_id(f.type)]
+    fields = [f.name for f in fields_of(command) if _is_id(f.type)]
     if len(fields) != 1:
         raise DefinitionError(
             f"command {command.__name__} has {len(fields)} fields of type Id: exactly one says "
@@ -412,6 +426,8 @@ def _id_field(command: type[Command]) -> str:
 
 
 def _is_id(annotation: Any) -> bool:
+    while isinstance(annotation, typing.NewType):
+        annotation = annotation.__supertype__
     if typing.get_origin(annotation) is not typing.Annotated:
         return False
     return any(

@@ -7,10 +7,12 @@ This file never calls what it reads.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import enum
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,10 +28,13 @@ __all__ = [
     "check_options",
     "defaults_of",
     "defining_namespace",
+    "fields_of",
     "read_signature",
     "refuse_option",
     "refuse_shadowing",
+    "resolve_locals",
     "shared_default",
+    "struct_of",
     "union_members",
 ]
 
@@ -53,6 +58,36 @@ def defining_namespace(depth: int) -> Mapping[str, Any]:
         frame = frame.f_back
     assert frame is not None
     return frame.f_locals
+
+
+def resolve_locals(namespace: Mapping[str, Any], local: Mapping[str, Any]) -> None:
+    """Put the classes themselves for the names of a function's own in a class statement's fields.
+
+    msgspec looks for names that are strings in the module alone. What cannot be resolved yet stays.
+    """
+    module = sys.modules.get(str(namespace.get("__module__")))
+    known = {} if module is None else vars(module)
+    annotations = namespace.get("__annotations__", {})
+    if local is known:
+        return
+    for name, annotation in annotations.items():
+        if isinstance(annotation, str):
+            carrier = types.SimpleNamespace(__annotations__={name: annotation})
+            # A name that is declared below, or a ClassVar: msgspec's affair.
+            with contextlib.suppress(Exception):
+                hints = typing.get_type_hints(carrier, known, dict(local), include_extras=True)
+                annotations[name] = hints[name]
+
+
+def fields_of(cls: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Give the fields of a class; raise DefinitionError where a type cannot be resolved."""
+    try:
+        return msgspec.structs.fields(cls)
+    except Exception as error:  # of an annotation, which may be any expression
+        raise DefinitionError(
+            f"an annotation of a field of {cls.__qualname__} cannot be resolved: {error}. Declare "
+            f"the type above the class, outside `if TYPE_CHECKING`."
+        ) from error
 
 
 def read_signature(
@@ -134,6 +169,12 @@ def refuse_option(where: str, option: str, own: Sequence[str]) -> NoReturn:
     near = difflib.get_close_matches(option, own, 1)
     guess = f"write `{near[0]}=`" if near else f"it takes {', '.join(own)}"
     raise DefinitionError(f"{where} has the option `{option}=`, which is none: {guess}")
+
+
+def struct_of(found: Any) -> type[msgspec.Struct]:
+    """Give the class itself where msgspec tells of a generic one with its types, `Pair[int]`."""
+    cls: type[msgspec.Struct] = typing.get_origin(found) or found
+    return cls
 
 
 class _Probe(msgspec.Struct):

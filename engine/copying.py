@@ -1,14 +1,16 @@
 """Copies of what is mutable in a command, so that a caller who changes it changes nothing here.
 
-Rules: lists, dicts, sets, bytearrays, structs and dataclasses are copied, as deep as they go;
-numbers, strings, dates and whatever else cannot be taken apart is handed on as it is. Which fields
-of a class may hold anything mutable is looked up once: a command of numbers and strings costs
-nothing. This file knows no engine.
+Rules: lists, tuples, dicts, sets, arrays, structs, dataclasses and attrs classes are copied, as
+deep as they go; numbers, strings, dates and whatever else cannot be taken apart is handed on as
+it is. Which fields of a class may hold anything mutable is looked up once: a command of numbers and
+strings costs nothing. This file knows no engine.
 """
 
 from __future__ import annotations
 
 import copy
+from array import array
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -16,6 +18,7 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import force_setattr
 
+from .annotations import struct_of
 from .errors import InvalidInput
 
 __all__ = ["copy_fields", "mutable_fields", "own_copy"]
@@ -39,6 +42,7 @@ _FIXED: Final = (
     inspect.LiteralType,
 )
 _ATOMS: Final = frozenset((str, int, float, bool, type(None), bytes))
+_CONTAINERS: Final = (list, tuple, dict, set, frozenset, bytearray, deque, array)
 
 _mutable: dict[type[msgspec.Struct], tuple[str, ...]] = {}
 
@@ -97,7 +101,8 @@ def _is_fixed(found: inspect.Type) -> bool:
         case inspect.TupleType():
             return all(map(_is_fixed, found.item_types))
         case inspect.StructType():
-            return found.cls.__struct_config__.frozen and not mutable_fields(found.cls)
+            cls = struct_of(found.cls)
+            return cls.__struct_config__.frozen and not mutable_fields(cls)
         case _:
             return isinstance(found, _FIXED)
 
@@ -112,7 +117,9 @@ def _copied(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
         names = mutable_fields(type(value))
         return copy_fields(value, names) if names or not value.__struct_config__.frozen else value
-    if issubclass(kind, (list, dict, set, bytearray)) or hasattr(kind, "__dataclass_fields__"):
+    if issubclass(kind, _CONTAINERS) or hasattr(kind, "__dataclass_fields__"):
+        return copy.deepcopy(value)
+    if hasattr(kind, "__attrs_attrs__"):
         return copy.deepcopy(value)
     return value
 

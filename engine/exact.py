@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, time
 from decimal import Decimal
-from typing import Any, Final, TypeVar, cast
+from inspect import isabstract, isclass
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import inspect
 
+from .annotations import struct_of
 from .errors import DefinitionError, HandlerFailed
 from .limits import NESTING_MAX
 from .ports import on_fresh_stack
 
-__all__ = ["Exactness", "change_of", "decode_deep", "exactness_of", "nesting"]
+__all__ = ["Exactness", "change_of", "decode_deep", "exactness_of", "nesting", "refuse_unencodable"]
 
 T = TypeVar("T")
 
@@ -100,6 +103,59 @@ def exactness_of(cls: type[msgspec.Struct], what: str) -> Exactness:
     doubtful = study.fields(info, cls.__name__)
     return Exactness(tuple(doubtful), _compares_fields(cls), study.deep)
 
+
+def refuse_unencodable(cls: type[msgspec.Struct], what: str) -> None:
+    """Raise DefinitionError for fields of types of which nothing encodes a value.
+
+    A field that names a type which is not there yet is passed over.
+    """
+    try:
+        info = inspect.type_info(cls)
+    except (TypeError, NameError):
+        return  # not known to msgspec, or not there yet: a value may be encoded all the same
+    _Encodable(f"{what} {cls.__qualname__}").look(info, cls.__name__)
+
+
+class _Encodable:
+    """A walk over a type that refuses what cannot be encoded."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._seen: list[object] = []
+
+    def look(self, info: Any, where: str) -> None:
+        """Raise DefinitionError for a part that cannot be encoded."""
+        if isinstance(info, inspect.Metadata):
+            self.look(info.type, where)
+        elif isinstance(info, inspect.DictType) or not hasattr(info, "fields"):
+            if _is_unencodable(info):
+                named = getattr(getattr(info, "cls", None), "__qualname__", type(info).__name__)
+                raise DefinitionError(
+                    f"{self._owner} has the field {where} of the type {named}, which nothing "
+                    f"encodes: with a key, a command is known again by what it encodes to. Use "
+                    f"types that msgspec encodes (str, int, datetime, list, a struct of these ...)."
+                )
+            for part in _parts(info):
+                self.look(part, where)
+        elif info.cls not in self._seen:
+            self._seen.append(info.cls)
+            for field in info.fields:
+                self.look(field.type, f"{where}.{field.name}")
+
+
+def _is_unencodable(info: Any) -> bool:
+    """Tell whether no value of a type is encoded; one of an abstract type may be."""
+    if not isinstance(info, inspect.CustomType):
+        return isinstance(info, inspect.ExtType)
+    cls: Any = typing.get_origin(info.cls) or info.cls
+    if cls is object or not isclass(cls) or issubclass(cls, _ENCODED_BASES):
+        return False
+    is_function = cls.__name__ == "Callable"
+    return is_function or not (isabstract(cls) or getattr(cls, "_is_protocol", False))
+
+
+_ENCODED_BASES: Final = (list, tuple, dict, set, frozenset)
+"""Classes of which msgspec encodes every subclass."""
 
 _PLAIN: Final = (
     inspect.NoneType,
@@ -223,8 +279,9 @@ def _parts(info: Any) -> Iterable[inspect.Type]:
 
 def _compares_fields(cls: type) -> bool:
     """Tell whether `==` of a struct is msgspec's own, over all fields and the class."""
-    compares: bool = cast("type[msgspec.Struct]", cls).__struct_config__.eq
-    own: object = cls.__eq__
+    struct = struct_of(cls)
+    compares: bool = struct.__struct_config__.eq
+    own: object = struct.__eq__
     return compares and own is msgspec.Struct.__eq__
 
 

@@ -21,11 +21,12 @@ from .authorization import Gate
 from .codec import EventRegistry, decode_meta
 from .difference import Change, difference
 from .directory import as_id, check_id
-from .errors import Damaged, EngineError, InvalidInput, StreamUnreadable, UsageError
+from .errors import Damaged, InvalidInput, StreamUnreadable, UsageError
 from .given import WHOLE_MAX, shown
 from .limits import Limits
 from .messages import Event, Meta
 from .ports import Workers
+from .safely import as_error
 from .stores.contract import StoredEvent, StreamPage, StreamRead
 
 __all__ = [
@@ -227,7 +228,7 @@ class Past:
     async def _fold(
         self, aggregate: type[A], stream: str, version: int | None, until: int | None
     ) -> A:
-        state = aggregate(id=stream.partition(":")[2])
+        state = _begun(aggregate, stream)
         while version is None or state.version < version:
             wanted = self.limits.page_events
             if version is not None:
@@ -265,13 +266,11 @@ class Past:
             )
         try:
             apply(state, event)
-        except EngineError:
-            raise
-        except Exception as error:
+        except BaseException as error:  # of the host's code, whatever it is: a Rejected too
             raise StreamUnreadable(
                 f"{apply.__qualname__} failed on {what} of {stored.stream} with "
                 f"{type(error).__name__}"
-            ) from error
+            ) from as_error(error)
 
 
 class History:
@@ -309,6 +308,17 @@ class History:
                 yield event
             more = page.more
             after += len(page.events)
+
+
+def _begun(aggregate: type[A], stream: str) -> A:
+    """Make an aggregate without events; raise StreamUnreadable where its class cannot."""
+    try:
+        return aggregate(id=stream.partition(":")[2])
+    except BaseException as error:
+        raise StreamUnreadable(
+            f"{aggregate.__qualname__}(id=...) failed with {type(error).__name__}: an aggregate "
+            f"begins empty. Mend its defaults, or its __post_init__."
+        ) from as_error(error)
 
 
 def _check_version(name: str, value: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import Closed
+from .errors import Closed, UsageError
 from .ports import Ports, Worker
 from .stores.contract import EventType, Head, StoredEvent, StreamPage, StreamRead
 from .stores.sqlite_reader import SqliteReader
@@ -30,7 +30,14 @@ class LogFile:
         return self._reader.log_id
 
     async def open(self) -> None:
-        """Open the file; raise StoreRefused where there is no log that can be read."""
+        """Open the file; raise StoreRefused where there is no log that can be read.
+
+        Raises UsageError where it is open.
+        """
+        if self._worker is not None:
+            raise UsageError(
+                f"{self._reader.path} is open here already: make another Archive for a second use"
+            )
         self._worker = self._ports.workers.start("foldline-log-file")
         try:
             await self._worker.run(self._reader.open)

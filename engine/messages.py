@@ -24,9 +24,15 @@ from typing import (
 
 import msgspec
 
-from .annotations import check_options, defaults_of, shared_default
+from .annotations import (
+    check_options,
+    defaults_of,
+    defining_namespace,
+    resolve_locals,
+    shared_default,
+)
 from .errors import DefinitionError, InvalidInput
-from .exact import Exactness, exactness_of
+from .exact import Exactness, exactness_of, refuse_unencodable
 from .given import as_whole, shown
 from .limits import NAME_LENGTH_MAX
 
@@ -88,6 +94,7 @@ class MessageMeta(msgspec.StructMeta):
     ) -> Any:
         """Make the class; raise DefinitionError where the declaration cannot be stored."""
         check_options(f"message {class_name}", options, ("name", "version", "added"))
+        resolve_locals(namespace, defining_namespace(1))
         if options.get("frozen") is False:
             raise DefinitionError(
                 f"{class_name} is a message, and messages are frozen: drop frozen"
@@ -150,6 +157,7 @@ class Command(
         if version is not None:
             raise DefinitionError(f"{cls.__name__} is a command, and commands have no version")
         cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
+        refuse_unencodable(cls, "command")
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))

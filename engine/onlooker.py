@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from .answers import Answers
-from .errors import Closed
+from .errors import Closed, UsageError
 from .limits import Limits
 from .messages import Query, Receipt
 from .ports import Ports
@@ -65,10 +65,12 @@ class Onlooker:
         self._looked_at = float("-inf")
 
     async def __aenter__(self) -> Onlooker:
-        """Open the file, if it is there."""
-        await self._reader.open()
+        """Open the file, if it is there; raise UsageError where it is open."""
+        if self._open:
+            raise UsageError("this Onlooker is open already: make another one for a second use")
         self._open = True
         try:
+            await self._reader.open()
             await self.positions()
         except BaseException:
             await self._close()

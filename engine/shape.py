@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from .annotations import defaults_of
+from .annotations import defaults_of, struct_of
 from .errors import DefinitionError
 from .messages import Event
 from .stores.contract import EventType
@@ -116,14 +116,14 @@ class _Shape:
         return [*described, absent] if absent else described
 
     def _said_by_absence(self, value: inspect.StructType) -> list[Any]:
-        if value.cls is self._event:
+        cls = struct_of(value.cls)
+        if cls is self._event:
             names: Sequence[str] = self._absent
         else:
-            omits = value.cls.__struct_config__.omit_defaults
-            names = value.cls.__struct_fields__ if omits else ()
+            names = cls.__struct_fields__ if cls.__struct_config__.omit_defaults else ()
         held = {field.name for field in value.fields}
         said: list[Any] = []
-        for name, (default, factory) in defaults_of(value.cls).items():
+        for name, (default, factory) in defaults_of(cls).items():
             # msgspec never leaves out what another function has made.
             if name in names and name in held and (factory is None or factory in _EMPTY):
                 said.append([name, *_default(default if factory is None else factory())])
