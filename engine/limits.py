@@ -115,8 +115,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Answers that read the views at the same time, one state of them each; others wait for their
     turn."""
     state_seconds: int = 30
-    """Seconds for which an answer may read one and the same state of the views, whose write-ahead
-    log grows meanwhile; what it reads later raises TimeoutError."""
+    """Seconds from its first read on for which an answer may read one and the same state of the
+    views, whose write-ahead log grows meanwhile; what it reads later raises TimeoutError."""
     waits_at: int = 10_000
     """Queries `at` a position that wait for projections at the same time."""
     watched_queries: int = 10_000

@@ -3,10 +3,10 @@
 Rules: each answer that reads has a connection of its own, and all of its reads see what the first
 one saw. Of these there are `Limits.answers_at_once`; who comes then waits for a turn. A writer
 waits for none of them, since SQLite's write-ahead log keeps what they still read. So the log cannot
-be begun anew meanwhile, and grows: an answer has `Limits.state_seconds`, then its state is taken
-from it and its reads raise TimeoutError. Where many short answers overlap without a gap, `pause`
-makes one. What has ended gives its connection back with the next read, or a moment later. All of
-SQLite is called on the queries' worker, the rest is done on the loop.
+be begun anew meanwhile, and grows: an answer has `Limits.state_seconds` from its first read on,
+then its state is taken from it and its reads raise TimeoutError. Where many short answers overlap
+without a gap, `pause` makes one. What has ended gives its connection back with the next read, or a
+moment later. All of SQLite is called on the queries' worker, the rest is done on the loop.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class State(TableReads):
         self._states = states
         self.readable: Readable | None = None
         """Known on the worker from the first read on."""
-        self.began = 0.0
-        """When, by the loop's clock; 0 before the first read."""
+        self.began: float | None = None
+        """When it was first seen to read, by the loop's clock; one that waits holds nothing up."""
         self.has_place = False
         self.has_ended = False
         self.is_too_old = False
@@ -150,7 +150,7 @@ class States:
         self._ended: deque[State] = deque()
         """To be given back on the worker."""
         self._reading: dict[State, None] = {}
-        """In the order in which they began."""
+        """Those that have a place, in the order in which they got it."""
         self._waiting: dict[asyncio.Future[None], State] = {}
         self._quiet: asyncio.Event | None = None
         """Set when nothing is read any more; there while there is a pause."""
@@ -184,11 +184,10 @@ class States:
         return len(self._reading) < self._most and self._quiet is None
 
     def _begin(self, state: State) -> None:
-        loop = asyncio.get_running_loop()
         state.has_place = True
-        state.began = loop.time()
         self._reading[state] = None
         if self._timer is None:
+            loop = asyncio.get_running_loop()
             self._timer = loop.call_later(LOOK_SECONDS, self._look)
 
     def leave(self, state: State) -> None:
@@ -215,11 +214,13 @@ class States:
         loop = asyncio.get_running_loop()
         self._timer = None
         for state in list(self._reading):
-            if loop.time() - state.began < self.seconds:
-                break
-            state.is_too_old = True
-            self.leave(state)
-            if state.readable is not None:
+            if state.readable is None:
+                continue  # its first read waits for those of others
+            if state.began is None:
+                state.began = loop.time()
+            if loop.time() - state.began >= self.seconds:
+                state.is_too_old = True
+                self.leave(state)
                 self.calls.give_up_on(state.readable.connection)
         if self._ended and not self._is_closed:
             self.calls.post(self._give_back)
@@ -232,9 +233,8 @@ class States:
 
         They are not waited for where one of them has read for long already.
         """
-        loop = asyncio.get_running_loop()
-        oldest = next(iter(self._reading), None)
-        if oldest is not None and loop.time() - oldest.began > PAUSE_SECONDS:
+        now = asyncio.get_running_loop().time()
+        if any(s.began is not None and now - s.began > PAUSE_SECONDS for s in self._reading):
             yield False
             return
         self._quiet = asyncio.Event()

@@ -276,6 +276,26 @@ async def test_a_state_is_taken_from_an_answer_that_holds_it_too_long(tmp_path: 
             assert list(shell.execute("pragma wal_checkpoint(truncate)")) == [(0, 0, 0)]
 
 
+async def test_a_state_is_not_counted_while_its_first_read_waits(tmp_path: Path) -> None:
+    """What waits for the reads of others holds no log up."""
+    async with ledger(tmp_path) as engine:
+        await add(engine, 1)
+        states = views_of(engine)._shown._states
+        assert states is not None
+        go_on = threading.Event()
+        busy = asyncio.ensure_future(states.calls.run(states._nothing, lambda _: go_on.wait()))
+        asked = asyncio.ensure_future(engine.query(Now()))
+        try:
+            await until(lambda: bool(states._reading))
+            states.seconds = 0
+            states._look()
+        finally:
+            states.seconds = Limits().state_seconds
+            go_on.set()
+        await busy
+        assert await asked == 1
+
+
 async def test_a_statement_that_runs_too_long_is_ended(tmp_path: Path) -> None:
     endless = "with recursive n(x) as (select 1 union all select x + 1 from n) select max(x) from n"
 
@@ -413,7 +433,7 @@ async def test_a_slow_answer_lets_nobody_wait_for_a_fold(tmp_path: Path) -> None
         BETWEEN.append(wait)
         slow = asyncio.ensure_future(engine.query(Twice("get", "sql")))
         await has_read.wait()
-        next(iter(states._reading)).began -= 1
+        next(iter(states._reading)).began = asyncio.get_running_loop().time() - 1
         async with states.pause() as nobody_reads:
             assert not nobody_reads
             assert await engine.query(Now()) == 1
