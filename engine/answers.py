@@ -139,6 +139,9 @@ def answers(
 
     if function is None:
         return mark
+    if inspect.isclass(function):
+        name = function.__name__
+        raise DefinitionError(f"@answers was given {name}: write `@answers(projections=[{name}])`")
     signature = read_signature(function, defining_namespace(1), method=False)
     setattr(function, _MARK, AnswerDefinition(_query_of(signature), function, names))
     return function

@@ -27,7 +27,15 @@ from .errors import DefinitionError, HandlerFailed
 from .limits import NESTING_MAX
 from .ports import on_fresh_stack
 
-__all__ = ["Exactness", "change_of", "decode_deep", "exactness_of", "nesting", "refuse_unencodable"]
+__all__ = [
+    "Exactness",
+    "change_of",
+    "decode_deep",
+    "exactness_of",
+    "mixed_fields",
+    "nesting",
+    "refuse_unencodable",
+]
 
 T = TypeVar("T")
 
@@ -141,6 +149,39 @@ class _Encodable:
             self._seen.append(info.cls)
             for field in info.fields:
                 self.look(field.type, f"{where}.{field.name}")
+
+
+def mixed_fields(cls: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Name the fields that take structs or dataclasses of several classes which no tag tells apart.
+
+    Events have none: nothing could read them.
+    """
+    try:
+        info: Any = inspect.type_info(cls)
+    except (TypeError, NameError):
+        return cls.__struct_fields__
+    return tuple(field.name for field in info.fields if _is_mixed(field.type, []))
+
+
+def _is_mixed(info: inspect.Type, seen: list[object]) -> bool:
+    if isinstance(info, inspect.Metadata):
+        return _is_mixed(info.type, seen)
+    if isinstance(info, inspect.UnionType) and _look_alike(info.types):
+        return True
+    own_fields: Iterable[Any] | None = getattr(info, "fields", None)
+    if own_fields is None:
+        return any(_is_mixed(part, seen) for part in _parts(info))
+    cls: object = getattr(info, "cls", None)
+    if cls in seen:
+        return False
+    seen.append(cls)
+    return any(_is_mixed(field.type, seen) for field in own_fields)
+
+
+def _look_alike(types: Iterable[inspect.Type]) -> bool:
+    """Tell whether two of the types have fields, and no tag that tells them apart."""
+    tags = [getattr(each, "tag", None) for each in types if hasattr(each, "fields")]
+    return len(set(tags)) < len(tags)
 
 
 def _is_unencodable(info: Any) -> bool:

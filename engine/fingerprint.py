@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec.structs import astuple
 
+from .exact import mixed_fields
 from .messages import Command
 
 __all__ = ["fingerprint_of", "is_of"]
@@ -33,6 +34,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _PLAIN: Final = frozenset((str, int, type(None)))
 _MAY_BE_EMPTY: Final = frozenset((list, dict))
+_CLASSES: Final = "\0classes"
 _NOTHING: Final = object()
 _DIGITS_MAX: Final = 4_000
 """Of a whole number that is written as one; Python writes no longer ones."""
@@ -49,6 +51,8 @@ class _Form(msgspec.Struct, frozen=True):
     """The very defaults of its fields; what is nothing else where a field has none."""
     defaults: tuple[Any, ...]
     """The same as plain values."""
+    mixed: tuple[str, ...]
+    """Fields that take values of several classes which look alike as plain values."""
 
 
 _forms: dict[type, _Form] = {}
@@ -70,7 +74,10 @@ def fingerprint_of(command: Command) -> int:
         else:
             is_plain = kind in _MAY_BE_EMPTY and not value and value == default
         if not is_plain:
-            return _digest(command, _encoder.encode(_content(command)))
+            content = _content(command)
+            if form.mixed:
+                _tell_classes(command, form.mixed, content)
+            return _digest(command, _encoder.encode(content))
     # Nothing but defaults, and strings and whole numbers that are none: plain as it is.
     return _digest(command, _canonical.encode(command))
 
@@ -138,8 +145,38 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
         names = tuple(field.encode_name for field in found)
         pairs = tuple(map(_defaults_of, found))
         given, plain = (tuple(pair[n] for pair in pairs) for n in (0, 1))
-        form = _forms[cls] = _Form(tag, names, given, plain)
+        form = _forms[cls] = _Form(tag, names, given, plain, mixed_fields(cls))
     return form
+
+
+def _tell_classes(command: Command, names: tuple[str, ...], content: dict[str, Any]) -> None:
+    """Add the classes of values that their fields alone do not tell apart."""
+    found = {name: told for name in names if (told := _classes(getattr(command, name)))}
+    if found:
+        content[_CLASSES] = found
+
+
+def _classes(value: Any) -> list[str]:
+    """Name the classes of structs and dataclasses in a value, in the order of its plain form."""
+    inside: list[Any]
+    own: list[str] = []
+    if isinstance(value, dict):
+        inside = [value[key] for key in sorted(_listed(value), key=_plain_key)]
+    elif isinstance(value, list | tuple):
+        inside = _listed(value)
+    elif isinstance(value, set | frozenset):
+        return sorted(name for each in _listed(value) for name in _classes(each))
+    elif isinstance(value, msgspec.Struct):
+        inside, own = list(astuple(value)), [type(value).__name__]
+    elif is_dataclass(value) and not isinstance(value, type):
+        inside, own = [getattr(value, f.name) for f in fields(value)], [type(value).__name__]
+    else:
+        return own
+    return own + [name for each in inside for name in _classes(each)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value)
 
 
 def _defaults_of(field: msgspec.structs.FieldInfo) -> tuple[Any, Any]:

@@ -179,3 +179,65 @@ async def test_a_key_in_a_log_of_a_former_release_is_known(
         assert await engine.execute(Add("b", 1), key="k") == other == Receipt("counter:b", 1, 2)
         with pytest.raises(KeyReused):
             await engine.execute(Add("a", 2, True), key="k")
+
+
+# -- classes that look alike ----------------------------------------------------------------------
+
+
+class Pause(msgspec.Struct):
+    why: str = ""
+
+
+class Resume(msgspec.Struct):
+    why: str = ""
+
+
+@dataclasses.dataclass
+class Up:
+    by: int = 1
+
+
+@dataclasses.dataclass
+class Down:
+    by: int = 1
+
+
+class Step(msgspec.Struct):
+    move: Up | Down
+
+
+class Steer(Command):
+    ship: Id
+    engine: Pause | Resume | None = None
+    steps: list[Step] = []
+    named: dict[str, Up | Down] = {}
+
+
+ALIKE = [
+    Steer("s", Pause()),
+    Steer("s", Resume()),
+    Steer("s", None, [Step(Up()), Step(Down())]),
+    Steer("s", None, [Step(Down()), Step(Up())]),
+    Steer("s", None, [], {"a": Up(), "b": Down()}),
+    Steer("s", None, [], {"a": Down(), "b": Up()}),
+]
+
+
+def test_values_of_two_classes_that_look_alike_are_two_commands() -> None:
+    assert len({fingerprint_of(command) for command in ALIKE}) == len(ALIKE)
+    assert not any(
+        is_of(fingerprint_of(one), other) for one in ALIKE for other in ALIKE if one is not other
+    )
+
+
+def test_values_of_classes_that_look_alike_are_known_again() -> None:
+    again = Steer("s", None, [], {"b": Down(), "a": Up(1)})
+
+    assert fingerprint_of(again) == fingerprint_of(ALIKE[4])
+    assert fingerprint_of(Steer("s", Pause(""))) == fingerprint_of(ALIKE[0])
+    assert all(is_of(former(command), command) for command in ALIKE)
+
+
+def test_a_key_that_comes_again_for_a_class_that_looks_alike_is_another_command() -> None:
+    assert fingerprint_of(Steer("s")) == former(Steer("s"))
+    assert fingerprint_of(Steer("s", Pause())) != former(Steer("s", Pause()))
