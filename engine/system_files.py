@@ -208,7 +208,7 @@ def _plain_file(path: str) -> FileId | None:
         raise StoreRefused(f"{path} is not a plain file: name the file itself, not a link to it")
     if found.st_mode & stat.S_IWOTH:
         raise StoreRefused(f"{path} is writable by everybody: take that right away (chmod o-w)")
-    if found.st_nlink > 1 and _home_at(path + _LOCK) != _home_of(path + _LOCK):
+    if found.st_nlink > 1 and not _is_home(path):
         raise _of_several_names(path, found.st_nlink)
     return FileId(found.st_dev, found.st_ino)
 
@@ -256,6 +256,8 @@ _QUIETLY: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_N
 """Without following a link, or waiting for the other end of a pipe."""
 _LOCK: Final = ".lock"
 """What a store's lock is called, behind the store's own name."""
+_VIEWS: Final = "views"
+"""What the file of a log's views has in its name; it has no lock, and its log's speaks for it."""
 _BRIEFLY: Final = " briefly"
 """What is written behind the pid of who holds a lock for a moment only."""
 _WIDTH: Final = 20
@@ -305,6 +307,21 @@ def _home_at(path: str) -> str:
     finally:
         os.close(descriptor)
     return "" if note is None else note.home
+
+
+def _is_home(path: str) -> bool:
+    """Tell whether an engine has used a file by this name: its lock says so, or that of its log."""
+    locks = (path + _LOCK, _log_of(path) + _LOCK)
+    return any(_home_at(lock) == _home_of(lock) for lock in locks)
+
+
+def _log_of(path: str) -> str:
+    """Give the log whose views a path names, as `SqliteStore.views_path` does the other way."""
+    stem, dot, suffix = path.rpartition(".")
+    if dot and suffix == _VIEWS:
+        return stem
+    inner, _, views = stem.rpartition(".")
+    return f"{inner}.{suffix}" if views == _VIEWS else path
 
 
 class FileLock:

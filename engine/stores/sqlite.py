@@ -316,10 +316,15 @@ class SqliteStore:
         return Committed(planned.outcomes, planned.events)
 
     def _look_around(self, *, written: bool | None = False) -> None:
-        """Stop for good where what was or would be written is in a file that nobody finds."""
+        """Stop for good where what was or would be written is in a file that nobody finds.
+
+        What is not written yet is put off where that cannot be seen.
+        """
         try:
             self._check_place()
-        except StoreRefused as error:
+        except (StoreFailed, StoreRefused) as error:
+            if isinstance(error, StoreFailed) and written is False:
+                raise
             self._stopped = error
             raise StoreFailed(str(error), written=written, stopped=True) from error
 

@@ -98,7 +98,7 @@ def read_wal(connection: Any, files: Files, path: str) -> Wal:
     count = max(0, _end(connection))
     salts: bytes = _HEADER.unpack(header)[4]
     step = _FRAME_HEADER_BYTES + page_bytes
-    _check_pages(connection, files, path, count, page_bytes)
+    _check_pages(connection, files, path, Wal(count, version=version), page_bytes)
     torn: list[int] = []
     commits = 0
     places = range(_HEADER.size + count * step, size, step)
@@ -148,8 +148,9 @@ def _page_bytes(header: bytes) -> int | None:
     return int(page_bytes) if [one, two] == checksum else None
 
 
-def _check_pages(connection: Any, files: Files, path: str, count: int, page_bytes: int) -> None:
+def _check_pages(connection: Any, files: Files, path: str, wal: Wal, page_bytes: int) -> None:
     """Raise StoreRefused where a page is neither in the file nor in its write-ahead log."""
+    count = wal.frames
     pages = int(run(connection, "PRAGMA page_count")[0][0])
     there = files.size(path) // page_bytes
     if count == 0 or pages <= there:
@@ -160,6 +161,8 @@ def _check_pages(connection: Any, files: Files, path: str, count: int, page_byte
     unused = _LOCK_BYTE // page_bytes + 1
     for page in range(there + 1, pages + 1):
         if page not in inside and page != unused:
+            if run(connection, "PRAGMA data_version") != [(wal.version,)]:
+                return  # somebody has just written it
             raise StoreRefused(
                 f"{path} has {there} pages, and {path}-wal was written for one of {pages}: page "
                 f"{page} is in neither. They are not of one moment: a copy of a running log is "

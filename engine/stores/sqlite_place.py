@@ -7,8 +7,8 @@ write would be in a file that nobody finds any more, or in somebody else's. Noth
 
 from __future__ import annotations
 
-from ..errors import StoreRefused
-from ..ports import Files
+from ..errors import StoreFailed, StoreRefused
+from ..ports import FileId, Files
 
 __all__ = ["Place"]
 
@@ -26,11 +26,24 @@ class Place:
         self._known = [(name, known) for name, known in found if known is not None]
 
     def check(self) -> None:
-        """Raise StoreRefused where a name leads to another file now, or to none."""
+        """Raise StoreRefused where a name leads to another file now, or to none.
+
+        Raises StoreFailed, of which nothing was written, where that cannot be seen at present.
+        """
         for name, known in self._known:
-            if self._files.identify(name) != known:
+            if self._look(name) != known:
                 raise StoreRefused(
                     f"{name} is not the file any more that was opened: somebody has moved, removed "
                     f"or replaced it. Nothing more is written or believed: see what is there now, "
                     f"put the right file back, and start again"
                 )
+
+    def _look(self, name: str) -> FileId | None:
+        try:
+            return self._files.identify(name)
+        except OSError as error:
+            raise StoreFailed(
+                f"{name} cannot be looked at ({error.strerror}), and nobody knows whether it is "
+                f"the file still that was opened: give the right back to look into its folder",
+                written=False,
+            ) from error

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import apsw
 
-from ..errors import StoreRefused
+from ..errors import StoreFailed, StoreRefused
 from ..ports import Clock, Ports, Worker
 from .sqlite_session import BUSY_MS, durable_settings, set_pragma
 
@@ -165,7 +165,7 @@ class WalFolder:
         if self._beside is None:
             try:
                 self._beside = self._connect()
-            except (apsw.Error, OSError, StoreRefused):
+            except (apsw.Error, OSError, StoreFailed, StoreRefused):
                 return None  # no file to be had, for one: the writer then folds it all
         return self._checkpoint(self._beside, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
