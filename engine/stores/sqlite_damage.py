@@ -22,7 +22,7 @@ from ..ports import Files
 from .contract import Head
 from .sqlite_session import run
 
-__all__ = ["Wal", "blank_torn", "check_beside", "check_counts", "read_wal"]
+__all__ = ["Wal", "blank_torn", "check_beside", "check_counts", "check_pages", "read_wal"]
 
 _HEADER: Final = struct.Struct(">IIII8sII")
 """Magic, version, page size, number of the checkpoint, salts, checksum."""
@@ -98,7 +98,7 @@ def read_wal(connection: Any, files: Files, path: str) -> Wal:
     count = max(0, _end(connection))
     salts: bytes = _HEADER.unpack(header)[4]
     step = _FRAME_HEADER_BYTES + page_bytes
-    _check_pages(connection, files, path, Wal(count, version=version), page_bytes)
+    check_pages(connection, files, path, Wal(count, version=version), page_bytes)
     torn: list[int] = []
     commits = 0
     places = range(_HEADER.size + count * step, size, step)
@@ -148,7 +148,7 @@ def _page_bytes(header: bytes) -> int | None:
     return int(page_bytes) if [one, two] == checksum else None
 
 
-def _check_pages(connection: Any, files: Files, path: str, wal: Wal, page_bytes: int) -> None:
+def check_pages(connection: Any, files: Files, path: str, wal: Wal, page_bytes: int) -> None:
     """Raise StoreRefused where a page is neither in the file nor in its write-ahead log."""
     count = wal.frames
     pages = int(run(connection, "PRAGMA page_count")[0][0])

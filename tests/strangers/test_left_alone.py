@@ -16,7 +16,7 @@ import pytest
 from engine import Engine, Onlooker, StoreFailed, StoreRefused, Voided
 from engine.ports import FileId, Ports, SystemFiles
 from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_damage import Wal, _check_pages
+from engine.stores.sqlite_damage import Wal, check_pages
 from engine.stores.sqlite_reader import SqliteReader
 from engine.stores.sqlite_session import run
 from engine.testing.conformance import append, feed, numbers, request
@@ -151,7 +151,7 @@ async def test_a_log_that_grows_while_a_reader_looks_at_it_is_not_called_torn(
         before = int(run(reading, "PRAGMA data_version")[0][0])
         known = Wal(1, version=before)
         with pytest.raises(StoreRefused, match="not of one moment"):
-            _check_pages(reading, SystemFiles(), str(path), known, 8_192)
+            check_pages(reading, SystemFiles(), str(path), known, 8_192)
         await append(store, request("a:1", 1, 2))
-        _check_pages(reading, SystemFiles(), str(path), known, 8_192)
+        check_pages(reading, SystemFiles(), str(path), known, 8_192)
     await store.close()
