@@ -48,6 +48,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ROLE = "__foldline_role__"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_EVENTS = (type(None), typing.Never, typing.NoReturn)
 _RETURNS = "Return an Event, a sequence of Events, or None, and annotate it so."
 
 
@@ -326,7 +327,15 @@ def _check_state(cls: type[Aggregate]) -> None:
 def _marked_methods(cls: type) -> list[tuple[Callable[..., Any], str]]:
     found: dict[str, Callable[..., Any]] = {}
     for base in reversed(cls.__mro__):
-        found.update((name, value) for name, value in vars(base).items() if callable(value))
+        for name, value in vars(base).items():
+            inner = getattr(value, "__func__", None) or getattr(value, "fget", None)
+            if hasattr(inner, _ROLE):
+                raise DefinitionError(
+                    f"{cls.__qualname__}.{name} is marked, and is a {type(value).__name__}: mark a "
+                    f"plain `def` with `self`"
+                )
+            if callable(value):
+                found[name] = value
     return [(m, role) for m in found.values() if (role := getattr(m, _ROLE, None)) is not None]
 
 
@@ -403,7 +412,7 @@ def _returned_events(signature: Signature) -> set[type[Event]]:
             inner = tuple(a for a in typing.get_args(member) if a is not Ellipsis)
         for candidate in inner:
             for event in union_members(candidate):
-                if event is type(None):
+                if event in _NO_EVENTS:
                     continue
                 if not (isinstance(event, type) and issubclass(event, Event)):
                     raise DefinitionError(

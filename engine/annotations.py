@@ -120,7 +120,13 @@ def read_signature(
 
 
 def refuse_shadowing(function: Any, namespace: Mapping[str, Any], mark: str) -> None:
-    """Raise DefinitionError where a class body has a marked method of the same name already."""
+    """Raise DefinitionError for what is no method, or takes the place of a marked one."""
+    kind: type[object] = type(function)
+    if issubclass(kind, (staticmethod, classmethod)) or not hasattr(function, "__qualname__"):
+        raise DefinitionError(
+            f"what is marked is a method with `self`, and this is a {kind.__name__}: mark a plain "
+            f"`def`"
+        )
     other = namespace.get(function.__name__)
     marked = getattr(other, mark, None) is not None and inspect.isfunction(other)
     if marked and other is not function:

@@ -14,8 +14,8 @@ import asyncio
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar, overload
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast, overload
 
 import msgspec
 
@@ -155,6 +155,10 @@ def answers_of(
     `projections` are the names of those that there are.
     """
     by_query: dict[type[Query[Any]], AnswerDefinition] = {}
+    if callable(functions) or not isinstance(cast("object", functions), Iterable):
+        raise DefinitionError(
+            f"answers= is a list of functions marked with @answers, and {functions!r:.100} is none"
+        )
     for function in functions:
         where = getattr(function, "__qualname__", repr(function))
         definition = getattr(function, _MARK, None)

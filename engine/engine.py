@@ -35,9 +35,9 @@ from .difference import Change
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .entrance import Entrance
-from .errors import EngineError, EngineFailed
+from .errors import DefinitionError, EngineError, EngineFailed
 from .feed import Feed, Feeds, Kinds, Names
-from .given import as_seconds
+from .given import as_instance, as_seconds, shown
 from .history import History, Past
 from .journal import Journal
 from .kind import Kind, bind_events, bind_stored, registry_of
@@ -52,7 +52,7 @@ from .projecting import Projecting
 from .projection import Projection, projections_of
 from .projections import Projections, checked_rebuild
 from .projector import Projector
-from .reception import Reception
+from .reception import Reception, checked_resources
 from .safely import described, safe_logger
 from .schema import refuse_misfits, unknown_kinds
 from .shared_feed import SharedFeed
@@ -113,8 +113,8 @@ class Engine:
         debug: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._limits = limits or Limits()
-        self._ports = ports or Ports()
+        self._limits = as_instance("limits", limits, Limits)
+        self._ports = as_instance("ports", ports, Ports)
         self._logger = safe_logger(logger, messages=log_messages)
         self._debug = debug
         self._gate = self._wire_gate(authorize)
@@ -135,7 +135,7 @@ class Engine:
         self._snapshots = SnapshotWriter(self._store, self._limits, self._logger)
         self._bus = Bus(self._limits, self._ports.failpoint)
         self._journal = self._wire_journal()
-        self._resources = dict(resources or {})
+        self._resources = checked_resources(resources)
         self._deliberations = Deliberations(self._limits, self._logger)
         self._reception = Reception(
             [self._kind(definition) for definition in definitions],
@@ -240,6 +240,8 @@ class Engine:
     def _wire_gate(self, authorize: Authorize | None) -> Gate | None:
         if authorize is None:
             return None
+        if not callable(authorize):
+            raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
         return Gate(authorize, self._logger, self._ports.clock, self._limits)
 
     def _wire_submit(self) -> Callable[[Mail], asyncio.Future[Receipt]]:

@@ -9,11 +9,22 @@ numbers: another object's own words are never asked for. This file knows no engi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
-from .errors import InvalidInput
+from .errors import DefinitionError, InvalidInput
 
-__all__ = ["SECONDS_MAX", "WHOLE_MAX", "as_headers", "as_seconds", "as_text", "as_whole", "shown"]
+__all__ = [
+    "SECONDS_MAX",
+    "WHOLE_MAX",
+    "as_headers",
+    "as_instance",
+    "as_seconds",
+    "as_text",
+    "as_whole",
+    "shown",
+]
+
+T = TypeVar("T")
 
 SECONDS_MAX: Final = 1e9
 """More than thirty years: whoever gives more, or infinity, is not told apart from that."""
@@ -35,6 +46,15 @@ def shown(value: object) -> str:
     if kind is str:
         return ascii(value)[:_SHOWN_CHARACTERS]
     return f"a {kind.__name__}"
+
+
+def as_instance(what: str, value: object, cls: type[T]) -> T:
+    """Give what an engine is made with, or a new one for None; else raise DefinitionError."""
+    if value is None:
+        return cls()
+    if isinstance(value, cls):
+        return value
+    raise DefinitionError(f"{what}= is a {cls.__name__}, as {cls.__name__}(), not {shown(value)}")
 
 
 def as_text(what: str, value: object, characters_max: int | None = None) -> str:

@@ -96,6 +96,11 @@ class Pasts:
             raise UsageError("a past is asked for by position= or by at=, not by both")
         wanted = None if position is None else position_of(position)
         until = None if at is None else microseconds(at)
+        given = cast("object", projections)
+        if not (given is None or isinstance(given, Sequence)):
+            raise UsageError(
+                f"projections= is a list of classes of projections, not {shown(given)}"
+            )
         asked = None if projections is None else tuple(projections)
         if self._gate is None:
             # Behind a gate nobody is told which projections there are before it has let him in.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from .aggregate import CommandHandler, Context
 from .copying import copy_fields, mutable_fields
@@ -17,14 +18,14 @@ from .deliberation import CURRENT
 from .directory import Directory, as_id
 from .errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
 from .fingerprint import fingerprint_of
-from .given import as_headers, as_seconds, as_text, as_whole
+from .given import as_headers, as_seconds, as_text, as_whole, shown
 from .kind import Kind
 from .limits import KEY_LENGTH_MAX
 from .mailbox import Intake, Mail
 from .messages import Command, Receipt, told_instead
 from .ports import Ports
 
-__all__ = ["Reception"]
+__all__ = ["Reception", "checked_resources"]
 
 
 class Reception:
@@ -128,6 +129,19 @@ class Reception:
                 f"{type(command).__name__}: two aggregates that wait for each other never end. "
                 f"Return events, and let what reads them send the command. Nothing was run."
             )
+
+
+def checked_resources(given: object) -> dict[type, object]:
+    """Give what handlers and sinks take, by its class; raise DefinitionError for anything else."""
+    if given is None:
+        return {}
+    found = cast("Mapping[object, object]", given) if isinstance(given, Mapping) else None
+    if found is None or not all(isinstance(each, type) for each in found):
+        raise DefinitionError(
+            f"resources= maps classes to what is of them, as Engine(resources={{Client: client}}), "
+            f"and here it is {shown(cast('object', given))}"
+        )
+    return dict(cast("Mapping[type, object]", found))
 
 
 def _wired(kinds: Sequence[Kind]) -> Mapping[type[Command], tuple[Kind, CommandHandler]]:

@@ -3,7 +3,8 @@
 Rules: every log line of the engine goes through `SafeLogger`, and every exception of the host is
 told by `described`. Whatever a filter, a handler, `__str__` or `__repr__` raises ends there. An
 exception that is no `Exception` (SystemExit, CancelledError) out of the host's code becomes one
-by `as_error`, so that it fails what it belongs to and ends no task. Nothing here raises.
+by `as_error`, so that it fails what it belongs to and ends no task. Nothing here raises, once an
+engine is made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any
+
+from .errors import DefinitionError
 
 __all__ = [
     "HostFailed",
@@ -109,6 +112,10 @@ def safe_logger(logger: logging.Logger | None, *, messages: bool = True) -> Safe
     """Give a logger that never raises, over the host's; the one named "foldline" for None."""
     if isinstance(logger, SafeLogger):
         return logger
+    if logger is not None and not hasattr(logger, "log"):
+        raise DefinitionError(
+            f"logger= is a logger, as logging.getLogger(...), not a {type(logger).__name__}"
+        )
     return SafeLogger(logger or logging.getLogger("foldline"), messages)
 
 

@@ -85,6 +85,13 @@ def _is_event_class(value: object) -> bool:
     return inspect.isclass(value) and issubclass(value, Event) and value is not Event
 
 
+def _listed(what: str, given: Iterable[Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(given)
+    except TypeError:
+        raise DefinitionError(f"{what}= is a list, and {given!r:.100} is none") from None
+
+
 class Upcasting:
     """All upcasters and retired types of one engine. Raises DefinitionError for what cannot be."""
 
@@ -93,8 +100,13 @@ class Upcasting:
     ) -> None:
         self.steps: dict[type[Event], Upcaster] = {}
         """By the class that they lead from."""
-        self.retired = tuple(retired)
-        for function in functions:
+        self.retired = _listed("retired", retired)
+        for each in self.retired:
+            if not isinstance(each, Retired):
+                raise DefinitionError(
+                    f"retired= is a list of Retired(...), and {each!r:.100} is none"
+                )
+        for function in _listed("upcasters", functions):
             self._add(function)
         for source in self.steps:
             self.chain(source)

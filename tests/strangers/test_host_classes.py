@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, NewType, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, NewType, NoReturn, Protocol, TypeVar
 
 import msgspec
 import pytest
@@ -26,6 +26,7 @@ from engine import (
     Engine,
     Event,
     Id,
+    Limits,
     Rejected,
     StreamUnreadable,
     UsageError,
@@ -224,6 +225,52 @@ def test_a_field_of_a_class_that_comes_later_is_refused_with_its_name() -> None:
 
     class Later(msgspec.Struct):
         pass
+
+
+def test_a_handler_that_only_rejects_may_say_so() -> None:
+    class Shut(Aggregate, kind="shut"):
+        @handles
+        def put(self, command: Put) -> NoReturn:
+            raise Rejected("shut", "nothing is taken")
+
+    assert Shut.__definition__.handlers.keys() == {Put}
+
+
+@pytest.mark.parametrize("mark", [staticmethod, classmethod, property])
+def test_a_marked_method_that_is_no_plain_one_is_refused(mark: Any) -> None:
+    """It would be passed over without a word, and its command handled by nobody."""
+
+    def put(self: Any, command: Put) -> Kept:
+        return Kept()
+
+    with pytest.raises(DefinitionError, match=f"is a {mark.__name__}: mark a plain `def`"):
+        handles(mark(put))
+    with pytest.raises(DefinitionError, match=f"is a {mark.__name__}: mark a plain `def`"):
+
+        class Odd(Shelf, kind="odd"):  # pyright: ignore[reportUnusedClass]
+            again = mark(handles(put))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"limits": 5},
+        {"ports": Limits()},
+        {"logger": "foldline"},
+        {"authorize": True},
+        {"resources": [Limits]},
+        {"resources": {"limits": Limits()}},
+        {"answers": 5},
+        {"answers": print},
+        {"upcasters": 5},
+        {"retired": ["kept"]},
+    ],
+    ids=str,
+)
+def test_what_an_engine_cannot_be_made_with_is_refused_by_name(given: dict[str, Any]) -> None:
+    [name] = given
+    with pytest.raises(DefinitionError, match=f"^{name}= "):
+        Engine([Shelf], **given)
 
 
 # -- what is shared -------------------------------------------------------------------------------
