@@ -454,7 +454,8 @@ class Actor:
         # No future takes a StopIteration, whatever else it is.
         if isinstance(error, Rejected) and not isinstance(error, StopIteration):
             # Not the error's own method, which may be the host's.
-            self._refuse(mail, BaseException.with_traceback(error, None))
+            BaseException.with_traceback(error, None)
+            self._refuse(mail, error)
         else:
             self._fail(mail, error)
 

@@ -46,8 +46,7 @@ class Range(msgspec.Struct, Generic[T], frozen=True):
 
     def __and__(self, other: Range[T]) -> Range[T]:
         """Give the values that are in both; raise InvalidInput where both have the same bound."""
-        given: object = other
-        if not isinstance(given, Range):
+        if not _is_a(Range, other):
             return NotImplemented
         low, high = (self, other) if self.low is not None else (other, self)
         if low.high is not None or high.low is not None or high.high is None:
@@ -94,8 +93,7 @@ def one_of(values: Collection[T | None]) -> OneOf[T]:
 
     There may be `Limits.query_values` of them.
     """
-    given: object = values
-    if isinstance(given, str | bytes) or not isinstance(given, Collection):
+    if _is_a(str | bytes, values) or not _is_a(Collection, values):
         raise InvalidInput(
             f"one_of takes a list or a set of values, not a {type(values).__name__}: write "
             f"`one_of([...])`"
@@ -103,6 +101,11 @@ def one_of(values: Collection[T | None]) -> OneOf[T]:
     if not values:
         raise InvalidInput("one_of has no value: no row could be found, so ask for none")
     return OneOf(tuple(values))
+
+
+def _is_a(kind: Any, given: object) -> bool:
+    """Look at what a caller gave, whatever it was annotated to be."""
+    return isinstance(given, kind)
 
 
 def _bound(value: T) -> T:
@@ -165,11 +168,11 @@ def _plain_column(table: str, shape: RowShape, name: str) -> tuple[int, Column]:
 
 def _filter_of(where: str, found: tuple[int, Column], asked: Any, values_max: int) -> Filter:
     place, column = found
-    if isinstance(asked, Range):
+    if _is_a(Range, asked):
         return _range_of(where, place, column, asked)
-    if not isinstance(asked, OneOf):
+    if not _is_a(OneOf, asked):
         return Filter(column.name, place, (None if asked is None else column.encode(asked),))
-    given = asked.values
+    given: tuple[Any, ...] = asked.values
     if len(given) > values_max:
         raise InvalidInput(
             f"one_of for {where} has {len(given)} values, above Limits.query_values at "

@@ -90,6 +90,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     next, while many come and nobody waits for it, as `query(at=...)` does; 0 where it shall not."""
     projector_rows: int = 20_000
     """Rows that a projector keeps in memory between two transactions."""
+    projector_bytes: int = 64 * 1024 * 1024
+    """Bytes and characters of these rows; what is on its way to the views may take as much again.
+    A batch ends early that would take more than an eighth of it, unless one event does."""
     projector_retries: int = 5
     """How often a projector tries again by itself after a failure that may pass, waiting longer
     each time (50 ms, doubled up to 5 s), before it stops or sets the event aside."""

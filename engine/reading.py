@@ -17,7 +17,7 @@ from .conditions import Filter, filters_of
 from .errors import InvalidInput, ProjectionUnserved, UsageError
 from .limits import Limits
 from .projection import Table, TableDefinition
-from .rows import Row, Scalar
+from .rows import INTEGER_MAX, INTEGER_MIN, Row, Scalar, is_text
 from .views import Search, Selection, ViewsSource
 
 __all__ = ["Reads", "Views"]
@@ -27,6 +27,26 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 SEARCH_ROWS: Final = 20
 """What a search gives where nobody says how much: few want more than the best."""
+
+
+def _is_a(kind: Any, given: object) -> bool:
+    """Look at what a caller gave, whatever it was annotated to be."""
+    return isinstance(given, kind)
+
+
+def _bindable(parameters: Sequence[Scalar]) -> Sequence[Scalar]:
+    """Give parameters as they are now; raise InvalidInput for what no SQL value can be."""
+    if _is_a(str | bytes | Mapping, parameters) or not _is_a(Iterable, parameters):
+        raise InvalidInput(
+            f"the parameters of a statement are a list, not a {type(parameters).__name__}"
+        )
+    values = tuple(parameters)
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
+            raise InvalidInput(f"parameter {number} is an int beyond 64 bits")
+        if isinstance(value, str) and not (value.isascii() or is_text(value)):
+            raise InvalidInput(f"parameter {number} is a text with half a character")
+    return values
 
 
 class Reads(Protocol):
@@ -206,11 +226,13 @@ class Views:
         """Run a SELECT with its `?` parameters; give tuples, or structs by column name.
 
         Meant for few rows, sums and the like: for many rows of one table `find` is far faster.
-        Raises UsageError for a statement that cannot be run or would change anything.
+        Raises UsageError for a statement that cannot be run or would change anything, and
+        InvalidInput for parameters that SQL cannot hold.
         """
         if self._reads is not None:
             self._reads.statement()
-        selected = await self._store.sql(statement, parameters, self._rows_max)
+        values = _bindable(parameters)
+        selected = await self._store.sql(statement, values, self._rows_max)
         self._note(selected.tables)
         names, rows = selected.names, selected.rows
         if row is None:
@@ -258,7 +280,12 @@ class Views:
             self._reads.some(definition, filters)
 
     def _check_page(self, limit: int | None, offset: int) -> None:
-        if offset < 0 or (limit is not None and not 0 <= limit <= self._rows_max):
+        for name, given in (("limit", 0 if limit is None else limit), ("offset", offset)):
+            if not _is_a(int, given):
+                raise InvalidInput(f"{name} is a whole number, not a {type(given).__name__}")
+        if not 0 <= offset <= INTEGER_MAX or (
+            limit is not None and not 0 <= limit <= self._rows_max
+        ):
             raise InvalidInput(
                 f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
                 f"(Limits.query_rows) and begins at 0 or later"

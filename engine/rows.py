@@ -23,7 +23,17 @@ from .errors import DefinitionError
 from .exact import change_of
 from .withheld import told_without_values
 
-__all__ = ["Column", "Flat", "Row", "RowShape", "Scalar", "as_text", "is_text"]
+__all__ = [
+    "INTEGER_MAX",
+    "INTEGER_MIN",
+    "Column",
+    "Flat",
+    "Row",
+    "RowShape",
+    "Scalar",
+    "as_text",
+    "is_text",
+]
 
 Scalar: TypeAlias = str | int | float | bytes | None
 """What one column holds in SQL."""
@@ -34,7 +44,7 @@ Index: TypeAlias = Sequence[str | Sequence[str]]
 Search: TypeAlias = Sequence[str]
 """Columns whose words are searched."""
 
-_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
+INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
 
 
 def is_text(value: str) -> bool:
@@ -459,7 +469,7 @@ def _integer(where: str) -> Callable[[Any], Scalar]:
             if not isinstance(value, int) or isinstance(value, bool):
                 raise _wrong(where, "an int", value)
             value = int(value)
-        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+        if not INTEGER_MIN <= value <= INTEGER_MAX:
             raise ValueError(f"{where} is an int beyond 64 bits, which SQL cannot hold")
         number: int = value
         return number
@@ -471,9 +481,13 @@ def _real(where: str) -> Callable[[Any], Scalar]:
     def encode(value: Any) -> Scalar:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise _wrong(where, "a float", value)
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError(f"{where} is a number beyond what a float holds") from None
+        if not math.isfinite(number):
             raise ValueError(f"{where} is {value}: SQL keeps finite numbers only")
-        return float(value) + 0.0  # SQLite has no negative zero, so nor has the row in memory
+        return number + 0.0  # SQLite has no negative zero, so nor has the row in memory
 
     return encode
 
@@ -503,7 +517,10 @@ def _moment(where: str) -> Callable[[Any], Scalar]:
         if value.tzinfo is None:
             raise ValueError(f"{where} is a datetime without a time zone: give it one")
         # One zone and one length, so that text order is time order.
-        return value.astimezone(UTC).isoformat(timespec="microseconds")
+        try:
+            return value.astimezone(UTC).isoformat(timespec="microseconds")
+        except OverflowError:
+            raise ValueError(f"{where} is a datetime beyond the years 1 to 9999 in UTC") from None
 
     return encode
 

@@ -26,7 +26,7 @@ from .projection import ProjectionDefinition, ProjectionHandler, TableDefinition
 from .rows import Flat, Scalar
 from .stores.contract import ENCODING_JSON, StoredEvent
 
-__all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage"]
+__all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage", "weight_of"]
 
 Fetch: TypeAlias = Callable[
     [Mapping[str, Sequence[Scalar]]], Awaitable[Mapping[str, Sequence[Flat]]]
@@ -37,6 +37,12 @@ Wanted: TypeAlias = dict[str, set[Scalar]]
 
 EVENTS_PER_TURN: Final = 250
 """Events after which the event loop gets its turn."""
+BATCH_SHARE: Final = 8
+"""Which part of the bytes one batch may change: as many batches may be on their way."""
+ROW_BYTES: Final = 64
+"""What a row takes at least."""
+STRANGE_ROWS: Final = 64
+"""How many rows are fetched at first of a table none of whose rows was seen."""
 SCOUTS_MAX: Final = 8
 """How often one batch looks ahead for rows that later events will miss."""
 
@@ -66,6 +72,13 @@ class MissingRow(BaseException):
         self.key = key
 
 
+def weight_of(flat: Flat | None) -> int:
+    """Give about what a row takes in memory, in bytes and characters."""
+    if flat is None:
+        return ROW_BYTES
+    return ROW_BYTES + sum([len(value) for value in flat if isinstance(value, str | bytes)])
+
+
 class TableStage:
     """The rows of one table that are in memory, in two generations: what is used stays young."""
 
@@ -76,6 +89,10 @@ class TableStage:
         self.dirty: set[Scalar] = set()
         self.scouted: set[Scalar] | None = None
         """While looking ahead: collects the missing keys, which then read as no row."""
+        self.read = 0
+        """Weight of what was fetched, or found among the old, since `Staging` looked."""
+        self.seen = self.seen_weight = 0
+        """Rows that were fetched or changed, and what they weigh together."""
         self._undo = undo
         self._misses = misses
 
@@ -123,11 +140,20 @@ class TableStage:
         """Keep what was fetched."""
         assert key not in self.dirty, "a fetched row would undo a change that is not written yet"
         self.young[key] = flat
+        weight = weight_of(flat)
+        self.read += weight
+        self.seen += 1
+        self.seen_weight += weight
+
+    def fetched_at_once(self, weight: int) -> int:
+        """Give how many rows weigh so much, by those that were seen."""
+        return max(1, weight * self.seen // self.seen_weight) if self.seen else STRANGE_ROWS
 
     def _find(self, key: Scalar) -> Cell:
         cell: Cell = self.young.get(key, _UNKNOWN)
         if cell is _UNKNOWN and key in self.old:
             cell = self.young[key] = self.old.pop(key)
+            self.read += weight_of(cell)
         return cell
 
 
@@ -137,8 +163,15 @@ Undo: TypeAlias = tuple[TableStage, Scalar, Cell, bool]
 class Staging:
     """All tables of a projection in memory, with what the current event has changed."""
 
-    def __init__(self, tables: Mapping[str, TableDefinition], rows_max: int) -> None:
+    def __init__(
+        self, tables: Mapping[str, TableDefinition], rows_max: int, bytes_max: int
+    ) -> None:
         self._rows_max = rows_max
+        self._bytes_max = bytes_max
+        self.changed = 0
+        """Weight of what the batch has changed, each change counted."""
+        self._younger = 0
+        """Weight of what has come into memory in the batches before, since rows were forgotten."""
         self._undo: list[Undo] = []
         self.misses: list[MissingRow] = []
         """What the current event read and is not in memory, whatever its handler made of that."""
@@ -157,9 +190,28 @@ class Staging:
             rows += len(table.dirty)
         return rows
 
+    @property
+    def has_its_share(self) -> bool:
+        """Whether the batch has changed or read as much as one may before it is written."""
+        share = self._bytes_max // BATCH_SHARE
+        return self.changed >= share or self.changed + self.read >= 2 * share
+
+    @property
+    def read(self) -> int:
+        """Weight of what the batch has brought into memory."""
+        read = 0
+        for table in self.tables.values():
+            read += table.read
+        return read
+
     def keep(self) -> int:
         """Make what the current event changed part of the batch; give how often it did."""
         changes = len(self._undo)
+        for table, key, _, _ in self._undo:
+            weight = weight_of(table.young[key])
+            self.changed += weight
+            table.seen += 1
+            table.seen_weight += weight
         self._undo.clear()
         return changes
 
@@ -187,9 +239,17 @@ class Staging:
         for table in self.tables.values():
             table.dirty.clear()
             young += len(table.young)
-        if young > self._rows_max // 2:
+        self._younger += self.changed + self.read
+        if young > self._rows_max // 2 or self._younger > self._bytes_max // 2:
+            self._younger = 0
             for table in self.tables.values():
                 table.old, table.young = table.young, {}
+        self._forget_weights()
+
+    def _forget_weights(self) -> None:
+        self.changed = 0
+        for table in self.tables.values():
+            table.read = 0
 
     def clear(self) -> None:
         """Forget everything."""
@@ -197,6 +257,8 @@ class Staging:
         for table in self.tables.values():
             table.young, table.old = {}, {}
             table.dirty.clear()
+        self._younger = 0
+        self._forget_weights()
 
 
 class Folded(msgspec.Struct, frozen=True):
@@ -223,7 +285,7 @@ class Fold:
         now: Callable[[], int] = lambda: 0,
     ) -> None:
         """Take what to fold, which slice of it, and whether events may be parked."""
-        self.staging = Staging(definition.tables, limits.projector_rows)
+        self.staging = Staging(definition.tables, limits.projector_rows, limits.projector_bytes)
         self.picking = Picking(definition, registry, limits, slice_=slice_, parks=parks, now=now)
         self.skipped = self.picking.skipped
         self.refused: dict[int, Exception] = {}
@@ -237,6 +299,7 @@ class Fold:
         self._names = registry.names_of(definition.event_classes)
         self._misses = self.staging.misses
         self._rows_max = limits.projector_rows
+        self._fetch_bytes = max(1, limits.projector_bytes // BATCH_SHARE)
         self._fetch = fetch
         self._projection = definition.bind(self.staging.tables)
         self._plain: dict[tuple[str, int], Callable[[bytes], Any] | None] = {}
@@ -269,6 +332,8 @@ class Fold:
                 continue
             # Rows may be changed more than once: they are counted where there may be enough.
             if self._changes >= self._rows_max and self.staging.dirty >= self._rows_max:
+                return Folded(index, None)
+            if index and self.staging.has_its_share:
                 return Folded(index, None)
             if picking.parking.keys:
                 waits, error = picking.wait_behind(event, events[index])
@@ -334,7 +399,7 @@ class Fold:
                 poison = contained(raised)
                 break
             prepared.append(event)
-            if wanted and sum(map(len, wanted.values())) >= self._rows_max:
+            if handler is not None and handler.keys is not None and self._is_enough(wanted):
                 break
         await self._fill(wanted)
         return prepared, poison
@@ -443,7 +508,7 @@ class Fold:
                 await asyncio.sleep(0)
             if stored.name not in self._names:
                 continue
-            if sum(map(len, wanted.values())) >= self._rows_max:
+            if self._is_enough(wanted):
                 return
             self._scout_one(stored, wanted)
 
@@ -465,17 +530,41 @@ class Fold:
                     wanted.setdefault(name, set()).update(table.scouted)
                 table.scouted = None
 
+    def _is_enough(self, wanted: Wanted) -> bool:
+        """Tell whether no more rows should be fetched for one batch than these."""
+        if self.staging.read >= self._fetch_bytes:
+            return True
+        rows = 0
+        for name, keys in wanted.items():
+            rows += len(keys)
+            if len(keys) >= self.staging.tables[name].fetched_at_once(self._fetch_bytes):
+                return True
+        return rows >= self._rows_max
+
     async def _fill(self, wanted: Wanted) -> None:
-        """Fetch the rows of these keys, and note which keys have none."""
-        if not wanted:
-            return
+        """Fetch the rows of these keys, and note which keys have none.
+
+        Where they weigh too much the rest is left, and fetched when it is missed.
+        """
+        left = {name: list(keys) for name, keys in wanted.items()}
+        begin = self.staging.read
+        while left and self.staging.read - begin < self._fetch_bytes:
+            some: dict[str, Sequence[Scalar]] = {}
+            for name, keys in list(left.items()):
+                most = self.staging.tables[name].fetched_at_once(self._fetch_bytes)
+                some[name], left[name] = keys[:most], keys[most:]
+                if not left[name]:
+                    del left[name]
+            await self._fill_some(some)
+
+    async def _fill_some(self, wanted: Mapping[str, Sequence[Scalar]]) -> None:
         self.fetches += 1
-        found = await self._fetch({name: list(keys) for name, keys in wanted.items()})
+        found = await self._fetch(wanted)
         for name, keys in wanted.items():
             table = self.staging.tables[name]
             place = self._definition.tables[name].shape.key_place
             rows: Iterable[Flat] = found.get(name, ())
             by_key = {flat[place]: flat for flat in rows}
-            assert by_key.keys() <= keys, "only rows that were asked for come back"
+            assert by_key.keys() <= set(keys), "only rows that were asked for come back"
             for key in keys:
                 table.fill(key, by_key.get(key))

@@ -10,7 +10,8 @@ no connection, and begins no transaction.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 INTERRUPT_SECONDS: Final = 0.01
 """How soon a query whose caller gave up is interrupted again, if it still runs."""
+LOOK_STEPS: Final = 10_000
+"""Of SQLite's machine, a millisecond or less, between two looks at whether a read is wanted."""
 _STATEMENTS_MAX: Final = 1_000
 """Statements of users whose tables are remembered."""
 
@@ -118,6 +121,7 @@ def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
 def _read(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     build = sql.definition.shape.build
     connection: Any = reading.connection
+    before: int | None = None
     if reading.is_shared:
         # SQLite itself ends a text that grows beyond this, before it is made.
         before = connection.limit(apsw.SQLITE_LIMIT_LENGTH, reading.bytes_max)
@@ -129,7 +133,7 @@ def _read(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
         raise _too_large(sql.definition.name, reading.bytes_max) from error
     finally:
         found.close(True)  # an error keeps it, and it keeps the state that it read
-        if reading.is_shared:
+        if before is not None:
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, before)
     return [build(flat) for flat in sql.rows_of(answer)]
 
@@ -151,6 +155,9 @@ def _select(
     """Run a user's statement; give the names of its columns, its rows, and what it reads."""
     connection, known = reading.connection, reading.known
     before = connection.authorizer
+    length = None
+    if reading.is_shared:
+        length = connection.limit(apsw.SQLITE_LIMIT_LENGTH, reading.bytes_max)
     guard = before if isinstance(before, OnlyReads) else OnlyReads()
     if guard is not before:
         connection.authorizer = guard
@@ -177,6 +184,8 @@ def _select(
         raise _too_large("a statement in views.sql", reading.bytes_max) from error
     finally:
         guard.tables = None
+        if length is not None:
+            connection.limit(apsw.SQLITE_LIMIT_LENGTH, length)
         if guard is not before:
             connection.authorizer = before
     if not names:
@@ -192,6 +201,11 @@ class _Call:
     """One call, which its caller may give up."""
 
     given_up = False
+    is_too_slow = False
+
+
+def _end(call: _Call) -> None:
+    call.is_too_slow = True
 
 
 class QueryCalls:
@@ -203,15 +217,20 @@ class QueryCalls:
         self._running: tuple[_Call, apsw.Connection | None] | None = None
         self._posted: set[asyncio.Future[None]] = set()
         self._interrupting = True
+        self._seconds: float | None = None
         self._ending = False
 
-    def begin(self, worker: Worker, *, interrupting: bool = True) -> None:
-        """Take calls, and run each on this worker.
+    def begin(
+        self, worker: Worker, *, interrupting: bool = True, seconds: float | None = None
+    ) -> None:
+        """Take calls, and run each on this worker, one for so many `seconds` at most.
 
-        Where the worker also writes on it, nothing may be interrupted: that could hit a write.
+        Where the worker also writes on it, nothing may be interrupted, which could hit a write: a
+        statement looks by itself whether it is still wanted.
         """
         self._worker = worker
         self._interrupting = interrupting
+        self._seconds = seconds
         self._ending = False
 
     def end(self) -> None:
@@ -235,11 +254,17 @@ class QueryCalls:
         if self._worker is None:
             raise StoreFailed(f"the views {self._path} are closed", written=False)
         mine = _Call()
+        timer = None
+        if self._seconds is not None:
+            timer = asyncio.get_running_loop().call_later(self._seconds, _end, mine)
         try:
             return await self._worker.run(self._run_now, mine, open_, call, args)
         except asyncio.CancelledError:
             self._give_up(mine)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def post(self, call: Callable[[], None]) -> None:
         """Have a call run on the worker that nobody waits for."""
@@ -263,6 +288,17 @@ class QueryCalls:
                 running[1].interrupt()
             asyncio.get_running_loop().call_later(INTERRUPT_SECONDS, self._give_up, call)
 
+    @contextmanager
+    def _looking(self, connection: apsw.Connection, mine: _Call) -> Generator[None]:
+        """Let what runs inside end as soon as nobody waits for it any more."""
+        connection.set_progress_handler(
+            lambda: mine.given_up or mine.is_too_slow or self._ending, LOOK_STEPS
+        )
+        try:
+            yield
+        finally:
+            connection.set_progress_handler(None)
+
     def _run_now(
         self,
         mine: _Call,
@@ -275,8 +311,17 @@ class QueryCalls:
                 with failures(self._path, "read"):
                     connection, what = open_()
                     self._running = (mine, connection)
-                    return call(what, *args)
+                    if self._interrupting or connection is None:
+                        return call(what, *args)
+                    with self._looking(connection, mine):
+                        return call(what, *args)
             except apsw.InterruptError:
+                if mine.is_too_slow:
+                    raise TimeoutError(
+                        f"a read of the views took longer than {self._seconds} s "
+                        f"(Limits.state_seconds): make it read less, or raise the limit. Asking "
+                        f"again is safe"
+                    ) from None
                 # Its caller gave up, or did that of the statement before, which had just ended:
                 # then this one runs again.
                 continue

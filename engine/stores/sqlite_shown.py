@@ -78,7 +78,8 @@ class Shown:
     ) -> None:
         """Let the connection be read that writes, on its worker, or did so up to now."""
         self._shared = connection
-        self._calls.begin(worker, interrupting=only_read)
+        seconds = None if only_read else self._limits.state_seconds
+        self._calls.begin(worker, interrupting=only_read, seconds=seconds)
 
     async def end(self) -> None:
         """Take no more calls; interrupt what still runs."""

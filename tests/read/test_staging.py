@@ -12,8 +12,8 @@ from engine.errors import Damaged, UsageError
 from engine.limits import Limits
 from engine.messages import Event
 from engine.projection import Projection, Table, projects
-from engine.rows import Flat, Scalar
-from engine.staging import Fold
+from engine.rows import Flat, Row, Scalar
+from engine.staging import Fold, weight_of
 
 from .shelf import EVENTS, Book, Bought, Copy, Lent, Library, Log, Lost, Swept, lent_keys
 
@@ -78,6 +78,76 @@ async def test_rows_are_the_same_whatever_is_in_memory() -> None:
         results.append(kept.rows)
 
     assert all(rows == results[0] for rows in results)
+
+
+async def test_rows_are_the_same_however_many_bytes_of_them_are_in_memory() -> None:
+    log = library_log()
+    results: list[dict[str, dict[Scalar, Flat]]] = []
+    for bytes_max in (1, 700, 2_000, 64 * 1024 * 1024):
+        kept = Kept()
+        await fold_and_write(fold_of(Library, kept, projector_bytes=bytes_max), kept, log)
+        results.append(kept.rows)
+
+    assert all(rows == results[0] for rows in results)
+
+
+class Page(Row, key="name"):
+    name: str
+    text: str
+
+
+class Pages(Projection, name="pages"):
+    """A text of a thousand characters for each book, and longer with each loan."""
+
+    pages: Table[Page]
+
+    @projects
+    def bought(self, event: Bought) -> None:
+        self.pages.put(Page(event.book, "x" * 1_000))
+
+    @projects(keys=lambda event, meta: {"pages": [event.book]})
+    def lent(self, event: Lent) -> None:
+        page = self.pages.get(event.book)
+        assert page is not None
+        self.pages.put(Page(event.book, page.text + event.to))
+
+
+def weight_in_memory(fold: Fold) -> int:
+    tables = fold.staging.tables.values()
+    rows = [row for table in tables for part in (table.young, table.old) for row in part.values()]
+    return sum(map(weight_of, rows))
+
+
+async def test_a_batch_and_the_rows_in_memory_are_bounded_by_what_they_weigh() -> None:
+    kept, log = Kept(), Log()
+    log.write(*[Bought(f"b{n}", n) for n in range(500)])
+    log.write(*[Lent(f"b{n}", "ann") for n in range(500)])
+    fold = fold_of(Pages, kept, projector_bytes=64_000)
+
+    done = heaviest = 0
+    while done < len(log.events):
+        folded = await fold.fold(log.events[done:])
+        changed = sum(map(weight_of, fold.staging.changes()["pages"].values()))
+        assert changed < 64_000 // 8 + 2_000
+        kept.write(fold)
+        heaviest = max(heaviest, weight_in_memory(fold))
+        done += folded.count
+
+    assert {flat[1] for flat in kept.rows["pages"].values()} == {"x" * 1_000 + "ann"}
+    assert heaviest < 100_000
+    assert max(len(asked.get("pages", ())) for asked in kept.asked) <= 64
+
+
+async def test_an_event_that_weighs_more_than_a_batch_may_is_folded_alone() -> None:
+    kept, log = Kept(), Log()
+    log.write(Bought("a", 1), Bought("b", 2), Lent("a", "ann"))
+    fold = fold_of(Pages, kept, projector_bytes=1)
+
+    for number in range(3):
+        assert (await fold.fold(log.events[number:])).count == 1
+        kept.write(fold)
+
+    assert kept.rows["pages"]["a"][1] == "x" * 1_000 + "ann"
 
 
 async def test_missing_rows_of_later_events_are_fetched_together() -> None:
