@@ -99,9 +99,9 @@ class SafeLogger(logging.Logger):
             self._log_otherwise(level, msg, args, failure)
 
     def _log_otherwise(self, level: int, msg: object, args: Any, failure: BaseException) -> None:
-        text = f"{msg} (told here, because the logger raised {type(failure).__name__})"
-        record = logging.LogRecord(self.name, level, __file__, 0, text, args, None)
         try:
+            text = f"{msg} (told here, because the logger raised {type(failure).__name__})"
+            record = logging.LogRecord(self.name, level, __file__, 0, text, args, None)
             if logging.lastResort is not None:
                 logging.lastResort.handle(record)
         except BaseException:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from ...errors import Rejected
-from .domain import POISON, Put, Slowly, Take, Was
+from .domain import OPERATION, POISON, Put, Slowly, Take, Was
 from .linear import entries_of, fits
 from .story import Operation, Seen, Story
 from .tallied import tallied
@@ -62,6 +62,8 @@ def _places(story: Story) -> Iterator[str]:
         versions[meta.stream] += 1
         if meta.position != number:
             yield f"P4: position {meta.position} in place {number}"
+        if meta.headers and meta.headers[OPERATION] != str(logged.event.operation):
+            yield f"P5: {logged.event} has the headers of operation {meta.headers[OPERATION]}"
         if meta.version != versions[meta.stream]:
             yield f"P3: {meta.stream} has version {meta.version} in its place"
         if meta.recorded < recorded:

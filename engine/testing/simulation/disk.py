@@ -145,6 +145,18 @@ class Disk:
         for offset, data in self.pending.pop(name, ()):
             _apply(image, offset, data)
 
+    def blank(self, path: Path, place: int, size: int) -> None:
+        """Write zeros at a place of a file."""
+        how = self.reach("write", path.name)
+        if how is None:
+            with path.open("r+b") as file:
+                file.seek(place)
+                file.write(bytes(size))
+        if how is None or (how == "power" and not self.only_killed):
+            self.written(path.name, place, bytes(size))
+        if how is not None:
+            raise OSError(how)
+
     def rewrite(self, path: Path) -> None:
         """Write a file's bytes over themselves, page by page, and sync it."""
         content = path.read_bytes()

@@ -21,6 +21,7 @@ from ...projection import Projection, Row, Table, projects
 from ...reading import Views
 
 __all__ = [
+    "OPERATION",
     "POISON",
     "Brittle",
     "Cell",
@@ -47,6 +48,8 @@ __all__ = [
     "get_journey",
 ]
 
+OPERATION = "operation"
+"""The header that says which operation a command is of."""
 POISON = 19
 """The amount that breaks the brittle projection."""
 

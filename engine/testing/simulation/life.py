@@ -39,6 +39,7 @@ from ...messages import Receipt
 from ...ports import Ports
 from .disk import Disk
 from .domain import (
+    OPERATION,
     Brittle,
     Cell,
     Cells,
@@ -69,6 +70,18 @@ from .tallies import GetTally, Tallies, lane_of, tallies_class
 __all__ = ["Life"]
 
 _SILENT = logging.Logger("simulation", logging.CRITICAL + 1)
+
+
+class _Unruly(logging.Logger):
+    """A host's logger that fails on every line."""
+
+    def log(self, *_: object, **__: object) -> None:
+        """Raise: what is told otherwise then asks for the time, and is dropped by the fence."""
+        raise OSError("no line can be logged")
+
+
+_UNRULY = _Unruly("unruly", logging.DEBUG)
+_SEEDS_PER_UNRULY_LOGGER = 4
 _BEFORE_A_COMMIT = frozenset(
     ("store.began", "store.inserted", "views.inserted", "views.checkpointed", "views.swapping")
 )
@@ -103,6 +116,8 @@ class Life:
         """By operation, when its handler began last, or returned, in the loop's seconds."""
         self._others = Others(story, random, loop)
         self._steward = Steward(story, random, loop)
+        self._headers: dict[str, str] = {}
+        """Filled by each call anew, while what was sent before is still under way."""
         self._batches_after_a_failed_sync = 0
         self._disturbers: list[asyncio.Task[None]] = []
         self._steward_at_work: asyncio.Task[None] | None = None
@@ -129,7 +144,7 @@ class Life:
             store=f"sqlite:{self._disk.folder / 'log.db'}",
             rebuild="auto",
             limits=self._limits,
-            logger=_SILENT,
+            logger=_SILENT if self._story.seed % _SEEDS_PER_UNRULY_LOGGER else _UNRULY,
             ports=Ports(
                 clock=SimulatedClock(loop, random),
                 ids=SimulatedIds(random),
@@ -352,11 +367,13 @@ class Life:
         began = self._loop.time()
         operation.sendings.append(sending)
         self._open[operation.number] = operation
+        self._headers[OPERATION] = str(operation.number)
         try:
             answer: Any = await engine.execute(
                 operation.command,
                 key=operation.key,
                 expected=operation.expected,
+                headers=self._headers,
                 deadline=deadline,
             )
         except (Rejected, NotRun) as error:

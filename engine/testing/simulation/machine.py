@@ -87,9 +87,8 @@ class SimulatedFiles(SystemFiles):
 
     def blank(self, path: str, places: Sequence[int], size: int) -> None:
         """Write zeros at some places of a file."""
-        super().blank(path, places, size)
         for place in places:
-            self._disk.written(Path(path).name, place, bytes(size))
+            self._disk.blank(Path(path), place, size)
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import logging
 import shutil
 import sys
 import tempfile
@@ -197,6 +198,7 @@ def _free_now_and_then() -> None:
 def free_the_dead() -> None:
     """Free what died in the seeds before: what it still says has no loop to say it in."""
     before, sys.unraisablehook = sys.unraisablehook, _say_nothing
+    handler, logging.lastResort = logging.lastResort, None
     try:
         _GRAVES.clear()
         forget_the_dead()
@@ -204,6 +206,7 @@ def free_the_dead() -> None:
             gc.collect()
     finally:
         sys.unraisablehook = before
+        logging.lastResort = handler
 
 
 def _say_nothing(_: object) -> None: ...
