@@ -121,7 +121,7 @@ def read_signature(
 
 def refuse_shadowing(function: Any, namespace: Mapping[str, Any], mark: str) -> None:
     """Raise DefinitionError for what is no method, or takes the place of a marked one."""
-    kind: type[object] = type(function)
+    kind = cast("type[object]", type(function))
     if issubclass(kind, (staticmethod, classmethod)) or not hasattr(function, "__qualname__"):
         raise DefinitionError(
             f"what is marked is a method with `self`, and this is a {kind.__name__}: mark a plain "

@@ -282,6 +282,7 @@ class ThreadWorker:
     def __init__(self, name: str) -> None:
         self._calls: NativeQueue[Callable[[], None] | None] = NativeQueue()
         self._thread = start_native(self._serve, name)
+        self._told_to_end = False
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -300,10 +301,18 @@ class ThreadWorker:
             giving_way.end()
 
     async def close(self) -> None:
-        """End the thread after the calls that were accepted before."""
-        if self._thread.is_alive():
-            await self.run(lambda: None)
-            self._calls.put(None)
+        """End the thread after the calls that were accepted before.
+
+        Who is cancelled while he waits for that has told it all the same.
+        """
+        if self._told_to_end:
+            await asyncio.to_thread(self._thread.join)  # it may be at work still
+        elif self._thread.is_alive():
+            try:
+                await self.run(lambda: None)
+            finally:
+                self._told_to_end = True
+                self._calls.put(None)
             self._thread.join()
 
 

@@ -135,11 +135,12 @@ def checked_resources(given: object) -> dict[type, object]:
     """Give what handlers and sinks take, by its class; raise DefinitionError for anything else."""
     if given is None:
         return {}
+    what = shown(given)
     found = cast("Mapping[object, object]", given) if isinstance(given, Mapping) else None
     if found is None or not all(isinstance(each, type) for each in found):
         raise DefinitionError(
             f"resources= maps classes to what is of them, as Engine(resources={{Client: client}}), "
-            f"and here it is {shown(cast('object', given))}"
+            f"and here it is {what}"
         )
     return dict(cast("Mapping[type, object]", found))
 
