@@ -68,11 +68,15 @@ class SystemFiles:
         if found is None and not readonly:
             _make(path)
             found = _plain_file(path)
+        if found in _inherited and not readonly:
+            raise _open_in_parent(path)
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
         connection = apsw.Connection(path, flags=flags)
         if _plain_file(path) != found:
             connection.close()
             raise StoreRefused(f"{path} was replaced while it was opened: open it again")
+        if found is not None:
+            _connected[connection] = found
         return connection
 
     def identify(self, path: str) -> FileId | None:
@@ -211,6 +215,14 @@ def _plain_file(path: str) -> FileId | None:
     if found.st_nlink > 1 and not _is_home(path):
         raise _of_several_names(path, found.st_nlink)
     return FileId(found.st_dev, found.st_ino)
+
+
+def _open_in_parent(path: str) -> StoreRefused:
+    return StoreRefused(
+        f"{path} was open when this process was forked: SQLite takes the locks of the parent for "
+        f"its own, and would write without any. Start the engine in a process that was not forked "
+        f"from it (multiprocessing: `spawn`), or fork before it is opened. Nothing was changed"
+    )
 
 
 def _of_several_names(path: str, count: int) -> StoreRefused:
@@ -436,6 +448,10 @@ _BYTE: Final = 1 << 62
 _FLOCK: Final = "hhqqi4x"
 """Linux's `struct flock`, where words have 64 bits."""
 
+_connected: weakref.WeakKeyDictionary[Any, FileId] = weakref.WeakKeyDictionary()
+"""The connections of this process, and of those that it was forked from."""
+_inherited: set[FileId] = set()
+"""Files that were open when this process was forked, of which SQLite believes to have locks."""
 _holds: dict[FileId, weakref.ref[Any]] = {}
 """The connections of this process that hold a file; the kernel only tells processes apart."""
 _holding = threading.Lock()
@@ -528,9 +544,11 @@ def _leads_to(descriptor: int, known: FileId, *, writable: bool) -> bool:
 def _forget_parents_locks() -> None:
     """Close what a fork has inherited: it would keep a lock longer than the process that took it.
 
-    POSIX locks are not inherited.
+    POSIX locks are not inherited, and SQLite does not know it: what was open is noted.
     """
     global _holding
+    known = set(_connected.values())
+    _inherited.update(one for one in known if _descriptor_of(one, writable=False) is not None)
     for descriptor in _locks:
         os.close(descriptor)
     _locks.clear()

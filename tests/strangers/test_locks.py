@@ -174,10 +174,39 @@ async def test_a_fork_takes_the_lock_when_its_parent_has_ended_its_engine(tmp_pa
     os.close(writing)
 
 
+async def test_a_fork_writes_no_file_that_was_open_as_it_was_made(tmp_path: Path) -> None:
+    """SQLite would take its parent's locks for its own, and a reader its write-ahead log away."""
+    path = tmp_path / "log.db"
+    store = SqliteStore(str(path))
+    await store.open(Ports())
+
+    def refuses() -> object:
+        SystemFiles().connect(str(tmp_path / "other.db")).close()
+        SystemFiles().connect(str(path), readonly=True).close()
+        with pytest.raises(StoreRefused, match="when this process was forked"):
+            SystemFiles().connect(str(path))
+        return status_of_fork(refuses_too) == 0
+
+    def refuses_too() -> object:
+        with pytest.raises(StoreRefused, match="when this process was forked"):
+            SystemFiles().connect(str(path))
+        return True
+
+    assert status_of_fork(refuses) == 0
+    await append(store, request("a:1", 0, 1))
+    await store.close()
+
+    def opens() -> object:
+        SystemFiles().connect(str(path)).close()
+        return True
+
+    assert status_of_fork(opens) == 0
+
+
 async def test_a_lock_that_only_a_child_keeps_names_that_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.stores.sqlite._BRIEF_TRIES", 2)
+    monkeypatch.setattr("engine.stores.sqlite_lock._BRIEF_TRIES", 2)
     path = tmp_path / "log.db.lock"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
