@@ -251,14 +251,14 @@ def main() -> int:
         for outcome in hunted:
             report(outcome)
             outcomes.append(outcome)
+            if options.record:  # at once: a whole run takes long, and may be ended
+                record([outcome])
     except RuntimeError as error:
         print(error)
         return 1
     survivors = sum(not outcome.caught_by for outcome in outcomes)
     if options.seeds:
         tell_seeds(outcomes)
-    if options.record:
-        record(outcomes)
     print(f"{len(mutants) - survivors} of {len(mutants)} mutants caught")
     return 1 if survivors or not mutants else 0
 
