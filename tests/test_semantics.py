@@ -12,6 +12,7 @@ from tests.mutants.__main__ import load
 TESTS = Path(__file__).parent
 TEXT = (TESTS.parent / "SEMANTICS.md").read_text()
 PROMISE = re.compile(r"^### (\d+)\. (.*?)(?=^### |\Z)", re.DOTALL | re.MULTILINE)
+MUTANTS = load([])
 PROMISES = {int(number): text for number, text in PROMISE.findall(TEXT)}
 
 
@@ -32,14 +33,14 @@ def test_a_promise_names_tests_that_exist(number: int) -> None:
 @pytest.mark.parametrize("number", PROMISES)
 def test_a_promise_names_its_mutants_and_has_one(number: int) -> None:
     named = set(re.findall(r"^- `([^`]+)`:", PROMISES[number], re.MULTILINE))
-    kept = {name for name, mutant in load([]).items() if mutant.promise == number}
+    kept = {name for name, mutant in MUTANTS.items() if mutant.promise == number}
 
     assert named == kept
     assert kept
 
 
-@pytest.mark.parametrize("name", sorted(load([])))
+@pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_what_a_mutant_changes_stands_in_its_file_once(name: str) -> None:
-    mutant = load([])[name]
+    mutant = MUTANTS[name]
 
     assert (TESTS.parent / mutant.file).read_text().count(mutant.old) == 1

@@ -65,6 +65,7 @@ RANKS: list[set[str]] = [
     {"kind", "stores.sqlite_wire"},
     {"projector", "stores.sqlite_session", "stores.sqlite_pages"},
     {"stores.sqlite_shape"},
+    {"stores.sqlite_views_shape"},
     {"stores.sqlite_schema"},
     {"stores.sqlite_place"},
     {"stores.sqlite_snapshots", "stores.sqlite_wal", "stores.sqlite_parked", "retrying"},

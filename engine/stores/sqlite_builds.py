@@ -24,6 +24,7 @@ from .sqlite_requests import REQUESTS_SCHEMA, forget_failures
 from .sqlite_search import drops
 from .sqlite_session import quoted, readable, run, transaction
 from .sqlite_tables import TableSql
+from .sqlite_views_shape import check_books
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -170,6 +171,7 @@ def open_file(connection: Any, path: str, log_id: str) -> None:
         return
     if application_id != APPLICATION_ID or not {"views_meta", "checkpoints"} <= names:
         raise StoreRefused(f"{path} is not a file of views: name another file, or move this one")
+    check_books(connection, path)
     schema = _number(connection, "SELECT schema_version FROM views_meta")
     if schema == 1:
         with transaction(connection):
@@ -194,6 +196,7 @@ def check_file(connection: Any, path: str) -> str:
     application_id = _number(connection, "PRAGMA application_id")
     if application_id != APPLICATION_ID or "views_meta" not in names:
         raise StoreRefused(f"{path} is not a file of views: name another log, or move this file")
+    check_books(connection, path)
     schema = _number(connection, "SELECT schema_version FROM views_meta")
     if schema > SCHEMA_VERSION:
         raise StoreRefused(

@@ -33,6 +33,7 @@ from .sqlite_queries import QueryCalls, TableReads
 from .sqlite_session import failures, floats_are_exact, run, set_reading, snapshot
 from .sqlite_states import State, States
 from .sqlite_tables import TableSql, definition_hash
+from .sqlite_views_shape import check_books
 
 __all__ = ["Look", "NoViewsYet", "SqliteViewsReader"]
 
@@ -196,6 +197,7 @@ class SqliteViewsReader(TableReads):
             raise StoreRefused(
                 f"{self.path} is not a file of views: name the store that the engine has"
             )
+        check_books(connection, self.path)
         if self._floats_exact is None:
             self._floats_exact = floats_are_exact(connection)
 
