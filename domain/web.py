@@ -40,6 +40,7 @@ from engine.integrations.asgi import (
     receipt_headers,
 )
 from engine.integrations.event_stream import EventStream, event_stream, last_event
+from engine.integrations.origin import names_of
 
 from .lines import Buyer, Line
 from .live import page_routes
@@ -337,6 +338,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--port", type=_port, default=8000)
     parser.add_argument(
         "--name",
+        type=_name,
         action="append",
         default=[],
         metavar="HOST",
@@ -354,6 +356,14 @@ def main(arguments: Sequence[str]) -> None:
     )
 
 
+def _name(text: str) -> str:
+    try:
+        names_of([text])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65_536):
         raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a port from 0 to 65535")
@@ -363,7 +373,7 @@ def _port(text: str) -> int:
 # For `uvicorn domain.web:app`; nothing is opened until it starts.
 app = create_app(
     os.environ.get("SHOP_STORE", "sqlite:shop.db"),
-    hosts=os.environ.get("SHOP_HOSTS", "").split(),
+    hosts=os.environ.get("SHOP_HOSTS", "").replace(",", " ").split(),
 )
 
 if __name__ == "__main__":

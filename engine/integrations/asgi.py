@@ -46,7 +46,7 @@ from ..safely import safe_logger
 from ..tracebacks import told
 from .bad_request import BadRequest
 from .conditions import asks_for_current, check_match, expected_version, not_modified
-from .origin import refusal_of
+from .origin import names_of, origins_of, refusal_of
 
 __all__ = [
     "BadRequest",
@@ -89,6 +89,8 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
 _AS_TEXT: Final[Any] = {"parse_int": str, "parse_float": str, "parse_constant": str}
 """Numbers are only passed over; Python makes no integer of thousands of digits."""
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_HOSTS_TOLD_MAX: Final = 20
+"""Of how many wrong hosts the log is told."""
 
 Resend: TypeAlias = Literal["yes", "with-the-same-key", "no"]
 
@@ -324,11 +326,12 @@ def _lag(error: ProjectionLag) -> str:
 class OriginMiddleware:
     """ASGI middleware: nobody else's page reads or acts, and no made-up name leads here.
 
-    Put it outermost. It answers requests under the machine's own names and addresses, under names
-    without a dot, and under `hosts`: give the names that the world knows the server by, or `*`
-    behind a proxy that checks them. What a page of another site sends is refused, unless `origins`
-    has that site, as "https://shop.example". Bodies of forms are refused, unless `forms`. All that
-    holds for requests, streams and websockets.
+    Put it outermost. It answers requests under the machine's own names, under addresses, under
+    names without a dot, and under `hosts`: give the names that the world knows the server by, or
+    `*` behind a proxy that checks them. What a page of another site sends is refused, unless
+    `origins` has that site, as "https://shop.example". Bodies of forms are refused, unless `forms`.
+    All that holds for requests, streams and websockets. Raises TypeError or ValueError for hosts
+    and origins that no request can have.
     """
 
     def __init__(
@@ -338,10 +341,14 @@ class OriginMiddleware:
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
         forms: bool = False,
+        logger: logging.Logger | None = None,
     ) -> None:
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
-        self._origins = frozenset(origins)
+        self._logger = safe_logger(logger)
+        self._told: set[str] = set()
+        """What the log has been told of wrong hosts."""
+        self._hosts = names_of(hosts)
+        self._origins = origins_of(origins)
         self._forms = forms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -351,11 +358,20 @@ class OriginMiddleware:
             refused = refusal_of(scope, self._hosts, self._origins, forms=self._forms)
         if refused is None:
             await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await _send_problem(send, problem_of(BadRequest(*refused)), closing=True)
+            return
+        self._tell(*refused)
+        if scope["type"] == "http":
+            closing = _is_of_http_1(scope)
+            await _send_problem(send, problem_of(BadRequest(*refused)), closing=closing)
         else:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
+
+    def _tell(self, _: int, code: str, detail: str) -> None:
+        # A health check or a proxy shows nobody what it was answered. Names can be made up.
+        if code == "wrong-host" and detail not in self._told and len(self._told) < _HOSTS_TOLD_MAX:
+            self._told.add(detail)
+            self._logger.warning("a request was refused with 421: %s", detail)
 
 
 class EngineMiddleware:
@@ -395,23 +411,31 @@ class EngineMiddleware:
         except (EngineError, BadRequest, TimeoutError) as error:
             if request.answered:
                 raise
-            await self._answer(send, request.refused or error)
+            await self._answer(scope, send, request.refused or error)
         except Exception:
             # Frameworks raise where the client left in the middle of its body: nobody waits.
             if request.answered or not (request.left or request.refused):
                 raise
             if request.refused:
-                await self._answer(send, request.refused)
+                await self._answer(scope, send, request.refused)
         else:
             if request.refused and not request.answered:
-                await self._answer(send, request.refused)
+                await self._answer(scope, send, request.refused)
 
-    async def _answer(self, send: Send, error: EngineError | BadRequest | TimeoutError) -> None:
+    async def _answer(
+        self, scope: Scope, send: Send, error: EngineError | BadRequest | TimeoutError
+    ) -> None:
         problem = problem_of(error, self._statuses)
         if problem.status >= 500:
             self._logger.error("answered with %d %s\n%s", problem.status, problem.code, told(error))
         # Of a body that was cut off the rest is not read: the connection is not used again.
-        await _send_problem(send, problem, closing=problem.status in (408, 413))
+        closing = problem.status in (408, 413) and _is_of_http_1(scope)
+        await _send_problem(send, problem, closing=closing)
+
+
+def _is_of_http_1(scope: Scope) -> bool:
+    """Tell whether a header may say that the connection ends: in HTTP/2 it is an error."""
+    return str(scope.get("http_version", "1.1")).startswith("1")
 
 
 async def _send_problem(send: Send, problem: Problem, *, closing: bool) -> None:

@@ -13,29 +13,72 @@ from collections.abc import Collection, MutableMapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, TypeAlias
 
-__all__ = ["Refusal", "is_ours", "refusal_of"]
+__all__ = ["Refusal", "is_ours", "names_of", "origins_of", "refusal_of"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Refusal: TypeAlias = tuple[int, str, str]
 """The status, the code and what to say."""
+Host: TypeAlias = tuple[str, str | None]
+"""A name and a port, None for a usual one."""
 
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
+_PORT: Final = re.compile(r":[0-9]*\Z")
 _ORIGIN: Final = re.compile(r"(https?)://(.+)")
+_SITE: Final = re.compile(
+    r"[a-zA-Z][a-zA-Z0-9+.-]*://(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(:[0-9]+)?"
+)
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 """What a form can send, of another site's page too, without being asked."""
 
-_WRONG_HOST: Final = (
-    421,
-    "wrong-host",
-    "this server does not go by the name that the request has; who runs it can add the name",
+_OTHER_SITE_MEND: Final = (
+    "this request comes from a page of another site, which may not send it; who runs the server "
+    "adds the site to the origins of its OriginMiddleware, if it may, or has the proxy before it "
+    "pass the Host header on as it came"
 )
-_OTHER_SITE: Final = (
-    403,
-    "other-site",
-    "this request comes from a page of another site, which may not send it",
-)
+_OTHER_SITE: Final = (403, "other-site", _OTHER_SITE_MEND)
 _FORM: Final = (415, "not-json", "send a body with Content-Type: application/json, and no form")
+
+
+def names_of(hosts: Collection[str]) -> frozenset[str]:
+    """Give the names of `hosts` as requests have them: in lower case, addresses in one form.
+
+    Raises TypeError for one text instead of a list, ValueError for what can be no name.
+    """
+    _refuse_one_text(hosts, "hosts", "shop.example")
+    return frozenset("*" if host == "*" else _name_given(host) for host in hosts)
+
+
+def origins_of(origins: Collection[str]) -> frozenset[str]:
+    """Give the origins as browsers send them; raises as `names_of` does."""
+    _refuse_one_text(origins, "origins", "https://shop.example")
+    return frozenset(map(_origin_given, origins))
+
+
+def _refuse_one_text(given: Collection[str], what: str, example: str) -> None:
+    if isinstance(given, str | bytes):
+        raise TypeError(f'{what} is a list of texts, as {what}=["{example}"], and no single text')
+
+
+def _name_given(host: str) -> str:
+    text = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+    found = _host_of(text)
+    if found is None or _PORT.search(text):
+        raise ValueError(
+            f"{host!r} is no name that a Host header can have: give it without scheme, port and "
+            'path, as "shop.example" (its xn-- form where it is not ASCII), or "*" behind a proxy '
+            "that checks the names"
+        )
+    return found[0]
+
+
+def _origin_given(origin: str) -> str:
+    if not _SITE.fullmatch(origin):
+        raise ValueError(
+            f"{origin!r} is no origin of a page: give scheme, name, and the port where it is not "
+            'the usual one, as "https://shop.example", without a path; each site by itself'
+        )
+    return origin.lower()
 
 
 def refusal_of(
@@ -43,38 +86,44 @@ def refusal_of(
 ) -> Refusal | None:
     """Say why a request is refused, or give None where it passes.
 
-    `hosts` are names that the server goes by, besides those of `is_ours`; `origins` other sites
-    whose pages may do all; `forms` whether a form's body may be sent.
+    `hosts` are names that the server goes by, besides those of `is_ours`, as of `names_of`;
+    `origins` other sites whose pages may do all; `forms` whether a form's body may be sent.
     """
     named = [_host_of(value) for value in _values(scope, b"host")]
+    if not named and scope.get("http_version") == "1.0":
+        named = [("", None)]  # a health check: browsers speak 1.1, and name a host
     if len(named) != 1 or named[0] is None:
         return 400, "bad-host", "send one Host header with a name or an address"
     name, port = named[0]
-    if name not in hosts and "*" not in hosts and not is_ours(name, scope):
-        return _WRONG_HOST
+    if name and name not in hosts and "*" not in hosts and not is_ours(name):
+        return _wrong_host(name)
     acts = scope["type"] == "websocket" or scope.get("method") not in _READS
-    if _is_of_another_site(scope, (name, port), origins, acts=acts):
+    if _is_of_another_site(scope, (name, port), hosts, origins, acts=acts):
         return _OTHER_SITE
     if acts and scope["type"] == "http" and not forms and _has_a_forms_body(scope):
         return _FORM
     return None
 
 
-def is_ours(name: str, scope: Scope) -> bool:
+def is_ours(name: str) -> bool:
     """Tell whether a host is one that nobody else can make lead here.
 
-    This machine by its own names; the address at which the request came in; and a name without a
-    dot, which is the own network's, since nobody can register one.
+    This machine by its own names; an address, which no name server gives another meaning (behind
+    a container's port it is not the one at which the request comes in); and a name without a dot,
+    which is the own network's, since nobody can register one.
     """
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    address = _address(name)
-    if address is None:
-        return "." not in name
-    if address.is_loopback or address.is_unspecified:
-        return True
-    server = scope.get("server") or ("", None)
-    return _address(str(server[0])) == address
+    return "." not in name or _address(name) is not None
+
+
+def _wrong_host(name: str) -> Refusal:
+    # It has the characters of a host only, and is what has to be added.
+    detail = (
+        f"this server does not go by the name {name}: who runs it adds the name to the hosts of "
+        f'its OriginMiddleware, as hosts=["{name}"], if it is one of its own'
+    )
+    return 421, "wrong-host", detail
 
 
 def _address(name: str) -> IPv4Address | IPv6Address | None:
@@ -88,22 +137,32 @@ def _values(scope: Scope, name: bytes) -> Sequence[str]:
     return [value.decode("latin-1").strip() for key, value in scope["headers"] if key == name]
 
 
-def _host_of(text: str) -> tuple[str, str | None] | None:
+def _host_of(text: str) -> Host | None:
     """Give name and port of a Host header; a port that is usual is none."""
     found = _HOST.fullmatch(text.lower())
     if found is None:
         return None
     port = found[2]
-    return found[1].removesuffix("."), None if port in ("80", "443") else port
+    name, address = found[1].removesuffix("."), _address(found[1])
+    if address is not None and address.version == 6:
+        name = f"[{address.compressed}]"  # it has many spellings
+    return name, None if port in ("80", "443") else port
 
 
 def _is_of_another_site(
-    scope: Scope, host: tuple[str, str | None], origins: Collection[str], *, acts: bool
+    scope: Scope,
+    host: Host,
+    hosts: Collection[str],
+    origins: Collection[str],
+    *,
+    acts: bool,
 ) -> bool:
+    sites = _values(scope, b"sec-fetch-site")
+    if sites == ["same-origin"]:
+        return False  # no page can write it, and a proxy may have given the request another Host
     sent = _values(scope, b"origin")
     if sent:
-        return not all(origin in origins or _origin_host(origin) == host for origin in sent)
-    sites = _values(scope, b"sec-fetch-site")
+        return not all(_is_our_page(origin.lower(), host, hosts, origins) for origin in sent)
     if all(site in ("same-origin", "none") for site in sites):
         return False
     # A link from elsewhere may be followed, into a window of its own.
@@ -112,8 +171,16 @@ def _is_of_another_site(
     return acts or not leads_here or inside
 
 
-def _origin_host(origin: str) -> tuple[str, str | None] | None:
-    found = _ORIGIN.fullmatch(origin.lower())
+def _is_our_page(origin: str, host: Host, hosts: Collection[str], origins: Collection[str]) -> bool:
+    if origin in origins:
+        return True
+    page = _origin_host(origin)
+    # Behind a proxy that names another Host, the page has the name that the world knows.
+    return page is not None and (page == host or (page[0] in hosts and page[1] is None))
+
+
+def _origin_host(origin: str) -> Host | None:
+    found = _ORIGIN.fullmatch(origin)
     if found is None:
         return None  # "null", or no page of the web
     return _host_of(found[2])
