@@ -71,6 +71,14 @@ class Context(msgspec.Struct, frozen=True):
         return _EPOCH + timedelta(microseconds=self.now)
 
 
+def _refuse_class(marker: str, function: object) -> None:
+    if isinstance(function, type):
+        raise DefinitionError(
+            f"@{marker} takes no argument and stands above a method, whose annotation says what it "
+            f"is for: write `@{marker}` alone"
+        )
+
+
 def handles(function: F) -> F:
     """Mark a method that decides a command: `(self, command: C, ...) -> events`.
 
@@ -78,6 +86,7 @@ def handles(function: F) -> F:
     gets as `Engine(resources={Class: object})`. It may be `async def`: then the aggregate takes no
     other command until it returns, and the other aggregates go on.
     """
+    _refuse_class("handles", function)
     refuse_shadowing(function, defining_namespace(1), _ROLE)
     setattr(function, _ROLE, "handles")
     return function
@@ -85,6 +94,7 @@ def handles(function: F) -> F:
 
 def applies(function: F) -> F:
     """Mark a method that folds an event into the state: `(self, event: E) -> None`."""
+    _refuse_class("applies", function)
     refuse_shadowing(function, defining_namespace(1), _ROLE)
     setattr(function, _ROLE, "applies")
     return function

@@ -170,6 +170,11 @@ def _filter_of(where: str, found: tuple[int, Column], asked: Any, values_max: in
     place, column = found
     if _is_a(Range, asked):
         return _range_of(where, place, column, asked)
+    if isinstance(asked, list | tuple | set | frozenset):
+        raise UsageError(
+            f"{where} is asked for several values: write one_of([...]) for any of them, or "
+            f"between(first, last) for a range"
+        )
     if not _is_a(OneOf, asked):
         return Filter(column.name, place, (None if asked is None else column.encode(asked),))
     given: tuple[Any, ...] = asked.values

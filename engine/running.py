@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -89,8 +90,13 @@ def note_new_aggregates(count: int) -> None:
 def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
     """Run an async function on uvloop where it is installed, else on asyncio's own loop.
 
-    Meanwhile the garbage collector is calm: `calm_collector`.
+    Meanwhile the garbage collector is calm: `calm_collector`. Raises TypeError for what is no such
+    function, and for its call.
     """
+    given: object = main
+    if inspect.iscoroutine(given):
+        given.close()
+        raise TypeError(f"run takes the function and not its call: write run({given.__name__})")
     try:
         import uvloop
 
@@ -99,10 +105,18 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
         factory = None
 
     async def call() -> T:
-        return await main(*args)
+        called = main(*args)
+        if not _is_awaitable(called):
+            name = getattr(main, "__name__", "main")
+            raise TypeError(f"run takes an async function, and {name} is none: `async def {name}`")
+        return await called
 
     with calm_collector(), asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(call())
+
+
+def _is_awaitable(called: object) -> bool:
+    return inspect.isawaitable(called)
 
 
 @contextmanager
