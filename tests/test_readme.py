@@ -48,7 +48,9 @@ def ran(folder: Path, name: str) -> str:
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    # Each program has projections of its own on the one log, which the engine may tell of.
+    told = [line for line in done.stderr.splitlines() if "declared by nobody" not in line]
+    assert (done.returncode, told) == (0, [])
     return done.stdout
 
 
