@@ -53,6 +53,9 @@ class _Form(msgspec.Struct, frozen=True):
     """The same as plain values."""
     mixed: tuple[str, ...]
     """Fields that take values of several classes which look alike as plain values."""
+    has_defaults: bool
+    named: Any
+    """What hashes contents, begun with the name of a command; to be copied."""
 
 
 _forms: dict[type, _Form] = {}
@@ -65,21 +68,23 @@ def fingerprint_of(command: Command) -> int:
     cannot be encoded.
     """
     form = _form_of(type(command))
-    for value, given, default in zip(astuple(command), form.given, form.defaults, strict=True):
+    values = astuple(command)
+    if not form.has_defaults and _PLAIN.issuperset(map(type, values)):
+        return _digest(form, _canonical.encode(command))
+    for value, given, default in zip(values, form.given, form.defaults, strict=True):
         if value is given:
             continue
-        kind = cast("type[object]", type(value))
-        if kind in _PLAIN:
+        if type(value) in _PLAIN:
             is_plain = value != default
         else:
-            is_plain = kind in _MAY_BE_EMPTY and not value and value == default
+            is_plain = type(value) in _MAY_BE_EMPTY and not value and value == default
         if not is_plain:
             content = _content(command)
             if form.mixed:
                 _tell_classes(command, form.mixed, content)
-            return _digest(command, _encoder.encode(content))
+            return _digest(form, _encoder.encode(content))
     # Nothing but defaults, and strings and whole numbers that are none: plain as it is.
-    return _digest(command, _canonical.encode(command))
+    return _digest(form, _canonical.encode(command))
 
 
 def is_of(fingerprint: int, command: Command) -> bool:
@@ -89,7 +94,8 @@ def is_of(fingerprint: int, command: Command) -> bool:
     had been given is tried.
     """
     try:
-        return any(_digest(command, former) == fingerprint for former in _former(command))
+        form = _form_of(type(command))
+        return any(_digest(form, former) == fingerprint for former in _former(command))
     except (TypeError, ValueError, RecursionError):
         return False  # what cannot be encoded never had one
 
@@ -113,10 +119,11 @@ def _former(command: Command) -> Iterator[bytes]:
         yield _encoder.encode({**dict(form.tag), **given})
 
 
-def _digest(command: Command, content: bytes) -> int:
-    named = command.command_name.encode() + b"\0" + content
+def _digest(form: _Form, content: bytes) -> int:
+    hashed = form.named.copy()
+    hashed.update(content)
     # 63 bits, so that every JSON reader and every SQL column takes it as an integer.
-    return int.from_bytes(blake2b(named, digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashed.digest(), "big") >> 1
 
 
 def _content(struct: msgspec.Struct) -> dict[str, Any]:
@@ -145,7 +152,9 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
         names = tuple(field.encode_name for field in found)
         pairs = tuple(map(_defaults_of, found))
         given, plain = (tuple(pair[n] for pair in pairs) for n in (0, 1))
-        form = _forms[cls] = _Form(tag, names, given, plain, mixed_fields(cls))
+        has_defaults = any(default is not _NOTHING for default in (*given, *plain))
+        named = blake2b(getattr(cls, "command_name", "").encode() + b"\0", digest_size=8)
+        form = _forms[cls] = _Form(tag, names, given, plain, mixed_fields(cls), has_defaults, named)
     return form
 
 

@@ -59,6 +59,8 @@ def as_instance(what: str, value: object, cls: type[T]) -> T:
 
 def as_text(what: str, value: object, characters_max: int | None = None) -> str:
     """Give a string that can be stored; with a maximum, it has a character at least."""
+    if type(value) is str and value.isascii() and 0 < len(value) <= (characters_max or len(value)):
+        return value  # most often so
     # Not isinstance, which believes what an object says of its own class.
     if not issubclass(type(value), str):
         raise InvalidInput(f"{what} is a string, not a {type(value).__name__}. Nothing was run.")
