@@ -153,7 +153,8 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
         pairs = tuple(map(_defaults_of, found))
         given, plain = (tuple(pair[n] for pair in pairs) for n in (0, 1))
         has_defaults = any(default is not _NOTHING for default in (*given, *plain))
-        named = blake2b(getattr(cls, "command_name", "").encode() + b"\0", digest_size=8)
+        name = cls.command_name if issubclass(cls, Command) else ""
+        named = blake2b(name.encode() + b"\0", digest_size=8)
         form = _forms[cls] = _Form(tag, names, given, plain, mixed_fields(cls), has_defaults, named)
     return form
 
