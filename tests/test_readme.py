@@ -221,6 +221,7 @@ def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
     """Installing, the main job and the tests are what `.ci/run` is; the others are below."""
     assert [command for command in COMMANDS if command.startswith("python -m")] == [
         "python -m engine log bank.db --stream account:a-1 --payload",
+        "python -m engine copy bank.db backup.db",
         "python -m engine tail bank.db --json",
         f"python -m engine sql bank.db {SQL}",
         "python -m domain order 536365 --version 1",
@@ -231,11 +232,11 @@ def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
         "python -m engine projections parked bank.db balances --traceback",
         "python -m engine projections build bank.db bank_2:make balances",
     ]
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 13
 
 
 async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
-    log, tail, sql, *_ = (
+    log, copy, tail, sql, *_ = (
         shlex.split(command)[1:] for command in COMMANDS if "python -m" in command[:9]
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -243,6 +244,10 @@ async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
         [sys.executable, *log], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert (shown.returncode, '{"cents":500}' in shown.stdout) == (0, True)
+
+    copied = subprocess.run([sys.executable, *copy], cwd=folder, env=environment)
+    assert copied.returncode == 0
+    assert (folder / "backup.db").is_file()
 
     asked = subprocess.run(
         [sys.executable, *sql, "--csv"], cwd=folder, env=environment, capture_output=True, text=True

@@ -188,11 +188,11 @@ async def test_projectors_tell_their_lag_in_events_and_seconds() -> None:
         receipt = await engine.execute(Add("a", 1))
         await engine.query(GetTallies(), at=receipt)
         level = engine.statistics().projectors["tallies"]
-        await engine.execute(Add("b", 1))
+        late = await engine.execute(Add("b", 1))
         now[0] += 3_000_000
         behind = engine.statistics().projectors["tallies"]
         with pytest.raises(ProjectionLag):
-            await engine.query(GetTallies(), at=99, timeout=0)
+            await engine.query(GetTallies(), at=late, timeout=0)
         queries = engine.statistics().queries["get-tallies"]
 
     assert (level.lag_events, level.lag_seconds) == (0, 0.0)

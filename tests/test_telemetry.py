@@ -117,24 +117,25 @@ async def test_every_station_tells_what_begins_and_how_it_ends() -> None:
         with pytest.raises(Rejected):
             await engine.execute(Look("a"))
         await engine.query(GetTallies(), at=receipt)
+        late = await engine.execute(Add("b", 1))
         with pytest.raises(ProjectionLag):
-            await engine.query(GetTallies(), at=9, timeout=0)
+            await engine.query(GetTallies(), at=late, timeout=0)
         assert recorder.statistics
-        assert recorder.statistics().position == 2
+        assert recorder.statistics().position == 3
     assert recorder.detached
 
-    (add, none, facts), (_, rejected, refusal) = recorder.of(CommandBegan)
+    (add, none, facts), (_, rejected, refusal), _ = recorder.of(CommandBegan)
     assert (add.kind, add.correlation, add.causation) == ("counter", "order 7", "click")
     assert none is None
     assert facts == {"answer": "receipt", "stream": "counter:a", "version": 2, "position": 2}
     assert isinstance(rejected, Rejected)
     assert refusal == {"answer": "rejected"}
-    [(commit, _, written)] = recorder.of(CommitBegan)
+    (commit, _, written), _ = recorder.of(CommitBegan)
     assert (commit.events, commit.commands) == (2, 1)
     assert written == {"committed_events": 2, "position": 2}
-    [(load, _, loaded)] = recorder.of(LoadBegan)
+    (load, _, loaded), _ = recorder.of(LoadBegan)
     assert (load.aggregates, loaded) == (1, {"loaded": 1})
-    [(batch, _, folded)] = recorder.of(ProjectionBegan)
+    (batch, _, folded), _ = recorder.of(ProjectionBegan)
     assert (batch.projection, [e.position for e in batch.events]) == ("tallies", [1, 2])
     assert folded == {"projected_events": 2, "position": 2}
     (query, error, waited), (_, lag, _) = recorder.of(QueryBegan)

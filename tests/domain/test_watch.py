@@ -170,7 +170,7 @@ async def test_it_shows_an_order_that_comes_and_goes_and_who_writes(store: str) 
             )
             await engine.execute(ShipOrder("o-1"))
             await until("0 orders wait to be shipped")
-        with terminal(f"sqlite:{store}.none") as shown:
+        with terminal(f"{store}.none") as shown:
             await until("waiting: nobody has written")
 
 
