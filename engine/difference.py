@@ -212,13 +212,13 @@ class _Walk:
             return self._number("a circle")  # it is a part of itself
         try:
             # A value that is not equal to itself, a NaN, has not changed by that.
-            kind: Any = type(value)
+            kind = cast("Any", type(value))
             return self._number((kind, "itself" if value != value else (value,)))
         except Exception:  # it has no hash, or no answer whether it equals itself
             return self._of_unhashable(value)
 
     def _of_unhashable(self, value: Any) -> int:
-        kind: Any = type(value)
+        kind = cast("Any", type(value))
         others = self._unhashable.setdefault(kind, [])
         for other, number in others:
             if _same(other, value):
@@ -250,7 +250,7 @@ def _key(value: Any, parts: Sequence[Any], class_of: Callable[[Any], int]) -> ob
         return "mapping", frozenset(zip(classes[:half], classes[half:], strict=True))
     if isinstance(value, Set):
         return "set", frozenset(classes)
-    kind: Any = type(value)
+    kind = cast("Any", type(value))
     return kind, tuple(classes)
 
 

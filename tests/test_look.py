@@ -510,7 +510,9 @@ async def test_tail_does_not_mix_two_logs(path: Path, tmp_path: Path, how: str) 
         status, err = ended(tail)
 
     assert status == 1
-    assert re.fullmatch("error: (.* is another log now|there is no log |.* is not the file any more ).*\n", err)
+    assert re.fullmatch(
+        "error: (.* is another log now|there is no log |.* is not the file any more ).*\n", err
+    )
 
 
 async def test_a_payloads_numbers_are_shown_as_they_are_stored(
