@@ -241,3 +241,19 @@ def test_values_of_classes_that_look_alike_are_known_again() -> None:
 def test_a_key_that_comes_again_for_a_class_that_looks_alike_is_another_command() -> None:
     assert fingerprint_of(Steer("s")) == former(Steer("s"))
     assert fingerprint_of(Steer("s", Pause())) != former(Steer("s", Pause()))
+
+
+class Asked(msgspec.Struct):
+    command_name: int = 0
+
+
+class Record(Command):
+    place: Id
+    asked: Asked
+
+
+def test_a_value_in_a_command_may_have_a_field_called_as_what_commands_have() -> None:
+    one, other = Record("p", Asked(1)), Record("p", Asked(2))
+
+    assert fingerprint_of(one) == former(one) == fingerprint_of(Record("p", Asked(1)))
+    assert fingerprint_of(one) != fingerprint_of(other)
