@@ -459,6 +459,11 @@ class Projector:
             self.announce()
         self._opened = True
 
+    async def make_sure(self) -> None:
+        """Forget what a failed write left in memory: it is not written now. To be asked for."""
+        if not self._sure:
+            await self.reopen()
+
     def announce(self) -> None:
         """Say that anything that queries see of it may have changed."""
         if self._written is not None:
@@ -473,9 +478,7 @@ class Projector:
 
     async def release(self, parked: Parked) -> Exception | None:
         """Try a parked event again; give what it raised, if it did. To be asked for."""
-        if not self._sure:
-            # What a failed write left in memory must not be written now.
-            await self.reopen()
+        await self.make_sure()
         stored = await self.read(parked.position)
         self._sure = False
         error, changes = await self._work.release(parked, stored, self._checkpoint)

@@ -1,8 +1,8 @@
 """Parked events that are tried again: in order, a page at a time, and no further than it goes.
 
-Rules: a page is tried between two batches of its projector. Of a key whose event fails again the
-later ones are left as they are. What is folded is parked no more, event by event, so that whatever
-ends it on the way leaves nothing to undo.
+Rules: a page is tried between two batches of its projector, and no further than that has come. Of
+a key whose event fails again the later ones are left as they are. What is folded is parked no more,
+event by event, so that whatever ends it on the way leaves nothing to undo.
 """
 
 from __future__ import annotations
@@ -53,8 +53,15 @@ class Retry:
         """Try them."""
         projector = self._projector
         name = projector.definition.name
+        # What is parked is asked in memory: after a failed write that may lack what is in the file.
+        await projector.make_sure()
         page = await self._views.parked(name, key=self._key, after=self._after, limit=PARKED_PAGE)
         for parked in page:
+            if parked.position > projector.position:
+                # Of another slice, which is further: behind it, the next page would begin in the
+                # middle of what this one parks meanwhile.
+                self.next = None
+                return
             self.next = parked.position
             if parked.key in self._given_up or parked.key not in projector.parking.keys:
                 continue

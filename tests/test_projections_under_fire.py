@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from engine import (
     projects,
 )
 from engine.projecting import Projecting
+from engine.projection import slice_of
 from engine.projector import Projector
+from engine.views import Parked
 from tests.faults import Hold
 from tests.support import Added, Counter, settle, until
 from tests.test_projections import (
@@ -140,6 +142,61 @@ async def test_a_retry_whose_write_fails_does_not_stop_a_projection(file: str) -
         assert await sums(engine, at=await add(engine, "a", "b")) == {"a": 2}
         assert (await engine.projections.retry("sums")).released == 2
         assert await sums(engine) == {"a": 2, "b": 2}
+
+
+async def test_a_retry_finds_what_a_write_parked_that_was_reported_as_failed(file: str) -> None:
+    steps = ["views.checkpointed", "views.committed"]
+
+    def fail(name: str) -> None:
+        if steps and name == steps[0]:
+            del steps[0]
+            raise apsw.FullError("the disk is full")
+
+    AILING.add("b")
+    ports, limits = Ports(failpoint=fail), Limits(projector_retries=1)
+    async with summing(Parking, file, ports=ports, limits=limits) as engine:
+        await add(engine, "b")
+        await until(lambda: engine.statistics().projectors["sums"].failure is not None)
+        AILING.clear()
+
+        assert (await engine.projections.retry("sums")).released == 1
+
+
+async def test_a_retry_does_not_begin_in_the_middle_of_what_a_slice_parks_meanwhile(
+    file: str,
+) -> None:
+    """Another slice is further, and what it has parked stands between two events of this one."""
+    late, far = "a", next(c for c in "bcdefgh" if _slice(c) > _slice("a"))
+    AILING.update((late, far))
+    async with summing(SlicedAndParking, file) as engine:
+        projectors = work_of(engine)._serving
+        held = asyncio.Event()
+        holding = asyncio.create_task(projectors[_slice(late)].ask(held.wait))
+        await add(engine, late, far, late)
+        await until(lambda: projectors[_slice(far)].position == 3)
+        ask = engine._views.parked
+
+        async def parked(name: str, **options: Any) -> Sequence[Parked]:
+            if projectors[_slice(late)].position == 3:
+                AILING.clear()  # mended as soon as both of its events are parked
+            return await ask(name, **options)
+
+        engine._views.parked = parked  # type: ignore[method-assign, assignment]
+        retry = asyncio.create_task(engine.projections.retry("sums"))
+        await until(lambda: bool(projectors[_slice(late)]._calls))
+        held.set()
+        await asyncio.gather(holding, retry)
+        await until(lambda: projectors[_slice(late)].position == 3)
+
+        left = await engine.projections.parked("sums")
+        assert [p.position for p in left if p.key == f"counter:{late}"] == [1, 3]
+        AILING.clear()
+        await engine.projections.retry("sums")
+        assert await sums(engine) == {late: 2, far: 1}
+
+
+def _slice(counter: str) -> int:
+    return slice_of(f"counter:{counter}", 4)
 
 
 async def test_a_batch_that_could_not_be_written_is_not_written_by_a_retry(file: str) -> None:
