@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -52,8 +53,9 @@ BACK_OFF_SECONDS_MAX: Final = 5.0
 NARROW: Final = 8
 """Into so many batches one is divided whose rows the database refuses."""
 GIVE_WAY: Final = 4.0
+REST_SECONDS_MAX: Final = 0.5
 """How long a build beside the one that serves rests after a batch while commands are at work, in
-times that the batch took: they share one interpreter with it."""
+times that the batch took: they share one interpreter. A long one has waited for a disk."""
 
 
 class _Poisoned(Exception):
@@ -318,7 +320,7 @@ class Projector:
                 begin = self._ports.stopwatch()
                 done += await self._project(events[done : done + self._batch_max()])
                 if self.gives_way and self._is_busy is not None and self._is_busy():
-                    await asyncio.sleep(GIVE_WAY * (self._ports.stopwatch() - begin))
+                    await self._give_way(self._ports.stopwatch() - begin)
                 if self._stopping:
                     await self._writes.settle()
                     return
@@ -355,6 +357,13 @@ class Projector:
             follows = bus.first is None or bus.first <= self._ahead.position + 1
             assert follows or self._behind, "what is on the bus is in the feed"
         return ()
+
+    async def _give_way(self, took: float) -> None:
+        """Let commands have the interpreter, until somebody wants something of this projector."""
+        self._resumed.clear()
+        if not (self._stopping or self._paused or self._calls):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._resumed.wait(), min(GIVE_WAY * took, REST_SECONDS_MAX))
 
     async def _run_calls(self) -> None:
         while self._calls and not self._stopping:

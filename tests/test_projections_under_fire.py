@@ -29,7 +29,7 @@ from engine import (
 from engine.projecting import Projecting
 from engine.projection import slice_of
 from engine.projector import Projector
-from engine.views import Parked
+from engine.views import Parked, Part
 from tests.faults import Hold
 from tests.support import Added, Counter, settle, until
 from tests.test_projections import (
@@ -107,6 +107,18 @@ class Gate:
 
 def work_of(engine: Engine) -> Projecting:
     return engine._projecting["sums"]
+
+
+def let_be_busy(work: Projecting) -> None:
+    """Let builds that are begun from now on take commands to be at work always."""
+    make = work._make
+
+    def busy(part: Part, *, moved: Callable[[], None], paused: bool) -> Projector:
+        projector = make(part, moved=moved, paused=paused)
+        projector._is_busy = lambda: True
+        return projector
+
+    work._make = busy
 
 
 # -- writes that fail -----------------------------------------------------------------------------
@@ -597,6 +609,31 @@ async def test_what_was_parked_of_a_build_goes_with_it(file: str) -> None:
         assert await sums(engine) == {"a": 1, "b": 1}
         left = "SELECT (SELECT count(*) FROM parked), (SELECT sum(build) FROM checkpoints)"
         assert (await engine._views.sql(left, (), 1))[1] == [(0, 2)]
+
+
+async def test_a_build_that_gives_way_to_commands_ends_at_once_with_its_engine(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.projector.GIVE_WAY", 1e9)
+    monkeypatch.setattr("engine.projector.REST_SECONDS_MAX", 1e3)
+    async with asyncio.timeout(SECONDS), filled(Parking, file, *"abc") as engine:
+        work = work_of(engine)
+        let_be_busy(work)
+        await engine.projections.rebuild("sums")
+        (projector,) = work._building
+        await until(lambda: projector.position == 3)
+        assert projector.state == "catching-up", "it rests"
+
+
+async def test_a_build_does_not_rest_for_as_long_as_a_disk_was_slow(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.projector.GIVE_WAY", 1e9)
+    monkeypatch.setattr("engine.projector.REST_SECONDS_MAX", 0.01)
+    async with asyncio.timeout(SECONDS), filled(Parking, file, *"abc") as engine:
+        let_be_busy(work_of(engine))
+        await engine.projections.rebuild("sums")
+        await rebuilt(engine)
 
 
 # -- skips ----------------------------------------------------------------------------------------
