@@ -8,7 +8,9 @@ unchanged copy, and must pass: otherwise a broken test would pass for a sharp on
 
 `catches.json` holds the test that caught each mutant last. That test alone is run first, which
 takes a third of the time. If it lets the mutant through, all of the mutant's tests are run.
-`--record` writes the file, and `--all` runs as if there were none.
+`--record` writes the file, and `--all` runs as if there were none. `--recorded` leaves out those
+that are not in the file, and says how many they are: continuous integration holds what was seen to
+be caught, and a new mutant counts from its record on.
 
 With `--seeds N` the simulation alone hunts every mutant that it can see, those marked `simulated`,
 and the seeds are counted. The exit status is 1 if any mutant survives.
@@ -237,11 +239,16 @@ def main() -> int:
         "--seeds", type=int, default=0, help="let the simulation find them, in so many seeds"
     )
     parser.add_argument("--all", action="store_true", help="run all tests of each mutant at once")
+    parser.add_argument("--recorded", action="store_true", help="only those in catches.json")
     parser.add_argument("--record", action="store_true", help="write the catching tests down")
     options = parser.parse_args()
     mutants = load(options.names)
     if options.seeds and not options.names:
         mutants = {name: mutant for name, mutant in mutants.items() if mutant.simulated}
+    kept = load_catches()
+    unrecorded = [name for name in mutants if name not in kept]
+    if options.recorded:
+        mutants = {name: mutant for name, mutant in mutants.items() if name in kept}
     if options.seeds or options.all:
         hunted = hunt(mutants, options.jobs, options.seeds)
     else:
@@ -260,6 +267,8 @@ def main() -> int:
     if options.seeds:
         tell_seeds(outcomes)
     print(f"{len(mutants) - survivors} of {len(mutants)} mutants caught")
+    if options.recorded and unrecorded:
+        print(f"{len(unrecorded)} have no record yet: {', '.join(unrecorded)}")
     return 1 if survivors or not mutants else 0
 
 
