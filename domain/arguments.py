@@ -87,13 +87,7 @@ def _import_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a .csv or .csv.gz file like the sample, which is imported if none is given",
     )
-    parser.add_argument(
-        "--store",
-        type=_text,
-        default="sqlite:shop.db",
-        metavar="URL",
-        help="where the shop keeps its log: sqlite:FILE, or memory: (default: %(default)s)",
-    )
+    _add_store(parser, "where the shop keeps its log: sqlite:FILE, or memory:")
     _add_dates(parser)
     parser.add_argument(
         "--acks",
@@ -135,13 +129,7 @@ def _watch_parser() -> argparse.ArgumentParser:
         epilog=WATCH_MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--store",
-        type=_text,
-        default="sqlite:shop.db",
-        metavar="URL",
-        help="where the shop keeps its log: sqlite:FILE (default: %(default)s)",
-    )
+    _add_store(parser, "where the shop keeps its log: sqlite:FILE")
     parser.add_argument(
         "--import",
         dest="file",
@@ -156,6 +144,16 @@ def _watch_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_store(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--store",
+        type=_text,
+        default="sqlite:shop.db",
+        metavar="URL",
+        help=f"{what} (default: %(default)s)",
+    )
+
+
 def _order_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m domain order",
@@ -164,13 +162,7 @@ def _order_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("id", type=_text, metavar="ID", help="the order's number, as 536365")
-    parser.add_argument(
-        "--store",
-        type=_text,
-        default="sqlite:shop.db",
-        metavar="URL",
-        help="the shop's log (default: %(default)s)",
-    )
+    _add_store(parser, "the shop's log")
     then = parser.add_mutually_exclusive_group()
     then.add_argument("--version", type=whole, metavar="N", help="as it was at this version")
     then.add_argument(
@@ -190,13 +182,7 @@ def _search_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", type=_text, metavar="WORDS", help='words, as "red lantern"')
-    parser.add_argument(
-        "--store",
-        type=_text,
-        default="sqlite:shop.db",
-        metavar="URL",
-        help="the shop's log (default: %(default)s)",
-    )
+    _add_store(parser, "the shop's log")
     parser.add_argument(
         "--limit",
         type=some,
