@@ -24,7 +24,8 @@ import msgspec
 import engine
 from engine.codec import EventRegistry, Metadata, encode_metadata
 from engine.fingerprint import fingerprint_of
-from engine.stores.contract import AppendRequest, Batch, EventData, Store, Write
+from engine.stored import EventData
+from engine.stores.contract import AppendRequest, Batch, Store, Write
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite import SqliteStore
 

@@ -49,7 +49,8 @@ from .proving import decide_and_compare
 from .recording import encode_and_fold, failed, failure_told
 from .safely import described
 from .snapshot import Distrusted, Frozen
-from .stores.contract import ENCODING_JSON, Snapshot, StoredEvent, StreamPage, Write
+from .stored import ENCODING_JSON, Snapshot, StoredEvent
+from .stores.contract import StreamPage, Write
 
 __all__ = ["Actor", "Phase"]
 

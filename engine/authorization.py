@@ -1,10 +1,9 @@
 """The one gate before commands and reads: asks the host's `authorize`, and denies by default.
 
 Rules: once a hook is set, only its `True` allows; anything else, an exception included, is
-Forbidden, and nothing is run or read. The hook sees what is run, and must not change it. However
-long it takes for one command, those of one principal to one aggregate pass in the order in which
-they were sent, and each within its deadline. What is denied is never shown: errors and log lines
-name types and streams, no payloads.
+Forbidden, and nothing is run or read. The hook sees what is run, and must not change it. What is
+denied is never shown: errors and log lines name types and streams, no payloads. Commands that wait
+for an async hook are kept in their order by admission.py.
 """
 
 from __future__ import annotations
@@ -12,18 +11,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from .errors import Forbidden, Overloaded
+from .errors import Forbidden
+from .futures import is_being_cancelled
 from .given import as_text
-from .limits import Limits
-from .mailbox import Mail, too_late
-from .messages import Command, Query, Receipt
-from .ports import Clock
+from .messages import Command, Query
 from .tracebacks import told
 
-__all__ = ["Action", "Authorize", "Gate", "is_being_cancelled"]
+__all__ = ["Action", "Authorize", "Gate"]
 
 Action: TypeAlias = Literal["execute", "query", "history", "feed", "past", "control"]
 Asked: TypeAlias = Command | Query[Any] | str
@@ -36,31 +33,23 @@ projection. What is asked of a past is a "query"."""
 class Gate:
     """Asks the hook of one engine."""
 
-    def __init__(
-        self, authorize: Authorize, logger: logging.Logger, clock: Clock, limits: Limits
-    ) -> None:
+    def __init__(self, authorize: Authorize, logger: logging.Logger) -> None:
         self._authorize = authorize
         self._logger = logger
-        self._clock = clock
-        self._waiting_max = limits.commands_accepted
-        self._waiting = 0
-        """Commands that the hook keeps waiting."""
-        self._lines: dict[Hashable, asyncio.Future[None]] = {}
-        """The last command of each line that waits; done when it and all before it have passed."""
 
     async def check(self, principal: str | None, action: Action, message: Asked) -> None:
         """Return if the hook gives True; raise Forbidden otherwise."""
         if principal is not None:
             principal = as_text("principal", principal)
-        answer = self._ask(principal, action, message)
+        answer = self.ask(principal, action, message)
         if answer is not None:
-            await self._hear(answer, principal, action, message)
+            await self.hear(answer, principal, action, message)
 
     def check_now(self, principal: str | None, action: Action, message: Asked, mend: str) -> None:
         """Do the same for a caller who cannot wait; an async hook is Forbidden with the mend."""
         if principal is not None:
             principal = as_text("principal", principal)
-        answer = self._ask(principal, action, message)
+        answer = self.ask(principal, action, message)
         if answer is None:
             return
         if inspect.iscoroutine(answer):
@@ -71,60 +60,7 @@ class Gate:
             action,
         )
 
-    async def admit(
-        self, mail: Mail, line: Hashable, post: Callable[[Mail], asyncio.Future[Receipt]]
-    ) -> asyncio.Future[Receipt]:
-        """Ask for a command, and post it behind those that were sent before it in its line.
-
-        Raises Forbidden, DeadlinePassed, Overloaded, and what `post` raises.
-        """
-        if self._waiting >= self._waiting_max:
-            raise Overloaded(
-                f"{self._waiting} commands wait for authorize, as many as "
-                f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
-            )
-        answer = self._ask(mail.principal, "execute", mail.command)
-        if answer is None and line not in self._lines:
-            return post(mail)
-        before, own = self._lines.get(line), asyncio.get_running_loop().create_future()
-        self._lines[line] = own
-        self._waiting += 1
-        try:
-            await self._pass(mail, answer, before)
-            return post(mail)
-        finally:
-            self._waiting -= 1
-            if before is None:
-                self._leave(line, own)
-            else:
-                # Whoever is refused or leaves lets nobody behind him overtake who is before him.
-                before.add_done_callback(lambda _: self._leave(line, own))
-
-    async def _pass(
-        self, mail: Mail, answer: Awaitable[object] | None, before: asyncio.Future[None] | None
-    ) -> None:
-        """Return when the hook has said yes and those before have passed, within the deadline."""
-        begun = 0.0 if mail.seconds is None else self._clock.monotonic()
-        try:
-            async with asyncio.timeout(mail.seconds):
-                if answer is not None:
-                    await self._hear(answer, mail.principal, "execute", mail.command)
-                if before is not None:
-                    await asyncio.shield(before)
-        except TimeoutError:
-            raise too_late(mail, "its aggregate", "waited for authorize") from None
-        if mail.seconds is not None:
-            mail.seconds -= self._clock.monotonic() - begun
-            if mail.seconds <= 0:
-                raise too_late(mail, "its aggregate", "waited for authorize")
-
-    def _leave(self, line: Hashable, own: asyncio.Future[None]) -> None:
-        if self._lines.get(line) is own:
-            del self._lines[line]
-        if not own.done():
-            own.set_result(None)
-
-    def _ask(
+    def ask(
         self, principal: str | None, action: Action, message: Asked
     ) -> Awaitable[object] | None:
         """Call the hook; give what is to be awaited, or nothing where it has said yes."""
@@ -139,7 +75,7 @@ class Gate:
         _judge(allowed, principal, action, message)
         return None
 
-    async def _hear(
+    async def hear(
         self, answer: Awaitable[object], principal: str | None, action: Action, message: Asked
     ) -> None:
         """Return if an async hook gives True; raise Forbidden otherwise."""
@@ -163,15 +99,6 @@ class Gate:
         # Without its message, which is about what was asked, and by whom.
         self._logger.error("authorize failed, so the answer is no\n%s", told(error))
         raise _forbidden(principal, action, message) from error
-
-
-def is_being_cancelled() -> bool:
-    """Whether somebody wants this task to end; where not, a CancelledError is no end of it.
-
-    Whoever awaits what another one has given up, such as a token that is fetched, is told so too.
-    """
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 def _judge(allowed: object, principal: str | None, action: Action, message: Asked) -> None:

@@ -22,11 +22,10 @@ from collections.abc import (
 from contextlib import aclosing
 from typing import TypeAlias
 
-from .authorization import is_being_cancelled
 from .errors import EngineError, InvalidInput, Overloaded, UsageError
+from .futures import is_being_cancelled, retrieve
 from .given import as_whole, shown
 from .messages import Command, Envelope, Receipt
-from .supervisor import retrieve
 
 __all__ = ["Commands", "check_many", "run_many"]
 

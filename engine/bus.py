@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from .bell import Bell
 from .limits import Limits
 from .statistics import SubscriptionStatistics
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 
 __all__ = ["Bus", "Subscription"]
 

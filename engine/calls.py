@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 from .errors import Closed
+from .futures import retrieve
 
 __all__ = ["Calls"]
 
@@ -38,7 +39,7 @@ class Calls:
         if self._refused:
             raise Closed(self._refused)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        answer.add_done_callback(_forgive)
+        answer.add_done_callback(retrieve)
         # Woken first: it may raise RecursionError, and then nothing is to be done later.
         self._wake()
         self._waiting.append((call, answer))
@@ -70,9 +71,3 @@ class Calls:
 def _settle(answer: asyncio.Future[Any], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)
-
-
-def _forgive(answer: asyncio.Future[Any]) -> None:
-    """Let nobody be told of an error whose caller has left at the same moment."""
-    if not answer.cancelled():
-        answer.exception()

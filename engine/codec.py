@@ -19,7 +19,7 @@ from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
 from .safely import as_error
 from .shape import event_type, schema_hash
-from .stores.contract import ENCODING_JSON, EventType, StoredEvent
+from .stored import ENCODING_JSON, EventType, StoredEvent
 from .upcasting import Upcaster, Upcasting
 from .withheld import is_own_refusal, told_without_values, withheld
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from .contained import HostFailed, contained
 from .errors import EngineError
+from .futures import retrieve
 from .limits import Limits
 from .safely import as_error
 
@@ -74,7 +75,7 @@ class Courier:
         loop = asyncio.get_running_loop()
         self._due = loop.time() + self._seconds
         task = self._task = loop.create_task(_run(deliver), name=f"foldline sink {self._name}")
-        task.add_done_callback(_look_at)
+        task.add_done_callback(retrieve)
         try:
             await self._wait(task)
             if task.done():
@@ -150,9 +151,3 @@ def _error_of(task: asyncio.Task[None]) -> Exception | None:
         # A group that is no Exception has a cancellation in it.
         return NotDelivered("a delivery was cancelled inside by somebody else")
     return failed
-
-
-def _look_at(task: asyncio.Task[None]) -> None:
-    """Look at an error that nobody waits for any more, so that asyncio does not report it."""
-    if not task.cancelled():
-        task.exception()

@@ -20,20 +20,21 @@ from typing import NoReturn, TypeAlias
 
 from .actor import Actor
 from .bell import Bell
-from .errors import Damaged, HandlerFailed, InvalidInput, Overloaded
-from .given import as_text
+from .errors import Damaged, HandlerFailed, Overloaded
+from .ids import as_id, check_id
 from .kind import Kind
-from .limits import ID_LENGTH_MAX, Limits
+from .limits import Limits
 from .ports import Ports
 from .read_ahead import AHEAD, ReadAhead
 from .running import note_new_aggregates
 from .safely import as_error, text_of
 from .snapshot import Distrusted
 from .statistics import DirectoryStatistics, Histogram
-from .stores.contract import Store, StoredEvent, StreamPage, StreamRead
+from .stored import StoredEvent
+from .stores.contract import Store, StreamPage, StreamRead
 from .telemetry import LoadBegan, Watch
 
-__all__ = ["Directory", "as_id", "check_id"]
+__all__ = ["Directory"]
 
 _SCAN_MAX = 1_024
 """Actors looked at, at most, to find one that can leave; the next search goes on behind them."""
@@ -329,12 +330,6 @@ class Directory:
         return unfinished
 
 
-def as_id(given: object) -> str:
-    """Give an id as a plain string; raise InvalidInput for what is none."""
-    # An enum's member is its value, whatever Python's version makes of it in a text.
-    return as_text("an aggregate's id", given)
-
-
 class _Unfoldable(Exception):
     """What the host's code raised, whatever it is: of the engine's own task nothing is caught."""
 
@@ -367,12 +362,3 @@ def _replay(actor: Actor, events: Sequence[StoredEvent], end: int) -> None:
         actor.replay(events, end)
     except BaseException as error:
         raise _Unfoldable(error) from error
-
-
-def check_id(aggregate_id: str) -> None:
-    """Raise UsageError for an id that cannot be stored."""
-    if not 0 < len(aggregate_id) <= ID_LENGTH_MAX or not aggregate_id.isprintable():
-        raise InvalidInput(
-            f"the id {aggregate_id[:40]!a} has {len(aggregate_id)} characters: an id has 1 to "
-            f"{ID_LENGTH_MAX} printable ones. Nothing was run."
-        )

@@ -22,6 +22,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
+from .admission import Admission
 from .aggregate import Aggregate, AggregateDefinition, definitions_of
 from .answers import Answers
 from .authorization import Authorize, Gate
@@ -118,6 +119,7 @@ class Engine:
         self._logger = safe_logger(logger, messages=log_messages)
         self._debug = debug
         self._gate = self._wire_gate(authorize)
+        self._admission = self._wire_admission(self._gate)
         self._store: Store = open_store(store)
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
         self._entrance = Entrance(lambda: self._supervisor.state, lambda: self._supervisor.failed)
@@ -242,7 +244,10 @@ class Engine:
             return None
         if not callable(authorize):
             raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
-        return Gate(authorize, self._logger, self._ports.clock, self._limits)
+        return Gate(authorize, self._logger)
+
+    def _wire_admission(self, gate: Gate | None) -> Admission | None:
+        return None if gate is None else Admission(gate, self._ports.clock, self._limits)
 
     def _wire_submit(self) -> Callable[[Mail], asyncio.Future[Receipt]]:
         """Choose once how commands are posted, so that without a telemetry none is looked for."""
@@ -337,9 +342,10 @@ class Engine:
         mail = self._prepare(
             command, key, expected, correlation, causation, principal, headers, deadline
         )
-        if self._gate is None:
+        if self._admission is None:
             return await self._submit(mail)
-        return await (await self._gate.admit(mail, self._reception.place_of(mail), self._post))
+        place = self._reception.place_of(mail)
+        return await (await self._admission.admit(mail, place, self._post))
 
     def _post(self, mail: Mail) -> asyncio.Future[Receipt]:
         """Post a command that the gate has let in; the engine may have stopped meanwhile."""
@@ -368,9 +374,9 @@ class Engine:
         mail = self._prepare(
             envelope.command, envelope.key, envelope.expected, *trace, envelope.deadline
         )
-        if self._gate is None:
+        if self._admission is None:
             return self._submit(mail)
-        return await self._gate.admit(mail, self._reception.place_of(mail), self._post)
+        return await self._admission.admit(mail, self._reception.place_of(mail), self._post)
 
     # -- queries ----------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ from .history import LoggedEvent, logged
 from .limits import Limits
 from .log_reader import LogReader
 from .messages import Event
-from .stores.contract import Store, StoredEvent
+from .stored import StoredEvent
+from .stores.contract import Store
 
 __all__ = ["Feed", "Feeds", "Kinds", "Names"]
 

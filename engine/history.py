@@ -20,14 +20,15 @@ from .aggregate import Aggregate, AggregateDefinition
 from .authorization import Gate
 from .codec import EventRegistry, decode_meta
 from .difference import Change, difference
-from .directory import as_id, check_id
 from .errors import Damaged, InvalidInput, StreamUnreadable, UsageError
 from .given import WHOLE_MAX, shown
+from .ids import as_id, check_id
 from .limits import Limits
 from .messages import Event, Meta
 from .ports import Workers
 from .safely import as_error
-from .stores.contract import StoredEvent, StreamPage, StreamRead
+from .stored import StoredEvent
+from .stores.contract import StreamPage, StreamRead
 
 __all__ = [
     "History",

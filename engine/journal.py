@@ -31,16 +31,8 @@ from .messages import Receipt
 from .ports import Ports
 from .snapshot import Frozen
 from .statistics import Histogram, JournalStatistics
-from .stores.contract import (
-    Appended,
-    AppendRequest,
-    Batch,
-    Committed,
-    Store,
-    StoredEvent,
-    StreamConflict,
-    Write,
-)
+from .stored import StoredEvent
+from .stores.contract import Appended, AppendRequest, Batch, Committed, Store, StreamConflict, Write
 from .telemetry import LINKS_MAX, CommitBegan, Watch
 from .timekeeping import Timekeeper
 

@@ -21,7 +21,7 @@ from .messages import Event
 from .ports import Ports
 from .projection import Projection
 from .snapshot import Freezer
-from .stores.contract import EventType
+from .stored import EventType
 from .upcasting import Upcasting
 
 __all__ = ["EventBinding", "Kind", "bind_events", "bind_stored", "registry_of"]

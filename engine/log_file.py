@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from .errors import Closed, UsageError
 from .ports import Ports, Worker
-from .stores.contract import EventType, Head, StoredEvent, StreamPage, StreamRead
+from .stored import EventType, StoredEvent
+from .stores.contract import Head, StreamPage, StreamRead
 from .stores.sqlite_reader import SqliteReader
 
 __all__ = ["LogFile"]

@@ -14,7 +14,7 @@ from typing import Protocol
 from .errors import Damaged
 from .limits import Limits
 from .read_ahead import AHEAD, ReadAhead
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 
 __all__ = ["FeedSource", "LogReader"]
 

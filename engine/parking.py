@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from .errors import Damaged
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 from .tracebacks import told
 from .views import Parked, what_of
 

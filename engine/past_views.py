@@ -37,7 +37,8 @@ from .messages import Query, Receipt, position_of
 from .ports import Ports
 from .projection import Projection, ProjectionDefinition
 from .reading import Views
-from .stores.contract import LogSource, StoredEvent
+from .stored import StoredEvent
+from .stores.contract import LogSource
 from .stores.sqlite_views import SqliteViews
 from .views import Checkpoint, Part, what_of
 from .works import folding

@@ -19,7 +19,7 @@ from .messages import Event
 from .parking import Parking
 from .projection import ProjectionDefinition, reaching, slice_of
 from .rows import is_text
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 
 __all__ = ["Picking", "may_pass"]
 

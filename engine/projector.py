@@ -34,7 +34,7 @@ from .ports import Ports
 from .projection import ProjectionDefinition
 from .safely import shows_messages
 from .statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 from .telemetry import ProjectionBegan, Watch
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, what_of

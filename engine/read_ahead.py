@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 
+from .futures import retrieve
+
 __all__ = ["AHEAD", "ReadAhead"]
 
 K = TypeVar("K")
@@ -52,16 +54,10 @@ class ReadAhead(Generic[K, P]):
                 assert self._pages[number][0] == key, "what is looked for twice is in one order"
                 continue
             page = asyncio.ensure_future(self._read(key))
-            page.add_done_callback(_forgive)
+            page.add_done_callback(retrieve)
             self._pages.append((key, page))
 
     def close(self) -> None:
         """Drop what was read ahead, and end what is still being read."""
         while self._pages:
             self._pages.popleft()[1].cancel()
-
-
-def _forgive(page: asyncio.Task[Any]) -> None:
-    """Let nobody be told of an error that no reader came for; whoever comes is told himself."""
-    if not page.cancelled():
-        page.exception()

@@ -15,10 +15,11 @@ from typing import cast
 from .aggregate import CommandHandler, Context
 from .copying import copy_fields, mutable_fields
 from .deliberation import CURRENT
-from .directory import Directory, as_id
+from .directory import Directory
 from .errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
 from .fingerprint import fingerprint_of
 from .given import as_headers, as_seconds, as_text, as_whole, shown
+from .ids import as_id
 from .kind import Kind
 from .limits import KEY_LENGTH_MAX
 from .mailbox import Intake, Mail

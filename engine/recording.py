@@ -19,7 +19,7 @@ from .mailbox import Mail
 from .messages import Event
 from .proving import Refold
 from .safely import shows_messages
-from .stores.contract import EventData
+from .stored import EventData
 from .tracebacks import told
 
 __all__ = ["encode_and_fold", "failed", "failure_told"]

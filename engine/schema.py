@@ -13,7 +13,7 @@ import msgspec
 
 from .codec import EventRegistry
 from .errors import Damaged, StoreRefused
-from .stores.contract import ENCODING_JSON, EventType, StoredEvent
+from .stored import ENCODING_JSON, EventType, StoredEvent
 
 __all__ = [
     "Finding",

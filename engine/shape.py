@@ -19,7 +19,7 @@ from msgspec import inspect
 from .annotations import defaults_of, struct_of
 from .errors import DefinitionError
 from .messages import Event
-from .stores.contract import EventType
+from .stored import EventType
 
 __all__ = ["event_type", "schema_hash"]
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from .log_reader import FeedSource
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 
 __all__ = ["SharedFeed"]
 

@@ -26,7 +26,7 @@ from .picking import Picking
 from .ports import Ports
 from .projection import Delivering
 from .sink import Delivery
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, ViewsStore
 from .work import Prepared

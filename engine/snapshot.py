@@ -22,7 +22,7 @@ from .aggregate import Aggregate, AggregateDefinition
 from .codec import UNDECODABLE, schema_hash
 from .keys import KeyRecord, KeyWindow
 from .sameness import first_difference
-from .stores.contract import Snapshot, StoredEvent
+from .stored import Snapshot, StoredEvent
 
 __all__ = ["Distrusted", "Freezer", "Frozen"]
 

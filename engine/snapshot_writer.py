@@ -13,7 +13,8 @@ import anyio
 
 from .limits import Limits
 from .statistics import SnapshotStatistics
-from .stores.contract import Snapshot, Store
+from .stored import Snapshot
+from .stores.contract import Store
 
 __all__ = ["SnapshotWriter"]
 

@@ -22,7 +22,7 @@ from .messages import Event
 from .picking import Picking, may_pass
 from .ports import Ports
 from .sql_projection import RolledBack, SqlSession
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, ViewsStore
 from .work import Prepared

@@ -24,7 +24,7 @@ from .messages import Event
 from .picking import Picking
 from .projection import ProjectionDefinition, ProjectionHandler, TableDefinition, slice_of
 from .rows import Flat, Scalar
-from .stores.contract import ENCODING_JSON, StoredEvent
+from .stored import ENCODING_JSON, StoredEvent
 
 __all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage", "weight_of"]
 

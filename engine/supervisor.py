@@ -25,6 +25,7 @@ from .deliberation import Deliberations
 from .directory import Directory
 from .dispatcher import Dispatcher
 from .errors import Closed, EngineFailed
+from .futures import retrieve
 from .journal import Journal
 from .mailbox import Intake
 from .safely import described, shows_messages
@@ -221,12 +222,6 @@ class Supervisor:
                 self._logger.error("closing failed\n%s", told(error, messages=messages))
                 if self.state != "failed":
                     self.state, self.failed = "failed", error
-
-
-def retrieve(future: asyncio.Future[Any]) -> None:
-    """Look at a future's error, so that asyncio does not report it as unseen."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _name_of(run: Callable[[], Awaitable[None]]) -> str:

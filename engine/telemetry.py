@@ -20,7 +20,7 @@ import msgspec
 from .given import as_headers
 from .messages import Command, Query, Receipt
 from .statistics import EngineStatistics, answer_class
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 
 __all__ = [
     "Began",

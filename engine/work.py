@@ -23,7 +23,7 @@ from .picking import may_pass
 from .ports import Ports
 from .rows import Flat, Scalar
 from .staging import Fold
-from .stores.contract import StoredEvent
+from .stored import StoredEvent
 from .tracebacks import told
 from .views import Changes, Checkpoint, Parked, Part, ViewsStore
 

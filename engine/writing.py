@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from .errors import RowRefused
+from .futures import retrieve
 from .views import Changes
 
 __all__ = ["NotTaken", "Writes"]
@@ -50,7 +51,7 @@ class Writes:
     ) -> None:
         """Take a write that was asked for; call `note` when it is written, and `fail` if not."""
         writing = asyncio.ensure_future(write)
-        writing.add_done_callback(_look_at)
+        writing.add_done_callback(retrieve)
         before = self._waiting[-1] if self._waiting else None
         follow = asyncio.ensure_future(self._follow(changes, writing, before, note, fail))
         follow.add_done_callback(self._ended)
@@ -111,9 +112,3 @@ class Writes:
         """Wait for none any more."""
         for write in self._waiting:
             write.cancel()
-
-
-def _look_at(writing: asyncio.Future[bool]) -> None:
-    """Look at what a write raised, which nobody does where its batch was given up meanwhile."""
-    if not writing.cancelled():
-        writing.exception()

@@ -22,15 +22,8 @@ from engine import (
     applies,
     handles,
 )
-from engine.stores.contract import (
-    AppendRequest,
-    Batch,
-    Committed,
-    EventData,
-    EventType,
-    StoredEvent,
-    Write,
-)
+from engine.stored import EventData, EventType, StoredEvent
+from engine.stores.contract import AppendRequest, Batch, Committed, Write
 from engine.stores.memory import MemoryStore
 
 

@@ -14,13 +14,8 @@ from engine.errors import DefinitionError
 from engine.ports import Ports
 from engine.schema import Sample, check_samples, check_types
 from engine.shape import event_type
-from engine.stores.contract import (
-    AppendRequest,
-    Batch,
-    EventData,
-    EventType,
-    Write,
-)
+from engine.stored import EventData, EventType
+from engine.stores.contract import AppendRequest, Batch, Write
 from engine.stores.sqlite import SqliteStore
 
 

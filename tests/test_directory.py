@@ -12,15 +12,8 @@ import pytest
 
 from engine import Damaged, Limits, Overloaded, Receipt, StreamUnreadable
 from engine.actor import Actor
-from engine.stores.contract import (
-    AppendRequest,
-    Batch,
-    EventData,
-    EventType,
-    StreamPage,
-    StreamRead,
-    Write,
-)
+from engine.stored import EventData, EventType
+from engine.stores.contract import AppendRequest, Batch, StreamPage, StreamRead, Write
 from tests.support import Add, HeldStore, Look, Touch, counters, settle, total, until
 
 

@@ -28,7 +28,8 @@ from engine import (
     applies,
     handles,
 )
-from engine.stores.contract import AppendRequest, Batch, EventData, StoredEvent, Write
+from engine.stored import EventData, StoredEvent
+from engine.stores.contract import AppendRequest, Batch, Write
 from tests.support import (
     Add,
     Added,

@@ -32,7 +32,8 @@ from engine import (
     StreamUnreadable,
     UsageError,
 )
-from engine.stores.contract import AppendRequest, Batch, EventData, EventType, Write
+from engine.stored import EventData, EventType
+from engine.stores.contract import AppendRequest, Batch, Write
 from engine.testing.scenario import ManualClock
 from tests.support import (
     Add,

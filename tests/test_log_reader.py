@@ -11,7 +11,8 @@ import pytest_asyncio
 from engine import Damaged, Limits
 from engine.log_reader import LogReader
 from engine.ports import Ports
-from engine.stores.contract import AppendRequest, Batch, EventData, EventType, StoredEvent, Write
+from engine.stored import EventData, EventType, StoredEvent
+from engine.stores.contract import AppendRequest, Batch, Write
 from engine.stores.memory import MemoryStore
 from tests.support import settle
 

@@ -21,7 +21,7 @@ from engine import Engine, Ports
 from engine.__main__ import main
 from engine.commands.layout import TableLines
 from engine.commands.search import Search, Selection
-from engine.stores.contract import checksum_of
+from engine.stored import checksum_of
 from engine.stores.sqlite_reader import SqliteReader
 from engine.testing.scenario import ManualClock
 from tests.support import Add, Counter, Empty

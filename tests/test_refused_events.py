@@ -28,7 +28,7 @@ from engine import (
     projects,
 )
 from engine.codec import EventRegistry
-from engine.stores.contract import ENCODING_JSON, StoredEvent
+from engine.stored import ENCODING_JSON, StoredEvent
 from engine.withheld import is_own_refusal, told_without_values, withheld
 from tests.support import until
 

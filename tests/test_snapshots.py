@@ -29,7 +29,7 @@ from engine import (
     handles,
 )
 from engine.aggregate import AggregateMeta
-from engine.stores.contract import Snapshot
+from engine.stored import Snapshot
 from engine.stores.memory import MemoryStore
 from tests.support import HeldStore, not_written, settle, until
 

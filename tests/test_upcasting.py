@@ -34,14 +34,8 @@ from engine import (
 from engine.codec import EventRegistry, schema_hash
 from engine.errors import ProjectionLag
 from engine.schema import Sample, check_samples, check_types
-from engine.stores.contract import (
-    AppendRequest,
-    Batch,
-    EventData,
-    EventType,
-    StoredEvent,
-    Write,
-)
+from engine.stored import EventData, EventType, StoredEvent
+from engine.stores.contract import AppendRequest, Batch, Write
 from engine.stores.memory import MemoryStore
 from engine.upcasting import Upcasting
 

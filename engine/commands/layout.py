@@ -17,7 +17,7 @@ import msgspec
 from ..codec import UNDECODABLE, Metadata, decode_metadata
 from ..errors import Damaged
 from ..printing import escaped, plain
-from ..stores.contract import ENCODING_JSON, StoredEvent
+from ..stored import ENCODING_JSON, StoredEvent
 
 __all__ = ["FIELDS", "JsonLines", "Layout", "TableLines", "time_text"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import Damaged
-from ..stores.contract import StoredEvent
+from ..stored import StoredEvent
 from ..stores.sqlite_reader import SqliteReader
 from .layout import FIELDS, Layout
 from .options import DONE, FAILED, USAGE, add_common, layout_of, moment, selection_of, some, whole

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import msgspec
 
+from ..commands import projections_build
 from ..ports import Ports
 from ..printing import escaped, plain
 from ..requests import Arguments, Request
 from ..stores.sqlite_outside import SqliteOutside
 from ..views import Decision, Parked
-from . import projections_build
 from .layout import time_text
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, say, tell

@@ -18,7 +18,7 @@ import msgspec
 from ..codec import UNDECODABLE, EventRegistry
 from ..errors import UsageError
 from ..schema import Finding, Sample, check_samples, check_types
-from ..stores.contract import EventType
+from ..stored import EventType
 from ..stores.sqlite_reader import SqliteReader
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file

@@ -16,7 +16,8 @@ from typing import Final, Protocol
 import msgspec
 
 from ..codec import decode_metadata
-from ..stores.contract import StoredEvent, StreamRead
+from ..stored import StoredEvent
+from ..stores.contract import StreamRead
 from ..stores.sqlite_reader import SqliteReader
 
 __all__ = ["Search", "Selection"]

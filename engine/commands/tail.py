@@ -13,7 +13,7 @@ import signal
 from typing import Any, Final
 
 from ..errors import StoreRefused
-from ..stores.contract import StoredEvent
+from ..stored import StoredEvent
 from ..stores.sqlite_reader import SqliteReader
 from .layout import FIELDS, Layout
 from .options import DONE, FAILED, USAGE, add_common, layout_of, selection_of, whole

@@ -23,7 +23,7 @@ from ..codec import decode_meta
 from ..errors import Damaged
 from ..messages import Meta
 from ..statistics import EngineStatistics
-from ..stores.contract import StoredEvent
+from ..stored import StoredEvent
 from ..telemetry import (
     LINKS_MAX,
     CommandBegan,

@@ -10,19 +10,8 @@ from collections.abc import Sequence
 
 from ..errors import StoreFailed, StoreLocked
 from ..ports import Ports
-from .contract import (
-    Batch,
-    Committed,
-    EventType,
-    Head,
-    Snapshot,
-    StoredEvent,
-    StreamConflict,
-    StreamPage,
-    StreamRead,
-    plan,
-    verify,
-)
+from ..stored import EventType, Snapshot, StoredEvent, verify
+from .contract import Batch, Committed, Head, StreamConflict, StreamPage, StreamRead, plan
 
 __all__ = ["MemoryStore"]
 

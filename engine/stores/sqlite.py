@@ -20,20 +20,9 @@ import msgspec
 from ..errors import StoreFailed, StoreLocked, StoreRefused
 from ..ports import Lock, Ports, Worker
 from ..statistics import StoreStatistics
+from ..stored import EventType, Snapshot, StoredEvent
 from ..system_files import absolute
-from .contract import (
-    Batch,
-    Committed,
-    EventType,
-    Head,
-    Plan,
-    Snapshot,
-    StoredEvent,
-    StreamConflict,
-    StreamPage,
-    StreamRead,
-    plan,
-)
+from .contract import Batch, Committed, Head, Plan, StreamConflict, StreamPage, StreamRead, plan
 from .sqlite_damage import blank_torn, check_beside, check_counts, read_wal
 from .sqlite_heads import read_head, read_log_id, read_types
 from .sqlite_lock import take_lock

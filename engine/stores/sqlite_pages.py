@@ -22,7 +22,8 @@ import apsw
 import msgspec
 
 from ..errors import Damaged
-from .contract import ENCODING_JSON, StoredEvent, StreamPage, StreamRead, verify
+from ..stored import ENCODING_JSON, StoredEvent, verify
+from .contract import StreamPage, StreamRead
 
 __all__ = ["Types", "read_feed", "read_streams"]
 

@@ -28,7 +28,8 @@ import msgspec
 
 from ..errors import StoreFailed, StoreRefused
 from ..ports import SystemFiles
-from .contract import Batch, Committed, EventType, Head, Snapshot
+from ..stored import EventType, Snapshot
+from .contract import Batch, Committed, Head
 from .sqlite import SqliteStore
 from .sqlite_wire import (
     Added,

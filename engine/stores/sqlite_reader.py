@@ -20,7 +20,8 @@ import apsw
 
 from ..errors import Damaged, StoreFailed, StoreRefused
 from ..ports import Files, SystemFiles
-from .contract import EventType, Head, StoredEvent, StreamPage, StreamRead
+from ..stored import EventType, StoredEvent
+from .contract import Head, StreamPage, StreamRead
 from .sqlite_damage import read_wal
 from .sqlite_heads import read_head, read_log_id, read_types
 from .sqlite_pages import read_feed, read_streams

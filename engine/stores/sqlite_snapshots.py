@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from .contract import Snapshot
+from ..stored import Snapshot
 from .sqlite_session import run
 
 __all__ = ["read_snapshots", "write_snapshots"]

@@ -16,17 +16,8 @@ from typing import Final, TypeAlias, cast
 import msgspec
 
 from ..errors import Damaged, EngineError, StoreFailed, StoreLocked, StoreRefused
-from .contract import (
-    Appended,
-    Batch,
-    Committed,
-    EventType,
-    Head,
-    Outcome,
-    Snapshot,
-    StoredEvent,
-    StreamConflict,
-)
+from ..stored import EventType, Snapshot, StoredEvent
+from .contract import Appended, Batch, Committed, Head, Outcome, StreamConflict
 
 __all__ = [
     "Added",

@@ -18,22 +18,17 @@ import pytest_asyncio
 
 from ..errors import Damaged, StoreFailed, StoreLocked
 from ..ports import Ports
+from ..stored import ENCODING_JSON, EventData, EventType, Snapshot, StoredEvent, verify
 from ..stores.contract import (
-    ENCODING_JSON,
     Appended,
     AppendRequest,
     Batch,
-    EventData,
-    EventType,
     Head,
     Outcome,
-    Snapshot,
     Store,
-    StoredEvent,
     StreamConflict,
     StreamRead,
     Write,
-    verify,
 )
 
 __all__ = ["StoreConformance"]

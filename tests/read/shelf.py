@@ -18,13 +18,8 @@ from engine.projection import Projection, Row, Table, projects
 from engine.projector import Projector
 from engine.sql_projection import Sql, SqlProjection
 from engine.sql_work import SqlWork
-from engine.stores.contract import (
-    AppendRequest,
-    Batch,
-    EventData,
-    StoredEvent,
-    Write,
-)
+from engine.stored import EventData, StoredEvent
+from engine.stores.contract import AppendRequest, Batch, Write
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite_views import SqliteViews
 from engine.views import Part, Rebuild

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from engine.bus import Bus
 from engine.limits import Limits
-from engine.stores.contract import StoredEvent
+from engine.stored import StoredEvent
 
 from .shelf import Bought, Log
 

@@ -16,7 +16,7 @@ from engine.messages import Event
 from engine.projection import Projection
 from engine.rows import Scalar
 from engine.statistics import ProjectorState
-from engine.stores.contract import EventData
+from engine.stored import EventData
 from engine.views import Changes, Checkpoint, Part
 from engine.work import TableWork
 

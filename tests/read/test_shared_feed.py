@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import StoreFailed
 from engine.shared_feed import PAGES, SharedFeed
-from engine.stores.contract import StoredEvent
+from engine.stored import StoredEvent
 from tests.read.shelf import Bought, Log
 
 

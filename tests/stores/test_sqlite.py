@@ -20,12 +20,12 @@ import pytest_asyncio
 
 from engine import Damaged, DefinitionError, StoreFailed, StoreLocked, StoreRefused
 from engine.ports import Ports, SystemFiles
+from engine.stored import EventData
 from engine.stores import sqlite_pages
 from engine.stores.contract import (
     Appended,
     AppendRequest,
     Batch,
-    EventData,
     Store,
     StreamConflict,
     StreamRead,

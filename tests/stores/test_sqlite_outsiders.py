@@ -15,16 +15,8 @@ import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
 from engine.ports import Ports
-from engine.stores.contract import (
-    ENCODING_JSON,
-    Appended,
-    AppendRequest,
-    EventType,
-    StreamConflict,
-    StreamRead,
-    Write,
-    checksum_of,
-)
+from engine.stored import ENCODING_JSON, EventType, checksum_of
+from engine.stores.contract import Appended, AppendRequest, StreamConflict, StreamRead, Write
 from engine.stores.sqlite import SqliteStore
 from engine.testing.conformance import ALL, append, event, feed, numbers, request, stream
 

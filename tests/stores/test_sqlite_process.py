@@ -17,7 +17,8 @@ import pytest_asyncio
 from engine import Engine, EngineFailed, OutcomeUnknown
 from engine.errors import Damaged, EngineError, StoreFailed, StoreLocked, StoreRefused
 from engine.ports import FileLock, Ports
-from engine.stores.contract import Batch, Committed, Head, Snapshot, Store, plan
+from engine.stored import Snapshot
+from engine.stores.contract import Batch, Committed, Head, Store, plan
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_process import SqliteProcessStore
 from engine.stores.sqlite_wire import (

@@ -17,8 +17,9 @@ import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
 from engine.ports import Ports, SystemFiles
+from engine.stored import EventType
 from engine.stores import sqlite_reader
-from engine.stores.contract import AppendRequest, EventType, Head, StreamRead, Write
+from engine.stores.contract import AppendRequest, Head, StreamRead, Write
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_reader import SqliteReader
 from engine.testing.conformance import ALL, append, event, feed, numbers, request

@@ -13,8 +13,9 @@ import pytest_asyncio
 
 from engine import StoreFailed
 from engine.ports import Ports, SystemClock
+from engine.stored import EventData
 from engine.stores import sqlite_wal
-from engine.stores.contract import AppendRequest, EventData, Write
+from engine.stores.contract import AppendRequest, Write
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_wal import WalFolder, WalInTurn
 from engine.testing.conformance import ADDED, append, feed, request

@@ -14,7 +14,8 @@ import pytest
 
 from engine import Damaged, StoreRefused
 from engine.ports import Ports, SystemFiles
-from engine.stores.contract import Appended, AppendRequest, EventData, Write
+from engine.stored import EventData
+from engine.stores.contract import Appended, AppendRequest, Write
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_copy import copy_log
 from engine.testing.conformance import ADDED, append, feed, numbers, request

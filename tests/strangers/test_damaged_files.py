@@ -14,8 +14,9 @@ import pytest
 
 from engine import StoreRefused
 from engine.ports import Ports, SystemFiles
+from engine.stored import EventData
 from engine.stores import sqlite_damage
-from engine.stores.contract import AppendRequest, Batch, EventData, Write
+from engine.stores.contract import AppendRequest, Batch, Write
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_damage import read_wal
 from engine.stores.sqlite_reader import SqliteReader

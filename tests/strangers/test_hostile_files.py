@@ -14,7 +14,8 @@ import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
 from engine.ports import Ports
-from engine.stores.contract import Appended, AppendRequest, EventData, Write
+from engine.stored import EventData
+from engine.stores.contract import Appended, AppendRequest, Write
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_reader import SqliteReader
 from engine.testing.conformance import ADDED, append, feed, numbers, request

@@ -16,7 +16,7 @@ import pytest
 from engine import Closed, Engine, EngineFailed
 from engine.errors import StoreFailed
 from engine.ports import Ports
-from engine.stores.contract import Snapshot
+from engine.stored import Snapshot
 from engine.stores.sqlite import SqliteStore
 from engine.stores.sqlite_process import SqliteProcessStore
 from engine.testing.conformance import append, feed, numbers, request
