@@ -22,12 +22,12 @@ import apsw
 import msgspec
 
 import engine
-from engine.codec import EventRegistry, Metadata, encode_metadata
-from engine.fingerprint import fingerprint_of
-from engine.stored import EventData
-from engine.stores.contract import AppendRequest, Batch, Store, Write
+from engine.model.codec import EventRegistry, Metadata, encode_metadata
+from engine.model.fingerprint import fingerprint_of
+from engine.model.stored import EventData
+from engine.stores.contract.log import AppendRequest, Batch, Store, Write
 from engine.stores.memory import MemoryStore
-from engine.stores.sqlite import SqliteStore
+from engine.stores.sqlite.log.store import SqliteStore
 
 from .scenario import Wrong
 from .workload import AdjustOrder, OpenOrder, OrderAdjusted, OrderOpened

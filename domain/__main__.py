@@ -16,8 +16,8 @@ from contextlib import ExitStack, nullcontext
 from typing import Final
 
 from engine import Engine, EngineError, ProjectionLag, Receipt, run
-from engine.commands.output import abandon_output, own_the_terminal, run_plainly, say
-from engine.printing import plain
+from engine.cli.output import abandon_output, own_the_terminal, run_plainly, say
+from engine.cli.printing import plain
 
 from .acknowledgements import Acknowledgements
 from .arguments import DONE, FAILED, INTERRUPTED, SOME_LEFT_OUT, read_arguments

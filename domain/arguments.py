@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from engine.commands.options import instant, some, whole
-from engine.printing import is_text, plain
+from engine.cli.options import instant, some, whole
+from engine.cli.printing import is_text, plain
 
 from .invoices import SAMPLE
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TextIO
 
-from engine.printing import masked as plain
+from engine.cli.printing import masked as plain
 
 __all__ = ["Screen", "fit", "plain"]
 

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .commands import copy, log, projections, schema, sql, tail
-from .commands.options import FAILED
-from .commands.output import check_texts, own_the_terminal, run_plainly, tell
+from .cli import copy, log, projections, schema, sql, tail
+from .cli.options import FAILED
+from .cli.output import check_texts, own_the_terminal, run_plainly, tell
+from .cli.printing import plain
 from .errors import EngineError
-from .printing import plain
 
 __all__ = ["main"]
 

@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from .errors import Forbidden
-from .futures import is_being_cancelled
-from .given import as_text
-from .messages import Command, Query
-from .tracebacks import told
+from .model.given import as_text
+from .model.messages import Command, Query
+from .runtime.futures import is_being_cancelled
+from .runtime.tracebacks import told
 
 __all__ = ["Action", "Authorize", "Gate"]
 

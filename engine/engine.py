@@ -22,54 +22,54 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .admission import Admission
-from .aggregate import Aggregate, AggregateDefinition, definitions_of
-from .answers import Answers
 from .authorization import Authorize, Gate
-from .bulk import run_many
-from .bus import Bus
-from .codec import EventRegistry
-from .control import Control
-from .copying import own_copy
-from .deliberation import Deliberations
-from .difference import Change
-from .directory import Directory
-from .dispatcher import Dispatcher
-from .entrance import Entrance
 from .errors import DefinitionError, EngineError, EngineFailed
-from .feed import Feed, Feeds, Kinds, Names
-from .given import as_instance, as_seconds, shown
-from .history import History, Past
-from .journal import Journal
-from .kind import Kind, bind_events, bind_stored, registry_of
+from .host.entrance import Entrance
+from .host.portal import Portal
+from .host.store_end import StoreEnd
+from .host.supervisor import Supervisor
+from .host.watchdog import loop_watch
 from .limits import Limits
-from .live import LiveQueries, LiveQuery
-from .mailbox import Intake, Mail
-from .messages import Command, Envelope, Query, Receipt
-from .past_views import Pasts, PastViews
-from .portal import Portal
-from .ports import Ports
-from .projecting import Projecting
-from .projection import Projection, projections_of
-from .projections import Projections, checked_rebuild
-from .projector import Projector
-from .reception import Reception, checked_resources
-from .safely import described, safe_logger
-from .schema import refuse_misfits, unknown_kinds
-from .shared_feed import SharedFeed
-from .snapshot import Freezer
-from .snapshot_writer import SnapshotWriter
+from .log.bus import Bus
+from .log.feed import Feed, Feeds, Kinds, Names
+from .log.history import History, Past
+from .log.shared_pages import SharedFeed
+from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
+from .model.codec import EventRegistry
+from .model.copying import own_copy
+from .model.difference import Change
+from .model.given import as_instance, as_seconds, shown
+from .model.messages import Command, Envelope, Query, Receipt
+from .model.projection import Projection, projections_of
+from .model.schema import refuse_misfits, unknown_kinds
+from .model.upcasting import Retired, Upcasting
+from .projections.control import Control
+from .projections.operations import Projections, checked_rebuild
+from .projections.projector import Projector
+from .projections.runner import Projecting
+from .projections.targets.choose import Works
+from .queries.answers import Answers
+from .queries.live import LiveQueries, LiveQuery
+from .queries.past import Pasts, PastViews
+from .runtime.ports import Ports
+from .runtime.safely import described, safe_logger
 from .statistics import EngineStatistics
-from .store_end import StoreEnd
-from .stores.contract import Measured, Mortal, Store
-from .stores.sqlite_views import SqliteViews
+from .stores.contract.log import Measured, Mortal, Store
+from .stores.contract.views import Part, Rebuild
+from .stores.sqlite.views.store import SqliteViews
 from .stores.urls import StoreName, open_store, views_path
-from .supervisor import Supervisor
 from .telemetry import Telemetry, Watch
-from .upcasting import Retired, Upcasting
-from .views import Part, Rebuild
-from .watchdog import loop_watch
-from .works import Works
+from .write.admission import Admission
+from .write.bulk import run_many
+from .write.deliberation import Deliberations
+from .write.directory import Directory
+from .write.dispatcher import Dispatcher
+from .write.journal import Journal
+from .write.kind import Kind, bind_events, bind_stored, registry_of
+from .write.mailbox import Intake, Mail
+from .write.reception import Reception, checked_resources
+from .write.snapshot import Freezer
+from .write.snapshot_writer import SnapshotWriter
 
 __all__ = ["Engine"]
 

@@ -17,10 +17,10 @@ from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from .given import as_headers
-from .messages import Command, Query, Receipt
+from .model.given import as_headers
+from .model.messages import Command, Query, Receipt
+from .model.stored import StoredEvent
 from .statistics import EngineStatistics, answer_class
-from .stored import StoredEvent
 
 __all__ = [
     "Began",

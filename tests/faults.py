@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import apsw
 
-from engine.ports import SystemFiles
+from engine.runtime.ports import SystemFiles
 
 WAIT_SECONDS: Final = 20
 

@@ -22,8 +22,8 @@ from engine import (
     applies,
     handles,
 )
-from engine.stored import EventData, EventType, StoredEvent
-from engine.stores.contract import AppendRequest, Batch, Committed, Write
+from engine.model.stored import EventData, EventType, StoredEvent
+from engine.stores.contract.log import AppendRequest, Batch, Committed, Write
 from engine.stores.memory import MemoryStore
 
 
@@ -191,7 +191,7 @@ class HeldStore(MemoryStore):
 
 
 def schema_of(cls: type[Event]) -> str:
-    from engine.codec import schema_hash
+    from engine.model.codec import schema_hash
 
     return schema_hash(cls)
 

@@ -9,14 +9,14 @@ import msgspec
 import pytest
 
 from engine import Aggregate, Command, Engine, Event, Id, StoreRefused, applies, handles
-from engine.codec import EventRegistry, schema_hash
 from engine.errors import DefinitionError
-from engine.ports import Ports
-from engine.schema import Sample, check_samples, check_types
-from engine.shape import event_type
-from engine.stored import EventData, EventType
-from engine.stores.contract import AppendRequest, Batch, Write
-from engine.stores.sqlite import SqliteStore
+from engine.model.codec import EventRegistry, schema_hash
+from engine.model.schema import Sample, check_samples, check_types
+from engine.model.shape import event_type
+from engine.model.stored import EventData, EventType
+from engine.runtime.ports import Ports
+from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.sqlite.log.store import SqliteStore
 
 
 def first() -> type[Event]:

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from engine.aggregate import Aggregate, AggregateMeta, Context, applies, handles
 from engine.errors import DefinitionError
-from engine.messages import Command, Event, Id, Query
-from engine.projection import Projection, Row, Table, projects
-from engine.sink import Sink
-from engine.sql_projection import SqlProjection
+from engine.model.aggregate import Aggregate, AggregateMeta, Context, applies, handles
+from engine.model.messages import Command, Event, Id, Query
+from engine.model.projection import Projection, Row, Table, projects
+from engine.model.sink import Sink
+from engine.model.sql_projection import SqlProjection
 
 
 class Filled(Event, name="filled"):

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from engine import Limits
-from engine.arrivals import MANY_EVENTS, Arrivals
+from engine.projections.arrivals import MANY_EVENTS, Arrivals
 from tests.read.shelf import Bought, Counts, Log, Wired, part_of, until
 
 

@@ -14,11 +14,11 @@ import apsw
 import pytest
 
 from engine import Engine, StoreRefused, UsageError
-from engine.beside import BuildBeside, Ending
+from engine.outside.build import BuildBeside, Ending
 from engine.statistics import BuildProgress
-from engine.stores.sqlite_keeper import Keeper
-from engine.stores.sqlite_views import SqliteViews
-from engine.views import Part
+from engine.stores.contract.views import Part
+from engine.stores.sqlite.views.catalog import Keeper
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.processes import Release, command, ended, ran, release
 from tests.sums import AILING, FOLDED, RELEASES, add, summing, sums
 
@@ -294,7 +294,7 @@ async def test_a_build_in_sql_gives_the_file_back_in_between(
 ) -> None:
     """Whoever needs it, however many events wait to be folded."""
     held: list[int] = []
-    monkeypatch.setattr("engine.beside.TRANSACTION_SECONDS", 0.0)
+    monkeypatch.setattr("engine.outside.build.TRANSACTION_SECONDS", 0.0)
     async with serving(path, *"ab" * 20, named="sql") as engine:
         committed = SqliteViews._committed
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from engine import KeyReused, Limits, Receipt, Rejected, UsageError, WrongVersion
-from engine.codec import decode_meta
+from engine.model.codec import decode_meta
 from engine.stores.memory import MemoryStore
 from tests.support import Add, Empty, HeldStore, Look, Touch, counters, total
 

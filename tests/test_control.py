@@ -21,11 +21,11 @@ from engine import (
     Table,
     UsageError,
 )
-from engine.control import _ACTS
 from engine.errors import Closed, StoreFailed
-from engine.ports import CONTROL_FAILPOINTS
-from engine.projections import Status
-from engine.requests import (
+from engine.projections.control import _ACTS
+from engine.projections.operations import Status
+from engine.runtime.ports import CONTROL_FAILPOINTS
+from engine.stores.contract.requests import (
     ANSWER_CHARACTERS_MAX,
     KINDS,
     REQUESTS_KEPT,
@@ -33,7 +33,7 @@ from engine.requests import (
     Arguments,
     Request,
 )
-from engine.stores.sqlite_outside import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOutside
 from tests.faults import FaultyVfs, VfsFiles
 from tests.sums import AILING, FOLDED, Stopping, Sum, add, summing, sums
 from tests.support import Counter

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from engine import Damaged, Limits, Overloaded, Receipt, StreamUnreadable
-from engine.actor import Actor
-from engine.stored import EventData, EventType
-from engine.stores.contract import AppendRequest, Batch, StreamPage, StreamRead, Write
+from engine.model.stored import EventData, EventType
+from engine.stores.contract.log import AppendRequest, Batch, StreamPage, StreamRead, Write
+from engine.write.actor import Actor
 from tests.support import Add, HeldStore, Look, Touch, counters, settle, total, until
 
 

@@ -13,9 +13,9 @@ import apsw
 import pytest
 
 from engine import Closed, EngineFailed, OutcomeUnknown, Ports, ProjectionLag, UsageError
-from engine.codec import decode_meta
-from engine.ports import FAILPOINTS
-from engine.stores.sqlite import SqliteStore
+from engine.model.codec import decode_meta
+from engine.runtime.ports import FAILPOINTS
+from engine.stores.sqlite.log.store import SqliteStore
 from tests.faults import FaultyVfs, VfsFiles
 from tests.support import Add, Empty
 from tests.tallies import (

@@ -19,10 +19,10 @@ import msgspec
 import pytest
 
 from engine import Aggregate, Command, Engine, Event, Id, applies, handles
-from engine.codec import EventRegistry
 from engine.errors import DefinitionError, HandlerFailed
-from engine.exact import decode_deep, nesting
 from engine.limits import NESTING_MAX
+from engine.model.codec import EventRegistry
+from engine.model.exact import decode_deep, nesting
 
 ODD = timezone(timedelta(hours=-3, minutes=-6, seconds=-28))
 BERLIN = ZoneInfo("Europe/Berlin")

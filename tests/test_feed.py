@@ -28,8 +28,8 @@ from engine import (
     applies,
     handles,
 )
-from engine.stored import EventData, StoredEvent
-from engine.stores.contract import AppendRequest, Batch, Write
+from engine.model.stored import EventData, StoredEvent
+from engine.stores.contract.log import AppendRequest, Batch, Write
 from tests.support import (
     Add,
     Added,

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from engine import Command, Id, KeyReused, Receipt
-from engine.fingerprint import fingerprint_of, is_of
+from engine.model.fingerprint import fingerprint_of, is_of
 from tests.support import Add, HeldStore, counters
 
 
@@ -169,7 +169,7 @@ async def test_a_key_in_a_log_of_a_former_release_is_known(
 ) -> None:
     store = HeldStore()
     with monkeypatch.context() as as_it_was:
-        as_it_was.setattr("engine.reception.fingerprint_of", former)
+        as_it_was.setattr("engine.write.reception.fingerprint_of", former)
         async with counters(store) as engine:
             first = await engine.execute(Add("a", 1, True), key="k")
             explicit = msgspec.json.decode(b'{"counter_id":"b","amount":1,"tags":{}}', type=Add)

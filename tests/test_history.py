@@ -32,8 +32,8 @@ from engine import (
     StreamUnreadable,
     UsageError,
 )
-from engine.stored import EventData, EventType
-from engine.stores.contract import AppendRequest, Batch, Write
+from engine.model.stored import EventData, EventType
+from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.testing.scenario import ManualClock
 from tests.support import (
     Add,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.keys import KeyRecord, KeyWindow, id_from_key
+from engine.write.keys import KeyRecord, KeyWindow, id_from_key
 
 
 def test_one_key_gives_one_id_for_ever() -> None:

@@ -34,10 +34,10 @@ from engine import (
     applies,
     handles,
 )
-from engine.messages import MessageMeta
-from engine.ports import FAILPOINTS
+from engine.model.messages import MessageMeta
+from engine.runtime.ports import FAILPOINTS
 from engine.stores.memory import MemoryStore
-from engine.stores.sqlite import SqliteStore
+from engine.stores.sqlite.log.store import SqliteStore
 from tests.support import (
     Add,
     Added,

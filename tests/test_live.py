@@ -31,8 +31,8 @@ from engine import (
     answers,
     projects,
 )
-from engine.answers import TORN_MAX
-from engine.views import Changes, Part
+from engine.queries.answers import TORN_MAX
+from engine.stores.contract.views import Changes, Part
 from tests.read.shelf import until
 from tests.support import Add, Added, Counter, Empty, HeldStore, settle, unknown
 from tests.tallies import AILING, GetTallies, GetTally, Tallies, Tally, get_tallies, get_tally

@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from engine import Damaged, Limits
-from engine.log_reader import LogReader
-from engine.ports import Ports
-from engine.stored import EventData, EventType, StoredEvent
-from engine.stores.contract import AppendRequest, Batch, Write
+from engine.log.reader import LogReader
+from engine.model.stored import EventData, EventType, StoredEvent
+from engine.runtime.ports import Ports
+from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.memory import MemoryStore
 from tests.support import settle
 

@@ -19,10 +19,10 @@ import pytest
 
 from engine import Engine, Ports
 from engine.__main__ import main
-from engine.commands.layout import TableLines
-from engine.commands.search import Search, Selection
-from engine.stored import checksum_of
-from engine.stores.sqlite_reader import SqliteReader
+from engine.cli.layout import TableLines
+from engine.cli.search import Search, Selection
+from engine.model.stored import checksum_of
+from engine.stores.sqlite.outside.log import SqliteReader
 from engine.testing.scenario import ManualClock
 from tests.support import Add, Counter, Empty
 
@@ -240,7 +240,7 @@ def test_paging_on_shows_everything_once(path: Path, capsys: pytest.CaptureFixtu
 def test_a_search_over_many_pages_finds_the_same(
     path: Path, selection: Selection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.commands.search.PAGE_EVENTS", 2)
+    monkeypatch.setattr("engine.cli.search.PAGE_EVENTS", 2)
     expected = naive(path, selection)
     with SqliteReader(str(path)) as reader:
         for after in range(14):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.errors import DefinitionError, UsageError
-from engine.messages import Command, Event, Id, Meta, Query, Receipt, position_of
+from engine.model.messages import Command, Event, Id, Meta, Query, Receipt, position_of
 
 
 class BookOpened(Event, name="book-opened", version=2):

@@ -33,10 +33,10 @@ from engine import (
     UsageError,
     Views,
     answers,
-    onlooker,
     projects,
 )
-from engine.stores.sqlite_views import SqliteViews
+from engine.outside import onlooker
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.read.shelf import until
 from tests.support import Add, Added, Counter
 from tests.tallies import GetTallies, GetTally, Tallies, Tally, get_tallies, get_tally, tallied

@@ -35,7 +35,7 @@ from engine import (
     handles,
     projects,
 )
-from engine.views import Changes
+from engine.stores.contract.views import Changes
 from tests.faults import Hold
 from tests.support import until
 

@@ -34,9 +34,9 @@ from engine import (
     answers,
     projects,
 )
-from engine.projection import slice_of
-from engine.projections import Status
-from engine.views import Changes
+from engine.model.projection import slice_of
+from engine.projections.operations import Status
+from engine.stores.contract.views import Changes
 from tests.support import Add, Added, Counter, Emptied, until
 
 AILING: set[str] = set()
@@ -778,7 +778,7 @@ async def test_a_swap_that_would_go_back_in_time_is_refused(file: str) -> None:
     async with filled(Stopping, file, "a") as engine:
         views = engine._views
         build = await views.begin_build(Stopping.__definition__)
-        from engine.views import Decision
+        from engine.stores.contract.views import Decision
 
         with pytest.raises(StoreRefused, match="would go back in time"):
             await views.swap(Stopping.__definition__, build.number, Decision("sums", "swap", 0, 1))

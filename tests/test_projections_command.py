@@ -21,10 +21,10 @@ import pytest
 
 from engine import Ports, StoreLocked
 from engine.__main__ import main
-from engine.ports import SystemClock, SystemFiles, user_name
-from engine.requests import Arguments
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_outside import SqliteOutside
+from engine.runtime.ports import SystemClock, SystemFiles, user_name
+from engine.stores.contract.requests import Arguments
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside.operations import SqliteOutside
 from tests.faults import FaultyVfs, VfsFiles
 from tests.processes import ROOT, command, ended, line_of, ran, release
 from tests.sums import AILING, add, summing, sums
@@ -574,7 +574,7 @@ KILLED = """
 import os, signal, sys
 from engine.ports import Ports, SystemClock
 from engine.requests import Arguments
-from engine.stores.sqlite_outside import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOutside
 
 class Clock(SystemClock):
     left = int(sys.argv[2])
@@ -707,7 +707,7 @@ def test_a_file_that_a_stranger_holds_is_waited_for_and_then_told_of(
     path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(path, "a")
-    monkeypatch.setattr("engine.stores.sqlite_outside.BUSY_MS", 50)
+    monkeypatch.setattr("engine.stores.sqlite.outside.operations.BUSY_MS", 50)
     with closing(apsw.Connection(str(path.with_suffix(".views.db")))) as stranger:
         stranger.execute("BEGIN IMMEDIATE")
         status, out, err = run(capfd, "pause", path, "sums")

@@ -26,10 +26,10 @@ from engine import (
     answers,
     projects,
 )
-from engine.projecting import Projecting
-from engine.projection import slice_of
-from engine.projector import Projector
-from engine.views import Parked, Part
+from engine.model.projection import slice_of
+from engine.projections.projector import Projector
+from engine.projections.runner import Projecting
+from engine.stores.contract.views import Parked, Part
 from tests.faults import Hold
 from tests.support import Added, Counter, settle, until
 from tests.test_projections import (
@@ -614,8 +614,8 @@ async def test_what_was_parked_of_a_build_goes_with_it(file: str) -> None:
 async def test_a_build_that_gives_way_to_commands_ends_at_once_with_its_engine(
     file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.projector.GIVE_WAY", 1e9)
-    monkeypatch.setattr("engine.projector.REST_SECONDS_MAX", 1e3)
+    monkeypatch.setattr("engine.projections.projector.GIVE_WAY", 1e9)
+    monkeypatch.setattr("engine.projections.projector.REST_SECONDS_MAX", 1e3)
     async with asyncio.timeout(SECONDS), filled(Parking, file, *"abc") as engine:
         work = work_of(engine)
         let_be_busy(work)
@@ -628,8 +628,8 @@ async def test_a_build_that_gives_way_to_commands_ends_at_once_with_its_engine(
 async def test_a_build_does_not_rest_for_as_long_as_a_disk_was_slow(
     file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.projector.GIVE_WAY", 1e9)
-    monkeypatch.setattr("engine.projector.REST_SECONDS_MAX", 0.01)
+    monkeypatch.setattr("engine.projections.projector.GIVE_WAY", 1e9)
+    monkeypatch.setattr("engine.projections.projector.REST_SECONDS_MAX", 0.01)
     async with asyncio.timeout(SECONDS), filled(Parking, file, *"abc") as engine:
         let_be_busy(work_of(engine))
         await engine.projections.rebuild("sums")

@@ -27,9 +27,9 @@ from engine import (
     handles,
     projects,
 )
-from engine.codec import EventRegistry
-from engine.stored import ENCODING_JSON, StoredEvent
-from engine.withheld import is_own_refusal, told_without_values, withheld
+from engine.model.codec import EventRegistry
+from engine.model.stored import ENCODING_JSON, StoredEvent
+from engine.model.withheld import is_own_refusal, told_without_values, withheld
 from tests.support import until
 
 SECRET = "seat 12C of Mrs Holm"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine import directory
-from engine.ports import SystemWorkers
 from engine.running import CALM, YOUNG, note_new_aggregates
+from engine.runtime.ports import SystemWorkers
+from engine.write import directory
 from tests.support import Add, counters
 
 

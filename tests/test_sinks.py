@@ -29,9 +29,9 @@ from engine import (
     answers,
     projects,
 )
-from engine.courier import Abandoned, Courier, NotDelivered
-from engine.projection import slice_of
-from engine.projections import Status
+from engine.model.projection import slice_of
+from engine.projections.operations import Status
+from engine.projections.targets.courier import Abandoned, Courier, NotDelivered
 from tests.read.shelf import Crash
 from tests.read.shelf import until as in_time
 from tests.support import Add, Added, Counter, Emptied, until
@@ -471,7 +471,7 @@ def courier() -> Courier:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.courier.CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr("engine.projections.targets.courier.CANCEL_SECONDS", 0.01)
 
 
 async def test_what_goes_on_after_it_was_cancelled_is_not_overtaken(

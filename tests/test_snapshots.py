@@ -28,8 +28,8 @@ from engine import (
     applies,
     handles,
 )
-from engine.aggregate import AggregateMeta
-from engine.stored import Snapshot
+from engine.model.aggregate import AggregateMeta
+from engine.model.stored import Snapshot
 from engine.stores.memory import MemoryStore
 from tests.support import HeldStore, not_written, settle, until
 

@@ -18,8 +18,8 @@ import msgspec
 import pytest
 
 from engine.__main__ import main
-from engine.ports import Ports
-from engine.stores.sqlite_joined import LogAndViews
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.outside.shell import LogAndViews
 from tests.support import Add
 from tests.tallies import GetTallies, tallied
 

@@ -31,9 +31,9 @@ from engine import (
     answers,
     projects,
 )
-from engine.sql_work import SqlWork
-from engine.stores.sqlite_own import OwnTables
-from engine.views import Checkpoint, Part
+from engine.projections.targets.sql import SqlWork
+from engine.stores.contract.views import Checkpoint, Part
+from engine.stores.sqlite.views.sql_tables import OwnTables
 from tests.read.shelf import Bought, CountsInSql, Lent, Log, Swept, Wired
 from tests.support import Add, Added, Counter, until
 

@@ -18,8 +18,8 @@ from engine import (
     Rejected,
     UsageError,
 )
-from engine.codec import decode_meta
 from engine.limits import Limits
+from engine.model.codec import decode_meta
 from engine.telemetry import (
     LINKS_MAX,
     CommandBegan,

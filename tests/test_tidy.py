@@ -17,84 +17,44 @@ FILES = sorted(ENGINE.rglob("*.py"))
 # Only the ports reach these; uuid5 is a pure function, and so is what `os` is used for.
 FORBIDDEN = {"time", "random", "uuid", "threading", "queue", "secrets", "socket", "sqlite3", "os"}
 ALLOWED = {
-    "ports.py": FORBIDDEN,
-    "native.py": {"threading", "time"},  # threads that gevent has replaced: for ports and portals
-    "system_files.py": {"os", "threading"},  # what ports.py gives as the machine's files
-    "keys.py": {"uuid"},  # uuid5 only: a pure function of its arguments
-    "urls.py": {"os"},  # PathLike and fspath only: what a path is
-    "entrance.py": {"os"},  # getpid only: to notice a fork
-    "sqlite_process.py": {"os", "socket"},  # a child, the line to it, whose it is: no port
-    "sqlite_child.py": {"os", "socket"},  # is a program of its own, on the machine's own ports
-    "output.py": {"os"},  # streams that were closed: what is written into them goes nowhere
+    "runtime.ports": FORBIDDEN,
+    "runtime.native": {
+        "threading",
+        "time",
+    },  # threads that gevent has replaced: for ports and portals
+    "runtime.system_files": {"os", "threading"},  # what ports gives as the machine's files
+    "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
+    "stores.urls": {"os"},  # PathLike and fspath only: what a path is
+    "host.entrance": {"os"},  # getpid only: to notice a fork
+    "stores.sqlite.process.store": {
+        "os",
+        "socket",
+    },  # a child, the line to it, whose it is: no port
+    "stores.sqlite.process.child": {
+        "os",
+        "socket",
+    },  # is a program of its own, on the machine's own ports
+    "cli.output": {"os"},  # streams that were closed: what is written into them goes nowhere
 }
 
-# Each file may import files of lower rank only: data flows one way, and engine.py wires it.
-RANKS: list[set[str]] = [
-    {"errors", "stores", "footprint", "commands", "difference", "integrations"},
-    {"running", "printing", "integrations.bad_request"},
-    {"bell", "safely", "sameness", "system_files", "futures"},
-    {"native"},
-    {"limits", "annotations", "ports", "statistics", "tracebacks", "given"},
-    {"contained"},
-    {"watchdog", "read_ahead", "progress", "calls", "arrivals", "exact", "withheld", "copying"},
-    {"timekeeping", "ids", "stored"},
-    {"messages", "keys", "stores.contract"},
-    {"upcasting", "shape"},
-    {"codec", "aggregate", "rows", "bus", "telemetry", "stores.memory", "log_reader"},
-    {"fingerprint", "mailbox", "projection", "snapshot", "schema", "conditions"} | {"proving"},
-    {
-        "interest",
-        "question",
-        "authorization",
-        "journal",
-        "store_end",
-        "deliberation",
-        "snapshot_writer",
-        "shared_feed",
-        "sql_projection",
-        "sink",
-    },
-    {"requests"},
-    {"views", "courier"},
-    {"parking", "writing", "reading", "stores.sqlite_gathered"},
-    {"picking"},
-    {"staging"},
-    {"work"},
-    {"sql_work", "sink_work"},
-    {"works"},
-    {"kind", "stores.sqlite_wire"},
-    {"projector", "stores.sqlite_session", "stores.sqlite_pages"},
-    {"stores.sqlite_shape"},
-    {"stores.sqlite_views_shape"},
-    {"stores.sqlite_schema"},
-    {"stores.sqlite_place"},
-    {"stores.sqlite_snapshots", "stores.sqlite_wal", "stores.sqlite_parked", "retrying"},
-    {"stores.sqlite_damage", "stores.sqlite_heads", "stores.sqlite_lock"},
-    {"projecting"},
-    {"stores.sqlite_search", "stores.sqlite_own", "stores.sqlite_requests"},
-    {"recording", "projections"},
-    {"actor", "admission", "answers", "stores.sqlite_tables", "stores.sqlite", "stores.sqlite_reader"},
-    {"directory", "stores.sqlite_builds", "stores.sqlite_joined", "stores.sqlite_copy"},
-    {"stores.sqlite_process", "stores.sqlite_child"},
-    {"stores.sqlite_history", "stores.urls"},
-    {"stores.sqlite_keeper", "stores.sqlite_queries"},
-    {"stores.sqlite_states"},
-    {"stores.sqlite_shown"},
-    {"dispatcher", "stores.sqlite_views", "stores.sqlite_views_reader", "history", "reception"},
-    {"supervisor", "feed", "live", "past_views", "control", "log_file", "stores.sqlite_outside"},
-    {"bulk", "archive", "onlooker", "entrance", "integrations.opentelemetry_metrics"},
-    {"portal"},
-    {"beside"},
-    {"engine", "integrations.conditions", "integrations.origin"},
-    {"integrations.asgi", "integrations.opentelemetry"},
-    {"integrations.event_stream"},
-    {"__init__", "commands.output", "commands.search", "commands.layout"},
-    {"commands.options", "commands.application", "commands.standing"},
-    {"commands.log", "commands.copy", "commands.tail", "commands.schema", "commands.sql_child"},
-    {"commands.sql_bounded"},
-    {"commands.sql"},
-    {"commands.projections_build"},
-    {"commands.projections"},
+# Each room may import from those above it in this list, and from itself. Rooms of one line do not
+# know each other: the write side learns nothing of the projections, nor they of it.
+ROOMS: list[set[str]] = [
+    {"errors"},
+    {"limits", "statistics", "running"},
+    {"runtime"},
+    {"model"},
+    {"telemetry", "authorization"},
+    {"stores.contract"},
+    {"stores.memory", "stores.sqlite"},
+    {"stores.urls"},
+    {"log"},
+    {"write", "projections"},
+    {"queries"},
+    {"host", "outside"},
+    {"engine"},
+    {"__init__"},
+    {"integrations", "cli", "testing"},
     {"__main__"},
 ]
 
@@ -125,30 +85,52 @@ def test_the_world_is_reached_through_ports_only(path: Path) -> None:
         return  # it makes other ports: of seeds, a virtual time and a disk that forgets
     if path.is_relative_to(ENGINE / "testing"):
         pytest.importorskip("pytest")
-    allowed = ALLOWED.get(path.name, set())
+    allowed = ALLOWED.get(module_of(path), set())
     found = {
         f"{name} (line {line})"
         for name, line in imports_of(path)
         if name.split(".")[0] in FORBIDDEN - allowed
     }
 
-    assert not found, f"{path.name} imports {found}: go through engine/ports.py"
+    assert not found, f"{path.name} imports {found}: go through engine/runtime/ports.py"
+
+
+def room_of(module: str) -> tuple[int, str]:
+    """Give a module's room, and the room's place in the list."""
+    for place, names in enumerate(ROOMS):
+        for name in names:
+            if module == name or module.startswith(name + "."):
+                return place, name
+    raise AssertionError(f"{module} is in no room: say in this test where its room stands")
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_go_one_way(path: Path) -> None:
-    rank = {name: number for number, names in enumerate(RANKS) for name in names}
+def test_imports_go_one_way_between_rooms(path: Path) -> None:
     module = module_of(path)
-    if module.startswith("testing"):
-        return
-    assert module in rank, f"give {module} its rank in this test"
+    if module in {"stores", "projections"}:
+        return  # pages, which import nothing
+    place, room = room_of(module)
     upward = {
         f"{name[1:]} (line {line})"
         for name, line in imports_of(path)
-        if name.startswith(".") and rank[name[1:]] >= rank[module]
+        if name.startswith(".") and (found := room_of(name[1:] or "__init__"))[1] != room
+        if found[0] >= place
     }
 
-    assert not upward, f"{module} imports {upward}, which is not below it"
+    assert not upward, f"{module} imports {upward}, whose room is not below its own"
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    left = {
+        module_of(path): {name[1:] for name, _ in imports_of(path) if name.startswith(".")}
+        for path in FILES
+        if "testing" not in path.relative_to(ENGINE).parts
+    }
+    while free := {name for name, needs in left.items() if not needs & left.keys()}:
+        for name in free:
+            del left[name]
+
+    assert not left, f"these import each other in a circle, or are behind one: {sorted(left)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
@@ -156,6 +138,20 @@ def test_every_file_says_what_it_is(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text()))
 
     assert docstring, f"{path.name} has no first paragraph"
+
+
+def test_architecture_shows_each_room_with_the_first_line_of_its_page() -> None:
+    named = [path for path in FILES if path.name == "__init__.py" and path.parent != ENGINE]
+    named += [path for path in FILES if path.parent == ENGINE and path.name[0] != "_"]
+    expected = []
+    for path in named:
+        page = path.name == "__init__.py"
+        name = f"{path.parent.relative_to(ENGINE)}/" if page else path.stem
+        head = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        expected.append(f"| `{name}` | {head.rstrip('.')} |")
+    text = (ENGINE.parent / "ARCHITECTURE.md").read_text()
+
+    assert [line for line in expected if line not in text] == []
 
 
 def functions() -> Iterator[tuple[str, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import Ports
-from engine.timekeeping import Timekeeper
+from engine.write.recorded_time import Timekeeper
 from tests.support import Add, Counter, counters
 
 SECOND = 1_000_000

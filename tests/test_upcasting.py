@@ -31,13 +31,13 @@ from engine import (
     projects,
     upcasts,
 )
-from engine.codec import EventRegistry, schema_hash
 from engine.errors import ProjectionLag
-from engine.schema import Sample, check_samples, check_types
-from engine.stored import EventData, EventType, StoredEvent
-from engine.stores.contract import AppendRequest, Batch, Write
+from engine.model.codec import EventRegistry, schema_hash
+from engine.model.schema import Sample, check_samples, check_types
+from engine.model.stored import EventData, EventType, StoredEvent
+from engine.model.upcasting import Upcasting
+from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.memory import MemoryStore
-from engine.upcasting import Upcasting
 
 
 class GuestMade(Event, name="guest-made", version=1):

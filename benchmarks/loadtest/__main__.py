@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import DefinitionError
-from engine.stores.sqlite_process import SqliteProcessStore
+from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import open_url, views_path
 
 from .. import machine

@@ -41,9 +41,9 @@ from ..errors import (
     WrongVersion,
 )
 from ..limits import KEY_LENGTH_MAX
-from ..messages import Receipt
-from ..safely import safe_logger
-from ..tracebacks import told
+from ..model.messages import Receipt
+from ..runtime.safely import safe_logger
+from ..runtime.tracebacks import told
 from .bad_request import BadRequest
 from .conditions import asks_for_current, check_match, expected_version, not_modified
 from .origin import names_of, origins_of, refusal_of

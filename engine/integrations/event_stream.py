@@ -22,10 +22,10 @@ import anyio
 import msgspec
 
 from ..errors import Closed
-from ..feed import Feed
-from ..history import LoggedEvent
-from ..live import LiveQuery
-from ..messages import Event, Receipt
+from ..log.feed import Feed
+from ..log.history import LoggedEvent
+from ..model.messages import Event, Receipt
+from ..queries.live import LiveQuery
 
 __all__ = ["EventStream", "event_stream", "last_event", "server_is_stopping"]
 

@@ -19,11 +19,11 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from ..codec import decode_meta
 from ..errors import Damaged
-from ..messages import Meta
+from ..model.codec import decode_meta
+from ..model.messages import Meta
+from ..model.stored import StoredEvent
 from ..statistics import EngineStatistics
-from ..stored import StoredEvent
 from ..telemetry import (
     LINKS_MAX,
     CommandBegan,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import StoreFailed, StoreLocked
-from ..ports import Ports
-from ..stored import EventType, Snapshot, StoredEvent, verify
-from .contract import Batch, Committed, Head, StreamConflict, StreamPage, StreamRead, plan
+from ..model.stored import EventType, Snapshot, StoredEvent, verify
+from ..runtime.ports import Ports
+from .contract.log import Batch, Committed, Head, StreamConflict, StreamPage, StreamRead, plan
 
 __all__ = ["MemoryStore"]
 

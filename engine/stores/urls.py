@@ -14,11 +14,11 @@ from os import PathLike, fspath
 from typing import Any, Final, TypeAlias
 
 from ..errors import DefinitionError
-from ..system_files import absolute, exists
-from .contract import Store
+from ..runtime.system_files import absolute, exists
+from .contract.log import Store
 from .memory import MemoryStore
-from .sqlite import SqliteStore
-from .sqlite_process import SqliteProcessStore
+from .sqlite.log.store import SqliteStore
+from .sqlite.process.store import SqliteProcessStore
 
 __all__ = ["StoreName", "file_store", "log_path", "open_store", "open_url", "views_path"]
 

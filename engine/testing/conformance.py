@@ -17,9 +17,9 @@ import pytest
 import pytest_asyncio
 
 from ..errors import Damaged, StoreFailed, StoreLocked
-from ..ports import Ports
-from ..stored import ENCODING_JSON, EventData, EventType, Snapshot, StoredEvent, verify
-from ..stores.contract import (
+from ..model.stored import ENCODING_JSON, EventData, EventType, Snapshot, StoredEvent, verify
+from ..runtime.ports import Ports
+from ..stores.contract.log import (
     Appended,
     AppendRequest,
     Batch,

@@ -11,10 +11,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..aggregate import Aggregate
 from ..engine import Engine
-from ..ports import Clock, Ids, Ports
-from ..projection import Projection
+from ..model.aggregate import Aggregate
+from ..model.projection import Projection
+from ..runtime.ports import Clock, Ids, Ports
 from ..stores.memory import MemoryStore
 from .scenario import ManualClock, SequentialIds
 

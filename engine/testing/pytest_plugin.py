@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import pytest_asyncio
 
-from ..aggregate import Aggregate
 from ..engine import Engine
+from ..model.aggregate import Aggregate
 from .memory_engine import memory_engine
 
 __all__ = ["MakeEngine", "make_engine"]

@@ -19,18 +19,25 @@ from typing import Any, Generic, NoReturn, TypeVar
 import apsw
 import msgspec
 
-from ..aggregate import Aggregate, CommandHandler, Context, as_events
-from ..codec import EventRegistry
-from ..difference import difference
 from ..errors import Rejected, UsageError
 from ..limits import Limits
-from ..messages import Command, Event, Meta
-from ..projection import Projection, ProjectionDefinition, ProjectionHandler, Row, Table, handler_of
-from ..rows import Flat, Scalar
-from ..sql_projection import Sql
-from ..stores.sqlite_builds import own_names, show
-from ..stores.sqlite_own import OwnTables, make_own
-from ..stores.sqlite_session import run, transaction
+from ..model.aggregate import Aggregate, CommandHandler, Context, as_events
+from ..model.codec import EventRegistry
+from ..model.difference import difference
+from ..model.messages import Command, Event, Meta
+from ..model.projection import (
+    Projection,
+    ProjectionDefinition,
+    ProjectionHandler,
+    Row,
+    Table,
+    handler_of,
+)
+from ..model.rows import Flat, Scalar
+from ..model.sql_projection import Sql
+from ..stores.sqlite.connection import run, transaction
+from ..stores.sqlite.views.builds import own_names, show
+from ..stores.sqlite.views.sql_tables import OwnTables, make_own
 
 __all__ = ["Decision", "Folded", "ManualClock", "Scenario", "SequentialIds", "given"]
 

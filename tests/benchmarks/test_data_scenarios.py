@@ -21,7 +21,7 @@ from benchmarks.scenario import Cell, Scenario, Wrong
 from benchmarks.workload import OrderOpened
 from benchmarks.writers import write as write_all
 from engine import Meta, projects
-from engine.live import LiveQueries
+from engine.queries.live import LiveQueries
 
 SCENARIOS = (cold, feed, project, memory, start, grow, watch)
 

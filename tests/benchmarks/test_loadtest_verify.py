@@ -24,7 +24,7 @@ from domain.lines import Buyer, Line
 from domain.orders import AdjustOrderItemQuantity, CreateOrder, Order, ShipOrder
 from domain.returns import RecordReturn, Return
 from engine import Aggregate, Command, Event
-from engine.stores.sqlite_tables import TableSql
+from engine.stores.sqlite.views.tables import TableSql
 from engine.testing.scenario import Folded, Scenario, given
 
 BUYER = Buyer("France", "17850")

@@ -19,20 +19,11 @@ from typing import Any
 
 import msgspec
 
-from engine import (
-    Engine,
-    Limits,
-    NotRun,
-    OutcomeUnknown,
-    Overloaded,
-    Receipt,
-    Rejected,
-    run,
-    snapshot_writer,
-)
+from engine import Engine, Limits, NotRun, OutcomeUnknown, Overloaded, Receipt, Rejected, run
 from engine.errors import EngineError, EngineFailed, StoreFailed
-from engine.ports import Ports, SystemFiles
-from engine.stores import sqlite_wal
+from engine.runtime.ports import Ports, SystemFiles
+from engine.stores.sqlite import wal as sqlite_wal
+from engine.write import snapshot_writer
 from tests.faults import VfsFiles
 
 from .cells import Add, Cell, Cells, Look, Operations, Show, Take, show

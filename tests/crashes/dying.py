@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import apsw
 
-from engine.ports import FAILPOINTS, SWAP_FAILPOINTS
+from engine.runtime.ports import FAILPOINTS, SWAP_FAILPOINTS
 
 from .story import Death, Place
 

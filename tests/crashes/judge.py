@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from engine.projection import slice_of
+from engine.model.projection import slice_of
 
 from .cells import POISON, trail
 from .dying import LOG

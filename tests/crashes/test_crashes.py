@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.ports import FAILPOINTS, SWAP_FAILPOINTS
+from engine.runtime.ports import FAILPOINTS, SWAP_FAILPOINTS
 
 from .__main__ import CANNOT
 from .cells import trail

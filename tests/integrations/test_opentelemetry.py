@@ -21,11 +21,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from engine import Engine, HandlerFailed, Meta, Rejected, following
-from engine.codec import decode_meta
 from engine.integrations.opentelemetry import OpenTelemetry, link_of
 from engine.integrations.opentelemetry_metrics import _INSTRUMENTS
+from engine.model.codec import decode_meta
 from engine.stores.memory import MemoryStore
-from engine.stores.sqlite import SqliteStore
+from engine.stores.sqlite.log.store import SqliteStore
 from engine.telemetry import LINKS_MAX
 from tests.support import Add, HeldStore, Look, Spoil, counters, until
 from tests.tallies import AILING, GetTallies, Tallies, get_tallies

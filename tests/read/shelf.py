@@ -9,21 +9,21 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from engine.bus import Bus
-from engine.codec import EventRegistry
 from engine.limits import Limits
-from engine.messages import Event, Meta
-from engine.ports import Ports
-from engine.projection import Projection, Row, Table, projects
-from engine.projector import Projector
-from engine.sql_projection import Sql, SqlProjection
-from engine.sql_work import SqlWork
-from engine.stored import EventData, StoredEvent
-from engine.stores.contract import AppendRequest, Batch, Write
+from engine.log.bus import Bus
+from engine.model.codec import EventRegistry
+from engine.model.messages import Event, Meta
+from engine.model.projection import Projection, Row, Table, projects
+from engine.model.sql_projection import Sql, SqlProjection
+from engine.model.stored import EventData, StoredEvent
+from engine.projections.projector import Projector
+from engine.projections.targets.rows import TableWork
+from engine.projections.targets.sql import SqlWork
+from engine.runtime.ports import Ports
+from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.contract.views import Part, Rebuild
 from engine.stores.memory import MemoryStore
-from engine.stores.sqlite_views import SqliteViews
-from engine.views import Part, Rebuild
-from engine.work import TableWork
+from engine.stores.sqlite.views.store import SqliteViews
 
 T = TypeVar("T")
 
@@ -314,7 +314,7 @@ class Wired:
 
     async def rows(self, table: Table[Any]) -> dict[Any, Any]:
         """Give a whole table by key."""
-        from engine.views import Selection
+        from engine.stores.contract.views import Selection
 
         found = await self.views.find(table.definition, Selection(limit=1_000_000))
         return {getattr(row, table.definition.shape.key): row for row in found}

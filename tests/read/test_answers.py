@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from engine.answers import Answers, answers
 from engine.errors import DefinitionError, ProjectionLag, UsageError
-from engine.messages import Query, Receipt
-from engine.reading import Views
+from engine.model.messages import Query, Receipt
+from engine.queries.answers import Answers, answers
+from engine.queries.views import Views
 
 from .shelf import Book, Bought, Counts, Dropped, Lent, Library, Log, Wired
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from engine.bus import Bus
 from engine.limits import Limits
-from engine.stored import StoredEvent
+from engine.log.bus import Bus
+from engine.model.stored import StoredEvent
 
 from .shelf import Bought, Log
 

@@ -38,10 +38,10 @@ from engine import (
     one_of,
     projects,
 )
-from engine.conditions import Filter, OneOf, Range
-from engine.interest import Interest
-from engine.stores.sqlite_tables import TableSql
-from engine.stores.sqlite_views import SqliteViews
+from engine.model.conditions import Filter, OneOf, Range
+from engine.queries.interest import Interest
+from engine.stores.sqlite.views.store import SqliteViews
+from engine.stores.sqlite.views.tables import TableSql
 
 
 class Kind(Enum):

@@ -11,12 +11,12 @@ import pytest
 
 from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
-from engine.projection import Projection
-from engine.rows import Flat, Scalar
-from engine.stores import sqlite_gathered
-from engine.stores.sqlite_gathered import Gathered, Gathering
-from engine.views import Changes, Checkpoint, Parked
-from engine.work import WRITES_MAX, TableWork
+from engine.model.projection import Projection
+from engine.model.rows import Flat, Scalar
+from engine.projections.targets.rows import WRITES_MAX, TableWork
+from engine.stores.contract.views import Changes, Checkpoint, Parked
+from engine.stores.sqlite.views import group_commit as sqlite_gathered
+from engine.stores.sqlite.views.group_commit import Gathered, Gathering
 
 from .shelf import Bought, Counts, Lent, Library, Log, Wired, fold_all, part_of, until
 

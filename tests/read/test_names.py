@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine import Engine, Onlooker, Projection, Query, Row, Table, Views, answers, projects
-from engine.projection import TableDefinition
+from engine.model.projection import TableDefinition
 from tests.support import Add, Added, Counter
 
 NAMES = ["true", "false", "True", "FALSE", "null", "rowid", "rank", "value", "select", "excluded"]

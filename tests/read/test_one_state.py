@@ -27,9 +27,9 @@ from engine import (
     answers,
     projects,
 )
-from engine.stores import sqlite_wal
-from engine.stores.sqlite_session import OnlyReads
-from engine.stores.sqlite_views import SqliteViews
+from engine.stores.sqlite import wal as sqlite_wal
+from engine.stores.sqlite.connection import OnlyReads
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.read.shelf import until
 from tests.support import Add, Added, Counter
 

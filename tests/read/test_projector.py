@@ -12,13 +12,13 @@ import pytest
 
 from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
-from engine.messages import Event
-from engine.projection import Projection
-from engine.rows import Scalar
+from engine.model.messages import Event
+from engine.model.projection import Projection
+from engine.model.rows import Scalar
+from engine.model.stored import EventData
+from engine.projections.targets.rows import TableWork
 from engine.statistics import ProjectorState
-from engine.stored import EventData
-from engine.views import Changes, Checkpoint, Part
-from engine.work import TableWork
+from engine.stores.contract.views import Changes, Checkpoint, Part
 
 from .shelf import (
     MENDED,

@@ -34,9 +34,9 @@ from engine import (
 )
 from engine.engine import Engine
 from engine.errors import DefinitionError, UsageError
-from engine.messages import Event, Meta
-from engine.projection import Projection, Row, Table, projects
-from engine.stores.sqlite_tables import definition_hash
+from engine.model.messages import Event, Meta
+from engine.model.projection import Projection, Row, Table, projects
+from engine.stores.sqlite.views.tables import definition_hash
 from engine.testing.scenario import Folded
 
 from .shelf import Book, Bought, Lent, Library

@@ -14,17 +14,17 @@ import pytest
 
 from engine.errors import InvalidInput, StoreFailed, UsageError
 from engine.limits import Limits
-from engine.messages import Event
-from engine.ports import Ports
-from engine.projection import Projection, Row, Table, projects
-from engine.reading import Views
-from engine.rows import Flat
-from engine.stores.sqlite_search import drops
-from engine.stores.sqlite_tables import TableSql
-from engine.stores.sqlite_views import SqliteViews
+from engine.model.messages import Event
+from engine.model.projection import Projection, Row, Table, projects
+from engine.model.rows import Flat
+from engine.queries.views import Views
+from engine.runtime.ports import Ports
+from engine.stores.contract.views import Changes, Checkpoint, Decision, Selection
+from engine.stores.sqlite.views.search import drops
+from engine.stores.sqlite.views.store import SqliteViews
+from engine.stores.sqlite.views.tables import TableSql
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.machine import SimulatedFiles
-from engine.views import Changes, Checkpoint, Decision, Selection
 
 from .shelf import Crash, Library, Log, Wired, part_of
 

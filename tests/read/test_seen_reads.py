@@ -24,7 +24,7 @@ from engine import (
     answers,
     projects,
 )
-from engine.stores.sqlite_views import SqliteViews
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.read.shelf import until
 from tests.support import Add, Added, Counter
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from engine.errors import StoreFailed
-from engine.shared_feed import PAGES, SharedFeed
-from engine.stored import StoredEvent
+from engine.log.shared_pages import PAGES, SharedFeed
+from engine.model.stored import StoredEvent
 from tests.read.shelf import Bought, Log
 
 

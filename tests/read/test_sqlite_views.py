@@ -15,17 +15,17 @@ import pytest
 
 from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
-from engine.ports import Ports
-from engine.projection import Projection, Row, Table, projects
-from engine.rows import Flat, Scalar
-from engine.stores import sqlite_wal
-from engine.stores.sqlite_keeper import Keeper
-from engine.stores.sqlite_session import set_pragma
-from engine.stores.sqlite_tables import TableSql
-from engine.stores.sqlite_views import SqliteViews
+from engine.model.projection import Projection, Row, Table, projects
+from engine.model.rows import Flat, Scalar
+from engine.runtime.ports import Ports
+from engine.stores.contract.views import Changes, Checkpoint, Decision, Parked, Selection
+from engine.stores.sqlite import wal as sqlite_wal
+from engine.stores.sqlite.connection import set_pragma
+from engine.stores.sqlite.views.catalog import Keeper
+from engine.stores.sqlite.views.store import SqliteViews
+from engine.stores.sqlite.views.tables import TableSql
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.machine import SimulatedFiles
-from engine.views import Changes, Checkpoint, Decision, Parked, Selection
 
 from .shelf import (
     Book,

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from engine.codec import EventRegistry
 from engine.errors import Damaged, UsageError
 from engine.limits import Limits
-from engine.messages import Event
-from engine.projection import Projection, Table, projects
-from engine.rows import Flat, Row, Scalar
-from engine.staging import Fold, weight_of
+from engine.model.codec import EventRegistry
+from engine.model.messages import Event
+from engine.model.projection import Projection, Table, projects
+from engine.model.rows import Flat, Row, Scalar
+from engine.projections.targets.staging import Fold, weight_of
 
 from .shelf import EVENTS, Book, Bought, Copy, Lent, Library, Log, Lost, Swept, lent_keys
 

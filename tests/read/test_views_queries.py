@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from engine import at_least
-from engine.conditions import Filter
 from engine.errors import StoreFailed, UsageError
 from engine.limits import Limits
-from engine.projection import Projection, Table, TableDefinition, projects
-from engine.reading import Views
-from engine.rows import Scalar
+from engine.model.conditions import Filter
+from engine.model.projection import Projection, Table, TableDefinition, projects
+from engine.model.rows import Scalar
+from engine.queries.views import Views
 
 from .shelf import Book, Bought, Copy, Lent, Library, Log, Wired
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.stores.contract import Store
+from engine.stores.contract.log import Store
 from engine.stores.memory import MemoryStore
 from engine.testing.conformance import StoreConformance
 

@@ -19,10 +19,9 @@ import pytest
 import pytest_asyncio
 
 from engine import Damaged, DefinitionError, StoreFailed, StoreLocked, StoreRefused
-from engine.ports import Ports, SystemFiles
-from engine.stored import EventData
-from engine.stores import sqlite_pages
-from engine.stores.contract import (
+from engine.model.stored import EventData
+from engine.runtime.ports import Ports, SystemFiles
+from engine.stores.contract.log import (
     Appended,
     AppendRequest,
     Batch,
@@ -31,8 +30,9 @@ from engine.stores.contract import (
     StreamRead,
     Write,
 )
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_schema import APPLICATION_ID, MIGRATIONS, migrate, read_schema_version
+from engine.stores.sqlite.log import pages as sqlite_pages
+from engine.stores.sqlite.log.schema import APPLICATION_ID, MIGRATIONS, migrate, read_schema_version
+from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.urls import open_url, views_path
 from engine.testing.conformance import (
     ADDED,

@@ -14,10 +14,10 @@ import pytest
 import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
-from engine.ports import Ports
-from engine.stored import ENCODING_JSON, EventType, checksum_of
-from engine.stores.contract import Appended, AppendRequest, StreamConflict, StreamRead, Write
-from engine.stores.sqlite import SqliteStore
+from engine.model.stored import ENCODING_JSON, EventType, checksum_of
+from engine.runtime.ports import Ports
+from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
+from engine.stores.sqlite.log.store import SqliteStore
 from engine.testing.conformance import ALL, append, event, feed, numbers, request, stream
 
 

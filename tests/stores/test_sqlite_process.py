@@ -16,12 +16,11 @@ import pytest_asyncio
 
 from engine import Engine, EngineFailed, OutcomeUnknown
 from engine.errors import Damaged, EngineError, StoreFailed, StoreLocked, StoreRefused
-from engine.ports import FileLock, Ports
-from engine.stored import Snapshot
-from engine.stores.contract import Batch, Committed, Head, Store, plan
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_process import SqliteProcessStore
-from engine.stores.sqlite_wire import (
+from engine.model.stored import Snapshot
+from engine.runtime.ports import FileLock, Ports
+from engine.stores.contract.log import Batch, Committed, Head, Store, plan
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.process.protocol import (
     Added,
     Append,
     Failed,
@@ -33,6 +32,7 @@ from engine.stores.sqlite_wire import (
     error_of,
     failed_of,
 )
+from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import open_url
 from engine.testing.conformance import ALL, append, feed, numbers, request
 from tests.faults import VfsFiles
@@ -157,7 +157,7 @@ async def test_an_engine_whose_writer_is_killed_stops_and_says_that_nobody_knows
 _KILLED = """
 import asyncio, os, signal, sys
 from engine.ports import Ports
-from engine.stores.sqlite_process import SqliteProcessStore
+from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.testing.conformance import append, request
 
 async def main():

@@ -16,12 +16,12 @@ import pytest
 import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
-from engine.ports import Ports, SystemFiles
-from engine.stored import EventType
-from engine.stores import sqlite_reader
-from engine.stores.contract import AppendRequest, Head, StreamRead, Write
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_reader import SqliteReader
+from engine.model.stored import EventType
+from engine.runtime.ports import Ports, SystemFiles
+from engine.stores.contract.log import AppendRequest, Head, StreamRead, Write
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside import log as sqlite_reader
+from engine.stores.sqlite.outside.log import SqliteReader
 from engine.testing.conformance import ALL, append, event, feed, numbers, request
 
 ROOT = Path(__file__).parents[2]

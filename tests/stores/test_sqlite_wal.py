@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 
 from engine import StoreFailed
-from engine.ports import Ports, SystemClock
-from engine.stored import EventData
-from engine.stores import sqlite_wal
-from engine.stores.contract import AppendRequest, Write
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_wal import WalFolder, WalInTurn
+from engine.model.stored import EventData
+from engine.runtime.ports import Ports, SystemClock
+from engine.stores.contract.log import AppendRequest, Write
+from engine.stores.sqlite import wal as sqlite_wal
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.wal import WalFolder, WalInTurn
 from engine.testing.conformance import ADDED, append, feed, request
 from tests.faults import FaultyVfs, Hold, VfsFiles
 

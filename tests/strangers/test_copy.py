@@ -13,11 +13,11 @@ import apsw
 import pytest
 
 from engine import Damaged, StoreRefused
-from engine.ports import Ports, SystemFiles
-from engine.stored import EventData
-from engine.stores.contract import Appended, AppendRequest, Write
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_copy import copy_log
+from engine.model.stored import EventData
+from engine.runtime.ports import Ports, SystemFiles
+from engine.stores.contract.log import Appended, AppendRequest, Write
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside.copy import copy_log
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 
 SECONDS = 60

@@ -13,14 +13,14 @@ import apsw
 import pytest
 
 from engine import StoreRefused
-from engine.ports import Ports, SystemFiles
-from engine.stored import EventData
-from engine.stores import sqlite_damage
-from engine.stores.contract import AppendRequest, Batch, Write
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_damage import read_wal
-from engine.stores.sqlite_reader import SqliteReader
-from engine.stores.sqlite_session import run
+from engine.model.stored import EventData
+from engine.runtime.ports import Ports, SystemFiles
+from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.sqlite.connection import run
+from engine.stores.sqlite.log import damage as sqlite_damage
+from engine.stores.sqlite.log.damage import read_wal
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside.log import SqliteReader
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 
 EVENTS = 12

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from engine import Engine, Limits, Overloaded
-from engine.bell import Bell
-from engine.mailbox import Intake
+from engine.runtime.bell import Bell
+from engine.write.mailbox import Intake
 from tests.strangers.unruly import Ask, Inn, Jar, Put, answer
 from tests.support import until
 

@@ -23,8 +23,8 @@ from engine import (
     StoreLocked,
     WrongVersion,
 )
-from engine.courier import Abandoned
 from engine.integrations.asgi import BadRequest
+from engine.projections.targets.courier import Abandoned
 
 WITH_MORE: list[EngineError | BadRequest] = [
     StoreFailed("the disk is gone", written=None),

@@ -13,11 +13,11 @@ import pytest
 import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
-from engine.ports import Ports
-from engine.stored import EventData
-from engine.stores.contract import Appended, AppendRequest, Write
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_reader import SqliteReader
+from engine.model.stored import EventData
+from engine.runtime.ports import Ports
+from engine.stores.contract.log import Appended, AppendRequest, Write
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside.log import SqliteReader
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 
 SECONDS = 60

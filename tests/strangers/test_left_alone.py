@@ -14,11 +14,11 @@ import apsw
 import pytest
 
 from engine import Engine, Onlooker, StoreFailed, StoreRefused, Voided
-from engine.ports import FileId, Ports, SystemFiles
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_damage import Wal, check_pages
-from engine.stores.sqlite_reader import SqliteReader
-from engine.stores.sqlite_session import run
+from engine.runtime.ports import FileId, Ports, SystemFiles
+from engine.stores.sqlite.connection import run
+from engine.stores.sqlite.log.damage import Wal, check_pages
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside.log import SqliteReader
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.writing import Fills, Put, engine_on
 from tests.support import Add, Counter

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.ports import SystemWorkers
+from engine.runtime.ports import SystemWorkers
 from tests.support import Add, Counter, counters
 
 
@@ -54,7 +54,7 @@ async def test_differences_that_callers_give_up_leave_no_threads(
         slow.wait(20)
         return ()
 
-    monkeypatch.setattr("engine.history.difference", compare)
+    monkeypatch.setattr("engine.log.history.difference", compare)
     async with counters() as engine:
         await engine.execute(Add("c", 1))
         asking = [asyncio.ensure_future(engine.difference(Counter, "c", 0, 1)) for _ in range(3)]

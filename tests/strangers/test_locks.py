@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from engine import Archive, Engine, Onlooker, StoreFailed, StoreLocked, StoreRefused
-from engine.ports import FileLock, Ports, SystemFiles
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_outside import SqliteOutside
+from engine.runtime.ports import FileLock, Ports, SystemFiles
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside.operations import SqliteOutside
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.forking import begin_fork, status_of_fork
 from tests.strangers.locks import locks_on, run
@@ -206,7 +206,7 @@ async def test_a_fork_writes_no_file_that_was_open_as_it_was_made(tmp_path: Path
 async def test_a_lock_that_only_a_child_keeps_names_that_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.stores.sqlite_lock._BRIEF_TRIES", 2)
+    monkeypatch.setattr("engine.stores.sqlite.lock._BRIEF_TRIES", 2)
     path = tmp_path / "log.db.lock"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from engine import Archive, Closed, Engine, EngineFailed, StoreLocked, StoreRefused, Voided
-from engine.ports import Ports, SystemFiles
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_process import SqliteProcessStore
-from engine.stores.sqlite_reader import SqliteReader
-from engine.stores.sqlite_views import SqliteViews
+from engine.runtime.ports import Ports, SystemFiles
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.process.store import SqliteProcessStore
+from engine.stores.sqlite.views.store import SqliteViews
 from engine.testing.conformance import append, feed, numbers, request
 from tests.support import Add, Counter
 
@@ -51,7 +51,7 @@ async def test_a_path_means_the_folder_in_which_the_engine_was_made(
     for folder in (here, there, later):
         folder.mkdir()
     before = a_strangers_database(there / "log.db")
-    monkeypatch.setattr("engine.stores.sqlite_wal.WAL_BYTES_MIN", 64 * 1024)
+    monkeypatch.setattr("engine.stores.sqlite.wal.WAL_BYTES_MIN", 64 * 1024)
     monkeypatch.chdir(here)
     engine = Engine([Counter], store=f"sqlite:log.db?writer={writer}")
     monkeypatch.chdir(later)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from engine import Aggregate, Command, Engine, Event, Id, applies, handles
-from engine.sameness import first_difference
+from engine.model.sameness import first_difference
 
 
 class Point(msgspec.Struct):

@@ -12,8 +12,8 @@ import pytest
 
 from engine import Archive, DefinitionError, Engine, Onlooker
 from engine.stores.memory import MemoryStore
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_process import SqliteProcessStore
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import StoreName, file_store, open_store, open_url
 from tests.support import Add, Counter
 

@@ -18,7 +18,7 @@ from domain.lines import Buyer, Line
 from domain.orders import CancelOrder, CancelReason, CreateOrder
 from domain.shop import open_shop
 from engine.__main__ import main as engine_main
-from engine.printing import PlainStream, escaped, masked, plain, plain_lines, spreadsheet_cell
+from engine.cli.printing import PlainStream, escaped, masked, plain, plain_lines, spreadsheet_cell
 
 ROOT = Path(__file__).parents[2]
 EVIL = "\x1b[2J\x9b31m\x07\x08\r\u202e\u2028\u2066x\u200b"

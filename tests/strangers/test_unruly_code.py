@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, EngineFailed, Limits, Overloaded, Rejected
-from engine.safely import described
+from engine.runtime.safely import described
 from tests.strangers.unruly import (
     RAISED,
     Ask,

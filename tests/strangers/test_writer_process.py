@@ -15,10 +15,10 @@ import pytest
 
 from engine import Closed, Engine, EngineFailed
 from engine.errors import StoreFailed
-from engine.ports import Ports
-from engine.stored import Snapshot
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_process import SqliteProcessStore
+from engine.model.stored import Snapshot
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.forking import status_of_fork
 from tests.support import Add, Counter

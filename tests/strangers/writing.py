@@ -25,7 +25,7 @@ from engine import (
     handles,
     projects,
 )
-from engine.stores.contract import Measured
+from engine.stores.contract.log import Measured
 
 
 class Put(Command):

@@ -13,12 +13,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from ...aggregate import Aggregate, applies, handles
-from ...answers import answers
 from ...errors import Rejected
-from ...messages import Command, Event, Id, Meta, Query
-from ...projection import Projection, Row, Table, projects
-from ...reading import Views
+from ...model.aggregate import Aggregate, applies, handles
+from ...model.messages import Command, Event, Id, Meta, Query
+from ...model.projection import Projection, Row, Table, projects
+from ...queries.answers import answers
+from ...queries.views import Views
 
 __all__ = [
     "OPERATION",

@@ -35,8 +35,8 @@ from ...errors import (
     WrongVersion,
 )
 from ...limits import Limits
-from ...messages import Receipt
-from ...ports import Ports
+from ...model.messages import Receipt
+from ...runtime.ports import Ports
 from .disk import Disk
 from .domain import (
     OPERATION,

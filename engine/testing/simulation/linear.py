@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from ...errors import Rejected, WrongVersion
-from ...messages import Receipt
+from ...model.messages import Receipt
 from .domain import Put, Slowly, Take
 from .story import Operation, Seen, Sending, Story
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import apsw
 
 from ...errors import StoreLocked
-from ...ports import SystemFiles
+from ...runtime.ports import SystemFiles
 from .disk import Disk
 from .loop import SimulatedLoop
 

@@ -16,8 +16,8 @@ from typing import Any
 from ...engine import Engine
 from ...errors import Closed, EngineError, StoreFailed
 from ...limits import Limits
-from ...stored import EventData
-from ...stores.contract import Appended, AppendRequest, Batch, StreamRead, Write
+from ...model.stored import EventData
+from ...stores.contract.log import Appended, AppendRequest, Batch, StreamRead, Write
 from .domain import Was
 from .loop import SimulatedLoop
 from .story import Story, Stranger

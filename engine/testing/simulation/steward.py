@@ -20,7 +20,7 @@ import apsw
 
 from ...engine import Engine
 from ...errors import Closed, Damaged, ProjectionLag, StoreFailed, StoreRefused, UsageError
-from ...projections import Status
+from ...projections.operations import Status
 from .loop import SimulatedLoop
 from .story import Deed, Story
 from .tallies import GetTallies, Tallies

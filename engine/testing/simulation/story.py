@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ...errors import EngineError
-from ...messages import Receipt
+from ...model.messages import Receipt
 from .swarm import Swarm
 
 __all__ = ["Deed", "Operation", "Seen", "SeenTally", "Sending", "Shown", "Story", "Stranger"]

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ...limits import Limits
-from ...projection import Policy
+from ...model.projection import Policy
 
 __all__ = ["Ending", "Swarm", "draw_limits", "draw_swarm"]
 

@@ -13,10 +13,10 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
-from ...answers import answers
-from ...messages import Event, Meta, Query
-from ...projection import Policy, Projection, Row, Table, projects
-from ...reading import Views
+from ...model.messages import Event, Meta, Query
+from ...model.projection import Policy, Projection, Row, Table, projects
+from ...queries.answers import answers
+from ...queries.views import Views
 from .domain import Taken, Was
 
 __all__ = [

@@ -21,7 +21,7 @@ from random import Random
 from typing import Any, Final
 
 from ...errors import Damaged, EngineFailed, StoreFailed, StoreRefused, StreamUnreadable
-from ...stores import sqlite_wal
+from ...stores.sqlite import wal as sqlite_wal
 from .disk import Disk
 from .domain import POISON, Brittle, Hang, Put, Slowly, Spoil, Take
 from .fence import fence

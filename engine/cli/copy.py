@@ -1,0 +1,57 @@
+"""`python -m engine copy FILE TO`: a copy of a log and its views, whole, while the engine runs.
+
+Rules: it writes over nothing, and what it could not copy whole it takes away. The log is only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..runtime.ports import Ports
+from ..stores.sqlite.outside.copy import copy_log
+from .options import DONE, FAILED, USAGE
+from .output import Output
+
+__all__ = ["add_parser"]
+
+_DESCRIPTION = """\
+Copy a log, and its views if there are any, to new files. The log may be in use by its engine, be
+left behind by one that was killed, or be closed. Each file is copied as it is at one moment,
+synced, and read again: all events are compared with their checksums. Copied with cp or rsync, the
+files of a running log are of several moments, and an engine refuses them."""
+
+_EPILOG = f"""\
+exit status: {DONE} copied, and the copy was verified; {FAILED} nothing was copied: the reason is on
+the error stream; {USAGE} wrong arguments; 130 interrupted"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "copy",
+        help="copy a log and its views, while the engine runs",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument("to", metavar="TO", help="the new file, which must not be there")
+    parser.add_argument(
+        "--damaged",
+        action="store_true",
+        help="of a damaged write-ahead log, take what stands before the damage; the rest is lost",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    copied = copy_log(Ports().files, options.file, options.to, damaged=options.damaged)
+    output = Output(utf8=False)
+    beside = "" if copied.views is None else f", with its views in {copied.views}"
+    try:
+        output.write(f"copied to position {copied.head.position:,}{beside}")
+        output.flush()
+    except BrokenPipeError:
+        output.abandon()
+    return DONE

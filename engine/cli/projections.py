@@ -1,0 +1,305 @@
+"""`python -m engine projections`: the projections of a log, looked at and acted on from outside.
+
+Rules: the log may be in use by an engine or at rest. To look changes nothing. What is to be done is
+asked for in the views' file; a running engine does it, and where none runs the command itself does
+what needs no code of the application. The exit status says what became of it. Once asked for it is
+done even where the command has ended: waiting is only for the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ..cli import projections_build
+from ..runtime.ports import Ports
+from ..stores.contract.requests import Arguments, Request
+from ..stores.contract.views import Decision, Parked
+from ..stores.sqlite.outside.operations import SqliteOutside
+from .layout import time_text
+from .options import DONE, FAILED, USAGE, log_file, seconds, some
+from .output import Output, say, tell
+from .printing import escaped, plain
+from .standing import Observer, Standing, json_line, table_lines
+
+__all__ = ["add_parser"]
+
+NOT_YET: Final = 3
+UNKNOWN: Final = 4
+WAIT_SECONDS: Final = 10
+ANSWER_POLL_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.5
+"""Between the two looks that a speed needs."""
+WATCH_SECONDS: Final = 1.0
+PAGE: Final = 100
+
+_DESCRIPTION = """\
+Look at the projections of a log and act on them, while its engine runs or not. FILE is the log; its
+views are found beside it. What needs the application's code (retry, rebuild, the reset of a
+SqlProjection) is left for the engine where none runs; everything else is done at once. No
+`authorize` is asked at rest: whoever may write the files may do this."""
+
+_EPILOG = f"""\
+exit status: {DONE} done, or shown; {FAILED} refused, or the files cannot be used: the reason is on
+the error stream; {USAGE} wrong arguments; {NOT_YET} asked for and not done yet: it waits in the
+file, and `list` shows it; {UNKNOWN} whoever did it ended before it could answer: look, and ask
+again; 130 interrupted"""
+
+_ACTIONS: Final = {
+    "pause": "let a projection rest, over restarts too",
+    "resume": "let it go on, from a pause or after a failure",
+    "reset": "empty its tables and fold the log into them again",
+    "rebuild": "build it anew beside the tables that serve",
+    "cancel": "give up what is being built",
+    "drop": "take the tables of former builds away",
+    "retry": "try parked events again",
+    "skip": "leave an event out that is parked or has stopped it",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "projections",
+        help="look at projections and act on them",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_looks(actions)
+    for name, told in _ACTIONS.items():
+        action = _add(actions, name, told)
+        action.add_argument("name", metavar="NAME", help="the projection")
+        if name == "skip":
+            action.add_argument("position", metavar="POSITION", type=some, help="of the event")
+        if name == "retry":
+            action.add_argument("--key", metavar="K", help="only events of this key")
+        else:
+            action.add_argument(
+                "--reason", metavar="R", default="", required=name == "skip", help="it is kept"
+            )
+        action.add_argument(
+            "--wait",
+            type=seconds,
+            default=WAIT_SECONDS,
+            metavar="SECONDS",
+            help=f"how long to wait for the engine's answer (default: {WAIT_SECONDS})",
+        )
+        action.set_defaults(run=_run_act, action=name)
+    projections_build.add_parser(actions)
+
+
+def _add_looks(actions: Any) -> None:
+    action = _add(actions, "list", "show how all projections stand")
+    action.add_argument("--json", action="store_true", help="one JSON object a line")
+    action.add_argument("--watch", action="store_true", help="again and again, until stopped")
+    action.add_argument("--traceback", action="store_true", help="show what stopped them, too")
+    action.set_defaults(run=_run_list)
+    action = _add(actions, "parked", "show the events of a projection that are parked")
+    action.add_argument("name", metavar="NAME", help="the projection")
+    action.add_argument("--key", metavar="K", help="only events of this key")
+    action.add_argument("--traceback", action="store_true", help="show why, too")
+    action.add_argument("--json", action="store_true", help="one JSON object a line")
+    action.set_defaults(run=_run_parked)
+    action = _add(actions, "decisions", "show what people decided, the oldest first")
+    action.add_argument("name", metavar="NAME", nargs="?", help="the projection (default: all)")
+    action.add_argument("--json", action="store_true", help="one JSON object a line")
+    action.set_defaults(run=_run_decisions)
+
+
+def _add(actions: Any, name: str, told: str) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=told,
+        description=told,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    return action
+
+
+# -- looking ------------------------------------------------------------------------------------
+
+
+def _run_list(options: argparse.Namespace) -> int:
+    # Asked to end is asked to end, by whichever signal.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    output, ports = Output(utf8=options.json), Ports()
+    try:
+        with SqliteOutside(options.file, ports, readonly=True) as outside:
+            _list(options, output, Observer(outside, ports.clock))
+    except BrokenPipeError:
+        output.abandon()
+    except KeyboardInterrupt:
+        if not options.watch:
+            raise
+    return DONE
+
+
+def _list(options: argparse.Namespace, output: Output, observer: Observer) -> None:
+    standings = observer.observe()
+    if any(_moves(standing) for standing in standings):
+        # A speed is what moves between two looks.
+        output.rest(LOOK_SECONDS)
+        standings = observer.observe()
+    while True:
+        if options.watch and not options.json:
+            output.clear()
+        for line in _list_lines(standings, options):
+            output.write(line)
+        output.flush()
+        if not options.watch:
+            return
+        output.rest(WATCH_SECONDS)
+        standings = observer.observe()
+
+
+def _moves(standing: Standing) -> bool:
+    built = any(build.state == "building" for build in standing.builds)
+    return built or standing.state in ("live", "catching-up", "building")
+
+
+def _list_lines(standings: Sequence[Standing], options: argparse.Namespace) -> Iterator[str]:
+    if options.json:
+        return map(json_line, standings)
+    return table_lines(standings, traceback=options.traceback)
+
+
+def _run_parked(options: argparse.Namespace) -> int:
+    output = Output(utf8=options.json)
+    with SqliteOutside(options.file, readonly=True) as outside:
+        shown = 0
+        try:
+            for parked in _all_parked(outside, options.name, options.key):
+                shown += 1
+                for line in _parked_lines(parked, options):
+                    output.write(line)
+            output.flush()
+        except BrokenPipeError:
+            output.abandon()
+            return DONE
+    if not shown:
+        tell("no event is parked")
+    return DONE
+
+
+def _all_parked(outside: SqliteOutside, name: str, key: str | None) -> Iterator[Parked]:
+    after = 0
+    while page := outside.parked(name, key=key, after=after, limit=PAGE):
+        yield from page
+        after = page[-1].position
+
+
+def _parked_lines(parked: Parked, options: argparse.Namespace) -> Iterator[str]:
+    if options.json:
+        shown = {**msgspec.to_builtins(parked), "parked": time_text(parked.parked)}
+        if not options.traceback:
+            del shown["cause"]
+        yield escaped(msgspec.json.encode(shown).decode())
+        return
+    tries = f"tries: {parked.attempts}" if parked.attempts else "waits behind another"
+    yield plain(
+        f"{parked.position}  {time_text(parked.parked)}  {parked.key}  {parked.event} of "
+        f"{parked.stream}  {tries}"
+    )
+    if options.traceback:
+        yield from (f"    {plain(line)}" for line in parked.cause.rstrip().splitlines())
+
+
+def _run_decisions(options: argparse.Namespace) -> int:
+    output = Output(utf8=options.json)
+    with SqliteOutside(options.file, readonly=True) as outside:
+        decisions = outside.decisions(options.name)
+    try:
+        for decision in decisions:
+            output.write(_decision_line(decision, options))
+        output.flush()
+    except BrokenPipeError:
+        output.abandon()
+        return DONE
+    if not decisions:
+        tell("nothing was decided")
+    return DONE
+
+
+def _decision_line(decision: Decision, options: argparse.Namespace) -> str:
+    if options.json:
+        shown = {**msgspec.to_builtins(decision), "decided": time_text(decision.decided)}
+        return escaped(msgspec.json.encode(shown).decode())
+    where = "" if decision.position is None else f" at {decision.position}"
+    reason = f": {decision.reason}" if decision.reason else ""
+    return plain(
+        f"{time_text(decision.decided)}  {decision.projection}  {decision.kind}{where}  "
+        f"(version {decision.version}) by {decision.principal or 'nobody named'}{reason}"
+    )
+
+
+# -- acting -------------------------------------------------------------------------------------
+
+
+def _run_act(options: argparse.Namespace) -> int:
+    ports = Ports()
+    arguments = Arguments(
+        reason=getattr(options, "reason", ""),
+        key=getattr(options, "key", None),
+        position=getattr(options, "position", None),
+    )
+    with SqliteOutside(options.file, ports) as outside:
+        number = outside.ask(options.action, options.name, arguments)
+        deadline = ports.clock.monotonic() + options.wait
+        try:
+            request, at_rest = _wait(outside, number, deadline, ports)
+        except BrokenPipeError:
+            # Whoever would have read the answer has gone; what was asked for is done all the same.
+            return NOT_YET
+    return _tell_answer(request, options, at_rest=at_rest)
+
+
+def _wait(
+    outside: SqliteOutside, number: int, deadline: float, ports: Ports
+) -> tuple[Request, bool]:
+    """Wait for the answer; give the request, and whether it waits for an engine that is not there.
+
+    Where no engine runs, or it ends meanwhile, what needs none is done here.
+    """
+    output = Output(utf8=False)
+    while True:
+        request = outside.request(number)
+        if request.answered is not None:
+            return request, False
+        if outside.do_at_rest():
+            request = outside.request(number)
+            return request, request.answered is None
+        if ports.clock.monotonic() >= deadline:
+            return request, False
+        output.rest(ANSWER_POLL_SECONDS)
+
+
+def _tell_answer(request: Request, options: argparse.Namespace, *, at_rest: bool) -> int:
+    what = f"{request.kind} {request.projection}"
+    if request.state == "done":
+        say(f"{what}: {request.answer}")
+        return DONE
+    if request.state == "refused":
+        tell(f"refused: {plain(request.answer)}")
+        return FAILED
+    if request.state == "unknown":
+        tell(f"unknown: {plain(request.answer)}")
+        return UNKNOWN
+    if at_rest:
+        tell(
+            f"request {request.number} waits: no engine has {options.file} open, and {what} needs "
+            f"the application's code. An engine does it when it starts"
+        )
+    else:
+        tell(
+            f"request {request.number} is not done after {options.wait} s, and waits: the engine "
+            f"is busy, or does not look (Limits.control_poll_ms). It is done without this command"
+        )
+    return NOT_YET

@@ -1,0 +1,147 @@
+"""`python -m engine schema`: whether the declared types of events fit a log and the kept samples.
+
+Rules: the application is imported and never started; the log is read beside whoever has it open,
+and nothing is written to it. `check` tells every finding with its mend; `record` writes samples
+that are missing and leaves those that are there. Samples hold payloads, so they are recorded from a
+log of tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import UsageError
+from ..model.codec import UNDECODABLE, EventRegistry
+from ..model.schema import Finding, Sample, check_samples, check_types
+from ..model.stored import EventType
+from ..stores.sqlite.outside.log import SqliteReader
+from .application import APP_HELP, engine_of
+from .options import DONE, FAILED, USAGE, log_file
+from .output import say, tell
+
+__all__ = ["add_parser"]
+
+_PAGE_EVENTS = 1_000
+_PAGE_BYTES = 8 * 1024 * 1024
+
+_DESCRIPTION = """\
+Compare the types of events that an application declares with those that a log has stored, and with
+samples kept in its repository: names, versions, schema hashes, upcasters. Run `check` before a
+release; an engine does not start on a log with findings."""
+
+_EPILOG = f"""\
+{APP_HELP}
+
+exit status: {DONE} everything fits; {FAILED} findings, each with its mend, or something that cannot
+be read; {USAGE} wrong arguments"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "schema",
+        help="check the types of events against a log and samples",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, run, told in (
+        ("check", _check, "tell what does not fit"),
+        ("record", _record, "write the samples that are missing, out of a log of tests"),
+    ):
+        action = actions.add_parser(
+            name, help=told, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        recording = name == "record"
+        action.add_argument("app", metavar="APP", help="module:attribute")
+        action.add_argument(
+            "--log", type=log_file, metavar="FILE", required=recording, help="as in sqlite:FILE"
+        )
+        action.add_argument(
+            "--samples", metavar="FOLDER", type=Path, required=recording, help="of JSON files"
+        )
+        action.set_defaults(run=run)
+
+
+def _check(options: argparse.Namespace) -> int:
+    registry = _registry_of(options.app)
+    findings: list[Finding] = []
+    compared: list[str] = []
+    if options.log is not None:
+        with SqliteReader(options.log) as log:
+            stored = log.event_types()
+        findings += check_types(registry, stored)
+        compared.append(f"{len(stored)} stored in {options.log}")
+    if options.samples is not None:
+        samples = _read(options.samples)
+        findings += check_samples(registry, samples)
+        compared.append(f"{len(samples)} samples in {options.samples}")
+    if not compared:
+        tell("error: nothing to compare with: give --log FILE, --samples FOLDER, or both")
+        return USAGE
+    for finding in findings:
+        say(f"{finding.rule}: {finding.message}")
+    tell(
+        f"{len(registry.types)} types of events are declared, {' and '.join(compared)}: "
+        + (f"{len(findings)} findings" if findings else "everything fits")
+    )
+    return FAILED if findings else DONE
+
+
+def _record(options: argparse.Namespace) -> int:
+    registry = _registry_of(options.app)
+    folder: Path = options.samples
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {(sample.name, sample.version) for sample in _read(folder)}
+    wanted = {
+        (kind.name, kind.version): kind
+        for kind in registry.types
+        if (kind.name, kind.version) not in kept
+    }
+    for sample in _find(options.log, wanted):
+        text = msgspec.json.format(msgspec.json.encode(sample), indent=2)
+        path = folder / f"{sample.name}.{sample.version}.json"
+        path.write_bytes(text + b"\n")
+        tell(f"wrote {path}")
+    for name, version in wanted:
+        tell(f"still missing: {name} version {version}, which is not in {options.log}")
+    return FAILED if wanted else DONE
+
+
+def _find(log: str, wanted: dict[tuple[str, int], EventType]) -> Iterable[Sample]:
+    """Give a sample of each type that the log has, and take it out of `wanted`."""
+    with SqliteReader(log) as reader:
+        hashes = {(t.name, t.version): t.schema_hash for t in reader.event_types()}
+        after = 0
+        while wanted:
+            page = reader.read_feed(after, events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES)
+            if not page:
+                return
+            after = page[-1].position
+            for event in page:
+                kind = (event.name, event.event_version)
+                if wanted.pop(kind, None) is not None:
+                    yield Sample(*kind, hashes[kind], msgspec.Raw(event.payload))
+
+
+def _read(folder: Path) -> Sequence[Sample]:
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    samples: list[Sample] = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            samples.append(msgspec.json.decode(path.read_bytes(), type=Sample))
+        except UNDECODABLE as error:
+            raise UsageError(f"{path} is no sample: {error}") from error
+    return samples
+
+
+def _registry_of(app: str) -> EventRegistry:
+    """Import the application, and give what it declares."""
+    return engine_of(app).registry

@@ -1,0 +1,162 @@
+"""Which events of a log a command shows, and how they are found without reading more than needed.
+
+Rules: a stream is read through its index, and a time is found by halving, since `recorded` never
+decreases along a log; what names, keys and correlations select is found by reading on. Every event
+that is passed over is compared with its checksum like one that is shown, so that a damaged event
+stops a search and is never taken for one that does not match. Memory holds one page, and those of
+the last events that will be shown.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from ..model.codec import decode_metadata
+from ..model.stored import StoredEvent
+from ..stores.contract.log import StreamRead
+from ..stores.sqlite.outside.log import SqliteReader
+
+__all__ = ["Search", "Selection"]
+
+PAGE_EVENTS: Final = 1_000
+PAGE_BYTES: Final = 8 * 1024 * 1024
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for; None and empty select everything. Times are in µs and inclusive."""
+
+    stream: str | None = None
+    names: tuple[str, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    key: str | None = None
+    correlation: str | None = None
+
+    @property
+    def reads_on(self) -> bool:
+        """Whether it passes events over that only reading them can tell."""
+        return bool(self.names) or self.key is not None or self.correlation is not None
+
+    def takes(self, stored: StoredEvent) -> bool:
+        """Tell whether an event is selected, place and time apart."""
+        if self.names and stored.name not in self.names:
+            return False
+        if self.key is None and self.correlation is None:
+            return True
+        metadata = decode_metadata(stored)
+        return (self.key is None or metadata.key == self.key) and (
+            self.correlation is None or metadata.correlation == self.correlation
+        )
+
+
+class _Road(Protocol):
+    """Events that can be counted along: those of the log by position, of a stream by version."""
+
+    def end(self) -> int:
+        """Give how many there are."""
+        ...
+
+    def read(self, after: int, events_max: int) -> Sequence[StoredEvent]:
+        """Give those after the first `after`."""
+        ...
+
+
+class _Log:
+    def __init__(self, reader: SqliteReader) -> None:
+        self._reader = reader
+
+    def end(self) -> int:
+        return self._reader.head().position
+
+    def read(self, after: int, events_max: int) -> Sequence[StoredEvent]:
+        return self._reader.read_feed(after, events_max=events_max, bytes_max=PAGE_BYTES)
+
+
+class _Stream:
+    def __init__(self, reader: SqliteReader, stream: str) -> None:
+        self._reader = reader
+        self._stream = stream
+
+    def end(self) -> int:
+        return self._reader.version_of(self._stream)
+
+    def read(self, after: int, events_max: int) -> Sequence[StoredEvent]:
+        pages = self._reader.read_streams(
+            [StreamRead(self._stream, after)], events_max=events_max, bytes_max=PAGE_BYTES
+        )
+        return pages[0].events
+
+
+class Search:
+    """A selection on its way along a log; it remembers how far it has come."""
+
+    def __init__(self, reader: SqliteReader, selection: Selection) -> None:
+        self._selection = selection
+        self._road: _Road = (
+            _Log(reader) if selection.stream is None else _Stream(reader, selection.stream)
+        )
+        self._by_position = selection.stream is None
+        self._at = 0
+        """How many events of the road are behind."""
+
+    def begin(self, after: int) -> None:
+        """Go to the first event after a position that is late enough."""
+        since = self._selection.since
+        if self._by_position:
+            self._at = after
+        elif after:
+            self._at = self._first(0, lambda stored: stored.position > after)
+        if since is not None:
+            self._at = max(self._at, self._first(self._at, lambda e: e.recorded >= since))
+
+    def forward(self) -> Iterator[StoredEvent]:
+        """Give the selected events up to the end as it is when it is reached."""
+        until = self._selection.until
+        while events := self._road.read(self._at, PAGE_EVENTS):
+            for stored in events:
+                if until is not None and stored.recorded > until:
+                    return
+                self._at += 1
+                if self._selection.takes(stored):
+                    yield stored
+
+    def last(self, count: int) -> Sequence[StoredEvent]:
+        """Give the last so many selected events, in order; `forward` goes on behind them."""
+        until = self._selection.until
+        self.begin(0)
+        begin, end = self._at, self._road.end()
+        if until is not None:
+            end = self._first(begin, lambda stored: stored.recorded > until)
+        self._at = max(begin, end)
+        # Only what will be shown is read where that can be known: damage before it is not met.
+        step = PAGE_EVENTS if self._selection.reads_on else min(count, PAGE_EVENTS)
+        found: deque[StoredEvent] = deque()
+        while end > begin and len(found) < count:
+            start = max(begin, end - step)
+            part = [e for e in self._between(start, end) if self._selection.takes(e)]
+            found.extendleft(reversed(part[max(0, len(part) - (count - len(found))) :]))
+            end = start
+        return found
+
+    def _between(self, after: int, end: int) -> Iterator[StoredEvent]:
+        while after < end:
+            events = self._road.read(after, end - after)
+            assert events, "what was counted is there"
+            yield from events
+            after += len(events)
+
+    def _first(self, low: int, there: Callable[[StoredEvent], bool]) -> int:
+        """Give how many events stand before the first one for which `there` holds, by halving."""
+        high = max(low, self._road.end())
+        while low < high:
+            middle = (low + high) // 2
+            [stored] = self._road.read(middle, 1)
+            if there(stored):
+                high = middle
+            else:
+                low = middle + 1
+        return low

@@ -1,0 +1,89 @@
+"""The entrance: whether a call may come in, that is, whether the engine runs, here.
+
+Rules: an engine is used in the event loop and in the process in which it was started, between its
+start and its end. Whatever else is refused at once, with a message that says who must do what. It
+changes nothing, and knows nothing of what the call is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from ..errors import Closed, UsageError
+from .supervisor import State
+
+__all__ = ["Entrance"]
+
+
+class Entrance:
+    """The entrance of one engine."""
+
+    def __init__(
+        self, state: Callable[[], State], failed: Callable[[], BaseException | None]
+    ) -> None:
+        """Take what tells the engine's state, and what ended it if it failed."""
+        self._state = state
+        self._failed = failed
+        self._opened: dict[str, tuple[asyncio.AbstractEventLoop, int]] = {}
+        """Where it was started: loop and process."""
+
+    def open(self) -> None:
+        """Let calls come in from this loop and this process, and from no other for ever.
+
+        Raises UsageError where that was done before.
+        """
+        here = asyncio.get_running_loop(), os.getpid()
+        # One step, also where two threads start one engine: the first has it.
+        if self._state() != "new" or self._opened.setdefault("here", here) is not here:
+            raise UsageError("an engine is started once: make a new Engine for the next start")
+
+    def check(self) -> asyncio.AbstractEventLoop:
+        """Give the loop, or raise what tells the caller why the engine cannot be used here."""
+        return self._check_loop(self.loop())
+
+    def check_end(self) -> None:
+        """Raise UsageError where the engine cannot be ended from here; it may have failed."""
+        if not self._opened:
+            raise UsageError("the engine has not been started, and does not end")
+        self._check_loop(self._check_process())
+
+    def _check_loop(self, expected: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not expected:
+            raise UsageError(
+                "this engine runs in another event loop, or is used from another thread: call it "
+                "from the loop in which it was started, or through `engine.portal()`"
+            )
+        return expected
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Give the loop in which the engine runs; raise what prevents its use in this process."""
+        if self._state() != "running":
+            self._refuse_state()
+        return self._check_process()
+
+    def _check_process(self) -> asyncio.AbstractEventLoop:
+        loop, process = self._opened["here"]
+        if os.getpid() != process:
+            raise UsageError(
+                f"this engine was started in process {process} and is used in {os.getpid()}, "
+                f"after a fork: start an engine of its own in each process"
+            )
+        return loop
+
+    def is_ending(self) -> bool:
+        """Tell whether the engine has begun to stop, or has failed: it takes no more commands."""
+        return self._state() in ("stopping", "stopped", "failed")
+
+    def _refuse_state(self) -> None:
+        if self._state() in ("new", "starting"):
+            raise UsageError("the engine has not been started: use it inside `async with engine:`")
+        if self._state() == "failed":
+            error = Closed("the engine has failed and runs no more commands; start a new one")
+            raise error from self._failed()
+        raise Closed("the engine is stopping or has stopped: nothing was run")

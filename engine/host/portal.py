@@ -1,0 +1,351 @@
+"""The engine for code without an event loop: threads, notebooks, scripts, sync frameworks.
+
+Rules: every call runs on the engine's own loop and blocks the calling thread until its answer. A
+portal that starts its engine gives it a loop in a thread of its own, and drains and closes it at
+the end of the `with`; a portal to an engine that runs already is a door into its loop and ends
+nothing. From the engine's own loop it is refused, since it would wait for itself. A caller that
+stops waiting is told what it cannot know: whether its command was run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+)
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from ..errors import Closed, EngineError, OutcomeUnknown, UsageError
+from ..model.given import as_seconds
+from ..model.messages import Command, Envelope, Query, Receipt
+from ..runtime.native import is_patched, result_of, start_native
+from ..write.bulk import check_many
+
+__all__ = ["Portal", "PortalEngine"]
+
+Answer = TypeVar("Answer")
+T = TypeVar("T")
+
+
+class PortalEngine(Protocol):
+    """An engine, as far as a portal knows it."""
+
+    def execute(
+        self,
+        command: Command,
+        *,
+        key: str | None = None,
+        expected: int | None = None,
+        deadline: float | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        principal: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Receipt]:
+        """Run one command."""
+        ...
+
+    def execute_many(
+        self,
+        commands: Iterable[Envelope | Command] | AsyncIterable[Envelope | Command],
+        *,
+        window: int = 256,
+    ) -> AsyncGenerator[Receipt | EngineError, None]:
+        """Run many commands."""
+        ...
+
+    def query(
+        self,
+        query: Query[Answer],
+        *,
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,  # the engine's word
+        principal: str | None = None,
+    ) -> Coroutine[Any, Any, Answer]:
+        """Ask the views."""
+        ...
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was not started yet."""
+        ...
+
+    def usable_loop(self) -> asyncio.AbstractEventLoop:
+        """Give the loop in which it runs; raise what prevents its use in this process."""
+        ...
+
+    async def __aenter__(self) -> Any:
+        """Start it."""
+        ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and close it."""
+        ...
+
+
+class Portal:
+    """What `Engine.portal` gives. Use it with `with` where the engine has not been started.
+
+    Any number of threads may use one portal at the same time; one of them enters it.
+    """
+
+    def __init__(self, engine: PortalEngine) -> None:
+        self._engine = engine
+        self._owned: AbstractContextManager[_Thread] | None = None
+        self._thread: _Thread | None = None
+
+    # -- life -------------------------------------------------------------------------------
+
+    def __enter__(self) -> Portal:
+        """Start the engine on a loop of its own, unless it runs already; raises what it raises."""
+        if self._owned is not None:
+            raise UsageError(
+                "this portal has been entered, and the end of that `with` closes the engine: in "
+                "other threads use it without a `with` of their own"
+            )
+        if not self._engine.is_new:
+            self._engine.usable_loop()
+            return self
+        self._owned = _loop_in_a_thread()
+        self._thread = self._owned.__enter__()
+        try:
+            self._thread.call(self._engine.__aenter__)
+        except BaseException:
+            self._end(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and close the engine, if this portal started it; raises EngineFailed as it does."""
+        if self._thread is None:
+            return
+        try:
+            self._thread.call(self._engine.__aexit__, kind, error, traceback)
+        finally:
+            self._end(kind, error, traceback)
+
+    def _end(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        owned, self._owned, self._thread = self._owned, None, None
+        if owned is not None:
+            owned.__exit__(kind, error, traceback)
+
+    # -- calls ------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        command: Command,
+        *,
+        key: str | None = None,
+        expected: int | None = None,
+        deadline: float | None = None,
+        correlation: str | None = None,
+        causation: str | None = None,
+        principal: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """Run one command, as `Engine.execute` does; return when its events are durable.
+
+        `timeout` is how many seconds the thread waits. When they are over it raises OutcomeUnknown:
+        the command may be run all the same, and the same key finds out. `deadline` says instead by
+        when the command must be decided, and is answered truly.
+        """
+
+        def run() -> Coroutine[Any, Any, Receipt]:
+            return self._engine.execute(
+                command,
+                key=key,
+                expected=expected,
+                deadline=deadline,
+                correlation=correlation,
+                causation=causation,
+                principal=principal,
+                headers=headers,
+            )
+
+        try:
+            return self.call(run, timeout=timeout)
+        except TimeoutError as error:
+            raise OutcomeUnknown(
+                f"the thread waited {timeout:g} s for {type(command).__name__} and waits no more: "
+                f"it may be run or not. Send it again with the same key; without one, read first."
+            ) from error
+
+    def execute_many(
+        self, commands: Iterable[Envelope | Command], *, window: int = 256
+    ) -> Generator[Receipt | EngineError, None, None]:
+        """Run many commands, at most `window` at a time; give their answers in order.
+
+        The commands are taken from the iterable in this thread, a window at a time.
+        """
+        window = check_many(commands, window, is_async=False)
+        waiting: list[Envelope | Command] = []
+        failure: Exception | None = None
+        source = iter(commands)
+        while failure is None:
+            try:
+                waiting.append(next(source))
+            except StopIteration:
+                break
+            except Exception as error:
+                # What it gave before is run, and its answers are given, as if it had ended there.
+                failure = error
+            if len(waiting) == window:
+                yield from self._run_window(waiting)
+                waiting = []
+        yield from self._run_window(waiting)
+        if failure is not None:
+            raise failure
+
+    def _run_window(self, commands: list[Envelope | Command]) -> list[Receipt | EngineError]:
+        async def run() -> list[Receipt | EngineError]:
+            answers = self._engine.execute_many(commands, window=len(commands))
+            return [answer async for answer in answers]
+
+        return self.call(run) if commands else []
+
+    def query(
+        self,
+        query: Query[Answer],
+        *,
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,
+        principal: str | None = None,
+    ) -> Answer:
+        """Ask the views, as `Engine.query` does."""
+        return self.call(
+            lambda: self._engine.query(query, at=at, timeout=timeout, principal=principal)
+        )
+
+    def call(
+        self, function: Callable[[], Coroutine[Any, Any, T]], *, timeout: float | None = None
+    ) -> T:
+        """Run `await function()` on the engine's loop; give what it returns, raise what it raises.
+
+        For what has no method here: `portal.call(lambda: engine.state(Order, "o-1"))`. Raises
+        TimeoutError after `timeout` seconds; the call is cancelled then. Raises OutcomeUnknown
+        where the host ended the loop, and its tasks, before there was an answer.
+        """
+        seconds = None if timeout is None else as_seconds("timeout", timeout)
+        loop = self._engine.usable_loop()
+        if _running_loop() is loop:
+            raise UsageError(
+                "a portal is for other threads: it blocks, and here it would block the loop that "
+                "it waits for. Await the engine itself."
+            )
+        waiting = function()
+        try:
+            answer = asyncio.run_coroutine_threadsafe(waiting, loop)
+        except RuntimeError as error:
+            waiting.close()
+            raise Closed("the engine has stopped, and its loop is closed: not run") from error
+        try:
+            return result_of(answer, seconds)
+        except CancelledError as error:
+            raise OutcomeUnknown(
+                "the engine's loop was ended before this call was answered: what it began may be "
+                "done or not. Send a command again with the same key; without one, read first."
+            ) from error
+        except BaseException:
+            answer.cancel()
+            raise
+
+
+class _Thread(Protocol):
+    """A thread with an event loop of its own."""
+
+    def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
+        """Run `await func(*args)` there; give what it gives."""
+        ...
+
+
+def _loop_in_a_thread() -> AbstractContextManager[_Thread]:
+    if is_patched():
+        return _patched_loop()
+    return start_blocking_portal("asyncio", {"use_uvloop": _has_uvloop()})
+
+
+@contextmanager
+def _patched_loop() -> Generator[_Thread]:
+    """Give an event loop in a thread of the system, where gevent has replaced Python's threads.
+
+    A loop in a greenlet would keep all others from running. uvloop knows nothing of Python's own
+    sockets and selectors, which gevent has replaced too.
+    """
+    if not _has_uvloop():
+        raise UsageError(
+            "gevent has replaced Python's selectors, and asyncio's own loop cannot run on its: "
+            "install uvloop, and open the portal again"
+        )
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    thread = start_native(partial(_serve, loop), "foldline portal")
+    try:
+        yield _Foreign(loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+class _Foreign:
+    """Calls into a loop that runs in another thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
+        """Run `await func(*args)` there; give what it gives."""
+        return result_of(asyncio.run_coroutine_threadsafe(func(*args), self._loop))
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _has_uvloop() -> bool:
+    return find_spec("uvloop") is not None

@@ -1,0 +1,237 @@
+"""Between structs and bytes: events and their metadata.
+
+Rules: one decode path for actors, projectors and tools. A type is found by its stored name and
+version in a registry that is complete before the first event is read; nothing is imported or
+evaluated because a byte says so. Whatever is wrong with bytes, or raised by a class that they are
+decoded to, comes out as `Damaged`, naming the position and the type and never the payload. This
+file knows no async, clock or store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Set
+from typing import Any
+
+import msgspec
+
+from ..errors import Damaged, DefinitionError
+from ..runtime.safely import as_error
+from .exact import decode_deep, exactness_of
+from .messages import Event, Meta
+from .shape import event_type, schema_hash
+from .stored import ENCODING_JSON, EventType, StoredEvent
+from .upcasting import Upcaster, Upcasting
+from .withheld import is_own_refusal, told_without_values, withheld
+
+__all__ = [
+    "UNDECODABLE",
+    "EventRegistry",
+    "Metadata",
+    "decode_meta",
+    "schema_hash",
+]
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that it cannot decode: not only errors of its own. What a class's
+own `__post_init__` raises comes through it as it is, unless it is a ValueError or a TypeError."""
+
+_encoder = msgspec.json.Encoder()
+
+
+class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The stored form of what travels with an event; what is absent takes no bytes."""
+
+    key: str | None = None
+    fingerprint: int | None = None
+    """Of the keyed command; on its first event, like the key."""
+    events: int = 1
+    """How many events the keyed command wrote; on its first event."""
+    correlation: str | None = None
+    causation: str | None = None
+    principal: str | None = None
+    headers: dict[str, str] | None = None
+
+
+_metadata_decoder = msgspec.json.Decoder(Metadata)
+_NO_METADATA = Metadata()
+
+
+def encode_metadata(metadata: Metadata) -> bytes:
+    """Give the bytes of the metadata."""
+    return _encoder.encode(metadata)
+
+
+def decode_metadata(stored: StoredEvent) -> Metadata:
+    """Give the metadata of a stored event; raise Damaged where it cannot be read."""
+    if not stored.metadata:
+        return _NO_METADATA
+    try:
+        metadata = _metadata_decoder.decode(stored.metadata)
+    except UNDECODABLE as error:
+        what = f"the metadata of {stored.name}: {told_without_values(error)}"
+    else:
+        return metadata
+    raise Damaged(stored.position, what)
+
+
+def decode_meta(stored: StoredEvent) -> Meta:
+    """Give what a projection or a reader is told of a stored event besides its content."""
+    metadata = decode_metadata(stored)
+    return Meta(
+        stored.stream,
+        stored.version,
+        stored.position,
+        stored.recorded,
+        metadata.key,
+        metadata.correlation,
+        metadata.causation,
+        metadata.principal,
+        metadata.headers,
+    )
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    cls: type[Event]
+    type: EventType
+    decoder: msgspec.json.Decoder[Any]
+    read_back: Callable[[Any, bytes], Any]
+    """Gives the copy of an event that was just encoded; HandlerFailed where that is another."""
+    chain: tuple[Upcaster, ...]
+    """The steps to what it is today; most often none."""
+
+
+class EventRegistry:
+    """The event classes that an engine knows, by stored name and version, and back."""
+
+    def __init__(self, classes: Iterable[type[Event]], upcasting: Upcasting | None = None) -> None:
+        """Take the classes; raise DefinitionError where two claim one stored name and version."""
+        self.upcasting = upcasting or Upcasting()
+        self._by_name: dict[tuple[str, int], _Entry] = {}
+        self._types: dict[type[Event], EventType] = {}
+        for cls in (*classes, *self.upcasting.classes):
+            if cls not in self._types:
+                self._add(cls)
+
+    def _add(self, cls: type[Event]) -> None:
+        stored = event_type(cls)
+        other = self._by_name.get((stored.name, stored.version))
+        if other is not None:
+            raise DefinitionError(
+                f"{cls.__qualname__} and {other.cls.__qualname__} are both stored as "
+                f"{stored.name!r} version {stored.version}: give one of them another name"
+            )
+        chain = self.upcasting.chain(cls)
+        exactness = cls.event_exactness or exactness_of(cls, "event")
+        decoder = msgspec.json.Decoder(cls)
+        read_back = exactness.reader(stored.name, decoder.decode)
+        self._by_name[stored.name, stored.version] = _Entry(cls, stored, decoder, read_back, chain)
+        self._types[cls] = stored
+
+    @property
+    def types(self) -> tuple[EventType, ...]:
+        """All types, as a log would store them."""
+        return tuple(self._types.values())
+
+    def type_of(self, cls: type[Event]) -> EventType:
+        """Give the stored type of a class; KeyError for a class that is not registered."""
+        return self._types[cls]
+
+    def decoder_of(self, cls: type[Event]) -> msgspec.json.Decoder[Any]:
+        """Give the decoder of a class."""
+        stored = self._types[cls]
+        return self._by_name[stored.name, stored.version].decoder
+
+    def reader_of(self, cls: type[Event]) -> Callable[[Any, bytes], Any]:
+        """Give what makes the copy of an event of a class, out of the event and its bytes.
+
+        It raises HandlerFailed where the copy is not what was given, and what decoding raises.
+        """
+        stored = self._types[cls]
+        return self._by_name[stored.name, stored.version].read_back
+
+    def copy(self, event: Event) -> Any:
+        """Give what an event is when it has been stored; raises what `reader_of` raises."""
+        return self.reader_of(type(event))(event, _encoder.encode(event))
+
+    def encode(self, event: Event) -> bytes:
+        """Give the bytes of an event; raises what msgspec raises for what is not encodable."""
+        return _encoder.encode(event)
+
+    def plain_decoder(
+        self, name: str, version: int
+    ) -> tuple[type[Event], Callable[[bytes], Any]] | None:
+        """Give the class of a stored type that is read as it stands, and what decodes its JSON.
+
+        None where `decode` has more to do or to say. Whatever the decoder raises, `decode` tells
+        better.
+        """
+        entry = self._by_name.get((name, version))
+        if entry is None or entry.chain:
+            return None
+        return entry.cls, entry.decoder.decode
+
+    @property
+    def classes(self) -> tuple[type[Event], ...]:
+        """The classes that events have today."""
+        return tuple(cls for cls in self._types if self.upcasting.today(cls) is cls)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every stored name that it knows, those of retired types included."""
+        retired = (each.name for each in self.upcasting.retired)
+        return frozenset(cls.event_name for cls in self._types).union(retired)
+
+    def names_of(self, classes: Iterable[type[Event]]) -> frozenset[str]:
+        """Give the stored names of events that are of these classes today, or have their names."""
+        return self.names_leading_to({cls.event_name for cls in classes})
+
+    def names_leading_to(self, names: Set[str]) -> frozenset[str]:
+        """Give these stored names, and those of older events that have these names today."""
+        old = [c for c in self._types if self.upcasting.today(c).event_name in names]
+        return frozenset(names).union(cls.event_name for cls in old)
+
+    def decode(self, stored: StoredEvent) -> Event | None:
+        """Give a fresh event, as it is today, of a stored one; None for a retired one.
+
+        Raises Damaged where that cannot be done, also where an upcaster fails.
+        """
+        entry = self._by_name.get((stored.name, stored.event_version))
+        if entry is None:
+            if self.upcasting.is_retired(stored.name, stored.event_version):
+                return None
+            raise Damaged(
+                stored.position,
+                f"{stored.name} version {stored.event_version} of {stored.stream} is not declared "
+                f"in this program; declare its class, or run the release that wrote it",
+            )
+        if stored.encoding != ENCODING_JSON:
+            raise Damaged(
+                stored.position, f"{stored.name} has the unknown encoding {stored.encoding}"
+            )
+        try:
+            event: Event = decode_deep(entry.decoder.decode, stored.payload)
+        except BaseException as error:  # of the class's own code, whatever it is
+            failed = as_error(error)
+        else:
+            return event if not entry.chain else self._upcast(event, entry.chain, stored)
+        # Outside of the `except`, so that the error and what its text quotes stay behind.
+        what = f"{stored.name} version {stored.event_version}: {told_without_values(failed)}"
+        raise Damaged(stored.position, what, refused=is_own_refusal(failed)) from withheld(failed)
+
+    def _upcast(self, event: Event, chain: tuple[Upcaster, ...], stored: StoredEvent) -> Event:
+        for step in chain:
+            try:
+                event = step.function(event)
+                if type(event) is not step.target:
+                    raise TypeError(f"it gave a {type(event).__name__}")
+                # Encoded and decoded, so that its fields are of their types and shared by nobody.
+                event = self.copy(event)
+                continue
+            except BaseException as error:
+                failed = as_error(error)
+            raise Damaged(
+                stored.position,
+                f"{step.where} cannot make a {step.target.__name__} of {stored.name} version "
+                f"{stored.event_version}: {told_without_values(failed)}",
+            ) from withheld(failed)
+        return event

@@ -1,0 +1,366 @@
+"""What is said to the engine and by it: commands, events, queries, and what travels with them.
+
+Rules: messages are frozen msgspec structs. A name that is stored (an event's, a kind's) is written
+down by its author and never derived from a class path, so that classes can be moved and renamed.
+What is absent from an event's metadata costs no bytes. This file knows no async, clock or store.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    TypedDict,
+    TypeVar,
+    cast,
+    dataclass_transform,
+)
+
+import msgspec
+
+from ..errors import DefinitionError, InvalidInput
+from ..limits import NAME_LENGTH_MAX
+from .annotations import (
+    check_options,
+    defaults_of,
+    defining_namespace,
+    resolve_locals,
+    shared_default,
+)
+from .exact import Exactness, exactness_of, refuse_unencodable
+from .given import as_whole, shown
+
+__all__ = [
+    "Command",
+    "Envelope",
+    "Event",
+    "Following",
+    "Id",
+    "Meta",
+    "Query",
+    "Receipt",
+    "check_name",
+    "following",
+    "position_of",
+    "told_instead",
+]
+
+Answer = TypeVar("Answer", covariant=True)
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ID_MARK = {"foldline": "aggregate-id"}
+
+Id = Annotated[str, msgspec.Meta(min_length=1, extra=_ID_MARK)]
+"""The type of the one field of a command that says which aggregate it is for."""
+
+
+def check_name(name: object, what: str, mend: str) -> str:
+    """Give `name` if it may be stored, else raise DefinitionError with the `mend`."""
+    if isinstance(name, str) and len(name) <= NAME_LENGTH_MAX and _NAME.fullmatch(name):
+        return name
+    raise DefinitionError(
+        f"{what} has the name {name!r}: a stored name is lower-case letters, digits and single "
+        f"hyphens, begins with a letter and has at most {NAME_LENGTH_MAX} characters. {mend}"
+    )
+
+
+def kebab(class_name: str) -> str:
+    """Give `create-order` for `CreateOrder`."""
+    return _CAMEL.sub("-", class_name).replace("_", "-").lower()
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class MessageMeta(msgspec.StructMeta):
+    """Makes the classes of messages: frozen, and with a checked name."""
+
+    def __new__(
+        mcls,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        added: Sequence[str] = (),
+        **options: Any,
+    ) -> Any:
+        """Make the class; raise DefinitionError where the declaration cannot be stored."""
+        check_options(f"message {class_name}", options, ("name", "version", "added"))
+        resolve_locals(namespace, defining_namespace(1))
+        if options.get("frozen") is False:
+            raise DefinitionError(
+                f"{class_name} is a message, and messages are frozen: drop frozen"
+            )
+        options["frozen"] = True
+        omits = options.pop("omit_defaults", None) if _are_stored(bases) else None
+        try:
+            cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        except TypeError as error:
+            raise DefinitionError(f"message {class_name} cannot be made: {error}") from error
+        if namespace.get("__module__") != __name__:
+            _check_defaults(cast("type[msgspec.Struct]", cls))
+            if omits is not None:
+                cls.event_omitted = bool(omits)  # type: ignore[attr-defined]
+            cls.__declare__(name, version, added)  # type: ignore[attr-defined]
+        return cls
+
+
+def _are_stored(bases: tuple[type, ...]) -> bool:
+    """Tell whether a class of these bases is an event."""
+    return any(hasattr(base, "event_omitted") for base in bases)
+
+
+def _check_defaults(cls: type[msgspec.Struct]) -> None:
+    shared = shared_default(cls)
+    if shared is not None:
+        raise DefinitionError(
+            f"the default of {cls.__qualname__}.{shared} is one mutable object that all would "
+            f"share: write `{shared}: ... = msgspec.field(default_factory=...)`"
+        )
+
+
+def _refuse_added(cls: type, what: str, added: object) -> None:
+    if added:
+        raise DefinitionError(
+            f"{cls.__name__} is a {what}, and only events are stored under a version: drop added"
+        )
+
+
+# The bases say it again: mypy looks at them first, and finds msgspec.Struct's own word otherwise.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Command(
+    msgspec.Struct,
+    metaclass=MessageMeta,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
+    """An intent, named in the imperative; exactly one of its fields is an `Id`.
+
+    Subclass it with fields. The name goes into the fingerprint of keyed commands; where none is
+    given it is made of the class name, so give `name=` before you rename a class.
+    """
+
+    command_name: ClassVar[str]
+
+    @classmethod
+    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
+        mend = f'Write `class {cls.__name__}(Command, name="...")`.'
+        _refuse_added(cls, "command", added)
+        if version is not None:
+            raise DefinitionError(f"{cls.__name__} is a command, and commands have no version")
+        cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
+        refuse_unencodable(cls, "command")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
+    """A fact, named in the past tense: `class OrderShipped(Event, name="order-shipped")`.
+
+    `name` and `version` (1 unless given) are stored with every event of the class. So are all
+    fields, those at their defaults too, and each comes back as it was given. `added` names fields
+    that a later release has added under the same version, in the order of the releases: each has a
+    default, and that is what an event says that was stored without it.
+    """
+
+    event_name: ClassVar[str]
+    event_version: ClassVar[int]
+    event_added: ClassVar[tuple[str, ...]] = ()
+    event_omitted: ClassVar[bool] = False
+    """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
+    event_exactness: ClassVar[Exactness | None] = None
+    """What is compared as it is stored; None where a field names a type that was not there yet."""
+
+    @classmethod
+    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
+        mend = f'Write `class {cls.__name__}(Event, name="{kebab(cls.__name__)}", version=1)`.'
+        cls.event_name = check_name(name, f"event {cls.__name__}", mend)
+        cls.event_version = 1 if version is None else version
+        if type(cls.event_version) is not int or cls.event_version < 1:
+            raise DefinitionError(
+                f"event {cls.__name__} has version {version!r}: versions count from 1. {mend}"
+            )
+        cls.event_added = _check_added(cls, added)
+        try:
+            cls.event_exactness = exactness_of(cls, "event")
+        except NameError:  # a type that is declared below: asked again by whoever uses the event
+            cls.event_exactness = None
+
+
+def _check_added(cls: type[Event], added: object) -> tuple[str, ...]:
+    """Give the names of the fields that were added later; each has a default that stays."""
+    where = cls.__qualname__
+    if isinstance(added, str) or not isinstance(added, Sequence):
+        raise DefinitionError(
+            f'event {where} has added={added!r}: write a list of fields, as added=["nights"]'
+        )
+    names = tuple(cast("Sequence[str]", added))
+    defaults = defaults_of(cls)
+    for name in names:
+        if name not in cls.__struct_fields__ or names.count(name) > 1:
+            raise DefinitionError(
+                f"event {where} has added={list(names)!r}: each is a field of it, once; "
+                f"{name!r} is not"
+            )
+        _, factory = defaults.get(name, (None, object))
+        if factory not in (None, list, dict, set):
+            raise DefinitionError(
+                f"{where}.{name} was added, and has no default that stays the same: give the value "
+                f"that an event has which was stored without it"
+            )
+    return names
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Query(msgspec.Struct, Generic[Answer], metaclass=MessageMeta, forbid_unknown_fields=True):
+    """A question with the type of its answer: `class GetOrder(Query[Order | None])`."""
+
+    query_name: ClassVar[str]
+
+    @classmethod
+    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
+        mend = f'Write `class {cls.__name__}(Query[AnswerType], name="...")`.'
+        _refuse_added(cls, "query", added)
+        if version is not None:
+            raise DefinitionError(f"{cls.__name__} is a query, and queries have no version")
+        cls.query_name = check_name(name or kebab(cls.__name__), f"query {cls.__name__}", mend)
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """A command with what travels beside it; what `execute_many` takes."""
+
+    command: Command
+    key: str | None = None
+    """The caller's name for this command to this aggregate; sent again, it is not run again."""
+    expected: int | None = None
+    """The version that the aggregate must have, else WrongVersion."""
+    correlation: str | None = None
+    """What the command belongs to, as the caller sees it; kept in its events."""
+    causation: str | None = None
+    """What led to the command; kept in its events."""
+    principal: str | None = None
+    """On whose behalf; kept in its events."""
+    headers: Mapping[str, str] | None = None
+    """Anything else; kept in its events."""
+    deadline: float | None = None
+    """Seconds within which it must be decided, else DeadlinePassed."""
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """The answer to an executed command, given when its events are durable."""
+
+    stream: str
+    """`kind:id` of the aggregate."""
+    version: int
+    """Its version after the command: the number of its events."""
+    position: int
+    """Place of its last event in the log; 0 where the aggregate has none."""
+
+    @property
+    def token(self) -> str:
+        """An opaque string of this receipt that crosses HTTP, for `query(at=token)`."""
+        text = msgspec.json.encode((self.position, self.version, self.stream))
+        return urlsafe_b64encode(text).rstrip(b"=").decode("ascii")
+
+    @classmethod
+    def from_token(cls, token: str) -> Receipt:
+        """Give the receipt of a token; raise UsageError for anything else."""
+        try:
+            text = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+            position, version, stream = msgspec.json.decode(text, type=tuple[int, int, str])
+        except (ValueError, RecursionError, msgspec.MsgspecError):
+            raise InvalidInput(
+                "`at` is not a receipt's token: pass `receipt.token` on as it is"
+            ) from None
+        return cls(stream, version, position)
+
+
+def position_of(at: Receipt | str | int | None) -> int:
+    """Give the position that `at` names: of a receipt, its token, or the number itself.
+
+    Raises InvalidInput for what is none.
+    """
+    if at is None:
+        return 0
+    given: object = at
+    if issubclass(type(at), str):
+        given = Receipt.from_token(str.__str__(cast("str", at))).position
+    elif isinstance(at, Receipt):
+        given = at.position
+    return as_whole("`at`: a position", given)
+
+
+def told_instead(given: object, wanted: type[Command | Query[Any]]) -> str:
+    """Name what was given where a message of another class is wanted, and say what to do."""
+    cls: type[object] = given if isinstance(given, type) else type(given)
+    name = cls.__name__
+    if given is cls and issubclass(cls, wanted):
+        return f"{name}, which is a class: give an instance, `{name}(...)`"
+    if issubclass(cls, Query):
+        return f"{name}, which is a query: ask `await engine.query(...)`"
+    if issubclass(cls, Command):
+        return f"{name}, which is a command: send it by `await engine.execute(...)`"
+    if issubclass(cls, Event):
+        return f"{name}, which is an event: send a command, whose handler returns it"
+    if issubclass(cls, Envelope):
+        return "an Envelope: give its command and what is beside it, or use `execute_many`"
+    return f"{shown(given)}, which is no message: give an instance of a class of {wanted.__name__}"
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """What the log knows of an event besides its content."""
+
+    stream: str
+    version: int
+    position: int
+    recorded: int
+    """When it was written, by the engine's clock, in µs since 1970-01-01 UTC."""
+    key: str | None = None
+    """The command's key; on the first event of a command only."""
+    correlation: str | None = None
+    causation: str | None = None
+    principal: str | None = None
+    headers: Mapping[str, str] | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of aggregate."""
+        return self.stream.partition(":")[0]
+
+    @property
+    def id(self) -> str:
+        """The aggregate's id."""
+        return self.stream.partition(":")[2]
+
+    @property
+    def event_id(self) -> str:
+        """The event's identity, `kind:id@version`: the same for every reader and for ever."""
+        return f"{self.stream}@{self.version}"
+
+    @property
+    def time(self) -> datetime:
+        """`recorded` as an aware datetime in UTC."""
+        return _EPOCH + timedelta(microseconds=self.recorded)
+
+
+class Following(TypedDict):
+    """What a command takes on from the event that it is sent because of."""
+
+    correlation: str
+    causation: str
+
+
+def following(meta: Meta) -> Following:
+    """Give what a command sent because of an event passes on: `execute(c, **following(meta))`.
+
+    Its causation is the event's identity. Its correlation is the event's, as its first sender gave
+    it; where there was none, the event is what all that follows belongs to.
+    """
+    return Following(correlation=meta.correlation or meta.event_id, causation=meta.event_id)

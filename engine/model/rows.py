@@ -1,0 +1,567 @@
+"""Rows of views: a frozen struct is a real SQL table, with one column per field.
+
+Rules: whatever cannot be a column is refused when the class is made, with the mend in the message.
+A row is checked against its types when it is flattened, so that nothing is kept that could not be
+read back; what is kept is flat and immutable, so that no dict inside a row is shared by two of its
+readers. Values keep their meaning exactly: numbers are numbers, times are UTC and sort as text,
+nested values are JSON. This file knows no SQL statement, async or store.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast, dataclass_transform
+
+import msgspec
+from msgspec import inspect
+
+from ..errors import DefinitionError
+from .annotations import check_options, defining_namespace, shared_default
+from .exact import change_of
+from .withheld import told_without_values
+
+__all__ = [
+    "INTEGER_MAX",
+    "INTEGER_MIN",
+    "Column",
+    "Flat",
+    "Row",
+    "RowShape",
+    "Scalar",
+    "as_text",
+    "is_text",
+]
+
+Scalar: TypeAlias = str | int | float | bytes | None
+"""What one column holds in SQL."""
+Flat: TypeAlias = tuple[Scalar, ...]
+"""A row as SQL holds it: one value per column, all immutable."""
+Index: TypeAlias = Sequence[str | Sequence[str]]
+"""Columns to index: each a name, or several names for one index."""
+Search: TypeAlias = Sequence[str]
+"""Columns whose words are searched."""
+
+INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
+
+
+def is_text(value: str) -> bool:
+    """Tell whether UTF-8, and so SQL, can hold a text: not where half of a character is in it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_text(value: str) -> str:
+    """Give a text that SQL can hold: halves of characters stand there as their numbers."""
+    return value if is_text(value) else value.encode("utf-8", "backslashreplace").decode()
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One field of a row, and how its values cross to SQL and back."""
+
+    name: str
+    sql: str
+    """TEXT, INTEGER, REAL or BLOB."""
+    nullable: bool
+    is_json: bool
+    """Whether it is nested, kept as JSON text: it can be read whole, not compared or ordered."""
+    annotation: Any
+    encode: Callable[[Any], Scalar]
+    """Gives the SQL value; raises TypeError or ValueError for what the field cannot hold."""
+    decode: Callable[[Any], Any] | None
+    """Takes back what is not null; None where the SQL value is the field's value."""
+    is_ordered: bool = False
+    """Whether SQL orders its values as Python does: numbers, texts, dates and times."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class RowMeta(msgspec.StructMeta):
+    """Makes row classes: frozen, each with its shape."""
+
+    def __new__(
+        mcls,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        key: str | None = None,
+        index: Index = (),
+        search: Search = (),
+        trigrams: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Make the class; raise DefinitionError for what cannot be a table."""
+        if options.get("frozen") is False:
+            raise DefinitionError(f"{class_name} is a row, and rows are frozen: drop frozen")
+        options["frozen"] = True
+        check_options(f"row {class_name}", options, ("key", "index", "search"))
+        try:
+            cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        except TypeError as error:
+            raise DefinitionError(f"row {class_name} cannot be made: {error}") from error
+        if namespace.get("__module__") != __name__:
+            row = cast("type[Row]", cls)
+            row.__shape__ = _read_shape(row, key, index, search, trigrams, defining_namespace(1))
+        return cls
+
+
+# The base says it again: mypy looks at it first, and finds msgspec.Struct's own word otherwise.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Row(msgspec.Struct, metaclass=RowMeta):
+    """Base of rows: `class OrderSummary(Row, key="order_id", index=["status"])`.
+
+    `key` names the field that identifies a row. `index` names fields that queries look up or
+    order by; a tuple of names makes one index of several. `search` names text fields whose words
+    `views.search` finds. With `trigrams=True` they are found inside of other words too, as texts of
+    Chinese, Japanese or Thai want it, whose words stand without spaces.
+    """
+
+    __shape__: ClassVar[RowShape]
+
+
+R = TypeVar("R", bound=Row)
+
+
+class RowShape:
+    """A row class as columns, with the way to flatten its rows and to build them again."""
+
+    __slots__ = (
+        "_build",
+        "_checks_itself",
+        "_decoders",
+        "_encoders",
+        "_places",
+        "columns",
+        "encode_key",
+        "indexes",
+        "key",
+        "key_place",
+        "row",
+        "search",
+        "trigrams",
+    )
+
+    def __init__(
+        self,
+        row: type[Row],
+        columns: tuple[Column, ...],
+        key: str,
+        indexes: tuple[tuple[str, ...], ...],
+        search: tuple[str, ...] = (),
+        trigrams: bool = False,
+    ) -> None:
+        self.row = row
+        self.columns = columns
+        self.key = key
+        self.indexes = indexes
+        self.search = search
+        """Columns whose words are searched."""
+        self.trigrams = trigrams
+        """Whether they are indexed by their runs of three characters, and not by words."""
+        self._encoders = tuple(column.encode for column in columns)
+        self._places = {c.name: (place, c.encode) for place, c in enumerate(columns)}
+        self.key_place = self._places[key][0]
+        decoders = tuple(column.decode for column in columns)
+        self._decoders = decoders if any(decoders) else None
+        self._build = _constructor(row)
+        self._checks_itself = hasattr(row, "__post_init__")
+        self.encode_key = self._encoders[self.key_place]
+        """Gives a key as SQL holds it; TypeError or ValueError for what is no key."""
+
+    def column(self, name: str) -> Column:
+        """Give a column; KeyError where there is none of that name."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(name)
+
+    def flatten(self, row: Row) -> Flat:
+        """Check a row and give it flat; TypeError or ValueError for what a field cannot hold."""
+        values = msgspec.structs.astuple(row)
+        return tuple([encode(value) for encode, value in zip(self._encoders, values, strict=True)])
+
+    def changed(self, flat: Flat, changes: Mapping[str, Any]) -> Flat:
+        """Give a flat row with other values in some fields; errors as `flatten` has them."""
+        if self._checks_itself:  # it may have a say in every change
+            return self.flatten(msgspec.structs.replace(self.build(flat), **changes))
+        values = list(flat)
+        places = self._places
+        for name, value in changes.items():
+            found = places.get(name)
+            if found is None:
+                raise TypeError(f"{self.row.__name__} has no field {name!r}")
+            place, encode = found
+            values[place] = encode(value)
+        return tuple(values)
+
+    def build(self, flat: Sequence[Scalar]) -> Any:
+        """Give a fresh row of what `flatten` gave."""
+        if self._decoders is None:
+            return self._build(*flat)
+        pairs = zip(self._decoders, flat, strict=True)
+        return self._build(*[v if d is None or v is None else d(v) for d, v in pairs])
+
+
+def _constructor(row: type[Row]) -> Callable[..., Any]:
+    names = row.__struct_fields__
+    if len(row.__match_args__) == len(names):
+        return row
+
+    def by_name(*values: Any) -> Row:
+        return row(**dict(zip(names, values, strict=True)))
+
+    return by_name
+
+
+def _read_shape(
+    cls: type[Row],
+    key: str | None,
+    index: Index,
+    search: Search,
+    trigrams: bool | None,
+    namespace: Mapping[str, Any],
+) -> RowShape:
+    where = cls.__qualname__
+    inherited = getattr(cls, "__shape__", None)
+    if key is None and inherited is not None:
+        key = inherited.key
+    try:
+        hints = typing.get_type_hints(cls, localns=dict(namespace), include_extras=True)
+    except NameError as error:
+        raise DefinitionError(
+            f"a field of row {where} cannot be resolved: {error}. Declare its type before the row, "
+            f"and import it outside `if TYPE_CHECKING`."
+        ) from error
+    shared = shared_default(cls)
+    if shared is not None:
+        raise DefinitionError(
+            f"the default of {where}.{shared} is one mutable object that all would share: write "
+            f"`{shared}: ... = msgspec.field(default_factory=...)`"
+        )
+    columns = tuple(_read_column(where, n, hints[n]) for n in cls.__struct_fields__)
+    lowered: dict[str, str] = {}
+    for column in columns:
+        other = lowered.setdefault(column.name.lower(), column.name)
+        if other is not column.name:
+            raise DefinitionError(
+                f"{where}.{other} and {where}.{column.name} are one name to SQL, which does not "
+                f"tell small letters from capitals: rename one"
+            )
+    by_name = {column.name: column for column in columns}
+    name = _check_key(where, by_name, key)
+    indexes = _read_indexes(where, by_name, index, inherited)
+    searched = _read_search(where, by_name, search, inherited)
+    if trigrams is None:
+        trigrams = inherited is not None and inherited.trigrams
+    if trigrams and not searched:
+        raise DefinitionError(
+            f"row {where} has trigrams and no field that is searched: name these in `search=[...]`"
+        )
+    return RowShape(cls, columns, name, indexes, searched, bool(trigrams))
+
+
+def _check_key(where: str, columns: Mapping[str, Column], key: str | None) -> str:
+    if key is None or key not in columns:
+        said = "names no key" if key is None else f"names the key {key!r}, which is not a field"
+        raise DefinitionError(
+            f'row {where} {said}: write `class {where}(Row, key="...")` with the field that '
+            f"identifies a row, one of {sorted(columns)}"
+        )
+    column = columns[key]
+    if column.nullable:
+        raise DefinitionError(
+            f"{where}.{key} is the key and may be None: give it a type without None"
+        )
+    is_bool = isinstance(inspect.type_info(column.annotation), inspect.BoolType)
+    if column.is_json or column.sql not in ("TEXT", "INTEGER") or is_bool:
+        raise DefinitionError(
+            f"{where}.{key} is the key and has the type {column.annotation!r}: a key is a str, an "
+            f"int, an enum, a date, a time or a UUID"
+        )
+    return key
+
+
+def _read_indexes(
+    where: str, columns: Mapping[str, Column], index: Index, inherited: RowShape | None
+) -> tuple[tuple[str, ...], ...]:
+    if isinstance(index, str):
+        raise DefinitionError(
+            f'row {where} has index={index!r}: write a list of fields, index=["{index}"]'
+        )
+    found = list(inherited.indexes) if inherited is not None else []
+    for entry in index:
+        names = (entry,) if isinstance(entry, str) else tuple(entry)
+        for name in names:
+            if name not in columns:
+                raise DefinitionError(
+                    f"row {where} has an index on {name!r}, which is not a field: name one of "
+                    f"{sorted(columns)}"
+                )
+            if columns[name].is_json:
+                raise DefinitionError(
+                    f"row {where} has an index on {name!r}, which is nested and kept as JSON: "
+                    f"index a field of a plain type"
+                )
+        if names and names not in found:
+            found.append(names)
+    return tuple(found)
+
+
+def _read_search(
+    where: str, columns: Mapping[str, Column], search: Search, inherited: RowShape | None
+) -> tuple[str, ...]:
+    if isinstance(search, str):
+        raise DefinitionError(
+            f'row {where} has search={search!r}: write a list of fields, search=["{search}"]'
+        )
+    found = list(inherited.search) if inherited is not None else []
+    for name in search:
+        if name not in columns:
+            raise DefinitionError(
+                f"row {where} searches {name!r}, which is not a field: name one of "
+                f"{sorted(columns)}"
+            )
+        info, _ = _bare(inspect.type_info(columns[name].annotation))
+        if not isinstance(info, inspect.StrType):
+            raise DefinitionError(
+                f"row {where} searches {name!r}, which has the type "
+                f"{_name_of(columns[name].annotation)}: words are searched in fields of text, "
+                f"`str` or `str | None`; keep what shall be found in one of these"
+            )
+        if name.lower() in _SEARCH_TAKEN:
+            raise DefinitionError(
+                f"row {where} searches {name!r}, a name that the index needs for itself: rename "
+                f"the field"
+            )
+        if name not in found:
+            found.append(name)
+    return tuple(found)
+
+
+_SEARCH_TAKEN = ("rank", "rowid")
+
+
+# -- columns --------------------------------------------------------------------------------------
+
+
+def _read_column(owner: str, name: str, annotation: Any) -> Column:
+    where = f"{owner}.{name}"
+    try:
+        info = inspect.type_info(annotation)
+    except (TypeError, NameError) as error:
+        raise DefinitionError(
+            f"{where} has a type that cannot be kept: {error}. Use types that msgspec decodes, "
+            f"nested structs declared at the top of a module."
+        ) from error
+    info, nullable = _bare(info)
+    sql, encode, decode = _crossing(where, info, annotation)
+    is_json = sql == "JSON"
+    if nullable:
+        encode = _or_none(encode)
+    sql = "TEXT" if is_json else sql
+    ordered = isinstance(info, _ORDERED)
+    return Column(name, sql, nullable, is_json, annotation, encode, decode, ordered)
+
+
+_ORDERED: Final = (
+    inspect.StrType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.DateTimeType,
+    inspect.DateType,
+)
+
+
+def _bare(info: inspect.Type) -> tuple[inspect.Type, bool]:
+    """Give a type without None and annotations, and whether None was in it."""
+    nullable = False
+    if isinstance(info, inspect.UnionType):
+        others = [t for t in info.types if not isinstance(t, inspect.NoneType)]
+        nullable = len(others) < len(info.types)
+        info = others[0] if len(others) == 1 else info
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    return info, nullable
+
+
+Crossing: TypeAlias = tuple[str, Callable[[Any], Scalar], Callable[[Any], Any] | None]
+
+
+def _crossing(where: str, info: inspect.Type, annotation: Any) -> Crossing:
+    """Give the SQL type of a field's type, and the functions there and back."""
+    plain: tuple[tuple[Any, str, Callable[[str], Callable[[Any], Scalar]]], ...] = (
+        (inspect.StrType, "TEXT", _text),
+        (inspect.IntType, "INTEGER", _integer),
+        (inspect.FloatType, "REAL", _real),
+        (inspect.BytesType, "BLOB", _blob),
+    )
+    for kind, sql, encoder in plain:
+        if isinstance(info, kind):
+            return sql, encoder(where), None
+    if isinstance(info, inspect.BoolType):
+        return "INTEGER", _boolean(where), bool
+    if isinstance(info, inspect.DateTimeType):
+        return "TEXT", _moment(where), datetime.fromisoformat
+    _refuse_unfit(where, info)
+    values: Sequence[Any] = ()
+    if isinstance(info, inspect.EnumType):
+        values = [member.value for member in info.cls]
+    elif isinstance(info, inspect.LiteralType):
+        values = info.values
+    if isinstance(info, inspect.UUIDType | inspect.DateType) or _all_are(str, values):
+        return "TEXT", _builtin(where, annotation), _taken_back(annotation)
+    if _all_are(int, values):
+        return "INTEGER", _builtin(where, annotation), _taken_back(annotation)
+    return "JSON", _json(where, annotation), msgspec.json.Decoder(annotation).decode
+
+
+def _refuse_unfit(where: str, info: inspect.Type) -> None:
+    unfit: tuple[tuple[Any, str], ...] = (
+        (inspect.DecimalType, "money is kept as integers (pence), so that SQL can sum and order"),
+        (inspect.TimeDeltaType, "keep a span of time as an integer of one unit"),
+        (inspect.TimeType, "keep a time of day as an integer of one unit"),
+        (inspect.AnyType, "say which type it is, or nothing can be read back as it was"),
+        (inspect.CustomType, "use types that msgspec decodes"),
+        (inspect.NoneType, "a column that is always None says nothing: drop it"),
+    )
+    for kind, mend in unfit:
+        if isinstance(info, kind):
+            name = type(info).__name__.removesuffix("Type")
+            raise DefinitionError(f"{where} has the type {name}, which is no column: {mend}")
+
+
+def _all_are(kind: type, values: Sequence[Any]) -> bool:
+    return bool(values) and all(type(value) is kind for value in values)
+
+
+def _wrong(where: str, wanted: str, value: object) -> TypeError:
+    # Never the value itself: what is in events stays out of messages and logs.
+    return TypeError(f"{where} is {wanted}, not {type(value).__name__}")
+
+
+def _or_none(encode: Callable[[Any], Scalar]) -> Callable[[Any], Scalar]:
+    return lambda value: None if value is None else encode(value)
+
+
+def _text(where: str) -> Callable[[Any], Scalar]:
+    def encode(value: Any) -> Scalar:
+        if type(value) is not str:
+            if not isinstance(value, str):
+                raise _wrong(where, "a str", value)
+            value = str.__str__(value)
+        # Where it is the domain's own text it is most often of the first 128 characters.
+        if not value.isascii() and not is_text(value):
+            raise ValueError(f"{where} is a text with half a character, which SQL cannot hold")
+        text: str = value
+        return text
+
+    return encode
+
+
+def _integer(where: str) -> Callable[[Any], Scalar]:
+    def encode(value: Any) -> Scalar:
+        if type(value) is not int:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise _wrong(where, "an int", value)
+            value = int(value)
+        if not INTEGER_MIN <= value <= INTEGER_MAX:
+            raise ValueError(f"{where} is an int beyond 64 bits, which SQL cannot hold")
+        number: int = value
+        return number
+
+    return encode
+
+
+def _real(where: str) -> Callable[[Any], Scalar]:
+    def encode(value: Any) -> Scalar:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _wrong(where, "a float", value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError(f"{where} is a number beyond what a float holds") from None
+        if not math.isfinite(number):
+            raise ValueError(f"{where} is {value}: SQL keeps finite numbers only")
+        return number + 0.0  # SQLite has no negative zero, so nor has the row in memory
+
+    return encode
+
+
+def _blob(where: str) -> Callable[[Any], Scalar]:
+    def encode(value: Any) -> Scalar:
+        if isinstance(value, bytes):
+            return value
+        raise _wrong(where, "bytes", value)
+
+    return encode
+
+
+def _boolean(where: str) -> Callable[[Any], Scalar]:
+    def encode(value: Any) -> Scalar:
+        if isinstance(value, bool):
+            return int(value)
+        raise _wrong(where, "a bool", value)
+
+    return encode
+
+
+def _moment(where: str) -> Callable[[Any], Scalar]:
+    def encode(value: Any) -> Scalar:
+        if not isinstance(value, datetime):
+            raise _wrong(where, "a datetime", value)
+        if value.tzinfo is None:
+            raise ValueError(f"{where} is a datetime without a time zone: give it one")
+        # One zone and one length, so that text order is time order.
+        try:
+            return value.astimezone(UTC).isoformat(timespec="microseconds")
+        except OverflowError:
+            raise ValueError(f"{where} is a datetime beyond the years 1 to 9999 in UTC") from None
+
+    return encode
+
+
+def _taken_back(annotation: Any) -> Callable[[Any], Any]:
+    return lambda value: msgspec.convert(value, annotation)
+
+
+def _builtin(where: str, annotation: Any) -> Callable[[Any], Scalar]:
+    def encode(value: Any) -> Scalar:
+        flat = msgspec.to_builtins(value)
+        try:
+            if msgspec.convert(flat, annotation) == value:
+                return cast("Scalar", flat)
+        except msgspec.ValidationError:
+            pass
+        raise _wrong(where, f"a {_name_of(annotation)}", value)
+
+    return encode
+
+
+def _json(where: str, annotation: Any) -> Callable[[Any], Scalar]:
+    encoder = msgspec.json.Encoder()
+    decoder = msgspec.json.Decoder(annotation)
+
+    def encode(value: Any) -> Scalar:
+        data = encoder.encode(value)
+        try:
+            # What could not be read back would stop every reader of the row: refuse it here.
+            read = decoder.decode(data)
+        except msgspec.ValidationError as error:
+            told = told_without_values(error)
+            raise TypeError(f"{where} is not a {_name_of(annotation)}: {told}") from None
+        changed = change_of(value, read, where, alike=True)
+        if changed is not None:
+            raise TypeError(changed)
+        return data.decode()
+
+    return encode
+
+
+def _name_of(annotation: Any) -> str:
+    plain = typing.get_origin(annotation) is None and isinstance(annotation, type)
+    return str(annotation.__name__ if plain else annotation)

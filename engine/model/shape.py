@@ -1,0 +1,143 @@
+"""The shape of stored structs as a hash: what tells a later release that an event's fields changed.
+
+Rules: covered are the encoded names, the order, types and requiredness of all fields, and the same
+of all structs inside. Class names and docstrings are not: they do not show in bytes. A default is
+covered where a stored event may lack its field, since there it is what the event says; elsewhere it
+is not, since all fields are stored. A shape that an earlier release wrote under the same version is
+gone on from only where what is absent there is well defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from ..errors import DefinitionError
+from .annotations import defaults_of, struct_of
+from .messages import Event
+from .stored import EventType
+
+__all__ = ["event_type", "schema_hash"]
+
+_canonical = msgspec.json.Encoder(order="deterministic", enc_hook=repr)
+
+_EMPTY: tuple[Any, ...] = (list, dict, set, tuple, frozenset, bytearray)
+
+
+def schema_hash(cls: type[msgspec.Struct], *, defaults: bool = False) -> str:
+    """Give 16 hexadecimal digits that change when the encoded form of a struct can change.
+
+    With `defaults` also when a default changes that may stand for a field that was left out.
+    """
+    return _hash(_Shape(defaults).of(_info(cls)))
+
+
+def event_type(cls: type[Event]) -> EventType:
+    """Give a class of event as a log stores it, with the shapes that it goes on from."""
+    info = _info(cls)
+    added = cls.event_added
+    hashes: list[str] = []
+    # From all that it has today to the first release, which had none of what was added.
+    for count in range(len(added), -1, -1):
+        fields = [f for f in info.fields if f.name not in added[count:]]
+        held = msgspec.structs.replace(info, fields=tuple(fields))
+        absent = cls.__struct_fields__ if cls.event_omitted else added[:count]
+        hashes.append(_hash(_Shape(True, cls, absent).of(held)))
+        hashes.append(_hash(_Shape(False).of(held)))
+    today, *former = dict.fromkeys(hashes)
+    return EventType(cls.event_name, cls.event_version, today, tuple(former))
+
+
+def _info(cls: type[msgspec.Struct]) -> inspect.StructType:
+    try:
+        info = inspect.type_info(cls)
+    except (TypeError, NameError) as error:
+        raise DefinitionError(
+            f"the fields of {cls.__qualname__} cannot be stored: {error}. Use types that msgspec "
+            f"decodes, declared at the top of a module."
+        ) from error
+    assert isinstance(info, inspect.StructType)
+    return info
+
+
+def _hash(shape: Any) -> str:
+    return blake2b(_canonical.encode(shape), digest_size=8).hexdigest()
+
+
+class _Shape:
+    """Describes types as plain lists and strings."""
+
+    def __init__(
+        self, defaults: bool, event: type[Event] | None = None, absent: Sequence[str] = ()
+    ) -> None:
+        self._defaults = defaults
+        """Whether defaults are covered where stored bytes may lack their field."""
+        self._event = event
+        self._absent = absent
+        """Fields of the event itself that stored bytes may lack."""
+        self._inside: list[type] = []
+
+    def of(self, value: Any) -> Any:
+        """Describe a type; a struct inside itself by its depth."""
+        if isinstance(value, inspect.StructType):
+            return self._struct(value)
+        if isinstance(value, inspect.EnumType):
+            return ["enum", sorted(str(member.value) for member in value.cls)]
+        if isinstance(value, inspect.UnionType):
+            return ["union", *sorted((self.of(t) for t in value.types), key=repr)]
+        if isinstance(value, inspect.Metadata):
+            return self.of(value.type)
+        if isinstance(value, inspect.Type):
+            parts = {
+                name: self.of(getattr(value, name))
+                for name in value.__struct_fields__
+                if name != "cls"
+            }
+            named = getattr(value, "cls", None)
+            return [type(value).__name__, getattr(named, "__name__", None), parts]
+        if isinstance(value, (tuple, list)):
+            return [self.of(item) for item in _items(value)]
+        if isinstance(value, inspect.Field):
+            return [value.encode_name, value.required, self.of(value.type)]
+        return value if isinstance(value, int | float | str | bool | None) else repr(value)
+
+    def _struct(self, value: inspect.StructType) -> Any:
+        if value.cls in self._inside:
+            return ["again", self._inside.index(value.cls)]
+        self._inside.append(value.cls)
+        fields = [[f.encode_name, f.required, self.of(f.type)] for f in value.fields]
+        self._inside.pop()
+        described = ["struct", value.tag_field, value.tag, value.array_like, fields]
+        absent = self._said_by_absence(value) if self._defaults else []
+        return [*described, absent] if absent else described
+
+    def _said_by_absence(self, value: inspect.StructType) -> list[Any]:
+        cls = struct_of(value.cls)
+        if cls is self._event:
+            names: Sequence[str] = self._absent
+        else:
+            names = cls.__struct_fields__ if cls.__struct_config__.omit_defaults else ()
+        held = {field.name for field in value.fields}
+        said: list[Any] = []
+        for name, (default, factory) in defaults_of(cls).items():
+            # msgspec never leaves out what another function has made.
+            if name in names and name in held and (factory is None or factory in _EMPTY):
+                said.append([name, *_default(default if factory is None else factory())])
+        return said
+
+
+def _default(value: Any) -> tuple[str, str]:
+    """Describe a default: its type and its JSON."""
+    try:
+        said = _canonical.encode(value).decode()
+    except Exception:
+        said = repr(value)
+    return type(value).__name__, said
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,153 @@
+"""A sink: a projection that has no tables and delivers events to a system outside.
+
+Rules: it delivers at least once: the checkpoint moves after a delivery, so what was delivered last
+comes again after a crash, a failure or a reset, and the receiver tells by `Delivery.position` or by
+the stream's version that it had it already. Events of a key come in order. What does not fit is
+refused when the class is made, with the mend in the message. This file delivers nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import msgspec
+
+from ..errors import DefinitionError
+from .annotations import Signature, read_signature, union_members
+from .messages import Command, Event, Meta
+from .projection import (
+    Delivering,
+    Projection,
+    ProjectionDefinition,
+    ProjectionHandler,
+    is_handler,
+)
+
+__all__ = ["Delivery", "Sink"]
+
+E = TypeVar("E", bound=Event, covariant=True)
+
+_SHOWN: Final = (
+    "`async def deliver(self, batch: Sequence[Delivery[SomeEvent | OtherEvent]], client: Client) "
+    "-> None`"
+)
+
+
+class Delivery(msgspec.Struct, Generic[E], frozen=True):
+    """An event on its way to a system outside; it may come more than once."""
+
+    event: E
+    """Decoded for this delivery alone."""
+    meta: Meta
+    """Where it stands in its stream and in the log, and what travelled with its command."""
+    log_id: str
+    """Of the log; positions of another one mean something else."""
+
+    @property
+    def position(self) -> int:
+        """Its place in the log: the same each time it comes, and higher for each later event."""
+        return self.meta.position
+
+
+class Sink(Projection):
+    """Base of sinks, which deliver at least once: `class Search(Sink, name="search", version=1)`.
+
+    Write `async def deliver(self, batch: Sequence[Delivery[Created | Renamed]], client: Client)`:
+    it gets events of these classes (`Delivery[Event]`: of all), in order, and what else it takes
+    by its class out of `Engine(resources={Client: client})`. When it returns, all of the batch is
+    delivered; when it raises, some of it may be, and it comes again. `transient` names exceptions
+    that may pass by themselves: then it is tried again, ever more slowly, `Limits.sink_retries`
+    times. For others the batch is halved until the event is found that fails alone, which stops
+    the sink or is parked. With `slices`, so many batches are under way at once, each with the keys
+    of its own.
+
+    To raise `version`, or to reset it, is to deliver everything again from the beginning.
+    """
+
+    transient: ClassVar[tuple[type[BaseException], ...]] = (OSError,)
+
+    @classmethod
+    def __read__(
+        cls, definition: ProjectionDefinition, namespace: Mapping[str, Any]
+    ) -> ProjectionDefinition:
+        """Complete what is known of a subclass; raise DefinitionError for what does not fit."""
+        where = cls.__qualname__
+        if cls.__init__ is not object.__init__:
+            raise DefinitionError(
+                f"sink {where} has an __init__: what it needs it takes in `deliver`, by its class, "
+                f"out of Engine(resources={{...}}); drop it"
+            )
+        for name, value in vars(cls).items():
+            if is_handler(value):
+                raise DefinitionError(
+                    f"{where}.{name} is marked with @projects, and a sink has no handlers: it has "
+                    f"`deliver`, which takes events of all the classes that it names"
+                )
+        if any("Table[" in str(annotation) for annotation in inspect.get_annotations(cls).values()):
+            raise DefinitionError(
+                f"sink {where} declares a table, and has no tables: a projection with tables is a "
+                f"class of its own"
+            )
+        # Not declared above, since each sink's takes something else.
+        deliver = getattr(cls, "deliver", None)
+        if deliver is None:
+            raise DefinitionError(f"sink {where} delivers nothing: write {_SHOWN}")
+        signature = read_signature(deliver, namespace, method=True)
+        events = _events_of(deliver, signature)
+        takes = tuple(_resource(signature, *taken) for taken in signature.parameters[1:])
+        handlers = {event: ProjectionHandler(deliver, True, None) for event in events}
+        return msgspec.structs.replace(
+            definition,
+            handlers=handlers,
+            event_names=frozenset(e.event_name for e in events if e is not Event),
+            sink=Delivering(deliver, takes, _transient(where, cls.transient)),
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set it: a sink may keep a thing or two, for as long as the engine runs."""
+        object.__setattr__(self, name, value)
+
+
+def _events_of(deliver: Callable[..., Any], signature: Signature) -> Sequence[type[Event]]:
+    """Give the classes of event that a sink's batches are annotated with."""
+    batch = signature.parameters[0][1] if signature.parameters else None
+    item = next(iter(typing.get_args(batch)), None)
+    listed = typing.get_origin(batch) is Sequence and typing.get_origin(item) is Delivery
+    events = union_members(typing.get_args(item)[0]) if listed else ()
+    fits = all(isinstance(event, type) and issubclass(event, Event) for event in events)
+    if not events or not fits or not inspect.iscoroutinefunction(deliver):
+        raise DefinitionError(
+            f"{signature.where} must be async, and say which events it takes: {_SHOWN}"
+        )
+    if signature.returns not in (None, type(None), inspect.Parameter.empty):
+        raise DefinitionError(
+            f"{signature.where} is annotated to return something: what it returns means nothing, "
+            f"so it returns None"
+        )
+    return typing.cast("Sequence[type[Event]]", events)
+
+
+def _resource(signature: Signature, name: str, annotation: Any) -> type[Any]:
+    """Give the class of what a sink takes beside its events."""
+    if isinstance(annotation, type) and annotation.__module__ != "builtins":
+        resource: type[Any] = annotation
+        if not issubclass(resource, (inspect.Parameter.empty, Command, Event, Meta)):
+            return resource
+    raise DefinitionError(
+        f"{signature.where} takes `{name}`, and what that is cannot be told: annotate it with the "
+        f"class under which Engine(resources={{...}}) has it"
+    )
+
+
+def _transient(where: str, named: object) -> tuple[type[Exception], ...]:
+    """Check which exceptions a sink says may pass."""
+    found = typing.cast("tuple[object, ...]", named) if isinstance(named, tuple) else (named,)
+    if all(isinstance(error, type) and issubclass(error, Exception) for error in found):
+        return typing.cast("tuple[type[Exception], ...]", found)
+    raise DefinitionError(
+        f"{where}.transient names exceptions that may pass by themselves, as "
+        f"`transient = (ConnectionError, TimeoutError)`"
+    )

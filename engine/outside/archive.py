@@ -1,0 +1,123 @@
+"""Looking back from another process: histories, states and pasts out of a log's file.
+
+Rules: the file is opened read-only, whoever has it open for writing, and nothing is ever written.
+What is asked and given is what an engine gives (`engine/log/history.py`), of the aggregates that
+are declared here. It asks no `authorize`: whoever may read the file may read all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ..limits import Limits
+from ..log.history import History, Past
+from ..model.aggregate import Aggregate, definitions_of
+from ..model.codec import EventRegistry
+from ..model.difference import Change
+from ..model.messages import Receipt
+from ..model.projection import Projection, projections_of
+from ..model.upcasting import Retired, Upcasting
+from ..queries.answers import answers_of
+from ..queries.past import Pasts, PastViews
+from ..runtime.ports import Ports
+from ..runtime.safely import safe_logger
+from ..stores.urls import StoreName, file_store
+from .log_file import LogFile
+
+__all__ = ["Archive"]
+
+A = TypeVar("A", bound=Aggregate)
+
+
+class Archive:
+    """A log, read-only, beside its engine or without one; use it with `async with`.
+
+    `store` is the URL that the engine has, and `upcasters` and `retired` are its too. Raises
+    DefinitionError for one that has no file, and on entering StoreRefused where there is no log
+    that can be read. `projections` and `answers` are for `past`.
+    """
+
+    def __init__(
+        self,
+        aggregates: Sequence[type[Aggregate]],
+        *,
+        store: StoreName,
+        projections: Sequence[type[Projection]] = (),
+        answers: Sequence[Callable[..., Any]] = (),
+        upcasters: Sequence[Callable[..., Any]] = (),
+        retired: Sequence[Retired] = (),
+        limits: Limits | None = None,
+        ports: Ports | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        opened = file_store(store)
+        ports = ports or Ports()
+        self._source = LogFile(opened.path, ports)
+        definitions = definitions_of(aggregates)
+        projected = projections_of(projections)
+        folded = [event for d in definitions for event in d.appliers]
+        folded += [event for d in projected for event in d.event_classes]
+        registry = EventRegistry(folded, Upcasting(upcasters, retired))
+        limits = limits or Limits()
+        self._past = Past(
+            self._source,
+            definitions,
+            registry,
+            limits,
+            workers=ports.workers,
+            check_usable=self._source.worker,
+        )
+        asked = answers_of(answers, {definition.name for definition in projected})
+        told = safe_logger(logger)
+        self._pasts = Pasts(self._past, self._source, projections, asked, ports, told)
+
+    async def __aenter__(self) -> Archive:
+        """Open the file."""
+        await self._source.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        await self._source.close()
+
+    def history(
+        self, aggregate: type[Aggregate], aggregate_id: str, *, after: int = 0, limit: int = 100
+    ) -> History:
+        """Give an aggregate's events after a version; see `Engine.history`."""
+        return self._past.history(aggregate, aggregate_id, after, limit, None)
+
+    async def state(
+        self,
+        aggregate: type[A],
+        aggregate_id: str,
+        *,
+        version: int | None = None,
+        at: datetime | int | None = None,
+    ) -> A:
+        """Give an aggregate as it was, or as the log has it now; see `Engine.state`."""
+        return await self._past.state(aggregate, aggregate_id, version, at, None)
+
+    async def difference(
+        self, aggregate: type[Aggregate], aggregate_id: str, before: int, after: int
+    ) -> tuple[Change, ...]:
+        """Give what changed from one version to another; see `Engine.difference`."""
+        return await self._past.difference(aggregate, aggregate_id, before, after, None)
+
+    def past(
+        self,
+        *,
+        position: Receipt | str | int | None = None,
+        at: datetime | int | None = None,
+        projections: Sequence[type[Projection]] | None = None,
+    ) -> PastViews:
+        """Give the views as of a position or a time; see `Engine.past`."""
+        return self._pasts.past(position, at, projections, None)

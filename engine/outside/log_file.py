@@ -1,0 +1,90 @@
+"""A log's file for an event loop: read-only, in a thread of its own, whoever has it open.
+
+Rules: it gives what `stores/sqlite_reader.py` gives, and waits without keeping the loop. It is
+opened and closed by who uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import Closed, UsageError
+from ..model.stored import EventType, StoredEvent
+from ..runtime.ports import Ports, Worker
+from ..stores.contract.log import Head, StreamPage, StreamRead
+from ..stores.sqlite.outside.log import SqliteReader
+
+__all__ = ["LogFile"]
+
+
+class LogFile:
+    """The log in the file `path`."""
+
+    def __init__(self, path: str, ports: Ports) -> None:
+        self._reader = SqliteReader(path, ports.files)
+        self._ports = ports
+        self._worker: Worker | None = None
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id; known after `open`."""
+        return self._reader.log_id
+
+    async def open(self) -> None:
+        """Open the file; raise StoreRefused where there is no log that can be read.
+
+        Raises UsageError where it is open.
+        """
+        if self._worker is not None:
+            raise UsageError(
+                f"{self._reader.path} is open here already: make another Archive for a second use"
+            )
+        self._worker = self._ports.workers.start("foldline-log-file")
+        try:
+            await self._worker.run(self._reader.open)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            try:
+                await worker.run(self._reader.close)
+            finally:
+                await worker.close()
+
+    def worker(self) -> Worker:
+        """Give the thread; raise Closed where it is not open."""
+        if self._worker is None:
+            raise Closed(f"{self._reader.path} is not open: use it inside `async with`")
+        return self._worker
+
+    async def head(self) -> Head:
+        """Give the end of the log, as it is now."""
+        return await self.worker().run(self._reader.head)
+
+    async def event_types(self) -> Sequence[EventType]:
+        """Give the types that the log has stored."""
+        return await self.worker().run(self._reader.event_types)
+
+    async def change_count(self) -> int:
+        """Give a number that changes whenever somebody has committed."""
+        return await self.worker().run(self._reader.change_count)
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read the global order after a position."""
+        return await self.worker().run(
+            lambda: self._reader.read_feed(after, events_max=events_max, bytes_max=bytes_max)
+        )
+
+    async def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read many streams at once."""
+        return await self.worker().run(
+            lambda: self._reader.read_streams(reads, events_max=events_max, bytes_max=bytes_max)
+        )

@@ -1,0 +1,224 @@
+"""Looking on from another process: the views of a running engine, asked and watched read-only.
+
+Rules: the views' file is opened read-only, whoever has it open for writing; no lock is taken and
+nothing is ever written. What is asked is answered by the same functions as in the engine, from
+tables that are the same: others are refused and not believed (`stores/sqlite_views_reader.py`).
+Whoever watches looks some times a second whether anything was committed, and asks only then; it is
+given what differs from what it had, and misses the answers between. It asks no `authorize`: whoever
+may read the file may read all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Generic, TypeVar, cast
+
+from ..errors import Closed, UsageError
+from ..limits import Limits
+from ..model.messages import Query, Receipt
+from ..model.projection import Projection, ProjectionDefinition, projections_of
+from ..queries.answers import Answers
+from ..runtime.ports import Ports
+from ..stores.sqlite.outside.views import Look, NoViewsYet, SqliteViewsReader
+from ..stores.urls import StoreName, file_store
+
+__all__ = ["LOOK_SECONDS", "Onlooker", "OnlookerQuery"]
+
+A = TypeVar("A")
+
+LOOK_SECONDS: Final = 0.1
+"""A tenth of a second is quick for a person, and a look costs next to nothing."""
+
+_NOTHING: Final = object()
+
+
+class Onlooker:
+    """The views of an engine in another process; use it with `async with`.
+
+    `store` is the URL that the engine has; `projections` and `answers` are some of its own. Raises
+    DefinitionError for a store that has no file, and on entering StoreRefused where the views are
+    of other definitions. They need not be there yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        projections: Sequence[type[Projection]],
+        answers: Sequence[Callable[..., Any]],
+        store: StoreName,
+        limits: Limits | None = None,
+        ports: Ports | None = None,
+    ) -> None:
+        opened = file_store(store)
+        ports = ports or Ports()
+        definitions = projections_of(projections)
+        self._files = ports.files
+        self._lock_path = opened.path + ".lock"
+        limits = limits or Limits()
+        self._reader = SqliteViewsReader(opened.views_path, definitions, ports, limits)
+        self._seen = {d.name: _Seen(d, self._refresh) for d in definitions}
+        self._answers = Answers(answers, self._reader, self._seen, limits, ports.stopwatch)
+        self._open = False
+        self._look: Look | None = None
+        self._looked_at = float("-inf")
+
+    async def __aenter__(self) -> Onlooker:
+        """Open the file, if it is there; raise UsageError where it is open."""
+        if self._open:
+            raise UsageError("this Onlooker is open already: make another one for a second use")
+        self._open = True
+        try:
+            await self._reader.open()
+            await self.positions()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        await self._close()
+
+    async def _close(self) -> None:
+        self._open = False
+        await self._reader.close()
+
+    async def query(
+        self,
+        query: Query[A],
+        *,
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - running out of it names who lags
+    ) -> A:
+        """Answer a query as the engine would; with `at`, from views that contain that position.
+
+        Raises StoreRefused where there are no views yet, or others than those declared here, and
+        what `Engine.query` raises.
+        """
+        self._check_open()
+        return await self._answers.ask(query, at, timeout)
+
+    def watch(self, query: Query[A]) -> OnlookerQuery[A]:
+        """Give what watches a query: `async for answer in onlooker.watch(query)`."""
+        self._check_open()
+        return OnlookerQuery(self, query)
+
+    async def positions(self) -> Mapping[str, int]:
+        """Give how far the views of each projection are; nothing where there are none yet."""
+        self._check_open()
+        try:
+            return await self._reader.positions()
+        except NoViewsYet:
+            return {}
+
+    def writer(self) -> int | None:
+        """Give the process that has the store open, as far as its own note tells; None for none."""
+        return self._files.holder(self._lock_path)
+
+    async def next_look(self, before: Look | None) -> Look:
+        """Wait until something was committed since a look, and give the look that saw it."""
+        while True:
+            look = await self._shared_look()
+            if look is not None and look != before:
+                return look
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _shared_look(self) -> Look | None:
+        """Look, or give what another one who watches saw a moment ago; None without views."""
+        self._check_open()
+        now = asyncio.get_running_loop().time()
+        # Half, since a rest may end a moment too soon.
+        if now - self._looked_at >= LOOK_SECONDS / 2:
+            self._looked_at = now
+            try:
+                self._look = await self._reader.look()
+            except NoViewsYet:
+                self._look = None
+        return self._look
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise Closed("the onlooker is not open: use it inside `async with onlooker:`")
+
+    async def _refresh(self) -> None:
+        for name, position in (await self.positions()).items():
+            self._seen[name].position = position
+
+
+class OnlookerQuery(Generic[A]):
+    """The answers to one query, for one who watches: the first at once, others as they change.
+
+    It waits for views that are not there yet, and over the engine's restarts; it ends with
+    `aclose`. Who is slow to take an answer is given the newest one next. Raises Closed where the
+    onlooker is closed, and what `Onlooker.query` raises, but for views that are not there yet.
+    """
+
+    def __init__(self, onlooker: Onlooker, query: Query[A]) -> None:
+        self._onlooker = onlooker
+        self._query = query
+        self._look: Look | None = None
+        self._answer: Any = _NOTHING
+        self._position = 0
+        self._is_closed = False
+
+    @property
+    def position(self) -> int:
+        """A position that the answer given last surely contains; 0 before the first one."""
+        return self._position
+
+    def __aiter__(self) -> OnlookerQuery[A]:
+        """Give itself."""
+        return self
+
+    async def __anext__(self) -> A:
+        """Give the next answer. If the wait for it is cancelled, nothing is lost."""
+        while not self._is_closed:
+            # Looked at before it is asked: what is committed meanwhile is another look.
+            look = await self._onlooker.next_look(self._look)
+            position, answer = await self._ask()
+            self._look = look
+            if answer is not _NOTHING and answer != self._answer:
+                self._position, self._answer = position, answer
+                return cast("A", answer)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Watch no more."""
+        self._is_closed = True
+
+    async def _ask(self) -> tuple[int, Any]:
+        positions = await self._onlooker.positions()
+        try:
+            return min(positions.values(), default=0), await self._onlooker.query(self._query)
+        except NoViewsYet:
+            return 0, _NOTHING
+
+
+class _Seen:
+    """The views of one projection, for who waits for them."""
+
+    state = "written by another process"
+
+    def __init__(
+        self, definition: ProjectionDefinition, refresh: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.definition = definition
+        self.position = 0
+        self._refresh = refresh
+
+    async def wait_for(self, position: int, deadline: float | None) -> bool:
+        """Return whether queries see the event at this position, at the deadline at the latest."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._refresh()
+            left = LOOK_SECONDS if deadline is None else deadline - loop.time()
+            if self.position >= position or left <= 0:
+                return self.position >= position
+            await asyncio.sleep(min(left, LOOK_SECONDS))

@@ -1,0 +1,451 @@
+"""Answers: the functions that answer queries, found by the type of query that they are for.
+
+Rules: an answer reads views and nothing else; it never touches the write side. A query asked `at` a
+position waits until the projections concerned have reached it, or fails and names who lags, by how
+much and in which state; those are concerned that it names, and those that it is seen to read. All
+that it reads is of one state of the views. A position that the log has not is refused at once, and
+how many wait is bounded. Whatever does not fit is refused when the function is decorated or the
+engine is made, with the mend in the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+import typing
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast, overload
+
+import msgspec
+
+from ..errors import DefinitionError, InvalidInput, Overloaded, ProjectionLag, UsageError
+from ..limits import Limits
+from ..model.annotations import Signature, defining_namespace, read_signature, union_members
+from ..model.messages import Query, Receipt, position_of, told_instead
+from ..model.projection import Projection, ProjectionDefinition, projections_of
+from ..statistics import Histogram, QueryStatistics
+from ..stores.contract.log import LogSource
+from ..stores.contract.views import ViewsStates
+from ..telemetry import QueryBegan, Watch
+from .views import Reads, Views
+
+__all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers", "answers_of"]
+
+Q = TypeVar("Q", bound=Query[Any])
+A = TypeVar("A")
+F = TypeVar("F", bound=Callable[[Any, Views], Awaitable[Any]])
+
+AT_SECONDS: Final = 5.0
+"""How long a query `at` a position may take, unless it says otherwise."""
+TORN_MAX: Final = 3
+"""How often in a row a query is asked whose answer may have seen two states: in memory alone."""
+
+_MARK = "__foldline_answers__"
+
+
+class Followed(Protocol):
+    """A projection at work, as far as a query is concerned."""
+
+    @property
+    def definition(self) -> ProjectionDefinition:
+        """What it is."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Position of the last event that queries can see."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Told where it lags."""
+        ...
+
+    async def wait_for(self, position: int, deadline: float) -> bool:
+        """Return whether queries see the event at this position, as soon as that is known."""
+        ...
+
+
+class AnswerDefinition(msgspec.Struct, frozen=True):
+    """A function that answers one type of query."""
+
+    query: type[Query[Any]]
+    function: Callable[[Any, Views], Awaitable[Any]]
+    projections: tuple[str, ...] | None
+    """Which ones a query `at` a position waits for; None for all of the engine but sinks."""
+
+
+class _Asked(msgspec.Struct):
+    """A query on its way to its answer."""
+
+    query: Query[Any]
+    definition: AnswerDefinition
+    position: int
+    timeout: float | None
+    reads: Reads | None
+    read: set[str] = msgspec.field(default_factory=set)
+    """The projections that the answer has read."""
+    waited: float = 0.0
+    """Seconds until the views had the position, or could not have it."""
+
+
+class _Numbers:
+    """What is counted of one type of query."""
+
+    def __init__(self) -> None:
+        self.answered = self.lagged = self.failed = 0
+        self.seconds = Histogram.of_seconds()
+        self.wait_seconds = Histogram.of_seconds()
+
+    def failure(self, error: BaseException) -> None:
+        """Count a query without an answer."""
+        if isinstance(error, ProjectionLag):
+            self.lagged += 1
+        else:
+            self.failed += 1
+
+    def statistics(self) -> QueryStatistics:
+        """Give the numbers as they are now."""
+        return QueryStatistics(
+            answered=self.answered,
+            lagged=self.lagged,
+            failed=self.failed,
+            seconds=self.seconds.copy(),
+            wait_seconds=self.wait_seconds.copy(),
+        )
+
+
+@overload
+def answers(function: F, /) -> F: ...
+@overload
+def answers(*, projections: Sequence[type[Projection]]) -> Callable[[F], F]: ...
+def answers(
+    function: Any = None, /, *, projections: Sequence[type[Projection]] | None = None
+) -> Any:
+    """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
+
+    With `projections`, a query `at` a position waits for these, and for what the answer is seen to
+    read; without, for all but sinks.
+    """
+    names: tuple[str, ...] | None = None
+    if projections is not None:
+        names = tuple(definition.name for definition in projections_of(projections))
+
+    def mark(answer: F) -> F:
+        signature = read_signature(answer, defining_namespace(1), method=False)
+        setattr(answer, _MARK, AnswerDefinition(_query_of(signature), answer, names))
+        return answer
+
+    if function is None:
+        return mark
+    if inspect.isclass(function):
+        name = function.__name__
+        raise DefinitionError(f"@answers was given {name}: write `@answers(projections=[{name}])`")
+    signature = read_signature(function, defining_namespace(1), method=False)
+    setattr(function, _MARK, AnswerDefinition(_query_of(signature), function, names))
+    return function
+
+
+def answers_of(
+    functions: Sequence[Callable[..., Any]], projections: Container[str]
+) -> Mapping[type[Query[Any]], AnswerDefinition]:
+    """Give what answers each type of query; raise DefinitionError for what does not fit together.
+
+    `projections` are the names of those that there are.
+    """
+    by_query: dict[type[Query[Any]], AnswerDefinition] = {}
+    if callable(functions) or not isinstance(cast("object", functions), Iterable):
+        raise DefinitionError(
+            f"answers= is a list of functions marked with @answers, and {functions!r:.100} is none"
+        )
+    for function in functions:
+        where = getattr(function, "__qualname__", repr(function))
+        definition = getattr(function, _MARK, None)
+        if not isinstance(definition, AnswerDefinition):
+            raise DefinitionError(f"{where} is no answer: mark it with @answers")
+        other = by_query.get(definition.query)
+        if other is not None:
+            raise DefinitionError(
+                f"{definition.query.__name__} is answered by {where} and by "
+                f"{getattr(other.function, '__qualname__', other.function)}: keep one"
+            )
+        for name in definition.projections or ():
+            if name not in projections:
+                raise DefinitionError(
+                    f"{where} waits for projection {name!r}, which this engine has not: pass it to "
+                    f"Engine(projections=[...])"
+                )
+        by_query[definition.query] = definition
+    return by_query
+
+
+class Answers:
+    """All answers of an engine, or of who looks on."""
+
+    def __init__(
+        self,
+        functions: Sequence[Callable[..., Any]],
+        store: ViewsStates,
+        projectors: Mapping[str, Followed],
+        limits: Limits,
+        stopwatch: Callable[[], float],
+        watch: Watch | None = None,
+        log: LogSource | None = None,
+    ) -> None:
+        """Take the decorated functions; raise DefinitionError for what does not fit together.
+
+        `log` is asked for its end where the views have not yet come as far as a query asks for.
+        """
+        self._store = store
+        self._log = log
+        self._waits_max = limits.waits_at
+        self._waits = 0
+        self._projectors = projectors
+        self._stopwatch = stopwatch
+        self._watch = watch
+        self._numbers: dict[str, _Numbers] = {}
+        tables = {
+            table.name: table
+            for projector in projectors.values()
+            for table in projector.definition.tables.values()
+        }
+        projections = {
+            table.lower(): name
+            for name, projector in projectors.items()
+            for table in projector.definition.table_names
+        }
+        self._views = Views(store, tables, limits, None, projections)
+        self._by_query = answers_of(functions, projectors)
+        for query in self._by_query:
+            self._numbers.setdefault(query.query_name, _Numbers())
+
+    @property
+    def definitions(self) -> Mapping[type[Query[Any]], AnswerDefinition]:
+        """What answers each type of query."""
+        return self._by_query
+
+    def statistics(self) -> Mapping[str, QueryStatistics]:
+        """Give the numbers as they are now, by the query's name; called from any thread."""
+        # Every name is there from the start, so that the dict does not change under a reader.
+        return {name: numbers.statistics() for name, numbers in self._numbers.items()}
+
+    async def ask(
+        self,
+        query: Query[A],
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - running out of it names who lags
+        reads: Reads | None = None,
+    ) -> A:
+        """Answer a query; with `at`, from views that contain that position.
+
+        `reads` gets to know what the answer reads. Raises ProjectionLag where the views are not
+        there in time, TimeoutError where the answer itself takes longer than `timeout` seconds,
+        UsageError for a query that nothing here answers.
+        """
+        definition = self._definition_of(query)
+        position = position_of(at)
+        if timeout is None and at is not None:
+            timeout = AT_SECONDS
+        asked = _Asked(query, definition, position, timeout, reads)
+        numbers, watch = self._numbers[query.query_name], self._watch
+        seen = None if watch is None else watch.begin(QueryBegan(query, position))
+        begin = self._stopwatch()
+        try:
+            answer = await self._answer(asked, numbers)
+        except BaseException as error:
+            numbers.failure(error)
+            if watch is not None:
+                watch.end(seen, error, wait_seconds=asked.waited)
+            raise
+        finally:
+            numbers.seconds.record(self._stopwatch() - begin)
+        numbers.answered += 1
+        if watch is not None:
+            watch.end(seen, wait_seconds=asked.waited)
+        return typing.cast("A", answer)
+
+    async def _answer(self, asked: _Asked, numbers: _Numbers) -> Any:
+        if asked.timeout is None:
+            return await self._read(asked)
+        deadline = asyncio.get_running_loop().time() + asked.timeout
+        if not asked.position:
+            async with asyncio.timeout_at(deadline):
+                return await self._read(asked)
+        names = self._named(asked.definition)
+        while True:
+            begin = self._stopwatch()
+            try:
+                await self._wait_for(names, asked.position, deadline)
+            finally:
+                asked.waited += self._stopwatch() - begin
+                numbers.wait_seconds.record(asked.waited)
+            # Before the answer reads: what it reads contains that much.
+            reached = {name: p.position for name, p in self._projectors.items()}
+            async with asyncio.timeout_at(deadline):
+                answer = await self._read(asked)
+            names = tuple(name for name in asked.read if reached[name] < asked.position)
+            if not names:
+                return answer
+
+    async def _read(self, asked: _Asked) -> Any:
+        """Let a query be answered from one state of the views."""
+        for last in (False,) * (TORN_MAX - 1) + (True,):
+            state = self._store.state(holding=last)
+            views = self._views.of(state, asked.reads)
+            if asked.reads is not None:
+                asked.reads.begin()
+            try:
+                answer = await asked.definition.function(asked.query, views)
+            except Exception:
+                if last or not state.is_torn:
+                    raise
+            else:
+                if last or not state.is_torn:
+                    return answer
+            finally:
+                asked.read |= views.read
+                state.end()
+        raise AssertionError("the last try gives an answer or raises")
+
+    def projections_of(self, query: Query[Any]) -> Sequence[str]:
+        """Give which projections a query `at` a position waits for.
+
+        Raises UsageError for a query that nothing here answers.
+        """
+        names = self._definition_of(query).projections
+        return tuple(self._projectors) if names is None else names
+
+    def _definition_of(self, query: Query[Any]) -> AnswerDefinition:
+        definition = self._by_query.get(type(query))
+        if definition is None:
+            if isinstance(typing.cast("object", query), Query):
+                mend = f"{type(query).__name__}: pass the function that answers it to "
+                raise UsageError(f"no answer for {mend}Engine(answers=[...])")
+            raise UsageError(f"no answer for {told_instead(query, Query)}")
+        return definition
+
+    async def reach(
+        self,
+        query: Query[Any],
+        at: Receipt | str | int,
+        timeout: float | None,  # noqa: ASYNC109 - running out of it names who lags
+    ) -> None:
+        """Wait until the views that a query is answered from contain a position.
+
+        Raises ProjectionLag as `ask` does.
+        """
+        seconds = AT_SECONDS if timeout is None else timeout
+        deadline = asyncio.get_running_loop().time() + seconds
+        names = self._named(self._definition_of(query))
+        await self._wait_for(names, position_of(at), deadline)
+
+    async def reach_too(self, names: Sequence[str], position: int, deadline: float) -> None:
+        """Wait until these views contain a position as well, which an answer was seen to read."""
+        await self._wait_for(names, position, deadline)
+
+    def _named(self, definition: AnswerDefinition) -> Sequence[str]:
+        if definition.projections is not None:
+            return definition.projections
+        # A sink is outside the views: who wants to wait for one says so.
+        return tuple(n for n, p in self._projectors.items() if p.definition.sink is None)
+
+    async def _wait_for(self, names: Sequence[str], position: int, deadline: float) -> None:
+        concerned = {name: self._projectors[name] for name in names}
+        if all(p.position >= position for p in concerned.values()):
+            return
+        if self._log is not None and position > (end := (await self._log.head()).position):
+            raise InvalidInput(
+                f"`at` is position {position}, and the log ends at {end}: it is no receipt of this "
+                f"log, or of one from before a backup was restored. Ask without it"
+            )
+        if self._waits >= self._waits_max:
+            raise Overloaded(
+                f"{self._waits} queries wait for a position already (Limits.waits_at): ask again "
+                f"after a pause"
+            )
+        self._waits += 1
+        try:
+            await self._wait_for_all(concerned, position, deadline)
+        finally:
+            self._waits -= 1
+
+    async def _wait_for_all(
+        self, concerned: Mapping[str, Followed], position: int, deadline: float
+    ) -> None:
+        for projector in concerned.values():
+            if not await projector.wait_for(position, deadline):
+                break
+        else:
+            return
+        behind = {name: p.position for name, p in concerned.items() if p.position < position}
+        if behind:
+            states = {name: concerned[name].state for name in behind}
+            raise ProjectionLag(position, behind, dict(states))
+
+
+def _query_of(signature: Signature) -> type[Query[Any]]:
+    """Check the signature of an answer, and give the query that it is for."""
+    where = signature.where
+    if not signature.is_async:
+        raise DefinitionError(f"{where} answers queries and is not async: write `async def`")
+    shown = "async def answer(query: SomeQuery, views: Views) -> ..."
+    annotations = [annotation for _, annotation in signature.parameters]
+    query: Any = annotations[0] if annotations else None
+    fits = isinstance(query, type) and issubclass(query, Query) and query is not Query
+    if not fits or len(annotations) != 2 or annotations[1] is not Views:
+        raise DefinitionError(f"{where} must take one query and the views: write `{shown}`")
+    wanted = _answer_type(query)
+    if signature.returns is inspect.Parameter.empty:
+        raise DefinitionError(
+            f"{where} says not what it returns: annotate it `-> {_shown(wanted)}`"
+        )
+    if not _fits(signature.returns, wanted):
+        raise DefinitionError(
+            f"{where} is annotated to return {_shown(signature.returns)}, and the answer to "
+            f"{query.__name__} is {_shown(wanted)}: make them the same"
+        )
+    return typing.cast("type[Query[Any]]", query)
+
+
+def _answer_type(query: Any) -> Any:
+    """Give what stands in the brackets of `Query[...]`, or Any where that cannot be told."""
+    for cls in query.__mro__:
+        for base in getattr(cls, "__orig_bases__", ()):
+            if typing.get_origin(base) is Query:
+                answer = typing.get_args(base)[0]
+                unknown = isinstance(answer, TypeVar | str | typing.ForwardRef)
+                return Any if unknown else answer
+    return Any
+
+
+def _fits(given: Any, wanted: Any) -> bool:
+    """Tell whether one type may stand where the other is promised, as far as can be told here.
+
+    The type checkers look closer; this finds the missing and the plainly different one.
+    """
+    if wanted is Any or given is Any or given == wanted:
+        return True
+    possible = union_members(wanted)
+    return all(any(_fits_one(g, w) for w in possible) for g in union_members(given))
+
+
+def _fits_one(given: Any, wanted: Any) -> bool:
+    given, wanted = _plain(given), _plain(wanted)
+    if given == wanted:
+        return True
+    return isinstance(given, type) and isinstance(wanted, type) and issubclass(given, wanted)
+
+
+def _plain(annotation: Any) -> Any:
+    if annotation is None:
+        return types.NoneType
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _plain(typing.get_args(annotation)[0])
+    return annotation if origin is None else origin
+
+
+def _shown(annotation: Any) -> str:
+    name = getattr(annotation, "__name__", None)
+    return name if isinstance(annotation, type) and name else str(annotation)

@@ -1,0 +1,145 @@
+"""The question: a query that is watched, once for all who watch it, with its newest answer.
+
+Rules: its answer is settled while nothing has changed that it has read, and no ask is under way.
+It holds one answer, however many watch it and however slow they are, and counts them, so that each
+can tell whether there is one that it was not given yet. It asks nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from ..model.conditions import Filter
+from ..model.footprint import footprint
+from ..model.messages import Query
+from ..model.rows import Scalar
+
+__all__ = ["Question", "Told", "are_same", "key_of", "weigh"]
+
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+class Told:
+    """One answer, as it is given to whoever watches."""
+
+    def __init__(self, answer: Any, number: int) -> None:
+        self.answer = answer
+        self.number = number
+        """From 1 on; one that equals the answer before it has no number of its own."""
+
+    @cached_property
+    def json(self) -> bytes:
+        """The answer as JSON."""
+        return msgspec.json.encode(self.answer)
+
+
+class Question:
+    """A query that is watched, and what is known of it."""
+
+    def __init__(self, query: Query[Any], key: object) -> None:
+        self.query = query
+        self.key = key
+        self.watchers = 0
+        self.told: Told | None = None
+        """Its newest answer."""
+        self.weight = 0
+        """Its bytes, as JSON."""
+        self.position = 0
+        """What the last ask surely saw."""
+        self.projections: Sequence[str] = ()
+        """Whose tables it read."""
+        self.due = True
+        """Whether it must be asked again, or for the first time."""
+        self.asking = False
+        self.begun = 0
+        """Asks that have begun."""
+        self.ended = 0
+        """Number of the last ask that has ended."""
+        self.tables: set[str] = set()
+        self.rows: set[tuple[str, Scalar]] = set()
+        """What it is known to depend on, by table and key."""
+        self.some: set[tuple[str, tuple[Filter, ...]]] = set()
+        """And by table and filters."""
+        self.failure: tuple[Exception, TracebackType | None] | None = None
+        """Why it is asked no more."""
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._joining: set[asyncio.Future[None]] = set()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its answer is what an ask would bring now."""
+        return not (self.due or self.asking)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return bool(self._waiting or self._joining)
+
+    def wait(self, joining: bool) -> asyncio.Future[None]:
+        """Give what is done when there may be another answer; for who joins, after each ask."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._joining if joining else self._waiting).add(woken)
+        return woken
+
+    def wait_no_more(self, woken: asyncio.Future[None]) -> None:
+        """Forget what `wait` gave."""
+        self._waiting.discard(woken)
+        self._joining.discard(woken)
+
+    def wake(self) -> None:
+        """Let all who wait look again."""
+        _wake(self._waiting)
+        _wake(self._joining)
+
+    def wake_joining(self) -> None:
+        """Let those look again who wait for their first answer."""
+        _wake(self._joining)
+
+    def fail(self, error: Exception) -> None:
+        """Be asked no more, and tell why."""
+        self.failure = error, error.__traceback__
+        self.wake()
+
+    def raise_failure(self) -> None:
+        """Raise why it is asked no more, if that is so."""
+        if self.failure is not None:
+            error, traceback = self.failure
+            # As it was raised, not with a longer traceback for each one to whom it is raised.
+            raise error.with_traceback(traceback)
+
+
+def _wake(waiting: set[asyncio.Future[None]]) -> None:
+    for woken in waiting:
+        if not woken.done():
+            woken.set_result(None)
+    waiting.clear()
+
+
+def key_of(query: Query[Any]) -> object:
+    """Give what equal queries have in common; one of its own to what cannot be compared so."""
+    try:
+        return type(query), _canonical.encode(query)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        return object()
+
+
+def weigh(answer: Any) -> int:
+    """Give the bytes of an answer as JSON; an estimate where it cannot be that."""
+    try:
+        return len(msgspec.json.encode(answer))
+    except Exception:
+        return footprint(answer, 200)
+
+
+def are_same(one: Any, other: Any) -> bool:
+    """Tell whether two are equal; where they cannot tell, they are not."""
+    try:
+        return type(one) is type(other) and bool(one == other)
+    except Exception:
+        return False

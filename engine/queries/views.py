@@ -1,0 +1,352 @@
+"""Reading: the views as an answer sees them, typed rows of the tables and SQL over them.
+
+Rules: an answer reads at most `limits.query_rows` rows of `limits.query_bytes` at once, and what
+would be more is refused instead of being cut silently. Values from users are bound, never written
+into SQL; names come from definitions. What is read is noted: rows and tables before they are read,
+and what a statement reads just after it. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar, overload
+
+import msgspec
+
+from ..errors import InvalidInput, ProjectionUnserved, UsageError
+from ..limits import Limits
+from ..model.conditions import Filter, filters_of
+from ..model.projection import Table, TableDefinition
+from ..model.rows import INTEGER_MAX, INTEGER_MIN, Row, Scalar, is_text
+from ..stores.contract.views import Search, Selection, ViewsSource
+
+__all__ = ["Reads", "Views"]
+
+R = TypeVar("R", bound=Row)
+S = TypeVar("S", bound=msgspec.Struct)
+
+SEARCH_ROWS: Final = 20
+"""What a search gives where nobody says how much: few want more than the best."""
+
+
+def _is_a(kind: Any, given: object) -> bool:
+    """Look at what a caller gave, whatever it was annotated to be."""
+    return isinstance(given, kind)
+
+
+def _bindable(parameters: Sequence[Scalar]) -> Sequence[Scalar]:
+    """Give parameters as they are now; raise InvalidInput for what no SQL value can be."""
+    if _is_a(str | bytes | Mapping, parameters) or not _is_a(Iterable, parameters):
+        raise InvalidInput(
+            f"the parameters of a statement are a list, not a {type(parameters).__name__}"
+        )
+    values = tuple(parameters)
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
+            raise InvalidInput(f"parameter {number} is an int beyond 64 bits")
+        if isinstance(value, str) and not (value.isascii() or is_text(value)):
+            raise InvalidInput(f"parameter {number} is a text with half a character")
+    return values
+
+
+class Reads(Protocol):
+    """Gets to know what an answer reads: rows and tables before they are read."""
+
+    def begin(self) -> None:
+        """It is asked now, perhaps once more; what it read before does not count."""
+        ...
+
+    def row(self, table: TableDefinition, key: Scalar) -> None:
+        """It reads the row with a key, or that there is none."""
+        ...
+
+    def some(self, table: TableDefinition, filters: tuple[Filter, ...]) -> None:
+        """It reads of all rows that pass the filters; `found` says next which it was given."""
+        ...
+
+    def found(self, table: TableDefinition, keys: Sequence[Scalar]) -> None:
+        """It was given the rows with these keys."""
+        ...
+
+    def table(self, table: TableDefinition) -> None:
+        """It may read any row of a table."""
+        ...
+
+    def statement(self) -> None:
+        """It reads what shows only when it is read: `selected` says it next."""
+        ...
+
+    def selected(self, names: Iterable[tuple[str, str]]) -> None:
+        """It has just read any rows of these tables, each with its projection."""
+        ...
+
+
+class Views:
+    """What an answer reads: typed rows of the projections' tables, and SQL over them.
+
+    All that one answer reads is of one and the same state of the views.
+    """
+
+    def __init__(
+        self,
+        store: ViewsSource,
+        tables: Mapping[str, TableDefinition],
+        limits: Limits,
+        reads: Reads | None = None,
+        projections: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take the tables by name; `projections` are those of all that SQL may read, by table."""
+        self._store = store
+        self._tables = tables
+        self._limits = limits
+        self._rows_max = limits.query_rows
+        self._reads = reads
+        if projections is None:
+            projections = {name.lower(): table.projection for name, table in tables.items()}
+        self._projections = projections
+        self.read: set[str] = set()
+        """The projections that were read."""
+
+    def of(self, state: ViewsSource, reads: Reads | None) -> Views:
+        """Give the same views to one answer: in one state, and with its reads noted."""
+        return Views(state, self._tables, self._limits, reads, self._projections)
+
+    async def get(self, table: Table[R], key: Any) -> R | None:
+        """Give the row with this key, or None."""
+        definition = self._known(table)
+        encoded = definition.shape.encode_key(key)
+        if self._reads is not None:
+            self._reads.row(definition, encoded)
+        row: R | None = await self._store.get(definition, encoded)
+        return row
+
+    async def find(
+        self,
+        table: Table[R],
+        *,
+        where: Mapping[str, Any] | None = None,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+        after: Any = None,
+    ) -> list[R]:
+        """Give the rows whose fields have what `where` asks for, in order.
+
+        That is a value by name, or a range or several: `where={"cents": at_least(100), "status":
+        one_of(["open", "held"])}`, with `above`, `at_most`, `below` and `between` beside these.
+        They are ordered by `order_by`, and by key where that is equal. The next page begins
+        `after` the last row of this one: pass that row, or its key. Raises UsageError for names
+        that are no fields, and where there are more than `limits.query_rows` rows and no limit;
+        InvalidInput for a range without values or of another type, and for too many values
+        (`limits.query_values`).
+        """
+        definition = self._known(table)
+        self._check_page(limit, offset)
+        filters = self._filters(definition, where)
+        if order_by is not None:
+            self._filters(definition, {order_by: None})
+        self._note_some(definition, filters, after, offset)
+        selection = Selection(
+            filters,
+            order_by,
+            descending,
+            await self._place(definition, order_by, after),
+            self._rows_max + 1 if limit is None else limit,
+            offset,
+        )
+        rows: list[R] = await self._store.find(definition, selection)
+        if self._reads is not None:
+            shape = definition.shape
+            keys = [shape.encode_key(getattr(row, shape.key)) for row in rows]
+            self._reads.found(definition, keys)
+        if len(rows) > self._rows_max:
+            raise UsageError(
+                f"more than {self._rows_max} rows of {definition.name} fit (Limits.query_rows): "
+                f"read them in pages, with `limit=` and `after=`"
+            )
+        return rows
+
+    async def search(
+        self,
+        table: Table[R],
+        text: str,
+        *,
+        where: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        raw: bool = False,
+    ) -> list[R]:
+        """Give the rows whose `search` fields have all words of a text, the best ones first.
+
+        The last word may be the beginning of one; capitals and accents do not matter. Nothing in
+        the text is syntax, unless it is `raw`: then it is what SQLite's FTS5 reads. Without a
+        `limit` they are 20 at most. Raises
+        InvalidInput for a text without a word or longer than `limits.search_characters`, and
+        UsageError for a table without such fields.
+        """
+        definition = self._read(table)
+        if not definition.shape.search:
+            row = definition.shape.row.__name__
+            raise UsageError(
+                f"{definition.name} is not searched: name its fields of text, `class {row}(Row, "
+                f'key="{definition.shape.key}", search=[...])`, and raise the version of its '
+                f"projection"
+            )
+        self._check_page(limit, offset)
+        words = self._readable(text)
+        search = Search(
+            tuple(word for word in words if any(map(str.isalnum, word))),
+            " ".join(words) if raw else None,
+            self._filters(definition, where),
+            min(SEARCH_ROWS, self._rows_max) if limit is None else limit,
+            offset,
+        )
+        if not search.words:
+            raise InvalidInput("a text to search for has a word in it: a letter or a digit")
+        rows: list[R] = await self._store.search(definition, search)
+        return rows
+
+    async def count(self, table: Table[Any], *, where: Mapping[str, Any] | None = None) -> int:
+        """Count the rows whose fields have what `where` asks for, as in `find`."""
+        definition = self._read(table)
+        return await self._store.count(definition, self._filters(definition, where))
+
+    @overload
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar] = ()
+    ) -> list[tuple[Any, ...]]: ...
+    @overload
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar] = (), *, row: type[S]
+    ) -> list[S]: ...
+    async def sql(
+        self, statement: str, parameters: Sequence[Scalar] = (), *, row: type[S] | None = None
+    ) -> list[S] | list[tuple[Any, ...]]:
+        """Run a SELECT with its `?` parameters; give tuples, or structs by column name.
+
+        Meant for few rows, sums and the like: for many rows of one table `find` is far faster.
+        Raises UsageError for a statement that cannot be run or would change anything, and
+        InvalidInput for parameters that SQL cannot hold.
+        """
+        if self._reads is not None:
+            self._reads.statement()
+        values = _bindable(parameters)
+        selected = await self._store.sql(statement, values, self._rows_max)
+        self._note(selected.tables)
+        names, rows = selected.names, selected.rows
+        if row is None:
+            return rows
+        try:
+            # Not strict, since SQL has no booleans, dates or enums of its own.
+            dicts = [dict(zip(names, values, strict=True)) for values in rows]
+            return msgspec.convert(dicts, list[row], strict=False)  # type: ignore[valid-type]
+        except msgspec.ValidationError as error:
+            raise UsageError(f"the columns {list(names)} are no {row.__name__}: {error}") from None
+
+    def _note(self, tables: Iterable[str]) -> None:
+        """Note what a statement has read of the projections."""
+        known = self._projections
+        read = [(known[name.lower()], name) for name in tables if name.lower() in known]
+        self.read.update(projection for projection, _ in read)
+        if self._reads is not None:
+            self._reads.selected(read)
+
+    def _read(self, table: Table[Any]) -> TableDefinition:
+        """Give the table's definition to who may read any of its rows."""
+        definition = self._known(table)
+        if self._reads is not None:
+            self._reads.table(definition)
+        return definition
+
+    def _filters(
+        self, definition: TableDefinition, where: Mapping[str, Any] | None
+    ) -> tuple[Filter, ...]:
+        if not where:
+            return ()
+        return filters_of(definition.name, definition.shape, where, self._limits.query_values)
+
+    def _note_some(
+        self, definition: TableDefinition, filters: tuple[Filter, ...], after: Any, offset: int
+    ) -> None:
+        """Note which rows a page depends on, beside those that it has."""
+        if self._reads is None:
+            return
+        if after is not None and not isinstance(after, Row):
+            self._reads.row(definition, definition.shape.encode_key(after))
+        if not filters or offset:  # what is passed over may leave, and is in no answer
+            self._reads.table(definition)
+        else:
+            self._reads.some(definition, filters)
+
+    def _check_page(self, limit: int | None, offset: int) -> None:
+        for name, given in (("limit", 0 if limit is None else limit), ("offset", offset)):
+            if not _is_a(int, given):
+                raise InvalidInput(f"{name} is a whole number, not a {type(given).__name__}")
+        if not 0 <= offset <= INTEGER_MAX or (
+            limit is not None and not 0 <= limit <= self._rows_max
+        ):
+            raise InvalidInput(
+                f"limit={limit}, offset={offset}: a page has 0 to {self._rows_max} rows "
+                f"(Limits.query_rows) and begins at 0 or later"
+            )
+
+    def _readable(self, text: object) -> list[str]:
+        """Give a text that is searched for in pieces, without what no text has."""
+        if not isinstance(text, str):
+            raise InvalidInput(f"a text to search for is a string, not a {type(text).__name__}")
+        most = self._limits.search_characters
+        if len(text) > most:
+            raise InvalidInput(
+                f"a text to search for has {len(text)} characters, above "
+                f"Limits.search_characters at {most}: search for fewer words"
+            )
+        if not text.isprintable():
+            # What is no character, or ends a text in C: nothing to look for, nor to pass on.
+            text = "".join(c if c.isprintable() else " " for c in text)
+        return text.split()
+
+    def _known(self, table: Table[Any]) -> TableDefinition:
+        definition = table.definition
+        if self._tables.get(definition.name) is not definition:
+            raise UsageError(
+                f"{definition.name} is no table of this engine: pass its projection "
+                f"{definition.projection!r} to Engine(projections=[...])"
+            )
+        if not self._store.serves(definition.projection):
+            raise ProjectionUnserved(definition.projection)
+        self.read.add(definition.projection)
+        return definition
+
+    async def _place(
+        self, definition: TableDefinition, order_by: str | None, after: Any
+    ) -> tuple[Scalar, Scalar] | None:
+        """Give the value and the key behind which a page begins."""
+        if after is None:
+            return None
+        shape = definition.shape
+        order_by = order_by or shape.key
+        if shape.column(order_by).nullable:
+            raise UsageError(
+                f"{definition.name}.{order_by} may be None, and such rows have no place to page "
+                f"`after`: use `offset=`, or order by another field"
+            )
+        row = after
+        if not isinstance(after, Row):
+            key = shape.encode_key(after)
+            if order_by == shape.key:
+                return key, key
+            row = await self._store.get(definition, key)
+            if row is None:
+                raise InvalidInput(
+                    f"{definition.name} has no row with the key given as `after` any more: pass "
+                    f"the last row itself, `after=rows[-1]`, which also works then"
+                )
+        if type(row) is not shape.row:
+            raise InvalidInput(
+                f"`after` is a {type(row).__name__}, and {definition.name} holds "
+                f"{shape.row.__name__}"
+            )
+        flat = shape.flatten(row)
+        place = [column.name for column in shape.columns].index(order_by)
+        return flat[place], flat[shape.key_place]

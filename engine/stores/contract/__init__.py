@@ -1,0 +1,5 @@
+"""What every store promises: of a log, of views, and of requests from outside.
+
+Read `log` (with `plan`, the one function that decides what a batch may append), then `views`, then
+`requests`. No database is named here.
+"""

@@ -1,0 +1,333 @@
+"""What every store keeps and promises, and the one function that decides what a batch may append.
+
+A store keeps a log: events as bytes and numbers, in streams, in one global order. Rules:
+
+- Positions are 1, 2, 3 … without holes; a reader at n has seen all before n, and nothing appears
+  there later. A failed batch burns none. The store gives positions; nobody else does.
+- (stream, version) is unique, and versions of a stream are 1, 2, 3 …, by the store's own schema.
+- One request is appended whole or not at all, its events next to each other.
+- A request that does not fit its streams is answered `Conflict`, and so is every later request of
+  the batch that touches one of its streams: they were decided on events that do not exist. The
+  other requests lose nothing.
+- `append` returns when the events are durable, as far as the store promises durability at all.
+- Every event that is read is compared with its checksum, and each page with its order.
+
+A store never decodes a payload, never reads a clock, and never answers a request twice. All stores
+pass `engine.testing.conformance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
+
+from ...errors import StoreFailed
+from ...model.stored import EventData, EventType, Snapshot, StoredEvent, checksum_of
+
+if TYPE_CHECKING:
+    from ...runtime.ports import Ports
+    from ...statistics import StoreStatistics
+
+__all__ = [
+    "AppendRequest",
+    "Appended",
+    "Batch",
+    "Committed",
+    "Head",
+    "LogSource",
+    "Measured",
+    "Outcome",
+    "Plan",
+    "Store",
+    "StreamConflict",
+    "StreamPage",
+    "StreamRead",
+    "Write",
+    "plan",
+]
+
+
+class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """Events for one stream, decided at version `expected` of it; 0 is the empty stream."""
+
+    stream: str
+    expected: int
+    events: Sequence[EventData]
+
+
+class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What is stored all or none: events for one stream or several, each stream named once.
+
+    `extras` (timers, claims, outbox) will share the transaction; it must be empty today.
+    """
+
+    writes: Sequence[Write]
+    extras: Sequence[Any] = ()
+
+
+class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The requests of one commit, in order."""
+
+    requests: Sequence[AppendRequest]
+    recorded: int
+    """The engine's clock in µs; stored as it is, or as the last event's where it went back."""
+
+
+class Appended(msgspec.Struct, frozen=True, gc=False):
+    """The request is durable. `position` is that of its last event; `versions` one per write."""
+
+    position: int
+    versions: tuple[int, ...]
+
+
+class StreamConflict(msgspec.Struct, frozen=True, gc=False):
+    """The request was not written: `stream` is at `actual`, or an earlier request of it failed."""
+
+    stream: str
+    expected: int
+    actual: int
+
+
+Outcome: TypeAlias = Appended | StreamConflict
+
+
+class Committed(msgspec.Struct, frozen=True, gc=False):
+    """What an append did: one outcome per request, and the events it added, in order."""
+
+    outcomes: Sequence[Outcome]
+    events: Sequence[StoredEvent]
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The end of the log: its last event, or all zero where the log is empty."""
+
+    position: int = 0
+    checksum: int = 0
+    recorded: int = 0
+
+
+class StreamRead(msgspec.Struct, frozen=True):
+    """Ask for the events of a stream after version `after`."""
+
+    stream: str
+    after: int = 0
+
+
+class StreamPage(msgspec.Struct, frozen=True):
+    """Events of one stream, in order; `more` when the page ended before the stream did."""
+
+    stream: str
+    events: Sequence[StoredEvent]
+    more: bool
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What a store that keeps files may also be."""
+
+    def statistics(self) -> StoreStatistics:
+        """Give what is known of the files; called from any thread, at any time."""
+        ...
+
+
+@runtime_checkable
+class Mortal(Protocol):
+    """What a store may also be that can end by itself, while nothing is asked of it."""
+
+    async def ended(self) -> StoreFailed:
+        """Wait until it has ended; give why. Nothing more can be appended then."""
+        ...
+
+
+class LogSource(Protocol):
+    """What the whole log is read from: a store, or a file that another process writes."""
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id."""
+        ...
+
+    async def head(self) -> Head:
+        """Give the end of the log."""
+        ...
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read as `Store.read_feed` does."""
+        ...
+
+
+class Store(Protocol):
+    """The contract. One engine has a store open at a time.
+
+    Reads raise Damaged for an event that does not match its checksum or is out of place, and
+    StoreFailed where the store cannot be read.
+    """
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id, made once when the log was; known after `open`."""
+        ...
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is acknowledged survives kill -9 and power loss."""
+        ...
+
+    async def open(self, ports: Ports) -> None:
+        """Open or make the log.
+
+        Raises StoreLocked when another engine has it, StoreRefused when it cannot be trusted.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close; a second call does nothing."""
+        ...
+
+    async def head(self) -> Head:
+        """Give the end of the log."""
+        ...
+
+    async def event_types(self) -> Sequence[EventType]:
+        """Give the types that the log has stored, each written at its first use."""
+        ...
+
+    async def kinds(self) -> Sequence[str]:
+        """Give the kinds of aggregates that the log has streams of, sorted; in little time."""
+        ...
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append what fits, in one transaction, and return when it is durable.
+
+        Raises StoreFailed: with `written=False` nothing of the batch is in the log, and the store
+        goes on unless it has `stopped`; with `written=None` nobody knows. In both of the latter
+        cases the store appends nothing more until it is opened again.
+        """
+        ...
+
+    async def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read many streams at once: one page each, in the order asked for.
+
+        All pages together hold at most `events_max` events and about `bytes_max` bytes, but at
+        least one event if there is one. A page that was cut, or not begun, says `more`.
+        """
+        ...
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read the global order after position `after`; empty at the end of the log."""
+        ...
+
+    async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
+        """Give the snapshots that there are, at most one per stream, in any order."""
+        ...
+
+    async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep these in place of what was kept of their streams, at most one given per stream.
+
+        Also an older one takes the place: the one kept may be of a history that is no more.
+        Raises StoreFailed.
+        """
+        ...
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a batch does to a log: its outcomes, the events to insert, and the versions after."""
+
+    outcomes: list[Outcome]
+    events: list[StoredEvent]
+    versions: dict[str, int]
+    """The new version of each stream that gets events."""
+    conflicts: int
+    """How many of the outcomes are conflicts."""
+
+
+def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
+    """Decide what of a batch fits a log that ends at `head`; pure, and the same for every store.
+
+    `versions` gives the version of every stream that the batch names (0 or absent: empty), as it
+    is in the transaction that will insert the events.
+    """
+    recorded = max(batch.recorded, head.recorded)
+    now: dict[str, int] = {}
+    failed: set[str] = set()
+    outcomes: list[Outcome] = []
+    events: list[StoredEvent] = []
+    conflicts = 0
+    position = head.position
+    for request in batch.requests:
+        assert request.writes, "a request without a write has nothing to answer"
+        assert not request.extras, "extras are not stored yet, so none may be sent"
+        conflict = _conflict(request, now, versions, failed)
+        if conflict is not None:
+            # Everything later on these streams was decided on what is not stored now.
+            failed.update(write.stream for write in request.writes)
+            outcomes.append(conflict)
+            conflicts += 1
+            continue
+        after: list[int] = []
+        for write in request.writes:
+            version = write.expected
+            for data in write.events:
+                version += 1
+                position += 1
+                events.append(_stored(data, write.stream, version, position, recorded))
+            now[write.stream] = version
+            after.append(version)
+        outcomes.append(Appended(position, tuple(after)))
+    assert position == head.position + len(events)
+    return Plan(outcomes, events, now, conflicts)
+
+
+def _conflict(
+    request: AppendRequest,
+    now: Mapping[str, int],
+    versions: Mapping[str, int],
+    failed: set[str],
+) -> StreamConflict | None:
+    seen: set[str] = set()
+    for write in request.writes:
+        stream = write.stream
+        assert stream not in seen, f"a request names each stream once, this one {stream} twice"
+        assert write.events, f"a write brings events, this one to {stream} has none"
+        seen.add(stream)
+        actual = now.get(stream)
+        if actual is None:
+            actual = versions.get(stream, 0)
+        if actual != write.expected or stream in failed:
+            return StreamConflict(stream, write.expected, actual)
+    return None
+
+
+def _stored(
+    data: EventData, stream: str, version: int, position: int, recorded: int
+) -> StoredEvent:
+    kind = data.type
+    return StoredEvent(
+        position,
+        stream,
+        version,
+        kind.name,
+        kind.version,
+        recorded,
+        data.payload,
+        data.metadata,
+        data.encoding,
+        checksum_of(
+            stream,
+            version,
+            kind.name,
+            kind.version,
+            recorded,
+            data.encoding,
+            data.payload,
+            data.metadata,
+        ),
+    )

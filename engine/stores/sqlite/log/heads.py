@@ -1,0 +1,53 @@
+"""What a log is, where it ends and which types it has: read, and looked at before it is believed.
+
+Rules: a flipped bit, or a stranger, makes another class of a value than its column has, and no
+constraint sees it. Such a value is Damaged and not passed on. What is read is bounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ....errors import Damaged
+from ...contract.log import Head
+from ..connection import run
+
+__all__ = ["read_head", "read_log_id", "read_types"]
+
+TYPES_MAX: Final = 100_000
+_LAST: Final = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
+_TYPES: Final = "SELECT number, name, version, schema_hash FROM event_types LIMIT ?"
+_Type = tuple[int, str, int, str]
+
+
+def read_log_id(connection: Any) -> str | None:
+    """Give the log's id; None for a log that has none yet. Raises Damaged."""
+    found = run(connection, "SELECT log_id FROM about LIMIT 1")
+    return _checked(found[0][0], str, 0, "the id of this log") if found else None
+
+
+def read_head(connection: Any) -> Head:
+    """Give the end of a log. Raises Damaged."""
+    found = run(connection, _LAST)
+    if not found:
+        return Head()
+    position: Any = found[0][0]
+    return Head(*_checked(found[0], tuple[int, int, int], position, "the last event has a number"))
+
+
+def read_types(connection: Any) -> list[_Type]:
+    """Give number, name, version and schema hash of each type. Raises Damaged."""
+    rows = run(connection, _TYPES, (TYPES_MAX + 1,))
+    if len(rows) > TYPES_MAX:
+        raise Damaged(0, f"this log has more than {TYPES_MAX} types of events")
+    return [_checked(row, _Type, 0, "a type of events") for row in rows]
+
+
+def _checked(value: Any, kind: Any, position: object, what: str) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        where = position if isinstance(position, int) else 0
+        raise Damaged(where, f"{what} is of another class than its column") from error

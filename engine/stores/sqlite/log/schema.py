@@ -1,0 +1,225 @@
+"""The log's tables in SQLite: made, filled, and brought from an older schema to today's.
+
+Rules: what must never happen to a log is refused by the schema itself, whatever the code above
+believes: two events at one place of a stream, a hole in a stream or in the positions, a change of
+what was written. Migrations go forward only, step by step, each in a transaction with the version
+that it leads to. A file that is not a log, that a later release has migrated, or whose schema is
+another than its version's, is refused and not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, Final
+
+import apsw
+
+from ....errors import StoreFailed, StoreRefused
+from ..connection import run
+from ..shape import check_shape, harden, made, read_shape
+
+__all__ = [
+    "APPLICATION_ID",
+    "MIGRATIONS",
+    "check_inserted",
+    "check_schema",
+    "guard",
+    "insert_events",
+    "migrate",
+    "read_schema_version",
+]
+
+APPLICATION_ID: Final = 0x464C4431
+"""Marks the file as a log of ours ("FLD1"), for us and for `file`."""
+
+_FIRST: Final = (
+    """
+    CREATE TABLE about(
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        log_id TEXT NOT NULL,
+        created INTEGER NOT NULL
+    ) STRICT
+    """,
+    # Numbers in the order of first use, so that neighbours in the index were written together.
+    "CREATE TABLE streams(number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
+    """
+    CREATE TABLE event_types(
+        number INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        schema_hash TEXT NOT NULL,
+        UNIQUE (name, version)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE events(
+        position INTEGER PRIMARY KEY,
+        stream INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        type INTEGER NOT NULL,
+        recorded INTEGER NOT NULL,
+        encoding INTEGER NOT NULL,
+        payload BLOB NOT NULL,
+        metadata BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE UNIQUE INDEX events_by_stream ON events(stream, version)",
+    # An event goes to the end of the log and of its stream only. The unique keys alone would let
+    # INSERT OR REPLACE put another event in its place: that deletes without asking any trigger.
+    """
+    CREATE TRIGGER events_have_no_holes BEFORE INSERT ON events
+    WHEN (new.version <> 1 AND NOT EXISTS (
+            SELECT 1 FROM events WHERE stream = new.stream AND version = new.version - 1))
+        OR EXISTS (SELECT 1 FROM events WHERE stream = new.stream AND version >= new.version)
+        OR new.position <> 1 + coalesce((SELECT max(position) FROM events), 0)
+        OR new.version < 1
+    BEGIN SELECT RAISE(ABORT, 'versions and positions have no holes and are taken once'); END
+    """,
+    """
+    CREATE TRIGGER events_never_change BEFORE UPDATE ON events
+    BEGIN SELECT RAISE(ABORT, 'an event is never changed'); END
+    """,
+    """
+    CREATE TRIGGER events_never_go BEFORE DELETE ON events
+    BEGIN SELECT RAISE(ABORT, 'an event is never deleted'); END
+    """,
+    """
+    CREATE TABLE snapshots(
+        stream TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        checksum INTEGER NOT NULL,
+        snapshot_version INTEGER NOT NULL,
+        state BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    # For people with any SQLite shell.
+    """
+    CREATE VIEW log AS SELECT
+        events.position,
+        streams.name AS stream,
+        events.version,
+        event_types.name AS event,
+        event_types.version AS event_version,
+        strftime('%Y-%m-%dT%H:%M:%S', recorded / 1000000, 'unixepoch')
+            || printf('.%06dZ', recorded % 1000000) AS recorded,
+        CASE encoding WHEN 0 THEN CAST(payload AS TEXT) ELSE hex(payload) END AS payload,
+        CASE metadata WHEN x'' THEN NULL ELSE CAST(metadata AS TEXT) END AS metadata
+    FROM events
+    JOIN streams ON streams.number = events.stream
+    JOIN event_types ON event_types.number = events.type
+    """,
+)
+
+_COLUMNS: Final = 9
+"""Of `events`."""
+_ROWS_MAX: Final = 512
+_ROWS_STEP: Final = 64
+"""One INSERT has a multiple of the step, or any number below it: so few texts that they stay
+prepared, and two statements at most for any rest. Each may hand the interpreter's lock over, up to
+5 ms beside a busy event loop: that bounds the worst case, and costs nothing where it does not."""
+
+_TRIGGER: Final = "CREATE TRIGGER"
+
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST,)
+"""Statements that lead from schema version n, the index, to n + 1."""
+
+
+def read_schema_version(connection: Any, path: str, newest: int) -> int:
+    """Give the schema version of a file, 0 for an empty one; raise StoreRefused for a stranger."""
+    harden(connection)
+    try:
+        application = connection.execute("PRAGMA application_id").fetchall()[0][0]
+        version: int = connection.execute("PRAGMA user_version").fetchall()[0][0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StoreRefused(f"{path} is no SQLite database, or damaged: {error}") from error
+    if application == 0 and version == 0 and tables == 0:
+        return 0
+    if application != APPLICATION_ID:
+        raise StoreRefused(
+            f"{path} is a database of something else (application id {application:#x}): name a "
+            f"file that does not exist yet, or a log"
+        )
+    if version > newest:
+        raise StoreRefused(
+            f"{path} has schema version {version}, and this release knows up to {newest}: a later "
+            f"release has migrated it. Run that one, or restore a backup from before."
+        )
+    if version < 1:
+        raise StoreRefused(
+            f"{path} has schema version {version}, and the first one was 1: it is damaged, or was "
+            f"made by something else. Restore a backup"
+        )
+    return version
+
+
+def check_schema(connection: Any, path: str, version: int) -> None:
+    """Raise StoreRefused where a log has another schema than its version says."""
+    ours = made(tuple(chain.from_iterable(MIGRATIONS[:version])))
+    try:
+        check_shape(connection, path, read_shape(connection, path), ours)
+    except (apsw.SQLError, apsw.CorruptError) as error:
+        raise StoreRefused(f"{path} has a schema that cannot be read: {error}") from error
+
+
+def guard(connection: Any) -> None:
+    """Let a connection have the triggers of a log by itself, whatever triggers the file has.
+
+    So a log that somebody gives cannot swallow what is written to it, nor lack what guards it.
+    """
+    for statement in chain.from_iterable(MIGRATIONS):
+        if _TRIGGER in statement:
+            run(connection, statement.replace(_TRIGGER, "CREATE TEMP TRIGGER", 1))
+
+
+def migrate(connection: Any, version: int, steps: Sequence[Sequence[str]] = MIGRATIONS) -> None:
+    """Bring a file from schema version `version` to the newest, each step whole or not at all."""
+    for number in range(version, len(steps)):
+        connection.execute("BEGIN IMMEDIATE").fetchall()
+        try:
+            for statement in steps[number]:
+                connection.execute(statement).fetchall()
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").fetchall()
+            connection.execute(f"PRAGMA user_version = {number + 1}").fetchall()
+            connection.execute("COMMIT").fetchall()
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK").fetchall()
+            raise
+
+
+def insert_events(connection: Any, rows: Sequence[Sequence[Any]]) -> None:
+    """Add rows to `events`, in few statements; raise what SQLite raises where one does not fit."""
+    begin = 0
+    while left := len(rows) - begin:
+        size = left if left < _ROWS_STEP else min(left - left % _ROWS_STEP, _ROWS_MAX)
+        flat: list[Any] = []
+        for row in rows[begin : begin + size]:
+            assert len(row) == _COLUMNS, "a row has a value for each column"
+            flat += row
+        connection.execute(_insert(size), flat).fetchall()
+        check_inserted(connection, size)
+        begin += size
+
+
+def check_inserted(connection: Any, rows: int) -> None:
+    """Raise StoreFailed where the last statement did not insert so many rows.
+
+    What is swallowed without an error must not be taken for stored.
+    """
+    if connection.changes() != rows:
+        raise StoreFailed(
+            f"{connection.filename}: {rows} rows were to be inserted and {connection.changes()} "
+            f"were. Nothing was written: look what triggers this file has",
+            written=False,
+        )
+
+
+@cache
+def _insert(rows: int) -> str:
+    marks = "(" + ",".join("?" * _COLUMNS) + ")"
+    return "INSERT INTO events VALUES" + ",".join([marks] * rows)

@@ -1,0 +1,589 @@
+"""The log in one SQLite file: one writer, one transaction and one sync per batch.
+
+Rules: WAL with `synchronous=FULL`, every setting read back after it was set; an flock beside the
+file keeps a second engine out, and outside readers are welcome. One worker alone writes; beside it
+a folder brings the write-ahead log into the file when it is large. What fails before the commit was
+not written, and the store goes on; what fails in the commit is unknown, and the store takes nothing
+more. It never opens with the standard library's SQLite, retries a commit, or trusts a cache that a
+stranger's write may have made stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
+
+import apsw
+import msgspec
+
+from ....errors import StoreFailed, StoreLocked, StoreRefused
+from ....model.stored import EventType, Snapshot, StoredEvent
+from ....runtime.ports import Lock, Ports, Worker
+from ....runtime.system_files import absolute
+from ....statistics import StoreStatistics
+from ...contract.log import (
+    Batch,
+    Committed,
+    Head,
+    Plan,
+    StreamConflict,
+    StreamPage,
+    StreamRead,
+    plan,
+)
+from ..connection import (
+    BUSY_MS,
+    check_library,
+    close,
+    durable_settings,
+    make_wal_durable,
+    open_writer,
+    run,
+    set_pragma,
+    set_reading,
+)
+from ..lock import take_lock
+from ..place import Place
+from ..wal import PAGE_BYTES, WalFolder
+from .damage import blank_torn, check_beside, check_counts, read_wal
+from .heads import read_head, read_log_id, read_types
+from .pages import Types, read_feed, read_streams
+from .schema import (
+    MIGRATIONS,
+    check_inserted,
+    check_schema,
+    guard,
+    insert_events,
+    migrate,
+    read_schema_version,
+)
+from .snapshots import read_snapshots, write_snapshots
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+CACHED_STREAMS_MAX: Final = 200_000
+"""Streams whose number and version the writer remembers."""
+
+_HEADS: Final = (
+    "SELECT json_group_array(json_array(name, number, "
+    "coalesce((SELECT max(version) FROM events WHERE stream = number), 0))) "
+    "FROM streams WHERE name IN (SELECT value FROM json_each(?))"
+)
+_KINDS: Final = """
+WITH RECURSIVE found(name) AS (
+    SELECT min(name) FROM streams
+    UNION ALL
+    SELECT (SELECT min(name) FROM streams
+        WHERE name >= substr(found.name, 1, instr(found.name || ':', ':') - 1) || ';')
+    FROM found WHERE found.name IS NOT NULL
+) SELECT substr(name, 1, instr(name || ':', ':') - 1) FROM found WHERE name IS NOT NULL
+"""
+"""The streams of a kind stand together; a semicolon comes next after the colon that ends it."""
+_TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
+_heads: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
+
+
+class SqliteStore:
+    """A log in the file `path`, which is looked for from the folder in which this is made.
+
+    `open_timeout` is in seconds: how long to wait for its lock.
+    """
+
+    durable = True
+
+    def __init__(self, path: str, *, open_timeout: float = 0.0) -> None:
+        self.path = absolute(path)
+        self._open_timeout = open_timeout
+        self._ports = Ports()
+        self._lock: Lock | None = None
+        self._hold: Lock | None = None
+        self._place: Place | None = None
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+        self._connection: Any = None
+        self._reading: Any = None
+        self._log_id = ""
+        self._head = Head()
+        self._stopped: BaseException | None = None
+        self._folder: WalFolder | None = None
+        self._streams: dict[str, tuple[int, int]] = {}
+        """Number and version by name; emptied by whatever may have made it stale."""
+        self._next_stream = 1
+        self._types: dict[tuple[str, int], tuple[int, str]] = {}
+        """Number and schema hash by name and version."""
+        self._type_names: dict[int, tuple[str, int]] = {}
+
+    @property
+    def views_path(self) -> str:
+        """Where the views of this log lie: `shop.views.db` beside `shop.db`."""
+        folder, slash, name = self.path.rpartition("/")
+        stem, dot, suffix = name.rpartition(".")
+        beside = f"{stem}.views{dot}{suffix}" if stem else f"{name}.views"
+        return f"{folder}{slash}{beside}"
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id."""
+        return self._log_id
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def open(self, ports: Ports) -> None:
+        """Open or make the file; raise StoreLocked or StoreRefused."""
+        check_library()
+        if self._writer is not None:
+            raise StoreLocked(f"{self.path} is open already, by this object: close it first")
+        self._ports = ports
+        try:
+            await self._begin_writing()
+            self._reader = ports.workers.start("foldline-feed")
+            await self._reader.run(self._open_reader)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _begin_writing(self) -> None:
+        self._lock = await take_lock(self._ports.files, self.path, self._open_timeout)
+        self._writer = self._ports.workers.start("foldline-log")
+        await self._writer.run(self._open_writer)
+
+    def _open_writer(self) -> None:
+        try:
+            self._open_file()
+        except BaseException as error:
+            self._stopped = error  # nothing of what is refused is folded as it is closed
+            raise
+
+    def _open_file(self) -> None:
+        try:
+            files, path = self._ports.files, self.path
+            check_beside(files, path)
+            connection = self._connection = open_writer(files, path)
+            set_pragma(connection, "busy_timeout", BUSY_MS)
+            version = read_schema_version(connection, path, len(MIGRATIONS))
+            wal = read_wal(connection, files, path)
+            check_schema(connection, path, version)
+            if version == 0:
+                set_pragma(connection, "page_size", PAGE_BYTES)
+            for pragma, value in durable_settings():
+                set_pragma(connection, pragma, value)
+            # Now that SQLite keeps it open, and before anything of a log is written.
+            self._hold = self._ports.files.hold(self.path, connection)
+            # Before anything is written, which may take the places of what is blanked.
+            blank = partial(blank_torn, connection, files, path, wal)
+            make_wal_durable(connection, files, path, blank)
+            if version < len(MIGRATIONS):
+                migrate(connection, version)
+            guard(connection)
+            self._folder = self._make_folder(connection)
+            self._read_state(connection)
+            check_counts(connection, files, path, self._head, wal)
+            self._place = Place(self.path, self._ports.files, written=True)
+        except OSError as error:
+            raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
+        except (apsw.Error, UnicodeDecodeError) as error:
+            raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
+
+    def _make_folder(self, connection: Any) -> WalFolder:
+        assert self._writer is not None, "the writer's thread runs this"
+        return WalFolder(
+            self.path,
+            self._ports,
+            self._writer,
+            connection,
+            check=self._check_place,
+            stop=self._stop,
+            is_stopped=lambda: self._stopped is not None,
+        )
+
+    def _check_place(self) -> None:
+        if self._place is not None:
+            self._place.check()
+
+    def _read_state(self, connection: Any) -> None:
+        log_id = read_log_id(connection)
+        if log_id is None:
+            log_id = self._ports.ids.new_id()
+            values = (log_id, self._ports.clock.now())
+            run(connection, "INSERT INTO about VALUES (1, ?, ?)", values)
+        self._log_id = log_id
+        self._refresh(connection)
+        if self._head.position:
+            # The last event is what every later one builds on: its checksum is compared now.
+            read_feed(connection, self._types_by(connection), self._head.position - 1, 1, 1)
+
+    def _read_head(self, connection: Any) -> None:
+        self._head = read_head(connection)
+        top = run(connection, "SELECT coalesce(max(number), 0) FROM streams")[0][0]
+        self._next_stream = top + 1
+
+    def _read_types(self, connection: Any) -> None:
+        rows = read_types(connection)
+        self._types = {(name, version): (number, hash_) for number, name, version, hash_ in rows}
+        self._type_names = {number: (name, version) for number, name, version, _ in rows}
+
+    def _open_reader(self) -> None:
+        try:
+            connection = self._reading = self._ports.files.connect(self.path, readonly=True)
+            self._check_place()
+            set_reading(connection)
+        except apsw.Error as error:
+            raise StoreRefused(f"{self.path} cannot be read: {error}") from error
+
+    async def close(self) -> None:
+        """Fold the write-ahead log into the file, close it, give the lock back."""
+        reader, self._reader = self._reader, None
+        # Whatever fails or is cancelled on the way, no thread stays, and the lock goes last.
+        try:
+            if self._folder is not None:
+                await self._folder.close()
+        finally:
+            try:
+                await _end(reader, self._close_reader)
+            finally:
+                await self._end_writing()
+
+    async def _end_writing(self) -> None:
+        writer, self._writer = self._writer, None
+        lock, self._lock = self._lock, None
+        hold, self._hold = self._hold, None
+        try:
+            await _end(writer, self._close_writer)
+        finally:
+            for held in (hold, lock):
+                if held is not None:
+                    held.release()
+
+    def _close_reader(self) -> None:
+        connection, self._reading = self._reading, None
+        self._close(connection)
+
+    def _close_writer(self) -> None:
+        connection, self._connection = self._connection, None
+        self._streams.clear()
+        self._place = None
+        stopped, self._stopped = self._stopped, None
+        # The last connection to close folds the write-ahead log in and removes it.
+        self._close(connection, folding=stopped is None)
+
+    def _close(self, connection: Any, *, folding: bool = True) -> None:
+        if connection is not None:
+            try:
+                close(connection, folding=folding)
+            except apsw.Error as error:
+                raise StoreFailed(f"{self.path} was not closed: {error}", written=False) from error
+
+    # -- writing ----------------------------------------------------------------------------
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append what fits, in one transaction and with one sync."""
+        committed = await self._on_writer(self._append, batch)
+        if self._folder is not None:
+            self._folder.fold_if_large()
+        return committed
+
+    def _append(self, connection: Any, batch: Batch) -> Committed:
+        if self._stopped is not None:
+            raise StoreFailed(
+                f"{self.path} takes nothing more since {type(self._stopped).__name__}: open it "
+                f"again, which reads what is there",
+                written=False,  # no transaction was begun for it
+                stopped=True,
+            )
+        self._look_around()
+        try:
+            try:
+                planned = self._insert(connection, batch)
+            except apsw.ConstraintError:
+                # A cache was wrong in a way that only the schema noticed. SQLite does not say
+                # which row: read the truth, and plan once more on it. Inside the transaction, so
+                # that no stranger's commit comes between the two.
+                self._roll_back(connection)
+                if self._stopped is not None:
+                    raise
+                planned = self._insert(connection, batch, believing=False)
+        except BaseException as error:
+            self._not_written(connection, error)
+        self._commit(connection)
+        self._look_around(written=None)
+        self._remember(planned)
+        self._reach("store.committed")
+        return Committed(planned.outcomes, planned.events)
+
+    def _look_around(self, *, written: bool | None = False) -> None:
+        """Stop for good where what was or would be written is in a file that nobody finds.
+
+        What is not written yet is put off where that cannot be seen.
+        """
+        try:
+            self._check_place()
+        except (StoreFailed, StoreRefused) as error:
+            if isinstance(error, StoreFailed) and written is False:
+                raise
+            self._stopped = error
+            raise StoreFailed(str(error), written=written, stopped=True) from error
+
+    def _insert(self, connection: Any, batch: Batch, *, believing: bool = True) -> Plan:
+        run(connection, "BEGIN IMMEDIATE")
+        self._reach("store.began")
+        if not believing:
+            self._refresh(connection)
+        planned = self._plan(connection, batch, believing)
+        if planned.conflicts:
+            # What is remembered may be stale where a stranger wrote. It is good enough for a yes,
+            # which the schema checks again, but a no must rest on what is in the file.
+            self._refresh(connection)
+            planned = self._plan(connection, batch, believing=False)
+        self._insert_types(connection, batch, planned)
+        self._insert_streams(connection, planned)
+        insert_events(connection, [self._row(event) for event in planned.events])
+        self._reach("store.inserted")
+        return planned
+
+    def _plan(self, connection: Any, batch: Batch, believing: bool) -> Plan:
+        """Plan on what is remembered; what is not is looked up.
+
+        But not a stream that a write begins: whoever is believed has looked, and the schema does
+        not let it begin twice.
+        """
+        writes = [write for request in batch.requests for write in request.writes]
+        begun = {write.stream for write in writes if believing and write.expected == 0}
+        streams = {write.stream for write in writes}
+        return plan(batch, self._versions(connection, streams, begun), self._head)
+
+    def _refresh(self, connection: Any) -> None:
+        """Read again all that the writer remembers of the file."""
+        self._streams.clear()
+        self._read_types(connection)
+        self._read_head(connection)
+
+    def _versions(self, connection: Any, streams: Set[str], begun: Set[str]) -> Mapping[str, int]:
+        known = self._streams
+        if len(known) + len(streams) > CACHED_STREAMS_MAX:
+            known.clear()
+        cold = [stream for stream in streams if stream not in known and stream not in begun]
+        if cold:
+            asked = msgspec.json.encode(cold).decode()
+            for name, number, version in _heads.decode(run(connection, _HEADS, (asked,))[0][0]):
+                known[name] = (number, version)
+        return {stream: known[stream][1] for stream in streams if stream in known}
+
+    def _insert_types(self, connection: Any, batch: Batch, planned: Plan) -> None:
+        for request, outcome in zip(batch.requests, planned.outcomes, strict=True):
+            if isinstance(outcome, StreamConflict):
+                continue
+            for write in request.writes:
+                for data in write.events:
+                    kind = data.type
+                    known = self._types.get((kind.name, kind.version))
+                    if known is None:
+                        self._insert_type(connection, kind)
+                    elif known[1] != kind.schema_hash and known[1] in kind.former:
+                        self._renew_type(connection, kind, known[0])
+                    elif known[1] != kind.schema_hash:
+                        raise StoreFailed(
+                            f"{kind.name} version {kind.version} is stored with schema {known[1]} "
+                            f"and comes with {kind.schema_hash}. Nothing was written.",
+                            written=False,
+                        )
+
+    def _insert_type(self, connection: Any, kind: EventType) -> None:
+        number = max(self._type_names, default=0) + 1
+        values = (number, kind.name, kind.version, kind.schema_hash)
+        run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
+        check_inserted(connection, 1)
+        self._types[kind.name, kind.version] = (number, kind.schema_hash)
+        self._type_names[number] = (kind.name, kind.version)
+
+    def _renew_type(self, connection: Any, kind: EventType, number: int) -> None:
+        renew = "UPDATE event_types SET schema_hash = ? WHERE number = ?"
+        run(connection, renew, (kind.schema_hash, number))
+        self._types[kind.name, kind.version] = (number, kind.schema_hash)
+
+    def _insert_streams(self, connection: Any, planned: Plan) -> None:
+        new: list[tuple[int, str]] = []
+        for stream in planned.versions:
+            if stream not in self._streams:
+                self._streams[stream] = (self._next_stream, 0)
+                new.append((self._next_stream, stream))
+                self._next_stream += 1
+        if new:
+            run(
+                connection,
+                "INSERT INTO streams SELECT value->>0, value->>1 FROM json_each(?)",
+                (msgspec.json.encode(new).decode(),),
+            )
+            check_inserted(connection, len(new))
+
+    def _row(self, event: StoredEvent) -> tuple[Any, ...]:
+        return (
+            event.position,
+            self._streams[event.stream][0],
+            event.version,
+            self._types[event.name, event.event_version][0],
+            event.recorded,
+            event.encoding,
+            event.payload,
+            event.metadata,
+            event.checksum,
+        )
+
+    def _commit(self, connection: Any) -> None:
+        try:
+            run(connection, "COMMIT")
+        except BaseException as error:
+            # Whatever the error says, the commit record may be on the disk.
+            self._stopped = error
+            self._roll_back(connection)
+            raise StoreFailed(
+                f"{self.path}: the commit failed ({type(error).__name__}: {error}), and nobody "
+                f"knows whether it is durable. Open the store again to see.",
+                written=None,
+            ) from error
+
+    def _remember(self, planned: Plan) -> None:
+        for stream, version in planned.versions.items():
+            self._streams[stream] = (self._streams[stream][0], version)
+        if planned.events:
+            last = planned.events[-1]
+            self._head = Head(last.position, last.checksum, last.recorded)
+
+    def _not_written(self, connection: Any, error: BaseException) -> NoReturn:
+        """Take back what was not committed, and say so."""
+        self._roll_back(connection)
+        if self._stopped is not None:
+            raise StoreFailed(
+                f"{self.path}: {error}, and the transaction could not be taken back", written=None
+            ) from error
+        if isinstance(error, apsw.Error):
+            raise StoreFailed(f"{self.path}: {error}", written=False) from error
+        raise error
+
+    def _roll_back(self, connection: Any) -> None:
+        try:
+            if connection.in_transaction:
+                run(connection, "ROLLBACK")
+            self._streams.clear()
+            if self._stopped is None:
+                self._refresh(connection)
+        except apsw.Error as error:
+            self._stopped = error
+
+    # -- the write-ahead log ----------------------------------------------------------------
+
+    @property
+    def folds(self) -> tuple[int, int]:
+        """How often the write-ahead log was folded, and put off, since the start."""
+        folder = self._folder
+        return (0, 0) if folder is None else (folder.folds, folder.put_off)
+
+    def statistics(self) -> StoreStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        folds, put_off = self.folds
+        return StoreStatistics(
+            file_bytes=self._ports.files.size(self.path),
+            wal_bytes=self._ports.files.size(self.path + "-wal"),
+            wal_folds=folds,
+            wal_folds_put_off=put_off,
+        )
+
+    def _stop(self, error: BaseException) -> None:
+        self._stopped = error
+
+    # -- reading ----------------------------------------------------------------------------
+
+    async def head(self) -> Head:
+        """Give the end of the log, as of the last append or the opening."""
+        return self._head
+
+    async def event_types(self) -> Sequence[EventType]:
+        """Give the types in the order of their first use."""
+        return [
+            EventType(name, version, hash_) for (name, version), (_, hash_) in self._types.items()
+        ]
+
+    async def kinds(self) -> Sequence[str]:
+        """Give the kinds of its streams, by one look into the index for each."""
+        return sorted(row[0] for row in await self._on_reader(lambda c: run(c, _KINDS)))
+
+    async def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read many streams at once."""
+        return await self._on_reader(
+            lambda c: read_streams(c, self._types_by(c), reads, events_max, bytes_max)
+        )
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read the global order."""
+        return await self._on_reader(
+            lambda c: read_feed(c, self._types_by(c), after, events_max, bytes_max)
+        )
+
+    def _types_by(self, connection: Any) -> Types:
+        def name_and_version(number: int) -> tuple[str, int]:
+            known = self._type_names.get(number)
+            if known is None:
+                # A stranger that writes to the file may have brought a type of its own.
+                found = run(connection, _TYPE, (number,))
+                if not found:
+                    raise KeyError(number)
+                known = self._type_names[number] = found[0]
+            return known
+
+        return name_and_version
+
+    async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
+        """Give the snapshots that there are."""
+        return await self._on_reader(lambda c: read_snapshots(c, streams))
+
+    async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep these in place of what was kept of their streams."""
+        await self._on_writer(self._write_snapshots, snapshots)
+
+    def _write_snapshots(self, connection: Any, snapshots: Sequence[Snapshot]) -> None:
+        if self._stopped is not None:
+            raise StoreFailed(f"{self.path} takes nothing more since it failed", written=False)
+        self._look_around()
+        try:
+            run(connection, "BEGIN IMMEDIATE")
+            write_snapshots(connection, snapshots)
+        except BaseException as error:
+            self._not_written(connection, error)
+        self._commit(connection)
+
+    # -- workers ----------------------------------------------------------------------------
+
+    async def _on_writer(self, call: Callable[..., T], *args: Any) -> T:
+        if self._writer is None:
+            raise StoreFailed(f"{self.path} is closed", written=False)
+        return await self._writer.run(lambda: call(self._connection, *args))
+
+    async def _on_reader(self, call: Callable[[Any], T]) -> T:
+        if self._reader is None:
+            raise StoreFailed(f"{self.path} is closed", written=False)
+
+        def read() -> T:
+            try:
+                return call(self._reading)
+            except apsw.Error as error:
+                raise StoreFailed(f"{self.path} cannot be read: {error}", written=False) from error
+
+        return await self._reader.run(read)
+
+    def _reach(self, name: str) -> None:
+        if self._ports.failpoint is not None:
+            self._ports.failpoint(name)
+
+
+async def _end(worker: Worker | None, call: Callable[[], None]) -> None:
+    if worker is not None:
+        try:
+            await worker.run(call)
+        finally:
+            await worker.close()

@@ -1,0 +1,224 @@
+"""What queries see of an engine's views: each answer one state of them, beside what writes.
+
+Rules: in a file each answer reads on a connection of its own (`States`), and no write waits for it.
+In memory one connection reads and writes: there an answer tells whether it has seen two states, and
+is asked again; the last time writes wait for it, for a moment at most. Where answers that overlap
+without a gap keep the write-ahead log from being begun anew, new ones wait for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+import apsw
+
+from ....errors import StoreFailed, StoreRefused
+from ....limits import Limits
+from ....model.projection import TableDefinition
+from ....runtime.ports import Ports, Worker
+from ...contract.views import ViewsState
+from ..connection import BUSY_MS, OnlyReads, failures, set_pragma
+from ..place import Place
+from ..wal import WalInTurn
+from .catalog import Keeper
+from .queries import QueryCalls, Readable, TableReads
+from .states import State, States
+from .tables import TableSql
+
+__all__ = ["Shown"]
+
+T = TypeVar("T")
+
+HOLD_SECONDS: Final = 0.5
+"""How long writes in memory wait, at most, for an answer that has seen two states twice."""
+
+
+class Counted(Protocol):
+    """Who counts the transactions."""
+
+    def transactions(self, projection: str) -> tuple[int, int]:
+        """See `ViewsStore.transactions`."""
+        ...
+
+
+class Shown:
+    """The queries' side of the views on one path, or in memory."""
+
+    def __init__(
+        self, path: str, ports: Ports, limits: Limits, keeper: Keeper, counted: Counted
+    ) -> None:
+        self.transactions = counted.transactions
+        self.serves = keeper.serves
+        self._path = path
+        self._ports = ports
+        self._limits = limits
+        self._keeper = keeper
+        self._calls = QueryCalls(path)
+        self._states: States | None = None
+        self._place: Place | None = None
+        self._shared: apsw.Connection | None = None
+        """In memory: the connection that writes too."""
+        self._known: dict[str, frozenset[str]] = {}
+        self._held: asyncio.Future[None] | None = None
+        """What writes wait for."""
+        self._folding: asyncio.Task[None] | None = None
+
+    async def open(self, reader: Worker, place: Place | None) -> None:
+        """Let the file be read on this worker, as long as it is at its place."""
+        self._place = place
+        self._calls.begin(reader)
+        self._states = States(self._calls, self, self._limits)
+        await self._states.open()
+
+    def share(
+        self, worker: Worker, connection: apsw.Connection, *, only_read: bool = False
+    ) -> None:
+        """Let the connection be read that writes, on its worker, or did so up to now."""
+        self._shared = connection
+        seconds = None if only_read else self._limits.state_seconds
+        self._calls.begin(worker, interrupting=only_read, seconds=seconds)
+
+    async def end(self) -> None:
+        """Take no more calls; interrupt what still runs."""
+        self._calls.end()
+        if self._folding is not None:
+            await asyncio.wait({self._folding})
+
+    def close(self) -> None:
+        """Close the connections; on their worker."""
+        if self._states is not None:
+            self._states.close()
+
+    def state(self, *, holding: bool) -> ViewsState:
+        """Give the views as they are at its first read; see `ViewsStates.state`."""
+        return _SharedState(self, holding) if self._states is None else State(self._states)
+
+    async def run(self, call: Callable[..., T], *args: Any) -> T:
+        """Run one read by itself."""
+        if self._states is None:
+            return await self._calls.run(self._share, call, *args)
+        state = State(self._states)
+        try:
+            return await state.run(call, *args)
+        finally:
+            state.end()
+
+    # -- in a file ----------------------------------------------------------------------------
+
+    def connect(self) -> apsw.Connection:
+        """Open a connection that can only read."""
+        with failures(self._path, "opened"):
+            connection = self._ports.files.connect(self._path, readonly=True)
+            if self._place is not None:
+                self._place.check()
+            set_pragma(connection, "busy_timeout", BUSY_MS)
+            set_pragma(connection, "query_only", 1)
+            set_pragma(connection, "trusted_schema", 0)
+            connection.authorizer = OnlyReads()
+            return connection
+
+    def is_usable(self, connection: apsw.Connection) -> bool:  # noqa: ARG002 - the contract's
+        """Say yes: nobody puts another file into the place of an engine's."""
+        return True
+
+    def tables(
+        self,
+        connection: apsw.Connection,  # noqa: ARG002 - the contract's
+        begin: Callable[[], None],
+    ) -> Mapping[str, TableSql]:
+        """Begin a read transaction, and give the tables that serve in it."""
+        # Those of a moment before are there still, and whole: a build that no longer serves is
+        # dropped only when the queries that came before have begun.
+        tables = self._keeper.shown
+        begin()
+        return tables
+
+    def fold_in_a_pause(
+        self, wal: WalInTurn | None, on_writer: Callable[..., Awaitable[object]]
+    ) -> None:
+        """Fold where queries that overlap without a gap kept the last fold from its end."""
+        if wal is not None and wal.is_put_off and self._folding is None:
+            self._folding = asyncio.ensure_future(self._fold(wal, on_writer))
+
+    async def _fold(self, wal: WalInTurn, on_writer: Callable[..., Awaitable[object]]) -> None:
+        assert self._states is not None
+        wal.is_put_off = False
+        try:
+            # What fails here the next write meets too, and says so; or the views are closed.
+            with contextlib.suppress(StoreFailed, StoreRefused):
+                async with self._states.pause() as nobody_reads:
+                    if nobody_reads:
+                        await on_writer(wal.fold_on)
+        finally:
+            self._folding = None
+
+    # -- in memory ----------------------------------------------------------------------------
+
+    @property
+    def projections(self) -> Iterable[str]:
+        """The names of those that are written."""
+        return self._keeper.declared
+
+    async def until_free(self) -> None:
+        """Return when no answer holds up what writes."""
+        if self._held is not None and not self._held.done():
+            await asyncio.shield(self._held)
+
+    def hold(self) -> Callable[[], None]:
+        """Let what writes wait, until what this gives is called or a moment has passed."""
+        loop = asyncio.get_running_loop()
+        held: asyncio.Future[None] = loop.create_future()
+
+        def release() -> None:
+            if not held.done():
+                held.set_result(None)
+
+        if self._held is None or self._held.done():
+            self._held = held
+            loop.call_later(HOLD_SECONDS, release)
+        return release
+
+    def _share(self) -> tuple[apsw.Connection, Readable]:
+        connection = self._shared
+        assert connection is not None
+        bytes_max = self._limits.query_bytes
+        return connection, Readable(connection, self._keeper.shown, bytes_max, True, self._known)
+
+
+class _SharedState(TableReads):
+    """Views in memory for one answer: it can tell whether it has seen two states."""
+
+    def __init__(self, shown: Shown, holding: bool) -> None:
+        self.serves = shown.serves
+        self._shown = shown
+        self._holding = holding
+        self._release: Callable[[], None] | None = None
+        self._calls = 0
+        self._saw: dict[str, int] = {}
+        """Transactions of the projections that it reads, as they were before it did."""
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether two reads may have seen two states of one projection."""
+        return self._calls > 1 and any(
+            self._shown.transactions(name)[1] != seen for name, seen in self._saw.items()
+        )
+
+    def end(self) -> None:
+        """Let what waits write on."""
+        if self._release is not None:
+            self._release()
+
+    async def _run(self, call: Callable[..., T], *args: Any) -> T:
+        if self._holding and self._release is None:
+            self._release = self._shown.hold()
+        self._calls += 1
+        read = args[0]
+        # A statement may read all tables.
+        one = isinstance(read, TableDefinition)
+        for name in (read.projection,) if one else self._shown.projections:
+            self._saw.setdefault(name, self._shown.transactions(name)[0])
+        return await self._shown.run(call, *args)

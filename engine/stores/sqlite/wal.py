@@ -1,0 +1,266 @@
+"""Folding a write-ahead log into its file: beside the writer (`WalFolder`), or in his own turn.
+
+Rules: what has been folded is written over from the beginning, and the log keeps its size: a commit
+that overwrites is synced in half the time of one that makes a file longer. Of the events' log most
+is folded beside the writer and the rest in a moment of his; the bound above which that is done
+begins small, and doubles while folding takes more than a tenth of the time. Views, for which no
+command waits, are folded in their writer's turn (`WalInTurn`). A fold that fails stops the log, and
+one whose sync fails the views, since the kernel calls clean what it could not write. A full disk
+puts a fold off: nothing was called clean, and the log has what it could not fold. This file never
+folds what a stopped store holds, waits for a reader, or runs while nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import apsw
+
+from ...errors import StoreFailed, StoreRefused
+from ...runtime.ports import Clock, Ports, Worker
+from .connection import BUSY_MS, durable_settings, set_pragma
+
+__all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalFolder", "WalInTurn"]
+
+PAGE_BYTES: Final = 8_192
+WAL_BYTES_MIN: Final = 4 * 1024 * 1024
+WAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Between these lies the size above which the write-ahead log is folded into the file."""
+_FRAME_HEADER_BYTES: Final = 24
+_FRAME_BYTES: Final = PAGE_BYTES + _FRAME_HEADER_BYTES
+_PASSES_MAX: Final = 4
+_REST_SHARE: Final = 16
+"""The writer's turn comes when what is left is less than this part of the bound."""
+_TIME_SHARE: Final = 10
+"""The bound doubles after a fold that took more than this part of the time since the last one."""
+
+
+class _Bound:
+    """The size above which a log is folded, in bytes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.bytes = self.next = min(WAL_BYTES_MIN, WAL_BYTES_MAX)
+        """Also what it has to grow by, where it could not be folded."""
+        self._folded_at = clock.monotonic()
+
+    def folded(self) -> None:
+        """Note that all is folded, so that the log is begun anew."""
+        self.next = self.bytes
+
+    def put_off(self, size: int) -> None:
+        """Note that a reader is at it: what could be folded is, the rest comes with growth."""
+        self.next = size + self.bytes
+
+    def adapt(self, seconds: float) -> None:
+        """Fold larger logs if folding takes much of the time: then fewer pages are folded twice."""
+        now = self._clock.monotonic()
+        if seconds * _TIME_SHARE > now - self._folded_at:
+            grown = min(2 * self.bytes, WAL_BYTES_MAX)
+            self.next += grown - self.bytes
+            self.bytes = grown
+        self._folded_at = now
+
+
+class WalFolder:
+    """Folds one file's write-ahead log whenever it is large.
+
+    `writer` is the worker that `connection` belongs to, and makes this. `check` raises StoreRefused
+    where the path does not lead to its file any more. `stop` is told what failed, in a worker's
+    thread; from then on `is_stopped` must say so.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        ports: Ports,
+        writer: Worker,
+        connection: Any,
+        *,
+        check: Callable[[], None],
+        stop: Callable[[BaseException], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._path = path
+        self._ports = ports
+        self._writer = writer
+        self._connection = connection
+        self._check = check
+        self._stop = stop
+        self._is_stopped = is_stopped
+        self._worker: Worker | None = None
+        self._beside: Any = None
+        self._frames = 0
+        self._bound = _Bound(ports.clock)
+        self._seconds = 0.0
+        """What this fold has taken so far."""
+        self.task: asyncio.Task[None] | None = None
+        """The fold that is under way."""
+        self.folds = 0
+        self.put_off = 0
+        # Its size does not tell how full the log is, since it is overwritten.
+        connection.set_wal_hook(self._committed)
+        # What a reader made it grow far beyond the bound goes back to the disk.
+        set_pragma(connection, "journal_size_limit", 2 * WAL_BYTES_MAX)
+
+    def _committed(self, _connection: Any, _database: str, frames: int) -> int:
+        if frames < self._frames:
+            self._bound.folded()  # it was begun anew, by whomever
+        self._frames = frames
+        return int(apsw.SQLITE_OK)
+
+    @property
+    def bytes(self) -> int:
+        """What the log holds since it was begun anew."""
+        return self._frames * _FRAME_BYTES
+
+    def fold_if_large(self) -> None:
+        """Begin a fold where there is enough to fold; from the loop, after a commit."""
+        if self.task is None and self.bytes >= self._bound.next:
+            self.task = asyncio.ensure_future(self._fold())
+
+    async def close(self) -> None:
+        """End the fold that is under way, and the worker."""
+        worker, self._worker = self._worker, None
+        try:
+            if self.task is not None:
+                await asyncio.wait([self.task])
+        finally:
+            if worker is not None:
+                try:
+                    await worker.run(self._close_beside)
+                finally:
+                    await worker.close()
+
+    def _close_beside(self) -> None:
+        connection, self._beside = self._beside, None
+        if connection is not None:
+            connection.close()
+
+    async def _fold(self) -> None:
+        worker = self._worker
+        if worker is None:
+            worker = self._worker = self._ports.workers.start("foldline-fold")
+        try:
+            self._seconds = 0.0
+            await worker.run(self._fold_beside)
+            await self._writer.run(self._fold_rest)
+            self._bound.adapt(self._seconds)
+        finally:
+            self.task = None
+
+    def _fold_beside(self) -> None:
+        """Fold what is there while the writer goes on, until little is left."""
+        for _ in range(_PASSES_MAX):
+            found = None if self._is_stopped() else self._checkpoint_beside()
+            if found is None:
+                return
+            _, folded = found
+            if (self._frames - folded) * _FRAME_BYTES * _REST_SHARE <= self._bound.bytes:
+                return
+
+    def _checkpoint_beside(self) -> tuple[int, int] | None:
+        if self._beside is None:
+            try:
+                self._beside = self._connect()
+            except (apsw.Error, OSError, StoreFailed, StoreRefused):
+                return None  # no file to be had, for one: the writer then folds it all
+        return self._checkpoint(self._beside, apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _connect(self) -> Any:
+        self._check()
+        connection = self._ports.files.connect(self._path)
+        try:
+            # Before a setting is made, which changes the file: it may be another one by now.
+            self._check()
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            for pragma, value in durable_settings():
+                set_pragma(connection, pragma, value)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _fold_rest(self) -> None:
+        """Fold the rest, and let the next commit begin the log anew."""
+        if self._is_stopped():
+            return
+        self._connection.set_busy_timeout(0)
+        found = self._checkpoint(self._connection, apsw.SQLITE_CHECKPOINT_RESTART)
+        self._connection.set_busy_timeout(BUSY_MS)
+        if found is None:
+            self.put_off += 1
+            self._bound.put_off(self.bytes)
+        else:
+            self.folds += 1
+            self._frames = 0
+            self._bound.folded()
+
+    def _checkpoint(self, connection: Any, mode: int) -> tuple[int, int] | None:
+        """Give the frames that the log holds and those that are folded; None if that must wait.
+
+        A reader or a full disk prevents it: what could be folded is, the rest comes with growth.
+        """
+        begin = self._ports.clock.monotonic()
+        try:
+            found: tuple[int, int] = connection.wal_checkpoint(mode=mode)
+        except (apsw.BusyError, apsw.LockedError, apsw.FullError):
+            return None
+        except apsw.Error as error:
+            # A sync of the file itself may have failed, and must not be tried again.
+            self._stop(error)
+            return None
+        finally:
+            self._seconds += self._ports.clock.monotonic() - begin
+        return found
+
+
+class WalInTurn:
+    """Folds one file's write-ahead log between two transactions of `connection`."""
+
+    def __init__(self, connection: Any, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self.bound = _Bound(clock)
+        self._frame_bytes = connection.pragma("page_size") + _FRAME_HEADER_BYTES
+        self._frames = 0
+        self.is_put_off = False
+        """Whether somebody who reads kept the last fold from its end."""
+        # As above: its size does not tell, and what a reader made it grow goes back to the disk.
+        connection.set_wal_hook(self._committed)
+        set_pragma(connection, "journal_size_limit", 2 * WAL_BYTES_MAX)
+
+    def _committed(self, _connection: Any, _database: str, frames: int) -> int:
+        if frames < self._frames:
+            self.bound.folded()
+        self._frames = frames
+        return int(apsw.SQLITE_OK)
+
+    def fold_if_large(self) -> None:
+        """Fold it where there is enough to fold; raises what SQLite raises, but for a reader."""
+        if self._frames * self._frame_bytes >= self.bound.next:
+            self.fold()
+
+    def fold_on(self, _connection: Any) -> None:
+        """Fold it, now that nobody reads; as `fold`."""
+        self.fold()
+
+    def fold(self) -> None:
+        """Fold it, as far as those who read let it; raises as above."""
+        size = self._frames * self._frame_bytes
+        begin = self._clock.monotonic()
+        self._connection.set_busy_timeout(0)
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except (apsw.BusyError, apsw.FullError):
+            self.is_put_off = True
+            self.bound.put_off(size)
+        else:
+            self.is_put_off = False
+            self._frames = 0
+            self.bound.folded()
+        finally:
+            self._connection.set_busy_timeout(BUSY_MS)
+        self.bound.adapt(self._clock.monotonic() - begin)

@@ -1,0 +1,7 @@
+"""A command until its receipt.
+
+In: a command from the door. Out: a receipt, or an error that says whether it was written.
+Read `reception`, `directory`, `mailbox` and `actor`; `dispatcher` and `deliberation` (turns, async
+handlers); `encoding`, `keys` and `journal` (what becomes durable); then `snapshot` and `admission`.
+The write side does not know the projections, and waits for none of them.
+"""

@@ -1,0 +1,588 @@
+"""One aggregate at work: takes its commands one at a time, decides, folds, hands on to the journal.
+
+Rules:
+- It does not wait for the disk: command n+1 is decided on the undurable state that n left.
+- It folds a decoded copy of the bytes that it hands on, so that nothing is shared with the caller,
+  and what cannot be decoded or folded is never written.
+- A refusal, an empty result or a repeated key that was decided on undurable events follows the
+  last of them; decided on durable state, it is answered at once.
+- While an async handler decides, it takes nothing more; the outcome waits for a turn of its own.
+- Rejected is an answer only where a handler raises it. After any other exception of the host's
+  code, whatever its class and whether a handler, a decoder or an applier raised it, and after a
+  deadline that passed while its handler ran, it takes nothing more, waits for what is in flight,
+  drops its state and loads again. When its undurable events are voided it does so at once.
+- A command is accepted whole or not at all, also where the caller's stack has no room left.
+
+It never awaits, and never touches a store.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from ..errors import (
+    Closed,
+    EngineError,
+    KeyReused,
+    Overloaded,
+    Rejected,
+    StreamUnreadable,
+    Voided,
+    WrongVersion,
+)
+from ..model.aggregate import Aggregate, as_events
+from ..model.codec import Metadata, decode_metadata
+from ..model.fingerprint import is_of
+from ..model.footprint import footprint
+from ..model.messages import Event, Receipt
+from ..model.stored import ENCODING_JSON, Snapshot, StoredEvent
+from ..runtime.safely import described
+from ..stores.contract.log import StreamPage, Write
+from .deliberation import Deliberation
+from .encoding import encode_and_fold, failed, failure_told
+from .journal import Entry, Follower, decided_on_void
+from .keys import KeyRecord, KeyWindow
+from .kind import Kind
+from .mailbox import Mail, Waiting, count, take, too_late
+from .proving import decide_and_compare
+from .snapshot import Distrusted, Frozen
+
+__all__ = ["Actor", "Phase"]
+
+T = TypeVar("T")
+
+
+class Phase(enum.Enum):
+    """Where an actor is between the store and its commands."""
+
+    COLD = "cold"  # its stream must be read before it can decide
+    LOADING = "loading"  # its stream is being read
+    LIVE = "live"  # it decides
+    DECIDING = "deciding"  # an async handler decides, and nothing else is taken meanwhile
+    SETTLING = "settling"  # it takes nothing until what is in flight is settled
+
+
+class Actor:
+    """One resident aggregate."""
+
+    __slots__ = (
+        "_deliberation",
+        "_keys",
+        "_position",
+        "_proof",
+        "_replayed",
+        "_tail",
+        "_waiting",
+        "id",
+        "idle",
+        "incarnation",
+        "kind",
+        "phase",
+        "queued",
+        "state",
+        "stream",
+        "used",
+        "version",
+    )
+
+    def __init__(self, kind: Kind, stream: str, id: str) -> None:  # noqa: A002 - the domain's word
+        self.kind = kind
+        self.stream = stream
+        self.id = id
+        self.phase = Phase.COLD
+        self.incarnation = 0
+        self.queued = False
+        """Whether it stands in the dispatcher's queue."""
+        self.used = True
+        """Whether it had a command since the directory last looked for one to let go."""
+        self.idle = 0
+        """How often the directory has looked for idle ones since its last command."""
+        self._waiting: Waiting = None
+        self._deliberation: Deliberation | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Be the aggregate before its first event."""
+        self.state: Aggregate = self.kind.definition.cls(id=self.id)
+        self.version = 0
+        """Undurable events included."""
+        self._position = 0
+        """Of the last durable event."""
+        self._tail: Entry | None = None
+        """The last undurable entry."""
+        self._keys: KeyWindow | None = None
+        self._proof: Snapshot | None = None
+        """The snapshot that it stands on, until the event at its version has been seen."""
+        self._replayed = 0
+        """Events folded by loading."""
+
+    # -- the mailbox ------------------------------------------------------------------------
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether there is something that it could do now."""
+        if self.phase is Phase.DECIDING:
+            assert self._deliberation is not None
+            return self._deliberation.ended
+        return self._waiting is not None and self.phase is Phase.LIVE
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it can leave memory: nothing waits, nothing is undurable, nothing is loading."""
+        return (
+            self._waiting is None
+            and self._tail is None
+            and not self.queued
+            and (self.phase is Phase.LIVE or self.phase is Phase.COLD)
+        )
+
+    def post(self, mail: Mail) -> None:
+        """Accept a command; raise Overloaded if too many wait already."""
+        waiting = self._waiting
+        if waiting is not None and count(waiting) >= self.kind.limits.mailbox_commands:
+            self.kind.intake.overloaded += 1
+            raise Overloaded(
+                f"{count(waiting)} commands wait for {self.stream}, as many as "
+                f"Limits.mailbox_commands allows. Nothing was run; send again after a pause."
+            )
+        # The caller's stack may be nearly used up, and each call here may raise RecursionError. So
+        # what takes calls inside each other comes first, and can be left undone; what follows takes
+        # one call at a time, no deeper than what has been done.
+        more = deque((waiting, mail)) if isinstance(waiting, Mail) else waiting
+        if mail.seconds is not None:
+            mail.due = self.kind.ports.clock.monotonic() + mail.seconds
+            loop = mail.answer.get_loop()
+            mail.timer = loop.call_later(mail.seconds, self._refuse_late, mail)
+        self._go_on()
+        self.kind.intake.accepted()
+        mail.open = True
+        if more is None:
+            self._waiting = mail
+        else:
+            if more is waiting:
+                more.append(mail)
+            self._waiting = more
+        self.used = True
+        self.idle = 0
+
+    def _go_on(self) -> None:
+        """See that waiting commands come to their turn, also one that is about to be taken."""
+        if self.phase is Phase.LIVE:
+            self._ask_turn()
+        elif self.phase is Phase.COLD:
+            self.kind.load(self)
+            self.phase = Phase.LOADING
+
+    def _ask_turn(self) -> None:
+        if not self.queued:
+            self.kind.ready(self)
+            self.queued = True
+
+    def refuse_waiting(self, error: EngineError) -> None:
+        """Answer every command that waits, or is being decided, with an error."""
+        self._drop_deliberation(error)
+        while self._waiting is not None:
+            mail, self._waiting = take(self._waiting)
+            if mail.open:
+                self.kind.intake.refuse(mail, error)
+
+    def _refuse_late(self, mail: Mail) -> None:
+        """Answer a command whose deadline has passed before its turn came."""
+        if mail.open:
+            self.kind.intake.refuse(mail, too_late(mail, self.stream, "waited for its turn"))
+
+    def footprint(self) -> int:
+        """Estimate the bytes that it holds: itself, its state, its keys."""
+        held = sum(footprint(part) for part in (self.stream, self.state, self._keys))
+        return sys.getsizeof(self) + held
+
+    # -- loading ----------------------------------------------------------------------------
+
+    def begin_load(self) -> None:
+        """Start from nothing; `replay` and `loaded` follow.
+
+        Raises what the aggregate's own class raises where it is made.
+        """
+        assert self.phase is Phase.LOADING
+        assert self._tail is None, "an actor loads only when nothing of it is in flight"
+        self._begin()
+
+    @property
+    def read_after(self) -> int:
+        """The version after which its stream is read; the event of a snapshot is its proof."""
+        return self.version if self._proof is None else self.version - 1
+
+    @property
+    def restored(self) -> bool:
+        """Whether it was loaded from a snapshot and not from its beginning."""
+        return self.version > self._replayed
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begin at a snapshot; raise Distrusted where it does not fit."""
+        assert self.kind.freezer is not None
+        self.state, self._keys = self.kind.freezer.open(snapshot)
+        self.version = snapshot.version
+        self._position = snapshot.position
+        self._proof = snapshot
+
+    def prove(self, page: StreamPage) -> Sequence[StoredEvent]:
+        """Give the events to fold, once the snapshot is known to belong to this stream.
+
+        Raises Distrusted where it does not: then the actor is at its beginning again.
+        """
+        proof = self._proof
+        if proof is None:
+            return page.events
+        if not page.events:
+            if page.more:
+                return ()
+            self._begin()
+            raise Distrusted("the stream ends before it")
+        first = page.events[0]
+        if (first.position, first.checksum) != (proof.position, proof.checksum):
+            self._begin()
+            raise Distrusted("another event is at its version")
+        self._proof = None
+        return page.events[1:]
+
+    def replay(self, events: Sequence[StoredEvent], end: int) -> None:
+        """Fold stored events, in order, of a stream that goes on to version `end` at least.
+
+        Raises Damaged, or what the applier raises; then the actor is of no use.
+        """
+        if not events:
+            return
+        state, stored_as, version = self.state, self.kind.stored, self.version
+        forgotten = end - self.kind.definition.key_window
+        for stored in events:
+            version += 1
+            assert stored.version == version, "versions of a stream have no holes"
+            binding = stored_as.get((stored.name, stored.event_version))
+            if binding is None or stored.encoding != ENCODING_JSON:
+                self._replay_otherwise(stored)
+            else:
+                try:
+                    event = binding.decode(stored.payload)
+                except Exception:
+                    event = self.kind.registry.decode(stored)  # tells it in its own words
+                binding.apply(state, event)
+            state.version = version
+            # A key stands at its command's first event, and counts by its last one.
+            may_count = version > forgotten or b'"events"' in stored.metadata
+            if may_count and b'"key"' in stored.metadata:
+                self._replay_key(stored, decode_metadata(stored))
+        self.version = version
+        self._position = events[-1].position
+        self._replayed += len(events)
+
+    def _replay_otherwise(self, stored: StoredEvent) -> None:
+        """Fold an event that is not folded as it was stored, if there is anything to fold."""
+        event = self.kind.registry.decode(stored)
+        if event is None:
+            return
+        binding = self.kind.events.get(type(event))
+        if binding is None:
+            raise StreamUnreadable(
+                f"{stored.name} version {stored.event_version} is in {self.stream}, and "
+                f"nothing in {self.kind.definition.cls.__name__} applies it"
+            )
+        binding.apply(self.state, event)
+
+    def _replay_key(self, stored: StoredEvent, metadata: Metadata) -> None:
+        if metadata.key is None or metadata.fingerprint is None:
+            return
+        further = metadata.events - 1
+        record = KeyRecord(
+            metadata.fingerprint,
+            stored.version,
+            stored.version + further,
+            # A command's events stand next to each other in the log.
+            stored.position + further,
+        )
+        self._remember(metadata.key, record)
+
+    def _remember(self, key: str, record: KeyRecord) -> None:
+        if self._keys is None:
+            self._keys = KeyWindow(self.kind.definition.key_window)
+        self._keys.remember(key, record)
+
+    def loaded(self, last: StoredEvent | None) -> None:
+        """Take commands from now on; `last` is the event that was folded last, if one was."""
+        assert self.phase is Phase.LOADING
+        freezer = self.kind.freezer
+        if freezer is not None and last is not None and freezer.is_due(0, self._replayed):
+            # The next load shall not take as long.
+            frozen = freezer.freeze(self.state, self._keys)
+            if frozen is not None:
+                freezer.seal(frozen, last)
+        self.phase = Phase.LIVE
+        if self._waiting is not None:
+            self._go_on()
+
+    def unreadable(self, cause: BaseException) -> None:
+        """Answer what waits, and leave; the next command tries to load again."""
+        error = StreamUnreadable(f"{self.stream} cannot be loaded: {described(cause)}")
+        error.__cause__ = cause
+        self.kind.forget(self)
+        self.refuse_waiting(error)
+
+    # -- what the journal says --------------------------------------------------------------
+
+    def settled(self, entry: Entry, position: int) -> None:
+        """Note that an entry is durable."""
+        self._position = position
+        if self._tail is not entry:
+            return
+        self._tail = None
+        if self.phase is Phase.SETTLING:
+            self._reload()
+
+    def seal(self, frozen: Frozen, event: StoredEvent) -> None:
+        """Keep a snapshot whose version is durable."""
+        assert self.kind.freezer is not None
+        self.kind.freezer.seal(frozen, event)
+
+    def voided(self) -> None:
+        """Drop a state that will never be durable, and load the true one if anybody waits."""
+        self.incarnation += 1
+        self._tail = None
+        self._drop_deliberation(Voided(decided_on_void(self.stream)))
+        self._reload()
+
+    def _reload(self) -> None:
+        self.phase = Phase.COLD
+        if self._waiting is None:
+            self.kind.forget(self)
+        else:
+            self._go_on()
+
+    # -- deciding ---------------------------------------------------------------------------
+
+    def work(self, commands_max: int) -> int:
+        """Handle waiting commands, at most so many; give how many."""
+        done = 0
+        journal = self.kind.journal
+        while done < commands_max and journal.has_room:
+            if self._waiting is not None and self.phase is Phase.LIVE:
+                mail, self._waiting = take(self._waiting)
+                if self._still_wanted(mail):
+                    self._run(mail, self._handle, mail)
+            elif self.wants_turn:
+                self._conclude()
+            else:
+                break
+            done += 1
+        return done
+
+    def _still_wanted(self, mail: Mail) -> bool:
+        """Tell whether a command that comes to its turn is to be run."""
+        if not mail.open:
+            return False
+        if mail.answer.done():
+            # The caller was cancelled before its command was run: then it is not run.
+            self.kind.intake.drop(mail)
+            return False
+        if mail.timer is not None:
+            mail.timer.cancel()
+            if self._is_late(mail):
+                # A busy loop comes late to its timers.
+                self._refuse_late(mail)
+                return False
+        return True
+
+    def _is_late(self, mail: Mail) -> bool:
+        return self.kind.ports.clock.monotonic() >= mail.due
+
+    def _run(self, mail: Mail, step: Callable[[T], None], subject: T) -> None:
+        try:
+            step(subject)
+        except BaseException:
+            # Not a failure of the aggregate but the end of the process or of the engine: it goes
+            # on upwards, and nothing of this command was handed to the journal.
+            if mail.open:
+                self.kind.intake.refuse(mail, Closed("the engine was interrupted: not run"))
+            raise
+
+    def _handle(self, mail: Mail) -> None:
+        self.kind.reach("actor.taken")
+        fingerprint = mail.fingerprint
+        if mail.key is not None and self._answer_repeat(mail, mail.key, fingerprint):
+            return
+        if mail.expected is not None and mail.expected != self.version:
+            self._refuse(mail, WrongVersion(self.stream, mail.expected, self.version))
+            return
+        if mail.handler.is_async:
+            self._deliberate(mail, fingerprint)
+            return
+        try:
+            returned = self._decide(mail)
+        except BaseException as error:
+            self._decline(mail, error)
+        else:
+            self._accept(mail, fingerprint, returned)
+
+    def _decide(self, mail: Mail) -> Any:
+        """Run the handler; an async one gives its awaitable."""
+        handler, state = mail.handler, self.state
+        if not handler.takes and not self.kind.debug:
+            return handler.decide(state, mail.command)
+        arguments = handler.arguments(lambda: self.kind.context(mail), self.kind.resources)
+        decide = partial(handler.decide, state, mail.command, *arguments)
+        return decide_and_compare(handler, state, decide) if self.kind.debug else decide()
+
+    def _accept(self, mail: Mail, fingerprint: int | None, returned: Any) -> None:
+        """Take what a handler returned."""
+        if mail.seconds is not None and self._is_late(mail):
+            self._fail(mail, too_late(mail, self.stream, "was decided too slowly"))
+            return
+        try:
+            events = as_events(mail.handler, returned)
+        except BaseException as error:
+            self._fail(mail, error)
+            return
+        if events:
+            self._record(mail, fingerprint, events)
+        else:
+            self._accept_nothing(mail)
+
+    def _decline(self, mail: Mail, error: BaseException) -> None:
+        """Take what a handler raised: only here is Rejected the domain's answer."""
+        # No future takes a StopIteration, whatever else it is.
+        if isinstance(error, Rejected) and not isinstance(error, StopIteration):
+            # Not the error's own method, which may be the host's.
+            BaseException.with_traceback(error, None)
+            self._refuse(mail, error)
+        else:
+            self._fail(mail, error)
+
+    # -- async handlers ---------------------------------------------------------------------
+
+    def _deliberate(self, mail: Mail, fingerprint: int | None) -> None:
+        """Let an async handler decide; nothing else is taken until it has."""
+        clock = self.kind.ports.clock
+        seconds = float(self.kind.limits.handler_seconds)
+        if mail.seconds is not None:
+            seconds = min(seconds, mail.due - clock.monotonic())
+        full = self.kind.deliberations.full
+        if full is not None:
+            self._refuse(mail, full)
+            return
+        deliberation = Deliberation(mail, fingerprint, clock, self.kind.intake)
+        self._deliberation = deliberation
+        self.phase = Phase.DECIDING
+        try:
+            task = deliberation.begin(
+                lambda: self._decide(mail), seconds, self._ask_turn, self._ran_out
+            )
+        except BaseException as error:  # of the host's task factory
+            self._deliberation, self.phase = None, Phase.LIVE
+            self._fail(mail, error)
+        else:
+            self.kind.deliberations.hold(task)
+
+    def _conclude(self) -> None:
+        """Take the outcome of an async handler, and go on."""
+        deliberation, self._deliberation = self._deliberation, None
+        assert deliberation is not None
+        deliberation.take()
+        self.phase = Phase.LIVE
+        self._run(deliberation.mail, self._take_outcome, deliberation)
+
+    def _take_outcome(self, deliberation: Deliberation) -> None:
+        if deliberation.error is not None:
+            self._decline(deliberation.mail, deliberation.error)
+        else:
+            self._accept(deliberation.mail, deliberation.fingerprint, deliberation.returned)
+
+    def _ran_out(self) -> None:
+        """Answer for an async handler that takes too long, and trust the state no more."""
+        deliberation = self._deliberation
+        assert deliberation is not None
+        self._deliberation = None
+        ran_out = deliberation.ran_out
+        why = f"ran {deliberation.seconds:g} s" if ran_out else "was decided too slowly"
+        self._fail(deliberation.mail, too_late(deliberation.mail, self.stream, why))
+
+    def _drop_deliberation(self, error: EngineError) -> None:
+        deliberation, self._deliberation = self._deliberation, None
+        if deliberation is not None:
+            deliberation.drop()
+            self.kind.intake.refuse(deliberation.mail, error)
+
+    def _record(self, mail: Mail, fingerprint: int | None, events: Sequence[Event]) -> None:
+        """Encode, fold what was encoded, hand on."""
+        self.kind.reach("actor.decided")
+        expected = self.version
+        try:
+            datas, size = encode_and_fold(
+                self.kind, self.state, expected, mail, fingerprint, events
+            )
+        except BaseException as error:  # Rejected too: an applier decides nothing
+            self._fail(mail, error)
+            return
+        self.version = expected + len(datas)
+        self.kind.reach("actor.folded")
+        entry = Entry(
+            self, self.incarnation, mail, Write(self.stream, expected, datas), self.version, size
+        )
+        if mail.key is not None:
+            assert fingerprint is not None
+            entry.record = KeyRecord(fingerprint, expected + 1, self.version, 0)
+            self._remember(mail.key, entry.record)
+        freezer = self.kind.freezer
+        if freezer is not None and freezer.is_due(expected, self.version):
+            entry.frozen = freezer.freeze(self.state, self._keys)
+        self._tail = entry
+        self.kind.journal.submit(entry)
+
+    # -- answers that write nothing ---------------------------------------------------------
+
+    def _answer_repeat(self, mail: Mail, key: str, fingerprint: int | None) -> bool:
+        """Answer a key that is in the window; give whether it was."""
+        record = None if self._keys is None else self._keys.find(key, self.version)
+        if record is None:
+            return False
+        if record.fingerprint != fingerprint and not is_of(record.fingerprint, mail.command):
+            self._refuse(
+                mail,
+                KeyReused(
+                    f"the key {key!r} of {self.stream} belongs to another command, which led to "
+                    f"version {record.version}. Nothing was written; use a new key."
+                ),
+            )
+        elif self._tail is not None:
+            self._tail.follow(Follower(mail, repeated=record))
+        else:
+            assert record.position, "nothing is undurable, so the first command is not either"
+            receipt = Receipt(self.stream, record.version, record.position)
+            self.kind.intake.repeat(mail, receipt)
+        return True
+
+    def _accept_nothing(self, mail: Mail) -> None:
+        if self._tail is not None:
+            self._tail.follow(Follower(mail))
+        else:
+            receipt = Receipt(self.stream, self.version, self._position)
+            self.kind.intake.answer(mail, receipt)
+
+    def _refuse(self, mail: Mail, error: EngineError) -> None:
+        if self._tail is not None:
+            self._tail.follow(Follower(mail, error))
+        else:
+            self.kind.intake.refuse(mail, error)
+
+    def _fail(self, mail: Mail, cause: BaseException) -> None:
+        """Answer a command that the aggregate's code could not handle; trust its state no more."""
+        error = failed(mail, self.stream, cause)
+        # "Not run" is true whatever becomes of the events before it, so it leaves at once.
+        self.kind.intake.refuse(mail, error)
+        if self._tail is None:
+            self._reload()
+        else:
+            self.phase = Phase.SETTLING
+        self.kind.logger.error("%s", failure_told(error, self.kind.logger))

@@ -1,0 +1,86 @@
+"""Commands that wait for the gate: each passes behind those sent before it to the same aggregate.
+
+Rules: however long `authorize` takes for one command, those of one principal to one aggregate are
+posted in the order in which they were sent, and each within its deadline. No more wait than
+`Limits.commands_accepted`. What is denied is posted nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+
+from ..authorization import Gate
+from ..errors import Overloaded
+from ..limits import Limits
+from ..model.messages import Receipt
+from ..runtime.ports import Clock
+from .mailbox import Mail, too_late
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Lets the commands of one engine through its gate, in their order."""
+
+    def __init__(self, gate: Gate, clock: Clock, limits: Limits) -> None:
+        self._gate = gate
+        self._clock = clock
+        self._waiting_max = limits.commands_accepted
+        self._waiting = 0
+        """Commands that the hook keeps waiting."""
+        self._lines: dict[Hashable, asyncio.Future[None]] = {}
+        """The last command of each line that waits; done when it and all before it have passed."""
+
+    async def admit(
+        self, mail: Mail, line: Hashable, post: Callable[[Mail], asyncio.Future[Receipt]]
+    ) -> asyncio.Future[Receipt]:
+        """Ask for a command, and post it behind those that were sent before it in its line.
+
+        Raises Forbidden, DeadlinePassed, Overloaded, and what `post` raises.
+        """
+        if self._waiting >= self._waiting_max:
+            raise Overloaded(
+                f"{self._waiting} commands wait for authorize, as many as "
+                f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
+            )
+        answer = self._gate.ask(mail.principal, "execute", mail.command)
+        if answer is None and line not in self._lines:
+            return post(mail)
+        before, own = self._lines.get(line), asyncio.get_running_loop().create_future()
+        self._lines[line] = own
+        self._waiting += 1
+        try:
+            await self._pass(mail, answer, before)
+            return post(mail)
+        finally:
+            self._waiting -= 1
+            if before is None:
+                self._leave(line, own)
+            else:
+                # Whoever is refused or leaves lets nobody behind him overtake who is before him.
+                before.add_done_callback(lambda _: self._leave(line, own))
+
+    async def _pass(
+        self, mail: Mail, answer: Awaitable[object] | None, before: asyncio.Future[None] | None
+    ) -> None:
+        """Return when the hook has said yes and those before have passed, within the deadline."""
+        begun = 0.0 if mail.seconds is None else self._clock.monotonic()
+        try:
+            async with asyncio.timeout(mail.seconds):
+                if answer is not None:
+                    await self._gate.hear(answer, mail.principal, "execute", mail.command)
+                if before is not None:
+                    await asyncio.shield(before)
+        except TimeoutError:
+            raise too_late(mail, "its aggregate", "waited for authorize") from None
+        if mail.seconds is not None:
+            mail.seconds -= self._clock.monotonic() - begun
+            if mail.seconds <= 0:
+                raise too_late(mail, "its aggregate", "waited for authorize")
+
+    def _leave(self, line: Hashable, own: asyncio.Future[None]) -> None:
+        if self._lines.get(line) is own:
+            del self._lines[line]
+        if not own.done():
+            own.set_result(None)

@@ -1,0 +1,60 @@
+"""Gives actors their turn: one task, round robin, in slices, with the event loop in between.
+
+Rules: an actor that has more commands than its slice goes to the end of the queue, so that a hot
+aggregate cannot starve the others; after a turn's worth of commands the event loop gets its turn,
+so that the engine cannot starve its host. While the journal has no room nobody decides, and the
+mailboxes fill. It knows nothing of commands or events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ..limits import Limits
+from ..runtime.bell import Bell
+from .actor import Actor
+from .journal import Journal
+
+__all__ = ["Dispatcher"]
+
+
+class Dispatcher:
+    """The queue of actors that have commands."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._ready: deque[Actor] = deque()
+        self._wake = Bell()
+
+    def ready(self, actor: Actor) -> None:
+        """Put an actor that has commands at the end of the queue, or raise RecursionError."""
+        # In this order: where the caller's stack has no room to wake anybody, nothing was changed.
+        self._wake.set()
+        self._ready.append(actor)
+
+    def wake(self) -> None:
+        """Look again: the journal has room."""
+        if self._ready:
+            self._wake.set()
+
+    async def run(self, journal: Journal) -> None:
+        """Give turns until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._ready and journal.has_room:
+                self._turn(journal)
+                journal.kick()
+                await asyncio.sleep(0)
+
+    def _turn(self, journal: Journal) -> None:
+        budget = self._limits.turn_commands
+        while self._ready and budget > 0 and journal.has_room:
+            actor = self._ready.popleft()
+            actor.queued = False
+            # An actor without commands costs budget too: its turn is never free.
+            budget -= max(1, actor.work(min(budget, self._limits.actor_commands)))
+            if actor.wants_turn:
+                actor.queued = True
+                self._ready.append(actor)

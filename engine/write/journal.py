@@ -1,0 +1,398 @@
+"""The one writer: gathers decided events over all actors, appends them, answers, publishes.
+
+Rules:
+- One batch is with the store and the next one gathers. A batch is bounded by events and bytes.
+- An answer leaves when the version that it was decided on is durable, never before. Rejections,
+  empty results and repeated keys that were decided on undurable events follow those events.
+- A conflict voids its request and every later request of the same stream: those that are in the
+  same batch, those that gather, and what the actor has folded. Other streams lose nothing.
+- A batch of which the store knows that nothing was written voids all of it, in the same way. If the
+  store has stopped, the journal ends behind it.
+- Any other failure of an append stops the journal for good: what was in flight is *unknown*.
+
+It decides nothing about commands, gives no positions, and never retries an append by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from ..errors import Conflict, EngineError, OutcomeUnknown, StoreFailed, Voided
+from ..limits import Limits
+from ..model.messages import Receipt
+from ..model.stored import StoredEvent
+from ..runtime.ports import Ports
+from ..statistics import Histogram, JournalStatistics
+from ..stores.contract.log import (
+    Appended,
+    AppendRequest,
+    Batch,
+    Committed,
+    Store,
+    StreamConflict,
+    Write,
+)
+from ..telemetry import LINKS_MAX, CommitBegan, Watch
+from .keys import KeyRecord
+from .mailbox import Intake, Mail
+from .recorded_time import Timekeeper
+from .snapshot import Frozen
+
+__all__ = ["Entry", "Follower", "Journal", "Owner", "decided_on_void"]
+
+
+class Owner(Protocol):
+    """The actor behind an entry, as far as the journal knows it."""
+
+    stream: str
+    incarnation: int
+    """Counts up when the actor's undurable events are voided."""
+
+    def settled(self, entry: Entry, position: int) -> None:
+        """The entry is durable, its last event at `position`."""
+        ...
+
+    def seal(self, frozen: Frozen, event: StoredEvent) -> None:
+        """The state that was frozen with an entry is durable; `event` is its last one."""
+        ...
+
+    def voided(self) -> None:
+        """Nothing that is undurable of this actor will be stored: drop the state, load again."""
+        ...
+
+
+class Follower(msgspec.Struct):
+    """An answer that must not leave before the events that it was decided on are durable."""
+
+    mail: Mail
+    error: EngineError | None = None
+    """A refusal; where there is none, the answer is a receipt."""
+    repeated: KeyRecord | None = None
+    """The first command with the same key, whose receipt this is."""
+
+
+class Entry(msgspec.Struct):
+    """One command's events on their way to the store; *undurable* until it is settled."""
+
+    owner: Owner
+    incarnation: int
+    mail: Mail
+    write: Write
+    version: int
+    """Of the stream after this entry."""
+    size: int
+    """Bytes of its payloads and metadata."""
+    record: KeyRecord | None = None
+    """What the actor remembers of the command's key; gets its position here."""
+    frozen: Frozen | None = None
+    """The state after it, where a snapshot is due."""
+    followers: list[Follower] | None = None
+
+    def follow(self, follower: Follower) -> None:
+        """Let an answer leave right after this entry's own."""
+        if self.followers is None:
+            self.followers = []
+        self.followers.append(follower)
+
+
+class Journal:
+    """Group commit over all actors of one engine."""
+
+    def __init__(
+        self,
+        store: Store,
+        intake: Intake,
+        limits: Limits,
+        ports: Ports,
+        publish: Callable[[Sequence[StoredEvent]], None],
+        room_again: Callable[[], None],
+        logger: logging.Logger,
+        watch: Watch | None = None,
+    ) -> None:
+        self._store = store
+        self._intake = intake
+        self._limits = limits
+        self._time = Timekeeper(ports.clock, logger)
+        self._stopwatch = ports.stopwatch
+        self._watch = watch
+        self._failpoint = ports.failpoint
+        self._publish = publish
+        self._room_again = room_again
+        self._gathered: deque[Entry] = deque()
+        self._gathered_events = 0
+        self._gathered_bytes = 0
+        self._wake = asyncio.Event()
+        self.has_room = True
+        """Whether actors may decide more; otherwise they wait for the batch in flight."""
+        self._lost = False
+        """Whether a commit failed in a way that leaves its outcome unknown: the end."""
+        self.position = 0
+        """Position of the last durable event."""
+        self._commits = 0
+        self._events = 0
+        self._bytes = 0
+        self._conflicts = 0
+        self._voided = 0
+        self._commit_seconds = Histogram.of_seconds()
+        self._batch_events = Histogram.of_sizes()
+
+    def begin(self, position: int, recorded: int) -> None:
+        """Take the end of the log: the position and the time of its last event."""
+        self.position = position
+        self._time.begin(recorded)
+
+    def statistics(self) -> JournalStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        return JournalStatistics(
+            commits=self._commits,
+            events=self._events,
+            bytes=self._bytes,
+            undurable_events=self._gathered_events,
+            undurable_bytes=self._gathered_bytes,
+            conflicts=self._conflicts,
+            voided=self._voided,
+            commit_seconds=self._commit_seconds.copy(),
+            batch_events=self._batch_events.copy(),
+        )
+
+    def submit(self, entry: Entry) -> None:
+        """Take an entry into the next batch; `kick` sends it."""
+        self._gathered.append(entry)
+        self._gathered_events += len(entry.write.events)
+        self._gathered_bytes += entry.size
+        if (
+            self._gathered_events >= self._limits.batch_events
+            or self._gathered_bytes >= self._limits.batch_bytes
+        ):
+            self.has_room = False
+
+    def kick(self) -> None:
+        """Let the gathered entries go as soon as no batch is in flight."""
+        if self._gathered:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Commit batches until cancelled; raise what ended the store."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._gathered:
+                await self._commit(self._next_batch())
+
+    def _next_batch(self) -> list[Entry]:
+        entries: list[Entry] = []
+        events = size = 0
+        while self._gathered:
+            entry = self._gathered[0]
+            events += len(entry.write.events)
+            size += entry.size
+            if entries and (events > self._limits.batch_events or size > self._limits.batch_bytes):
+                break
+            entries.append(self._gathered.popleft())
+            self._left(entry)
+        assert self._gathered or self._gathered_events == self._gathered_bytes == 0
+        return entries
+
+    def _left(self, entry: Entry) -> None:
+        """Count an entry out of what gathers; there is room again."""
+        self._gathered_events -= len(entry.write.events)
+        self._gathered_bytes -= entry.size
+        if not self.has_room and not self._lost:
+            self.has_room = True
+            self._room_again()
+
+    async def _commit(self, entries: list[Entry]) -> None:
+        failpoint = self._failpoint
+        if failpoint is not None:
+            failpoint("journal.gathered")
+        try:
+            committed = await self._append(entries)
+            if failpoint is not None:
+                failpoint("journal.durable")
+            self._settle(entries, committed)
+        except StoreFailed as failure:
+            if failure.written is not False:
+                self._lose(entries, failure)
+                raise
+            self._void_batch(entries, failure)
+            if failure.stopped:
+                self._end()
+                raise
+            return
+        except BaseException as failure:
+            self._lose(entries, failure)
+            raise
+        if failpoint is not None:
+            failpoint("journal.answered")
+        if committed.events:
+            self._publish(committed.events)
+
+    async def _append(self, entries: list[Entry]) -> Committed:
+        requests = [AppendRequest((entry.write,)) for entry in entries]
+        watch = self._watch
+        seen = None if watch is None else watch.begin(_commit_began(entries))
+        begin = self._stopwatch()
+        try:
+            committed = await self._store.append(Batch(requests, self._time.now()))
+        except BaseException as error:
+            if watch is not None:
+                watch.end(seen, error)
+            raise
+        self._commit_seconds.record(self._stopwatch() - begin)
+        if watch is not None:
+            last = committed.events[-1].position if committed.events else self.position
+            watch.end(seen, committed_events=len(committed.events), position=last)
+        return committed
+
+    def _settle(self, entries: list[Entry], committed: Committed) -> None:
+        size = 0
+        assert len(committed.outcomes) == len(entries), "the store owes one outcome per request"
+        for entry, outcome in zip(entries, committed.outcomes, strict=True):
+            if isinstance(outcome, Appended):
+                # Paired with the store's rule that a failed stream's tail fails: an entry that
+                # was decided on voided state must never be found in the log.
+                assert entry.incarnation == entry.owner.incarnation, "a void decision was stored"
+                assert outcome.versions == (entry.version,)
+                self._answer(entry, outcome.position)
+                size += entry.size
+                if entry.frozen is not None:
+                    last = committed.events[outcome.position - committed.events[0].position]
+                    entry.owner.seal(entry.frozen, last)
+            else:
+                self._answer_conflict(entry, outcome)
+        self._commits += 1
+        self._bytes += size
+        self._batch_events.record(len(committed.events))
+        if committed.events:
+            # Not "the next one": where a store has other writers, theirs lie between.
+            assert committed.events[0].position > self.position, "positions only grow"
+            self.position = committed.events[-1].position
+            self._events += len(committed.events)
+
+    def _answer(self, entry: Entry, position: int) -> None:
+        owner = entry.owner
+        if entry.record is not None:
+            entry.record.position = position
+        owner.settled(entry, position)
+        receipt = Receipt(owner.stream, entry.version, position)
+        self._intake.answer(entry.mail, receipt)
+        for follower in entry.followers or ():
+            if follower.error is not None:
+                self._intake.refuse(follower.mail, follower.error)
+                continue
+            first = follower.repeated
+            if first is not None:
+                assert first.position, "a key is repeated after its first command is durable"
+                receipt = Receipt(owner.stream, first.version, first.position)
+                self._intake.repeat(follower.mail, receipt)
+            else:
+                receipt = Receipt(owner.stream, entry.version, position)
+                self._intake.answer(follower.mail, receipt)
+
+    def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:
+        owner = entry.owner
+        voided = Voided(decided_on_void(owner.stream))
+        if entry.incarnation != owner.incarnation:
+            self._void(entry, voided)
+            return
+        self._conflicts += 1
+        self._intake.refuse(entry.mail, Conflict(outcome.stream, outcome.expected, outcome.actual))
+        self._void_followers(entry, voided)
+        self._void_owners([owner])
+
+    def _void_batch(self, entries: list[Entry], failure: StoreFailed) -> None:
+        """Answer a batch of which nothing was written, and all that was decided on it."""
+        for entry in entries:
+            error = Voided(
+                f"the store could not write the batch of {entry.owner.stream}: {failure} "
+                f"Nothing was written; send again."
+            )
+            error.__cause__ = failure
+            self._void(entry, error)
+        self._void_owners([entry.owner for entry in entries])
+
+    def _void_owners(self, owners: Sequence[Owner]) -> None:
+        """Void what gathers of these streams, and what their actors have folded."""
+        by_stream = {owner.stream: owner for owner in owners}
+        kept: deque[Entry] = deque()
+        for entry in self._gathered:
+            if entry.owner.stream not in by_stream:
+                kept.append(entry)
+                continue
+            self._left(entry)
+            self._void(entry, Voided(decided_on_void(entry.owner.stream)))
+        self._gathered = kept
+        for owner in by_stream.values():
+            owner.voided()
+
+    def _void(self, entry: Entry, error: EngineError) -> None:
+        self._voided += 1
+        self._intake.refuse(entry.mail, error)
+        self._void_followers(entry, error)
+
+    def _void_followers(self, entry: Entry, error: EngineError) -> None:
+        for follower in entry.followers or ():
+            self._intake.refuse(follower.mail, error)
+
+    def _lose(self, entries: Sequence[Entry], failure: BaseException) -> None:
+        """Answer a batch whose outcome nobody knows, and what gathers behind it."""
+        for entry in entries:
+            unknown = _outcome_unknown(entry, failure)
+            voided = Voided(decided_on_void(entry.owner.stream))
+            if entry.mail.open:
+                self._intake.refuse(entry.mail, unknown)
+            for follower in entry.followers or ():
+                # What wrote nothing was certainly not run; a repeated key shares the doubt.
+                if follower.mail.open:
+                    self._intake.refuse(follower.mail, unknown if follower.repeated else voided)
+        self._end()
+
+    def _end(self) -> None:
+        """Take nothing more, and answer what gathers."""
+        # Until the engine has ended actors have turns; a decision on these events would follow an
+        # entry that has had its answers, and never get its own.
+        self._lost = True
+        self.has_room = False
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Answer what gathers and will never be sent; the journal is at its end."""
+        while self._gathered:
+            entry = self._gathered.popleft()
+            self._void(entry, Voided(decided_on_void(entry.owner.stream)))
+        self._gathered_events = self._gathered_bytes = 0
+
+
+def _commit_began(entries: Sequence[Entry]) -> CommitBegan:
+    """Tell of a batch, and of its first commands what traces them."""
+    headers = [entry.mail.headers for entry in entries[:LINKS_MAX]]
+    return CommitBegan(
+        events=sum(len(entry.write.events) for entry in entries),
+        commands=len(entries),
+        bytes=sum(entry.size for entry in entries),
+        headers=[given for given in headers if given],
+    )
+
+
+def _outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:
+    error = OutcomeUnknown(
+        f"the store failed while it wrote {entry.owner.stream} version {entry.version} "
+        f"({type(failure).__name__}): it may or may not be durable. Start the engine again and "
+        f"send the same command with the same key; without a key, read first."
+    )
+    error.__cause__ = failure
+    return error
+
+
+def decided_on_void(stream: str) -> str:
+    """Say why a command is void that looked at events which were then not stored."""
+    return (
+        f"an earlier command of {stream} was not stored, and this one was decided on it. "
+        f"Nothing was written; send again."
+    )

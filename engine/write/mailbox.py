@@ -1,0 +1,177 @@
+"""Commands on their way to an actor, and the count of those that have no answer yet.
+
+Rules: what is accepted is answered exactly once, through the intake, which therefore knows when
+everything accepted is done. A full mailbox, or a full engine, is said at once. An actor at rest
+has no mailbox object: one waiting command stands for itself, a deque is made for the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TypeAlias
+
+import msgspec
+
+from ..errors import DeadlinePassed, EngineError, Overloaded
+from ..model.aggregate import CommandHandler
+from ..model.messages import Command, Receipt
+from ..statistics import IntakeStatistics, answer_class
+
+__all__ = ["Intake", "Mail", "Waiting", "count", "take", "too_late"]
+
+
+class Mail(msgspec.Struct):
+    """One accepted command with what travels beside it, and the future of its answer."""
+
+    answer: asyncio.Future[Receipt]
+    handler: CommandHandler
+    command: Command
+    key: str | None
+    expected: int | None
+    correlation: str | None
+    causation: str | None
+    principal: str | None
+    headers: dict[str, str] | None
+    fingerprint: int | None = None
+    """Of a command with a key."""
+    seconds: float | None = None
+    """Of its deadline, from acceptance; where there is one, `due` and `timer` go with it."""
+    due: float = 0.0
+    """When that is, by the clock's `monotonic`."""
+    timer: asyncio.TimerHandle | None = None
+    """Runs while the command waits for its turn."""
+    open: bool = False
+    """Whether it was accepted and has no answer yet."""
+
+
+Waiting: TypeAlias = Mail | deque[Mail] | None
+"""An actor's mailbox: nothing, one command, or several in order."""
+
+
+def count(waiting: Mail | deque[Mail]) -> int:
+    """Give the number of commands that wait."""
+    return len(waiting) if isinstance(waiting, deque) else 1
+
+
+def take(waiting: Mail | deque[Mail]) -> tuple[Mail, Waiting]:
+    """Give the first command and the mailbox without it."""
+    if not isinstance(waiting, deque):
+        return waiting, None
+    mail = waiting.popleft()
+    return mail, waiting or None
+
+
+def too_late(mail: Mail, stream: str, why: str) -> DeadlinePassed:
+    """Say that a command's time is over; `why` goes on behind its stream."""
+    limit = "Limits.handler_seconds" if mail.seconds is None else f"its {mail.seconds:g} s"
+    return DeadlinePassed(
+        f"{type(mail.command).__name__} for {stream} {why}, and {limit} are over. Nothing was "
+        f"written, and nothing will be; send again, with more time."
+    )
+
+
+class Intake:
+    """Counts accepted commands, refuses what is too much, and gives each its one answer."""
+
+    __slots__ = (
+        "_idle",
+        "_limit",
+        "_refused",
+        "answered",
+        "dropped",
+        "open",
+        "overloaded",
+        "repeated",
+    )
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.open = 0
+        """Commands that were accepted and have no answer yet."""
+        self.answered = 0
+        """Commands that had their answer since the start, whatever it was."""
+        self.repeated = 0
+        """Receipts among them that were those of an earlier command with the same key."""
+        self.dropped = 0
+        """Commands among them whose caller was cancelled before they were run."""
+        self.overloaded = 0
+        """Commands that were not accepted because the engine or a mailbox was full."""
+        self._refused: dict[type[EngineError], int] = {}
+
+    def check(self) -> None:
+        """Raise Overloaded if the engine has all the commands that it may hold."""
+        if self.open >= self._limit:
+            self.overloaded += 1
+            raise Overloaded(
+                f"{self.open} commands wait for their answers, as many as "
+                f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
+            )
+
+    def accepted(self) -> None:
+        """Count one more command, or raise with nothing counted; called in the step that posts it.
+
+        It raises only RecursionError, where the caller's stack is used up.
+        """
+        if self.open == 0:
+            self._idle.clear()
+        self.open += 1
+
+    def answer(self, mail: Mail, receipt: Receipt) -> None:
+        """Answer with a receipt; a caller that was cancelled is not there any more."""
+        self._settle(mail)
+        if not mail.answer.done():
+            mail.answer.set_result(receipt)
+
+    def repeat(self, mail: Mail, receipt: Receipt) -> None:
+        """Answer with the receipt of an earlier command with the same key."""
+        self.answer(mail, receipt)
+        self.repeated += 1
+
+    def refuse(self, mail: Mail, error: EngineError) -> None:
+        """Answer with an error."""
+        self._settle(mail)
+        self._refused[type(error)] = self._refused.get(type(error), 0) + 1
+        if not mail.answer.done():
+            mail.answer.set_exception(error)
+
+    def drop(self, mail: Mail) -> None:
+        """Let go of a command whose caller was cancelled before it was run."""
+        assert mail.answer.done(), "only a caller that left may go without an answer"
+        self._settle(mail)
+        self.dropped += 1
+
+    def _settle(self, mail: Mail) -> None:
+        assert mail.open, "a command has one answer, and this one had it"
+        mail.open = False
+        self.open -= 1
+        self.answered += 1
+        if self.open == 0:
+            self._idle.set()
+
+    def statistics(self, overloaded_elsewhere: int = 0) -> IntakeStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        # The loop may go on meanwhile: a class counts after `answered` and is read before it, so
+        # that no class holds an answer that `answered` has not.
+        refused, repeated, dropped = self._refused.copy(), self.repeated, self.dropped
+        answered, still_open = self.answered, self.open
+        # Receipts are the most, and cost nothing here: they are what no other class has.
+        receipts = answered - sum(refused.values()) - repeated - dropped
+        answers = {"receipt": receipts, "repeated-key": repeated, "cancelled": dropped}
+        for error, number in refused.items():
+            name = answer_class(error)
+            answers[name] = answers.get(name, 0) + number
+        return IntakeStatistics(
+            accepted=answered + still_open,
+            open=still_open,
+            answered=answered,
+            answers=answers,
+            overloaded=self.overloaded + overloaded_elsewhere,
+        )
+
+    async def wait_idle(self) -> None:
+        """Wait until every accepted command has its answer."""
+        while self.open:
+            await self._idle.wait()

@@ -1,0 +1,108 @@
+"""Debug mode: finds handlers that change the state, and appliers that fold otherwise each time.
+
+Rules: before a handler runs, its state is copied, and afterwards compared with the copy; what its
+events lead to is folded a second time from that copy. A difference fails the command, and the
+error names the method and the field. It costs a copy of the state or two per command, so it is for
+tests and development. A state that cannot be copied is compared as text.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from ..errors import HandlerFailed, Rejected
+from ..model.aggregate import Aggregate, CommandHandler
+from ..model.sameness import first_difference
+
+__all__ = ["Refold", "decide_and_compare"]
+
+
+def decide_and_compare(handler: CommandHandler, state: Aggregate, decide: Callable[[], Any]) -> Any:
+    """Run a handler; raise HandlerFailed where it has changed the state. An async one is awaited.
+
+    Raises what the handler raises, unless it changed the state before.
+    """
+    before = _Kept(state)
+
+    def compare() -> None:
+        where = before.difference(state)
+        if where is not None:
+            raise HandlerFailed(
+                f"{handler.decide.__qualname__} changed the state, at {where}: a handler returns "
+                f"events, and only appliers change the state. Nothing was written. Mend the "
+                f"handler; Engine(debug=True) has found it."
+            )
+
+    if handler.is_async:
+        return _await_and_compare(decide, compare)
+    try:
+        returned = decide()
+    except Rejected:
+        compare()
+        raise
+    compare()
+    return returned
+
+
+async def _await_and_compare(
+    decide: Callable[[], Awaitable[Any]], compare: Callable[[], None]
+) -> Any:
+    try:
+        returned = await decide()
+    except Rejected:
+        compare()
+        raise
+    compare()
+    return returned
+
+
+class _Kept:
+    """A state as it was."""
+
+    def __init__(self, state: Aggregate) -> None:
+        self.copy: Aggregate | None
+        try:
+            self.copy = copy.deepcopy(state)
+        except Exception:
+            self.copy, self._text = None, _as_text(state)
+
+    def difference(self, state: Aggregate) -> str | None:
+        """Give where a state is another than it was."""
+        if self.copy is not None:
+            return first_difference(self.copy, state)
+        return None if self._text == _as_text(state) else "a field"
+
+
+def _as_text(state: Aggregate) -> bytes:
+    return msgspec.json.encode(state, enc_hook=repr)
+
+
+class Refold:
+    """Folds the events of one command a second time, from the state before them."""
+
+    def __init__(self, state: Aggregate) -> None:
+        self._copy = _Kept(state).copy
+
+    def compare(
+        self, state: Aggregate, folds: Sequence[tuple[Callable[[Any, Any], None], Any]]
+    ) -> None:
+        """Apply fresh events with their appliers; raise HandlerFailed where that differs."""
+        again = self._copy
+        if again is None:
+            return
+        for apply, event in folds:
+            apply(again, event)
+            again.version += 1
+        where = first_difference(again, state)
+        if where is not None:
+            names = sorted({apply.__qualname__ for apply, _ in folds})
+            raise HandlerFailed(
+                f"{', '.join(names)}: the same events were folded twice, and the states differ at "
+                f"{where}. An applier takes all it knows from the state and the event (no clock, "
+                f"no random number, nothing shared). Nothing was written. Mend the applier; "
+                f"Engine(debug=True) has found it."
+            )

@@ -1,0 +1,206 @@
+"""Takes commands in: finds who handles them, checks and copies what comes with them, posts them.
+
+Rules: whatever is wrong with a command is said before it is accepted, and then nothing was run.
+What is accepted is the call's own: nothing that its caller changes afterwards changes it, and
+nothing in it can raise where it would end more than this command. Look-up and posting are one
+step, with no await between them. It decides nothing, and knows no store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from ..errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
+from ..limits import KEY_LENGTH_MAX
+from ..model.aggregate import CommandHandler, Context
+from ..model.copying import copy_fields, mutable_fields
+from ..model.fingerprint import fingerprint_of
+from ..model.given import as_headers, as_seconds, as_text, as_whole, shown
+from ..model.ids import as_id
+from ..model.messages import Command, Receipt, told_instead
+from ..runtime.ports import Ports
+from .deliberation import CURRENT
+from .directory import Directory
+from .kind import Kind
+from .mailbox import Intake, Mail
+
+__all__ = ["Reception", "checked_resources"]
+
+
+class Reception:
+    """The way into one engine. Raises DefinitionError where its kinds contradict each other."""
+
+    def __init__(
+        self,
+        kinds: Sequence[Kind],
+        intake: Intake,
+        directory: Directory,
+        ports: Ports,
+        check_usable: Callable[[], asyncio.AbstractEventLoop],
+    ) -> None:
+        self._check_usable = check_usable
+        wired = _wired(kinds)
+        self._handlers = {cls: (*by, mutable_fields(cls)) for cls, by in wired.items()}
+        self._intake = intake
+        self._directory = directory
+        self._failpoint = ports.failpoint
+
+    def prepare(
+        self,
+        command: Command,
+        key: str | None,
+        expected: int | None,
+        correlation: str | None,
+        causation: str | None,
+        principal: str | None,
+        headers: Mapping[str, str] | None,
+        deadline: float | None,
+    ) -> Mail:
+        """Give a call, checked and copied, as it is run when it is posted; nothing is taken yet."""
+        loop = self._check_usable()
+        wired = self._handlers.get(type(command))
+        if wired is None:
+            raise UsageError(_not_handled(command))
+        kind, handler, mutable = wired
+        if mutable:
+            command = copy_fields(command, mutable)
+        deadline = kind.definition.deadline if deadline is None else _time_left(deadline)
+        own_headers: dict[str, str] | None = None
+        if (
+            correlation is not None
+            or causation is not None
+            or principal is not None
+            or headers is not None
+        ):
+            correlation = None if correlation is None else as_text("correlation", correlation)
+            causation = None if causation is None else as_text("causation", causation)
+            principal = None if principal is None else as_text("principal", principal)
+            own_headers = None if headers is None else as_headers(headers)
+        fingerprint: int | None = None
+        if key is not None:
+            key = as_text("a key", key, KEY_LENGTH_MAX)
+            fingerprint = _fingerprint(command)
+        if expected is not None:
+            expected = as_whole("expected", expected)
+        return Mail(
+            loop.create_future(),
+            handler,
+            command,
+            key,
+            expected,
+            correlation,
+            causation,
+            principal,
+            own_headers,
+            fingerprint,
+            deadline,
+        )
+
+    def take(self, mail: Mail) -> asyncio.Future[Receipt]:
+        """Post a call to its actor, and give the future of its answer."""
+        command = mail.command
+        if CURRENT.get() is not None:
+            self._check_not_inside(command)
+        self._intake.check()
+        kind = self._handlers[type(command)][0]
+        actor = self._directory.find(kind, getattr(command, mail.handler.id_field))
+        actor.post(mail)
+        if self._failpoint is not None:
+            self._failpoint("mailbox.accepted")
+        return mail.answer
+
+    def place_of(self, mail: Mail) -> tuple[str | None, str, str]:
+        """Give in whose line a call stands, on its way to its aggregate."""
+        kind = self._handlers[type(mail.command)][0].definition.kind
+        return mail.principal, kind, as_id(getattr(mail.command, mail.handler.id_field))
+
+    @property
+    def kinds(self) -> Mapping[type[Command], str]:
+        """The kind of aggregate by the class of command that it handles."""
+        return {command: kind.definition.kind for command, (kind, *_) in self._handlers.items()}
+
+    def _check_not_inside(self, command: Command) -> None:
+        """Refuse a command out of a handler: its aggregate may be what that one waits for."""
+        inside = CURRENT.get()
+        if inside is not None and inside.intake is self._intake and not inside.ended:
+            raise UsageError(
+                f"{inside.mail.handler.decide.__qualname__} calls engine.execute with "
+                f"{type(command).__name__}: two aggregates that wait for each other never end. "
+                f"Return events, and let what reads them send the command. Nothing was run."
+            )
+
+
+def checked_resources(given: object) -> dict[type, object]:
+    """Give what handlers and sinks take, by its class; raise DefinitionError for anything else."""
+    if given is None:
+        return {}
+    what = shown(given)
+    found = cast("Mapping[object, object]", given) if isinstance(given, Mapping) else None
+    if found is None or not all(isinstance(each, type) for each in found):
+        raise DefinitionError(
+            f"resources= maps classes to what is of them, as Engine(resources={{Client: client}}), "
+            f"and here it is {what}"
+        )
+    return dict(cast("Mapping[type, object]", found))
+
+
+def _wired(kinds: Sequence[Kind]) -> Mapping[type[Command], tuple[Kind, CommandHandler]]:
+    """Give who handles each class of command."""
+    by_name: dict[str, Kind] = {}
+    handlers: dict[type[Command], tuple[Kind, CommandHandler]] = {}
+    for kind in kinds:
+        definition = kind.definition
+        other = by_name.setdefault(definition.kind, kind).definition
+        if other.cls is not definition.cls:
+            raise DefinitionError(
+                f"{definition.cls.__qualname__} and {other.cls.__qualname__} are both of kind "
+                f"{definition.kind!r}: a kind is stored, so give one of them another"
+            )
+        for command, handler in definition.handlers.items():
+            _check_resources(kind, handler)
+            if command in handlers:
+                raise DefinitionError(
+                    f"{command.__name__} is handled by {definition.cls.__qualname__} and by "
+                    f"{handlers[command][0].definition.cls.__qualname__}: keep one handler"
+                )
+            handlers[command] = (kind, handler)
+    return handlers
+
+
+def _check_resources(kind: Kind, handler: CommandHandler) -> None:
+    for taken in handler.takes:
+        if taken is not Context and taken not in kind.resources:
+            raise DefinitionError(
+                f"{handler.decide.__qualname__} takes a {taken.__name__}, which the engine does "
+                f"not have: write Engine(resources={{{taken.__name__}: ...}})"
+            )
+
+
+def _not_handled(given: object) -> str:
+    if isinstance(given, Command):
+        what = f"{type(given).__name__}: pass the aggregate that does to Engine([...])"
+    else:
+        what = told_instead(given, Command)
+    return f"no aggregate of this engine handles {what}. Nothing was run."
+
+
+def _fingerprint(command: Command) -> int:
+    try:
+        return fingerprint_of(command)
+    except Exception as error:
+        raise InvalidInput(
+            f"{type(command).__name__} has a key and cannot be encoded ({type(error).__name__}): "
+            f"its fields must be of types that msgspec encodes, without lone surrogates. Nothing "
+            f"was run."
+        ) from error
+
+
+def _time_left(deadline: object) -> float:
+    seconds = as_seconds("deadline", deadline)
+    if seconds <= 0:
+        raise DeadlinePassed(
+            f"the deadline is {seconds:g} s, so it has passed already. Nothing was run."
+        )
+    return seconds

@@ -1,0 +1,169 @@
+"""An aggregate's state as bytes, and the rules by which those bytes are believed again.
+
+Rules: a snapshot is a cache and never the truth. It is made of what is durable, carries the key
+window, and is tied to one event by position and checksum, to the state's fields by their schema
+hash, to their meaning by the author's `snapshot_version`, and to itself by a CRC-32. What does not
+fit in any of these is not believed: the reader says why and folds the stream from its beginning.
+So is one whose decoding raises, whatever that is: the classes in a state are the host's. A state
+that would not come back the same (`sameness`: equal is not enough) is never written. This file
+knows no store, clock or async.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from zlib import crc32
+
+import msgspec
+
+from ..model.aggregate import Aggregate, AggregateDefinition
+from ..model.codec import UNDECODABLE, schema_hash
+from ..model.sameness import first_difference
+from ..model.stored import Snapshot, StoredEvent
+from .keys import KeyRecord, KeyWindow
+
+__all__ = ["Distrusted", "Freezer", "Frozen"]
+
+_FORM: Final = b"2 "
+"""Begins the bytes of every snapshot; another form gets another number.
+
+Form 1 was only known to be equal to its state, and not the same, and may lack keys of commands with
+several events: it is not believed.
+"""
+
+_encoder = msgspec.json.Encoder()
+
+
+class Distrusted(Exception):
+    """A snapshot does not fit; says why."""
+
+
+class Frozen(msgspec.Struct):
+    """A state at a version that is not durable yet; sealed when it is."""
+
+    state: bytes
+    keys: Sequence[tuple[str, KeyRecord]]
+    """The records get their positions as they become durable, which all are before the sealing."""
+
+
+class _Body(msgspec.Struct, array_like=True):
+    """What stands in the bytes of a snapshot."""
+
+    schema: str
+    key_window: int
+    state: msgspec.Raw
+    keys: list[tuple[str, int, int, int, int]]
+    """Key, fingerprint, first version, last version, position."""
+
+
+_body_decoder = msgspec.json.Decoder(_Body)
+
+
+class Freezer:
+    """Makes and opens the snapshots of one kind of aggregate.
+
+    Raises DefinitionError where the fields of the state are of types that cannot be stored.
+    """
+
+    def __init__(
+        self,
+        definition: AggregateDefinition,
+        logger: logging.Logger,
+        keep: Callable[[Snapshot], None],
+    ) -> None:
+        assert definition.snapshot_every is not None
+        self.every: int = definition.snapshot_every
+        self._definition = definition
+        self._logger = logger
+        self._keep = keep
+        self._schema = schema_hash(definition.cls, defaults=True)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(definition.cls)
+        self._works = True
+
+    def is_due(self, before: int, after: int) -> bool:
+        """Tell whether a snapshot is due when the version goes from `before` to `after`."""
+        return after // self.every > before // self.every and self._works
+
+    def freeze(self, state: Aggregate, keys: KeyWindow | None) -> Frozen | None:
+        """Give the state as bytes, or None where they would not give the same state again."""
+        try:
+            encoded = _encoder.encode(state)
+            where = first_difference(state, self._decoder.decode(encoded))
+        except BaseException as error:
+            self._give_up(type(error).__name__)
+            return None
+        if where is not None:
+            self._give_up("it comes back changed", f", first at {where}")
+            return None
+        return Frozen(encoded, () if keys is None else keys.records(state.version))
+
+    def _give_up(self, why: str, where: str = "") -> None:
+        self._works = False
+        self._logger.error(
+            "no more snapshots of %s: its state does not survive encoding (%s)%s. Give every field "
+            "a type that says what is in it, and hold each object that changes in one place only; "
+            "streams are folded from their beginning meanwhile.",
+            self._definition.cls.__qualname__,
+            why,
+            where,
+        )
+
+    def seal(self, frozen: Frozen, event: StoredEvent) -> None:
+        """Keep a frozen state, now that the event at its version is durable."""
+        keys = [(key, r.fingerprint, r.first, r.version, r.position) for key, r in frozen.keys]
+        assert all(position for *_, position in keys), "what a durable snapshot knows is durable"
+        body = _encoder.encode(
+            _Body(self._schema, self._definition.key_window, msgspec.Raw(frozen.state), keys)
+        )
+        snapshot = Snapshot(
+            event.stream,
+            event.version,
+            event.position,
+            event.checksum,
+            self._definition.snapshot_version,
+            b"",
+        )
+        crc = f"{_crc(snapshot, body):08x} ".encode()
+        self._keep(msgspec.structs.replace(snapshot, state=_FORM + crc + body))
+
+    def open(self, snapshot: Snapshot) -> tuple[Aggregate, KeyWindow]:
+        """Give the state and the key window; raise Distrusted for what does not fit."""
+        version = self._definition.snapshot_version
+        if snapshot.snapshot_version != version:
+            raise Distrusted(f"it has snapshot_version {snapshot.snapshot_version}, not {version}")
+        body = self._body(snapshot)
+        if body.schema != self._schema:
+            raise Distrusted("the fields of the state have changed")
+        window = self._definition.key_window
+        if body.key_window < window:
+            raise Distrusted(f"it knows the keys of {body.key_window} versions, not of {window}")
+        try:
+            state: Aggregate = self._decoder.decode(body.state)
+        except BaseException as error:
+            raise Distrusted(f"its state cannot be decoded ({type(error).__name__})") from error
+        if (state.id, state.version) != (snapshot.stream.partition(":")[2], snapshot.version):
+            raise Distrusted("its state is of another aggregate or version")
+        keys = KeyWindow(window)
+        for key, *record in body.keys:
+            keys.remember(key, KeyRecord(*record))
+        return state, keys
+
+    def _body(self, snapshot: Snapshot) -> _Body:
+        form, crc, body = snapshot.state[:2], snapshot.state[2:11], snapshot.state[11:]
+        if form != _FORM or crc != f"{_crc(snapshot, body):08x} ".encode():
+            raise Distrusted("its bytes are damaged, or of another form")
+        try:
+            return _body_decoder.decode(body)
+        except UNDECODABLE as error:
+            raise Distrusted(f"it cannot be decoded ({type(error).__name__})") from error
+
+
+def _crc(snapshot: Snapshot, body: bytes) -> int:
+    """Give the CRC-32 of all that a snapshot says, so that no part can be of another one."""
+    head = (
+        f"{snapshot.version} {snapshot.position} {snapshot.checksum} "
+        f"{snapshot.snapshot_version} {snapshot.stream}\0"
+    )
+    return crc32(body, crc32(head.encode()))
