@@ -24,7 +24,7 @@ from engine.errors import EngineError, EngineFailed, StoreFailed
 from engine.runtime.ports import Ports, SystemFiles
 from engine.stores.sqlite import wal as sqlite_wal
 from engine.write import snapshot_writer
-from tests.faults import VfsFiles
+from tests.support.faults import VfsFiles
 
 from .cells import Add, Cell, Cells, Look, Operations, Show, Take, show
 from .dying import DyingVfs, LyingVfs, Reaper

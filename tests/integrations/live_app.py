@@ -18,8 +18,8 @@ from starlette.routing import Mount, Route
 from engine import Engine, Query, Views, answers
 from engine.integrations.asgi import EngineMiddleware
 from engine.integrations.event_stream import event_stream, last_event
-from tests.support import Add, Counter
-from tests.tallies import GetTally, Tallies, get_tally
+from tests.support.counters import Add, Counter
+from tests.support.tallies import GetTally, Tallies, get_tally
 
 
 class Large(Query[tuple[int, str]]):

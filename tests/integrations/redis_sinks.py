@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TooLate
 
 from engine import Delivery, Engine, Limits, Ports, Projection, Query, Sink, Views, answers
-from tests.support import Added, Counter
+from tests.support.counters import Added, Counter
 
 READY_SECONDS = 60
 INSTALL = "there is no redis-server: install it with `apt-get install -y redis-server`"

@@ -18,9 +18,9 @@ from engine import Closed, Engine, Forbidden, InvalidInput, Receipt
 from engine.integrations import event_stream as module
 from engine.integrations.event_stream import EventStream, event_stream, last_event
 from tests.integrations.serving import Server, server
-from tests.read.shelf import until
-from tests.support import Add, Counter, Empty, HeldStore, settle, unknown
-from tests.tallies import GetTallies, GetTally, Tallies, get_tallies, get_tally
+from tests.support.counters import Add, Counter, Empty, HeldStore, settle, unknown
+from tests.support.shelf import until
+from tests.support.tallies import GetTallies, GetTally, Tallies, get_tallies, get_tally
 
 
 def tallied(**options: Any) -> Engine:

@@ -27,8 +27,8 @@ from engine.model.codec import decode_meta
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.telemetry import LINKS_MAX
-from tests.support import Add, HeldStore, Look, Spoil, counters, until
-from tests.tallies import AILING, GetTallies, Tallies, get_tallies
+from tests.support.counters import Add, HeldStore, Look, Spoil, counters, until
+from tests.support.tallies import AILING, GetTallies, Tallies, get_tallies
 
 
 class Sdk:

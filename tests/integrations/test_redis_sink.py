@@ -24,8 +24,8 @@ from tests.integrations.redis_sinks import (
     redis_server,
     sinking,
 )
-from tests.read.shelf import Crash, until
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
+from tests.support.shelf import Crash, until
 
 ROOT = Path(__file__).parent.parent.parent
 COUNTERS = [f"c{n % 7}" for n in range(100)]

@@ -161,7 +161,7 @@ def plant(name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
 
 def simulate(folder: Path, seeds: int) -> tuple[int, str]:
     """Simulate a copy; give how many seeds it took to find the bug, and what showed it."""
-    command = [sys.executable, "-m", "engine.testing.simulation", "--jobs", "1"]
+    command = [sys.executable, "-m", "tests.simulation", "--jobs", "1"]
     command += ["--seeds", str(seeds), "--stop"]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -1,0 +1,1 @@
+"""A seeded world in which a whole engine lives, crashes and recovers; see `world`."""

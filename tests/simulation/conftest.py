@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.testing.simulation.world import free_the_dead
+from tests.simulation.world import free_the_dead
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from engine import Receipt, Rejected, WrongVersion
-from engine.testing.simulation.domain import Put, Take
-from engine.testing.simulation.linear import Entry, entries_of, fits
-from engine.testing.simulation.story import Operation, Seen, Sending, Story, Stranger
-from engine.testing.simulation.swarm import Swarm
+from tests.simulation.domain import Put, Take
+from tests.simulation.linear import Entry, entries_of, fits
+from tests.simulation.story import Operation, Seen, Sending, Story, Stranger
+from tests.simulation.swarm import Swarm
 
 WINDOW = 1_000
 NEVER = 1 << 60

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.testing.simulation.ledger import Ledger
-from engine.testing.simulation.points import EVERY, Every, places
-from engine.testing.simulation.sweep import Finding, run_worlds
+from tests.simulation.ledger import Ledger
+from tests.simulation.points import EVERY, Every, places
+from tests.simulation.sweep import Finding, run_worlds
 
 AT_LEAST: dict[Every, int] = {
     "crash": 300,

@@ -21,18 +21,18 @@ from typing import Any, Literal
 import apsw
 import pytest
 
-from engine.testing.simulation.disk import Disk, Fault
-from engine.testing.simulation.fence import Fenced, fence
-from engine.testing.simulation.loop import DeadLock, SimulatedLoop
-from engine.testing.simulation.machine import SimulatedFiles, SimulatedWorkers
-from engine.testing.simulation.schedule import InOrder, Priorities, Schedule, Uniform
+from tests.simulation.disk import Disk, Fault
+from tests.simulation.fence import Fenced, fence
+from tests.simulation.loop import DeadLock, SimulatedLoop
+from tests.simulation.machine import SimulatedFiles, SimulatedWorkers
+from tests.simulation.schedule import InOrder, Priorities, Schedule, Uniform
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "engine.testing.simulation", *arguments],
+        [sys.executable, "-m", "tests.simulation", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -55,7 +55,7 @@ def test_seeds_hold_and_are_full_of_crashes_and_faults() -> None:
 def test_a_seed_replays_step_by_step() -> None:
     code = (
         "import sys; sys.unraisablehook = lambda _: None\n"
-        "from engine.testing.simulation.world import run_seed\n"
+        "from tests.simulation.world import run_seed\n"
         "for seed in range(12): print(run_seed(seed).digest)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}

@@ -43,9 +43,9 @@ from engine.testing.conformance import (
     numbers,
     request,
 )
-from engine.testing.simulation.disk import Disk
-from engine.testing.simulation.machine import SimulatedFiles
-from tests.faults import FaultyVfs, VfsFiles
+from tests.simulation.disk import Disk
+from tests.simulation.machine import SimulatedFiles
+from tests.support.faults import FaultyVfs, VfsFiles
 
 ROOT = Path(__file__).parent.parent.parent
 

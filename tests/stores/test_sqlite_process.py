@@ -35,9 +35,9 @@ from engine.stores.sqlite.process.protocol import (
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import open_url
 from engine.testing.conformance import ALL, append, feed, numbers, request
-from tests.faults import VfsFiles
 from tests.stores.test_sqlite import TestSqliteStore as OfOneProcess
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
+from tests.support.faults import VfsFiles
 
 
 class TestSqliteProcessStore(OfOneProcess):

@@ -114,7 +114,7 @@ async def test_it_cannot_write(store: SqliteStore) -> None:
 KILLED = """
 import asyncio, os, signal, sys
 from engine import Engine
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 
 async def main():
     async with Engine([Counter], store="sqlite:" + sys.argv[1]) as engine:

@@ -19,7 +19,7 @@ from engine.stores.sqlite import wal as sqlite_wal
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.wal import WalFolder, WalInTurn
 from engine.testing.conformance import ADDED, append, feed, request
-from tests.faults import FaultyVfs, Hold, VfsFiles
+from tests.support.faults import FaultyVfs, Hold, VfsFiles
 
 BOUND = 200_000
 LARGE = EventData(ADDED, b'"' + b"x" * 50_000 + b'"')

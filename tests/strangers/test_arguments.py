@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from domain.__main__ import main as domain_main
-from tests.support import Add
-from tests.tallies import GetTallies, tallied
+from tests.support.counters import Add
+from tests.support.tallies import GetTallies, tallied
 
 ROOT = Path(__file__).parents[2]
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"

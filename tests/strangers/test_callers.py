@@ -34,7 +34,7 @@ from engine import (
     applies,
     handles,
 )
-from tests.support import Add, Added, HeldStore, counters, settle, total
+from tests.support.counters import Add, Added, HeldStore, counters, settle, total
 
 
 class Line(msgspec.Struct):
@@ -176,7 +176,7 @@ async def test_what_fits_is_taken_whatever_its_class_does(number: int) -> None:
 
 
 def counter(counter_id: str) -> tuple[type[Aggregate], str]:
-    from tests.support import Counter
+    from tests.support.counters import Counter
 
     return Counter, counter_id
 

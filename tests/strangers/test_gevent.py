@@ -22,7 +22,7 @@ monkey.patch_all()
 import asyncio, sys, threading, time
 import gevent
 from engine import Engine, OutcomeUnknown, Rejected
-from tests.support import Add, Counter, Look
+from tests.support.counters import Add, Counter, Look
 
 ticks = []
 

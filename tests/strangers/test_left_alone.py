@@ -21,7 +21,7 @@ from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteReader
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.writing import Fills, Put, engine_on
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 
 # -- a backup by links ------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.runtime.ports import SystemWorkers
-from tests.support import Add, Counter, counters
+from tests.support.counters import Add, Counter, counters
 
 
 def threads(name: str) -> list[threading.Thread]:

@@ -18,7 +18,7 @@ from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.forking import begin_fork, status_of_fork
 from tests.strangers.locks import locks_on, run
 from tests.strangers.writing import Fills, Put, Shelf, engine_on
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 
 SELECT = """
 import sqlite3, sys
@@ -101,7 +101,7 @@ _FORKS = textwrap.dedent(
     """
     import asyncio, os, sys
     from engine import Engine
-    from tests.support import Add, Counter
+    from tests.support.counters import Add, Counter
 
     async def main():
         async with Engine([Counter], store=sys.argv[1]) as engine:

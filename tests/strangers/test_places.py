@@ -19,7 +19,7 @@ from engine.stores.sqlite.outside.log import SqliteReader
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.sqlite.views.store import SqliteViews
 from engine.testing.conformance import append, feed, numbers, request
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 
 STORES = [SqliteStore, SqliteProcessStore]
 

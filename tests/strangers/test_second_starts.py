@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engine import Engine, UsageError
-from tests.support import Add, Counter, counters, total
+from tests.support.counters import Add, Counter, counters, total
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -69,7 +69,7 @@ async def test_of_two_threads_that_start_one_engine_one_has_it() -> None:
 FORKED = """
 import asyncio, os
 from engine import Engine, UsageError
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 
 loop = asyncio.new_event_loop()
 engine = Engine([Counter])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine import Command, Engine, EngineError, Receipt
-from tests.support import Add, Counter, HeldStore, counters, total, until
+from tests.support.counters import Add, Counter, HeldStore, counters, total, until
 
 
 class Gone(Exception):

@@ -15,7 +15,7 @@ from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import StoreName, file_store, open_store, open_url
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 
 UNKNOWN_OPTIONS = [
     "?writer=Process",

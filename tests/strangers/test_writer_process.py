@@ -21,7 +21,7 @@ from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.forking import status_of_fork
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 
 
 def child_of(store: SqliteProcessStore) -> subprocess.Popen[bytes]:
@@ -137,7 +137,7 @@ _PROGRAM = textwrap.dedent(
     from pathlib import Path
     sys.path.insert(0, Path("no text"))
     from engine import Engine
-    from tests.support import Add, Counter
+    from tests.support.counters import Add, Counter
 
     async def main():
         os.chdir(sys.argv[2])

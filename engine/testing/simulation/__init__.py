@@ -1,1 +1,0 @@
-"""A seeded world in which a whole engine lives, crashes and recovers; see `world`."""

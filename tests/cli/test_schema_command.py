@@ -1,0 +1,177 @@
+"""`python -m engine schema`: what it finds, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+APP = """
+from engine import Aggregate, Command, Engine, Event, Id, applies, handles, run, upcasts
+
+class Opened(Event, name="opened", version={version}):
+    {fields}
+
+class Open(Command):
+    door_id: Id
+
+class Door(Aggregate, kind="door"):
+    @handles
+    def open(self, command: Open) -> Opened:
+        return Opened({values})
+    @applies
+    def opened(self, event: Opened) -> None: ...
+
+{more}
+
+def make(store="memory:"):
+    return Engine([Door], store=store, upcasters={upcasters})
+
+engine = make()
+nothing = 7
+
+async def fill():
+    async with make("sqlite:doors.db") as engine:
+        await engine.execute(Open("front"))
+
+if __name__ == "__main__":
+    run(fill)
+"""
+
+FIRST = {"version": 1, "fields": "by: str", "values": '"ann"', "more": "", "upcasters": "[]"}
+CHANGED = {**FIRST, "fields": "by: int", "values": "1"}
+SECOND = {**FIRST, "version": 2, "fields": "by: str; at: int = 0"}
+UPCAST = {
+    **SECOND,
+    "more": """
+class OpenedV1(Event, name="opened", version=1):
+    by: str
+
+@upcasts
+def opened_2(event: OpenedV1) -> Opened:
+    return Opened(event.by)
+""",
+    "upcasters": "[opened_2]",
+}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """Give a folder with the first release and the log that it wrote."""
+    release(tmp_path, FIRST)
+    subprocess.run(
+        [sys.executable, "doors.py"], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    return tmp_path
+
+
+def release(folder: Path, parts: dict[str, object]) -> None:
+    (folder / "doors.py").write_text(APP.format(**parts))
+
+
+def schema(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run the command there; give status, output and errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "schema", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": f"{ROOT}:{folder}", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["doors:engine", "doors:make"])
+def test_an_engine_or_what_makes_one_is_checked(app: Path, name: str) -> None:
+    status, output, errors = schema(app, "check", name, "--log", "doors.db")
+
+    assert (status, output) == (0, "")
+    assert "1 types of events are declared, 1 stored in doors.db: everything fits" in errors
+
+
+@pytest.mark.parametrize(
+    ("parts", "rule", "mend"),
+    [
+        (CHANGED, "changed", "declare it as version 2 with an upcaster from version 1"),
+        (SECOND, "missing-upcaster", "no upcaster leads from it to version 2"),
+    ],
+    ids=["changed", "missing-upcaster"],
+)
+def test_what_does_not_fit_is_told_with_its_mend(
+    app: Path, parts: dict[str, object], rule: str, mend: str
+) -> None:
+    release(app, parts)
+    status, output, errors = schema(app, "check", "doors:make", "--log", "doors.db")
+
+    assert status == 1
+    assert output.startswith(f"{rule}: 'opened' version 1 ")
+    assert mend in output
+    assert "1 findings" in errors
+
+
+def test_samples_are_recorded_once_and_find_a_change_without_a_log(app: Path) -> None:
+    record = ("record", "doors:make", "--log", "doors.db", "--samples", "samples")
+    assert schema(app, *record)[0] == 0
+    kept = app / "samples" / "opened.1.json"
+    first = kept.read_bytes()
+    assert json.loads(first)["payload"] == {"by": "ann"}
+    assert schema(app, *record)[::2] == (0, "")
+    assert kept.read_bytes() == first
+
+    check = ("check", "doors:make", "--samples", "samples")
+    assert schema(app, *check)[0] == 0
+    release(app, CHANGED)
+    assert schema(app, *check)[:2][0] == 1
+    release(app, UPCAST)
+    status, output, _ = schema(app, *check)
+    assert (status, output.split(":")[0]) == (1, "no-sample")
+    assert "opened' version 2" in output
+    # The log has no event of version 2 yet, and says so.
+    status, _, errors = schema(app, *record)
+    assert (status, "still missing: opened version 2" in errors) == (1, True)
+
+
+def test_the_log_is_not_changed_and_none_is_made(app: Path) -> None:
+    before = (app / "doors.db").read_bytes()
+    assert schema(app, "check", "doors:make", "--log", "doors.db")[0] == 0
+    assert (app / "doors.db").read_bytes() == before
+
+    status, _, errors = schema(app, "check", "doors:make", "--log", "none.db")
+    assert (status, "there is no log none.db" in errors) == (1, True)
+    assert not (app / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["check", "doors:make"], 2, "nothing to compare with"),
+        (["check", "doors", "--log", "doors.db"], 1, "write module:attribute"),
+        (["check", "doors:absent", "--log", "doors.db"], 1, "cannot be imported"),
+        (["check", "windows:make", "--log", "doors.db"], 1, "cannot be imported"),
+        (["check", "doors:nothing", "--log", "doors.db"], 1, "is no Engine"),
+        (["check", "doors:make", "--samples", "absent"], 1, "there is no folder absent"),
+        (["record", "doors:make"], 2, "required"),
+        (["paint"], 2, "invalid choice"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(
+    app: Path, arguments: list[str], status: int, told: str
+) -> None:
+    found, output, errors = schema(app, *arguments)
+
+    assert (found, output) == (status, "")
+    assert told in errors
+    assert "Traceback" not in errors
+
+
+def test_a_broken_sample_is_named(app: Path) -> None:
+    (app / "samples").mkdir()
+    (app / "samples" / "opened.1.json").write_text('{"name": "opened"}')
+    status, _, errors = schema(app, "check", "doors:make", "--samples", "samples")
+
+    assert (status, "opened.1.json is no sample" in errors) == (1, True)

@@ -1,0 +1,343 @@
+"""Every program in the README and its companions runs as it stands, and says what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from domain.invoices import SAMPLE
+from tests.integrations.serving import serving
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BALANCE = "Balance(account_id='a-1', cents=500)\n"
+
+
+def blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+
+
+BLOCKS = blocks(README)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a folder with the first program, which the others go on from, and what it wrote."""
+    (tmp_path / "bank.py").write_text(BLOCKS[0])
+    assert ran(tmp_path, "bank.py") == BALANCE
+    return tmp_path
+
+
+def ran(folder: Path, name: str) -> str:
+    """Run a program; give what it printed."""
+    done = subprocess.run(
+        [sys.executable, name],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    # Each program has projections of its own on the one log, which the engine may tell of.
+    told = [line for line in done.stderr.splitlines() if "declared by nobody" not in line]
+    assert (done.returncode, told) == (0, [])
+    return done.stdout
+
+
+def the_block(mark: str) -> str:
+    (found,) = (block for block in BLOCKS[1:] if mark in block)
+    return found
+
+
+def test_every_program_is_run_by_a_test() -> None:
+    assert len(BLOCKS) == 9
+
+
+def test_the_first_program_may_be_repeated(folder: Path) -> None:
+    assert ran(folder, "bank.py") == BALANCE
+
+
+def test_the_program_that_looks_back_prints_what_was(folder: Path) -> None:
+    (folder / "back.py").write_text(the_block("look_back"))
+
+    assert ran(folder, "back.py") == (
+        "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
+    )
+
+
+def test_the_program_that_asks_for_a_range_finds_what_is_in_it(folder: Path) -> None:
+    (folder / "hotel.py").write_text(the_block("rooms_taken"))
+
+    assert ran(folder, "hotel.py") == "{'101'}\n"
+
+
+def test_the_program_that_looks_on_prints_what_is(folder: Path) -> None:
+    (folder / "on.py").write_text(the_block("look_on"))
+
+    assert ran(folder, "on.py") == f"{BALANCE.rstrip()} {{'balances': 1}}\n{BALANCE}"
+
+
+def test_the_program_that_searches_finds_what_is_and_not_what_was_not_yet(folder: Path) -> None:
+    (folder / "search.py").write_text(the_block("FindEntries"))
+
+    assert ran(folder, "search.py") == "40 cents by Zoë\n[]\n"
+
+
+def test_the_program_without_a_loop_runs(folder: Path) -> None:
+    (folder / "night.py").write_text(the_block("portal"))
+
+    assert [ran(folder, "night.py") for _ in range(2)] == ["2 525\n"] * 2
+
+
+def test_the_watched_program_prints_what_it_says(folder: Path) -> None:
+    (folder / "watched.py").write_text(the_block("OpenTelemetry"))
+    numbers, spans = ran(folder, "watched.py").splitlines()
+
+    assert f"It prints `{numbers}` and `{spans}`." in README
+
+
+def test_the_web_app_serves(folder: Path) -> None:
+    (folder / "web.py").write_text(the_block("FastAPI("))
+
+    async def main() -> None:
+        async with serving("web:app", folder) as url, httpx.AsyncClient(base_url=url) as client:
+            deposit = {"url": "/accounts/a-1/deposits", "json": {"cents": 70}}
+            headers = {"Idempotency-Key": '"k-1"', "If-Match": '"1"'}
+            done = await client.post(**deposit, headers=headers)  # type: ignore[arg-type]
+            assert (done.status_code, done.headers["ETag"]) == (201, '"2"')
+            again = await client.post(**deposit, headers=headers)  # type: ignore[arg-type]
+            assert (again.status_code, again.headers["ETag"]) == (201, '"2"')
+            late = await client.post(**deposit, headers={"If-Match": '"1"'})  # type: ignore[arg-type]
+            assert late.status_code == 412
+            shown = await client.get(
+                "/accounts/a-1", params={"at": done.headers["Foldline-Receipt"]}
+            )
+            assert shown.json() == {"account_id": "a-1", "cents": 570}
+            wrong = await client.post("/accounts/a-1/deposits", json={"cents": -1})
+            assert (wrong.status_code, wrong.json()["code"]) == (409, "not-positive")
+            odd = await client.post("/accounts/a-1/deposits", json={"cents": 1, "euro": 2})
+            assert (odd.status_code, odd.json()["code"]) == (422, "bad-body")
+
+    asyncio.run(main())
+
+
+def test_the_live_queries_are_served(folder: Path) -> None:
+    (folder / "web.py").write_text(the_block("FastAPI("))
+    (folder / "live.py").write_text(the_block("event_stream(watched)"))
+
+    async def main() -> None:
+        async with serving("live:app", folder) as url, httpx.AsyncClient(base_url=url) as client:
+            async with client.stream("GET", "/accounts/a-1/live") as streamed:
+                lines = streamed.aiter_lines()
+                found = [await anext(lines) for _ in range(2)]
+                saved = await client.post("/accounts/a-1/savings", params={"cents": 700})
+                assert saved.json() == 3
+                async with asyncio.timeout(20):
+                    while found[-1] != 'data: {"account_id":"a-1","cents":700}':
+                        found.append(await anext(lines))
+            seen = [line for line in found if line.startswith("id:")][-1][4:]
+            headers = {"Last-Event-ID": seen}
+            async with client.stream("GET", "/accounts/a-1/live", headers=headers) as streamed:
+                again = [line async for line in aislice(streamed.aiter_lines(), 2)]
+        assert found[1] == 'data: {"account_id":"a-1","cents":500}'
+        assert again[1] == 'data: {"account_id":"a-1","cents":700}'
+
+    asyncio.run(main())
+
+
+async def aislice(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
+    for _ in range(count):
+        yield await anext(lines)
+
+
+def test_the_program_in_sql_ranks_whom_the_first_one_knows(folder: Path) -> None:
+    """The other program of SINKS.md needs a server, and is run in `test_redis_sink`."""
+    ranking, _ = blocks((ROOT / "SINKS.md").read_text())
+    (folder / "ranking.py").write_text(ranking)
+
+    assert [ran(folder, "ranking.py") for _ in range(2)] == [
+        "[('a-2', 900, 1), ('a-1', 500, 2)]\n"
+    ] * 2
+
+
+def test_the_program_about_changing_events_runs_and_passes_the_gate(tmp_path: Path) -> None:
+    (program,) = blocks((ROOT / "EVOLUTION.md").read_text())
+    (tmp_path / "hotel").mkdir()
+    (tmp_path / "hotel" / "main.py").write_text(program)
+    (tmp_path / "hotel.py").write_text(program)
+    assert ran(tmp_path, "hotel.py") == "Lee\n"
+    (tmp_path / "hotel.py").unlink()
+
+    gate = [sys.executable, "-m", "engine", "schema", "check", "hotel.main:make_engine"]
+    done = subprocess.run(
+        [*gate, "--log", "hotel.db"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "3 types of events are declared, 1 stored in hotel.db: everything fits" in done.stderr
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_tests_about_testing_pass(folder: Path, number: int) -> None:
+    (folder / "test_it.py").write_text(blocks((ROOT / "TESTING.md").read_text())[number])
+    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "test_it.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert f"{(2, 1)[number]} passed" in done.stdout
+
+
+SQL = (
+    '"select a.cents, l.event from balances_rows a '
+    "join log l on l.stream = 'account:' || a.account_id\""
+)
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
+    """Installing, the main job and the tests are what `.ci/run` is; the others are below."""
+    assert [command for command in COMMANDS if command.startswith("python -m")] == [
+        "python -m engine log bank.db --stream account:a-1 --payload",
+        "python -m engine copy bank.db backup.db",
+        "python -m engine tail bank.db --json",
+        f"python -m engine sql bank.db {SQL}",
+        "python -m domain order 536365 --version 1",
+        'python -m domain search "white lantern"',
+        "python -m domain watch",
+        "python -m engine projections list bank.db --watch",
+        'python -m engine projections pause bank.db balances --reason "moving the disk"',
+        "python -m engine projections parked bank.db balances --traceback",
+        "python -m engine projections build bank.db bank_2:make balances",
+    ]
+    assert len(COMMANDS) == 13
+
+
+async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
+    log, copy, tail, sql, *_ = (
+        shlex.split(command)[1:] for command in COMMANDS if "python -m" in command[:9]
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(
+        [sys.executable, *log], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert (shown.returncode, '{"cents":500}' in shown.stdout) == (0, True)
+
+    copied = subprocess.run([sys.executable, *copy], cwd=folder, env=environment)
+    assert copied.returncode == 0
+    assert (folder / "backup.db").is_file()
+
+    asked = subprocess.run(
+        [sys.executable, *sql, "--csv"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert asked.stdout == "cents,event\n500,deposited\n"
+
+    following = await asyncio.create_subprocess_exec(
+        *[sys.executable, *tail, "--after", "0"],
+        cwd=folder,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert following.stdout is not None
+    async with asyncio.timeout(60):
+        assert b'"account:a-1"' in await following.stdout.readline()
+    following.terminate()
+    assert await following.wait() == 0
+
+
+NEXT_RELEASE = """
+import bank
+from bank import *
+
+class Balances(Projection, name="balances", version=2):
+    rows: Table[Balance]
+    @projects
+    def deposited(self, event: Deposited, meta: Meta) -> None:
+        self.rows.put(Balance(meta.id, event.cents))
+
+def make():
+    return Engine([Account], projections=[Balances], store="sqlite:bank.db")
+"""
+
+
+def test_the_commands_that_see_to_projections_do(folder: Path) -> None:
+    (folder / "bank_2.py").write_text(NEXT_RELEASE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    watch, *others = [shlex.split(c)[1:] for c in COMMANDS if "engine projections" in c]
+    with subprocess.Popen(
+        [sys.executable, *watch], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        shown = [process.stdout.readline() for _ in range(3)]
+        process.terminate()
+    assert (process.returncode, shown[1][:10], shown[2][:8]) == (0, "PROJECTION", "balances")
+    for arguments in others:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("order", "ORDER 536365, as it was at version 1"), ("search", "WHITE METAL LANTERN")],
+)
+def test_the_commands_that_look_into_the_shop_show_it(
+    tmp_path: Path, name: str, shown: str
+) -> None:
+    (command,) = (shlex.split(c)[1:] for c in COMMANDS if f"domain {name}" in c)
+    with gzip.open(SAMPLE, "rt") as sample:
+        (tmp_path / "invoices.csv").write_text("".join(itertools.islice(sample, 8)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for arguments in (["-m", "domain", "invoices.csv"], command):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+
+
+async def test_the_command_that_watches_the_shop_waits_for_it(tmp_path: Path) -> None:
+    (command,) = (command.split()[1:] for command in COMMANDS if "domain watch" in command)
+    watching = await asyncio.create_subprocess_exec(
+        *[sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert watching.stderr is not None
+    async with asyncio.timeout(60):
+        assert b"waiting: nobody has written sqlite:shop.db" in await watching.stderr.readline()
+    watching.terminate()
+    assert await watching.wait() == 0

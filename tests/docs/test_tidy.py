@@ -1,0 +1,192 @@
+"""Style as a test: imports go one way, the world is reached through ports, files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import engine
+
+ENGINE = Path(engine.__file__).parent
+FILES = sorted(ENGINE.rglob("*.py"))
+
+# Only the ports reach these; uuid5 is a pure function, and so is what `os` is used for.
+FORBIDDEN = {"time", "random", "uuid", "threading", "queue", "secrets", "socket", "sqlite3", "os"}
+ALLOWED = {
+    "runtime.ports": FORBIDDEN,
+    "runtime.native": {
+        "threading",
+        "time",
+    },  # threads that gevent has replaced: for ports and portals
+    "runtime.system_files": {"os", "threading"},  # what ports gives as the machine's files
+    "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
+    "stores.urls": {"os"},  # PathLike and fspath only: what a path is
+    "host.entrance": {"os"},  # getpid only: to notice a fork
+    "stores.sqlite.process.store": {
+        "os",
+        "socket",
+    },  # a child, the line to it, whose it is: no port
+    "stores.sqlite.process.child": {
+        "os",
+        "socket",
+    },  # is a program of its own, on the machine's own ports
+    "cli.output": {"os"},  # streams that were closed: what is written into them goes nowhere
+}
+
+# Each room may import from those above it in this list, and from itself. Rooms of one line do not
+# know each other: the write side learns nothing of the projections, nor they of it.
+ROOMS: list[set[str]] = [
+    {"errors"},
+    {"limits", "statistics", "running"},
+    {"runtime"},
+    {"model"},
+    {"telemetry", "authorization"},
+    {"stores.contract"},
+    {"stores.memory", "stores.sqlite"},
+    {"stores.urls"},
+    {"log"},
+    {"write", "projections"},
+    {"queries"},
+    {"host", "outside"},
+    {"engine"},
+    {"__init__"},
+    {"integrations", "cli", "testing"},
+    {"__main__"},
+]
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ENGINE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Give every imported module, those of the engine relative to its root with a dot before."""
+    package = path.relative_to(ENGINE).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                yield node.module or "", node.lineno
+                continue
+            base = package[: len(package) - (node.level - 1)]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from (("." + ".".join((*base, name)), node.lineno) for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_the_world_is_reached_through_ports_only(path: Path) -> None:
+    if path.is_relative_to(ENGINE / "testing"):
+        pytest.importorskip("pytest")
+    allowed = ALLOWED.get(module_of(path), set())
+    found = {
+        f"{name} (line {line})"
+        for name, line in imports_of(path)
+        if name.split(".")[0] in FORBIDDEN - allowed
+    }
+
+    assert not found, f"{path.name} imports {found}: go through engine/runtime/ports.py"
+
+
+def room_of(module: str) -> tuple[int, str]:
+    """Give a module's room, and the room's place in the list."""
+    for place, names in enumerate(ROOMS):
+        for name in names:
+            if module == name or module.startswith(name + "."):
+                return place, name
+    raise AssertionError(f"{module} is in no room: say in this test where its room stands")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_one_way_between_rooms(path: Path) -> None:
+    module = module_of(path)
+    if module in {"stores", "projections"}:
+        return  # pages, which import nothing
+    place, room = room_of(module)
+    upward = {
+        f"{name[1:]} (line {line})"
+        for name, line in imports_of(path)
+        if name.startswith(".") and (found := room_of(name[1:] or "__init__"))[1] != room
+        if found[0] >= place
+    }
+
+    assert not upward, f"{module} imports {upward}, whose room is not below its own"
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    left = {
+        module_of(path): {name[1:] for name, _ in imports_of(path) if name.startswith(".")}
+        for path in FILES
+        if "testing" not in path.relative_to(ENGINE).parts
+    }
+    while free := {name for name, needs in left.items() if not needs & left.keys()}:
+        for name in free:
+            del left[name]
+
+    assert not left, f"these import each other in a circle, or are behind one: {sorted(left)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_every_file_says_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+
+    assert docstring, f"{path.name} has no first paragraph"
+
+
+def test_architecture_shows_each_room_with_the_first_line_of_its_page() -> None:
+    named = [path for path in FILES if path.name == "__init__.py" and path.parent != ENGINE]
+    named += [path for path in FILES if path.parent == ENGINE and path.name[0] != "_"]
+    expected = []
+    for path in named:
+        page = path.name == "__init__.py"
+        name = f"{path.parent.relative_to(ENGINE)}/" if page else path.stem
+        head = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        expected.append(f"| `{name}` | {head.rstrip('.')} |")
+    text = (ENGINE.parent / "ARCHITECTURE.md").read_text()
+
+    assert [line for line in expected if line not in text] == []
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                begin = (first.end_lineno or 0) if documented else node.lineno
+                yield f"{path.name}:{node.name}", (node.end_lineno or 0) - begin + 1
+
+
+def test_functions_are_short() -> None:
+    lengths = dict(functions())
+
+    assert not {name: n for name, n in lengths.items() if n > 70}
+    assert statistics.quantiles(lengths.values(), n=10)[-1] <= 25
+
+
+def test_files_hold_one_noun() -> None:
+    lengths = {
+        module_of(path): len(path.read_text().splitlines())
+        for path in FILES
+        if not path.is_relative_to(ENGINE / "testing")  # a suite is as long as its contract
+    }
+
+    assert not {name: n for name, n in lengths.items() if n > 600}
+
+
+def test_public_names_come_from_one_file_each() -> None:
+    tree = ast.parse((ENGINE / "__init__.py").read_text())
+    names = [
+        alias.asname
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+
+    assert len(names) == len(set(names))
+    assert all(hasattr(engine, name or "") for name in names)

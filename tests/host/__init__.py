@@ -1,0 +1,1 @@
+"""Tests of the life of one engine in its process."""

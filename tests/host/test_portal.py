@@ -1,0 +1,268 @@
+"""The engine without an event loop: from scripts, threads and sync frameworks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import (
+    Closed,
+    Engine,
+    EngineFailed,
+    Envelope,
+    OutcomeUnknown,
+    Receipt,
+    Rejected,
+    StoreRefused,
+    UsageError,
+)
+from tests.support.counters import Add, Counter, HeldStore, counters, unknown
+from tests.support.tallies import GetTally, Tallies, Tally, get_tally
+
+ROOT = Path(__file__).parents[2]
+
+
+def tallied(**options: Any) -> Engine:
+    return Engine([Counter], projections=[Tallies], answers=[get_tally], **options)
+
+
+def test_a_script_without_a_loop_executes_and_asks() -> None:
+    engine = tallied()
+    with engine.portal() as portal:
+        receipt = portal.execute(Add("a", 3), key="k", principal="ann")
+        assert receipt == Receipt("counter:a", 1, 1)
+        assert portal.execute(Add("a", 3), key="k") == receipt
+        assert portal.query(GetTally("a"), at=receipt) == Tally("a", 3, 1)
+        assert portal.call(lambda: engine.state(Counter, "a")).total == 3
+        with pytest.raises(Rejected, match="negative"):
+            portal.execute(Add("a", -1))
+
+    assert engine.statistics().state == "stopped"
+
+
+def test_leaving_drains_and_what_was_acknowledged_is_there(tmp_path: Path) -> None:
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    for version in (1, 2):
+        with Engine([Counter], store=url).portal() as portal:
+            assert portal.execute(Add("a", 1)).version == version
+
+
+def test_the_loop_of_a_portal_is_uvloop_where_there_is_one() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    engine = Engine([Counter])
+    with engine.portal():
+        assert isinstance(engine.usable_loop(), uvloop.Loop)
+
+
+def test_many_threads_share_a_portal() -> None:
+    with tallied().portal() as portal, ThreadPoolExecutor(16) as threads:
+        receipts = list(threads.map(lambda n: portal.execute(Add(f"c{n % 7}", 1)), range(300)))
+
+    assert sorted(receipt.position for receipt in receipts) == list(range(1, 301))
+
+
+def test_many_commands_go_through_a_window() -> None:
+    commands = [Envelope(command=Add("a", n - 5)) for n in range(20)]
+    with tallied().portal() as portal:
+        answers = list(portal.execute_many(commands, window=6))
+        with pytest.raises(UsageError, match="at least 1"):
+            list(portal.execute_many(commands, window=0))
+
+    assert [type(answer) for answer in answers] == [Rejected] * 5 + [Receipt] * 15
+    assert [a.version for a in answers if isinstance(a, Receipt)] == list(range(1, 16))
+
+
+async def test_a_running_engine_is_reached_from_other_threads_and_stays() -> None:
+    async with counters() as engine:
+        portal = engine.portal()
+
+        def elsewhere() -> Receipt:
+            with portal as same:
+                return same.execute(Add("a", 1))
+
+        assert (await asyncio.to_thread(elsewhere)).version == 1
+        assert (await asyncio.to_thread(lambda: portal.execute(Add("a", 1)))).version == 2
+        assert (await engine.execute(Add("a", 1))).version == 3
+
+
+async def test_from_the_engines_own_loop_it_is_refused_by_name() -> None:
+    async with counters() as engine:
+        with pytest.raises(UsageError, match="a portal is for other threads"):
+            engine.portal().execute(Add("a", 1))
+
+
+def test_before_and_after_its_life_an_engine_is_refused() -> None:
+    engine = Engine([Counter])
+    portal = engine.portal()
+    with pytest.raises(UsageError, match="has not been started"):
+        portal.execute(Add("a", 1))
+    with portal:
+        portal.execute(Add("a", 1))
+    with pytest.raises(Closed):
+        portal.execute(Add("a", 1))
+    with pytest.raises(Closed):
+        portal.__enter__()
+
+
+def test_a_start_that_fails_raises_and_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    (tmp_path / "log.db").write_bytes(b"no log at all, and longer than a hundred bytes" * 10)
+    with (
+        pytest.raises(StoreRefused),
+        Engine([Counter], store=f"sqlite:{tmp_path / 'log.db'}").portal(),
+    ):
+        raise AssertionError("not reached")
+
+    assert threading.active_count() == before
+
+
+def test_an_engine_that_fails_says_so_at_the_end() -> None:
+    store = HeldStore()
+    store.failures.append(unknown())
+    engine = Engine([Counter], store=store)
+
+    def fail() -> None:
+        with engine.portal() as portal, pytest.raises(OutcomeUnknown):
+            portal.execute(Add("a", 1))
+
+    with pytest.raises(EngineFailed):
+        fail()
+
+
+def test_an_error_of_the_host_comes_through_and_the_engine_is_closed() -> None:
+    engine = Engine([Counter])
+    with pytest.raises(ZeroDivisionError), engine.portal() as portal:
+        portal.execute(Add("a", 1))
+        _ = 1 / 0
+
+    assert engine.statistics().state == "stopped"
+
+
+def test_a_thread_that_waits_no_more_is_told_that_it_cannot_know() -> None:
+    store = HeldStore()
+    engine = Engine([Counter], store=store)
+    with engine.portal() as portal:
+        portal.execute(Add("a", 1))
+        store.holding = True
+        with pytest.raises(OutcomeUnknown, match="the same key"):
+            portal.execute(Add("a", 1), key="k", timeout=0.05)
+        portal.call(lambda: released(store))
+        # The command was in flight already: it was run whole, and its key says so.
+        assert portal.execute(Add("a", 1), key="k") == Receipt("counter:a", 2, 2)
+
+
+async def released(store: HeldStore) -> None:
+    store.release()
+
+
+def test_a_portal_is_entered_once_and_its_engine_survives_a_second_try() -> None:
+    with Engine([Counter]).portal() as portal:
+        with pytest.raises(UsageError, match="has been entered"):
+            portal.__enter__()
+        assert portal.execute(Add("a", 1)).version == 1
+
+
+# A process of its own, since a host that drops its engine like this leaves it undrained.
+DROPPED = """
+import asyncio, threading
+from engine import Engine, OutcomeUnknown
+from tests.support.counters import Add, Counter, HeldStore
+
+async def main():
+    global thread
+    store = HeldStore()
+    engine = Engine([Counter], store=store)
+    await engine.__aenter__()
+    portal = engine.portal()
+    store.holding = True
+    def elsewhere():
+        try:
+            portal.execute(Add("a", 1), key="k")
+        except OutcomeUnknown as error:
+            print(error)
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    while engine.statistics().commands.accepted < 1:
+        await asyncio.sleep(0)
+
+asyncio.run(main())
+thread.join()
+"""
+
+
+def test_a_thread_is_answered_when_the_host_ends_the_loop_under_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DROPPED], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+    assert "may be done or not" in done.stdout, done.stderr
+
+
+FORKED = """
+import os, sys
+from engine import Engine, UsageError
+from tests.support.counters import Add, Counter
+with Engine([Counter]).portal() as portal:
+    portal.execute(Add("a", 1))
+    if os.fork() == 0:
+        try:
+            portal.execute(Add("a", 1))
+        except UsageError as error:
+            os.write(1, str(error).encode())
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_a_portal_is_refused_after_a_fork_and_does_not_hang() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert "after a fork" in done.stdout, done.stderr
+
+
+INTERRUPTED = """
+import sys
+from engine import Engine
+from tests.support.counters import Add, Counter, HeldStore
+store = HeldStore()
+engine = Engine([Counter], store=store)
+try:
+    with engine.portal() as portal:
+        portal.execute(Add("a", 1))
+        print("ready", flush=True)
+        sys.stdin.read()
+except KeyboardInterrupt:
+    print(engine.statistics().state)
+"""
+
+
+def test_an_interrupted_script_closes_its_engine() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    os.kill(child.pid, signal.SIGINT)
+    output, errors = child.communicate(timeout=60)
+
+    assert (child.returncode, output, errors) == (0, "stopped\n", "")

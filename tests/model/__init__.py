@@ -1,0 +1,1 @@
+"""Tests of what a host declares, and of an event as bytes."""

@@ -1,0 +1,1 @@
+"""Tests of what other processes read of a log and its views."""

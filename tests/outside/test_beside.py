@@ -1,0 +1,506 @@
+"""A build from another process: beside an engine that writes and serves, and then swapped in."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from engine import Engine, StoreRefused, UsageError
+from engine.outside.build import BuildBeside, Ending
+from engine.statistics import BuildProgress
+from engine.stores.contract.views import Part
+from engine.stores.sqlite.views.catalog import Keeper
+from engine.stores.sqlite.views.store import SqliteViews
+from tests.support.processes import Release, command, ended, ran, release
+from tests.support.sums import AILING, FOLDED, RELEASES, add, summing, sums
+
+BUILT = "tests.support.sums:tenfold"
+
+
+@pytest.fixture(autouse=True)
+def _healthy() -> Iterator[None]:
+    yield
+    AILING.clear()
+    FOLDED.clear()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log.db"
+
+
+@asynccontextmanager
+async def serving(path: Path, *counters: str, named: str = "stopping") -> AsyncGenerator[Engine]:
+    """Run a release that has folded what it wrote."""
+    async with summing(named, f"sqlite:{path}") as engine:
+        if counters:
+            await sums(engine, at=await add(engine, *counters))
+        yield engine
+
+
+def beside(path: Path, named: str = "tenfold") -> BuildBeside:
+    """Give the build of a later release."""
+    return BuildBeside(RELEASES[named], summing(named).registry, str(path))
+
+
+async def build(path: Path, named: str = "tenfold") -> Ending:
+    async with beside(path, named) as building:
+        return await building.run(lambda _: None)
+
+
+def views(path: Path, *statements: str) -> list[Any]:
+    with closing(apsw.Connection(str(path.with_suffix(".views.db")))) as connection:
+        return [connection.execute(statement).fetchall() for statement in statements][-1]
+
+
+def builds(path: Path) -> list[tuple[int, int, str]]:
+    return views(path, "SELECT number, version, state FROM builds ORDER BY number")
+
+
+def swapped(new: Release) -> None:
+    """Wait until the new version serves."""
+    while new.told("status")["builds"] != [[1, "former"], [2, "serving"]]:
+        pass
+
+
+async def rebuilt(engine: Engine) -> None:
+    """Wait until no build is on its way."""
+    async with asyncio.timeout(20):
+        while engine.statistics().projectors["sums"].building is not None:
+            await asyncio.sleep(0.005)
+
+
+# -- two real processes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", ["tenfold", "sliced"])
+def test_a_new_version_is_built_while_the_old_release_writes_and_serves(
+    path: Path, named: str
+) -> None:
+    with release(path, "stopping") as old:
+        old.told("many", "a", 3_000)
+        old.told("load")
+        status, out, err = ran("build", path, f"tests.support.sums:{named}", "sums")
+        assert (status, out) == (0, "")
+        assert "build 2, version 2 of projection sums, has caught up with the log at " in err
+        caught_up = int(err.rpartition("at position ")[2].partition(":")[0].replace(",", ""))
+        # It has written and served all the while, and goes on: a round would have failed.
+        position = old.told("add", "b")
+        assert old.told("halt") > 10
+        found = old.told("status")
+        assert (found["state"], found["retries"]) == ("live", 0)
+        assert found["builds"] == [[1, "serving"], [2, "building"]]
+        assert old.told("sums", position)["b"] == 1
+        head = old.told("add", "b")
+        serves = old.told("sums", head)
+        old.end()
+
+    with release(path, named) as new:
+        swapped(new)
+        assert new.told("sums", head) == {name: 10 * total for name, total in serves.items()}
+        # Of several slices some had come further.
+        assert 0 < new.told("folded")[1] <= head - caught_up, "only the rest was folded"
+        new.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_build_goes_on_where_it_was(path: Path, number: signal.Signals) -> None:
+    with release(path, "stopping") as old:
+        for _ in range(20):
+            old.told("many", "a", 4_000)
+        with command("build", path, BUILT, "sums") as building:
+            there = "SELECT max(position) FROM checkpoints WHERE build = 2"
+            while (views(path, there)[0][0] or 0) < 5_000:
+                pass
+            building.send_signal(number)
+            status, _, err = ended(building)
+        assert status == (-9 if number == signal.SIGKILL else 130)
+        assert ("it goes on where it was" in err) == (number != signal.SIGKILL)
+        ((reached,),) = views(path, "SELECT position FROM checkpoints WHERE build = 2")
+        assert 0 < reached < 80_000
+        with command("build", path, BUILT, "sums") as building:
+            status, _, err = ended(building)
+        assert status == 0
+        told = re.findall(r"build 2 at ([\d,]+), ", err)
+        assert told, "it says where it is before it is done"
+        assert int(told[0].replace(",", "")) >= reached
+        head = old.told("add", "b")
+        assert old.told("status")["retries"] == 0
+        old.end()
+    with release(path, "tenfold") as new:
+        swapped(new)
+        assert new.told("sums", head) == {"a": 800_000, "b": 10}
+        new.end()
+
+
+def test_following_keeps_up_until_the_new_release_takes_over(path: Path) -> None:
+    with command("build", path, BUILT, "sums", "--follow") as building:
+        assert ended(building)[0] == 1, "there is no log yet"
+    with release(path, "stopping") as old:
+        old.told("add", "a", "b")
+        with command("build", path, BUILT, "sums", "--follow") as building:
+            for _ in range(3):
+                position = old.told("add", "a")
+                sql = "SELECT position FROM checkpoints WHERE build = 2"
+                while views(path, sql) != [(position,)]:
+                    pass
+            old.end()
+            with release(path, "tenfold") as new:
+                status, _, err = ended(building)
+                assert status == 0
+                assert "is an engine's now, which folds the rest and swaps it in." in err
+                swapped(new)
+                assert new.told("sums", new.told("add", "a")) == {"a": 50, "b": 10}
+                assert new.told("folded")[1] == 1
+                new.end()
+
+
+def test_following_ends_well_when_it_is_interrupted(path: Path) -> None:
+    with release(path, "stopping") as old:
+        old.told("add", "a")
+        with command("build", path, BUILT, "sums", "--follow") as building:
+            while views(path, "SELECT position FROM checkpoints WHERE build = 2") != [(1,)]:
+                pass
+            building.send_signal(signal.SIGINT)
+            assert ended(building)[0] == 0
+        old.end()
+
+
+def test_an_event_that_cannot_be_folded_is_told_of_and_can_be_skipped(path: Path) -> None:
+    with release(path, "stopping") as old:
+        old.told("add", "a", "b", "a")
+        status, _, err = ran("build", path, BUILT, "sums", AILING="b")
+        assert status == 1
+        assert "build 2, version 2 of projection sums, stopped at position 2, added v1 of " in err
+        assert "ValueError" in err
+        assert "a secret of b" not in err
+        out = ran("list", path)[1]
+        assert "build 2, version 2: stopped by another process, at 1, 2 events to go\n" in out
+        assert "stopped at position 2, added v1 of counter:b: ValueError\n" in out
+        assert old.told("status")["state"] == "live"
+
+        assert ran("skip", path, "sums", 2, "--reason", "a test")[0] == 0
+        assert ran("build", path, BUILT, "sums", AILING="b")[0] == 0
+        assert old.told("sums", old.told("add", "b")) == {"a": 2, "b": 2}
+        old.end()
+    with release(path, "tenfold") as new:
+        swapped(new)
+        assert new.told("sums", 4) == {"a": 20, "b": 10}
+        new.end()
+
+
+def test_an_event_that_stopped_a_build_is_skipped_at_rest(path: Path) -> None:
+    with release(path, "stopping") as old:
+        old.told("add", "a", "b")
+        assert ran("build", path, BUILT, "sums", AILING="b")[0] == 1
+        old.end()
+    assert ran("skip", path, "sums", 2, "--reason", "a test")[0] == 0
+    assert ran("build", path, BUILT, "sums", AILING="b")[0] == 0, "at rest it is built as well"
+    with release(path, "tenfold") as new:
+        swapped(new)
+        assert new.told("sums", 2) == {"a": 10}
+        new.end()
+
+
+@pytest.mark.parametrize("kind", ["rebuild", "cancel", "cancel at rest"])
+def test_a_build_that_the_old_release_drops_ends_with_a_clear_message(
+    path: Path, kind: str
+) -> None:
+    with release(path, "stopping") as old:
+        old.told("add", "a")
+        with command("build", path, BUILT, "sums", "--follow") as building:
+            while views(path, "SELECT position FROM checkpoints WHERE build = 2") != [(1,)]:
+                pass
+            if kind == "cancel at rest":
+                old.end()
+            assert ran(kind.partition(" ")[0], path, "sums")[0] == 0
+            status, _, err = ended(building)
+        assert status == 1
+        assert "build 2, version 2 of projection sums, was dropped by another process" in err
+        if kind == "rebuild":
+            while old.told("status")["builds"] != [[1, "former"], [1, "serving"]]:
+                pass
+
+
+def test_an_old_release_that_is_killed_and_starts_again_leaves_the_build_alone(
+    path: Path,
+) -> None:
+    with release(path, "stopping") as old:
+        old.told("add", "a")
+        with command("build", path, BUILT, "sums", "--follow") as building:
+            while views(path, "SELECT position FROM checkpoints WHERE build = 2") != [(1,)]:
+                pass
+            old.process.kill()
+            old.died()
+            with release(path, "stopping") as again:
+                position = again.told("add", "a")
+                while views(path, "SELECT position FROM checkpoints WHERE build = 2") != [
+                    (position,)
+                ]:
+                    pass
+                assert again.told("status")["builds"] == [[1, "serving"], [2, "building"]]
+                again.end()
+            assert building.poll() is None
+            building.send_signal(signal.SIGINT)
+            assert ended(building)[0] == 0
+
+
+# -- what is refused ----------------------------------------------------------------------------
+
+
+async def test_what_serves_already_is_not_built(path: Path) -> None:
+    async with serving(path, "a"):
+        with pytest.raises(StoreRefused, match=r"is served as it is declared, version 1 in 1"):
+            await build(path, "stopping")
+    assert builds(path) == [(1, 1, "serving")]
+
+
+async def test_the_same_version_with_other_tables_is_not_built(path: Path) -> None:
+    async with serving(path, "a"):
+        with pytest.raises(StoreRefused, match="declare it as `version=2`"):
+            await build(path, "otherwise")
+    assert builds(path) == [(1, 1, "serving")]
+
+
+async def test_a_sink_has_nothing_to_be_built(path: Path) -> None:
+    async with serving(path, "a", named="sink"):
+        with pytest.raises(UsageError, match="is a sink, which has no tables"):
+            await build(path, "sink-anew")
+    assert builds(path) == [(1, 1, "serving")]
+
+
+async def test_a_projection_in_sql_is_built_beside_as_well(path: Path) -> None:
+    async with serving(path, "a", "b", named="sql"):
+        FOLDED.clear()
+        assert (await build(path, "sql-anew")).why == "caught-up"
+        assert set(FOLDED) == {1, 2}
+        FOLDED.clear()
+    async with serving(path, named="sql-anew") as engine:
+        await rebuilt(engine)
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 2, "b": 1}
+        assert set(FOLDED) == {3}
+
+
+async def test_a_build_in_sql_gives_the_file_back_in_between(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever needs it, however many events wait to be folded."""
+    held: list[int] = []
+    monkeypatch.setattr("engine.outside.build.TRANSACTION_SECONDS", 0.0)
+    async with serving(path, *"ab" * 20, named="sql") as engine:
+        committed = SqliteViews._committed
+
+        def noted(self: SqliteViews, part: Part) -> None:
+            held.append(len(FOLDED))
+            committed(self, part)
+
+        monkeypatch.setattr(SqliteViews, "_committed", noted)
+        FOLDED.clear()
+        assert (await build(path, "sql-anew")).why == "caught-up"
+        assert held == list(range(1, 41)), "an event a transaction, where each takes that long"
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 21, "b": 20}
+    async with serving(path, named="sql-anew") as engine:
+        await rebuilt(engine)
+        assert await sums(engine, at=41) == {"a": 21, "b": 20}
+
+
+async def test_another_version_that_is_being_built_is_left_alone(path: Path) -> None:
+    async with serving(path, "a"):
+        await build(path)
+        with pytest.raises(StoreRefused, match=r"version 2 of .* is being built \(build 2\)"):
+            await build(path, "hundredfold")
+    assert builds(path) == [(1, 1, "serving"), (2, 2, "building")]
+
+
+async def test_without_views_nothing_is_built_or_made(path: Path) -> None:
+    async with serving(path, "a"):
+        pass
+    path.with_suffix(".views.db").unlink()
+    with pytest.raises(StoreRefused, match="there are no views"):
+        await build(path)
+    assert not path.with_suffix(".views.db").exists()
+
+
+async def test_views_that_do_not_belong_to_the_log_are_left_to_an_engine(path: Path) -> None:
+    async with serving(path, "a"):
+        pass
+    views(path, "UPDATE checkpoints SET checksum = checksum + 1")
+    with pytest.raises(StoreRefused, match="do not belong to this log"):
+        await build(path)
+    assert builds(path) == [(1, 1, "serving")]
+
+
+def test_what_the_command_cannot_find_is_told_in_a_line(path: Path) -> None:
+    with release(path, "stopping") as old:
+        for app, name, told in (
+            (
+                "tests.support.sums:tenfold",
+                "orders",
+                "declares no projection 'orders'; it declares ['sums",
+            ),
+            ("tests.nothing:tenfold", "sums", "cannot be imported from here"),
+            (BUILT, "sums", "there is no log"),
+        ):
+            file = path.with_name("none.db") if told == "there is no log" else path
+            status, out, err = ran("build", file, app, name)
+            assert (status, out) == (1, "")
+            assert told in err
+            assert err.count("\n") == 1
+        old.end()
+
+
+# -- whose it is --------------------------------------------------------------------------------
+
+
+async def started(running: asyncio.Task[Ending], path: Path) -> None:
+    """Wait until a build follows."""
+    async with asyncio.timeout(20):
+        while not running.done():
+            if views(path, "SELECT min(position) FROM checkpoints WHERE build = 2") == [(1,)]:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def test_of_two_that_build_the_same_the_first_gives_way(path: Path) -> None:
+    async with serving(path, "a") as engine, beside(path) as first:
+        told: list[BuildProgress] = []
+        running = asyncio.create_task(first.run(told.append, follow=True))
+        await started(running, path)
+        async with beside(path) as second:
+            ending = await asyncio.wait_for(running, 20)
+            assert ending.why == "built-by-another"
+            await add(engine, "a", "b")
+            assert (await second.run(told.append)).why == "caught-up"
+    async with serving(path, named="tenfold") as engine:
+        await rebuilt(engine)
+        assert await sums(engine, at=3) == {"a": 20, "b": 10}
+
+
+async def test_a_build_that_is_not_its_own_any_more_is_written_no_more(path: Path) -> None:
+    async with serving(path, "a") as engine, beside(path) as first:
+        running = asyncio.create_task(first.run(lambda _: None, follow=True))
+        await started(running, path)
+        # Taken away in the middle of a write, before it looks.
+        views(path, "UPDATE builds SET builder = 'another' WHERE number = 2")
+        await add(engine, "a")
+        assert (await asyncio.wait_for(running, 20)).why == "built-by-another"
+        assert views(path, "SELECT position FROM checkpoints WHERE build = 2") == [(1,)]
+        assert views(path, "SELECT count(*) FROM failures") == [(0,)]
+
+
+async def test_a_former_version_is_caught_up_and_not_built_anew(path: Path) -> None:
+    async with serving(path, "a", "b"):
+        await build(path)
+    async with serving(path, named="tenfold") as engine:
+        await rebuilt(engine)
+        await add(engine, "a")
+        FOLDED.clear()
+        assert (await build(path, "stopping")).why == "caught-up"
+        assert [n for n in set(FOLDED) if n < 3] == []
+    async with serving(path) as engine:
+        await rebuilt(engine)
+        assert await sums(engine, at=3) == {"a": 2, "b": 1}
+        assert [b.number for b in (await engine.projections.status("sums")).builds] == [1, 2]
+
+
+async def test_the_engines_own_rebuild_is_not_taken_by_another_process(path: Path) -> None:
+    async with serving(path, "a") as engine:
+        await engine.projections.pause("sums")
+        await engine.projections.rebuild("sums")
+        with pytest.raises(StoreRefused, match=r"version 1 of .* is being built \(build 2\)"):
+            await build(path)
+        await engine.projections.resume("sums")
+        await rebuilt(engine)
+
+
+@pytest.mark.parametrize("named", ["tenfold", "sliced"])
+async def test_a_build_of_an_engine_at_work_is_left_to_it(path: Path, named: str) -> None:
+    async with serving(path, "a", "b"):
+        pass
+    async with summing(named, f"sqlite:{path}", rebuild="auto") as engine:
+        await engine.projections.pause("sums")
+        assert builds(path) == [(1, 1, "serving"), (2, 2, "building")]
+        for _ in range(2):
+            assert (await build(path, named)).why == "taken-over"
+        await engine.projections.resume("sums")
+        await rebuilt(engine)
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 20, "b": 10}
+    assert views(path, "SELECT builder FROM builds WHERE number = 2") == [(None,)]
+    async with serving(path, named=named) as engine:
+        assert await sums(engine, at=await add(engine, "b")) == {"a": 20, "b": 20}
+
+
+async def test_a_build_that_an_engine_left_is_gone_on_with_where_none_runs(path: Path) -> None:
+    async with serving(path, "a", "b") as engine:
+        await engine.projections.pause("sums")
+    async with summing("tenfold", f"sqlite:{path}", rebuild="auto"):
+        pass
+    assert builds(path) == [(1, 1, "serving"), (2, 2, "building")]
+    assert (await build(path)).why == "caught-up"
+    async with serving(path, named="tenfold") as engine:
+        await engine.projections.resume("sums")
+        await rebuilt(engine)
+        assert await sums(engine, at=2) == {"a": 10, "b": 10}
+
+
+async def test_what_a_former_release_left_of_a_builder_stops_nobody(path: Path) -> None:
+    async with serving(path, "a"):
+        pass
+    views(path, "UPDATE builds SET builder = 'somebody'")
+    async with serving(path) as engine:
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 2}
+
+
+async def test_a_build_that_another_process_has_taken_is_not_swapped_in(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(path, "a") as engine:
+        gate = engine._views.swap
+
+        async def taken(*arguments: Any) -> None:
+            views(path, "UPDATE builds SET builder = 'another' WHERE number = 2")
+            await gate(*arguments)
+
+        engine._views.swap = taken  # type: ignore[method-assign, assignment]
+        await engine.projections.rebuild("sums")
+        async with asyncio.timeout(20):
+            while "is built by another process now" not in caplog.text:
+                await asyncio.sleep(0.005)
+        assert await sums(engine, at=await add(engine, "a")) == {"a": 2}
+    assert builds(path) == [(1, 1, "serving"), (2, 1, "building")]
+
+
+async def test_progress_is_told(path: Path) -> None:
+    told: list[BuildProgress] = []
+    async with serving(path, *"ab" * 10), beside(path) as building:
+        ending = await building.run(told.append)
+
+    assert ending.progress.position == 20
+    assert (told[-1].position, told[-1].lag_events, told[-1].version) == (20, 0, 2)
+    assert told[0].position <= told[-1].position
+
+
+async def test_a_build_begun_in_the_same_moment_is_noticed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(path, "a") as engine:
+        decide = Keeper.plan
+
+        async def plan(*arguments: Any) -> Any:
+            planned = await decide(*arguments)
+            await engine.projections.pause("sums")
+            await engine.projections.rebuild("sums")
+            return planned
+
+        monkeypatch.setattr(Keeper, "plan", plan)
+        with pytest.raises(StoreRefused, match="were changed by another process"):
+            await build(path)
+    assert builds(path) == [(1, 1, "serving"), (2, 1, "building")]

@@ -1,0 +1,1 @@
+"""Tests of an event until its row, or its delivery."""

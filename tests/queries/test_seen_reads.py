@@ -1,0 +1,179 @@
+"""What an answer is seen to read counts, whether it names it or not; and `at` is of this log."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from engine import (
+    Engine,
+    InvalidInput,
+    Limits,
+    Onlooker,
+    Overloaded,
+    Projection,
+    ProjectionLag,
+    Query,
+    Receipt,
+    Row,
+    Table,
+    Views,
+    answers,
+    projects,
+)
+from engine.stores.sqlite.views.store import SqliteViews
+from tests.support.counters import Add, Added, Counter
+from tests.support.shelf import until
+
+
+class Sum(Row, key="name", search=["words"]):
+    name: str
+    total: int = 0
+    words: str = "all of them"
+
+
+class Named(Projection, name="named", version=1):
+    rows: Table[Sum]
+
+    @projects
+    def added(self, event: Added) -> None:
+        """Nothing of it is kept."""
+
+
+class Forgotten(Projection, name="forgotten", version=1):
+    rows: Table[Sum]
+
+    @projects
+    def added(self, event: Added) -> None:
+        row = self.rows.get("all") or Sum("all")
+        self.rows.put(Sum("all", row.total + event.amount))
+
+
+class Total(Query[int]):
+    how: str
+
+
+HOW = ("get", "find", "search", "count", "sql", "joined", "below")
+
+
+@answers(projections=[Named])
+async def total(query: Total, views: Views) -> int:
+    """Read what the decorator does not name."""
+    await views.get(Named.rows, "any")
+    match query.how:
+        case "get":
+            row = await views.get(Forgotten.rows, "all")
+            return 0 if row is None else row.total
+        case "find":
+            return sum(row.total for row in await views.find(Forgotten.rows))
+        case "search":
+            return sum(row.total for row in await views.search(Forgotten.rows, "them"))
+        case "count":
+            return await views.count(Forgotten.rows, where={"total": 1})
+    statement = {
+        "sql": "SELECT coalesce(sum(total), 0) FROM Forgotten_Rows",
+        "joined": "WITH f AS (SELECT * FROM forgotten_rows) SELECT coalesce(sum(f.total), 0) "
+        "FROM f LEFT JOIN named_rows n ON n.name = f.name",
+        "below": "SELECT coalesce((SELECT max(total) FROM forgotten_rows WHERE total > ?), 0)",
+    }[query.how]
+    parameters = (0,) if "?" in statement else ()
+    return int((await views.sql(statement, parameters))[0][0])
+
+
+def summed(store: str = "memory:", **options: Any) -> Engine:
+    return Engine(
+        [Counter], projections=[Named, Forgotten], answers=[total], store=store, **options
+    )
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_a_query_at_a_receipt_sees_it_in_all_that_it_reads(how: str) -> None:
+    async with summed() as engine:
+        await engine.projections.pause("forgotten")
+        receipt = await engine.execute(Add("a", 1))
+        with pytest.raises(ProjectionLag, match="forgotten is 1 behind, at 0"):
+            await engine.query(Total(how), at=receipt, timeout=0.05)
+        waiting = asyncio.ensure_future(engine.query(Total(how), at=receipt))
+        await asyncio.sleep(0)
+        await engine.projections.resume("forgotten")
+
+        assert await waiting == 1
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_who_watches_is_told_of_changes_in_all_that_is_read(how: str) -> None:
+    async with summed() as engine, aclosing(engine.watch(Total(how))) as watched:
+        assert await anext(watched) == 0
+        await engine.execute(Add("a", 1))
+        async with asyncio.timeout(5):
+            assert await anext(watched) == 1
+
+
+async def test_the_first_answer_to_who_watches_at_a_receipt_sees_it_in_all() -> None:
+    async with summed() as engine:
+        await engine.projections.pause("forgotten")
+        receipt = await engine.execute(Add("a", 1))
+        late = engine.watch(Total("sql"), at=receipt, timeout=0.05)
+        with pytest.raises(ProjectionLag, match="forgotten"):
+            await anext(late)
+        await engine.projections.resume("forgotten")
+        async with aclosing(engine.watch(Total("sql"), at=receipt)) as watched:
+            assert await anext(watched) == 1
+            assert watched.position == receipt.position
+
+
+async def test_an_onlooker_waits_for_all_that_is_read(tmp_path: Any) -> None:
+    store = f"sqlite:{tmp_path}/log.db"
+    looking = Onlooker(projections=[Named, Forgotten], answers=[total], store=store)
+    async with summed(store) as engine, looking as onlooker:
+        await engine.projections.pause("forgotten")
+        receipt = await engine.execute(Add("a", 1))
+        with pytest.raises(ProjectionLag, match="forgotten"):
+            await onlooker.query(Total("below"), at=receipt, timeout=0.3)
+        await engine.projections.resume("forgotten")
+
+        assert await onlooker.query(Total("below"), at=receipt) == 1
+
+
+# -- `at` ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beyond", [1, 2**40, 2**62, 10**30])
+async def test_a_position_that_the_log_has_not_is_refused_at_once(beyond: int) -> None:
+    async with summed() as engine:
+        receipt = await engine.execute(Add("a", 1))
+        position = receipt.position + beyond
+        forged = Receipt(receipt.stream, receipt.version, position)
+        small = f"{position}, and the log ends at 1: it is no receipt of this log"
+        said = small if position < 2**63 else f"up to {2**63 - 1}, not {position}"
+        for at in (position, forged, forged.token):
+            with pytest.raises(InvalidInput, match=said):
+                await engine.query(Total("get"), at=at, timeout=60)
+            with pytest.raises(InvalidInput, match=said):
+                await anext(engine.watch(Total("get"), at=at, timeout=60))
+
+
+@pytest.mark.parametrize("at", [-1, True, Receipt("a:b", 1, -7), Receipt("a:b", 1, -7).token])
+async def test_what_is_no_position_is_refused(at: Any) -> None:
+    async with summed() as engine:
+        with pytest.raises(InvalidInput, match="a position is a whole number from 0 on"):
+            await engine.query(Total("get"), at=at)
+
+
+async def test_how_many_wait_for_a_position_is_bounded() -> None:
+    async with summed(limits=Limits(waits_at=2)) as engine:
+        assert isinstance(engine._views, SqliteViews)
+        release = engine._views._shown.hold()
+        receipt = await engine.execute(Add("a", 1))
+        asked = [asyncio.ensure_future(engine.query(Total("get"), at=receipt)) for _ in range(2)]
+        await until(lambda: engine._answers._waits == 2)
+        with pytest.raises(Overloaded, match=r"2 queries wait .* \(Limits\.waits_at\)"):
+            await engine.query(Total("get"), at=receipt)
+        assert await engine.query(Total("count")) == 0
+        release()
+
+        assert await asyncio.gather(*asked) == [1, 1]
+        assert engine._answers._waits == 0

@@ -1,0 +1,1 @@
+"""Tests of the logs, the views and the contract that every store keeps."""

@@ -1,0 +1,1 @@
+"""What tests share: aggregates, projections, stores that fail, other processes. No tests."""

@@ -1,0 +1,1 @@
+"""Tests of a command until its receipt."""
