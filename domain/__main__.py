@@ -19,18 +19,18 @@ from engine import Engine, EngineError, ProjectionLag, Receipt, run
 from engine.cli.output import abandon_output, own_the_terminal, run_plainly, say
 from engine.cli.printing import plain
 
-from .acknowledgements import Acknowledgements
-from .arguments import DONE, FAILED, INTERRUPTED, SOME_LEFT_OUT, read_arguments
-from .catalogue_search import lay_out_products, search_products
-from .expand import expand
-from .importer import Imported, import_invoices
-from .invoices import Invoices
-from .order_past import NoSuchOrder, ask_past, lay_out_past
-from .progress import Progress
-from .report import Report, ask_report, lay_out
+from .importer.acknowledgements import Acknowledgements
+from .importer.expand import expand
+from .importer.importer import Imported, import_invoices
+from .importer.invoices import Invoices
+from .importer.text_file import TextFile, Unreadable
 from .shop import open_shop
-from .text_file import TextFile, Unreadable
-from .watch import shown, watch_shop
+from .terminal.arguments import DONE, FAILED, INTERRUPTED, SOME_LEFT_OUT, read_arguments
+from .terminal.catalogue_search import lay_out_products, search_products
+from .terminal.order_past import NoSuchOrder, ask_past, lay_out_past
+from .terminal.progress import Progress
+from .terminal.report import Report, ask_report, lay_out
+from .terminal.watch import shown, watch_shop
 
 STILLNESS_SECONDS_MAX = 30
 """How long the report waits for views that do not move."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from engine import Engine, Limits, Onlooker
 
-from .catalogue import Catalogue
-from .customers import Customers
-from .former_events import UPCASTERS
-from .order_views import Orders
-from .orders import Order
-from .queries import ANSWERS
-from .returns import Return
-from .sales import Sales
+from .model.former_events import UPCASTERS
+from .model.orders import Order
+from .model.returns import Return
+from .views.catalogue import Catalogue
+from .views.customers import Customers
+from .views.orders import Orders
+from .views.queries import ANSWERS
+from .views.sales import Sales
 
 __all__ = ["look_on", "open_shop"]
 

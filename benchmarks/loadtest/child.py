@@ -22,9 +22,9 @@ from pathlib import Path
 
 import msgspec
 
-from domain.former_events import UPCASTERS
-from domain.orders import Order
-from domain.returns import Return
+from domain.model.former_events import UPCASTERS
+from domain.model.orders import Order
+from domain.model.returns import Return
 from domain.shop import LIMITS, open_shop
 from engine import Engine, EngineError, Overloaded, Rejected, run
 

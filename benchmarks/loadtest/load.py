@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import msgspec
 
-from domain.importer import commands_of
-from domain.invoices import SAMPLE, Invoices
-from domain.orders import (
+from domain.importer.importer import commands_of
+from domain.importer.invoices import SAMPLE, Invoices
+from domain.importer.text_file import TextFile
+from domain.model.orders import (
     AdjustOrderItemQuantity,
     CreateOrder,
     Order,
@@ -27,8 +28,7 @@ from domain.orders import (
     OrderShipped,
     ShipOrder,
 )
-from domain.returns import RecordReturn, Return, ReturnRecorded
-from domain.text_file import TextFile
+from domain.model.returns import RecordReturn, Return, ReturnRecorded
 from engine import Aggregate, Command, Event, Rejected
 
 __all__ = ["WRITES", "Load", "Phase", "id_field", "key_of", "number_of"]

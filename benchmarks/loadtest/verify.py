@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from domain.catalogue import Catalogue
-from domain.customers import Customers
-from domain.order_views import Orders
-from domain.returns import ReturnRecorded
-from domain.sales import Sales
+from domain.model.returns import ReturnRecorded
+from domain.views.catalogue import Catalogue
+from domain.views.customers import Customers
+from domain.views.orders import Orders
+from domain.views.sales import Sales
 from engine import Command, Event, Projection
 from engine.testing.scenario import Folded
 

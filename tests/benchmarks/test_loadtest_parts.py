@@ -17,8 +17,8 @@ from benchmarks.loadtest.load import Load, Phase, key_of, number_of
 from benchmarks.loadtest.plot import Plot, Series, draw
 from benchmarks.loadtest.record import Answer, Record, Recorder, Shared, records_in
 from benchmarks.loadtest.runs import MEMORY_GROWTH_MAX, Overload
-from domain.orders import CreateOrder, ShipOrder
-from domain.returns import RecordReturn
+from domain.model.orders import CreateOrder, ShipOrder
+from domain.model.returns import RecordReturn
 
 # -- load -----------------------------------------------------------------------------------------
 

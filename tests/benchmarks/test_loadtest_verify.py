@@ -20,9 +20,9 @@ from benchmarks.loadtest.verify import (
     check_log,
     check_views,
 )
-from domain.lines import Buyer, Line
-from domain.orders import AdjustOrderItemQuantity, CreateOrder, Order, ShipOrder
-from domain.returns import RecordReturn, Return
+from domain.model.lines import Buyer, Line
+from domain.model.orders import AdjustOrderItemQuantity, CreateOrder, Order, ShipOrder
+from domain.model.returns import RecordReturn, Return
 from engine import Aggregate, Command, Event
 from engine.stores.sqlite.views.tables import TableSql
 from engine.testing.scenario import Folded, Scenario, given

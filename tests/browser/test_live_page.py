@@ -35,7 +35,7 @@ def shop(folder: Path, port: int = 0) -> Any:
     """Serve the shop out of a folder."""
     options = ["--port", str(port)]
     return server(
-        "domain.web:app", ROOT, options=options, SHOP_STORE=f"sqlite:{folder / 'shop.db'}"
+        "domain.web.app:app", ROOT, options=options, SHOP_STORE=f"sqlite:{folder / 'shop.db'}"
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from domain.invoices import SAMPLE
+from domain.importer.invoices import SAMPLE
 from tests.integrations.serving import serving
 
 ROOT = Path(__file__).parents[2]

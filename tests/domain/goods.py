@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from domain.lines import Buyer, Line
-from domain.orders import AdjustOrderItemQuantity, CreateOrder, OrderCreated
+from domain.model.lines import Buyer, Line
+from domain.model.orders import AdjustOrderItemQuantity, CreateOrder, OrderCreated
 from engine import Meta
 
 ANN = Buyer("France", "17850")

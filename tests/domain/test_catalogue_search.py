@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from domain.__main__ import main
-from domain.orders import Order
+from domain.model.orders import Order
 from domain.shop import open_shop
 from engine import Engine, Ports
 from engine.testing.scenario import ManualClock

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from domain.__main__ import main
-from domain.invoices import Invoices
-from domain.text_file import TextFile
+from domain.importer.invoices import Invoices
+from domain.importer.text_file import TextFile
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from domain.expand import expand
-from domain.invoices import SAMPLE, Invoice, Invoices
-from domain.text_file import TextFile, Unreadable
+from domain.importer.expand import expand
+from domain.importer.invoices import SAMPLE, Invoice, Invoices
+from domain.importer.text_file import TextFile, Unreadable
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 

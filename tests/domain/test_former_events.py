@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from domain.former_events import OrderCancelledV1, order_cancelled_2
-from domain.orders import CancelReason, Order, OrderCancelled, Status
-from domain.queries import GetOrderById, GetPendingOrders
+from domain.model.former_events import OrderCancelledV1, order_cancelled_2
+from domain.model.orders import CancelReason, Order, OrderCancelled, Status
 from domain.shop import open_shop
+from domain.views.queries import GetOrderById, GetPendingOrders
 from engine import Engine, StoreRefused
 from tests.domain.goods import ANN, MORNING, STRANGER, heart
 

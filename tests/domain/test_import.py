@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from domain.importer import Imported, import_invoices
-from domain.invoices import SAMPLE, Invoices
-from domain.listing import Listing
-from domain.queries import BestSellers, GetOrderById, GetTotals, SalesByCountry, SalesByDay, Totals
-from domain.report import ask_report, lay_out
+from domain.importer.importer import Imported, import_invoices
+from domain.importer.invoices import SAMPLE, Invoices
+from domain.importer.text_file import TextFile, Unreadable
 from domain.shop import open_shop
-from domain.text_file import TextFile, Unreadable
+from domain.terminal.listing import Listing
+from domain.terminal.report import ask_report, lay_out
+from domain.views.queries import (
+    BestSellers,
+    GetOrderById,
+    GetTotals,
+    SalesByCountry,
+    SalesByDay,
+    Totals,
+)
 from engine import Closed, Engine, Receipt
 
 

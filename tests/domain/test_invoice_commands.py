@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from domain.importer import commands_of
-from domain.invoices import Invoice
-from domain.lines import Line
-from domain.orders import AdjustOrderItemQuantity, CreateOrder, ShipOrder
-from domain.returns import RecordReturn
+from domain.importer.importer import commands_of
+from domain.importer.invoices import Invoice
+from domain.model.lines import Line
+from domain.model.orders import AdjustOrderItemQuantity, CreateOrder, ShipOrder
+from domain.model.returns import RecordReturn
 from engine import Command
 
 from .goods import ANN, MORNING, heart, lantern

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from domain.invoices import INVOICE_ROWS_MAX, SAMPLE, Dates, Invoice, Invoices
-from domain.lines import Buyer, Line
-from domain.listing import LISTED_MAX
-from domain.text_file import LINE_BYTES_MAX, TextFile, Unreadable
+from domain.importer.invoices import INVOICE_ROWS_MAX, SAMPLE, Dates, Invoice, Invoices
+from domain.importer.text_file import LINE_BYTES_MAX, TextFile, Unreadable
+from domain.model.lines import Buyer, Line
+from domain.terminal.listing import LISTED_MAX
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 GOOD = "536365,71053,WHITE METAL LANTERN,6,12/1/10 8:26,3.39,17850,United Kingdom\n"

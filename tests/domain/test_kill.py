@@ -23,8 +23,8 @@ from random import Random
 
 import pytest
 
-from domain.expand import expand
-from domain.invoices import SAMPLE
+from domain.importer.expand import expand
+from domain.importer.invoices import SAMPLE
 
 ROOT = Path(__file__).parents[2]
 TIMES = 10

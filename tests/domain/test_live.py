@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from domain.live import PAGE
-from domain.web import create_app
+from domain.web.app import create_app
+from domain.web.page import PAGE
 
 FILES = ["/", "/live.css", "/live.js"]
 MARKUP = "innerHTML|outerHTML|insertAdjacentHTML|document.write|DOMParser|eval|Function|srcdoc"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.money import parse_pounds, pounds
+from domain.model.money import parse_pounds, pounds
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from domain.__main__ import main
-from domain.lines import Buyer, Line
-from domain.orders import AdjustOrderItemQuantity, CancelOrder, CreateOrder, Order, ShipOrder
+from domain.model.lines import Buyer, Line
+from domain.model.orders import AdjustOrderItemQuantity, CancelOrder, CreateOrder, Order, ShipOrder
 from engine import Engine, Ports
 from engine.testing.scenario import ManualClock
 from tests.domain.test_command_line import HOLD, ROOT

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from domain.lines import QUANTITY_MAX, TOTAL_MAX, Line
-from domain.orders import (
+from domain.model.lines import QUANTITY_MAX, TOTAL_MAX, Line
+from domain.model.orders import (
     AdjustOrderItemQuantity,
     CancelOrder,
     CancelReason,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from domain.progress import Progress
+from domain.terminal.progress import Progress
 
 
 class Terminal(io.StringIO):

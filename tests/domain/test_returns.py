@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from domain.lines import Line
-from domain.returns import RecordReturn, Return, ReturnRecorded
+from domain.model.lines import Line
+from domain.model.returns import RecordReturn, Return, ReturnRecorded
 from engine.testing.scenario import given
 
 from .goods import ANN, MORNING, heart, lantern

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from domain.catalogue import Product
-from domain.customers import Customer
-from domain.lines import Line
-from domain.orders import CancelOrder, ShipOrder
-from domain.queries import (
+from domain.model.lines import Line
+from domain.model.orders import CancelOrder, ShipOrder
+from domain.model.returns import RecordReturn
+from domain.shop import open_shop
+from domain.views.catalogue import Product
+from domain.views.customers import Customer
+from domain.views.queries import (
     BestSellers,
     GetCustomerHistory,
     GetOrderById,
@@ -25,9 +27,7 @@ from domain.queries import (
     SearchCatalogue,
     Totals,
 )
-from domain.returns import RecordReturn
-from domain.sales import CountrySales, DaySales
-from domain.shop import open_shop
+from domain.views.sales import CountrySales, DaySales
 from engine import Command, Engine, InvalidInput, Query, Receipt
 
 from .goods import ANN, EVENING, MORNING, NEXT_DAY, STRANGER, adjust, create, heart, lantern

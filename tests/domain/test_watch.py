@@ -22,12 +22,12 @@ from pathlib import Path
 import apsw
 import pytest
 
-from domain.catalogue import Product
-from domain.orders import ShipOrder
-from domain.queries import Overview, PendingOrder
-from domain.screen import Screen, fit, plain
+from domain.model.orders import ShipOrder
 from domain.shop import open_shop
-from domain.watch import lay_out_live, line_of
+from domain.terminal.screen import Screen, fit, plain
+from domain.terminal.watch import lay_out_live, line_of
+from domain.views.catalogue import Product
+from domain.views.queries import Overview, PendingOrder
 from tests.domain.goods import create, heart, lantern
 
 ROOT = Path(__file__).parents[2]

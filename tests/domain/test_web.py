@@ -15,9 +15,9 @@ import httpx
 import msgspec
 import pytest
 
-from domain.orders import Order
+from domain.model.orders import Order
 from domain.shop import open_shop
-from domain.web import create_app
+from domain.web.app import create_app
 from engine import Archive, Limits, id_from_key
 from tests.domain.goods import ANN, MORNING, heart, lantern
 from tests.integrations.serving import ROOT, Server, server
@@ -32,7 +32,7 @@ async def shop(folder: Path) -> AsyncGenerator[tuple[httpx.AsyncClient, Server]]
     """Serve the shop out of a folder."""
     store = f"sqlite:{folder / 'shop.db'}"
     async with (
-        server("domain.web:app", ROOT, SHOP_STORE=store) as served,
+        server("domain.web.app:app", ROOT, SHOP_STORE=store) as served,
         httpx.AsyncClient(base_url=served.url, timeout=30) as client,
     ):
         yield client, served

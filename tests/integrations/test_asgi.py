@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from domain.orders import CancelReason
+from domain.model.orders import CancelReason
 from engine import Command, Id, Receipt, errors
 from engine.errors import (
     Closed,

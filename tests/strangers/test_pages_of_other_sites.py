@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from domain.web import create_app
+from domain.web.app import create_app
 from engine.integrations.asgi import OriginMiddleware
 from tests.browser.chromium import chromium, find_chromium
 from tests.integrations.serving import ROOT, server
@@ -279,7 +279,7 @@ async def test_a_real_browser_ships_nothing_for_another_page(tmp_path: Path) -> 
     )
     shop_store = f"sqlite:{tmp_path / 'shop.db'}"
     async with (
-        server("domain.web:app", ROOT, SHOP_STORE=shop_store) as served,
+        server("domain.web.app:app", ROOT, SHOP_STORE=shop_store) as served,
         server("elsewhere:app", tmp_path) as elsewhere,
         httpx.AsyncClient(base_url=served.url, timeout=30) as client,
         chromium(CHROMIUM, tmp_path / "profile") as browser,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from domain.lines import Buyer, Line
-from domain.orders import CancelOrder, CancelReason, CreateOrder
+from domain.model.lines import Buyer, Line
+from domain.model.orders import CancelOrder, CancelReason, CreateOrder
 from domain.shop import open_shop
 from engine.__main__ import main as engine_main
 from engine.cli.printing import PlainStream, escaped, masked, plain, plain_lines, spreadsheet_cell

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from engine import Event, Meta, Projection, Row, Table, projects
 
-from .lines import Line
-from .money import Money
-from .orders import OrderCancelled, OrderCreated, OrderItemQuantityAdjusted, OrderShipped
+from ..model.lines import Line
+from ..model.money import Money
+from ..model.orders import OrderCancelled, OrderCreated, OrderItemQuantityAdjusted, OrderShipped
 
 __all__ = ["OrderSummary", "Orders"]
 

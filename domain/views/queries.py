@@ -13,10 +13,10 @@ import msgspec
 
 from engine import InvalidInput, Query, Views, answers
 
+from ..model.money import Money
 from .catalogue import Catalogue, Product
 from .customers import Customer, Customers
-from .money import Money
-from .order_views import Orders, OrderSummary
+from .orders import Orders, OrderSummary
 from .sales import CountrySales, DaySales, Sales
 
 __all__ = [

@@ -19,11 +19,11 @@ from typing import Final
 
 from engine import Engine, LiveQuery, Onlooker, OnlookerQuery
 
-from .catalogue import Product
-from .money import pounds
-from .queries import GetOverview, Overview, PendingOrder
+from ..model.money import pounds
+from ..shop import look_on
+from ..views.catalogue import Product
+from ..views.queries import GetOverview, Overview, PendingOrder
 from .screen import Screen, fit
-from .shop import look_on
 
 __all__ = ["lay_out_live", "line_of", "shown", "watch_shop"]
 

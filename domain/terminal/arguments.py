@@ -16,7 +16,7 @@ from typing import Final
 from engine.cli.options import instant, some, whole
 from engine.cli.printing import is_text, plain
 
-from .invoices import SAMPLE
+from ..importer.invoices import SAMPLE
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "SOME_LEFT_OUT", "USAGE", "read_arguments"]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -42,10 +41,9 @@ from engine.integrations.asgi import (
 from engine.integrations.event_stream import EventStream, event_stream, last_event
 from engine.integrations.origin import names_of
 
-from .lines import Buyer, Line
-from .live import page_routes
-from .money import Money
-from .orders import (
+from ..model.lines import Buyer, Line
+from ..model.money import Money
+from ..model.orders import (
     AdjustOrderItemQuantity,
     CancelOrder,
     CancelReason,
@@ -53,8 +51,9 @@ from .orders import (
     Order,
     ShipOrder,
 )
-from .queries import GetOrderById, GetOverview, GetPendingOrders, SearchCatalogue
-from .shop import open_shop
+from ..shop import open_shop
+from ..views.queries import GetOrderById, GetOverview, GetPendingOrders, SearchCatalogue
+from .page import page_routes
 
 __all__ = ["create_app"]
 
@@ -370,11 +369,8 @@ def _port(text: str) -> int:
     return int(text)
 
 
-# For `uvicorn domain.web:app`; nothing is opened until it starts.
+# For `uvicorn domain.web.app:app`; nothing is opened until it starts.
 app = create_app(
     os.environ.get("SHOP_STORE", "sqlite:shop.db"),
     hosts=os.environ.get("SHOP_HOSTS", "").replace(",", " ").split(),
 )
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

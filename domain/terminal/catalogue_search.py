@@ -14,11 +14,11 @@ from typing import TextIO
 
 from engine import Archive, PastViews
 
-from .catalogue import Catalogue, Product
-from .former_events import UPCASTERS
-from .money import pounds
+from ..model.former_events import UPCASTERS
+from ..model.money import pounds
+from ..views.catalogue import Catalogue, Product
+from ..views.queries import SearchCatalogue, search_catalogue
 from .progress import Progress
-from .queries import SearchCatalogue, search_catalogue
 from .screen import plain
 
 __all__ = ["lay_out_products", "search_products"]

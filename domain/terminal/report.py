@@ -15,12 +15,12 @@ import msgspec
 
 from engine import Engine
 
-from .catalogue import Product
-from .importer import OTHERWISE, Imported
+from ..importer.importer import OTHERWISE, Imported
+from ..model.money import pounds
+from ..views.catalogue import Product
+from ..views.queries import BestSellers, GetTotals, SalesByCountry, SalesByDay, Totals
+from ..views.sales import CountrySales, DaySales
 from .listing import Listing
-from .money import pounds
-from .queries import BestSellers, GetTotals, SalesByCountry, SalesByDay, Totals
-from .sales import CountrySales, DaySales
 from .screen import plain
 
 __all__ = ["Report", "ask_report", "lay_out"]

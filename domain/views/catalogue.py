@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from engine import Meta, Projection, Row, Table, projects
 
-from .lines import Line
-from .money import Money
-from .orders import OrderCancelled, OrderCreated, OrderItemQuantityAdjusted
-from .returns import ReturnRecorded
+from ..model.lines import Line
+from ..model.money import Money
+from ..model.orders import OrderCancelled, OrderCreated, OrderItemQuantityAdjusted
+from ..model.returns import ReturnRecorded
 
 __all__ = ["Catalogue", "Product"]
 

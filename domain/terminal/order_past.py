@@ -14,10 +14,10 @@ import msgspec
 
 from engine import ABSENT, Archive, Change, LoggedEvent, difference
 
-from .former_events import UPCASTERS
-from .lines import Line
-from .money import pounds
-from .orders import Order
+from ..model.former_events import UPCASTERS
+from ..model.lines import Line
+from ..model.money import pounds
+from ..model.orders import Order
 from .screen import plain
 
 __all__ = ["NoSuchOrder", "OrderPast", "ask_past", "lay_out_past"]

@@ -21,7 +21,7 @@ from engine.integrations.asgi import not_modified
 
 __all__ = ["page_routes"]
 
-PAGE: Final = Path(__file__).parent / "page"
+PAGE: Final = Path(__file__).parent / "static"
 
 HEADERS: Final = {
     "Content-Security-Policy": (

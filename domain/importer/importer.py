@@ -17,11 +17,11 @@ import msgspec
 
 from engine import Engine, EngineError, Envelope, KeyReused, Receipt, Rejected
 
+from ..model.lines import Line, LineId
+from ..model.orders import AdjustOrderItemQuantity, CreateOrder, ShipOrder
+from ..model.returns import RecordReturn
+from ..terminal.listing import Listing
 from .invoices import Invoice, Invoices
-from .lines import Line, LineId
-from .listing import Listing
-from .orders import AdjustOrderItemQuantity, CreateOrder, ShipOrder
-from .returns import RecordReturn
 from .text_file import Unreadable
 
 __all__ = ["OTHERWISE", "Imported", "commands_of", "import_invoices"]

@@ -25,9 +25,9 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from .lines import Buyer, Line
-from .listing import Listing
-from .money import Money, parse_pounds
+from ..model.lines import Buyer, Line
+from ..model.money import Money, parse_pounds
+from ..terminal.listing import Listing
 from .seen import Seen
 from .text_file import TextFile, Unreadable
 

@@ -1,0 +1,1 @@
+"""The shop on a terminal: its arguments, its report, its live screen."""
