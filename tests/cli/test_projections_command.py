@@ -572,8 +572,8 @@ def test_the_next_engine_tells_what_one_that_was_killed_had_begun(path: Path) ->
 
 KILLED = """
 import os, signal, sys
-from engine.ports import Ports, SystemClock
-from engine.requests import Arguments
+from engine.runtime.ports import Ports, SystemClock
+from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.outside.operations import SqliteOutside
 
 class Clock(SystemClock):

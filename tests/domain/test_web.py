@@ -396,7 +396,7 @@ async def test_bodies_that_lie_about_their_size_are_cut_off(tmp_path: Path) -> N
 
 async def test_slow_bodies_hold_up_nobody_and_are_given_up(tmp_path: Path) -> None:
     (tmp_path / "hasty.py").write_text(
-        "from domain.web import create_app; app = create_app(body_seconds=1.5)"
+        "from domain.web.app import create_app; app = create_app(body_seconds=1.5)"
     )
     async with (
         server("hasty:app", tmp_path) as served,

@@ -290,8 +290,8 @@ async def test_a_migration_goes_forward_whole_or_not_at_all(store: SqliteStore) 
 
 HOLDER = """
 import asyncio, sys
-from engine.ports import Ports
-from engine.stores.sqlite import SqliteStore
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.log.store import SqliteStore
 
 async def main():
     await SqliteStore(sys.argv[1]).open(Ports())

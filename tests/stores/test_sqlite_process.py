@@ -156,7 +156,7 @@ async def test_an_engine_whose_writer_is_killed_stops_and_says_that_nobody_knows
 
 _KILLED = """
 import asyncio, os, signal, sys
-from engine.ports import Ports
+from engine.runtime.ports import Ports
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.testing.conformance import append, request
 

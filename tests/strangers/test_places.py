@@ -296,8 +296,8 @@ async def test_a_removed_lock_lets_no_second_engine_in(tmp_path: Path) -> None:
 
 _BIND = """
 import asyncio, os, subprocess, sys
-from engine.ports import Ports
-from engine.stores.sqlite import SqliteStore
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.log.store import SqliteStore
 
 async def main():
     subprocess.run(["mount", "--bind", sys.argv[1], sys.argv[2]], check=True)
