@@ -72,15 +72,19 @@ class MemoryStore:
             for write in request.writes
             for data in write.events
         ]
+        new: list[EventType] = []
         for kind in types:
-            known = self._types.get((kind.name, kind.version), kind)
-            if known.schema_hash not in (kind.schema_hash, *kind.former):
+            known = self._types.get((kind.name, kind.version))
+            if known is not None and known.schema_hash == kind.schema_hash:
+                continue
+            if known is not None and known.schema_hash not in kind.former:
                 raise StoreFailed(
                     f"{kind.name} version {kind.version} is stored with schema "
                     f"{known.schema_hash} and comes with {kind.schema_hash}: nothing was written",
                     written=False,
                 )
-        for kind in types:
+            new.append(kind)
+        for kind in new:
             self._types[kind.name, kind.version] = EventType(
                 kind.name, kind.version, kind.schema_hash
             )
