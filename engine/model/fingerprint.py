@@ -53,7 +53,8 @@ class _Form(msgspec.Struct, frozen=True):
     """The same as plain values."""
     mixed: tuple[str, ...]
     """Fields that take values of several classes which look alike as plain values."""
-    has_defaults: bool
+    with_defaults: tuple[tuple[int, Any, Any], ...]
+    """Places of the fields that have defaults, with these: the very one, and as a plain value."""
     named: Any
     """What hashes contents, begun with the name of a command; to be copied."""
 
@@ -67,24 +68,30 @@ def fingerprint_of(command: Command) -> int:
     blake2b over the name and the content as canonical JSON. Raises what msgspec raises for what
     cannot be encoded.
     """
-    form = _form_of(type(command))
+    form = _forms.get(type(command)) or _form_of(type(command))
     values = astuple(command)
-    if not form.has_defaults and _PLAIN.issuperset(map(type, values)):
-        return _digest(form, _canonical.encode(command))
-    for value, given, default in zip(values, form.given, form.defaults, strict=True):
-        if value is given:
-            continue
-        if type(value) in _PLAIN:
-            is_plain = value != default
+    if _PLAIN.issuperset(map(type, values)) or _is_plain_or_default(form, values):
+        for place, given, default in form.with_defaults:
+            value = values[place]
+            # The encoder leaves out what *is* the default, and not what equals it.
+            if value is not given and type(value) in _PLAIN and value == default:
+                break
         else:
-            is_plain = type(value) in _MAY_BE_EMPTY and not value and value == default
-        if not is_plain:
-            content = _content(command)
-            if form.mixed:
-                _tell_classes(command, form.mixed, content)
-            return _digest(form, _encoder.encode(content))
-    # Nothing but defaults, and strings and whole numbers that are none: plain as it is.
-    return _digest(form, _canonical.encode(command))
+            return _digest(form, _canonical.encode(command))
+    content = _content(command)
+    if form.mixed:
+        _tell_classes(command, form.mixed, content)
+    return _digest(form, _encoder.encode(content))
+
+
+def _is_plain_or_default(form: _Form, values: tuple[Any, ...]) -> bool:
+    """Tell whether each value that is not plain is its default, or as empty as that."""
+    for value, given, default in zip(values, form.given, form.defaults, strict=True):
+        if type(value) in _PLAIN or value is given:
+            continue
+        if type(value) not in _MAY_BE_EMPTY or value or value != default:
+            return False
+    return True
 
 
 def is_of(fingerprint: int, command: Command) -> bool:
@@ -152,10 +159,16 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
         names = tuple(field.encode_name for field in found)
         pairs = tuple(map(_defaults_of, found))
         given, plain = (tuple(pair[n] for pair in pairs) for n in (0, 1))
-        has_defaults = any(default is not _NOTHING for default in (*given, *plain))
+        with_defaults = tuple(
+            (place, one, other)
+            for place, (one, other) in enumerate(pairs)
+            if one is not _NOTHING or other is not _NOTHING
+        )
         name = cls.command_name if issubclass(cls, Command) else ""
         named = blake2b(name.encode() + b"\0", digest_size=8)
-        form = _forms[cls] = _Form(tag, names, given, plain, mixed_fields(cls), has_defaults, named)
+        form = _forms[cls] = _Form(
+            tag, names, given, plain, mixed_fields(cls), with_defaults, named
+        )
     return form
 
 
