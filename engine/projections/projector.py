@@ -374,7 +374,8 @@ class Projector:
     async def _project(self, events: Sequence[StoredEvent]) -> int:
         """Prepare a batch, or as much of it as fits in memory, and let it be written.
 
-        Gives how many events; at most `_writes_left` batches before are not written yet.
+        Gives how many events. It is folded on `_ahead`, where memory stands: the checkpoint is up
+        to `_writes_left` batches behind, and `reopen` goes back to it where a write fails.
         """
         watch = self._watch
         seen = None if watch is None else watch.begin(ProjectionBegan(self.definition.name, events))
@@ -386,8 +387,7 @@ class Projector:
             if watch is not None:
                 watch.end(seen, error)
             raise
-        if prepared.changes is not None:
-            changes = prepared.changes
+        if (changes := prepared.changes) is not None:
             self._ahead = changes.after
             note = partial(self._note, prepared, changes, seen, begin)
             # Asked for here, so that the order of the batches is that of their writes.
@@ -396,7 +396,7 @@ class Projector:
         elif watch is not None:
             watch.end(seen, prepared.poison)
         if prepared.poison is not None:
-            await self._writes.settle()
+            await self._writes.settle()  # so that the checkpoint is right before the poison
             raise _Poisoned(events[prepared.count]) from prepared.poison
         assert prepared.count, "a batch gets on by one event at least, or fails"
         return prepared.count
