@@ -27,7 +27,7 @@ from .errors import DefinitionError, EngineError, EngineFailed
 from .host.entrance import Entrance
 from .host.portal import Portal
 from .host.store_end import StoreEnd
-from .host.supervisor import Supervisor
+from .host.supervisor import Life, Supervisor
 from .host.watchdog import loop_watch
 from .limits import Limits
 from .log.bus import Bus
@@ -59,14 +59,16 @@ from .stores.contract.views import Part, Rebuild
 from .stores.sqlite.views.store import SqliteViews
 from .stores.urls import StoreName, open_store, views_path
 from .telemetry import Telemetry, Watch
+from .write.actor import Actor
 from .write.admission import Admission
-from .write.bulk import run_many
+from .write.bulk import Sent, run_many
 from .write.deliberation import Deliberations
 from .write.directory import Directory
 from .write.dispatcher import Dispatcher
 from .write.journal import Journal
 from .write.kind import Kind, bind_events, bind_stored, registry_of
-from .write.mailbox import Intake, Mail
+from .write.mailbox import Intake, Mail, Submit
+from .write.observed import ObservedSubmit
 from .write.reception import Reception, checked_resources
 from .write.snapshot import Freezer
 from .write.snapshot_writer import SnapshotWriter
@@ -122,7 +124,8 @@ class Engine:
         self._admission = self._wire_admission(self._gate)
         self._store: Store = open_store(store)
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
-        self._entrance = Entrance(lambda: self._supervisor.state, lambda: self._supervisor.failed)
+        self._life = Life()
+        self._entrance = Entrance(self._life)
         self._check_usable = self._entrance.check
 
         definitions = definitions_of(aggregates)
@@ -146,7 +149,6 @@ class Engine:
             self._ports,
             self._check_usable,
         )
-        self._prepare = self._reception.prepare
         self._submit = self._wire_submit()
         self.declared = tuple(projections)
         """The projections that it was given."""
@@ -181,6 +183,7 @@ class Engine:
         ends = [StoreEnd(self._store)] if isinstance(self._store, Mortal) else []
         control = Control(self.projections, self._views, self._limits, self._ports, self._logger)
         return Supervisor(
+            self._life,
             open_all=self._open,
             close_all=(self._end_projecting, self._views.close, self._store.close),
             intake=self._intake,
@@ -249,13 +252,13 @@ class Engine:
     def _wire_admission(self, gate: Gate | None) -> Admission | None:
         return None if gate is None else Admission(gate, self._ports.clock, self._limits)
 
-    def _wire_submit(self) -> Callable[[Mail], asyncio.Future[Receipt]]:
+    def _wire_submit(self) -> Submit:
         """Choose once how commands are posted, so that without a telemetry none is looked for."""
         if self._watch is None or not self._watch.wants_commands:
             return self._reception.take
-        return self._watch.commands(self._reception.take, self._reception.kinds)
+        return ObservedSubmit(self._watch, self._reception.kinds, self._reception.take)
 
-    def _kind(self, definition: AggregateDefinition) -> Kind:
+    def _kind(self, definition: AggregateDefinition) -> Kind[Actor]:
         return Kind(
             definition=definition,
             events=bind_events(definition, self._registry),
@@ -265,13 +268,13 @@ class Engine:
             journal=self._journal,
             limits=self._limits,
             ports=self._ports,
+            failpoint=self._ports.failpoint,
             logger=self._logger,
             freezer=self._freezer(definition),
             resources=self._resources,
             deliberations=self._deliberations,
-            ready=self._dispatcher.ready,
-            load=self._directory.load,
-            forget=self._directory.forget,
+            turns=self._dispatcher,
+            residents=self._directory,
             debug=self._debug,
         )
 
@@ -339,20 +342,28 @@ class Engine:
         sending again is safe, KeyReused, OutcomeUnknown, Forbidden and UsageError. A caller that is
         cancelled does not half-do a command: it is run whole or not at all.
         """
-        mail = self._prepare(
-            command, key, expected, correlation, causation, principal, headers, deadline
+        envelope = Envelope(
+            command=command,
+            key=key,
+            expected=expected,
+            correlation=correlation,
+            causation=causation,
+            principal=principal,
+            headers=headers,
+            deadline=deadline,
         )
+        mail = self._reception.prepare(envelope)
         if self._admission is None:
             return await self._submit(mail)
         place = self._reception.place_of(mail)
         return await (await self._admission.admit(mail, place, self._post))
 
-    def _post(self, mail: Mail) -> asyncio.Future[Receipt]:
+    def _post(self, mail: Mail, /) -> asyncio.Future[Receipt]:
         """Post a command that the gate has let in; the engine may have stopped meanwhile."""
         self._check_usable()
         return self._submit(mail)
 
-    async def execute_many(
+    def execute_many(
         self,
         commands: Iterable[Envelope | Command] | AsyncIterable[Envelope | Command],
         *,
@@ -365,18 +376,14 @@ class Engine:
         where the engine is overloaded the next command waits for an earlier one's answer. To stop
         early, leave it through `contextlib.aclosing`; what was sent is run all the same.
         """
-        self._check_usable()
-        async for answer in run_many(commands, window, self._send):
-            yield answer
+        return run_many(commands, window, self._send, self._check_usable)
 
-    async def _send(self, envelope: Envelope) -> asyncio.Future[Receipt]:
-        trace = envelope.correlation, envelope.causation, envelope.principal, envelope.headers
-        mail = self._prepare(
-            envelope.command, envelope.key, envelope.expected, *trace, envelope.deadline
-        )
+    def _send(self, envelope: Envelope) -> Sent:
+        """Send one of many: as `execute` does, and the answer is waited for elsewhere."""
+        mail = self._reception.prepare(envelope)
         if self._admission is None:
             return self._submit(mail)
-        return await self._admission.admit(mail, self._reception.place_of(mail), self._post)
+        return self._admission.admit(mail, self._reception.place_of(mail), self._post)
 
     # -- queries ----------------------------------------------------------------------------
 
@@ -433,7 +440,7 @@ class Engine:
         Each number is true at some moment of the call; the loop may go on between two of them.
         """
         return EngineStatistics(
-            state=self._supervisor.state,
+            state=self._life.state,
             position=self._journal.position,
             commands=self._intake.statistics(self._directory.overloaded),
             handlers_running=len(self._deliberations),
@@ -540,7 +547,7 @@ class Engine:
     @property
     def is_new(self) -> bool:
         """Whether it was not started yet."""
-        return self._supervisor.state == "new"
+        return self._life.state == "new"
 
     def portal(self) -> Portal:
         """Give a way in for code without an event loop: threads, notebooks, sync frameworks.
@@ -582,7 +589,7 @@ class Engine:
     @property
     def failed(self) -> BaseException | None:
         """What ended the engine, if it failed."""
-        return self._supervisor.failed
+        return self._life.failed
 
     async def _open(self) -> None:
         await self._store.open(self._ports)

@@ -10,7 +10,6 @@ headers that a command's events are stored with, and it knows no vendor.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -18,9 +17,9 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from .model.given import as_headers
-from .model.messages import Command, Query, Receipt
+from .model.messages import Command, Query
 from .model.stored import StoredEvent
-from .statistics import EngineStatistics, answer_class
+from .statistics import EngineStatistics
 
 __all__ = [
     "Began",
@@ -38,18 +37,6 @@ LINKS_MAX = 32
 """Commands that a commit, and events that a projector's batch, names as what led to it, at most."""
 
 Headers: TypeAlias = Mapping[str, str]
-
-
-class Call(Protocol):
-    """A command on its way in, as far as a telemetry is concerned."""
-
-    command: Command
-    correlation: str | None
-    causation: str | None
-    headers: dict[str, str] | None
-
-
-Submit: TypeAlias = Callable[[Any], asyncio.Future[Receipt]]
 
 
 class CommandBegan(msgspec.Struct, frozen=True):
@@ -192,9 +179,8 @@ class Watch:
                 type(error).__qualname__,
             )
 
-    def _headers_of(
-        self, observation: Observation | None, given: dict[str, str] | None
-    ) -> dict[str, str] | None:
+    def headers_of(self, observation: Observation | None, given: Headers | None) -> Headers | None:
+        """Give the headers that a command's events are stored with, given its caller's."""
         if observation is None:
             return given
         try:
@@ -205,42 +191,3 @@ class Watch:
         except BaseException as error:
             self._failed(error)
             return given
-
-    def commands(self, post: Submit, kinds: Mapping[type[Command], str]) -> Submit:
-        """Give `post` with every command that passes through it observed, from post to answer."""
-
-        def submit(call: Call) -> asyncio.Future[Receipt]:
-            command = call.command
-            began = CommandBegan(
-                command, kinds[type(command)], call.correlation, call.causation, call.headers
-            )
-            seen = self.begin(began)
-            call.headers = self._headers_of(seen, call.headers)
-            try:
-                answer = post(call)
-            except BaseException as error:
-                self.end(seen, error, answer=answer_class(type(error)))
-                raise
-            if seen is not None:
-                answer.add_done_callback(lambda future: self._answered(seen, future))
-            return answer
-
-        return submit
-
-    def _answered(self, seen: Observation, future: asyncio.Future[Receipt]) -> None:
-        if future.cancelled():
-            self.end(seen, None, answer="cancelled")
-            return
-        error = future.exception()
-        if error is not None:
-            self.end(seen, error, answer=answer_class(type(error)))
-            return
-        receipt = future.result()
-        self.end(
-            seen,
-            None,
-            answer="receipt",
-            stream=receipt.stream,
-            version=receipt.version,
-            position=receipt.position,
-        )

@@ -2,45 +2,60 @@
 
 Rules: an engine is used in the event loop and in the process in which it was started, between its
 start and its end. Whatever else is refused at once, with a message that says who must do what. It
-changes nothing, and knows nothing of what the call is about.
+changes nothing, and knows nothing of what the call is about. Every command comes through here: what
+lets it in asks the system nothing, and what refuses it takes its time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from typing import NoReturn
 
 from ..errors import Closed, UsageError
-from .supervisor import State
+from .supervisor import Life
 
 __all__ = ["Entrance"]
+
+_process = os.getpid()
+"""This process. A fork is told of by the interpreter, and asking costs a call of the system."""
 
 
 class Entrance:
     """The entrance of one engine."""
 
-    def __init__(
-        self, state: Callable[[], State], failed: Callable[[], BaseException | None]
-    ) -> None:
+    def __init__(self, life: Life) -> None:
         """Take what tells the engine's state, and what ended it if it failed."""
-        self._state = state
-        self._failed = failed
+        self._life = life
         self._opened: dict[str, tuple[asyncio.AbstractEventLoop, int]] = {}
         """Where it was started: loop and process."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
 
     def open(self) -> None:
         """Let calls come in from this loop and this process, and from no other for ever.
 
         Raises UsageError where that was done before.
         """
-        here = asyncio.get_running_loop(), os.getpid()
+        here = asyncio.get_running_loop(), _process
         # One step, also where two threads start one engine: the first has it.
-        if self._state() != "new" or self._opened.setdefault("here", here) is not here:
+        if self._life.state != "new" or self._opened.setdefault("here", here) is not here:
             raise UsageError("an engine is started once: make a new Engine for the next start")
+        self._loop, self._process = here
 
     def check(self) -> asyncio.AbstractEventLoop:
         """Give the loop, or raise what tells the caller why the engine cannot be used here."""
+        loop = self._loop
+        try:
+            if (
+                loop is not None
+                and self._life.state == "running"
+                and self._process == _process
+                and asyncio.get_running_loop() is loop
+            ):
+                return loop
+        except RuntimeError:
+            pass  # no loop runs here, or the stack is used up: told apart below
         return self._check_loop(self.loop())
 
     def check_end(self) -> None:
@@ -52,6 +67,8 @@ class Entrance:
     def _check_loop(self, expected: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
         try:
             loop = asyncio.get_running_loop()
+        except RecursionError:
+            raise  # the caller's stack is used up
         except RuntimeError:
             loop = None
         if loop is not expected:
@@ -63,27 +80,36 @@ class Entrance:
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """Give the loop in which the engine runs; raise what prevents its use in this process."""
-        if self._state() != "running":
+        if self._life.state != "running":
             self._refuse_state()
         return self._check_process()
 
     def _check_process(self) -> asyncio.AbstractEventLoop:
         loop, process = self._opened["here"]
-        if os.getpid() != process:
+        if process != _process:
             raise UsageError(
-                f"this engine was started in process {process} and is used in {os.getpid()}, "
+                f"this engine was started in process {process} and is used in {_process}, "
                 f"after a fork: start an engine of its own in each process"
             )
         return loop
 
     def is_ending(self) -> bool:
         """Tell whether the engine has begun to stop, or has failed: it takes no more commands."""
-        return self._state() in ("stopping", "stopped", "failed")
+        return self._life.state in ("stopping", "stopped", "failed")
 
-    def _refuse_state(self) -> None:
-        if self._state() in ("new", "starting"):
+    def _refuse_state(self) -> NoReturn:
+        if self._life.state in ("new", "starting"):
             raise UsageError("the engine has not been started: use it inside `async with engine:`")
-        if self._state() == "failed":
+        if self._life.state == "failed":
             error = Closed("the engine has failed and runs no more commands; start a new one")
-            raise error from self._failed()
+            raise error from self._life.failed
         raise Closed("the engine is stopping or has stopped: nothing was run")
+
+
+def _note_fork() -> None:
+    global _process
+    _process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

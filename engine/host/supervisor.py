@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import anyio
 import anyio.abc
+import msgspec
 
 from ..errors import Closed, EngineFailed
 from ..runtime.bell import Bell
@@ -33,12 +34,20 @@ from ..write.mailbox import Intake
 from ..write.snapshot_writer import SnapshotWriter
 from .watchdog import LoopWatch
 
-__all__ = ["Reader", "State", "Supervisor"]
+__all__ = ["Life", "Reader", "State", "Supervisor"]
 
 _LOADERS = 2
 """One folds what it has read while the store reads for the other."""
 
 State: TypeAlias = Literal["new", "starting", "running", "stopping", "stopped", "failed"]
+
+
+class Life(msgspec.Struct):
+    """Where an engine is between its making and its end; only its supervisor changes it."""
+
+    state: State = "new"
+    failed: BaseException | None = None
+    """What ended the engine after it had started, if it failed."""
 
 
 class Reader(Protocol):
@@ -58,6 +67,7 @@ class Supervisor:
 
     def __init__(
         self,
+        life: Life,
         *,
         open_all: Callable[[], Awaitable[None]],
         close_all: Sequence[Callable[[], Awaitable[None]]],
@@ -71,6 +81,7 @@ class Supervisor:
         readers: Sequence[Reader],
         logger: logging.Logger,
     ) -> None:
+        self._life = life
         self._open_all = open_all
         self._close_all = close_all
         self._intake = intake
@@ -86,14 +97,11 @@ class Supervisor:
         self._asked: set[anyio.abc.TaskGroup] = set()
         """Groups whose tasks have been asked to end."""
         self.task: asyncio.Task[None] | None = None
-        self.state: State = "new"
-        self.failed: BaseException | None = None
-        """What ended the engine after it had started, if it failed."""
 
     async def start(self) -> None:
         """Open everything and start the tasks; raise what prevents it, with all closed again."""
-        assert self.state == "new", "the entrance lets it be started once"
-        self.state = "starting"
+        assert self._life.state == "new", "the entrance lets it be started once"
+        self._life.state = "starting"
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._supervise(started), name="foldline engine")
         try:
@@ -113,8 +121,8 @@ class Supervisor:
         """Drain, and wait to the end, also where the host is cancelled meanwhile."""
         assert self.task is not None, "what was not started does not end"
         self._stop_asked.set()
-        if self.state == "running":
-            self.state = "stopping"
+        if self._life.state == "running":
+            self._life.state = "stopping"
         cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while not self.task.done():
@@ -134,8 +142,8 @@ class Supervisor:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._close()
-        if self.state != "failed":
-            self.state = "stopped"
+        if self._life.state != "failed":
+            self._life.state = "stopped"
 
     async def _serve_watched(self, started: asyncio.Future[None]) -> None:
         async with self._group() as watching:
@@ -157,11 +165,11 @@ class Supervisor:
                 self._start(writers, self._snapshots.run)
                 self._start(writers, self._deliberations.run)
                 self._start(writers, partial(self._dispatcher.run, self._journal))
-                self.state = "running"
+                self._life.state = "running"
                 if not started.done():
                     started.set_result(None)
                 await self._stop_asked.wait()
-                self.state = "stopping"
+                self._life.state = "stopping"
                 await self._intake.wait_idle()
                 writers.cancel_scope.cancel()
                 self._asked.add(writers)
@@ -196,11 +204,11 @@ class Supervisor:
 
     def _fail(self, error: BaseException, started: asyncio.Future[None]) -> None:
         """Answer everything, and keep the cause for `failed` and for the end."""
-        self.state = "failed"
+        self._life.state = "failed"
         if not started.done():
             started.set_exception(error)
             return
-        self.failed = error
+        self._life.failed = error
         self._journal.abandon()
         closed = Closed("the engine failed before the command was run: nothing was written")
         closed.__cause__ = error
@@ -220,8 +228,8 @@ class Supervisor:
                 # What is durable is so already: a store that cannot close loses nothing.
                 messages = shows_messages(self._logger)
                 self._logger.error("closing failed\n%s", told(error, messages=messages))
-                if self.state != "failed":
-                    self.state, self.failed = "failed", error
+                if self._life.state != "failed":
+                    self._life.state, self._life.failed = "failed", error
 
 
 def _name_of(run: Callable[[], Awaitable[None]]) -> str:

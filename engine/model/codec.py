@@ -108,6 +108,8 @@ class EventRegistry:
         self.upcasting = upcasting or Upcasting()
         self._by_name: dict[tuple[str, int], _Entry] = {}
         self._types: dict[type[Event], EventType] = {}
+        self.encode: Callable[[Event], bytes] = _encoder.encode
+        """Gives the bytes of an event; raises what msgspec raises for what is not encodable."""
         for cls in (*classes, *self.upcasting.classes):
             if cls not in self._types:
                 self._add(cls)
@@ -152,10 +154,6 @@ class EventRegistry:
     def copy(self, event: Event) -> Any:
         """Give what an event is when it has been stored; raises what `reader_of` raises."""
         return self.reader_of(type(event))(event, _encoder.encode(event))
-
-    def encode(self, event: Event) -> bytes:
-        """Give the bytes of an event; raises what msgspec raises for what is not encodable."""
-        return _encoder.encode(event)
 
     def plain_decoder(
         self, name: str, version: int

@@ -71,13 +71,11 @@ class Exactness(msgspec.Struct, frozen=True):
 
     def reader(self, name: str, decode: Callable[[bytes], T]) -> Callable[[Any, bytes], T]:
         """Give what decodes the copy of an object that was just encoded, and compares the two."""
-        check, doubtful, trusted, deep = self.check, self.doubtful, self.trusted, self.deep
+        check, is_doubtful = self.check, bool(self.doubtful) or not self.trusted
 
         def read_back(given: Any, payload: bytes) -> T:
-            if deep:
-                return read_deep(given, payload)
             read = decode(payload)
-            if doubtful or not trusted or read != given:
+            if is_doubtful or read != given:
                 check(given, read)
             return read
 
@@ -87,7 +85,7 @@ class Exactness(msgspec.Struct, frozen=True):
             check(given, read)
             return read
 
-        return read_back
+        return read_deep if self.deep else read_back
 
 
 # -- studying a class -----------------------------------------------------------------------------

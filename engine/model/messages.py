@@ -234,7 +234,7 @@ class Query(msgspec.Struct, Generic[Answer], metaclass=MessageMeta, forbid_unkno
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A command with what travels beside it; what `execute_many` takes."""
+    """A command with what travels beside it: what `execute_many` takes, and `execute` makes."""
 
     command: Command
     key: str | None = None

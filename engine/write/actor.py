@@ -18,12 +18,11 @@ It never awaits, and never touches a store.
 
 from __future__ import annotations
 
-import enum
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import (
     Closed,
@@ -49,22 +48,11 @@ from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord, KeyWindow
 from .kind import Kind
 from .mailbox import Mail, Waiting, count, take, too_late
+from .phase import COLD, DECIDING, LIVE, LOADING, SETTLING, Phase
 from .proving import decide_and_compare
 from .snapshot import Distrusted, Frozen
 
-__all__ = ["Actor", "Phase"]
-
-T = TypeVar("T")
-
-
-class Phase(enum.Enum):
-    """Where an actor is between the store and its commands."""
-
-    COLD = "cold"  # its stream must be read before it can decide
-    LOADING = "loading"  # its stream is being read
-    LIVE = "live"  # it decides
-    DECIDING = "deciding"  # an async handler decides, and nothing else is taken meanwhile
-    SETTLING = "settling"  # it takes nothing until what is in flight is settled
+__all__ = ["Actor"]
 
 
 class Actor:
@@ -90,11 +78,11 @@ class Actor:
         "version",
     )
 
-    def __init__(self, kind: Kind, stream: str, id: str) -> None:  # noqa: A002 - the domain's word
+    def __init__(self, kind: Kind[Actor], stream: str, id: str) -> None:  # noqa: A002 - the domain's word
         self.kind = kind
         self.stream = stream
         self.id = id
-        self.phase = Phase.COLD
+        self.phase: Phase = COLD
         self.incarnation = 0
         self.queued = False
         """Whether it stands in the dispatcher's queue."""
@@ -126,10 +114,10 @@ class Actor:
     @property
     def wants_turn(self) -> bool:
         """Whether there is something that it could do now."""
-        if self.phase is Phase.DECIDING:
+        if self.phase is DECIDING:
             assert self._deliberation is not None
             return self._deliberation.ended
-        return self._waiting is not None and self.phase is Phase.LIVE
+        return self._waiting is not None and self.phase is LIVE
 
     @property
     def at_rest(self) -> bool:
@@ -138,7 +126,7 @@ class Actor:
             self._waiting is None
             and self._tail is None
             and not self.queued
-            and (self.phase is Phase.LIVE or self.phase is Phase.COLD)
+            and (self.phase is LIVE or self.phase is COLD)
         )
 
     def post(self, mail: Mail) -> None:
@@ -153,7 +141,9 @@ class Actor:
         # The caller's stack may be nearly used up, and each call here may raise RecursionError. So
         # what takes calls inside each other comes first, and can be left undone; what follows takes
         # one call at a time, no deeper than what has been done.
-        more = deque((waiting, mail)) if isinstance(waiting, Mail) else waiting
+        more: deque[Mail] | None = None
+        if waiting is not None:
+            more = deque((waiting, mail)) if isinstance(waiting, Mail) else waiting
         if mail.seconds is not None:
             mail.due = self.kind.ports.clock.monotonic() + mail.seconds
             loop = mail.answer.get_loop()
@@ -172,15 +162,15 @@ class Actor:
 
     def _go_on(self) -> None:
         """See that waiting commands come to their turn, also one that is about to be taken."""
-        if self.phase is Phase.LIVE:
+        if self.phase is LIVE:
             self._ask_turn()
-        elif self.phase is Phase.COLD:
-            self.kind.load(self)
-            self.phase = Phase.LOADING
+        elif self.phase is COLD:
+            self.kind.residents.load(self)
+            self.phase = LOADING
 
     def _ask_turn(self) -> None:
         if not self.queued:
-            self.kind.ready(self)
+            self.kind.turns.ready(self)
             self.queued = True
 
     def refuse_waiting(self, error: EngineError) -> None:
@@ -208,7 +198,7 @@ class Actor:
 
         Raises what the aggregate's own class raises where it is made.
         """
-        assert self.phase is Phase.LOADING
+        assert self.phase is LOADING
         assert self._tail is None, "an actor loads only when nothing of it is in flight"
         self._begin()
 
@@ -313,14 +303,14 @@ class Actor:
 
     def loaded(self, last: StoredEvent | None) -> None:
         """Take commands from now on; `last` is the event that was folded last, if one was."""
-        assert self.phase is Phase.LOADING
+        assert self.phase is LOADING
         freezer = self.kind.freezer
         if freezer is not None and last is not None and freezer.is_due(0, self._replayed):
             # The next load shall not take as long.
             frozen = freezer.freeze(self.state, self._keys)
             if frozen is not None:
                 freezer.seal(frozen, last)
-        self.phase = Phase.LIVE
+        self.phase = LIVE
         if self._waiting is not None:
             self._go_on()
 
@@ -328,7 +318,7 @@ class Actor:
         """Answer what waits, and leave; the next command tries to load again."""
         error = StreamUnreadable(f"{self.stream} cannot be loaded: {described(cause)}")
         error.__cause__ = cause
-        self.kind.forget(self)
+        self.kind.residents.forget(self)
         self.refuse_waiting(error)
 
     # -- what the journal says --------------------------------------------------------------
@@ -339,7 +329,7 @@ class Actor:
         if self._tail is not entry:
             return
         self._tail = None
-        if self.phase is Phase.SETTLING:
+        if self.phase is SETTLING:
             self._reload()
 
     def seal(self, frozen: Frozen, event: StoredEvent) -> None:
@@ -355,9 +345,9 @@ class Actor:
         self._reload()
 
     def _reload(self) -> None:
-        self.phase = Phase.COLD
+        self.phase = COLD
         if self._waiting is None:
-            self.kind.forget(self)
+            self.kind.residents.forget(self)
         else:
             self._go_on()
 
@@ -367,13 +357,20 @@ class Actor:
         """Handle waiting commands, at most so many; give how many."""
         done = 0
         journal = self.kind.journal
+        # What the last command did is looked at before each: its events may have filled the
+        # journal, its handler may be async, or have failed, and then the phase is another one.
         while done < commands_max and journal.has_room:
-            if self._waiting is not None and self.phase is Phase.LIVE:
+            if self._waiting is not None and self.phase is LIVE:
+                # Out of the mailbox first: whatever it raises, its turn is over.
                 mail, self._waiting = take(self._waiting)
                 if self._still_wanted(mail):
-                    self._run(mail, self._handle, mail)
-            elif self.wants_turn:
-                self._conclude()
+                    try:
+                        self._handle(mail)
+                    except BaseException:
+                        self._interrupted(mail)
+                        raise
+            elif self.phase is DECIDING and self.wants_turn:
+                self._conclude()  # what waits goes on behind it, in this same turn
             else:
                 break
             done += 1
@@ -398,44 +395,43 @@ class Actor:
     def _is_late(self, mail: Mail) -> bool:
         return self.kind.ports.clock.monotonic() >= mail.due
 
-    def _run(self, mail: Mail, step: Callable[[T], None], subject: T) -> None:
-        try:
-            step(subject)
-        except BaseException:
-            # Not a failure of the aggregate but the end of the process or of the engine: it goes
-            # on upwards, and nothing of this command was handed to the journal.
-            if mail.open:
-                self.kind.intake.refuse(mail, Closed("the engine was interrupted: not run"))
-            raise
+    def _interrupted(self, mail: Mail) -> None:
+        """Answer where not the aggregate failed, but the process or the engine is ended.
+
+        Nothing of this command was handed to the journal.
+        """
+        if mail.open:
+            self.kind.intake.refuse(mail, Closed("the engine was interrupted: not run"))
 
     def _handle(self, mail: Mail) -> None:
-        self.kind.reach("actor.taken")
-        fingerprint = mail.fingerprint
-        if mail.key is not None and self._answer_repeat(mail, mail.key, fingerprint):
+        if self.kind.failpoint is not None:
+            self.kind.failpoint("actor.taken")
+        envelope = mail.envelope
+        if envelope.key is not None and self._answer_repeat(mail, envelope.key):
             return
-        if mail.expected is not None and mail.expected != self.version:
-            self._refuse(mail, WrongVersion(self.stream, mail.expected, self.version))
+        if envelope.expected is not None and envelope.expected != self.version:
+            self._refuse(mail, WrongVersion(self.stream, envelope.expected, self.version))
             return
         if mail.handler.is_async:
-            self._deliberate(mail, fingerprint)
+            self._deliberate(mail)
             return
         try:
             returned = self._decide(mail)
         except BaseException as error:
             self._decline(mail, error)
         else:
-            self._accept(mail, fingerprint, returned)
+            self._accept(mail, returned)
 
     def _decide(self, mail: Mail) -> Any:
         """Run the handler; an async one gives its awaitable."""
-        handler, state = mail.handler, self.state
+        handler, state, command = mail.handler, self.state, mail.envelope.command
         if not handler.takes and not self.kind.debug:
-            return handler.decide(state, mail.command)
+            return handler.decide(state, command)
         arguments = handler.arguments(lambda: self.kind.context(mail), self.kind.resources)
-        decide = partial(handler.decide, state, mail.command, *arguments)
+        decide = partial(handler.decide, state, command, *arguments)
         return decide_and_compare(handler, state, decide) if self.kind.debug else decide()
 
-    def _accept(self, mail: Mail, fingerprint: int | None, returned: Any) -> None:
+    def _accept(self, mail: Mail, returned: Any) -> None:
         """Take what a handler returned."""
         if mail.seconds is not None and self._is_late(mail):
             self._fail(mail, too_late(mail, self.stream, "was decided too slowly"))
@@ -446,7 +442,7 @@ class Actor:
             self._fail(mail, error)
             return
         if events:
-            self._record(mail, fingerprint, events)
+            self._record(mail, events)
         else:
             self._accept_nothing(mail)
 
@@ -462,7 +458,7 @@ class Actor:
 
     # -- async handlers ---------------------------------------------------------------------
 
-    def _deliberate(self, mail: Mail, fingerprint: int | None) -> None:
+    def _deliberate(self, mail: Mail) -> None:
         """Let an async handler decide; nothing else is taken until it has."""
         clock = self.kind.ports.clock
         seconds = float(self.kind.limits.handler_seconds)
@@ -472,15 +468,15 @@ class Actor:
         if full is not None:
             self._refuse(mail, full)
             return
-        deliberation = Deliberation(mail, fingerprint, clock, self.kind.intake)
+        deliberation = Deliberation(mail, clock, self.kind.intake)
         self._deliberation = deliberation
-        self.phase = Phase.DECIDING
+        self.phase = DECIDING
         try:
             task = deliberation.begin(
                 lambda: self._decide(mail), seconds, self._ask_turn, self._ran_out
             )
         except BaseException as error:  # of the host's task factory
-            self._deliberation, self.phase = None, Phase.LIVE
+            self._deliberation, self.phase = None, LIVE
             self._fail(mail, error)
         else:
             self.kind.deliberations.hold(task)
@@ -490,14 +486,16 @@ class Actor:
         deliberation, self._deliberation = self._deliberation, None
         assert deliberation is not None
         deliberation.take()
-        self.phase = Phase.LIVE
-        self._run(deliberation.mail, self._take_outcome, deliberation)
-
-    def _take_outcome(self, deliberation: Deliberation) -> None:
-        if deliberation.error is not None:
-            self._decline(deliberation.mail, deliberation.error)
-        else:
-            self._accept(deliberation.mail, deliberation.fingerprint, deliberation.returned)
+        self.phase = LIVE
+        mail = deliberation.mail
+        try:
+            if deliberation.error is not None:
+                self._decline(mail, deliberation.error)
+            else:
+                self._accept(mail, deliberation.returned)
+        except BaseException:
+            self._interrupted(mail)
+            raise
 
     def _ran_out(self) -> None:
         """Answer for an async handler that takes too long, and trust the state no more."""
@@ -514,26 +512,27 @@ class Actor:
             deliberation.drop()
             self.kind.intake.refuse(deliberation.mail, error)
 
-    def _record(self, mail: Mail, fingerprint: int | None, events: Sequence[Event]) -> None:
+    def _record(self, mail: Mail, events: Sequence[Event]) -> None:
         """Encode, fold what was encoded, hand on."""
-        self.kind.reach("actor.decided")
+        if self.kind.failpoint is not None:
+            self.kind.failpoint("actor.decided")
         expected = self.version
         try:
-            datas, size = encode_and_fold(
-                self.kind, self.state, expected, mail, fingerprint, events
-            )
+            datas, size = encode_and_fold(self.kind, self.state, expected, mail, events)
         except BaseException as error:  # Rejected too: an applier decides nothing
             self._fail(mail, error)
             return
         self.version = expected + len(datas)
-        self.kind.reach("actor.folded")
+        if self.kind.failpoint is not None:
+            self.kind.failpoint("actor.folded")
         entry = Entry(
             self, self.incarnation, mail, Write(self.stream, expected, datas), self.version, size
         )
-        if mail.key is not None:
-            assert fingerprint is not None
-            entry.record = KeyRecord(fingerprint, expected + 1, self.version, 0)
-            self._remember(mail.key, entry.record)
+        key = mail.envelope.key
+        if key is not None:
+            assert mail.fingerprint is not None
+            entry.record = KeyRecord(mail.fingerprint, expected + 1, self.version, 0)
+            self._remember(key, entry.record)
         freezer = self.kind.freezer
         if freezer is not None and freezer.is_due(expected, self.version):
             entry.frozen = freezer.freeze(self.state, self._keys)
@@ -542,12 +541,13 @@ class Actor:
 
     # -- answers that write nothing ---------------------------------------------------------
 
-    def _answer_repeat(self, mail: Mail, key: str, fingerprint: int | None) -> bool:
+    def _answer_repeat(self, mail: Mail, key: str) -> bool:
         """Answer a key that is in the window; give whether it was."""
         record = None if self._keys is None else self._keys.find(key, self.version)
         if record is None:
             return False
-        if record.fingerprint != fingerprint and not is_of(record.fingerprint, mail.command):
+        stored = record.fingerprint
+        if stored != mail.fingerprint and not is_of(stored, mail.envelope.command):
             self._refuse(
                 mail,
                 KeyReused(
@@ -584,5 +584,5 @@ class Actor:
         if self._tail is None:
             self._reload()
         else:
-            self.phase = Phase.SETTLING
+            self.phase = SETTLING
         self.kind.logger.error("%s", failure_told(error, self.kind.logger))

@@ -8,14 +8,14 @@ posted in the order in which they were sent, and each within its deadline. No mo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Hashable
 
 from ..authorization import Gate
 from ..errors import Overloaded
 from ..limits import Limits
 from ..model.messages import Receipt
 from ..runtime.ports import Clock
-from .mailbox import Mail, too_late
+from .mailbox import Mail, Submit, too_late
 
 __all__ = ["Admission"]
 
@@ -32,9 +32,7 @@ class Admission:
         self._lines: dict[Hashable, asyncio.Future[None]] = {}
         """The last command of each line that waits; done when it and all before it have passed."""
 
-    async def admit(
-        self, mail: Mail, line: Hashable, post: Callable[[Mail], asyncio.Future[Receipt]]
-    ) -> asyncio.Future[Receipt]:
+    async def admit(self, mail: Mail, line: Hashable, post: Submit) -> asyncio.Future[Receipt]:
         """Ask for a command, and post it behind those that were sent before it in its line.
 
         Raises Forbidden, DeadlinePassed, Overloaded, and what `post` raises.
@@ -44,7 +42,8 @@ class Admission:
                 f"{self._waiting} commands wait for authorize, as many as "
                 f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
             )
-        answer = self._gate.ask(mail.principal, "execute", mail.command)
+        envelope = mail.envelope
+        answer = self._gate.ask(envelope.principal, "execute", envelope.command)
         if answer is None and line not in self._lines:
             return post(mail)
         before, own = self._lines.get(line), asyncio.get_running_loop().create_future()
@@ -65,11 +64,12 @@ class Admission:
         self, mail: Mail, answer: Awaitable[object] | None, before: asyncio.Future[None] | None
     ) -> None:
         """Return when the hook has said yes and those before have passed, within the deadline."""
+        principal, command = mail.envelope.principal, mail.envelope.command
         begun = 0.0 if mail.seconds is None else self._clock.monotonic()
         try:
             async with asyncio.timeout(mail.seconds):
                 if answer is not None:
-                    await self._gate.hear(answer, mail.principal, "execute", mail.command)
+                    await self._gate.hear(answer, principal, "execute", command)
                 if before is not None:
                     await asyncio.shield(before)
         except TimeoutError:

@@ -15,24 +15,34 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
     Callable,
+    Coroutine,
     Iterable,
+    Iterator,
 )
-from contextlib import aclosing
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..errors import EngineError, InvalidInput, Overloaded, UsageError
 from ..model.given import as_whole, shown
 from ..model.messages import Command, Envelope, Receipt
 from ..runtime.futures import is_being_cancelled, retrieve
 
-__all__ = ["Commands", "check_many", "run_many"]
+__all__ = ["Commands", "Send", "Sent", "check_many", "run_many"]
 
 _SENT_PER_TURN = 32
 """Commands sent before the event loop gets its turn."""
 
 Commands: TypeAlias = Iterable[Envelope | Command] | AsyncIterable[Envelope | Command]
+Sent: TypeAlias = asyncio.Future[Receipt] | Coroutine[Any, Any, asyncio.Future[Receipt]]
+"""The future of an answer, or where a gate has to be waited for, what gives it."""
+
+
+class Send(Protocol):
+    """Sends an envelope into the engine."""
+
+    def __call__(self, envelope: Envelope, /) -> Sent:
+        """Send it; raises, now or as it is awaited, what `Engine.execute` raises."""
+        ...
 
 
 def check_many(commands: object, window: object, *, is_async: bool = True) -> int:
@@ -53,35 +63,40 @@ def check_many(commands: object, window: object, *, is_async: bool = True) -> in
 
 
 async def run_many(
-    commands: Commands,
-    window: int,
-    send: Callable[[Envelope], Awaitable[asyncio.Future[Receipt]]],
+    commands: Commands, window: int, send: Send, check_usable: Callable[[], object]
 ) -> AsyncGenerator[Receipt | EngineError, None]:
     """Give the answers to `commands` in their order; see `Engine.execute_many`."""
+    check_usable()
     window = check_many(commands, window)
     outstanding: deque[asyncio.Future[Receipt]] = deque()
     source = _Source(commands)
+    number = 0
     try:
-        async with aclosing(source.envelopes()) as envelopes:
-            async for envelope in envelopes:
-                if len(outstanding) >= window:
-                    yield await _answer(outstanding.popleft())
-                while True:
-                    try:
-                        outstanding.append(await send(envelope))
-                    except Overloaded as overloaded:
-                        if outstanding:
-                            yield await _answer(outstanding.popleft())
-                            continue
-                        yield overloaded
-                    except EngineError as error:
-                        # Its place in the order is behind what is outstanding.
-                        while outstanding:
-                            yield await _answer(outstanding.popleft())
-                        yield error
-                    break
+        while (envelope := source.take() if source.is_sync else await source.wait()) is not None:
+            number += 1
+            if number % _SENT_PER_TURN == 0:
+                # The source may read a file: filling the window is not to hold up all.
+                await asyncio.sleep(0)
+            if len(outstanding) >= window:
+                first = outstanding.popleft()
+                yield _answer(first) if first.done() else await _wait(first)
+            while True:
+                try:
+                    sent = send(envelope)
+                    outstanding.append(sent if isinstance(sent, asyncio.Future) else await sent)
+                except Overloaded as overloaded:
+                    if outstanding:
+                        yield await _wait(outstanding.popleft())
+                        continue
+                    yield overloaded
+                except EngineError as error:
+                    # Its place in the order is behind what is outstanding.
+                    while outstanding:
+                        yield await _wait(outstanding.popleft())
+                    yield error
+                break
         while outstanding:
-            yield await _answer(outstanding.popleft())
+            yield await _wait(outstanding.popleft())
         if source.failure is not None:
             raise source.failure
     finally:
@@ -95,35 +110,55 @@ class _Source:
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
+        self._now: Iterator[Envelope | Command] | None = None
+        self._later: AsyncIterator[Envelope | Command] | None = None
+        self.is_sync = not isinstance(commands, AsyncIterable)
         self.failure: BaseException | None = None
         """What it raised in place of its next command."""
 
-    async def envelopes(self) -> AsyncGenerator[Envelope, None]:
-        """Give them in order, until there are no more or the source fails."""
-        number = 0
+    def take(self) -> Envelope | None:
+        """Give the next one; None where there are no more, or the source has failed."""
         try:
-            async for command in _one_by_one(self._commands):
-                number += 1
-                if number % _SENT_PER_TURN == 0:
-                    # The source may read a file: filling the window is not to hold up all.
-                    await asyncio.sleep(0)
-                yield command if isinstance(command, Envelope) else Envelope(command=command)
+            if self._now is None:
+                assert isinstance(self._commands, Iterable)
+                self._now = iter(self._commands)
+            command = next(self._now)
+        except StopIteration:
+            return None
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
-                raise
-            self.failure = error
+            self._fail(error)
+            return None
+        return command if isinstance(command, Envelope) else Envelope(command=command)
+
+    async def wait(self) -> Envelope | None:
+        """Wait for the next one; None where there are no more, or the source has failed."""
+        try:
+            if self._later is None:
+                assert isinstance(self._commands, AsyncIterable)
+                self._later = aiter(self._commands)
+            command = await anext(self._later)
+        except StopAsyncIteration:
+            return None
+        except (Exception, asyncio.CancelledError) as error:
+            self._fail(error)
+            return None
+        return command if isinstance(command, Envelope) else Envelope(command=command)
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep what the source raised, unless it is the end of the task that asks."""
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            raise error
+        self.failure = error
 
 
-async def _one_by_one(commands: Commands) -> AsyncIterator[Envelope | Command]:
-    if isinstance(commands, AsyncIterable):
-        async for command in commands:
-            yield command
-    else:
-        for command in commands:
-            yield command
+def _answer(future: asyncio.Future[Receipt]) -> Receipt | EngineError:
+    try:
+        return future.result()
+    except EngineError as error:
+        return error
 
 
-async def _answer(future: asyncio.Future[Receipt]) -> Receipt | EngineError:
+async def _wait(future: asyncio.Future[Receipt]) -> Receipt | EngineError:
     try:
         # Who leaves takes no command along: those behind it would be run without it.
         return await (future if future.done() else asyncio.shield(future))

@@ -46,7 +46,6 @@ class Deliberation:
         "due",
         "ended",
         "error",
-        "fingerprint",
         "intake",
         "mail",
         "ran_out",
@@ -54,9 +53,8 @@ class Deliberation:
         "seconds",
     )
 
-    def __init__(self, mail: Mail, fingerprint: int | None, clock: Clock, intake: Intake) -> None:
+    def __init__(self, mail: Mail, clock: Clock, intake: Intake) -> None:
         self.mail = mail
-        self.fingerprint = fingerprint
         self.clock = clock
         self.intake = intake
         """Of the engine that it belongs to."""

@@ -93,7 +93,7 @@ class Directory:
         """The resident actors, as they are now."""
         return tuple(self._actors.values())
 
-    def find(self, kind: Kind, aggregate_id: object) -> Actor:
+    def find(self, kind: Kind[Actor], aggregate_id: object) -> Actor:
         """Give the actor of an aggregate, a cold one if it was not in memory.
 
         Raises UsageError for an id that cannot be stored, Overloaded when nobody can leave, and

@@ -30,7 +30,9 @@ class Dispatcher:
     def ready(self, actor: Actor) -> None:
         """Put an actor that has commands at the end of the queue, or raise RecursionError."""
         # In this order: where the caller's stack has no room to wake anybody, nothing was changed.
-        self._wake.set()
+        # Whoever finds others in the queue need not ring: its turns go on, or wait for `wake`.
+        if not self._ready:
+            self._wake.set()
         self._ready.append(actor)
 
     def wake(self) -> None:
@@ -49,12 +51,12 @@ class Dispatcher:
                 await asyncio.sleep(0)
 
     def _turn(self, journal: Journal) -> None:
-        budget = self._limits.turn_commands
+        budget, slice_ = self._limits.turn_commands, self._limits.actor_commands
         while self._ready and budget > 0 and journal.has_room:
             actor = self._ready.popleft()
             actor.queued = False
-            # An actor without commands costs budget too: its turn is never free.
-            budget -= max(1, actor.work(min(budget, self._limits.actor_commands)))
+            done = actor.work(min(budget, slice_))
+            budget -= done or 1  # without commands too: its turn is never free
             if actor.wants_turn:
                 actor.queued = True
                 self._ready.append(actor)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import DeadlinePassed, HandlerFailed, NotRun, Rejected
 from ..model.aggregate import Aggregate
@@ -26,12 +27,7 @@ __all__ = ["encode_and_fold", "failed", "failure_told"]
 
 
 def encode_and_fold(
-    kind: Kind,
-    state: Aggregate,
-    version: int,
-    mail: Mail,
-    fingerprint: int | None,
-    events: Sequence[Event],
+    kind: Kind[Any], state: Aggregate, version: int, mail: Mail, events: Sequence[Event]
 ) -> tuple[list[EventData], int]:
     """Give the encoded events of one command, folded into `state` at `version`, and their bytes.
 
@@ -43,23 +39,28 @@ def encode_and_fold(
             f"{mail.handler.decide.__qualname__} returned {len(events)} events, above "
             f"Limits.command_events at {kind.limits.command_events}"
         )
-    first_metadata, metadata = _metadata(mail, fingerprint, len(events))
-    encode = kind.registry.encode
+    metadata, further_metadata = _metadata(mail, len(events))
+    bindings, encode, bytes_max = kind.events, kind.registry.encode, kind.limits.event_bytes
     refold = Refold(state) if kind.debug else None
     datas: list[EventData] = []
     size = 0
     for event in events:
-        binding = _binding(kind, mail, event)
+        binding = bindings.get(type(event))
+        if binding is None:
+            raise _unbound(kind, mail, event)
         payload = encode(event)
         binding.apply(state, binding.read_back(event, payload))
         version += 1
         state.version = version
-        data = EventData(binding.type, payload, metadata if datas else first_metadata)
-        size += _check_size(kind, state, data)
-        datas.append(data)
+        if datas:
+            metadata = further_metadata
+        if len(payload) > bytes_max or len(metadata) > bytes_max:
+            raise _too_large(kind, state, binding, max(len(payload), len(metadata)))
+        size += len(payload) + len(metadata)
+        datas.append(EventData(binding.type, payload, metadata))
     if refold is not None:
-        bindings = [_binding(kind, mail, event) for event in events]
-        folds = [(b.apply, b.decode(d.payload)) for b, d in zip(bindings, datas, strict=True)]
+        bound = [bindings[type(event)] for event in events]
+        folds = [(b.apply, b.decode(d.payload)) for b, d in zip(bound, datas, strict=True)]
         refold.compare(state, folds)
     return datas, size
 
@@ -72,7 +73,7 @@ def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
     if isinstance(cause, Rejected):
         why = "a rule belongs into the handler, since an applier decides nothing"
     error = HandlerFailed(
-        f"{mail.handler.decide.__qualname__} failed on {type(mail.command).__name__} for "
+        f"{mail.handler.decide.__qualname__} failed on {type(mail.envelope.command).__name__} for "
         f"{stream} with {type(cause).__name__}: {why}. Nothing was written."
     )
     error.__cause__ = cause
@@ -86,38 +87,36 @@ def failure_told(error: NotRun, logger: logging.Logger) -> str:
     return f"{error}\n{told(error.__cause__, messages=shows_messages(logger))}"
 
 
-def _binding(kind: Kind, mail: Mail, event: Event) -> EventBinding:
-    binding = kind.events.get(type(event))
-    if binding is None:
-        raise HandlerFailed(
-            f"{mail.handler.decide.__qualname__} returned {type(event).__name__}, and nothing "
-            f"in {kind.definition.cls.__name__} applies it: add an @applies method"
-        )
-    return binding
+def _unbound(kind: Kind[Any], mail: Mail, event: Event) -> HandlerFailed:
+    return HandlerFailed(
+        f"{mail.handler.decide.__qualname__} returned {type(event).__name__}, and nothing "
+        f"in {kind.definition.cls.__name__} applies it: add an @applies method"
+    )
 
 
-def _check_size(kind: Kind, state: Aggregate, data: EventData) -> int:
-    largest = max(len(data.payload), len(data.metadata))
-    if largest > kind.limits.event_bytes:
-        raise HandlerFailed(
-            f"{data.type.name} of {kind.definition.kind}:{state.id} has {largest} bytes, above "
-            f"Limits.event_bytes at {kind.limits.event_bytes}"
-        )
-    return len(data.payload) + len(data.metadata)
+def _too_large(
+    kind: Kind[Any], state: Aggregate, binding: EventBinding, largest: int
+) -> HandlerFailed:
+    return HandlerFailed(
+        f"{binding.type.name} of {kind.definition.kind}:{state.id} has {largest} bytes, above "
+        f"Limits.event_bytes at {kind.limits.event_bytes}"
+    )
 
 
-def _metadata(mail: Mail, fingerprint: int | None, events: int) -> tuple[bytes, bytes]:
+def _metadata(mail: Mail, events: int) -> tuple[bytes, bytes]:
     """Give the metadata of a command's first event and of its further ones."""
-    headers = None if mail.headers is None else dict(mail.headers)
-    correlation, causation, principal = mail.correlation, mail.causation, mail.principal
+    envelope = mail.envelope
+    key, headers = envelope.key, envelope.headers
+    correlation, causation = envelope.correlation, envelope.causation
+    principal = envelope.principal
     traced = not (
         correlation is None and causation is None and principal is None and headers is None
     )
     first = further = b""
-    if traced and (mail.key is None or events > 1):
-        bare = Metadata(None, None, 1, correlation, causation, principal, headers)
-        first = further = encode_metadata(bare)
-    if mail.key is not None:
-        full = Metadata(mail.key, fingerprint, events, correlation, causation, principal, headers)
-        first = encode_metadata(full)
+    own_headers = None if headers is None else dict(headers)
+    trace = correlation, causation, principal, own_headers
+    if traced and (key is None or events > 1):
+        first = further = encode_metadata(Metadata(None, None, 1, *trace))
+    if key is not None:
+        first = encode_metadata(Metadata(key, mail.fingerprint, events, *trace))
     return first, further

@@ -371,7 +371,7 @@ class Journal:
 
 def _commit_began(entries: Sequence[Entry]) -> CommitBegan:
     """Tell of a batch, and of its first commands what traces them."""
-    headers = [entry.mail.headers for entry in entries[:LINKS_MAX]]
+    headers = [entry.mail.envelope.headers for entry in entries[:LINKS_MAX]]
     return CommitBegan(
         events=sum(len(entry.write.events) for entry in entries),
         commands=len(entries),

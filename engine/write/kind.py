@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -24,7 +24,38 @@ from .journal import Journal
 from .mailbox import Intake, Mail
 from .snapshot import Freezer
 
-__all__ = ["EventBinding", "Kind", "bind_events", "bind_stored", "registry_of"]
+__all__ = [
+    "EventBinding",
+    "Kind",
+    "Residents",
+    "Turns",
+    "bind_events",
+    "bind_stored",
+    "registry_of",
+]
+
+A = TypeVar("A")
+A_contra = TypeVar("A_contra", contravariant=True)
+
+
+class Turns(Protocol[A_contra]):
+    """Who gives actors their turn: the dispatcher."""
+
+    def ready(self, actor: A_contra, /) -> None:
+        """Give the actor a turn; raise RecursionError, with nothing changed."""
+        ...
+
+
+class Residents(Protocol[A_contra]):
+    """Where actors are found and loaded: the directory."""
+
+    def load(self, actor: A_contra, /) -> None:
+        """Have the actor's stream read; raise RecursionError, with nothing changed."""
+        ...
+
+    def forget(self, actor: A_contra, /) -> None:
+        """Let the actor go, which has no state to keep."""
+        ...
 
 
 class EventBinding(msgspec.Struct, frozen=True):
@@ -37,8 +68,8 @@ class EventBinding(msgspec.Struct, frozen=True):
     apply: Callable[[Any, Any], None]
 
 
-class Kind(msgspec.Struct, frozen=True):
-    """What all actors of one kind in one engine share."""
+class Kind(msgspec.Struct, Generic[A], frozen=True):
+    """What all actors of one kind in one engine share; `A` is the actor, which is made above."""
 
     definition: AggregateDefinition
     events: Mapping[type[Event], EventBinding]
@@ -49,36 +80,30 @@ class Kind(msgspec.Struct, frozen=True):
     journal: Journal
     limits: Limits
     ports: Ports
+    failpoint: Callable[[str], None] | None
+    """As `ports` have it: what is called at the places where a test may end the engine."""
     logger: logging.Logger
     freezer: Freezer | None
     """Makes and opens snapshots, where the kind has any."""
     resources: Mapping[type, object]
     deliberations: Deliberations
-    ready: Callable[[Any], None]
-    """Gives the actor a turn."""
-    load: Callable[[Any], None]
-    """Has the actor's stream read."""
-    forget: Callable[[Any], None]
-    """Takes the actor out of the directory."""
+    turns: Turns[A]
+    residents: Residents[A]
     debug: bool = False
     """Whether handlers and appliers are checked as they run."""
 
     def context(self, mail: Mail) -> Context:
         """Give what a handler may know besides the state and the command."""
+        envelope = mail.envelope
         return Context(
             self.ports.clock.now(),
             self.ports.ids.new_id,
-            mail.key,
-            mail.correlation,
-            mail.causation,
-            mail.principal,
-            mail.headers,
+            envelope.key,
+            envelope.correlation,
+            envelope.causation,
+            envelope.principal,
+            envelope.headers,
         )
-
-    def reach(self, name: str) -> None:
-        """Reach a failpoint."""
-        if self.ports.failpoint is not None:
-            self.ports.failpoint(name)
 
 
 def bind_events(

@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from ..errors import DeadlinePassed, EngineError, Overloaded
 from ..model.aggregate import CommandHandler
-from ..model.messages import Command, Receipt
+from ..model.messages import Envelope, Receipt
 from ..statistics import IntakeStatistics, answer_class
 
-__all__ = ["Intake", "Mail", "Waiting", "count", "take", "too_late"]
+__all__ = ["Intake", "Mail", "Submit", "Waiting", "count", "take", "too_late"]
 
 
 class Mail(msgspec.Struct):
-    """One accepted command with what travels beside it, and the future of its answer."""
+    """One envelope on its way to its actor, with who decides it and the future of its answer."""
 
-    answer: asyncio.Future[Receipt]
+    envelope: Envelope
+    """The engine's own: all in it was checked, and copied where its caller could change it."""
     handler: CommandHandler
-    command: Command
-    key: str | None
-    expected: int | None
-    correlation: str | None
-    causation: str | None
-    principal: str | None
-    headers: dict[str, str] | None
+    answer: asyncio.Future[Receipt]
     fingerprint: int | None = None
     """Of a command with a key."""
     seconds: float | None = None
@@ -43,6 +38,14 @@ class Mail(msgspec.Struct):
     """Runs while the command waits for its turn."""
     open: bool = False
     """Whether it was accepted and has no answer yet."""
+
+
+class Submit(Protocol):
+    """Posts mail to its actor: `Reception.take`, or the same with a telemetry that looks on."""
+
+    def __call__(self, mail: Mail, /) -> asyncio.Future[Receipt]:
+        """Give the future of the answer; raise, with nothing run, where it cannot be posted."""
+        ...
 
 
 Waiting: TypeAlias = Mail | deque[Mail] | None
@@ -65,9 +68,10 @@ def take(waiting: Mail | deque[Mail]) -> tuple[Mail, Waiting]:
 def too_late(mail: Mail, stream: str, why: str) -> DeadlinePassed:
     """Say that a command's time is over; `why` goes on behind its stream."""
     limit = "Limits.handler_seconds" if mail.seconds is None else f"its {mail.seconds:g} s"
+    name = type(mail.envelope.command).__name__
     return DeadlinePassed(
-        f"{type(mail.command).__name__} for {stream} {why}, and {limit} are over. Nothing was "
-        f"written, and nothing will be; send again, with more time."
+        f"{name} for {stream} {why}, and {limit} are over. Nothing was written, and nothing will "
+        f"be; send again, with more time."
     )
 
 

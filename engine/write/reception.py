@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
+import msgspec
+
 from ..errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
 from ..limits import KEY_LENGTH_MAX
 from ..model.aggregate import CommandHandler, Context
@@ -19,8 +21,9 @@ from ..model.copying import copy_fields, mutable_fields
 from ..model.fingerprint import fingerprint_of
 from ..model.given import as_headers, as_seconds, as_text, as_whole, shown
 from ..model.ids import as_id
-from ..model.messages import Command, Receipt, told_instead
+from ..model.messages import Command, Envelope, Receipt, told_instead
 from ..runtime.ports import Ports
+from .actor import Actor
 from .deliberation import CURRENT
 from .directory import Directory
 from .kind import Kind
@@ -29,82 +32,58 @@ from .mailbox import Intake, Mail
 __all__ = ["Reception", "checked_resources"]
 
 
+class _Route(msgspec.Struct, frozen=True):
+    """Where commands of one class go."""
+
+    kind: Kind[Actor]
+    handler: CommandHandler
+    mutable: tuple[str, ...]
+    """Fields that may hold what its caller can change."""
+    seconds: float | None
+    """Of its deadline, where the envelope gives none."""
+
+
 class Reception:
     """The way into one engine. Raises DefinitionError where its kinds contradict each other."""
 
     def __init__(
         self,
-        kinds: Sequence[Kind],
+        kinds: Sequence[Kind[Actor]],
         intake: Intake,
         directory: Directory,
         ports: Ports,
         check_usable: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
         self._check_usable = check_usable
-        wired = _wired(kinds)
-        self._handlers = {cls: (*by, mutable_fields(cls)) for cls, by in wired.items()}
+        self._routes = _routes(kinds)
         self._intake = intake
         self._directory = directory
         self._failpoint = ports.failpoint
 
-    def prepare(
-        self,
-        command: Command,
-        key: str | None,
-        expected: int | None,
-        correlation: str | None,
-        causation: str | None,
-        principal: str | None,
-        headers: Mapping[str, str] | None,
-        deadline: float | None,
-    ) -> Mail:
-        """Give a call, checked and copied, as it is run when it is posted; nothing is taken yet."""
-        loop = self._check_usable()
-        wired = self._handlers.get(type(command))
-        if wired is None:
-            raise UsageError(_not_handled(command))
-        kind, handler, mutable = wired
-        if mutable:
-            command = copy_fields(command, mutable)
-        deadline = kind.definition.deadline if deadline is None else _time_left(deadline)
-        own_headers: dict[str, str] | None = None
-        if (
-            correlation is not None
-            or causation is not None
-            or principal is not None
-            or headers is not None
-        ):
-            correlation = None if correlation is None else as_text("correlation", correlation)
-            causation = None if causation is None else as_text("causation", causation)
-            principal = None if principal is None else as_text("principal", principal)
-            own_headers = None if headers is None else as_headers(headers)
-        fingerprint: int | None = None
-        if key is not None:
-            key = as_text("a key", key, KEY_LENGTH_MAX)
-            fingerprint = _fingerprint(command)
-        if expected is not None:
-            expected = as_whole("expected", expected)
-        return Mail(
-            loop.create_future(),
-            handler,
-            command,
-            key,
-            expected,
-            correlation,
-            causation,
-            principal,
-            own_headers,
-            fingerprint,
-            deadline,
-        )
+    def prepare(self, envelope: Envelope) -> Mail:
+        """Give an envelope, checked and copied, as it is run when it is posted.
 
-    def take(self, mail: Mail) -> asyncio.Future[Receipt]:
-        """Post a call to its actor, and give the future of its answer."""
-        command = mail.command
+        Nothing is taken yet. Raises UsageError and DeadlinePassed for whatever is wrong with it.
+        """
+        loop = self._check_usable()
+        command = envelope.command
+        route = self._routes.get(type(command))
+        if route is None:
+            raise UsageError(_not_handled(command))
+        deadline = envelope.deadline
+        seconds = route.seconds if deadline is None else _time_left(deadline)
+        if route.mutable or not _is_own(envelope):
+            envelope = _own(envelope, command, route.mutable)
+        fingerprint = None if envelope.key is None else _fingerprint(envelope.command)
+        return Mail(envelope, route.handler, loop.create_future(), fingerprint, seconds)
+
+    def take(self, mail: Mail, /) -> asyncio.Future[Receipt]:
+        """Post mail to its actor, and give the future of its answer; see `Submit`."""
+        command = mail.envelope.command
         if CURRENT.get() is not None:
             self._check_not_inside(command)
         self._intake.check()
-        kind = self._handlers[type(command)][0]
+        kind = self._routes[type(command)].kind
         actor = self._directory.find(kind, getattr(command, mail.handler.id_field))
         actor.post(mail)
         if self._failpoint is not None:
@@ -112,14 +91,15 @@ class Reception:
         return mail.answer
 
     def place_of(self, mail: Mail) -> tuple[str | None, str, str]:
-        """Give in whose line a call stands, on its way to its aggregate."""
-        kind = self._handlers[type(mail.command)][0].definition.kind
-        return mail.principal, kind, as_id(getattr(mail.command, mail.handler.id_field))
+        """Give in whose line mail stands, on its way to its aggregate."""
+        command = mail.envelope.command
+        kind = self._routes[type(command)].kind.definition.kind
+        return mail.envelope.principal, kind, as_id(getattr(command, mail.handler.id_field))
 
     @property
     def kinds(self) -> Mapping[type[Command], str]:
         """The kind of aggregate by the class of command that it handles."""
-        return {command: kind.definition.kind for command, (kind, *_) in self._handlers.items()}
+        return {command: route.kind.definition.kind for command, route in self._routes.items()}
 
     def _check_not_inside(self, command: Command) -> None:
         """Refuse a command out of a handler: its aggregate may be what that one waits for."""
@@ -146,10 +126,10 @@ def checked_resources(given: object) -> dict[type, object]:
     return dict(cast("Mapping[type, object]", found))
 
 
-def _wired(kinds: Sequence[Kind]) -> Mapping[type[Command], tuple[Kind, CommandHandler]]:
-    """Give who handles each class of command."""
-    by_name: dict[str, Kind] = {}
-    handlers: dict[type[Command], tuple[Kind, CommandHandler]] = {}
+def _routes(kinds: Sequence[Kind[Actor]]) -> Mapping[type[Command], _Route]:
+    """Give where each class of command goes."""
+    by_name: dict[str, Kind[Actor]] = {}
+    routes: dict[type[Command], _Route] = {}
     for kind in kinds:
         definition = kind.definition
         other = by_name.setdefault(definition.kind, kind).definition
@@ -160,16 +140,16 @@ def _wired(kinds: Sequence[Kind]) -> Mapping[type[Command], tuple[Kind, CommandH
             )
         for command, handler in definition.handlers.items():
             _check_resources(kind, handler)
-            if command in handlers:
+            if command in routes:
                 raise DefinitionError(
                     f"{command.__name__} is handled by {definition.cls.__qualname__} and by "
-                    f"{handlers[command][0].definition.cls.__qualname__}: keep one handler"
+                    f"{routes[command].kind.definition.cls.__qualname__}: keep one handler"
                 )
-            handlers[command] = (kind, handler)
-    return handlers
+            routes[command] = _Route(kind, handler, mutable_fields(command), definition.deadline)
+    return routes
 
 
-def _check_resources(kind: Kind, handler: CommandHandler) -> None:
+def _check_resources(kind: Kind[Actor], handler: CommandHandler) -> None:
     for taken in handler.takes:
         if taken is not Context and taken not in kind.resources:
             raise DefinitionError(
@@ -184,6 +164,35 @@ def _not_handled(given: object) -> str:
     else:
         what = told_instead(given, Command)
     return f"no aggregate of this engine handles {what}. Nothing was run."
+
+
+def _is_own(envelope: Envelope) -> bool:
+    """Tell whether there is nothing in an envelope, the command aside, that wants a look."""
+    return (
+        envelope.key is None
+        and envelope.expected is None
+        and envelope.correlation is None
+        and envelope.causation is None
+        and envelope.principal is None
+        and envelope.headers is None
+        and type(envelope) is Envelope
+    )
+
+
+def _own(envelope: Envelope, command: Command, mutable: tuple[str, ...]) -> Envelope:
+    """Give an envelope of this call alone; raise UsageError for what does not fit."""
+    headers = envelope.headers
+    correlation, causation = envelope.correlation, envelope.causation
+    key, expected, principal = envelope.key, envelope.expected, envelope.principal
+    return Envelope(
+        command=copy_fields(command, mutable) if mutable else command,
+        correlation=None if correlation is None else as_text("correlation", correlation),
+        causation=None if causation is None else as_text("causation", causation),
+        principal=None if principal is None else as_text("principal", principal),
+        headers=None if headers is None else as_headers(headers),
+        key=None if key is None else as_text("a key", key, KEY_LENGTH_MAX),
+        expected=None if expected is None else as_whole("expected", expected),
+    )
 
 
 def _fingerprint(command: Command) -> int:

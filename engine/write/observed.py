@@ -1,0 +1,73 @@
+"""Commands under a telemetry's eyes, from their post to their answer.
+
+Rules: the telemetry is told through its guard, so that nothing it raises reaches the command. What
+it says changes nothing but the headers that the command's events are stored with. Without a
+telemetry that wants commands this stands in no command's way: it is chosen once, as an engine is
+made. It decides nothing, and knows no actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+
+import msgspec
+
+from ..model.messages import Command, Receipt
+from ..statistics import answer_class
+from ..telemetry import CommandBegan, Observation, Watch
+from .mailbox import Mail, Submit
+
+__all__ = ["ObservedSubmit"]
+
+
+class ObservedSubmit:
+    """A `Submit` that tells a telemetry of each command that passes through it."""
+
+    def __init__(self, watch: Watch, kinds: Mapping[type[Command], str], submit: Submit) -> None:
+        """Take whom to tell, the kind of aggregate by class of command, and what posts."""
+        self._watch = watch
+        self._kinds = kinds
+        self._submit = submit
+
+    def __call__(self, mail: Mail, /) -> asyncio.Future[Receipt]:
+        """Post mail; raises what posting raises, and the telemetry is told of that too."""
+        envelope = mail.envelope
+        began = CommandBegan(
+            envelope.command,
+            self._kinds[type(envelope.command)],
+            envelope.correlation,
+            envelope.causation,
+            envelope.headers,
+        )
+        seen = self._watch.begin(began)
+        headers = self._watch.headers_of(seen, envelope.headers)
+        if headers is not envelope.headers:
+            mail.envelope = msgspec.structs.replace(envelope, headers=headers)
+        try:
+            answer = self._submit(mail)
+        except BaseException as error:
+            self._watch.end(seen, error, answer=answer_class(type(error)))
+            raise
+        if seen is not None:
+            answer.add_done_callback(partial(self._answered, seen))
+        return answer
+
+    def _answered(self, seen: Observation, future: asyncio.Future[Receipt]) -> None:
+        if future.cancelled():
+            self._watch.end(seen, None, answer="cancelled")
+            return
+        error = future.exception()
+        if error is not None:
+            self._watch.end(seen, error, answer=answer_class(type(error)))
+            return
+        receipt = future.result()
+        self._watch.end(
+            seen,
+            None,
+            answer="receipt",
+            stream=receipt.stream,
+            version=receipt.version,
+            position=receipt.position,
+        )
