@@ -2,6 +2,7 @@
 
 In: a command from the door. Out: a receipt, or an error that says whether it was written.
 Read `reception`, `directory`, `mailbox` and `actor`; `dispatcher` and `deliberation` (turns, async
-handlers); `encoding`, `keys` and `journal` (what becomes durable); then `snapshot` and `admission`.
+handlers); `encoding`, `keys` and `journal` (what becomes durable); then `snapshot`,
+`admission` and `observed` (the gate, a telemetry).
 The write side does not know the projections, and waits for none of them.
 """

@@ -25,7 +25,7 @@ ALLOWED = {
     "runtime.system_files": {"os", "threading"},  # what ports gives as the machine's files
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
     "stores.urls": {"os"},  # PathLike and fspath only: what a path is
-    "host.entrance": {"os"},  # getpid only: to notice a fork
+    "host.entrance": {"os"},  # getpid and register_at_fork only: to notice a fork
     "stores.sqlite.process.store": {
         "os",
         "socket",
