@@ -27,8 +27,8 @@ from engine import (
     answers,
     projects,
 )
-from engine.stores.sqlite.connection import OnlyReads
 from engine.stores.sqlite import wal as sqlite_wal
+from engine.stores.sqlite.connection import OnlyReads
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.support.counters import Add, Added, Counter
 from tests.support.shelf import until

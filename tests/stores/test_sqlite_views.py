@@ -19,8 +19,8 @@ from engine.model.projection import Projection, Row, Table, projects
 from engine.model.rows import Flat, Scalar
 from engine.runtime.ports import Ports
 from engine.stores.contract.views import Changes, Checkpoint, Decision, Parked, Selection
-from engine.stores.sqlite.connection import set_pragma
 from engine.stores.sqlite import wal as sqlite_wal
+from engine.stores.sqlite.connection import set_pragma
 from engine.stores.sqlite.views.catalog import Keeper
 from engine.stores.sqlite.views.store import SqliteViews
 from engine.stores.sqlite.views.tables import TableSql

@@ -15,8 +15,8 @@ from engine import StoreFailed
 from engine.model.stored import EventData
 from engine.runtime.ports import Ports, SystemClock
 from engine.stores.contract.log import AppendRequest, Write
-from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite import wal as sqlite_wal
+from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.wal import WalFolder, WalInTurn
 from engine.testing.conformance import ADDED, append, feed, request
 from tests.support.faults import FaultyVfs, Hold, VfsFiles
