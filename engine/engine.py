@@ -61,14 +61,13 @@ from .stores.urls import StoreName, open_store, views_path
 from .telemetry import Telemetry, Watch
 from .write.actor import Actor
 from .write.admission import Admission
-from .write.bulk import Sent, run_many
+from .write.bulk import run_many
 from .write.deliberation import Deliberations
 from .write.directory import Directory
 from .write.dispatcher import Dispatcher
 from .write.journal import Journal
 from .write.kind import Kind, bind_events, bind_stored, registry_of
-from .write.mailbox import Intake, Mail, Submit
-from .write.observed import ObservedSubmit
+from .write.mailbox import Intake
 from .write.reception import Reception, checked_resources
 from .write.snapshot import Freezer
 from .write.snapshot_writer import SnapshotWriter
@@ -121,7 +120,6 @@ class Engine:
         self._logger = safe_logger(logger, messages=log_messages)
         self._debug = debug
         self._gate = self._wire_gate(authorize)
-        self._admission = self._wire_admission(self._gate)
         self._store: Store = open_store(store)
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
         self._life = Life()
@@ -148,8 +146,9 @@ class Engine:
             self._directory,
             self._ports,
             self._check_usable,
+            self._wire_admission(),
+            self._watch,
         )
-        self._submit = self._wire_submit()
         self.declared = tuple(projections)
         """The projections that it was given."""
         self._views = SqliteViews(views_path(self._store), logger=self._logger)
@@ -249,14 +248,9 @@ class Engine:
             raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
         return Gate(authorize, self._logger)
 
-    def _wire_admission(self, gate: Gate | None) -> Admission | None:
+    def _wire_admission(self) -> Admission | None:
+        gate = self._gate
         return None if gate is None else Admission(gate, self._ports.clock, self._limits)
-
-    def _wire_submit(self) -> Submit:
-        """Choose once how commands are posted, so that without a telemetry none is looked for."""
-        if self._watch is None or not self._watch.wants_commands:
-            return self._reception.take
-        return ObservedSubmit(self._watch, self._reception.kinds, self._reception.take)
 
     def _kind(self, definition: AggregateDefinition) -> Kind[Actor]:
         return Kind(
@@ -352,16 +346,8 @@ class Engine:
             headers=headers,
             deadline=deadline,
         )
-        mail = self._reception.prepare(envelope)
-        if self._admission is None:
-            return await self._submit(mail)
-        place = self._reception.place_of(mail)
-        return await (await self._admission.admit(mail, place, self._post))
-
-    def _post(self, mail: Mail, /) -> asyncio.Future[Receipt]:
-        """Post a command that the gate has let in; the engine may have stopped meanwhile."""
-        self._check_usable()
-        return self._submit(mail)
+        sent = self._reception.send(envelope)
+        return await (sent if isinstance(sent, asyncio.Future) else await sent)
 
     def execute_many(
         self,
@@ -376,14 +362,7 @@ class Engine:
         where the engine is overloaded the next command waits for an earlier one's answer. To stop
         early, leave it through `contextlib.aclosing`; what was sent is run all the same.
         """
-        return run_many(commands, window, self._send, self._check_usable)
-
-    def _send(self, envelope: Envelope) -> Sent:
-        """Send one of many: as `execute` does, and the answer is waited for elsewhere."""
-        mail = self._reception.prepare(envelope)
-        if self._admission is None:
-            return self._submit(mail)
-        return self._admission.admit(mail, self._reception.place_of(mail), self._post)
+        return run_many(commands, window, self._reception.send, self._check_usable)
 
     # -- queries ----------------------------------------------------------------------------
 

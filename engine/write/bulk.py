@@ -16,25 +16,23 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Callable,
-    Coroutine,
     Iterable,
     Iterator,
 )
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from ..errors import EngineError, InvalidInput, Overloaded, UsageError
 from ..model.given import as_whole, shown
 from ..model.messages import Command, Envelope, Receipt
 from ..runtime.futures import is_being_cancelled, retrieve
+from .mailbox import Sent
 
-__all__ = ["Commands", "Send", "Sent", "check_many", "run_many"]
+__all__ = ["Commands", "Send", "check_many", "run_many"]
 
 _SENT_PER_TURN = 32
 """Commands sent before the event loop gets its turn."""
 
 Commands: TypeAlias = Iterable[Envelope | Command] | AsyncIterable[Envelope | Command]
-Sent: TypeAlias = asyncio.Future[Receipt] | Coroutine[Any, Any, asyncio.Future[Receipt]]
-"""The future of an answer, or where a gate has to be waited for, what gives it."""
 
 
 class Send(Protocol):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol, TypeAlias
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -18,7 +19,7 @@ from ..model.aggregate import CommandHandler
 from ..model.messages import Envelope, Receipt
 from ..statistics import IntakeStatistics, answer_class
 
-__all__ = ["Intake", "Mail", "Submit", "Waiting", "count", "take", "too_late"]
+__all__ = ["Intake", "Mail", "Sent", "Submit", "Waiting", "count", "take", "too_late"]
 
 
 class Mail(msgspec.Struct):
@@ -48,6 +49,8 @@ class Submit(Protocol):
         ...
 
 
+Sent: TypeAlias = asyncio.Future[Receipt] | Coroutine[Any, Any, asyncio.Future[Receipt]]
+"""The future of an answer; where a gate is asked first, what waits for it and gives the future."""
 Waiting: TypeAlias = Mail | deque[Mail] | None
 """An actor's mailbox: nothing, one command, or several in order."""
 

@@ -23,11 +23,14 @@ from ..model.given import as_headers, as_seconds, as_text, as_whole, shown
 from ..model.ids import as_id
 from ..model.messages import Command, Envelope, Receipt, told_instead
 from ..runtime.ports import Ports
+from ..telemetry import Watch
 from .actor import Actor
+from .admission import Admission
 from .deliberation import CURRENT
 from .directory import Directory
 from .kind import Kind
-from .mailbox import Intake, Mail
+from .mailbox import Intake, Mail, Sent, Submit
+from .observed import ObservedSubmit
 
 __all__ = ["Reception", "checked_resources"]
 
@@ -53,14 +56,28 @@ class Reception:
         directory: Directory,
         ports: Ports,
         check_usable: Callable[[], asyncio.AbstractEventLoop],
+        admission: Admission | None,
+        watch: Watch | None,
     ) -> None:
         self._check_usable = check_usable
         self._routes = _routes(kinds)
         self._intake = intake
         self._directory = directory
         self._failpoint = ports.failpoint
+        self._admission = admission
+        self.submit: Submit = self.take
+        """How mail is posted: chosen once, so that without a telemetry none is looked for."""
+        if watch is not None and watch.wants_commands:
+            self.submit = ObservedSubmit(watch, self._kinds(), self.take)
 
-    def prepare(self, envelope: Envelope) -> Mail:
+    def send(self, envelope: Envelope, /) -> Sent:
+        """Check, copy and post an envelope, behind the gate where there is one; see `Send`."""
+        mail = self._prepare(envelope)
+        if self._admission is None:
+            return self.submit(mail)
+        return self._admission.admit(mail, self._place_of(mail), self._post)
+
+    def _prepare(self, envelope: Envelope) -> Mail:
         """Give an envelope, checked and copied, as it is run when it is posted.
 
         Nothing is taken yet. Raises UsageError and DeadlinePassed for whatever is wrong with it.
@@ -90,14 +107,18 @@ class Reception:
             self._failpoint("mailbox.accepted")
         return mail.answer
 
-    def place_of(self, mail: Mail) -> tuple[str | None, str, str]:
+    def _post(self, mail: Mail, /) -> asyncio.Future[Receipt]:
+        """Post mail that the gate has let in; the engine may have stopped meanwhile."""
+        self._check_usable()
+        return self.submit(mail)
+
+    def _place_of(self, mail: Mail) -> tuple[str | None, str, str]:
         """Give in whose line mail stands, on its way to its aggregate."""
         command = mail.envelope.command
         kind = self._routes[type(command)].kind.definition.kind
         return mail.envelope.principal, kind, as_id(getattr(command, mail.handler.id_field))
 
-    @property
-    def kinds(self) -> Mapping[type[Command], str]:
+    def _kinds(self) -> Mapping[type[Command], str]:
         """The kind of aggregate by the class of command that it handles."""
         return {command: route.kind.definition.kind for command, route in self._routes.items()}
 
