@@ -135,19 +135,24 @@ class Columns:
     def number_in(self, text: str) -> tuple[str | None, bool]:
         """Give the invoice's number of a line that cannot be read, and whether it is certain."""
         cells: Sequence[str]
+        line = text.replace("\x00", "").strip("\r\n")
         try:
-            cells = next(csv.reader((text.replace("\x00", "").strip("\r\n"),)), ())
+            cells = next(csv.reader((line,)), ())
         except csv.Error:
             cells = ()
         if len(cells) < len(self.header):
             # A quote that is not closed takes the rest of the line.
-            cells = max(cells, text.split(","), key=len)
+            cells = max(cells, line.split(","), key=len)
         if len(cells) <= self.number:
             return None, False
         shown = "".join(c for c in cells[self.number] if c.isprintable())
         number = shown.strip()[:CELL_CHARACTERS_MAX] or None
-        # Where a cell is missing, what stands here may be another column's.
-        return number, number is not None and len(cells) >= len(self.header)
+        # Where a cell is missing, what stands here may be another column's; where there is one too
+        # many, too, unless it is the first. What ends a line elsewhere may hide another row.
+        is_whole = len(cells) == len(self.header) or (
+            len(cells) > len(self.header) and self.number == 0
+        )
+        return number, number is not None and is_whole and len(line.splitlines()) == 1
 
 
 class Invoices:
@@ -311,7 +316,7 @@ class _Look:
         """Leave out whatever a row that cannot be read may belong to."""
         if number is not None:
             self.held.add(number)
-            if number == self._last:
+            if certain and number == self._last:
                 return
         self._stray = True
         if not certain:

@@ -4,8 +4,9 @@ Rules: the views' file is opened read-only, whoever has it open for writing; no 
 nothing is ever written. What is asked is answered by the same functions as in the engine, from
 tables that are the same: others are refused and not believed (`stores/sqlite_views_reader.py`).
 Whoever watches looks some times a second whether anything was committed, and asks only then; it is
-given what differs from what it had, and misses the answers between. It asks no `authorize`: whoever
-may read the file may read all of it.
+given what differs from what it had, and misses the answers between. Those who wait for a position
+look together, and the log is asked for its end before they do. It asks no `authorize`: whoever may
+read the file may read all of it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 
-from ..errors import Closed, UsageError
+from ..errors import Closed, EngineError, UsageError
 from ..limits import Limits
 from ..model.messages import Query, Receipt
 from ..model.projection import Projection, ProjectionDefinition, projections_of
 from ..queries.answers import Answers
+from ..queries.question import are_same
 from ..runtime.ports import Ports
+from ..runtime.shared_call import SharedCall
+from ..stores.contract.log import Head
 from ..stores.sqlite.outside.views import Look, NoViewsYet, SqliteViewsReader
 from ..stores.urls import StoreName, file_store
+from .log_file import LogFile
 
 __all__ = ["LOOK_SECONDS", "Onlooker", "OnlookerQuery"]
 
@@ -58,8 +63,18 @@ class Onlooker:
         self._lock_path = opened.path + ".lock"
         limits = limits or Limits()
         self._reader = SqliteViewsReader(opened.views_path, definitions, ports, limits)
-        self._seen = {d.name: _Seen(d, self._refresh) for d in definitions}
-        self._answers = Answers(answers, self._reader, self._seen, limits, ports.stopwatch)
+        self._log = _LogEnd(opened.path, ports)
+        refresh = SharedCall(self._refresh)
+        self._seen = {d.name: _Seen(d, refresh) for d in definitions}
+        self._answers = Answers(
+            answers,
+            self._reader,
+            self._seen,
+            limits,
+            ports.stopwatch,
+            log=self._log,
+            refresh=refresh,
+        )
         self._open = False
         self._look: Look | None = None
         self._looked_at = float("-inf")
@@ -88,7 +103,10 @@ class Onlooker:
 
     async def _close(self) -> None:
         self._open = False
-        await self._reader.close()
+        try:
+            await self._log.close()
+        finally:
+            await self._reader.close()
 
     async def query(
         self,
@@ -149,7 +167,7 @@ class Onlooker:
 
     async def _refresh(self) -> None:
         for name, position in (await self.positions()).items():
-            self._seen[name].position = position
+            self._seen[name].move(position)
 
 
 class OnlookerQuery(Generic[A]):
@@ -184,7 +202,7 @@ class OnlookerQuery(Generic[A]):
             look = await self._onlooker.next_look(self._look)
             position, answer = await self._ask()
             self._look = look
-            if answer is not _NOTHING and answer != self._answer:
+            if answer is not _NOTHING and not are_same(self._answer, answer):
                 self._position, self._answer = position, answer
                 return cast("A", answer)
         raise StopAsyncIteration
@@ -194,11 +212,14 @@ class OnlookerQuery(Generic[A]):
         self._is_closed = True
 
     async def _ask(self) -> tuple[int, Any]:
-        positions = await self._onlooker.positions()
+        before = await self._onlooker.positions()
         try:
-            return min(positions.values(), default=0), await self._onlooker.query(self._query)
+            answer = await self._onlooker.query(self._query)
         except NoViewsYet:
             return 0, _NOTHING
+        # Looked at twice, since the tables may have been emptied before it was asked.
+        after = await self._onlooker.positions()
+        return min([*before.values(), *after.values()], default=0), answer
 
 
 class _Seen:
@@ -210,8 +231,13 @@ class _Seen:
         self, definition: ProjectionDefinition, refresh: Callable[[], Awaitable[None]]
     ) -> None:
         self.definition = definition
-        self.position = 0
+        self.position = self.resets = 0
         self._refresh = refresh
+
+    def move(self, position: int) -> None:
+        """Note where they are now."""
+        self.resets += position < self.position
+        self.position = position
 
     async def wait_for(self, position: int, deadline: float | None) -> bool:
         """Return whether queries see the event at this position, at the deadline at the latest."""
@@ -222,3 +248,38 @@ class _Seen:
             if self.position >= position or left <= 0:
                 return self.position >= position
             await asyncio.sleep(min(left, LOOK_SECONDS))
+
+
+class _LogEnd:
+    """The end of the log, which stands beside the views; opened when it is first asked for."""
+
+    def __init__(self, path: str, ports: Ports) -> None:
+        self._path = path
+        self._ports = ports
+        self._log: LogFile | None = None
+        self._shared = SharedCall(self._head)
+
+    async def head(self) -> Head | None:
+        """Give the end of the log; None where it cannot be read."""
+        return await self._shared()
+
+    async def _head(self) -> Head | None:
+        try:
+            return await (await self._opened()).head()
+        except EngineError:
+            # Another file may stand there now: it is opened anew, the next time.
+            await self.close()
+            return None
+
+    async def close(self) -> None:
+        """Close it; a second call does nothing."""
+        log, self._log = self._log, None
+        if log is not None:
+            await log.close()
+
+    async def _opened(self) -> LogFile:
+        if self._log is None:
+            log = LogFile(self._path, self._ports)
+            await log.open()
+            self._log = log
+        return self._log

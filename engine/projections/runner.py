@@ -77,6 +77,8 @@ class Projecting:
         self._building: tuple[Projector, ...] = ()
         self._left_at = 0
         """Where tables of a former version stand, which nobody here can fold on."""
+        self.resets = 0
+        """Grows by one as tables begin to be emptied, and by another when that has ended."""
         self._paused = False
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopping = False
@@ -101,8 +103,15 @@ class Projecting:
         return self._definition
 
     @property
+    def _is_emptied(self) -> bool:
+        """Whether a reset is under way, so that queries may see empty tables."""
+        return bool(self.resets % 2)
+
+    @property
     def position(self) -> int:
         """Position of the last event that queries can see."""
+        if self._is_emptied:
+            return 0
         serving = self._serving
         return min(p.position for p in serving) if serving else self._left_at
 
@@ -169,7 +178,7 @@ class Projecting:
         """
         while True:
             serving, settled = self._serving, self._settled
-            if await self._all_reach(serving, position, deadline):
+            if not self._is_emptied and await self._all_reach(serving, position, deadline):
                 return True
             if self._over or (serving and not self._resting and not settled.is_set()):
                 return False
@@ -456,10 +465,14 @@ class Projecting:
                     self.position,
                     reason or "no reason was given",
                 )
-            await self._views.reset(self.definition, self._decision("reset", reason, principal))
-            for projector in serving:
-                await projector.ask(projector.reopen)
-                projector.failure = None
+            self.resets += 1
+            try:
+                await self._views.reset(self.definition, self._decision("reset", reason, principal))
+                for projector in serving:
+                    await projector.ask(projector.reopen)
+                    projector.failure = None
+            finally:
+                self.resets += 1
 
     async def retry(self, key: str | None) -> Retried:
         """Try parked events again, of one key or all, in order."""

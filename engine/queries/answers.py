@@ -25,7 +25,7 @@ from ..model.annotations import Signature, defining_namespace, read_signature, u
 from ..model.messages import Query, Receipt, position_of, told_instead
 from ..model.projection import Projection, ProjectionDefinition, projections_of
 from ..statistics import Histogram, QueryStatistics
-from ..stores.contract.log import LogSource
+from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsStates
 from ..telemetry import QueryBegan, Watch
 from .views import Reads, Views
@@ -58,12 +58,25 @@ class Followed(Protocol):
         ...
 
     @property
+    def resets(self) -> int:
+        """Another number whenever what queries saw was taken back in between."""
+        ...
+
+    @property
     def state(self) -> str:
         """Told where it lags."""
         ...
 
     async def wait_for(self, position: int, deadline: float) -> bool:
         """Return whether queries see the event at this position, as soon as that is known."""
+        ...
+
+
+class Ended(Protocol):
+    """A log that is asked for its end."""
+
+    async def head(self) -> Head | None:
+        """Give the end of the log; None where it is not known."""
         ...
 
 
@@ -191,14 +204,17 @@ class Answers:
         limits: Limits,
         stopwatch: Callable[[], float],
         watch: Watch | None = None,
-        log: LogSource | None = None,
+        log: Ended | None = None,
+        refresh: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """Take the decorated functions; raise DefinitionError for what does not fit together.
 
         `log` is asked for its end where the views have not yet come as far as a query asks for.
+        `refresh` looks how far they are, where that is not known by itself.
         """
         self._store = store
         self._log = log
+        self._refresh = refresh
         self._waits_max = limits.waits_at
         self._waits = 0
         self._projectors = projectors
@@ -280,11 +296,18 @@ class Answers:
             finally:
                 asked.waited += self._stopwatch() - begin
                 numbers.wait_seconds.record(asked.waited)
-            # Before the answer reads: what it reads contains that much.
-            reached = {name: p.position for name, p in self._projectors.items()}
+            # Before the answer reads: what it reads contains that much, unless it is taken back.
+            reached = {name: (p.position, p.resets) for name, p in self._projectors.items()}
             async with asyncio.timeout_at(deadline):
                 answer = await self._read(asked)
-            names = tuple(name for name in asked.read if reached[name] < asked.position)
+                if self._refresh is not None:
+                    await self._refresh()
+            names = tuple(
+                name
+                for name in asked.read
+                if reached[name][0] < asked.position
+                or reached[name][1] != self._projectors[name].resets
+            )
             if not names:
                 return answer
 
@@ -354,10 +377,11 @@ class Answers:
         concerned = {name: self._projectors[name] for name in names}
         if all(p.position >= position for p in concerned.values()):
             return
-        if self._log is not None and position > (end := (await self._log.head()).position):
+        head = None if self._log is None else await self._log.head()
+        if head is not None and position > head.position:
             raise InvalidInput(
-                f"`at` is position {position}, and the log ends at {end}: it is no receipt of this "
-                f"log, or of one from before a backup was restored. Ask without it"
+                f"`at` is position {position}, and the log ends at {head.position}: it is no "
+                f"receipt of this log, or of one from before a backup was restored. Ask without it"
             )
         if self._waits >= self._waits_max:
             raise Overloaded(

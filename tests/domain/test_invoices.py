@@ -205,6 +205,11 @@ def test_an_invoice_with_a_malformed_row_is_left_out_whole(path: Path) -> None:
         ("71053,LAMP,6,12/1/10 8:26,3.39,17850,France\n", ["1", "2"]),  # lacks its first cell
         (row(number="2", product="", country="France,4"), ["2"]),
         (row(number="5\x00"), ["5"]),
+        # What ends a line elsewhere may hide a row of the one before or behind.
+        (row(number="1").replace("\n", "\r") + row(number="2"), ["1", "2"]),
+        (row(number="6").replace("\n", "\v") + row(number="2"), ["1", "2"]),
+        (row(number="6").replace("\n", "\u2028") + row(number="2"), ["1", "2"]),
+        ("\r" + row(number="6", price="?"), []),
     ],
 )
 def test_what_a_row_that_cannot_be_read_may_belong_to_is_left_out(
@@ -216,6 +221,16 @@ def test_what_a_row_that_cannot_be_read_may_belong_to_is_left_out(
 
     assert [i.number for i in found] == [n for n in numbers if n not in left_out]
     assert [text.partition(",")[0] for text in invoices.waiting.listed] == left_out
+
+
+def test_a_comma_too_many_before_the_number_hides_whose_row_it_is(path: Path) -> None:
+    header = "Description,InvoiceNo,StockCode,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
+    rest = ",71053,6,12/1/10 8:26,3.39,17850,France\n"
+    lines = ["LAMP,1", "LAMP,2", "RED,8,2", "LAMP,3", "LAMP,4"]
+    path.write_text(header + "".join(line + rest for line in lines), encoding="utf-8")
+    found, _ = read(path)
+
+    assert [invoice.number for invoice in found] == ["1", "4"]
 
 
 def test_a_row_that_names_another_between_rows_of_one_invoice_may_be_its(path: Path) -> None:

@@ -142,8 +142,10 @@ async def test_a_query_at_a_receipt_waits_for_the_other_process(url: str) -> Non
             found = await looker.query(GetTally("a"), at=receipt.token)
             assert found is not None
             assert found.events == amount
+        await engine.projections.pause("tallies")
+        receipt = await engine.execute(Add("a", 20))
         with pytest.raises(ProjectionLag) as late:
-            await looker.query(GetTally("a"), at=21, timeout=0.01)
+            await looker.query(GetTally("a"), at=receipt, timeout=0.01)
 
     assert late.value.behind == {"tallies": 19}
     assert "written by another process" in str(late.value)
@@ -389,6 +391,64 @@ async def test_many_who_watch_look_once(url: str, monkeypatch: pytest.MonkeyPatc
         assert [await the_next(watching) for watching in all_of_them] == [[]] * 50
 
     assert looks == 1
+
+
+async def test_many_who_wait_for_a_position_look_together(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    async with tallied(url) as engine, looking(url) as looker:
+        await engine.projections.pause("tallies")
+        receipt = await engine.execute(Add("a", 1))
+        positions, hold = looker._reader.positions, asyncio.Event()
+
+        async def held() -> Any:
+            nonlocal looks
+            looks += 1
+            await hold.wait()
+            return await positions()
+
+        monkeypatch.setattr(looker._reader, "positions", held)
+        asking = [
+            asyncio.create_task(looker.query(GetTally("a"), at=receipt, timeout=0))
+            for _ in range(200)
+        ]
+        await until(lambda: looks == 1)
+        hold.set()
+        for asked in asking:
+            with pytest.raises(ProjectionLag, match="tallies is 1 behind"):
+                await asked
+
+    assert looks <= 3
+
+
+@pytest.mark.parametrize("watched", [False, True])
+async def test_what_is_emptied_before_it_is_read_is_not_taken_for_more(
+    url: str, watched: bool
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @answers
+    async def late(query: GetTallies, views: Views) -> list[Tally]:
+        begun.set()
+        await go_on.wait()
+        return await views.find(Tallies.rows)
+
+    async with tallied(url) as engine, looking(url, late) as looker:
+        receipt = await add(engine, "a", 1)
+        watching = looker.watch(GetTallies())
+        asked = the_next(watching) if watched else looker.query(GetTallies(), at=receipt, timeout=1)
+        asking = asyncio.ensure_future(asked)
+        await begun.wait()
+        await engine.projections.pause("tallies")
+        await engine.projections.reset("tallies")
+        go_on.set()
+
+        if watched:
+            assert (await asking, watching.position) == ([], 0)
+        else:
+            with pytest.raises(ProjectionLag, match="tallies is 1 behind, at 0"):
+                await asking
 
 
 async def test_who_is_slow_is_given_the_newest(url: str) -> None:

@@ -138,6 +138,60 @@ async def test_an_onlooker_waits_for_all_that_is_read(tmp_path: Any) -> None:
         assert await onlooker.query(Total("below"), at=receipt) == 1
 
 
+@pytest.mark.parametrize("when", ["before it reads", "behind its first read"])
+async def test_what_is_taken_back_while_it_is_answered_is_not_given(when: str) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @answers(projections=[Named])
+    async def slow(query: Total, views: Views) -> int:
+        rows = [] if when == "before it reads" else await views.find(Forgotten.rows)
+        begun.set()
+        await go_on.wait()
+        if when == "before it reads":
+            rows = await views.find(Forgotten.rows)
+        return sum(row.total for row in rows)
+
+    async with Engine([Counter], projections=[Named, Forgotten], answers=[slow]) as engine:
+        receipt = await engine.execute(Add("a", 1))
+        go_on.set()
+        assert await engine.query(Total("get"), at=receipt) == 1
+        begun.clear()
+        go_on.clear()
+        asking = asyncio.ensure_future(engine.query(Total("get"), at=receipt, timeout=1))
+        await begun.wait()
+        await engine.projections.pause("forgotten")
+        await engine.projections.reset("forgotten")
+        go_on.set()
+
+        with pytest.raises(ProjectionLag, match="forgotten is 1 behind, at 0"):
+            await asking
+
+
+async def test_queries_wait_while_the_tables_are_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied, go_on = asyncio.Event(), asyncio.Event()
+
+    async with summed() as engine:
+        receipt = await engine.execute(Add("a", 1))
+        assert await engine.query(Total("get"), at=receipt) == 1
+        reset = engine._views.reset
+
+        async def held(*arguments: Any) -> None:
+            await reset(*arguments)
+            emptied.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(engine._views, "reset", held)
+        resetting = asyncio.ensure_future(engine.projections.reset("forgotten"))
+        await emptied.wait()
+        assert await engine.query(Total("get")) == 0
+        asking = asyncio.ensure_future(engine.query(Total("get"), at=receipt))
+        await asyncio.sleep(0)
+        go_on.set()
+        await resetting
+
+        assert await asking == 1
+
+
 # -- `at` ------------------------------------------------------------------------------------
 
 
@@ -161,6 +215,25 @@ async def test_what_is_no_position_is_refused(at: Any) -> None:
     async with summed() as engine:
         with pytest.raises(InvalidInput, match="a position is a whole number from 0 on"):
             await engine.query(Total("get"), at=at)
+
+
+async def test_an_onlooker_refuses_it_at_once_too(tmp_path: Any) -> None:
+    store = f"sqlite:{tmp_path}/log.db"
+    looking = Onlooker(projections=[Named, Forgotten], answers=[total], store=store)
+    async with summed(store) as engine, looking as onlooker:
+        receipt = await engine.execute(Add("a", 1))
+        assert await onlooker.query(Total("get"), at=receipt) == 1
+        with pytest.raises(InvalidInput, match="position 2, and the log ends at 1"):
+            await onlooker.query(Total("get"), at=2, timeout=2)
+        for path in tmp_path.glob("log.db*"):
+            path.rename(f"{path}.away")
+        # Where the end of the log is not known, it waits.
+        with pytest.raises(ProjectionLag, match="named is 2 behind"):
+            await onlooker.query(Total("get"), at=3, timeout=0.01)
+        for path in tmp_path.glob("log.db*.away"):
+            path.rename(str(path).removesuffix(".away"))
+        with pytest.raises(InvalidInput, match="position 3, and the log ends at 1"):
+            await onlooker.query(Total("get"), at=3, timeout=2)
 
 
 async def test_how_many_wait_for_a_position_is_bounded() -> None:

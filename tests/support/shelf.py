@@ -222,6 +222,12 @@ class Crash(BaseException):
     """The process ends here."""
 
 
+class Served(Projector):
+    """A projector whose tables queries see, and that nobody resets."""
+
+    resets = 0
+
+
 class Wired:
     """Views, a bus and the projectors of some projections, on one log."""
 
@@ -247,10 +253,10 @@ class Wired:
         self.projectors = {p.__definition__.name: self._projector(p) for p in projections}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    def _projector(self, projection: type[Projection]) -> Projector:
+    def _projector(self, projection: type[Projection]) -> Served:
         part = part_of(projection)
         works = SqlWork if part.definition.sql_tables else TableWork
-        return Projector(
+        return Served(
             part,
             works(part, self.views, self.registry, self.limits, self.ports),
             store=self.log,
