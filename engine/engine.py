@@ -400,7 +400,7 @@ class Engine:
         Who is slow is given the newest answer, and `.position` says what it contains. With `at` the
         first answer contains that position, as for `query`. It ends when the engine stops. To leave
         early, use `contextlib.aclosing`. Raises what `query` does, Overloaded
-        (Limits.watched_queries), and Closed where the engine fails.
+        (Limits.watched_queries, Limits.watches), and Closed where the engine fails.
         """
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         return self._live.watch(own_copy(query), at, seconds, principal)
@@ -498,7 +498,8 @@ class Engine:
         `kinds` kinds or classes of aggregate; `.position` moves over what is passed over. One that
         follows ends when the engine stops, also where it had not caught up: go on after its
         position. To leave it early, use `contextlib.aclosing`. Raises UsageError, Forbidden,
-        Closed, and Damaged for an event that cannot be decoded, after everything before it.
+        Closed, Overloaded (Limits.feeds), and Damaged for an event that cannot be decoded, after
+        everything before it.
         """
         return self._feeds.feed(after, follow, names, kinds, principal)
 

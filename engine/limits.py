@@ -83,6 +83,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     bus_bytes: int = 32 * 1024 * 1024
     """Payload and metadata of the events that wait on the bus for one projector or feed; likewise.
     A batch that is larger by itself is read from the log."""
+    feeds: int = 1_000
+    """Feeds that are read at the same time, from their first event to their end; each holds two
+    pages, and one that follows what waits on the bus for it."""
     projector_events: int = 1_000
     """Events that a projector folds into one transaction."""
     projector_gather_ms: int = 10
@@ -124,6 +127,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Queries `at` a position that wait for projections at the same time."""
     watched_queries: int = 10_000
     """Different queries that are watched at the same time, however many watch each."""
+    watches: int = 100_000
+    """Who watch them at the same time."""
     watched_rows: int = 1_000
     """Single rows that a watched query may depend on; one that reads more depends on their whole
     tables."""

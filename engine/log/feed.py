@@ -2,10 +2,11 @@
 
 Rules: a feed reads pages of the log; one that follows is woken by the bus and takes from it what
 goes on exactly where it stands, like a projector. It holds two pages, and on the bus never more
-than `Limits.bus_events` and `bus_bytes`: a slow reader falls back to the log and slows nobody. What
-it is not asked for is passed over before it is decoded, and its position moves over it. An event
-that cannot be decoded ends it with Damaged, after everything before. It polls nothing, and keeps no
-checkpoint: where to go on is the reader's to remember.
+than `Limits.bus_events` and `bus_bytes`: a slow reader falls back to the log and slows nobody. Of
+feeds there are `Limits.feeds` at most. What it is not asked for is passed over before it is
+decoded, and its position moves over it. An event that cannot be decoded ends it with Damaged, after
+everything before. It polls nothing, and keeps no checkpoint: where to go on is the reader's to
+remember.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ..authorization import Gate
-from ..errors import Closed, InvalidInput, StoreFailed, UsageError
+from ..errors import Closed, InvalidInput, Overloaded, StoreFailed, UsageError
 from ..limits import Limits
 from ..model.aggregate import Aggregate, AggregateDefinition
 from ..model.codec import EventRegistry
@@ -95,6 +96,8 @@ class Feeds:
         self._check_usable = check_usable
         self._position = position
         self._gate = gate
+        self._open = 0
+        """Feeds that are read at this moment."""
         self._followers: set[Subscription] = set()
         self._stopping = Bell()
         self._ended = False
@@ -156,6 +159,19 @@ class Feeds:
             )
         return self._wanted(*asked)
 
+    def enter(self) -> None:
+        """Count a feed that begins; raise Overloaded where there are too many."""
+        if self._open >= self._limits.feeds:
+            raise Overloaded(
+                f"{self._open} feeds are read already (Limits.feeds): begin again after a pause, "
+                f"and close those that are left early (contextlib.aclosing). Nothing was read"
+            )
+        self._open += 1
+
+    def leave(self) -> None:
+        """Count one that has ended."""
+        self._open -= 1
+
     def follower(self) -> Subscription:
         """Give a place on the bus to one who follows."""
         follower = self._bus.subscribe("feed")
@@ -192,6 +208,7 @@ class _Reading:
     """One feed's way along the log."""
 
     def __init__(self, feeds: Feeds, after: int, follow: bool) -> None:
+        feeds.enter()
         self._feeds = feeds
         self._log = feeds.reader()
         self._after = after
@@ -208,8 +225,9 @@ class _Reading:
         return events
 
     def close(self) -> None:
-        """End what is still being read."""
+        """End what is still being read; once."""
         self._is_closed = True
+        self._feeds.leave()
         self._log.close()
         if self._follower is not None:
             self._feeds.drop(self._follower)
@@ -280,7 +298,7 @@ class Feed:
     async def open(self) -> None:
         """Begin now, and not with the first event; raise what prevents it.
 
-        Raises UsageError, Forbidden and Closed.
+        Raises UsageError, Forbidden, Closed and Overloaded (Limits.feeds).
         """
         if self._reading is None and not self._is_closed:
             wanted = await self._feeds.begin(self._position, self._asked, self._principal)

@@ -139,7 +139,12 @@ class BuildBeside:
             self._ports, self._limits, self._log, [self._projection], rebuild="auto"
         )
         build = await self._find()
-        assert build is not None, "opening made it, or found it"
+        if build is None:
+            raise StoreRefused(
+                f"the build of projection {self._definition.name!r} was dropped by another process "
+                f"as it began (a cancel, or a rebuild of the former release): start again to build "
+                f"it anew"
+            )
         self._number, self._begun_at = build.number, build.position
         self._end = (await self._log.head()).position
         self._projectors = tuple(self._make(build))

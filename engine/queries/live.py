@@ -248,6 +248,11 @@ class LiveQueries:
 
     def join(self, query: Query[Any]) -> Question:
         """Count one more who watches a query."""
+        if self._watchers >= self._limits.watches:
+            raise Overloaded(
+                f"{self._watchers} watch queries already (Limits.watches): watch again after a "
+                f"pause"
+            )
         key = key_of(query)
         question = self._questions.get(key)
         if question is not None and not are_same(question.query, query):
@@ -515,7 +520,7 @@ class LiveQuery(Generic[A]):
         """Give the next answer. If the wait for it is cancelled, nothing is lost.
 
         The first one raises Forbidden, ProjectionLag, Closed, and Overloaded
-        (Limits.watched_queries).
+        (Limits.watched_queries, Limits.watches).
         """
         if self._is_busy:
             raise UsageError("this live query is waited for in another task: give each its own")

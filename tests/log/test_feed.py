@@ -23,6 +23,7 @@ from engine import (
     Limits,
     LoggedEvent,
     OutcomeUnknown,
+    Overloaded,
     StoreFailed,
     UsageError,
     applies,
@@ -400,6 +401,32 @@ async def test_a_feed_that_nobody_closed_leaves_the_bus_all_the_same() -> None:
         await settle()
 
         assert engine._bus._subscriptions == []
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_how_many_are_read_at_the_same_time_is_bounded(follow: bool) -> None:
+    async with counters(limits=Limits(feeds=2)) as engine:
+        await engine.execute(Add("a", 1))
+        await engine.execute(Add("a", 1))
+        first, second, third = (engine.feed(follow=follow) for _ in range(3))
+        assert [(await anext(first)).meta.position, (await anext(second)).meta.position] == [1, 1]
+        with pytest.raises(Overloaded, match=r"2 feeds are read already \(Limits\.feeds\)"):
+            await anext(third)
+        await first.aclose()
+        await first.aclose()
+        async with aclosing(engine.feed(follow=follow)) as fourth:
+            await fourth.open()
+            with pytest.raises(Overloaded):
+                await engine.feed().open()
+        # One that nobody closed, and one that came to its end.
+        del second
+        gc.collect()
+        await settle()
+        for _ in range(3):
+            assert [logged.meta.position async for logged in engine.feed()] == [1, 2]
+        async with aclosing(engine.feed()) as fifth, aclosing(engine.feed()) as sixth:
+            await fifth.open()
+            await sixth.open()
 
 
 async def test_opening_says_at_once_what_iterating_would() -> None:

@@ -312,6 +312,22 @@ async def test_a_build_in_sql_gives_the_file_back_in_between(
         assert await sums(engine, at=41) == {"a": 21, "b": 20}
 
 
+async def test_a_build_that_is_dropped_as_it_begins_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    building = beside(path)
+    async with serving(path, "a") as engine:
+        opened = building._views.open
+
+        async def dropped(*arguments: Any, **options: Any) -> None:
+            await opened(*arguments, **options)
+            await engine.projections.cancel("sums")
+
+        monkeypatch.setattr(building._views, "open", dropped)
+        with pytest.raises(StoreRefused, match="was dropped by another process as it began"):
+            await building.__aenter__()
+
+
 async def test_another_version_that_is_being_built_is_left_alone(path: Path) -> None:
     async with serving(path, "a"):
         await build(path)

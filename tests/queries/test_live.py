@@ -792,6 +792,18 @@ async def test_watched_queries_bounds_the_different_ones() -> None:
         await Watcher(engine, GetTally("c")).sees(None)
 
 
+async def test_how_many_watch_is_bounded() -> None:
+    async with watched(limits=Limits(watches=2)) as engine:
+        watchers = [Watcher(engine, GetTally("a")) for _ in range(2)]
+        await until(lambda: all(w.seen for w in watchers))
+        for name in "ab":
+            with pytest.raises(Overloaded, match=r"2 watch queries already \(Limits\.watches\)"):
+                await anext(engine.watch(GetTally(name)))
+        assert engine.statistics().live.queries == 1
+        await watchers[0].live.aclose()
+        await Watcher(engine, GetTally("b")).sees(None)
+
+
 async def test_watched_rows_bounds_what_a_query_depends_on_one_by_one() -> None:
     async def asks_after_a_strange_row(limits: Limits) -> tuple[int, int]:
         async with watched(limits=limits) as engine:
