@@ -51,6 +51,8 @@ class Standing(msgspec.Struct, frozen=True):
     state: State
     position: int
     lag_events: int
+    ahead_events: int
+    """Positions that its tables contain and the log does not reach: it was restored, or another."""
     lag_seconds: float | None
     """Age of the first event that is not in its tables; None where that is not known."""
     events_per_second: float | None
@@ -93,6 +95,7 @@ class Observer:
             state=_state(looked, name, builds, failure, lag, in_use=in_use),
             position=position,
             lag_events=lag,
+            ahead_events=max(0, position - end),
             lag_seconds=0.0 if lag == 0 else self._age_after(position),
             events_per_second=None if now is None else self._speed(now),
             slices=1 if now is None else now.slices,
@@ -231,6 +234,11 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _notes(standing: Standing, *, traceback: bool) -> Iterator[str]:
+    if standing.ahead_events:
+        yield (
+            f"its tables are {standing.ahead_events:,} events ahead of the log, which was restored "
+            f"or replaced: they are not to be believed. An engine folds them anew when it starts"
+        )
     if standing.failure is not None:
         yield from _failure_notes(standing.failure, traceback=traceback)
     for build in standing.builds:

@@ -44,7 +44,8 @@ class Onlooker:
 
     `store` is the URL that the engine has; `projections` and `answers` are some of its own. Raises
     DefinitionError for a store that has no file, and on entering StoreRefused where the views are
-    of other definitions. They need not be there yet.
+    of other definitions. They need not be there yet. Views beside a log that was restored are shown
+    as they are, until an engine starts and folds them anew.
     """
 
     def __init__(

@@ -110,6 +110,7 @@ def test_json_for_programs(path: Path, capfd: pytest.CaptureFixture[str]) -> Non
         "state": "at-rest",
         "position": 2,
         "lag_events": 0,
+        "ahead_events": 0,
         "lag_seconds": 0.0,
         "events_per_second": None,
         "slices": 1,
@@ -118,6 +119,25 @@ def test_json_for_programs(path: Path, capfd: pytest.CaptureFixture[str]) -> Non
         "builds": [],
         "requests": [],
     }
+
+
+def test_list_tells_of_tables_ahead_of_a_log_that_was_restored(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fill(path, "a", "b")
+    assert main(["copy", str(path), str(path.with_name("backup.db"))]) == DONE
+    fill(path, "a", "a", "a")
+    capfd.readouterr()
+    path.with_name("backup.db").rename(path)
+
+    status, out, err = run(capfd, "list", path)
+    assert (status, err) == (DONE, "")
+    assert "its tables are 3 events ahead of the log, which was restored or replaced" in out
+    found = listed(path)
+    assert (found["position"], found["lag_events"], found["ahead_events"]) == (5, 0, 3)
+
+    fill(path, "c")
+    assert "ahead" not in run(capfd, "list", path)[1]
 
 
 def test_list_tells_of_an_engine_at_work(path: Path) -> None:
