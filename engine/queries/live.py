@@ -248,11 +248,8 @@ class LiveQueries:
 
     def join(self, query: Query[Any]) -> Question:
         """Count one more who watches a query."""
-        if self._watchers >= self._limits.watches:
-            raise Overloaded(
-                f"{self._watchers} watch queries already (Limits.watches): watch again after a "
-                f"pause"
-            )
+        if (n := self._watchers) >= self._limits.watches:
+            raise Overloaded(f"{n} watch queries already (Limits.watches): watch again later")
         key = key_of(query)
         question = self._questions.get(key)
         if question is not None and not are_same(question.query, query):
