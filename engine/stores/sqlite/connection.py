@@ -7,6 +7,7 @@ rolled back. This file knows no table, projection or thread.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ from ...runtime.ports import Files
 
 __all__ = [
     "BUSY_MS",
+    "IN_MEMORY",
     "OnlyReads",
     "check_library",
     "close",
     "durable_settings",
     "failures",
     "floats_are_exact",
+    "is_out_of_room",
     "make_wal_durable",
     "only_reads",
     "open_writer",
@@ -48,6 +51,12 @@ BUSY_MS: Final = 5_000
 """How long to wait for a stranger (a shell, a backup) that holds the file."""
 
 
+IN_MEMORY: Final = ("temp_store", 2)
+"""Where a writer keeps what a statement of many rows has changed, until it ends.
+
+Else it is a file in a folder of the system's, and a batch fails where that is full or read-only.
+"""
+_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 SQLITE_OLDEST: Final = (3, 51, 3)
 """Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
 
@@ -229,11 +238,23 @@ def durable_settings() -> Sequence[tuple[str, str | int]]:
         ("trusted_schema", 0),
         ("cell_size_check", 1),
         ("mmap_size", 0),
+        IN_MEMORY,
     ]
     if sys.platform == "darwin":
         # There a plain fsync leaves the data in the drive's cache.
         settings += [("fullfsync", 1), ("checkpoint_fullfsync", 1)]
     return settings
+
+
+def is_out_of_room(connection: Any, error: BaseException) -> bool:
+    """Tell whether a write failed since the disk, a quota or the process's bound is full.
+
+    Then no sync was made for it, and the call that failed wrote less than it was to write.
+    """
+    if isinstance(error, apsw.FullError):
+        return True
+    code = getattr(error, "extendedresult", 0) if isinstance(error, apsw.IOError) else 0
+    return code == apsw.SQLITE_IOERR_WRITE and connection.system_errno in _NO_ROOM
 
 
 def open_writer(files: Files, path: str) -> apsw.Connection:

@@ -20,7 +20,7 @@ import apsw
 
 from ...errors import StoreFailed, StoreRefused
 from ...runtime.ports import Clock, Ports, Worker
-from .connection import BUSY_MS, durable_settings, set_pragma
+from .connection import BUSY_MS, durable_settings, is_out_of_room, set_pragma
 
 __all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalFolder", "WalInTurn"]
 
@@ -206,9 +206,11 @@ class WalFolder:
         begin = self._ports.clock.monotonic()
         try:
             found: tuple[int, int] = connection.wal_checkpoint(mode=mode)
-        except (apsw.BusyError, apsw.LockedError, apsw.FullError):
+        except (apsw.BusyError, apsw.LockedError):
             return None
         except apsw.Error as error:
+            if is_out_of_room(connection, error):
+                return None
             # A sync of the file itself may have failed, and must not be tried again.
             self._stop(error)
             return None
@@ -254,7 +256,9 @@ class WalInTurn:
         self._connection.set_busy_timeout(0)
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except (apsw.BusyError, apsw.FullError):
+        except apsw.Error as error:
+            if not (isinstance(error, apsw.BusyError) or is_out_of_room(self._connection, error)):
+                raise
             self.is_put_off = True
             self.bound.put_off(size)
         else:

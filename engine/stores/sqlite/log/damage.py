@@ -20,9 +20,18 @@ import apsw
 from ....errors import StoreRefused
 from ....runtime.ports import Files
 from ...contract.log import Head
-from ..connection import run
+from ..connection import run, transaction
 
-__all__ = ["Wal", "blank_torn", "check_beside", "check_counts", "check_pages", "read_wal"]
+
+__all__ = [
+    "Wal",
+    "blank_torn",
+    "check_beside",
+    "check_counts",
+    "check_pages",
+    "forgets",
+    "read_wal",
+]
 
 _HEADER: Final = struct.Struct(">IIII8sII")
 """Magic, version, page size, number of the checkpoint, salts, checksum."""
@@ -122,6 +131,21 @@ def blank_torn(connection: Any, files: Files, path: str, wal: Wal) -> None:
     """Blank what a loss of power tore; in a transaction that writes, so that nobody else does."""
     if wal.torn and run(connection, "PRAGMA data_version") == [(wal.version,)]:
         files.blank(path + "-wal", wal.torn, _FRAME_HEADER_BYTES)
+
+
+def forgets(connection: Any, files: Files, path: str) -> bool:
+    """Blank what there is of a commit that found no room; tell whether that could be done.
+
+    Its record was not written whole, and so nobody takes it for one. But pieces of several such
+    commits, with others written over the rest, would be taken for damage later.
+    """
+    try:
+        wal = read_wal(connection, files, path)
+        with transaction(connection):
+            blank_torn(connection, files, path, wal)
+    except (apsw.Error, OSError, StoreRefused):
+        return False
+    return True
 
 
 def _end(connection: Any) -> int:

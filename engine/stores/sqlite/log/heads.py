@@ -14,11 +14,21 @@ from ....errors import Damaged
 from ...contract.log import Head
 from ..connection import run
 
-__all__ = ["read_head", "read_log_id", "read_types"]
+__all__ = ["read_head", "read_kinds", "read_log_id", "read_types"]
 
 TYPES_MAX: Final = 100_000
 _LAST: Final = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
 _TYPES: Final = "SELECT number, name, version, schema_hash FROM event_types LIMIT ?"
+_KINDS: Final = """
+WITH RECURSIVE found(name) AS (
+    SELECT min(name) FROM streams
+    UNION ALL
+    SELECT (SELECT min(name) FROM streams
+        WHERE name >= substr(found.name, 1, instr(found.name || ':', ':') - 1) || ';')
+    FROM found WHERE found.name IS NOT NULL
+) SELECT substr(name, 1, instr(name || ':', ':') - 1) FROM found WHERE name IS NOT NULL
+"""
+"""The streams of a kind stand together; a semicolon comes next after the colon that ends it."""
 _Type = tuple[int, str, int, str]
 
 
@@ -43,6 +53,11 @@ def read_types(connection: Any) -> list[_Type]:
     if len(rows) > TYPES_MAX:
         raise Damaged(0, f"this log has more than {TYPES_MAX} types of events")
     return [_checked(row, _Type, 0, "a type of events") for row in rows]
+
+
+def read_kinds(connection: Any) -> list[str]:
+    """Give the kinds of its streams, by one look into the index for each."""
+    return [row[0] for row in run(connection, _KINDS)]
 
 
 def _checked(value: Any, kind: Any, position: object, what: str) -> Any:

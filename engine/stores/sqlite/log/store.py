@@ -37,6 +37,7 @@ from ..connection import (
     check_library,
     close,
     durable_settings,
+    is_out_of_room,
     make_wal_durable,
     open_writer,
     run,
@@ -46,8 +47,8 @@ from ..connection import (
 from ..lock import take_lock
 from ..place import Place
 from ..wal import PAGE_BYTES, WalFolder
-from .damage import blank_torn, check_beside, check_counts, read_wal
-from .heads import read_head, read_log_id, read_types
+from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
+from .heads import read_head, read_kinds, read_log_id, read_types
 from .pages import Types, read_feed, read_streams
 from .schema import (
     MIGRATIONS,
@@ -72,16 +73,6 @@ _HEADS: Final = (
     "coalesce((SELECT max(version) FROM events WHERE stream = number), 0))) "
     "FROM streams WHERE name IN (SELECT value FROM json_each(?))"
 )
-_KINDS: Final = """
-WITH RECURSIVE found(name) AS (
-    SELECT min(name) FROM streams
-    UNION ALL
-    SELECT (SELECT min(name) FROM streams
-        WHERE name >= substr(found.name, 1, instr(found.name || ':', ':') - 1) || ';')
-    FROM found WHERE found.name IS NOT NULL
-) SELECT substr(name, 1, instr(name || ':', ':') - 1) FROM found WHERE name IS NOT NULL
-"""
-"""The streams of a kind stand together; a semicolon comes next after the colon that ends it."""
 _TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
 _heads: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
 
@@ -435,6 +426,12 @@ class SqliteStore:
         try:
             run(connection, "COMMIT")
         except BaseException as error:
+            if is_out_of_room(connection, error) and self._takes_back(connection):
+                raise StoreFailed(
+                    f"{self.path}: {error}: there is no room for its write-ahead log. Make some; "
+                    f"until then nothing is written, and the engine goes on.",
+                    written=False,
+                ) from error
             # Whatever the error says, the commit record may be on the disk.
             self._stopped = error
             self._roll_back(connection)
@@ -443,6 +440,11 @@ class SqliteStore:
                 f"knows whether it is durable. Open the store again to see.",
                 written=None,
             ) from error
+
+    def _takes_back(self, connection: Any) -> bool:
+        """Roll back a commit that found no room; tell whether nothing of it can come back."""
+        self._roll_back(connection)
+        return self._stopped is None and forgets(connection, self._ports.files, self.path)
 
     def _remember(self, planned: Plan) -> None:
         for stream, version in planned.versions.items():
@@ -507,7 +509,7 @@ class SqliteStore:
 
     async def kinds(self) -> Sequence[str]:
         """Give the kinds of its streams, by one look into the index for each."""
-        return sorted(row[0] for row in await self._on_reader(lambda c: run(c, _KINDS)))
+        return sorted(await self._on_reader(read_kinds))
 
     async def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int

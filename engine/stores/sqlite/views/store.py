@@ -42,6 +42,7 @@ from ...contract.views import (
 )
 from ..connection import (
     BUSY_MS,
+    IN_MEMORY,
     close,
     failures,
     make_wal_durable,
@@ -153,6 +154,7 @@ class SqliteViews(TableReads):
             set_pragma(connection, "synchronous", 1)
             set_pragma(connection, "wal_autocheckpoint", 0)
             set_pragma(connection, "cache_size", -CACHE_KIB)
+            set_pragma(connection, *IN_MEMORY)
             set_pragma(connection, "trusted_schema", 0)
             if self._bytes_max is not None:
                 pages = max(1, self._bytes_max // PAGE_BYTES)

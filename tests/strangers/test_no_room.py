@@ -1,0 +1,97 @@
+"""A disk, a quota or a bound of the process that is full costs what finds no room, and no more.
+
+Real files: of a process whose files may only grow so far, and where the system has no folder for
+files that pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from engine import Engine
+from engine.ports import Ports, SystemFiles
+from engine.stores.sqlite import SqliteStore
+from engine.testing.conformance import feed
+from tests.processes import ROOT, SECONDS
+from tests.strangers.writing import LIMITS, Fills, Put, Shelf, engine_on
+
+
+class NoFolders(apsw.VFS):
+    """The system's files, and none that pass: as where every folder for them is read-only."""
+
+    name = "no-folders"
+
+    def __init__(self) -> None:
+        super().__init__(self.name, "")
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - SQLite's name
+        if name is None:
+            raise apsw.CantOpenError("there is no folder for it")
+        return apsw.VFSFile("", name, flags)
+
+
+class Hardened(SystemFiles):
+    """The file system of a container whose root is read-only."""
+
+    def connect(self, path: str, *, readonly: bool = False) -> apsw.Connection:
+        super().connect(path, readonly=readonly).close()  # makes it where it is not there
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+        return apsw.Connection(path, flags=flags, vfs=NoFolders.name)
+
+
+
+def lives(program: str, path: Path) -> tuple[int, list[int]]:
+    """Run a program of `no_room` to its end; give its status and the numbers that it told."""
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.strangers.no_room", program, str(path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return told.returncode, [int(line) for line in told.stdout.split()]
+
+
+async def test_an_engine_goes_on_when_there_is_room_again(tmp_path: Path) -> None:
+    status, told = lives("engine", tmp_path / "log.db")
+    assert status == 0
+    async with engine_on(f"sqlite:{tmp_path / 'log.db'}") as engine:
+        assert (await engine.execute(Put("before", "y"))).position == told[0] + 1
+        assert (await engine.state(Shelf, "after")).count == 1
+
+
+async def test_a_log_needs_no_folder_of_the_systems(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shown = NoFolders()
+    engine = Engine(
+        [Shelf],
+        projections=[Fills],
+        store=f"sqlite:{tmp_path / 'log.db'}",
+        limits=LIMITS,
+        ports=Ports(files=Hardened()),
+    )
+    async with engine:
+        for _ in range(3):  # what a statement keeps is the pages that it changes
+            sent = [engine.execute(Put(f"{n:0200}", "x")) for n in range(1_000)]
+            await asyncio.gather(*sent)
+        assert engine.statistics().journal.voided == 0
+    assert not caplog.records, "the views need none either"
+    del shown
+
+
+async def test_what_found_no_room_is_no_damage_for_the_next_start(tmp_path: Path) -> None:
+    status, told = lives("commits", tmp_path / "log.db")
+    assert (status, told) == (9, [1, 1])
+    store = SqliteStore(str(tmp_path / "log.db"))
+    await store.open(Ports())
+    assert [event.stream for event in await feed(store)] == ["counter:a", "counter:c"]
+    await store.close()
