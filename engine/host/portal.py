@@ -10,6 +10,8 @@ stops waiting is told what it cannot know: whether its command was run.
 from __future__ import annotations
 
 import asyncio
+import inspect
+import math
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -19,14 +21,12 @@ from collections.abc import (
     Iterable,
     Mapping,
 )
-from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
-
-from anyio.from_thread import start_blocking_portal
+from typing import Any, Final, Protocol, TypeVar
+from weakref import finalize
 
 from ..errors import Closed, EngineError, OutcomeUnknown, UsageError
 from ..model.given import as_seconds
@@ -109,14 +109,15 @@ class Portal:
 
     def __init__(self, engine: PortalEngine) -> None:
         self._engine = engine
-        self._owned: AbstractContextManager[_Thread] | None = None
-        self._thread: _Thread | None = None
+        self._thread: _LoopThread | None = None
+        """Of a portal that has started its engine."""
+        self._forsaking: finalize[[_LoopThread, PortalEngine], Portal] | None = None
 
     # -- life -------------------------------------------------------------------------------
 
     def __enter__(self) -> Portal:
         """Start the engine on a loop of its own, unless it runs already; raises what it raises."""
-        if self._owned is not None:
+        if self._thread is not None:
             raise UsageError(
                 "this portal has been entered, and the end of that `with` closes the engine: in "
                 "other threads use it without a `with` of their own"
@@ -124,13 +125,15 @@ class Portal:
         if not self._engine.is_new:
             self._engine.usable_loop()
             return self
-        self._owned = _loop_in_a_thread()
-        self._thread = self._owned.__enter__()
+        thread = _LoopThread()
         try:
-            self._thread.call(self._engine.__aenter__)
+            thread.call(self._engine.__aenter__)
         except BaseException:
-            self._end(None, None, None)
+            thread.end()
             raise
+        self._thread = thread
+        self._forsaking = finalize(self, _forsaken, thread, self._engine)
+        self._forsaking.atexit = False
         return self
 
     def __exit__(
@@ -139,23 +142,19 @@ class Portal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drain and close the engine, if this portal started it; raises EngineFailed as it does."""
-        if self._thread is None:
+        """Drain and close the engine, if this portal started it; raises EngineFailed as it does.
+
+        In a process that was forked there is nothing to end.
+        """
+        thread, self._thread = self._thread, None
+        if self._forsaking is not None:
+            self._forsaking.detach()
+        if thread is None or not thread.is_alive():
             return
         try:
-            self._thread.call(self._engine.__aexit__, kind, error, traceback)
+            thread.call(self._engine.__aexit__, kind, error, traceback)
         finally:
-            self._end(kind, error, traceback)
-
-    def _end(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        owned, self._owned, self._thread = self._owned, None, None
-        if owned is not None:
-            owned.__exit__(kind, error, traceback)
+            thread.end()
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -268,8 +267,11 @@ class Portal:
             waiting.close()
             raise Closed("the engine has stopped, and its loop is closed: not run") from error
         try:
-            return result_of(answer, seconds)
+            return _waited_for(answer, loop, seconds)
         except CancelledError as error:
+            if inspect.getcoroutinestate(waiting) == inspect.CORO_CREATED:
+                waiting.close()
+                raise Closed("the engine's loop was closed before it took this: not run") from None
             raise OutcomeUnknown(
                 "the engine's loop was ended before this call was answered: what it began may be "
                 "done or not. Send a command again with the same key; without one, read first."
@@ -279,52 +281,63 @@ class Portal:
             raise
 
 
-class _Thread(Protocol):
-    """A thread with an event loop of its own."""
+_LOOK_SECONDS: Final = 1.0
+"""How often who waits looks whether the loop is there; what it is given as it closes is lost."""
+
+
+def _waited_for(answer: Future[T], loop: asyncio.AbstractEventLoop, seconds: float | None) -> T:
+    """Give the answer; raise TimeoutError when its time is over, CancelledError without a loop."""
+    left = math.inf if seconds is None else seconds
+    while left > _LOOK_SECONDS:
+        try:
+            return result_of(answer, _LOOK_SECONDS)
+        except TimeoutError:
+            if answer.done():
+                raise  # it is the answer
+            if loop.is_closed():
+                raise CancelledError from None
+        left -= _LOOK_SECONDS
+    return result_of(answer, left)
+
+
+class _LoopThread:
+    """An event loop in a thread of its own; also a greenlet's, whose own would keep all others.
+
+    It is a daemon thread, and nothing here waits for it where Python takes the program apart: the
+    thread stands still by then, and a program that left its portal open would never end. That is
+    as if it had been killed.
+    """
+
+    def __init__(self) -> None:
+        self.loop = _new_loop()
+        self._thread = start_native(partial(_serve, self.loop), "foldline portal")
 
     def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
         """Run `await func(*args)` there; give what it gives."""
-        ...
+        return result_of(asyncio.run_coroutine_threadsafe(func(*args), self.loop))
+
+    def is_alive(self) -> bool:
+        """Whether it is there: a process that was forked has it not."""
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        """End the loop, what still runs in it, and the thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
 
 
-def _loop_in_a_thread() -> AbstractContextManager[_Thread]:
-    if is_patched():
-        return _patched_loop()
-    return start_blocking_portal("asyncio", {"use_uvloop": _has_uvloop()})
-
-
-@contextmanager
-def _patched_loop() -> Generator[_Thread]:
-    """Give an event loop in a thread of the system, where gevent has replaced Python's threads.
-
-    A loop in a greenlet would keep all others from running. uvloop knows nothing of Python's own
-    sockets and selectors, which gevent has replaced too.
-    """
-    if not _has_uvloop():
-        raise UsageError(
-            "gevent has replaced Python's selectors, and asyncio's own loop cannot run on its: "
-            "install uvloop, and open the portal again"
-        )
+def _new_loop() -> asyncio.AbstractEventLoop:
+    # uvloop knows nothing of Python's own sockets and selectors, which gevent replaces too.
+    if find_spec("uvloop") is None:
+        if is_patched():
+            raise UsageError(
+                "gevent has replaced Python's selectors, and asyncio's own loop cannot run on its: "
+                "install uvloop, and open the portal again"
+            )
+        return asyncio.new_event_loop()
     import uvloop
 
-    loop = uvloop.new_event_loop()
-    thread = start_native(partial(_serve, loop), "foldline portal")
-    try:
-        yield _Foreign(loop)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-
-
-class _Foreign:
-    """Calls into a loop that runs in another thread."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
-        """Run `await func(*args)` there; give what it gives."""
-        return result_of(asyncio.run_coroutine_threadsafe(func(*args), self._loop))
+    return uvloop.new_event_loop()
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -336,8 +349,33 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
+
+
+_ending: Final[set[asyncio.Task[None]]] = set()
+"""A loop keeps no task from being collected."""
+
+
+def _forsaken(thread: _LoopThread, engine: PortalEngine) -> None:
+    """End what belonged to a portal that nobody has any more, and wait for nothing."""
+    if not thread.is_alive():
+        return
+    loop = thread.loop
+
+    async def end() -> None:
+        try:
+            await engine.__aexit__(None, None, None)
+        finally:
+            loop.stop()
+
+    def begin() -> None:
+        task = loop.create_task(end())
+        _ending.add(task)
+        task.add_done_callback(_ending.discard)
+
+    loop.call_soon_threadsafe(begin)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -345,7 +383,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _has_uvloop() -> bool:
-    return find_spec("uvloop") is not None

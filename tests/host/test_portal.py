@@ -25,6 +25,8 @@ from engine import (
     StoreRefused,
     UsageError,
 )
+from engine.host.portal import Portal
+from engine.stores.sqlite.log.store import SqliteStore
 from tests.support.counters import Add, Counter, HeldStore, counters, unknown
 from tests.support.tallies import GetTally, Tallies, Tally, get_tally
 
@@ -266,3 +268,58 @@ def test_an_interrupted_script_closes_its_engine() -> None:
     output, errors = child.communicate(timeout=60)
 
     assert (child.returncode, output, errors) == (0, "stopped\n", "")
+
+
+LEFT_OPEN = """
+import os, sys
+from engine import Engine
+from tests.support import Add, Counter
+portal = Engine([Counter]).portal()
+portal.__enter__()
+portal.execute(Add("a", 1))
+if sys.argv[1] == "forks" and os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+if sys.argv[1] == "unwinds":
+    with Engine([Counter]).portal():
+        if os.fork():
+            os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+        sys.exit(7)
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "forks", "unwinds"])
+def test_a_program_that_leaves_its_portal_open_ends_all_the_same(how: str) -> None:
+    """At its end, and in a process that was forked, where the portal's thread is not."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LEFT_OPEN, how], cwd=ROOT, timeout=60, check=False
+    )
+
+    assert done.returncode == 7
+
+
+def test_a_portal_that_nobody_has_any_more_ends_its_engine(tmp_path: Path) -> None:
+    """As in a notebook, whose cell is run again."""
+    url = f"sqlite:{tmp_path / 'log.db'}"
+    for version in (1, 2, 3):
+        engine = Engine([Counter], store=SqliteStore(url.removeprefix("sqlite:"), open_timeout=10))
+        portal = engine.portal().__enter__()
+        assert portal.execute(Add("a", 1)).version == version
+        del portal
+
+
+class Closing:
+    """An engine whose loop is closed as somebody asks."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def usable_loop(self) -> asyncio.AbstractEventLoop:
+        threading.Timer(0.01, self.loop.close).start()
+        return self.loop
+
+
+def test_what_a_loop_is_given_as_it_closes_is_not_run_and_nobody_waits_for_it() -> None:
+    engine: Any = Closing()
+    with pytest.raises(Closed, match="not run"):
+        Portal(engine).call(lambda: asyncio.sleep(0))

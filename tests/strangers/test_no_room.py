@@ -46,7 +46,6 @@ class Hardened(SystemFiles):
         return apsw.Connection(path, flags=flags, vfs=NoFolders.name)
 
 
-
 def lives(program: str, path: Path) -> tuple[int, list[int]]:
     """Run a program of `no_room` to its end; give its status and the numbers that it told."""
     told = subprocess.run(
