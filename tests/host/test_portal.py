@@ -273,7 +273,7 @@ def test_an_interrupted_script_closes_its_engine() -> None:
 LEFT_OPEN = """
 import os, sys
 from engine import Engine
-from tests.support import Add, Counter
+from tests.support.counters import Add, Counter
 portal = Engine([Counter]).portal()
 portal.__enter__()
 portal.execute(Add("a", 1))

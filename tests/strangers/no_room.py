@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from engine import Receipt, StoreFailed, Voided
-from engine.ports import Ports
-from engine.stores.sqlite import SqliteStore
-from engine.stores.sqlite_wal import PAGE_BYTES
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.stores.sqlite.wal import PAGE_BYTES
 from engine.testing.conformance import append, request
 from tests.strangers.writing import Put, engine_on
 

@@ -16,11 +16,11 @@ import apsw
 import pytest
 
 from engine import Engine
-from engine.ports import Ports, SystemFiles
-from engine.stores.sqlite import SqliteStore
+from engine.runtime.ports import Ports, SystemFiles
+from engine.stores.sqlite.log.store import SqliteStore
 from engine.testing.conformance import feed
-from tests.processes import ROOT, SECONDS
 from tests.strangers.writing import LIMITS, Fills, Put, Shelf, engine_on
+from tests.support.processes import ROOT, SECONDS
 
 
 class NoFolders(apsw.VFS):

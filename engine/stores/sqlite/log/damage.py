@@ -22,7 +22,6 @@ from ....runtime.ports import Files
 from ...contract.log import Head
 from ..connection import run, transaction
 
-
 __all__ = [
     "Wal",
     "blank_torn",
