@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import subprocess
 import sys
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.runtime import native
+
 ROOT = Path(__file__).parent.parent.parent
 
-pytestmark = [
-    pytest.mark.skipif(find_spec("gevent") is None, reason="gevent is not installed"),
-    pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed"),
-]
+WHAT_IT_REPLACES = ((time, "sleep"), (threading, "get_ident"), (threading, "Thread"))
 
 SCRIPT = """
 from gevent import monkey
@@ -64,6 +67,48 @@ print("all is well")
 """
 
 
+class Monkey:
+    """What an engine asks of `gevent.monkey`, with the originals that it keeps."""
+
+    def __init__(self) -> None:
+        self.originals = {"_thread": _thread, "time": time}
+        self._sleep = time.sleep
+
+    def is_module_patched(self, name: str) -> bool:
+        return name == "threading"
+
+    def get_original(self, module: str, name: str) -> Any:
+        return self._sleep if name == "sleep" else getattr(self.originals[module], name)
+
+
+def test_threads_of_the_system_are_started_past_those_that_have_taken_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("this is gevent's")
+
+    monkeypatch.setitem(sys.modules, "gevent.monkey", Monkey())
+    for module, name in WHAT_IT_REPLACES:
+        monkeypatch.setattr(module, name, refuse)
+    ran: list[int] = []
+    go_on = native.Pause()
+
+    def work() -> None:
+        assert go_on.wait(None)
+        native.native_sleep(0)
+        ran.append(native.native_ident())
+
+    thread = native.start_native(work, "never named")
+    assert thread.is_alive()
+    assert not ran
+    go_on.end()
+    thread.join()
+    assert not thread.is_alive()
+    assert len({*ran, _thread.get_ident()}) == 2
+
+
+@pytest.mark.skipif(find_spec("gevent") is None, reason="gevent is not installed")
+@pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop is not installed")
 def test_a_portal_serves_greenlets_and_keeps_none_of_them_waiting(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, "memory:", f"sqlite:{tmp_path}/log.db"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
