@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.browser.chromium import INSTALL, Browser, Page, chromium, find_chromium
-from tests.domain.test_web import ORDER
+from tests.domain.goods import ORDER
 from tests.integrations.serving import ROOT, Server, server
 
 PATH = find_chromium()

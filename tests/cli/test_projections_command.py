@@ -25,10 +25,10 @@ from engine.runtime.ports import SystemClock, SystemFiles, user_name
 from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.operations import SqliteOutside
-from tests.support.counters import until
 from tests.support.faults import FaultyVfs, VfsFiles
 from tests.support.processes import ROOT, command, ended, line_of, ran, release
 from tests.support.sums import AILING, add, summing, sums
+from tests.support.waiting import until
 
 DONE, FAILED, NOT_YET, UNKNOWN = 0, 1, 3, 4
 

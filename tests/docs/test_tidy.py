@@ -13,6 +13,7 @@ import engine
 
 ENGINE = Path(engine.__file__).parent
 FILES = sorted(ENGINE.rglob("*.py"))
+TESTS = Path(__file__).parents[1]
 
 # Only the ports reach these; uuid5 is a pure function, and so is what `os` is used for.
 FORBIDDEN = {"time", "random", "uuid", "threading", "queue", "secrets", "socket", "sqlite3", "os"}
@@ -177,6 +178,19 @@ def test_files_hold_one_noun() -> None:
     }
 
     assert not {name: n for name, n in lengths.items() if n > 600}
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    found = {
+        f"{path.relative_to(TESTS)} (line {node.lineno})"
+        for path in TESTS.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom | ast.Import)
+        for alias in node.names
+        if ".test_" in f".{getattr(node, 'module', '')}.{alias.name}"
+    }
+
+    assert not found, f"{found}: what tests share belongs into tests/support or beside the tests"
 
 
 def test_public_names_come_from_one_file_each() -> None:

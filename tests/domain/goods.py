@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import msgspec
+
 from domain.model.lines import Buyer, Line
 from domain.model.orders import AdjustOrderItemQuantity, CreateOrder, OrderCreated
 from engine import Meta
@@ -37,3 +42,9 @@ def created(*lines: Line, buyer: Buyer = ANN, invoiced_at: str = MORNING) -> Ord
 
 def meta(stream: str, position: int = 1) -> Meta:
     return Meta(stream, 1, position, 1_000_000 + position)
+
+
+ORDER: dict[str, Any] = json.loads(
+    msgspec.json.encode({"buyer": ANN, "invoiced_at": MORNING, "lines": [lantern(6), heart(2)]})
+)
+"""A new order as a client of the web API sends it."""

@@ -17,7 +17,7 @@ from engine import Engine, Ports
 from engine.testing.scenario import ManualClock
 
 from .goods import NEXT_DAY, create, heart, lantern
-from .test_command_line import ROOT
+from .holding import ROOT
 
 LAID_OUT = """\
 Products                                             price     sold       revenue

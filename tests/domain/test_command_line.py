@@ -14,20 +14,9 @@ import pytest
 from domain.__main__ import main
 from domain.importer.invoices import Invoices
 from domain.importer.text_file import TextFile
+from tests.domain.holding import HOLD, ROOT
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
-ROOT = Path(__file__).parents[2]
-HOLD = """
-import asyncio, sys
-from domain.shop import open_shop
-
-async def hold():
-    async with open_shop(sys.argv[1]):
-        print("open", flush=True)
-        sys.stdin.read()
-
-asyncio.run(hold())
-"""
 
 
 def row(number: str, quantity: int | str = 1) -> str:

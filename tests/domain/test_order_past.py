@@ -16,7 +16,7 @@ from domain.model.lines import Buyer, Line
 from domain.model.orders import AdjustOrderItemQuantity, CancelOrder, CreateOrder, Order, ShipOrder
 from engine import Engine, Ports
 from engine.testing.scenario import ManualClock
-from tests.domain.test_command_line import HOLD, ROOT
+from tests.domain.holding import HOLD, ROOT
 
 LAMP = Line("A1", "LAMP", 4, 250)
 CLOCK = Line("B2", "CLOCK, RED", 1, 1_999)

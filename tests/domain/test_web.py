@@ -12,19 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
 from domain.model.orders import Order
 from domain.shop import open_shop
 from domain.web.app import create_app
 from engine import Archive, Limits, id_from_key
-from tests.domain.goods import ANN, MORNING, heart, lantern
+from tests.domain.goods import ORDER, heart
 from tests.integrations.serving import ROOT, Server, server
-
-ORDER: dict[str, Any] = json.loads(
-    msgspec.json.encode({"buyer": ANN, "invoiced_at": MORNING, "lines": [lantern(6), heart(2)]})
-)
 
 
 @asynccontextmanager

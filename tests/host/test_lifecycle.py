@@ -38,18 +38,9 @@ from engine.model.messages import MessageMeta
 from engine.runtime.ports import FAILPOINTS
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
-from tests.support.counters import (
-    Add,
-    Added,
-    Counter,
-    HeldStore,
-    Look,
-    Touch,
-    counters,
-    settle,
-    total,
-    until,
-)
+from tests.support.counters import Add, Added, Counter, Look, Touch, counters, total
+from tests.support.held_store import HeldStore
+from tests.support.waiting import settle, until
 
 ROOT = Path(__file__).parents[2]
 

@@ -27,7 +27,8 @@ from engine import (
 )
 from engine.host.portal import Portal
 from engine.stores.sqlite.log.store import SqliteStore
-from tests.support.counters import Add, Counter, HeldStore, counters, unknown
+from tests.support.counters import Add, Counter, counters
+from tests.support.held_store import HeldStore, unknown
 from tests.support.tallies import GetTally, Tallies, Tally, get_tally
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +178,8 @@ def test_a_portal_is_entered_once_and_its_engine_survives_a_second_try() -> None
 DROPPED = """
 import asyncio, threading
 from engine import Engine, OutcomeUnknown
-from tests.support.counters import Add, Counter, HeldStore
+from tests.support.counters import Add, Counter
+from tests.support.held_store import HeldStore
 
 async def main():
     global thread
@@ -240,7 +242,8 @@ def test_a_portal_is_refused_after_a_fork_and_does_not_hang() -> None:
 INTERRUPTED = """
 import sys
 from engine import Engine
-from tests.support.counters import Add, Counter, HeldStore
+from tests.support.counters import Add, Counter
+from tests.support.held_store import HeldStore
 store = HeldStore()
 engine = Engine([Counter], store=store)
 try:

@@ -18,9 +18,10 @@ from engine import Closed, Engine, Forbidden, InvalidInput, Receipt
 from engine.integrations import event_stream as module
 from engine.integrations.event_stream import EventStream, event_stream, last_event
 from tests.integrations.serving import Server, server
-from tests.support.counters import Add, Counter, Empty, HeldStore, settle, unknown
-from tests.support.shelf import until
+from tests.support.counters import Add, Counter, Empty
+from tests.support.held_store import HeldStore, unknown
 from tests.support.tallies import GetTallies, GetTally, Tallies, get_tallies, get_tally
+from tests.support.waiting import settle, until
 
 
 def tallied(**options: Any) -> Engine:

@@ -27,8 +27,10 @@ from engine.model.codec import decode_meta
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.telemetry import LINKS_MAX
-from tests.support.counters import Add, HeldStore, Look, Spoil, counters, until
+from tests.support.counters import Add, Look, Spoil, counters
+from tests.support.held_store import HeldStore
 from tests.support.tallies import AILING, GetTallies, Tallies, get_tallies
+from tests.support.waiting import until
 
 
 class Sdk:

@@ -25,7 +25,8 @@ from tests.integrations.redis_sinks import (
     sinking,
 )
 from tests.support.counters import Add, Counter
-from tests.support.shelf import Crash, until
+from tests.support.shelf import Crash
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 COUNTERS = [f"c{n % 7}" for n in range(100)]

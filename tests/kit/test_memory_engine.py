@@ -10,7 +10,8 @@ from engine import EngineFailed
 from engine.stores.memory import MemoryStore
 from engine.testing.memory_engine import memory_engine
 from engine.testing.scenario import ManualClock
-from tests.support.counters import Add, Counter, HeldStore, unknown
+from tests.support.counters import Add, Counter
+from tests.support.held_store import HeldStore, unknown
 from tests.support.tallies import GetTally, Tallies, Tally, get_tally
 
 pytest_plugins = ["pytester"]
@@ -53,7 +54,8 @@ FIXTURE = """
 import pytest
 from engine import OutcomeUnknown
 from engine.testing.pytest_plugin import MakeEngine
-from tests.support.counters import Add, Counter, HeldStore, unknown
+from tests.support.counters import Add, Counter
+from tests.support.held_store import HeldStore, unknown
 
 STOPPED = []
 

@@ -23,18 +23,8 @@ from engine import (
     handles,
 )
 from engine.testing.scenario import Folded, ManualClock, SequentialIds, given
-from tests.support.counters import (
-    Add,
-    Added,
-    Counter,
-    Emptied,
-    Empty,
-    HeldStore,
-    Look,
-    Spoil,
-    Touch,
-    counters,
-)
+from tests.support.counters import Add, Added, Counter, Emptied, Empty, Look, Spoil, Touch, counters
+from tests.support.held_store import HeldStore
 from tests.support.shelf import Bought, CountsInSql, Lent
 from tests.support.tallies import AILING, Tallies, Tally
 

@@ -31,19 +31,9 @@ from engine import (
 )
 from engine.model.stored import EventData, StoredEvent
 from engine.stores.contract.log import AppendRequest, Batch, Write
-from tests.support.counters import (
-    Add,
-    Added,
-    Counter,
-    Emptied,
-    Empty,
-    HeldStore,
-    Touch,
-    counters,
-    settle,
-    unknown,
-    until,
-)
+from tests.support.counters import Add, Added, Counter, Emptied, Empty, Touch, counters
+from tests.support.held_store import HeldStore, unknown
+from tests.support.waiting import settle, until
 
 
 class ReadingStore(HeldStore):

@@ -32,6 +32,7 @@ from engine import (
     StreamUnreadable,
     UsageError,
 )
+from engine.model.codec import schema_hash
 from engine.model.stored import EventData, EventType
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.testing.scenario import ManualClock
@@ -42,13 +43,12 @@ from tests.support.counters import (
     Counter,
     Emptied,
     Empty,
-    HeldStore,
     Look,
     counters,
-    schema_of,
-    settle,
     total,
 )
+from tests.support.held_store import HeldStore
+from tests.support.waiting import settle
 
 STREAM = "counter:a"
 
@@ -416,7 +416,7 @@ async def test_an_unknown_event_stops_the_history_after_what_stands_before() -> 
     async with counters(store) as engine:
         await add(engine, 1, 2)
         await behind(store, "moved", {"secret": 41})
-        await behind(store, "added", {"amount": 3}, schema_of(Added))
+        await behind(store, "added", {"amount": 3}, schema_hash(Added))
 
         page = await engine.history(Counter, "a")
         assert ([e.meta.version for e in page.events], page.more) == ([1, 2], True)
@@ -433,7 +433,7 @@ async def test_an_unknown_event_stops_the_history_after_what_stands_before() -> 
 async def test_an_event_whose_fold_fails_is_named() -> None:
     store = HeldStore()
     async with counters(store) as engine:
-        await behind(store, "broken", {"fail": True}, schema_of(Broken))
+        await behind(store, "broken", {"fail": True}, schema_hash(Broken))
         with pytest.raises(
             StreamUnreadable, match="broken failed on broken .*position 1"
         ) as caught:
@@ -455,7 +455,7 @@ async def test_an_event_of_the_stream_that_nothing_applies_is_named() -> None:
 
     store = HeldStore()
     async with Engine([Notebook, Others], store=store) as engine:
-        kind = EventType("emptied", 1, schema_of(Emptied))
+        kind = EventType("emptied", 1, schema_hash(Emptied))
         write = Write("notebook:a", 0, [EventData(kind, b'{"by":"x"}')])
         await store.append(Batch([AppendRequest([write])], 1))
 

@@ -14,7 +14,7 @@ from engine.model.stored import EventData, EventType, StoredEvent
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.memory import MemoryStore
-from tests.support.counters import settle
+from tests.support.waiting import settle
 
 TYPE = EventType("happened", 1, "0")
 

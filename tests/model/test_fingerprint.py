@@ -17,7 +17,8 @@ import pytest
 
 from engine import Command, Id, KeyReused, Receipt
 from engine.model.fingerprint import fingerprint_of, is_of
-from tests.support.counters import Add, HeldStore, counters
+from tests.support.counters import Add, counters
+from tests.support.held_store import HeldStore
 
 
 class Size(enum.IntEnum):

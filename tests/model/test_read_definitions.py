@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import types
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -38,68 +37,8 @@ from engine.model.messages import Event, Meta
 from engine.model.projection import Projection, Row, Table, projects
 from engine.stores.sqlite.views.tables import definition_hash
 from engine.testing.scenario import Folded
+from tests.support.everything import Colour, Everything, Inner, everything
 from tests.support.shelf import Book, Bought, Lent, Library
-
-Pence = NewType("Pence", int)
-
-
-class Colour(enum.Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
-class Rank(enum.IntEnum):
-    LOW = 1
-    HIGH = 2
-
-
-class Inner(msgspec.Struct, frozen=True):
-    name: str
-    parts: tuple[int, ...] = ()
-
-
-class Everything(Row, key="id"):
-    id: UUID
-    text: str
-    whole: int
-    real: float
-    blob: bytes
-    truth: bool
-    moment: datetime
-    day: date
-    colour: Colour
-    rank: Rank
-    choice: Literal["a", "b"]
-    pence: Pence
-    bounded: Annotated[int, msgspec.Meta(ge=0)]
-    inner: Inner
-    many: dict[str, list[Inner]]
-    either: int | str
-    maybe: int | None = None
-    maybe_inner: Inner | None = None
-    some: set[str] = set()
-
-
-def everything() -> Everything:
-    return Everything(
-        id=UUID(int=7),
-        text="a\0b ü 'quote' \"",
-        whole=-(2**63),
-        real=0.1 + 0.2,
-        blob=b"\x00\xff",
-        truth=True,
-        moment=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        day=date(2026, 1, 2),
-        colour=Colour.BLUE,
-        rank=Rank.HIGH,
-        choice="b",
-        pence=Pence(2**63 - 1),
-        bounded=0,
-        inner=Inner("x", (1, 2)),
-        many={"k": [Inner("y")]},
-        either="5",
-        some={"s"},
-    )
 
 
 def test_a_row_comes_back_as_it_was() -> None:

@@ -30,7 +30,7 @@ from engine import (
 from engine.model.codec import EventRegistry
 from engine.model.stored import ENCODING_JSON, StoredEvent
 from engine.model.withheld import is_own_refusal, told_without_values, withheld
-from tests.support.counters import until
+from tests.support.waiting import until
 
 SECRET = "seat 12C of Mrs Holm"
 ERRORS: list[type[Exception]] = [

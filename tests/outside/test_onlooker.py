@@ -38,7 +38,6 @@ from engine import (
 from engine.outside import onlooker
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.support.counters import Add, Added, Counter
-from tests.support.shelf import until
 from tests.support.tallies import (
     GetTallies,
     GetTally,
@@ -48,6 +47,7 @@ from tests.support.tallies import (
     get_tally,
     tallied,
 )
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,8 @@ import pytest
 
 from engine import Limits
 from engine.projections.arrivals import MANY_EVENTS, Arrivals
-from tests.support.shelf import Bought, Counts, Log, Wired, part_of, until
+from tests.support.shelf import Bought, Counts, Log, Wired, part_of
+from tests.support.waiting import until
 
 
 async def gathering(arrivals: Arrivals, seconds: float) -> asyncio.Task[None]:

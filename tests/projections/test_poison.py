@@ -36,8 +36,8 @@ from engine import (
     projects,
 )
 from engine.stores.contract.views import Changes
-from tests.support.counters import until
 from tests.support.faults import Hold
+from tests.support.waiting import until
 
 RAISES: dict[bytes, BaseException] = {}
 """What a handler raises for a name."""

@@ -36,8 +36,8 @@ from tests.support.shelf import (
     Wired,
     fold_all,
     part_of,
-    until,
 )
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)

@@ -32,10 +32,10 @@ from engine import (
 from engine.model.projection import slice_of
 from engine.projections.operations import Status
 from engine.projections.targets.courier import Abandoned, Courier, NotDelivered
-from tests.support.counters import Add, Added, Counter, Emptied, until
+from tests.support.counters import Add, Added, Counter, Emptied
 from tests.support.shelf import Crash
-from tests.support.shelf import until as in_time
 from tests.support.tallies import Tallies
+from tests.support.waiting import until
 
 LOGGER = logging.getLogger("tests.sinks")
 
@@ -426,7 +426,7 @@ async def test_what_is_given_up_is_not_parked_though_it_was_the_last_try(
     limits = Limits(sink_stop_seconds=1, sink_retries=1)
     async with sinking(receiver, file, Parking, limits=limits) as engine:
         await add(engine, "a")
-        await in_time(lambda: len(receiver.tries) == 3)
+        await until(lambda: len(receiver.tries) == 3)
     receiver.hold = None
     async with sinking(receiver, file, Parking) as engine:
         await reached(engine, 1)
@@ -456,7 +456,7 @@ async def test_stopping_does_not_wait_for_the_next_try(receiver: Receiver) -> No
     loop = asyncio.get_running_loop()
     async with sinking(receiver) as engine:
         await add(engine, "a")
-        await in_time(lambda: engine.statistics().projectors["outside"].retries == 6)
+        await until(lambda: engine.statistics().projectors["outside"].retries == 6)
         begin = loop.time()
 
     assert loop.time() - begin < 1, "the next try would come in 1.6 s"

@@ -34,8 +34,9 @@ from engine import (
 from engine.projections.targets.sql import SqlWork
 from engine.stores.contract.views import Checkpoint, Part
 from engine.stores.sqlite.views.sql_tables import OwnTables
-from tests.support.counters import Add, Added, Counter, until
+from tests.support.counters import Add, Added, Counter
 from tests.support.shelf import Bought, CountsInSql, Lent, Log, Swept, Wired
+from tests.support.waiting import until
 
 HANDLE: list[Callable[[Added, Meta, Sql], object]] = []
 """What the handler of `Free` does."""

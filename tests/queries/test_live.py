@@ -33,8 +33,8 @@ from engine import (
 )
 from engine.queries.answers import TORN_MAX
 from engine.stores.contract.views import Changes, Part
-from tests.support.counters import Add, Added, Counter, Empty, HeldStore, settle, unknown
-from tests.support.shelf import until
+from tests.support.counters import Add, Added, Counter, Empty
+from tests.support.held_store import HeldStore, unknown
 from tests.support.tallies import (
     AILING,
     GetTallies,
@@ -44,6 +44,7 @@ from tests.support.tallies import (
     get_tallies,
     get_tally,
 )
+from tests.support.waiting import settle, until
 
 
 class Ever(Row, key="name"):

@@ -31,7 +31,7 @@ from engine.stores.sqlite import wal as sqlite_wal
 from engine.stores.sqlite.connection import OnlyReads
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.support.counters import Add, Added, Counter
-from tests.support.shelf import until
+from tests.support.waiting import until
 
 
 class Entry(Row, key="name", index=["total"], search=["words"]):

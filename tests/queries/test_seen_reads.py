@@ -26,7 +26,7 @@ from engine import (
 )
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.support.counters import Add, Added, Counter
-from tests.support.shelf import until
+from tests.support.waiting import until
 
 
 class Sum(Row, key="name", search=["words"]):

@@ -17,7 +17,8 @@ from engine.projections.targets.rows import WRITES_MAX, TableWork
 from engine.stores.contract.views import Changes, Checkpoint, Parked
 from engine.stores.sqlite.views import group_commit as sqlite_gathered
 from engine.stores.sqlite.views.group_commit import Gathered, Gathering
-from tests.support.shelf import Bought, Counts, Lent, Library, Log, Wired, fold_all, part_of, until
+from tests.support.shelf import Bought, Counts, Lent, Library, Log, Wired, fold_all, part_of
+from tests.support.waiting import until
 
 
 def changes(

@@ -25,7 +25,6 @@ from engine.stores.contract.log import (
     Appended,
     AppendRequest,
     Batch,
-    Store,
     StreamConflict,
     StreamRead,
     Write,
@@ -37,7 +36,6 @@ from engine.stores.urls import open_url, views_path
 from engine.testing.conformance import (
     ADDED,
     ALL,
-    StoreConformance,
     append,
     feed,
     numbers,
@@ -45,32 +43,14 @@ from engine.testing.conformance import (
 )
 from tests.simulation.disk import Disk
 from tests.simulation.machine import SimulatedFiles
+from tests.stores.sqlite_conformance import SqliteConformance
 from tests.support.faults import FaultyVfs, VfsFiles
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-class TestSqliteStore(StoreConformance):
-    def new_store(self, folder: Path) -> Store:
-        return SqliteStore(str(folder / "log.db"))
-
-    def same_log(self, store: Store) -> Store:
-        assert isinstance(store, SqliteStore)
-        return SqliteStore(store.path)
-
-    async def damage(self, store: Store, position: int, field: str) -> None:
-        assert isinstance(store, SqliteStore)
-        column = {"event_version": "type"}.get(field, field)
-        with closing(apsw.Connection(store.path)) as outside:
-            value: Any
-            (value,) = outside.execute(
-                f"SELECT {column} FROM events WHERE position = ?", (position,)
-            ).fetchall()[0]
-            changed = value[:-1] + bytes([value[-1] ^ 1]) if isinstance(value, bytes) else value + 1
-            outside.execute("DROP TRIGGER events_never_change")
-            outside.execute(
-                f"UPDATE events SET {column} = ? WHERE position = ?", (changed, position)
-            )
+class TestSqliteStore(SqliteConformance):
+    pass
 
 
 @pytest_asyncio.fixture

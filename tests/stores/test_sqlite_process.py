@@ -35,12 +35,12 @@ from engine.stores.sqlite.process.protocol import (
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import open_url
 from engine.testing.conformance import ALL, append, feed, numbers, request
-from tests.stores.test_sqlite import TestSqliteStore as OfOneProcess
+from tests.stores.sqlite_conformance import SqliteConformance
 from tests.support.counters import Add, Counter
 from tests.support.faults import VfsFiles
 
 
-class TestSqliteProcessStore(OfOneProcess):
+class TestSqliteProcessStore(SqliteConformance):
     def new_store(self, folder: Path) -> Store:
         return SqliteProcessStore(str(folder / "log.db"))
 

@@ -24,9 +24,9 @@ from engine.stores.sqlite.connection import set_pragma
 from engine.stores.sqlite.views.catalog import Keeper
 from engine.stores.sqlite.views.store import SqliteViews
 from engine.stores.sqlite.views.tables import TableSql
-from tests.model.test_read_definitions import Everything, everything
 from tests.simulation.disk import Disk
 from tests.simulation.machine import SimulatedFiles
+from tests.support.everything import Everything, everything
 from tests.support.shelf import (
     Book,
     Bought,

@@ -34,7 +34,9 @@ from engine import (
     applies,
     handles,
 )
-from tests.support.counters import Add, Added, HeldStore, counters, settle, total
+from tests.support.counters import Add, Added, counters, total
+from tests.support.held_store import HeldStore
+from tests.support.waiting import settle
 
 
 class Line(msgspec.Struct):

@@ -16,7 +16,7 @@ from engine import Engine, Limits, Overloaded
 from engine.runtime.bell import Bell
 from engine.write.mailbox import Intake
 from tests.strangers.unruly import Ask, Inn, Jar, Put, answer
-from tests.support.counters import until
+from tests.support.waiting import until
 
 # A coroutine that there was no room to begin is told of by the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

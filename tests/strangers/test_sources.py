@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from engine import Command, Engine, EngineError, Receipt
-from tests.support.counters import Add, Counter, HeldStore, counters, total, until
+from tests.support.counters import Add, Counter, counters, total
+from tests.support.held_store import HeldStore
+from tests.support.waiting import until
 
 
 class Gone(Exception):

@@ -27,7 +27,7 @@ from tests.strangers.unruly import (
     raising,
     where,
 )
-from tests.support.counters import until
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)

@@ -211,13 +211,6 @@ def part_of(projection: type[Projection], build: int = 1) -> Part:
     return Part(projection.__definition__, build)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Give the loop its turns until a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 class Crash(BaseException):
     """The process ends here."""
 

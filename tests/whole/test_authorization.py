@@ -33,7 +33,8 @@ from engine import (
     handles,
     projects,
 )
-from tests.support.counters import Add, Added, Counter, counters, settle, total, until
+from tests.support.counters import Add, Added, Counter, counters, total
+from tests.support.waiting import settle, until
 
 
 class CountRooms(Query[int]):

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from engine import Engine, HandlerFailed, Limits
-from tests.support.counters import Add, Counter, HeldStore, counters, total, until
+from tests.support.counters import Add, Counter, counters, total
+from tests.support.held_store import HeldStore
 from tests.support.tallies import GetTally, Tallies, Tally, get_tallies, get_tally
+from tests.support.waiting import until
 
 HERE = Path(__file__).parents[1]
 

@@ -27,20 +27,10 @@ from engine import (
     WrongVersion,
 )
 from engine.statistics import SECONDS, Histogram, answer_class
-from tests.support.counters import (
-    Add,
-    Added,
-    Counter,
-    HeldStore,
-    Look,
-    Spoil,
-    Touch,
-    counters,
-    not_written,
-    unknown,
-    until,
-)
+from tests.support.counters import Add, Added, Counter, Look, Spoil, Touch, counters
+from tests.support.held_store import HeldStore, not_written, unknown
 from tests.support.tallies import AILING, GetTallies, Tallies, get_tallies
+from tests.support.waiting import until
 
 
 def balanced(numbers: EngineStatistics) -> bool:

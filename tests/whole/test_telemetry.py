@@ -29,8 +29,10 @@ from engine.telemetry import (
     ProjectionBegan,
     QueryBegan,
 )
-from tests.support.counters import Add, HeldStore, Look, counters, until
+from tests.support.counters import Add, Look, counters
+from tests.support.held_store import HeldStore
 from tests.support.tallies import GetTallies, Tallies, get_tallies
+from tests.support.waiting import until
 
 Told = tuple[Any, BaseException | None, Mapping[str, Any]]
 

@@ -37,7 +37,8 @@ from engine import (
 from engine.running import run
 from engine.stores.memory import MemoryStore
 from engine.testing.scenario import ManualClock, given
-from tests.support.counters import HeldStore, not_written, settle, until
+from tests.support.held_store import HeldStore, not_written
+from tests.support.waiting import settle, until
 
 
 class Priced(Event, name="priced"):

@@ -12,7 +12,8 @@ import pytest
 from engine import KeyReused, Limits, Receipt, Rejected, UsageError, WrongVersion
 from engine.model.codec import decode_meta
 from engine.stores.memory import MemoryStore
-from tests.support.counters import Add, Empty, HeldStore, Look, Touch, counters, total
+from tests.support.counters import Add, Empty, Look, Touch, counters, total
+from tests.support.held_store import HeldStore
 
 
 async def test_a_repeated_key_gives_the_first_receipt_and_writes_nothing() -> None:

@@ -14,7 +14,9 @@ from engine import Damaged, Limits, Overloaded, Receipt, StreamUnreadable
 from engine.model.stored import EventData, EventType
 from engine.stores.contract.log import AppendRequest, Batch, StreamPage, StreamRead, Write
 from engine.write.actor import Actor
-from tests.support.counters import Add, HeldStore, Look, Touch, counters, settle, total, until
+from tests.support.counters import Add, Look, Touch, counters, total
+from tests.support.held_store import HeldStore
+from tests.support.waiting import settle, until
 
 
 @pytest.mark.parametrize("resident", [1, 2, 7])

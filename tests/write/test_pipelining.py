@@ -21,21 +21,9 @@ from engine import (
     StoreFailed,
     Voided,
 )
-from tests.support.counters import (
-    SPOILS,
-    Add,
-    Empty,
-    HeldStore,
-    Look,
-    Spoil,
-    Touch,
-    counters,
-    not_written,
-    settle,
-    total,
-    unknown,
-    until,
-)
+from tests.support.counters import SPOILS, Add, Empty, Look, Spoil, Touch, counters, total
+from tests.support.held_store import HeldStore, not_written, unknown
+from tests.support.waiting import settle, until
 
 
 def start(engine: Engine, command: Any, **options: Any) -> asyncio.Task[Receipt]:

@@ -31,7 +31,8 @@ from engine import (
 from engine.model.aggregate import AggregateMeta
 from engine.model.stored import Snapshot
 from engine.stores.memory import MemoryStore
-from tests.support.counters import HeldStore, not_written, settle, until
+from tests.support.held_store import HeldStore, not_written
+from tests.support.waiting import settle, until
 
 
 class Pinned(Event, name="pinned"):

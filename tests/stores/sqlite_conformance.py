@@ -1,0 +1,36 @@
+"""The suite of all stores for one that keeps its log in a SQLite file, and can damage it there."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from engine.stores.contract.log import Store
+from engine.stores.sqlite.log.store import SqliteStore
+from engine.testing.conformance import StoreConformance
+
+
+class SqliteConformance(StoreConformance):
+    def new_store(self, folder: Path) -> Store:
+        return SqliteStore(str(folder / "log.db"))
+
+    def same_log(self, store: Store) -> Store:
+        assert isinstance(store, SqliteStore)
+        return SqliteStore(store.path)
+
+    async def damage(self, store: Store, position: int, field: str) -> None:
+        assert isinstance(store, SqliteStore)
+        column = {"event_version": "type"}.get(field, field)
+        with closing(apsw.Connection(store.path)) as outside:
+            value: Any
+            (value,) = outside.execute(
+                f"SELECT {column} FROM events WHERE position = ?", (position,)
+            ).fetchall()[0]
+            changed = value[:-1] + bytes([value[-1] ^ 1]) if isinstance(value, bytes) else value + 1
+            outside.execute("DROP TRIGGER events_never_change")
+            outside.execute(
+                f"UPDATE events SET {column} = ? WHERE position = ?", (changed, position)
+            )
