@@ -6,11 +6,14 @@ Rules: it writes over nothing, and what it could not copy whole it takes away. T
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from ..runtime.ports import Ports
 from ..stores.sqlite.outside.copy import copy_log
-from .options import DONE, FAILED, USAGE
+from .options import DONE, FAILED, USAGE, log_file
 from .output import Output
 
 __all__ = ["add_parser"]
@@ -18,12 +21,14 @@ __all__ = ["add_parser"]
 _DESCRIPTION = """\
 Copy a log, and its views if there are any, to new files. The log may be in use by its engine, be
 left behind by one that was killed, or be closed. Each file is copied as it is at one moment,
-synced, and read again: all events are compared with their checksums. Copied with cp or rsync, the
-files of a running log are of several moments, and an engine refuses them."""
+synced, and read again: all events are compared with their checksums. Until then it is called
+TO.partial; one that is there already was left by a copy that was killed, or is being made. Copied
+with cp or rsync, the files of a running log are of several moments, and an engine refuses them."""
 
 _EPILOG = f"""\
 exit status: {DONE} copied, and the copy was verified; {FAILED} nothing was copied: the reason is on
-the error stream; {USAGE} wrong arguments; 130 interrupted"""
+the error stream; {USAGE} wrong arguments; 130 interrupted, 143
+ended by SIGTERM"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,8 +40,10 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="the log, as in sqlite:FILE")
-    parser.add_argument("to", metavar="TO", help="the new file, which must not be there")
+    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument(
+        "to", metavar="TO", type=log_file, help="the new file, which must not be there"
+    )
     parser.add_argument(
         "--damaged",
         action="store_true",
@@ -46,7 +53,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    copied = copy_log(Ports().files, options.file, options.to, damaged=options.damaged)
+    with _ending_tidily():
+        copied = copy_log(Ports().files, options.file, options.to, damaged=options.damaged)
     output = Output(utf8=False)
     beside = "" if copied.views is None else f", with its views in {copied.views}"
     try:
@@ -55,3 +63,18 @@ def _run(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         output.abandon()
     return DONE
+
+
+@contextmanager
+def _ending_tidily() -> Generator[None]:
+    """Take what is not whole away also where a timer or a service manager ends the copying."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    former = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

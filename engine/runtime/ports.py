@@ -217,6 +217,10 @@ class Files(Protocol):
         """Make an empty file of mode 0600 where nothing is; raises OSError."""
         ...
 
+    def place(self, path: str, to: str) -> None:
+        """Give a file that is whole another name in its folder, synced; raises OSError."""
+        ...
+
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
         ...

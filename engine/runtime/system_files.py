@@ -9,6 +9,7 @@ that is forked keeps no lock of its parent.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -194,6 +195,17 @@ class SystemFiles:
         """Make an empty file of mode 0600 where nothing is; raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         os.close(os.open(path, flags, 0o600))
+
+    def place(self, path: str, to: str) -> None:
+        """Give a file that is whole another name in its folder, synced; raises OSError."""
+        if os.path.lexists(to):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), to)
+        Path(path).rename(to)
+        folder = os.open(Path(to).parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import apsw
 import pytest
 
 from engine import Damaged, StoreRefused
+from engine.__main__ import main
+from engine.cli import copy
 from engine.model.stored import EventData
 from engine.runtime.ports import Ports, SystemFiles
 from engine.stores.contract.log import Appended, AppendRequest, Write
@@ -146,3 +150,99 @@ def test_what_is_no_log_is_not_copied(tmp_path: Path) -> None:
         assert (status, out) == (1, "")
         assert name in err
     assert not list(tmp_path.glob("copy*"))
+
+
+KILLED = """
+import os, sys
+from engine.runtime.system_files import SystemFiles
+from engine.stores.sqlite.outside.copy import copy_log
+
+left = int(sys.argv[3])
+
+class Killed(SystemFiles):
+    def step(self):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+    def connect(self, path, *, readonly=False):
+        self.step()
+        return super().connect(path, readonly=readonly)
+    def place(self, path, to):
+        self.step()
+        super().place(path, to)
+
+copy_log(Killed(), sys.argv[1], sys.argv[2])
+"""
+
+
+async def test_a_copy_that_was_killed_is_no_log_that_an_engine_would_begin_anew(
+    tmp_path: Path,
+) -> None:
+    store = await made(tmp_path)
+    with closing(apsw.Connection(store.views_path)) as views:
+        views.execute("CREATE TABLE t(x)").fetchall()
+    for step in range(20):
+        to = tmp_path / str(step) / "copy.db"
+        to.parent.mkdir()
+        arguments = [sys.executable, "-c", KILLED, store.path, str(to), str(step)]
+        status = subprocess.run(arguments, timeout=SECONDS, check=False).returncode
+        if status == 0:
+            break
+        assert not to.exists(), "only what is whole has its name"
+        if any(to.parent.glob("*.partial")):
+            with pytest.raises(StoreRefused, match=r"(partial|views.db) is there already"):
+                copy_log(SystemFiles(), store.path, str(to))
+    assert step > 5, "it was killed at each step of the way"
+    assert {file.name for file in to.parent.iterdir()} == {"copy.db", "copy.views.db"}
+    await store.close()
+
+
+class Ended(SystemFiles):
+    """A file system under which somebody sends a signal as the log is to have its name."""
+
+    def place(self, path: str, to: str) -> None:
+        if to.endswith("copy.db"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        super().place(path, to)
+
+
+async def test_a_copy_that_a_timer_ends_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await made(tmp_path)
+    with closing(apsw.Connection(store.views_path)) as views:
+        views.execute("CREATE TABLE t(x)").fetchall()
+    monkeypatch.setattr(copy, "Ports", lambda: Ports(files=Ended()))
+
+    with pytest.raises(SystemExit) as ended:
+        main(["copy", store.path, str(tmp_path / "copy.db")])
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("copy*"))
+    await store.close()
+
+
+class Small(SystemFiles):
+    """A file system whose new files have room for three pages."""
+
+    def connect(self, path: str, *, readonly: bool = False) -> apsw.Connection:
+        connection = super().connect(path, readonly=readonly)
+        if not readonly:
+            connection.execute("PRAGMA max_page_count = 3").fetchall()
+        return connection
+
+
+async def test_a_copy_says_that_there_is_no_room(tmp_path: Path) -> None:
+    store = await made(tmp_path)
+    with pytest.raises(StoreRefused, match="there is no room"):
+        copy_log(Small(), store.path, str(tmp_path / "copy.db"))
+    assert not list(tmp_path.glob("copy*"))
+    await store.close()
+
+
+async def test_a_copy_is_named_like_a_store(tmp_path: Path) -> None:
+    store = await made(tmp_path)
+    status, _, err = copied(f"sqlite:{store.path}", f"sqlite:{tmp_path / 'copy.db'}")
+    assert (status, err) == (0, "")
+    assert (tmp_path / "copy.db").exists()
+    await store.close()

@@ -3,14 +3,16 @@
 Rules: SQLite copies, in one read transaction per file: an engine goes on meanwhile, and folds its
 write-ahead log when the copy is done. The views are copied first, so that they are never ahead of
 the log. Nothing is written over. What was written is synced and then read: each event is compared
-with its checksum and its place, each page with its kind. A copy that is not whole is taken away.
-The source is only read. Calls block.
+with its checksum and its place, each page with its kind. Until then it has another name, under
+which nobody takes it for a log, also where the copying is killed; the log gets its name last. A
+copy that is not whole is taken away. The source is only read. Calls block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from typing import Final
 
 import apsw
 import msgspec
@@ -19,15 +21,19 @@ from ....errors import Damaged, StoreRefused
 from ....runtime.ports import Files
 from ....runtime.system_files import exists
 from ...contract.log import Head
-from ..connection import run, set_reading
+from ..connection import run, set_reading, snapshot
 from ..log.store import SqliteStore
 from .log import SqliteReader
 
 __all__ = ["Copied", "copy_log"]
 
-_ENDINGS = ("", "-wal", "-shm", "-journal")
-_PAGE_EVENTS = 1_000
-_PAGE_BYTES = 16 * 1024 * 1024
+_ENDINGS: Final = ("", "-wal", "-shm", "-journal")
+_PARTIAL: Final = ".partial"
+"""Behind the name of a file that is not whole yet."""
+_PAGES: Final = 2_000
+"""How many are copied before somebody who wants it to end is listened to."""
+_PAGE_EVENTS: Final = 1_000
+_PAGE_BYTES: Final = 16 * 1024 * 1024
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -49,46 +55,64 @@ def copy_log(files: Files, path: str, to: str, *, damaged: bool = False) -> Copi
     views, views_to = SqliteStore(path).views_path, SqliteStore(to).views_path
     with SqliteReader(path, files, damaged=damaged):
         pass  # it says what a file is that is no log
-    for target in (to, views_to):
-        _refuse_what_is_there(target)
     has_views = files.size(views) > 0
-    if has_views:
-        with _making(files, views_to):
-            _copy(files, views, views_to)
-    with _removing(files, views_to if has_views else None), _making(files, to):
-        _copy(files, path, to)
-        head = _verified(files, to)
+    made = [views_to, to] if has_views else [to]
+    for target in (to, views_to, *(name + _PARTIAL for name in made)):
+        _refuse_what_is_there(target)
+    with ExitStack() as stack:
+        for target in made:
+            _make(files, target + _PARTIAL)
+            stack.enter_context(_taken_away(files, target + _PARTIAL))
+        if has_views:
+            _copy(files, views, views_to + _PARTIAL)
+        _copy(files, path, to + _PARTIAL)
+        head = _verified(files, to + _PARTIAL)
+        for target in made:
+            _place(files, target)
+            stack.enter_context(_taken_away(files, target))
     return Copied(head, views_to if has_views else None)
+
+
+_LEFT: Final = (
+    "another copy is being made, or one was killed before it was whole. Remove it if none is"
+)
 
 
 def _refuse_what_is_there(path: str) -> None:
     for ending in _ENDINGS:
         if exists(path + ending):
             raise StoreRefused(
-                f"{path}{ending} is there already, and a copy writes over nothing: name another "
-                f"file, or move that one away"
+                f"{path}{ending} is there already, and a copy writes over nothing: "
+                + (_LEFT if path.endswith(_PARTIAL) else "name another file, or move it away")
             )
 
 
-@contextmanager
-def _making(files: Files, path: str) -> Generator[None]:
-    """Make a file, and take it away where what is inside fails."""
+def _make(files: Files, path: str) -> None:
     try:
         files.make(path)
     except OSError as error:
         raise StoreRefused(f"{path} cannot be made: {error.strerror}") from error
-    with _removing(files, path):
-        yield
 
 
 @contextmanager
-def _removing(files: Files, path: str | None) -> Generator[None]:
+def _taken_away(files: Files, path: str) -> Generator[None]:
+    """Remove a file of a copy where what is inside fails."""
     try:
         yield
     except BaseException:
-        for ending in _ENDINGS if path is not None else ():
+        for ending in _ENDINGS:
             files.remove(f"{path}{ending}")
         raise
+
+
+def _place(files: Files, path: str) -> None:
+    """Give a copy its name; all of it is in the one file, and what readers left beside is not."""
+    for ending in _ENDINGS[1:]:
+        files.remove(f"{path}{_PARTIAL}{ending}")
+    try:
+        files.place(path + _PARTIAL, path)
+    except OSError as error:
+        raise StoreRefused(f"{path} cannot be made: {error.strerror}") from error
 
 
 def _copy(files: Files, path: str, to: str) -> None:
@@ -98,11 +122,17 @@ def _copy(files: Files, path: str, to: str) -> None:
             closing(files.connect(to)) as target,
         ):
             set_reading(source)
-            with target.backup("main", source, "main") as backup:
-                backup.step()
+            with snapshot(source), target.backup("main", source, "main") as backup:
+                run(source, "SELECT count(*) FROM sqlite_schema")  # from here on it is one moment
+                while not backup.step(_PAGES):
+                    pass
             found = run(target, "PRAGMA integrity_check(1)")
+    except apsw.FullError as error:
+        raise StoreRefused(f"{path} could not be copied to {to}: there is no room") from error
     except (apsw.Error, OSError) as error:
-        raise StoreRefused(f"{path} could not be copied to {to}: {error}") from error
+        # The error of a step has no words of its own.
+        why = f"{type(error).__name__}, {error}"
+        raise StoreRefused(f"{path} could not be copied to {to}: {why}") from error
     if found != [("ok",)]:
         raise StoreRefused(
             f"{path} is malformed: SQLite's integrity_check finds something in the copy of it, "
