@@ -3,7 +3,8 @@
 A mutant is a TOML file beside this one: the promise or rule that it breaks, the file, the text that
 is replaced (it must stand there exactly once, so that a mutant cannot rot unseen) and what replaces
 it, and the tests that are run. A mutant is caught when those tests fail, by an assertion or by
-their time; one that names no tests is hunted by the simulation. First the same tests are run on an
+their time; one that names no tests is hunted by the simulation. What fails before a test begins,
+such as an import, catches nothing: the mutant is broken. First the same tests are run on an
 unchanged copy, and must pass: otherwise a broken test would pass for a sharp one.
 
 `catches.json` holds the test that caught each mutant last. That test alone is run first, which
@@ -21,24 +22,30 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import os
+import queue
 import re
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from tests.mutants.workshop import Run, Workshop, make_model
+
+T = TypeVar("T")
+
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 CATCHES = HERE / "catches.json"
-COPIED = ("engine", "domain", "tests", "pyproject.toml")
+PASSED, FAILED = 0, 1
+"""Two exit statuses of pytest; any other says nothing of a mutant."""
 SEEDS_WITHOUT_TESTS = 1_000
 """How many seeds hunt a mutant that names no tests."""
 SECONDS_MAX = 120
@@ -105,66 +112,39 @@ def record(outcomes: list[Outcome]) -> None:
     CATCHES.write_bytes(msgspec.json.format(text, indent=1) + b"\n")
 
 
-def copy_tree(target: Path) -> None:
-    """Copy what the tests need."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.db*", ".hypothesis")
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=ignored)
-        else:
-            shutil.copy(source, target / name)
-
-
-def run_tests(folder: Path, tests: list[str], seconds_max: int = SECONDS_MAX) -> tuple[bool, str]:
-    """Run tests in a copy; give whether they passed, and the first that failed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += ["-o", "faulthandler_timeout=20", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=seconds_max,
-        )
-    except subprocess.TimeoutExpired:
-        return False, f"a hang of {seconds_max} s"
-    if done.returncode == 0:
-        return True, ""
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-    if failed:
-        return False, failed[0]
-    said = done.stdout + done.stderr
-    return False, "a hang of 20 s" if "Timeout (" in said else said[-2_000:]
-
-
-def plant(name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
+def plant(shop: Workshop, name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
     """Plant one bug in a copy and run its tests, or so many seeds of the simulation."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as place:
-        folder = Path(place)
-        copy_tree(folder)
-        path = folder / mutant.file
-        text = path.read_text()
-        if text.count(mutant.old) != 1:
-            count = text.count(mutant.old)
-            return Outcome(name, mutant, "", f"its text stands {count} times in {mutant.file}")
-        path.write_text(text.replace(mutant.old, mutant.new))
+    text = (shop.folder / mutant.file).read_text()
+    count = text.count(mutant.old)
+    if count != 1:
+        return Outcome(name, mutant, "", f"its text stands {count} times in {mutant.file}")
+    with shop.changed(mutant.file, text.replace(mutant.old, mutant.new)):
         if seeds or not mutant.tests:
-            found, caught_by = simulate(folder, seeds or SEEDS_WITHOUT_TESTS)
+            found, caught_by = simulate(shop, seeds or SEEDS_WITHOUT_TESTS)
             return Outcome(name, mutant, caught_by, seeds=found)
-        passed, failed = run_tests(folder, mutant.tests)
-        return Outcome(name, mutant, "" if passed else failed)
+        return judge(name, mutant, shop.run(mutant.tests, SECONDS_MAX))
 
 
-def simulate(folder: Path, seeds: int) -> tuple[int, str]:
+def judge(name: str, mutant: Mutant, run: Run) -> Outcome:
+    """Tell by how its tests ended what became of a mutant: only a test that failed catches it."""
+    if run.status == PASSED:
+        return Outcome(name, mutant, "")
+    # A fixture that fails is an error of its test; an error without a test is none of its own.
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", run.output, re.MULTILINE)
+    if run.status == FAILED and failed:
+        return Outcome(name, mutant, failed[1])
+    if run.status < 0 or "Timeout (" in run.output:
+        return Outcome(name, mutant, f"a hang or a death ({run.status})")
+    return Outcome(name, mutant, "", f"pytest ended with {run.status}: {run.output[-1_000:]}")
+
+
+def simulate(shop: Workshop, seeds: int) -> tuple[int, str]:
     """Simulate a copy; give how many seeds it took to find the bug, and what showed it."""
     command = [sys.executable, "-m", "tests.simulation", "--jobs", "1"]
     command += ["--seeds", str(seeds), "--stop"]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=shop.folder, env=shop.environment, capture_output=True, text=True
+    )
     if done.returncode == 0:
         return 0, ""
     found = re.search(r"^seed (\d+): .*\n *(.*)", done.stdout, re.MULTILINE)
@@ -181,18 +161,16 @@ def tell_seeds(outcomes: list[Outcome]) -> None:
         print(f"found by seeds: {len(seeds)} of {len(outcomes)}; median {middle:g}, all {seeds}")
 
 
-def check_unchanged(mutants: dict[str, Mutant], jobs: int) -> str:
+def check_unchanged(shops: Shops, mutants: dict[str, Mutant]) -> str:
     """Run all tests of the mutants on unchanged copies, side by side; give what failed."""
     tests = sorted({test for mutant in mutants.values() for test in mutant.tests})
+    parts = [part for n in range(shops.count) if (part := tests[n :: shops.count])]
 
-    def check(part: list[str]) -> str:
-        with tempfile.TemporaryDirectory(prefix="mutant-") as place:
-            copy_tree(Path(place))
-            return run_tests(Path(place), part, UNCHANGED_SECONDS_MAX)[1]
+    def check(shop: Workshop, part: list[str]) -> str:
+        run = shop.run(part, UNCHANGED_SECONDS_MAX)
+        return "" if run.status == PASSED else run.output[-2_000:]
 
-    parts = [part for part in (tests[n::jobs] for n in range(jobs)) if part]
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        return "; ".join(filter(None, pool.map(check, parts)))
+    return "\n".join(filter(None, shops.map(check, parts)))
 
 
 def report(outcome: Outcome) -> None:
@@ -204,16 +182,40 @@ def report(outcome: Outcome) -> None:
     print(f"    {verdict}", flush=True)
 
 
-def hunt(mutants: dict[str, Mutant], jobs: int, seeds: int) -> Iterator[Outcome]:
+class Shops:
+    """Workshops side by side: each call takes one that is free."""
+
+    def __init__(self, count: int, stack: ExitStack) -> None:
+        self.count = count
+        self._free: queue.SimpleQueue[Workshop] = queue.SimpleQueue()
+        model = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutant-")))
+        make_model(model)
+        for _ in range(count):
+            self._free.put(stack.enter_context(Workshop(model)))
+        self._pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(count))
+
+    def map(self, call: Callable[..., T], *values: Iterable[Any]) -> Iterator[T]:
+        """Call for each of the values; give what comes, in their order."""
+
+        def in_one(*each: Any) -> T:
+            shop = self._free.get()
+            try:
+                return call(shop, *each)
+            finally:
+                self._free.put(shop)
+
+        return self._pool.map(in_one, *values)
+
+
+def hunt(shops: Shops, mutants: dict[str, Mutant], seeds: int) -> Iterator[Outcome]:
     """Plant mutants side by side; raise `RuntimeError` if their tests fail without any."""
-    failed = "" if seeds else check_unchanged(mutants, jobs)
+    failed = "" if seeds else check_unchanged(shops, mutants)
     if failed:
         raise RuntimeError(f"the tests fail without any mutant: {failed}")
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(partial(plant, seeds=seeds), mutants, mutants.values())
+    yield from shops.map(partial(plant, seeds=seeds), mutants, mutants.values())
 
 
-def hunt_by_catches(mutants: dict[str, Mutant], jobs: int) -> Iterator[Outcome]:
+def hunt_by_catches(shops: Shops, mutants: dict[str, Mutant]) -> Iterator[Outcome]:
     """Try the test that caught each mutant last, then all tests of those that it let through."""
     catches = load_catches()
     quick = {
@@ -221,13 +223,25 @@ def hunt_by_catches(mutants: dict[str, Mutant], jobs: int) -> Iterator[Outcome]:
     }
     caught: set[str] = set()
     try:
-        for outcome in hunt(quick, jobs, 0):
+        for outcome in hunt(shops, quick, 0):
             if outcome.caught_by:
                 caught.add(outcome.name)
                 yield outcome
     except RuntimeError as error:  # a test that was renamed; run all tests of each mutant
         print(error, flush=True)
-    yield from hunt({name: m for name, m in mutants.items() if name not in caught}, jobs, 0)
+    yield from hunt(shops, {name: m for name, m in mutants.items() if name not in caught}, 0)
+
+
+def begin(
+    mutants: dict[str, Mutant], jobs: int, seeds: int, *, by_catches: bool
+) -> Iterator[Outcome]:
+    """Make the workshops, and hunt the mutants in them."""
+    with ExitStack() as stack:
+        shops = Shops(jobs, stack)
+        if seeds or not by_catches:
+            yield from hunt(shops, mutants, seeds)
+        else:
+            yield from hunt_by_catches(shops, mutants)
 
 
 def main() -> int:
@@ -249,13 +263,9 @@ def main() -> int:
     unrecorded = [name for name in mutants if name not in kept]
     if options.recorded:
         mutants = {name: mutant for name, mutant in mutants.items() if name in kept}
-    if options.seeds or options.all:
-        hunted = hunt(mutants, options.jobs, options.seeds)
-    else:
-        hunted = hunt_by_catches(mutants, options.jobs)
     outcomes: list[Outcome] = []
     try:
-        for outcome in hunted:
+        for outcome in begin(mutants, options.jobs, options.seeds, by_catches=not options.all):
             report(outcome)
             outcomes.append(outcome)
             if options.record:  # at once: a whole run takes long, and may be ended

@@ -1,0 +1,73 @@
+"""How a mutant is judged, and that each run in a workshop sees the change that was made for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.__main__ import Mutant, judge
+from tests.mutants.workshop import Run, Workshop
+
+MUTANT = Mutant("a rule", 1, "engine/a.py", "old", "new", ["tests/test_a.py"])
+
+
+@pytest.mark.parametrize(
+    ("run", "caught_by", "problem"),
+    [
+        (Run(0, "1 passed"), "", ""),
+        (
+            Run(1, "...\nFAILED tests/test_a.py::test_b[1] - assert 1"),
+            "tests/test_a.py::test_b[1]",
+            "",
+        ),
+        (Run(1, "ERROR tests/test_a.py::test_b - in a fixture"), "tests/test_a.py::test_b", ""),
+        (Run(-1, ""), "a hang or a death (-1)", ""),
+        (Run(1, "Timeout (0:00:20)!\nThread 0x"), "a hang or a death (1)", ""),
+        (
+            Run(2, "ERROR tests/test_a.py - SyntaxError"),
+            "",
+            "pytest ended with 2: ERROR tests/test_a.py",
+        ),
+        (Run(4, "no such file"), "", "pytest ended with 4: no such file"),
+        (Run(5, "no tests ran"), "", "pytest ended with 5: no tests ran"),
+    ],
+)
+def test_only_a_test_that_fails_or_hangs_catches_a_mutant(
+    run: Run, caught_by: str, problem: str
+) -> None:
+    outcome = judge("mutant", MUTANT, run)
+
+    assert outcome.caught_by == caught_by
+    assert outcome.problem.startswith(problem)
+    assert bool(outcome.problem) == bool(problem)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Workshop]:
+    model = tmp_path / "model"
+    (model / "tests/mutants").mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("forks.py"), model / "tests/mutants")
+    (model / "engine.py").write_text("NUMBER = 1\n")
+    (model / "tests/test_a.py").write_text(
+        "import engine, time\n\n"
+        "def test_one():\n    assert engine.NUMBER == 1\n\n"
+        "def test_end():\n    time.sleep(60 * (engine.NUMBER == 3))\n"
+    )
+    with Workshop(model) as made:
+        yield made
+
+
+def test_each_run_sees_the_change_that_was_made_for_it_and_the_next_one_does_not(
+    shop: Workshop,
+) -> None:
+    one, end = ["tests/test_a.py::test_one"], ["tests/test_a.py::test_end"]
+    assert shop.run(one, 60).status == 0
+    with shop.changed("engine.py", "NUMBER = 2\n"):
+        assert "FAILED tests/test_a.py::test_one" in shop.run(one, 60).output
+        assert shop.run(end, 60).status == 0
+    with shop.changed("engine.py", "NUMBER = 3\n"):
+        assert shop.run(end, 1).status < 0
+    assert shop.run(one + end, 60).status == 0
