@@ -529,6 +529,28 @@ async def test_a_delivery_that_somebody_else_cancels_is_made_again(courier: Cour
     assert "cancelled by somebody else" in str(await courier.hand_over(cancelled))
 
 
+async def test_what_a_delivery_forgot_to_await_is_not_taken_for_delivered(
+    courier: Courier,
+) -> None:
+    delivered: list[int] = []
+
+    async def deliver() -> None:
+        delivered.append(1)
+
+    async def forgets() -> Any:
+        return deliver()
+
+    async def forgets_a_task() -> Any:
+        return asyncio.get_running_loop().create_future()
+
+    for forgetful in (forgets, forgets_a_task):
+        error = await courier.hand_over(forgetful)
+        assert isinstance(error, UsageError)
+        assert "await it there" in str(error)
+    assert await courier.hand_over(deliver) is None
+    assert delivered == [1]
+
+
 async def test_a_courier_that_has_stopped_begins_nothing(courier: Courier) -> None:
     courier.stop()
     with pytest.raises(Abandoned):

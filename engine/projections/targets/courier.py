@@ -9,11 +9,12 @@ system outside. It does not know which events these are, nor what becomes of a f
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from ...errors import EngineError
+from ...errors import EngineError, UsageError
 from ...limits import Limits
 from ...runtime.contained import HostFailed, contained
 from ...runtime.futures import retrieve
@@ -60,7 +61,7 @@ class Courier:
         self._stopping = False
         self._engine_stops = engine_stops
 
-    async def hand_over(self, deliver: Callable[[], Awaitable[None]]) -> Exception | None:
+    async def hand_over(self, deliver: Callable[[], Awaitable[object]]) -> Exception | None:
         """Run a delivery; give what it raised, or NotDelivered where it did not end in time.
 
         Raises Abandoned where the engine stops meanwhile.
@@ -133,11 +134,16 @@ class Courier:
         )
 
 
-async def _run(deliver: Callable[[], Awaitable[None]]) -> None:
+async def _run(deliver: Callable[[], Awaitable[object]]) -> None:
     try:
-        await deliver()
+        given = await deliver()
     except (SystemExit, KeyboardInterrupt) as error:  # which would end the event loop
         raise as_error(error) from error
+    if inspect.isawaitable(given):
+        # Nobody runs it, so nothing has been delivered.
+        if inspect.iscoroutine(given):
+            given.close()
+        raise UsageError("`deliver` returned what is to be awaited: await it there")
 
 
 def _error_of(task: asyncio.Task[None]) -> Exception | None:
