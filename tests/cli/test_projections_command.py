@@ -732,7 +732,7 @@ def test_a_file_that_a_stranger_holds_is_waited_for_and_then_told_of(
         stranger.execute("BEGIN IMMEDIATE")
         status, out, err = run(capfd, "pause", path, "sums")
         assert (status, out) == (FAILED, "")
-        assert "could not be written: database is locked" in err
+        assert "could not be written: database is locked. Another process writes there" in err
         assert run(capfd, "list", path)[0] == DONE
         stranger.execute("ROLLBACK")
     assert decided(path) == []

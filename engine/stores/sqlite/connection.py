@@ -180,6 +180,11 @@ def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
         ) from None
     except (apsw.Error, OSError) as error:
         message = f"the views {path} could not be {what}: {error}"
+        if isinstance(error, apsw.BusyError):
+            message += (
+                ". Another process writes there and does not end (a shell, a backup, `projections "
+                "build`): end it, and try again"
+            )
         if refused:
             raise StoreRefused(message) from error
         raise StoreFailed(message, written=False) from error
