@@ -320,6 +320,10 @@ class Answers:
                 asked.reads.begin()
             try:
                 answer = await asked.definition.function(asked.query, views)
+            except StopAsyncIteration as error:
+                # Whoever watches would take it for the end of his watch.
+                name = type(asked.query).__name__
+                raise UsageError(f"the answer to {name} raised StopAsyncIteration") from error
             except Exception:
                 if last or not state.is_torn:
                     raise

@@ -119,7 +119,9 @@ async def test_an_answer_that_is_watched_fails_its_own_watch(name: str) -> None:
             waiting = asyncio.ensure_future(anext(watched))
             await asyncio.wait([waiting], timeout=5)
             assert waiting.done()
-            assert isinstance(waiting.exception(), Exception)
+            error = waiting.exception()
+            assert isinstance(error, Exception)
+            assert not isinstance(error, StopAsyncIteration), "this is no end"
         async with aclosing(engine.watch(GetContent("fine"))) as watched:
             assert await asyncio.wait_for(anext(watched), 5) is None
         await assert_others_go_on(engine)

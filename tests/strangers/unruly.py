@@ -40,6 +40,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "abort": lambda: Abort(),
     "silent": lambda: Silent(),
     "stop-iteration": lambda: StopIteration(1),
+    "async-end": lambda: StopAsyncIteration(),
     "group": lambda: BaseExceptionGroup("several", [SystemExit(), ValueError("x")]),
 }
 """What the host's code may raise."""
