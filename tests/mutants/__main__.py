@@ -48,10 +48,10 @@ PASSED, FAILED = 0, 1
 """Two exit statuses of pytest; any other says nothing of a mutant."""
 SEEDS_WITHOUT_TESTS = 1_000
 """How many seeds hunt a mutant that names no tests."""
-SECONDS_MAX = 120
+MUTANT_SECONDS = {"test_seconds_max": 20, "seconds_max": 120}
 """A mutant may hang the tests; a hang that long is a catch."""
-UNCHANGED_SECONDS_MAX = 1_800
-"""All tests together, without any mutant."""
+UNCHANGED_SECONDS = {"test_seconds_max": 120, "seconds_max": 1_800}
+"""All tests together, without any mutant, where a hang is none of theirs."""
 
 
 class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,7 +122,7 @@ def plant(shop: Workshop, name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
         if seeds or not mutant.tests:
             found, caught_by = simulate(shop, seeds or SEEDS_WITHOUT_TESTS)
             return Outcome(name, mutant, caught_by, seeds=found)
-        return judge(name, mutant, shop.run(mutant.tests, SECONDS_MAX))
+        return judge(name, mutant, shop.run(mutant.tests, **MUTANT_SECONDS))
 
 
 def judge(name: str, mutant: Mutant, run: Run) -> Outcome:
@@ -136,6 +136,12 @@ def judge(name: str, mutant: Mutant, run: Run) -> Outcome:
     if run.status < 0 or "Timeout (" in run.output:
         return Outcome(name, mutant, f"a hang or a death ({run.status})")
     return Outcome(name, mutant, "", f"pytest ended with {run.status}: {run.output[-1_000:]}")
+
+
+def shown(output: str) -> str:
+    """Shorten what pytest printed to where it tells what failed, or hung."""
+    begin = max(output.find("Timeout ("), output.find("short test summary"), 0)
+    return output[begin:][:2_000] if begin else output[-2_000:]
 
 
 def simulate(shop: Workshop, seeds: int) -> tuple[int, str]:
@@ -167,8 +173,8 @@ def check_unchanged(shops: Shops, mutants: dict[str, Mutant]) -> str:
     parts = [part for n in range(shops.count) if (part := tests[n :: shops.count])]
 
     def check(shop: Workshop, part: list[str]) -> str:
-        run = shop.run(part, UNCHANGED_SECONDS_MAX)
-        return "" if run.status == PASSED else run.output[-2_000:]
+        run = shop.run(part, **UNCHANGED_SECONDS)
+        return "" if run.status == PASSED else shown(run.output)
 
     return "\n".join(filter(None, shops.map(check, parts)))
 

@@ -1,10 +1,10 @@
 """A program in a copy of the tree: it imports what the tests need once, and forks for each run.
 
 Rules: it is started as a file of the copy, never as a module, so that it has imported nothing of
-the tree; nor has it threads. It reads calls as lines of JSON (`tests`, `seconds_max`) and answers
-each by a line (`status`, `output`). A child runs pytest on the copy as that is then, in a session
-of its own, of which nothing is left when it has ended. A status below 0 is a run that had to be
-killed.
+the tree; nor has it threads. It reads calls as lines of JSON (`tests`, `test_seconds_max` of each,
+`seconds_max` of all) and answers each by a line (`status`, `output`). A child runs pytest on the
+copy as that is then, in a session of its own, of which nothing is left when it has ended. A status
+below 0 is a run that had to be killed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
-OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=20"]
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider"]
 LIBRARIES = (
     "anyio._backends._asyncio",
     "apsw",
@@ -62,18 +63,19 @@ def prepare() -> None:
     assert not loaded, f"{loaded} must not be imported before a mutant is planted"
 
 
-def run(tests: list[str], seconds_max: float) -> dict[str, int | str]:
+def run(tests: list[str], test_seconds_max: int, seconds_max: float) -> dict[str, int | str]:
     """Run tests in a child; give its exit status, and what it has printed."""
+    options = [*OPTIONS, "-o", f"faulthandler_timeout={test_seconds_max}"]
     with tempfile.TemporaryFile() as output:
         pid = os.fork()
         if pid == 0:
-            be_a_child(tests, output.fileno())
+            be_a_child([*options, *tests], output.fileno())
         status = end_of(pid, seconds_max)
         output.seek(0)
         return {"status": status, "output": output.read().decode(errors="replace")}
 
 
-def be_a_child(tests: list[str], output: int) -> None:
+def be_a_child(arguments: list[str], output: int) -> NoReturn:
     """Run pytest, and end without a word to what the parent has open."""
     status = 3
     try:
@@ -83,7 +85,7 @@ def be_a_child(tests: list[str], output: int) -> None:
         os.dup2(output, 2)
         import pytest
 
-        status = int(pytest.main([*OPTIONS, *tests]))
+        status = int(pytest.main(arguments))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -99,8 +101,8 @@ def end_of(pid: int, seconds_max: float) -> int:
         in_time = bool(select.select([watch], [], [], seconds_max)[0])
     finally:
         os.close(watch)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return status if in_time else KILLED
 
@@ -115,7 +117,7 @@ def main() -> None:
     prepare()
     for line in sys.stdin:
         call = json.loads(line)
-        print(json.dumps(run(call["tests"], call["seconds_max"])), file=answers, flush=True)
+        print(json.dumps(run(**call)), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -63,11 +63,14 @@ def shop(tmp_path: Path) -> Iterator[Workshop]:
 def test_each_run_sees_the_change_that_was_made_for_it_and_the_next_one_does_not(
     shop: Workshop,
 ) -> None:
-    one, end = ["tests/test_a.py::test_one"], ["tests/test_a.py::test_end"]
-    assert shop.run(one, 60).status == 0
+    def run(*tests: str, seconds: float = 60) -> Run:
+        return shop.run([*tests], test_seconds_max=60, seconds_max=seconds)
+
+    one, end = "tests/test_a.py::test_one", "tests/test_a.py::test_end"
+    assert run(one).status == 0
     with shop.changed("engine.py", "NUMBER = 2\n"):
-        assert "FAILED tests/test_a.py::test_one" in shop.run(one, 60).output
-        assert shop.run(end, 60).status == 0
+        assert "FAILED tests/test_a.py::test_one" in run(one).output
+        assert run(end).status == 0
     with shop.changed("engine.py", "NUMBER = 3\n"):
-        assert shop.run(end, 1).status < 0
-    assert shop.run(one + end, 60).status == 0
+        assert run(end, seconds=1).status < 0
+    assert run(one, end).status == 0

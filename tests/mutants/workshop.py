@@ -64,11 +64,11 @@ class Workshop:
         self._process.wait()
         self._place.cleanup()
 
-    def run(self, tests: list[str], seconds_max: float) -> Run:
-        """Run tests on the copy as it is now, until the first that fails."""
+    def run(self, tests: list[str], *, test_seconds_max: int, seconds_max: float) -> Run:
+        """Run tests on the copy as it is now, until the first that fails or hangs."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        call = {"tests": tests, "seconds_max": seconds_max}
+        call = {"tests": tests, "test_seconds_max": test_seconds_max, "seconds_max": seconds_max}
         self._process.stdin.write(msgspec.json.encode(call) + b"\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
