@@ -94,6 +94,11 @@ def load(names: list[str]) -> dict[str, Mutant]:
     return {stem: m for stem, m in found.items() if any(name in stem for name in names)}
 
 
+def touches(mutant: Mutant, files: list[str]) -> bool:
+    """Tell whether a mutant, or a test of it, is of one of these files."""
+    return mutant.file in files or any(t.partition("::")[0] in files for t in mutant.tests)
+
+
 def load_catches() -> dict[str, str]:
     """Read which test caught which mutant last."""
     return msgspec.json.decode(CATCHES.read_bytes(), type=dict[str, str])
@@ -254,6 +259,9 @@ def main() -> int:
     """Run the mutants and print a line for each."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of names; all mutants without")
+    parser.add_argument(
+        "--of", nargs="+", metavar="FILE", help="only mutants of these files or of tests in them"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--seeds", type=int, default=0, help="let the simulation find them, in so many seeds"
@@ -263,6 +271,11 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="write the catching tests down")
     options = parser.parse_args()
     mutants = load(options.names)
+    if options.of is not None:
+        mutants = {name: m for name, m in mutants.items() if touches(m, options.of)}
+        if not mutants:
+            print("no mutant is of these files")
+            return 0
     if options.seeds and not options.names:
         mutants = {name: mutant for name, mutant in mutants.items() if mutant.simulated}
     kept = load_catches()
