@@ -27,8 +27,11 @@ from engine import (
     answers,
     projects,
 )
+from engine.runtime.ports import Ports
 from engine.stores.sqlite import wal as sqlite_wal
 from engine.stores.sqlite.connection import OnlyReads
+from engine.stores.sqlite.views import states as states_file
+from engine.stores.sqlite.views.queries import QueryCalls
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.support.counters import Add, Added, Counter
 from tests.support.waiting import until
@@ -164,6 +167,13 @@ async def add(engine: Engine, amount: int) -> None:
     await engine.query(Now(), at=receipt)
 
 
+async def nobody_reads(engine: Engine) -> None:
+    """End the transaction that the next answer would join."""
+    states = views_of(engine)._shown._states
+    assert states is not None
+    await states.calls.run(states._nothing, lambda _: None)
+
+
 async def test_what_an_answer_reads_is_of_one_state(tmp_path: Path) -> None:
     async with ledger(tmp_path) as engine:
         await add(engine, 1)
@@ -251,6 +261,138 @@ async def test_a_slow_answer_holds_up_neither_writes_nor_other_answers(tmp_path:
         go_on.set()
 
         assert await slow == (1, 1)
+
+
+SELDOM = 60.0
+"""Seconds between two looks at what is read: within a test there is none."""
+
+
+async def test_answers_between_two_commits_read_in_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states_file, "LOOK_SECONDS", SELDOM)
+    async with ledger(tmp_path) as engine:
+        await add(engine, 1)
+        await nobody_reads(engine)
+        shown = views_of(engine)._shown
+        tables, begun = shown.tables, 0
+
+        def counted(connection: apsw.Connection, begin: Callable[[], None]) -> Any:
+            nonlocal begun
+            begun += 1
+            return tables(connection, begin)
+
+        monkeypatch.setattr(shown, "tables", counted)
+        for _ in range(3):
+            asked = [engine.query(Twice(first, "sql")) for first in READS]
+            assert await asyncio.gather(*asked) == [(1, 1)] * len(READS)
+        assert begun == 1
+        await add(engine, 1)
+        assert await engine.query(Twice("get", "sql")) == (2, 2)
+        assert begun == 2
+
+
+async def test_who_asks_behind_a_commit_does_not_join_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states_file, "LOOK_SECONDS", SELDOM)
+    async with ledger(tmp_path) as engine:
+        await add(engine, 1)
+
+        async def another() -> None:
+            BETWEEN.clear()
+            await add(engine, 1)
+            assert await engine.query(Twice("get", "sql")) == (2, 2)
+
+        BETWEEN.append(another)
+        assert await engine.query(Twice("get", "sql")) == (1, 1)
+
+
+async def test_a_commit_is_seen_as_soon_as_it_is_called_certain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer has more to do behind it: another batch, or its log to fold."""
+    monkeypatch.setattr(states_file, "LOOK_SECONDS", SELDOM)
+    committed, go_on = threading.Event(), threading.Event()
+    is_held = False
+
+    def failpoint(name: str) -> None:
+        if is_held and name == "views.committed":
+            committed.set()
+            assert go_on.wait(10)
+
+    async with ledger(tmp_path, ports=Ports(failpoint=failpoint)) as engine:
+        await add(engine, 1)
+        assert await engine.query(Now()) == 1
+        views, names = views_of(engine), ("ledger", "mirror")
+        before = {name: views.transactions(name)[0] for name in names}
+        is_held = True
+        await engine.execute(Add("a", 1))
+        await until(committed.is_set)
+        try:
+            found = await engine.query(Twice("get", "other"))
+            certain = [views.transactions(name)[0] > before[name] for name in names]
+            assert any(certain)
+            assert all(n == 2 for n, sure in zip(found, certain, strict=True) if sure)
+        finally:
+            is_held = False
+            go_on.set()
+
+
+async def test_answers_that_overlap_do_not_read_one_state_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process commits too, and no number tells of it."""
+    async with ledger(tmp_path) as engine:
+        await add(engine, 1)
+        monkeypatch.setattr(views_of(engine)._shown, "committed", lambda: None)
+        has_read, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait() -> None:
+            has_read.set()
+            await go_on.wait()
+
+        BETWEEN.append(wait)
+        slow = asyncio.ensure_future(engine.query(Twice("get", "sql")))
+        await has_read.wait()
+        with closing(apsw.Connection(f"{tmp_path}/log.views.db")) as shell:
+            shell.execute('UPDATE "ledger_rows:1" SET total = 7')
+        async with asyncio.timeout(10):
+            while await engine.query(Now()) != 7:
+                pass
+        go_on.set()
+        assert await slow == (1, 1)
+
+
+async def test_a_state_that_is_taken_from_one_answer_is_left_to_the_others() -> None:
+    """They read on one connection: what is interrupted there for another's sake runs again."""
+    calls = QueryCalls("views.db")
+    worker = Ports().workers.start("test")
+    calls.begin(worker)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def one() -> tuple[apsw.Connection, None]:
+        return connection, None
+
+    def other() -> tuple[apsw.Connection, None]:
+        return connection, None
+
+    def read(_: None) -> str:
+        first = not begun.is_set()
+        begun.set()
+        assert go_on.wait(10)
+        if first:
+            raise apsw.InterruptError("interrupted")
+        return "read"
+
+    with closing(apsw.Connection(":memory:")) as connection:
+        asked = asyncio.ensure_future(calls.run(one, read))
+        await until(begun.is_set)
+        calls.give_up_on(other)
+        go_on.set()
+        assert await asked == "read"
+        calls.end()
+        await worker.close()
 
 
 async def test_a_state_is_taken_from_an_answer_that_holds_it_too_long(tmp_path: Path) -> None:
@@ -495,6 +637,7 @@ async def test_a_build_is_dropped_when_those_that_are_about_to_read_it_have_begu
     async with ledger(tmp_path) as engine:
         await add(engine, 1)
         shown = views_of(engine)._shown
+        await nobody_reads(engine)
         tables = shown.tables
         about_to_begin, go_on = threading.Event(), threading.Event()
 

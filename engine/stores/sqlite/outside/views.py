@@ -138,6 +138,9 @@ class SqliteViewsReader(TableReads):
         """Tell whether the path leads to the file that is open still."""
         return not _was_moved(connection)
 
+    def commits(self) -> None:
+        """Say nothing: who looks on is told of no commit, so each answer begins anew."""
+
     def tables(
         self, connection: apsw.Connection, begin: Callable[[], None]
     ) -> Mapping[str, TableSql]:

@@ -114,8 +114,11 @@ def _count(reading: Readable, table: TableDefinition, where: Sequence[Filter]) -
 
 def _rows(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
     """Give the rows of a statement of this table."""
-    with readable(sql.definition.name):
+    try:
         return _read(reading, sql, statement)
+    except Exception:
+        with readable(sql.definition.name):  # entered here: it costs as much as a small read
+            raise
 
 
 def _read(reading: Readable, sql: TableSql, statement: Statement) -> list[Any]:
@@ -203,6 +206,9 @@ class _Call:
     given_up = False
     is_too_slow = False
 
+    def __init__(self, open_: object) -> None:
+        self.open = open_
+
 
 def _end(call: _Call) -> None:
     call.is_too_slow = True
@@ -253,7 +259,7 @@ class QueryCalls:
         """
         if self._worker is None:
             raise StoreFailed(f"the views {self._path} are closed", written=False)
-        mine = _Call()
+        mine = _Call(open_)
         timer = None
         if self._seconds is not None:
             timer = asyncio.get_running_loop().call_later(self._seconds, _end, mine)
@@ -273,10 +279,10 @@ class QueryCalls:
             self._posted.add(task)
             task.add_done_callback(self._posted.discard)
 
-    def give_up_on(self, connection: apsw.Connection) -> None:
-        """Interrupt the call that runs on a connection, if any does."""
+    def give_up_on(self, open_: Callable[[], object]) -> None:
+        """Interrupt the call that runs where this opens, if any does; others may share that."""
         running = self._running
-        if running is not None and running[1] is connection:
+        if running is not None and running[0].open == open_:
             self._give_up(running[0])
 
     def _give_up(self, call: _Call) -> None:
@@ -308,13 +314,12 @@ class QueryCalls:
     ) -> T:
         while not (mine.given_up or self._ending):
             try:
-                with failures(self._path, "read"):
-                    connection, what = open_()
-                    self._running = (mine, connection)
-                    if self._interrupting or connection is None:
-                        return call(what, *args)
-                    with self._looking(connection, mine):
-                        return call(what, *args)
+                connection, what = open_()
+                self._running = (mine, connection)
+                if self._interrupting or connection is None:
+                    return call(what, *args)
+                with self._looking(connection, mine):
+                    return call(what, *args)
             except apsw.InterruptError:
                 if mine.is_too_slow:
                     raise TimeoutError(
@@ -325,6 +330,9 @@ class QueryCalls:
                 # Its caller gave up, or did that of the statement before, which had just ended:
                 # then this one runs again.
                 continue
+            except Exception:
+                with failures(self._path, "read"):
+                    raise
             finally:
                 self._running = None
         raise StoreFailed(f"the views {self._path} were closed during a query", written=False)

@@ -1,9 +1,10 @@
 """What queries see of an engine's views: each answer one state of them, beside what writes.
 
-Rules: in a file each answer reads on a connection of its own (`States`), and no write waits for it.
-In memory one connection reads and writes: there an answer tells whether it has seen two states, and
-is asked again; the last time writes wait for it, for a moment at most. Where answers that overlap
-without a gap keep the write-ahead log from being begun anew, new ones wait for a moment.
+Rules: in a file each answer reads in a transaction that never writes (`States`), and no write waits
+for it. Each commit is counted before anybody is told of it: who comes then reads anew. In memory
+one connection reads and writes: there an answer tells whether it has seen two states, and is asked
+again; the last time writes wait for it, for a moment at most. Where answers that overlap without a
+gap keep the write-ahead log from being begun anew, new ones wait for a moment.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Shown:
         self._shared: apsw.Connection | None = None
         """In memory: the connection that writes too."""
         self._known: dict[str, frozenset[str]] = {}
+        self._commits = 0
         self._held: asyncio.Future[None] | None = None
         """What writes wait for."""
         self._folding: asyncio.Task[None] | None = None
@@ -135,6 +137,14 @@ class Shown:
         tables = self._keeper.shown
         begin()
         return tables
+
+    def commits(self) -> int:
+        """Give how often `committed` was called."""
+        return self._commits
+
+    def committed(self) -> None:
+        """Let no answer that comes from now on join those before; in the writer's thread."""
+        self._commits += 1
 
     def fold_in_a_pause(
         self, wal: WalInTurn | None, on_writer: Callable[..., Awaitable[object]]

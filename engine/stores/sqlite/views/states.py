@@ -1,12 +1,14 @@
 """One state of the views for each answer: a read transaction from its first read to its end.
 
-Rules: each answer that reads has a connection of its own, and all of its reads see what the first
-one saw. Of these there are `Limits.answers_at_once`; who comes then waits for a turn. A writer
-waits for none of them, since SQLite's write-ahead log keeps what they still read. So the log cannot
-be begun anew meanwhile, and grows: an answer has `Limits.state_seconds` from its first read on,
-then its state is taken from it and its reads raise TimeoutError. Where many short answers overlap
-without a gap, `pause` makes one. What has ended gives its connection back with the next read, or a
-moment later. All of SQLite is called on the queries' worker, the rest is done on the loop.
+Rules: all reads of an answer see what its first one saw. Answers that begin before anything is
+committed anew read in one transaction, on one connection; who comes behind a commit never joins
+those before it. Of answers that read there are `Limits.answers_at_once`; who comes then waits for a
+turn. A writer waits for none of them, since SQLite's write-ahead log keeps what they still read. So
+the log cannot be begun anew meanwhile, and grows: an answer has `Limits.state_seconds` from its
+first read on, then its state is taken from it and its reads raise TimeoutError. Where many short
+answers overlap without a gap, `pause` makes one. A transaction in which nobody reads is ended with
+the next one, or a moment later. All of SQLite is called on the queries' worker, the rest is done on
+the loop.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import apsw
+import msgspec
 
 from ....errors import UsageError
 from ....limits import Limits
@@ -59,6 +62,22 @@ class Source(Protocol):
         """Begin a read transaction by `begin`, read in it, and give the tables that serve."""
         ...
 
+    def commits(self) -> int | None:
+        """Give a number that is another one behind each commit; None where none is known.
+
+        It changes before anybody is told of the commit.
+        """
+        ...
+
+
+class _Transaction(msgspec.Struct, eq=False):
+    """A read transaction, and how many answers read in it."""
+
+    readable: Readable
+    mark: tuple[int, int] | None
+    """What was known of commits before it began: while that is so, others may join it."""
+    users: int = 0
+
 
 class State(TableReads):
     """The views as they were at the first read of one answer, until `end`."""
@@ -69,7 +88,8 @@ class State(TableReads):
     def __init__(self, states: States) -> None:
         self._states = states
         self.readable: Readable | None = None
-        """Known on the worker from the first read on."""
+        self.transaction: _Transaction | None = None
+        """Both are known on the worker from the first read on."""
         self.began: float | None = None
         """When it was first seen to read, by the loop's clock; one that waits holds nothing up."""
         self.has_place = False
@@ -89,9 +109,6 @@ class State(TableReads):
             self.has_ended = True
             self._states.leave(self)
 
-    async def _run(self, call: Callable[..., T], *args: Any) -> T:
-        return await self.run(call, *args)
-
     async def run(self, call: Callable[..., T], *args: Any) -> T:
         """Run a read in this state; wait for a place before the first one."""
         if not self.has_place and not self._states.enter_now(self):
@@ -100,11 +117,13 @@ class State(TableReads):
         if self.readable is None:
             self._pins = self._pins or call not in OPENS_NO_INDEX
         try:
-            return await self._states.calls.run(self._open, call, *args)
+            return await self._states.calls.run(self.open, call, *args)
         except Exception:
             if self.is_too_old:
                 self._check()
             raise
+
+    _run = run
 
     async def _enter(self) -> None:
         # One after the other, where an answer reads several things at once.
@@ -113,11 +132,12 @@ class State(TableReads):
             if not self.has_place:
                 await self._states.enter(self)
 
-    def _open(self) -> tuple[apsw.Connection, Readable]:
+    def open(self) -> tuple[apsw.Connection, Readable]:
         """Give the connection, and begin at the first read; on the worker."""
         if self.readable is None:
             self._check()
-            self.readable = self._states.take(self._pins)
+            self.transaction = self._states.take(self._pins)
+            self.readable = self.transaction.readable
         return self.readable.connection, self.readable
 
     def _check(self) -> None:
@@ -149,6 +169,10 @@ class States:
         self._known: dict[str, frozenset[str]] = {}
         self._ended: deque[State] = deque()
         """To be given back on the worker."""
+        self._newest: _Transaction | None = None
+        """The one that may be joined; on the worker."""
+        self._looks = 0
+        """How often `_look` has looked: nothing is joined longer than between two of them."""
         self._reading: dict[State, None] = {}
         """Those that have a place, in the order in which they got it."""
         self._waiting: dict[asyncio.Future[None], State] = {}
@@ -213,6 +237,7 @@ class States:
         """End what is too old, and see that what has ended is given back."""
         loop = asyncio.get_running_loop()
         self._timer = None
+        self._looks += 1
         for state in list(self._reading):
             if state.readable is None:
                 continue  # its first read waits for those of others
@@ -221,7 +246,7 @@ class States:
             if loop.time() - state.began >= self.seconds:
                 state.is_too_old = True
                 self.leave(state)
-                self.calls.give_up_on(state.readable.connection)
+                self.calls.give_up_on(state.open)
         if self._ended and not self._is_closed:
             self.calls.post(self._give_back)
         if self._reading:
@@ -261,25 +286,36 @@ class States:
     def _open(self, _what: None) -> None:
         self._idle.append(self._readable(self._connect(), {}))
 
-    def take(self, pins: bool) -> Readable:
-        """Begin to read: give a connection whose next reads all see one state.
+    def take(self, pins: bool) -> _Transaction:
+        """Begin to read: give a transaction, on whose connection all reads see one state.
 
         It `pins` the schema at once where the first read opens an index of words.
         """
-        self._give_back()
+        # Looked at before it begins: what is committed in between only lets fewer join it.
+        commits = self._source.commits()
+        mark = None if commits is None else (commits, self._looks)
+        newest = self._newest
+        joins = newest is not None and mark is not None and newest.mark == mark
+        self._give_back(joins=joins)
+        if newest is None or not joins:
+            newest = self._newest = _Transaction(self._begin_to_read(), mark)
+        if pins:
+            # Now, and not with the search: its index would be opened while the schema changes.
+            run(newest.readable.connection, "SELECT 1 FROM sqlite_schema LIMIT 1")
+        newest.users += 1
+        return newest
+
+    def _begin_to_read(self) -> Readable:
         while self._idle:
             found = self._idle.pop()
             if self._source.is_usable(found.connection):
-                return self._look_at(found.connection, pins)
+                return self._look_at(found.connection)
             found.connection.close()
-        return self._look_at(self._connect(), pins)
+        return self._look_at(self._connect())
 
-    def _look_at(self, connection: apsw.Connection, pins: bool) -> Readable:
+    def _look_at(self, connection: apsw.Connection) -> Readable:
         try:
             tables = self._source.tables(connection, lambda: _switch(connection, _BEGIN))
-            if pins:
-                # Now, and not with the search: its index would be opened while the schema changes.
-                run(connection, "SELECT 1 FROM sqlite_schema LIMIT 1")
         except BaseException:
             connection.close()
             raise
@@ -298,16 +334,26 @@ class States:
         self._give_back()
         return None, None
 
-    def _give_back(self) -> None:
+    def _give_back(self, *, joins: bool = False) -> None:
+        """End the transactions in which nobody reads; the newest stays where somebody `joins`."""
         while self._ended:
-            readable = self._ended.popleft().readable
-            if readable is not None:
-                _switch(readable.connection, _END)
-                if readable.connection.txn_state() == apsw.SQLITE_TXN_NONE:
-                    self._idle.append(readable)
-                else:
-                    # A read that failed half way is kept by its error, and with it the old state.
-                    readable.connection.close(True)
+            left = self._ended.popleft().transaction
+            if left is not None:
+                left.users -= 1
+                if not left.users and left is not self._newest:
+                    self._end(left.readable)
+        newest = self._newest
+        if newest is not None and not newest.users and not joins:
+            self._newest = None
+            self._end(newest.readable)
+
+    def _end(self, readable: Readable) -> None:
+        _switch(readable.connection, _END)
+        if readable.connection.txn_state() == apsw.SQLITE_TXN_NONE:
+            self._idle.append(readable)
+        else:
+            # A read that failed half way is kept by its error, and with it the old state.
+            readable.connection.close(True)
 
     def close(self) -> None:
         """Close all connections; nothing is read any more."""

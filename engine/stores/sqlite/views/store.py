@@ -335,6 +335,7 @@ class SqliteViews(TableReads):
 
     def _committed(self, part: Part) -> None:
         """Go on behind a commit: readers see it now for certain."""
+        self._shown.committed()
         after = self.transactions(part.definition.name)[1]
         self._seen[part.definition.name] = after, after
         self._reach("views.committed")
@@ -441,6 +442,7 @@ class SqliteViews(TableReads):
         before = self.transactions(definition.name)[0]
         self._seen[definition.name] = before, before + 1
         call(connection, *args)
+        self._shown.committed()
         self._seen[definition.name] = before + 1, before + 1
 
     async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
@@ -521,6 +523,8 @@ class SqliteViews(TableReads):
                     f"(Limits.past_bytes): fold fewer projections, or raise the limit",
                     written=False,
                 ) from error
+            finally:
+                self._shown.committed()
 
     @contextmanager
     def _noting_failed_syncs(self) -> Generator[None]:
