@@ -56,7 +56,7 @@ def mutable_fields(cls: type[msgspec.Struct]) -> tuple[str, ...]:
         try:
             types = {field.name: field.type for field in _fields_of(cls)}
             found = tuple(name for name, each in types.items() if not _is_fixed(each))
-        except (TypeError, NameError):
+        except (TypeError, NameError, RecursionError):
             found = cls.__struct_fields__
         _mutable[cls] = found
     return found

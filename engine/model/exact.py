@@ -32,6 +32,7 @@ __all__ = [
     "change_of",
     "decode_deep",
     "exactness_of",
+    "holds_itself",
     "mixed_fields",
     "nesting",
     "refuse_unencodable",
@@ -100,6 +101,8 @@ def exactness_of(cls: type[msgspec.Struct], what: str) -> Exactness:
     try:
         info = inspect.type_info(cls)
         msgspec.json.Decoder(cls)
+    except RecursionError:
+        raise DefinitionError(holds_itself(f"{what} {cls.__qualname__}")) from None
     except TypeError as error:
         raise DefinitionError(
             f"the fields of {what} {cls.__qualname__} cannot be stored: {error}. Use types that "
@@ -110,6 +113,14 @@ def exactness_of(cls: type[msgspec.Struct], what: str) -> Exactness:
     return Exactness(tuple(doubtful), _compares_fields(cls), study.deep)
 
 
+def holds_itself(where: str) -> str:
+    """Say what to write in place of an alias that holds itself, which msgspec cannot read."""
+    return (
+        f"{where} has a type that holds itself by its name, as in `type Tree = list[Tree] | int`: "
+        f"make it a class, as in `class Tree(msgspec.Struct): inner: list[Tree | int]`"
+    )
+
+
 def refuse_unencodable(cls: type[msgspec.Struct], what: str) -> None:
     """Raise DefinitionError for fields of types of which nothing encodes a value.
 
@@ -117,7 +128,7 @@ def refuse_unencodable(cls: type[msgspec.Struct], what: str) -> None:
     """
     try:
         info = inspect.type_info(cls)
-    except (TypeError, NameError):
+    except (TypeError, NameError, RecursionError):
         return  # not known to msgspec, or not there yet: a value may be encoded all the same
     _Encodable(f"{what} {cls.__qualname__}").look(info, cls.__name__)
 
@@ -156,7 +167,7 @@ def mixed_fields(cls: type[msgspec.Struct]) -> tuple[str, ...]:
     """
     try:
         info: Any = inspect.type_info(cls)
-    except (TypeError, NameError):
+    except (TypeError, NameError, RecursionError):
         return cls.__struct_fields__
     return tuple(field.name for field in info.fields if _is_mixed(field.type, []))
 

@@ -53,6 +53,8 @@ __all__ = [
 
 Answer = TypeVar("Answer", covariant=True)
 
+VERSION_MAX = 10**18 - 1
+"""Of a class of event: what a store can count to."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -183,9 +185,10 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
         mend = f'Write `class {cls.__name__}(Event, name="{kebab(cls.__name__)}", version=1)`.'
         cls.event_name = check_name(name, f"event {cls.__name__}", mend)
         cls.event_version = 1 if version is None else version
-        if type(cls.event_version) is not int or cls.event_version < 1:
+        if type(cls.event_version) is not int or not 1 <= cls.event_version <= VERSION_MAX:
             raise DefinitionError(
-                f"event {cls.__name__} has version {version!r}: versions count from 1. {mend}"
+                f"event {cls.__name__} has version {shown(version)}: versions count from 1, and "
+                f"have at most 18 digits. {mend}"
             )
         cls.event_added = _check_added(cls, added)
         try:

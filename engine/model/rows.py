@@ -20,7 +20,7 @@ from msgspec import inspect
 
 from ..errors import DefinitionError
 from .annotations import check_options, defining_namespace, shared_default
-from .exact import change_of
+from .exact import change_of, holds_itself
 from .withheld import told_without_values
 
 __all__ = [
@@ -353,6 +353,8 @@ def _read_column(owner: str, name: str, annotation: Any) -> Column:
     where = f"{owner}.{name}"
     try:
         info = inspect.type_info(annotation)
+    except RecursionError:
+        raise DefinitionError(holds_itself(where)) from None
     except (TypeError, NameError) as error:
         raise DefinitionError(
             f"{where} has a type that cannot be kept: {error}. Use types that msgspec decodes, "

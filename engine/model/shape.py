@@ -18,6 +18,7 @@ from msgspec import inspect
 
 from ..errors import DefinitionError
 from .annotations import defaults_of, struct_of
+from .exact import holds_itself
 from .messages import Event
 from .stored import EventType
 
@@ -55,6 +56,8 @@ def event_type(cls: type[Event]) -> EventType:
 def _info(cls: type[msgspec.Struct]) -> inspect.StructType:
     try:
         info = inspect.type_info(cls)
+    except RecursionError:
+        raise DefinitionError(holds_itself(cls.__qualname__)) from None
     except (TypeError, NameError) as error:
         raise DefinitionError(
             f"the fields of {cls.__qualname__} cannot be stored: {error}. Use types that msgspec "

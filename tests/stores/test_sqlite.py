@@ -652,3 +652,14 @@ async def test_batches_are_recorded_as_one_transaction_each(store: SqliteStore) 
     words = [sql.split()[0] for sql in seen if not sql.startswith("--")]
     assert words.count("BEGIN") == words.count("COMMIT") == 1
     assert words.index("BEGIN") < words.index("INSERT") < words.index("COMMIT")
+
+
+async def test_what_cannot_be_bound_costs_its_own_batch(store: SqliteStore) -> None:
+    """Whatever prevents a batch before its commit: nothing of it was written, and others are."""
+    far = EventData(msgspec.structs.replace(ADDED, name="far", version=2**63), b"{}")
+    with pytest.raises(StoreFailed, match="OverflowError") as failed:
+        await store.append(Batch([AppendRequest([Write("b:1", 0, [far])])], 1))
+
+    assert (failed.value.written, failed.value.stopped) == (False, False)
+    assert await append(store, request("a:1", 0, 7)) == [Appended(1, (1,))]
+    assert [event.name for event in await feed(store)] == [ADDED.name]

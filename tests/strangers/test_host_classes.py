@@ -9,6 +9,7 @@ import asyncio
 import collections
 import enum
 import pathlib
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -28,6 +29,7 @@ from engine import (
     Id,
     Limits,
     Rejected,
+    Row,
     StreamUnreadable,
     UsageError,
     applies,
@@ -350,3 +352,52 @@ async def test_an_archive_is_opened_once_at_a_time(tmp_path: Path) -> None:
                 await archive.__aenter__()
 
             assert (await archive.state(Shelf, "s")).version == 1
+
+
+HOLDS_ITSELF = """
+type Tree = list[Tree] | int
+
+class Grow(Command):
+    id: Id
+    tree: Tree
+
+class Stump(Row, key="id"):
+    id: str
+    height: int
+
+def event():
+    class Grown(Event, name="grown", version=1):
+        tree: Tree
+
+def row():
+    class Planted(Row, key="id"):
+        id: str
+        tree: Tree
+
+def state():
+    class Wood(Aggregate, kind="wood", snapshot_every=1):
+        tree: Tree = 0
+
+        @handles
+        def grow(self, command: Grow) -> Kept:
+            return Kept()
+
+        @applies
+        def kept(self, event: Kept) -> None: ...
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="`type` statements came with 3.12")
+@pytest.mark.parametrize("declared", ["event", "row", "state"])
+def test_an_alias_that_holds_itself_is_told_what_to_be(declared: str) -> None:
+    names: dict[str, Any] = {**globals(), "Row": Row, "__name__": __name__}
+    exec(compile(HOLDS_ITSELF, "<test>", "exec", dont_inherit=True), names)
+    with pytest.raises(DefinitionError, match="make it a class"):
+        names[declared]()
+
+
+def test_a_version_that_no_store_can_count_to_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="at most 18 digits"):
+
+        class Far(Event, name="far", version=2**63):  # pyright: ignore[reportUnusedClass]
+            pass

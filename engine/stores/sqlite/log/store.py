@@ -460,9 +460,11 @@ class SqliteStore:
             raise StoreFailed(
                 f"{self.path}: {error}, and the transaction could not be taken back", written=None
             ) from error
-        if isinstance(error, apsw.Error):
-            raise StoreFailed(f"{self.path}: {error}", written=False) from error
-        raise error
+        if not isinstance(error, Exception) or isinstance(error, StoreFailed):
+            raise error
+        # Whatever it was, it concerns this batch alone. Others' words may quote a value.
+        why = str(error) if isinstance(error, apsw.Error) else type(error).__name__
+        raise StoreFailed(f"{self.path}: {why}", written=False) from error
 
     def _roll_back(self, connection: Any) -> None:
         try:
