@@ -384,6 +384,8 @@ def state():
 
         @applies
         def kept(self, event: Kept) -> None: ...
+
+    Engine([Wood])
 """
 
 
