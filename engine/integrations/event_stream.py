@@ -252,7 +252,7 @@ class _Lookout:
     def _look(self) -> None:
         self._timer = None
         for stream, (stopping, end) in list(self._streams.items()):
-            if stopping():
+            if _ends(stopping):
                 self.drop(stream)
                 end()
         if self._streams:
@@ -260,6 +260,14 @@ class _Lookout:
 
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+
+def _ends(stopping: Callable[[], bool]) -> bool:
+    """Tell whether a stream must end: also where that cannot be told, which concerns it alone."""
+    try:
+        return stopping()
+    except Exception:
+        return True
 
 
 _lookouts: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookout]] = WeakKeyDictionary()

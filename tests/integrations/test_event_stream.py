@@ -228,6 +228,27 @@ async def test_a_server_that_stops_ends_the_stream(
         assert len(engine._bus._subscriptions) == 1
 
 
+async def test_a_stream_that_cannot_tell_whether_it_must_end_ends_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.001)
+    stops: list[bool] = []
+
+    def fails() -> bool:
+        raise ZeroDivisionError
+
+    async with tallied() as engine:
+        first = Client(await event_stream(engine.watch(GetTally("a")), stopping=fails))
+        other = engine.watch(GetTally("a"))
+        second = Client(await event_stream(other, stopping=lambda: bool(stops)))
+        await first.end()
+        assert first.is_whole
+        assert not second.task.done()
+        stops.append(True)
+        await second.end()
+        assert second.is_whole
+
+
 def test_the_last_event_is_where_a_client_was() -> None:
     assert last_event({}) is None
     assert last_event({"last-event-id": ""}, "") is None
