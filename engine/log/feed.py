@@ -147,13 +147,13 @@ class Feeds:
     async def begin(self, after: object, asked: _Asked, principal: str | None) -> _Wanted:
         """Give which events a feed gives, if it may be read; raise what forbids it."""
         self._check_usable()
+        if self._open >= self._limits.feeds:
+            # One that nobody closed leaves in the event loop's next turn.
+            await asyncio.sleep(0)
         if type(after) is not int or after < 0:
             raise InvalidInput(f"after is a position, a whole number from 0 on, not {shown(after)}")
         if self._gate is not None:
             await self._gate.check(principal, "feed", "*")
-        if self._open >= self._limits.feeds:
-            # One that nobody closed leaves in the event loop's next turn.
-            await asyncio.sleep(0)
         if after > self._position():
             raise InvalidInput(
                 f"the log ends at position {self._position()}, and the feed was asked for what is "
