@@ -197,6 +197,14 @@ class Log(MemoryStore):
         return page
 
 
+def written(*positions: int, log_id: str = "log-1") -> Log:
+    """Give a log of books that were bought, each for a price of its position."""
+    log = Log(log_id)
+    for position in positions:
+        log.write(Bought("b", position))
+    return log
+
+
 def now(call: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that waits for nothing."""
     try:

@@ -1,0 +1,66 @@
+"""How other processes ask an engine for something, and how a test waits for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from engine import Engine
+from engine.projections.operations import Status
+from engine.stores.contract.requests import Arguments, Request
+from engine.stores.sqlite.outside.operations import SqliteOutside
+from tests.support.sums import add, summing, sums
+
+
+@asynccontextmanager
+async def filled(
+    release: str, path: Path, *counters: str, **options: Any
+) -> AsyncGenerator[Engine]:
+    async with summing(release, f"sqlite:{path}", **options) as engine:
+        if counters:
+            await sums(engine, at=await add(engine, *counters))
+        yield engine
+
+
+def ask(path: Path, kind: str, name: str = "sums", **arguments: Any) -> int:
+    with SqliteOutside(str(path)) as outside:
+        return outside.ask(kind, name, Arguments(**arguments))
+
+
+def request(path: Path, number: int) -> Request:
+    with SqliteOutside(str(path), readonly=True) as outside:
+        return outside.request(number)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds that other threads make true."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def answered(path: Path, number: int) -> Request:
+    """Wait for an answer."""
+    await eventually(lambda: request(path, number).answered is not None)
+    return request(path, number)
+
+
+async def asked(path: Path, kind: str, **arguments: Any) -> tuple[str, str]:
+    """Ask from outside and wait for the answer."""
+    found = await answered(path, ask(path, kind, **arguments))
+    return found.state, found.answer
+
+
+def tables(path: Path, *statements: str) -> list[Any]:
+    """Do something to the views' file behind everybody's back."""
+    with closing(apsw.Connection(str(path.with_suffix(".views.db")))) as connection:
+        return [connection.execute(statement).fetchall() for statement in statements][-1]
+
+
+async def status(engine: Engine) -> Status:
+    return await engine.projections.status("sums")

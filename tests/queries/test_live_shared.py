@@ -1,0 +1,156 @@
+"""Live queries that are the same, that see two states, and that are asked at a position."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from engine import ProjectionLag
+from engine.queries.answers import TORN_MAX
+from tests.queries.watching import CALLER, Held, IsRich, Pair, Watcher, add, now, watched, within
+from tests.support.counters import Add
+from tests.support.tallies import AILING, GetTallies, GetTally, Tally
+from tests.support.waiting import settle, until
+
+# -- those who watch the same ----------------------------------------------------------------
+
+
+async def test_equal_queries_are_asked_once_for_all() -> None:
+    async with watched() as engine:
+        watchers = [Watcher(engine, GetTally("a")) for _ in range(100)]
+        await until(lambda: all(w.seen == [None] for w in watchers))
+        await add(engine, "a")
+        await until(lambda: all(len(w.seen) == 2 for w in watchers))
+        numbers = engine.statistics().live
+
+        assert (numbers.asks, numbers.queries, numbers.watchers) == (2, 1, 100)
+        assert {id(w.seen[1]) for w in watchers} == {id(watchers[0].seen[1])}
+        assert {id(w.live.json) for w in watchers} == {id(watchers[0].live.json)}
+        assert watchers[0].live.json == b'{"counter":"a","total":1,"events":1}'
+    for watcher in watchers:
+        await watcher.end()
+
+
+async def test_queries_are_the_same_only_where_an_answer_could_not_tell_them_apart() -> None:
+    async with watched() as engine:
+        await add(engine, "a", 1)
+        queries = [IsRich("a", 1), IsRich("a", True), IsRich("a", 1.0), IsRich("b", 1)]
+        watchers = [Watcher(engine, query) for query in [*queries, IsRich("a", 1)]]
+        await until(lambda: all(w.seen for w in watchers))
+        assert engine.statistics().live.queries == 4
+        # What JSON cannot tell, Python can; and what is no JSON at all may be asked too.
+        more = [Watcher(engine, IsRich("a", cents)) for cents in (Odd(), Odd())]
+        await until(lambda: all(w.seen for w in more))
+
+        assert engine.statistics().live.queries == 6
+
+
+class Odd:
+    """No JSON."""
+
+    def __le__(self, other: object) -> bool:
+        return True
+
+
+async def test_who_joins_is_given_nothing_older_than_that() -> None:
+    """An ask is under way when the second one comes; what it will bring is out of date."""
+    async with watched() as engine:
+        now().go.clear()
+        first = Watcher(engine, Held())
+        await within(now().read.wait())
+        receipt = await engine.execute(Add("a", 5))
+        await engine.query(GetTallies(), at=receipt)
+        second = Watcher(engine, Held(), at=receipt)
+        await settle()
+        now().go.set()
+        await second.sees(5)
+
+        assert (first.seen[-1], second.positions) == (5, [receipt.position])
+
+
+async def test_who_joins_a_settled_query_is_given_its_answer_without_an_ask() -> None:
+    async with watched() as engine:
+        await Watcher(engine, GetTally("a")).sees(None)
+        await add(engine, "b")
+        late = Watcher(engine, GetTally("a"))
+        await late.sees(None)
+        assert (late.positions, engine.statistics().live.asks) == ([1], 1)
+        await add(engine, "b")
+
+        assert (late.live.position, late.positions) == (2, [1])
+
+
+async def test_an_ask_belongs_to_nobodys_context() -> None:
+    async with watched() as engine:
+        CALLER.set("ann")
+        watcher = Watcher(engine, Held())
+        await watcher.sees(0)
+        await add(engine, "a")
+        await watcher.sees(0, 1)
+
+        assert now().seen == ["nobody", "nobody"]
+
+
+# -- answers of two states -------------------------------------------------------------------
+
+
+async def test_an_answer_that_has_seen_two_states_is_asked_again() -> None:
+    """Both rows are changed by one commit; between two reads another one comes."""
+    async with watched() as engine:
+        changes = iter([1])
+
+        async def between() -> None:
+            for amount in changes:
+                receipts = await asyncio.gather(
+                    engine.execute(Add("a", amount)), engine.execute(Add("b", amount))
+                )
+                await engine.query(GetTallies(), at=max(r.position for r in receipts))
+
+        now().between = between
+        watcher = Watcher(engine, Pair())
+        await watcher.sees((1, 1))
+
+        assert engine.statistics().live.torn == 1
+
+
+async def test_an_answer_that_never_sees_one_state_is_given_all_the_same() -> None:
+    async with watched() as engine:
+
+        async def between() -> None:
+            receipt = await engine.execute(Add("b", 1))
+            await engine.query(GetTallies(), at=receipt)
+
+        now().between = between
+        live = engine.watch(Pair())
+
+        assert await within(anext(live)) == (0, TORN_MAX)
+        assert engine.statistics().live.asks == TORN_MAX
+        assert engine.statistics().live.torn == TORN_MAX - 1
+        await live.aclose()
+
+
+# -- at a position ---------------------------------------------------------------------------
+
+
+async def test_at_a_receipt_the_first_answer_has_its_effect() -> None:
+    async with watched() as engine:
+        for amount in range(1, 6):
+            receipt = await engine.execute(Add("a", 1))
+            async with aclosing(engine.watch(GetTally("a"), at=receipt.token)) as live:
+                assert await within(anext(live)) == Tally("a", amount, amount)
+                assert live.position == receipt.position
+
+
+async def test_at_a_position_that_does_not_come_it_says_who_lags() -> None:
+    async with watched() as engine:
+        AILING.add("a")
+        receipt = await engine.execute(Add("a", 1))
+        live = engine.watch(GetTally("a"), at=receipt, timeout=0.01)
+        with pytest.raises(ProjectionLag, match="position 1"):
+            await anext(live)
+        with pytest.raises(StopAsyncIteration):
+            await anext(live)
+
+        assert engine.statistics().live.watchers == 0
