@@ -262,7 +262,9 @@ def main() -> int:
     parser.add_argument(
         "--of", nargs="+", metavar="FILE", help="only mutants of these files or of tests in them"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="as many at once; tests wait a lot"
+    )
     parser.add_argument(
         "--seeds", type=int, default=0, help="let the simulation find them, in so many seeds"
     )
