@@ -1,7 +1,7 @@
 """Foldline: an asyncio engine for CQRS and event sourcing, embedded in your own process.
 
 What an application needs is named here, each from exactly one file. Stores and test kits are in
-`engine.stores` and `engine.testing`.
+`foldline.stores` and `foldline.testing`.
 """
 
 from .authorization import Action as Action
@@ -78,6 +78,7 @@ from .queries.past import PastViews as PastViews
 from .queries.views import Views as Views
 from .running import calm_collector as calm_collector
 from .running import run as run
+from .runtime.ports import FAILPOINTS as FAILPOINTS
 from .runtime.ports import Ports as Ports
 from .statistics import EngineStatistics as EngineStatistics
 from .telemetry import Telemetry as Telemetry

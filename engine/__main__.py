@@ -1,6 +1,7 @@
-"""`python -m engine`: commands over a log, for operators; few of them need the application.
+"""`foldline`: commands over a log, for operators; few of them need the application.
 
-Rules: a command is a file in `engine/commands` and a name in the table below. What a user can
+Rules: a command is a file in `cli/` and a name in the table below. The same table serves the
+program that a wheel installs, and `python -m` with the package's name. What a user can
 cause is told in one line on the error stream and not by a traceback: arguments that are no text
 and numbers that nothing can count to are wrong arguments.
 """
@@ -17,8 +18,9 @@ from .cli.options import FAILED
 from .cli.output import check_texts, own_the_terminal, run_plainly, tell
 from .cli.printing import plain
 from .errors import EngineError
+from .runtime.package import COMMAND
 
-__all__ = ["main"]
+__all__ = ["main", "program"]
 
 COMMANDS: Final = (log, tail, sql, schema, projections, copy)
 INTERRUPTED: Final = 130
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m engine",
+        prog=COMMAND,
         description="Look into a log and act on it, while its engine runs or not.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -55,6 +57,11 @@ def _run(arguments: Sequence[str]) -> int:
     return status
 
 
-if __name__ == "__main__":
+def program() -> int:
+    """Be a process of its own: run its command line; give its exit status."""
     own_the_terminal()
-    sys.exit(main(sys.argv[1:]))
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(program())

@@ -147,7 +147,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     search_characters: int = 500
     """Characters of a text that is searched for."""
     control_poll_ms: int = 500
-    """Milliseconds between two looks at whether `python -m engine projections` asks for something
+    """Milliseconds between two looks at whether `foldline projections` asks for something
     from another process; 0 where nobody shall."""
 
     def __post_init__(self) -> None:

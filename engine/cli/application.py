@@ -7,6 +7,8 @@ found is given back as it was made.
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any, Final
 
 from ..engine import Engine
@@ -24,6 +26,8 @@ def engine_of(app: str) -> Engine:
     module, _, attribute = app.partition(":")
     if not module or not attribute:
         raise UsageError(f"{app!r} names no application: write module:attribute")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # where `python -m` looks, and an installed program does not
     try:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):

@@ -1,4 +1,4 @@
-"""`python -m engine copy FILE TO`: a copy of a log and its views, whole, while the engine runs.
+"""`foldline copy FILE TO`: a copy of a log and its views, whole, while the engine runs.
 
 Rules: it writes over nothing, and what it could not copy whole it takes away. The log is only read.
 """

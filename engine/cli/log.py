@@ -1,4 +1,4 @@
-"""`python -m engine log FILE`: pages through a log, whoever has it open.
+"""`foldline log FILE`: pages through a log, whoever has it open.
 
 Rules: it reads and writes nothing else; it ends with the page, and says how to go on. A damaged
 event ends it after everything before has been shown.

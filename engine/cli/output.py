@@ -1,7 +1,7 @@
 """Where a command's lines go: a terminal, a file, a pipe whose other end may close at any time.
 
 Rules: lines go to the output and everything else to the error stream. Whatever is written to either
-is plain (`engine.printing`): what others wrote moves no cursor and becomes no line of its own, in
+is plain (`printing`): what others wrote moves no cursor and becomes no line of its own, in
 a table, an error or a traceback. A closed pipe is the wish of whoever read it, and no failure. A
 line that cannot be written for another reason is an error like any other. This file knows no log
 and no events.

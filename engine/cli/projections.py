@@ -1,4 +1,4 @@
-"""`python -m engine projections`: the projections of a log, looked at and acted on from outside.
+"""`foldline projections`: the projections of a log, looked at and acted on from outside.
 
 Rules: the log may be in use by an engine or at rest. To look changes nothing. What is to be done is
 asked for in the views' file; a running engine does it, and where none runs the command itself does

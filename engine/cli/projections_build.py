@@ -1,4 +1,4 @@
-"""`python -m engine projections build`: builds a new version beside the old release, which serves.
+"""`foldline projections build`: builds a new version beside the old release, which serves.
 
 Rules: the application is imported with the new definition and never started; the old release goes
 on, in its own process. How far the build is stands on the error stream. It may be interrupted, and
@@ -17,6 +17,7 @@ from ..engine import Engine
 from ..errors import UsageError
 from ..outside.build import BuildBeside, Ending
 from ..running import run
+from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..statistics import BuildProgress
 from .application import APP_HELP, engine_of
@@ -111,7 +112,7 @@ def _tell_ending(ending: Ending, name: str) -> int:
     elif ending.why == "taken-over":
         tell(
             f"{build}, is an engine's now, which folds the rest and swaps it in. If a former "
-            f"release runs, which leaves it alone, cancel it first: `python -m engine projections "
+            f"release runs, which leaves it alone, cancel it first: `{COMMAND} projections "
             f"cancel`"
         )
     elif ending.why == "dropped":
@@ -126,7 +127,7 @@ def _tell_ending(ending: Ending, name: str) -> int:
         what = f", {plain(f'{failure.event} of {failure.stream}')}" if failure.event else ""
         tell(
             f"error: {build}, stopped at position {failure.position}{what}: mend it and run this "
-            f"again, or leave the event out with `python -m engine projections skip`\n"
+            f"again, or leave the event out with `{COMMAND} projections skip`\n"
             f"{failure.cause.rstrip()}"
         )
     return DONE if ending.why in ("caught-up", "taken-over") else FAILED

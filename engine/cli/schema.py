@@ -1,4 +1,4 @@
-"""`python -m engine schema`: whether the declared types of events fit a log and the kept samples.
+"""`foldline schema`: whether the declared types of events fit a log and the kept samples.
 
 Rules: the application is imported and never started; the log is read beside whoever has it open,
 and nothing is written to it. `check` tells every finding with its mend; `record` writes samples

@@ -1,4 +1,4 @@
-"""`python -m engine sql FILE STATEMENT`: SQL over a log and its views, whoever has them open.
+"""`foldline sql FILE STATEMENT`: SQL over a log and its views, whoever has them open.
 
 Rules: nothing but reading is possible. A process of its own (`sql_bounded`) reads the answer whole,
 up to its limit, within its time and within its memory, and has ended before the first line is
@@ -20,6 +20,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..model.rows import Scalar
+from ..runtime.package import COMMAND
 from ..stores.sqlite.log.store import SqliteStore
 from ..stores.sqlite.outside.shell import Rows
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
@@ -41,10 +42,10 @@ two work; the views may be some events behind the log."""
 
 _EXAMPLES = """\
 examples:
-  python -m engine sql shop.db "select event, count(*) from log group by event"
-  python -m engine sql shop.db "select * from log where stream = ?" --parameter order:536365
-  python -m engine sql shop.db --tables
-"""
+  {COMMAND} sql shop.db "select event, count(*) from log group by event"
+  {COMMAND} sql shop.db "select * from log where stream = ?" --parameter order:536365
+  {COMMAND} sql shop.db --tables
+""".replace("{COMMAND}", COMMAND)
 
 _EPILOG = f"""\
 {_EXAMPLES}

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import StoreRefused, UsageError
+from ..runtime.package import PACKAGE
 from ..stores.sqlite.outside.shell import Rows
 from .sql_child import Given, Question, Refused
 
@@ -27,7 +28,7 @@ STARTING_SECONDS: Final = 30
 
 _BEGIN: Final = (
     "import sys; import json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from engine.cli.sql_child import main; main()"
+    f"from {PACKAGE}.cli.sql_child import main; main()"
 )
 """Takes this process's own path of modules. It is run with -I, so nothing else is on its own."""
 

@@ -1,4 +1,4 @@
-"""The process in which a statement of `python -m engine sql` runs, with bounds on what it takes.
+"""The process in which a statement of `foldline sql` runs, with bounds on what it takes.
 
 Rules: a statement, or a view of a file that somebody gave, may take any time in one step and any
 memory. So it runs in a process of its own, which the system ends: it has so many seconds, so much

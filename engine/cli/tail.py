@@ -1,4 +1,4 @@
-"""`python -m engine tail FILE`: follows a log from another process, as its engine writes it.
+"""`foldline tail FILE`: follows a log from another process, as its engine writes it.
 
 Rules: it asks SQLite whether anything was committed, ten times a second and for some µs, and reads
 only then. It does not mind the engine's end and its next start. From time to time it opens the file

@@ -1,7 +1,7 @@
 """The gate before a log: whether the declared types of events fit what is stored, and the samples.
 
 Rules: everything that does not fit is found at once, each with its mend; an engine does not start
-on a log with findings, and `python -m engine schema check` says the same before a release. This
+on a log with findings, and `foldline schema check` says the same before a release. This
 file reads no log and no file: it compares what it is given.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ..errors import Damaged, StoreRefused
+from ..runtime.package import COMMAND
 from .codec import EventRegistry
 from .stored import ENCODING_JSON, EventType, StoredEvent
 
@@ -134,7 +135,7 @@ def _no_sample(kind: EventType) -> Finding:
         kind.name,
         kind.version,
         f"there is no sample of {kind.name!r} version {kind.version}: let a test write one into a "
-        f"log, and run `python -m engine schema record`",
+        f"log, and run `{COMMAND} schema record`",
     )
 
 

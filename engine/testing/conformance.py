@@ -1,4 +1,4 @@
-"""One suite that every store passes: the contract of `engine.stores.contract`, case by case.
+"""One suite that every store passes: the contract of `foldline.stores.contract`, case by case.
 
 Subclass `StoreConformance` in a test file, as `class TestMyStore(StoreConformance)`, and say how a
 store is made, how the same log is opened again, and how an event in it is damaged. The cases run

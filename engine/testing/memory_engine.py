@@ -2,7 +2,7 @@
 
 Rules: it is the real engine over the memory store; nothing of it is faked but the world outside
 (clock, ids, and the watch over the loop, which a debugger would set off). It needs no test
-framework; `engine.testing.pytest_plugin` makes a fixture of it.
+framework; `foldline.testing.pytest_plugin` makes a fixture of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The fixture `make_engine` for pytest with pytest-asyncio.
 
-Write `pytest_plugins = ["engine.testing.pytest_plugin"]` in your topmost conftest.py. It is not
+Write `pytest_plugins = ["foldline.testing.pytest_plugin"]` in your topmost conftest.py. It is not
 loaded by itself, so that the engine never changes a test run that did not ask for it.
 """
 

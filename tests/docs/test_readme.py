@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ import pytest
 
 from domain.importer.invoices import SAMPLE
 from tests.integrations.serving import serving
+from tests.support.installed import USERS_OWN, Installed
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -31,27 +33,47 @@ def blocks(document: str) -> list[str]:
 BLOCKS = blocks(README)
 
 
+class Folder:
+    """A folder of a user, whose own `engine.py` is no business of Foldline's."""
+
+    def __init__(self, path: Path, installed: Installed) -> None:
+        self.path = path
+        self.installed = installed
+        self.write("engine.py", USERS_OWN)
+
+    def write(self, name: str, program: str) -> None:
+        """Keep a program."""
+        (self.path / name).write_text(program)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the installed wheel."""
+        return self.installed.run(self.path, *command)
+
+    def ran(self, name: str) -> str:
+        """Run a program; give what it printed."""
+        done = self.run("python", name)
+        # Each program has projections of its own on the one log, which the engine may tell of.
+        told = [line for line in done.stderr.splitlines() if "declared by nobody" not in line]
+        assert (done.returncode, told) == (0, [])
+        return done.stdout
+
+    def serving(self, app: str) -> AbstractAsyncContextManager[str]:
+        """Serve an app; give its URL."""
+        return serving(app, self.path, self.installed.python)
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def empty(tmp_path: Path, installed: Installed) -> Folder:
+    """Give a folder without any program yet."""
+    return Folder(tmp_path, installed)
+
+
+@pytest.fixture
+def folder(empty: Folder) -> Folder:
     """Give a folder with the first program, which the others go on from, and what it wrote."""
-    (tmp_path / "bank.py").write_text(BLOCKS[0])
-    assert ran(tmp_path, "bank.py") == BALANCE
-    return tmp_path
-
-
-def ran(folder: Path, name: str) -> str:
-    """Run a program; give what it printed."""
-    done = subprocess.run(
-        [sys.executable, name],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    # Each program has projections of its own on the one log, which the engine may tell of.
-    told = [line for line in done.stderr.splitlines() if "declared by nobody" not in line]
-    assert (done.returncode, told) == (0, [])
-    return done.stdout
+    empty.write("bank.py", BLOCKS[0])
+    assert empty.ran("bank.py") == BALANCE
+    return empty
 
 
 def the_block(mark: str) -> str:
@@ -63,54 +85,54 @@ def test_every_program_is_run_by_a_test() -> None:
     assert len(BLOCKS) == 9
 
 
-def test_the_first_program_may_be_repeated(folder: Path) -> None:
-    assert ran(folder, "bank.py") == BALANCE
+def test_the_first_program_may_be_repeated(folder: Folder) -> None:
+    assert folder.ran("bank.py") == BALANCE
 
 
-def test_the_program_that_looks_back_prints_what_was(folder: Path) -> None:
-    (folder / "back.py").write_text(the_block("look_back"))
+def test_the_program_that_looks_back_prints_what_was(folder: Folder) -> None:
+    folder.write("back.py", the_block("look_back"))
 
-    assert ran(folder, "back.py") == (
+    assert folder.ran("back.py") == (
         "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
     )
 
 
-def test_the_program_that_asks_for_a_range_finds_what_is_in_it(folder: Path) -> None:
-    (folder / "hotel.py").write_text(the_block("rooms_taken"))
+def test_the_program_that_asks_for_a_range_finds_what_is_in_it(folder: Folder) -> None:
+    folder.write("hotel.py", the_block("rooms_taken"))
 
-    assert ran(folder, "hotel.py") == "{'101'}\n"
-
-
-def test_the_program_that_looks_on_prints_what_is(folder: Path) -> None:
-    (folder / "on.py").write_text(the_block("look_on"))
-
-    assert ran(folder, "on.py") == f"{BALANCE.rstrip()} {{'balances': 1}}\n{BALANCE}"
+    assert folder.ran("hotel.py") == "{'101'}\n"
 
 
-def test_the_program_that_searches_finds_what_is_and_not_what_was_not_yet(folder: Path) -> None:
-    (folder / "search.py").write_text(the_block("FindEntries"))
+def test_the_program_that_looks_on_prints_what_is(folder: Folder) -> None:
+    folder.write("on.py", the_block("look_on"))
 
-    assert ran(folder, "search.py") == "40 cents by Zoë\n[]\n"
-
-
-def test_the_program_without_a_loop_runs(folder: Path) -> None:
-    (folder / "night.py").write_text(the_block("portal"))
-
-    assert [ran(folder, "night.py") for _ in range(2)] == ["2 525\n"] * 2
+    assert folder.ran("on.py") == f"{BALANCE.rstrip()} {{'balances': 1}}\n{BALANCE}"
 
 
-def test_the_watched_program_prints_what_it_says(folder: Path) -> None:
-    (folder / "watched.py").write_text(the_block("OpenTelemetry"))
-    numbers, spans = ran(folder, "watched.py").splitlines()
+def test_the_program_that_searches_finds_what_is_and_not_what_was_not_yet(folder: Folder) -> None:
+    folder.write("search.py", the_block("FindEntries"))
+
+    assert folder.ran("search.py") == "40 cents by Zoë\n[]\n"
+
+
+def test_the_program_without_a_loop_runs(folder: Folder) -> None:
+    folder.write("night.py", the_block("portal"))
+
+    assert [folder.ran("night.py") for _ in range(2)] == ["2 525\n"] * 2
+
+
+def test_the_watched_program_prints_what_it_says(folder: Folder) -> None:
+    folder.write("watched.py", the_block("OpenTelemetry"))
+    numbers, spans = folder.ran("watched.py").splitlines()
 
     assert f"It prints `{numbers}` and `{spans}`." in README
 
 
-def test_the_web_app_serves(folder: Path) -> None:
-    (folder / "web.py").write_text(the_block("FastAPI("))
+def test_the_web_app_serves(folder: Folder) -> None:
+    folder.write("web.py", the_block("FastAPI("))
 
     async def main() -> None:
-        async with serving("web:app", folder) as url, httpx.AsyncClient(base_url=url) as client:
+        async with folder.serving("web:app") as url, httpx.AsyncClient(base_url=url) as client:
             deposit = {"url": "/accounts/a-1/deposits", "json": {"cents": 70}}
             headers = {"Idempotency-Key": '"k-1"', "If-Match": '"1"'}
             done = await client.post(**deposit, headers=headers)  # type: ignore[arg-type]
@@ -131,12 +153,12 @@ def test_the_web_app_serves(folder: Path) -> None:
     asyncio.run(main())
 
 
-def test_the_live_queries_are_served(folder: Path) -> None:
-    (folder / "web.py").write_text(the_block("FastAPI("))
-    (folder / "live.py").write_text(the_block("event_stream(watched)"))
+def test_the_live_queries_are_served(folder: Folder) -> None:
+    folder.write("web.py", the_block("FastAPI("))
+    folder.write("live.py", the_block("event_stream(watched)"))
 
     async def main() -> None:
-        async with serving("live:app", folder) as url, httpx.AsyncClient(base_url=url) as client:
+        async with folder.serving("live:app") as url, httpx.AsyncClient(base_url=url) as client:
             async with client.stream("GET", "/accounts/a-1/live") as streamed:
                 lines = streamed.aiter_lines()
                 found = [await anext(lines) for _ in range(2)]
@@ -160,47 +182,35 @@ async def aislice(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
         yield await anext(lines)
 
 
-def test_the_program_in_sql_ranks_whom_the_first_one_knows(folder: Path) -> None:
+def test_the_program_in_sql_ranks_whom_the_first_one_knows(folder: Folder) -> None:
     """The other program of SINKS.md needs a server, and is run in `test_redis_sink`."""
     ranking, _ = blocks((ROOT / "SINKS.md").read_text())
-    (folder / "ranking.py").write_text(ranking)
+    folder.write("ranking.py", ranking)
 
-    assert [ran(folder, "ranking.py") for _ in range(2)] == [
+    assert [folder.ran("ranking.py") for _ in range(2)] == [
         "[('a-2', 900, 1), ('a-1', 500, 2)]\n"
     ] * 2
 
 
-def test_the_program_about_changing_events_runs_and_passes_the_gate(tmp_path: Path) -> None:
+def test_the_program_about_changing_events_runs_and_passes_the_gate(empty: Folder) -> None:
     (program,) = blocks((ROOT / "EVOLUTION.md").read_text())
-    (tmp_path / "hotel").mkdir()
-    (tmp_path / "hotel" / "main.py").write_text(program)
-    (tmp_path / "hotel.py").write_text(program)
-    assert ran(tmp_path, "hotel.py") == "Lee\n"
-    (tmp_path / "hotel.py").unlink()
+    (empty.path / "hotel").mkdir()
+    empty.write("hotel/main.py", program)
+    empty.write("hotel.py", program)
+    assert empty.ran("hotel.py") == "Lee\n"
+    (empty.path / "hotel.py").unlink()
 
-    gate = [sys.executable, "-m", "engine", "schema", "check", "hotel.main:make_engine"]
-    done = subprocess.run(
-        [*gate, "--log", "hotel.db"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
-        capture_output=True,
-        text=True,
-    )
+    gate = ["foldline", "schema", "check", "hotel.main:make_engine"]
+    done = empty.run(*gate, "--log", "hotel.db")
     assert (done.returncode, done.stdout) == (0, "")
     assert "3 types of events are declared, 1 stored in hotel.db: everything fits" in done.stderr
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_tests_about_testing_pass(folder: Path, number: int) -> None:
-    (folder / "test_it.py").write_text(blocks((ROOT / "TESTING.md").read_text())[number])
-    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "test_it.py"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},
-        capture_output=True,
-        text=True,
-    )
+def test_the_tests_about_testing_pass(folder: Folder, number: int) -> None:
+    folder.write("test_it.py", blocks((ROOT / "TESTING.md").read_text())[number])
+    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", "."]
+    done = folder.run("python", "-m", "pytest", *options, "test_it.py")
 
     assert done.returncode == 0, done.stdout
     assert f"{(2, 1)[number]} passed" in done.stdout
@@ -219,45 +229,39 @@ COMMANDS = [
 
 def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
     """Installing, the main job and the tests are what `.ci/run` is; the others are below."""
-    assert [command for command in COMMANDS if command.startswith("python -m")] == [
-        "python -m engine log bank.db --stream account:a-1 --payload",
-        "python -m engine copy bank.db backup.db",
-        "python -m engine tail bank.db --json",
-        f"python -m engine sql bank.db {SQL}",
+    assert [command for command in COMMANDS if command.startswith(("foldline", "python -m"))] == [
+        "foldline log bank.db --stream account:a-1 --payload",
+        "foldline copy bank.db backup.db",
+        "foldline tail bank.db --json",
+        f"foldline sql bank.db {SQL}",
         "python -m domain order 536365 --version 1",
         'python -m domain search "white lantern"',
         "python -m domain watch",
-        "python -m engine projections list bank.db --watch",
-        'python -m engine projections pause bank.db balances --reason "moving the disk"',
-        "python -m engine projections parked bank.db balances --traceback",
-        "python -m engine projections build bank.db bank_2:make balances",
+        "foldline projections list bank.db --watch",
+        'foldline projections pause bank.db balances --reason "moving the disk"',
+        "foldline projections parked bank.db balances --traceback",
+        "foldline projections build bank.db bank_2:make balances",
     ]
-    assert len(COMMANDS) == 13
+    assert len(COMMANDS) == 15
 
 
-async def test_the_commands_that_look_into_a_log_show_it(folder: Path) -> None:
+async def test_the_commands_that_look_into_a_log_show_it(folder: Folder) -> None:
     log, copy, tail, sql, *_ = (
-        shlex.split(command)[1:] for command in COMMANDS if "python -m" in command[:9]
+        shlex.split(command) for command in COMMANDS if command.startswith("foldline")
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    shown = subprocess.run(
-        [sys.executable, *log], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    shown = folder.run(*log)
     assert (shown.returncode, '{"cents":500}' in shown.stdout) == (0, True)
 
-    copied = subprocess.run([sys.executable, *copy], cwd=folder, env=environment)
-    assert copied.returncode == 0
-    assert (folder / "backup.db").is_file()
+    assert folder.run("python", "-m", *copy).returncode == 0
+    assert (folder.path / "backup.db").is_file()
 
-    asked = subprocess.run(
-        [sys.executable, *sql, "--csv"], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    asked = folder.run(*sql, "--csv")
     assert asked.stdout == "cents,event\n500,deposited\n"
 
     following = await asyncio.create_subprocess_exec(
-        *[sys.executable, *tail, "--after", "0"],
-        cwd=folder,
-        env=environment,
+        *[folder.installed.program, *tail[1:], "--after", "0"],
+        cwd=folder.path,
+        env=folder.installed.variables,
         stdout=asyncio.subprocess.PIPE,
     )
     assert following.stdout is not None
@@ -282,25 +286,22 @@ def make():
 """
 
 
-def test_the_commands_that_see_to_projections_do(folder: Path) -> None:
-    (folder / "bank_2.py").write_text(NEXT_RELEASE)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    watch, *others = [shlex.split(c)[1:] for c in COMMANDS if "engine projections" in c]
+def test_the_commands_that_see_to_projections_do(folder: Folder) -> None:
+    folder.write("bank_2.py", NEXT_RELEASE)
+    watch, *others = [shlex.split(c) for c in COMMANDS if "foldline projections" in c]
     with subprocess.Popen(
-        [sys.executable, *watch], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+        [folder.installed.program, *watch[1:]],
+        cwd=folder.path,
+        env=folder.installed.variables,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         shown = [process.stdout.readline() for _ in range(3)]
         process.terminate()
     assert (process.returncode, shown[1][:10], shown[2][:8]) == (0, "PROJECTION", "balances")
     for arguments in others:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        done = folder.run(*arguments)
         assert done.returncode == 0, done.stderr
 
 

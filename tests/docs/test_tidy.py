@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,20 @@ def test_no_test_module_is_imported_by_another() -> None:
     }
 
     assert not found, f"{found}: what tests share belongs into tests/support or beside the tests"
+
+
+OWN_NAME = re.compile(
+    r"-m engine\b|\b(?:from|import) engine\b|[\"']engine[\"'.]|"
+    r"\bengine\.(?:cli|host|integrations|model|outside|runtime|stores|testing|write)\b"
+)
+"""What would be another module, or none, where the package is installed under another name."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_file_names_its_own_package(path: Path) -> None:
+    found = [line for line in path.read_text().splitlines() if OWN_NAME.search(line)]
+
+    assert not found, "in code go by engine/runtime/package.py, in a docstring say foldline"
 
 
 def test_public_names_come_from_one_file_each() -> None:

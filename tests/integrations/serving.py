@@ -49,11 +49,16 @@ class Server:
 
 @asynccontextmanager
 async def server(
-    app: str, folder: Path, *, options: Sequence[str] = (), **environment: str
+    app: str,
+    folder: Path,
+    *,
+    options: Sequence[str] = (),
+    python: str = sys.executable,
+    **environment: str,
 ) -> AsyncGenerator[Server]:
     """Serve `module:app` of a folder; end it like an operator does."""
     process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "uvicorn", app, "--port", "0", "--app-dir", str(folder), *options],
+        *[python, "-m", "uvicorn", app, "--port", "0", "--app-dir", str(folder), *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", **environment},
         stderr=asyncio.subprocess.PIPE,
@@ -67,7 +72,7 @@ async def server(
 
 
 @asynccontextmanager
-async def serving(app: str, folder: Path) -> AsyncGenerator[str]:
-    """Serve an app; give its URL."""
-    async with server(app, folder) as served:
+async def serving(app: str, folder: Path, python: str) -> AsyncGenerator[str]:
+    """Serve an app with what an environment has installed, and nothing else; give its URL."""
+    async with server(app, folder, python=python, PYTHONPATH="") as served:
         yield served.url

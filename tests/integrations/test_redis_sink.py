@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from tests.integrations.redis_sinks import (
     sinking,
 )
 from tests.support.counters import Add, Counter
+from tests.support.installed import Installed
 from tests.support.shelf import Crash
 from tests.support.waiting import until
 
@@ -134,22 +134,17 @@ async def test_a_stream_refuses_what_it_has(server: RedisServer, store: str) -> 
     assert Multiset(fields["counter"] for _, fields in entries) == Multiset(COUNTERS)
 
 
-async def test_the_recipe_runs_as_it_stands(server: RedisServer, tmp_path: Path) -> None:
+async def test_the_recipe_runs_as_it_stands(
+    server: RedisServer, installed: Installed, tmp_path: Path
+) -> None:
     def programs(name: str) -> list[str]:
         return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
     (tmp_path / "bank.py").write_text(programs("README.md")[0])
     (recipe,) = (program for program in programs("SINKS.md") if "redis" in program)
     (tmp_path / "cache.py").write_text(recipe)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": server.url}
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "cache.py"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        done = installed.run(tmp_path, "python", "cache.py", REDIS_URL=server.url)
         assert (done.returncode, done.stdout, done.stderr) == (0, "70\n", "")
 
 

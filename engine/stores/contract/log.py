@@ -13,7 +13,7 @@ A store keeps a log: events as bytes and numbers, in streams, in one global orde
 - Every event that is read is compared with its checksum, and each page with its order.
 
 A store never decodes a payload, never reads a clock, and never answers a request twice. All stores
-pass `engine.testing.conformance`.
+pass `foldline.testing.conformance`.
 """
 
 from __future__ import annotations

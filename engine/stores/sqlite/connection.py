@@ -18,6 +18,7 @@ import msgspec
 
 from ...errors import RowRefused, StoreFailed, StoreRefused
 from ...model.rows import Scalar
+from ...runtime.package import COMMAND
 from ...runtime.ports import Files
 
 __all__ = [
@@ -155,7 +156,7 @@ def snapshot(connection: apsw.Connection) -> Generator[None]:
 
 
 MENDS_VIEWS: Final = (
-    "If it is a projection's, `python -m engine projections reset` folds its tables again from "
+    f"If it is a projection's, `{COMMAND} projections reset` folds its tables again from "
     "the log. Otherwise stop the engine, remove the file of the views with its -wal and -shm, and "
     "start again: all views are then rebuilt, sinks deliver everything again, and what people "
     "decided is forgotten"

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 
 from ....errors import StoreRefused
+from ....runtime.package import COMMAND
 from ....runtime.ports import Files
 from ...contract.log import Head
 from ..connection import run, transaction
@@ -53,8 +54,8 @@ _EVENT_BYTES_MIN: Final = 8
 """Below what an event takes in a file."""
 
 _REMEDY: Final = (
-    "Restore a backup, or take over what stands before the damage: `python -m engine copy {path} "
-    "NEW --damaged`. Nothing was changed"
+    f"Restore a backup, or take over what stands before the damage: `{COMMAND} copy "
+    "{path} NEW --damaged`. Nothing was changed"
 )
 
 
@@ -189,7 +190,7 @@ def check_pages(connection: Any, files: Files, path: str, wal: Wal, page_bytes: 
             raise StoreRefused(
                 f"{path} has {there} pages, and {path}-wal was written for one of {pages}: page "
                 f"{page} is in neither. They are not of one moment: a copy of a running log is "
-                f"made by `python -m engine copy`. Restore a backup. Nothing was changed"
+                f"made by `{COMMAND} copy`. Restore a backup. Nothing was changed"
             )
 
 
@@ -225,6 +226,5 @@ def _compare(
 def _not_whole(path: str, head: Head, why: str) -> StoreRefused:
     return StoreRefused(
         f"{path} ends at position {head.position}, and {why}: it is damaged, or a copy of a "
-        f"running log that was not made by `python -m engine copy`. Restore a backup. Nothing was "
-        f"changed"
+        f"running log that was not made by `{COMMAND} copy`. Restore a backup. Nothing was changed"
     )

@@ -28,6 +28,7 @@ import msgspec
 
 from ....errors import StoreFailed, StoreRefused
 from ....model.stored import EventType, Snapshot
+from ....runtime.package import HOME, PACKAGE
 from ....runtime.ports import SystemFiles
 from ...contract.log import Batch, Committed, Head
 from ..log.store import SqliteStore
@@ -54,7 +55,7 @@ __all__ = ["SqliteProcessStore"]
 
 _BEGIN: Final = (
     "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told.pop(0); "
-    "from engine.stores.sqlite.process.child import main; main(*told)"
+    f"from {PACKAGE}.stores.sqlite.process.child import main; main(*told)"
 )
 """Takes this process's own path of modules, whatever has changed it since it began."""
 _KEPT_OF_ENVIRONMENT: Final = ("PYTHONHOME", "PYTHONMALLOC", "PYTHONDONTWRITEBYTECODE")
@@ -270,8 +271,7 @@ def _modules_path() -> list[str]:
     """
     entries: list[object] = [*sys.path]  # where some hosts put what is no text, and is passed over
     kept = [entry for entry in entries if isinstance(entry, str) and Path(entry).is_absolute()]
-    home = str(Path(__file__).parents[2])
-    return kept if home in kept else [*kept, home]
+    return kept if HOME in kept else [*kept, HOME]
 
 
 def _environment() -> dict[str, str]:

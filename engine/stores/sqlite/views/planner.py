@@ -16,6 +16,7 @@ import msgspec
 
 from ....errors import Damaged, StoreRefused
 from ....model.projection import ProjectionDefinition
+from ....runtime.package import COMMAND
 from ...contract.log import Head, LogSource
 from ...contract.views import BuildState, Checkpoint, Rebuild
 from ..connection import run
@@ -120,7 +121,7 @@ class Planner:
             raise StoreRefused(
                 f"projection {name!r} is declared as {declared}, and its views are {was}: build "
                 f'them anew beside the old ones with `Engine(..., rebuild="auto")`, or, while '
-                f"the former release still runs, with `python -m engine projections build`. "
+                f"the former release still runs, with `{COMMAND} projections build`. "
                 f"Nothing was changed"
             )
         self._logger.info("projection %s is built as %s, beside %s", name, declared, was)
@@ -149,7 +150,7 @@ class Planner:
             raise StoreRefused(
                 f"projection {name!r} is served as it is declared, version {now.version} in "
                 f"{now.slices} slices: raise its version first, or have the same one folded again "
-                f"with `python -m engine projections rebuild`"
+                f"with `{COMMAND} projections rebuild`"
             )
         if why := await self._unusable(now):
             raise StoreRefused(
@@ -160,8 +161,8 @@ class Planner:
             if build.state == "building" and not build.fits(definition, hash_now):
                 raise StoreRefused(
                     f"version {build.version} of projection {name!r} is being built (build "
-                    f"{build.number}): let it be finished, or cancel it first with `python -m "
-                    f"engine projections cancel`"
+                    f"{build.number}): let it be finished, or cancel it first with `{COMMAND} "
+                    f"projections cancel`"
                 )
         fitting = [build for build in builds if build.fits(definition, hash_now)]
         unusable = [build for build in fitting if await self._unusable(build) is not None]

@@ -1,0 +1,20 @@
+"""What this package is called where it runs: `engine` in its repository, `foldline` in a wheel.
+
+Rules: no file of the package spells the package's name in code that it runs, or in a text that it
+prints. A process that is started imports by `PACKAGE`, and a text says `COMMAND`. So one folder
+works under each name, also beside a user's own module that has the other one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+__all__ = ["COMMAND", "HOME", "PACKAGE"]
+
+PACKAGE: Final = __name__.removesuffix(".runtime.package")
+"""The name under which this package was imported."""
+HOME: Final = str(Path(__file__).absolute().parents[PACKAGE.count(".") + 2])
+"""The folder that has to be on the path of modules for that name to be found."""
+COMMAND: Final = "foldline" if PACKAGE == "foldline" else f"python -m {PACKAGE}"
+"""How a user starts the command line. A wheel installs it as a program of its own."""
