@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -47,14 +47,23 @@ class Retired(msgspec.Struct, frozen=True):
         """Check the name and the versions."""
         mend = 'Write `Retired("the-stored-name")`.'
         check_name(self.name, "a retired event", mend)
-        if self.versions is not None and not all(v >= 1 for v in self.versions or (0,)):
+        versions: object = self.versions
+        if versions is not None and not _are_versions(versions):
             raise DefinitionError(
-                f"Retired({self.name!r}) has versions={self.versions}: versions count from 1"
+                f"Retired({self.name!r}) has versions={versions!r:.100}: give a tuple of those that "
+                f"are retired, as in `Retired({self.name!r}, (1, 2))`; versions count from 1"
             )
 
     def covers(self, name: str, version: int) -> bool:
         """Tell whether a stored type is retired by this."""
         return name == self.name and (self.versions is None or version in self.versions)
+
+
+def _are_versions(given: object) -> bool:
+    if not isinstance(given, tuple | list) or not given:
+        return False
+    found: Sequence[object] = cast("Sequence[object]", given)
+    return all(isinstance(version, int) and version >= 1 for version in found)
 
 
 def upcasts(function: F) -> F:
