@@ -209,6 +209,10 @@ def test_what_contradicts_itself_is_refused_when_the_engine_is_made(
 def test_retired_names_and_versions_are_checked() -> None:
     with refuse("a retired event has the name 'Guest Waved'"):
         Retired("Guest Waved")
+    odds: list[Any] = [1, True, "12", (1.5,)]
+    for odd in odds:
+        with refuse("versions count from 1"):
+            Retired("gone", odd)
     with refuse("versions count from 1"):
         Retired("guest-waved", (0,))
     with refuse("versions count from 1"):
