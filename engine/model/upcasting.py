@@ -50,8 +50,8 @@ class Retired(msgspec.Struct, frozen=True):
         versions: object = self.versions
         if versions is not None and not _are_versions(versions):
             raise DefinitionError(
-                f"Retired({self.name!r}) has versions={versions!r:.100}: give a tuple of those that "
-                f"are retired, as in `Retired({self.name!r}, (1, 2))`; versions count from 1"
+                f"Retired({self.name!r}) has versions={versions!r:.100}: give a tuple of those "
+                f"that are retired, as in `Retired({self.name!r}, (1, 2))`; versions count from 1"
             )
 
     def covers(self, name: str, version: int) -> bool:
