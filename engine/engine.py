@@ -56,8 +56,7 @@ from .runtime.safely import described, safe_logger
 from .statistics import EngineStatistics
 from .stores.contract.log import Measured, Mortal, Store
 from .stores.contract.views import Part, Rebuild
-from .stores.sqlite.views.store import SqliteViews
-from .stores.urls import StoreName, open_store, views_path
+from .stores.urls import StoreName, open_backend
 from .telemetry import Telemetry, Watch
 from .write.actor import Actor
 from .write.admission import Admission
@@ -120,7 +119,8 @@ class Engine:
         self._logger = safe_logger(logger, messages=log_messages)
         self._debug = debug
         self._gate = self._wire_gate(authorize)
-        self._store: Store = open_store(store)
+        backend = open_backend(store)
+        self._store: Store = backend.log()
         self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
         self._life = Life()
         self._entrance = Entrance(self._life)
@@ -151,7 +151,7 @@ class Engine:
         )
         self.declared = tuple(projections)
         """The projections that it was given."""
-        self._views = SqliteViews(views_path(self._store), logger=self._logger)
+        self._views = backend.views(self._logger)
         self._rebuild: Rebuild = checked_rebuild(rebuild)
         self._shared_feed = SharedFeed(self._store)
         common = self._views, self._registry, self._limits, self._ports, self._store

@@ -21,7 +21,7 @@ import msgspec
 
 from engine.errors import DefinitionError
 from engine.stores.sqlite.process.store import SqliteProcessStore
-from engine.stores.urls import open_url, views_path
+from engine.stores.urls import open_url
 
 from .. import machine
 from .book import Book
@@ -148,7 +148,7 @@ def _settings(options: argparse.Namespace, plan: Plan, store: str) -> dict[str, 
 def _keep(folder: Path, store: str, options: argparse.Namespace, book: Book, lives: int) -> Kept:
     opened = open_url(store)
     log: str = getattr(opened, "path", "")
-    views = views_path(opened) if options.projections else None
+    views = getattr(opened, "views_path", ":memory:") if options.projections else None
     phases = [numbers.phase for numbers in book.phases]
     kept = Kept(log, views, options.clients, lives, phases)
     (folder / "run.json").write_bytes(msgspec.json.encode(kept))

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..runtime.ports import Ports
-from ..stores.sqlite.outside.copy import copy_log
 from .options import DONE, FAILED, USAGE, log_file
 from .output import Output
 
@@ -54,7 +53,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     with _ending_tidily():
-        copied = copy_log(Ports().files, options.file, options.to, damaged=options.damaged)
+        outside = options.file.outside(Ports())
+        copied = outside.copy(options.to.name, damaged=options.damaged)
     output = Output(utf8=False)
     beside = "" if copied.views is None else f", with its views in {copied.views}"
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import Damaged
 from ..model.stored import StoredEvent
-from ..stores.sqlite.outside.log import SqliteReader
+from ..runtime.ports import Ports
 from .layout import FIELDS, Layout
 from .options import DONE, FAILED, USAGE, add_common, layout_of, moment, selection_of, some, whole
 from .output import Output, tell
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _page(options: argparse.Namespace, output: Output) -> int:
-    with SqliteReader(options.file) as reader:
+    with options.file.outside(Ports()).log_reader() as reader:
         search = Search(reader, selection_of(options))
         if options.last:
             found = iter(search.last(options.limit))

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ..errors import DefinitionError
-from ..stores.urls import log_path
+from ..stores.contract.backend import Backend
+from ..stores.urls import backend_of_text
 from .layout import JsonLines, Layout, TableLines
 from .search import Selection
 
@@ -84,10 +85,10 @@ def layout_of(options: argparse.Namespace) -> Layout:
     return (JsonLines if options.json else TableLines)(payload=options.payload)
 
 
-def log_file(text: str) -> str:
+def log_file(text: str) -> Backend:
     """Read which log is meant: a path, or the URL that its engine has."""
     try:
-        return log_path(text)
+        return backend_of_text(text)
     except DefinitionError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

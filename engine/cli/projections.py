@@ -17,9 +17,9 @@ import msgspec
 
 from ..cli import projections_build
 from ..runtime.ports import Ports
+from ..stores.contract.outside import Operations
 from ..stores.contract.requests import Arguments, Request
 from ..stores.contract.views import Decision, Parked
-from ..stores.sqlite.outside.operations import SqliteOutside
 from .layout import time_text
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, say, tell
@@ -132,7 +132,7 @@ def _run_list(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     output, ports = Output(utf8=options.json), Ports()
     try:
-        with SqliteOutside(options.file, ports, readonly=True) as outside:
+        with options.file.outside(ports).operations(readonly=True) as outside:
             _list(options, output, Observer(outside, ports.clock))
     except BrokenPipeError:
         output.abandon()
@@ -173,7 +173,7 @@ def _list_lines(standings: Sequence[Standing], options: argparse.Namespace) -> I
 
 def _run_parked(options: argparse.Namespace) -> int:
     output = Output(utf8=options.json)
-    with SqliteOutside(options.file, readonly=True) as outside:
+    with options.file.outside(Ports()).operations(readonly=True) as outside:
         shown = 0
         try:
             for parked in _all_parked(outside, options.name, options.key):
@@ -189,7 +189,7 @@ def _run_parked(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _all_parked(outside: SqliteOutside, name: str, key: str | None) -> Iterator[Parked]:
+def _all_parked(outside: Operations, name: str, key: str | None) -> Iterator[Parked]:
     after = 0
     while page := outside.parked(name, key=key, after=after, limit=PAGE):
         yield from page
@@ -214,7 +214,7 @@ def _parked_lines(parked: Parked, options: argparse.Namespace) -> Iterator[str]:
 
 def _run_decisions(options: argparse.Namespace) -> int:
     output = Output(utf8=options.json)
-    with SqliteOutside(options.file, readonly=True) as outside:
+    with options.file.outside(Ports()).operations(readonly=True) as outside:
         decisions = outside.decisions(options.name)
     try:
         for decision in decisions:
@@ -250,7 +250,7 @@ def _run_act(options: argparse.Namespace) -> int:
         key=getattr(options, "key", None),
         position=getattr(options, "position", None),
     )
-    with SqliteOutside(options.file, ports) as outside:
+    with options.file.outside(ports).operations() as outside:
         number = outside.ask(options.action, options.name, arguments)
         deadline = ports.clock.monotonic() + options.wait
         try:
@@ -261,9 +261,7 @@ def _run_act(options: argparse.Namespace) -> int:
     return _tell_answer(request, options, at_rest=at_rest)
 
 
-def _wait(
-    outside: SqliteOutside, number: int, deadline: float, ports: Ports
-) -> tuple[Request, bool]:
+def _wait(outside: Operations, number: int, deadline: float, ports: Ports) -> tuple[Request, bool]:
     """Wait for the answer; give the request, and whether it waits for an engine that is not there.
 
     Where no engine runs, or it ends meanwhile, what needs none is done here.
@@ -294,8 +292,8 @@ def _tell_answer(request: Request, options: argparse.Namespace, *, at_rest: bool
         return UNKNOWN
     if at_rest:
         tell(
-            f"request {request.number} waits: no engine has {options.file} open, and {what} needs "
-            f"the application's code. An engine does it when it starts"
+            f"request {request.number} waits: no engine has {options.file.name} open, and {what} "
+            f"needs the application's code. An engine does it when it starts"
         )
     else:
         tell(

@@ -19,7 +19,8 @@ from ..errors import UsageError
 from ..model.codec import UNDECODABLE, EventRegistry
 from ..model.schema import Finding, Sample, check_samples, check_types
 from ..model.stored import EventType
-from ..stores.sqlite.outside.log import SqliteReader
+from ..runtime.ports import Ports
+from ..stores.contract.backend import Backend
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
@@ -74,10 +75,10 @@ def _check(options: argparse.Namespace) -> int:
     findings: list[Finding] = []
     compared: list[str] = []
     if options.log is not None:
-        with SqliteReader(options.log) as log:
+        with options.log.outside(Ports()).log_reader() as log:
             stored = log.event_types()
         findings += check_types(registry, stored)
-        compared.append(f"{len(stored)} stored in {options.log}")
+        compared.append(f"{len(stored)} stored in {options.log.name}")
     if options.samples is not None:
         samples = _read(options.samples)
         findings += check_samples(registry, samples)
@@ -110,13 +111,13 @@ def _record(options: argparse.Namespace) -> int:
         path.write_bytes(text + b"\n")
         tell(f"wrote {path}")
     for name, version in wanted:
-        tell(f"still missing: {name} version {version}, which is not in {options.log}")
+        tell(f"still missing: {name} version {version}, which is not in {options.log.name}")
     return FAILED if wanted else DONE
 
 
-def _find(log: str, wanted: dict[tuple[str, int], EventType]) -> Iterable[Sample]:
+def _find(log: Backend, wanted: dict[tuple[str, int], EventType]) -> Iterable[Sample]:
     """Give a sample of each type that the log has, and take it out of `wanted`."""
-    with SqliteReader(log) as reader:
+    with log.outside(Ports()).log_reader() as reader:
         hashes = {(t.name, t.version): t.schema_hash for t in reader.event_types()}
         after = 0
         while wanted:

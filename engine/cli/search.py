@@ -18,7 +18,7 @@ import msgspec
 from ..model.codec import decode_metadata
 from ..model.stored import StoredEvent
 from ..stores.contract.log import StreamRead
-from ..stores.sqlite.outside.log import SqliteReader
+from ..stores.contract.outside import LogReader
 
 __all__ = ["Search", "Selection"]
 
@@ -66,7 +66,7 @@ class _Road(Protocol):
 
 
 class _Log:
-    def __init__(self, reader: SqliteReader) -> None:
+    def __init__(self, reader: LogReader) -> None:
         self._reader = reader
 
     def end(self) -> int:
@@ -77,7 +77,7 @@ class _Log:
 
 
 class _Stream:
-    def __init__(self, reader: SqliteReader, stream: str) -> None:
+    def __init__(self, reader: LogReader, stream: str) -> None:
         self._reader = reader
         self._stream = stream
 
@@ -94,7 +94,7 @@ class _Stream:
 class Search:
     """A selection on its way along a log; it remembers how far it has come."""
 
-    def __init__(self, reader: SqliteReader, selection: Selection) -> None:
+    def __init__(self, reader: LogReader, selection: Selection) -> None:
         self._selection = selection
         self._road: _Road = (
             _Log(reader) if selection.stream is None else _Stream(reader, selection.stream)

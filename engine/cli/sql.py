@@ -1,10 +1,10 @@
 """`foldline sql FILE STATEMENT`: SQL over a log and its views, whoever has them open.
 
-Rules: nothing but reading is possible. A process of its own (`sql_bounded`) reads the answer whole,
-up to its limit, within its time and within its memory, and has ended before the first line is
-written: whoever looks at it in a pager keeps no engine from folding its write-ahead log. What is
-asked for is shown, what people wrote included, and never moves a cursor. JSON has it exactly; CSV
-is for spreadsheets, and keeps them from calculating it.
+Rules: nothing but reading is possible. The store bounds what a statement takes, and reads the
+answer whole, up to its limit, within its time and within its memory, and has ended before the first
+line is written: whoever looks at it in a pager keeps no engine from folding its write-ahead log.
+What is asked for is shown, what people wrote included, and never moves a cursor. JSON has it
+exactly; CSV is for spreadsheets, and keeps them from calculating it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import msgspec
 from ..errors import UsageError
 from ..model.rows import Scalar
 from ..runtime.package import COMMAND
-from ..stores.sqlite.log.store import SqliteStore
-from ..stores.sqlite.outside.shell import Rows
+from ..runtime.ports import Ports
+from ..stores.contract.backend import Backend
+from ..stores.contract.outside import Rows
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, tell
 from .printing import escaped, plain, spreadsheet_cell
-from .sql_bounded import Question, ask_bounded
 
 __all__ = ["add_parser"]
 
@@ -127,17 +127,11 @@ def _ask(options: argparse.Namespace) -> Rows:
     statement: str | None = options.statement
     if statement is None and not options.tables:
         statement = _statement_of_the_input()
-    views = SqliteStore(options.file).views_path
-    return ask_bounded(
-        Question(
-            options.file,
-            views,
-            statement,
-            tuple(options.parameter),
-            options.limit,
-            options.seconds,
-        )
-    )
+    backend: Backend = options.file
+    shell, bounds = backend.outside(Ports()).shell(), (options.limit, options.seconds)
+    if statement is None:
+        return shell.tables(rows_max=bounds[0], seconds=bounds[1])
+    return shell.ask(statement, options.parameter, rows_max=bounds[0], seconds=bounds[1])
 
 
 def _statement_of_the_input() -> str:

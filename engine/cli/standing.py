@@ -16,9 +16,8 @@ from ..errors import Damaged
 from ..projections.progress import Rate
 from ..runtime.ports import Clock
 from ..statistics import ProjectionFailure
+from ..stores.contract.outside import Found, Looked, Operations
 from ..stores.contract.requests import Request
-from ..stores.sqlite.outside.operations import Looked, SqliteOutside
-from ..stores.sqlite.views.builds import Found
 from .layout import time_text
 from .printing import escaped, plain
 
@@ -69,7 +68,7 @@ class Standing(msgspec.Struct, frozen=True):
 class Observer:
     """Looks at all projections of one log, again and again."""
 
-    def __init__(self, outside: SqliteOutside, clock: Clock) -> None:
+    def __init__(self, outside: Operations, clock: Clock) -> None:
         self._outside = outside
         self._clock = clock
         self._rates: dict[tuple[str, int], Rate] = {}

@@ -1,9 +1,9 @@
 """`foldline tail FILE`: follows a log from another process, as its engine writes it.
 
-Rules: it asks SQLite whether anything was committed, ten times a second and for some µs, and reads
-only then. It does not mind the engine's end and its next start. From time to time it opens the file
-again, so that another log put in its place is noticed and not mixed with this one. A damaged event
-ends it, after everything before has been shown.
+Rules: it asks the store whether anything was committed, ten times a second and for some µs, and
+reads only then. It does not mind the engine's end and its next start. From time to time it opens
+the file again, so that another log put in its place is noticed and not mixed with this one. A
+damaged event ends it, after everything before has been shown.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from ..errors import StoreRefused
 from ..model.stored import StoredEvent
-from ..stores.sqlite.outside.log import SqliteReader
+from ..runtime.ports import Ports
+from ..stores.contract.backend import Backend
 from .layout import FIELDS, Layout
 from .options import DONE, FAILED, USAGE, add_common, layout_of, selection_of, whole
 from .output import Output
@@ -83,12 +84,12 @@ def _run(options: argparse.Namespace) -> int:
 class _Tail:
     """One log as it grows."""
 
-    def __init__(self, path: str, selection: Selection, layout: Layout, output: Output) -> None:
-        self._path = path
+    def __init__(self, log: Backend, selection: Selection, layout: Layout, output: Output) -> None:
+        self._log = log
         self._layout = layout
         self._output = output
         self._selection = selection
-        self._reader = SqliteReader(path)
+        self._reader = log.outside(Ports()).log_reader()
         self._search = Search(self._reader, selection)
         self._changes = -1
         self._rests = 0
@@ -137,7 +138,7 @@ class _Tail:
 
     def _check_same(self) -> None:
         """Refuse to go on where the path leads to another log than the one that is open."""
-        with SqliteReader(self._path) as now:
+        with self._log.outside(Ports()).log_reader() as now:
             same = now.log_id == self._reader.log_id
             if same and self._seen is not None:
                 position, checksum = self._seen
@@ -145,6 +146,6 @@ class _Tail:
                 same = bool(found) and found[0].checksum == checksum
         if not same:
             raise StoreRefused(
-                f"{self._path} is another log now than the one that was followed, or an older copy "
-                f"of it was put in its place: start again to follow that one"
+                f"{self._log.name} is another log now than the one that was followed, or an older "
+                f"copy of it was put in its place: start again to follow that one"
             )

@@ -25,7 +25,7 @@ from ..queries.answers import answers_of
 from ..queries.past import Pasts, PastViews
 from ..runtime.ports import Ports
 from ..runtime.safely import safe_logger
-from ..stores.urls import StoreName, file_store
+from ..stores.urls import StoreName, open_backend
 from .log_file import LogFile
 
 __all__ = ["Archive"]
@@ -54,9 +54,8 @@ class Archive:
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        opened = file_store(store)
         ports = ports or Ports()
-        self._source = LogFile(opened.path, ports)
+        self._source = LogFile(open_backend(store).outside(ports).log_reader(), ports)
         definitions = definitions_of(aggregates)
         projected = projections_of(projections)
         folded = [event for d in definitions for event in d.appliers]

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias
 
 import anyio
 import msgspec
@@ -27,17 +27,14 @@ from ..log.shared_pages import SharedFeed
 from ..model.codec import EventRegistry
 from ..model.projection import Projection
 from ..model.schema import refuse_misfits
-from ..model.sql_projection import SqlSession
 from ..projections.progress import Rate, worst
 from ..projections.projector import Projector
 from ..projections.targets.choose import folding
 from ..projections.targets.sql import SqlWork
 from ..runtime.ports import Ports
 from ..statistics import BuildProgress, ProjectionFailure
-from ..stores.contract.views import Build, Changes, Part
-from ..stores.sqlite.log.store import SqliteStore
-from ..stores.sqlite.views.catalog import Builder
-from ..stores.sqlite.views.store import SqliteViews
+from ..stores.contract.backend import Backend
+from ..stores.contract.views import Build, Part
 from .log_file import LogFile
 
 __all__ = ["BuildBeside", "Ending"]
@@ -45,9 +42,6 @@ __all__ = ["BuildBeside", "Ending"]
 POLL_SECONDS: Final = 0.1
 TRANSACTION_SECONDS: Final = 0.25
 """For which handlers in SQL hold the file, unless one event takes longer."""
-REST_SECONDS: Final = 0.12
-"""Behind a longer transaction at least."""
-T = TypeVar("T")
 
 Why: TypeAlias = Literal["caught-up", "stopped", "taken-over", "dropped", "built-by-another"]
 """It is at the log's end; an event cannot be folded; an engine goes on with it; it is not there any
@@ -67,13 +61,13 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 class BuildBeside:
-    """One build of a projection, for the log in the file `path`; use it with `async with`."""
+    """One build of a projection, for the log of a backend; use it with `async with`."""
 
     def __init__(
         self,
         projection: type[Projection],
         registry: EventRegistry,
-        path: str,
+        backend: Backend,
         *,
         limits: Limits | None = None,
         ports: Ports | None = None,
@@ -92,13 +86,10 @@ class BuildBeside:
         self._logger = logging.getLogger("foldline.beside")
         self._logger.addHandler(logging.NullHandler())
         self._logger.propagate = False
-        self._log = LogFile(path, self._ports)
+        outside = backend.outside(self._ports)
+        self._log = LogFile(outside.log_reader(), self._ports)
         self._token = self._ports.ids.new_id()
-        files = self._ports.files
-        builder = Builder(self._token, lambda: files.is_locked(path + ".lock"))
-        self._views = _PatientViews(
-            SqliteStore(path).views_path, logger=self._logger, builder=builder
-        )
+        self._views = outside.views_beside(self._token, self._logger)
         self._projectors: tuple[Projector, ...] = ()
         self._number = 0
         self._begun_at = 0
@@ -130,11 +121,6 @@ class BuildBeside:
     async def _open(self) -> None:
         await self._log.open()
         refuse_misfits(self._registry, await self._log.event_types(), "nothing was built")
-        if self._ports.files.size(self._views.path) == 0:
-            raise StoreRefused(
-                f"there are no views {self._views.path} to build beside: start the engine, which "
-                f"makes them"
-            )
         await self._views.open(
             self._ports, self._limits, self._log, [self._projection], rebuild="auto"
         )
@@ -262,33 +248,3 @@ class BuildBeside:
         if build.builder == self._token:
             return None
         return "taken-over" if build.builder is None else "built-by-another"
-
-
-class _PatientViews(SqliteViews):
-    """Views whose writer leaves the file to others for as long as it had it itself."""
-
-    def __init__(self, path: str, *, logger: logging.Logger, builder: Builder) -> None:
-        super().__init__(path, logger=logger, builder=builder)
-        self.path = path
-        self._turn = asyncio.Lock()
-
-    def write(self, changes: Changes) -> Awaitable[bool]:
-        """Write what a transaction does, then rest."""
-        return self._rest_behind(super().write(changes))
-
-    async def write_by(
-        self, part: Part, call: Callable[[SqlSession], Changes | None]
-    ) -> Changes | None:
-        """Run a call in a transaction, then rest."""
-        return await self._rest_behind(super().write_by(part, call))
-
-    async def _rest_behind(self, write: Awaitable[T]) -> T:
-        clock = self._ports.clock
-        async with self._turn:
-            begin = clock.monotonic()
-            try:
-                return await write
-            finally:
-                # Who waits for the file looks less often the longer it waits: ten times a second.
-                took = clock.monotonic() - begin
-                await asyncio.sleep(took if took < REST_SECONDS else max(REST_SECONDS, took / 2))

@@ -1,7 +1,7 @@
-"""A log's file for an event loop: read-only, in a thread of its own, whoever has it open.
+"""A log for an event loop: read-only, in a thread of its own, whoever has it open.
 
-Rules: it gives what `stores/sqlite_reader.py` gives, and waits without keeping the loop. It is
-opened and closed by who uses it.
+Rules: it gives what a `LogReader` gives, and waits without keeping the loop. It is opened and
+closed by who uses it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from ..errors import Closed, UsageError
 from ..model.stored import EventType, StoredEvent
 from ..runtime.ports import Ports, Worker
 from ..stores.contract.log import Head, StreamPage, StreamRead
-from ..stores.sqlite.outside.log import SqliteReader
+from ..stores.contract.outside import LogReader
 
 __all__ = ["LogFile"]
 
 
 class LogFile:
-    """The log in the file `path`."""
+    """The log that a reader reads."""
 
-    def __init__(self, path: str, ports: Ports) -> None:
-        self._reader = SqliteReader(path, ports.files)
+    def __init__(self, reader: LogReader, ports: Ports) -> None:
+        self._reader = reader
         self._ports = ports
         self._worker: Worker | None = None
 
@@ -37,7 +37,7 @@ class LogFile:
         """
         if self._worker is not None:
             raise UsageError(
-                f"{self._reader.path} is open here already: make another Archive for a second use"
+                f"{self._reader.name} is open here already: make another Archive for a second use"
             )
         self._worker = self._ports.workers.start("foldline-log-file")
         try:
@@ -58,7 +58,7 @@ class LogFile:
     def worker(self) -> Worker:
         """Give the thread; raise Closed where it is not open."""
         if self._worker is None:
-            raise Closed(f"{self._reader.path} is not open: use it inside `async with`")
+            raise Closed(f"{self._reader.name} is not open: use it inside `async with`")
         return self._worker
 
     async def head(self) -> Head:

@@ -2,7 +2,7 @@
 
 Rules: the views' file is opened read-only, whoever has it open for writing; no lock is taken and
 nothing is ever written. What is asked is answered by the same functions as in the engine, from
-tables that are the same: others are refused and not believed (`stores/sqlite_views_reader.py`).
+tables that are the same: others are refused and not believed (by a `ViewsReader`).
 Whoever watches looks some times a second whether anything was committed, and asks only then; it is
 given what differs from what it had, and misses the answers between. Those who wait for a position
 look together, and the log is asked for its end before they do. It asks no `authorize`: whoever may
@@ -24,9 +24,10 @@ from ..queries.answers import Answers
 from ..queries.question import are_same
 from ..runtime.ports import Ports
 from ..runtime.shared_call import SharedCall
+from ..stores.contract.backend import Outside
 from ..stores.contract.log import Head
-from ..stores.sqlite.outside.views import Look, NoViewsYet, SqliteViewsReader
-from ..stores.urls import StoreName, file_store
+from ..stores.contract.outside import Look, NoViewsYet
+from ..stores.urls import StoreName, open_backend
 from .log_file import LogFile
 
 __all__ = ["LOOK_SECONDS", "Onlooker", "OnlookerQuery"]
@@ -57,14 +58,12 @@ class Onlooker:
         limits: Limits | None = None,
         ports: Ports | None = None,
     ) -> None:
-        opened = file_store(store)
         ports = ports or Ports()
+        self._outside = open_backend(store).outside(ports)
         definitions = projections_of(projections)
-        self._files = ports.files
-        self._lock_path = opened.path + ".lock"
         limits = limits or Limits()
-        self._reader = SqliteViewsReader(opened.views_path, definitions, ports, limits)
-        self._log = _LogEnd(opened.path, ports)
+        self._reader = self._outside.views_reader(definitions, limits)
+        self._log = _LogEnd(self._outside, ports)
         refresh = SharedCall(self._refresh)
         self._seen = {d.name: _Seen(d, refresh) for d in definitions}
         self._answers = Answers(
@@ -139,7 +138,7 @@ class Onlooker:
 
     def writer(self) -> int | None:
         """Give the process that has the store open, as far as its own note tells; None for none."""
-        return self._files.holder(self._lock_path)
+        return self._outside.writer()
 
     async def next_look(self, before: Look | None) -> Look:
         """Wait until something was committed since a look, and give the look that saw it."""
@@ -254,8 +253,8 @@ class _Seen:
 class _LogEnd:
     """The end of the log, which stands beside the views; opened when it is first asked for."""
 
-    def __init__(self, path: str, ports: Ports) -> None:
-        self._path = path
+    def __init__(self, outside: Outside, ports: Ports) -> None:
+        self._outside = outside
         self._ports = ports
         self._log: LogFile | None = None
         self._shared = SharedCall(self._head)
@@ -280,7 +279,7 @@ class _LogEnd:
 
     async def _opened(self) -> LogFile:
         if self._log is None:
-            log = LogFile(self._path, self._ports)
+            log = LogFile(self._outside.log_reader(), self._ports)
             await log.open()
             self._log = log
         return self._log

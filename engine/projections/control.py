@@ -20,17 +20,14 @@ from ..runtime.bell import Bell
 from ..runtime.ports import Ports
 from ..runtime.safely import shows_messages, text_of
 from ..runtime.tracebacks import told
+from ..stores.contract.acts import DONE_TEXTS, cancelled_text, dropped_text, skipped_text
 from ..stores.contract.requests import (
-    DONE_TEXTS,
     ENDED_TEXT,
     Arguments,
     Outcome,
     Request,
     RequestStore,
-    cancelled_text,
-    dropped_text,
     refusal_of,
-    skipped_text,
 )
 from .operations import Projections
 

@@ -28,6 +28,13 @@ from ..model.projection import Projection, ProjectionDefinition, slice_of
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports
 from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, ProjectorStatistics
+from ..stores.contract.acts import (
+    build_to_cancel,
+    builds_to_drop,
+    check_skip,
+    is_parked_there,
+    stopped_there,
+)
 from ..stores.contract.views import Build, Decision, DecisionKind, Parked, Part, ViewsStore
 from .calls import Calls
 from .progress import Rate, nothing_yet, together, worst
@@ -400,15 +407,13 @@ class Projecting:
                 f"built: let them be finished"
             )
         # One that another release has begun is in the file alone: if it is at work, it notices.
-        there = [b for b in await self._views.builds(name) if b.state == "building"]
-        if not there:
-            raise UsageError(f"projection {name!r} is not being rebuilt")
+        there = build_to_cancel(name, await self._views.builds(name))
         async with self._at_rest(building):
-            decision = self._decision("drop", reason, principal, version=there[0].version)
-            await self._views.drop(name, there[0].number, decision)
+            decision = self._decision("drop", reason, principal, version=there.version)
+            await self._views.drop(name, there.number, decision)
             self._building = ()
             self._discard(building)
-        return there[0]
+        return there
 
     async def drop_former(self, reason: str = "", principal: str | None = None) -> Sequence[Build]:
         """Take the tables of all former builds away; give what they were."""
@@ -416,7 +421,7 @@ class Projecting:
 
     async def _drop_former(self, reason: str, principal: str | None) -> Sequence[Build]:
         name = self.definition.name
-        former = [b for b in await self._views.builds(name) if b.state == "former"]
+        former = builds_to_drop(await self._views.builds(name))
         for build in former:
             decision = self._decision("drop", reason, principal, version=build.version)
             await self._views.drop(name, build.number, decision)
@@ -497,8 +502,7 @@ class Projecting:
 
     async def skip(self, position: int, reason: str, principal: str | None) -> None:
         """Leave an event out of the views, as somebody decided and says why."""
-        if not reason.strip():
-            raise UsageError("an event is skipped for a reason: say it, it is kept")
+        check_skip(reason)
         await self._calls.ask(partial(self._skip, position, reason, principal))
 
     async def _skip(self, position: int, reason: str, principal: str | None) -> None:
@@ -509,7 +513,8 @@ class Projecting:
         else:
             stopped = [p for p in at_work if _is_stopped_by(p, position)]
             if not stopped:
-                version = await self._stopped_elsewhere(position)
+                name = self.definition.name
+                version = stopped_there(name, position, await self._views.standstills(name)).version
             owner = (*stopped, *at_work)[0]
             if version != self.definition.version:
                 at_work = ()  # the process that builds it reads the decision when it goes on
@@ -543,24 +548,12 @@ class Projecting:
             projector = self._serving[slice_of(late.key, len(self._serving))]
             await projector.ask(partial(projector.release, late))
 
-    async def _stopped_elsewhere(self, position: int) -> int:
-        """Give the version of a build of another process that an event there has stopped."""
-        name = self.definition.name
-        for standstill in await self._views.standstills(name):
-            failure = standstill.failure
-            if failure.event and failure.position == position:
-                return standstill.version
-        raise UsageError(
-            f"no event of projection {name!r} is parked at position {position}, and none there has "
-            f"stopped it: nothing was skipped"
-        )
-
     async def _parked_at(self, position: int) -> Parked | None:
         """Give what is parked there of the build that serves, if that is of this version."""
         if not self._serving:
             return None
         found = await self._views.parked(self.definition.name, after=position - 1, limit=1)
-        return found[0] if found and found[0].position == position else None
+        return found[0] if is_parked_there(position, found) else None
 
     def _decision(
         self,

@@ -39,7 +39,7 @@ from ..projections.targets.choose import folding
 from ..runtime.ports import Ports
 from ..stores.contract.log import LogSource
 from ..stores.contract.views import Checkpoint, Part, what_of
-from ..stores.sqlite.views.store import SqliteViews
+from ..stores.own import FrozenViews, views_in_memory
 from .answers import AnswerDefinition
 from .views import Views
 
@@ -171,7 +171,7 @@ class PastViews:
         self._wanted = wanted
         self._until = until
         self._principal = principal
-        self._store: SqliteViews | None = None
+        self._store: FrozenViews | None = None
         self._views: Views | None = None
 
     async def __aenter__(self) -> PastViews:
@@ -232,9 +232,7 @@ class PastViews:
             )
         self.end = head.position if self._wanted is None else self._wanted
         limits = pasts.limits
-        store = self._store = SqliteViews(
-            ":memory:", logger=pasts.logger, bytes_max=limits.past_bytes
-        )
+        store = self._store = views_in_memory(pasts.logger, bytes_max=limits.past_bytes)
         await store.open(pasts.ports, limits, pasts.source, self._projections)
         definitions = [projection.__definition__ for projection in self._projections]
         await self._fold([fold for d in definitions for fold in await self._folds(d, store)])
@@ -243,7 +241,7 @@ class PastViews:
         self._views = Views(store, tables, limits)
 
     async def _folds(
-        self, definition: ProjectionDefinition, store: SqliteViews
+        self, definition: ProjectionDefinition, store: FrozenViews
     ) -> Sequence[_PastFold]:
         """Give what folds a projection, a fold for each slice."""
         skipped = await self._pasts.skipped(definition)
@@ -298,7 +296,7 @@ class PastViews:
 class _PastFold:
     """Folds one part of a projection: all of it, or a slice."""
 
-    def __init__(self, part: Part, store: SqliteViews, pasts: Pasts) -> None:
+    def __init__(self, part: Part, store: FrozenViews, pasts: Pasts) -> None:
         self._part = part
         ports = msgspec.structs.replace(pasts.ports, failpoint=None)
         self._work = folding(part, store, pasts.registry, pasts.limits, ports)

@@ -14,15 +14,13 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-import apsw
 import msgspec
 
 from .native import NativeQueue, Pause, native_ident, native_sleep, start_native
-from .system_files import FileId, FileLock, SystemFiles
 
 __all__ = [
     "CONTROL_FAILPOINTS",
@@ -30,14 +28,9 @@ __all__ = [
     "SINK_FAILPOINTS",
     "SWAP_FAILPOINTS",
     "Clock",
-    "FileId",
-    "FileLock",
-    "Files",
     "Ids",
-    "Lock",
     "Ports",
     "SystemClock",
-    "SystemFiles",
     "SystemIds",
     "SystemWatcher",
     "SystemWorkers",
@@ -136,93 +129,6 @@ class Watcher(Protocol):
         `now` is in seconds, `busy` the seconds of processor time that the process has used, and
         `stack()` gives the text of what the thread that started this runs at that moment.
         """
-        ...
-
-
-class Lock(Protocol):
-    """Exclusive use of a path, given back by `release` or by the end of the process."""
-
-    def release(self) -> None:
-        """Give it back; a second call does nothing."""
-        ...
-
-
-class Files(Protocol):
-    """How a store opens its files and connections."""
-
-    def connect(self, path: str, *, readonly: bool = False) -> apsw.Connection:
-        """Open a SQLite connection. A file that does not exist is made with mode 0600."""
-        ...
-
-    def identify(self, path: str) -> FileId | None:
-        """Give what tells the file at a path from every other one; None where there is none."""
-        ...
-
-    def hold(self, path: str, connection: Any) -> Lock:
-        """Take the file itself that `connection` writes, whatever name others have for it.
-
-        Raises StoreLocked where another engine has it. `release` it when the connection is closed.
-        """
-        ...
-
-    def is_held(self, path: str) -> bool:
-        """Tell whether somebody holds the file itself, which must be open in this process."""
-        ...
-
-    def lock(self, path: str, *, briefly: bool = False) -> Lock:
-        """Take `path` for this engine alone, or raise StoreLocked naming who has it.
-
-        `briefly` tells whoever comes meanwhile that it will be given back in a moment.
-        """
-        ...
-
-    def is_locked(self, path: str) -> bool:
-        """Tell whether somebody has `path`; nothing is made where it is not there.
-
-        Whoever takes it in that very moment may find it locked, and has to try again.
-        """
-        ...
-
-    def holder(self, path: str) -> int | None:
-        """Give the process that has a path locked, as far as its note tells, without asking."""
-        ...
-
-    def inheritors(self, path: str) -> Sequence[int]:
-        """Give the processes that have a lock's file open, as far as the system tells."""
-        ...
-
-    def size(self, path: str) -> int:
-        """Give the bytes of a file, 0 where there is none."""
-        ...
-
-    def rewrite(self, path: str) -> None:
-        """Write a file's bytes over themselves, and sync it: what is shown is on the disk then.
-
-        A crash on the way leaves each byte as it was on the disk, or as it was shown.
-        """
-        ...
-
-    def parts(self, path: str, begin: int, step: int, size: int) -> Iterator[bytes]:
-        """Give `size` bytes at `begin`, `begin + step` and so on, to the end of a file.
-
-        Never of a database: to close it would let go of SQLite's locks on it in this process.
-        """
-        ...
-
-    def blank(self, path: str, places: Sequence[int], size: int) -> None:
-        """Write `size` zeros at some places of a file, of which the same holds; not synced."""
-        ...
-
-    def make(self, path: str) -> None:
-        """Make an empty file of mode 0600 where nothing is; raises OSError."""
-        ...
-
-    def place(self, path: str, to: str) -> None:
-        """Give a file that is whole another name in its folder, synced; raises OSError."""
-        ...
-
-    def remove(self, path: str) -> None:
-        """Remove a file if it is there."""
         ...
 
 
@@ -423,7 +329,9 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock = msgspec.field(default_factory=SystemClock)
     ids: Ids = msgspec.field(default_factory=SystemIds)
     workers: Workers = msgspec.field(default_factory=SystemWorkers)
-    files: Files = msgspec.field(default_factory=SystemFiles)
+    files: object | None = None
+    """How a store that keeps files opens them, by that store's own protocol; None for the machine's
+    file system."""
     watcher: Watcher | None = msgspec.field(default_factory=SystemWatcher)
     """Watches over the event loop; None where nobody shall."""
     stopwatch: Callable[[], float] = time.perf_counter

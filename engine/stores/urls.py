@@ -1,4 +1,4 @@
-"""Reads what names a store, its URL or its path, and tells where its views lie.
+"""Reads what names a store, its URL or its path, and gives what it opens.
 
 Rules: whatever takes the name of a store reads it here. A name that nobody gives a file, and that a
 slip makes (an option that there is not, a space or a line end behind it, quotes, too many slashes),
@@ -14,13 +14,16 @@ from os import PathLike, fspath
 from typing import Any, Final, TypeAlias
 
 from ..errors import DefinitionError
-from ..runtime.system_files import absolute, exists
+from .contract.backend import Backend
 from .contract.log import Store
 from .memory import MemoryStore
+from .own import OwnBackend
+from .sqlite.backend import SqliteBackend
 from .sqlite.log.store import SqliteStore
 from .sqlite.process.store import SqliteProcessStore
+from .sqlite.system_files import absolute, exists
 
-__all__ = ["StoreName", "file_store", "log_path", "open_store", "open_url", "views_path"]
+__all__ = ["StoreName", "backend_of_text", "open_backend", "open_store", "open_url"]
 
 StoreName: TypeAlias = str | PathLike[str]
 """A URL, or the path of a log's file."""
@@ -80,26 +83,17 @@ def open_url(url: StoreName) -> Store:
     return make(_checked(url, path))
 
 
-def file_store(store: StoreName) -> SqliteStore:
-    """Give the store of a URL or a path that others can read; raise DefinitionError for others."""
+def open_backend(store: StoreName | Store) -> Backend:
+    """Give what a URL, a path or a store opens; raise DefinitionError for anything else."""
     opened = open_store(store)
-    if not isinstance(opened, SqliteStore):
-        raise DefinitionError(
-            f"the store {store!r} has no file that another process could read: name one, as in "
-            f"sqlite:shop.db"
-        )
-    return opened
+    if isinstance(opened, SqliteStore):
+        return SqliteBackend(opened)
+    return OwnBackend(opened, repr(store) if isinstance(store, str) else type(opened).__name__)
 
 
-def log_path(text: str) -> str:
-    """Give the path that a command is given: a path as a shell has it, or a store's URL."""
-    return file_store(text).path if text.startswith("sqlite:") else text
-
-
-def views_path(store: Store) -> str:
-    """Give where the views of a store lie: beside its file, or in memory."""
-    path: str = getattr(store, "views_path", ":memory:")
-    return path
+def backend_of_text(text: str) -> Backend:
+    """Give what a command is given: a path as a shell has it, or a store's URL."""
+    return open_backend(text) if text.startswith("sqlite:") else SqliteBackend(SqliteStore(text))
 
 
 # -- reading strictly -----------------------------------------------------------------------------

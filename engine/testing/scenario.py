@@ -11,33 +11,27 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
-import apsw
 import msgspec
 
 from ..errors import Rejected, UsageError
-from ..limits import Limits
 from ..model.aggregate import Aggregate, CommandHandler, Context, as_events
 from ..model.codec import EventRegistry
 from ..model.difference import difference
 from ..model.messages import Command, Event, Meta
 from ..model.projection import (
     Projection,
-    ProjectionDefinition,
     ProjectionHandler,
     Row,
     Table,
     handler_of,
 )
 from ..model.rows import Flat, Scalar
-from ..model.sql_projection import Sql
-from ..stores.sqlite.connection import run, transaction
-from ..stores.sqlite.views.builds import own_names, show
-from ..stores.sqlite.views.sql_tables import OwnTables, make_own
+from ..stores.own import TablesInSql
 
 __all__ = ["Decision", "Folded", "ManualClock", "Scenario", "SequentialIds", "given"]
 
@@ -268,7 +262,7 @@ class Folded:
                 f"{projection.__name__} is a sink and folds nothing: call it, `await "
                 f"{projection.__name__}().deliver([Delivery(event, meta, log_id), ...], ...)`"
             )
-        self._in_sql = _InSql(definition) if definition.sql_tables else None
+        self._in_sql = TablesInSql(definition) if definition.sql_tables else None
         self._definition = definition
         self._registry = EventRegistry(definition.event_classes)
         self._cells = {name: _Cells() for name in definition.tables}
@@ -351,25 +345,6 @@ def _kept(projection: Projection) -> Mapping[str, str]:
     kept = {name: repr(found[name]) for name in named}
     own = {n: repr(v) for n, v in vars(projection).items() if not isinstance(v, Table)}
     return {**kept, **own}
-
-
-class _InSql:
-    """The tables of a projection in SQL of its own."""
-
-    def __init__(self, definition: ProjectionDefinition) -> None:
-        self._connection = apsw.Connection(":memory:")
-        names = own_names(definition, 1)
-        make_own(self._connection, definition, names)
-        show(self._connection, definition.table_names, 1)
-        self._own = OwnTables(definition.name, names, definition.table_names)
-
-    def run(self, handler: Callable[[Sql], None]) -> None:
-        connection, rows_max = self._connection, Limits().query_rows
-        with transaction(connection), self._own.session(connection, rows_max) as session:
-            handler(session)
-
-    def ask(self, statement: str, parameters: Sequence[Scalar]) -> list[tuple[Any, ...]]:
-        return run(self._connection, statement, parameters)
 
 
 class _Cells:

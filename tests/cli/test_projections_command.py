@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from engine import Ports, StoreLocked
-from engine.runtime.ports import SystemClock, SystemFiles, user_name
+from engine.runtime.ports import SystemClock, user_name
 from engine.stores.contract.requests import Arguments
+from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.outside.operations import SqliteOutside
 from tests.cli.filled import DONE, FAILED, NOT_YET, decided, fill, listed, run, views
 from tests.support.faults import FaultyVfs, VfsFiles

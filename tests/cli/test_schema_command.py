@@ -91,7 +91,8 @@ def test_an_engine_or_what_makes_one_is_checked(app: Path, name: str) -> None:
     status, output, errors = schema(app, "check", name, "--log", "doors.db")
 
     assert (status, output) == (0, "")
-    assert "1 types of events are declared, 1 stored in doors.db: everything fits" in errors
+    assert "1 types of events are declared, 1 stored in " in errors
+    assert "doors.db: everything fits" in errors
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import pytest
 
 from engine.__main__ import main
 from engine.runtime.ports import Ports
+from engine.stores.sqlite.files import files_of
 from engine.stores.sqlite.outside.shell import LogAndViews
 from tests.support.counters import Add
 from tests.support.tallies import GetTallies, tallied
@@ -228,7 +229,9 @@ def test_nothing_but_one_statement_that_reads_is_run(
 def test_the_files_are_opened_for_reading_alone(path: Path) -> None:
     ports = Ports()
     views = str(path.with_name("log.views.db"))
-    with LogAndViews(str(path), views, files=ports.files, stopwatch=ports.stopwatch) as database:
+    with LogAndViews(
+        str(path), views, files=files_of(ports), stopwatch=ports.stopwatch
+    ) as database:
         connection = database._connection
         connection.pragma("query_only", 0)
         for table in ("main.events", 'views."tallies_rows:1"'):

@@ -21,8 +21,9 @@ import msgspec
 
 from engine import Engine, Limits, NotRun, OutcomeUnknown, Overloaded, Receipt, Rejected, run
 from engine.errors import EngineError, EngineFailed, StoreFailed
-from engine.runtime.ports import Ports, SystemFiles
+from engine.runtime.ports import Ports
 from engine.stores.sqlite import wal as sqlite_wal
+from engine.stores.sqlite.files import SystemFiles
 from engine.write import snapshot_writer
 from tests.support.faults import VfsFiles
 

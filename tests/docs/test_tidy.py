@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import statistics
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,10 @@ ALLOWED = {
         "threading",
         "time",
     },  # threads that gevent has replaced: for ports and portals
-    "runtime.system_files": {"os", "threading"},  # what ports gives as the machine's files
+    "stores.sqlite.system_files": {
+        "os",
+        "threading",
+    },  # what a store of files finds as the machine's
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
     "stores.urls": {"os"},  # PathLike and fspath only: what a path is
     "host.entrance": {"os"},  # getpid and register_at_fork only: to notice a fork
@@ -49,6 +54,7 @@ ROOMS: list[set[str]] = [
     {"telemetry", "authorization"},
     {"stores.contract"},
     {"stores.memory", "stores.sqlite"},
+    {"stores.own"},
     {"stores.urls"},
     {"log"},
     {"write", "projections"},
@@ -118,6 +124,17 @@ def test_imports_go_one_way_between_rooms(path: Path) -> None:
     }
 
     assert not upward, f"{module} imports {upward}, whose room is not below its own"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_file_outside_the_stores_names_a_database(path: Path) -> None:
+    if path.is_relative_to(ENGINE / "stores"):
+        return
+    code = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+    names = {token.string for token in code if token.type == tokenize.NAME}
+    databases = ("sqlite", "apsw", "postgres", "asyncpg")
+
+    assert not {name for name in names if any(word in name.lower() for word in databases)}
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:

@@ -11,6 +11,7 @@ import apsw
 
 from engine import Engine
 from engine.outside.build import BuildBeside, Ending
+from engine.stores.urls import open_backend
 from tests.support.sums import RELEASES, add, summing, sums
 
 BUILT = "tests.support.sums:tenfold"
@@ -27,7 +28,7 @@ async def serving(path: Path, *counters: str, named: str = "stopping") -> AsyncG
 
 def beside(path: Path, named: str = "tenfold") -> BuildBeside:
     """Give the build of a later release."""
-    return BuildBeside(RELEASES[named], summing(named).registry, str(path))
+    return BuildBeside(RELEASES[named], summing(named).registry, open_backend(path))
 
 
 async def build(path: Path, named: str = "tenfold") -> Ending:

@@ -28,6 +28,7 @@ from engine import (
     projects,
 )
 from engine.outside import onlooker
+from engine.stores.sqlite.outside.views import SqliteViewsReader
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.outside.looking import (
     GetSum,
@@ -228,7 +229,9 @@ async def test_it_cannot_write(url: str) -> None:
                 with pytest.raises(UsageError, match=r"views\.sql"):
                     await looker.query(GetSum(statement))
             assert await looker.query(GetSum()) == 1
-            connection = looker._reader._connection
+            reader = looker._reader
+            assert isinstance(reader, SqliteViewsReader)
+            connection = reader._connection
             assert connection is not None
             assert connection.readonly("main")
             with pytest.raises(apsw.ReadOnlyError):
@@ -275,7 +278,9 @@ async def test_a_query_that_is_given_up_does_not_hold_up_the_next(url: str) -> N
     endless = "with recursive n(x) as (select 1 union all select x + 1 from n) select max(x) from n"
     async with tallied(url), looking(url, get_sum, get_tallies) as looker:
         slow = asyncio.create_task(looker.query(GetSum(endless)))
-        while looker._reader._calls._running is None:
+        reader = looker._reader
+        assert isinstance(reader, SqliteViewsReader)
+        while reader._calls._running is None:
             await asyncio.sleep(0)
         slow.cancel()
 

@@ -36,6 +36,7 @@ from engine import (
     projects,
 )
 from engine.stores.contract.views import Changes
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.support.faults import Hold
 from tests.support.waiting import until
 
@@ -349,7 +350,9 @@ async def test_what_could_not_be_kept_as_parked_is_logged_when_it_is(
     RAISES[b"bad"] = ValueError("no")
     refusals: list[Changes] = []
     async with boxed(Labels, path) as engine:
-        write = engine._views._write
+        views = engine._views
+        assert isinstance(views, SqliteViews)
+        write = views._write
 
         def fails_once(together: Sequence[Changes]) -> None:
             if not refusals and any(changes.parked for changes in together):
@@ -358,7 +361,7 @@ async def test_what_could_not_be_kept_as_parked_is_logged_when_it_is(
                 raise apsw.BusyError("busy")
             write(together)
 
-        monkeypatch.setattr(engine._views._gathering, "_write", fails_once)
+        monkeypatch.setattr(views._gathering, "_write", fails_once)
         await engine.query(All(), at=await give(engine, b"1", b"bad", b"3"))
 
     assert refusals

@@ -11,6 +11,7 @@ import pytest
 
 from engine import Engine, Limits, Meta, ProjectionLag, Sql, UsageError
 from engine.stores.sqlite.views.sql_tables import OwnTables
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.projections.free_sql import HANDLE, SEEN, Free, Notes, Rows, free
 from tests.support.counters import Add, Added, Counter
 from tests.support.waiting import until
@@ -250,7 +251,9 @@ async def test_what_fails_for_the_files_sake_is_tried_again_whatever_the_handler
 
     HANDLE.append(insert)
     async with free(f"sqlite:{tmp_path / 'log.db'}", FreeAndParking) as engine:
-        writer = engine._views._on_writer
+        views = engine._views
+        assert isinstance(views, SqliteViews)
+        writer = views._on_writer
         await writer(lambda connection: connection.execute("PRAGMA max_page_count=60").fetchall())
         position = (await engine.execute(Add("a", 1))).position
         await until(lambda: engine.statistics().projectors["free"].retries > 0)

@@ -27,6 +27,7 @@ from engine import (
 )
 from engine.projections.targets.sql import SqlWork
 from engine.stores.contract.views import Checkpoint, Part
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.projections.free_sql import HANDLE, SEEN, Free, Notes, Others, Rows, free, notes, rows
 from tests.support.counters import Add, Added, Counter
 from tests.support.shelf import Bought, CountsInSql, Lent, Log, Swept, Wired
@@ -121,7 +122,9 @@ async def _names(engine: Engine, pattern: str) -> list[str]:
         sql = "SELECT name FROM sqlite_schema WHERE name LIKE ? ORDER BY name"
         return [str(name) for (name,) in connection.execute(sql, (pattern,))]
 
-    return await engine._views._on_writer(read)
+    views = engine._views
+    assert isinstance(views, SqliteViews)
+    return await views._on_writer(read)
 
 
 async def test_changed_statements_without_a_new_version_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import apsw
 
 from engine.errors import StoreLocked
-from engine.runtime.ports import SystemFiles
+from engine.stores.sqlite.files import SystemFiles
 
 from .disk import Disk
 from .loop import SimulatedLoop

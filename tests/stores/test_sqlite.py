@@ -20,11 +20,12 @@ import pytest_asyncio
 
 from engine import DefinitionError, StoreFailed, StoreLocked, StoreRefused
 from engine.model.stored import EventData
-from engine.runtime.ports import Ports, SystemFiles
+from engine.runtime.ports import Ports
 from engine.stores.contract.log import Appended, AppendRequest, Write
+from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.schema import APPLICATION_ID, MIGRATIONS, migrate, read_schema_version
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.stores.urls import open_url, views_path
+from engine.stores.urls import open_url
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 from tests.simulation.disk import Disk
 from tests.simulation.machine import SimulatedFiles
@@ -332,7 +333,7 @@ def test_urls_name_stores() -> None:
     for url in ("sqlite:///tmp/a.b/shop", "sqlite:/tmp/a.b/shop"):
         deep = open_url(url)
         assert isinstance(deep, SqliteStore)
-        assert (deep.path, views_path(deep)) == ("/tmp/a.b/shop", "/tmp/a.b/shop.views")
+        assert (deep.path, deep.views_path) == ("/tmp/a.b/shop", "/tmp/a.b/shop.views")
     for bad in ("", "shop.db", "memory:x", "sqlite:", "postgresql://x", "sqlite::memory:"):
         with pytest.raises(DefinitionError, match="none that this release knows"):
             open_url(bad)

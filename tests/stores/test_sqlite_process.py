@@ -17,8 +17,9 @@ import pytest_asyncio
 from engine import Engine, EngineFailed, OutcomeUnknown
 from engine.errors import Damaged, EngineError, StoreFailed, StoreLocked, StoreRefused
 from engine.model.stored import Snapshot
-from engine.runtime.ports import FileLock, Ports
+from engine.runtime.ports import Ports
 from engine.stores.contract.log import Batch, Committed, Head, Store, plan
+from engine.stores.sqlite.files import FileLock
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.process.protocol import (
     Added,

@@ -17,8 +17,9 @@ import pytest_asyncio
 
 from engine import Damaged, StoreFailed, StoreRefused
 from engine.model.stored import EventType
-from engine.runtime.ports import Ports, SystemFiles
+from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Head, StreamRead, Write
+from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside import log as sqlite_reader
 from engine.stores.sqlite.outside.log import SqliteReader

@@ -18,8 +18,9 @@ from engine import Damaged, StoreRefused
 from engine.__main__ import main
 from engine.cli import copy
 from engine.model.stored import EventData
-from engine.runtime.ports import Ports, SystemFiles
+from engine.runtime.ports import Ports
 from engine.stores.contract.log import Appended, AppendRequest, Write
+from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.testing.conformance import ADDED, append, feed, numbers, request
@@ -154,7 +155,7 @@ def test_what_is_no_log_is_not_copied(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys
-from engine.runtime.system_files import SystemFiles
+from engine.stores.sqlite.system_files import SystemFiles
 from engine.stores.sqlite.outside.copy import copy_log
 
 left = int(sys.argv[3])

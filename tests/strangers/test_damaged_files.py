@@ -14,9 +14,10 @@ import pytest
 
 from engine import StoreRefused
 from engine.model.stored import EventData
-from engine.runtime.ports import Ports, SystemFiles
+from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.sqlite.connection import run
+from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log import damage as sqlite_damage
 from engine.stores.sqlite.log.damage import read_wal
 from engine.stores.sqlite.log.store import SqliteStore

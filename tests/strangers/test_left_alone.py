@@ -14,8 +14,9 @@ import apsw
 import pytest
 
 from engine import Engine, Onlooker, StoreFailed, StoreRefused, Voided
-from engine.runtime.ports import FileId, Ports, SystemFiles
+from engine.runtime.ports import Ports
 from engine.stores.sqlite.connection import run
+from engine.stores.sqlite.files import FileId, SystemFiles
 from engine.stores.sqlite.log.damage import Wal, check_pages
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteReader

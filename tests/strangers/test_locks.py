@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from engine import Archive, Engine, Onlooker, StoreFailed, StoreLocked, StoreRefused
-from engine.runtime.ports import FileLock, Ports, SystemFiles
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.files import FileLock, SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.operations import SqliteOutside
 from engine.testing.conformance import append, feed, numbers, request

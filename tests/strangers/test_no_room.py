@@ -16,7 +16,8 @@ import apsw
 import pytest
 
 from engine import Engine
-from engine.runtime.ports import Ports, SystemFiles
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.testing.conformance import feed
 from tests.strangers.writing import LIMITS, Fills, Put, Shelf, engine_on

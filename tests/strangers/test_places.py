@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from engine import Archive, Closed, Engine, EngineFailed, StoreLocked, StoreRefused, Voided
-from engine.runtime.ports import Ports, SystemFiles
+from engine.runtime.ports import Ports
+from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteReader
 from engine.stores.sqlite.process.store import SqliteProcessStore

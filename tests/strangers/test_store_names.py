@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from engine import Archive, DefinitionError, Engine, Onlooker
+from engine.runtime.ports import Ports
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.process.store import SqliteProcessStore
-from engine.stores.urls import StoreName, file_store, open_store, open_url
+from engine.stores.urls import StoreName, open_backend, open_store, open_url
 from tests.support.counters import Add, Counter
 
 UNKNOWN_OPTIONS = [
@@ -79,16 +80,16 @@ def test_three_slashes_are_refused_where_they_could_mean_a_file_that_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert file_store("sqlite:///data/shop.db").path == "/data/shop.db"
+    assert open_backend("sqlite:///data/shop.db").name == "/data/shop.db"
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shop.db").touch()
     with pytest.raises(DefinitionError, match='"sqlite:data/shop.db"'):
-        file_store("sqlite:///data/shop.db")
+        open_backend("sqlite:///data/shop.db")
 
 
 @pytest.mark.parametrize("begin", ["sqlite:", "sqlite://", "sqlite:///"])
 def test_an_absolute_path_is_the_same_in_all_its_spellings(tmp_path: Path, begin: str) -> None:
-    assert file_store(f"{begin}{tmp_path}/a b.db").path == f"{tmp_path}/a b.db"
+    assert open_backend(f"{begin}{tmp_path}/a b.db").name == f"{tmp_path}/a b.db"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_an_absolute_path_is_the_same_in_all_its_spellings(tmp_path: Path, begin
 )
 def test_a_name_that_people_give_their_files_is_taken(tmp_path: Path, name: str) -> None:
     for store in (f"sqlite:{tmp_path}/{name}", tmp_path / name):
-        assert file_store(store).path == f"{tmp_path}/{name}"
+        assert open_backend(store).name == f"{tmp_path}/{name}"
 
 
 async def test_a_path_is_a_store(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_stores_are_taken_as_they_are() -> None:
     for store in (MemoryStore(), SqliteStore("shop.db"), SqliteProcessStore("shop.db")):
         assert open_store(store) is store
     with pytest.raises(DefinitionError, match="no file"):
-        file_store("memory:")
+        open_backend("memory:").outside(Ports())
 
 
 def test_a_command_takes_the_url_too_and_reads_it_as_strictly(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import apsw
 
-from engine.runtime.ports import SystemFiles
+from engine.stores.sqlite.files import SystemFiles
 
 WAIT_SECONDS: Final = 20
 

@@ -8,7 +8,6 @@ every kind may be asked for twice). This file knows no async, file or clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -18,7 +17,6 @@ from ...model.rows import is_text
 __all__ = [
     "ANSWER_CHARACTERS_MAX",
     "AT_REST",
-    "DONE_TEXTS",
     "ENDED_TEXT",
     "KINDS",
     "POSITION_MAX",
@@ -29,11 +27,8 @@ __all__ = [
     "Request",
     "RequestState",
     "RequestStore",
-    "cancelled_text",
-    "dropped_text",
     "refusal_of",
     "refused_position",
-    "skipped_text",
 ]
 
 RequestState: TypeAlias = Literal["waiting", "begun", "done", "refused", "unknown"]
@@ -54,15 +49,6 @@ ENDED_TEXT: Final = (
     "whoever did this ended before it could answer, and it is not done again. Look whether it was "
     "done (`list`, `decisions`), and ask again if not: asking twice does no harm"
 )
-
-
-DONE_TEXTS: Final = {
-    "pause": "it rests until it is resumed",
-    "resume": "it goes on",
-    "reset": "its tables are empty, and the log is folded into them again",
-    "rebuild": "it is built anew beside the tables that serve: `list` tells how far it is",
-}
-"""What is answered where nothing but its having been done is to be told."""
 
 
 class Arguments(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -138,34 +124,3 @@ class RequestStore(Protocol):
     async def answer_request(self, number: int, outcome: Outcome) -> None:
         """Say what became of a request, synced."""
         ...
-
-
-class Numbered(Protocol):
-    """A build, as far as people are told of it."""
-
-    @property
-    def number(self) -> int:
-        """Its number."""
-        ...
-
-    @property
-    def version(self) -> int:
-        """That of its projection when it was begun."""
-        ...
-
-
-def cancelled_text(build: Numbered) -> str:
-    """Tell which build was given up."""
-    return f"build {build.number}, version {build.version}, is given up and dropped"
-
-
-def dropped_text(builds: Sequence[Numbered]) -> str:
-    """Tell which former builds were dropped."""
-    if not builds:
-        return "there is no former build to drop"
-    return "former builds that are dropped: " + ", ".join(str(build.number) for build in builds)
-
-
-def skipped_text(position: int) -> str:
-    """Tell that an event is skipped."""
-    return f"the event at position {position} is left out of the tables"

@@ -19,7 +19,7 @@ import msgspec
 from ...errors import RowRefused, StoreFailed, StoreRefused
 from ...model.rows import Scalar
 from ...runtime.package import COMMAND
-from ...runtime.ports import Files
+from .files import Files
 
 __all__ = [
     "BUSY_MS",

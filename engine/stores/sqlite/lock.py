@@ -10,7 +10,7 @@ import asyncio
 from typing import Final
 
 from ...errors import StoreLocked, StoreRefused
-from ...runtime.ports import Files, Lock
+from .files import Files, Lock
 
 __all__ = ["take_lock"]
 

@@ -8,7 +8,7 @@ write would be in a file that nobody finds any more, or in somebody else's. Noth
 from __future__ import annotations
 
 from ...errors import StoreFailed, StoreRefused
-from ...runtime.ports import FileId, Files
+from .files import FileId, Files
 
 __all__ = ["Place"]
 

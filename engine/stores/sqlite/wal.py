@@ -21,6 +21,7 @@ import apsw
 from ...errors import StoreFailed, StoreRefused
 from ...runtime.ports import Clock, Ports, Worker
 from .connection import BUSY_MS, durable_settings, is_out_of_room, set_pragma
+from .files import files_of
 
 __all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalFolder", "WalInTurn"]
 
@@ -171,7 +172,7 @@ class WalFolder:
 
     def _connect(self) -> Any:
         self._check()
-        connection = self._ports.files.connect(self._path)
+        connection = files_of(self._ports).connect(self._path)
         try:
             # Before a setting is made, which changes the file: it may be another one by now.
             self._check()

@@ -19,9 +19,9 @@ import apsw
 
 from ....errors import StoreRefused
 from ....runtime.package import COMMAND
-from ....runtime.ports import Files
 from ...contract.log import Head
 from ..connection import run, transaction
+from ..files import Files
 
 __all__ = [
     "Wal",

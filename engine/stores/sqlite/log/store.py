@@ -19,8 +19,7 @@ import msgspec
 
 from ....errors import StoreFailed, StoreLocked, StoreRefused
 from ....model.stored import EventType, Snapshot, StoredEvent
-from ....runtime.ports import Lock, Ports, Worker
-from ....runtime.system_files import absolute
+from ....runtime.ports import Ports, Worker
 from ....statistics import StoreStatistics
 from ...contract.log import (
     Batch,
@@ -44,8 +43,10 @@ from ..connection import (
     set_pragma,
     set_reading,
 )
+from ..files import Lock, files_of
 from ..lock import take_lock
 from ..place import Place
+from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalFolder
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
 from .heads import read_head, read_kinds, read_log_id, read_types
@@ -137,7 +138,7 @@ class SqliteStore:
             raise
 
     async def _begin_writing(self) -> None:
-        self._lock = await take_lock(self._ports.files, self.path, self._open_timeout)
+        self._lock = await take_lock(files_of(self._ports), self.path, self._open_timeout)
         self._writer = self._ports.workers.start("foldline-log")
         await self._writer.run(self._open_writer)
 
@@ -150,7 +151,7 @@ class SqliteStore:
 
     def _open_file(self) -> None:
         try:
-            files, path = self._ports.files, self.path
+            files, path = files_of(self._ports), self.path
             check_beside(files, path)
             connection = self._connection = open_writer(files, path)
             set_pragma(connection, "busy_timeout", BUSY_MS)
@@ -162,7 +163,7 @@ class SqliteStore:
             for pragma, value in durable_settings():
                 set_pragma(connection, pragma, value)
             # Now that SQLite keeps it open, and before anything of a log is written.
-            self._hold = self._ports.files.hold(self.path, connection)
+            self._hold = files_of(self._ports).hold(self.path, connection)
             # Before anything is written, which may take the places of what is blanked.
             blank = partial(blank_torn, connection, files, path, wal)
             make_wal_durable(connection, files, path, blank)
@@ -172,7 +173,7 @@ class SqliteStore:
             self._folder = self._make_folder(connection)
             self._read_state(connection)
             check_counts(connection, files, path, self._head, wal)
-            self._place = Place(self.path, self._ports.files, written=True)
+            self._place = Place(self.path, files_of(self._ports), written=True)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
@@ -218,7 +219,7 @@ class SqliteStore:
 
     def _open_reader(self) -> None:
         try:
-            connection = self._reading = self._ports.files.connect(self.path, readonly=True)
+            connection = self._reading = files_of(self._ports).connect(self.path, readonly=True)
             self._check_place()
             set_reading(connection)
         except apsw.Error as error:
@@ -444,7 +445,7 @@ class SqliteStore:
     def _takes_back(self, connection: Any) -> bool:
         """Roll back a commit that found no room; tell whether nothing of it can come back."""
         self._roll_back(connection)
-        return self._stopped is None and forgets(connection, self._ports.files, self.path)
+        return self._stopped is None and forgets(connection, files_of(self._ports), self.path)
 
     def _remember(self, planned: Plan) -> None:
         for stream, version in planned.versions.items():
@@ -488,8 +489,8 @@ class SqliteStore:
         """Give the numbers as they are now; called from any thread."""
         folds, put_off = self.folds
         return StoreStatistics(
-            file_bytes=self._ports.files.size(self.path),
-            wal_bytes=self._ports.files.size(self.path + "-wal"),
+            file_bytes=files_of(self._ports).size(self.path),
+            wal_bytes=files_of(self._ports).size(self.path + "-wal"),
             wal_folds=folds,
             wal_folds_put_off=put_off,
         )

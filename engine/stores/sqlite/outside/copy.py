@@ -15,17 +15,17 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Final
 
 import apsw
-import msgspec
 
 from ....errors import Damaged, StoreRefused
-from ....runtime.ports import Files
-from ....runtime.system_files import exists
 from ...contract.log import Head
+from ...contract.outside import Copied
 from ..connection import run, set_reading, snapshot
+from ..files import Files
 from ..log.store import SqliteStore
+from ..system_files import exists
 from .log import SqliteReader
 
-__all__ = ["Copied", "copy_log"]
+__all__ = ["copy_log"]
 
 _ENDINGS: Final = ("", "-wal", "-shm", "-journal")
 _PARTIAL: Final = ".partial"
@@ -34,15 +34,6 @@ _PAGES: Final = 2_000
 """How many are copied before somebody who wants it to end is listened to."""
 _PAGE_EVENTS: Final = 1_000
 _PAGE_BYTES: Final = 16 * 1024 * 1024
-
-
-class Copied(msgspec.Struct, frozen=True):
-    """What was copied."""
-
-    head: Head
-    """The end of the log in the copy."""
-    views: str | None
-    """Where its views are; None where there were none."""
 
 
 def copy_log(files: Files, path: str, to: str, *, damaged: bool = False) -> Copied:

@@ -20,9 +20,9 @@ import apsw
 
 from ....errors import Damaged, StoreFailed, StoreRefused
 from ....model.stored import EventType, StoredEvent
-from ....runtime.ports import Files, SystemFiles
 from ...contract.log import Head, StreamPage, StreamRead
 from ..connection import run, set_reading
+from ..files import Files, SystemFiles
 from ..log.damage import read_wal
 from ..log.heads import read_head, read_log_id, read_types
 from ..log.pages import read_feed, read_streams
@@ -54,6 +54,11 @@ class SqliteReader:
         self._connection: Any = None
         self._place: Place | None = None
         self._types: dict[int, EventType] = {}
+
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return self.path
 
     # -- life -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ where no log or no views are. Calls block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -28,20 +28,28 @@ from ....errors import (
 )
 from ....model.rows import as_text
 from ....runtime.ports import Ports, user_name
+from ...contract.acts import (
+    DONE_TEXTS,
+    build_to_cancel,
+    builds_to_drop,
+    cancelled_text,
+    check_skip,
+    dropped_text,
+    is_parked_there,
+    skipped_text,
+    stopped_there,
+)
+from ...contract.outside import Found, Looked
 from ...contract.requests import (
     AT_REST,
-    DONE_TEXTS,
     ENDED_TEXT,
     REQUESTS_OPEN_MAX,
     Arguments,
     Outcome,
     Request,
-    cancelled_text,
-    dropped_text,
     refusal_of,
-    skipped_text,
 )
-from ...contract.views import Decision, DecisionKind, Parked, Standstill
+from ...contract.views import Decision, DecisionKind, Parked
 from ..connection import (
     BUSY_MS,
     failures,
@@ -51,9 +59,10 @@ from ..connection import (
     snapshot,
     transaction,
 )
+from ..files import files_of
 from ..log.store import SqliteStore
 from ..place import Place
-from ..views.builds import Found, check_file, drop_build, empty_build, read_builds, serving
+from ..views.builds import check_file, drop_build, empty_build, read_builds, serving
 from ..views.parked import (
     add_decision,
     count_parked,
@@ -73,24 +82,7 @@ from ..views.requests import (
 )
 from .log import SqliteReader
 
-__all__ = ["Looked", "SqliteOutside"]
-
-
-class Looked(msgspec.Struct, frozen=True):
-    """What a file of views says, at one moment."""
-
-    builds: Sequence[Found]
-    parked: Mapping[tuple[str, int], int]
-    """Events, by projection and build."""
-    paused: frozenset[str]
-    standstills: Sequence[Standstill]
-    requests: Sequence[Request]
-    """Those without an answer."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The projections that there are."""
-        return sorted({build.projection for build in self.builds})
+__all__ = ["SqliteOutside"]
 
 
 class SqliteOutside:
@@ -100,13 +92,13 @@ class SqliteOutside:
         ports = ports or Ports()
         self._path = path
         self._views = SqliteStore(path).views_path
-        self._files = ports.files
+        self._files = files_of(ports)
         self._clock = ports.clock
         self._readonly = readonly
         self._durable = False
         self._opened: apsw.Connection | None = None
         self._place: Place | None = None
-        self.log = SqliteReader(path, ports.files)
+        self.log = SqliteReader(path, files_of(ports))
         """The log, to be read."""
 
     # -- life -----------------------------------------------------------------------------------
@@ -335,15 +327,13 @@ class SqliteOutside:
         return text if request.kind == "pause" else f"{text}, when an engine starts"
 
     def _cancel(self, connection: apsw.Connection, request: Request) -> str:
-        found = [b for b in self._builds(request.projection) if b.state == "building"]
-        if not found:
-            raise UsageError(f"projection {request.projection!r} is not being rebuilt")
-        drop_build(connection, found[0])
-        self._decide(connection, request, "drop", found[0].version)
-        return cancelled_text(found[0])
+        found = build_to_cancel(request.projection, self._builds(request.projection))
+        drop_build(connection, found)
+        self._decide(connection, request, "drop", found.version)
+        return cancelled_text(found)
 
     def _drop(self, connection: apsw.Connection, request: Request) -> str:
-        former = [b for b in self._builds(request.projection) if b.state == "former"]
+        former = builds_to_drop(self._builds(request.projection))
         for build in former:
             drop_build(connection, build)
             self._decide(connection, request, "drop", build.version)
@@ -352,27 +342,21 @@ class SqliteOutside:
     def _skip(self, connection: apsw.Connection, request: Request, now: Found) -> str:
         assert request.arguments is not None
         name, position = request.projection, request.arguments.position
-        if position is None or not request.arguments.reason.strip():
-            raise UsageError("an event is skipped by its position and for a reason: give both")
+        assert position is not None, "a skip without a position was refused"
+        check_skip(request.arguments.reason)
         version = self._stopped_by(connection, name, position, now)
         self._decide(connection, request, "skip", version)
         return skipped_text(position)
 
     def _stopped_by(self, connection: apsw.Connection, name: str, position: int, now: Found) -> int:
         """Give the version in whose way an event stands, and note that it does so no more."""
-        found = read_parked(connection, name, now.number, None, position - 1, 1)
-        if found and found[0].position == position:
+        if is_parked_there(
+            position, read_parked(connection, name, now.number, None, position - 1, 1)
+        ):
             return now.version
-        for standstill in read_standstills(connection):
-            failure = standstill.failure
-            stopped = standstill.projection == name and failure.event
-            if stopped and failure.position == position:
-                forget_failures(connection, name, standstill.build)
-                return standstill.version
-        raise UsageError(
-            f"no event of projection {name!r} is parked at position {position}, and none there has "
-            f"stopped it: nothing was skipped"
-        )
+        stopped = stopped_there(name, position, read_standstills(connection))
+        forget_failures(connection, name, stopped.build)
+        return stopped.version
 
     def _decide(self, connection: Any, request: Request, kind: str, version: int) -> None:
         arguments = request.arguments

@@ -19,11 +19,12 @@ import msgspec
 
 from ....errors import StoreRefused, UsageError
 from ....model.rows import Scalar
-from ....runtime.ports import Files
+from ...contract.outside import Rows
 from ..connection import only_reads, quoted, run, run_some, set_reading
+from ..files import Files
 from .log import SqliteReader
 
-__all__ = ["JoinedTable", "LogAndViews", "Rows"]
+__all__ = ["JoinedTable", "LogAndViews"]
 
 VALUE_BYTES_MAX: Final = 64 * 1024 * 1024
 """One value, so that no function makes a larger one in memory."""
@@ -34,15 +35,6 @@ STEPS_PER_LOOK: Final = 10_000
 
 
 _extras: Any = apsw.ext  # whose types are not all known
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """What a statement gave."""
-
-    names: Sequence[str]
-    rows: Sequence[Sequence[Scalar]]
-    more: bool
-    """Whether there were more than were wanted."""
 
 
 class JoinedTable(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
@@ -20,24 +20,19 @@ from ....errors import StoreRefused
 from ....limits import Limits
 from ....model.projection import ProjectionDefinition, TableDefinition
 from ....runtime.ports import Ports, Worker
+from ...contract.outside import Found, Look, NoViewsYet
 from ...contract.views import ViewsState
 from ..connection import failures, floats_are_exact, run, set_reading, snapshot
-from ..views.builds import APPLICATION_ID, SCHEMA_VERSION, Found, read_builds, real_name, serving
+from ..files import files_of
+from ..views.builds import APPLICATION_ID, SCHEMA_VERSION, read_builds, real_name, serving
 from ..views.queries import QueryCalls, TableReads
 from ..views.shape import check_books
 from ..views.states import State, States
 from ..views.tables import TableSql, definition_hash
 
-__all__ = ["Look", "NoViewsYet", "SqliteViewsReader"]
+__all__ = ["SqliteViewsReader"]
 
 T = TypeVar("T")
-
-Look: TypeAlias = tuple[int, int]
-"""What a look at the file saw; another one whenever something was committed in between."""
-
-
-class NoViewsYet(StoreRefused):
-    """There is no file, or no engine has put views into it yet."""
 
 
 class SqliteViewsReader(TableReads):
@@ -123,10 +118,10 @@ class SqliteViewsReader(TableReads):
 
     def connect(self) -> apsw.Connection:
         """Open the file; raise NoViewsYet where there is none."""
-        if self._ports.files.size(self.path) == 0:
+        if files_of(self._ports).size(self.path) == 0:
             raise self._nothing_yet()
         with failures(self.path, "opened", refused=True):
-            connection = self._ports.files.connect(self.path, readonly=True)
+            connection = files_of(self._ports).connect(self.path, readonly=True)
             try:
                 self._set_up(connection)
             except BaseException:

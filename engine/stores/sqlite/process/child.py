@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ....running import run
-from ....runtime.ports import FileLock, Ports, SystemFiles, ThreadWorker, Worker
+from ....runtime.ports import Ports, ThreadWorker, Worker
+from ..files import FileLock, SystemFiles
 from ..log.store import SqliteStore
 from .protocol import (
     Answer,

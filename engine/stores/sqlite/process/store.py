@@ -29,8 +29,8 @@ import msgspec
 from ....errors import StoreFailed, StoreRefused
 from ....model.stored import EventType, Snapshot
 from ....runtime.package import HOME, PACKAGE
-from ....runtime.ports import SystemFiles
 from ...contract.log import Batch, Committed, Head
+from ..files import SystemFiles, files_of
 from ..log.store import SqliteStore
 from .protocol import (
     Added,
@@ -83,7 +83,7 @@ class SqliteProcessStore(SqliteStore):
     # -- life -------------------------------------------------------------------------------
 
     async def _begin_writing(self) -> None:
-        if type(self._ports.files) is not SystemFiles:
+        if type(files_of(self._ports)) is not SystemFiles:
             raise StoreRefused(
                 f"{self.path} is to be written by another process, which knows the machine's own "
                 f"files and none of Ports.files: leave ?writer=process away"

@@ -18,6 +18,7 @@ import msgspec
 
 from ....errors import StoreRefused, UsageError
 from ....model.projection import ProjectionDefinition, slice_of
+from ...contract.outside import Found
 from ...contract.views import BuildState, Checkpoint
 from ..connection import quoted, readable, run, transaction
 from .requests import REQUESTS_SCHEMA, forget_failures
@@ -28,7 +29,6 @@ from .tables import TableSql
 
 __all__ = [
     "SCHEMA_VERSION",
-    "Found",
     "check_file",
     "claim",
     "drop_build",
@@ -116,37 +116,6 @@ _SCHEMA = (
 
 
 _INSERT_BUILD: Final = "INSERT INTO builds VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A build as it is in the file."""
-
-    projection: str
-    number: int
-    version: int
-    definition: str
-    """The hash of its tables."""
-    slices: int
-    log_id: str
-    tables: Sequence[str]
-    """What its tables are called without its number."""
-    state: BuildState
-    checkpoints: Mapping[int, Checkpoint]
-    """By slice."""
-    builder: str | None = None
-    """Who builds it, where that is another process than the engine's."""
-    own: bool = False
-    """Whether its tables were made by SQL of its projection's own."""
-
-    @property
-    def position(self) -> int:
-        """The least that its slices have reached."""
-        return min((c.position for c in self.checkpoints.values()), default=0)
-
-    def fits(self, definition: ProjectionDefinition, hash_now: str) -> bool:
-        """Tell whether it is what a projection declares."""
-        declared = (definition.version, hash_now, definition.slices)
-        return (self.version, self.definition, self.slices) == declared
 
 
 def real_name(table: str, number: int) -> str:

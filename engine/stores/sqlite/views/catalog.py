@@ -19,11 +19,11 @@ from ....errors import StoreRefused, UsageError
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
 from ...contract.log import LogSource
+from ...contract.outside import Found
 from ...contract.requests import Outcome, Request
 from ...contract.views import Build, Decision, Parked, Part, Rebuild
 from ..connection import floats_are_exact, set_pragma, transaction
 from .builds import (
-    Found,
     claim,
     drop_build,
     empty_build,

@@ -18,10 +18,10 @@ from ....errors import Damaged, StoreRefused
 from ....model.projection import ProjectionDefinition
 from ....runtime.package import COMMAND
 from ...contract.log import Head, LogSource
+from ...contract.outside import Found
 from ...contract.views import BuildState, Checkpoint, Rebuild
 from ..connection import run
 from .builds import (
-    Found,
     drop_build,
     make_build,
     real_name,

@@ -22,6 +22,7 @@ from ....model.projection import TableDefinition
 from ....runtime.ports import Ports, Worker
 from ...contract.views import ViewsState
 from ..connection import BUSY_MS, OnlyReads, failures, set_pragma
+from ..files import files_of
 from ..place import Place
 from ..wal import WalInTurn
 from .catalog import Keeper
@@ -113,7 +114,7 @@ class Shown:
     def connect(self) -> apsw.Connection:
         """Open a connection that can only read."""
         with failures(self._path, "opened"):
-            connection = self._ports.files.connect(self._path, readonly=True)
+            connection = files_of(self._ports).connect(self._path, readonly=True)
             if self._place is not None:
                 self._place.check()
             set_pragma(connection, "busy_timeout", BUSY_MS)

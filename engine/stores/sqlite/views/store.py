@@ -53,6 +53,7 @@ from ..connection import (
     set_pragma,
     transaction,
 )
+from ..files import files_of
 from ..place import Place
 from ..wal import WalInTurn
 from .catalog import MEMORY, Builder, Keeper
@@ -147,7 +148,7 @@ class SqliteViews(TableReads):
 
     def _open_writer(self) -> frozenset[str]:
         with failures(self._path, "opened", refused=True):
-            connection = self._connection = open_writer(self._ports.files, self._path)
+            connection = self._connection = open_writer(files_of(self._ports), self._path)
             memory = self._path == MEMORY
             set_pragma(connection, "busy_timeout", BUSY_MS)
             set_pragma(connection, "journal_mode", "memory" if memory else "wal")
@@ -161,10 +162,10 @@ class SqliteViews(TableReads):
                 set_pragma(connection, "page_size", PAGE_BYTES)
                 set_pragma(connection, "max_page_count", pages)
             if not memory:
-                make_wal_durable(connection, self._ports.files, self._path)
+                make_wal_durable(connection, files_of(self._ports), self._path)
                 self._wal = WalInTurn(connection, self._ports.clock)
             names = self._keeper.open(connection)
-            self._place = None if memory else Place(self._path, self._ports.files, written=True)
+            self._place = None if memory else Place(self._path, files_of(self._ports), written=True)
             return names
 
     def _prepare(self, plans: Sequence[Plan]) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from ..errors import StoreLocked, StoreRefused
+from ...errors import StoreLocked, StoreRefused
 
 try:
     import fcntl

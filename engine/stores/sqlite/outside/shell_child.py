@@ -18,9 +18,11 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from ..errors import EngineError, StoreRefused
-from ..runtime.ports import Ports
-from ..stores.sqlite.outside.shell import LogAndViews, Rows
+from ....errors import EngineError, StoreRefused
+from ....runtime.ports import Ports
+from ...contract.outside import Rows
+from ..files import files_of
+from .shell import LogAndViews
 
 __all__ = ["Question", "Refused", "main"]
 
@@ -96,7 +98,7 @@ def _answered(ask: Callable[[], Rows]) -> bytes:
 def _ask(question: Question) -> Rows:
     ports = Ports()
     with LogAndViews(
-        question.log, question.views, files=ports.files, stopwatch=ports.stopwatch
+        question.log, question.views, files=files_of(ports), stopwatch=ports.stopwatch
     ) as database:
         if question.statement is not None:
             return database.ask(

@@ -1,4 +1,4 @@
-"""A question to a log and its views, answered by a process that can be ended: `sql_child`.
+"""A question to a log and its views, answered by a process that can be ended: `shell_child`.
 
 Rules: whoever asks waits so long as was said, and for the start of a process besides. Where the one
 who asks is interrupted, or nothing is heard, the process is killed, whatever it is in.
@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import msgspec
 
-from ..errors import StoreRefused, UsageError
-from ..runtime.package import PACKAGE
-from ..stores.sqlite.outside.shell import Rows
-from .sql_child import Given, Question, Refused
+from ....errors import StoreRefused, UsageError
+from ....runtime.package import PACKAGE
+from ...contract.outside import Rows
+from .shell_child import Given, Question, Refused
 
 __all__ = ["Question", "ask_bounded"]
 
@@ -28,7 +28,7 @@ STARTING_SECONDS: Final = 30
 
 _BEGIN: Final = (
     "import sys; import json; sys.path[:] = json.loads(sys.argv[1]); "
-    f"from {PACKAGE}.cli.sql_child import main; main()"
+    f"from {PACKAGE}.stores.sqlite.outside.shell_child import main; main()"
 )
 """Takes this process's own path of modules. It is run with -I, so nothing else is on its own."""
 

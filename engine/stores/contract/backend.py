@@ -1,0 +1,84 @@
+"""A backend: what the URL of a store opens, for the engine and for other processes.
+
+Rules: whatever needs a log, its views or their readers asks a backend for it, and names no
+database. Making a backend opens nothing and makes nothing. A log that its process keeps to itself
+has nothing for others: what is asked for them raises DefinitionError.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from ...limits import Limits
+from ...model.projection import ProjectionDefinition
+from ...runtime.ports import Ports
+from .log import Store
+from .outside import Copied, LogReader, Operations, Shell, ViewsReader
+from .views import ViewsStore
+
+__all__ = ["Backend", "Outside"]
+
+
+class Backend(Protocol):
+    """What one URL opens."""
+
+    @property
+    def name(self) -> str:
+        """What people call the store: its path, or its address without a password."""
+        ...
+
+    def log(self) -> Store:
+        """Give the log, not yet open."""
+        ...
+
+    def views(self, logger: logging.Logger) -> ViewsStore:
+        """Give where an engine keeps the views of this log, not yet open."""
+        ...
+
+    def outside(self, ports: Ports) -> Outside:
+        """Give what other processes have; raise DefinitionError for a log of this process alone."""
+        ...
+
+
+class Outside(Protocol):
+    """A log and its views for other processes than the engine's."""
+
+    def log_reader(self) -> LogReader:
+        """Give the log to be read, not yet open."""
+        ...
+
+    def views_reader(
+        self, projections: Sequence[ProjectionDefinition], limits: Limits
+    ) -> ViewsReader:
+        """Give the views to be read, not yet open."""
+        ...
+
+    def views_beside(self, token: str, logger: logging.Logger) -> ViewsStore:
+        """Give the views to a process that builds beside the engine, and is named by its token.
+
+        Between its transactions it leaves them to others. Opening raises StoreRefused where no
+        engine has made any yet.
+        """
+        ...
+
+    def operations(self, *, readonly: bool = False) -> Operations:
+        """Give what can be done with the projections, not yet open."""
+        ...
+
+    def shell(self) -> Shell:
+        """Give SQL for people."""
+        ...
+
+    def copy(self, to: str, *, damaged: bool = False) -> Copied:
+        """Copy the log and its views, each whole and of one moment, while their engine runs or not.
+
+        Nothing is written over. `damaged` takes what stands before the damage in a log. Raises
+        StoreRefused, and Damaged for an event that cannot be used.
+        """
+        ...
+
+    def writer(self) -> int | None:
+        """Give the process that has the log open, as far as its own note tells; None for none."""
+        ...

@@ -1,0 +1,43 @@
+"""The tables of one projection in SQL of its own, in memory, for one test of it.
+
+Rules: they are made by the projection's own statements, as in a file of views, and handlers write
+them through the same session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
+
+from ....limits import Limits
+from ....model.projection import ProjectionDefinition
+from ....model.rows import Scalar
+from ....model.sql_projection import Sql
+from ..connection import run, transaction
+from .builds import own_names, show
+from .sql_tables import OwnTables, make_own
+
+__all__ = ["TablesInSql"]
+
+
+class TablesInSql:
+    """The tables of a projection in SQL of its own."""
+
+    def __init__(self, definition: ProjectionDefinition) -> None:
+        self._connection = apsw.Connection(":memory:")
+        names = own_names(definition, 1)
+        make_own(self._connection, definition, names)
+        show(self._connection, definition.table_names, 1)
+        self._own = OwnTables(definition.name, names, definition.table_names)
+
+    def run(self, handler: Callable[[Sql], None]) -> None:
+        """Run a handler in a transaction; raise what it raises."""
+        connection, rows_max = self._connection, Limits().query_rows
+        with transaction(connection), self._own.session(connection, rows_max) as session:
+            handler(session)
+
+    def ask(self, statement: str, parameters: Sequence[Scalar]) -> list[tuple[Any, ...]]:
+        """Give the rows of a statement."""
+        return run(self._connection, statement, parameters)
