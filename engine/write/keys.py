@@ -11,6 +11,7 @@ leaves no key.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from uuid import UUID, uuid5
 
 import msgspec
@@ -44,14 +45,15 @@ class KeyRecord(msgspec.Struct, gc=False):
 class KeyWindow:
     """The keyed commands of one aggregate that still count, by key."""
 
-    __slots__ = ("_records", "_window")
+    __slots__ = ("_held_max", "_records", "_window")
 
     def __init__(self, window: int) -> None:
         self._window = window
+        self._held_max = window + window // 8
         self._records: dict[str, KeyRecord] = {}
 
     def __len__(self) -> int:
-        """Give the number of keys held; at most the window."""
+        """Give the number of keys held, those included that have left the window a moment ago."""
         return len(self._records)
 
     def find(self, key: str, version: int) -> KeyRecord | None:
@@ -67,14 +69,16 @@ class KeyWindow:
         return [(key, record) for key, record in self._records.items() if record.version > oldest]
 
     def remember(self, key: str, record: KeyRecord) -> None:
-        """Add a command, in the order of versions, and let go of what left the window with it."""
+        """Add a command, in the order of versions; let go of what has left the window."""
         records = self._records
         if key in records:
             # A key that had left the window comes again: its place is by its new version.
             del records[key]
         records[key] = record
-        oldest = record.version - self._window
-        if oldest < 1:
+        if len(records) <= self._held_max:
             return
-        while records[first := next(iter(records))].version <= oldest:
-            del records[first]
+        oldest = record.version - self._window
+        # Many at a time: to find its first entry a dict walks over all that were taken before it.
+        left = list(takewhile(lambda held: records[held].version <= oldest, records))
+        for held in left:
+            del records[held]

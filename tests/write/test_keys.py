@@ -52,3 +52,14 @@ def test_the_window_holds_the_keyed_commands_of_the_last_versions(
     expected = {key for key, ended in last.items() if ended > version - width}
     assert {k for k in "abcde" if window.find(k, version) is not None} == expected
     assert len(window) <= width
+
+
+def test_a_wide_window_lets_go_of_many_at_a_time() -> None:
+    window = KeyWindow(80)
+    for version in range(1, 1_001):
+        window.remember(f"k-{version}", KeyRecord(0, version, version, version))
+        assert len(window) <= 90
+        assert window.find(f"k-{version - 80}", version) is None
+        assert [kept.version for _, kept in window.records(version)] == list(
+            range(max(1, version - 79), version + 1)
+        )
