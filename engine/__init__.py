@@ -1,7 +1,10 @@
 """Foldline: an asyncio engine for CQRS and event sourcing, embedded in your own process.
 
-What an application needs is named here, each from exactly one file. Stores and test kits are in
-`foldline.stores` and `foldline.testing`.
+Everything that an application needs is named here, each name from exactly one file, in groups by
+who needs it: who writes a domain, runs it, asks it, looks back, operates it; and what is raised.
+What a call here takes or returns is named here too. Kits for tests are in `foldline.testing`,
+what other libraries need in `foldline.integrations`, and what a store of your own promises in
+`foldline.stores.contract.log`. Every other module is the engine's own, and may change.
 """
 
 from .authorization import Action as Action
@@ -42,6 +45,8 @@ from .model.aggregate import Aggregate as Aggregate
 from .model.aggregate import Context as Context
 from .model.aggregate import applies as applies
 from .model.aggregate import handles as handles
+from .model.conditions import OneOf as OneOf
+from .model.conditions import Range as Range
 from .model.conditions import above as above
 from .model.conditions import at_least as at_least
 from .model.conditions import at_most as at_most
@@ -54,6 +59,7 @@ from .model.difference import difference as difference
 from .model.messages import Command as Command
 from .model.messages import Envelope as Envelope
 from .model.messages import Event as Event
+from .model.messages import Following as Following
 from .model.messages import Id as Id
 from .model.messages import Meta as Meta
 from .model.messages import Query as Query
@@ -67,11 +73,15 @@ from .model.sink import Delivery as Delivery
 from .model.sink import Sink as Sink
 from .model.sql_projection import Sql as Sql
 from .model.sql_projection import SqlProjection as SqlProjection
+from .model.stored import StoredEvent as StoredEvent
 from .model.upcasting import Retired as Retired
 from .model.upcasting import upcasts as upcasts
 from .outside.archive import Archive as Archive
 from .outside.onlooker import Onlooker as Onlooker
 from .outside.onlooker import OnlookerQuery as OnlookerQuery
+from .projections.operations import Projections as Projections
+from .projections.operations import Status as Status
+from .projections.retry import Retried as Retried
 from .queries.answers import answers as answers
 from .queries.live import LiveQuery as LiveQuery
 from .queries.past import PastViews as PastViews
@@ -79,7 +89,173 @@ from .queries.views import Views as Views
 from .running import calm_collector as calm_collector
 from .running import run as run
 from .runtime.ports import FAILPOINTS as FAILPOINTS
+from .runtime.ports import Clock as Clock
+from .runtime.ports import Ids as Ids
 from .runtime.ports import Ports as Ports
+from .runtime.ports import Watcher as Watcher
+from .runtime.ports import Worker as Worker
+from .runtime.ports import Workers as Workers
+from .statistics import BuildProgress as BuildProgress
+from .statistics import DirectoryStatistics as DirectoryStatistics
 from .statistics import EngineStatistics as EngineStatistics
+from .statistics import Histogram as Histogram
+from .statistics import IntakeStatistics as IntakeStatistics
+from .statistics import JournalStatistics as JournalStatistics
+from .statistics import LiveStatistics as LiveStatistics
+from .statistics import ProjectionFailure as ProjectionFailure
+from .statistics import ProjectorStatistics as ProjectorStatistics
+from .statistics import QueryStatistics as QueryStatistics
+from .statistics import SnapshotStatistics as SnapshotStatistics
+from .statistics import StoreStatistics as StoreStatistics
+from .statistics import SubscriptionStatistics as SubscriptionStatistics
+from .stores.contract.log import Store as Store
+from .stores.contract.views import Build as Build
+from .stores.contract.views import Decision as Decision
+from .stores.contract.views import Parked as Parked
+from .stores.memory import MemoryStore as MemoryStore
+from .telemetry import CommandBegan as CommandBegan
+from .telemetry import CommitBegan as CommitBegan
+from .telemetry import LoadBegan as LoadBegan
+from .telemetry import Observation as Observation
+from .telemetry import ProjectionBegan as ProjectionBegan
+from .telemetry import QueryBegan as QueryBegan
 from .telemetry import Telemetry as Telemetry
 from .write.keys import id_from_key as id_from_key
+
+# Who writes a domain: its messages, aggregates and views.
+__all__ = [
+    "Aggregate",
+    "Command",
+    "Context",
+    "Delivery",
+    "Event",
+    "Id",
+    "Meta",
+    "Projection",
+    "Query",
+    "Retired",
+    "Row",
+    "Sink",
+    "Sql",
+    "SqlProjection",
+    "Table",
+    "Views",
+    "answers",
+    "applies",
+    "handles",
+    "projects",
+    "upcasts",
+]
+
+# Who runs it: the engine, what it is given, and commands on their way.
+__all__ += [
+    "FAILPOINTS",
+    "Action",
+    "Authorize",
+    "Clock",
+    "Engine",
+    "Envelope",
+    "Following",
+    "Ids",
+    "Limits",
+    "MemoryStore",
+    "Portal",
+    "Ports",
+    "Receipt",
+    "Store",
+    "Watcher",
+    "Worker",
+    "Workers",
+    "calm_collector",
+    "following",
+    "id_from_key",
+    "run",
+]
+
+# Who asks it: conditions of a query, and answers that go on.
+__all__ += [
+    "LiveQuery",
+    "OneOf",
+    "Onlooker",
+    "OnlookerQuery",
+    "Range",
+    "above",
+    "at_least",
+    "at_most",
+    "below",
+    "between",
+    "one_of",
+]
+
+# Who looks back: histories, states and views of the past, and the log as it grows.
+__all__ += [
+    "ABSENT",
+    "Archive",
+    "Change",
+    "Feed",
+    "History",
+    "HistoryPage",
+    "LoggedEvent",
+    "PastViews",
+    "difference",
+]
+
+# Who operates it: projections at run time, numbers, and what a telemetry is shown.
+__all__ += [
+    "Build",
+    "BuildProgress",
+    "CommandBegan",
+    "CommitBegan",
+    "Decision",
+    "DirectoryStatistics",
+    "EngineStatistics",
+    "Histogram",
+    "IntakeStatistics",
+    "JournalStatistics",
+    "LiveStatistics",
+    "LoadBegan",
+    "Observation",
+    "Parked",
+    "ProjectionBegan",
+    "ProjectionFailure",
+    "Projections",
+    "ProjectorStatistics",
+    "QueryBegan",
+    "QueryStatistics",
+    "Retried",
+    "SnapshotStatistics",
+    "Status",
+    "StoreStatistics",
+    "StoredEvent",
+    "SubscriptionStatistics",
+    "Telemetry",
+]
+
+# What is raised.
+__all__ += [
+    "Closed",
+    "Conflict",
+    "Damaged",
+    "DeadlinePassed",
+    "DefinitionError",
+    "EngineError",
+    "EngineFailed",
+    "Forbidden",
+    "HandlerFailed",
+    "InvalidInput",
+    "KeyReused",
+    "NotRun",
+    "OutcomeUnknown",
+    "Overloaded",
+    "ProjectionFailed",
+    "ProjectionLag",
+    "ProjectionUnserved",
+    "Rejected",
+    "StoreFailed",
+    "StoreLocked",
+    "StoreRefused",
+    "StreamUnreadable",
+    "UsageError",
+    "Voided",
+    "WrongVersion",
+]
