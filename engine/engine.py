@@ -1,4 +1,4 @@
-"""The engine as its host sees it, and the one place that wires everything.
+"""The engine as its host sees it; `wiring` puts it together.
 
 Rules: an engine is used once, in the event loop and the process in which it was started. A failure
 inside it never cancels the host's code: it becomes typed answers to every command,
@@ -22,54 +22,33 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .authorization import Authorize, Gate
-from .errors import DefinitionError, EngineError, EngineFailed
-from .host.entrance import Entrance
+from .authorization import Authorize
+from .errors import EngineError, EngineFailed
 from .host.portal import Portal
-from .host.store_end import StoreEnd
-from .host.supervisor import Life, Supervisor
-from .host.watchdog import loop_watch
 from .limits import Limits
-from .log.bus import Bus
-from .log.feed import Feed, Feeds, Kinds, Names
-from .log.history import History, Past
-from .log.shared_pages import SharedFeed
-from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
+from .log.feed import Feed, Kinds, Names
+from .log.history import History
+from .model.aggregate import Aggregate
 from .model.codec import EventRegistry
 from .model.copying import own_copy
 from .model.difference import Change
-from .model.given import as_instance, as_seconds, shown
+from .model.given import as_instance, as_seconds
 from .model.messages import Command, Envelope, Query, Receipt
-from .model.projection import Projection, projections_of
-from .model.schema import refuse_misfits, unknown_kinds
+from .model.projection import Projection
 from .model.upcasting import Retired, Upcasting
-from .projections.control import Control
-from .projections.operations import Projections, checked_rebuild
-from .projections.projector import Projector
-from .projections.runner import Projecting
-from .projections.targets.choose import Works
-from .queries.answers import Answers
-from .queries.live import LiveQueries, LiveQuery
-from .queries.past import Pasts, PastViews
+from .projections.operations import checked_rebuild
+from .queries.live import LiveQuery
+from .queries.past import PastViews
 from .runtime.ports import Ports
 from .runtime.safely import described, safe_logger
 from .statistics import EngineStatistics
-from .stores.contract.log import Measured, Mortal, Store
-from .stores.contract.views import Part, Rebuild
+from .stores.contract.log import Store
+from .stores.contract.views import Rebuild
 from .stores.urls import StoreName, open_backend
-from .telemetry import Telemetry, Watch
-from .write.actor import Actor
-from .write.admission import Admission
+from .telemetry import Telemetry
+from .wiring import Declared, Settings, Wiring
 from .write.bulk import run_many
-from .write.deliberation import Deliberations
-from .write.directory import Directory
-from .write.dispatcher import Dispatcher
-from .write.journal import Journal
-from .write.kind import Kind, bind_events, bind_stored, registry_of
-from .write.mailbox import Intake
-from .write.reception import Reception, checked_resources
-from .write.snapshot import Freezer
-from .write.snapshot_writer import SnapshotWriter
+from .write.reception import checked_resources
 
 __all__ = ["Engine"]
 
@@ -114,203 +93,37 @@ class Engine:
         debug: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._limits = as_instance("limits", limits, Limits)
-        self._ports = as_instance("ports", ports, Ports)
-        self._logger = safe_logger(logger, messages=log_messages)
-        self._debug = debug
-        self._gate = self._wire_gate(authorize)
-        backend = open_backend(store)
-        self._store: Store = backend.log()
-        self._watch = Watch(telemetry, self._logger) if telemetry is not None else None
-        self._life = Life()
-        self._entrance = Entrance(self._life)
-        self._check_usable = self._entrance.check
-
-        definitions = definitions_of(aggregates)
-        projections_of(projections)
-        self._kinds = [definition.kind for definition in definitions]
-        self._registry = registry_of(definitions, projections, Upcasting(upcasters, retired))
-        self._intake = Intake(self._limits.commands_accepted)
-        self._dispatcher = Dispatcher(self._limits)
-        self._directory = Directory(
-            self._store, self._limits, self._ports, self._logger, self._watch
+        settings = Settings(
+            limits=as_instance("limits", limits, Limits),
+            ports=as_instance("ports", ports, Ports),
+            logger=safe_logger(logger, messages=log_messages),
+            debug=debug,
+            rebuild=checked_rebuild(rebuild),
+            resources=checked_resources(resources),
         )
-        self._snapshots = SnapshotWriter(self._store, self._limits, self._logger)
-        self._bus = Bus(self._limits, self._ports.failpoint)
-        self._journal = self._wire_journal()
-        self._resources = checked_resources(resources)
-        self._deliberations = Deliberations(self._limits, self._logger)
-        self._reception = Reception(
-            [self._kind(definition) for definition in definitions],
-            self._intake,
-            self._directory,
-            self._ports,
-            self._check_usable,
-            self._wire_admission(),
-            self._watch,
+        wiring = self._wiring = Wiring(
+            settings,
+            open_backend(store),
+            Declared(aggregates, projections, answers, Upcasting(upcasters, retired)),
+            authorize,
+            telemetry,
         )
+        self._gate = wiring.gate
+        self._life = wiring.life
+        self._entrance = wiring.entrance
+        self._check_usable = wiring.entrance.check
+        self._reception = wiring.reception
+        self._directory = wiring.directory
+        self._answers = wiring.answers
+        self._past, self._feeds, self._live = wiring.past, wiring.feeds, wiring.live
+        self._pasts = wiring.pasts
+        self._supervisor = wiring.supervisor
+        self._watch = wiring.watch
+        self._store, self._views, self._bus = wiring.store, wiring.views, wiring.bus
         self.declared = tuple(projections)
         """The projections that it was given."""
-        self._views = backend.views(self._logger)
-        self._rebuild: Rebuild = checked_rebuild(rebuild)
-        self._shared_feed = SharedFeed(self._store)
-        common = self._views, self._registry, self._limits, self._ports, self._store
-        self._works = Works(*common, self._resources, self._logger, self._entrance.is_ending)
-        self._projecting = {p.__definition__.name: self._wire_projecting(p) for p in projections}
-        self.projections = Projections(
-            self._projecting, self._views, self._check_usable, self._gate
-        )
+        self.projections = wiring.projections
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
-        self._answers = self._wire_answers(answers)
-        self._loop_watch = loop_watch(self._ports, self._limits, self._logger)
-        self._past, self._feeds, self._live, self._pasts = self._wire_readers(definitions)
-        self._supervisor = self._wire_supervisor()
-
-    def _wire_journal(self) -> Journal:
-        return Journal(
-            self._store,
-            self._intake,
-            self._limits,
-            self._ports,
-            publish=self._bus.publish,
-            room_again=self._dispatcher.wake,
-            logger=self._logger,
-            watch=self._watch,
-        )
-
-    def _wire_supervisor(self) -> Supervisor:
-        ends = [StoreEnd(self._store)] if isinstance(self._store, Mortal) else []
-        control = Control(self.projections, self._views, self._limits, self._ports, self._logger)
-        return Supervisor(
-            self._life,
-            open_all=self._open,
-            close_all=(self._end_projecting, self._views.close, self._store.close),
-            intake=self._intake,
-            journal=self._journal,
-            directory=self._directory,
-            dispatcher=self._dispatcher,
-            deliberations=self._deliberations,
-            snapshots=self._snapshots,
-            watch=self._loop_watch,
-            readers=(*self._projecting.values(), self._feeds, self._live, control, *ends),
-            logger=self._logger,
-        )
-
-    async def _end_projecting(self) -> None:
-        for projecting in self._projecting.values():
-            projecting.end()
-
-    def _wire_projecting(self, projection: type[Projection]) -> Projecting:
-        self._works.check(projection.__definition__)
-        return Projecting(
-            projection,
-            make=self._projector,
-            views=self._views,
-            bus=self._bus,
-            ports=self._ports,
-            logger=self._logger,
-            end_of_log=lambda: self._journal.position,
-        )
-
-    def _projector(self, part: Part, *, moved: Callable[[], None], paused: bool) -> Projector:
-        return Projector(
-            part,
-            self._works.of(part),
-            store=self._shared_feed,
-            subscription=self._bus.subscribe(part.definition.name),
-            limits=self._limits,
-            ports=self._ports,
-            logger=self._logger,
-            end_of_log=lambda: self._journal.position,
-            watch=self._watch,
-            written=lambda part, changes: self._live.written(part, changes),
-            moved=moved,
-            failed=self._views.note_failure,
-            paused=paused,
-            is_busy=lambda: self._intake.open > 0,
-        )
-
-    def _wire_answers(self, functions: Sequence[Callable[..., Any]]) -> Answers:
-        return Answers(
-            functions,
-            self._views,
-            self._projecting,
-            self._limits,
-            self._ports.stopwatch,
-            self._watch,
-            self._store,
-        )
-
-    def _wire_gate(self, authorize: Authorize | None) -> Gate | None:
-        if authorize is None:
-            return None
-        if not callable(authorize):
-            raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
-        return Gate(authorize, self._logger)
-
-    def _wire_admission(self) -> Admission | None:
-        gate = self._gate
-        return None if gate is None else Admission(gate, self._ports.clock, self._limits)
-
-    def _kind(self, definition: AggregateDefinition) -> Kind[Actor]:
-        return Kind(
-            definition=definition,
-            events=bind_events(definition, self._registry),
-            stored=bind_stored(definition, self._registry),
-            registry=self._registry,
-            intake=self._intake,
-            journal=self._journal,
-            limits=self._limits,
-            ports=self._ports,
-            failpoint=self._ports.failpoint,
-            logger=self._logger,
-            freezer=self._freezer(definition),
-            resources=self._resources,
-            deliberations=self._deliberations,
-            turns=self._dispatcher,
-            residents=self._directory,
-            debug=self._debug,
-        )
-
-    def _freezer(self, definition: AggregateDefinition) -> Freezer | None:
-        keep = self._snapshots.keep
-        return Freezer(definition, self._logger, keep) if definition.snapshot_every else None
-
-    def _wire_readers(
-        self, definitions: Sequence[AggregateDefinition]
-    ) -> tuple[Past, Feeds, LiveQueries, Pasts]:
-        past = Past(
-            self._store,
-            definitions,
-            self._registry,
-            self._limits,
-            workers=self._ports.workers,
-            check_usable=self._check_usable,
-            gate=self._gate,
-        )
-        feeds = Feeds(
-            self._store,
-            self._bus,
-            self._registry,
-            definitions,
-            self._limits,
-            check_usable=self._check_usable,
-            position=lambda: self._journal.position,
-            gate=self._gate,
-        )
-        live = LiveQueries(
-            self._answers,
-            self._projecting,
-            self._views,
-            self._limits,
-            check_usable=self._check_usable,
-            gate=self._gate,
-        )
-        asked = self._answers.definitions
-        pasts = Pasts(
-            past, self._store, self.declared, asked, self._ports, self._logger, self._views
-        )
-        return past, feeds, live, pasts
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -418,21 +231,7 @@ class Engine:
 
         Each number is true at some moment of the call; the loop may go on between two of them.
         """
-        return EngineStatistics(
-            state=self._life.state,
-            position=self._journal.position,
-            commands=self._intake.statistics(self._directory.overloaded),
-            handlers_running=len(self._deliberations),
-            aggregates=self._directory.statistics(),
-            snapshots=self._snapshots.statistics(),
-            journal=self._journal.statistics(),
-            store=self._store.statistics() if isinstance(self._store, Measured) else None,
-            projectors={name: p.statistics() for name, p in self._projecting.items()},
-            queries=self._answers.statistics(),
-            live=self._live.statistics(),
-            loop_blocked=0 if self._loop_watch is None else self._loop_watch.blocked,
-            telemetry_failures=0 if self._watch is None else self._watch.failures,
-        )
+        return self._wiring.statistics()
 
     # -- looking back -----------------------------------------------------------------------
 
@@ -564,23 +363,9 @@ class Engine:
     @property
     def registry(self) -> EventRegistry:
         """The classes of event that it knows, and how stored ones are read."""
-        return self._registry
+        return self._wiring.registry
 
     @property
     def failed(self) -> BaseException | None:
         """What ended the engine, if it failed."""
         return self._life.failed
-
-    async def _open(self) -> None:
-        await self._store.open(self._ports)
-        refuse_misfits(self._registry, await self._store.event_types(), "nothing was run")
-        strange = unknown_kinds(self._kinds, await self._store.kinds())
-        if strange:
-            self._logger.warning("%s", strange)
-        head = await self._store.head()
-        self._journal.begin(head.position, head.recorded)
-        await self._views.open(
-            self._ports, self._limits, self._store, self.declared, rebuild=self._rebuild
-        )
-        for projecting in self._projecting.values():
-            await projecting.open()

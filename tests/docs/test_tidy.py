@@ -60,6 +60,7 @@ ROOMS: list[set[str]] = [
     {"write", "projections"},
     {"queries"},
     {"host", "outside"},
+    {"wiring"},
     {"engine"},
     {"__init__"},
     {"integrations", "cli", "testing"},

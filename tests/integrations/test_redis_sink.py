@@ -84,7 +84,7 @@ async def test_a_server_that_dies_in_the_middle_of_deliveries_has_each_event_onc
     async with Engine([Counter], store=store) as engine:
         position = await add(engine, COUNTERS * 5)
     async with client_of(server.url) as client, sinking(Totals, client, store) as engine:
-        projectors = engine._projecting["outside"]
+        projectors = engine._wiring.projecting["outside"]
         for _ in range(3):
             before = projectors.position
             await until(lambda before=before: projectors.position > before)  # type: ignore[misc]

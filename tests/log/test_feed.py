@@ -276,7 +276,7 @@ async def test_what_is_passed_over_is_not_decoded() -> None:
         data = EventData(engine.registry.type_of(Added), b"{")
         await store.append(Batch([AppendRequest([Write("counter:b", 0, [data])])], 1))
         await store.append_event("counter:c", 0, Emptied("nobody"))
-        engine._journal.position = 3
+        engine._wiring.journal.position = 3
         assert [logged.name async for logged in engine.feed(names=["emptied"])] == ["emptied"]
         feed = engine.feed(names=["added"])
         assert (await anext(feed)).meta.position == 1

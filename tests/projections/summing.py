@@ -283,7 +283,7 @@ class Gate:
 
 
 def work_of(engine: Engine) -> Projecting:
-    return engine._projecting["sums"]
+    return engine._wiring.projecting["sums"]
 
 
 def building_state(engine: Engine) -> str | None:

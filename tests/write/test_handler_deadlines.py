@@ -131,7 +131,7 @@ async def test_an_outcome_that_waits_for_room_in_the_journal_is_refused_at_its_d
         slow = start(engine, Price("a", "wait"), deadline=0.05)
         await until(lambda: "wait" in rates.asked)
         full = [start(engine, Mark(name, 1)) for name in "bcd"]
-        await until(lambda: not engine._journal.has_room)
+        await until(lambda: not engine._wiring.journal.has_room)
         rates.gate.set()
 
         with pytest.raises(DeadlinePassed, match="was decided too slowly"):

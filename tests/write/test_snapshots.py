@@ -165,10 +165,10 @@ async def test_a_snapshot_is_kept_only_when_its_version_is_durable() -> None:
         tenth = asyncio.create_task(engine.execute(Pin("b", "tenth")))
         await until(lambda: len(store.batches) == 10)
         await settle()
-        assert engine._snapshots._waiting == {}
+        assert engine._wiring.snapshots._waiting == {}
         store.release()
         await tenth
-        assert list(engine._snapshots._waiting) == ["board:b"]
+        assert list(engine._wiring.snapshots._waiting) == ["board:b"]
 
 
 async def test_a_voided_version_leaves_no_snapshot() -> None:
@@ -178,7 +178,7 @@ async def test_a_voided_version_leaves_no_snapshot() -> None:
         store.failures.append(not_written())
         with pytest.raises(Voided):
             await engine.execute(Pin("b", "tenth"))
-        assert engine._snapshots._waiting == {}
+        assert engine._wiring.snapshots._waiting == {}
         await pin(engine, 2)
 
     assert (await the_snapshot(store)).version == 10
@@ -473,7 +473,7 @@ async def test_snapshot_bytes_bounds_what_waits_to_be_written() -> None:
         for n in range(20):
             await engine.execute(Pin(f"b{n}", "x" * 50, times=10))
 
-        waiting = engine._snapshots._waiting.values()
+        waiting = engine._wiring.snapshots._waiting.values()
         assert 0 < sum(len(snapshot.state) for snapshot in waiting) <= 2_000
         assert engine.statistics().snapshots.dropped > 0
 

@@ -1,0 +1,338 @@
+"""The wiring of one engine: the one place that knows every station, and makes and joins them.
+
+Rules: stations are made in the order of the walk, and each is given what it calls. Where a station
+must call one that is made later, it is given a function that looks for it when it is called.
+Nothing is opened here before the supervisor opens all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from .authorization import Authorize, Gate
+from .errors import DefinitionError
+from .host.entrance import Entrance
+from .host.store_end import StoreEnd
+from .host.supervisor import Life, Supervisor
+from .host.watchdog import loop_watch
+from .limits import Limits
+from .log.bus import Bus
+from .log.feed import Feeds
+from .log.history import Past
+from .log.shared_pages import SharedFeed
+from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
+from .model.given import shown
+from .model.projection import Projection, projections_of
+from .model.schema import refuse_misfits, unknown_kinds
+from .model.upcasting import Upcasting
+from .projections.control import Control
+from .projections.operations import Projections
+from .projections.projector import Projector
+from .projections.runner import Projecting
+from .projections.targets.choose import Works
+from .queries.answers import Answers
+from .queries.live import LiveQueries
+from .queries.past import Pasts
+from .runtime.ports import Ports
+from .statistics import EngineStatistics
+from .stores.contract.backend import Backend
+from .stores.contract.log import Measured, Mortal, Store
+from .stores.contract.views import Part, Rebuild
+from .telemetry import Telemetry, Watch
+from .write.actor import Actor
+from .write.admission import Admission
+from .write.deliberation import Deliberations
+from .write.directory import Directory
+from .write.dispatcher import Dispatcher
+from .write.journal import Journal
+from .write.kind import Kind, bind_events, bind_stored, registry_of
+from .write.mailbox import Intake
+from .write.reception import Reception
+from .write.snapshot import Freezer
+from .write.snapshot_writer import SnapshotWriter
+
+__all__ = ["Declared", "Settings", "Wiring"]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How an engine works, checked."""
+
+    limits: Limits
+    ports: Ports
+    logger: logging.Logger
+    debug: bool
+    rebuild: Rebuild
+    resources: Mapping[type, object]
+    """What handlers and sinks take, by its class."""
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """What a host has declared."""
+
+    aggregates: Sequence[type[Aggregate]]
+    projections: Sequence[type[Projection]]
+    answers: Sequence[Callable[..., Any]]
+    upcasting: Upcasting
+
+
+class Wiring:
+    """The stations of one engine. Making it raises DefinitionError for what cannot be declared."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        declared: Declared,
+        authorize: Authorize | None,
+        telemetry: Telemetry | None,
+    ) -> None:
+        self.settings = settings
+        self._limits, self._ports, self._logger = settings.limits, settings.ports, settings.logger
+        self._declared = declared
+        self.gate = self._make_gate(authorize)
+        self.store: Store = backend.log()
+        self.watch = Watch(telemetry, self._logger) if telemetry is not None else None
+        self.life = Life()
+        self.entrance = Entrance(self.life)
+        self._definitions = definitions_of(declared.aggregates)
+        projections_of(declared.projections)
+        self.registry = registry_of(self._definitions, declared.projections, declared.upcasting)
+        self._make_write_side()
+        self.views = backend.views(self._logger)
+        self._make_projections()
+        self._make_queries()
+        self._loop_watch = loop_watch(self._ports, self._limits, self._logger)
+        self.supervisor = self._make_supervisor()
+
+    def _make_gate(self, authorize: Authorize | None) -> Gate | None:
+        if authorize is None:
+            return None
+        if not callable(authorize):
+            raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
+        return Gate(authorize, self._logger)
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def _make_write_side(self) -> None:
+        self._intake = Intake(self._limits.commands_accepted)
+        self._dispatcher = Dispatcher(self._limits)
+        self.directory = Directory(self.store, self._limits, self._ports, self._logger, self.watch)
+        self.snapshots = SnapshotWriter(self.store, self._limits, self._logger)
+        self.bus = Bus(self._limits, self._ports.failpoint)
+        self.journal = Journal(
+            self.store,
+            self._intake,
+            self._limits,
+            self._ports,
+            publish=self.bus.publish,
+            room_again=self._dispatcher.wake,
+            logger=self._logger,
+            watch=self.watch,
+        )
+        self._deliberations = Deliberations(self._limits, self._logger)
+        self.reception = Reception(
+            [self._kind(definition) for definition in self._definitions],
+            self._intake,
+            self.directory,
+            self._ports,
+            self.entrance.check,
+            self._make_admission(),
+            self.watch,
+        )
+
+    def _make_admission(self) -> Admission | None:
+        gate = self.gate
+        return None if gate is None else Admission(gate, self._ports.clock, self._limits)
+
+    def _kind(self, definition: AggregateDefinition) -> Kind[Actor]:
+        return Kind(
+            definition=definition,
+            events=bind_events(definition, self.registry),
+            stored=bind_stored(definition, self.registry),
+            registry=self.registry,
+            intake=self._intake,
+            journal=self.journal,
+            limits=self._limits,
+            ports=self._ports,
+            failpoint=self._ports.failpoint,
+            logger=self._logger,
+            freezer=self._freezer(definition),
+            resources=self.settings.resources,
+            deliberations=self._deliberations,
+            turns=self._dispatcher,
+            residents=self.directory,
+            debug=self.settings.debug,
+        )
+
+    def _freezer(self, definition: AggregateDefinition) -> Freezer | None:
+        keep = self.snapshots.keep
+        return Freezer(definition, self._logger, keep) if definition.snapshot_every else None
+
+    # -- projections --------------------------------------------------------------------------
+
+    def _make_projections(self) -> None:
+        self._shared_feed = SharedFeed(self.store)
+        self._works = Works(
+            self.views,
+            self.registry,
+            self._limits,
+            self._ports,
+            self.store,
+            self.settings.resources,
+            self._logger,
+            self.entrance.is_ending,
+        )
+        self.projecting = {
+            projection.__definition__.name: self._make_projecting(projection)
+            for projection in self._declared.projections
+        }
+        self.projections = Projections(self.projecting, self.views, self.entrance.check, self.gate)
+
+    def _make_projecting(self, projection: type[Projection]) -> Projecting:
+        self._works.check(projection.__definition__)
+        return Projecting(
+            projection,
+            make=self._projector,
+            views=self.views,
+            bus=self.bus,
+            ports=self._ports,
+            logger=self._logger,
+            end_of_log=self._end_of_log,
+        )
+
+    def _projector(self, part: Part, *, moved: Callable[[], None], paused: bool) -> Projector:
+        return Projector(
+            part,
+            self._works.of(part),
+            store=self._shared_feed,
+            subscription=self.bus.subscribe(part.definition.name),
+            limits=self._limits,
+            ports=self._ports,
+            logger=self._logger,
+            end_of_log=self._end_of_log,
+            watch=self.watch,
+            # Live queries are made behind the projections that they watch.
+            written=lambda part, changes: self.live.written(part, changes),
+            moved=moved,
+            failed=self.views.note_failure,
+            paused=paused,
+            is_busy=lambda: self._intake.open > 0,
+        )
+
+    def _end_of_log(self) -> int:
+        return self.journal.position
+
+    # -- queries ------------------------------------------------------------------------------
+
+    def _make_queries(self) -> None:
+        self.answers = Answers(
+            self._declared.answers,
+            self.views,
+            self.projecting,
+            self._limits,
+            self._ports.stopwatch,
+            self.watch,
+            self.store,
+        )
+        self.past = Past(
+            self.store,
+            self._definitions,
+            self.registry,
+            self._limits,
+            workers=self._ports.workers,
+            check_usable=self.entrance.check,
+            gate=self.gate,
+        )
+        self.feeds = Feeds(
+            self.store,
+            self.bus,
+            self.registry,
+            self._definitions,
+            self._limits,
+            check_usable=self.entrance.check,
+            position=self._end_of_log,
+            gate=self.gate,
+        )
+        self.live = LiveQueries(
+            self.answers,
+            self.projecting,
+            self.views,
+            self._limits,
+            check_usable=self.entrance.check,
+            gate=self.gate,
+        )
+        self.pasts = Pasts(
+            self.past,
+            self.store,
+            tuple(self._declared.projections),
+            self.answers.definitions,
+            self._ports,
+            self._logger,
+            self.views,
+        )
+
+    # -- its life -----------------------------------------------------------------------------
+
+    def _make_supervisor(self) -> Supervisor:
+        ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
+        control = Control(self.projections, self.views, self._limits, self._ports, self._logger)
+        return Supervisor(
+            self.life,
+            open_all=self._open,
+            close_all=(self._end_projecting, self.views.close, self.store.close),
+            intake=self._intake,
+            journal=self.journal,
+            directory=self.directory,
+            dispatcher=self._dispatcher,
+            deliberations=self._deliberations,
+            snapshots=self.snapshots,
+            watch=self._loop_watch,
+            readers=(*self.projecting.values(), self.feeds, self.live, control, *ends),
+            logger=self._logger,
+        )
+
+    async def _open(self) -> None:
+        """Open log and views, and look before anything is run whether they fit what is declared."""
+        await self.store.open(self._ports)
+        refuse_misfits(self.registry, await self.store.event_types(), "nothing was run")
+        kinds = [definition.kind for definition in self._definitions]
+        strange = unknown_kinds(kinds, await self.store.kinds())
+        if strange:
+            self._logger.warning("%s", strange)
+        head = await self.store.head()
+        self.journal.begin(head.position, head.recorded)
+        await self.views.open(
+            self._ports,
+            self._limits,
+            self.store,
+            tuple(self._declared.projections),
+            rebuild=self.settings.rebuild,
+        )
+        for projecting in self.projecting.values():
+            await projecting.open()
+
+    async def _end_projecting(self) -> None:
+        for projecting in self.projecting.values():
+            projecting.end()
+
+    def statistics(self) -> EngineStatistics:
+        """Give the numbers of all stations as they are now."""
+        return EngineStatistics(
+            state=self.life.state,
+            position=self.journal.position,
+            commands=self._intake.statistics(self.directory.overloaded),
+            handlers_running=len(self._deliberations),
+            aggregates=self.directory.statistics(),
+            snapshots=self.snapshots.statistics(),
+            journal=self.journal.statistics(),
+            store=self.store.statistics() if isinstance(self.store, Measured) else None,
+            projectors={name: p.statistics() for name, p in self.projecting.items()},
+            queries=self.answers.statistics(),
+            live=self.live.statistics(),
+            loop_blocked=0 if self._loop_watch is None else self._loop_watch.blocked,
+            telemetry_failures=0 if self.watch is None else self.watch.failures,
+        )
