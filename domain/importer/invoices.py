@@ -140,18 +140,18 @@ class Columns:
             cells = next(csv.reader((line,)), ())
         except csv.Error:
             cells = ()
-        if len(cells) < len(self.header):
+        if line.count('"') % 2:
             # A quote that is not closed takes the rest of the line.
             cells = max(cells, line.split(","), key=len)
         if len(cells) <= self.number:
             return None, False
+        # With a cell too few, what stands here may be another column's; with some too many as well,
+        # unless it is the first; and where there are so many, or what ends a line elsewhere, it may
+        # be several rows.
+        columns, first = len(self.header), self.number == 0
+        is_whole = len(cells) == columns or (first and columns < len(cells) < 2 * columns - 1)
         shown = "".join(c for c in cells[self.number] if c.isprintable())
         number = shown.strip()[:CELL_CHARACTERS_MAX] or None
-        # Where a cell is missing, what stands here may be another column's; where there is one too
-        # many, too, unless it is the first. What ends a line elsewhere may hide another row.
-        is_whole = len(cells) == len(self.header) or (
-            len(cells) > len(self.header) and self.number == 0
-        )
         return number, number is not None and is_whole and len(line.splitlines()) == 1
 
 

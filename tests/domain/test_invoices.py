@@ -210,6 +210,11 @@ def test_an_invoice_with_a_malformed_row_is_left_out_whole(path: Path) -> None:
         (row(number="6").replace("\n", "\v") + row(number="2"), ["1", "2"]),
         (row(number="6").replace("\n", "\u2028") + row(number="2"), ["1", "2"]),
         ("\r" + row(number="6", price="?"), []),
+        # So does an end that is missing, as between two files that were joined.
+        (row(number="1").rstrip() + row(number="2"), ["1", "2"]),
+        (row(number="1").replace("\n", ",") + row(number="2"), ["1", "2"]),
+        # A comma that is missing makes another number of two cells, whatever is quoted behind it.
+        ('271053,"LAMP, RED",6,12/1/10 8:26,3.39,17850,France\n', ["1", "2"]),
     ],
 )
 def test_what_a_row_that_cannot_be_read_may_belong_to_is_left_out(
