@@ -7,6 +7,8 @@ what other libraries need in `foldline.integrations`, and what a store of your o
 `foldline.stores.contract.log`. Every other module is the engine's own, and may change.
 """
 
+from msgspec import Struct as _Struct
+
 from .authorization import Action as Action
 from .authorization import Authorize as Authorize
 from .engine import Engine as Engine
@@ -35,6 +37,7 @@ from .errors import StreamUnreadable as StreamUnreadable
 from .errors import UsageError as UsageError
 from .errors import Voided as Voided
 from .errors import WrongVersion as WrongVersion
+from .explained import explain as _explain
 from .host.portal import Portal as Portal
 from .limits import Limits as Limits
 from .log.feed import Feed as Feed
@@ -259,3 +262,8 @@ __all__ += [
     "Voided",
     "WrongVersion",
 ]
+
+for _name in __all__:
+    _found: object = globals()[_name]
+    if isinstance(_found, type) and issubclass(_found, _Struct):
+        _explain(_found)

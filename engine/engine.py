@@ -57,21 +57,34 @@ Answer = TypeVar("Answer")
 
 
 class Engine:
-    """Aggregates, their log, and the views of it, in this process.
+    """Aggregates, their log, and the views of it, in this process: `async with Engine(...)`.
 
-    `store` is a URL ("memory:", "sqlite:shop.db"), a path or a Store. `upcasters` and `retired` say
-    what becomes of events that older releases stored. `rebuild` says what happens where a
-    projection is declared otherwise than its views are stored: "refuse" does not start and says so,
-    "auto" builds it beside the old tables, which serve until it has caught up. `resources` are what
-    handlers and sinks take by its class (a client, a table of rates), opened by the host.
-    `authorize` is asked before every command and every read, and what it does not allow is
-    Forbidden; without it all is allowed.
-    `log_messages` is whether the messages of the host's own exceptions are logged with their
-    tracebacks; they may quote a command. `debug=True` fails a command whose handler changes the
-    state, or whose appliers fold its events otherwise a second time.
-    `telemetry` gets to know of every command, batch, load and query, and can hurt none of them.
-    Definitions are checked here: DefinitionError. Starting raises StoreLocked, StoreRefused (also
-    where the stored types of events do not fit the declared ones) or StoreFailed.
+    - `aggregates`: classes of Aggregate. Each kind is declared once.
+    - `projections`: classes of Projection, SqlProjection and Sink.
+    - `answers`: functions marked with `@answers`, one for each class of query.
+    - `store`: a URL ("memory:", "sqlite:shop.db"), the path of a log's file, or a Store.
+    - `upcasters`, `retired`: what becomes of events that older releases stored.
+    - `rebuild`: what happens if a projection is declared otherwise than its views are stored.
+      "refuse" raises StoreRefused at the start. "auto" builds it beside the old tables, which serve
+      until it has caught up.
+    - `resources`: objects that handlers and sinks receive, looked up by class (a client, a table of
+      rates). The host opens and closes them.
+    - `authorize`: a function of principal, action and message, sync or async. It is asked before
+      every command, read and control of a projection; only True allows, anything else raises
+      Forbidden. Without it everything is allowed.
+    - `limits`: bounds of everything that could grow.
+    - `ports`: what the engine uses of the world: clock, ids, threads, files. Tests replace them.
+    - `logger`: where the engine logs; `logging.getLogger("foldline")` without.
+    - `log_messages`: whether tracebacks in the log have the messages of the host's own exceptions.
+      They may quote a command.
+    - `debug`: fails a command whose handler changes the state, or whose appliers fold its events
+      otherwise a second time. It copies the state for each command.
+    - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
+
+    Raises DefinitionError if the definitions contradict each other. Entering raises StoreLocked if
+    another engine has the store, StoreRefused if it cannot be trusted or stored types of events do
+    not fit the declared ones, and StoreFailed. Leaving drains: it refuses new commands, answers
+    accepted ones, and closes everything. It raises EngineFailed if the engine has failed meanwhile.
     """
 
     def __init__(
@@ -141,13 +154,26 @@ class Engine:
     ) -> Receipt:
         """Run one command; return when its events are durable.
 
-        `deadline` is in seconds: a command that is not decided by then is not run. What is decided
-        by then gets its true answer, however long the disk takes.
+        - `command`: is copied when it is taken; a later change of it changes nothing here.
+        - `key`: the caller's name for this command to this aggregate, at most 255 characters. The
+          same key with an equal command gets the first receipt, and nothing is written. It is
+          remembered for `key_window` versions of the aggregate (1,000 unless its kind says
+          otherwise).
+        - `expected`: the version that the aggregate must have when the command is decided.
+        - `deadline`: seconds from now. A command that is not decided by then is not run. What is
+          decided by then gets its true answer, however long the disk takes.
+        - `correlation`, `causation`, `principal`: texts that the events keep: what the command
+          belongs to, what led to it, and who sent it. `authorize` is asked about this `principal`.
+        - `headers`: other texts by name; the events keep them too.
 
-        Raises Rejected where the domain says no, NotRun (Overloaded, Conflict, Closed, Voided,
-        WrongVersion, DeadlinePassed, HandlerFailed, StreamUnreadable) where nothing was written and
-        sending again is safe, KeyReused, OutcomeUnknown, Forbidden and UsageError. A caller that is
-        cancelled does not half-do a command: it is run whole or not at all.
+        Returns the aggregate's stream and version, and the position of its last event in the log. A
+        command without events gets a receipt too.
+
+        Raises Rejected if the domain says no. Raises NotRun (Overloaded, Conflict, Closed, Voided,
+        WrongVersion, DeadlinePassed, HandlerFailed, StreamUnreadable) if nothing was written and
+        sending again is safe. Raises OutcomeUnknown if nobody knows: send it again with its key.
+        Raises KeyReused if the key was another command's, Forbidden, and UsageError. A caller that
+        is cancelled does not half-do a command: it is run whole or not at all.
         """
         envelope = Envelope(
             command=command,
@@ -170,10 +196,13 @@ class Engine:
     ) -> AsyncGenerator[Receipt | EngineError, None]:
         """Run many commands; give their answers in the order of the commands.
 
-        At most `window` are in the engine at a time, and commands for one aggregate run in the
-        order given. An answer that is an error is given, not raised, so that the rest goes on;
-        where the engine is overloaded the next command waits for an earlier one's answer. To stop
-        early, leave it through `contextlib.aclosing`; what was sent is run all the same.
+        - `commands`: commands, or envelopes if a command has a key, a deadline or the like.
+        - `window`: how many are in the engine at a time, at most.
+
+        Commands for one aggregate run in the order given. An answer that is an error is given, not
+        raised, so that the rest goes on. If the engine is overloaded, the next command waits for an
+        earlier one's answer. To stop early, leave it through `contextlib.aclosing`; what was sent
+        is run all the same. Raises UsageError for a `window` below 1, and Closed.
         """
         return run_many(commands, window, self._reception.send, self._check_usable)
 
@@ -187,11 +216,18 @@ class Engine:
         timeout: float | None = None,  # noqa: ASYNC109 - the answer names who lags
         principal: str | None = None,
     ) -> Answer:
-        """Ask the views. With `at`, a receipt (or its token or position), see its effect.
+        """Ask the views; give the answer that the query's class names.
 
-        `timeout` is in seconds; with `at` it is 5 unless given. Raises ProjectionLag where the
-        views are not there in time, naming who lags and by how much, and Forbidden where
-        `authorize` says no.
+        - `query`: is copied when it is taken.
+        - `at`: a receipt, its token, or a position. The answer then contains the events up to
+          there.
+        - `timeout`: seconds for the wait and the answer; with `at` 5 unless given, without it
+          unlimited.
+        - `principal`: who asks; for `authorize`.
+
+        Raises ProjectionLag if the views are not there in time, naming who lags and by how much,
+        and ProjectionUnserved if other tables than it reads serve. Raises Forbidden if `authorize`
+        says no, Overloaded (`Limits.waits_at`), TimeoutError, and what the answer itself raises.
         """
         self._check_usable()
         query = own_copy(query)
@@ -210,10 +246,15 @@ class Engine:
     ) -> LiveQuery[Answer]:
         """Give a query's answer and each new one: `async for answer in engine.watch(query)`.
 
-        Who is slow is given the newest answer, and `.position` says what it contains. With `at` the
-        first answer contains that position, as for `query`. It ends when the engine stops. To leave
-        early, use `contextlib.aclosing`. Raises what `query` does, Overloaded
-        (Limits.watched_queries, Limits.watches), and Closed where the engine fails.
+        - `query`: is copied when it is taken.
+        - `at`: the first answer contains that position, as for `query`.
+        - `timeout`: seconds that the first answer may wait for `at`; 5 unless given.
+        - `principal`: who asks; `authorize` is asked once, when the watch begins.
+
+        A slow reader is given the newest answer and not all of them; `.position` says what it
+        contains. The watch ends when the engine stops. To leave early, use `contextlib.aclosing`.
+        Raises what `query` does, Overloaded (`Limits.watched_queries`, `Limits.watches`,
+        `Limits.watched_bytes`), and Closed if the engine fails.
         """
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         return self._live.watch(own_copy(query), at, seconds, principal)
@@ -246,9 +287,13 @@ class Engine:
     ) -> History:
         """Give an aggregate's committed events after a version, with their metadata.
 
-        Await it for a page of at most `limit`, or iterate it with `async for` for all of them. An
-        aggregate without events has an empty history. Raises UsageError, Forbidden, and Damaged
-        after what stands before the damaged event.
+        - `aggregate`, `aggregate_id`: whose. An aggregate without events has an empty history.
+        - `after`: the version after which to begin.
+        - `limit`: events of a page, from 1 on.
+        - `principal`: who asks; for `authorize`.
+
+        Await it for a page of at most `limit`, or iterate it with `async for` for all of them.
+        Raises UsageError, Forbidden, and Damaged after what stands before the damaged event.
         """
         return self._past.history(aggregate, aggregate_id, after, limit, principal)
 
@@ -263,10 +308,15 @@ class Engine:
     ) -> A:
         """Give an aggregate as it was at a version or a time, or as it durably is.
 
-        `at` is an aware datetime or µs since 1970 UTC, and events recorded at that very moment are
-        in. The state is folded for the caller from the log. Raises UsageError (where the version
-        does not exist, too), Forbidden, Damaged, and StreamUnreadable where an event cannot be
-        applied.
+        - `aggregate`, `aggregate_id`: whose.
+        - `version`: how many of its events are in the state.
+        - `at`: an aware datetime, or µs since 1970-01-01 UTC. Events recorded at that very moment
+          are in. Give `version` or `at`, not both.
+        - `principal`: who asks; for `authorize`.
+
+        The state is folded from the log for this caller alone, and may be changed. Raises
+        UsageError (also if the version does not exist), Forbidden, Damaged, and StreamUnreadable if
+        an event cannot be applied.
         """
         return await self._past.state(aggregate, aggregate_id, version, at, principal)
 
@@ -279,7 +329,11 @@ class Engine:
         *,
         principal: str | None = None,
     ) -> tuple[Change, ...]:
-        """Give what changed in an aggregate from one version to another; raises as `state` does."""
+        """Give what changed in an aggregate from one version to another.
+
+        `aggregate`, `aggregate_id` and `principal` are as for `state`; `before` and `after` are
+        versions, in either order. Empty if nothing changed. Raises as `state` does.
+        """
         return await self._past.difference(aggregate, aggregate_id, before, after, principal)
 
     def feed(
@@ -291,14 +345,18 @@ class Engine:
         follow: bool = False,
         principal: str | None = None,
     ) -> Feed:
-        """Give committed events after a position, in order; with `follow`, new ones as well.
+        """Give committed events after a position, in the order of the log.
 
-        `names` are stored names or classes of event (older events that lead to them are included),
-        `kinds` kinds or classes of aggregate; `.position` moves over what is passed over. One that
-        follows ends when the engine stops, also where it had not caught up: go on after its
-        position. To leave it early, use `contextlib.aclosing`. Raises UsageError, Forbidden,
-        Closed, Overloaded (Limits.feeds), and Damaged for an event that cannot be decoded, after
-        everything before it.
+        - `after`: the position after which to begin; 0 for all.
+        - `names`: stored names or classes of events; older events that lead to them are included.
+        - `kinds`: kinds or classes of aggregates.
+        - `follow`: go on with new events as they are committed.
+        - `principal`: who asks; for `authorize`.
+
+        `.position` moves over what is passed over, too. A feed that follows ends when the engine
+        stops, also if it had not caught up: go on after its position. To leave it early, use
+        `contextlib.aclosing`. Raises UsageError, Forbidden, Closed, Overloaded (`Limits.feeds`),
+        and Damaged for an event that cannot be decoded, after everything before it.
         """
         return self._feeds.feed(after, follow, names, kinds, principal)
 
@@ -312,8 +370,14 @@ class Engine:
     ) -> PastViews:
         """Give the views as of a position or a time: `async with engine.past(at=...) as past`.
 
-        They are folded from the log when they are entered, `projections` or all of them, and
-        `await past.query(...)` answers as `query` would have then. `at` is as in `state`.
+        - `position`: a receipt, its token, or a position.
+        - `at`: an aware datetime, or µs since 1970-01-01 UTC. Give one of the two.
+        - `projections`: those to fold; all that the engine has without.
+        - `principal`: who asks; for `authorize`.
+
+        The views are folded from the log when they are entered, in memory, and `await
+        past.query(...)` answers as `query` would have then. Raises UsageError here, and on entering
+        what `PastViews.__aenter__` says.
         """
         return self._pasts.past(position, at, projections, principal)
 

@@ -88,10 +88,10 @@ def note_new_aggregates(count: int) -> None:
 
 
 def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """Run an async function on uvloop where it is installed, else on asyncio's own loop.
+    """Run `main(*args)`, an async function, on uvloop if it is installed, else on asyncio's loop.
 
-    Meanwhile the garbage collector is calm: `calm_collector`. Raises TypeError for what is no such
-    function, and for its call.
+    Give what it returns, raise what it raises. Meanwhile the garbage collector is calm:
+    `calm_collector`. Raises TypeError for what is no such function, and for its call.
     """
     given: object = main
     if inspect.iscoroutine(given):

@@ -49,10 +49,13 @@ class Histogram(msgspec.Struct):
     """
 
     bounds: tuple[float, ...]
+    """The highest value of each bucket but the last."""
     counts: list[int]
     """One more than there are bounds."""
     sum: float = 0.0
+    """Of all values."""
     max: float = 0.0
+    """The highest value."""
 
     @classmethod
     def of_seconds(cls) -> Histogram:
@@ -115,6 +118,7 @@ class IntakeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Commands at the door. `accepted` is `open` and `answered` together."""
 
     accepted: int
+    """Commands that were let in since the start."""
     open: int
     """Accepted commands that have no answer yet."""
     answered: int
@@ -130,7 +134,9 @@ class DirectoryStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Aggregates in memory."""
 
     resident: int
+    """Aggregates in memory now."""
     loaded: int
+    """Aggregates that came into memory since the start."""
     passivated: int
     """Aggregates that left memory, to make room for others or because they were idle."""
     restored: int
@@ -147,6 +153,7 @@ class SnapshotStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Snapshots on their way to the store."""
 
     written: int
+    """Snapshots that the store has taken."""
     dropped: int
     """Not written, because too many waited or the store refused."""
 
@@ -155,6 +162,7 @@ class JournalStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The writer. A commit is a batch that the store has answered."""
 
     commits: int
+    """Batches since the start."""
     events: int
     """Events committed."""
     bytes: int
@@ -162,6 +170,7 @@ class JournalStatistics(msgspec.Struct, frozen=True, kw_only=True):
     undurable_events: int
     """Events that gather for the next commit."""
     undurable_bytes: int
+    """Their payloads and metadata."""
     conflicts: int
     """Decisions that lost against another writer."""
     voided: int
@@ -177,7 +186,9 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What a store in files knows of them."""
 
     file_bytes: int
+    """Size of the log's file."""
     wal_bytes: int
+    """Size of its write-ahead log."""
     wal_folds: int
     """How often the write-ahead log was folded into the file since the start."""
     wal_folds_put_off: int
@@ -213,6 +224,7 @@ class ProjectionFailure(msgspec.Struct, frozen=True):
     event: str
     """Its name and version, as "order-created v1"; empty where no event is to blame."""
     stream: str
+    """`kind:id` of its aggregate; empty where no event is to blame."""
     cause: str
     """The traceback, without the values that were in messages and variables."""
 
@@ -221,7 +233,9 @@ class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of one projector; counts are since the start."""
 
     name: str
+    """The projection's."""
     state: ProjectorState
+    """What it does at this moment."""
     position: int
     """The last event that is in the views."""
     lag_events: int | None
@@ -231,6 +245,7 @@ class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     """Events folded; those that the projection does not handle are not among them."""
     transactions: int
+    """Batches that it has written."""
     batch_seconds: Histogram
     """To fold and write one batch."""
     batch_events: Histogram
@@ -242,7 +257,9 @@ class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     """Rows in memory."""
     bus: SubscriptionStatistics
+    """Of the events that wait for it."""
     failure: ProjectionFailure | None
+    """Why it stopped, if it has."""
     retries: int = 0
     """Failures after which it tried again by itself."""
     parked: int = 0
@@ -257,21 +274,28 @@ class BuildProgress(msgspec.Struct, frozen=True, kw_only=True):
     """A build of a projection on its way to serve."""
 
     number: int
+    """Of the build, counted per projection."""
     version: int
+    """Of the projection that is built."""
     state: ProjectorState
+    """What its projectors do at this moment."""
     position: int
+    """The last event that is in its tables."""
     lag_events: int
+    """Durable events that are not."""
     events_per_second: float
     """Positions that it passed in the last seconds."""
     seconds_left: float | None
     """Until it has caught up at this speed; None where it does not move."""
     failure: ProjectionFailure | None
+    """Why it stopped, if it has."""
 
 
 class QueryStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of one type of query."""
 
     answered: int
+    """Answers that were given."""
     lagged: int
     """Asked `at` a position that the views did not reach in time."""
     failed: int
@@ -292,6 +316,7 @@ class LiveStatistics(msgspec.Struct, frozen=True, kw_only=True):
     due: int
     """Those whose rows have changed, and that wait for their turn to be asked."""
     asks: int
+    """Times that an answer was asked for."""
     unchanged: int
     """Asks that brought the answer that was there already, which nobody was given again."""
     torn: int
@@ -306,11 +331,15 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     """Position of the last durable event."""
     commands: IntakeStatistics
+    """Commands at the door."""
     handlers_running: int
     """Async handlers at work, those included whose outcome nobody waits for any more."""
     aggregates: DirectoryStatistics
+    """Aggregates in memory."""
     snapshots: SnapshotStatistics
+    """Snapshots on their way to the store."""
     journal: JournalStatistics
+    """The writer of the log."""
     store: StoreStatistics | None
     """None for a store that has no files."""
     projectors: Mapping[str, ProjectorStatistics]
@@ -318,6 +347,7 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     queries: Mapping[str, QueryStatistics]
     """By the name of the query."""
     live: LiveStatistics
+    """Queries that are watched."""
     loop_blocked: int
     """How often the event loop was blocked for longer than Limits.loop_blocked_ms."""
     telemetry_failures: int

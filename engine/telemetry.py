@@ -43,18 +43,26 @@ class CommandBegan(msgspec.Struct, frozen=True):
     """A command came; it ends with its answer."""
 
     command: Command
+    """As it was sent."""
     kind: str
+    """Of the aggregate that it is for."""
     correlation: str | None
+    """As the caller gave it."""
     causation: str | None
+    """As the caller gave it."""
     headers: Headers | None
+    """As the caller gave them."""
 
 
 class CommitBegan(msgspec.Struct, frozen=True):
     """A batch goes to the store."""
 
     events: int
+    """In the batch."""
     commands: int
+    """In the batch."""
     bytes: int
+    """Of payloads and metadata."""
     headers: Sequence[Headers]
     """Of its first commands, at most LINKS_MAX: those that have any."""
 
@@ -63,19 +71,23 @@ class LoadBegan(msgspec.Struct, frozen=True):
     """Cold aggregates are read together."""
 
     aggregates: int
+    """How many."""
 
 
 class ProjectionBegan(msgspec.Struct, frozen=True):
     """A projection folds a batch."""
 
     projection: str
+    """By its name."""
     events: Sequence[StoredEvent]
+    """Those of the batch, as the log has them."""
 
 
 class QueryBegan(msgspec.Struct, frozen=True):
     """A query is asked; it is begun and ended in the caller's task."""
 
     query: Query[Any]
+    """As it was asked."""
     at: int
     """The position that the views must have reached; 0 where any will do."""
 
@@ -93,7 +105,7 @@ class Observation(Protocol):
         ...
 
     def end(self, error: BaseException | None, facts: Mapping[str, Fact]) -> None:
-        """It has ended, with an error or without; `facts` are numbers and names of the code."""
+        """It has ended, with an `error` or without; `facts` are numbers and names of the code."""
         ...
 
 

@@ -201,9 +201,10 @@ class Portal:
     def execute_many(
         self, commands: Iterable[Envelope | Command], *, window: int = 256
     ) -> Generator[Receipt | EngineError, None, None]:
-        """Run many commands, at most `window` at a time; give their answers in order.
+        """Run many `commands`, at most `window` at a time; give their answers in order.
 
-        The commands are taken from the iterable in this thread, a window at a time.
+        The commands are taken from the iterable in this thread, a window at a time. Answers are
+        those of `Engine.execute_many`.
         """
         window = check_many(commands, window, is_async=False)
         waiting: list[Envelope | Command] = []
@@ -239,7 +240,7 @@ class Portal:
         timeout: float | None = None,
         principal: str | None = None,
     ) -> Answer:
-        """Ask the views, as `Engine.query` does."""
+        """Ask the views; give the answer, and raise what `Engine.query` does."""
         return self.call(
             lambda: self._engine.query(query, at=at, timeout=timeout, principal=principal)
         )

@@ -64,7 +64,9 @@ class HistoryPage(msgspec.Struct, frozen=True):
     """Events of one stream, in order."""
 
     stream: str
+    """`kind:id` of the aggregate."""
     events: tuple[LoggedEvent, ...]
+    """In order of version."""
     more: bool
     """Whether the stream goes on: ask again with `after=page.events[-1].meta.version`."""
 

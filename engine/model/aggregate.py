@@ -60,10 +60,15 @@ class Context(msgspec.Struct, frozen=True):
     new_id: Callable[[], str]
     """Gives a new random id. Put it into the event: a replay does not run handlers."""
     key: str | None = None
+    """The command's key, if it has one."""
     correlation: str | None = None
+    """What the command belongs to, as its caller said."""
     causation: str | None = None
+    """What led to the command."""
     principal: str | None = None
+    """On whose behalf the command came."""
     headers: Mapping[str, str] | None = None
+    """What else travelled with the command, by name."""
 
     @property
     def time(self) -> datetime:

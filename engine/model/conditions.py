@@ -39,10 +39,13 @@ class Range(msgspec.Struct, Generic[T], frozen=True):
     """
 
     low: T | None = None
+    """The lower bound; None for none."""
     high: T | None = None
+    """The upper bound; None for none."""
     with_low: bool = True
     """Whether the bound itself is in it."""
     with_high: bool = True
+    """The same of the upper one."""
 
     def __and__(self, other: Range[T]) -> Range[T]:
         """Give the values that are in both; raise InvalidInput where both have the same bound."""
@@ -61,6 +64,7 @@ class OneOf(msgspec.Struct, Generic[T], frozen=True):
     """Any of some values; made by `one_of`."""
 
     values: tuple[T | None, ...]
+    """Any of these; None is a value too."""
 
 
 def at_least(value: T) -> Range[T]:
@@ -84,7 +88,7 @@ def below(value: T) -> Range[T]:
 
 
 def between(low: T, high: T) -> Range[T]:
-    """Ask for all from one value to another, both included."""
+    """Ask for all from `low` to `high`, both included. Raises InvalidInput for None."""
     return Range(_bound(low), _bound(high))
 
 

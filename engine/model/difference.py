@@ -46,7 +46,9 @@ class Change(msgspec.Struct, frozen=True):
     path: Path
     """Where: in `before` for what was removed, in `after` for what was added, else in both."""
     before: Any
+    """The value there; ABSENT where there is none."""
     after: Any
+    """The value there; ABSENT where there is none."""
 
     @property
     def where(self) -> str:
@@ -75,7 +77,7 @@ class _Field(str):
 
 
 def difference(before: object, after: object) -> tuple[Change, ...]:
-    """Give all changes that lead from one state to the other; empty where they are the same.
+    """Give all changes that lead from a state `before` to one `after`; empty if they are equal.
 
     The states are msgspec structs, or anything built of structs, mappings, sequences, sets and
     values that can be compared.

@@ -151,6 +151,7 @@ class Command(
     """
 
     command_name: ClassVar[str]
+    """Its stored name."""
 
     @classmethod
     def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
@@ -173,8 +174,11 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """
 
     event_name: ClassVar[str]
+    """Its stored name."""
     event_version: ClassVar[int]
+    """The version under which it is stored."""
     event_added: ClassVar[tuple[str, ...]] = ()
+    """Fields that a later release has added, in the order of the releases."""
     event_omitted: ClassVar[bool] = False
     """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
     event_exactness: ClassVar[Exactness | None] = None
@@ -226,6 +230,7 @@ class Query(msgspec.Struct, Generic[Answer], metaclass=MessageMeta, forbid_unkno
     """A question with the type of its answer: `class GetOrder(Query[Order | None])`."""
 
     query_name: ClassVar[str]
+    """Its name in statistics and telemetry."""
 
     @classmethod
     def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
@@ -240,6 +245,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """A command with what travels beside it: what `execute_many` takes, and `execute` makes."""
 
     command: Command
+    """What is to be done."""
     key: str | None = None
     """The caller's name for this command to this aggregate; sent again, it is not run again."""
     expected: int | None = None
@@ -321,16 +327,23 @@ class Meta(msgspec.Struct, frozen=True):
     """What the log knows of an event besides its content."""
 
     stream: str
+    """`kind:id` of the aggregate."""
     version: int
+    """How many events the aggregate has with this one; from 1 on."""
     position: int
+    """Its place in the log, from 1 on, without holes."""
     recorded: int
     """When it was written, by the engine's clock, in µs since 1970-01-01 UTC."""
     key: str | None = None
     """The command's key; on the first event of a command only."""
     correlation: str | None = None
+    """What the command belongs to, as its caller said."""
     causation: str | None = None
+    """What led to the command."""
     principal: str | None = None
+    """On whose behalf the command came."""
     headers: Mapping[str, str] | None = None
+    """What else travelled with the command, by name."""
 
     @property
     def kind(self) -> str:

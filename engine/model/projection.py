@@ -149,7 +149,7 @@ class Table(Generic[R]):
         self._cells.set(flat[self._shape.key_place], flat)
 
     def update(self, key: Any, /, **changes: Any) -> None:
-        """Change fields of the row with this key; KeyError where there is none."""
+        """Set the fields `changes` of the row with this `key`; KeyError where there is none."""
         place = self._encode_key(key)
         flat = self._cells.get(place)
         if flat is None:

@@ -36,7 +36,7 @@ class Sql(Protocol):
     """SQL inside the transaction that moves the projection's checkpoint."""
 
     def run(self, statement: str, values: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement with its `?` values; give its rows, if it gives any.
+        """Run one `statement` with its `?` `values`; give its rows, if it gives any.
 
         Tables are named in braces: `sql.run("DELETE FROM {rows} WHERE id = ?", (id,))`. Raises
         UsageError for a table that is not the projection's and for more rows than

@@ -56,15 +56,25 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """An event in the log."""
 
     position: int
+    """Its place in the log, from 1 on."""
     stream: str
+    """`kind:id` of its aggregate."""
     version: int
+    """Its place in the stream, from 1 on."""
     name: str
+    """The stored name of its type."""
     event_version: int
+    """The version of its type."""
     recorded: int
+    """When it was written, in µs since 1970-01-01 UTC."""
     payload: bytes
+    """Its fields, encoded."""
     metadata: bytes
+    """What travelled with its command, encoded; empty for nothing."""
     encoding: int
+    """How both are encoded; a number of this release."""
     checksum: int
+    """Of all this and of the event before it."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

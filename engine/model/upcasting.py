@@ -40,6 +40,7 @@ class Retired(msgspec.Struct, frozen=True):
     """A stored type of event that nobody folds any more: `Retired("order-labelled")`."""
 
     name: str
+    """The stored name of the type."""
     versions: tuple[int, ...] | None = None
     """Those that are retired; None for all."""
 
@@ -55,7 +56,7 @@ class Retired(msgspec.Struct, frozen=True):
             )
 
     def covers(self, name: str, version: int) -> bool:
-        """Tell whether a stored type is retired by this."""
+        """Tell whether the stored type `name`, `version` is retired by this."""
         return name == self.name and (self.versions is None or version in self.versions)
 
 

@@ -36,9 +36,14 @@ A = TypeVar("A", bound=Aggregate)
 class Archive:
     """A log, read-only, beside its engine or without one; use it with `async with`.
 
-    `store` is the URL that the engine has, and `upcasters` and `retired` are its too. Raises
-    DefinitionError for one that has no file, and on entering StoreRefused where there is no log
-    that can be read. `projections` and `answers` are for `past`.
+    - `aggregates`: classes of those whose histories and states are asked for.
+    - `store`: the URL or the path that the engine has.
+    - `projections`, `answers`: for `past`.
+    - `upcasters`, `retired`: those of the engine.
+    - `limits`, `ports`, `logger`: as for Engine.
+
+    Raises DefinitionError for a store that has no file, and on entering StoreRefused if there is no
+    log that can be read.
     """
 
     def __init__(

@@ -43,10 +43,14 @@ _NOTHING: Final = object()
 class Onlooker:
     """The views of an engine in another process; use it with `async with`.
 
-    `store` is the URL that the engine has; `projections` and `answers` are some of its own. Raises
-    DefinitionError for a store that has no file, and on entering StoreRefused where the views are
-    of other definitions. They need not be there yet. Views beside a log that was restored are shown
-    as they are, until an engine starts and folds them anew.
+    - `projections`, `answers`: some of those that the engine has.
+    - `store`: the URL or the path that the engine has.
+    - `limits`, `ports`: as for Engine.
+
+    It takes no lock and writes nothing. Raises DefinitionError for a store that has no file, and on
+    entering StoreRefused if the views are of other definitions. They need not be there yet. Views
+    beside a log that was restored are shown as they are, until an engine starts and folds them
+    anew.
     """
 
     def __init__(
@@ -115,10 +119,10 @@ class Onlooker:
         at: Receipt | str | int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - running out of it names who lags
     ) -> A:
-        """Answer a query as the engine would; with `at`, from views that contain that position.
+        """Answer a `query` as the engine would; with `at`, from views that contain that position.
 
-        Raises StoreRefused where there are no views yet, or others than those declared here, and
-        what `Engine.query` raises.
+        `timeout` is in seconds, as for `Engine.query`. Raises StoreRefused if there are no views
+        yet, or others than those declared here, and what `Engine.query` raises.
         """
         self._check_open()
         return await self._answers.ask(query, at, timeout)
@@ -173,9 +177,10 @@ class Onlooker:
 class OnlookerQuery(Generic[A]):
     """The answers to one query, for one who watches: the first at once, others as they change.
 
-    It waits for views that are not there yet, and over the engine's restarts; it ends with
-    `aclose`. Who is slow to take an answer is given the newest one next. Raises Closed where the
-    onlooker is closed, and what `Onlooker.query` raises, but for views that are not there yet.
+    `onlooker.watch(query)` makes it. It waits for views that are not there yet, and over the
+    engine's restarts; it ends with `aclose`. A slow reader is given the newest answer next. Raises
+    Closed where the onlooker is closed, and what `Onlooker.query` raises, but for views that are
+    not there yet.
     """
 
     def __init__(self, onlooker: Onlooker, query: Query[A]) -> None:

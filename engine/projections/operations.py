@@ -45,24 +45,47 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How one projection stands."""
 
     name: str
+    """As it is declared."""
     version: int
     """As it is declared."""
     serving: int | None
     """The version whose tables serve queries."""
     state: ProjectorState
+    """What it does at this moment; "stopped" has its reason in `failure`."""
     position: int
+    """The last event that is in the views."""
     lag_events: int | None
+    """Durable events that are not in the views yet."""
     lag_seconds: float | None
+    """Age of the oldest of these, in seconds."""
     slices: int
+    """Projectors that share its keys."""
     parked: int
+    """Events set aside."""
     retries: int
+    """Failures after which it tried again by itself, since the start."""
     failure: ProjectionFailure | None
+    """Why it stopped, if it has."""
     building: BuildProgress | None
+    """How far a build beside the one that serves has come."""
     builds: Sequence[Build]
+    """All sets of its tables, the oldest first."""
 
 
 class Projections:
-    """The projections of one engine, by name."""
+    """The projections of one engine, by name: how they stand, and what operators do with them.
+
+    - `name`: of the projection; UsageError for one that the engine does not have.
+    - `reason`: for the book of decisions; it is kept with the views, over restarts.
+    - `principal`: who asks. `authorize` is asked with the action "control" and the name: Forbidden.
+    - `key`: of parked events, as `sequence` of the projection gives it; its stream without one.
+    - `position`: of an event in the log.
+    - `after`, `limit`: a page begins after that position, and has so many entries at most.
+
+    What a call decides is synced when it returns, and holds over restarts. A call whose caller is
+    cancelled is done whole or not at all. All raise Closed if the engine does not run, InvalidInput
+    for texts and numbers that cannot be kept, and StoreFailed if the views cannot be written.
+    """
 
     def __init__(
         self,

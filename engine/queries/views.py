@@ -84,7 +84,9 @@ class Reads(Protocol):
 class Views:
     """What an answer reads: typed rows of the projections' tables, and SQL over them.
 
-    All that one answer reads is of one and the same state of the views.
+    All that one answer reads is of one and the same state of the views, for `Limits.state_seconds`
+    at most. `table` is named by its projection, as `Orders.summaries`. UsageError is raised for a
+    table that this engine does not have.
     """
 
     def __init__(
@@ -108,11 +110,11 @@ class Views:
         """The projections that were read."""
 
     def of(self, state: ViewsSource, reads: Reads | None) -> Views:
-        """Give the same views to one answer: in one state, and with its reads noted."""
+        """Give the same views to one answer: in one `state`, and with its `reads` noted."""
         return Views(state, self._tables, self._limits, reads, self._projections)
 
     async def get(self, table: Table[R], key: Any) -> R | None:
-        """Give the row with this key, or None."""
+        """Give the row of a `table` with this `key`, or None. Raises what encodes no such key."""
         definition = self._known(table)
         encoded = definition.shape.encode_key(key)
         if self._reads is not None:
@@ -131,15 +133,20 @@ class Views:
         offset: int = 0,
         after: Any = None,
     ) -> list[R]:
-        """Give the rows whose fields have what `where` asks for, in order.
+        """Give the rows of a `table` whose fields have what `where` asks for, in order.
 
-        That is a value by name, or a range or several: `where={"cents": at_least(100), "status":
-        one_of(["open", "held"])}`, with `above`, `at_most`, `below` and `between` beside these.
-        They are ordered by `order_by`, and by key where that is equal. The next page begins
-        `after` the last row of this one: pass that row, or its key. Raises UsageError for names
-        that are no fields, and where there are more than `limits.query_rows` rows and no limit;
-        InvalidInput for a range without values or of another type, and for too many values
-        (`limits.query_values`).
+        - `where`: a value by name of field, or a range or several: `{"cents": at_least(100),
+          "status": one_of(["open", "held"])}`, with `above`, `at_most`, `below` and `between`
+          beside these.
+        - `order_by`: a field; rows that are equal there, and all without it, are ordered by key.
+        - `descending`: the other way round.
+        - `limit`: rows, from 0 to `Limits.query_rows`.
+        - `offset`: rows to pass over. For the next page `after` is faster.
+        - `after`: the last row of the page before, or its key.
+
+        Raises UsageError for names that are no fields, and for more than `Limits.query_rows` rows
+        without a limit. Raises InvalidInput for a range without values or of another type, and for
+        more values than `Limits.query_values`.
         """
         definition = self._known(table)
         self._check_page(limit, offset)
@@ -177,13 +184,16 @@ class Views:
         offset: int = 0,
         raw: bool = False,
     ) -> list[R]:
-        """Give the rows whose `search` fields have all words of a text, the best ones first.
+        """Give the rows of a `table` whose `search` fields have all words of a text, best first.
 
-        The last word may be the beginning of one; capitals and accents do not matter. Nothing in
-        the text is syntax, unless it is `raw`: then it is what SQLite's FTS5 reads. Without a
-        `limit` they are 20 at most. Raises
-        InvalidInput for a text without a word or longer than `limits.search_characters`, and
-        UsageError for a table without such fields.
+        - `text`: at most `Limits.search_characters`. Its last word may be the beginning of one;
+          capitals and accents do not matter. Nothing in it is syntax.
+        - `where`: as in `find`.
+        - `limit`, `offset`: rows; without a limit they are 20 at most.
+        - `raw`: the text is what SQLite's FTS5 reads, with its syntax.
+
+        Raises InvalidInput for a text without a word or too long, and UsageError for a table
+        without such fields.
         """
         definition = self._read(table)
         if not definition.shape.search:
@@ -208,7 +218,7 @@ class Views:
         return rows
 
     async def count(self, table: Table[Any], *, where: Mapping[str, Any] | None = None) -> int:
-        """Count the rows whose fields have what `where` asks for, as in `find`."""
+        """Count the rows of a `table` that have what `where` asks for, as in `find`."""
         definition = self._read(table)
         return await self._store.count(definition, self._filters(definition, where))
 
@@ -223,7 +233,11 @@ class Views:
     async def sql(
         self, statement: str, parameters: Sequence[Scalar] = (), *, row: type[S] | None = None
     ) -> list[S] | list[tuple[Any, ...]]:
-        """Run a SELECT with its `?` parameters; give tuples, or structs by column name.
+        """Run a SELECT; give its rows as tuples, or as structs.
+
+        - `statement`: tables go by their names in SQL, `<projection>_<attribute>`.
+        - `parameters`: values of its `?`, in order.
+        - `row`: a struct whose fields are the columns' names.
 
         Meant for few rows, sums and the like: for many rows of one table `find` is far faster.
         Raises UsageError for a statement that cannot be run or would change anything, and

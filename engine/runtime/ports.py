@@ -124,7 +124,7 @@ class Watcher(Protocol):
     def start(
         self, check: Callable[[float, float, Callable[[], str]], None], every: float
     ) -> Callable[[], None]:
-        """Call `check(now, busy, stack)` in another thread every so often; give what ends it.
+        """Call `check(now, busy, stack)` in another thread `every` so many seconds; give its end.
 
         `now` is in seconds, `busy` the seconds of processor time that the process has used, and
         `stack()` gives the text of what the thread that started this runs at that moment.
@@ -327,8 +327,11 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     """What one engine uses of the world. The default is the real one."""
 
     clock: Clock = msgspec.field(default_factory=SystemClock)
+    """Wall time, which orders nothing, and durations."""
     ids: Ids = msgspec.field(default_factory=SystemIds)
+    """New ids, which are random."""
     workers: Workers = msgspec.field(default_factory=SystemWorkers)
+    """Threads."""
     files: object | None = None
     """How a store that keeps files opens them, by that store's own protocol; None for the machine's
     file system."""

@@ -96,7 +96,7 @@ class MemoryStore:
     async def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
     ) -> Sequence[StreamPage]:
-        """Read many streams at once."""
+        """Read many streams at once, as `Store.read_streams` says."""
         page = _Page(events_max, bytes_max)
         pages: list[StreamPage] = []
         for read in reads:
@@ -108,7 +108,7 @@ class MemoryStore:
     async def read_feed(
         self, after: int, *, events_max: int, bytes_max: int
     ) -> Sequence[StoredEvent]:
-        """Read the global order."""
+        """Read the global order, as `Store.read_feed` says."""
         return _Page(events_max, bytes_max).take(self._log[after : after + events_max])
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:

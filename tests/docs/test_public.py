@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import pydoc
 import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import engine
@@ -29,6 +31,10 @@ GIVEN = {"Feed", "History", "LiveQuery", "PastViews", "Portal", "Projections", "
 """Classes that nobody makes but the engine: how is no part of what is public."""
 INSIDE = {"Engine.registry", "Event.event_exactness", "Views.of"}
 """Without an underscore, since other rooms of the engine use them."""
+
+
+PLAIN = ("self", "cls", "function")
+"""Arguments that need no word; a decorator's function is what it stands above."""
 
 
 def members(cls: type) -> Iterator[tuple[str, Any]]:
@@ -158,3 +164,49 @@ def test_the_shop_imports_what_is_public() -> None:
     }
 
     assert inner == set()
+
+
+def is_told(parameter: str, name: str, function: Any) -> bool:
+    """Tell whether a docstring explains a parameter: its own, its class's, or where it refers to.
+
+    `Engine.state`, say, in the docstring of `Archive.state`.
+    """
+    texts = [inspect.getdoc(function) or ""]
+    cls, _, method = name.partition(".")
+    if method:
+        texts.append(inspect.getdoc(CLASSES[cls]) or "")
+    known = dict(functions())
+    references = re.findall(r"`(\w+\.\w+)`", texts[0])
+    texts += [inspect.getdoc(known[found]) or "" for found in references if found in known]
+    return any(re.search(rf"`[^`]*\b{parameter}\b[^`]*`", text) for text in texts)
+
+
+def test_every_argument_of_a_public_call_is_explained() -> None:
+    """Where there is one alone, the sentence is about it."""
+    silent = []
+    for name, function in functions():
+        cls = CLASSES.get(name.partition(".")[0])
+        if name in INSIDE or (cls is not None and issubclass(cls, BaseException)):
+            continue
+        parameters = [p for p in inspect.signature(function).parameters if p not in PLAIN]
+        if len(parameters) > 1:
+            silent += [f"{name}({p})" for p in parameters if not is_told(p, name, function)]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, found in CLASSES.items() if issubclass(found, msgspec.Struct)]
+)
+def test_help_explains_every_field_of_a_public_struct(name: str) -> None:
+    """Beside the field, or in the docstring of its class."""
+    shown = pydoc.plain(pydoc.render_doc(CLASSES[name]))
+    own = inspect.get_annotations(CLASSES[name])
+    fields = [field for field in own if field[0] != "_" and f"{name}.{field}" not in INSIDE]
+    silent = [
+        field
+        for field in fields
+        if not re.search(rf"^ \|  {field}: .*\n \|      \S|`{field}`", shown, re.MULTILINE)
+    ]
+
+    assert silent == []

@@ -212,7 +212,7 @@ class Store(Protocol):
     async def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
     ) -> Sequence[StreamPage]:
-        """Read many streams at once: one page each, in the order asked for.
+        """Read many streams at once: one page each, in the order of `reads`.
 
         All pages together hold at most `events_max` events and about `bytes_max` bytes, but at
         least one event if there is one. A page that was cut, or not begun, says `more`.
@@ -222,7 +222,11 @@ class Store(Protocol):
     async def read_feed(
         self, after: int, *, events_max: int, bytes_max: int
     ) -> Sequence[StoredEvent]:
-        """Read the global order after position `after`; empty at the end of the log."""
+        """Read the global order after position `after`; empty at the end of the log.
+
+        A page holds at most `events_max` events and about `bytes_max` bytes, but at least one
+        event.
+        """
         ...
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:

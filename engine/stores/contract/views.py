@@ -64,11 +64,13 @@ class Build(msgspec.Struct, frozen=True):
     """One set of a projection's tables."""
 
     projection: str
+    """By its name."""
     number: int
     """From 1 on, counted per projection; the tables carry it in their names."""
     version: int
     """That its projection had when it was begun."""
     state: BuildState
+    """"serving" queries, "building" beside it, or "former": kept until it is dropped."""
     position: int
     """The least that its slices have reached."""
     fits: bool
@@ -89,11 +91,13 @@ class Parked(msgspec.Struct, frozen=True):
     """An event that is not in the tables, since it or one before it could not be folded."""
 
     position: int
+    """Of the event, in the log."""
     key: str
     """All later events of this key wait behind it."""
     event: str
     """Its name and version, as "order-created v1"."""
     stream: str
+    """`kind:id` of its aggregate."""
     parked: int
     """When, in µs since 1970-01-01 UTC."""
     attempts: int = 0
@@ -106,14 +110,19 @@ class Decision(msgspec.Struct, frozen=True):
     """What a person decided about a projection; it is kept with the views."""
 
     projection: str
+    """By its name."""
     kind: DecisionKind
+    """What was decided."""
     decided: int
     """When, in µs since 1970-01-01 UTC."""
     version: int
     """Of the projection, for which an event is skipped."""
     position: int | None = None
+    """Of the event that is skipped."""
     reason: str = ""
+    """As it was given."""
     principal: str | None = None
+    """Who decided, if that was said."""
     checksum: int | None = None
     """Of the event that is skipped: in a log that has another one there, it is not."""
 
