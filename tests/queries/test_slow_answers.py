@@ -279,6 +279,8 @@ async def test_answers_that_overlap_without_a_gap_let_the_log_be_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_wal, "WAL_BYTES_MIN", 64 * 1024)
+    # On a slow machine the log may need longer to grow than a pause lasts.
+    monkeypatch.setattr(states_file, "PAUSE_SECONDS", SELDOM)
     async with ledger(tmp_path) as engine:
         await add(engine, 1)
         views = views_of(engine)
