@@ -32,7 +32,7 @@ from .model.upcasting import Upcasting
 from .projections.control import Control
 from .projections.operations import Projections
 from .projections.projector import Projector
-from .projections.runner import Projecting
+from .projections.runner import ProjectionRunner
 from .projections.targets.choose import Works
 from .queries.answers import Answers
 from .queries.live import LiveQueries
@@ -192,9 +192,9 @@ class Wiring:
         }
         self.projections = Projections(self.projecting, self.views, self.entrance.check, self.gate)
 
-    def _make_projecting(self, projection: type[Projection]) -> Projecting:
+    def _make_projecting(self, projection: type[Projection]) -> ProjectionRunner:
         self._works.check(projection.__definition__)
-        return Projecting(
+        return ProjectionRunner(
             projection,
             make=self._projector,
             views=self.views,

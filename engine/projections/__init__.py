@@ -2,6 +2,6 @@
 
 In: events from the bus or the log. Out: batches of changes with the checkpoint, in one
 transaction. Read `projector`, `scope` (which events are mine), `targets` (what they become),
-`writes`; then `runner` (open, run, swap), `operations` and `control` (what an operator asks),
-`parking`, `retry`, `progress`. The projections do not know the write side.
+`writes`; then `runner` (open, run, swap), `desk`, `operations` and `control` (what an operator
+asks), `parking`, `retry`, `progress`. The projections do not know the write side.
 """

@@ -20,7 +20,7 @@ from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, Proje
 from ..stores.contract.requests import POSITION_MAX, refused_position
 from ..stores.contract.views import Build, Decision, Parked, Rebuild, ViewsStore
 from .retry import Retried
-from .runner import Projecting
+from .runner import ProjectionRunner
 
 __all__ = ["Projections", "Status", "checked_rebuild"]
 
@@ -89,7 +89,7 @@ class Projections:
 
     def __init__(
         self,
-        projecting: Mapping[str, Projecting],
+        projecting: Mapping[str, ProjectionRunner],
         views: ViewsStore,
         check_usable: Callable[[], object],
         gate: Gate | None,
@@ -140,11 +140,11 @@ class Projections:
 
     async def pause(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Let it rest between two batches until `resume`, over restarts too."""
-        await (await self._find(name, principal, reason)).pause(reason, principal)
+        await (await self._find(name, principal, reason)).desk.pause(reason, principal)
 
     async def resume(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Let it go on, from a pause or after a failure."""
-        await (await self._find(name, principal, reason)).resume(reason, principal)
+        await (await self._find(name, principal, reason)).desk.resume(reason, principal)
 
     async def reset(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Empty its tables and fold the log into them again; queries see them fill.
@@ -152,7 +152,7 @@ class Projections:
         A SINK DELIVERS EVERYTHING AGAIN, from the beginning. What was decided to be skipped stays
         skipped. See `rebuild`, which lets the old rows serve.
         """
-        await (await self._find(name, principal, reason)).reset(reason, principal)
+        await (await self._find(name, principal, reason)).desk.reset(reason, principal)
 
     async def rebuild(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
         """Begin to build it anew, beside the tables that serve; `status` tells how far it is.
@@ -161,17 +161,17 @@ class Projections:
         and stops at an event that it cannot fold, whatever the projection's policy is. Raises
         UsageError for a sink, which has no tables.
         """
-        await (await self._find(name, principal, reason)).rebuild(reason, principal)
+        await (await self._find(name, principal, reason)).desk.rebuild(reason, principal)
 
     async def cancel(self, name: str, *, reason: str = "", principal: str | None = None) -> Build:
         """Give a rebuild up, also one of another process; give which build it was."""
-        return await (await self._find(name, principal, reason)).cancel(reason, principal)
+        return await (await self._find(name, principal, reason)).desk.cancel(reason, principal)
 
     async def drop(
         self, name: str, *, reason: str = "", principal: str | None = None
     ) -> Sequence[Build]:
         """Take the tables of former builds away; give which they were."""
-        return await (await self._find(name, principal, reason)).drop_former(reason, principal)
+        return await (await self._find(name, principal, reason)).desk.drop_former(reason, principal)
 
     async def parked(
         self,
@@ -193,7 +193,7 @@ class Projections:
         self, name: str, *, key: str | None = None, principal: str | None = None
     ) -> Retried:
         """Try what is parked again, of one key or all: in order, and no further than it goes."""
-        return await (await self._find(name, principal, key)).retry(key)
+        return await (await self._find(name, principal, key)).desk.retry(key)
 
     async def skip(
         self, name: str, position: int, *, reason: str, principal: str | None = None
@@ -202,7 +202,7 @@ class Projections:
         projecting = await self._find(name, principal, reason)
         if (why := refused_position(position)) is not None:
             raise InvalidInput(f"{why}. Nothing was skipped")
-        await projecting.skip(position, reason, principal)
+        await projecting.desk.skip(position, reason, principal)
 
     async def decisions(self, name: str, *, principal: str | None = None) -> Sequence[Decision]:
         """Give what people decided, the oldest first."""
@@ -217,7 +217,7 @@ class Projections:
             self._gate.check_now(principal, "control", as_text("projection", name), mend)
         self._named(name).resume_stopped()
 
-    async def _find(self, name: str, principal: str | None, *texts: object) -> Projecting:
+    async def _find(self, name: str, principal: str | None, *texts: object) -> ProjectionRunner:
         self._check_usable()
         said: tuple[object, ...] = (principal, *texts)
         for text in said:
@@ -231,7 +231,7 @@ class Projections:
             await self._gate.check(principal, "control", as_text("projection", name))
         return self._named(name)
 
-    def _named(self, name: str) -> Projecting:
+    def _named(self, name: str) -> ProjectionRunner:
         # Compared, since what is no name may have no hash.
         projecting = next((p for n, p in self._projecting.items() if n == name), None)
         if projecting is None:

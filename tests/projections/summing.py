@@ -30,7 +30,7 @@ from engine import (
     projects,
 )
 from engine.projections.operations import Status
-from engine.projections.runner import Projecting
+from engine.projections.runner import ProjectionRunner
 from tests.support.counters import Add, Added, Counter, Emptied
 
 AILING: set[str] = set()
@@ -282,7 +282,7 @@ class Gate:
         self._open.set()
 
 
-def work_of(engine: Engine) -> Projecting:
+def work_of(engine: Engine) -> ProjectionRunner:
     return engine._wiring.projecting["sums"]
 
 

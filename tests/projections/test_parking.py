@@ -157,7 +157,7 @@ async def test_an_event_that_was_parked_after_it_was_skipped_is_left_out_too(
         await sums(engine, at=await add(engine, "b", "b"))
         parked = (await engine.projections.parked("sums"))[0]
         await engine.projections.skip("sums", 1, reason="a test order")
-        (projector,) = engine._wiring.projecting["sums"]._serving
+        (projector,) = engine._wiring.projecting["sums"].serving
         at = await engine._views.checkpoint(projector.part)
         await engine._views.write(Changes(projector.part, at, at, {}, (parked,)))
         await projector.ask(projector.reopen)

@@ -20,7 +20,7 @@ from engine import (
 )
 from engine.model.projection import slice_of
 from engine.projections.projector import Projector
-from engine.projections.runner import Projecting
+from engine.projections.runner import ProjectionRunner
 from engine.stores.contract.views import Parked, Part
 from tests.projections.summing import (
     AILING,
@@ -44,7 +44,7 @@ from tests.support.counters import Added
 from tests.support.waiting import until
 
 
-def let_be_busy(work: Projecting) -> None:
+def let_be_busy(work: ProjectionRunner) -> None:
     """Let builds that are begun from now on take commands to be at work always."""
     make = work._make
 
@@ -116,7 +116,7 @@ async def test_a_retry_does_not_begin_in_the_middle_of_what_a_slice_parks_meanwh
     late, far = "a", next(c for c in "bcdefgh" if _slice(c) > _slice("a"))
     AILING.update((late, far))
     async with summing(SlicedAndParking, file) as engine:
-        projectors = work_of(engine)._serving
+        projectors = work_of(engine).serving
         held = asyncio.Event()
         holding = asyncio.create_task(projectors[_slice(late)].ask(held.wait))
         await add(engine, late, far, late)
@@ -311,7 +311,7 @@ async def test_a_build_that_gives_way_to_commands_ends_at_once_with_its_engine(
         work = work_of(engine)
         let_be_busy(work)
         await engine.projections.rebuild("sums")
-        (projector,) = work._building
+        (projector,) = work.building
         await until(lambda: projector.position == 3)
         assert projector.state == "catching-up", "it rests"
 

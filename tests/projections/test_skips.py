@@ -78,7 +78,7 @@ async def test_an_event_is_not_left_parked_that_was_in_hand_when_it_was_skipped(
         skipping = asyncio.ensure_future(engine.projections.skip("sums", 2, reason="a test"))
         await decided.reached.wait()
         rows.let_go()
-        (serving,) = work_of(engine)._serving
+        (serving,) = work_of(engine).serving
         parked = await serving.wait_for(2, None) and await engine.projections.parked("sums")
         if not ails_on:
             AILING.clear()
