@@ -206,15 +206,20 @@ def test_an_invoice_with_a_malformed_row_is_left_out_whole(path: Path) -> None:
         (row(number="2", product="", country="France,4"), ["2"]),
         (row(number="5\x00"), ["5"]),
         # What ends a line elsewhere may hide a row of the one before or behind.
-        (row(number="1").replace("\n", "\r") + row(number="2"), ["1", "2"]),
-        (row(number="6").replace("\n", "\v") + row(number="2"), ["1", "2"]),
-        (row(number="6").replace("\n", "\u2028") + row(number="2"), ["1", "2"]),
-        ("\r" + row(number="6", price="?"), []),
+        pytest.param(row(number="1").rstrip() + "\r" + row(number="2"), ["1", "2"], id="return"),
+        pytest.param(row(number="6").rstrip() + "\v" + row(number="2"), ["1", "2"], id="tab"),
+        pytest.param(
+            row(number="6").rstrip() + "\u2028" + row(number="2"), ["1", "2"], id="separator"
+        ),
+        pytest.param("6,71053\v" + row(number="2"), ["1", "2"], id="half-and-tab"),
+        pytest.param("\r" + row(number="6", price="?"), [], id="return-first"),
         # So does an end that is missing, as between two files that were joined.
-        (row(number="1").rstrip() + row(number="2"), ["1", "2"]),
-        (row(number="1").replace("\n", ",") + row(number="2"), ["1", "2"]),
+        pytest.param(row(number="1").rstrip() + row(number="2"), ["1", "2"], id="no-end"),
+        pytest.param(row(number="1").rstrip() + "," + row(number="2"), ["1", "2"], id="comma"),
         # A comma that is missing makes another number of two cells, whatever is quoted behind it.
-        ('271053,"LAMP, RED",6,12/1/10 8:26,3.39,17850,France\n', ["1", "2"]),
+        pytest.param(
+            '271053,"LAMP, RED",6,12/1/10 8:26,3.39,17850,France\n', ["1", "2"], id="no-comma"
+        ),
     ],
 )
 def test_what_a_row_that_cannot_be_read_may_belong_to_is_left_out(
