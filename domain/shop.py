@@ -6,11 +6,13 @@ names the parts together.
 
 from __future__ import annotations
 
-from engine import Engine, Limits, Onlooker
+from engine import Authorize, Engine, Limits, Onlooker
 
 from .model.former_events import UPCASTERS
 from .model.orders import Order
+from .model.rates import Rates
 from .model.returns import Return
+from .partners.carrier import Carrier, Pickups
 from .views.catalogue import Catalogue
 from .views.customers import Customers
 from .views.orders import Orders
@@ -26,14 +28,30 @@ PROJECTIONS = (Orders, Catalogue, Sales, Customers)
 LIMITS = Limits(resident_aggregates=2_000)
 
 
-def open_shop(store: str = "memory:", limits: Limits = LIMITS) -> Engine:
-    """Give the shop's engine on a store; start it with `async with`."""
+def open_shop(
+    store: str = "memory:",
+    limits: Limits = LIMITS,
+    *,
+    authorize: Authorize | None = None,
+    rates: Rates | None = None,
+    carrier: Carrier | None = None,
+) -> Engine:
+    """Give the shop's engine on a store; start it with `async with`.
+
+    With a `carrier` it is told of each shipped order: of all that the log has, if it is new.
+    `authorize` is asked before each command and question (`gate.staff_gate`).
+    """
+    resources: dict[type, object] = {Rates: rates or Rates()}
+    if carrier is not None:
+        resources[Carrier] = carrier
     return Engine(
         [Order, Return],
-        projections=PROJECTIONS,
+        projections=PROJECTIONS if carrier is None else (*PROJECTIONS, Pickups),
         answers=ANSWERS,
         upcasters=UPCASTERS,
         rebuild="auto",
+        resources=resources,
+        authorize=authorize,
         store=store,
         limits=limits,
     )

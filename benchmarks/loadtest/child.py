@@ -24,6 +24,7 @@ import msgspec
 
 from domain.model.former_events import UPCASTERS
 from domain.model.orders import Order
+from domain.model.rates import Rates
 from domain.model.returns import Return
 from domain.shop import LIMITS, open_shop
 from engine import Engine, EngineError, Overloaded, Rejected, run
@@ -228,7 +229,13 @@ def _rss() -> int:
 def _engine(life: Life) -> Engine:
     if life.projections:
         return open_shop(life.store)
-    return Engine([Order, Return], upcasters=UPCASTERS, store=life.store, limits=LIMITS)
+    return Engine(
+        [Order, Return],
+        upcasters=UPCASTERS,
+        resources={Rates: Rates()},
+        store=life.store,
+        limits=LIMITS,
+    )
 
 
 async def live(life: Life) -> None:

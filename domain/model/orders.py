@@ -4,7 +4,7 @@ Rules: an order is created once, with at least one line; quantities are 1 or mor
 and both no larger than the views can add up (`lines`); only a created order can be adjusted,
 shipped or cancelled, each with an error code of its own that stays the same. Handlers decide and
 change nothing; appliers change the state and decide nothing. Events carry what the views need, so
-that no view has to ask another. No clock, no I/O.
+that no view has to ask another. No clock, and no I/O but what the async handler is given.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .lines import (
     total_of,
 )
 from .money import Money
+from .rates import Rates, converted
 
 __all__ = [
     "AdjustOrderItemQuantity",
@@ -36,7 +37,9 @@ __all__ = [
     "OrderCancelled",
     "OrderCreated",
     "OrderItemQuantityAdjusted",
+    "OrderQuoted",
     "OrderShipped",
+    "QuoteOrder",
     "ShipOrder",
     "Status",
 ]
@@ -78,6 +81,14 @@ class AdjustOrderItemQuantity(Command):
     order_id: Id
     line_id: LineId
     quantity: int
+
+
+class QuoteOrder(Command):
+    """Say what a created order costs in another currency, at the rate of now."""
+
+    order_id: Id
+    currency: str
+    """As ISO 4217 writes it: "EUR"."""
 
 
 class ShipOrder(Command):
@@ -128,6 +139,16 @@ class OrderItemQuantityAdjusted(Event, name="order-item-quantity-adjusted", vers
         return self.quantity_added * self.unit_price
 
 
+class OrderQuoted(Event, name="order-quoted", version=1):
+    """A customer was told what an order costs in another currency."""
+
+    currency: str
+    rate: int
+    """In ten-thousandths."""
+    total: int
+    """In hundredths of the currency."""
+
+
 class OrderShipped(Event, name="order-shipped", version=1):
     """An order is on its way."""
 
@@ -147,8 +168,9 @@ class OrderCancelled(Event, name="order-cancelled", version=2):
 
 
 # Keys are remembered for more versions than any order of the importer has events, so that a whole
-# order can be sent again and nothing of it runs twice.
-class Order(Aggregate, kind="order", key_window=4_000):
+# order can be sent again and nothing of it runs twice. Few orders have hundreds of events; these
+# are loaded from a snapshot, and the others never have one.
+class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
     """One order."""
 
     status: Status = Status.NONE
@@ -202,6 +224,15 @@ class Order(Aggregate, kind="order", key_window=4_000):
         )
 
     @handles
+    async def quote(self, command: QuoteOrder, rates: Rates) -> OrderQuoted:
+        """Say the total at the rate of now; the order takes nothing else meanwhile."""
+        self._refuse_unless_created("quoted")
+        rate = await rates.of(command.currency)
+        if rate is None:
+            raise Rejected("currency-unknown", "the shop knows no rate of this currency")
+        return OrderQuoted(command.currency, rate, converted(self.total, rate))
+
+    @handles
     def ship(self, command: ShipOrder) -> OrderShipped:
         """Ship a created order."""
         self._refuse_unless_created("shipped")
@@ -242,6 +273,10 @@ class Order(Aggregate, kind="order", key_window=4_000):
         line = self.lines[event.line_id]
         self.lines[event.line_id] = msgspec.structs.replace(line, quantity=event.quantity_after)
         self.total = event.total
+
+    @applies
+    def quoted(self, event: OrderQuoted) -> None:
+        """Stay as it is: a quotation is for the customer."""
 
     @applies
     def shipped(self, event: OrderShipped) -> None:

@@ -15,7 +15,13 @@ from engine import Event, Meta, Projection, Row, Table, projects
 
 from ..model.lines import Line
 from ..model.money import Money
-from ..model.orders import OrderCancelled, OrderCreated, OrderItemQuantityAdjusted, OrderShipped
+from ..model.orders import (
+    OrderCancelled,
+    OrderCreated,
+    OrderItemQuantityAdjusted,
+    OrderQuoted,
+    OrderShipped,
+)
 
 __all__ = ["OrderSummary", "Orders"]
 
@@ -76,6 +82,11 @@ class Orders(Projection, name="orders", version=2):
             for line in order.lines
         )
         self.summaries.update(meta.id, version=meta.version, lines=lines, total=event.total)
+
+    @projects(keys=order_of)
+    def quoted(self, event: OrderQuoted, meta: Meta) -> None:
+        """Show that the order has gone on: who changes it names the version that it shows."""
+        self.summaries.update(meta.id, version=meta.version)
 
     @projects(keys=order_of)
     def shipped(self, event: OrderShipped, meta: Meta) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from domain.__main__ import main
 from domain.model.orders import Order
+from domain.model.rates import Rates
 from domain.shop import open_shop
 from engine import Engine, Ports
 from engine.testing.scenario import ManualClock
@@ -28,7 +29,9 @@ Products                                             price     sold       revenu
 async def sell(store: str) -> None:
     """Sell a red lantern, and a day later a green one under the same number."""
     clock = ManualClock(datetime(2026, 1, 31, 8, tzinfo=UTC))
-    async with Engine([Order], store=store, ports=Ports(clock=clock)) as engine:
+    async with Engine(
+        [Order], store=store, resources={Rates: Rates()}, ports=Ports(clock=clock)
+    ) as engine:
         await engine.execute(create("1", lantern(description="RED LANTERN"), heart()))
         clock.advance(86_400)
         green = lantern(2, description="GREEN LAMP\x1b[2J")

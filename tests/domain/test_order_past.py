@@ -14,6 +14,7 @@ import pytest
 from domain.__main__ import main
 from domain.model.lines import Buyer, Line
 from domain.model.orders import AdjustOrderItemQuantity, CancelOrder, CreateOrder, Order, ShipOrder
+from domain.model.rates import Rates
 from engine import Engine, Ports
 from engine.testing.scenario import ManualClock
 from tests.domain.holding import HOLD, ROOT
@@ -25,7 +26,9 @@ CLOCK = Line("B2", "CLOCK, RED", 1, 1_999)
 async def sell(store: str) -> None:
     """Create, adjust and ship an order, an hour between; create a second one; cancel a third."""
     clock = ManualClock(datetime(2026, 1, 31, 8, tzinfo=UTC))
-    async with Engine([Order], store=store, ports=Ports(clock=clock)) as engine:
+    async with Engine(
+        [Order], store=store, resources={Rates: Rates()}, ports=Ports(clock=clock)
+    ) as engine:
         buyer = Buyer("France", "17850")
         create = CreateOrder("7", buyer, "2026-01-30T23:59:00", (LAMP, CLOCK))
         await engine.execute(create, key="7/create", principal="ann")
