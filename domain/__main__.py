@@ -2,8 +2,8 @@
 
 Rules: the report goes to the output, everything else to the error stream, and nothing that others
 wrote moves a cursor on either. What a user can cause, a missing file, a locked store, is told in
-one line and not by a traceback. This file calls and prints; what is sent and asked is decided
-elsewhere.
+one line and not by a traceback. A command is a word and a function in the table at the end; its
+arguments are in `terminal/arguments.py`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,20 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
 from typing import Final
 
-from engine import Engine, EngineError, ProjectionLag, Receipt, run
+from engine import EngineError, run
 from engine.cli.output import abandon_output, own_the_terminal, run_plainly, say
 from engine.cli.printing import plain
 
-from .importer.acknowledgements import Acknowledgements
 from .importer.expand import expand
-from .importer.importer import Imported, import_invoices
-from .importer.invoices import Invoices
-from .importer.text_file import TextFile, Unreadable
-from .shop import open_shop
-from .terminal.arguments import DONE, FAILED, INTERRUPTED, SOME_LEFT_OUT, read_arguments
+from .importer.text_file import Unreadable
+from .terminal.arguments import DONE, FAILED, INTERRUPTED, read_arguments
 from .terminal.catalogue_search import lay_out_products, search_products
+from .terminal.import_command import import_file
 from .terminal.order_past import NoSuchOrder, ask_past, lay_out_past
 from .terminal.progress import Progress
-from .terminal.report import Report, ask_report, lay_out
-from .terminal.watch import shown, watch_shop
-
-STILLNESS_SECONDS_MAX = 30
-"""How long the report waits for views that do not move."""
+from .terminal.watch import watch_shop
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,7 +66,7 @@ def _order(options: argparse.Namespace) -> int:
 
 def _watch(options: argparse.Namespace) -> int:
     if options.file is not None:
-        return _import(options, watching=True)
+        return import_file(options, watching=True)
     try:
         run(watch_shop, options.store)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -91,110 +83,8 @@ def _search(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _import(options: argparse.Namespace, *, watching: bool = False) -> int:
-    with ExitStack() as stack:
-        # A file that cannot be read leaves no empty store behind, so it is read first.
-        invoices = Invoices(stack.enter_context(TextFile(options.file)), options.dates)
-        _look(invoices, quiet=watching)
-        acks = None
-        if options.acks is not None:
-            acks = stack.enter_context(Acknowledgements(options.acks))
-        imported, report = run(import_and_ask, options.store, invoices, acks, watching)
-    _tell_dates(invoices, options.dates)
-    print(told(imported, invoices), file=sys.stderr)
-    print(lay_out(report, imported, invoices), end="", flush=True)
-    left_out = invoices.malformed.count or invoices.waiting.count
-    return SOME_LEFT_OUT if left_out or imported.differs else DONE
-
-
-def _look(invoices: Invoices, *, quiet: bool) -> None:
-    """Look at the file before anything of it is sent, or a store is made."""
-    file, progress = invoices.file, Progress("looked at", sys.stderr)
-    try:
-        invoices.look(None if quiet else lambda: progress.show(file.bytes_read, file.bytes_total))
-    finally:
-        progress.end()
-
-
-def _tell_dates(invoices: Invoices, said: str | None) -> None:
-    """Say how the dates were read, where that is not as the sample has them."""
-    if said is not None or not invoices.rows or invoices.dates == "month-first":
-        return
-    if invoices.dates == "day-first":
-        text = "the dates of this file were read with the day first, since some have no other"
-    else:
-        text = "no date of this file tells days from months: it was read with the month first"
-    print(f"{text} (--dates says which)", file=sys.stderr)
-
-
-async def import_and_ask(
-    store: str, invoices: Invoices, acks: Acknowledgements | None, watching: bool = False
-) -> tuple[Imported, Report]:
-    """Import the invoices and ask for the report when the views have seen them all.
-
-    The shop is shown meanwhile, or else a bar.
-    """
-    progress = Progress("imported", sys.stderr)
-    file = invoices.file
-
-    def acknowledged(key: str, receipt: Receipt) -> None:
-        if acks is not None:
-            acks.add(key, receipt)
-        if not watching:
-            progress.show(file.bytes_read, file.bytes_total)
-
-    def doing() -> str:
-        return f"importing {file.path.name}: {file.bytes_read * 100 // max(1, file.bytes_total)} %"
-
-    async with open_shop(store) as engine:
-        try:
-            async with shown(engine, store, doing) if watching else nullcontext():
-                imported = await import_invoices(engine, invoices, acknowledged)
-        finally:
-            progress.end()
-        # All that the log has is in the report, also what was there before.
-        return imported, await _ask_patiently(engine, engine.statistics().position)
-
-
-async def _ask_patiently(engine: Engine, at: int) -> Report:
-    """Ask until the views are there, as long as they come nearer."""
-    behind: dict[str, int] = {}
-    stillness_seconds = 0
-    progress = Progress("reports", sys.stderr)
-    try:
-        while True:
-            try:
-                return await ask_report(engine, at, timeout=1)
-            except ProjectionLag as lag:
-                stillness_seconds = stillness_seconds + 1 if lag.behind == behind else 0
-                if stillness_seconds == STILLNESS_SECONDS_MAX:
-                    raise
-                behind = lag.behind
-                progress.show(min(behind.values()), lag.wanted)
-    finally:
-        progress.end()
-
-
-def told(imported: Imported, invoices: Invoices) -> str:
-    """Say in a line what the import did; each command is in one of its counts."""
-    sent = imported.invoices + invoices.waiting.count
-    read = f"{invoices.rows:,} rows, {sent:,} invoices, {imported.commands:,} commands"
-    counts: list[str] = []
-    if imported.executed:
-        counts.append(f"{imported.executed:,} executed")
-    if imported.repeated and not imported.executed:
-        counts.append(
-            f"nothing new, {imported.repeated:,} had been executed before and the shop is as it was"
-        )
-    elif imported.repeated:
-        counts.append(f"{imported.repeated:,} had been executed before and were not again")
-    if imported.refused_commands:
-        counts.append(f"{imported.refused_commands:,} refused")
-    return f"{read}: {', '.join(counts) or 'nothing executed'}"
-
-
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
-    "import": _import,
+    "import": import_file,
     "watch": _watch,
     "order": _order,
     "search": _search,

@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -55,12 +56,14 @@ class Terminal:
     def __init__(self, columns: int, lines: int, *arguments: str) -> None:
         self._master, self._slave = pty.openpty()
         self.resize(columns, lines)
+        # A file, since nobody reads it before the end: a pipe that is full would hold the shop up.
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115
         # The first terminal that the leader of a session opens becomes its own, with its Ctrl-C.
         self.process = subprocess.Popen(
             ["sh", "-c", 'exec "$@" <"$0" >"$0"', os.ttyname(self._slave), *WATCH, *arguments],
             cwd=ROOT,
             env={**os.environ, "TERM": "xterm"},
-            stderr=subprocess.PIPE,
+            stderr=self._told,
             start_new_session=True,
         )
         self.seen = ""
@@ -89,15 +92,14 @@ class Terminal:
         """Give its exit status, and what it wrote to the error stream."""
         while self._read():
             pass
-        assert self.process.stderr is not None
-        told = self.process.stderr.read().decode()
-        return self.process.wait(SECONDS), told
+        status = self.process.wait(SECONDS)
+        self._told.seek(0)
+        return status, self._told.read().decode()
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        if self.process.stderr is not None:
-            self.process.stderr.close()
+        self._told.close()
         if not self.seen:
             os.close(self._slave)
         os.close(self._master)
