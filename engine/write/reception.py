@@ -19,7 +19,7 @@ from ..limits import KEY_LENGTH_MAX
 from ..model.aggregate import CommandHandler, Context
 from ..model.copying import copy_fields, mutable_fields
 from ..model.fingerprint import fingerprint_of
-from ..model.given import as_headers, as_seconds, as_text, as_whole, shown
+from ..model.given import as_headers, as_seconds, as_text, as_whole, is_plain_text, shown
 from ..model.ids import as_id
 from ..model.messages import Command, Envelope, Receipt, told_instead
 from ..runtime.ports import Ports
@@ -188,9 +188,10 @@ def _not_handled(given: object) -> str:
 
 
 def _is_own(envelope: Envelope) -> bool:
-    """Tell whether there is nothing in an envelope, the command aside, that wants a look."""
+    """Tell at a glance that all in an envelope, the command aside, can be taken as it is."""
+    key = envelope.key
     return (
-        envelope.key is None
+        (key is None or is_plain_text(key, KEY_LENGTH_MAX))
         and envelope.expected is None
         and envelope.correlation is None
         and envelope.causation is None
