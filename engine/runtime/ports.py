@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
+from ..errors import Closed
 from .native import NativeQueue, Pause, native_ident, native_sleep, start_native
 
 __all__ = [
@@ -200,7 +201,12 @@ class ThreadWorker:
             del call  # with its result, which would else wait here for the next call
 
     async def run(self, call: Callable[..., T], /, *args: Any) -> T:
-        """Run `call(*args)` in the thread and give what it returns or raise what it raises."""
+        """Run `call(*args)` in the thread and give what it returns or raise what it raises.
+
+        Raises Closed where there is no thread: a process that was forked has none of its parent's.
+        """
+        if not self._thread.is_alive():
+            raise Closed("the thread that would do this is another process's: not run")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         self._calls.put(partial(_work, loop, answer, call, args))

@@ -1,15 +1,19 @@
-"""Callers who are cancelled while they wait for the end of a thread: it ends all the same."""
+"""Who waits for the end of a thread: cancelled callers, and processes that were forked."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.runtime.ports import SystemWorkers
 from tests.support.counters import Add, Counter, counters
+from tests.support.processes import ROOT
 
 
 def threads(name: str) -> list[threading.Thread]:
@@ -70,3 +74,34 @@ async def test_differences_that_callers_give_up_leave_no_threads(
         await ended("foldline-difference")
 
         assert all(each.cancelled() for each in asking)
+
+
+FORKED = """
+import asyncio, os, sys
+from engine import Engine
+from tests.support.counters import Add, Counter
+
+async def main():
+    async with Engine([Counter], store=sys.argv[1]) as engine:
+        await engine.execute(Add("a", 1))
+        if os.fork() == 0:
+            sys.exit(7)  # unwinds through all that its parent was in
+        os.wait()
+        print((await engine.execute(Add("a", 1))).version)
+
+asyncio.run(main())
+"""
+
+
+def test_a_fork_that_unwinds_waits_for_no_thread_of_its_parents(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED, f"sqlite:{tmp_path / 'log.db'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    assert "after a fork" in done.stderr
