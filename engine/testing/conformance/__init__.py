@@ -1,0 +1,23 @@
+"""One suite that every store passes: the contract of `foldline.stores.contract`, case by case.
+
+Subclass `StoreConformance` in a test file, as `class TestMyStore(StoreConformance)`, and say how a
+store is made, how the same log is opened again, and how an event in it is damaged. The cases run
+under pytest with pytest-asyncio in auto mode. Nothing here knows how a store keeps what it keeps.
+"""
+
+from __future__ import annotations
+
+from .given_log import ADDED, ALL, append, event, feed, numbers, request, stream
+from .log import StoreConformance
+
+__all__ = [
+    "ADDED",
+    "ALL",
+    "StoreConformance",
+    "append",
+    "event",
+    "feed",
+    "numbers",
+    "request",
+    "stream",
+]
