@@ -18,7 +18,7 @@ from .errors import Forbidden
 from .model.given import as_text
 from .model.messages import Command, Query
 from .runtime.futures import is_being_cancelled
-from .runtime.tracebacks import told
+from .runtime.tracebacks import traceback_text
 
 __all__ = ["Action", "Authorize", "Gate"]
 
@@ -97,7 +97,7 @@ class Gate:
         self, error: BaseException, principal: str | None, action: Action, message: Asked
     ) -> NoReturn:
         # Without its message, which is about what was asked, and by whom.
-        self._logger.error("authorize failed, so the answer is no\n%s", told(error))
+        self._logger.error("authorize failed, so the answer is no\n%s", traceback_text(error))
         raise _forbidden(principal, action, message) from error
 
 

@@ -189,9 +189,9 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Size of the log's file."""
     wal_bytes: int
     """Size of its write-ahead log."""
-    wal_folds: int
-    """How often the write-ahead log was folded into the file since the start."""
-    wal_folds_put_off: int
+    wal_merges: int
+    """How often the write-ahead log was merged into the file since the start."""
+    wal_merges_put_off: int
     """How often a reader was in the way."""
 
 

@@ -27,10 +27,10 @@ __all__ = [
     "CommitBegan",
     "LoadBegan",
     "Observation",
+    "Observer",
     "ProjectionBegan",
     "QueryBegan",
     "Telemetry",
-    "Watch",
 ]
 
 LINKS_MAX = 32
@@ -130,7 +130,7 @@ class Telemetry(Protocol):
         ...
 
 
-class Watch:
+class Observer:
     """The guard: an engine's stations talk to the telemetry through it."""
 
     def __init__(self, telemetry: Telemetry, logger: logging.Logger) -> None:

@@ -22,8 +22,8 @@ from .host.watchdog import loop_watch
 from .limits import Limits
 from .log.bus import Bus
 from .log.feed import Feeds
-from .log.history import Past
-from .log.shared_pages import SharedFeed
+from .log.history import Histories
+from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
 from .model.given import shown
 from .model.projection import Projection, projections_of
@@ -33,7 +33,7 @@ from .projections.control import Control
 from .projections.operations import Projections
 from .projections.projector import Projector
 from .projections.runner import ProjectionRunner
-from .projections.targets.choose import Works
+from .projections.targets.choose import Targets
 from .queries.answers import Answers
 from .queries.live import LiveQueries
 from .queries.past import Pasts
@@ -42,7 +42,7 @@ from .statistics import EngineStatistics
 from .stores.contract.backend import Backend
 from .stores.contract.log import Measured, Mortal, Store
 from .stores.contract.views import Part, Rebuild
-from .telemetry import Telemetry, Watch
+from .telemetry import Observer, Telemetry
 from .write.actor import Actor
 from .write.admission import Admission
 from .write.deliberation import Deliberations
@@ -95,7 +95,7 @@ class Wiring:
         self._declared = declared
         self.gate = self._make_gate(authorize)
         self.store: Store = backend.log()
-        self.watch = Watch(telemetry, self._logger) if telemetry is not None else None
+        self.watch = Observer(telemetry, self._logger) if telemetry is not None else None
         self.life = Life()
         self.entrance = Entrance(self.life)
         self._definitions = definitions_of(declared.aggregates)
@@ -175,8 +175,8 @@ class Wiring:
     # -- projections --------------------------------------------------------------------------
 
     def _make_projections(self) -> None:
-        self._shared_feed = SharedFeed(self.store)
-        self._works = Works(
+        self._shared_feed = SharedPages(self.store)
+        self._works = Targets(
             self.views,
             self.registry,
             self._limits,
@@ -238,7 +238,7 @@ class Wiring:
             self.watch,
             self.store,
         )
-        self.past = Past(
+        self.past = Histories(
             self.store,
             self._definitions,
             self.registry,

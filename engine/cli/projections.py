@@ -24,7 +24,7 @@ from .layout import time_text
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, say, tell
 from .printing import escaped, plain
-from .standing import Observer, Standing, json_line, table_lines
+from .standing import Standing, Standings, json_line, table_lines
 
 __all__ = ["add_parser"]
 
@@ -133,7 +133,7 @@ def _run_list(options: argparse.Namespace) -> int:
     output, ports = Output(utf8=options.json), Ports()
     try:
         with options.file.outside(ports).operations(readonly=True) as outside:
-            _list(options, output, Observer(outside, ports.clock))
+            _list(options, output, Standings(outside, ports.clock))
     except BrokenPipeError:
         output.abandon()
     except KeyboardInterrupt:
@@ -142,7 +142,7 @@ def _run_list(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _list(options: argparse.Namespace, output: Output, observer: Observer) -> None:
+def _list(options: argparse.Namespace, output: Output, observer: Standings) -> None:
     standings = observer.observe()
     if any(_moves(standing) for standing in standings):
         # A speed is what moves between two looks.

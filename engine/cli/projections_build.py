@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ..engine import Engine
 from ..errors import UsageError
-from ..outside.build import BuildBeside, Ending
+from ..outside.build import Ending, OutsideBuild
 from ..running import run
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
@@ -76,16 +76,16 @@ def _run(options: argparse.Namespace) -> int:
     return status[0]
 
 
-def _beside(engine: Engine, options: argparse.Namespace) -> BuildBeside:
+def _beside(engine: Engine, options: argparse.Namespace) -> OutsideBuild:
     declared = {p.__definition__.name: p for p in engine.declared}
     if options.name not in declared:
         raise UsageError(
             f"{options.app} declares no projection {options.name!r}; it declares {sorted(declared)}"
         )
-    return BuildBeside(declared[options.name], engine.registry, options.file)
+    return OutsideBuild(declared[options.name], engine.registry, options.file)
 
 
-async def _build(beside: BuildBeside, shown: _Shown, options: argparse.Namespace) -> int:
+async def _build(beside: OutsideBuild, shown: _Shown, options: argparse.Namespace) -> int:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,7 +2,7 @@
 
 Rules: nothing but reading is possible. The store bounds what a statement takes, and reads the
 answer whole, up to its limit, within its time and within its memory, and has ended before the first
-line is written: whoever looks at it in a pager keeps no engine from folding its write-ahead log.
+line is written: whoever looks at it in a pager keeps no engine from merging its write-ahead log.
 What is asked for is shown, what people wrote included, and never moves a cursor. JSON has it
 exactly; CSV is for spreadsheets, and keeps them from calculating it.
 """

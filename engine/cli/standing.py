@@ -21,7 +21,7 @@ from ..stores.contract.requests import Request
 from .layout import time_text
 from .printing import escaped, plain
 
-__all__ = ["Observer", "Standing", "json_line", "table_lines"]
+__all__ = ["Standing", "Standings", "json_line", "table_lines"]
 
 State: TypeAlias = Literal["live", "catching-up", "building", "paused", "stopped", "at-rest"]
 """`ProjectorState` as others see it, and where no engine has the log open."""
@@ -65,7 +65,7 @@ class Standing(msgspec.Struct, frozen=True):
     """Those that wait for an answer."""
 
 
-class Observer:
+class Standings:
     """Looks at all projections of one log, again and again."""
 
     def __init__(self, outside: Operations, clock: Clock) -> None:

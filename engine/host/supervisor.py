@@ -25,16 +25,16 @@ from ..errors import Closed, EngineFailed
 from ..runtime.bell import Bell
 from ..runtime.futures import retrieve
 from ..runtime.safely import described, shows_messages
-from ..runtime.tracebacks import told
+from ..runtime.tracebacks import traceback_text
 from ..write.deliberation import Deliberations
 from ..write.directory import Directory
 from ..write.dispatcher import Dispatcher
 from ..write.journal import Journal
 from ..write.mailbox import Intake
 from ..write.snapshot_writer import SnapshotWriter
-from .watchdog import LoopWatch
+from .watchdog import LoopMonitor
 
-__all__ = ["Life", "Reader", "State", "Supervisor"]
+__all__ = ["Life", "Service", "State", "Supervisor"]
 
 _LOADERS = 2
 """One folds what it has read while the store reads for the other."""
@@ -50,7 +50,7 @@ class Life(msgspec.Struct):
     """What ended the engine after it had started, if it failed."""
 
 
-class Reader(Protocol):
+class Service(Protocol):
     """A projector, as far as its life goes."""
 
     async def run(self) -> None:
@@ -77,8 +77,8 @@ class Supervisor:
         dispatcher: Dispatcher,
         deliberations: Deliberations,
         snapshots: SnapshotWriter,
-        watch: LoopWatch | None,
-        readers: Sequence[Reader],
+        watch: LoopMonitor | None,
+        readers: Sequence[Service],
         logger: logging.Logger,
     ) -> None:
         self._life = life
@@ -216,7 +216,9 @@ class Supervisor:
             actor.refuse_waiting(closed)
         messages = shows_messages(self._logger)
         self._logger.critical(
-            "the engine failed with %s\n%s", described(error), told(error, messages=messages)
+            "the engine failed with %s\n%s",
+            described(error),
+            traceback_text(error, messages=messages),
         )
         assert self._intake.open == 0, "every accepted command has its answer"
 
@@ -227,7 +229,7 @@ class Supervisor:
             except BaseException as error:
                 # What is durable is so already: a store that cannot close loses nothing.
                 messages = shows_messages(self._logger)
-                self._logger.error("closing failed\n%s", told(error, messages=messages))
+                self._logger.error("closing failed\n%s", traceback_text(error, messages=messages))
                 if self._life.state != "failed":
                     self._life.state, self._life.failed = "failed", error
 

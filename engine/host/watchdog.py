@@ -18,16 +18,16 @@ import anyio
 from ..limits import Limits
 from ..runtime.ports import Ports, Watcher
 
-__all__ = ["LoopWatch", "loop_watch"]
+__all__ = ["LoopMonitor", "loop_watch"]
 
 
-def loop_watch(ports: Ports, limits: Limits, logger: logging.Logger) -> LoopWatch | None:
+def loop_watch(ports: Ports, limits: Limits, logger: logging.Logger) -> LoopMonitor | None:
     """Give the watch over an engine's loop, where the ports have what watches."""
     watcher = ports.watcher
-    return None if watcher is None else LoopWatch(watcher, limits.loop_blocked_ms / 1_000, logger)
+    return None if watcher is None else LoopMonitor(watcher, limits.loop_blocked_ms / 1_000, logger)
 
 
-class LoopWatch:
+class LoopMonitor:
     """The watch over one engine's loop."""
 
     def __init__(self, watcher: Watcher, seconds: float, logger: logging.Logger) -> None:

@@ -282,7 +282,7 @@ _JOURNAL: Final = [
         "store.wal.folds",
         "{fold}",
         "Times that it was folded into the file",
-        _store(lambda store: store.wal_folds),
+        _store(lambda store: store.wal_merges),
     ),
 ]
 

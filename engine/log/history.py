@@ -31,10 +31,10 @@ from ..runtime.safely import as_error
 from ..stores.contract.log import StreamPage, StreamRead
 
 __all__ = [
+    "Histories",
     "History",
     "HistoryPage",
     "LoggedEvent",
-    "Past",
     "StreamSource",
     "logged",
     "microseconds",
@@ -88,7 +88,7 @@ def logged(registry: EventRegistry, stored: StoredEvent) -> LoggedEvent:
     )
 
 
-class Past:
+class Histories:
     """Reads the histories of the aggregates of one engine."""
 
     def __init__(
@@ -285,7 +285,7 @@ class History:
     """
 
     def __init__(
-        self, past: Past, stream: str, after: int, limit: int, principal: str | None
+        self, past: Histories, stream: str, after: int, limit: int, principal: str | None
     ) -> None:
         self._past = past
         self._stream = stream

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from ..model.stored import StoredEvent
 from .reader import FeedSource
 
-__all__ = ["SharedFeed"]
+__all__ = ["SharedPages"]
 
 PAGES: Final = 8
 """Pages that are kept: those that each reader looks ahead, and as many for those that lag."""
@@ -24,7 +24,7 @@ Page: TypeAlias = Sequence[StoredEvent]
 _Key: TypeAlias = tuple[int, int, int]
 
 
-class SharedFeed:
+class SharedPages:
     """A log's feed, for several readers of one engine."""
 
     def __init__(self, store: FeedSource) -> None:

@@ -21,7 +21,7 @@ from .messages import Event, Meta
 from .shape import event_type, schema_hash
 from .stored import ENCODING_JSON, EventType, StoredEvent
 from .upcasting import Upcaster, Upcasting
-from .withheld import is_own_refusal, told_without_values, withheld
+from .withheld import is_own_refusal, text_without_values, withheld
 
 __all__ = [
     "UNDECODABLE",
@@ -68,7 +68,7 @@ def decode_metadata(stored: StoredEvent) -> Metadata:
     try:
         metadata = _metadata_decoder.decode(stored.metadata)
     except UNDECODABLE as error:
-        what = f"the metadata of {stored.name}: {told_without_values(error)}"
+        what = f"the metadata of {stored.name}: {text_without_values(error)}"
     else:
         return metadata
     raise Damaged(stored.position, what)
@@ -213,7 +213,7 @@ class EventRegistry:
         else:
             return event if not entry.chain else self._upcast(event, entry.chain, stored)
         # Outside of the `except`, so that the error and what its text quotes stay behind.
-        what = f"{stored.name} version {stored.event_version}: {told_without_values(failed)}"
+        what = f"{stored.name} version {stored.event_version}: {text_without_values(failed)}"
         raise Damaged(stored.position, what, refused=is_own_refusal(failed)) from withheld(failed)
 
     def _upcast(self, event: Event, chain: tuple[Upcaster, ...], stored: StoredEvent) -> Event:
@@ -230,6 +230,6 @@ class EventRegistry:
             raise Damaged(
                 stored.position,
                 f"{step.where} cannot make a {step.target.__name__} of {stored.name} version "
-                f"{stored.event_version}: {told_without_values(failed)}",
+                f"{stored.event_version}: {text_without_values(failed)}",
             ) from withheld(failed)
         return event

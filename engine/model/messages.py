@@ -47,8 +47,8 @@ __all__ = [
     "Receipt",
     "check_name",
     "following",
+    "instead_text",
     "position_of",
-    "told_instead",
 ]
 
 Answer = TypeVar("Answer", covariant=True)
@@ -306,7 +306,7 @@ def position_of(at: Receipt | str | int | None) -> int:
     return as_whole("`at`: a position", given)
 
 
-def told_instead(given: object, wanted: type[Command | Query[Any]]) -> str:
+def instead_text(given: object, wanted: type[Command | Query[Any]]) -> str:
     """Name what was given where a message of another class is wanted, and say what to do."""
     cls: type[object] = given if isinstance(given, type) else type(given)
     name = cls.__name__

@@ -21,7 +21,7 @@ from msgspec import inspect
 from ..errors import DefinitionError
 from .annotations import check_options, defining_namespace, shared_default
 from .exact import change_of, holds_itself
-from .withheld import told_without_values
+from .withheld import text_without_values
 
 __all__ = [
     "INTEGER_MAX",
@@ -554,7 +554,7 @@ def _json(where: str, annotation: Any) -> Callable[[Any], Scalar]:
             # What could not be read back would stop every reader of the row: refuse it here.
             read = decoder.decode(data)
         except msgspec.ValidationError as error:
-            told = told_without_values(error)
+            told = text_without_values(error)
             raise TypeError(f"{where} is not a {_name_of(annotation)}: {told}") from None
         changed = change_of(value, read, where, alike=True)
         if changed is not None:

@@ -21,8 +21,8 @@ __all__ = [
     "Sample",
     "check_samples",
     "check_types",
+    "findings_text",
     "refuse_misfits",
-    "told",
     "unknown_kinds",
 ]
 
@@ -162,10 +162,11 @@ def refuse_misfits(registry: EventRegistry, stored: Iterable[EventType], so: str
     findings = check_types(registry, stored)
     if findings:
         raise StoreRefused(
-            f"the events of this log do not fit those of this program; {so}:\n{told(findings)}"
+            f"the events of this log do not fit those of this program; {so}:\n"
+            f"{findings_text(findings)}"
         )
 
 
-def told(findings: Sequence[Finding]) -> str:
+def findings_text(findings: Sequence[Finding]) -> str:
     """Give the findings as one text, a line each."""
     return "\n".join(f"- {finding.message}" for finding in findings)

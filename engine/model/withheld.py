@@ -14,7 +14,7 @@ import msgspec
 
 from ..errors import EngineError
 
-__all__ = ["Withheld", "is_own_refusal", "told_without_values", "withheld"]
+__all__ = ["Withheld", "is_own_refusal", "text_without_values", "withheld"]
 
 _AT = r"( - at `[^`]*`)?\Z"
 _VALUE = re.compile(r"(Invalid (?:enum )?value) .*?" + _AT, re.DOTALL)
@@ -41,7 +41,7 @@ def is_own_refusal(error: BaseException) -> bool:
     return not isinstance(error, UnicodeDecodeError | RecursionError | MemoryError)
 
 
-def told_without_values(error: BaseException) -> str:
+def text_without_values(error: BaseException) -> str:
     """Give what an error says that is no value."""
     if isinstance(error, EngineError):
         return str(error)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ..limits import Limits
-from ..log.history import History, Past
+from ..log.history import Histories, History
 from ..model.aggregate import Aggregate, definitions_of
 from ..model.codec import EventRegistry
 from ..model.difference import Change
@@ -67,7 +67,7 @@ class Archive:
         folded += [event for d in projected for event in d.event_classes]
         registry = EventRegistry(folded, Upcasting(upcasters, retired))
         limits = limits or Limits()
-        self._past = Past(
+        self._past = Histories(
             self._source,
             definitions,
             registry,

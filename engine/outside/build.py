@@ -23,21 +23,21 @@ import msgspec
 from ..errors import StoreRefused, UsageError
 from ..limits import Limits
 from ..log.bus import Bus
-from ..log.shared_pages import SharedFeed
+from ..log.shared_pages import SharedPages
 from ..model.codec import EventRegistry
 from ..model.projection import Projection
 from ..model.schema import refuse_misfits
 from ..projections.progress import Rate, worst
 from ..projections.projector import Projector
 from ..projections.targets.choose import folding
-from ..projections.targets.sql import SqlWork
+from ..projections.targets.sql import SqlTarget
 from ..runtime.ports import Ports
 from ..statistics import BuildProgress, ProjectionFailure
 from ..stores.contract.backend import Backend
 from ..stores.contract.views import Build, Part
 from .log_file import LogFile
 
-__all__ = ["BuildBeside", "Ending"]
+__all__ = ["Ending", "OutsideBuild"]
 
 POLL_SECONDS: Final = 0.1
 TRANSACTION_SECONDS: Final = 0.25
@@ -60,7 +60,7 @@ class Ending(msgspec.Struct, frozen=True):
         return self.progress.failure
 
 
-class BuildBeside:
+class OutsideBuild:
     """One build of a projection, for the log of a backend; use it with `async with`."""
 
     def __init__(
@@ -96,7 +96,7 @@ class BuildBeside:
         self._end = 0
         self._rate = Rate(self._ports.clock.monotonic)
 
-    async def __aenter__(self) -> BuildBeside:
+    async def __aenter__(self) -> OutsideBuild:
         """Open log and views, and begin the build or find it; raise StoreRefused where it cannot.
 
         It cannot where nothing serves yet, where what is declared serves already, where another
@@ -137,14 +137,14 @@ class BuildBeside:
 
     def _make(self, build: Build) -> list[Projector]:
         # The bus carries nothing: what it misses is in the log, where the projectors look.
-        bus, feed = Bus(self._limits), SharedFeed(self._log)
+        bus, feed = Bus(self._limits), SharedPages(self._log)
         definition = msgspec.structs.replace(self._definition, on_poison="stop")
         parts = [Part(definition, build.number, n) for n in range(definition.slices)]
         works = [
             folding(part, self._views, self._registry, self._limits, self._ports) for part in parts
         ]
         for work in works:
-            if isinstance(work, SqlWork):
+            if isinstance(work, SqlTarget):
                 work.transaction_seconds = TRANSACTION_SECONDS
         projectors = [
             Projector(

@@ -19,7 +19,7 @@ from ..limits import Limits
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports
 from ..runtime.safely import shows_messages, text_of
-from ..runtime.tracebacks import told
+from ..runtime.tracebacks import traceback_text
 from ..stores.contract.acts import DONE_TEXTS, cancelled_text, dropped_text, skipped_text
 from ..stores.contract.requests import (
     ENDED_TEXT,
@@ -80,7 +80,9 @@ class Control:
             except Exception as error:
                 # Nobody foresaw it; requests wait, and everything else goes on.
                 if not self._failed:
-                    self._logger.error("requests from outside wait for a while\n%s", told(error))
+                    self._logger.error(
+                        "requests from outside wait for a while\n%s", traceback_text(error)
+                    )
                 self._failed = True
             try:
                 async with asyncio.timeout(self._seconds):
@@ -161,7 +163,7 @@ class Control:
             self._logger.error(
                 "request %d failed\n%s",
                 request.number,
-                told(error, messages=shows_messages(self._logger)),
+                traceback_text(error, messages=shows_messages(self._logger)),
             )
             what = text_of(error) if isinstance(error, EngineError) else type(error).__name__
             return Outcome("unknown", f"it failed, perhaps after something was done: {what}")

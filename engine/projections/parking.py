@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import Damaged
 from ..model.stored import StoredEvent
-from ..runtime.tracebacks import told
+from ..runtime.tracebacks import traceback_text
 from ..stores.contract.views import Parked, what_of
 
 __all__ = ["Parking"]
@@ -66,7 +66,7 @@ class Parking:
                 stored.stream,
                 now,
                 attempts=0 if error is None else 1,
-                cause="" if error is None else told(error),
+                cause="" if error is None else traceback_text(error),
             )
         )
         return True

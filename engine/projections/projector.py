@@ -30,15 +30,15 @@ from ..model.stored import StoredEvent
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports
 from ..runtime.safely import shows_messages
-from ..runtime.tracebacks import told
+from ..runtime.tracebacks import traceback_text
 from ..statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
 from ..stores.contract.views import Changes, Checkpoint, Parked, Part, what_of
-from ..telemetry import ProjectionBegan, Watch
+from ..telemetry import Observer, ProjectionBegan
 from .arrivals import Arrivals
 from .calls import Calls
 from .parking import Parking
 from .targets.courier import Abandoned
-from .targets.rows import Prepared, Work
+from .targets.rows import Prepared, Target
 from .writes import NotTaken, Writes
 
 __all__ = ["ENDED", "Projector"]
@@ -72,7 +72,7 @@ class Projector:
     def __init__(
         self,
         part: Part,
-        work: Work,
+        work: Target,
         *,
         store: FeedSource,
         subscription: Subscription,
@@ -80,7 +80,7 @@ class Projector:
         ports: Ports,
         logger: logging.Logger,
         end_of_log: Callable[[], int] | None = None,
-        watch: Watch | None = None,
+        watch: Observer | None = None,
         written: Callable[[Part, Changes | None], None] | None = None,
         moved: Callable[[], None] | None = None,
         failed: Failed | None = None,
@@ -571,10 +571,10 @@ class Projector:
             self._oldest = stored.recorded
             assert isinstance(cause, Exception)
             what = what_of(stored.name, stored.event_version)
-            failure = ProjectionFailure(stored.position, what, stored.stream, told(cause))
+            failure = ProjectionFailure(stored.position, what, stored.stream, traceback_text(cause))
         else:
             cause = error
-            failure = ProjectionFailure(self.position, "", "", told(error))
+            failure = ProjectionFailure(self.position, "", "", traceback_text(error))
         self.failure = failure
         self._enter("stopped")
         self._logger.error(
@@ -584,7 +584,7 @@ class Projector:
             failure.position,
             f"{failure.event} of {failure.stream}" if failure.event else "no event is to blame",
             self.position,
-            told(cause, messages=shows_messages(self._logger)),
+            traceback_text(cause, messages=shows_messages(self._logger)),
         )
 
     async def _tell_failure(self) -> None:

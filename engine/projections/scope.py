@@ -1,4 +1,4 @@
-"""Picking: which events of the log one part of a projection works on, and which it sets aside.
+"""Scope: which events of the log one part of a projection works on, and which it sets aside.
 
 Rules: an event is picked where the projection handles its class of today, its key belongs to the
 part's slice, and nobody decided to skip it. One whose key has parked events waits behind them,
@@ -21,7 +21,7 @@ from ..model.stored import StoredEvent
 from ..runtime.contained import contained
 from .parking import Parking
 
-__all__ = ["Picking", "may_pass"]
+__all__ = ["Scope", "may_pass"]
 
 
 def may_pass(error: BaseException) -> bool:
@@ -29,7 +29,7 @@ def may_pass(error: BaseException) -> bool:
     return isinstance(error, StoreFailed | OSError)
 
 
-class Picking:
+class Scope:
     """The choice of one part."""
 
     def __init__(

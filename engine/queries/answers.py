@@ -22,12 +22,12 @@ import msgspec
 from ..errors import DefinitionError, InvalidInput, Overloaded, ProjectionLag, UsageError
 from ..limits import Limits
 from ..model.annotations import Signature, defining_namespace, read_signature, union_members
-from ..model.messages import Query, Receipt, position_of, told_instead
+from ..model.messages import Query, Receipt, instead_text, position_of
 from ..model.projection import Projection, ProjectionDefinition, projections_of
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsStates
-from ..telemetry import QueryBegan, Watch
+from ..telemetry import Observer, QueryBegan
 from .views import Reads, Views
 
 __all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers", "answers_of"]
@@ -203,7 +203,7 @@ class Answers:
         projectors: Mapping[str, Followed],
         limits: Limits,
         stopwatch: Callable[[], float],
-        watch: Watch | None = None,
+        watch: Observer | None = None,
         log: Ended | None = None,
         refresh: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
@@ -349,7 +349,7 @@ class Answers:
             if isinstance(typing.cast("object", query), Query):
                 mend = f"{type(query).__name__}: pass the function that answers it to "
                 raise UsageError(f"no answer for {mend}Engine(answers=[...])")
-            raise UsageError(f"no answer for {told_instead(query, Query)}")
+            raise UsageError(f"no answer for {instead_text(query, Query)}")
         return definition
 
     async def reach(

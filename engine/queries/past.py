@@ -29,7 +29,7 @@ from ..errors import (
     ProjectionFailed,
     UsageError,
 )
-from ..log.history import Past, microseconds
+from ..log.history import Histories, microseconds
 from ..log.reader import LogReader
 from ..model.given import shown
 from ..model.messages import Query, Receipt, position_of
@@ -61,7 +61,7 @@ class Pasts:
 
     def __init__(
         self,
-        past: Past,
+        past: Histories,
         source: LogSource,
         projections: Sequence[type[Projection]],
         answers: Mapping[type[Query[Any]], AnswerDefinition],

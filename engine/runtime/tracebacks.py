@@ -15,7 +15,7 @@ import msgspec
 from ..errors import EngineError
 from .safely import described
 
-__all__ = ["told"]
+__all__ = ["traceback_text"]
 
 _FRAMES_MAX: Final = 60
 """Frames of one error that are shown, the last ones: a recursion has a thousand."""
@@ -23,15 +23,15 @@ _MEMBERS_MAX: Final = 8
 """Errors of one group that are shown."""
 
 
-def told(error: BaseException, *, messages: bool = False) -> str:
+def traceback_text(error: BaseException, *, messages: bool = False) -> str:
     """Give the traceback of an error and of its causes."""
     try:
-        return _told(error, messages)
+        return _text(error, messages)
     except Exception:  # an error whose cause, say, is a property that raises
         return type(error).__name__
 
 
-def _told(error: BaseException, messages: bool) -> str:
+def _text(error: BaseException, messages: bool) -> str:
     parts: list[str] = []
     seen: set[int] = set()
     link: BaseException | None = error

@@ -43,7 +43,7 @@ from ..model.stored import ENCODING_JSON, Snapshot, StoredEvent
 from ..runtime.safely import described
 from ..stores.contract.log import StreamPage, Write
 from .deliberation import Deliberation
-from .encoding import encode_and_fold, failed, failure_told
+from .encoding import encode_and_fold, failed, failure_text
 from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord, KeyWindow
 from .kind import Kind
@@ -585,4 +585,4 @@ class Actor:
             self._reload()
         else:
             self.phase = SETTLING
-        self.kind.logger.error("%s", failure_told(error, self.kind.logger))
+        self.kind.logger.error("%s", failure_text(error, self.kind.logger))

@@ -29,7 +29,7 @@ from ..runtime.ports import Ports
 from ..runtime.safely import as_error, text_of
 from ..statistics import DirectoryStatistics, Histogram
 from ..stores.contract.log import Store, StreamPage, StreamRead
-from ..telemetry import LoadBegan, Watch
+from ..telemetry import LoadBegan, Observer
 from .actor import Actor
 from .kind import Kind
 from .snapshot import Distrusted
@@ -59,7 +59,7 @@ class Directory:
         limits: Limits,
         ports: Ports,
         logger: logging.Logger,
-        watch: Watch | None = None,
+        watch: Observer | None = None,
     ) -> None:
         self._store = store
         self._limits = limits

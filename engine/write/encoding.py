@@ -18,12 +18,12 @@ from ..model.codec import Metadata, encode_metadata
 from ..model.messages import Event
 from ..model.stored import EventData
 from ..runtime.safely import shows_messages
-from ..runtime.tracebacks import told
+from ..runtime.tracebacks import traceback_text
 from .kind import EventBinding, Kind
 from .mailbox import Mail
 from .proving import Refold
 
-__all__ = ["encode_and_fold", "failed", "failure_told"]
+__all__ = ["encode_and_fold", "failed", "failure_text"]
 
 
 def encode_and_fold(
@@ -80,11 +80,11 @@ def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
     return error
 
 
-def failure_told(error: NotRun, logger: logging.Logger) -> str:
+def failure_text(error: NotRun, logger: logging.Logger) -> str:
     """Give a failure as a line for the log, with the traceback of the host's code behind it."""
     if error.__cause__ is None:
         return str(error)
-    return f"{error}\n{told(error.__cause__, messages=shows_messages(logger))}"
+    return f"{error}\n{traceback_text(error.__cause__, messages=shows_messages(logger))}"
 
 
 def _unbound(kind: Kind[Any], mail: Mail, event: Event) -> HandlerFailed:

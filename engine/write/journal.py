@@ -38,7 +38,7 @@ from ..stores.contract.log import (
     StreamConflict,
     Write,
 )
-from ..telemetry import LINKS_MAX, CommitBegan, Watch
+from ..telemetry import LINKS_MAX, CommitBegan, Observer
 from .keys import KeyRecord
 from .mailbox import Intake, Mail
 from .recorded_time import Timekeeper
@@ -113,7 +113,7 @@ class Journal:
         publish: Callable[[Sequence[StoredEvent]], None],
         room_again: Callable[[], None],
         logger: logging.Logger,
-        watch: Watch | None = None,
+        watch: Observer | None = None,
     ) -> None:
         self._store = store
         self._intake = intake

@@ -16,7 +16,7 @@ import msgspec
 
 from ..model.messages import Command, Receipt
 from ..statistics import answer_class
-from ..telemetry import CommandBegan, Observation, Watch
+from ..telemetry import CommandBegan, Observation, Observer
 from .mailbox import Mail, Submit
 
 __all__ = ["ObservedSubmit"]
@@ -25,7 +25,7 @@ __all__ = ["ObservedSubmit"]
 class ObservedSubmit:
     """A `Submit` that tells a telemetry of each command that passes through it."""
 
-    def __init__(self, watch: Watch, kinds: Mapping[type[Command], str], submit: Submit) -> None:
+    def __init__(self, watch: Observer, kinds: Mapping[type[Command], str], submit: Submit) -> None:
         """Take whom to tell, the kind of aggregate by class of command, and what posts."""
         self._watch = watch
         self._kinds = kinds

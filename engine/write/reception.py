@@ -21,9 +21,9 @@ from ..model.copying import copy_fields, mutable_fields
 from ..model.fingerprint import fingerprint_of
 from ..model.given import as_headers, as_seconds, as_text, as_whole, is_plain_text, shown
 from ..model.ids import as_id
-from ..model.messages import Command, Envelope, Receipt, told_instead
+from ..model.messages import Command, Envelope, Receipt, instead_text
 from ..runtime.ports import Ports
-from ..telemetry import Watch
+from ..telemetry import Observer
 from .actor import Actor
 from .admission import Admission
 from .deliberation import CURRENT
@@ -57,7 +57,7 @@ class Reception:
         ports: Ports,
         check_usable: Callable[[], asyncio.AbstractEventLoop],
         admission: Admission | None,
-        watch: Watch | None,
+        watch: Observer | None,
     ) -> None:
         self._check_usable = check_usable
         self._routes = _routes(kinds)
@@ -183,7 +183,7 @@ def _not_handled(given: object) -> str:
     if isinstance(given, Command):
         what = f"{type(given).__name__}: pass the aggregate that does to Engine([...])"
     else:
-        what = told_instead(given, Command)
+        what = instead_text(given, Command)
     return f"no aggregate of this engine handles {what}. Nothing was run."
 
 

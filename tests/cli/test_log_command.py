@@ -12,7 +12,7 @@ import pytest
 from engine.__main__ import main
 from engine.cli.search import Search, Selection
 from engine.model.stored import checksum_of
-from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from tests.cli.looking import SECOND, START_US, counters_in, fill, outside, positions, shown
 from tests.support.counters import Add
 
@@ -147,7 +147,7 @@ SELECTIONS: list[tuple[list[str], Selection]] = [
 
 def naive(path: Path, selection: Selection, after: int = 0) -> list[int]:
     """Look at every event of the log."""
-    with SqliteReader(str(path)) as reader:
+    with SqliteLogReader(str(path)) as reader:
         events = reader.read_feed(0, events_max=99_999, bytes_max=1 << 40)
     return [
         e.position
@@ -192,7 +192,7 @@ def test_a_search_over_many_pages_finds_the_same(
 ) -> None:
     monkeypatch.setattr("engine.cli.search.PAGE_EVENTS", 2)
     expected = naive(path, selection)
-    with SqliteReader(str(path)) as reader:
+    with SqliteLogReader(str(path)) as reader:
         for after in range(14):
             search = Search(reader, selection)
             search.begin(after)

@@ -14,7 +14,7 @@ from engine import Ports, StoreLocked
 from engine.runtime.ports import SystemClock, user_name
 from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.files import SystemFiles
-from engine.stores.sqlite.outside.operations import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.cli.filled import DONE, FAILED, NOT_YET, decided, fill, listed, run, views
 from tests.support.faults import FaultyVfs, VfsFiles
 from tests.support.processes import ran, release
@@ -217,7 +217,7 @@ def test_at_rest_the_log_is_locked_meanwhile_and_free_again_afterwards(path: Pat
             return super().now()
 
     tried = False
-    with SqliteOutside(str(path), Ports(clock=Clock())) as outside:
+    with SqliteOperations(str(path), Ports(clock=Clock())) as outside:
         number = outside.ask("pause", "sums", Arguments())
         tried = True
         assert outside.do_at_rest()
@@ -246,7 +246,7 @@ def test_an_engine_waits_for_a_command_that_is_just_at_work(path: Path) -> None:
 def test_nothing_is_done_at_rest_while_an_engine_has_the_log(path: Path) -> None:
     fill(path, "a")
     lock = SystemFiles().lock(f"{path}.lock")
-    with SqliteOutside(str(path)) as outside:
+    with SqliteOperations(str(path)) as outside:
         number = outside.ask("reset", "sums", Arguments())
         assert not outside.do_at_rest()
         assert outside.request(number).state == "waiting"
@@ -266,7 +266,7 @@ class WatchedViews(VfsFiles):
 def test_what_is_asked_and_what_is_done_at_rest_is_synced(path: Path) -> None:
     fill(path, "a")
     vfs = FaultyVfs()
-    with SqliteOutside(str(path), Ports(files=WatchedViews(vfs.name))) as outside:
+    with SqliteOperations(str(path), Ports(files=WatchedViews(vfs.name))) as outside:
         outside.ask("reset", "sums", Arguments())
         assert vfs.calls[-1] == "sync log.views.db-wal"
         vfs.calls.clear()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.stores.contract.requests import Arguments
-from engine.stores.sqlite.outside.operations import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.cli.filled import DONE, UNKNOWN, decided, fill, listed, run, views
 from tests.support.processes import ROOT, command, ended, ran, release
 from tests.support.sums import AILING
@@ -55,10 +55,10 @@ def test_an_engine_that_is_killed_in_the_middle_of_a_request_does_it_once_at_mos
 def test_the_next_engine_tells_what_one_that_was_killed_had_begun(path: Path) -> None:
     fill(path, "a")
     with release(path, "parking", "--die", "control.begun") as engine:
-        with SqliteOutside(str(path)) as outside:
+        with SqliteOperations(str(path)) as outside:
             number = outside.ask("reset", "sums", Arguments())
         assert engine.died() == -signal.SIGKILL
-    with release(path, "parking") as engine, SqliteOutside(str(path), readonly=True) as outside:
+    with release(path, "parking") as engine, SqliteOperations(str(path), readonly=True) as outside:
         while outside.request(number).answered is None:
             pass
         assert outside.request(number).state == "unknown"
@@ -70,7 +70,7 @@ KILLED = """
 import os, signal, sys
 from engine.runtime.ports import Ports, SystemClock
 from engine.stores.contract.requests import Arguments
-from engine.stores.sqlite.outside.operations import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOperations
 
 class Clock(SystemClock):
     left = int(sys.argv[2])
@@ -80,7 +80,7 @@ class Clock(SystemClock):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().now()
 
-with SqliteOutside(sys.argv[1], Ports(clock=Clock())) as outside:
+with SqliteOperations(sys.argv[1], Ports(clock=Clock())) as outside:
     outside.ask("reset", "sums", Arguments())
     outside.do_at_rest()
 """

@@ -17,7 +17,7 @@ import pytest
 from engine import Engine
 from engine.cli.layout import TableLines
 from engine.model.stored import checksum_of
-from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from tests.cli.looking import SECOND, START_US, counters_in, fill, outside, positions, shown
 from tests.support.counters import Add, Empty
 
@@ -221,7 +221,7 @@ async def test_a_payloads_numbers_are_shown_as_they_are_stored(
 
 def test_the_heading_comes_once(path: Path) -> None:
     table = TableLines(payload=False)
-    with SqliteReader(str(path)) as reader:
+    with SqliteLogReader(str(path)) as reader:
         rows: Sequence[Any] = reader.read_feed(0, events_max=3, bytes_max=1 << 20)
         first = [len(list(table.lines(row))) for row in rows]
 

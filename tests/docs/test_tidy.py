@@ -185,8 +185,23 @@ def functions() -> Iterator[tuple[str, int]]:
 def test_functions_are_short() -> None:
     lengths = dict(functions())
 
-    assert not {name: n for name, n in lengths.items() if n > 70}
+    assert not {name: n for name, n in lengths.items() if n > 60}
     assert statistics.quantiles(lengths.values(), n=10)[-1] <= 25
+
+
+# Aim for 400 lines. What is longer than 500 stands here with its length, which may only shrink.
+LONG_FILES = {
+    "integrations.asgi": 541,
+    "model.projection": 548,
+    "model.rows": 569,
+    "projections.projector": 600,
+    "projections.targets.staging": 570,
+    "queries.live": 600,
+    "stores.sqlite.log.store": 594,
+    "stores.sqlite.system_files": 572,
+    "stores.sqlite.views.store": 572,
+    "write.actor": 588,
+}
 
 
 def test_files_hold_one_noun() -> None:
@@ -196,7 +211,8 @@ def test_files_hold_one_noun() -> None:
         if not path.is_relative_to(ENGINE / "testing")  # a suite is as long as its contract
     }
 
-    assert not {name: n for name, n in lengths.items() if n > 600}
+    assert not {name: n for name, n in lengths.items() if n > LONG_FILES.get(name, 500)}
+    assert not {name for name in LONG_FILES if lengths.get(name, 0) <= 500}, "strike them out"
 
 
 # Aim for 400 lines. What is longer than 500 stands here with its length, which may only shrink.

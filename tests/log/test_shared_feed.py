@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from engine.errors import StoreFailed
-from engine.log.shared_pages import PAGES, SharedFeed
+from engine.log.shared_pages import PAGES, SharedPages
 from engine.model.stored import StoredEvent
 from tests.support.shelf import Bought, Log
 
@@ -39,14 +39,14 @@ def filled(log: Log, events: int) -> Log:
     return log
 
 
-async def page(feed: SharedFeed, after: int, events_max: int = 2) -> list[int]:
+async def page(feed: SharedPages, after: int, events_max: int = 2) -> list[int]:
     found = await feed.read_feed(after, events_max=events_max, bytes_max=1 << 20)
     return [stored.position for stored in found]
 
 
 async def test_a_full_page_is_read_once() -> None:
     log = filled(Log(), 5)
-    feed = SharedFeed(log)
+    feed = SharedPages(log)
 
     assert [await page(feed, 2) for _ in range(3)] == [[3, 4]] * 3
     assert (log.reads, feed.shared) == (1, 2)
@@ -55,7 +55,7 @@ async def test_a_full_page_is_read_once() -> None:
 async def test_those_who_ask_at_once_share_one_read() -> None:
     log = SlowLog()
     filled(log, 5)
-    feed = SharedFeed(log)
+    feed = SharedPages(log)
     readers = [asyncio.ensure_future(page(feed, 0)) for _ in range(4)]
     await asyncio.sleep(0)
     assert len(log.held) == 1
@@ -67,7 +67,7 @@ async def test_those_who_ask_at_once_share_one_read() -> None:
 async def test_the_end_of_the_log_is_never_shared() -> None:
     log = SlowLog()
     filled(log, 1)
-    feed = SharedFeed(log)
+    feed = SharedPages(log)
     first = asyncio.ensure_future(page(feed, 0))
     await asyncio.sleep(0)
     second = asyncio.ensure_future(page(feed, 0))
@@ -88,7 +88,7 @@ async def test_the_end_of_the_log_is_never_shared() -> None:
 async def test_who_shares_a_read_that_fails_reads_for_himself() -> None:
     log = SlowLog()
     filled(log, 3)
-    feed = SharedFeed(log)
+    feed = SharedPages(log)
     readers = [asyncio.ensure_future(page(feed, 0)) for _ in range(3)]
     await asyncio.sleep(0)
     log.fails = 1
@@ -105,7 +105,7 @@ async def test_who_shares_a_read_that_fails_reads_for_himself() -> None:
 async def test_who_shares_the_read_of_a_reader_that_leaves_reads_for_himself() -> None:
     log = SlowLog()
     filled(log, 3)
-    feed = SharedFeed(log)
+    feed = SharedPages(log)
     readers = [asyncio.ensure_future(page(feed, 0)) for _ in range(3)]
     await asyncio.sleep(0)
     readers[0].cancel()
@@ -120,7 +120,7 @@ async def test_who_shares_the_read_of_a_reader_that_leaves_reads_for_himself() -
 
 async def test_few_pages_are_kept_and_those_asked_for_last() -> None:
     log = filled(Log(), 4 * PAGES)
-    feed = SharedFeed(log)
+    feed = SharedPages(log)
     for number in range(PAGES):
         await page(feed, 2 * number)
     await page(feed, 0)
@@ -134,7 +134,7 @@ async def test_few_pages_are_kept_and_those_asked_for_last() -> None:
 
 async def test_a_single_event_takes_no_pages_place() -> None:
     log = filled(Log(), 3 * PAGES)
-    feed = SharedFeed(log)
+    feed = SharedPages(log)
     await page(feed, 0)
     for number in range(2 * PAGES):
         assert await page(feed, number, 1) == [number + 1]

@@ -29,7 +29,7 @@ from engine import (
 )
 from engine.model.codec import EventRegistry
 from engine.model.stored import ENCODING_JSON, StoredEvent
-from engine.model.withheld import is_own_refusal, told_without_values, withheld
+from engine.model.withheld import is_own_refusal, text_without_values, withheld
 from tests.support.waiting import until
 
 SECRET = "seat 12C of Mrs Holm"
@@ -204,7 +204,7 @@ def test_an_error_of_the_decoder_is_told_with_its_path_and_without_its_value() -
     error = raised(lambda: msgspec.json.decode(b'{"kind":"Mrs Holm"}', type=literal))
 
     assert "Mrs Holm" in str(error)
-    assert told_without_values(error) == "Invalid enum value - at `$.kind`"
+    assert text_without_values(error) == "Invalid enum value - at `$.kind`"
     assert not is_own_refusal(error)
     assert withheld(error) is None
 
@@ -212,7 +212,7 @@ def test_an_error_of_the_decoder_is_told_with_its_path_and_without_its_value() -
 def test_what_a_class_raises_is_told_with_its_type_and_its_place() -> None:
     error = raised(lambda: msgspec.json.decode(b'[{"to":"Mrs Holm"}]', type=list[Letter]))
 
-    told = told_without_values(error)
+    told = text_without_values(error)
     assert told.startswith("ValueError in __post_init__, ")
     assert told.endswith(" - at `$[0]`")
     assert "Holm" not in told
@@ -225,5 +225,5 @@ def test_what_a_class_raises_is_told_with_its_type_and_its_place() -> None:
 def test_bytes_that_are_no_text_are_told_without_them() -> None:
     error = raised(lambda: msgspec.json.decode(b'{"to":"\xff"}', type=dict[str, str]))
 
-    assert "Holm" not in told_without_values(error)
+    assert "Holm" not in text_without_values(error)
     assert not is_own_refusal(error)

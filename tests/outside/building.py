@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from engine import Engine
-from engine.outside.build import BuildBeside, Ending
+from engine.outside.build import Ending, OutsideBuild
 from engine.stores.urls import open_backend
 from tests.support.sums import RELEASES, add, summing, sums
 
@@ -26,9 +26,9 @@ async def serving(path: Path, *counters: str, named: str = "stopping") -> AsyncG
         yield engine
 
 
-def beside(path: Path, named: str = "tenfold") -> BuildBeside:
+def beside(path: Path, named: str = "tenfold") -> OutsideBuild:
     """Give the build of a later release."""
-    return BuildBeside(RELEASES[named], summing(named).registry, open_backend(path))
+    return OutsideBuild(RELEASES[named], summing(named).registry, open_backend(path))
 
 
 async def build(path: Path, named: str = "tenfold") -> Ending:

@@ -13,7 +13,7 @@ from engine import Engine, StoreRefused, UsageError
 from engine.outside.build import Ending
 from engine.statistics import BuildProgress
 from engine.stores.contract.views import Part
-from engine.stores.sqlite.views.catalog import Keeper
+from engine.stores.sqlite.views.catalog import Catalog
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.outside.building import BUILT, beside, build, builds, serving, views
 from tests.support.processes import ran, release
@@ -294,7 +294,7 @@ async def test_a_build_begun_in_the_same_moment_is_noticed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(path, "a") as engine:
-        decide = Keeper.plan
+        decide = Catalog.plan
 
         async def plan(*arguments: Any) -> Any:
             planned = await decide(*arguments)
@@ -302,7 +302,7 @@ async def test_a_build_begun_in_the_same_moment_is_noticed(
             await engine.projections.rebuild("sums")
             return planned
 
-        monkeypatch.setattr(Keeper, "plan", plan)
+        monkeypatch.setattr(Catalog, "plan", plan)
         with pytest.raises(StoreRefused, match="were changed by another process"):
             await build(path)
     assert builds(path) == [(1, 1, "serving"), (2, 1, "building")]

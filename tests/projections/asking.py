@@ -13,7 +13,7 @@ import apsw
 from engine import Engine
 from engine.projections.operations import Status
 from engine.stores.contract.requests import Arguments, Request
-from engine.stores.sqlite.outside.operations import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.support.sums import add, summing, sums
 
 
@@ -28,12 +28,12 @@ async def filled(
 
 
 def ask(path: Path, kind: str, name: str = "sums", **arguments: Any) -> int:
-    with SqliteOutside(str(path)) as outside:
+    with SqliteOperations(str(path)) as outside:
         return outside.ask(kind, name, Arguments(**arguments))
 
 
 def request(path: Path, number: int) -> Request:
-    with SqliteOutside(str(path), readonly=True) as outside:
+    with SqliteOperations(str(path), readonly=True) as outside:
         return outside.request(number)
 
 

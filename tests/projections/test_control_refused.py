@@ -10,7 +10,7 @@ import pytest
 from engine import Engine, InvalidInput, StoreRefused, Table, UsageError
 from engine.projections.control import _ACTS
 from engine.stores.contract.requests import KINDS, Arguments
-from engine.stores.sqlite.outside.operations import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.projections.asking import (
     answered,
     ask,
@@ -120,7 +120,7 @@ async def test_a_request_that_nobody_understands_is_refused_and_blocks_none(
             assert engine.failed is None
     if at_rest:
         tables(path, plant)
-        with SqliteOutside(str(path)) as outside:
+        with SqliteOperations(str(path)) as outside:
             number = outside.ask("pause", "sums", Arguments())
             assert outside.do_at_rest()
             assert outside.request(number).state == "done"

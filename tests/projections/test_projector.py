@@ -16,7 +16,7 @@ from engine.model.messages import Event
 from engine.model.projection import Projection
 from engine.model.rows import Scalar
 from engine.model.stored import EventData
-from engine.projections.targets.rows import TableWork
+from engine.projections.targets.rows import RowTarget
 from engine.statistics import ProjectorState
 from engine.stores.contract.views import Changes, Checkpoint, Part
 from tests.support.shelf import (
@@ -451,7 +451,7 @@ async def test_a_long_batch_lets_the_loop_have_its_turns() -> None:
     turns = 0
     async with Wired(log, projections=[Counts]) as wired:
         work = wired.projector._work
-        assert isinstance(work, TableWork)
+        assert isinstance(work, RowTarget)
         fold = work._fold
 
         def count(function: Callable[..., None]) -> None:

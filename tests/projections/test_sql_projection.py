@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from engine import Engine, Limits, Meta, ProjectionLag, Sql, UsageError
-from engine.stores.sqlite.views.sql_tables import OwnTables
+from engine.stores.sqlite.views.sql_tables import SqlTables
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.projections.free_sql import HANDLE, SEEN, Free, Notes, Rows, free
 from tests.support.counters import Add, Added, Counter
@@ -169,7 +169,7 @@ async def test_handlers_run_in_the_thread_that_writes_the_views(tmp_path: Path) 
 
 
 def test_texts_that_are_made_anew_each_time_do_not_fill_the_memory() -> None:
-    own = OwnTables("free", {"rows": "free_rows:1"}, ())
+    own = SqlTables("free", {"rows": "free_rows:1"}, ())
     connection = apsw.Connection(":memory:")
     connection.execute('CREATE TABLE "free_rows:1" (n)')
     with connection, own.session(connection, 10) as session:

@@ -25,7 +25,7 @@ from engine import (
     answers,
     projects,
 )
-from engine.projections.targets.sql import SqlWork
+from engine.projections.targets.sql import SqlTarget
 from engine.stores.contract.views import Checkpoint, Part
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.projections.free_sql import HANDLE, SEEN, Free, Notes, Others, Rows, free, notes, rows
@@ -174,7 +174,7 @@ async def test_its_changes_say_that_any_row_may_have_changed() -> None:
     log = Log()
     async with Wired(log, projections=[CountsInSql]) as wired:
         part = Part(CountsInSql.__definition__, 1)
-        work = SqlWork(part, wired.views, wired.registry, wired.limits, wired.ports)
+        work = SqlTarget(part, wired.views, wired.registry, wired.limits, wired.ports)
         before = await work.open()
         bought = log.write(Bought("b"), Lent("b", "ann"))
         prepared = await work.prepare(bought, before)
@@ -227,7 +227,7 @@ async def test_a_second_worker_is_refused_and_changes_nothing() -> None:
         wired.bus.publish(log.write(Bought("b")))
         await wired.caught_up()
         part = Part(CountsInSql.__definition__, 1)
-        work = SqlWork(part, wired.views, wired.registry, wired.limits, wired.ports)
+        work = SqlTarget(part, wired.views, wired.registry, wired.limits, wired.ports)
         await work.open()
         with pytest.raises(StoreRefused, match="another worker writes"):
             await work.prepare(log.events, Checkpoint())

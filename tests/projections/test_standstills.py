@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.stores.sqlite.outside.operations import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.projections.asking import asked, eventually, filled, tables
 from tests.support.sums import AILING, FOLDED, add, sums
 
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def standstills(path: Path) -> list[tuple[int, str]]:
-    with SqliteOutside(str(path), readonly=True) as outside:
+    with SqliteOperations(str(path), readonly=True) as outside:
         found = outside.look().standstills
     return [(s.failure.position, s.failure.cause.splitlines()[-1].strip()) for s in found]
 

@@ -13,10 +13,10 @@ from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
 from engine.model.projection import Projection
 from engine.model.rows import Flat, Scalar
-from engine.projections.targets.rows import WRITES_MAX, TableWork
+from engine.projections.targets.rows import WRITES_MAX, RowTarget
 from engine.stores.contract.views import Changes, Checkpoint, Parked
 from engine.stores.sqlite.views import group_commit as sqlite_gathered
-from engine.stores.sqlite.views.group_commit import Gathered, Gathering
+from engine.stores.sqlite.views.group_commit import Gathered, GroupCommit
 from tests.support.shelf import Bought, Counts, Lent, Library, Log, Wired, fold_all, part_of
 from tests.support.waiting import until
 
@@ -40,7 +40,7 @@ class Writer:
         self.stops = False
         self.is_stopped = False
         self.fails_behind = False
-        self.gathering = Gathering(self._write, self._wrote, lambda: self.is_stopped)
+        self.gathering = GroupCommit(self._write, self._wrote, lambda: self.is_stopped)
 
     def _write(self, together: Sequence[Changes]) -> None:
         self.tries += 1
@@ -201,7 +201,7 @@ async def test_a_row_that_is_not_written_yet_is_not_read_from_the_views() -> Non
     limits = Limits(projector_rows=2)
     wired = Wired(log, ":memory:", [Counts], limits=limits)
     await wired.open()
-    work = TableWork(part_of(Counts), wired.views, wired.registry, limits, wired.ports)
+    work = RowTarget(part_of(Counts), wired.views, wired.registry, limits, wired.ports)
     prepared: list[Changes] = []
     for name in ("ann", "bob", "ann"):
         at = prepared[-1].after if prepared else Checkpoint()
@@ -223,7 +223,7 @@ async def test_a_row_is_read_from_the_views_when_it_is_there_in_whatever_order_t
     limits = Limits(projector_rows=2)
     wired = Wired(log, ":memory:", [Counts], limits=limits)
     await wired.open()
-    work = TableWork(part_of(Counts), wired.views, wired.registry, limits, wired.ports)
+    work = RowTarget(part_of(Counts), wired.views, wired.registry, limits, wired.ports)
     at = Checkpoint()
     writes: list[Awaitable[bool]] = []
     for name in ("ann", "ann", "bob", "cid", "ann"):

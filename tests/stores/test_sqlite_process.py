@@ -279,7 +279,7 @@ def test_what_an_append_did_comes_back_as_the_store_would_have_given_it() -> Non
     told = decode_answer(encode(added_of(committed, 3, 4)))
 
     assert isinstance(told, Added)
-    assert (told.wal_folds, told.wal_folds_put_off) == (3, 4)
+    assert (told.wal_merges, told.wal_merges_put_off) == (3, 4)
     assert committed_of(batch, told) == committed
 
 

@@ -22,7 +22,7 @@ from engine.stores.contract.log import AppendRequest, Head, StreamRead, Write
 from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside import log as sqlite_reader
-from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.conformance import ALL, append, event, feed, numbers, request
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def outside(path: str, *statements: str) -> None:
             connection.execute(statement).fetchall()
 
 
-def everything(reader: SqliteReader) -> list[int]:
+def everything(reader: SqliteLogReader) -> list[int]:
     """Give the positions of the whole feed."""
     positions: list[int] = []
     while page := reader.read_feed(len(positions), events_max=3, bytes_max=ALL):
@@ -54,7 +54,7 @@ def everything(reader: SqliteReader) -> list[int]:
 
 
 async def test_it_reads_what_the_store_reads_while_the_store_is_open(store: SqliteStore) -> None:
-    with SqliteReader(store.path) as reader:
+    with SqliteLogReader(store.path) as reader:
         assert reader.log_id == store.log_id
         assert reader.head() == await store.head()
         assert reader.event_types() == tuple(await store.event_types())
@@ -67,7 +67,7 @@ async def test_it_reads_what_the_store_reads_while_the_store_is_open(store: Sqli
 
 
 async def test_it_sees_what_is_committed_later_and_new_types_too(store: SqliteStore) -> None:
-    with SqliteReader(store.path) as reader:
+    with SqliteLogReader(store.path) as reader:
         before = reader.change_count()
         assert reader.change_count() == before
         assert everything(reader) == [*range(1, 11)]
@@ -83,7 +83,7 @@ async def test_it_sees_what_is_committed_later_and_new_types_too(store: SqliteSt
 
 
 async def test_it_takes_no_lock_and_survives_the_stores_restart(store: SqliteStore) -> None:
-    with SqliteReader(store.path) as reader:
+    with SqliteLogReader(store.path) as reader:
         await store.close()
         assert everything(reader) == [*range(1, 11)]
         await store.open(Ports())
@@ -94,7 +94,7 @@ async def test_it_takes_no_lock_and_survives_the_stores_restart(store: SqliteSto
 
 async def test_a_page_is_a_whole_read_transaction(store: SqliteStore) -> None:
     """A reader at rest never keeps the write-ahead log from being folded in."""
-    with SqliteReader(store.path) as reader:
+    with SqliteLogReader(store.path) as reader:
         reader.read_feed(0, events_max=3, bytes_max=ALL)
         reader.read_streams([StreamRead("a:1")], events_max=3, bytes_max=ALL)
         reader.head()
@@ -106,7 +106,7 @@ async def test_a_page_is_a_whole_read_transaction(store: SqliteStore) -> None:
 
 
 async def test_it_cannot_write(store: SqliteStore) -> None:
-    with SqliteReader(store.path) as reader, pytest.raises(apsw.ReadOnlyError):
+    with SqliteLogReader(store.path) as reader, pytest.raises(apsw.ReadOnlyError):
         reader._connection.execute("DELETE FROM snapshots").fetchall()
 
 
@@ -146,7 +146,7 @@ def test_a_killed_engines_log_is_read_whole_and_stays_as_it_is(
     if without_index:
         (tmp_path / "log.db-shm").unlink()
     before = digests(tmp_path)
-    with SqliteReader(str(path)) as reader:
+    with SqliteLogReader(str(path)) as reader:
         assert everything(reader) == [*range(1, 41)]
 
     assert digests(tmp_path) == before
@@ -157,7 +157,7 @@ async def test_a_closed_log_is_read_and_holds_nothing_new(
 ) -> None:
     await store.close()
     before = digests(tmp_path)
-    with SqliteReader(store.path) as reader:
+    with SqliteLogReader(store.path) as reader:
         assert everything(reader) == [*range(1, 11)]
     after = digests(tmp_path)
 
@@ -171,9 +171,9 @@ async def test_a_closed_log_is_read_and_holds_nothing_new(
 
 def test_where_no_file_is_none_is_made(tmp_path: Path) -> None:
     with pytest.raises(StoreRefused, match="no log .*none.db: no such file"):
-        SqliteReader(str(tmp_path / "none.db")).open()
+        SqliteLogReader(str(tmp_path / "none.db")).open()
     with pytest.raises(StoreRefused, match="no log .*none.db: no such file"):
-        SqliteReader(str(tmp_path / "no" / "none.db")).open()
+        SqliteLogReader(str(tmp_path / "no" / "none.db")).open()
 
     assert list(tmp_path.iterdir()) == []
 
@@ -194,15 +194,15 @@ async def test_what_is_no_log_of_this_release_is_refused(
         ("text/log.db", "Not a directory"),
     ):
         with pytest.raises(StoreRefused, match=message):
-            SqliteReader(str(tmp_path / name)).open()
+            SqliteLogReader(str(tmp_path / name)).open()
 
     monkeypatch.setattr(sqlite_reader, "MIGRATIONS", ("one", "two"))
     with pytest.raises(StoreRefused, match="schema version 1, and this release reads version 2"):
-        SqliteReader(store.path).open()
+        SqliteLogReader(store.path).open()
     monkeypatch.undo()
     outside(store.path, "PRAGMA user_version = 99")
     with pytest.raises(StoreRefused, match="schema version 99, and this release knows up to 1"):
-        SqliteReader(store.path).open()
+        SqliteLogReader(store.path).open()
 
 
 class ReadOnlyFolder(SystemFiles):
@@ -214,13 +214,13 @@ class ReadOnlyFolder(SystemFiles):
 
 async def test_a_folder_that_cannot_be_written_to_is_told_with_the_mend(store: SqliteStore) -> None:
     with pytest.raises(StoreRefused, match="log.db cannot be opened: .* copy the log elsewhere"):
-        SqliteReader(store.path, ReadOnlyFolder()).open()
+        SqliteLogReader(store.path, ReadOnlyFolder()).open()
 
 
 async def test_an_empty_log_has_nothing_and_says_so(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "log.db"))
     await store.open(Ports())
-    with SqliteReader(store.path) as reader:
+    with SqliteLogReader(store.path) as reader:
         assert reader.head() == Head()
         assert reader.event_types() == ()
         assert everything(reader) == []
@@ -228,7 +228,7 @@ async def test_an_empty_log_has_nothing_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_closed_reader_says_so(tmp_path: Path) -> None:
-    reader = SqliteReader(str(tmp_path / "log.db"))
+    reader = SqliteLogReader(str(tmp_path / "log.db"))
     reader.close()
     with pytest.raises(StoreFailed, match="is closed"):
         reader.head()
@@ -243,7 +243,7 @@ async def test_damage_is_met_after_what_stands_before_it(store: SqliteStore) -> 
         "DROP TRIGGER events_never_change",
         "UPDATE events SET recorded = recorded + 1 WHERE position = 7",
     )
-    with SqliteReader(store.path) as reader:
+    with SqliteLogReader(store.path) as reader:
         before = reader.read_feed(0, events_max=99, bytes_max=ALL)
         assert [stored.position for stored in before] == [*range(1, len(before) + 1)]
         assert 1 <= len(before) <= 6
@@ -259,7 +259,10 @@ async def test_damage_is_met_after_what_stands_before_it(store: SqliteStore) -> 
 
 async def test_a_hole_is_damage(store: SqliteStore) -> None:
     outside(store.path, "DROP TRIGGER events_never_go", "DELETE FROM events WHERE position = 3")
-    with SqliteReader(store.path) as reader, pytest.raises(Damaged, match="position 3 .*missing"):
+    with (
+        SqliteLogReader(store.path) as reader,
+        pytest.raises(Damaged, match="position 3 .*missing"),
+    ):
         everything(reader)
 
 
@@ -275,6 +278,6 @@ async def test_a_truncated_file_is_refused_or_fails_and_never_ends_early(
         Path(store.path).write_bytes(whole[:kept])
         with (
             pytest.raises((StoreRefused, StoreFailed, Damaged)),
-            SqliteReader(store.path) as reader,
+            SqliteLogReader(store.path) as reader,
         ):
             everything(reader)

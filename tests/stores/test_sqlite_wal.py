@@ -17,7 +17,7 @@ from engine.runtime.ports import Ports, SystemClock
 from engine.stores.contract.log import AppendRequest, Write
 from engine.stores.sqlite import wal as sqlite_wal
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.stores.sqlite.wal import WalFolder, WalInTurn
+from engine.stores.sqlite.wal import WalInTurn, WalMerger
 from engine.testing.conformance import ADDED, append, feed, request
 from tests.support.faults import FaultyVfs, Hold, VfsFiles
 
@@ -45,9 +45,9 @@ def store(faulty: tuple[SqliteStore, FaultyVfs]) -> SqliteStore:
     return faulty[0]
 
 
-def folder_of(store: SqliteStore) -> WalFolder:
-    assert store._folder is not None
-    return store._folder
+def folder_of(store: SqliteStore) -> WalMerger:
+    assert store._merger is not None
+    return store._merger
 
 
 async def folded(store: SqliteStore) -> None:
@@ -84,8 +84,8 @@ async def test_what_has_been_folded_is_written_over(store: SqliteStore) -> None:
     assert len(await feed(store)) == 100
     assert len(sizes) == 1, "a log that is overwritten keeps its size"
     assert BOUND <= sizes.pop() < 2 * BOUND
-    assert store.statistics().wal_folds > 10
-    assert store.statistics().wal_folds_put_off == 0
+    assert store.statistics().wal_merges > 10
+    assert store.statistics().wal_merges_put_off == 0
 
 
 async def test_a_reader_that_stays_does_not_stop_the_writer(store: SqliteStore) -> None:
@@ -94,7 +94,7 @@ async def test_a_reader_that_stays_does_not_stop_the_writer(store: SqliteStore) 
         outside.execute("BEGIN")
         outside.execute("SELECT count(*) FROM events").fetchall()
         await append_large(store, 1, 20)
-        assert store.statistics().wal_folds_put_off > 0
+        assert store.statistics().wal_merges_put_off > 0
         assert wal_bytes(store) > 4 * BOUND
     await append_large(store, 20, 40)
 
@@ -117,7 +117,7 @@ async def test_the_writer_goes_on_while_the_log_is_folded(
     finally:
         hold.release()
     await task
-    assert store.statistics().wal_folds == 1
+    assert store.statistics().wal_merges == 1
 
 
 @pytest.mark.parametrize("whose", ["folder", "writer"])
@@ -149,13 +149,13 @@ async def test_a_full_disk_puts_a_fold_off(
     vfs.faults["write log.db"] = apsw.SQLITE_FULL
     await fill(store)
     await folded(store)
-    assert store.statistics().wal_folds_put_off == 1
+    assert store.statistics().wal_merges_put_off == 1
 
     await append_large(store, version := len(await feed(store)), version + 1)
     vfs.faults.clear()
     await append_large(store, version + 1, version + 10)
 
-    assert store.statistics().wal_folds >= 1
+    assert store.statistics().wal_merges >= 1
     assert len(await feed(store)) == version + 10
 
 
@@ -168,12 +168,12 @@ async def test_a_full_disk_puts_a_fold_in_turn_off(tmp_path: Path) -> None:
         wal.bound.bytes = wal.bound.next = 1
         vfs.faults["write views.db"] = apsw.SQLITE_FULL
         connection.execute("INSERT INTO t VALUES (1)").fetchall()
-        wal.fold_if_large()
+        wal.merge_if_large()
         assert wal.bound.next > wal.bound.bytes, "the next try comes with growth"
 
         vfs.faults.clear()
         connection.execute("INSERT INTO t VALUES (zeroblob(100000))").fetchall()
-        wal.fold_if_large()
+        wal.merge_if_large()
         assert wal.bound.next == wal.bound.bytes, "it is folded"
     vfs.unregister()
 
@@ -196,7 +196,7 @@ async def test_what_a_stopped_store_holds_is_not_folded(
     await task
 
     assert vfs.calls.count("sync log.db") == 1
-    assert store.statistics().wal_folds == 0
+    assert store.statistics().wal_merges == 0
 
 
 class SteppingClock(SystemClock):
@@ -219,9 +219,9 @@ async def test_larger_logs_are_folded_where_folding_takes_much_of_the_time(
     await store.open(Ports(clock=clock))
     bounds, number = [], 0
     for _ in expected:
-        before, largest = store.statistics().wal_folds, 0
+        before, largest = store.statistics().wal_merges, 0
         clock.seconds += rest
-        while store.statistics().wal_folds == before:
+        while store.statistics().wal_merges == before:
             await append(store, AppendRequest([Write("a:1", number, [LARGE])]))
             largest = max(largest, folder_of(store).bytes)
             await folded(store)
@@ -235,14 +235,14 @@ async def test_larger_logs_are_folded_where_folding_takes_much_of_the_time(
 async def test_without_a_connection_beside_it_the_writer_folds_it_all(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_folder: WalFolder) -> None:
+    def refuse(_folder: WalMerger) -> None:
         raise apsw.CantOpenError("unable to open database file")
 
-    monkeypatch.setattr(WalFolder, "_connect", refuse)
+    monkeypatch.setattr(WalMerger, "_connect", refuse)
     await append_large(store, 0, 20)
 
     assert wal_bytes(store) < 2 * BOUND
-    assert store.statistics().wal_folds > 1
+    assert store.statistics().wal_merges > 1
 
 
 async def test_a_store_that_closes_ends_the_fold_first(

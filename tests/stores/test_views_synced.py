@@ -15,7 +15,7 @@ from engine.limits import Limits
 from engine.runtime.ports import Ports
 from engine.stores.contract.views import Changes, Checkpoint, Decision, Parked
 from engine.stores.sqlite import wal as sqlite_wal
-from engine.stores.sqlite.views.catalog import Keeper
+from engine.stores.sqlite.views.catalog import Catalog
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.simulation.disk import Disk
 from tests.simulation.machine import SimulatedFiles
@@ -140,7 +140,7 @@ async def test_after_a_fold_that_could_not_be_synced_nothing_is_written_in_the_s
     views._wal.bound.next = 1
     disk.sync_failures = 1.0
     with pytest.raises(StoreFailed, match="a sync has failed"):
-        await views._writer.run(views._fold_wal)
+        await views._writer.run(views._merge_wal)
     disk.sync_failures = 0.0
 
     assert views._stopped
@@ -152,14 +152,14 @@ async def test_views_whose_tables_cannot_be_synced_are_not_folded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, ports = simulated(tmp_path)
-    prepare = Keeper.prepare
+    prepare = Catalog.prepare
 
     def failing(*args: Any) -> None:
         disk.sync_failures = 1.0
         disk.notes_calls = True
         prepare(*args)
 
-    monkeypatch.setattr(Keeper, "prepare", failing)
+    monkeypatch.setattr(Catalog, "prepare", failing)
     with pytest.raises(StoreFailed, match=r"could not be written: a sync has failed"):
         await open_views(disk, ports, written(1))
 

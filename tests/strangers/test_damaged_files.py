@@ -21,7 +21,7 @@ from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log import damage as sqlite_damage
 from engine.stores.sqlite.log.damage import read_wal
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 
 EVENTS = 12
@@ -125,7 +125,7 @@ async def test_a_flipped_bit_before_other_commits_is_refused_and_nothing_is_chan
 
     with pytest.raises(StoreRefused, match=r"log\.db-wal is damaged: frame \d+ .* backup"):
         await opened(path)
-    with pytest.raises(StoreRefused, match="is damaged"), SqliteReader(str(path)):
+    with pytest.raises(StoreRefused, match="is damaged"), SqliteLogReader(str(path)):
         pass
     assert Path(f"{path}-wal").read_bytes() == frames.content
 
@@ -248,12 +248,12 @@ async def many(folder: Path) -> tuple[SqliteStore, Path, Path]:
     for number in range(700):
         request_ = AppendRequest([Write(f"a:{number % 90}", number // 90, [LARGE])])
         await store.append(Batch([request_], number))
-        if first is None and store.folds[0] == 1:
+        if first is None and store.merges[0] == 1:
             first = copied(store.path, folder / "first", "")
-        if store.folds[0] >= 3 and number % 90 == 50:
+        if store.merges[0] >= 3 and number % 90 == 50:
             break
     assert first is not None
-    assert store.folds[0] >= 3
+    assert store.merges[0] >= 3
     return store, first, copied(store.path, folder / "last", "", "-wal")
 
 

@@ -17,7 +17,7 @@ from engine.model.stored import EventData
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import Appended, AppendRequest, Write
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 
 SECONDS = 60
@@ -90,7 +90,7 @@ async def test_a_schema_of_somebody_elses_is_refused_by_engine_and_reader(
 
     with pytest.raises(StoreRefused):
         await opened(path)
-    with pytest.raises(StoreRefused), SqliteReader(path):
+    with pytest.raises(StoreRefused), SqliteLogReader(path):
         pass
 
 
@@ -132,7 +132,7 @@ async def test_no_trigger_of_a_file_fires_as_the_engine_writes(path: str, what: 
     await store.close()
 
     assert outcomes == [Appended(3, (2,)), Appended(4, (1,))]
-    with SqliteReader(path) as reader:
+    with SqliteLogReader(path) as reader:
         found = reader.read_feed(0, events_max=9, bytes_max=9_999)
     assert [(e.stream, e.version) for e in found] == [
         ("a:1", 1),
@@ -180,7 +180,7 @@ async def test_a_plain_table_of_somebody_elses_is_left_alone(path: str, statemen
     store = await opened(path)
     assert await append(store, request("a:1", 1, 3)) == [Appended(3, (2,))]
     await store.close()
-    with SqliteReader(path) as reader:
+    with SqliteLogReader(path) as reader:
         assert reader.head().position == 3
 
 
@@ -212,7 +212,7 @@ async def test_values_of_other_classes_are_errors_of_the_engines_own(
     with pytest.raises((StoreRefused, Damaged)) as refused:
         await opened(path)
     assert "schema" not in str(refused.value), "otherwise this test shows nothing"
-    with pytest.raises((StoreRefused, Damaged, StoreFailed)), SqliteReader(path) as reader:
+    with pytest.raises((StoreRefused, Damaged, StoreFailed)), SqliteLogReader(path) as reader:
         reader.head()
         reader.event_types()
         reader.read_feed(0, events_max=9, bytes_max=9_999)

@@ -19,7 +19,7 @@ from engine.stores.sqlite.connection import run
 from engine.stores.sqlite.files import FileId, SystemFiles
 from engine.stores.sqlite.log.damage import Wal, check_pages
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.writing import Fills, Put, engine_on
 from tests.support.counters import Add, Counter
@@ -104,7 +104,7 @@ async def test_a_reader_says_what_it_could_not_look_at_and_goes_on(tmp_path: Pat
     await append(store, request("a:1", 0, 1))
     await store.close()
     files = Blind()
-    with SqliteReader(str(path), files) as reader:
+    with SqliteLogReader(str(path), files) as reader:
         files.is_blind = True
         with pytest.raises(StoreFailed, match="cannot be looked at"):
             reader.head()
@@ -129,7 +129,7 @@ async def test_tables_of_others_with_their_indexes_are_left_alone(tmp_path: Path
             "INSERT INTO notes VALUES ('a', 1); ANALYZE; VACUUM",
         )
 
-    with SqliteReader(str(path)) as reader:
+    with SqliteLogReader(str(path)) as reader:
         assert reader.head().position == 1
     await store.open(Ports())
     await append(store, request("a:1", 1, 2))

@@ -14,7 +14,7 @@ from engine import Archive, Engine, Onlooker, StoreFailed, StoreLocked, StoreRef
 from engine.runtime.ports import Ports
 from engine.stores.sqlite.files import FileLock, SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.stores.sqlite.outside.operations import SqliteOutside
+from engine.stores.sqlite.outside.operations import SqliteOperations
 from engine.testing.conformance import append, feed, numbers, request
 from tests.strangers.forking import begin_fork, status_of_fork
 from tests.strangers.locks import locks_on, run
@@ -47,9 +47,9 @@ async def test_readers_of_ours_in_the_same_process_leave_the_locks(
             await archive.state(Shelf, "a")
         async with Onlooker(projections=[Fills], answers=[], store=url) as onlooker:
             await onlooker.positions()
-        with SqliteOutside(str(path), readonly=True) as outside:
+        with SqliteOperations(str(path), readonly=True) as outside:
             assert outside.is_in_use()
-        with SqliteOutside(str(path)) as outside:
+        with SqliteOperations(str(path)) as outside:
             assert not outside.do_at_rest()
 
         for name, held in zip(("shop.db", "shop.views.db"), before, strict=True):

@@ -16,7 +16,7 @@ from engine import Archive, Closed, Engine, EngineFailed, StoreLocked, StoreRefu
 from engine.runtime.ports import Ports
 from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.stores.sqlite.outside.log import SqliteReader
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.sqlite.views.store import SqliteViews
 from engine.testing.conformance import append, feed, numbers, request
@@ -167,8 +167,8 @@ async def test_a_fold_touches_no_other_file_that_lies_there_now(tmp_path: Path) 
     await append(store, request("a:1", 0, 1))
     move(path)
     before = a_strangers_database(path)
-    assert store._folder is not None
-    assert store._folder._checkpoint_beside() is None
+    assert store._merger is not None
+    assert store._merger._checkpoint_beside() is None
     assert path.read_bytes() == before
     await store.close()
 
@@ -193,12 +193,12 @@ async def test_a_file_that_is_exchanged_during_a_commit_is_not_acknowledged(
 async def test_a_reader_does_not_believe_a_file_that_was_replaced(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     await made(path, 1, 2)
-    with SqliteReader(str(path)) as reader:
+    with SqliteLogReader(str(path)) as reader:
         assert reader.head().position == 2
         replace(path)
         with pytest.raises(StoreRefused, match="is not the file any more"):
             reader.head()
-    with SqliteReader(str(path)) as reader:
+    with SqliteLogReader(str(path)) as reader:
         assert reader.head().position == 2
 
 
@@ -227,14 +227,14 @@ async def test_a_second_name_is_refused_and_the_first_one_goes_on(tmp_path: Path
         with pytest.raises(StoreRefused, match="2 names"):
             await SqliteStore(str(second)).open(Ports())
     with pytest.raises(StoreRefused, match="2 names"):
-        SqliteReader(str(second)).open()
+        SqliteLogReader(str(second)).open()
 
     store = SqliteStore(str(first))
     await store.open(Ports())
     await append(store, request("a:1", 1, 2))
     assert numbers(await feed(store)) == [1, 2]
     await store.close()
-    with SqliteReader(str(first)) as reader:
+    with SqliteLogReader(str(first)) as reader:
         assert reader.head().position == 2
 
 

@@ -76,7 +76,7 @@ async def write(store: str, folds: int) -> None:
     async with engine_on(store) as engine:
         assert isinstance(engine._store, Measured)
         while not ended.done():
-            text = TEXT if engine._store.statistics().wal_folds < folds else "y"
+            text = TEXT if engine._store.statistics().wal_merges < folds else "y"
             receipt = await engine.execute(Put("one", text))
             if text == "y":
                 print(receipt.position, flush=True)

@@ -17,8 +17,8 @@ from engine.model.projection import Projection, Row, Table, projects
 from engine.model.sql_projection import Sql, SqlProjection
 from engine.model.stored import EventData, StoredEvent
 from engine.projections.projector import Projector
-from engine.projections.targets.rows import TableWork
-from engine.projections.targets.sql import SqlWork
+from engine.projections.targets.rows import RowTarget
+from engine.projections.targets.sql import SqlTarget
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.contract.views import Part, Rebuild
@@ -256,7 +256,7 @@ class Wired:
 
     def _projector(self, projection: type[Projection]) -> Served:
         part = part_of(projection)
-        works = SqlWork if part.definition.sql_tables else TableWork
+        works = SqlTarget if part.definition.sql_tables else RowTarget
         return Served(
             part,
             works(part, self.views, self.registry, self.limits, self.ports),

@@ -15,23 +15,23 @@ from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
 from ...stores.contract.log import LogSource
 from ...stores.contract.views import Part, ViewsStore
-from .rows import TableWork, Work
-from .sink import SinkWork, resources_of
-from .sql import SqlWork
+from .rows import RowTarget, Target
+from .sink import SinkTarget, resources_of
+from .sql import SqlTarget
 
-__all__ = ["Works", "folding"]
+__all__ = ["Targets", "folding"]
 
 
 def folding(
     part: Part, views: ViewsStore, registry: EventRegistry, limits: Limits, ports: Ports
-) -> TableWork | SqlWork:
+) -> RowTarget | SqlTarget:
     """Give what folds a part that has tables."""
     assert part.definition.sink is None, "a sink has nothing to fold"
-    work = SqlWork if part.definition.sql_tables else TableWork
+    work = SqlTarget if part.definition.sql_tables else RowTarget
     return work(part, views, registry, limits, ports)
 
 
-class Works:
+class Targets:
     """The works of one engine."""
 
     def __init__(
@@ -63,14 +63,14 @@ class Works:
         if definition.sink is not None:
             resources_of(definition.name, definition.sink, self._resources)
 
-    def of(self, part: Part) -> Work:
+    def of(self, part: Part) -> Target:
         """Give the work of a part."""
         views, registry, limits, ports = self._views, self._registry, self._limits, self._ports
         sink = part.definition.sink
         if sink is None:
             return folding(part, views, registry, limits, ports)
         resources = resources_of(part.definition.name, sink, self._resources)
-        return SinkWork(
+        return SinkTarget(
             part,
             sink,
             views,

@@ -3,7 +3,7 @@
 Rules: a batch is worked on from its first event on, and what is written is written together with
 the checkpoint behind it. What stands before an event that cannot be folded is written. A batch is
 prepared while those before are being written, on what they left in memory; if one is not written
-after all, `open` throws all away. Work of another kind (SQL, deliveries) has a file of its
+after all, `open` throws all away. Target of another kind (SQL, deliveries) has a file of its
 own. This file knows where events go; where they come from, and when, is the projector's.
 """
 
@@ -21,13 +21,13 @@ from ...model.codec import EventRegistry
 from ...model.rows import Flat, Scalar
 from ...model.stored import StoredEvent
 from ...runtime.ports import Ports
-from ...runtime.tracebacks import told
+from ...runtime.tracebacks import traceback_text
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
 from ..parking import Parking
 from ..scope import may_pass
 from .staging import Fold
 
-__all__ = ["Prepared", "TableWork", "Work"]
+__all__ = ["Prepared", "RowTarget", "Target"]
 
 WRITES_MAX: Final = 8
 """Batches on their way, of one part. What gathers while others are written shares a transaction,
@@ -45,7 +45,7 @@ class Prepared(msgspec.Struct, frozen=True):
     """None where nothing is to be written, not even a checkpoint."""
 
 
-class Work(Protocol):
+class Target(Protocol):
     """What a projector does with events."""
 
     parking: Parking
@@ -83,7 +83,7 @@ class Work(Protocol):
         ...
 
     async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
-        """Work on a batch, or as much of it as fits in memory."""
+        """Target on a batch, or as much of it as fits in memory."""
         ...
 
     def write(self, changes: Changes, /) -> Awaitable[bool]:
@@ -108,7 +108,7 @@ class Work(Protocol):
         ...
 
 
-class TableWork:
+class RowTarget:
     """Folds into the tables of one part."""
 
     def __init__(
@@ -212,7 +212,9 @@ class TableWork:
             else:
                 self.parking.released([parked])
                 return None, changes
-        tried = msgspec.structs.replace(parked, attempts=parked.attempts + 1, cause=told(error))
+        tried = msgspec.structs.replace(
+            parked, attempts=parked.attempts + 1, cause=traceback_text(error)
+        )
         changes = Changes(self._part, at, at, {}, (tried,))
         await self._views.write(changes)
         return error, changes

@@ -25,16 +25,16 @@ from ...model.sink import Delivery
 from ...model.stored import StoredEvent
 from ...runtime.contained import contained, is_of_the_moment, members_of
 from ...runtime.ports import Ports
-from ...runtime.tracebacks import told
+from ...runtime.tracebacks import traceback_text
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
-from ..scope import Picking
+from ..scope import Scope
 from .courier import Courier, NotDelivered
 from .rows import Prepared
 
-__all__ = ["SinkWork", "resources_of"]
+__all__ = ["SinkTarget", "resources_of"]
 
 
-class SinkWork:
+class SinkTarget:
     """Delivers the events of one part."""
 
     def __init__(
@@ -58,7 +58,7 @@ class SinkWork:
         self._ports = ports
         self._log_id = log_id
         definition = part.definition
-        self._picking = Picking(
+        self._picking = Scope(
             definition,
             registry,
             limits,
@@ -133,7 +133,9 @@ class SinkWork:
         if error is None:
             changes = Changes(self._part, at, at, {}, released=(parked.position,))
         else:
-            tried = msgspec.structs.replace(parked, attempts=parked.attempts + 1, cause=told(error))
+            tried = msgspec.structs.replace(
+                parked, attempts=parked.attempts + 1, cause=traceback_text(error)
+            )
             changes = Changes(self._part, at, at, {}, (tried,))
         await self._views.write(changes)
         if error is None:

@@ -22,19 +22,19 @@ from ...model.sql_projection import RolledBack, SqlSession
 from ...model.stored import StoredEvent
 from ...runtime.contained import contained
 from ...runtime.ports import Ports
-from ...runtime.tracebacks import told
+from ...runtime.tracebacks import traceback_text
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
-from ..scope import Picking, may_pass
+from ..scope import Scope, may_pass
 from .rows import Prepared
 
-__all__ = ["SqlWork"]
+__all__ = ["SqlTarget"]
 
 TRANSACTION_SECONDS: Final = 0.5
 EVENTS_PER_TURN: Final = 250
 """Events after which the event loop gets its turn."""
 
 
-class SqlWork:
+class SqlTarget:
     """Runs the handlers of one part."""
 
     def __init__(
@@ -44,7 +44,7 @@ class SqlWork:
         self._views = views
         self._ports = ports
         definition = part.definition
-        self._picking = Picking(
+        self._picking = Scope(
             definition,
             registry,
             limits,
@@ -114,7 +114,7 @@ class SqlWork:
                 batch.poison = _cause(lost)
         poison = batch.poison
         if poison is not None:
-            cause = told(poison)
+            cause = traceback_text(poison)
             tried = msgspec.structs.replace(parked, attempts=parked.attempts + 1, cause=cause)
             changes = Changes(self._part, at, at, {}, (tried,))
             await self._views.write(changes)

@@ -24,7 +24,7 @@ from ...model.projection import ProjectionDefinition, ProjectionHandler, TableDe
 from ...model.rows import Flat, Scalar
 from ...model.stored import ENCODING_JSON, StoredEvent
 from ...runtime.contained import contained
-from ..scope import Picking
+from ..scope import Scope
 
 __all__ = ["Fetch", "Fold", "Folded", "MissingRow", "Staging", "TableStage", "weight_of"]
 
@@ -286,7 +286,7 @@ class Fold:
     ) -> None:
         """Take what to fold, which slice of it, and whether events may be parked."""
         self.staging = Staging(definition.tables, limits.projector_rows, limits.projector_bytes)
-        self.picking = Picking(definition, registry, limits, slice_=slice_, parks=parks, now=now)
+        self.picking = Scope(definition, registry, limits, slice_=slice_, parks=parks, now=now)
         self.skipped = self.picking.skipped
         self.refused: dict[int, Exception] = {}
         """Why the database does not take the rows of an event, by its position."""

@@ -13,8 +13,8 @@ from .files import files_of
 from .log.store import SqliteStore
 from .outside.bounded import Question, ask_bounded
 from .outside.copy import copy_log
-from .outside.log import SqliteReader
-from .outside.operations import SqliteOutside
+from .outside.log import SqliteLogReader
+from .outside.operations import SqliteOperations
 from .outside.views import SqliteViewsReader
 from .views.catalog import Builder
 from .views.patient import PatientViews
@@ -56,9 +56,9 @@ class SqliteFiles:
         self._ports = ports
         self._files = files_of(ports)
 
-    def log_reader(self) -> SqliteReader:
+    def log_reader(self) -> SqliteLogReader:
         """Give the log to be read."""
-        return SqliteReader(self._log, self._files)
+        return SqliteLogReader(self._log, self._files)
 
     def views_reader(
         self, projections: Sequence[ProjectionDefinition], limits: Limits
@@ -71,9 +71,9 @@ class SqliteFiles:
         builder = Builder(token, lambda: self._files.is_locked(self._log + ".lock"))
         return PatientViews(self._views, logger=logger, builder=builder)
 
-    def operations(self, *, readonly: bool = False) -> SqliteOutside:
+    def operations(self, *, readonly: bool = False) -> SqliteOperations:
         """Give what can be done with the projections."""
-        return SqliteOutside(self._log, self._ports, readonly=readonly)
+        return SqliteOperations(self._log, self._ports, readonly=readonly)
 
     def shell(self) -> SqliteShell:
         """Give SQL for people, in a process of its own that can be ended."""

@@ -239,7 +239,7 @@ def durable_settings() -> Sequence[tuple[str, str | int]]:
     settings: list[tuple[str, str | int]] = [
         ("journal_mode", "wal"),
         ("synchronous", 2),  # FULL: a commit returns after its sync
-        ("wal_autocheckpoint", 0),  # the engine folds by itself
+        ("wal_autocheckpoint", 0),  # the engine merges by itself
         ("foreign_keys", 1),
         ("trusted_schema", 0),
         ("cell_size_check", 1),
@@ -280,7 +280,7 @@ def make_wal_durable(
 
     A process that was killed may have written a commit and not synced it, or met a sync that
     failed, after which the kernel calls clean what it never wrote. It is shown to whoever reads,
-    and a loss of power would take it away; and folding what the disk does not have could leave
+    and a loss of power would take it away; and merging what the disk does not have could leave
     half of it in the file. `before` is called when nobody else can write any more. Raises OSError.
     """
     log = path + "-wal"
@@ -292,14 +292,14 @@ def make_wal_durable(
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
 
 
-def close(connection: apsw.Connection, *, folding: bool) -> None:
-    """Close; without `folding` the write-ahead log stays as it is, which a failed sync asks for.
+def close(connection: apsw.Connection, *, merging: bool) -> None:
+    """Close; without `merging` the write-ahead log stays as it is, which a failed sync asks for.
 
     What was marked clean and never written is still in the kernel's copy of the log, so the next
-    opening folds it in rightly. Folding it now and removing the log would not do: the removal may
+    opening merges it rightly. Merging it now and removing the log would not do: the removal may
     be lost with the power, and leave the older part of the log beside the newer file.
     """
-    if not folding:
+    if not merging:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     connection.close()
 

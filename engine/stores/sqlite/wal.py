@@ -1,13 +1,13 @@
-"""Folding a write-ahead log into its file: beside the writer (`WalFolder`), or in his own turn.
+"""Merging a write-ahead log into its file: beside the writer (`WalMerger`), or in his own turn.
 
-Rules: what has been folded is written over from the beginning, and the log keeps its size: a commit
+Rules: what has been merged is written over from the beginning, and the log keeps its size: a commit
 that overwrites is synced in half the time of one that makes a file longer. Of the events' log most
-is folded beside the writer and the rest in a moment of his; the bound above which that is done
-begins small, and doubles while folding takes more than a tenth of the time. Views, for which no
-command waits, are folded in their writer's turn (`WalInTurn`). A fold that fails stops the log, and
-one whose sync fails the views, since the kernel calls clean what it could not write. A full disk
-puts a fold off: nothing was called clean, and the log has what it could not fold. This file never
-folds what a stopped store holds, waits for a reader, or runs while nothing is written.
+is merged beside the writer and the rest in a moment of his; the bound above which that is done
+begins small, and doubles while merging takes more than a tenth of the time. Views, for which no
+command waits, are merged in their writer's turn (`WalInTurn`). A merge that fails stops the log,
+and one whose sync fails the views, since the kernel calls clean what it could not write. A full
+disk puts a merge off: nothing was called clean, and the log has what it could not merge. This file
+never merges what a stopped store holds, waits for a reader, or runs while nothing is written.
 """
 
 from __future__ import annotations
@@ -23,50 +23,50 @@ from ...runtime.ports import Clock, Ports, Worker
 from .connection import BUSY_MS, durable_settings, is_out_of_room, set_pragma
 from .files import files_of
 
-__all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalFolder", "WalInTurn"]
+__all__ = ["PAGE_BYTES", "WAL_BYTES_MAX", "WalInTurn", "WalMerger"]
 
 PAGE_BYTES: Final = 8_192
 WAL_BYTES_MIN: Final = 4 * 1024 * 1024
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Between these lies the size above which the write-ahead log is folded into the file."""
+"""Between these lies the size above which the write-ahead log is merged into the file."""
 _FRAME_HEADER_BYTES: Final = 24
 _FRAME_BYTES: Final = PAGE_BYTES + _FRAME_HEADER_BYTES
 _PASSES_MAX: Final = 4
 _REST_SHARE: Final = 16
 """The writer's turn comes when what is left is less than this part of the bound."""
 _TIME_SHARE: Final = 10
-"""The bound doubles after a fold that took more than this part of the time since the last one."""
+"""The bound doubles after a merge that took more than this part of the time since the last one."""
 
 
 class _Bound:
-    """The size above which a log is folded, in bytes."""
+    """The size above which a log is merged, in bytes."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.bytes = self.next = min(WAL_BYTES_MIN, WAL_BYTES_MAX)
-        """Also what it has to grow by, where it could not be folded."""
-        self._folded_at = clock.monotonic()
+        """Also what it has to grow by, where it could not be merged."""
+        self._merged_at = clock.monotonic()
 
-    def folded(self) -> None:
-        """Note that all is folded, so that the log is begun anew."""
+    def merged(self) -> None:
+        """Note that all is merged, so that the log is begun anew."""
         self.next = self.bytes
 
     def put_off(self, size: int) -> None:
-        """Note that a reader is at it: what could be folded is, the rest comes with growth."""
+        """Note that a reader is at it: what could be merged is, the rest comes with growth."""
         self.next = size + self.bytes
 
     def adapt(self, seconds: float) -> None:
-        """Fold larger logs if folding takes much of the time: then fewer pages are folded twice."""
+        """Merge larger logs if merging takes much of the time: then fewer pages merge twice."""
         now = self._clock.monotonic()
-        if seconds * _TIME_SHARE > now - self._folded_at:
+        if seconds * _TIME_SHARE > now - self._merged_at:
             grown = min(2 * self.bytes, WAL_BYTES_MAX)
             self.next += grown - self.bytes
             self.bytes = grown
-        self._folded_at = now
+        self._merged_at = now
 
 
-class WalFolder:
-    """Folds one file's write-ahead log whenever it is large.
+class WalMerger:
+    """Merges one file's write-ahead log whenever it is large.
 
     `writer` is the worker that `connection` belongs to, and makes this. `check` raises StoreRefused
     where the path does not lead to its file any more. `stop` is told what failed, in a worker's
@@ -96,10 +96,10 @@ class WalFolder:
         self._frames = 0
         self._bound = _Bound(ports.clock)
         self._seconds = 0.0
-        """What this fold has taken so far."""
+        """What this merge has taken so far."""
         self.task: asyncio.Task[None] | None = None
-        """The fold that is under way."""
-        self.folds = 0
+        """The merge that is under way."""
+        self.merges = 0
         self.put_off = 0
         # Its size does not tell how full the log is, since it is overwritten.
         connection.set_wal_hook(self._committed)
@@ -108,7 +108,7 @@ class WalFolder:
 
     def _committed(self, _connection: Any, _database: str, frames: int) -> int:
         if frames < self._frames:
-            self._bound.folded()  # it was begun anew, by whomever
+            self._bound.merged()  # it was begun anew, by whomever
         self._frames = frames
         return int(apsw.SQLITE_OK)
 
@@ -117,13 +117,13 @@ class WalFolder:
         """What the log holds since it was begun anew."""
         return self._frames * _FRAME_BYTES
 
-    def fold_if_large(self) -> None:
-        """Begin a fold where there is enough to fold; from the loop, after a commit."""
+    def merge_if_large(self) -> None:
+        """Begin a merge where there is enough to merge; from the loop, after a commit."""
         if self.task is None and self.bytes >= self._bound.next:
-            self.task = asyncio.ensure_future(self._fold())
+            self.task = asyncio.ensure_future(self._merge())
 
     async def close(self) -> None:
-        """End the fold that is under way, and the worker."""
+        """End the merge that is under way, and the worker."""
         worker, self._worker = self._worker, None
         try:
             if self.task is not None:
@@ -140,26 +140,26 @@ class WalFolder:
         if connection is not None:
             connection.close()
 
-    async def _fold(self) -> None:
+    async def _merge(self) -> None:
         worker = self._worker
         if worker is None:
             worker = self._worker = self._ports.workers.start("foldline-fold")
         try:
             self._seconds = 0.0
-            await worker.run(self._fold_beside)
-            await self._writer.run(self._fold_rest)
+            await worker.run(self._merge_beside)
+            await self._writer.run(self._merge_rest)
             self._bound.adapt(self._seconds)
         finally:
             self.task = None
 
-    def _fold_beside(self) -> None:
-        """Fold what is there while the writer goes on, until little is left."""
+    def _merge_beside(self) -> None:
+        """Merge what is there while the writer goes on, until little is left."""
         for _ in range(_PASSES_MAX):
             found = None if self._is_stopped() else self._checkpoint_beside()
             if found is None:
                 return
-            _, folded = found
-            if (self._frames - folded) * _FRAME_BYTES * _REST_SHARE <= self._bound.bytes:
+            _, merged = found
+            if (self._frames - merged) * _FRAME_BYTES * _REST_SHARE <= self._bound.bytes:
                 return
 
     def _checkpoint_beside(self) -> tuple[int, int] | None:
@@ -167,7 +167,7 @@ class WalFolder:
             try:
                 self._beside = self._connect()
             except (apsw.Error, OSError, StoreFailed, StoreRefused):
-                return None  # no file to be had, for one: the writer then folds it all
+                return None  # no file to be had, for one: the writer then merges it all
         return self._checkpoint(self._beside, apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _connect(self) -> Any:
@@ -184,8 +184,8 @@ class WalFolder:
             raise
         return connection
 
-    def _fold_rest(self) -> None:
-        """Fold the rest, and let the next commit begin the log anew."""
+    def _merge_rest(self) -> None:
+        """Merge the rest, and let the next commit begin the log anew."""
         if self._is_stopped():
             return
         self._connection.set_busy_timeout(0)
@@ -195,14 +195,14 @@ class WalFolder:
             self.put_off += 1
             self._bound.put_off(self.bytes)
         else:
-            self.folds += 1
+            self.merges += 1
             self._frames = 0
-            self._bound.folded()
+            self._bound.merged()
 
     def _checkpoint(self, connection: Any, mode: int) -> tuple[int, int] | None:
-        """Give the frames that the log holds and those that are folded; None if that must wait.
+        """Give the frames that the log holds and those that are merged; None if that must wait.
 
-        A reader or a full disk prevents it: what could be folded is, the rest comes with growth.
+        A reader or a full disk prevents it: what could be merged is, the rest comes with growth.
         """
         begin = self._ports.clock.monotonic()
         try:
@@ -221,7 +221,7 @@ class WalFolder:
 
 
 class WalInTurn:
-    """Folds one file's write-ahead log between two transactions of `connection`."""
+    """Merges one file's write-ahead log between two transactions of `connection`."""
 
     def __init__(self, connection: Any, clock: Clock) -> None:
         self._connection = connection
@@ -230,28 +230,28 @@ class WalInTurn:
         self._frame_bytes = connection.pragma("page_size") + _FRAME_HEADER_BYTES
         self._frames = 0
         self.is_put_off = False
-        """Whether somebody who reads kept the last fold from its end."""
+        """Whether somebody who reads kept the last merge from its end."""
         # As above: its size does not tell, and what a reader made it grow goes back to the disk.
         connection.set_wal_hook(self._committed)
         set_pragma(connection, "journal_size_limit", 2 * WAL_BYTES_MAX)
 
     def _committed(self, _connection: Any, _database: str, frames: int) -> int:
         if frames < self._frames:
-            self.bound.folded()
+            self.bound.merged()
         self._frames = frames
         return int(apsw.SQLITE_OK)
 
-    def fold_if_large(self) -> None:
-        """Fold it where there is enough to fold; raises what SQLite raises, but for a reader."""
+    def merge_if_large(self) -> None:
+        """Merge it where there is enough to merge; raises what SQLite raises, but for a reader."""
         if self._frames * self._frame_bytes >= self.bound.next:
-            self.fold()
+            self.merge()
 
-    def fold_on(self, _connection: Any) -> None:
-        """Fold it, now that nobody reads; as `fold`."""
-        self.fold()
+    def merge_on(self, _connection: Any) -> None:
+        """Merge it, now that nobody reads; as `merge`."""
+        self.merge()
 
-    def fold(self) -> None:
-        """Fold it, as far as those who read let it; raises as above."""
+    def merge(self) -> None:
+        """Merge it, as far as those who read let it; raises as above."""
         size = self._frames * self._frame_bytes
         begin = self._clock.monotonic()
         self._connection.set_busy_timeout(0)
@@ -265,7 +265,7 @@ class WalInTurn:
         else:
             self.is_put_off = False
             self._frames = 0
-            self.bound.folded()
+            self.bound.merged()
         finally:
             self._connection.set_busy_timeout(BUSY_MS)
         self.bound.adapt(self._clock.monotonic() - begin)

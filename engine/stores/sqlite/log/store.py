@@ -2,7 +2,7 @@
 
 Rules: WAL with `synchronous=FULL`, every setting read back after it was set; an flock beside the
 file keeps a second engine out, and outside readers are welcome. One worker alone writes; beside it
-a folder brings the write-ahead log into the file when it is large. What fails before the commit was
+a merger brings the write-ahead log into the file when it is large. What fails before the commit was
 not written, and the store goes on; what fails in the commit is unknown, and the store takes nothing
 more. It never opens with the standard library's SQLite, retries a commit, or trusts a cache that a
 stranger's write may have made stale.
@@ -47,7 +47,7 @@ from ..files import Lock, files_of
 from ..lock import take_lock
 from ..place import Place
 from ..system_files import absolute
-from ..wal import PAGE_BYTES, WalFolder
+from ..wal import PAGE_BYTES, WalMerger
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
 from .heads import read_head, read_kinds, read_log_id, read_types
 from .pages import Types, read_feed, read_streams
@@ -100,7 +100,7 @@ class SqliteStore:
         self._log_id = ""
         self._head = Head()
         self._stopped: BaseException | None = None
-        self._folder: WalFolder | None = None
+        self._merger: WalMerger | None = None
         self._streams: dict[str, tuple[int, int]] = {}
         """Number and version by name; emptied by whatever may have made it stale."""
         self._next_stream = 1
@@ -170,7 +170,7 @@ class SqliteStore:
             if version < len(MIGRATIONS):
                 migrate(connection, version)
             guard(connection)
-            self._folder = self._make_folder(connection)
+            self._merger = self._make_merger(connection)
             self._read_state(connection)
             check_counts(connection, files, path, self._head, wal)
             self._place = Place(self.path, files_of(self._ports), written=True)
@@ -179,9 +179,9 @@ class SqliteStore:
         except (apsw.Error, UnicodeDecodeError) as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
 
-    def _make_folder(self, connection: Any) -> WalFolder:
+    def _make_merger(self, connection: Any) -> WalMerger:
         assert self._writer is not None, "the writer's thread runs this"
-        return WalFolder(
+        return WalMerger(
             self.path,
             self._ports,
             self._writer,
@@ -226,12 +226,12 @@ class SqliteStore:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error
 
     async def close(self) -> None:
-        """Fold the write-ahead log into the file, close it, give the lock back."""
+        """Merge the write-ahead log into the file, close it, give the lock back."""
         reader, self._reader = self._reader, None
         # Whatever fails or is cancelled on the way, no thread stays, and the lock goes last.
         try:
-            if self._folder is not None:
-                await self._folder.close()
+            if self._merger is not None:
+                await self._merger.close()
         finally:
             try:
                 await _end(reader, self._close_reader)
@@ -258,13 +258,13 @@ class SqliteStore:
         self._streams.clear()
         self._place = None
         stopped, self._stopped = self._stopped, None
-        # The last connection to close folds the write-ahead log in and removes it.
-        self._close(connection, folding=stopped is None)
+        # The last connection to close merges the write-ahead log in and removes it.
+        self._close(connection, merging=stopped is None)
 
-    def _close(self, connection: Any, *, folding: bool = True) -> None:
+    def _close(self, connection: Any, *, merging: bool = True) -> None:
         if connection is not None:
             try:
-                close(connection, folding=folding)
+                close(connection, merging=merging)
             except apsw.Error as error:
                 raise StoreFailed(f"{self.path} was not closed: {error}", written=False) from error
 
@@ -273,8 +273,8 @@ class SqliteStore:
     async def append(self, batch: Batch) -> Committed:
         """Append what fits, in one transaction and with one sync."""
         committed = await self._on_writer(self._append, batch)
-        if self._folder is not None:
-            self._folder.fold_if_large()
+        if self._merger is not None:
+            self._merger.merge_if_large()
         return committed
 
     def _append(self, connection: Any, batch: Batch) -> Committed:
@@ -480,19 +480,19 @@ class SqliteStore:
     # -- the write-ahead log ----------------------------------------------------------------
 
     @property
-    def folds(self) -> tuple[int, int]:
-        """How often the write-ahead log was folded, and put off, since the start."""
-        folder = self._folder
-        return (0, 0) if folder is None else (folder.folds, folder.put_off)
+    def merges(self) -> tuple[int, int]:
+        """How often the write-ahead log was merged, and put off, since the start."""
+        merger = self._merger
+        return (0, 0) if merger is None else (merger.merges, merger.put_off)
 
     def statistics(self) -> StoreStatistics:
         """Give the numbers as they are now; called from any thread."""
-        folds, put_off = self.folds
+        merges, put_off = self.merges
         return StoreStatistics(
             file_bytes=files_of(self._ports).size(self.path),
             wal_bytes=files_of(self._ports).size(self.path + "-wal"),
-            wal_folds=folds,
-            wal_folds_put_off=put_off,
+            wal_merges=merges,
+            wal_merges_put_off=put_off,
         )
 
     def _stop(self, error: BaseException) -> None:

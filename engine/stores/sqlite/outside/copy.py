@@ -23,7 +23,7 @@ from ..connection import run, set_reading, snapshot
 from ..files import Files
 from ..log.store import SqliteStore
 from ..system_files import exists
-from .log import SqliteReader
+from .log import SqliteLogReader
 
 __all__ = ["copy_log"]
 
@@ -44,7 +44,7 @@ def copy_log(files: Files, path: str, to: str, *, damaged: bool = False) -> Copi
     Damaged for an event that cannot be used.
     """
     views, views_to = SqliteStore(path).views_path, SqliteStore(to).views_path
-    with SqliteReader(path, files, damaged=damaged):
+    with SqliteLogReader(path, files, damaged=damaged):
         pass  # it says what a file is that is no log
     has_views = files.size(views) > 0
     made = [views_to, to] if has_views else [to]
@@ -133,7 +133,7 @@ def _copy(files: Files, path: str, to: str) -> None:
 
 def _verified(files: Files, path: str) -> Head:
     """Compare all events of a copy; give its end. Raises Damaged."""
-    with SqliteReader(path, files) as reader:
+    with SqliteLogReader(path, files) as reader:
         head = reader.head()
         after = 0
         while page := reader.read_feed(after, events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES):

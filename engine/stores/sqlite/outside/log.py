@@ -29,7 +29,7 @@ from ..log.pages import read_feed, read_streams
 from ..log.schema import MIGRATIONS, check_schema, read_schema_version
 from ..place import Place
 
-__all__ = ["SqliteReader"]
+__all__ = ["SqliteLogReader"]
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ _VERSION = (
 )
 
 
-class SqliteReader:
+class SqliteLogReader:
     """The log in the file `path`, read-only. Use it with `with`, or `open` and `close` it."""
 
     def __init__(self, path: str, files: Files | None = None, *, damaged: bool = False) -> None:
@@ -62,7 +62,7 @@ class SqliteReader:
 
     # -- life -------------------------------------------------------------------------------
 
-    def __enter__(self) -> SqliteReader:
+    def __enter__(self) -> SqliteLogReader:
         """Open it."""
         self.open()
         return self

@@ -80,12 +80,12 @@ from ..views.requests import (
     read_request,
     read_standstills,
 )
-from .log import SqliteReader
+from .log import SqliteLogReader
 
-__all__ = ["SqliteOutside"]
+__all__ = ["SqliteOperations"]
 
 
-class SqliteOutside:
+class SqliteOperations:
     """The log in the file `path` and its views; use it with `with`."""
 
     def __init__(self, path: str, ports: Ports | None = None, *, readonly: bool = False) -> None:
@@ -98,12 +98,12 @@ class SqliteOutside:
         self._durable = False
         self._opened: apsw.Connection | None = None
         self._place: Place | None = None
-        self.log = SqliteReader(path, files_of(ports))
+        self.log = SqliteLogReader(path, files_of(ports))
         """The log, to be read."""
 
     # -- life -----------------------------------------------------------------------------------
 
-    def __enter__(self) -> SqliteOutside:
+    def __enter__(self) -> SqliteOperations:
         """Open log and views; raise StoreRefused where there are none that can be used."""
         try:
             self.log.open()

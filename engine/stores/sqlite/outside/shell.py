@@ -22,7 +22,7 @@ from ....model.rows import Scalar
 from ...contract.outside import Rows
 from ..connection import only_reads, quoted, run, run_some, set_reading
 from ..files import Files
-from .log import SqliteReader
+from .log import SqliteLogReader
 
 __all__ = ["JoinedTable", "LogAndViews"]
 
@@ -63,7 +63,7 @@ class LogAndViews:
 
     def __enter__(self) -> LogAndViews:
         """Open them; raise StoreRefused where there is no log that can be read."""
-        with SqliteReader(self._log, self._files):
+        with SqliteLogReader(self._log, self._files):
             pass  # it says what a file is that is no log
         try:
             with self._refusals():

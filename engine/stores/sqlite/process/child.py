@@ -93,7 +93,7 @@ class _Child:
         call, store = decode_call(message), self._store
         if isinstance(call, Append):
             committed = await store.append(call.batch)
-            return added_of(committed, *store.folds)
+            return added_of(committed, *store.merges)
         if isinstance(call, WriteSnapshots):
             await store.write_snapshots(call.snapshots)
             return Done()

@@ -88,8 +88,8 @@ class Added(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """One for each event that was added, in order."""
     conflicts: Sequence[tuple[int, str, int, int]]
     """Index of a request, and the fields of its StreamConflict."""
-    wal_folds: int = 0
-    wal_folds_put_off: int = 0
+    wal_merges: int = 0
+    wal_merges_put_off: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -114,7 +114,7 @@ decode_call: Final = msgspec.msgpack.Decoder[Call](Call).decode
 decode_answer: Final = msgspec.msgpack.Decoder[Answer](Answer).decode
 
 
-def added_of(committed: Committed, wal_folds: int, wal_folds_put_off: int) -> Added:
+def added_of(committed: Committed, wal_merges: int, wal_merges_put_off: int) -> Added:
     """Tell what an append did, without what whoever asked for it knows."""
     events = committed.events
     return Added(
@@ -126,8 +126,8 @@ def added_of(committed: Committed, wal_folds: int, wal_folds_put_off: int) -> Ad
             for index, outcome in enumerate(committed.outcomes)
             if isinstance(outcome, StreamConflict)
         ],
-        wal_folds,
-        wal_folds_put_off,
+        wal_merges,
+        wal_merges_put_off,
     )
 
 

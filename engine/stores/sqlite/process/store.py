@@ -78,7 +78,7 @@ class SqliteProcessStore(SqliteStore):
         self._is_open = False
         self._descriptor = -1
         self._ended = asyncio.Event()
-        self._folds = (0, 0)
+        self._merges = (0, 0)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ class SqliteProcessStore(SqliteStore):
             return
         if isinstance(what, Added):
             # Here, since it is so whether or not anybody waits for it still.
-            self._folds = (what.wal_folds, what.wal_folds_put_off)
+            self._merges = (what.wal_merges, what.wal_merges_put_off)
             if what.checksums:
                 position = what.first + len(what.checksums) - 1
                 self._head = Head(position, what.checksums[-1], what.recorded)
@@ -253,9 +253,9 @@ class SqliteProcessStore(SqliteStore):
         assert isinstance(done, Done)
 
     @property
-    def folds(self) -> tuple[int, int]:
+    def merges(self) -> tuple[int, int]:
         """As of the last append."""
-        return self._folds
+        return self._merges
 
     # -- reading ----------------------------------------------------------------------------
 

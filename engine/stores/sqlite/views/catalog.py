@@ -41,10 +41,10 @@ from .builds import (
 from .parked import add_decision, read_parked, release
 from .planner import Plan, Planner, prepare
 from .requests import answer, begin, forget_failures, note_failure, oldest_open, put_back
-from .sql_tables import OwnTables
+from .sql_tables import SqlTables
 from .tables import TableSql, definition_hash
 
-__all__ = ["MEMORY", "Builder", "Keeper"]
+__all__ = ["MEMORY", "Builder", "Catalog"]
 
 MEMORY = ":memory:"
 
@@ -58,7 +58,7 @@ class Builder(msgspec.Struct, frozen=True):
     """Tells whether an engine has the log open."""
 
 
-class Keeper:
+class Catalog:
     """The builds and decisions of one file, for one log and the projections of one program."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Keeper:
         """As they are in the file, by projection."""
         self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
         """By projection and build, for those with the tables that are declared; by attribute."""
-        self._own: dict[tuple[str, int], OwnTables] = {}
+        self._own: dict[tuple[str, int], SqlTables] = {}
         """By projection and build, for those that are written by SQL of their own."""
         self._serving: Mapping[str, int] = {}
         """The build that queries read, where it has the tables that are declared."""
@@ -103,12 +103,12 @@ class Keeper:
 
     def own(
         self, connection: apsw.Connection, definition: ProjectionDefinition, number: int
-    ) -> OwnTables:
+    ) -> SqlTables:
         """Give the tables of a build that its projection makes by SQL."""
         known = self._own.get((definition.name, number))
         if known is None:
             names = own_names(definition, number)
-            known = OwnTables(definition.name, names, table_names(connection))
+            known = SqlTables(definition.name, names, table_names(connection))
             self._own[definition.name, number] = known
         return known
 

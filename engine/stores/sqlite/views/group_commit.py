@@ -19,7 +19,7 @@ from ....errors import StoreFailed
 from ....model.rows import Flat, Scalar
 from ...contract.views import Changes, Part
 
-__all__ = ["Gathered", "Gathering", "joined"]
+__all__ = ["Gathered", "GroupCommit", "joined"]
 
 ROWS_MAX: Final = 20_000
 """Rows after which a transaction takes no more writes, so that others need not wait for it."""
@@ -42,7 +42,7 @@ class Gathered(msgspec.Struct, eq=False):
         return sum(map(len, self.changes.rows.values()))
 
 
-class Gathering:
+class GroupCommit:
     """The writes that wait: added by the event loop, written by the thread of the views."""
 
     def __init__(

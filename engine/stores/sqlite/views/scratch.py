@@ -17,7 +17,7 @@ from ....model.rows import Scalar
 from ....model.sql_projection import Sql
 from ..connection import run, transaction
 from .builds import own_names, show
-from .sql_tables import OwnTables, make_own
+from .sql_tables import SqlTables, make_own
 
 __all__ = ["TablesInSql"]
 
@@ -30,7 +30,7 @@ class TablesInSql:
         names = own_names(definition, 1)
         make_own(self._connection, definition, names)
         show(self._connection, definition.table_names, 1)
-        self._own = OwnTables(definition.name, names, definition.table_names)
+        self._own = SqlTables(definition.name, names, definition.table_names)
 
     def run(self, handler: Callable[[Sql], None]) -> None:
         """Run a handler in a transaction; raise what it raises."""

@@ -25,7 +25,7 @@ from ..connection import BUSY_MS, OnlyReads, failures, set_pragma
 from ..files import files_of
 from ..place import Place
 from ..wal import WalInTurn
-from .catalog import Keeper
+from .catalog import Catalog
 from .queries import QueryCalls, Readable, TableReads
 from .states import State, States
 from .tables import TableSql
@@ -50,7 +50,7 @@ class Shown:
     """The queries' side of the views on one path, or in memory."""
 
     def __init__(
-        self, path: str, ports: Ports, limits: Limits, keeper: Keeper, counted: Counted
+        self, path: str, ports: Ports, limits: Limits, keeper: Catalog, counted: Counted
     ) -> None:
         self.transactions = counted.transactions
         self.serves = keeper.serves
@@ -162,7 +162,7 @@ class Shown:
             with contextlib.suppress(StoreFailed, StoreRefused):
                 async with self._states.pause() as nobody_reads:
                     if nobody_reads:
-                        await on_writer(wal.fold_on)
+                        await on_writer(wal.merge_on)
         finally:
             self._folding = None
 

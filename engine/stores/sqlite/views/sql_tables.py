@@ -23,7 +23,7 @@ from ....model.sql_projection import RolledBack, with_names
 from ....runtime.contained import contained
 from ..connection import run
 
-__all__ = ["OwnTables", "Session", "make_own"]
+__all__ = ["SqlTables", "Statements", "make_own"]
 
 STATEMENTS_MAX: Final = 1_000
 """Texts that are known at a time; they are few unless values are written into them."""
@@ -52,7 +52,7 @@ _FILE: Final = (
 
 def make_own(connection: Any, definition: ProjectionDefinition, names: Mapping[str, str]) -> None:
     """Make the tables of a build, empty; raise DefinitionError where a statement does not do."""
-    own = OwnTables(definition.name, names, ())
+    own = SqlTables(definition.name, names, ())
     for table in definition.sql_tables.values():
         for statement in table.statements:
             connection.authorizer = own.may_make
@@ -68,7 +68,7 @@ def make_own(connection: Any, definition: ProjectionDefinition, names: Mapping[s
                 connection.authorizer = None
 
 
-class OwnTables:
+class SqlTables:
     """The tables of one build, and the statements that are known to keep to them."""
 
     def __init__(
@@ -83,9 +83,9 @@ class OwnTables:
         """By what a handler wrote: what is run."""
 
     @contextmanager
-    def session(self, connection: apsw.Connection, rows_max: int) -> Generator[Session]:
+    def session(self, connection: apsw.Connection, rows_max: int) -> Generator[Statements]:
         """Give what a transaction's handlers run their statements with; it ends with this."""
-        session = Session(self, connection, rows_max)
+        session = Statements(self, connection, rows_max)
         try:
             yield session
         finally:
@@ -155,10 +155,10 @@ class OwnTables:
         return apsw.SQLITE_OK if fits else apsw.SQLITE_DENY
 
 
-class Session:
+class Statements:
     """What handlers run their statements with, for one transaction."""
 
-    def __init__(self, own: OwnTables, connection: apsw.Connection, rows_max: int) -> None:
+    def __init__(self, own: SqlTables, connection: apsw.Connection, rows_max: int) -> None:
         self._own = own
         self._connection: apsw.Connection | None = connection
         self._rows_max = rows_max

@@ -56,8 +56,8 @@ from ..connection import (
 from ..files import files_of
 from ..place import Place
 from ..wal import WalInTurn
-from .catalog import MEMORY, Builder, Keeper
-from .group_commit import Gathered, Gathering
+from .catalog import MEMORY, Builder, Catalog
+from .group_commit import Gathered, GroupCommit
 from .parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .planner import Plan
 from .queries import TableReads
@@ -97,11 +97,11 @@ class SqliteViews(TableReads):
         self._connection: apsw.Connection | None = None
         self._wal: WalInTurn | None = None
         self._place: Place | None = None
-        self._gathering = Gathering(self._write, self._wrote, lambda: self._stopped)
+        self._gathering = GroupCommit(self._write, self._wrote, lambda: self._stopped)
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
         written, and whatever builds on it may end up wrong."""
-        self._keeper = Keeper(path, "", ())
+        self._keeper = Catalog(path, "", ())
         self._shown = Shown(path, self._ports, Limits(), self._keeper, self)
         """What queries read."""
         self._rows_max = 0
@@ -124,7 +124,7 @@ class SqliteViews(TableReads):
         definitions = [projection.__definition__ for projection in projections]
         self._ports = ports
         self._rows_max = limits.query_rows
-        self._keeper = Keeper(self._path, store.log_id, definitions, self._builder)
+        self._keeper = Catalog(self._path, store.log_id, definitions, self._builder)
         self._shown = Shown(self._path, ports, limits, self._keeper, self)
         self._writer = ports.workers.start("foldline-views")
         try:
@@ -203,7 +203,7 @@ class SqliteViews(TableReads):
         if connection is not None:
             stopped, self._stopped = self._stopped, False
             with failures(self._path, "closed"):
-                close(connection, folding=not stopped)
+                close(connection, merging=not stopped)
 
     # -- the projectors' side -----------------------------------------------------------------
 
@@ -288,13 +288,13 @@ class SqliteViews(TableReads):
     def _wrote(self, together: Sequence[Changes]) -> None:
         for changes in together:
             self._committed(changes.part)
-        self._fold_wal()
+        self._merge_wal()
 
-    def _fold_wal(self) -> None:
+    def _merge_wal(self) -> None:
         if self._wal is not None:
             # Noted before the next write of the same turn: it would fold what the disk has not.
             with self._noting_failed_syncs():
-                self._wal.fold_if_large()
+                self._wal.merge_if_large()
 
     async def write_by(
         self, part: Part, call: Callable[[SqlSession], Changes | None]
@@ -319,7 +319,7 @@ class SqliteViews(TableReads):
                 self._settle(connection, changes)
         if changes is not None:
             self._committed(part)
-            self._fold_wal()
+            self._merge_wal()
         return changes
 
     def _settle(self, connection: apsw.Connection, changes: Changes) -> None:
