@@ -22,7 +22,7 @@ from ..limits import Limits
 from ..model.aggregate import Aggregate, AggregateDefinition
 from ..model.codec import EventRegistry, decode_meta
 from ..model.difference import Change, difference
-from ..model.given import WHOLE_MAX, shown
+from ..model.given import WHOLE_MAX, made_twice, shown
 from ..model.ids import as_id, check_id
 from ..model.messages import Event, Meta
 from ..model.stored import StoredEvent
@@ -179,6 +179,7 @@ class Histories:
             raise UsageError(
                 f"{name} is no aggregate of this engine: pass the class, and pass it to "
                 f"Engine([...]) too. Nothing was read."
+                + (made_twice(cls, self._definitions) if isinstance(cls, type) else "")
             )
         own_id = as_id(aggregate_id)
         check_id(own_id)

@@ -8,7 +8,7 @@ numbers: another object's own words are never asked for. This file knows no engi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar, cast
 
 from ..errors import DefinitionError, InvalidInput
@@ -22,6 +22,7 @@ __all__ = [
     "as_text",
     "as_whole",
     "is_plain_text",
+    "made_twice",
     "shown",
 ]
 
@@ -33,6 +34,16 @@ WHOLE_MAX: Final = 2**63 - 1
 """What a column of the log can hold."""
 _SHOWN_BITS: Final = 128
 _SHOWN_CHARACTERS: Final = 60
+
+
+def made_twice(given: type, known: Iterable[type]) -> str:
+    """Say so where a class is another one of a name that is known: its code was run again."""
+    if any(one.__name__ == given.__name__ and one is not given for one in known):
+        return (
+            f" There is another class {given.__name__} here: its module was loaded again, or its "
+            f"cell was run again. Make a new engine of the new classes."
+        )
+    return ""
 
 
 def shown(value: object) -> str:

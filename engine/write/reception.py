@@ -19,7 +19,15 @@ from ..limits import KEY_LENGTH_MAX
 from ..model.aggregate import CommandHandler, Context
 from ..model.copying import copy_fields, mutable_fields
 from ..model.fingerprint import fingerprint_of
-from ..model.given import as_headers, as_seconds, as_text, as_whole, is_plain_text, shown
+from ..model.given import (
+    as_headers,
+    as_seconds,
+    as_text,
+    as_whole,
+    is_plain_text,
+    made_twice,
+    shown,
+)
 from ..model.ids import as_id
 from ..model.messages import Command, Envelope, Receipt, instead_text
 from ..runtime.ports import Ports
@@ -86,7 +94,7 @@ class Reception:
         command = envelope.command
         route = self._routes.get(type(command))
         if route is None:
-            raise UsageError(_not_handled(command))
+            raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
         deadline = envelope.deadline
         seconds = route.seconds if deadline is None else _time_left(deadline)
         if route.mutable or not _is_own(envelope):

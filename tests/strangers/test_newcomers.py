@@ -94,3 +94,37 @@ def test_run_takes_an_async_function_and_not_its_call() -> None:
     plain: Any = lambda: 3  # noqa: E731
     with pytest.raises(TypeError, match="takes an async function"):
         run(plain)
+
+
+AGAIN = """
+from __future__ import annotations
+from engine import *
+from engine import Aggregate, Command, Event, Id, handles, applies
+
+class Pour(Command):
+    cup: Id
+
+class Poured(Event, name="poured", version=1):
+    pass
+
+class Cup(Aggregate, kind="cup"):
+    @handles
+    def pour(self, command: Pour) -> Poured:
+        return Poured()
+
+    @applies
+    def poured(self, event: Poured) -> None: ...
+"""
+
+
+async def test_a_cell_that_was_run_again_is_told_of() -> None:
+    first: dict[str, Any] = {"__name__": "cell"}
+    again: dict[str, Any] = {"__name__": "cell"}
+    exec(AGAIN, first)
+    exec(AGAIN, again)
+    async with Engine([first["Cup"]]) as engine:
+        await engine.execute(first["Pour"]("c"))
+        with pytest.raises(UsageError, match=r"another class Pour here.*cell was run again"):
+            await engine.execute(again["Pour"]("c"))
+        with pytest.raises(UsageError, match="another class Cup here"):
+            await engine.state(again["Cup"], "c")
