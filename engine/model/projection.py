@@ -27,7 +27,6 @@ from .annotations import (
     refuse_shadowing,
     union_members,
 )
-from .given import made_twice
 from .messages import Event, Meta, check_name
 from .rows import Flat, Row, RowShape, Scalar
 
@@ -145,7 +144,6 @@ class Table(Generic[R]):
         if type(row) is not self._shape.row:
             raise TypeError(
                 f"{self.definition.name} holds {self._shape.row.__name__}, not {type(row).__name__}"
-                + made_twice(type(row), [self._shape.row])
             )
         flat = self._shape.flatten(row)
         self._cells.set(flat[self._shape.key_place], flat)
