@@ -195,7 +195,6 @@ LONG_FILES = {
     "model.projection": 548,
     "model.rows": 569,
     "projections.projector": 600,
-    "projections.targets.staging": 570,
     "queries.live": 600,
     "stores.sqlite.log.store": 594,
     "stores.sqlite.system_files": 572,

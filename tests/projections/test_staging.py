@@ -13,7 +13,8 @@ from engine.model.codec import EventRegistry
 from engine.model.messages import Event
 from engine.model.projection import Projection, Table, projects
 from engine.model.rows import Flat, Row, Scalar
-from engine.projections.targets.staging import Fold, weight_of
+from engine.projections.targets.fold import Fold
+from engine.projections.targets.staging import weight_of
 from tests.support.shelf import (
     EVENTS,
     Book,

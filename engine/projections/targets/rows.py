@@ -25,7 +25,7 @@ from ...runtime.tracebacks import traceback_text
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
 from ..parking import Parking
 from ..scope import may_pass
-from .staging import Fold
+from .fold import Fold
 
 __all__ = ["Prepared", "RowTarget", "Target"]
 
@@ -129,8 +129,8 @@ class RowTarget:
             parks=definition.on_poison == "park",
             now=ports.clock.now,
         )
-        self.parking = self._fold.picking.parking
-        self.skipped = self._fold.picking.skipped
+        self.parking = self._fold.scope.parking
+        self.skipped = self._fold.scope.skipped
         self.refused = self._fold.refused
         self.writes_max = WRITES_MAX
         self.patience = True
@@ -163,7 +163,7 @@ class RowTarget:
 
     async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
         """Fold a batch, or as much of it as fits in memory."""
-        self._fold.picking.patience = self.patience
+        self._fold.scope.patience = self.patience
         folded = await self._fold.fold(events)
         # The next batch may be prepared before this one is written: it is tried patiently again.
         self.patience = self.patience or folded.count > 0
