@@ -44,8 +44,8 @@ T = TypeVar("T")
 
 HERE = Path(__file__).parent
 CATCHES = HERE / "catches.json"
-PASSED, FAILED = 0, 1
-"""Two exit statuses of pytest; any other says nothing of a mutant."""
+PASSED = 0
+"""The exit status of pytest where all that was asked for has passed."""
 SEEDS_WITHOUT_TESTS = 1_000
 """How many seeds hunt a mutant that names no tests."""
 MUTANT_SECONDS = {"test_seconds_max": 20, "seconds_max": 120}
@@ -134,9 +134,10 @@ def judge(name: str, mutant: Mutant, run: Run) -> Outcome:
     """Tell by how its tests ended what became of a mutant: only a test that failed catches it."""
     if run.status == PASSED:
         return Outcome(name, mutant, "")
-    # A fixture that fails is an error of its test; an error without a test is none of its own.
+    # A fixture that fails is an error of its test; an error without a test is none of its own. What
+    # a failed test leaves behind may end pytest itself with another status.
     failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", run.output, re.MULTILINE)
-    if run.status == FAILED and failed:
+    if failed:
         return Outcome(name, mutant, failed[1])
     if run.status < 0 or "Timeout (" in run.output:
         return Outcome(name, mutant, f"a hang or a death ({run.status})")

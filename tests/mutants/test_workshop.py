@@ -24,6 +24,7 @@ MUTANT = Mutant("a rule", 1, "engine/a.py", "old", "new", ["tests/test_a.py"])
             "",
         ),
         (Run(1, "ERROR tests/test_a.py::test_b - in a fixture"), "tests/test_a.py::test_b", ""),
+        (Run(3, "FAILED tests/test_a.py::test_b - x\nunclosed"), "tests/test_a.py::test_b", ""),
         (Run(-1, ""), "a hang or a death (-1)", ""),
         (Run(1, "Timeout (0:00:20)!\nThread 0x"), "a hang or a death (1)", ""),
         (

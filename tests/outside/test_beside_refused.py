@@ -18,6 +18,7 @@ from engine.stores.sqlite.views.store import SqliteViews
 from tests.outside.building import BUILT, beside, build, builds, serving, views
 from tests.support.processes import ran, release
 from tests.support.sums import AILING, FOLDED, add, summing, sums
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -186,13 +187,25 @@ async def test_of_two_that_build_the_same_the_first_gives_way(path: Path) -> Non
         assert await sums(engine, at=3) == {"a": 20, "b": 10}
 
 
-async def test_a_build_that_is_not_its_own_any_more_is_written_no_more(path: Path) -> None:
+async def test_a_build_that_is_not_its_own_any_more_is_written_no_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(path, "a") as engine, beside(path) as first:
+        look, projector, added = first._elsewhere, first._projectors[0], asyncio.Event()
+
+        async def look_when_it_has_tried() -> Any:
+            await added.wait()
+            projector.subscription.miss()
+            await until(lambda: projector.state == "stopped" or projector.position > 1)
+            return await look()
+
         running = asyncio.create_task(first.run(lambda _: None, follow=True))
         await started(running, path)
         # Taken away in the middle of a write, before it looks.
+        monkeypatch.setattr(first, "_elsewhere", look_when_it_has_tried)
         views(path, "UPDATE builds SET builder = 'another' WHERE number = 2")
         await add(engine, "a")
+        added.set()
         assert (await asyncio.wait_for(running, 20)).why == "built-by-another"
         assert views(path, "SELECT position FROM checkpoints WHERE build = 2") == [(1,)]
         assert views(path, "SELECT count(*) FROM failures") == [(0,)]
