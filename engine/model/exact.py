@@ -24,7 +24,7 @@ from msgspec import inspect
 
 from ..errors import DefinitionError, HandlerFailed
 from ..limits import NESTING_MAX
-from ..runtime.ports import on_fresh_stack
+from ..runtime.machine import on_fresh_stack
 from .annotations import struct_of
 
 __all__ = [

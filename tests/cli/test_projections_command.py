@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine import Ports, StoreLocked
-from engine.runtime.ports import SystemClock, user_name
+from engine.runtime.machine import SystemClock, user_name
 from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.outside.operations import SqliteOperations

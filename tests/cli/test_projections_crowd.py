@@ -68,7 +68,8 @@ def test_the_next_engine_tells_what_one_that_was_killed_had_begun(path: Path) ->
 
 KILLED = """
 import os, signal, sys
-from engine.runtime.ports import Ports, SystemClock
+from engine.runtime.machine import SystemClock
+from engine.runtime.ports import Ports
 from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.outside.operations import SqliteOperations
 

@@ -16,7 +16,7 @@ import pytest
 
 from engine import Ports
 from engine.__main__ import main
-from engine.runtime.ports import user_name
+from engine.runtime.machine import user_name
 from engine.stores.sqlite.log.store import SqliteStore
 from tests.cli.filled import DONE, fill, listed, run
 from tests.support.processes import command, ended, line_of, ran, release

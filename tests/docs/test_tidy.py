@@ -18,29 +18,18 @@ ENGINE = Path(engine.__file__).parent
 FILES = sorted(ENGINE.rglob("*.py"))
 TESTS = Path(__file__).parents[1]
 
-# Only the ports reach these; uuid5 is a pure function, and so is what `os` is used for.
+# Only the machine behind the ports reaches these, and whoever stands here with what for.
 FORBIDDEN = {"time", "random", "uuid", "threading", "queue", "secrets", "socket", "sqlite3", "os"}
 ALLOWED = {
-    "runtime.ports": FORBIDDEN,
-    "runtime.native": {
-        "threading",
-        "time",
-    },  # threads that gevent has replaced: for ports and portals
-    "stores.sqlite.system_files": {
-        "os",
-        "threading",
-    },  # what a store of files finds as the machine's
+    "runtime.machine": FORBIDDEN,
+    "runtime.ports": {"time"},  # names the stopwatch
+    "runtime.native": {"threading", "time"},  # threads that gevent has replaced
+    "stores.sqlite.system_files": {"os", "threading"},  # the machine's files
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
     "stores.urls": {"os"},  # PathLike and fspath only: what a path is
-    "host.entrance": {"os"},  # getpid and register_at_fork only: to notice a fork
-    "stores.sqlite.process.store": {
-        "os",
-        "socket",
-    },  # a child, the line to it, whose it is: no port
-    "stores.sqlite.process.child": {
-        "os",
-        "socket",
-    },  # is a program of its own, on the machine's own ports
+    "host.entrance": {"os"},  # getpid, register_at_fork: to notice a fork
+    "stores.sqlite.process.store": {"os", "socket"},  # a child and the line to it
+    "stores.sqlite.process.child": {"os", "socket"},  # a program of its own
     "cli.output": {"os"},  # streams that were closed: what is written into them goes nowhere
 }
 

@@ -13,7 +13,7 @@ import pytest
 
 import engine
 from engine.running import CALM, YOUNG, note_new_aggregates
-from engine.runtime.ports import SystemWorkers
+from engine.runtime.machine import SystemWorkers
 from engine.write import directory
 from tests.support.counters import Add, counters
 

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from engine import StoreFailed
 from engine.model.stored import EventData
-from engine.runtime.ports import Ports, SystemClock
+from engine.runtime.machine import SystemClock
+from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Write
 from engine.stores.sqlite import wal as sqlite_wal
 from engine.stores.sqlite.log.store import SqliteStore

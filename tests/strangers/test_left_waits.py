@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.runtime.ports import SystemWorkers
+from engine.runtime.machine import SystemWorkers
 from tests.support.counters import Add, Counter, counters
 from tests.support.processes import ROOT
 

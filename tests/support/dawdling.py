@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-from engine.runtime.ports import ThreadWorker
+from engine.runtime.machine import ThreadWorker
 
 BEFORE_SECONDS = (0.0, 0.0, 0.0, 0.001, 0.005, 0.03)
 AFTER_SECONDS = (0.0, 0.0, 0.002)

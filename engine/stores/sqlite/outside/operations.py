@@ -27,7 +27,8 @@ from ....errors import (
     UsageError,
 )
 from ....model.rows import as_text
-from ....runtime.ports import Ports, user_name
+from ....runtime.machine import user_name
+from ....runtime.ports import Ports
 from ...contract.acts import (
     DONE_TEXTS,
     build_to_cancel,

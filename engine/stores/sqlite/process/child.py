@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ....running import run
-from ....runtime.ports import Ports, ThreadWorker, Worker
+from ....runtime.machine import ThreadWorker
+from ....runtime.ports import Ports, Worker
 from ..files import FileLock, SystemFiles
 from ..log.store import SqliteStore
 from .protocol import (
