@@ -79,9 +79,12 @@ def test_an_engine_is_refused_from_another_thread_and_another_loop() -> None:
 
 
 FORKING = """
-import asyncio, os, sys
+import asyncio, logging, os, sys
 from engine import Engine, UsageError
 from tests.support.counters import Add, Counter
+
+# The loop waits for the child, which is logged where that takes long.
+logging.getLogger("foldline").addHandler(logging.NullHandler())
 
 async def main():
     async with Engine([Counter]) as engine:
