@@ -45,21 +45,6 @@ class Gate:
         if answer is not None:
             await self.hear(answer, principal, action, message)
 
-    def check_now(self, principal: str | None, action: Action, message: Asked, mend: str) -> None:
-        """Do the same for a caller who cannot wait; an async hook is Forbidden with the mend."""
-        if principal is not None:
-            principal = as_text("principal", principal)
-        answer = self.ask(principal, action, message)
-        if answer is None:
-            return
-        if inspect.iscoroutine(answer):
-            answer.close()
-        raise Forbidden(
-            f"authorize is async and cannot be asked here: {mend}. Nothing was done.",
-            principal,
-            action,
-        )
-
     def ask(
         self, principal: str | None, action: Action, message: Asked
     ) -> Awaitable[object] | None:

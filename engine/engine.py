@@ -259,14 +259,6 @@ class Engine:
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         return self._live.watch(own_copy(query), at, seconds, principal)
 
-    def resume(self, projection: str, *, principal: str | None = None) -> None:
-        """Let a stopped projector try again from its checkpoint.
-
-        Raises UsageError for a name that this engine has no projection of, and Forbidden where
-        `authorize` says no, or is async: then await `engine.projections.resume`.
-        """
-        self.projections.resume_stopped(projection, principal)
-
     def statistics(self) -> EngineStatistics:
         """Give the engine's numbers as they are now; may be called from any thread, at any time.
 

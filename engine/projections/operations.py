@@ -209,14 +209,6 @@ class Projections:
         await self._find(name, principal)
         return await self._views.decisions(name)
 
-    def resume_stopped(self, name: str, principal: str | None = None) -> None:
-        """Let a stopped one try again at once; of hooks that say who may, only one that is sync."""
-        self._check_usable()
-        if self._gate is not None:
-            mend = "write `await engine.projections.resume(name)`"
-            self._gate.check_now(principal, "control", as_text("projection", name), mend)
-        self._named(name).resume_stopped()
-
     async def _find(self, name: str, principal: str | None, *texts: object) -> ProjectionRunner:
         self._check_usable()
         said: tuple[object, ...] = (principal, *texts)

@@ -261,12 +261,6 @@ class ProjectionRunner:
         self._stopping = True
         self._wake.set()
 
-    def resume_stopped(self) -> None:
-        """Let projectors that a failure has stopped try again."""
-        for projector in (*self.serving, *self.building):
-            if projector.state == "stopped" and not self._resting:
-                projector.resume()
-
     async def _wait(self) -> None:
         """Wait until there is something to do."""
         try:

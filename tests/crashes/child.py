@@ -120,7 +120,7 @@ class _Process:
                     await control.drop(name)
                 Operations.ailing = not self._life.quiet and not Operations.ailing
                 await control.retry("operations")
-                engine.resume("operations")
+                await engine.projections.resume("operations")
 
     async def _look_at_all(self, engine: Engine) -> None:
         cells = sorted({operation.cell for operation in self._life.operations})
@@ -189,7 +189,7 @@ class _Process:
 async def _see(engine: Engine) -> Seen:
     """Tell the log and the views, with nothing parked any more."""
     for name in ("cells", "operations"):
-        engine.resume(name)
+        await engine.projections.resume(name)
         while (await engine.projections.status(name)).building is not None:
             await asyncio.sleep(0.005)
     position = engine.statistics().position

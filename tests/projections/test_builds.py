@@ -115,7 +115,7 @@ async def test_a_raised_version_is_built_beside_the_old_one_which_serves_meanwhi
         with pytest.raises(ProjectionLag, match="building"):
             await engine.query(SumOfThem(), at=await add(engine, "a"), timeout=0.01)
         AILING.clear()
-        engine.resume("sums")
+        await engine.projections.resume("sums")
 
         assert await sums(engine, at=3) == {"a": 20, "b": 10}
     async with summing(tabled.tenfold, file) as engine:
@@ -159,7 +159,7 @@ async def test_tables_of_other_columns_are_not_shown_as_if_they_were_the_new_one
                 or b.state == "stopped"
             )
         )
-        engine.resume("sums")
+        await engine.projections.resume("sums")
 
         assert await sums(engine, at=1) == {"a": 1}
 

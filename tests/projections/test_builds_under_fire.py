@@ -243,7 +243,7 @@ async def test_a_cancel_that_fails_lets_the_build_go_on(file: str) -> None:
             await engine.projections.cancel("sums")
         views.drop = drop
         AILING.clear()
-        engine.resume("sums")
+        await engine.projections.resume("sums")
         await rebuilt(engine)
 
         assert [b.state for b in (await status(engine)).builds] == ["former", "serving"]

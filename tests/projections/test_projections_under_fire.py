@@ -174,7 +174,7 @@ async def test_what_a_failed_batch_parked_is_not_taken_for_parked(file: str) -> 
         assert await engine.projections.parked("sums") == []
         AILING.clear()
         assert (await engine.projections.retry("sums")).released == 0
-        engine.resume("sums")
+        await engine.projections.resume("sums")
 
         assert await sums(engine, at=position) == {"b": 1}
 

@@ -156,7 +156,7 @@ async def test_the_event_that_a_receiver_refuses_is_found_and_stops_it_alone(
         assert receiver.positions == list(range(1, 70))
         assert len(receiver.tries) < 20
         receiver.poison.clear()
-        engine.resume("outside")
+        await engine.projections.resume("outside")
         await reached(engine, 100)
         assert receiver.positions == list(range(1, 101))
 

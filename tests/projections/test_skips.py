@@ -118,7 +118,7 @@ async def test_an_event_of_a_version_that_nobody_here_folds_is_not_skipped(file:
         await engine.projections.skip("sums", 1, reason="it stands in the way of the new ones")
         await until(lambda: building_state(engine) == "stopped")
         AILING.clear()
-        engine.resume("sums")
+        await engine.projections.resume("sums")
         await rebuilt(engine)
 
         assert await sums(engine, at=2) == {"b": 10}

@@ -80,7 +80,7 @@ async def test_poison_stops_its_slice_alone(url: str) -> None:
             await sums(engine, at=position)
         await until(lambda: len(SEEN) == 2)
         AILING.clear()
-        engine.resume("sums")
+        await engine.projections.resume("sums")
 
         assert await sums(engine, at=position) == {"a": 1, other: 1}
 

@@ -40,7 +40,7 @@ async def test_a_failure_is_noted_while_its_projector_stands_still(path: Path) -
         await add(engine, "b", "b")
         await until_noted(path, [(2, "ValueError")])
         AILING.clear()
-        engine.resume("sums")
+        await engine.projections.resume("sums")
         await until_noted(path, [])
         assert await sums(engine, at=3) == {"a": 1, "b": 2}
 

@@ -56,7 +56,7 @@ async def test_a_projection_that_stops_does_not_end_the_watch() -> None:
         late = Watcher(engine, GetTally("a"))
         await late.sees(None)
         AILING.clear()
-        engine.resume("tallies")
+        await engine.projections.resume("tallies")
         await watcher.sees(None, Tally("a", 1, 1))
         await late.sees(None, Tally("a", 1, 1))
 
@@ -71,7 +71,7 @@ async def test_a_projection_that_is_reset_is_watched_as_it_is_folded_anew() -> N
         await watcher.sees(Tally("a", 5, 1), None)
         assert watcher.live.position == 0
         AILING.clear()
-        engine.resume("tallies")
+        await engine.projections.resume("tallies")
         await watcher.sees(Tally("a", 5, 1), None, Tally("a", 5, 1))
 
 
@@ -110,8 +110,8 @@ async def test_a_write_that_failed_after_all_was_visible_is_seen() -> None:
         failing.append(True)
         await engine.execute(Add("a", 5))
         await until(lambda: not failing)
-        engine.resume("tallies")
-        engine.resume("evers")
+        await engine.projections.resume("tallies")
+        await engine.projections.resume("evers")
         await until(lambda: len(watcher.seen) == 2)
         assert watcher.seen[1] == Tally("a", 5, 1)
 

@@ -246,22 +246,20 @@ class Life:
             if self._random.random() < 0.5:
                 await self._calm_down(engine)
         elif self.quiet:
-            self._mend_while_it_runs(engine)
+            mending = asyncio.ensure_future(self._mend_while_it_runs(engine))
             await asyncio.wait(clients)
             await self._collect(engine)
+            await mending
         else:
             await asyncio.wait(clients)
 
-    def _mend_while_it_runs(self, engine: Engine) -> None:
+    async def _mend_while_it_runs(self, engine: Engine) -> None:
         """Mend the brittle projection, and resume it, at any moment."""
-
-        def mend() -> None:
+        if self._swarm.mended:
+            await asyncio.sleep(self._random.expovariate(1 / 0.02))
             Brittle.mended = True
             with contextlib.suppress(Closed):
-                engine.resume("brittle")
-
-        if self._swarm.mended:
-            self._loop.call_later(self._random.expovariate(1 / 0.02), mend)
+                await engine.projections.resume("brittle")
 
     async def _calm_down(self, engine: Engine) -> None:
         """Let nothing fail any more: then whatever has stopped can be resumed, and catches up."""
@@ -271,7 +269,7 @@ class Life:
         await asyncio.sleep(60)  # until nobody is left who is to be told of a failure
         with contextlib.suppress(Closed):
             for name in ("cells", "puts"):
-                engine.resume(name)
+                await engine.projections.resume(name)
             position = engine.statistics().position
             try:
                 for query in (GetCell(""), GetJourney(0)):
@@ -543,7 +541,7 @@ class Life:
         if self._swarm.mended:
             # It may have stopped between its mending and its resuming.
             await asyncio.sleep(5)
-            engine.resume("brittle")
+            await engine.projections.resume("brittle")
         with contextlib.suppress(ProjectionLag):
             await engine.query(GetCount(""), at=position, timeout=600)
         failure = engine.statistics().projectors["brittle"].failure

@@ -66,7 +66,7 @@ class Others:
             await asyncio.sleep(self._random.expovariate(1 / 0.05))
             with contextlib.suppress(Closed):
                 for name in ("cells", "puts", "brittle"):
-                    engine.resume(name)
+                    await engine.projections.resume(name)
 
     async def monitor(self, engine: Engine, limits: Limits) -> None:
         """Compare the engine's own numbers with its limits."""

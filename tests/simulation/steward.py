@@ -31,7 +31,7 @@ __all__ = ["NAME", "Steward", "left_in_the_file"]
 NAME: Final = "tallies"
 _DEEDS: Final = (
     *("pause", "resume", "resume", "reset", "rebuild", "rebuild", "cancel", "drop"),
-    *("retry", "retry", "skip", "skip", "mend", "mend", "stop-resume"),
+    *("retry", "retry", "skip", "skip", "mend", "mend"),
 )
 _UNTOLD: Final = frozenset(("building", "closed"))
 """States that do not say whether it is paused."""
@@ -93,9 +93,6 @@ class Steward:
     async def _do(self, engine: Engine, what: str) -> None:
         if what == "mend":
             Tallies.ailing = not Tallies.ailing and self._story.swarm.ailing
-            return
-        if what == "stop-resume":
-            engine.resume(NAME)
             return
         deed = Deed(what, self._story.lives, self._story.tick())
         if what in ("pause", "resume"):
@@ -241,7 +238,7 @@ class Steward:
 
     async def _wait_for_builds(self, engine: Engine) -> None:
         for _ in range(600):
-            engine.resume(NAME)
+            await engine.projections.resume(NAME)
             await asyncio.sleep(1)
             status = await self._status(engine)
             # It may have stopped at what it had begun with before it was mended.

@@ -94,7 +94,7 @@ async def test_a_projection_stops_alone(name: str) -> None:
         assert engine.failed is None
 
         where.clear()
-        engine.resume("contents")
+        await engine.projections.resume("contents")
         assert await engine.query(GetContent("bad"), at=receipt) == Content("bad", 1)
 
 

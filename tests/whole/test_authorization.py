@@ -420,26 +420,6 @@ async def test_who_may_nothing_is_told_nothing(name: str, hook: Any) -> None:
         assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["secret-deals", "nonsense"])
-async def test_engine_resume_asks_the_gate_too(name: str) -> None:
-    says: Any = False
-    asked: list[Any] = []
-
-    def authorize(*told: Any) -> Any:
-        asked.append(told)
-        return says
-
-    async with Engine([Deal], projections=[Deals], authorize=authorize) as engine:
-        with pytest.raises(Forbidden):
-            engine.resume(name, principal="eve")
-        assert asked == [("eve", "control", name)]
-        says = _true()
-        with pytest.raises(Forbidden, match=r"await engine\.projections\.resume"):
-            engine.resume(name)
-        says = True
-        engine.resume("secret-deals")
-
-
 @pytest.mark.parametrize("principal", [7, b"ann", "\ud800", object()])
 async def test_a_principal_is_a_string_also_where_it_only_reads(principal: Any) -> None:
     async with counters(authorize=lambda *_: True) as engine:

@@ -121,7 +121,7 @@ async def test_a_poison_event_stops_its_projection_and_nobody_else(
         assert await engine.query(GetTally("a")) == Tally("a", 1, 1)
 
         AILING.clear()
-        engine.resume("tallies")
+        await engine.projections.resume("tallies")
 
         assert await engine.query(GetTally("b"), at=after) == Tally("b", 1, 1)
         assert await engine.query(GetTally("a")) == Tally("a", 2, 2)
@@ -132,7 +132,7 @@ async def test_resuming_an_unknown_projection_is_refused() -> None:
         with pytest.raises(
             UsageError, match=r"no projection 'orders' here; there are \['tallies'\]"
         ):
-            engine.resume("orders")
+            await engine.projections.resume("orders")
 
 
 async def test_stopping_leaves_no_event_behind_that_was_seen(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ async def test_a_full_disk_under_the_views_stops_them_and_not_the_log(tmp_path: 
             await engine.query(GetTally("a"), at=receipt, timeout=60)
         receipt = await engine.execute(Add("a", 1))
         vfs.faults.clear()
-        engine.resume("tallies")
+        await engine.projections.resume("tallies")
 
         assert await engine.query(GetTally("a"), at=receipt) == Tally("a", 2, 2)
     vfs.unregister()
