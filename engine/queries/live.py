@@ -405,7 +405,7 @@ class LiveQueries:
         except TimeoutError as error:
             raise TimeoutError(
                 f"the answer to {name}, which is watched, took longer than {seconds} s "
-                f"(Limits.ask_seconds): make it read less, or raise the limit"
+                f"(Limits.ask_seconds), or than its own limit: make it read less, or raise that"
             ) from error
         except asyncio.CancelledError as error:
             if self._ended:
