@@ -35,9 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 async def rebuilt(engine: Engine) -> None:
     """Wait until no build is on its way."""
-    async with asyncio.timeout(20):
-        while engine.statistics().projectors["sums"].building is not None:
-            await asyncio.sleep(0.005)
+    await until(lambda: engine.statistics().projectors["sums"].building is None)
 
 
 # -- what is refused ----------------------------------------------------------------------------
@@ -165,11 +163,8 @@ def test_what_the_command_cannot_find_is_told_in_a_line(path: Path) -> None:
 
 async def started(running: asyncio.Task[Ending], path: Path) -> None:
     """Wait until a build follows."""
-    async with asyncio.timeout(20):
-        while not running.done():
-            if views(path, "SELECT min(position) FROM checkpoints WHERE build = 2") == [(1,)]:
-                return
-            await asyncio.sleep(0.005)
+    at = "SELECT min(position) FROM checkpoints WHERE build = 2"
+    await until(lambda: running.done() or views(path, at) == [(1,)])
 
 
 async def test_of_two_that_build_the_same_the_first_gives_way(path: Path) -> None:
@@ -286,9 +281,7 @@ async def test_a_build_that_another_process_has_taken_is_not_swapped_in(
 
         engine._views.swap = taken  # type: ignore[method-assign, assignment]
         await engine.projections.rebuild("sums")
-        async with asyncio.timeout(20):
-            while "is built by another process now" not in caplog.text:
-                await asyncio.sleep(0.005)
+        await until(lambda: "is built by another process now" in caplog.text)
         assert await sums(engine, at=await add(engine, "a")) == {"a": 2}
     assert builds(path) == [(1, 1, "serving"), (2, 1, "building")]
 

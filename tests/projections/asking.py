@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from engine.projections.operations import Status
 from engine.stores.contract.requests import Arguments, Request
 from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.support.sums import add, summing, sums
+from tests.support.waiting import until
 
 
 @asynccontextmanager
@@ -37,16 +37,9 @@ def request(path: Path, number: int) -> Request:
         return outside.request(number)
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds that other threads make true."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def answered(path: Path, number: int) -> Request:
     """Wait for an answer."""
-    await eventually(lambda: request(path, number).answered is not None)
+    await until(lambda: request(path, number).answered is not None)
     return request(path, number)
 
 

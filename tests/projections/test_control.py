@@ -15,18 +15,10 @@ from engine.errors import Closed, StoreFailed
 from engine.projections.control import _ACTS
 from engine.runtime.ports import CONTROL_FAILPOINTS
 from engine.stores.contract.requests import ANSWER_CHARACTERS_MAX, REQUESTS_KEPT, REQUESTS_OPEN_MAX
-from tests.projections.asking import (
-    answered,
-    ask,
-    asked,
-    eventually,
-    filled,
-    request,
-    status,
-    tables,
-)
+from tests.projections.asking import answered, ask, asked, filled, request, status, tables
 from tests.support.faults import FaultyVfs, VfsFiles
 from tests.support.sums import AILING, FOLDED, add, summing, sums
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +63,7 @@ async def test_resetting_from_outside(path: Path) -> None:
 async def test_rebuilding_and_dropping_from_outside(path: Path) -> None:
     async with filled("stopping", path, "a", "b") as engine:
         assert (await asked(path, "rebuild", reason="for luck"))[0] == "done"
-        await eventually(lambda: engine.statistics().projectors["sums"].building is None)
+        await until(lambda: engine.statistics().projectors["sums"].building is None)
         assert await asked(path, "drop") == ("done", "former builds that are dropped: 1")
         assert await asked(path, "drop") == ("done", "there is no former build to drop")
 
@@ -211,7 +203,7 @@ async def test_views_that_cannot_be_written_keep_requests_waiting_and_the_engine
         vfs.faults["write log.views.db-wal"] = apsw.SQLITE_IOERR
         vfs.calls.clear()
         number = ask(path, "pause")
-        await eventually(lambda: vfs.calls.count("write log.views.db-wal") > 1)
+        await until(lambda: vfs.calls.count("write log.views.db-wal") > 1)
         assert request(path, number).state == "waiting"
         vfs.faults.clear()
 

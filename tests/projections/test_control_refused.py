@@ -11,18 +11,10 @@ from engine import Engine, InvalidInput, StoreRefused, Table, UsageError
 from engine.projections.control import _ACTS
 from engine.stores.contract.requests import KINDS, Arguments
 from engine.stores.sqlite.outside.operations import SqliteOperations
-from tests.projections.asking import (
-    answered,
-    ask,
-    asked,
-    eventually,
-    filled,
-    request,
-    status,
-    tables,
-)
+from tests.projections.asking import answered, ask, asked, filled, request, status, tables
 from tests.support.counters import Counter
 from tests.support.sums import AILING, FOLDED, Stopping, Sum, add, summing, sums
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -214,7 +206,7 @@ async def test_what_is_parked_and_damaged_stops_its_projection_alone(path: Path)
     tables(path, "UPDATE parked SET key = CAST(x'ff' AS TEXT)")
     AILING.clear()
     async with filled("parking", path) as engine:
-        await eventually(lambda: engine.statistics().projectors["sums"].state == "stopped")
+        await until(lambda: engine.statistics().projectors["sums"].state == "stopped")
         failure = (await status(engine)).failure
         assert failure is not None
         assert "the table parked of the views is damaged" in failure.cause

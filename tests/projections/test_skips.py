@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import (
-    UsageError,
-)
+from engine import UsageError
 from tests.projections.summing import (
     AILING,
     SEEN,
@@ -26,7 +24,7 @@ from tests.projections.summing import (
     sums,
     work_of,
 )
-from tests.support.waiting import until
+from tests.support.waiting import settle, until
 
 
 async def test_an_event_that_waits_behind_another_can_be_skipped_alone(file: str) -> None:
@@ -54,7 +52,7 @@ async def test_a_skip_holds_from_the_first_moment_of_a_start(file: str) -> None:
         gate = Gate(engine, "parked_keys")
         await gate.reached.wait()
         skipping = asyncio.ensure_future(engine.projections.skip("sums", 1, reason="a test"))
-        await asyncio.sleep(0.01)
+        await settle()
         gate.let_go()
         await skipping
         await engine.projections.retry("sums")

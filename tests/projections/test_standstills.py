@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from engine.stores.sqlite.outside.operations import SqliteOperations
-from tests.projections.asking import asked, eventually, filled, tables
+from tests.projections.asking import asked, filled, tables
 from tests.support.sums import AILING, FOLDED, add, sums
+from tests.support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def standstills(path: Path) -> list[tuple[int, str]]:
 
 
 async def until_noted(path: Path, expected: list[tuple[int, str]]) -> None:
-    await eventually(lambda: standstills(path) == expected)
+    await until(lambda: standstills(path) == expected)
 
 
 async def test_a_failure_is_noted_while_its_projector_stands_still(path: Path) -> None:

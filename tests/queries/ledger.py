@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,17 @@ async def nobody_reads(engine: Engine) -> None:
     states = views_of(engine)._shown._states
     assert states is not None
     await states.calls.run(states._nothing, lambda _: None)
+
+
+async def begin_slow(engine: Engine) -> tuple[asyncio.Future[Any], asyncio.Event]:
+    """Begin an answer that has read once; it reads again, and is done, when the event is set."""
+    has_read, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        has_read.set()
+        await go_on.wait()
+
+    BETWEEN.append(wait)
+    slow = asyncio.ensure_future(engine.query(Twice("get", "sql")))
+    await has_read.wait()
+    return slow, go_on

@@ -24,6 +24,7 @@ from tests.queries.ledger import (
     Now,
     Twice,
     add,
+    begin_slow,
     ledger,
     nobody_reads,
     views_of,
@@ -35,15 +36,7 @@ from tests.support.waiting import until
 async def test_a_slow_answer_holds_up_neither_writes_nor_other_answers(tmp_path: Path) -> None:
     async with ledger(tmp_path) as engine:
         await add(engine, 1)
-        has_read, go_on = asyncio.Event(), asyncio.Event()
-
-        async def wait() -> None:
-            has_read.set()
-            await go_on.wait()
-
-        BETWEEN.append(wait)
-        slow = asyncio.ensure_future(engine.query(Twice("get", "sql")))
-        await has_read.wait()
+        slow, go_on = await begin_slow(engine)
         for n in range(2, 30):
             receipt = await engine.execute(Add("a", 1))
             assert await engine.query(Now(), at=receipt) == n
@@ -135,15 +128,7 @@ async def test_answers_that_overlap_do_not_read_one_state_for_ever(
     async with ledger(tmp_path) as engine:
         await add(engine, 1)
         monkeypatch.setattr(views_of(engine)._shown, "committed", lambda: None)
-        has_read, go_on = asyncio.Event(), asyncio.Event()
-
-        async def wait() -> None:
-            has_read.set()
-            await go_on.wait()
-
-        BETWEEN.append(wait)
-        slow = asyncio.ensure_future(engine.query(Twice("get", "sql")))
-        await has_read.wait()
+        slow, go_on = await begin_slow(engine)
         with closing(apsw.Connection(f"{tmp_path}/log.views.db")) as shell:
             shell.execute('UPDATE "ledger_rows:1" SET total = 7')
         async with asyncio.timeout(10):
@@ -285,15 +270,7 @@ async def test_answers_that_overlap_without_a_gap_let_the_log_be_begun_anew(
         await add(engine, 1)
         views = views_of(engine)
         assert views._wal is not None
-        has_read, go_on = asyncio.Event(), asyncio.Event()
-
-        async def wait() -> None:
-            has_read.set()
-            await go_on.wait()
-
-        BETWEEN.append(wait)
-        first = asyncio.ensure_future(engine.query(Twice("get", "sql")))
-        await has_read.wait()
+        first, go_on = await begin_slow(engine)
         states = views._shown._states
         assert states is not None
         while not states._waiting:
@@ -316,15 +293,7 @@ async def test_a_slow_answer_lets_nobody_wait_for_a_fold(tmp_path: Path) -> None
         await add(engine, 1)
         states = views_of(engine)._shown._states
         assert states is not None
-        has_read, go_on = asyncio.Event(), asyncio.Event()
-
-        async def wait() -> None:
-            has_read.set()
-            await go_on.wait()
-
-        BETWEEN.append(wait)
-        slow = asyncio.ensure_future(engine.query(Twice("get", "sql")))
-        await has_read.wait()
+        slow, go_on = await begin_slow(engine)
         next(iter(states._reading)).began = asyncio.get_running_loop().time() - 1
         async with states.pause() as nobody_reads:
             assert not nobody_reads

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,6 @@ from tests.strangers.unruly import (
     where,
 )
 from tests.support.waiting import until
-
-
-@pytest.fixture(autouse=True)
-def _orderly() -> Iterator[None]:
-    where.clear()
-    yield
-    where.clear()
 
 
 @pytest.mark.parametrize("name", RAISED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -36,13 +36,6 @@ from tests.strangers.unruly import (
     where,
 )
 from tests.support.waiting import until
-
-
-@pytest.fixture(autouse=True)
-def _orderly() -> Iterator[None]:
-    where.clear()
-    yield
-    where.clear()
 
 
 class Content(Row, key="jar"):

@@ -12,6 +12,7 @@ import pytest
 
 from engine import Limits, Ports, UsageError
 from engine.testing.scenario import given
+from tests.support.waiting import until
 from tests.write.items import Item, Mark, Price, Priced, Rates, items
 
 
@@ -38,9 +39,7 @@ async def test_a_blocked_loop_is_logged_with_the_stack_that_blocks_it(
 
 
 async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    async with asyncio.timeout(20):
-        while text not in caplog.text:
-            await asyncio.sleep(0.001)
+    await until(lambda: text in caplog.text)
 
 
 async def test_a_loop_that_gives_way_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -146,9 +146,11 @@ async def test_a_decided_command_is_answered_truly_however_long_the_disk_takes()
     async with items(Rates(), store=store) as engine:
         await engine.execute(Mark("a", 1))
         store.hold()
-        slow = start(engine, Mark("a", 2), deadline=0.01)
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        slow = start(engine, Mark("a", 2), deadline=0.3)
         await until(lambda: len(store.batches) == 2)
-        await asyncio.sleep(0.02)
+        await until(lambda: clock() > begun + 0.4)
         store.release()
 
         assert (await slow).version == 2

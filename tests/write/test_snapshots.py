@@ -454,17 +454,13 @@ async def test_snapshots_that_cannot_be_written_or_read_cost_no_command(
 
 
 async def until_dropped(engine: Engine) -> None:
-    async with asyncio.timeout(20):
-        while not engine.statistics().snapshots.dropped:
-            await asyncio.sleep(0.01)
+    await until(lambda: engine.statistics().snapshots.dropped)
 
 
 async def test_snapshots_are_written_while_the_engine_runs(sqlite: str) -> None:
     async with board(sqlite) as engine:
         await pin(engine, 25)
-        async with asyncio.timeout(20):
-            while engine.statistics().snapshots.written == 0:
-                await asyncio.sleep(0.01)
+        await until(lambda: engine.statistics().snapshots.written)
         assert (await the_snapshot(engine._store)).version == 20
 
 
