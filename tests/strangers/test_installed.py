@@ -55,6 +55,9 @@ class TestSqlite(Undamaged):
         return SqliteStore(str(folder / "log.db"))
     def same_log(self, store):
         return SqliteStore(store.path)
+
+async def test_the_plugin_makes_an_engine(make_engine):
+    assert (await make_engine()).statistics().state == "running"
 """
 
 
@@ -117,6 +120,7 @@ def test_the_stores_pass_the_conformance_suite_under_that_name(
     installed: Installed, folder: Path
 ) -> None:
     (folder / "test_stores.py").write_text(CONFORMANCE)
+    (folder / "conftest.py").write_text('pytest_plugins = ["foldline.testing.pytest_plugin"]\n')
     options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", "."]
     done = installed.run(folder, "python", "-m", "pytest", *options, "-k", "not damage")
 
