@@ -78,8 +78,7 @@ def copy_fields(message: S, names: tuple[str, ...]) -> S:
 
 def own_copy(message: S) -> S:
     """Give a message that its caller does not change any more; what is no struct, as it is."""
-    # Whoever calls may have given anything.
-    given = cast("object", message)
+    given = cast("object", message)  # whoever calls may have given anything
     names = mutable_fields(type(given)) if isinstance(given, msgspec.Struct) else ()
     return copy_fields(message, names) if names else message
 

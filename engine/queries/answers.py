@@ -268,7 +268,7 @@ class Answers:
         seen = None if watch is None else watch.begin(QueryBegan(query, position))
         begin = self._stopwatch()
         try:
-            answer = await self._answer(asked, numbers)
+            answer: A = await self._answer(asked, numbers)
         except BaseException as error:
             numbers.failure(error)
             if watch is not None:
@@ -279,7 +279,7 @@ class Answers:
         numbers.answered += 1
         if watch is not None:
             watch.end(seen, wait_seconds=asked.waited)
-        return typing.cast("A", answer)
+        return answer
 
     async def _answer(self, asked: _Asked, numbers: _Numbers) -> Any:
         if asked.timeout is None:

@@ -87,6 +87,7 @@ class State(TableReads):
 
     def __init__(self, states: States) -> None:
         self._states = states
+        self.serves = states.serves
         self.readable: Readable | None = None
         self.transaction: _Transaction | None = None
         """Both are known on the worker from the first read on."""
@@ -99,10 +100,6 @@ class State(TableReads):
         """Whether the schema is to stay before the first read is compiled."""
         self._waits: asyncio.Lock | None = None
 
-    def serves(self, projection: str) -> bool:
-        """Tell whether the tables that serve can be read as they are declared."""
-        return self._states.serves(projection)
-
     def end(self) -> None:
         """Give the state back; a second call does nothing."""
         if not self.has_ended:
@@ -113,7 +110,8 @@ class State(TableReads):
         """Run a read in this state; wait for a place before the first one."""
         if not self.has_place and not self._states.enter_now(self):
             await self._enter()
-        self._check()
+        if self.has_ended or self.is_too_old:
+            self._check()
         if self.readable is None:
             self._pins = self._pins or call not in OPENS_NO_INDEX
         try:
@@ -162,6 +160,7 @@ class States:
         self.calls = calls
         self.seconds = limits.state_seconds
         self._source = source
+        self.serves = source.serves
         self._most = limits.answers_at_once
         self._bytes_max = limits.query_bytes
         self._idle: list[Readable] = []
@@ -183,13 +182,9 @@ class States:
 
     # -- on the loop --------------------------------------------------------------------------
 
-    def serves(self, projection: str) -> bool:
-        """See `ViewsSource.serves`."""
-        return self._source.serves(projection)
-
     def enter_now(self, state: State) -> bool:
         """Let a state begin, if there is a place and nobody waits for one."""
-        if not self._has_place or self._waiting:
+        if self._waiting or not self._has_place:
             return False
         self._begin(state)
         return True
