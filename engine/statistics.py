@@ -19,6 +19,8 @@ import msgspec
 from . import errors
 
 __all__ = [
+    "SECONDS",
+    "SIZES",
     "BuildProgress",
     "DirectoryStatistics",
     "EngineStatistics",

@@ -5,13 +5,15 @@ attributes are those of the code: commands, kinds, projections, queries, answer 
 out unless `ids=True`, except the correlation and causation that the caller gave; a payload, a key,
 an error's message or a traceback never does. The engine's own work (commits, loads, batches) has
 spans without a parent and with at most 32 links to what led to it, since it is done for many at a
-time. It never writes headers over a `traceparent` that the caller gave.
+time. It never writes headers over a `traceparent` that the caller gave. Histograms
+have the durations that the engine measured, so that spans or none make no difference to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Token
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from opentelemetry import context, metrics, trace
@@ -33,7 +35,7 @@ from ..telemetry import (
     ProjectionBegan,
     QueryBegan,
 )
-from .opentelemetry_metrics import Source, publish, withdraw
+from .opentelemetry_metrics import Measure, Source, measured, measurer, publish, withdraw
 
 __all__ = ["OpenTelemetry", "link_of"]
 
@@ -56,8 +58,9 @@ class OpenTelemetry:
     where several engines are in one process. `ids` shows the stream of a command. `carry` stores a
     `traceparent` with the events of commands that are sampled (about 80 bytes in each): as `spans`,
     unless it says otherwise.
-    With `spans=False` alone a command costs nothing more. Spans end in the event loop, so give the
-    SDK a processor that exports elsewhere, as BatchSpanProcessor does.
+    With `spans=False` alone a command costs nothing more; with `measures`, every batch, load and
+    query is recorded in a histogram of the SDK when it ends. Both happens in the event loop, so
+    give the SDK a processor of spans that exports elsewhere, as BatchSpanProcessor does.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class OpenTelemetry:
         self._ids = ids
         self._attributes = dict(attributes or {})
         self._source: Source | None = None
-        self._begins: Mapping[type, Callable[[Any], Observation | None]] = {
+        self._begins: dict[type, Callable[[Any], Observation | None]] = {
             CommandBegan: self._command if spans else self._command_unseen
         }
         if spans:
@@ -88,6 +91,10 @@ class OpenTelemetry:
                 ProjectionBegan: self._projection,
                 QueryBegan: self._query,
             }
+        if self._meter is not None:
+            for began in measured():
+                measure = measurer(self._meter, began)
+                self._begins[began] = partial(self._measured, measure, self._begins.get(began))
 
     # -- what the engine calls --------------------------------------------------------------
 
@@ -107,6 +114,16 @@ class OpenTelemetry:
         """Begin a span, if there is one for this."""
         begin = self._begins.get(type(began))
         return None if begin is None else begin(began)
+
+    def _measured(
+        self, measure: Measure, begin: Callable[[Any], Observation | None] | None, began: object
+    ) -> Observation:
+        labels: dict[str, str | bool | int | float] = dict(self._attributes)
+        if isinstance(began, ProjectionBegan):
+            labels["foldline.projection"] = began.projection
+        elif isinstance(began, QueryBegan):
+            labels["foldline.query"] = began.query.query_name
+        return _Measured(measure, labels, None if begin is None else begin(began))
 
     # -- spans ------------------------------------------------------------------------------
 
@@ -197,6 +214,31 @@ class _Carried:
         """Nothing has begun."""
 
 
+class _Measured:
+    """What is recorded in a histogram when it ends, and perhaps a span of it."""
+
+    headers = None
+
+    def __init__(self, measure: Measure, attributes: Attributes, span: Observation | None) -> None:
+        self._measure = measure
+        self._attributes = attributes
+        self._span = span
+
+    def end(self, error: BaseException | None, facts: Mapping[str, str | int | float]) -> None:
+        """Record it, with the class of its error, and end its span."""
+        span = self._span
+        attributes = self._attributes
+        if error is not None:
+            attributes = {**attributes, "error.type": type(error).__qualname__}
+        # Never the current context: the engine's own work runs in that of whoever started it.
+        context = span.context if isinstance(span, _Observed) else Context()
+        try:
+            self._measure(facts, attributes, context)
+        finally:
+            if span is not None:
+                span.end(error, facts)
+
+
 class _Observed:
     """A span that has begun."""
 
@@ -212,13 +254,20 @@ class _Observed:
         self._ids = ids
         self._token = token
 
+    @property
+    def context(self) -> Context:
+        """Give one that has nothing but the span."""
+        return trace.set_span_in_context(self._span, Context())
+
     def end(self, error: BaseException | None, facts: Attributes) -> None:
         """End it; of an error only the class goes out, and of a rejection its code."""
         if self._token is not None:
             context.detach(self._token)
         span = self._span
+        # A span has its own duration.
+        hidden = ("seconds",) if self._ids else ("seconds", "stream")
         # In one call: each takes a lock.
-        told = {f"foldline.{n}": fact for n, fact in facts.items() if n != "stream" or self._ids}
+        told = {f"foldline.{n}": fact for n, fact in facts.items() if n not in hidden}
         span.set_attributes(told)
         if error is not None:
             code = getattr(error, "code", None)

@@ -1,10 +1,12 @@
-"""The statistics of engines as OpenTelemetry instruments, which are read when somebody collects.
+"""The statistics of engines as OpenTelemetry instruments, and its histograms of what it timed.
 
-Rules: every instrument is observable, so that the engine pays nothing until a reader asks, in its
-own thread; all numbers of one collection come from one call of `statistics()`. OpenTelemetry has
-no observable histogram: one is told as counters `….count`, `….sum` and `….bucket` with the bound
-`le`, as Prometheus does. The instruments of a meter are made once and shared by the engines that
-are published on it, since a second instrument of the same name would be read by nobody.
+Rules: counts and levels are observable, so that the engine pays nothing for them until a reader
+asks, in its own thread; all numbers of one collection come from one call of `statistics()`. There
+is no observable histogram, and buckets that the engine has filled cannot be given to the API. So a
+histogram of the SDK gets each value by itself, in the event loop, when a batch, load or query ends;
+never per command. It gets the engine's bounds as advice: a view may choose others. The instruments
+of a meter are made once and shared by the engines that are published on it, since a second
+instrument of the same name would be read by nobody.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from typing import Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 import msgspec
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
-from ..statistics import EngineStatistics, Histogram, StoreStatistics
+from ..statistics import SECONDS, SIZES, EngineStatistics, StoreStatistics
+from ..telemetry import CommitBegan, LoadBegan, ProjectionBegan, QueryBegan
 
-__all__ = ["Source", "publish", "withdraw"]
+__all__ = ["Source", "measured", "measurer", "publish", "withdraw"]
 
 Attributes: TypeAlias = Mapping[str, str | bool | int | float]
+Measure: TypeAlias = Callable[[Mapping[str, str | int | float], Attributes, Context], None]
+"""Records what is in the facts of something that has ended; its span is in the context."""
 Reading: TypeAlias = tuple[int | float, Attributes]
 Read: TypeAlias = Callable[[EngineStatistics], Iterable[Reading]]
 
@@ -51,6 +57,17 @@ class _Instrument(msgspec.Struct, frozen=True):
     read: Read
 
 
+class _Distribution(msgspec.Struct, frozen=True):
+    began: type
+    """What it is about."""
+    fact: str
+    """Under which its end tells the value."""
+    name: str
+    unit: str
+    description: str
+    bounds: tuple[float, ...] = SECONDS
+
+
 class _Published:
     """The instruments of one meter and the engines that they are read from."""
 
@@ -69,6 +86,15 @@ class _Published:
                 unit=instrument.unit,
                 description=instrument.description,
             )
+        self.histograms: dict[type, list[tuple[str, Histogram]]] = {}
+        for each in _DISTRIBUTIONS:
+            made = meter.create_histogram(
+                f"foldline.{each.name}",
+                each.unit,
+                each.description,
+                explicit_bucket_boundaries_advisory=each.bounds,
+            )
+            self.histograms.setdefault(each.began, []).append((each.fact, made))
 
     def _callback(
         self, instrument: _Instrument
@@ -84,13 +110,39 @@ class _Published:
 _published: Final[WeakKeyDictionary[Meter, _Published]] = WeakKeyDictionary()
 
 
-def publish(meter: Meter, source: Source) -> None:
-    """Let an engine's numbers be read on this meter until `withdraw`."""
+def _published_on(meter: Meter) -> _Published:
     published = _published.get(meter)
     if published is None:
         published = _published[meter] = _Published(meter)
+    return published
+
+
+def publish(meter: Meter, source: Source) -> None:
+    """Let an engine's numbers be read on this meter until `withdraw`."""
+    published = _published_on(meter)
     # A new tuple, so that a collection in another thread goes on over the old one.
     published.sources = (*published.sources, source)
+
+
+def measured() -> frozenset[type]:
+    """Give what has a value in a histogram when it ends."""
+    return frozenset(each.began for each in _DISTRIBUTIONS)
+
+
+def measurer(meter: Meter, began: type) -> Measure:
+    """Give what records the end of such a thing into the histograms of a meter."""
+    histograms = _published_on(meter).histograms[began]
+
+    def measure(
+        facts: Mapping[str, str | int | float], attributes: Attributes, context: Context
+    ) -> None:
+        for fact, histogram in histograms:
+            value = facts.get(fact)
+            if value is not None:
+                assert not isinstance(value, str), f"{fact} is a number"
+                histogram.record(value, attributes, context=context)
+
+    return measure
 
 
 def withdraw(meter: Meter, source: Source) -> None:
@@ -112,35 +164,6 @@ def _by(label: str, read: Callable[[EngineStatistics], Mapping[str, int | float 
                 yield number, {f"foldline.{label}": name}
 
     return readings
-
-
-def _histogram(
-    name: str,
-    unit: str,
-    description: str,
-    read: Callable[[EngineStatistics], Iterable[tuple[Histogram, Attributes]]],
-) -> list[_Instrument]:
-    def count(numbers: EngineStatistics) -> Iterator[Reading]:
-        for histogram, attributes in read(numbers):
-            yield histogram.count, attributes
-
-    def total(numbers: EngineStatistics) -> Iterator[Reading]:
-        for histogram, attributes in read(numbers):
-            yield histogram.sum, attributes
-
-    def bucket(numbers: EngineStatistics) -> Iterator[Reading]:
-        for histogram, attributes in read(numbers):
-            below = 0
-            bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
-            for bound, number in zip(bounds, histogram.counts, strict=True):
-                below += number
-                yield below, {**attributes, "le": bound}
-
-    return [
-        _Instrument("counter", f"{name}.count", "1", f"{description}: how many", count),
-        _Instrument("counter", f"{name}.sum", unit, f"{description}: together", total),
-        _Instrument("counter", f"{name}.bucket", "1", f"{description}: at most `le`", bucket),
-    ]
 
 
 def _projectors(
@@ -212,12 +235,6 @@ _INTAKE: Final = [
         "Aggregates that left memory",
         _one(lambda n: n.aggregates.passivated),
     ),
-    *_histogram(
-        "load.duration",
-        "s",
-        "Loads of groups of aggregates",
-        lambda n: [(n.aggregates.load_seconds, {})],
-    ),
 ]
 
 _JOURNAL: Final = [
@@ -258,10 +275,6 @@ _JOURNAL: Final = [
         "{command}",
         "Decisions dropped because an earlier one was not stored",
         _one(lambda n: n.journal.voided),
-    ),
-    *_histogram("commit.duration", "s", "Commits", lambda n: [(n.journal.commit_seconds, {})]),
-    *_histogram(
-        "commit.events", "{event}", "Events of commits", lambda n: [(n.journal.batch_events, {})]
     ),
     _Instrument(
         "gauge",
@@ -323,27 +336,7 @@ _READERS: Final = [
         _projectors(lambda n, name: n.projectors[name].bus.dropped),
     ),
     _Instrument("gauge", "projector.state", "1", "1 for the state that it is in", _states),
-    *_histogram(
-        "projector.batch.duration",
-        "s",
-        "Batches of projectors",
-        lambda n: [
-            (p.batch_seconds, {"foldline.projection": name}) for name, p in n.projectors.items()
-        ],
-    ),
     _Instrument("counter", "queries", "{query}", "Queries by how they ended", _queries),
-    *_histogram(
-        "query.duration",
-        "s",
-        "Queries",
-        lambda n: [(q.seconds, {"foldline.query": name}) for name, q in n.queries.items()],
-    ),
-    *_histogram(
-        "query.wait.duration",
-        "s",
-        "Waits for `at=`",
-        lambda n: [(q.wait_seconds, {"foldline.query": name}) for name, q in n.queries.items()],
-    ),
     _Instrument(
         "counter",
         "telemetry.failures",
@@ -352,5 +345,20 @@ _READERS: Final = [
         _one(lambda n: n.telemetry_failures),
     ),
 ]
+
+_DISTRIBUTIONS: Final = (
+    _Distribution(
+        CommitBegan, "seconds", "commit.duration", "s", "Commits of batches to the store"
+    ),
+    _Distribution(
+        CommitBegan, "committed_events", "commit.events", "{event}", "Events of commits", SIZES
+    ),
+    _Distribution(LoadBegan, "seconds", "load.duration", "s", "Loads of groups of aggregates"),
+    _Distribution(
+        ProjectionBegan, "seconds", "projector.batch.duration", "s", "Batches of projectors"
+    ),
+    _Distribution(QueryBegan, "seconds", "query.duration", "s", "Queries, also those that failed"),
+    _Distribution(QueryBegan, "wait_seconds", "query.wait.duration", "s", "Waits for `at=`"),
+)
 
 _INSTRUMENTS: Final = (*_INTAKE, *_JOURNAL, *_READERS)

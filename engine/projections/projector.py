@@ -437,12 +437,14 @@ class Projector:
         self._oldest = None
         self._failures = 0
         self._work.patience = True
-        self._batch_seconds.record(self._ports.stopwatch() - begin)
+        seconds = self._ports.stopwatch() - begin
+        self._batch_seconds.record(seconds)
         self._batch_events.record(prepared.count)
         if watch is not None and prepared.poison is not None:
-            watch.end(seen, prepared.poison)
+            watch.end(seen, prepared.poison, seconds=seconds)
         elif watch is not None:
-            watch.end(seen, projected_events=prepared.count, position=self.position)
+            count, position = prepared.count, self.position
+            watch.end(seen, projected_events=count, position=position, seconds=seconds)
         self.parking.tell(changes.parked, self.definition.name, self._logger)
         self._tell_written(changes)
 

@@ -27,7 +27,7 @@ from ..model.projection import Projection, ProjectionDefinition, projections_of
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsStates
-from ..telemetry import Observer, QueryBegan
+from ..telemetry import Observation, Observer, QueryBegan
 from .views import Reads, Views
 
 __all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers", "answers_of"]
@@ -271,15 +271,24 @@ class Answers:
             answer: A = await self._answer(asked, numbers)
         except BaseException as error:
             numbers.failure(error)
-            if watch is not None:
-                watch.end(seen, error, wait_seconds=asked.waited)
+            self._ended(asked, seen, begin, error)
             raise
-        finally:
-            numbers.seconds.record(self._stopwatch() - begin)
         numbers.answered += 1
-        if watch is not None:
-            watch.end(seen, wait_seconds=asked.waited)
+        self._ended(asked, seen, begin)
         return answer
+
+    def _ended(
+        self,
+        asked: _Asked,
+        seen: Observation | None,
+        begin: float,
+        error: BaseException | None = None,
+    ) -> None:
+        seconds = self._stopwatch() - begin
+        self._numbers[asked.query.query_name].seconds.record(seconds)
+        if self._watch is not None:
+            waited = {"wait_seconds": asked.waited} if asked.position else {}
+            self._watch.end(seen, error, seconds=seconds, **waited)
 
     async def _answer(self, asked: _Asked, numbers: _Numbers) -> Any:
         if asked.timeout is None:

@@ -231,10 +231,11 @@ class Directory:
             if watch is not None:
                 watch.end(seen, error)
             raise
-        self._load_seconds.record(self._stopwatch() - begin)
+        seconds = self._stopwatch() - begin
+        self._load_seconds.record(seconds)
         note_new_aggregates(len(actors))
         if watch is not None:
-            watch.end(seen, loaded=self.loads - before)
+            watch.end(seen, loaded=self.loads - before, seconds=seconds)
 
     async def _load(self, actors: list[Actor]) -> None:
         remaining = [actor for actor in actors if _begun(actor)]

@@ -244,10 +244,12 @@ class Journal:
             if watch is not None:
                 watch.end(seen, error)
             raise
-        self._commit_seconds.record(self._stopwatch() - begin)
+        seconds = self._stopwatch() - begin
+        self._commit_seconds.record(seconds)
         if watch is not None:
             last = committed.events[-1].position if committed.events else self.position
-            watch.end(seen, committed_events=len(committed.events), position=last)
+            count = len(committed.events)
+            watch.end(seen, committed_events=count, position=last, seconds=seconds)
         return committed
 
     def _settle(self, entries: list[Entry], committed: Committed) -> None:

@@ -13,16 +13,20 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    NumberDataPoint,
+)
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from engine import Engine, HandlerFailed, Meta, Rejected, following
+from engine import Engine, HandlerFailed, InvalidInput, Meta, Rejected, following
 from engine.integrations.opentelemetry import OpenTelemetry, link_of
-from engine.integrations.opentelemetry_metrics import _INSTRUMENTS
+from engine.integrations.opentelemetry_metrics import _DISTRIBUTIONS, _INSTRUMENTS
 from engine.model.codec import decode_meta
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
@@ -59,9 +63,24 @@ class Sdk:
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
                     for point in metric.data.data_points:
+                        if isinstance(point, HistogramDataPoint):
+                            continue
                         assert isinstance(point, NumberDataPoint)
                         given = (dict(point.attributes or {}), point.value)
                         found.setdefault(metric.name, []).append(given)
+        return found
+
+    def histograms(self) -> dict[str, list[HistogramDataPoint]]:
+        """Give the points of the histograms, by the instrument's name, with its unit behind."""
+        data = self.reader.get_metrics_data()
+        found: dict[str, list[HistogramDataPoint]] = {}
+        for resource in data.resource_metrics if data else ():
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    for point in metric.data.data_points:
+                        if isinstance(point, HistogramDataPoint):
+                            name = f"{metric.name} {metric.unit}"
+                            found.setdefault(name, []).append(point)
         return found
 
 
@@ -311,11 +330,6 @@ async def test_metrics_are_the_statistics(sdk: Sdk) -> None:
     answers = {told["foldline.answer"]: n for told, n in found["foldline.commands.answered"]}
     assert answers == numbers.commands.answers
     assert found["foldline.events"] == [(shop, 5)]
-    assert found["foldline.commit.duration.count"] == [(shop, numbers.journal.commits)]
-    assert found["foldline.commit.duration.sum"] == [(shop, numbers.journal.commit_seconds.sum)]
-    buckets = {told["le"]: n for told, n in found["foldline.commit.duration.bucket"]}
-    assert buckets["+Inf"] == numbers.journal.commits
-    assert list(buckets.values()) == sorted(buckets.values())
     assert found["foldline.projector.lag"] == [({**shop, "foldline.projection": "tallies"}, 0)]
     live = {told["foldline.state"]: n for told, n in found["foldline.projector.state"]}
     assert live == {"catching-up": 0, "live": 1, "stopped": 0, "closed": 0}
@@ -324,20 +338,75 @@ async def test_metrics_are_the_statistics(sdk: Sdk) -> None:
     ]
 
 
+@pytest.mark.parametrize("spans", [True, False])
+async def test_histograms_are_the_engines_own_bucket_for_bucket(sdk: Sdk, spans: bool) -> None:
+    telemetry = sdk.telemetry(attributes={"shop": "north"}, spans=spans)
+    async with running(telemetry) as engine:
+        for number in range(5):
+            receipt = await engine.execute(Add(f"c{number % 2}", number + 1))
+            await engine.query(GetTallies(), at=receipt)
+        await engine.query(GetTallies())
+        found, numbers = sdk.histograms(), engine.statistics()
+
+    tallies = {"foldline.projection": "tallies"}
+    asked = {"foldline.query": "get-tallies"}
+    query = numbers.queries["get-tallies"]
+    for name, own, labels in (
+        ("commit.duration s", numbers.journal.commit_seconds, {}),
+        ("commit.events {event}", numbers.journal.batch_events, {}),
+        ("load.duration s", numbers.aggregates.load_seconds, {}),
+        ("projector.batch.duration s", numbers.projectors["tallies"].batch_seconds, tallies),
+        ("query.duration s", query.seconds, asked),
+        ("query.wait.duration s", query.wait_seconds, asked),
+    ):
+        [point] = found.pop(f"foldline.{name}")
+        assert dict(point.attributes or {}) == {"shop": "north", **labels}
+        assert tuple(point.explicit_bounds) == own.bounds
+        assert list(point.bucket_counts) == own.counts, name
+        assert (point.count, point.max) == (own.count, own.max)
+        assert point.sum == pytest.approx(own.sum)
+    assert found == {}
+
+
+async def test_a_query_that_fails_is_measured_with_the_class_of_its_error(sdk: Sdk) -> None:
+    async with running(sdk.telemetry()) as engine:
+        with pytest.raises(InvalidInput):
+            await engine.query(GetTallies(), at=9)
+        found = sdk.histograms()
+
+    [point] = found["foldline.query.duration s"]
+    failed = {"foldline.query": "get-tallies", "error.type": "InvalidInput"}
+    assert (dict(point.attributes or {}), point.count) == (failed, 1)
+
+
+async def test_an_exemplar_leads_from_a_duration_to_its_span(sdk: Sdk) -> None:
+    async with running(sdk.telemetry()) as engine:
+        with sdk.tracers.get_tracer("host").start_as_current_span("request"):
+            receipt = await engine.execute(Add("a", 1))
+            await engine.query(GetTallies(), at=receipt)
+        found = sdk.histograms()
+
+    for name, span in (("commit.duration s", "commit"), ("query.duration s", "get-tallies")):
+        [point] = found[f"foldline.{name}"]
+        [exemplar] = point.exemplars
+        assert exemplar.span_id == context_of(sdk.spans(span)[0]).span_id
+
+
 async def test_the_number_of_series_does_not_grow_with_ids(sdk: Sdk) -> None:
     async def series(engine: Engine, ids: range) -> int:
         receipts = await asyncio.gather(
             *(engine.execute(Add(f"id-{n}", 1), correlation=f"{n}") for n in ids)
         )
         await engine.query(GetTallies(), at=receipts[-1])
-        return sum(len(points) for points in sdk.metrics().values())
+        counted = sum(len(points) for points in sdk.metrics().values())
+        return counted + sum(len(points) for points in sdk.histograms().values())
 
     async with running(sdk.telemetry()) as engine:
         few = await series(engine, range(1))
         many = await series(engine, range(1, 400))
 
     assert few == many < 500
-    assert "id-" not in repr(sdk.metrics())
+    assert "id-" not in repr((sdk.metrics(), sdk.histograms()))
 
 
 async def test_an_engine_that_is_started_again_is_measured_again(
@@ -391,14 +460,16 @@ async def test_metrics_are_collected_in_another_thread_while_the_engine_works(
 
 
 def test_names_and_units_follow_the_conventions() -> None:
-    names = [instrument.name for instrument in _INSTRUMENTS]
+    instruments = [(each.name, each.unit) for each in _INSTRUMENTS]
+    instruments += [(each.name, each.unit) for each in _DISTRIBUTIONS]
+    names = [name for name, _ in instruments]
 
     assert len(set(names)) == len(names)
-    for instrument in _INSTRUMENTS:
-        assert instrument.name == instrument.name.lower()
-        assert instrument.unit in ("s", "By", "1") or instrument.unit.startswith("{")
-        if instrument.name.endswith((".duration", ".duration.sum")):
-            assert instrument.unit == "s"
+    for name, unit in instruments:
+        assert name == name.lower()
+        assert unit in ("s", "By", "1") or unit.startswith("{")
+        if name.endswith(".duration"):
+            assert unit == "s"
 
 
 async def test_without_an_sdk_nothing_happens() -> None:
