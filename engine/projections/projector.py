@@ -432,7 +432,6 @@ class Projector:
 
     def _note(self, prepared: Prepared, changes: Changes, seen: Any, begin: float) -> None:
         """Go on behind a batch that is written."""
-        watch = self._watch
         self._checkpoint = changes.after
         self._oldest = None
         self._failures = 0
@@ -440,11 +439,9 @@ class Projector:
         seconds = self._ports.stopwatch() - begin
         self._batch_seconds.record(seconds)
         self._batch_events.record(prepared.count)
-        if watch is not None and prepared.poison is not None:
-            watch.end(seen, prepared.poison, seconds=seconds)
-        elif watch is not None:
-            count, position = prepared.count, self.position
-            watch.end(seen, projected_events=count, position=position, seconds=seconds)
+        if self._watch is not None:
+            facts = {"projected_events": prepared.count, "position": self.position}
+            self._watch.end(seen, prepared.poison, seconds=seconds, **facts)
         self.parking.tell(changes.parked, self.definition.name, self._logger)
         self._tell_written(changes)
 
