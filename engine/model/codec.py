@@ -207,7 +207,10 @@ class EventRegistry:
                 stored.position, f"{stored.name} has the unknown encoding {stored.encoding}"
             )
         try:
-            event: Event = decode_deep(entry.decoder.decode, stored.payload)
+            try:
+                event: Event = entry.decoder.decode(stored.payload)
+            except RecursionError:
+                event = decode_deep(entry.decoder.decode, stored.payload)
         except BaseException as error:  # of the class's own code, whatever it is
             failed = as_error(error)
         else:
