@@ -29,6 +29,7 @@ from ..model.stored import StoredEvent
 from ..runtime.bell import Bell
 from ..stores.contract.log import Store
 from .bus import Bus, Subscription
+from .follower import Follower
 from .history import LoggedEvent, logged
 from .reader import LogReader
 
@@ -215,8 +216,8 @@ class _Reading:
         self._feeds = feeds
         self._log = feeds.reader()
         self._after = after
-        self._follower = feeds.follower() if follow else None
-        self._behind = True
+        self._bus = feeds.follower() if follow else None
+        self._follower = None if self._bus is None else Follower(self._bus, self._log)
         self._is_closed = False
 
     async def next(self) -> Sequence[StoredEvent]:
@@ -232,36 +233,32 @@ class _Reading:
         self._is_closed = True
         self._feeds.leave()
         self._log.close()
-        if self._follower is not None:
-            self._feeds.drop(self._follower)
-            self._follower.wake()
+        if self._bus is not None:
+            self._feeds.drop(self._bus)
+            self._bus.wake()
 
     async def _read(self) -> Sequence[StoredEvent]:
         self._feeds.check_usable()
         return await self._log.read(self._after)
 
-    async def _follow(self, bus: Subscription) -> Sequence[StoredEvent]:
+    async def _follow(self, log: Follower) -> Sequence[StoredEvent]:
         while True:
             if self._is_closed:
                 return ()
-            if bus.take_loss():
-                self._behind = True
-            events = bus.take(self._after, self._feeds.events_max)
+            events = log.take(self._after, self._feeds.events_max)
             if events or self._feeds.have_ended():
                 return events
-            if not self._behind and bus.first is None:
-                await bus.wait()
+            if log.is_at_end:
+                await log.bus.wait()
                 continue
-            # Losses are noted before the read: what is published during it stays on the bus.
             try:
-                page = await self._log.read(self._after)
+                page = await log.read(self._after)
             except StoreFailed:
                 if self._feeds.have_ended():
                     return ()
                 raise
             if page:
                 return page
-            self._behind = bus.take_loss()
 
 
 class Feed:

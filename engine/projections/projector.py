@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from ..errors import RowRefused, StoreFailed, StoreRefused
 from ..limits import Limits
 from ..log.bus import Subscription
+from ..log.follower import Follower
 from ..log.reader import FeedSource, LogReader
 from ..model.projection import ProjectionDefinition
 from ..model.stored import StoredEvent
@@ -97,7 +98,7 @@ class Projector:
         self.failure: ProjectionFailure | None = None
         """Why it is stopped, if it is."""
         self._work = work
-        self._log = LogReader(store, limits)
+        self._follower = Follower(subscription, LogReader(store, limits))
         self._store = store
         self._subscription = subscription
         self._limits = limits
@@ -125,7 +126,6 @@ class Projector:
         self._suspect = 0
         """Up to this position."""
         self._opened = False
-        self._behind = True
         self._stopping = False
         self._paused = paused
         self._resumed = Bell()
@@ -213,8 +213,7 @@ class Projector:
                 await self._rest()
         finally:
             self._writes.cancel()
-            self._log.close()
-            self._subscription.mute()
+            self._follower.leave()
             self._enter("closed")
             self._calls.refuse("this projector has ended: nothing was done")
 
@@ -296,8 +295,7 @@ class Projector:
     async def _open(self) -> None:
         """Start from what the views say, with nothing in memory."""
         self._enter("catching-up")
-        self._subscription.listen()
-        self._behind = True
+        self._follower.begin()
         await self.reopen()
         await self._tell_failure()
 
@@ -334,28 +332,22 @@ class Projector:
         while not (self._stopping or self._paused or self._calls):
             while self._writes.first_is_done:
                 await self._writes.settle(len(self._writes) - 1)
-            if bus.take_loss():
-                self._behind = True
             if bus.first is not None and self._state == "live":
                 await self._arrivals.let_gather(self._limits.projector_gather_ms / 1e3)
-            events = bus.take(self._ahead.position, self._limits.projector_events)
+            events = self._follower.take(self._ahead.position, self._limits.projector_events)
             if events:
                 self._arrivals.took(len(events))
                 self._enter("live")
                 return events
-            if not self._behind and bus.first is None:
+            if self._follower.is_at_end:
                 self._enter("live")
                 await bus.wait()
                 continue
-            # Losses are noted before the read: what is published during it stays on the bus.
             self._pages += 1
-            page = await self._log.read(self._ahead.position)
+            page = await self._follower.read(self._ahead.position)
             if page:
                 self._enter("catching-up")
                 return page
-            self._behind = bus.take_loss()
-            follows = bus.first is None or bus.first <= self._ahead.position + 1
-            assert follows or self._behind, "what is on the bus is in the feed"
         return ()
 
     async def _give_way(self, took: float) -> None:
@@ -512,8 +504,7 @@ class Projector:
         """Wait until somebody resumes or stops it, if it is to; do meanwhile what is asked."""
         while (self._paused or self._state == "stopped") and not self._stopping:
             # What is in memory is thrown away at `resume`; what waits on the bus is in the feed.
-            self._log.close()
-            self._subscription.mute()
+            self._follower.leave()
             if self._paused:
                 self._enter("paused")
             await self._run_calls()
@@ -545,8 +536,7 @@ class Projector:
             type(cause).__name__,
             seconds,
         )
-        self._log.close()
-        self._subscription.mute()
+        self._follower.leave()
         await self._wait(asyncio.get_running_loop().time() + seconds)
         return True
 

@@ -183,7 +183,7 @@ LONG_FILES = {
     "integrations.asgi": 541,
     "model.projection": 548,
     "model.rows": 569,
-    "projections.projector": 600,
+    "projections.projector": 590,
     "queries.live": 600,
     "stores.sqlite.log.store": 594,
     "stores.sqlite.system_files": 572,
