@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..histogram import Histogram
+from ..histogram import Histogram, Sample
 from .load import Phase
 from .record import PUT_OFF, Answer, Record
 
@@ -29,7 +29,7 @@ class Slice:
     __slots__ = ("answered", "latency", "overloaded")
 
     def __init__(self) -> None:
-        self.latency = Histogram()
+        self.latency = Sample()
         """Of commands that were due in it and were run or rejected."""
         self.answered = 0
         """Commands that were told in it that they were run or rejected."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from ..histogram import Histogram
+from ..histogram import Sample
 from .book import SLICE_SECONDS, Book
 from .lives import Lives
 
@@ -54,11 +54,8 @@ class Display:
 
     def _line(self, now: float) -> str:
         slices = self._book.slices[-WINDOW:]
-        latency = Histogram()
-        for each in slices:
-            latency.add(each.latency)
         seconds = max(SLICE_SECONDS, len(slices) * SLICE_SECONDS)
-        p50, p99, p999 = (latency.ms(percent) for percent in (50, 99, 99.9))
+        p50, p99, p999 = Sample(each.latency for each in slices).ms(50, 99, 99.9)
         answered = sum(each.answered for each in slices) / seconds
         overloaded = sum(each.overloaded for each in slices) / seconds
         text = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..histogram import Histogram
+from ..histogram import Sample
 from .book import SLICE_SECONDS, Book, Slice
 from .lives import Lives, Seen
 from .plot import Plot, Series, draw
@@ -111,7 +111,7 @@ def write_up(
 
 
 def _quarter(at: float, each: Slice) -> Quarter:
-    p50, p99, most = (each.latency.ms(percent) for percent in (50, 99, 100))
+    p50, p99, most = each.latency.ms(50, 99, 100)
     return Quarter(at, each.answered, each.overloaded, p50, p99, most)
 
 
@@ -120,7 +120,7 @@ def _name(percent: float) -> str:
 
 
 def _typical(book: Book) -> float:
-    p99s = sorted(each.latency.ms(99) for each in book.slices if each.latency.count)
+    p99s = sorted(each.latency.ms(99)[0] for each in book.slices if each.latency.count)
     return p99s[len(p99s) // 2] if p99s else 0.0
 
 
@@ -224,8 +224,8 @@ def _plots(report: Report, book: Book, lives: Lives) -> list[Plot]:
 
 
 def _latency(book: Book, percent: float) -> list[tuple[float, float | None]]:
-    def value(of: Histogram) -> float | None:
-        return of.ms(percent) if of.count else None
+    def value(of: Sample) -> float | None:
+        return of.ms(percent)[0] if of.count else None
 
     return [((n + 0.5) * SLICE_SECONDS, value(each.latency)) for n, each in enumerate(book.slices)]
 
