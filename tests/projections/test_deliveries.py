@@ -120,9 +120,7 @@ async def test_stopping_does_not_wait_for_the_next_try(receiver: Receiver) -> No
 
 @pytest.fixture
 def courier() -> Courier:
-    made = Courier("outside", Limits(), LOGGER)
-    made._seconds = 0.01  # type: ignore[assignment]
-    return made
+    return Courier("outside", Limits(), LOGGER)
 
 
 @pytest.fixture
@@ -131,7 +129,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_what_goes_on_after_it_was_cancelled_is_not_overtaken(
-    courier: Courier, quick: None, caplog: pytest.LogCaptureFixture
+    courier: Courier, quick: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, begun = asyncio.Event(), list[int]()
 
@@ -146,6 +144,7 @@ async def test_what_goes_on_after_it_was_cancelled_is_not_overtaken(
     async def fine() -> None:
         begun.append(2)
 
+    monkeypatch.setattr(courier, "_seconds", 0.05)
     assert isinstance(await courier.hand_over(stubborn), NotDelivered)
     assert "does not end when it is cancelled" in caplog.text
     overtaking = await courier.hand_over(fine)
@@ -153,6 +152,7 @@ async def test_what_goes_on_after_it_was_cancelled_is_not_overtaken(
     assert "nothing overtakes it" in str(overtaking)
     await until(lambda: courier._task is not None and courier._task.done())
 
+    monkeypatch.setattr(courier, "_seconds", 30)
     assert await courier.hand_over(fine) is None
     assert begun[-1] == 2
     assert 2 not in begun[:-1]
@@ -168,7 +168,6 @@ async def test_a_courier_that_is_cancelled_cancels_what_is_under_way(courier: Co
             cancelled.append(True)
             raise
 
-    courier._seconds = 60
     handing = asyncio.ensure_future(courier.hand_over(hang))
     await until(lambda: courier._task is not None)
     await asyncio.sleep(0)
