@@ -1,7 +1,8 @@
 """One suite that every store passes: the contract of `foldline.stores.contract`, case by case.
 
 Subclass `StoreConformance` in a test file, as `class TestMyStore(StoreConformance)`, and say how a
-store is made, how the same log is opened again, and how an event in it is damaged. The cases run
+store is made, how the same log is opened again, and how an event in it is damaged. For a backend,
+which has views beside its log, subclass `ViewsConformance`, and say how it is made. The cases run
 under pytest with pytest-asyncio in auto mode. Nothing here knows how a store keeps what it keeps.
 """
 
@@ -9,11 +10,13 @@ from __future__ import annotations
 
 from .given_log import ADDED, ALL, append, event, feed, numbers, request, stream
 from .log import StoreConformance
+from .views import ViewsConformance
 
 __all__ = [
     "ADDED",
     "ALL",
     "StoreConformance",
+    "ViewsConformance",
     "append",
     "event",
     "feed",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 
@@ -23,7 +23,9 @@ from ....model.sql_projection import RolledBack, with_names
 from ....runtime.contained import contained
 from ..connection import run
 
-__all__ = ["SqlTables", "Statements", "make_own"]
+__all__ = ["GivesNothing", "SqlTables", "Statements", "make_own"]
+
+T = TypeVar("T")
 
 STATEMENTS_MAX: Final = 1_000
 """Texts that are known at a time; they are few unless values are written into them."""
@@ -68,6 +70,10 @@ def make_own(connection: Any, definition: ProjectionDefinition, names: Mapping[s
                 connection.authorizer = None
 
 
+class GivesNothing(Exception):
+    """A call has given no changes, so nothing that it has run may stay."""
+
+
 class SqlTables:
     """The tables of one build, and the statements that are known to keep to them."""
 
@@ -90,6 +96,16 @@ class SqlTables:
             yield session
         finally:
             session.end()
+
+    def written_by(
+        self, connection: apsw.Connection, rows_max: int, call: Callable[[Statements], T | None]
+    ) -> T:
+        """Run a call in a session; give what it gives, or raise GivesNothing."""
+        with self.session(connection, rows_max) as session:
+            given = call(session)
+        if given is None:
+            raise GivesNothing
+        return given
 
     def execute(self, connection: Any, statement: str, values: Sequence[Scalar]) -> Any:
         """Run a statement; give its cursor."""

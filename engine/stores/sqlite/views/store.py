@@ -63,6 +63,7 @@ from .planner import Plan
 from .queries import TableReads
 from .requests import read_standstills
 from .shown import Shown
+from .sql_tables import GivesNothing
 from .tables import TableSql
 
 __all__ = ["SqliteViews"]
@@ -312,14 +313,13 @@ class SqliteViews(TableReads):
         call: Callable[[SqlSession], Changes | None],
     ) -> Changes | None:
         own = self._keeper.own(connection, part.definition, part.build)
-        with transaction(connection):
-            with own.session(connection, self._rows_max) as session:
-                changes = call(session)
-            if changes is not None:
+        try:
+            with transaction(connection):
+                changes = own.written_by(connection, self._rows_max, call)
                 self._settle(connection, changes)
-        if changes is not None:
-            self._committed(part)
-            self._merge_wal()
+        except GivesNothing:
+            return None
+        self._wrote([changes])
         return changes
 
     def _settle(self, connection: apsw.Connection, changes: Changes) -> None:
