@@ -9,18 +9,22 @@ from engine.stores.memory import MemoryStore
 from engine.stores.own import OwnBackend
 from engine.stores.sqlite.backend import SqliteBackend
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.testing.conformance import ViewsConformance
+from engine.testing.conformance import BackendConformance, OwnConformance
 
 
-class TestSqliteBackend(ViewsConformance):
+class TestSqliteBackend(BackendConformance):
     def new_backend(self, folder: Path) -> Backend:
         return SqliteBackend(SqliteStore(str(folder / "shop.db")))
 
     def same_backend(self, backend: Backend) -> Backend:
         return SqliteBackend(SqliteStore(backend.name))
 
+    def copy_to(self, folder: Path) -> tuple[str, Backend]:
+        to = str(folder / "copy.db")
+        return to, SqliteBackend(SqliteStore(to))
 
-class TestOwnBackend(ViewsConformance):
+
+class TestOwnBackend(OwnConformance):
     keeps_views = False
 
     def new_backend(self, folder: Path) -> Backend:

@@ -122,5 +122,5 @@ class RequestStore(Protocol):
         ...
 
     async def answer_request(self, number: int, outcome: Outcome) -> None:
-        """Say what became of a request, synced."""
+        """Say what became of a request that has no answer yet, synced."""
         ...

@@ -195,7 +195,12 @@ class Selected(NamedTuple):
 
 
 class ViewsSource(Protocol):
-    """What queries ask of the storage of views. Where it fails, StoreFailed is raised."""
+    """What queries ask of the storage of views. Where it fails, StoreFailed is raised.
+
+    Texts compare by their characters, in the order of code points: no language's, and no case's.
+    An answer of more than `Limits.query_bytes` is refused by UsageError, and never cut; a table
+    that does not serve, by ProjectionUnserved.
+    """
 
     def serves(self, projection: str) -> bool:
         """Tell whether the tables that serve can be read as they are declared."""
@@ -282,13 +287,16 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
     # -- the projectors' side
 
     async def checkpoint(self, part: Part) -> Checkpoint:
-        """Give how far a part has come."""
+        """Give how far a part has come. Raises StoreRefused for a build that was dropped."""
         ...
 
     async def fetch(
         self, part: Part, keys: Mapping[str, Sequence[Scalar]]
     ) -> Mapping[str, Sequence[Flat]]:
-        """Give the rows of these keys, by table attribute, for the part's own projector."""
+        """Give the rows of these keys, by table attribute, for the part's own projector.
+
+        In any order. Raises StoreRefused for a row of another slice.
+        """
         ...
 
     def write(self, changes: Changes) -> Awaitable[bool]:
@@ -297,7 +305,8 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         In the order of the calls, whoever is awaited first. Tells whether it is the first of its
         part in its transaction. Raises StoreRefused, and writes nothing,
         where the checkpoint is not at `before` (another worker writes these tables), or a row
-        belongs to another slice.
+        belongs to another slice; RowRefused, and writes nothing, for a value that SQL does not
+        have, as a float that is no number.
         """
         ...
 
@@ -306,8 +315,8 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
     ) -> Changes | None:
         """Run a call that writes the part's tables by SQL, and what it gives, in one transaction.
 
-        It runs where views are written, which may be another thread; nothing is written where it
-        gives None. Raises what `write` and the call raise.
+        It runs where views are written, which may be another thread. Where it gives None, what it
+        has run is taken back as well. Raises what `write` and the call raise.
         """
         ...
 
@@ -322,7 +331,10 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         ...
 
     async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
-        """Give what somebody decided to skip, for this version: checksums by position."""
+        """Give what somebody decided to skip, for this version: checksums by position.
+
+        The last one that was given for a position counts.
+        """
         ...
 
     # -- builds and decisions; all of these are synced when they return
@@ -344,12 +356,13 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
     async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
         """Let a build serve from now on, in one transaction; the one that served becomes former.
 
-        Raises StoreRefused, and changes nothing, where it has not come as far as that.
+        Raises StoreRefused, and changes nothing, where it has not come as far as that, or where
+        another process builds it.
         """
         ...
 
     async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
-        """Take a build's tables away. Raises UsageError for the one that serves."""
+        """Take a build's tables away. Raises UsageError for the one that serves, or for none."""
         ...
 
     async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
@@ -357,7 +370,10 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         ...
 
     async def decide(self, decision: Decision) -> None:
-        """Keep a decision; one to skip an event takes it out of what is parked, in all builds."""
+        """Keep a decision; one to skip an event takes it out of what is parked.
+
+        In all builds of the version that it is for.
+        """
         ...
 
     async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
