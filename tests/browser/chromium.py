@@ -31,17 +31,18 @@ def find_chromium() -> str | None:
 class Browser:
     """One Chromium process."""
 
-    def __init__(self, context: playwright.BrowserContext) -> None:
-        self._context = context
+    def __init__(self, browser: playwright.Browser) -> None:
+        self._browser = browser
 
     @asynccontextmanager
     async def page(
         self, url: str, *, width: int = 1_200, height: int = 800
     ) -> AsyncGenerator[Page]:
-        """Open a page of this size, and close it."""
-        page = Page(await self._context.new_page())
+        """Open a page of this size that shares nothing with another, and close it."""
+        made = await self._browser.new_page(viewport={"width": width, "height": height})
+        made.set_default_timeout(SECONDS * 1e3)
+        page = Page(made)
         try:
-            await page.resize(width, height)
             await page.open(url)
             yield page
         finally:
@@ -128,17 +129,15 @@ class Page:
 
 
 @asynccontextmanager
-async def chromium(path: str, folder: Path) -> AsyncGenerator[Browser]:
-    """Run a Chromium whose profile is in a folder."""
+async def chromium(path: str) -> AsyncGenerator[Browser]:
+    """Run a Chromium; to start it takes seconds, so that tests share one."""
     async with playwright.async_playwright() as driver:
-        context = await driver.chromium.launch_persistent_context(
-            folder,
+        browser = await driver.chromium.launch(
             executable_path=path,
             chromium_sandbox=False,  # it cannot have one as root
             timeout=SECONDS * 1e3,
         )
-        context.set_default_timeout(SECONDS * 1e3)
         try:
-            yield Browser(context)
+            yield Browser(browser)
         finally:
-            await context.close()
+            await browser.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.browser.chromium import INSTALL, Browser, Page, chromium, find_chromium
 from tests.domain.goods import ORDER
@@ -17,17 +18,21 @@ from tests.integrations.serving import ROOT, Server, server
 
 PATH = find_chromium()
 
-# A run that must show that everything holds must not pass over this.
-pytestmark = pytest.mark.skipif(
-    PATH is None and os.environ.get("CI") != "true",
-    reason=f"there is no Chromium: {INSTALL}",
-)
+pytestmark = [
+    # A run that must show that everything holds must not pass over this.
+    pytest.mark.skipif(
+        PATH is None and os.environ.get("CI") != "true",
+        reason=f"there is no Chromium: {INSTALL}",
+    ),
+    # In one loop, since the browser is shared.
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncGenerator[Browser]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncGenerator[Browser]:
     assert PATH is not None, f"there is no Chromium: {INSTALL}"
-    async with chromium(PATH, tmp_path / "profile") as running:
+    async with chromium(PATH) as running:
         yield running
 
 

@@ -282,7 +282,7 @@ async def test_a_real_browser_ships_nothing_for_another_page(tmp_path: Path) -> 
         server("domain.web.app:app", ROOT, SHOP_STORE=shop_store) as served,
         server("elsewhere:app", tmp_path) as elsewhere,
         httpx.AsyncClient(base_url=served.url, timeout=30) as client,
-        chromium(CHROMIUM, tmp_path / "profile") as browser,
+        chromium(CHROMIUM) as browser,
         browser.page(elsewhere.url) as page,
     ):
         made = await client.post("/orders", json=order(), headers={"Idempotency-Key": "1"})
