@@ -268,15 +268,6 @@ async def test_a_checkpoint_that_does_not_fit_costs_only_its_own_write() -> None
         assert (await wired.views.checkpoint(part_of(Counts))).position == 0
 
 
-async def test_writes_are_made_in_the_order_of_the_calls_whoever_is_awaited_first() -> None:
-    async with Wired(Log(), ":memory:", [Library]) as wired:
-        first = wired.views.write(changes(Library, 0, 1, price=1))
-        second = wired.views.write(changes(Library, 1, 2, price=2))
-
-        assert [await second, await first] == [False, True]
-        assert (await wired.rows(Library.books))["0"].price == 2
-
-
 async def test_a_projector_stands_where_its_writes_without_a_gap_have_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,7 +12,6 @@ from engine.limits import Limits
 from tests.stores.offers import (
     OFFERED,
     Item,
-    Listed,
     Offers,
     found,
     publish,
@@ -61,28 +60,12 @@ async def test_words_are_found_in_every_searched_field(
     assert set(await found(wired, text)) == numbers
 
 
-async def test_the_best_come_first_and_by_key_where_they_are_as_good(wired: Wired) -> None:
-    assert (await found(wired, "lantern"))[0] == -6
-    await publish(wired, *[Listed(n, "same words") for n in (30, 10, 20)])
-
-    assert await found(wired, "same words") == [10, 20, 30]
-
-
 async def test_rows_are_typed_and_may_have_to_have_values(wired: Wired) -> None:
     views = views_of(wired)
 
     assert await views.search(Offers.items, "lamp") == [Item(3, "RED LAMP", "no lantern", 100)]
     assert await found(wired, "lantern", where={"price": 339, "note": None}) == [2]
     assert await found(wired, "lantern", where={"price": 7}) == []
-
-
-async def test_pages_of_a_search_follow_each_other(wired: Wired) -> None:
-    whole = await found(wired, "lantern", limit=10)
-    pages = [await found(wired, "lantern", limit=3, offset=offset) for offset in (0, 3, 6)]
-
-    assert [*pages[0], *pages[1]] == whole
-    assert pages[2] == []
-    assert await found(wired, "lantern", limit=0) == []
 
 
 # -- what people type -----------------------------------------------------------------------------

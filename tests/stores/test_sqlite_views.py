@@ -9,20 +9,17 @@ from pathlib import Path
 import apsw
 import pytest
 
-from engine.errors import StoreFailed, StoreRefused
+from engine.errors import StoreRefused
 from engine.limits import Limits
-from engine.model.projection import Projection, Table, projects
+from engine.model.projection import Projection
 from engine.runtime.ports import Ports
 from engine.stores.contract.views import Changes, Checkpoint, Selection
 from engine.stores.sqlite.connection import set_pragma
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.support.shelf import (
-    Book,
     Bought,
     Counts,
-    Library,
     Log,
-    Reader,
     Swept,
     Wired,
     fold_all,
@@ -134,40 +131,6 @@ async def test_a_damaged_event_at_the_checkpoint_is_not_another_history(path: st
     assert await run_once(log, path) == {"all": 3}
 
 
-class Tenfold(Projection, name="counts", version=2):
-    """The same tables as Counts, with another meaning."""
-
-    totals: Table[Reader]
-
-    @projects
-    def bought(self, event: Bought) -> None:
-        row = self.totals.get("all") or Reader("all")
-        self.totals.put(Reader("all", row.books + 10))
-
-
-async def test_a_raised_version_is_refused_unless_it_may_be_built(path: str) -> None:
-    log = written(1, 2, 3)
-    await run_once(log, path)
-
-    with pytest.raises(StoreRefused, match=r"version 2 in 1 slices, and its views are version 1"):
-        await Wired(log, path, [Tenfold]).open()
-    assert await run_once(log, path) == {"all": 3}
-
-
-async def test_other_tables_under_the_same_version_are_refused(path: str) -> None:
-    class Changed(Projection, name="counts", version=1):
-        totals: Table[Book]
-
-        @projects
-        def bought(self, event: Bought) -> None: ...
-
-    log = written(1)
-    await run_once(log, path)
-
-    with pytest.raises(StoreRefused, match=r"declare it as `version=2`, and they are rebuilt"):
-        await Wired(log, path, [Changed]).open()
-
-
 # -- files ----------------------------------------------------------------------------------------
 
 
@@ -225,15 +188,3 @@ async def test_a_table_that_is_not_a_projections_is_never_dropped(path: str) -> 
     with pytest.raises(StoreRefused, match="has a table library_books already"):
         await Wired(Log(), path).open()
     assert apsw.Connection(path).execute("select count(*) from library_books").fetchall() == [(0,)]
-
-
-async def test_closing_twice_does_nothing_and_closed_views_say_so(path: str) -> None:
-    wired = Wired(Log(), path)
-    await wired.open()
-    await wired.views.close()
-    await wired.views.close()
-
-    with pytest.raises(StoreFailed, match="are closed"):
-        await wired.views.checkpoint(part_of(Library))
-    with pytest.raises(StoreFailed, match="are closed"):
-        await wired.views.get(Library.books.definition, "b")

@@ -84,23 +84,6 @@ async def test_all_values_come_back_exactly(path: str, floats_exact: bool) -> No
         assert {flat[shape.key_place]: tuple(flat) for flat in fetched[name]} == rows
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 31, 32, 33, 47, 48, 49, 100, 1_023, 1_025, 3_001])
-async def test_any_number_of_rows_is_written_and_deleted(count: int) -> None:
-    views = SqliteViews(":memory:")
-    await views.open(Ports(), Limits(), Log(), [All])
-    part = part_of(All)
-    rows: dict[Any, Flat | None] = flats([Book(f"b{n}", n) for n in range(count)])
-    await views.write(Changes(part, Checkpoint(), Checkpoint(1, 1), {"books": rows}))
-    kept = await views.find(All.books.definition, Selection(limit=10_000))
-    gone: dict[Any, Flat | None] = {key: None for key in rows if key != "b0"}
-    await views.write(Changes(part, Checkpoint(1, 1), Checkpoint(2, 2), {"books": gone}))
-    left = await views.find(All.books.definition, Selection(limit=10_000))
-    await views.close()
-
-    assert sorted(row.price for row in kept) == list(range(count))
-    assert [row.id for row in left] == ["b0"]
-
-
 async def test_deleting_finds_its_rows_by_the_key() -> None:
     sql = TableSql(Library.books.definition, floats_exact=True)
     connection = apsw.Connection(":memory:")

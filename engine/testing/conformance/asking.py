@@ -153,6 +153,7 @@ class AskingCases(BackendCases):
             BOOKS, Selection((), order_by, descending, after, limit=limit)
         ):
             assert len(page) <= limit
+            assert len(found) < len(SOME), "a page begins where the one before began"
             found += page
             after = (getattr(page[-1], field), page[-1].id)
         assert keys_of(found) == expected
@@ -162,6 +163,7 @@ class AskingCases(BackendCases):
             BOOKS, Selection((), order_by, descending, limit=limit, offset=len(by_offset))
         ):
             by_offset += page
+            assert len(by_offset) <= len(SOME)
         assert keys_of(by_offset) == expected
 
     async def test_a_page_of_what_is_asked_for_begins_behind_a_row(self, opened: Opened) -> None:

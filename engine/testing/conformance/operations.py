@@ -69,9 +69,14 @@ def operations_of(opened: Opened) -> Operations:
     return opened.backend.outside(Ports()).operations()
 
 
+async def given_going(opened: Opened) -> None:
+    """Let the shelf have rows, and two events that are parked."""
+    await opened.write(Shelf, 0, 3, {"books": [Book("a")]}, parked=[a_parked(2), a_parked(3)])
+
+
 async def given_paused(opened: Opened) -> None:
     """Let the shelf rest, so that no engine goes on with it meanwhile."""
-    await opened.write(Shelf, 0, 3, {"books": [Book("a")]}, parked=[a_parked(2), a_parked(3)])
+    await given_going(opened)
     await opened.views.decide(a_decision("pause"))
 
 
@@ -86,11 +91,6 @@ async def given_former(opened: Opened) -> None:
     for _ in range(2):
         build = await opened.views.begin_build(SHELF)
         await opened.views.swap(SHELF, build.number, a_decision("swap"))
-    await given_paused_behind(opened)
-
-
-async def given_paused_behind(opened: Opened) -> None:
-    """Let it rest, whatever serves."""
     await opened.views.decide(a_decision("pause"))
 
 
@@ -98,6 +98,9 @@ WHY = Arguments(reason="why")
 ACTS: list[tuple[str, str, Callable[[Opened], Awaitable[None]], Arguments, Act]] = [
     ("pause", "pause", given_paused, WHY, lambda p: p.pause("shelf", reason="why")),
     ("resume", "resume", given_paused, WHY, lambda p: p.resume("shelf", reason="why")),
+    ("pause what goes on", "pause", given_going, WHY, lambda p: p.pause("shelf", reason="why")),
+    ("resume what goes on", "resume", given_going, WHY, lambda p: p.resume("shelf", reason="why")),
+    ("reset what goes on", "reset", given_going, WHY, lambda p: p.reset("shelf", reason="why")),
     ("reset", "reset", given_paused, WHY, lambda p: p.reset("shelf", reason="why")),
     ("cancel", "cancel", given_built, WHY, lambda p: p.cancel("shelf", reason="why")),
     ("cancel none", "cancel", given_paused, WHY, lambda p: p.cancel("shelf", reason="why")),
