@@ -59,7 +59,7 @@ class Page:
         """How often it was loaded."""
         self.requests: list[str] = []
         self._page = page
-        self._tools: playwright.CDPSession | None = None
+        self._tools: Any = None  # Playwright types its answers as nothing that is known
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._hear)
         page.on("load", self._loaded)
@@ -84,7 +84,7 @@ class Page:
         """Give the value of a JavaScript expression."""
         if self._tools is None:
             self._tools = await self._page.context.new_cdp_session(self._page)
-        found = await self._tools.send(
+        found: dict[str, Any] = await self._tools.send(
             "Runtime.evaluate",
             {
                 "expression": expression,
