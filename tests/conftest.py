@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.support.installed import Installed, install
 
+ROOT: Final = Path(__file__).parents[1]
+
 
 def pytest_configure() -> None:
-    """Hear SIGINT: a shell has what it runs in the background ignore it, and the children too."""
+    """Let every process that a test starts import this checkout, from whatever folder; hear SIGINT.
+
+    A shell has what it runs in the background ignore SIGINT, and the children too.
+    """
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{others}" if others else str(ROOT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
