@@ -73,12 +73,7 @@ there is no word to look for: the reason is on the error stream; {USAGE} wrong a
 
 
 def _import_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m domain",
-        description=IMPORT_HELP,
-        epilog=IMPORT_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _parser("", IMPORT_HELP, IMPORT_MORE)
     parser.add_argument(
         "file",
         nargs="?",
@@ -123,12 +118,7 @@ def _expand_parser() -> argparse.ArgumentParser:
 
 
 def _watch_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m domain watch",
-        description=WATCH_HELP,
-        epilog=WATCH_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _parser(" watch", WATCH_HELP, WATCH_MORE)
     _add_store(parser, "where the shop keeps its log: sqlite:FILE")
     parser.add_argument(
         "--import",
@@ -144,6 +134,15 @@ def _watch_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parser(command: str, description: str, more: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m domain{command}",
+        description=description,
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def _add_store(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--store",
@@ -155,12 +154,7 @@ def _add_store(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _order_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m domain order",
-        description=ORDER_HELP,
-        epilog=ORDER_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _parser(" order", ORDER_HELP, ORDER_MORE)
     parser.add_argument("id", type=_text, metavar="ID", help="the order's number, as 536365")
     _add_store(parser, "the shop's log")
     then = parser.add_mutually_exclusive_group()
@@ -175,12 +169,7 @@ def _order_parser() -> argparse.ArgumentParser:
 
 
 def _search_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m domain search",
-        description=SEARCH_HELP,
-        epilog=SEARCH_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _parser(" search", SEARCH_HELP, SEARCH_MORE)
     parser.add_argument("text", type=_text, metavar="WORDS", help='words, as "red lantern"')
     _add_store(parser, "the shop's log")
     parser.add_argument(

@@ -19,6 +19,7 @@ from ..model.projection import ProjectionDefinition, reaching, slice_of
 from ..model.rows import is_text
 from ..model.stored import StoredEvent
 from ..runtime.contained import contained
+from ..stores.contract.views import Checkpoint, Part, ViewsStore
 from .parking import Parking
 
 __all__ = ["Scope", "may_pass"]
@@ -58,6 +59,14 @@ class Scope:
         self._by_stream = definition.slices > 1 and definition.sequence is None
         self._by_key = definition.slices > 1 and definition.sequence is not None
         self._now = now
+
+    async def open(self, views: ViewsStore, part: Part) -> Checkpoint:
+        """Take what the views say of a part: what is parked and skipped; give where they stand."""
+        checkpoint = await views.checkpoint(part)
+        self.parking.begin(await views.parked_keys(part))
+        self.skipped.clear()
+        self.skipped.update(await views.skipped(part.definition))
+        return checkpoint
 
     def pick(self, stored: StoredEvent) -> Event | None:
         """Give the event, or None where this part has nothing to do with it.

@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
-from engine import Engine
+from engine import Engine, StoreRefused
 from engine.cli.layout import TableLines
+from engine.cli.output import Output
+from engine.cli.search import Selection
+from engine.cli.tail import CHECKS_EVERY, _Tail
 from engine.model.stored import checksum_of
+from engine.runtime.ports import Ports
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from tests.cli.looking import SECOND, START_US, counters_in, fill, outside, positions, shown
 from tests.support.counters import Add, Empty
@@ -201,6 +205,40 @@ async def test_tail_does_not_mix_two_logs(path: Path, tmp_path: Path, how: str) 
     assert re.fullmatch(
         "error: (.* is another log now|there is no log |.* is not the file any more ).*\n", err
     )
+
+
+class Exchanged:
+    """A store that gives its first reader one log, and all others another: files tell by then."""
+
+    name = "the store"
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = list(paths)
+
+    def outside(self, ports: Ports) -> Any:
+        return self
+
+    def log_reader(self) -> SqliteLogReader:
+        return SqliteLogReader(str(self._paths.pop(0)))
+
+
+@pytest.mark.parametrize("how", ["another", "older"])
+async def test_tail_ends_if_the_store_has_another_log_or_an_older_copy(
+    path: Path, tmp_path: Path, how: str
+) -> None:
+    other = tmp_path / "other.db"
+    if how == "another":
+        await fill(other, 20)
+    else:
+        other.write_bytes(path.read_bytes())
+        async with counters_in(path) as engine:
+            await add(engine, 1)
+    store: Any = Exchanged(path, other)
+    tail = _Tail(store, Selection(), TableLines(payload=False), Output(utf8=False))
+    tail.begin(None, 1)
+    with closing(tail), pytest.raises(StoreRefused, match="the store is another log now"):
+        for _ in range(CHECKS_EVERY):
+            tail.follow()
 
 
 async def test_a_payloads_numbers_are_shown_as_they_are_stored(

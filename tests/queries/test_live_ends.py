@@ -6,6 +6,7 @@ import asyncio
 import gc
 from contextlib import aclosing
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -22,7 +23,7 @@ from engine import (
     Views,
     answers,
 )
-from engine.stores.contract.views import Changes, Part
+from engine.stores.contract.views import Changes, Checkpoint, Part
 from tests.queries.watching import (
     STEP,
     Broken,
@@ -94,6 +95,33 @@ async def test_what_is_built_beside_concerns_nobody_until_it_serves() -> None:
         await watcher.sees(1, 2)
 
         assert due == [0]
+
+
+async def test_who_watches_is_asked_again_by_the_swap_and_not_when_its_projectors_go_on() -> None:
+    """These look first where the views stand, which may take long."""
+    async with watched() as engine:
+        await add(engine, "a", 5)
+        watcher = Watcher(engine, GetEver())
+        await watcher.sees(1)
+        STEP[0] = 2
+        views, go_on, swapped = engine._views, asyncio.Event(), asyncio.Event()
+        swap, checkpoint = views.swap, views.checkpoint
+
+        async def exchange(*given: Any) -> None:
+            await swap(*given)
+            swapped.set()
+
+        async def look(part: Part) -> Checkpoint:
+            if swapped.is_set():
+                await go_on.wait()
+            return await checkpoint(part)
+
+        with patch.object(views, "swap", exchange), patch.object(views, "checkpoint", look):
+            await engine.projections.rebuild("evers")
+            try:
+                await asyncio.wait_for(watcher.sees(1, 2), 10)
+            finally:
+                go_on.set()
 
 
 async def test_a_write_that_failed_after_all_was_visible_is_seen() -> None:

@@ -155,11 +155,7 @@ class RowTarget:
         """Forget what is in memory; give where the views stand."""
         self._fold.staging.clear()
         self._unwritten.clear()
-        checkpoint = await self._views.checkpoint(self._part)
-        self.parking.begin(await self._views.parked_keys(self._part))
-        self.skipped.clear()
-        self.skipped.update(await self._views.skipped(self._part.definition))
-        return checkpoint
+        return await self._fold.scope.open(self._views, self._part)
 
     async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
         """Fold a batch, or as much of it as fits in memory."""

@@ -58,7 +58,7 @@ class SinkTarget:
         self._ports = ports
         self._log_id = log_id
         definition = part.definition
-        self._picking = Scope(
+        self._scope = Scope(
             definition,
             registry,
             limits,
@@ -73,8 +73,8 @@ class SinkTarget:
         self._size = self._size_max = limits.sink_events
         self._suspect = 0
         """Up to this position the size of batches stays: one of these events fails."""
-        self.parking = self._picking.parking
-        self.skipped = self._picking.skipped
+        self.parking = self._scope.parking
+        self.skipped = self._scope.skipped
         self.refused: dict[int, Exception] = {}
         self.writes_max = 1
         self.patience = True
@@ -85,15 +85,11 @@ class SinkTarget:
 
     async def open(self) -> Checkpoint:
         """Give up to where it has delivered."""
-        checkpoint = await self._views.checkpoint(self._part)
-        self.parking.begin(await self._views.parked_keys(self._part))
-        self.skipped.clear()
-        self.skipped.update(await self._views.skipped(self._part.definition))
-        return checkpoint
+        return await self._scope.open(self._views, self._part)
 
     async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
         """Deliver a batch, or the first events of it that are enough."""
-        self._picking.patience = self.patience
+        self._scope.patience = self.patience
         while True:
             batch = self._gather(events)
             error = await self._deliver(batch.picked)
@@ -125,7 +121,7 @@ class SinkTarget:
     ) -> tuple[Exception | None, Changes]:
         """Deliver a parked event; where it fails, note that it was tried."""
         try:
-            event = self._picking.decode_parked(stored)
+            event = self._scope.decode_parked(stored)
         except BaseException as undecodable:
             error: Exception | None = contained(undecodable)
         else:
@@ -160,15 +156,15 @@ class SinkTarget:
         batch = _Gathered(events)
         for stored in events:
             try:
-                event = self._picking.pick(stored)
+                event = self._scope.pick(stored)
             except BaseException as raised:
                 error = contained(raised)
-                if not self._picking.park(stored, error):
+                if not self._scope.park(stored, error):
                     batch.poison = error
                     break
                 event = None
             if event is not None:
-                waits, batch.poison = self._picking.wait_behind(event, stored)
+                waits, batch.poison = self._scope.wait_behind(event, stored)
                 if batch.poison is not None:
                     break
                 if not waits:
@@ -204,7 +200,7 @@ class SinkTarget:
         stored = batch.stored(failed)
         self.parking.undo(failed)
         batch.count = stored.position - batch.events[0].position
-        if self._picking.park(stored, error):
+        if self._scope.park(stored, error):
             batch.count += 1
             batch.poison = None
         else:

@@ -44,7 +44,7 @@ class SqlTarget:
         self._views = views
         self._ports = ports
         definition = part.definition
-        self._picking = Scope(
+        self._scope = Scope(
             definition,
             registry,
             limits,
@@ -52,8 +52,8 @@ class SqlTarget:
             now=ports.clock.now,
         )
         self._projection = definition.bind({})
-        self.parking = self._picking.parking
-        self.skipped = self._picking.skipped
+        self.parking = self._scope.parking
+        self.skipped = self._scope.skipped
         self.refused: dict[int, Exception] = {}
         self.writes_max = 1
         self.patience = True
@@ -66,15 +66,11 @@ class SqlTarget:
 
     async def open(self) -> Checkpoint:
         """Give where the views stand."""
-        checkpoint = await self._views.checkpoint(self._part)
-        self.parking.begin(await self._views.parked_keys(self._part))
-        self.skipped.clear()
-        self.skipped.update(await self._views.skipped(self._part.definition))
-        return checkpoint
+        return await self._scope.open(self._views, self._part)
 
     async def prepare(self, events: Sequence[StoredEvent], before: Checkpoint) -> Prepared:
         """Run the handlers of a batch in one transaction: when this returns, it is written."""
-        self._picking.patience = self.patience
+        self._scope.patience = self.patience
         ruinous: dict[int, Exception] = {}
         while True:
             # Decoded anew each time, since a handler may have changed its copy.
@@ -103,7 +99,7 @@ class SqlTarget:
         changes: Changes | None = None
         batch = _Batch([stored], [], {})
         try:
-            batch.picked.append(self._picking.decode_parked(stored))
+            batch.picked.append(self._scope.decode_parked(stored))
         except BaseException as raised:
             batch.poison = contained(raised)
         else:
@@ -140,7 +136,7 @@ class SqlTarget:
             if index % EVENTS_PER_TURN == EVENTS_PER_TURN - 1:
                 await asyncio.sleep(0)
             try:
-                batch.picked.append(self._picking.pick(stored))
+                batch.picked.append(self._scope.pick(stored))
             except BaseException as raised:
                 batch.broken = contained(raised)
                 break
@@ -161,7 +157,7 @@ class SqlTarget:
             batch.count += 1
         reached_end = batch.count == len(batch.picked)
         if batch.broken is not None and batch.poison is None and reached_end:
-            if self._picking.park(batch.events[batch.count], batch.broken):
+            if self._scope.park(batch.events[batch.count], batch.broken):
                 batch.count += 1
             else:
                 batch.poison = batch.broken
@@ -177,14 +173,14 @@ class SqlTarget:
         self, batch: _Batch, stored: StoredEvent, event: Event, session: SqlSession
     ) -> Exception | None:
         """Run one event's handler, or park the event; give what stops the batch."""
-        waits, error = self._picking.wait_behind(event, stored)
+        waits, error = self._scope.wait_behind(event, stored)
         if waits or error is not None:
             return error
         error = batch.ruinous.get(stored.position) or self._try(stored, event, session)
         if error is None:
             batch.folded += 1
             return None
-        return None if self._picking.park(stored, error) else error
+        return None if self._scope.park(stored, error) else error
 
     def _run_parked(self, batch: _Batch, at: Checkpoint, session: SqlSession) -> Changes | None:
         """Run the handler of an event that was parked; write nothing where it fails."""
@@ -196,7 +192,7 @@ class SqlTarget:
         return Changes(self._part, at, at, {}, released=(stored.position,), everything=True)
 
     def _try(self, stored: StoredEvent, event: Event, session: SqlSession) -> Exception | None:
-        handler = self._picking.definition.handlers[type(event)]
+        handler = self._scope.definition.handlers[type(event)]
         meta = (decode_meta(stored),) if handler.takes_meta else ()
         return session.attempt(partial(handler.function, self._projection, event, *meta, session))
 
