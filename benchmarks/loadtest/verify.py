@@ -2,8 +2,8 @@
 
 Rules: it reads what the ended process has left, with another SQLite than the engine's, and asks no
 engine; views are compared with a fold of the log by the projections' own functions, with none of
-the engine's projector in between. A finding names the promise of SEMANTICS.md that is broken. Of
-findings of one kind a few are kept, and all are counted.
+the engine's projector in between. A finding names the promise that is broken
+(docs/reference/promises.md). Of findings of one kind a few are kept, and all are counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Judges a trial: whether what was told, what lies in the files and what is shown fit together.
 
 Rules: it knows nothing but a story; it opens no file and asks no engine. Each finding names the
-promise of SEMANTICS.md that is broken.
+promise of docs/reference/promises.md that is broken.
 """
 
 from __future__ import annotations

@@ -146,7 +146,10 @@ def modules_imported(program: str, package: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("document", ["README.md", "EVOLUTION.md", "SINKS.md", "TESTING.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/*/*.md")))],
+)
 def test_the_documents_programs_import_what_is_public(document: str) -> None:
     for program in programs(document):
         inner = [m for m in modules_imported(program, "foldline") if m and not m.startswith(PLACES)]

@@ -22,6 +22,7 @@ from tests.integrations.serving import serving
 from tests.support.installed import USERS_OWN, Installed
 
 ROOT = Path(__file__).parents[2]
+HOWTO = ROOT / "docs" / "howto"
 README = (ROOT / "README.md").read_text()
 BALANCE = "Balance(account_id='a-1', cents=500)\n"
 
@@ -183,8 +184,8 @@ async def aislice(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
 
 
 def test_the_program_in_sql_ranks_whom_the_first_one_knows(folder: Folder) -> None:
-    """The other program of SINKS.md needs a server, and is run in `test_redis_sink`."""
-    ranking, _ = blocks((ROOT / "SINKS.md").read_text())
+    """The other program of that page needs a server, and is run in `test_redis_sink`."""
+    ranking, _ = blocks((HOWTO / "sql-projections-and-sinks.md").read_text())
     folder.write("ranking.py", ranking)
 
     assert [folder.ran("ranking.py") for _ in range(2)] == [
@@ -193,7 +194,7 @@ def test_the_program_in_sql_ranks_whom_the_first_one_knows(folder: Folder) -> No
 
 
 def test_the_program_about_changing_events_runs_and_passes_the_gate(empty: Folder) -> None:
-    (program,) = blocks((ROOT / "EVOLUTION.md").read_text())
+    (program,) = blocks((HOWTO / "change-an-event.md").read_text())
     (empty.path / "hotel").mkdir()
     empty.write("hotel/main.py", program)
     empty.write("hotel.py", program)
@@ -209,7 +210,7 @@ def test_the_program_about_changing_events_runs_and_passes_the_gate(empty: Folde
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_tests_about_testing_pass(folder: Folder, number: int) -> None:
-    folder.write("test_it.py", blocks((ROOT / "TESTING.md").read_text())[number])
+    folder.write("test_it.py", blocks((HOWTO / "test-an-aggregate.md").read_text())[number])
     options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", "."]
     done = folder.run("python", "-m", "pytest", *options, "test_it.py")
 

@@ -156,7 +156,7 @@ def test_architecture_shows_each_room_with_the_first_line_of_its_page() -> None:
         name = f"{path.parent.relative_to(ENGINE)}/" if page else path.stem
         head = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
         expected.append(f"| `{name}` | {head.rstrip('.')} |")
-    text = (ENGINE.parent / "ARCHITECTURE.md").read_text()
+    text = (ENGINE.parent / "docs/explanation/architecture.md").read_text()
 
     assert [line for line in expected if line not in text] == []
 

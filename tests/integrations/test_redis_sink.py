@@ -141,7 +141,8 @@ async def test_the_recipe_runs_as_it_stands(
         return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
     (tmp_path / "bank.py").write_text(programs("README.md")[0])
-    (recipe,) = (program for program in programs("SINKS.md") if "redis" in program)
+    page = "docs/howto/sql-projections-and-sinks.md"
+    (recipe,) = (program for program in programs(page) if "redis" in program)
     (tmp_path / "cache.py").write_text(recipe)
     for _ in range(2):
         done = installed.run(tmp_path, "python", "cache.py", REDIS_URL=server.url)

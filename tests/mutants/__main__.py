@@ -60,7 +60,7 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breaks: str
     """The promise or rule, in words."""
     promise: int
-    """Its number in SEMANTICS.md."""
+    """Its number in docs/reference/promises.md."""
     file: str
     old: str
     new: str

@@ -1,7 +1,7 @@
 """Judges a story: whether what everybody was told and shown can be true together.
 
 Rules: it looks only at what clients, followers and queries were told, and at the log in the end;
-never into the engine. Each finding names the promise of SEMANTICS.md that it breaks.
+never into the engine. Each finding names the promise of docs/reference/promises.md that it breaks.
 """
 
 from __future__ import annotations
