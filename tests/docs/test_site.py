@@ -1,0 +1,88 @@
+"""The site is built without a warning, has no dead link, and loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import engine
+from docs.generate import api, navigation
+
+ROOT: Final = Path(__file__).parents[2]
+DOCS: Final = ROOT / "docs"
+LOADED: Final = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
+"""Attributes by which a page loads something. A link that a reader follows is none."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of the built site; broken links and anchors are errors of the build."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
+
+
+class _Loads(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value or "" for name, value in attrs if LOADED.get(tag) == name]
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    loads = _Loads()
+    for page in site.rglob("*.html"):
+        loads.feed(page.read_text())
+    styles = "".join(path.read_text() for path in site.rglob("*.css"))
+
+    assert [found for found in loads.found if re.match(r"(?:https?:)?//", found)] == []
+    assert re.findall(r"@import|url\([\"']?(?:https?:)?//", styles) == []
+
+
+def test_every_public_name_is_explained_on_the_site_as_foldline(site: Path) -> None:
+    shown = "".join(path.read_text() for path in (site / "reference" / "api").glob("*.html"))
+    anchors = set(re.findall(r'id="(foldline\.\w+)"', shown))
+
+    assert [name for name in engine.__all__ if f"foldline.{name}" not in anchors] == []
+    assert 'id="engine.' not in shown
+
+
+def test_the_groups_of_the_api_are_all_of_what_is_public() -> None:
+    assert [name for _, names in api.groups(ROOT / "engine") for name in names] == engine.__all__
+
+
+def test_the_navigation_is_what_the_index_of_a_folder_lists() -> None:
+    index = (
+        "# How-to\n\n- [A](a.md): one.\n\n## Empty\n\n## More\n\n- [B](b/c.md)\n- [C](../c.md)\n"
+    )
+
+    assert navigation.entries("howto/", index) == [
+        "howto/index.md",
+        {"A": "howto/a.md"},
+        {"More": [{"B": "howto/b/c.md"}, {"C": "c.md"}]},
+    ]
+
+
+@pytest.mark.parametrize("folder", ["tutorial", "howto", "reference", "explanation"])
+def test_the_index_of_a_folder_lists_each_page_once(folder: str) -> None:
+    index = (DOCS / folder / "index.md").read_text()
+    listed = re.findall(r"^- \[[^]]+\]\(([^)/]+\.md)\)", index, re.MULTILINE)
+    pages = {path.name for path in (DOCS / folder).glob("*.md")} - {"index.md"}
+
+    assert [name for name in pages if listed.count(name) != 1] == []
