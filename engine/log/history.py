@@ -22,6 +22,7 @@ from ..limits import Limits
 from ..model.aggregate import Aggregate, AggregateDefinition
 from ..model.codec import EventRegistry, decode_meta
 from ..model.difference import Change, difference
+from ..model.for_pydantic import core_schema, json_schema
 from ..model.given import WHOLE_MAX, made_twice, shown
 from ..model.ids import as_id, check_id
 from ..model.messages import Event, Meta
@@ -58,6 +59,9 @@ class LoggedEvent(msgspec.Struct, frozen=True):
     """Its stored name."""
     event_version: int
     """The version under which it is stored."""
+
+    __get_pydantic_core_schema__ = classmethod(core_schema)
+    __get_pydantic_json_schema__ = classmethod(json_schema)
 
 
 class HistoryPage(msgspec.Struct, frozen=True):

@@ -34,6 +34,7 @@ from .annotations import (
     shared_default,
 )
 from .exact import Exactness, exactness_of, refuse_unencodable
+from .for_pydantic import core_schema, json_schema
 from .given import as_whole, shown
 
 __all__ = [
@@ -153,6 +154,9 @@ class Command(
     command_name: ClassVar[str]
     """Its stored name."""
 
+    __get_pydantic_core_schema__ = classmethod(core_schema)
+    __get_pydantic_json_schema__ = classmethod(json_schema)
+
     @classmethod
     def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
         mend = f'Write `class {cls.__name__}(Command, name="...")`.'
@@ -183,6 +187,9 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
     event_exactness: ClassVar[Exactness | None] = None
     """What is compared as it is stored; None where a field names a type that was not there yet."""
+
+    __get_pydantic_core_schema__ = classmethod(core_schema)
+    __get_pydantic_json_schema__ = classmethod(json_schema)
 
     @classmethod
     def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
@@ -271,6 +278,9 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Its version after the command: the number of its events."""
     position: int
     """Place of its last event in the log; 0 where the aggregate has none."""
+
+    __get_pydantic_core_schema__ = classmethod(core_schema)
+    __get_pydantic_json_schema__ = classmethod(json_schema)
 
     @property
     def token(self) -> str:

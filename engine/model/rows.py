@@ -21,6 +21,8 @@ from msgspec import inspect
 from ..errors import DefinitionError
 from .annotations import check_options, defining_namespace, shared_default
 from .exact import change_of, holds_itself
+from .for_pydantic import core_schema, json_schema
+from .texts import is_text
 from .withheld import text_without_values
 
 __all__ = [
@@ -31,8 +33,6 @@ __all__ = [
     "Row",
     "RowShape",
     "Scalar",
-    "as_text",
-    "is_text",
 ]
 
 Scalar: TypeAlias = str | int | float | bytes | None
@@ -45,20 +45,6 @@ Search: TypeAlias = Sequence[str]
 """Columns whose words are searched."""
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
-
-
-def is_text(value: str) -> bool:
-    """Tell whether UTF-8, and so SQL, can hold a text: not where half of a character is in it."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def as_text(value: str) -> str:
-    """Give a text that SQL can hold: halves of characters stand there as their numbers."""
-    return value if is_text(value) else value.encode("utf-8", "backslashreplace").decode()
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -122,6 +108,9 @@ class Row(msgspec.Struct, metaclass=RowMeta):
     """
 
     __shape__: ClassVar[RowShape]
+
+    __get_pydantic_core_schema__ = classmethod(core_schema)
+    __get_pydantic_json_schema__ = classmethod(json_schema)
 
 
 R = TypeVar("R", bound=Row)

@@ -15,7 +15,7 @@ import msgspec
 from ..authorization import Gate
 from ..errors import DefinitionError, Forbidden, InvalidInput, UsageError
 from ..model.given import as_text
-from ..model.rows import is_text
+from ..model.texts import is_text
 from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, ProjectorStatistics
 from ..stores.contract.requests import POSITION_MAX, refused_position
 from ..stores.contract.views import Build, Decision, Parked, Rebuild, ViewsStore

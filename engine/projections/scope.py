@@ -16,8 +16,8 @@ from ..limits import Limits
 from ..model.codec import EventRegistry, decode_meta
 from ..model.messages import Event
 from ..model.projection import ProjectionDefinition, reaching, slice_of
-from ..model.rows import is_text
 from ..model.stored import StoredEvent
+from ..model.texts import is_text
 from ..runtime.contained import contained
 from ..stores.contract.views import Checkpoint, Part, ViewsStore
 from .parking import Parking

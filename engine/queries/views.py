@@ -17,7 +17,8 @@ from ..errors import InvalidInput, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..model.conditions import Filter, filters_of
 from ..model.projection import Table, TableDefinition
-from ..model.rows import INTEGER_MAX, INTEGER_MIN, Row, Scalar, is_text
+from ..model.rows import INTEGER_MAX, INTEGER_MIN, Row, Scalar
+from ..model.texts import is_text
 from ..stores.contract.views import Search, Selection, ViewsSource
 
 __all__ = ["Reads", "Views"]

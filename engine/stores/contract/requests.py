@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from ...model.rows import is_text
+from ...model.texts import is_text
 
 __all__ = [
     "ANSWER_CHARACTERS_MAX",

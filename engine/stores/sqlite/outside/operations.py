@@ -26,7 +26,7 @@ from ....errors import (
     StoreRefused,
     UsageError,
 )
-from ....model.rows import as_text
+from ....model.texts import as_text
 from ....runtime.machine import user_name
 from ....runtime.ports import Ports
 from ...contract.acts import (

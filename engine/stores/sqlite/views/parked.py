@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ....model.rows import as_text
+from ....model.texts import as_text
 from ...contract.views import Changes, Decision, Parked, Part
 from ..connection import readable, run
 

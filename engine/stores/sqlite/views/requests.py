@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ....model.rows import as_text
+from ....model.texts import as_text
 from ....statistics import ProjectionFailure
 from ...contract.requests import (
     ANSWER_CHARACTERS_MAX,

@@ -1,0 +1,258 @@
+"""The engine in FastAPI's own style: dependencies in the signature, headers and errors in OpenAPI.
+
+Rules: an endpoint names what it needs and is given it, the running engine too; none needs a raw
+request. What a command needs of its request (`Idempotency-Key`, `If-Match`) and tells its client
+(`ETag`, `Foldline-Receipt`) is read and set here, and stands in the OpenAPI page. Commands, events,
+rows and receipts are models of their own: they stand in signatures as pydantic's models do.
+Nothing is decided here. This is the one file that imports FastAPI.
+
+```python
+app = FastAPI(lifespan=engine_lifespan(make_engine), responses=PROBLEMS)
+app.add_middleware(EngineMiddleware)
+
+
+@app.post("/accounts/{account_id}/deposits", status_code=201)
+async def deposit(account_id: str, sent: NewDeposit, execute: Execute) -> Receipt:
+    return await execute(Deposit(account_id, sent.cents))
+
+
+@app.get("/accounts/{account_id}")
+async def balance(account_id: str, ask: Ask) -> Balance | None:
+    return await ask(GetBalance(account_id))
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
+
+from fastapi import Depends, FastAPI, Header, Query, Response
+from fastapi.responses import StreamingResponse
+from starlette.requests import HTTPConnection
+
+from ..engine import Engine
+from ..errors import UsageError
+from ..model.messages import Command, Receipt
+from ..model.messages import Query as Question
+from .asgi import idempotency_key, receipt_headers
+from .conditions import expected_version
+from .event_stream import event_stream, last_event
+
+__all__ = [
+    "PROBLEMS",
+    "Ask",
+    "Asking",
+    "Execute",
+    "Executing",
+    "RunningEngine",
+    "Watch",
+    "Watching",
+    "asking",
+    "engine_lifespan",
+    "executing",
+    "watching",
+]
+
+Answer = TypeVar("Answer")
+Principal: TypeAlias = Callable[..., Any]
+"""A dependency that gives who asks, as a text, or None for nobody."""
+
+_STATE: Final = "foldline_engine"
+
+
+# -- the engine ------------------------------------------------------------------------------
+
+
+def engine_lifespan(
+    make_engine: Callable[[], Engine],
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Give a lifespan for `FastAPI(lifespan=...)`: the engine runs for as long as the app does.
+
+    `make_engine` makes a new one for each start of the app. In a lifespan of your own write
+    `async with engine_lifespan(make_engine)(app):`. Starting raises what the engine raises.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with make_engine() as engine:
+            setattr(app.state, _STATE, engine)
+            yield
+
+    return lifespan
+
+
+def _running_engine(connection: HTTPConnection) -> Engine:
+    engine = getattr(connection.app.state, _STATE, None)
+    if not isinstance(engine, Engine):
+        raise UsageError(
+            "this app runs no engine: make it with `FastAPI(lifespan=engine_lifespan(make_engine))`"
+        )
+    return engine
+
+
+RunningEngine: TypeAlias = Annotated[Engine, Depends(_running_engine)]
+"""The engine of this app, in an endpoint or in a dependency."""
+
+
+def _nobody() -> None:
+    return None
+
+
+# -- commands --------------------------------------------------------------------------------
+
+_KEY: Final = "The client's name for this request: sent again with it, it is not done twice."
+_MATCH: Final = "The ETag that the client read: if there is a newer version, the answer is 412."
+
+
+class Executing:
+    """Executes commands for one request; set the endpoint's return type to Receipt, or to None."""
+
+    def __init__(
+        self, engine: Engine, response: Response, connection: HTTPConnection, principal: str | None
+    ) -> None:
+        self._engine = engine
+        self._response = response
+        self.principal = principal
+        """Who asks."""
+        self.key = idempotency_key(connection.headers, principal)
+        """The key of the request, or None; `id_from_key(key)` is the id of what it creates."""
+        self.expected = expected_version(connection.headers)
+        """The version that the client read, or None."""
+
+    async def __call__(self, command: Command) -> Receipt:
+        """Execute a command with the request's key and version; set the answer's headers.
+
+        Raises what `Engine.execute` raises; EngineMiddleware makes an answer of it.
+        """
+        receipt = await self._engine.execute(
+            command, key=self.key, expected=self.expected, principal=self.principal
+        )
+        self._response.headers.update(receipt_headers(receipt))
+        return receipt
+
+
+def executing(principal: Principal = _nobody) -> Callable[..., Executing]:
+    """Give a dependency that executes commands in the name of whom `principal` gives.
+
+    `principal` is a dependency like any: `Annotated[Executing, Depends(executing(current_user))]`.
+    """
+    asked_by = Depends(principal)
+
+    def executor(
+        engine: RunningEngine,
+        response: Response,
+        connection: HTTPConnection,
+        who: str | None = asked_by,
+        # Read out of the headers, which have more forms; here they are shown to the client.
+        _key: Annotated[str | None, Header(alias="Idempotency-Key", description=_KEY)] = None,
+        _match: Annotated[str | None, Header(alias="If-Match", description=_MATCH)] = None,
+    ) -> Executing:
+        return Executing(engine, response, connection, who)
+
+    return executor
+
+
+Execute: TypeAlias = Annotated[Executing, Depends(executing())]
+"""`execute: Execute` in an endpoint: `await execute(command)`, in nobody's name."""
+
+
+# -- queries ---------------------------------------------------------------------------------
+
+_AT: Final = "A Foldline-Receipt: the answer contains what was written with it."
+
+
+class Asking:
+    """Asks queries for one request."""
+
+    def __init__(self, engine: Engine, at: str | None, principal: str | None) -> None:
+        self._engine = engine
+        self._at = at
+        self.principal = principal
+        """Who asks."""
+
+    async def __call__(self, query: Question[Answer]) -> Answer:
+        """Ask a query; raise what `Engine.query` raises."""
+        return await self._engine.query(query, at=self._at, principal=self.principal)
+
+
+def asking(principal: Principal = _nobody) -> Callable[..., Asking]:
+    """Give a dependency that asks in the name of whom `principal` gives, as with `executing`."""
+    asked_by = Depends(principal)
+
+    def asker(
+        engine: RunningEngine,
+        who: str | None = asked_by,
+        at: Annotated[str | None, Query(description=_AT)] = None,
+    ) -> Asking:
+        return Asking(engine, at, who)
+
+    return asker
+
+
+Ask: TypeAlias = Annotated[Asking, Depends(asking())]
+"""`ask: Ask` in an endpoint: `await ask(query)`; the client may say `?at=` with a receipt."""
+
+
+class Watching:
+    """Sends the answers of a query to one client, as server-sent events."""
+
+    def __init__(
+        self, engine: Engine, connection: HTTPConnection, at: str | None, principal: str | None
+    ) -> None:
+        self._engine = engine
+        self._at = last_event(connection.headers, at)
+        self.principal = principal
+        """Who watches."""
+
+    async def __call__(self, query: Question[Any]) -> StreamingResponse:
+        """Give a response that never ends by itself; raise what `Engine.watch` raises."""
+        watched = self._engine.watch(query, at=self._at, principal=self.principal)
+        stream = await event_stream(watched)
+        return StreamingResponse(stream, headers=stream.headers)
+
+
+def watching(principal: Principal = _nobody) -> Callable[..., Watching]:
+    """Give a dependency that watches in the name of whom `principal` gives."""
+    asked_by = Depends(principal)
+
+    def watcher(
+        engine: RunningEngine,
+        connection: HTTPConnection,
+        who: str | None = asked_by,
+        at: Annotated[str | None, Query(description=_AT)] = None,
+    ) -> Watching:
+        return Watching(engine, connection, at, who)
+
+    return watcher
+
+
+Watch: TypeAlias = Annotated[Watching, Depends(watching())]
+"""`watch: Watch` in an endpoint with `response_class=StreamingResponse`: `await watch(query)`."""
+
+
+# -- errors ----------------------------------------------------------------------------------
+
+_SAYS: Final = {
+    400: "A header is malformed.",
+    403: "This is not allowed.",
+    409: "The domain said no; `code` says why.",
+    412: "The version is not the one that `If-Match` names.",
+    429: "Too much at once: nothing was done.",
+    503: "It passes by itself: ask again after `Retry-After` seconds.",
+}
+
+
+def _problem(says: str) -> dict[str, Any]:
+    texts = {key: {"type": "string"} for key in ("type", "title", "code", "detail")}
+    resend = {"enum": ["yes", "with-the-same-key", "no"]}
+    properties = {**texts, "status": {"type": "integer"}, "resend": resend}
+    schema = {"type": "object", "title": "Problem", "properties": properties}
+    return {"description": says, "content": {"application/problem+json": {"schema": schema}}}
+
+
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: _problem(says) for status, says in _SAYS.items()
+}
+"""What EngineMiddleware answers to errors, for the OpenAPI page: `FastAPI(responses=PROBLEMS)`."""

@@ -1,0 +1,241 @@
+"""FastAPI in its own style: what stands in a signature, what it is given, and what OpenAPI says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+import httpx
+import msgspec
+import pytest
+from fastapi import Body, Depends, FastAPI, Header
+from fastapi.responses import StreamingResponse
+
+from engine import (
+    Aggregate,
+    Command,
+    Engine,
+    Event,
+    Id,
+    LoggedEvent,
+    Meta,
+    Projection,
+    Query,
+    Receipt,
+    Rejected,
+    Row,
+    Table,
+    UsageError,
+    Views,
+    answers,
+    applies,
+    handles,
+    projects,
+)
+from engine.integrations.asgi import EngineMiddleware
+from engine.integrations.fastapi import (
+    PROBLEMS,
+    Ask,
+    Executing,
+    RunningEngine,
+    Watch,
+    engine_lifespan,
+    executing,
+)
+
+
+class Part(msgspec.Struct, frozen=True):
+    name: str
+    parts: tuple[Part, ...] = ()
+
+
+class AddTool(Command):
+    tool_id: Id
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    part: Part | None = None
+
+
+class ToolAdded(Event, name="tool-added"):
+    name: str
+    part: Part | None
+
+
+class Tool(Aggregate, kind="tool"):
+    name: str = ""
+
+    @handles
+    def add(self, command: AddTool) -> ToolAdded:
+        if self.name:
+            raise Rejected("tool-known", "there is such a tool")
+        return ToolAdded(command.name, command.part)
+
+    @applies
+    def added(self, event: ToolAdded) -> None:
+        self.name = event.name
+
+
+class Shown(Row, key="tool_id"):
+    tool_id: str
+    name: str
+    part: Part | None
+
+
+class Tools(Projection, name="tools", version=1):
+    rows: Table[Shown]
+
+    @projects
+    def added(self, event: ToolAdded, meta: Meta) -> None:
+        self.rows.put(Shown(meta.id, event.name, event.part))
+
+
+class AllTools(Query[list[Shown]]):
+    pass
+
+
+@answers
+async def all_tools(query: AllTools, views: Views) -> list[Shown]:
+    return await views.find(Tools.rows)
+
+
+def make_engine() -> Engine:
+    return Engine([Tool], projections=[Tools], answers=[all_tools])
+
+
+def user(x_user: Annotated[str | None, Header()] = None) -> str | None:
+    return x_user
+
+
+ByUser = Annotated[Executing, Depends(executing(user))]
+app = FastAPI(lifespan=engine_lifespan(make_engine), responses=PROBLEMS)
+app.add_middleware(EngineMiddleware)
+
+
+@app.post("/tools", status_code=201)
+async def add(command: Annotated[AddTool, Body()], execute: ByUser) -> Receipt:
+    return await execute(command)
+
+
+@app.get("/tools")
+async def shown(ask: Ask) -> list[Shown]:
+    return await ask(AllTools())
+
+
+@app.get("/tools/{tool_id}/history")
+async def history(tool_id: str, engine: RunningEngine) -> list[LoggedEvent]:
+    return list((await engine.history(Tool, tool_id)).events)
+
+
+@app.get("/live", response_class=StreamingResponse)
+async def live(watch: Watch) -> StreamingResponse:
+    return await watch(AllTools())
+
+
+DRILL = {"tool_id": "t-1", "name": "drill", "part": {"name": "bit", "parts": []}}
+
+
+def client_of(served: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://localhost")
+
+
+@pytest.fixture
+async def client() -> AsyncGenerator[httpx.AsyncClient]:
+    async with app.router.lifespan_context(app), client_of(app) as made:
+        yield made
+
+
+async def test_a_command_is_a_body_and_a_receipt_an_answer(client: httpx.AsyncClient) -> None:
+    done = await client.post("/tools", json=DRILL)
+
+    assert (done.status_code, done.headers["ETag"]) == (201, '"1"')
+    assert done.json() == {"stream": "tool:t-1", "version": 1, "position": 1}
+
+
+async def test_rows_are_an_answer_and_see_what_was_written(client: httpx.AsyncClient) -> None:
+    done = await client.post("/tools", json=DRILL)
+
+    seen = await client.get("/tools", params={"at": done.headers["Foldline-Receipt"]})
+    assert seen.json() == [DRILL]
+
+
+async def test_a_request_that_comes_again_with_its_key_is_not_done_twice(
+    client: httpx.AsyncClient,
+) -> None:
+    tries = [
+        await client.post("/tools", json=DRILL, headers={"Idempotency-Key": '"k"', "X-User": name})
+        for name in ("ann", "ann", "bob")
+    ]
+
+    assert [done.status_code for done in tries] == [201, 201, 409]
+    assert tries[0].json() == tries[1].json()
+    assert tries[2].headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_change_to_another_version_than_was_read_is_refused(
+    client: httpx.AsyncClient,
+) -> None:
+    late = await client.post("/tools", json=DRILL, headers={"If-Match": '"3"'})
+    new = await client.post("/tools", json=DRILL, headers={"If-None-Match": "*"})
+
+    assert (late.status_code, new.status_code) == (412, 201)
+
+
+async def test_the_log_keeps_who_asked_and_a_history_is_an_answer(
+    client: httpx.AsyncClient,
+) -> None:
+    await client.post("/tools", json=DRILL, headers={"X-User": "ann"})
+
+    (logged,) = (await client.get("/tools/t-1/history")).json()
+    assert (logged["name"], logged["meta"]["principal"]) == ("tool-added", "ann")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": ""}, "Expected `str` of length >= 1 - at `$.name`"),
+        ({"price": 3}, "Object contains unknown field `price`"),
+    ],
+)
+async def test_what_is_no_such_command_is_refused_by_path_and_rule(
+    client: httpx.AsyncClient, change: dict[str, object], says: str
+) -> None:
+    wrong = await client.post("/tools", json={**DRILL, **change})
+
+    assert wrong.status_code == 422
+    assert says in wrong.json()["detail"][0]["msg"]
+
+
+async def test_a_stream_goes_on_from_what_its_client_had(client: httpx.AsyncClient) -> None:
+    wrong = await client.get("/live", headers={"Last-Event-ID": "no token"})
+
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid-input")
+
+
+async def test_openapi_has_schemas_of_bodies_answers_headers_and_errors() -> None:
+    told = app.openapi()
+    post: dict[str, Any] = told["paths"]["/tools"]["post"]
+
+    body = post["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/AddTool"}
+    answer = told["paths"]["/tools"]["get"]["responses"]["200"]["content"]["application/json"]
+    assert answer["schema"]["items"] == {"$ref": "#/components/schemas/Shown"}
+    assert [p["name"] for p in post["parameters"]] == ["Idempotency-Key", "If-Match", "x-user"]
+    assert "application/problem+json" in post["responses"]["409"]["content"]
+    assert {"AddTool", "LoggedEvent", "Receipt", "Shown"} <= told["components"]["schemas"].keys()
+
+
+async def test_a_schema_stands_for_itself_though_its_class_contains_itself() -> None:
+    schema = app.openapi()["components"]["schemas"]["AddTool"]
+
+    (part, _) = schema["properties"]["part"]["anyOf"]
+    assert part["properties"]["name"] == {"type": "string"}
+    assert part["properties"]["parts"]["items"] == {"type": "object", "title": "Part"}
+    assert schema["properties"]["name"] == {"type": "string", "minLength": 1}
+
+
+async def test_an_app_without_a_lifespan_is_told_what_it_lacks() -> None:
+    bare = FastAPI()
+    bare.add_api_route("/", shown)
+
+    async with client_of(bare) as client:
+        with pytest.raises(UsageError, match="runs no engine"):
+            await client.get("/")
