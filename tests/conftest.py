@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.support.installed import Installed, install
+from tests.support.postgres import Server, debian_programs, postgres_server, wheel_programs
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -28,3 +30,28 @@ def pytest_configure() -> None:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """Give an environment with Foldline installed, as its users have it."""
     return install(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """Give a PostgreSQL server, the newest one; each test takes a schema of its own in it."""
+    with postgres_server(wheel_programs()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_15() -> Iterator[Server]:
+    """Give a PostgreSQL server of the oldest release that is supported, which is Debian's."""
+    programs = debian_programs()
+    if programs is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("install Debian's postgresql-15, as .ci/run does")
+        pytest.skip("Debian's postgresql-15 is not installed")
+    with postgres_server(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> str:
+    """Give the URL of a log that is not there yet, in a schema of its own."""
+    return postgres.url(postgres.new_schema())

@@ -1,4 +1,4 @@
-"""The doors to the world outside: clock, ids, threads, files, the watch over the loop, failpoints.
+"""The doors to the world outside: clock, ids, threads, files, servers, the loop's watch, faults.
 
 Rules: an engine is given its ports once; a simulation gives it others, and the whole engine then
 runs on virtual time and a simulated disk. What stands behind them by default is `machine`.
@@ -132,6 +132,8 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     files: object | None = None
     """How a store that keeps files opens them, by that store's own protocol; None for the machine's
     file system."""
+    database: object | None = None
+    """How a store in a server connects, by that store's own protocol; None for the network."""
     watcher: Watcher | None = msgspec.field(default_factory=SystemWatcher)
     """Watches over the event loop; None where nobody shall."""
     stopwatch: Callable[[], float] = time.perf_counter

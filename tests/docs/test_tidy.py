@@ -42,7 +42,7 @@ ROOMS: list[set[str]] = [
     {"model"},
     {"telemetry", "authorization"},
     {"stores.contract"},
-    {"stores.memory", "stores.sqlite"},
+    {"stores.memory", "stores.sqlite", "stores.postgres"},
     {"stores.own"},
     {"stores.urls"},
     {"log"},

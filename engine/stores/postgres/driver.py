@@ -1,0 +1,168 @@
+"""How the server is spoken to: a small protocol, and asyncpg behind it.
+
+Rules: every connection of a store comes from `Driver.connect`; an engine's ports may bring another
+driver. No setting of a session is needed, so that a pooler may stand between: statements are sent
+unnamed, and `prepare` names one where `is_pooled` is false. Only this file imports asyncpg, when it
+first connects. A connection serves one call at a time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import ssl
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+from ...errors import DefinitionError
+from ...runtime.ports import Ports
+from .address import Address
+from .failures import cannot_connect
+
+__all__ = ["Asyncpg", "Connection", "Driver", "Record", "Statement", "check_installed", "driver_of"]
+
+CONNECT_SECONDS: Final = 10.0
+"""How long one attempt to connect may take."""
+
+Record: TypeAlias = Sequence[Any]
+"""A row: its values in order."""
+
+
+class Statement(Protocol):
+    """A statement that the server has planned, or that is sent anew each time."""
+
+    async def fetch(self, *values: Any) -> Sequence[Record]:
+        """Run it; give its rows."""
+        ...
+
+    async def fetchrow(self, *values: Any) -> Record | None:
+        """Run it; give its first row."""
+        ...
+
+
+class Connection(Protocol):
+    """One session with the server, as asyncpg has it."""
+
+    async def execute(self, query: str, *values: Any) -> str:
+        """Run a statement, or several without values; give the server's tag of the last."""
+        ...
+
+    async def fetch(self, query: str, *values: Any) -> Sequence[Record]:
+        """Run a statement; give its rows."""
+        ...
+
+    async def fetchrow(self, query: str, *values: Any) -> Record | None:
+        """Run a statement; give its first row."""
+        ...
+
+    async def fetchval(self, query: str, *values: Any) -> Any:
+        """Run a statement; give the first value of its first row."""
+        ...
+
+    async def prepare(self, query: str) -> Statement:
+        """Give a statement by a name of its own; not where the connection is pooled."""
+        ...
+
+    def transaction(
+        self, *, isolation: str | None = None, readonly: bool = False
+    ) -> AbstractAsyncContextManager[Any]:
+        """Give a block that commits as it ends, or takes all back."""
+        ...
+
+    def is_closed(self) -> bool:
+        """Tell whether it is of no use any more."""
+        ...
+
+    def terminate(self) -> None:
+        """Close it at once, without a word to the server."""
+        ...
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Close it in peace."""
+        ...
+
+
+class Driver(Protocol):
+    """What connects."""
+
+    async def connect(self, address: Address) -> tuple[Connection, bool]:
+        """Connect; also tell whether a pooler stands between, so that nothing may be prepared.
+
+        Raises StoreRefused where somebody must act, StoreFailed where it may work later.
+        """
+        ...
+
+
+class Asyncpg:
+    """The driver that goes without saying."""
+
+    async def connect(self, address: Address) -> tuple[Connection, bool]:
+        """Connect by asyncpg, within CONNECT_SECONDS."""
+        check_installed()
+        driver: Any = importlib.import_module("asyncpg")
+        errors = (driver.PostgresError, driver.InterfaceError, driver.InternalClientError)
+        connection: Any = None
+        try:
+            connection = await driver.connect(**_arguments(address))
+            # A pooler gives a number of its own for what is to be cancelled.
+            pooled = address.pooler or (
+                await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
+                != connection.get_server_pid()
+            )
+        except (OSError, EOFError, *errors) as error:
+            if connection is not None:
+                connection.terminate()
+            raise cannot_connect(address, error) from error
+        except BaseException:
+            if connection is not None:
+                connection.terminate()
+            raise
+        return cast("Connection", connection), pooled
+
+
+def _arguments(address: Address) -> dict[str, Any]:
+    several = len(address.hosts) > 1
+    return {
+        "host": [host.name for host in address.hosts],
+        "port": [host.port for host in address.hosts],
+        "user": address.user,
+        "password": None if address.password is None else address.password.revealed,
+        "database": address.database,
+        "ssl": _tls(address),
+        "timeout": CONNECT_SECONDS,
+        # Nothing is prepared without being asked for: a pooler would give it to somebody else.
+        "statement_cache_size": 0,
+        "server_settings": {"application_name": "foldline"},
+        "target_session_attrs": "read-write" if several else "any",
+    }
+
+
+def _tls(address: Address) -> ssl.SSLContext | bool:
+    if address.sslmode == "disable":
+        return False
+    try:
+        context = ssl.create_default_context(cafile=address.sslrootcert)
+        if address.sslcert is not None:
+            context.load_cert_chain(address.sslcert, address.sslkey)
+    except OSError as error:
+        raise cannot_connect(address, error) from error
+    if address.sslmode != "verify-full":
+        context.check_hostname = False
+    if address.sslmode == "require":
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def check_installed() -> None:
+    """Raise DefinitionError where asyncpg is not installed; nothing is imported."""
+    if importlib.util.find_spec("asyncpg") is None:
+        raise DefinitionError(
+            "a PostgreSQL store needs asyncpg, which is not installed: install the extra "
+            "`postgres`, as in pip install 'foldline[postgres]'"
+        )
+
+
+def driver_of(ports: Ports) -> Driver:
+    """Give how an engine's ports connect: asyncpg unless they say otherwise."""
+    return Asyncpg() if ports.database is None else cast("Driver", ports.database)

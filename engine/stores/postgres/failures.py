@@ -1,0 +1,93 @@
+"""What an error of a server or of its driver means, and who must act.
+
+Rules: an answer of the server to one statement says that nothing of it was written; a line that
+broke says nothing. A message has the server's own words where they carry no values: the primary
+message of an error, never its detail. Nothing is imported of the driver: its errors are told by
+their SQLSTATE and their names.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from ...errors import StoreFailed, StoreRefused
+from .address import Address
+
+__all__ = ["cannot_connect", "described_failure", "is_lost", "is_passing", "sqlstate_of"]
+
+_LOST: Final = ("08", "57P01", "57P02", "57P03", "57P05", "25006")
+"""The connection is of no use any more: also where the server has become a standby (25006)."""
+_LOST_NAMES: Final = frozenset(
+    ("InterfaceError", "InternalClientError", "ConnectionDoesNotExistError", "ProtocolError")
+)
+"""Errors of the driver itself, which say that its connection is closed or was used wrongly."""
+_PASSING: Final = ("40", "53", "55P03", "58")
+"""What may be gone when it is tried again: conflicts of transactions, room, locks, disks."""
+_REFUSED: Final = {
+    "28": "the server does not take this user or password: mend the URL, or the server's "
+    "pg_hba.conf",
+    "3D000": "there is no such database: create it",
+    "42501": "this user lacks a right there: grant it",
+}
+
+
+def sqlstate_of(error: BaseException) -> str:
+    """Give the five characters by which the server names an error; "" for another error."""
+    state = getattr(error, "sqlstate", None)
+    return state if isinstance(state, str) else ""
+
+
+def is_lost(error: BaseException) -> bool:
+    """Tell whether the connection is gone, so that nobody knows what its statement has done."""
+    if isinstance(error, OSError | EOFError):
+        return True
+    state = sqlstate_of(error)
+    if state:
+        return state.startswith(_LOST)
+    return any(kind.__name__ in _LOST_NAMES for kind in type(error).__mro__)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether the server said no for now, and has written nothing."""
+    return sqlstate_of(error).startswith(_PASSING)
+
+
+def described_failure(error: BaseException) -> str:
+    """Say what was raised, with the server's primary message, which names no values of rows."""
+    state = sqlstate_of(error)
+    if not state:
+        # Others' words may quote what they were given.
+        return type(error).__name__
+    message = getattr(error, "message", None)
+    text = message if isinstance(message, str) else type(error).__name__
+    return f"{text} (SQLSTATE {state})"
+
+
+def cannot_connect(address: Address, error: BaseException) -> StoreFailed | StoreRefused:
+    """Say why a server could not be connected to, and who must act."""
+    state = sqlstate_of(error)
+    for begin, mend in _REFUSED.items():
+        if state.startswith(begin):
+            return StoreRefused(f"{address.name}: {mend} ({described_failure(error)})")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StoreRefused(
+            f"{address.name}: the server does not prove who it is ({error.verify_message}): give "
+            f"the certificate that signs it as sslrootcert=FILE"
+        )
+    if "rejected SSL" in str(error):
+        return StoreRefused(
+            f"{address.name}: the server speaks no TLS, and this connection needs it: turn `ssl` "
+            f"on there"
+        )
+    if isinstance(error, ssl.SSLError | FileNotFoundError):
+        return StoreRefused(
+            f"{address.name}: TLS cannot begin ({type(error).__name__}): look at sslrootcert, "
+            f"sslcert and sslkey"
+        )
+    why = described_failure(error)
+    if isinstance(error, TimeoutError):
+        why = "no answer in time"
+    elif isinstance(error, OSError) and error.strerror:
+        why = error.strerror
+    return StoreFailed(f"{address.name} cannot be reached: {why}. Try again", written=False)
