@@ -14,7 +14,7 @@ from engine.engine import Engine
 from engine.errors import DefinitionError, UsageError
 from engine.model.messages import Event, Meta
 from engine.model.projection import Projection, Row, Table, projects
-from engine.stores.sqlite.views.tables import definition_hash
+from engine.stores.contract.builds import definition_hash
 from tests.model.notes import Began, Hall, Note, Notes
 from tests.support.everything import Inner
 from tests.support.shelf import Book, Bought, Lent, Library

@@ -14,9 +14,10 @@ from engine.limits import Limits
 from engine.model.projection import Projection
 from engine.model.rows import Flat, Scalar
 from engine.projections.targets.rows import WRITES_MAX, RowTarget
+from engine.stores.contract import gathering
+from engine.stores.contract.gathering import Gathered
 from engine.stores.contract.views import Changes, Checkpoint, Parked
-from engine.stores.sqlite.views import group_commit as sqlite_gathered
-from engine.stores.sqlite.views.group_commit import Gathered, GroupCommit
+from engine.stores.sqlite.views.group_commit import GroupCommit
 from tests.support.shelf import Bought, Counts, Lent, Library, Log, Wired, fold_all, part_of
 from tests.support.waiting import until
 
@@ -104,7 +105,7 @@ def test_parts_share_a_transaction_and_each_keeps_its_own_rows() -> None:
 def test_a_transaction_takes_no_more_rows_than_others_may_wait_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sqlite_gathered, "ROWS_MAX", 5)
+    monkeypatch.setattr(gathering, "ROWS_MAX", 5)
     writer = Writer()
     added = [
         writer.gathering.add(changes(Library, n, n + 1, rows=rows))

@@ -18,7 +18,7 @@ from engine import (
     answers,
     projects,
 )
-from engine.stores.sqlite.views.tables import definition_hash
+from engine.stores.contract.builds import definition_hash
 from tests.support.counters import Add, Added, Counter
 
 TEXTS = {

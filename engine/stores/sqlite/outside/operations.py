@@ -40,6 +40,7 @@ from ...contract.acts import (
     skipped_text,
     stopped_there,
 )
+from ...contract.builds import serving
 from ...contract.outside import Found, Looked
 from ...contract.requests import (
     AT_REST,
@@ -63,7 +64,7 @@ from ..connection import (
 from ..files import files_of
 from ..log.store import SqliteStore
 from ..place import Place
-from ..views.builds import check_file, drop_build, empty_build, read_builds, serving
+from ..views.builds import check_file, drop_build, empty_build, read_builds
 from ..views.parked import (
     add_decision,
     count_parked,

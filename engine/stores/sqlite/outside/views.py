@@ -20,15 +20,16 @@ from ....errors import StoreRefused
 from ....limits import Limits
 from ....model.projection import ProjectionDefinition, TableDefinition
 from ....runtime.ports import Ports, Worker
+from ...contract.builds import definition_hash, served_position, serving
 from ...contract.outside import Found, Look, NoViewsYet
 from ...contract.views import ViewsState
 from ..connection import failures, floats_are_exact, run, set_reading, snapshot
 from ..files import files_of
-from ..views.builds import APPLICATION_ID, SCHEMA_VERSION, read_builds, real_name, serving
+from ..views.builds import APPLICATION_ID, SCHEMA_VERSION, read_builds, real_name
 from ..views.queries import QueryCalls, TableReads
 from ..views.shape import check_books
 from ..views.states import State, States
-from ..views.tables import TableSql, definition_hash
+from ..views.tables import TableSql
 
 __all__ = ["SqliteViewsReader"]
 
@@ -221,38 +222,9 @@ class SqliteViewsReader(TableReads):
     def _positions(self, builds: Sequence[Found]) -> Mapping[str, int]:
         """Give the positions of the views; raise StoreRefused for those of another definition."""
         return {
-            name: self._position(name, [build for build in builds if build.projection == name])
-            for name in self._declared
+            name: served_position(name, declared, builds, self.path)
+            for name, declared in self._declared.items()
         }
-
-    def _position(self, name: str, builds: Sequence[Found]) -> int:
-        """Give the position of the build that serves, if it is what is declared here."""
-        now = serving(builds)
-        if now is None:
-            raise StoreRefused(
-                f"{self.path} has no views of projection {name!r}: start an engine that has it on "
-                f"this store, or leave it out here"
-            )
-        declared, hash_here = self._declared[name]
-        if now.version != declared:
-            begun = any(b.version == declared and b.state == "building" for b in builds)
-            raise StoreRefused(
-                f"the views of projection {name!r} in {self.path} are of version {now.version}, "
-                f"and version {declared} is declared here: "
-                + (
-                    "ask again when it serves, it is being built"
-                    if begun
-                    else "run the release of this program that the engine has, or start an engine "
-                    "of this one, which builds them anew"
-                )
-            )
-        if now.definition != hash_here:
-            raise StoreRefused(
-                f"the tables of projection {name!r} are declared otherwise here than by the engine "
-                f"that wrote version {declared} of them to {self.path}: use its class, or declare "
-                f"`version={declared + 1}` and start an engine, which builds them anew"
-            )
-        return now.position
 
 
 def _was_moved(connection: apsw.Connection) -> bool:

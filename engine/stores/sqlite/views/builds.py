@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ....errors import StoreRefused, UsageError
+from ....errors import StoreRefused
 from ....model.projection import ProjectionDefinition, slice_of
 from ...contract.outside import Found
 from ...contract.views import BuildState, Checkpoint
@@ -421,17 +421,3 @@ def refuse_taken_names(
                 f"{definition.name!r}: rename the table's attribute, or remove the file, and the "
                 f"views are rebuilt"
             )
-
-
-def serving(builds: Sequence[Found]) -> Found | None:
-    """Give the build that serves."""
-    return next((build for build in builds if build.state == "serving"), None)
-
-
-def numbered(builds: Sequence[Found], number: int, projection: str) -> Found:
-    """Give the build with a number; raise UsageError where there is none."""
-    for build in builds:
-        if build.number == number:
-            return build
-    there = [build.number for build in builds]
-    raise UsageError(f"projection {projection!r} has no build {number}: there are {there}")

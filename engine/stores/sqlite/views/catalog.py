@@ -18,8 +18,10 @@ import msgspec
 from ....errors import StoreRefused, UsageError
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
+from ...contract.builds import definition_hash, numbered, serving
 from ...contract.log import LogSource
 from ...contract.outside import Found
+from ...contract.planning import Plan, Planner
 from ...contract.requests import Outcome, Request
 from ...contract.views import Build, Decision, Parked, Part, Rebuild
 from ..connection import floats_are_exact, set_pragma, transaction
@@ -28,21 +30,19 @@ from .builds import (
     drop_build,
     empty_build,
     make_build,
-    numbered,
     open_file,
     own_names,
     read_builds,
     real_name,
     refuse_taken_names,
-    serving,
     swap_builds,
     table_names,
 )
 from .parked import add_decision, read_parked, release
-from .planner import Plan, Planner, prepare
+from .planner import prepare
 from .requests import answer, begin, forget_failures, note_failure, oldest_open, put_back
 from .sql_tables import SqlTables
-from .tables import TableSql, definition_hash
+from .tables import TableSql
 
 __all__ = ["MEMORY", "Builder", "Catalog"]
 
@@ -161,7 +161,12 @@ class Catalog:
         self, store: LogSource, names: frozenset[str], rebuild: Rebuild, logger: logging.Logger
     ) -> Sequence[Plan]:
         """Decide what becomes of each projection; raise StoreRefused where nobody knows."""
-        planner = Planner(await store.head(), store, names, rebuild, logger)
+
+        def lacks_a_table(build: Found) -> bool:
+            reals = (real_name(table, build.number).lower() for table in build.tables)
+            return any(real not in names for real in reals)
+
+        planner = Planner(await store.head(), store, lacks_a_table, rebuild, logger)
         if self.builder is None:
             self._tell_of_renamed(logger)
         plan = planner.plan if self.builder is None else planner.plan_beside

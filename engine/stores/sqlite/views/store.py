@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -27,7 +28,9 @@ from ....model.sql_projection import SqlSession
 from ....runtime.ports import Ports, Worker
 from ....runtime.safely import safe_logger
 from ....statistics import ProjectionFailure
+from ...contract.gathering import Gathered
 from ...contract.log import LogSource
+from ...contract.planning import Plan
 from ...contract.requests import Outcome, Request
 from ...contract.views import (
     Build,
@@ -57,9 +60,8 @@ from ..files import files_of
 from ..place import Place
 from ..wal import WalInTurn
 from .catalog import MEMORY, Builder, Catalog
-from .group_commit import Gathered, GroupCommit
+from .group_commit import GroupCommit
 from .parked import is_paused, move_parked, parked_keys, read_decisions, skipped
-from .planner import Plan
 from .queries import TableReads
 from .requests import read_standstills
 from .shown import Shown
@@ -69,7 +71,7 @@ from .tables import TableSql
 __all__ = ["SqliteViews"]
 
 T = TypeVar("T")
-
+_KEY: Final = itemgetter(0)
 CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
 PAGE_BYTES: Final = 4_096
@@ -349,7 +351,7 @@ class SqliteViews(TableReads):
         rows: Mapping[Scalar, Flat | None],
     ) -> None:
         # In the order of the keys, so that neighbours in the table are written together.
-        flats = [flat for _, flat in sorted(rows.items(), key=_key) if flat is not None]
+        flats = [flat for _, flat in sorted(rows.items(), key=_KEY) if flat is not None]
         if sql.sliced:
             flats = [(*flat, part.slice) for flat in flats]
         for statement in sql.upserts(flats):
@@ -566,7 +568,3 @@ class SqliteViews(TableReads):
 
 def _nothing_to_do() -> None:
     """Come when the worker does."""
-
-
-def _key(item: tuple[Any, object]) -> Any:
-    return item[0]

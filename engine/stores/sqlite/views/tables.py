@@ -13,21 +13,19 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import blake2b
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from ....model.codec import schema_hash
 from ....model.conditions import Filter
-from ....model.projection import ProjectionDefinition, TableDefinition
+from ....model.projection import TableDefinition
 from ....model.rows import Flat, Scalar
 from ...contract.views import Search, Selection
 from ..connection import quoted
 from .search import PLACE, SearchSql
 
-__all__ = ["Statement", "TableSql", "definition_hash"]
+__all__ = ["Statement", "TableSql"]
 
 Statement: TypeAlias = tuple[str, Sequence[Scalar]]
 """SQL and what is bound to it."""
@@ -40,23 +38,6 @@ COLUMNS_MAX: Final = 1_000
 """Columns of a table; SQLite takes 2,000."""
 SLICE: Final = '"slice:"'
 """The column of a row's owner; a colon is in no field's name."""
-
-
-def definition_hash(definition: ProjectionDefinition) -> str:
-    """Give 16 hexadecimal digits that change when the tables of a projection change."""
-    shapes: list[Any] = []
-    for name in sorted(definition.tables):
-        shape = definition.tables[name].shape
-        columns = [(c.name, c.sql, c.nullable) for c in shape.columns]
-        # As a struct of resolved types, so that what is inside nested fields is covered too.
-        fields = [(column.name, column.annotation) for column in shape.columns]
-        nested = schema_hash(msgspec.defstruct(shape.row.__name__, fields))
-        searched: list[Any] = [shape.search] if shape.search else []  # absent as in old releases
-        searched += ["trigrams"] * shape.trigrams
-        shapes.append([name, shape.key, shape.indexes, columns, nested, *searched])
-    made = definition.sql_tables
-    shapes += [[name, made[name].statements] for name in sorted(made)]
-    return blake2b(msgspec.json.encode(shapes), digest_size=8).hexdigest()
 
 
 class TableSql:

@@ -1,0 +1,88 @@
+"""The builds of a projection as they were found: which serves, and whether it is what is declared.
+
+Rules: pure. Every store keeps the same of a build, and asks here what that means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from ...errors import StoreRefused, UsageError
+from ...model.codec import schema_hash
+from ...model.projection import ProjectionDefinition
+from .outside import Found
+
+__all__ = ["definition_hash", "numbered", "served_position", "serving"]
+
+
+def definition_hash(definition: ProjectionDefinition) -> str:
+    """Give 16 hexadecimal digits that change when the tables of a projection change."""
+    shapes: list[Any] = []
+    for name in sorted(definition.tables):
+        shape = definition.tables[name].shape
+        columns = [(c.name, c.sql, c.nullable) for c in shape.columns]
+        # As a struct of resolved types, so that what is inside nested fields is covered too.
+        fields = [(column.name, column.annotation) for column in shape.columns]
+        nested = schema_hash(msgspec.defstruct(shape.row.__name__, fields))
+        searched: list[Any] = [shape.search] if shape.search else []  # absent as in old releases
+        searched += ["trigrams"] * shape.trigrams
+        shapes.append([name, shape.key, shape.indexes, columns, nested, *searched])
+    made = definition.sql_tables
+    shapes += [[name, made[name].statements] for name in sorted(made)]
+    return blake2b(msgspec.json.encode(shapes), digest_size=8).hexdigest()
+
+
+def serving(builds: Sequence[Found]) -> Found | None:
+    """Give the build that serves."""
+    return next((build for build in builds if build.state == "serving"), None)
+
+
+def numbered(builds: Sequence[Found], number: int, projection: str) -> Found:
+    """Give the build with a number; raise UsageError where there is none."""
+    for build in builds:
+        if build.number == number:
+            return build
+    there = [build.number for build in builds]
+    raise UsageError(f"projection {projection!r} has no build {number}: there are {there}")
+
+
+def served_position(
+    projection: str, declared: tuple[int, str], builds: Sequence[Found], views: str
+) -> int:
+    """Give how far the tables are that serve a projection, if they are what is declared.
+
+    `declared` is its version and the hash of its tables. Raises StoreRefused for other tables.
+    """
+    now = serving([build for build in builds if build.projection == projection])
+    if now is None:
+        raise StoreRefused(
+            f"{views} has no views of projection {projection!r}: start an engine that has it on "
+            f"this store, or leave it out here"
+        )
+    version, hash_here = declared
+    if now.version != version:
+        begun = any(
+            b.projection == projection and b.version == version and b.state == "building"
+            for b in builds
+        )
+        raise StoreRefused(
+            f"the views of projection {projection!r} in {views} are of version {now.version}, "
+            f"and version {version} is declared here: "
+            + (
+                "ask again when it serves, it is being built"
+                if begun
+                else "run the release of this program that the engine has, or start an engine "
+                "of this one, which builds them anew"
+            )
+        )
+    if now.definition != hash_here:
+        raise StoreRefused(
+            f"the tables of projection {projection!r} are declared otherwise here than by the "
+            f"engine that wrote version {version} of them to {views}: use its class, or declare "
+            f"`version={version + 1}` and start an engine, which builds them anew"
+        )
+    return now.position
