@@ -49,27 +49,39 @@ class MissingRow(BaseException):
 
 def weight_of(flat: Flat | None) -> int:
     """Give about what a row takes in memory, in bytes and characters."""
-    if flat is None:
-        return ROW_BYTES
-    return ROW_BYTES + sum([len(value) for value in flat if isinstance(value, str | bytes)])
+    weight = ROW_BYTES
+    for value in flat or ():  # asked for each event: a comprehension would be a call of its own
+        if type(value) is str or type(value) is bytes:
+            weight += len(value)
+    return weight
+
+
+class Reads:
+    """What the batch has brought into memory: fetched, or found among the old rows."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self) -> None:
+        self.weight = 0
 
 
 class TableStage:
     """The rows of one table that are in memory, in two generations: what is used stays young."""
 
-    def __init__(self, attribute: str, undo: list[Undo], misses: list[MissingRow]) -> None:
+    def __init__(
+        self, attribute: str, undo: list[Undo], misses: list[MissingRow], reads: Reads
+    ) -> None:
         self.attribute = attribute
         self.young: dict[Scalar, Flat | None] = {}
         self.old: dict[Scalar, Flat | None] = {}
         self.dirty: set[Scalar] = set()
         self.scouted: set[Scalar] | None = None
         """While looking ahead: collects the missing keys, which then read as no row."""
-        self.read = 0
-        """Weight of what was fetched, or found among the old, since `Staging` looked."""
         self.seen = self.seen_weight = 0
         """Rows that were fetched or changed, and what they weigh together."""
         self._undo = undo
         self._misses = misses
+        self._reads = reads
 
     def get(self, key: Scalar) -> Flat | None:
         """Give a row, or None where there is none; raise MissingRow where that is not known."""
@@ -116,7 +128,7 @@ class TableStage:
         assert key not in self.dirty, "a fetched row would undo a change that is not written yet"
         self.young[key] = flat
         weight = weight_of(flat)
-        self.read += weight
+        self._reads.weight += weight
         self.seen += 1
         self.seen_weight += weight
 
@@ -128,7 +140,7 @@ class TableStage:
         cell: Cell = self.young.get(key, UNKNOWN)
         if cell is UNKNOWN and key in self.old:
             cell = self.young[key] = self.old.pop(key)
-            self.read += weight_of(cell)
+            self._reads.weight += weight_of(cell)
         return cell
 
 
@@ -143,6 +155,7 @@ class Staging:
     ) -> None:
         self._rows_max = rows_max
         self._bytes_max = bytes_max
+        self._share = bytes_max // BATCH_SHARE
         self.changed = 0
         """Weight of what the batch has changed, each change counted."""
         self._younger = 0
@@ -150,7 +163,10 @@ class Staging:
         self._undo: list[Undo] = []
         self.misses: list[MissingRow] = []
         """What the current event read and is not in memory, whatever its handler made of that."""
-        self.tables = {name: TableStage(name, self._undo, self.misses) for name in tables}
+        self._reads = Reads()
+        self.tables = {
+            name: TableStage(name, self._undo, self.misses, self._reads) for name in tables
+        }
 
     @property
     def rows(self) -> int:
@@ -168,16 +184,14 @@ class Staging:
     @property
     def has_its_share(self) -> bool:
         """Whether the batch has changed or read as much as one may before it is written."""
-        share = self._bytes_max // BATCH_SHARE
-        return self.changed >= share or self.changed + self.read >= 2 * share
+        if self.changed >= self._share:
+            return True
+        return self.changed + self._reads.weight >= 2 * self._share
 
     @property
     def read(self) -> int:
         """Weight of what the batch has brought into memory."""
-        read = 0
-        for table in self.tables.values():
-            read += table.read
-        return read
+        return self._reads.weight
 
     def keep(self) -> int:
         """Make what the current event changed part of the batch; give how often it did."""
@@ -222,9 +236,7 @@ class Staging:
         self._forget_weights()
 
     def _forget_weights(self) -> None:
-        self.changed = 0
-        for table in self.tables.values():
-            table.read = 0
+        self.changed = self._reads.weight = 0
 
     def clear(self) -> None:
         """Forget everything."""
