@@ -1,0 +1,229 @@
+"""Pages of the documents, followed as a reader would: files are written and commands typed.
+
+A fenced block with `title="name.py"` is a file, and as a `diff` a change of one. A `console` block
+has commands behind `$ `, each with what it prints. They come in the page's order, in one folder.
+`uvicorn` runs until a block begins with `^C`, at a free port that stands for 8000. Times, and how
+long something took, may differ.
+
+`python -m tests.docs.pages docs/tutorial docs/howto/search.md` runs pages and writes what the
+commands print into them: for whoever writes a page.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.support.installed import USERS_OWN, Installed, install
+
+READY_SECONDS: Final = 60
+COMMAND_SECONDS: Final = 60
+PORT: Final = "8000"
+INTERRUPT: Final = "^C"
+FOLDER: Final = "/home/ann/toolshed"
+"""What the pages show of where the reader's folder is."""
+
+_BLOCK: Final = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)^\1```$", re.MULTILINE)
+_TITLE: Final = re.compile(r'title="([^"]+)"')
+_DIFFERS: Final = (
+    (re.compile(r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d+)?"), r"<a day>\1<a time>"),
+    (re.compile(r"\b\d+(\.\d+)? ?(ms|s)\b"), "<a while>"),
+    (re.compile(r"/\S*/(?=[\w.-]+\.db)"), "<a folder>/"),
+)
+"""What is another at each run, and what stands for it."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A fenced block of a page."""
+
+    language: str
+    title: str | None
+    text: str
+    place: tuple[int, int]
+    """Of its text in the page."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A command of a `console` block, and what the page says that it prints."""
+
+    command: str
+    printed: str
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """Give the fenced blocks of a page, in order."""
+    for found in _BLOCK.finditer(page):
+        title = _TITLE.search(found[3])
+        indent = len(found[1])
+        text = "".join(line[indent:] or "\n" for line in found[4].splitlines(keepends=True))
+        yield Block(found[2], title and title[1], text, found.span(4))
+
+
+def steps(block: Block) -> Iterator[Step]:
+    """Give the commands of a `console` block."""
+    first, *parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+    if first:
+        assert first.startswith(f"{INTERRUPT}\n"), (
+            f"a console block begins with a command:\n{first}"
+        )
+        yield Step(INTERRUPT, first.removeprefix(f"{INTERRUPT}\n"))
+    for part in parts:
+        lines = part.splitlines(keepends=True)
+        end = 1 + next(n for n, line in enumerate(lines) if not line.endswith("\\\n"))
+        yield Step("".join(lines[:end]).rstrip("\n"), "".join(lines[end:]))
+
+
+def alike(printed: str) -> str:
+    """Give an output without what is another at each run."""
+    for pattern, instead in _DIFFERS:
+        printed = pattern.sub(instead, printed)
+    return "\n".join(line.rstrip() for line in printed.strip("\n").splitlines())
+
+
+def _changed(text: str, change: str) -> str:
+    """Apply a diff: lines are kept (behind a space), taken away (`-`) or added (`+`).
+
+    A line that begins with `@@` stands between places of the file.
+    """
+    for place in re.split(r"^@@.*\n", change, flags=re.MULTILINE):
+        lines = [line if line.strip() else " \n" for line in place.splitlines(keepends=True)]
+        before, after = ("".join(n[1:] for n in lines if n[0] in kept) for kept in (" -", " +"))
+        found = text.count(before)
+        assert found == 1 or not before, f"this stands {found} times in the file:\n{before}"
+        text = text.replace(before, after) if before else text + after
+    return text
+
+
+class Reader:
+    """Somebody who follows pages in a folder of his own, with Foldline installed."""
+
+    def __init__(self, folder: Path, installed: Installed, **variables: str) -> None:
+        self.folder = folder
+        # What the tests' environment has installed of pytest's plugins is not the reader's.
+        alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        self._variables = {**installed.variables, **alone, **variables}
+        self._server: subprocess.Popen[str] | None = None
+        self._port = PORT
+        # A module of the reader's own, with the name that the package has in the repository.
+        (folder / "engine.py").write_text(USERS_OWN)
+
+    def follow(self, page: Path) -> str:
+        """Do what a page says; give it with what its commands print.
+
+        Raises AssertionError where it cannot be followed.
+        """
+        text = page.read_text()
+        written, end = "", 0
+        try:
+            for block in blocks(text):
+                written += text[end : block.place[0]] + self._do(block, text)
+                end = block.place[1]
+            assert self._server is None, "the reader is to stop the server, with ^C"
+        finally:
+            self._end_server()
+        return written + text[end:]
+
+    def _do(self, block: Block, page: str) -> str:
+        if block.title is not None:
+            path = self.folder / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            changed = block.language == "diff"
+            path.write_text(_changed(path.read_text(), block.text) if changed else block.text)
+        if block.language != "console":
+            return page[slice(*block.place)]
+        done = ""
+        for step in steps(block):
+            printed = self._type(step.command)
+            if alike(printed) == alike(step.printed):
+                printed = step.printed
+            prompt = "" if step.command == INTERRUPT else "$ "
+            done += f"{prompt}{step.command}\n{printed}"
+            done += "\n" * (bool(printed) and not printed.endswith("\n"))
+        return done
+
+    def _type(self, command: str) -> str:
+        """Run a command; give what it prints, errors too."""
+        if command.startswith("uvicorn "):
+            return self._serve(command)
+        if command == INTERRUPT:
+            return self._end_server()
+        done = subprocess.run(
+            ["sh", "-c", f"exec 2>&1; {command.replace(f':{PORT}', f':{self._port}')}"],
+            cwd=self.folder,
+            env=self._variables,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=COMMAND_SECONDS,
+        )
+        return self._shown(done.stdout)
+
+    # -- a server -----------------------------------------------------------------------------
+
+    def _serve(self, command: str) -> str:
+        self._end_server()
+        self._server = subprocess.Popen(
+            ["sh", "-c", f"exec python -m {command} --port 0"],
+            cwd=self.folder,
+            env=self._variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self._server.stdout is not None
+        log = ""
+        while (found := re.search(r"running on http://127\.0\.0\.1:(\d+)", log)) is None:
+            line = self._server.stdout.readline()
+            assert line, f"the server ended:\n{log}"
+            log += line
+        self._port = found[1]
+        return self._shown(log)
+
+    def _end_server(self) -> str:
+        if self._server is None:
+            return ""
+        self._server.send_signal(signal.SIGINT)
+        log, _ = self._server.communicate(timeout=READY_SECONDS)
+        # Requests are in the log too, each from another port.
+        told = [line for line in log.splitlines() if '"' not in line]
+        self._server = None
+        return self._shown("\n".join(told) + "\n")
+
+    def _shown(self, text: str) -> str:
+        text = re.sub(r"process \[\d+\]", "process [4711]", text)
+        return text.replace(f":{self._port}", f":{PORT}").replace(str(self.folder), FOLDER)
+
+
+@contextmanager
+def _a_reader() -> Iterator[Reader]:
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder, name) for name in ("installed", "project")]
+        for place in places:
+            place.mkdir()
+        yield Reader(places[1], install(places[0]))
+
+
+def main(arguments: list[str]) -> None:
+    """Follow pages in one folder, and write what their commands print into them."""
+    paths = [Path(argument) for argument in arguments]
+    pages = [p for path in paths for p in (sorted(path.glob("*.md")) if path.is_dir() else [path])]
+    with _a_reader() as reader:
+        for page in pages:
+            before = page.read_text()
+            after = reader.follow(page)
+            page.write_text(after)
+            sys.stdout.write(f"{page}: {'the same' if before == after else 'CHANGED'}{os.linesep}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
