@@ -1,4 +1,4 @@
-"""The shop's command line: import and report, watch, look, find, or make a larger file.
+"""The shop's command line: import and report, watch, look, find, crash, or make a larger file.
 
 Rules: the report goes to the output, everything else to the error stream, and nothing that others
 wrote moves a cursor on either. What a user can cause, a missing file, a locked store, is told in
@@ -22,6 +22,7 @@ from .importer.expand import expand
 from .importer.text_file import Unreadable
 from .terminal.arguments import DONE, FAILED, INTERRUPTED, read_arguments
 from .terminal.catalogue_search import lay_out_products, search_products
+from .terminal.crash import CannotCrash, crash
 from .terminal.import_command import import_file
 from .terminal.order_past import NoSuchOrder, ask_past, lay_out_past
 from .terminal.progress import Progress
@@ -40,7 +41,7 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         abandon_output()
         return FAILED  # what was asked for is not read; what was imported is
-    except (Unreadable, NoSuchOrder, EngineError, OSError) as error:
+    except (Unreadable, NoSuchOrder, CannotCrash, EngineError, OSError) as error:
         print(f"error: {plain(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -89,6 +90,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "order": _order,
     "search": _search,
     "expand": _expand,
+    "crash": crash,
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ names the parts together.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from engine import Authorize, Engine, Limits, Onlooker
 
 from .model.former_events import UPCASTERS
@@ -19,13 +21,15 @@ from .views.orders import Orders
 from .views.queries import ANSWERS
 from .views.sales import Sales
 
-__all__ = ["look_on", "open_shop"]
+__all__ = ["ALONE", "LIMITS", "look_on", "open_shop"]
 
 PROJECTIONS = (Orders, Catalogue, Sales, Customers)
 
 # An order is done with soon after it was invoiced, so that few are worth their place in memory:
 # importing 1.4 million rows takes 250 MB so, and 650 MB with the engine's own bound.
 LIMITS = Limits(resident_aggregates=2_000)
+ALONE = replace(LIMITS, loop_blocked_ms=2_000)
+"""For a process whose event loop nobody else waits for: a slow machine is no fault to log."""
 
 
 def open_shop(

@@ -10,6 +10,7 @@ then the engine needs help first.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -24,7 +25,7 @@ from ..terminal.listing import Listing
 from .invoices import Invoice, Invoices
 from .text_file import Unreadable
 
-__all__ = ["OTHERWISE", "Imported", "commands_of", "import_invoices"]
+__all__ = ["OTHERWISE", "Imported", "Outcomes", "commands_of", "import_invoices"]
 
 COMMANDS_IN_FLIGHT = 1_024
 
@@ -34,21 +35,53 @@ OTHERWISE = frozenset({"key-reused", "order-exists", "return-exists"})
 Acknowledged = Callable[[str, Receipt], None]
 
 
+class Outcomes(msgspec.Struct):
+    """What became of the commands of one class: each that was sent is in one of the others."""
+
+    sent: int = 0
+    executed: int = 0
+    """Wrote events now."""
+    repeated: int = 0
+    """Had been executed before, and were recognised by their keys."""
+    refused: int = 0
+
+
 class Imported(msgspec.Struct):
     """What became of a file."""
 
     invoices: int = 0
-    commands: int = 0
-    executed: int = 0
-    """Commands that wrote events now; the other acknowledged ones had been executed before."""
-    repeated: int = 0
-    refused_commands: int = 0
+    outcomes: dict[str, Outcomes] = {}
+    """By the name of the command's class."""
+    codes: dict[str, int] = {}
+    """Refused commands, by the code of the refusal."""
     refused: dict[str, Listing] = {}
     """Numbers of refused invoices, by the code of the refusal."""
     partly: Listing = msgspec.field(default_factory=Listing)
     """Of these, the numbers of invoices that were stored without the rows that were refused."""
     last: Receipt | None = None
     """The receipt with the highest position: what the views must have reached."""
+    seconds: float = 0.0
+    """From the first command to the last answer."""
+
+    @property
+    def commands(self) -> int:
+        """How many commands were sent."""
+        return sum(outcomes.sent for outcomes in self.outcomes.values())
+
+    @property
+    def executed(self) -> int:
+        """How many wrote events now."""
+        return sum(outcomes.executed for outcomes in self.outcomes.values())
+
+    @property
+    def repeated(self) -> int:
+        """How many had been executed before."""
+        return sum(outcomes.repeated for outcomes in self.outcomes.values())
+
+    @property
+    def refused_commands(self) -> int:
+        """How many were refused."""
+        return sum(outcomes.refused for outcomes in self.outcomes.values())
 
     @property
     def refused_count(self) -> int:
@@ -68,6 +101,8 @@ class Sent(msgspec.Struct, frozen=True):
     ordinal: int
     """Of the invoice in the file, since a number may come again."""
     key: str
+    outcomes: Outcomes
+    """Where it is counted."""
 
 
 async def import_invoices(
@@ -102,10 +137,13 @@ class _Import:
         """Why nothing more is sent; what was sent before has its answers first."""
 
     async def run(self) -> Imported:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         answers = self._engine.execute_many(self._envelopes(), window=COMMANDS_IN_FLIGHT)
         async for answer in answers:
             # Answers come in the order of the commands.
             self._take(self._sent.popleft(), answer)
+        self._result.seconds = clock() - begun
         assert not self._sent, "every command has its answer"
         if self._ended_by is not None:
             raise self._ended_by
@@ -119,12 +157,17 @@ class _Import:
                 for envelope in commands_of(invoice):
                     if self._ended_by is not None:
                         return
-                    assert envelope.key is not None
-                    self._result.commands += 1
-                    self._sent.append(Sent(invoice.number, self._result.invoices, envelope.key))
+                    self._note(invoice.number, envelope)
                     yield envelope
         except Unreadable as error:
             self._ended_by = error
+
+    def _note(self, number: str, envelope: Envelope) -> None:
+        assert envelope.key is not None
+        name = type(envelope.command).__name__
+        outcomes = self._result.outcomes.setdefault(name, Outcomes())
+        outcomes.sent += 1
+        self._sent.append(Sent(number, self._result.invoices, envelope.key, outcomes))
 
     def _take(self, sent: Sent, answer: Receipt | EngineError) -> None:
         if isinstance(answer, Receipt):
@@ -140,16 +183,17 @@ class _Import:
         result = self._result
         self._stored_ordinal = sent.ordinal
         if receipt.position > self._before:
-            result.executed += 1
+            sent.outcomes.executed += 1
         else:
-            result.repeated += 1
+            sent.outcomes.repeated += 1
         if result.last is None or receipt.position > result.last.position:
             result.last = receipt
         if self._acknowledged is not None:
             self._acknowledged(sent.key, receipt)
 
     def _refuse(self, sent: Sent, code: str) -> None:
-        self._result.refused_commands += 1
+        sent.outcomes.refused += 1
+        self._result.codes[code] = self._result.codes.get(code, 0) + 1
         # Commands of one invoice are answered in a row, so that it is enough to know the last.
         if sent.ordinal == self._refused_ordinal:
             return

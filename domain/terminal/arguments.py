@@ -34,6 +34,8 @@ other commands:
   python -m domain order --help       show an order, its history, and what changed
   python -m domain search --help      find products by their words
   python -m domain expand --help      make a larger file of the same shape
+  python -m domain crash --help       see that kill -9 loses nothing and doubles nothing
+  python -m domain.web --help         serve the shop as a web application
 
 exit status: {DONE} done; {FAILED} it could not be done, the reason is on the error stream;
 {USAGE} wrong arguments; {SOME_LEFT_OUT} done, but rows that cannot be read were left out"""
@@ -70,6 +72,20 @@ catalogue is folded from it for the question, as it is now, or with --at as it w
 SEARCH_MORE = f"""\
 exit status: {DONE} shown, also where no product has the words; {FAILED} the log cannot be read, or
 there is no word to look for: the reason is on the error stream; {USAGE} wrong arguments"""
+
+
+CRASH_HELP = """\
+See that kill -9 loses nothing and doubles nothing. A process imports a file, and is killed in the
+middle, at a moment that the seed chooses; the next one goes on with the same store, and is killed
+as well. After each kill the log is compared with what was acknowledged, and in the end the report
+with that of an import that nobody killed. All of it happens in a folder of its own, which is
+removed."""
+
+CRASH_MORE = f"""\
+exit status: {DONE} nothing was lost or doubled, and the reports are the same; {FAILED} something
+was, or it could not be tried: the reason is on the error stream; {USAGE} wrong arguments"""
+
+KILLS_MAX: Final = 100
 
 
 def _import_parser() -> argparse.ArgumentParser:
@@ -188,13 +204,41 @@ def _search_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _crash_parser() -> argparse.ArgumentParser:
+    parser = _parser(" crash", CRASH_HELP, CRASH_MORE)
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        default=SAMPLE,
+        metavar="FILE",
+        help="a .csv or .csv.gz file like the sample, which is imported if none is given",
+    )
+    parser.add_argument(
+        "--kills",
+        type=_kills,
+        default=5,
+        metavar="N",
+        help=f"how often, from 1 to {KILLS_MAX} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole,
+        metavar="N",
+        help="chooses the moments; a new one is taken and told if none is given",
+    )
+    return parser
+
+
 PARSERS: Final[dict[str, Callable[[], argparse.ArgumentParser]]] = {
     "watch": _watch_parser,
     "order": _order_parser,
     "search": _search_parser,
     "expand": _expand_parser,
+    "crash": _crash_parser,
+    "import": _import_parser,
 }
-"""By the word that a command begins with; an import has none."""
+"""By the word that a command begins with; an import may have none."""
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
@@ -203,6 +247,9 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, argparse.Namespace]:
     if command in PARSERS:
         return command, PARSERS[command]().parse_args(arguments[1:])
     parser = _import_parser()
+    if command and not command.startswith("-"):
+        # Before its options are read, which would be another command's.
+        _refuse_mistyped(parser, Path(command))
     options = parser.parse_args(arguments)
     _refuse_mistyped(parser, options.file)
     return "import", options
@@ -218,6 +265,13 @@ def _refuse_mistyped(parser: argparse.ArgumentParser, file: Path) -> None:
     near = difflib.get_close_matches(word.lower(), PARSERS, n=1)
     meant = f": did you mean {near[0]}?" if near else ""
     parser.error(f"{plain(word)} is no command ({', '.join(PARSERS)}) and no file{meant}")
+
+
+def _kills(argument: str) -> int:
+    kills = some(argument)
+    if kills > KILLS_MAX:
+        raise argparse.ArgumentTypeError(f"{kills} is above {KILLS_MAX}")
+    return kills
 
 
 def _text(argument: str) -> str:

@@ -1,7 +1,8 @@
 """The import as a command: the file is looked at, sent, reported; or the shop is shown meanwhile.
 
 Rules: a file that cannot be read leaves no empty store behind. The report waits until the views
-have all that the log has, for as long as they come nearer.
+have all that the log has, for as long as they come nearer. It goes to the output; what was done,
+how fast, and what to try next go to the error stream.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ..importer.acknowledgements import Acknowledgements
 from ..importer.importer import Imported, import_invoices
 from ..importer.invoices import Invoices
 from ..importer.text_file import TextFile
-from ..shop import open_shop
+from ..shop import ALONE, open_shop
+from .account import begin, is_sample, lay_out_account, lay_out_next
 from .arguments import DONE, SOME_LEFT_OUT
 from .progress import Progress
 from .report import Report, ask_report, lay_out
@@ -39,8 +41,10 @@ def import_file(options: argparse.Namespace, *, watching: bool = False) -> int:
             acks = stack.enter_context(Acknowledgements(options.acks))
         imported, report = run(import_and_ask, options.store, invoices, acks, watching)
     _tell_dates(invoices, options.dates)
-    print(told(imported, invoices), file=sys.stderr)
     print(lay_out(report, imported, invoices), end="", flush=True)
+    print(lay_out_account(imported, invoices, options.store), end="", file=sys.stderr)
+    if is_sample(invoices):
+        print(lay_out_next(options.store), end="", file=sys.stderr)
     left_out = invoices.malformed.count or invoices.waiting.count
     return SOME_LEFT_OUT if left_out or imported.differs else DONE
 
@@ -84,7 +88,9 @@ async def import_and_ask(
     def doing() -> str:
         return f"importing {file.path.name}: {file.bytes_read * 100 // max(1, file.bytes_total)} %"
 
-    async with open_shop(store) as engine:
+    async with open_shop(store, ALONE) as engine:
+        if not watching:
+            print(begin(file.path.name, store), file=sys.stderr)
         try:
             async with shown(engine, store, doing) if watching else nullcontext():
                 imported = await import_invoices(engine, invoices, acknowledged)
@@ -111,21 +117,3 @@ async def _ask_patiently(engine: Engine, at: int) -> Report:
                 progress.show(min(behind.values()), lag.wanted)
     finally:
         progress.end()
-
-
-def told(imported: Imported, invoices: Invoices) -> str:
-    """Say in a line what the import did; each command is in one of its counts."""
-    sent = imported.invoices + invoices.waiting.count
-    read = f"{invoices.rows:,} rows, {sent:,} invoices, {imported.commands:,} commands"
-    counts: list[str] = []
-    if imported.executed:
-        counts.append(f"{imported.executed:,} executed")
-    if imported.repeated and not imported.executed:
-        counts.append(
-            f"nothing new, {imported.repeated:,} had been executed before and the shop is as it was"
-        )
-    elif imported.repeated:
-        counts.append(f"{imported.repeated:,} had been executed before and were not again")
-    if imported.refused_commands:
-        counts.append(f"{imported.refused_commands:,} refused")
-    return f"{read}: {', '.join(counts) or 'nothing executed'}"

@@ -61,13 +61,21 @@ def test_the_report_of_a_small_file(
         "    2\n"
     )
     assert "imported 100 %\n" in told.err
-    assert told.err.endswith("3 rows, 3 invoices, 5 commands: 3 executed, 2 refused\n")
+    assert "\n3 rows, 3 invoices, 5 commands: 3 executed + 2 refused\n" in told.err
+    assert re.search(r"\n3 commands executed, durable, in [0-9.]+ s: [0-9,]+ a second", told.err)
+    assert "try next" not in told.err, "that is for who has no file of their own yet"
 
 
 def test_the_sample_is_imported_by_default(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--store", store]) == 0
 
-    out = re.sub(" +", " ", capsys.readouterr().out)
+    told = capsys.readouterr()
+    out = re.sub(" +", " ", told.out)
+    for command in ("order 536365", "search", "crash", "domain.web --replay 60"):
+        assert re.search(
+            f"\n  python -m domain.*{command.removeprefix('domain')}",
+            told.err.partition("try next:")[2],
+        )
     assert "\n 1,051 orders 540,161.30\n 156 returns 63,376.56\n" in out
     assert "\nInvoices refused by the rules: 67\n quantity-not-positive: 67\n" in out
     assert len(re.findall(r"\b5\d{5}\b", out.partition("quantity-not-positive")[2])) == 67
@@ -82,9 +90,11 @@ def test_a_second_run_says_that_nothing_changed(
     second = capsys.readouterr()
 
     assert second.out == first.out
-    assert second.err.endswith(
-        "5 commands: nothing new, 3 had been executed before and the shop is as it was, 2 refused\n"
+    assert (
+        "5 commands: nothing new: 3 had been executed before and were not again + 2 refused\n"
+        in (second.err)
     )
+    assert "a second" not in second.err, "nothing was made durable"
 
 
 def test_a_run_that_goes_on_says_what_it_did_not_do_again(
@@ -96,9 +106,9 @@ def test_a_run_that_goes_on_says_what_it_did_not_do_again(
     capsys.readouterr()
     main([str(path), "--store", store])
 
-    told = capsys.readouterr().err
-    assert told.endswith(
-        "7 commands: 2 executed, 3 had been executed before and were not again, 2 refused\n"
+    assert (
+        "7 commands: 2 executed + 3 had been executed before and were not again + 2 refused\n"
+        in (capsys.readouterr().err)
     )
 
 
@@ -145,7 +155,8 @@ def test_an_invoice_that_the_shop_has_otherwise_is_told_by_status(
     told = capsys.readouterr()
     assert "that the shop has with other rows, and that stay as they are: 1\n" in told.out
     assert "Invoices refused by the rules: 1\n" in told.out
-    assert told.err.endswith("2 had been executed before and the shop is as it was, 3 refused\n")
+    assert "2 had been executed before and were not again + 3 refused\n" in told.err
+    assert "1  key-reused (the shop has this invoice with other rows)\n" in told.err
 
 
 def test_an_order_without_the_rows_that_were_refused_is_told_by_status(
@@ -280,6 +291,23 @@ def test_it_runs_as_a_module(path: Path, store: str) -> None:
 
     assert run.returncode == 0
     assert run.stdout.startswith("SALES REPORT\n")
+
+
+@pytest.mark.parametrize("words", [["wacht"], ["ordr", "536365"], ["crahs", "--seed", "1"]])
+def test_a_mistyped_command_is_not_taken_for_a_file(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+
+    told = capsys.readouterr().err
+    assert f"{words[0]} is no command" in told
+    assert re.search("did you mean (watch|order|crash)\\?\n", told)
+
+
+def test_an_import_may_be_named(path: Path, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", str(path), "--store", store]) == 0
+    assert capsys.readouterr().out.startswith("SALES REPORT\n")
 
 
 def test_help_names_everything() -> None:
