@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from tests.support import smoke
 from tests.support.installed import Installed, install
 from tests.support.postgres import Server, debian_programs, postgres_server, wheel_programs
 
@@ -24,6 +25,25 @@ def pytest_configure() -> None:
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{others}" if others else str(ROOT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_smoke(path: Path) -> bool:
+    tests = ROOT / "tests"
+    return path.is_relative_to(tests) and path.relative_to(tests).as_posix() in smoke.FILES
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing but smoke tests if only they are asked for: that would take the most time."""
+    if config.getoption("markexpr") != "smoke" or collection_path.suffix != ".py":
+        return None
+    return None if _is_smoke(collection_path) or collection_path.name == "__init__.py" else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the files that are smoke tests."""
+    for item in items:
+        if _is_smoke(item.path):
+            item.add_marker("smoke")
 
 
 @pytest.fixture(scope="session")

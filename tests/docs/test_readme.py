@@ -1,346 +1,65 @@
-"""Every program in the README and its companions runs as it stands, and says what it says."""
+"""The README is short, and its program and its commands do what it says."""
 
 from __future__ import annotations
 
-import asyncio
-import gzip
-import itertools
-import os
 import re
-import shlex
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import httpx
 import pytest
 
-from domain.importer.invoices import SAMPLE
-from tests.integrations.serving import serving
-from tests.support.installed import USERS_OWN, Installed
+from tests.support import smoke
+from tests.support.documents import ROOT, Folder, commands, programs
+from tests.support.installed import Installed
 
-ROOT = Path(__file__).parents[2]
-HOWTO = ROOT / "docs" / "howto"
 README = (ROOT / "README.md").read_text()
-BALANCE = "Balance(account_id='a-1', cents=500)\n"
-
-
-def blocks(document: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", document, re.DOTALL)
-
-
-BLOCKS = blocks(README)
-
-
-class Folder:
-    """A folder of a user, whose own `engine.py` is no business of Foldline's."""
-
-    def __init__(self, path: Path, installed: Installed) -> None:
-        self.path = path
-        self.installed = installed
-        self.write("engine.py", USERS_OWN)
-
-    def write(self, name: str, program: str) -> None:
-        """Keep a program."""
-        (self.path / name).write_text(program)
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of the installed wheel."""
-        return self.installed.run(self.path, *command)
-
-    def ran(self, name: str) -> str:
-        """Run a program; give what it printed."""
-        done = self.run("python", name)
-        # Each program has projections of its own on the one log, which the engine may tell of.
-        told = [line for line in done.stderr.splitlines() if "declared by nobody" not in line]
-        assert (done.returncode, told) == (0, [])
-        return done.stdout
-
-    def serving(self, app: str) -> AbstractAsyncContextManager[str]:
-        """Serve an app; give its URL."""
-        return serving(app, self.path, self.installed.python)
+(PROGRAM,) = programs("README.md")
 
 
 @pytest.fixture
-def empty(tmp_path: Path, installed: Installed) -> Folder:
-    """Give a folder without any program yet."""
+def folder(tmp_path: Path, installed: Installed) -> Folder:
+    """Give an empty folder of a user."""
     return Folder(tmp_path, installed)
 
 
-@pytest.fixture
-def folder(empty: Folder) -> Folder:
-    """Give a folder with the first program, which the others go on from, and what it wrote."""
-    empty.write("bank.py", BLOCKS[0])
-    assert empty.ran("bank.py") == BALANCE
-    return empty
+def test_it_has_at_most_150_lines() -> None:
+    assert len(README.splitlines()) <= 150
 
 
-def the_block(mark: str) -> str:
-    (found,) = (block for block in BLOCKS[1:] if mark in block)
-    return found
+def test_the_program_prints_what_it_says_each_time(folder: Folder) -> None:
+    folder.write("bank.py", PROGRAM)
+    printed = [folder.ran("bank.py") for _ in range(2)]
 
-
-def test_every_program_is_run_by_a_test() -> None:
-    assert len(BLOCKS) == 9
-
-
-def test_the_first_program_may_be_repeated(folder: Folder) -> None:
-    assert folder.ran("bank.py") == BALANCE
-
-
-def test_the_program_that_looks_back_prints_what_was(folder: Folder) -> None:
-    folder.write("back.py", the_block("look_back"))
-
-    assert folder.ran("back.py") == (
-        "1 Deposited(cents=500) None\n2 Deposited(cents=250) ann\n500\n~ cents: 500 -> 750\n"
-    )
-
-
-def test_the_program_that_asks_for_a_range_finds_what_is_in_it(folder: Folder) -> None:
-    folder.write("hotel.py", the_block("rooms_taken"))
-
-    assert folder.ran("hotel.py") == "{'101'}\n"
-
-
-def test_the_program_that_looks_on_prints_what_is(folder: Folder) -> None:
-    folder.write("on.py", the_block("look_on"))
-
-    assert folder.ran("on.py") == f"{BALANCE.rstrip()} {{'balances': 1}}\n{BALANCE}"
-
-
-def test_the_program_that_searches_finds_what_is_and_not_what_was_not_yet(folder: Folder) -> None:
-    folder.write("search.py", the_block("FindEntries"))
-
-    assert folder.ran("search.py") == "40 cents by Zoë\n[]\n"
-
-
-def test_the_program_without_a_loop_runs(folder: Folder) -> None:
-    folder.write("night.py", the_block("portal"))
-
-    assert [folder.ran("night.py") for _ in range(2)] == ["2 525\n"] * 2
-
-
-def test_the_watched_program_prints_what_it_says(folder: Folder) -> None:
-    folder.write("watched.py", the_block("OpenTelemetry"))
-    numbers, spans = folder.ran("watched.py").splitlines()
-
-    assert f"It prints `{numbers}` and `{spans}`." in README
-
-
-def test_the_web_app_serves(folder: Folder) -> None:
-    folder.write("web.py", the_block("FastAPI("))
-
-    async def main() -> None:
-        async with folder.serving("web:app") as url, httpx.AsyncClient(base_url=url) as client:
-            deposit = {"url": "/accounts/a-1/deposits", "json": {"cents": 70}}
-            headers = {"Idempotency-Key": '"k-1"', "If-Match": '"1"'}
-            done = await client.post(**deposit, headers=headers)  # type: ignore[arg-type]
-            assert (done.status_code, done.headers["ETag"]) == (201, '"2"')
-            again = await client.post(**deposit, headers=headers)  # type: ignore[arg-type]
-            assert (again.status_code, again.headers["ETag"]) == (201, '"2"')
-            late = await client.post(**deposit, headers={"If-Match": '"1"'})  # type: ignore[arg-type]
-            assert late.status_code == 412
-            shown = await client.get(
-                "/accounts/a-1", params={"at": done.headers["Foldline-Receipt"]}
-            )
-            assert shown.json() == {"account_id": "a-1", "cents": 570}
-            wrong = await client.post("/accounts/a-1/deposits", json={"cents": -1})
-            assert (wrong.status_code, wrong.json()["code"]) == (409, "not-positive")
-            odd = await client.post("/accounts/a-1/deposits", json={"cents": 1, "euro": 2})
-            assert (odd.status_code, odd.json()["code"]) == (422, "bad-body")
-
-    asyncio.run(main())
-
-
-def test_the_live_queries_are_served(folder: Folder) -> None:
-    folder.write("web.py", the_block("FastAPI("))
-    folder.write("live.py", the_block("event_stream(watched)"))
-
-    async def main() -> None:
-        async with folder.serving("live:app") as url, httpx.AsyncClient(base_url=url) as client:
-            async with client.stream("GET", "/accounts/a-1/live") as streamed:
-                lines = streamed.aiter_lines()
-                found = [await anext(lines) for _ in range(2)]
-                saved = await client.post("/accounts/a-1/savings", params={"cents": 700})
-                assert saved.json() == 3
-                async with asyncio.timeout(20):
-                    while found[-1] != 'data: {"account_id":"a-1","cents":700}':
-                        found.append(await anext(lines))
-            seen = [line for line in found if line.startswith("id:")][-1][4:]
-            headers = {"Last-Event-ID": seen}
-            async with client.stream("GET", "/accounts/a-1/live", headers=headers) as streamed:
-                again = [line async for line in aislice(streamed.aiter_lines(), 2)]
-        assert found[1] == 'data: {"account_id":"a-1","cents":500}'
-        assert again[1] == 'data: {"account_id":"a-1","cents":700}'
-
-    asyncio.run(main())
-
-
-async def aislice(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
-    for _ in range(count):
-        yield await anext(lines)
-
-
-def test_the_program_in_sql_ranks_whom_the_first_one_knows(folder: Folder) -> None:
-    """The other program of that page needs a server, and is run in `test_redis_sink`."""
-    ranking, _ = blocks((HOWTO / "sql-projections-and-sinks.md").read_text())
-    folder.write("ranking.py", ranking)
-
-    assert [folder.ran("ranking.py") for _ in range(2)] == [
-        "[('a-2', 900, 1), ('a-1', 500, 2)]\n"
-    ] * 2
-
-
-def test_the_program_about_changing_events_runs_and_passes_the_gate(empty: Folder) -> None:
-    (program,) = blocks((HOWTO / "change-an-event.md").read_text())
-    (empty.path / "hotel").mkdir()
-    empty.write("hotel/main.py", program)
-    empty.write("hotel.py", program)
-    assert empty.ran("hotel.py") == "Lee\n"
-    (empty.path / "hotel.py").unlink()
-
-    gate = ["foldline", "schema", "check", "hotel.main:make_engine"]
-    done = empty.run(*gate, "--log", "hotel.db")
-    assert (done.returncode, done.stdout) == (0, "")
-    stored = f"1 stored in {empty.path / 'hotel.db'}: everything fits"
-    assert f"3 types of events are declared, {stored}" in done.stderr
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_tests_about_testing_pass(folder: Folder, number: int) -> None:
-    folder.write("test_it.py", blocks((HOWTO / "test-an-aggregate.md").read_text())[number])
-    options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--rootdir", "."]
-    done = folder.run("python", "-m", "pytest", *options, "test_it.py")
-
-    assert done.returncode == 0, done.stdout
-    assert f"{(2, 1)[number]} passed" in done.stdout
-
-
-SQL = (
-    '"select a.cents, l.event from balances_rows a '
-    "join log l on l.stream = 'account:' || a.account_id\""
-)
-COMMANDS = [
-    line.partition("#")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-]
-
-
-def test_every_command_is_run_here_or_by_the_continuous_integration() -> None:
-    """Installing, the main job and the tests are what `.ci/run` is; the others are below."""
-    assert [command for command in COMMANDS if command.startswith(("foldline", "python -m"))] == [
-        "foldline log bank.db --stream account:a-1 --payload",
-        "foldline copy bank.db backup.db",
-        "foldline tail bank.db --json",
-        f"foldline sql bank.db {SQL}",
-        "python -m domain order 536365 --version 1",
-        'python -m domain search "white lantern"',
-        "python -m domain watch",
-        "foldline projections list bank.db --watch",
-        'foldline projections pause bank.db balances --reason "moving the disk"',
-        "foldline projections parked bank.db balances --traceback",
-        "foldline projections build bank.db bank_2:make balances",
-    ]
-    assert len(COMMANDS) == 15
-
-
-async def test_the_commands_that_look_into_a_log_show_it(folder: Folder) -> None:
-    log, copy, tail, sql, *_ = (
-        shlex.split(command) for command in COMMANDS if command.startswith("foldline")
-    )
-    shown = folder.run(*log)
+    assert printed == ["500 cents at version 1\n"] * 2
+    assert f"It prints `{printed[0].strip()}`" in README
+    shown = folder.run("foldline", "log", "bank.db", "--payload")
     assert (shown.returncode, '{"cents":500}' in shown.stdout) == (0, True)
 
-    assert folder.run("python", "-m", *copy).returncode == 0
-    assert (folder.path / "backup.db").is_file()
 
-    asked = folder.run(*sql, "--csv")
-    assert asked.stdout == "cents,event\n500,deposited\n"
+def test_the_first_program_is_the_beginning_of_that_of_the_other_pages(folder: Folder) -> None:
+    """The log that it has written is one that they go on with."""
+    folder.write("bank.py", PROGRAM)
+    folder.ran("bank.py")
+    folder.write("bank.py", programs("docs/howto/bank.md")[0])
 
-    following = await asyncio.create_subprocess_exec(
-        *[folder.installed.program, *tail[1:], "--after", "0"],
-        cwd=folder.path,
-        env=folder.installed.variables,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert following.stdout is not None
-    async with asyncio.timeout(60):
-        assert b'"account:a-1"' in await following.stdout.readline()
-    following.terminate()
-    assert await following.wait() == 0
+    assert folder.ran("bank.py") == "Balance(account_id='a-1', cents=500)\n"
 
 
-NEXT_RELEASE = """
-import bank
-from bank import *
-
-class Balances(Projection, name="balances", version=2):
-    rows: Table[Balance]
-    @projects
-    def deposited(self, event: Deposited, meta: Meta) -> None:
-        self.rows.put(Balance(meta.id, event.cents))
-
-def make():
-    return Engine([Account], projections=[Balances], store="sqlite:bank.db")
-"""
+def test_its_commands_are_those_that_continuous_integration_runs() -> None:
+    """Installing, the main job and the tests are what `.ci/run` is."""
+    environment = ".venv/bin/"
+    assert commands("README.md") == [
+        f"python3 -m venv .venv && {environment}pip install ../foldline",
+        f"{environment}pip install '../foldline[web,otel]'",
+        f"{environment}pip wheel -q --no-deps -w dist ../foldline",
+        f"python3 -m venv .venv && {environment}pip install -q . && {environment}python -m domain",
+        f"{environment}pip install -q '.[test]' && {environment}python -m pytest",
+        f"{environment}python -m pytest -m smoke",
+    ]
 
 
-def test_the_commands_that_see_to_projections_do(folder: Folder) -> None:
-    folder.write("bank_2.py", NEXT_RELEASE)
-    watch, *others = [shlex.split(c) for c in COMMANDS if "foldline projections" in c]
-    with subprocess.Popen(
-        [folder.installed.program, *watch[1:]],
-        cwd=folder.path,
-        env=folder.installed.variables,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        shown = [process.stdout.readline() for _ in range(3)]
-        process.terminate()
-    assert (process.returncode, shown[1][:10], shown[2][:8]) == (0, "PROJECTION", "balances")
-    for arguments in others:
-        done = folder.run(*arguments)
-        assert done.returncode == 0, done.stderr
+def test_it_promises_no_package_index() -> None:
+    assert re.findall(r"pip install (?:-q )?'?foldline", README) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [("order", "ORDER 536365, as it was at version 1"), ("search", "WHITE METAL LANTERN")],
-)
-def test_the_commands_that_look_into_the_shop_show_it(
-    tmp_path: Path, name: str, shown: str
-) -> None:
-    (command,) = (shlex.split(c)[1:] for c in COMMANDS if f"domain {name}" in c)
-    with gzip.open(SAMPLE, "rt") as sample:
-        (tmp_path / "invoices.csv").write_text("".join(itertools.islice(sample, 8)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for arguments in (["-m", "domain", "invoices.csv"], command):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-    assert shown in done.stdout
-
-
-async def test_the_command_that_watches_the_shop_waits_for_it(tmp_path: Path) -> None:
-    (command,) = (command.split()[1:] for command in COMMANDS if "domain watch" in command)
-    watching = await asyncio.create_subprocess_exec(
-        *[sys.executable, *command],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert watching.stderr is not None
-    async with asyncio.timeout(60):
-        assert b"waiting: nobody has written sqlite:shop.db" in await watching.stderr.readline()
-    watching.terminate()
-    assert await watching.wait() == 0
+def test_the_smoke_tests_are_files_that_exist() -> None:
+    assert [name for name in smoke.FILES if not (ROOT / "tests" / name).is_file()] == []

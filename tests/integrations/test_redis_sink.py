@@ -24,6 +24,7 @@ from tests.integrations.redis_sinks import (
     sinking,
 )
 from tests.support.counters import Add, Counter
+from tests.support.documents import programs
 from tests.support.installed import Installed
 from tests.support.shelf import Crash
 from tests.support.waiting import until
@@ -137,10 +138,7 @@ async def test_a_stream_refuses_what_it_has(server: RedisServer, store: str) -> 
 async def test_the_recipe_runs_as_it_stands(
     server: RedisServer, installed: Installed, tmp_path: Path
 ) -> None:
-    def programs(name: str) -> list[str]:
-        return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
-
-    (tmp_path / "bank.py").write_text(programs("README.md")[0])
+    (tmp_path / "bank.py").write_text(programs("docs/howto/bank.md")[0])
     page = "docs/howto/sql-projections-and-sinks.md"
     (recipe,) = (program for program in programs(page) if "redis" in program)
     (tmp_path / "cache.py").write_text(recipe)
