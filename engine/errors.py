@@ -238,14 +238,18 @@ class StoreFailed(EngineError):
 
     False: nothing was written, and the store goes on unless it has `stopped`. None: the outcome is
     unknown. Then, and where it has stopped, the store takes no further append until it is opened
-    again.
+    again. `passes` where nothing is wrong with the store or with what it was asked: it does it
+    again as soon as there is room on the disk, another process ends, or a right is given back.
     """
 
-    def __init__(self, message: str, *, written: bool | None, stopped: bool = False) -> None:
-        """Say what failed, whether an append can have been written, and whether that was all."""
+    def __init__(
+        self, message: str, *, written: bool | None, stopped: bool = False, passes: bool = False
+    ) -> None:
+        """Say what failed, what may be written, whether that was all, and whether it passes."""
         super().__init__(message)
         self.written = written
         self.stopped = stopped
+        self.passes = passes
 
 
 class StoreLocked(EngineError):

@@ -98,7 +98,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     A batch ends early that would take more than an eighth of it, unless one event does."""
     projector_retries: int = 5
     """How often a projector tries again by itself after a failure that may pass, waiting longer
-    each time (50 ms, doubled up to 5 s), before it stops or sets the event aside."""
+    each time (50 ms, doubled up to 5 s), before it stops or sets the event aside. Where the views
+    find no room, or are held or out of reach, it goes on trying until they are not."""
     sink_events: int = 100
     """Events that a sink is given at once."""
     sink_seconds: int = 30

@@ -219,7 +219,7 @@ ended."""
 
 
 class ProjectionFailure(msgspec.Struct, frozen=True):
-    """Why a projector stopped."""
+    """Why a projector stopped, or what it tries again."""
 
     position: int
     """Of the event that could not be folded; of the checkpoint where no event is to blame."""
@@ -264,6 +264,8 @@ class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Why it stopped, if it has."""
     retries: int = 0
     """Failures after which it tried again by itself."""
+    retrying: ProjectionFailure | None = None
+    """What it tries again at present, if it does; with its checkpoint, and no event."""
     parked: int = 0
     """Events set aside."""
     slices: int = 1
@@ -291,6 +293,8 @@ class BuildProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Until it has caught up at this speed; None where it does not move."""
     failure: ProjectionFailure | None
     """Why it stopped, if it has."""
+    retrying: ProjectionFailure | None = None
+    """What it tries again at present, if it does."""
 
 
 class QueryStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,6 +66,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Failures after which it tried again by itself, since the start."""
     failure: ProjectionFailure | None
     """Why it stopped, if it has."""
+    retrying: ProjectionFailure | None
+    """What it tries again, while it does by itself: it needs nobody but for the cause."""
     building: BuildProgress | None
     """How far a build beside the one that serves has come."""
     builds: Sequence[Build]
@@ -134,6 +136,7 @@ class Projections:
             parked=numbers.parked,
             retries=numbers.retries,
             failure=numbers.failure,
+            retrying=numbers.retrying,
             building=numbers.building,
             builds=builds,
         )

@@ -82,6 +82,7 @@ def together(one: ProjectorStatistics, other: ProjectorStatistics) -> ProjectorS
         ),
         failure=one.failure or other.failure,
         retries=one.retries + other.retries,
+        retrying=one.retrying or other.retrying,
         parked=one.parked + other.parked,
     )
 

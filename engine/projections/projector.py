@@ -6,10 +6,11 @@ folded on what it left in memory; while it catches up with the log, several may 
 in one transaction where they can. If one is not written, it and all that follow are folded again. A
 batch from the bus is used only if it goes on exactly where the one before ends; otherwise the feed
 is read. Events that the projection does not handle are passed over: the checkpoint moves over them.
-A failure that may pass is tried again, a few times and ever more slowly. What it cannot fold is
-parked, where the projection says so, or stops this projector alone, visibly, with everything before
-it written; `resume` tries again. It never skips an event unless somebody decided so, and never
-makes a writer wait.
+A failure that may pass is tried again, ever more slowly: a few times where an event may be to
+blame, and until it passes where the store has no room, is locked or out of reach. What it cannot
+fold is parked, where the projection says so, or stops this projector alone, visibly, with
+everything before it written; `resume` tries again. It never skips an event unless somebody decided
+so, and never makes a writer wait.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from ..statistics import Histogram, ProjectionFailure, ProjectorState, Projector
 from ..stores.contract.views import Changes, Checkpoint, Parked, Part, what_of
 from ..telemetry import Observer, ProjectionBegan
 from .arrivals import Arrivals
+from .back_off import BackOff, passes
 from .calls import Calls
 from .parking import Parking
 from .targets.courier import Abandoned
@@ -49,8 +51,6 @@ T = TypeVar("T")
 Failed: TypeAlias = Callable[[Part, ProjectionFailure | None], Awaitable[None]]
 ENDED: Final = frozenset(("stopped", "paused", "closed"))
 """States in which a projector gets no further by itself."""
-BACK_OFF_SECONDS: Final = 0.05
-BACK_OFF_SECONDS_MAX: Final = 5.0
 NARROW: Final = 8
 """Into so many batches one is divided whose rows the database refuses."""
 GIVE_WAY: Final = 4.0
@@ -135,9 +135,7 @@ class Projector:
         """Whether checkpoint and memory are those of the views: not after a failure, for nobody
         knows what it has left in memory, and what of it is written."""
         self._arrivals = Arrivals()
-        self._failures = 0
-        """In a row, since something was written."""
-        self._retries = 0
+        self._back_off = BackOff(part.definition.name, logger)
         self._pages = 0
         self._oldest: int | None = None
         """When the first event that is not written yet was recorded."""
@@ -152,12 +150,18 @@ class Projector:
     @property
     def state(self) -> ProjectorState:
         """See `ProjectorState`; "stopped" has a `failure`, and needs `resume`."""
-        return self._state
+        at_work = self._state in ("catching-up", "live")
+        return "retrying" if at_work and self.retrying is not None else self._state
 
     @property
     def position(self) -> int:
         """Position of the last event that queries can see."""
         return self._checkpoint.position
+
+    @property
+    def retrying(self) -> ProjectionFailure | None:
+        """What it tries again, if it does."""
+        return self._back_off.failure
 
     @property
     def subscription(self) -> Subscription:
@@ -175,7 +179,7 @@ class Projector:
         lag = None if self._end_of_log is None else max(0, self._end_of_log() - position)
         return ProjectorStatistics(
             name=self.definition.name,
-            state=self._state,
+            state=self.state,
             position=position,
             lag_events=lag,
             lag_seconds=0.0 if lag == 0 else self._age_of_oldest(),
@@ -188,7 +192,8 @@ class Projector:
             rows=self._work.rows,
             bus=self._subscription.statistics(),
             failure=self.failure,
-            retries=self._retries,
+            retries=self._back_off.retries,
+            retrying=self.retrying,
             parked=self._work.parking.count,
         )
 
@@ -239,7 +244,7 @@ class Projector:
         self._paused = False
         if self._state in ("stopped", "paused"):
             self.failure = None
-            self._failures = 0
+            self._back_off.forget()
             self._work.patience = True
             self._work.refused.clear()
             self._enter("catching-up")
@@ -340,6 +345,8 @@ class Projector:
                 self._enter("live")
                 return events
             if self._follower.is_at_end:
+                if not self._writes:
+                    self._back_off.over(self.position)
                 self._enter("live")
                 await bus.wait()
                 continue
@@ -369,9 +376,8 @@ class Projector:
         Gives how many events. It is folded on `_ahead`, where memory stands: the checkpoint is up
         to `_writes_left` batches behind, and `reopen` goes back to it where a write fails.
         """
-        watch = self._watch
+        watch, begin = self._watch, self._ports.stopwatch()
         seen = None if watch is None else watch.begin(ProjectionBegan(self.definition.name, events))
-        begin = self._ports.stopwatch()
         try:
             prepared = await self._work.prepare(events, self._ahead)
             await self._writes.settle(self._writes_left())
@@ -426,7 +432,7 @@ class Projector:
         """Go on behind a batch that is written."""
         self._checkpoint = changes.after
         self._oldest = None
-        self._failures = 0
+        self._back_off.over(self.position)
         self._work.patience = True
         seconds = self._ports.stopwatch() - begin
         self._batch_seconds.record(seconds)
@@ -513,36 +519,31 @@ class Projector:
 
     async def _try_again(self, error: Exception) -> bool:
         """Wait a little after a failure that may pass; tell whether to try again."""
-        cause = error.__cause__ if isinstance(error, _Poisoned) else error
+        is_poisoned = isinstance(error, _Poisoned)
+        cause = error.__cause__ if is_poisoned else error
         assert isinstance(cause, Exception)
         if not self._work.may_pass(cause):
             return False
         if self._stopping:
             return True  # to end, and not to wait before
-        if not isinstance(cause, Abandoned):
-            self._failures += 1
-        if self._failures > self._work.retries:
-            if isinstance(error, _Poisoned) and self._work.patience:
+        self._back_off.failures += not isinstance(cause, Abandoned)
+        most = self._work.retries
+        if self._back_off.failures > most and (is_poisoned or not passes(cause)):
+            if is_poisoned and self._work.patience:
                 # Once more: now it is parked, where it may be, or stops the projector.
                 self._work.patience = False
                 return True
             return False
-        self._retries += 1
-        self._enter("retrying")
-        seconds = min(BACK_OFF_SECONDS * 2.0 ** (self._failures - 1), BACK_OFF_SECONDS_MAX)
-        self._logger.warning(
-            "projection %s failed with %s and tries again in %.2f s",
-            self.definition.name,
-            type(cause).__name__,
-            seconds,
-        )
+        seconds = self._back_off.again(cause, self.position, told_max=most)
+        self._enter("paused" if self._paused else "retrying")
         self._follower.leave()
         await self._wait(asyncio.get_running_loop().time() + seconds)
         return True
 
     async def _wait(self, until: float) -> None:
-        """Wait until a moment, or until somebody pauses or stops it; do meanwhile what is asked."""
-        while not (self._paused or self._stopping):
+        """Wait until a moment, or until somebody pauses, resumes or stops it; do what is asked."""
+        was_paused = self._paused
+        while self._paused == was_paused and not self._stopping:
             await self._run_calls()
             try:
                 async with asyncio.timeout_at(until):
@@ -553,8 +554,8 @@ class Projector:
 
     def _fail(self, error: Exception) -> None:
         """Stop and say so, until it is resumed."""
-        name = self.definition.name
         self._work.patience = True
+        self._back_off.forget()
         if isinstance(error, _Poisoned):
             stored, cause = error.stored, error.__cause__
             self._oldest = stored.recorded
@@ -569,7 +570,7 @@ class Projector:
         self._logger.error(
             "projection %s stopped at position %d (%s): its views stay at %d until it is mended "
             "and resumed; everything else goes on\n%s",
-            name,
+            self.definition.name,
             failure.position,
             f"{failure.event} of {failure.stream}" if failure.event else "no event is to blame",
             self.position,

@@ -166,6 +166,7 @@ class ProjectionRunner:
             events_per_second=speed,
             seconds_left=lag / speed if speed else None,
             failure=next((p.failure for p in building if p.failure is not None), None),
+            retrying=next((p.retrying for p in building if p.retrying is not None), None),
         )
 
     async def wait_for(self, position: int, deadline: float) -> bool:
@@ -338,7 +339,9 @@ class ProjectionRunner:
             self._swap_failures = 0
             return
         # The old build works on meanwhile, so that it does not rest most of the time.
-        seconds = min(SWAP_AGAIN_SECONDS * 2**self._swap_failures, SWAP_AGAIN_SECONDS_MAX)
+        # Up to a bound: what fails for a day is tried again, and no float holds 2**1024.
+        seconds = SWAP_AGAIN_SECONDS * 2.0 ** min(self._swap_failures, 16)
+        seconds = min(seconds, SWAP_AGAIN_SECONDS_MAX)
         self._swap_failures += 1
         self._swap_after = asyncio.get_running_loop().time() + seconds
 

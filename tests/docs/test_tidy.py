@@ -185,7 +185,7 @@ LONG_FILES = {
     "model.rows": 558,
     "projections.projector": 590,
     "queries.live": 600,
-    "stores.sqlite.log.store": 594,
+    "stores.sqlite.log.store": 593,
     "stores.sqlite.system_files": 572,
     "stores.sqlite.views.store": 572,
     "write.actor": 588,

@@ -243,16 +243,19 @@ SECONDS = 10
 
 
 class Failing:
-    """A failpoint that lets the disk be full at a step, so many times."""
+    """A failpoint that lets the disk be full at a step, so many times; or what does not pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, passes: bool = True) -> None:
+        self.passes = passes
         self.at = ""
         self.times = 0
 
     def __call__(self, name: str) -> None:
         if name == self.at and self.times:
             self.times -= 1
-            raise apsw.FullError("the disk is full")
+            if self.passes:
+                raise apsw.FullError("the disk is full")
+            raise apsw.SQLError("somebody has dropped a table")
 
     def next(self, at: str, times: int = 1) -> None:
         self.at, self.times = at, times

@@ -97,7 +97,7 @@ async def test_a_retry_finds_what_a_write_parked_that_was_reported_as_failed(fil
     def fail(name: str) -> None:
         if steps and name == steps[0]:
             del steps[0]
-            raise apsw.FullError("the disk is full")
+            raise apsw.SQLError("somebody has dropped a table")
 
     AILING.add("b")
     ports, limits = Ports(failpoint=fail), Limits(projector_retries=1)
@@ -147,7 +147,7 @@ def _slice(counter: str) -> int:
 
 
 async def test_a_batch_that_could_not_be_written_is_not_written_by_a_retry(file: str) -> None:
-    failing = Failing()
+    failing = Failing(passes=False)
     AILING.add("b")
     limits = Limits(projector_retries=1)
     async with summing(Parking, file, ports=failing.ports, limits=limits) as engine:
@@ -164,7 +164,7 @@ async def test_a_batch_that_could_not_be_written_is_not_written_by_a_retry(file:
 
 
 async def test_what_a_failed_batch_parked_is_not_taken_for_parked(file: str) -> None:
-    failing = Failing()
+    failing = Failing(passes=False)
     AILING.add("b")
     limits = Limits(projector_retries=1)
     async with summing(Parking, file, ports=failing.ports, limits=limits) as engine:
@@ -180,7 +180,7 @@ async def test_what_a_failed_batch_parked_is_not_taken_for_parked(file: str) -> 
 
 
 async def test_a_paused_projection_whose_views_fail_does_not_end_the_engine(file: str) -> None:
-    failing = Failing()
+    failing = Failing(passes=False)
     limits = Limits(projector_retries=1)
     async with summing(Stopping, file, ports=failing.ports, limits=limits) as engine:
         await sums(engine, at=await add(engine, "a"))

@@ -12,12 +12,12 @@ import resource
 import sys
 from pathlib import Path
 
-from engine import Receipt, StoreFailed, Voided
+from engine import Engine, Receipt, StoreFailed, Voided
 from engine.runtime.ports import Ports
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.wal import PAGE_BYTES
 from engine.testing.conformance import append, request
-from tests.strangers.writing import Put, engine_on
+from tests.strangers.writing import LIMITS, Put, Shelf, engine_on
 
 ROOMY = resource.RLIM_INFINITY
 
@@ -77,5 +77,25 @@ async def commits(path: str) -> None:
     os._exit(9)
 
 
+async def views(path: str) -> None:
+    """Fold a log into views that find no room, until there is; print what was seen meanwhile."""
+    async with Engine([Shelf], store=f"sqlite:{path}", limits=LIMITS) as engine:
+        await asyncio.gather(*[engine.execute(Put(f"{n:0200}", "x")) for n in range(1_000)])
+    bound(150_000)
+    async with engine_on(f"sqlite:{path}") as engine:
+        while (seen := engine.statistics().projectors["fills"]).retries <= LIMITS.projector_retries:
+            assert seen.failure is None, seen
+            await asyncio.sleep(0.01)
+        assert seen.state == "retrying"
+        assert seen.retrying is not None
+        print(int("FullError" in seen.retrying.cause or "IOError" in seen.retrying.cause))
+        bound(ROOMY)
+        while engine.statistics().projectors["fills"].lag_events:
+            await asyncio.sleep(0.01)
+        print(engine.statistics().projectors["fills"].position, flush=True)
+
+
+PROGRAMS = {"engine": engine, "commits": commits, "views": views}
+
 if __name__ == "__main__":
-    asyncio.run({"engine": engine, "commits": commits}[sys.argv[1]](sys.argv[2]))
+    asyncio.run(PROGRAMS[sys.argv[1]](sys.argv[2]))

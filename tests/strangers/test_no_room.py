@@ -68,6 +68,10 @@ async def test_an_engine_goes_on_when_there_is_room_again(tmp_path: Path) -> Non
         assert (await engine.state(Shelf, "after")).count == 1
 
 
+def test_views_that_found_no_room_go_on_by_themselves_when_there_is_some(tmp_path: Path) -> None:
+    assert lives("views", tmp_path / "log.db") == (0, [1, 1_000])
+
+
 async def test_a_log_needs_no_folder_of_the_systems(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

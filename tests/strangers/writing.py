@@ -63,7 +63,7 @@ class Fills(Projection, name="fills", version=1):
         self.rows.put(Fill(meta.id, 1 + (row.count if row else 0)))
 
 
-LIMITS = Limits(event_bytes=128 * 1024)
+LIMITS = Limits(event_bytes=128 * 1024, projector_retries=2)
 TEXT = "x" * 60_000
 
 

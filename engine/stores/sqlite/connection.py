@@ -43,6 +43,7 @@ __all__ = [
     "set_reading",
     "snapshot",
     "transaction",
+    "unreadable",
     "within",
 ]
 
@@ -163,6 +164,36 @@ MENDS_VIEWS: Final = (
 )
 
 
+_PASSES: Final = (
+    apsw.FullError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.NoMemError,
+    OSError,
+)
+"""What is over when what is around the file lets it: a sync that failed is told of before."""
+
+
+def _passes(error: Exception) -> bool:
+    """Tell whether an error of SQLite may be over without anything having been done to the file."""
+    return isinstance(error, _PASSES)
+
+
+@contextmanager
+def unreadable(path: str) -> Generator[None]:
+    """Turn errors of SQLite that reads a log into StoreFailed."""
+    try:
+        yield
+    except apsw.Error as error:
+        why = f"{path} cannot be read: {error}"
+        raise StoreFailed(why, written=False, passes=_passes(error)) from error
+
+
 @contextmanager
 def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
     """Turn errors of SQLite and of its files into StoreFailed, or StoreRefused where it opens."""
@@ -188,7 +219,7 @@ def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
             )
         if refused:
             raise StoreRefused(message) from error
-        raise StoreFailed(message, written=False) from error
+        raise StoreFailed(message, written=False, passes=_passes(error)) from error
 
 
 @contextmanager

@@ -46,4 +46,5 @@ class Place:
                 f"{name} cannot be looked at ({error.strerror}), and nobody knows whether it is "
                 f"the file still that was opened: give the right back to look into its folder",
                 written=False,
+                passes=True,
             ) from error

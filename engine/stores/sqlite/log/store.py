@@ -42,6 +42,7 @@ from ..connection import (
     run,
     set_pragma,
     set_reading,
+    unreadable,
 )
 from ..files import Lock, files_of
 from ..lock import take_lock
@@ -574,10 +575,8 @@ class SqliteStore:
             raise StoreFailed(f"{self.path} is closed", written=False)
 
         def read() -> T:
-            try:
+            with unreadable(self.path):
                 return call(self._reading)
-            except apsw.Error as error:
-                raise StoreFailed(f"{self.path} cannot be read: {error}", written=False) from error
 
         return await self._reader.run(read)
 

@@ -21,7 +21,7 @@ import apsw
 from ....errors import Damaged, StoreFailed, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ...contract.log import Head, StreamPage, StreamRead
-from ..connection import run, set_reading
+from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
 from ..log.damage import read_wal
 from ..log.heads import read_head, read_log_id, read_types
@@ -197,7 +197,8 @@ class SqliteLogReader:
             raise StoreFailed(f"{self.path} is closed", written=False)
         if self._place is not None:
             self._place.check()
-        try:
-            yield self._connection
-        except (apsw.Error, UnicodeDecodeError) as error:
-            raise StoreFailed(f"{self.path} cannot be read: {error}", written=False) from error
+        with unreadable(self.path):
+            try:
+                yield self._connection
+            except UnicodeDecodeError as error:
+                raise StoreFailed(f"{self.path} cannot be read: {error}", written=False) from error

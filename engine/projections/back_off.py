@@ -1,0 +1,93 @@
+"""The failures of one projector in a row, and how long it waits before it tries again.
+
+Rules: it waits longer each time, up to a bound. What is logged is bounded too: the first failures,
+then once that it goes on trying, and once that it could go on. Why it tries again is kept for
+whoever looks, until something was written. This file waits for nothing itself, and does not know
+which failures may pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from ..errors import StoreFailed
+from ..runtime.safely import shows_messages
+from ..runtime.tracebacks import traceback_text
+from ..statistics import ProjectionFailure
+
+__all__ = ["BackOff", "passes"]
+
+SECONDS: Final = 0.05
+SECONDS_MAX: Final = 5.0
+_DOUBLINGS_MAX: Final = 16
+"""So that a number that grows for days never becomes one that no float holds."""
+
+
+def passes(error: Exception) -> bool:
+    """Tell whether a store will do it again when its surroundings let it: there is room, a lock.
+
+    Then no event is to blame, and nobody has to tell the projector that it may go on.
+    """
+    return isinstance(error, StoreFailed) and error.passes
+
+
+class BackOff:
+    """What has failed since a projector has last written something."""
+
+    def __init__(self, projection: str, logger: logging.Logger) -> None:
+        """Take what is named in the log."""
+        self._projection = projection
+        self._logger = logger
+        self.failures = 0
+        """In a row."""
+        self.retries = 0
+        """Since the start."""
+        self.failure: ProjectionFailure | None = None
+        """Why it tries again, as long as it does."""
+        self._is_told = False
+        """Whether it was logged that it goes on trying."""
+
+    def again(self, cause: Exception, position: int, *, told_max: int) -> float:
+        """Note a failure at a checkpoint; give how many seconds to wait for.
+
+        The first `told_max` are logged, and the next one as what it will wait for.
+        """
+        self.retries += 1
+        self.failure = ProjectionFailure(position, "", "", traceback_text(cause))
+        seconds = SECONDS * 2.0 ** min(max(0, self.failures - 1), _DOUBLINGS_MAX)
+        seconds = min(seconds, SECONDS_MAX)
+        if self.failures <= told_max:
+            self._logger.warning(
+                "projection %s failed with %s and tries again in %.2f s",
+                self._projection,
+                type(cause).__name__,
+                seconds,
+            )
+        elif not self._is_told:
+            self._is_told = True
+            self._logger.error(
+                "projection %s cannot go on at position %d, and no event is to blame. It tries "
+                "again every %g s at most, without another word, until it can; everything else "
+                "goes on\n%s",
+                self._projection,
+                position,
+                SECONDS_MAX,
+                traceback_text(cause, messages=shows_messages(self._logger)),
+            )
+        return seconds
+
+    def over(self, position: int) -> None:
+        """Note that something was written."""
+        self.failures = 0
+        self.failure = None
+        if self._is_told:
+            self._is_told = False
+            self._logger.warning(
+                "projection %s goes on, and stands at position %d", self._projection, position
+            )
+
+    def forget(self) -> None:
+        """Begin to count anew: somebody wants it to go on, or it has stopped."""
+        self.failures = 0
+        self.failure = None
