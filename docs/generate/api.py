@@ -1,7 +1,8 @@
-"""The pages of the API: one for each group of `foldline.__all__`, with the docstrings of its names.
+"""The pages of the API: one for each group of `foldline.__all__`, and one for each kit.
 
 Rules: groups, their order and their names are read out of `engine/__init__.py`, where a comment
-stands above each. A group that is added there needs a title here.
+stands above each. A group that is added there needs a title here. A kit's names are those of its
+modules' `__all__`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,39 @@ _TITLES = {
 }
 
 
+_KITS = {
+    "testing": (
+        "Testing: scenarios, test engines, store conformance",
+        (
+            "testing.scenario",
+            "testing.memory_engine",
+            "testing.pytest_plugin",
+            "testing.conformance",
+        ),
+    ),
+    "integrations": (
+        "Integrations: ASGI, FastAPI, server-sent events, OpenTelemetry",
+        (
+            "integrations.asgi",
+            "integrations.fastapi",
+            "integrations.event_stream",
+            "integrations.opentelemetry",
+        ),
+    ),
+    "stores": ("Stores: the contract of a store of your own", ("stores.contract.log",)),
+}
+
+
 def groups(package: Path) -> Iterator[tuple[str, list[str]]]:
     """Give the comment above each group of public names, and the names."""
-    text = (package / "__init__.py").read_text()
-    lines = text.splitlines()
-    for node in ast.parse(text).body:
+    lines = (package / "__init__.py").read_text().splitlines()
+    for line, names in _listed(package / "__init__.py"):
+        yield lines[line - 2].lstrip("# "), names
+
+
+def _listed(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Give the line and the names of each statement that says what a module's `__all__` has."""
+    for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign):
             target = node.targets[0]
         elif isinstance(node, ast.AugAssign):
@@ -35,7 +64,7 @@ def groups(package: Path) -> Iterator[tuple[str, list[str]]]:
         else:
             continue
         if isinstance(target, ast.Name) and target.id == "__all__":
-            yield lines[node.lineno - 2].lstrip("# "), ast.literal_eval(node.value)
+            yield node.lineno, ast.literal_eval(node.value)
 
 
 def pages(package: Path) -> Iterator[tuple[str, str]]:
@@ -47,3 +76,15 @@ def pages(package: Path) -> Iterator[tuple[str, str]]:
             f"reference/api/{name}.md",
             f"# {title}\n\nImport these from `foldline`.\n\n{blocks}\n",
         )
+    for name, (title, modules) in _KITS.items():
+        parts = [f"# {title}", *(_module(package, module) for module in modules)]
+        yield f"reference/api/{name}.md", "\n\n".join(parts) + "\n"
+
+
+def _module(package: Path, module: str) -> str:
+    file = package.joinpath(*module.split("."))
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    ((_, names),) = _listed(file)
+    options = "    options:\n      heading_level: 3"
+    blocks = "\n\n".join(f"::: foldline.{module}.{name}\n{options}" for name in names)
+    return f"## foldline.{module}\n\nImport these from `foldline.{module}`.\n\n{blocks}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from mkdocs.structure.files import File, Files
 ROOT: Final = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]  # mkdocs loads this file by its path, outside of any package
 
-from docs.generate import api, navigation  # noqa: E402
+from docs.generate import api, commands, errors, limits, metrics, mutants, navigation  # noqa: E402
 
 _installed = tempfile.TemporaryDirectory(prefix="foldline-site-")
 (Path(_installed.name) / "foldline").symlink_to(ROOT / "engine", target_is_directory=True)
@@ -52,6 +53,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, text in api.pages(ROOT / "engine"):
         files.append(File.generated(config, page, content=text))
     return files
+
+
+GENERATED: Final[dict[str, Callable[[], str]]] = {
+    "commands": commands.sections,
+    "errors": errors.tables,
+    "limits": lambda: limits.tables(ROOT / "engine"),
+    "metrics": metrics.tables,
+    "mutants": lambda: mutants.tables(ROOT / "docs" / "reference" / "promises.md"),
+}
+"""What a page has in place of `<!-- generated: NAME -->`."""
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Put generated parts where a page asks for them."""
+    return re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), markdown)
 
 
 def _rooted(text: str) -> str:

@@ -22,7 +22,7 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 from ..statistics import SECONDS, SIZES, EngineStatistics, StoreStatistics
 from ..telemetry import CommitBegan, LoadBegan, ProjectionBegan, QueryBegan
 
-__all__ = ["Source", "measured", "measurer", "publish", "withdraw"]
+__all__ = ["DISTRIBUTIONS", "INSTRUMENTS", "Source", "measured", "measurer", "publish", "withdraw"]
 
 Attributes: TypeAlias = Mapping[str, str | bool | int | float]
 Measure: TypeAlias = Callable[[Mapping[str, str | int | float], Attributes, Context], None]
@@ -79,7 +79,7 @@ class _Published:
             "level": meter.create_observable_up_down_counter,
             "gauge": meter.create_observable_gauge,
         }
-        for instrument in _INSTRUMENTS:
+        for instrument in INSTRUMENTS:
             makers[instrument.make](
                 f"foldline.{instrument.name}",
                 callbacks=[self._callback(instrument)],
@@ -87,7 +87,7 @@ class _Published:
                 description=instrument.description,
             )
         self.histograms: dict[type, list[tuple[str, Histogram]]] = {}
-        for each in _DISTRIBUTIONS:
+        for each in DISTRIBUTIONS:
             made = meter.create_histogram(
                 f"foldline.{each.name}",
                 each.unit,
@@ -126,7 +126,7 @@ def publish(meter: Meter, source: Source) -> None:
 
 def measured() -> frozenset[type]:
     """Give what has a value in a histogram when it ends."""
-    return frozenset(each.began for each in _DISTRIBUTIONS)
+    return frozenset(each.began for each in DISTRIBUTIONS)
 
 
 def measurer(meter: Meter, began: type) -> Measure:
@@ -346,7 +346,7 @@ _READERS: Final = [
     ),
 ]
 
-_DISTRIBUTIONS: Final = (
+DISTRIBUTIONS: Final = (
     _Distribution(
         CommitBegan, "seconds", "commit.duration", "s", "Commits of batches to the store"
     ),
@@ -361,4 +361,4 @@ _DISTRIBUTIONS: Final = (
     _Distribution(QueryBegan, "wait_seconds", "query.wait.duration", "s", "Waits for `at=`"),
 )
 
-_INSTRUMENTS: Final = (*_INTAKE, *_JOURNAL, *_READERS)
+INSTRUMENTS: Final = (*_INTAKE, *_JOURNAL, *_READERS)

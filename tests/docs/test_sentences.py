@@ -27,7 +27,7 @@ PAGES: Final = {
 NOT_YET: Final = {
     "docs/explanation/architecture.md",
     "docs/explanation/benchmarks.md",
-    "docs/explanation/simulation.md",
+    "docs/explanation/testing.md",
     "docs/howto/bank.md",
     "docs/howto/change-an-event.md",
     "docs/howto/fastapi.md",

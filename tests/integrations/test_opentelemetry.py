@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from engine import Engine, HandlerFailed, InvalidInput, Meta, Rejected, following
 from engine.integrations.opentelemetry import OpenTelemetry, link_of
-from engine.integrations.opentelemetry_metrics import _DISTRIBUTIONS, _INSTRUMENTS
+from engine.integrations.opentelemetry_metrics import DISTRIBUTIONS, INSTRUMENTS
 from engine.model.codec import decode_meta
 from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
@@ -460,8 +460,8 @@ async def test_metrics_are_collected_in_another_thread_while_the_engine_works(
 
 
 def test_names_and_units_follow_the_conventions() -> None:
-    instruments = [(each.name, each.unit) for each in _INSTRUMENTS]
-    instruments += [(each.name, each.unit) for each in _DISTRIBUTIONS]
+    instruments = [(each.name, each.unit) for each in INSTRUMENTS]
+    instruments += [(each.name, each.unit) for each in DISTRIBUTIONS]
     names = [name for name, _ in instruments]
 
     assert len(set(names)) == len(names)
