@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +47,12 @@ def sections() -> str:
 
 def _section(name: str, parser: argparse.ArgumentParser) -> str:
     level = "#" * min(len(name.split()), 3)
-    usage = " ".join(parser.format_usage().partition(":")[2].split())
+    usage = textwrap.fill(
+        " ".join(parser.format_usage().partition(":")[2].split()),
+        88,
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
     parts = [f"{level} {name}", _prose(parser.description), f"```text\n{usage}\n```"]
     rows = [
         [f"`{_name(action)}`", cell(_help(action, parser))]

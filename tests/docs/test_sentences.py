@@ -39,7 +39,6 @@ NOT_YET: Final = {
     "docs/howto/sql-projections-and-sinks.md",
     "docs/howto/test-an-aggregate.md",
     "docs/howto/time-travel.md",
-    "docs/reference/promises.md",
 }
 """Pages that are not rewritten yet. This list may only shrink."""
 
