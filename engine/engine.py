@@ -62,7 +62,10 @@ class Engine:
     - `aggregates`: classes of Aggregate. Each kind is declared once.
     - `projections`: classes of Projection, SqlProjection and Sink.
     - `answers`: functions marked with `@answers`, one for each class of query.
-    - `store`: a URL ("memory:", "sqlite:shop.db"), the path of a log's file, or a Store.
+    - `store`: a URL ("memory:", "sqlite:shop.db", "postgresql://user@host/database"), the path of
+      a log's file, or a Store.
+    - `views`: where the views of a log in PostgreSQL are kept: "sqlite:PATH", or "memory:" to fold
+      them anew at each start. Other stores know by themselves.
     - `upcasters`, `retired`: what becomes of events that older releases stored.
     - `rebuild`: what happens if a projection is declared otherwise than its views are stored.
       "refuse" raises StoreRefused at the start. "auto" builds it beside the old tables, which serve
@@ -94,6 +97,7 @@ class Engine:
         projections: Sequence[type[Projection]] = (),
         answers: Sequence[Callable[..., Any]] = (),
         store: StoreName | Store = "memory:",
+        views: str | None = None,
         upcasters: Sequence[Callable[..., Any]] = (),
         retired: Sequence[Retired] = (),
         rebuild: Rebuild = "refuse",
@@ -116,7 +120,7 @@ class Engine:
         )
         wiring = self._wiring = Wiring(
             settings,
-            open_backend(store),
+            open_backend(store, views),
             Declared(aggregates, projections, answers, Upcasting(upcasters, retired)),
             authorize,
             telemetry,

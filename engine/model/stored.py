@@ -74,7 +74,9 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     encoding: int
     """How both are encoded; a number of this release."""
     checksum: int
-    """Of all this and of the event before it."""
+    """Of all this, with `recorded - behind` for the time."""
+    behind: int = 0
+    """By how many µs the clock of whoever wrote it was behind the event before it."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -103,10 +105,11 @@ def checksum_of(
 ) -> int:
     """Give the CRC-32 (as in zlib) over all that an event means, position excepted.
 
-    The position is proved by contiguity. `recorded` is included, beyond what was first planned:
-    otherwise a flipped bit there went unseen, and two histories that ran the same commands after a
-    restored backup could not be told apart. Lengths stand in the head, so that no byte can move
-    from one field to the next.
+    The position is proved by contiguity. The time is included: otherwise a flipped bit there went
+    unseen, and two histories that ran the same commands after a restored backup could not be told
+    apart. It is the writer's own, `recorded - behind`: only the transaction that inserts an event
+    knows the time of the one before, and the checksum is made before it. Lengths stand in the head,
+    so that no byte can move from one field to the next.
     """
     numbers = (version, event_version, recorded, encoding, len(payload), len(metadata))
     texts = (name.encode(), stream.encode(), payload, metadata)
@@ -120,7 +123,7 @@ def verify(event: StoredEvent) -> None:
         event.version,
         event.name,
         event.event_version,
-        event.recorded,
+        event.recorded - event.behind,
         event.encoding,
         event.payload,
         event.metadata,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ __all__ = [
     "SystemWorkers",
     "ThreadWorker",
     "on_fresh_stack",
+    "process_name",
     "user_name",
 ]
 
@@ -185,6 +187,11 @@ def _resolve(answer: asyncio.Future[T], result: T) -> None:
 def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
     if not answer.done():
         answer.set_exception(error)
+
+
+def process_name() -> str:
+    """Give what people find this process by: its number, and the name of its machine."""
+    return f"process {os.getpid()} on {platform.node() or 'an unnamed machine'}"
 
 
 def user_name() -> str:

@@ -8,20 +8,28 @@ where the process is at that moment, wherever it goes later. Nothing is made or 
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
+from collections.abc import Callable
 from os import PathLike, fspath
 from typing import Any, Final, TypeAlias
 
 from ..errors import DefinitionError
 from .contract.backend import Backend
 from .contract.log import Store
+from .contract.views import ViewsStore
 from .memory import MemoryStore
-from .own import OwnBackend
+from .own import OwnBackend, views_in_memory
+from .postgres.address import SCHEMES, read_address
+from .postgres.backend import PostgresBackend
+from .postgres.driver import check_installed
+from .postgres.log.store import PostgresStore
 from .sqlite.backend import SqliteBackend
 from .sqlite.log.store import SqliteStore
 from .sqlite.process.store import SqliteProcessStore
 from .sqlite.system_files import absolute, exists
+from .sqlite.views.store import SqliteViews
 
 __all__ = ["StoreName", "backend_of_text", "open_backend", "open_store", "open_url"]
 
@@ -36,7 +44,7 @@ _SLASHES_TO_THE_ROOT: Final = 3
 _SCHEME: Final = re.compile(r"(sqlite|file|memory):", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _STRAY_OPTION: Final = re.compile(r"[&;#,]\s*\w+=")
-_PASSWORD: Final = re.compile(r"//[^/@]*@")
+_PASSWORD: Final = re.compile(r"//.*@")
 
 
 def open_store(store: StoreName | Store) -> Store:
@@ -48,13 +56,13 @@ def open_store(store: StoreName | Store) -> Store:
     if isinstance(given, type) or not all(callable(getattr(given, name, None)) for name in needed):
         raise DefinitionError(
             f"store= is a URL, a path or a store, and here it is {_kind_of(given)}: write "
-            f'"sqlite:PATH", pathlib.Path("PATH"), or "memory:"'
+            f'"sqlite:PATH", pathlib.Path("PATH"), "postgresql://...", or "memory:"'
         )
     return store
 
 
 def open_url(url: StoreName) -> Store:
-    """Give the store of a URL, "memory:" or "sqlite:PATH", or of the path itself.
+    """Give the store of a URL, "memory:", "sqlite:PATH" or "postgresql://...", or of a path.
 
     "sqlite:shop.db" is in the current folder; "sqlite:/tmp/shop.db" and "sqlite:///tmp/shop.db" are
     the same file. With "?writer=process" behind it a process of its own writes the log;
@@ -69,11 +77,15 @@ def open_url(url: StoreName) -> Store:
         return SqliteStore(_checked(url, path))
     if url == "memory:":
         return MemoryStore()
+    if url.partition(":")[0] in SCHEMES:
+        check_installed()
+        return PostgresStore(read_address(url))
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite" or not rest or rest == ":memory:":
         raise DefinitionError(
             f"the store {_shown(url)} is none that this release knows: write "
-            f'"sqlite:PATH", or "memory:" for a log that the process keeps to itself'
+            f'"sqlite:PATH", "postgresql://USER@HOST/DATABASE", or "memory:" for a log that the '
+            f"process keeps to itself"
         )
     path, mark, options = rest.partition("?")
     make = _WRITERS[_writer_of(url, options)] if mark else SqliteStore
@@ -83,12 +95,39 @@ def open_url(url: StoreName) -> Store:
     return make(_checked(url, path))
 
 
-def open_backend(store: StoreName | Store) -> Backend:
-    """Give what a URL, a path or a store opens; raise DefinitionError for anything else."""
+def open_backend(store: StoreName | Store, views: str | None = None) -> Backend:
+    """Give what a URL, a path or a store opens; raise DefinitionError for anything else.
+
+    `views` is the URL of the views where they are kept elsewhere than the store does by itself.
+    """
     opened = open_store(store)
+    if isinstance(opened, PostgresStore):
+        return PostgresBackend(opened, _views_elsewhere(views))
+    if views is not None:
+        raise DefinitionError(
+            "views= goes with a store in PostgreSQL only: other stores know where their views are"
+        )
     if isinstance(opened, SqliteStore):
         return SqliteBackend(opened)
     return OwnBackend(opened, repr(store) if isinstance(store, str) else type(opened).__name__)
+
+
+def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore] | None:
+    """Give what makes the views of a log that is not beside them."""
+    if views is None:
+        return None
+    given: Any = views
+    if not isinstance(given, str):
+        raise DefinitionError(f"views= is a URL, and here it is {_kind_of(given)}")
+    if given == "memory:":
+        return lambda logger: views_in_memory(logger)
+    scheme, _, path = given.partition(":")
+    if scheme != "sqlite" or "?" in path:
+        raise DefinitionError(
+            f'views= is "sqlite:PATH" or "memory:", and not {_shown(views)}: nothing was made'
+        )
+    place = absolute(_checked(views, _without_slashes(views, path)))
+    return lambda logger: SqliteViews(place, logger=logger)
 
 
 def backend_of_text(text: str) -> Backend:

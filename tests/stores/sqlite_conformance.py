@@ -10,7 +10,7 @@ import apsw
 
 from engine.stores.contract.log import Store
 from engine.stores.sqlite.log.store import SqliteStore
-from engine.testing.conformance import StoreConformance
+from engine.testing.conformance import StoreConformance, append, numbers, request, stream
 
 
 class SqliteConformance(StoreConformance):
@@ -20,6 +20,12 @@ class SqliteConformance(StoreConformance):
     def same_log(self, store: Store) -> Store:
         assert isinstance(store, SqliteStore)
         return SqliteStore(store.path)
+
+    async def test_names_are_not_cut_at_a_nul(self, store: Store) -> None:
+        names = ["a:x", "a:x\0", "a:x\0y"]
+        await append(store, *(request(name, 0, number) for number, name in enumerate(names)))
+
+        assert [numbers(await stream(store, name)) for name in names] == [[0], [1], [2]]
 
     async def damage(self, store: Store, position: int, field: str) -> None:
         assert isinstance(store, SqliteStore)

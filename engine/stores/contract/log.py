@@ -53,6 +53,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Events for one stream, decided at version `expected` of it; 0 is the empty stream."""
 
     stream: str
+    """Printable text: a store need not take a NUL in it, nor half a surrogate pair."""
     expected: int
     events: Sequence[EventData]
 
@@ -202,6 +203,10 @@ class Store(Protocol):
 
     async def append(self, batch: Batch) -> Committed:
         """Append what fits, in one transaction, and return when it is durable.
+
+        It may take long: a store whose server has gone waits for it, and finds out whether the
+        batch is in the log before it answers. A caller that is cancelled leaves the batch whole in
+        the log or out of it.
 
         Raises StoreFailed: with `written=False` nothing of the batch is in the log, and the store
         goes on unless it has `stopped`; with `written=None` nobody knows. In both of the latter

@@ -132,6 +132,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             return f"postgresql:///{self.database}?host={hosts}&schema={self.schema}"
         return f"postgresql://{hosts}/{self.database}?schema={self.schema}"
 
+    def sql(self, text: str) -> str:
+        """Fill in what the schema is called, where a text says {s}."""
+        return text.replace("{s}", self.schema)
+
     def __repr__(self) -> str:
         """Show the name only."""
         return f"Address({self.name!r})"

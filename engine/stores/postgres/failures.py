@@ -14,7 +14,14 @@ from typing import Final
 from ...errors import StoreFailed, StoreRefused
 from .address import Address
 
-__all__ = ["cannot_connect", "described_failure", "is_lost", "is_passing", "sqlstate_of"]
+__all__ = [
+    "cannot_connect",
+    "described_failure",
+    "is_lost",
+    "is_not_prepared",
+    "is_passing",
+    "sqlstate_of",
+]
 
 _LOST: Final = ("08", "57P01", "57P02", "57P03", "57P05", "25006")
 """The connection is of no use any more: also where the server has become a standby (25006)."""
@@ -22,8 +29,10 @@ _LOST_NAMES: Final = frozenset(
     ("InterfaceError", "InternalClientError", "ConnectionDoesNotExistError", "ProtocolError")
 )
 """Errors of the driver itself, which say that its connection is closed or was used wrongly."""
-_PASSING: Final = ("40", "53", "55P03", "58")
-"""What may be gone when it is tried again: conflicts of transactions, room, locks, disks."""
+_PASSING: Final = ("40001", "40P01", "55P03")
+"""What may be gone in a moment: conflicts with other transactions, and locks that they hold."""
+_NOT_PREPARED: Final = ("26000", "42P05")
+"""A statement is prepared on another connection than this one: a pooler gave it to somebody."""
 _REFUSED: Final = {
     "28": "the server does not take this user or password: mend the URL, or the server's "
     "pg_hba.conf",
@@ -45,12 +54,19 @@ def is_lost(error: BaseException) -> bool:
     state = sqlstate_of(error)
     if state:
         return state.startswith(_LOST)
+    if isinstance(error, ValueError):
+        return False  # the driver cannot encode a value, and has sent nothing
     return any(kind.__name__ in _LOST_NAMES for kind in type(error).__mro__)
 
 
 def is_passing(error: BaseException) -> bool:
     """Tell whether the server said no for now, and has written nothing."""
     return sqlstate_of(error).startswith(_PASSING)
+
+
+def is_not_prepared(error: BaseException) -> bool:
+    """Tell whether a pooler has taken a prepared statement elsewhere; nothing was run then."""
+    return sqlstate_of(error) in _NOT_PREPARED
 
 
 def described_failure(error: BaseException) -> str:

@@ -95,8 +95,6 @@ class ReadingCases(LogCases):
             "a: x",
             "a:\u00e9",
             "a:e\u0301",
-            "a:x\0",
-            "a:x\0y",
             "a:\uff11",
             "a:1",
         ]

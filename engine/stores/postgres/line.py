@@ -1,0 +1,148 @@
+"""A connection with what it has prepared; and several for reading, each made anew when it breaks.
+
+Rules: a statement is prepared once on each connection, unless a pooler stands between. A read that
+a broken connection has cut is asked again, within the address's patience: it has changed nothing.
+A connection whose call was cut short is thrown away, since what it would answer next is not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from ...errors import EngineError, StoreFailed
+from .address import Address
+from .driver import Connection, Driver, Record, Statement
+from .failures import described_failure, is_lost, is_not_prepared
+
+__all__ = ["BackOff", "Line", "Lines"]
+
+T = TypeVar("T")
+
+_PAUSE_FIRST: Final = 0.02
+_PAUSE_LONGEST: Final = 0.5
+_CLOSE_SECONDS: Final = 2.0
+_LINES_MAX: Final = 2
+"""Connections for reading: one page is read while another is waited for."""
+
+
+class Line:
+    """One connection, and its prepared statements."""
+
+    def __init__(self, connection: Connection, *, pooled: bool) -> None:
+        self.connection = connection
+        self.pooled = pooled
+        self._statements: dict[str, Statement] = {}
+
+    @classmethod
+    async def connected(cls, driver: Driver, address: Address) -> Line:
+        """Connect; raise StoreRefused or StoreFailed."""
+        connection, pooled = await driver.connect(address)
+        return cls(connection, pooled=pooled)
+
+    async def fetch(self, query: str, *values: Any) -> Sequence[Record]:
+        """Run a statement that was prepared at its first use; give its rows."""
+        if not self.pooled:
+            try:
+                statement = self._statements.get(query)
+                if statement is None:
+                    statement = await self.connection.prepare(query)
+                    self._statements[query] = statement
+                return await statement.fetch(*values)
+            except Exception as error:
+                if not is_not_prepared(error):
+                    raise
+                self.pooled = True  # it was somebody else's connection that has it
+        return await self.connection.fetch(query, *values)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is of no use any more."""
+        return self.connection.is_closed()
+
+    def drop(self) -> None:
+        """Close it at once."""
+        self.connection.terminate()
+
+    async def close(self) -> None:
+        """Close it in peace, or at once where the server does not answer."""
+        try:
+            await self.connection.close(timeout=_CLOSE_SECONDS)
+        except Exception:
+            self.connection.terminate()
+
+
+class BackOff:
+    """Pauses that grow, until a patience is over."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._end = self._now() + patience_seconds
+        self._pause = _PAUSE_FIRST
+
+    async def pause(self) -> bool:
+        """Wait a little; tell whether to try again."""
+        left = self._end - self._now()
+        if left <= 0:
+            return False
+        await asyncio.sleep(min(self._pause, left))
+        self._pause = min(self._pause * 2, _PAUSE_LONGEST)
+        return True
+
+
+class Lines:
+    """Connections for calls that change nothing, or may be made twice."""
+
+    def __init__(self, driver: Driver, address: Address) -> None:
+        self._driver = driver
+        self._address = address
+        self._idle: list[Line] = []
+        self._free = asyncio.Semaphore(_LINES_MAX)
+        self._ended = asyncio.Event()
+
+    async def run(self, call: Callable[[Line], Awaitable[T]]) -> T:
+        """Run a call on a connection; again where it breaks.
+
+        Raises StoreFailed where the server refuses it or stays away for too long.
+        """
+        back_off = BackOff(self._address.patience_seconds)
+        while True:
+            try:
+                async with self._free:
+                    return await self._once(call)
+            except StoreFailed:
+                if self._ended.is_set() or not await back_off.pause():
+                    raise
+            except EngineError:
+                raise
+            except Exception as error:
+                if not is_lost(error) or self._ended.is_set() or not await back_off.pause():
+                    raise self._failed(error) from error
+
+    async def _once(self, call: Callable[[Line], Awaitable[T]]) -> T:
+        if self._ended.is_set():
+            raise StoreFailed(f"{self._address.name} is closed", written=False)
+        line = self._idle.pop() if self._idle else None
+        if line is None or line.is_closed:
+            line = await Line.connected(self._driver, self._address)
+        try:
+            result = await call(line)
+        except BaseException:
+            line.drop()
+            raise
+        self._idle.append(line)
+        if self._ended.is_set():
+            await self.close()
+        return result
+
+    def _failed(self, error: BaseException) -> StoreFailed:
+        return StoreFailed(
+            f"{self._address.name} cannot be asked: {described_failure(error)}", written=False
+        )
+
+    async def close(self) -> None:
+        """Close what is idle, and what is at work when it is done."""
+        self._ended.set()
+        while self._idle:
+            await self._idle.pop().close()

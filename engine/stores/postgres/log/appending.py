@@ -1,0 +1,229 @@
+"""A batch on its way into the database, as arrays, and the answer that comes back for it.
+
+Rules: pure. What nearly every batch is (each request of one stream, versions that go on from each
+other, types that the log knows) is laid out at once, and the database says which of its streams do
+not fit. Any other batch is planned on versions that were read (`plan`), and then laid out. Both end
+in what the contract's `plan` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+from zlib import crc32
+
+import msgspec
+
+from ....errors import StoreFailed
+from ....model.stored import EventType, StoredEvent
+from ...contract.log import Appended, Batch, Committed, Head, Outcome, Plan, StreamConflict
+
+__all__ = ["KnownTypes", "Sending", "laid_out", "planned_out"]
+
+KnownTypes: TypeAlias = Mapping[tuple[str, int], tuple[int, str]]
+"""Number and schema hash by name and version."""
+
+_NO_TYPES: Final[tuple[list[Any], ...]] = ([], [], [], [])
+
+
+class Sending(msgspec.Struct, frozen=True, kw_only=True):
+    """What is sent of a batch. Each list has one value an event, or one a stream."""
+
+    batch: Batch
+    recorded: int
+    streams: list[str]
+    versions: list[int]
+    types: list[int]
+    encodings: list[int]
+    payloads: list[bytes]
+    metadatas: list[bytes]
+    checksums: list[int]
+    first: dict[str, tuple[int, int]]
+    """For each stream the version that it must have, and the place of its first event here."""
+    new_types: Sequence[tuple[int, EventType]] = ()
+    plan: Plan | None = None
+    """Where the batch was planned before: what it does, if all of it fits."""
+
+    def values(self, session: int, head: Head, *, synced: bool) -> tuple[Any, ...]:
+        """Give what the function `append_1` takes."""
+        new = self.new_types
+        types = _NO_TYPES
+        if new:
+            kinds = [kind for _, kind in new]
+            types = (
+                [number for number, _ in new],
+                [kind.name for kind in kinds],
+                [kind.version for kind in kinds],
+                [kind.schema_hash for kind in kinds],
+            )
+        return (
+            session,
+            head.position,
+            head.checksum,
+            self.recorded,
+            self.streams,
+            self.versions,
+            self.types,
+            self.encodings,
+            self.payloads,
+            self.metadatas,
+            self.checksums,
+            list(self.first),
+            [expected for expected, _ in self.first.values()],
+            self.plan is None,
+            synced,
+            *types,
+        )
+
+    def committed(self, head: Head, at: int, misfits: Mapping[str, int]) -> Committed:
+        """Give what the append did to a log that ended at `head`.
+
+        `at` is the time of its events, `misfits` the versions of the streams that did not fit.
+        """
+        if self.plan is not None:
+            assert not misfits, "what was planned is written whole or not at all"
+            return Committed(self.plan.outcomes, self.plan.events)
+        behind = at - self.recorded
+        position = head.position
+        checksums = self.checksums
+        outcomes: list[Outcome] = []
+        events: list[StoredEvent] = []
+        place = 0
+        for request in self.batch.requests:
+            (write,) = request.writes
+            stream, version = write.stream, write.expected
+            if misfits and stream in misfits:
+                place += len(write.events)
+                outcomes.append(StreamConflict(stream, version, misfits[stream]))
+                continue
+            for data in write.events:
+                version += 1
+                position += 1
+                kind = data.type
+                events.append(
+                    StoredEvent(
+                        position,
+                        stream,
+                        version,
+                        kind.name,
+                        kind.version,
+                        at,
+                        data.payload,
+                        data.metadata,
+                        data.encoding,
+                        checksums[place],
+                        behind,
+                    )
+                )
+                place += 1
+            outcomes.append(Appended(position, (version,)))
+        return Committed(outcomes, events)
+
+
+def laid_out(batch: Batch, known: KnownTypes) -> Sending | None:
+    """Lay a batch out as if it fitted; None where it must be planned first."""
+    recorded = batch.recorded
+    streams: list[str] = []
+    versions: list[int] = []
+    types: list[int] = []
+    encodings: list[int] = []
+    payloads: list[bytes] = []
+    metadatas: list[bytes] = []
+    checksums: list[int] = []
+    first: dict[str, tuple[int, int]] = {}
+    reached: dict[str, int] = {}
+    for request in batch.requests:
+        if len(request.writes) != 1 or request.extras:
+            return None
+        write = request.writes[0]
+        stream, version = write.stream, write.expected
+        if not write.events or reached.get(stream, version) != version:
+            return None
+        if stream not in reached:
+            first[stream] = (version, len(streams))
+        name = stream.encode()
+        for data in write.events:
+            version += 1
+            kind = data.type
+            number = known.get((kind.name, kind.version))
+            if number is None or number[1] != kind.schema_hash:
+                return None
+            payload, metadata, encoding = data.payload, data.metadata, data.encoding
+            streams.append(stream)
+            versions.append(version)
+            types.append(number[0])
+            encodings.append(encoding)
+            payloads.append(payload)
+            metadatas.append(metadata)
+            # `checksum_of`, without its call and its tuples: this is once for each event.
+            head = b"%d %d %d %d %d %d %b %b\0" % (
+                version,
+                kind.version,
+                recorded,
+                encoding,
+                len(payload),
+                len(metadata),
+                kind.name.encode(),
+                name,
+            )
+            checksums.append(crc32(metadata, crc32(payload, crc32(head))))
+        reached[stream] = version
+    return Sending(
+        batch=batch,
+        recorded=recorded,
+        streams=streams,
+        versions=versions,
+        types=types,
+        encodings=encodings,
+        payloads=payloads,
+        metadatas=metadatas,
+        checksums=checksums,
+        first=first,
+    )
+
+
+def planned_out(batch: Batch, planned: Plan, known: KnownTypes) -> Sending:
+    """Lay out what fits of a batch that was planned; raise StoreFailed for a type that does not."""
+    new: dict[tuple[str, int], tuple[int, EventType]] = {}
+    highest = max((number for number, _ in known.values()), default=0)
+    for request, outcome in zip(batch.requests, planned.outcomes, strict=True):
+        if isinstance(outcome, StreamConflict):
+            continue
+        for write in request.writes:
+            for data in write.events:
+                kind = data.type
+                key = (kind.name, kind.version)
+                stored = known.get(key)
+                if key in new:
+                    stored = (new[key][0], new[key][1].schema_hash)
+                if stored is None:
+                    highest += 1
+                    new[key] = (highest, kind)
+                elif stored[1] != kind.schema_hash:
+                    if stored[1] not in kind.former:
+                        raise StoreFailed(
+                            f"{kind.name} version {kind.version} is stored with schema {stored[1]} "
+                            f"and comes with {kind.schema_hash}. Nothing was written.",
+                            written=False,
+                        )
+                    new[key] = (stored[0], kind)
+    events = planned.events
+    first: dict[str, tuple[int, int]] = {}
+    for place, event in enumerate(events):
+        first.setdefault(event.stream, (event.version - 1, place))
+    numbers = {key: number for key, (number, _) in known.items()}
+    numbers |= {key: number for key, (number, _) in new.items()}
+    return Sending(
+        batch=batch,
+        recorded=events[0].recorded if events else batch.recorded,
+        streams=[event.stream for event in events],
+        versions=[event.version for event in events],
+        types=[numbers[event.name, event.event_version] for event in events],
+        encodings=[event.encoding for event in events],
+        payloads=[event.payload for event in events],
+        metadatas=[event.metadata for event in events],
+        checksums=[event.checksum for event in events],
+        first=first,
+        new_types=tuple(new.values()),
+        plan=planned,
+    )

@@ -1,0 +1,100 @@
+"""Whose log it is: one session at a time, which an append names and the database looks up.
+
+Rules: a session has a lease by the database's clock. A living engine renews it; whoever opens the
+log while the lease runs is refused, and told who has it. While its connection stands, a session
+also has a lock of the server's, which tells at once that it lives; where a pooler stands between,
+only the renewals tell. An engine that was killed keeps the log for the rest of its lease. Whoever
+takes over makes the former session one that appends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from ....errors import StoreLocked
+from ..address import Address
+from ..line import Line
+from .schema import presence_key
+
+__all__ = ["begin_session", "end_session", "renew_session", "show_presence"]
+
+_BEGIN: Final = (
+    "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_1($1, $2)"
+)
+_POLL_SECONDS: Final = 0.2
+_MARGIN_SECONDS: Final = 0.05
+"""Waited beyond a lease, so that the database finds it over."""
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """Who has the log."""
+
+    session: int
+    holder: str
+    opened: Any
+    lease_until: Any
+    seconds_left: float
+
+
+async def begin_session(line: Line, address: Address, holder: str) -> int:
+    """Take the log; give the number of the session.
+
+    Waits for the lease of a holder that does not show itself. Raises StoreLocked for one that does.
+    """
+    now = asyncio.get_running_loop().time
+    query = address.sql(_BEGIN)
+    seen: _Held | None = None
+    while True:
+        row = (await line.fetch(query, holder, address.lease_seconds))[0]
+        if row[1] is None:
+            session: int = row[0]
+            await show_presence(line, address, session)
+            return session
+        held = _Held(*row)
+        renewed = seen is not None and seen.lease_until != held.lease_until
+        if renewed or await _is_present(line, address, held.session):
+            raise _locked(address, held)
+        seen = held
+        end = now() + held.seconds_left + _MARGIN_SECONDS
+        await asyncio.sleep(min(_POLL_SECONDS, end - now()))
+
+
+async def renew_session(line: Line, address: Address, session: int) -> bool:
+    """Let the lease begin anew; tell whether the log is still this session's."""
+    query = address.sql("SELECT {s}.renew_session_1($1, $2)")
+    renewed: bool = (await line.fetch(query, session, address.lease_seconds))[0][0]
+    return renewed
+
+
+async def end_session(line: Line, address: Address, session: int) -> None:
+    """Give the log back."""
+    await line.fetch(address.sql("SELECT {s}.end_session_1($1)"), session)
+
+
+async def show_presence(line: Line, address: Address, session: int) -> None:
+    """Take the lock that tells others that this session's connection stands."""
+    if not line.pooled:
+        key = presence_key(address.schema, session)
+        await line.fetch("SELECT pg_catalog.pg_try_advisory_lock($1, $2)", *key)
+
+
+async def _is_present(line: Line, address: Address, session: int) -> bool:
+    """Tell whether the connection of a session stands, as far as can be told at once."""
+    if line.pooled:
+        return False
+    key = presence_key(address.schema, session)
+    got: bool = (await line.fetch("SELECT pg_catalog.pg_try_advisory_lock($1, $2)", *key))[0][0]
+    if got:
+        await line.fetch("SELECT pg_catalog.pg_advisory_unlock($1, $2)", *key)
+    return not got
+
+
+def _locked(address: Address, held: _Held) -> StoreLocked:
+    return StoreLocked(
+        f"{address.name} is open in another engine: {held.holder}, since "
+        f"{held.opened.isoformat(sep=' ', timespec='seconds')}. Stop that one first: one engine at "
+        f"a time has a log"
+    )

@@ -1,0 +1,244 @@
+"""The log in a PostgreSQL server: one function call for each batch, in the event loop.
+
+Rules: one connection appends and two read; none is used by two calls at a time. An append is never
+given up: a cancel of its caller is heard when it has its answer. The lease is renewed by a task of
+the store's own, whose end is told by `ended`. Nothing of a statement or a value is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ....errors import EngineError, StoreFailed, StoreLocked
+from ....model.stored import EventType, Snapshot, StoredEvent
+from ....runtime.machine import process_name
+from ....runtime.ports import Ports
+from ....runtime.uncancelled import uncancelled
+from ...contract.log import Batch, Committed, Head, StreamPage, StreamRead
+from ..address import Address
+from ..driver import Record, driver_of
+from ..failures import cannot_connect
+from ..line import Line, Lines
+from ..settings import check_settings
+from .reading import (
+    events_of_feed,
+    pages_of_streams,
+    read_feed,
+    read_kinds,
+    read_snapshots,
+    read_streams,
+)
+from .schema import migrate
+from .session import begin_session, end_session, renew_session
+from .writer import Writer
+
+__all__ = ["PostgresStore"]
+
+_RENEWALS = 3
+"""In the time of one lease."""
+
+
+class PostgresStore:
+    """A log in the schema that `address` names."""
+
+    durable = True
+
+    def __init__(self, address: Address, *, logger: logging.Logger | None = None) -> None:
+        self.address = address
+        self._logger = logger or logging.getLogger("foldline")
+        self._turn = asyncio.Lock()
+        self._writer: Writer | None = None
+        self._lines: Lines | None = None
+        self._session = 0
+        self._log_id = ""
+        self._keeper: asyncio.Task[None] | None = None
+        self._fenced = asyncio.Event()
+
+    @property
+    def log_id(self) -> str:
+        """The log's random id."""
+        return self._log_id
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def open(self, ports: Ports) -> None:
+        """Make the schema or bring it up to date, and take the log; raise as the contract says."""
+        if self._writer is not None:
+            raise StoreLocked(f"{self.address.name} is open already, by this object: close it")
+        driver = driver_of(ports)
+        line = await Line.connected(driver, self.address)
+        try:
+            await check_settings(line.connection, self.address)
+            await migrate(line.connection, self.address)
+            self._session = await begin_session(line, self.address, process_name())
+            writer = Writer(driver, self.address, line, self._session, self._logger)
+            await writer.begin()
+            query = self.address.sql("SELECT log_id FROM {s}.about")
+            self._log_id = await line.connection.fetchval(query)
+        except EngineError:
+            line.drop()
+            raise
+        except Exception as error:
+            line.drop()
+            raise cannot_connect(self.address, error) from error
+        except BaseException:
+            line.drop()
+            raise
+        self._writer = writer
+        self._lines = Lines(driver, self.address)
+        self._fenced = asyncio.Event()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="foldline lease")
+        await self._check_last_event()
+
+    async def _check_last_event(self) -> None:
+        """Compare the last event, which every later one builds on, with its checksum."""
+        position = (await self.head()).position
+        if position:
+            try:
+                await self.read_feed(position - 1, events_max=1, bytes_max=1)
+            except BaseException:
+                await self.close()
+                raise
+
+    async def _keep(self) -> None:
+        """Renew the lease until it is lost."""
+        while True:
+            await asyncio.sleep(self.address.lease_seconds / _RENEWALS)
+            try:
+                renewed = await self._open_lines().run(
+                    lambda line: renew_session(line, self.address, self._session)
+                )
+            except StoreFailed as error:
+                # An append finds out what is the matter, and an engine at rest is not in a hurry.
+                self._logger.warning("the lease was not renewed: %s", error)
+                continue
+            if not renewed:
+                assert self._writer is not None, "the keeper ends before the store is closed"
+                self._writer.fence()
+                self._fenced.set()
+                return
+
+    async def ended(self) -> StoreFailed:
+        """Wait until another engine has taken the log over; give why nothing more is appended."""
+        await self._fenced.wait()
+        assert self._writer is not None
+        assert self._writer.stopped is not None
+        return self._writer.stopped
+
+    async def close(self) -> None:
+        """Give the log back, as far as the server can be reached, and close the connections."""
+        keeper, self._keeper = self._keeper, None
+        writer, self._writer = self._writer, None
+        lines, self._lines = self._lines, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+        if lines is not None:
+            await lines.close()
+        if writer is not None:
+            async with self._turn:
+                await self._leave(writer.line)
+
+    async def _leave(self, line: Line) -> None:
+        try:
+            if not line.is_closed:
+                await end_session(line, self.address, self._session)
+        except Exception as error:
+            # The lease ends by itself.
+            self._logger.info("%s was not given back: %s", self.address.name, type(error).__name__)
+        finally:
+            await line.close()
+
+    # -- writing ----------------------------------------------------------------------------
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append what fits, by one call of a function of the database."""
+        async with self._turn:
+            if self._writer is None:
+                raise self._closed()
+            return await uncancelled(self._writer.append(batch))
+
+    async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
+        """Keep these in place of what was kept of their streams."""
+        query = self.address.sql("SELECT {s}.keep_snapshots_1($1, $2, $3, $4, $5, $6)")
+        columns: list[list[Any]] = [
+            [s.stream for s in snapshots],
+            [s.version for s in snapshots],
+            [s.position for s in snapshots],
+            [s.checksum for s in snapshots],
+            [s.snapshot_version for s in snapshots],
+            [s.state for s in snapshots],
+        ]
+        await self._open_lines().run(lambda line: line.fetch(query, *columns))
+
+    # -- reading ----------------------------------------------------------------------------
+
+    async def head(self) -> Head:
+        """Give the end of the log, as of the last append or the opening."""
+        return self._open_writer().head
+
+    async def event_types(self) -> Sequence[EventType]:
+        """Give the types in the order of their first use."""
+        types = self._open_writer().types
+        return [EventType(name, version, hash_) for (name, version), (_, hash_) in types.items()]
+
+    async def kinds(self) -> Sequence[str]:
+        """Give the kinds of its streams, by one look into the index for each."""
+        return await self._open_lines().run(lambda line: read_kinds(line, self.address.schema))
+
+    async def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read many streams at once."""
+        writer = self._open_writer()
+
+        async def read(line: Line) -> Sequence[Record]:
+            schema = self.address.schema
+            rows = await read_streams(line, schema, reads, events_max, bytes_max)
+            await self._know_types(line, writer, {row[4] for row in rows})
+            return rows
+
+        rows = await self._open_lines().run(read)
+        return pages_of_streams(rows, reads, writer.names.get)
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read the global order."""
+        writer = self._open_writer()
+
+        async def read(line: Line) -> Sequence[Record]:
+            rows = await read_feed(line, self.address.schema, after, events_max, bytes_max)
+            await self._know_types(line, writer, {row[3] for row in rows})
+            return rows
+
+        return events_of_feed(await self._open_lines().run(read), after, writer.names.get)
+
+    async def _know_types(self, line: Line, writer: Writer, numbers: set[int | None]) -> None:
+        """Read the types again if a page has one that a batch has just brought."""
+        if not numbers <= writer.names.keys() | {None}:
+            await writer.learn_types(line)
+
+    async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
+        """Give the snapshots that there are."""
+        return await self._open_lines().run(
+            lambda line: read_snapshots(line, self.address.schema, streams)
+        )
+
+    # -- what is open -----------------------------------------------------------------------
+
+    def _open_lines(self) -> Lines:
+        if self._lines is None:
+            raise self._closed()
+        return self._lines
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise self._closed()
+        return self._writer
+
+    def _closed(self) -> StoreFailed:
+        return StoreFailed(f"{self.address.name} is closed", written=False)

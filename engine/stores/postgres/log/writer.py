@@ -1,0 +1,325 @@
+"""The one connection that appends, and what is done when it breaks.
+
+Rules: one batch at a time. A batch whose answer was lost is looked for, under the lock that an
+append takes and over a new connection: it is in the log whole, and then has its answer, or it is
+not, and then is sent again. Each append names the end of the log that it goes on from, so that one
+which comes late, over a connection that broke, finds another end and writes nothing. The outcome is
+unknown only where the server stays away for longer than the patience. A log that ends earlier than
+what was acknowledged, or otherwise, has lost events: nothing more is appended to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from ....errors import EngineError, StoreFailed, StoreRefused
+from ...contract.log import Batch, Committed, Head, plan
+from ..address import Address
+from ..driver import Driver
+from ..failures import described_failure, is_lost, is_passing, sqlstate_of
+from ..line import BackOff, Line
+from ..settings import check_settings
+from .appending import Sending, laid_out, planned_out
+from .reading import read_head, read_types, read_versions
+from .schema import lock_key
+from .session import show_presence
+
+__all__ = ["Writer"]
+
+_PLANS_MAX: Final = 5
+"""How often a batch is planned anew, where streams move while it is planned."""
+_APPEND: Final = (
+    "SELECT state, at, bad, actual FROM {s}.append_1("
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
+)
+_FOUND: Final = """
+SELECT q.stream, e.position, e.checksum, e.recorded, coalesce((
+    SELECT t.version FROM {s}.events t
+    WHERE t.stream = q.stream ORDER BY t.version DESC LIMIT 1), 0)
+FROM unnest($1::text[], $2::integer[]) AS q(stream, version)
+LEFT JOIN {s}.events e ON e.stream = q.stream AND e.version = q.version
+"""
+
+
+class Writer:
+    """Appends for one session, over one connection after the other."""
+
+    def __init__(
+        self, driver: Driver, address: Address, line: Line, session: int, logger: logging.Logger
+    ) -> None:
+        self._driver = driver
+        self._address = address
+        self._line = line
+        self._session = session
+        self._logger = logger
+        self._synced = "synchronous_commit" not in address.allowed
+        self._append = address.sql(_APPEND)
+        self.head = Head()
+        """The end of the log, as of the last append."""
+        self.types: dict[tuple[str, int], tuple[int, str]] = {}
+        """Number and schema hash by name and version."""
+        self.names: dict[int, tuple[str, int]] = {}
+        """Name and version by number."""
+        self.stopped: StoreFailed | None = None
+        """Why nothing more is appended."""
+        self.reconnects = 0
+        self.found_written = 0
+        """Batches whose answer was lost, and that were in the log."""
+        self.written_again = 0
+
+    async def begin(self) -> None:
+        """Read the end of the log and its types."""
+        self.head = await read_head(self._line, self._address.schema)
+        await self.learn_types(self._line)
+
+    async def learn_types(self, line: Line) -> None:
+        """Read the types again."""
+        rows = await read_types(line, self._address.schema)
+        self.types = {(name, version): (number, hash_) for number, name, version, hash_ in rows}
+        self.names = {number: (name, version) for number, name, version, _ in rows}
+
+    @property
+    def line(self) -> Line:
+        """The connection as it is now."""
+        return self._line
+
+    def fence(self) -> None:
+        """Append nothing more: the log is another engine's."""
+        self._fenced()
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append what fits of a batch; raise StoreFailed, as the contract says."""
+        if self.stopped is not None:
+            raise StoreFailed(
+                f"{self._address.name} takes nothing more: {self.stopped} Nothing was written.",
+                written=False,
+                stopped=True,
+            )
+        sending: Sending | None = None
+        try:
+            sending = laid_out(batch, self.types)
+            if sending is not None and not self._line.is_closed:
+                return await self._send(sending)
+        except Exception as error:
+            return await self._again(batch, sending, error)
+        return await self._again(batch, None, None)
+
+    async def _again(
+        self, batch: Batch, sending: Sending | None, error: BaseException | None
+    ) -> Committed:
+        """Take the way round, in a task of its own, whose timeouts may cancel it."""
+        call = self._persist(batch, sending, error)
+        return await asyncio.get_running_loop().create_task(call)
+
+    # -- one attempt ------------------------------------------------------------------------
+
+    async def _send(self, sending: Sending) -> Committed:
+        """Have it written; raise _Moved where the log ends elsewhere, _Misfit for a new plan."""
+        head = self.head
+        values = sending.values(self._session, head, synced=self._synced)
+        ((state, at, bad, actual),) = await self._line.fetch(self._append, *values)
+        if state == "done":
+            misfits = dict(zip(bad, actual, strict=True)) if bad else {}
+            return self._done(sending, sending.committed(head, at, misfits))
+        if state == "misfit":
+            raise _Misfit(dict(zip(bad, actual, strict=True)))
+        if state == "fenced":
+            raise self._fenced()
+        raise _Moved
+
+    def _done(self, sending: Sending, committed: Committed) -> Committed:
+        for number, kind in sending.new_types:
+            self.types[kind.name, kind.version] = (number, kind.schema_hash)
+            self.names[number] = (kind.name, kind.version)
+        if committed.events:
+            last = committed.events[-1]
+            self.head = Head(last.position, last.checksum, last.recorded)
+        return committed
+
+    async def _plan(self, batch: Batch, misfits: Mapping[str, int] | None) -> Sending | Committed:
+        """Plan a batch on the versions that its streams have now."""
+        streams = {write.stream for request in batch.requests for write in request.writes}
+        versions = await read_versions(self._line, self._address.schema, sorted(streams))
+        planned = plan(batch, {**versions, **(misfits or {})}, self.head)
+        sending = planned_out(batch, planned, self.types)
+        if not planned.events:
+            return Committed(planned.outcomes, [])
+        return sending
+
+    # -- until it is known ------------------------------------------------------------------
+
+    async def _persist(
+        self, batch: Batch, sending: Sending | None, error: BaseException | None
+    ) -> Committed:
+        """Write a batch whose first attempt had this error, or has not been made."""
+        back_off = BackOff(self._address.patience_seconds)
+        plans = 0
+        misfits: Mapping[str, int] | None = None
+        unsure: Sending | None = None
+        while True:
+            if error is not None:
+                if isinstance(error, _Misfit):
+                    misfits, sending = error.versions, None
+                elif isinstance(error, _Moved) or is_lost(error):
+                    unsure = unsure or sending
+                    if is_lost(error):
+                        self._line.drop()
+                elif not is_passing(error):
+                    raise self._judged(error) from error
+                if not isinstance(error, _Misfit | _Moved) and not await back_off.pause():
+                    raise self._given_up(error, unsure) from error
+            try:
+                if self._line.is_closed:
+                    await self._connect()
+                if unsure is not None:
+                    found = await self._look(unsure)
+                    if found is not None:
+                        return found
+                    sending = unsure
+                    self.written_again += 1
+                if sending is None:
+                    plans += 1
+                    if plans > _PLANS_MAX:
+                        raise self._moving()
+                    planned = await self._plan(batch, misfits)
+                    if isinstance(planned, Committed):
+                        return planned
+                    sending = planned
+                return await self._send(sending)
+            except Exception as next_error:
+                error = next_error
+
+    async def _connect(self) -> None:
+        """Take a new connection in place of the one that broke."""
+        line = await Line.connected(self._driver, self._address)
+        try:
+            await check_settings(line.connection, self._address)
+            await show_presence(line, self._address, self._session)
+        except BaseException:
+            line.drop()
+            raise
+        self._line = line
+        self.reconnects += 1
+        self._logger.info("%s: connected again", self._address.name)
+
+    async def _look(self, sending: Sending) -> Committed | None:
+        """Find out whether a batch is in the log; None where it is not, and must be sent again.
+
+        The lock waits for the transaction of a connection that broke, if it is still at work.
+        """
+        schema, connection = self._address.schema, self._line.connection
+        first = sending.first
+        async with connection.transaction():
+            key = lock_key(schema)
+            await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
+            head = await read_head(Line(connection, pooled=True), schema)
+            await self._check_history(head)
+            rows = await connection.fetch(
+                self._address.sql(_FOUND),
+                list(first),
+                [version + 1 for version, _ in first.values()],
+            )
+        misfits: dict[str, int] = {}
+        at = 0
+        for stream, position, checksum, recorded, version in rows:
+            if position is None or checksum != sending.checksums[first[stream][1]]:
+                misfits[stream] = version
+            else:
+                at = recorded
+        if len(misfits) == len(first):
+            if head != self.head:
+                raise self._fail(
+                    f"{self._address.name} ends at position {head.position}, and this engine has "
+                    f"written up to {self.head.position}: somebody else has appended. Nothing of "
+                    f"the batch was written. Look who uses the function append_1."
+                )
+            return None
+        committed = sending.committed(self.head, at, misfits)
+        last = committed.events[-1]
+        assert (last.position, last.checksum) == (head.position, head.checksum), (
+            "what was found is what was sent, at the end of the log"
+        )
+        self.found_written += 1
+        return self._done(sending, committed)
+
+    async def _check_history(self, head: Head) -> None:
+        """Stop for good where an event that was acknowledged is not in the log any more."""
+        known = self.head
+        if not known.position:
+            return
+        query = self._address.sql("SELECT checksum FROM {s}.events WHERE position = $1")
+        found = await self._line.connection.fetchval(query, known.position)
+        if found != known.checksum:
+            raise self._fail(
+                f"{self._address.name}: the log went back. It ends at position {head.position}, "
+                f"and events up to {known.position} were acknowledged: a failover or a restored "
+                f"backup has lost them. Nothing was written. Bring the lost events back, or start "
+                f"the engine again, which goes on from what is there."
+            )
+
+    # -- what went wrong --------------------------------------------------------------------
+
+    def _judged(self, error: BaseException) -> EngineError:
+        """Say what an answer of the server means: nothing of the batch was written."""
+        if isinstance(error, EngineError):
+            if isinstance(error, StoreRefused):
+                # A server that is set otherwise now, or that does not take this user any more.
+                return self._fail(f"{error} Nothing was written.")
+            return error
+        if not sqlstate_of(error) and not isinstance(error, ValueError):
+            raise error
+        return StoreFailed(
+            f"{self._address.name}: {described_failure(error)}. Nothing was written.",
+            written=False,
+        )
+
+    def _given_up(self, error: BaseException, unsure: Sending | None) -> StoreFailed:
+        seconds = f"{self._address.patience_seconds:g} s"
+        if unsure is None:
+            return StoreFailed(
+                f"{self._address.name} could not be reached for {seconds}: "
+                f"{described_failure(error)}. Nothing was written.",
+                written=False,
+            )
+        failure = StoreFailed(
+            f"{self._address.name} has not come back for {seconds}, and nobody knows whether the "
+            f"last batch is in the log ({described_failure(error)}). Start the engine again when "
+            f"the server is back.",
+            written=None,
+        )
+        self.stopped = self.stopped or failure
+        return failure
+
+    def _fenced(self) -> StoreFailed:
+        return self._fail(
+            f"{self._address.name}: another engine has taken this log over, since this one did not "
+            f"renew its lease in time. Nothing was written. Run one engine."
+        )
+
+    def _moving(self) -> StoreFailed:
+        return StoreFailed(
+            f"{self._address.name}: its streams moved {_PLANS_MAX} times while a batch was "
+            f"planned. Nothing was written.",
+            written=False,
+        )
+
+    def _fail(self, message: str) -> StoreFailed:
+        """Stop for good; nothing of the batch was written."""
+        failure = StoreFailed(message, written=False, stopped=True)
+        self.stopped = self.stopped or failure
+        return failure
+
+
+class _Moved(Exception):
+    """The log does not end where it was believed to."""
+
+
+class _Misfit(Exception):
+    """Streams of a batch are at other versions, and nothing of it was written."""
+
+    def __init__(self, versions: Mapping[str, int]) -> None:
+        super().__init__()
+        self.versions = versions

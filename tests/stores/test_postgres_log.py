@@ -1,0 +1,325 @@
+"""What the database itself keeps of a log: who may write, whose it is, and how it is set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from engine import DefinitionError, Engine, Ports, StoreFailed, StoreLocked, StoreRefused
+from engine.model.stored import EventData, EventType, verify
+from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.log.schema import schema_sql
+from engine.stores.postgres.log.store import PostgresStore
+from engine.testing.conformance import append, feed, numbers, request
+from tests.support.counters import Add, Counter
+from tests.support.postgres import Server, asked
+
+
+def store_of(server: Server, schema: str, *options: str, user: str = "postgres") -> PostgresStore:
+    return PostgresStore(
+        read_address(server.url(schema, *options).replace("postgres@", f"{user}@"))
+    )
+
+
+@pytest.fixture
+def schema(postgres: Server) -> str:
+    return postgres.new_schema()
+
+
+@pytest.fixture
+async def store(postgres: Server, schema: str) -> AsyncIterator[PostgresStore]:
+    opened = store_of(postgres, schema)
+    await opened.open(Ports())
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def role(postgres: Server, schema: str) -> str:
+    """A role that an engine may have: it owns nothing, and reads and calls what it is let."""
+    name = f"engine_of_{schema}"
+    await asked(postgres, f"CREATE ROLE {name} LOGIN")
+    postgres.sql(schema_sql(schema, role=name))
+    return name
+
+
+# -- append-only, by rights and whoever it is
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE {s}.events SET payload = ''",
+        "DELETE FROM {s}.events",
+        "TRUNCATE {s}.events",
+        "INSERT INTO {s}.events VALUES (2, 0, 0, 0, 2, 1, 0, 'a:1', '', '')",
+    ],
+)
+async def test_not_even_the_owner_changes_an_event_by_accident(
+    postgres: Server, store: PostgresStore, schema: str, change: str
+) -> None:
+    await append(store, request("a:1", 0, 1))
+    with pytest.raises(Exception, match="an event is"):
+        await asked(postgres, change.replace("{s}", schema))
+
+    assert numbers(await feed(store)) == [1]
+
+
+@pytest.mark.parametrize("change", ["INSERT", "UPDATE", "DELETE", "TRUNCATE"])
+async def test_the_role_of_an_engine_has_no_right_to_write_events(
+    postgres: Server, schema: str, role: str, change: str
+) -> None:
+    store = store_of(postgres, schema, user=role)
+    await store.open(Ports())
+    await append(store, request("a:1", 0, 1))
+    (may,) = await asked(
+        postgres, "SELECT has_table_privilege($1, $2, $3)", role, f"{schema}.events", change
+    )
+
+    assert may == (False,)
+    assert numbers(await feed(store)) == [1]
+    await store.close()
+
+
+async def test_an_engine_works_as_a_role_that_owns_nothing(
+    postgres: Server, schema: str, role: str
+) -> None:
+    url = postgres.url(schema).replace("postgres@", f"{role}@")
+    async with Engine([Counter], store=url, views="memory:") as engine:
+        await engine.execute(Add("a", 1), key="k")
+        first = await engine.execute(Add("a", 1), key="l")
+    async with Engine([Counter], store=url, views="memory:") as engine:
+        assert await engine.execute(Add("a", 1), key="l") == first
+
+
+async def test_a_role_without_rights_is_refused_by_name(postgres: Server, schema: str) -> None:
+    postgres.sql(schema_sql(schema))
+    await asked(postgres, f"CREATE ROLE stranger_of_{schema} LOGIN")
+    stranger = store_of(postgres, schema, user=f"stranger_of_{schema}")
+
+    with pytest.raises(StoreRefused, match="schema sql"):
+        await stranger.open(Ports())
+
+
+async def test_people_read_the_log_as_json(postgres: Server, store: PostgresStore) -> None:
+    kind = EventType("moved", 2, "00")
+    data = [EventData(kind, b'{"to":"x"}', b'{"key":"k"}'), EventData(kind, b"\x00\xff", b"", 7)]
+    await store.append(Batch([AppendRequest([Write("a:1", 0, data)])], 1_500_000))
+    rows = await asked(
+        postgres,
+        "SELECT event, event_version, extract(epoch FROM recorded)::text, payload->>'to', "
+        f"metadata->>'key' FROM {store.address.schema}.log ORDER BY position",
+    )
+
+    assert rows[0] == ("moved", 2, "1.500000", "x", "k")
+    assert rows[1][3:] == (None, None)
+
+
+# -- the clock
+
+
+async def test_a_clock_that_goes_back_is_kept_beside_the_time(store: PostgresStore) -> None:
+    await append(store, request("a:1", 0, 1), recorded=100)
+    await append(store, request("a:1", 1, 2), recorded=40)
+    await append(store, request("a:1", 2, 3), recorded=101)
+    events = await feed(store)
+
+    assert [(e.recorded, e.behind) for e in events] == [(100, 0), (100, 60), (101, 0)]
+    for event in events:
+        verify(event)
+
+
+async def test_damage_to_what_a_clock_was_behind_is_seen(
+    postgres: Server, store: PostgresStore
+) -> None:
+    await append(store, request("a:1", 0, 1))
+    events = f"{store.address.schema}.events"
+    await asked(postgres, f"ALTER TABLE {events} DISABLE TRIGGER ALL")
+    await asked(postgres, f"UPDATE {events} SET behind = 1")
+
+    with pytest.raises(Exception, match="position 1"):
+        await feed(store)
+
+
+async def test_the_checksum_of_an_event_stands_as_it_was(store: PostgresStore) -> None:
+    """What is shifted from one number to the other is the writer's clock all the same."""
+    await append(store, request("a:1", 0, 1), recorded=50)
+    (event,) = await feed(store)
+
+    verify(msgspec.structs.replace(event, recorded=60, behind=10))
+
+
+# -- whose it is
+
+
+async def test_a_second_engine_is_told_who_has_the_log(store: PostgresStore) -> None:
+    with pytest.raises(StoreLocked, match=r"open in another engine: process \d+ on .*, since 20"):
+        await PostgresStore(store.address).open(Ports())
+
+
+async def test_a_living_engine_behind_a_pooler_is_known_by_its_renewals(
+    postgres: Server, schema: str
+) -> None:
+    options = ("pooler=transaction", "lease=1")
+    first, second = (store_of(postgres, schema, *options) for _ in range(2))
+    await first.open(Ports())
+    with pytest.raises(StoreLocked):
+        await second.open(Ports())
+    await append(first, request("a:1", 0, 1))
+    await first.close()
+    await second.open(Ports())
+
+    assert numbers(await feed(second)) == [1]
+    await second.close()
+
+
+async def test_an_engine_that_has_gone_keeps_the_log_for_its_lease_only(
+    postgres: Server, schema: str
+) -> None:
+    gone = store_of(postgres, schema, "lease=1")
+    await gone.open(Ports())
+    assert gone._keeper is not None
+    gone._keeper.cancel()
+    assert gone._writer is not None
+    gone._writer.line.drop()
+    heir = store_of(postgres, schema)
+    await heir.open(Ports())
+    await append(heir, request("a:1", 0, 1))
+
+    with pytest.raises(StoreFailed, match="taken this log over") as fenced:
+        await append(gone, request("b:1", 0, 2))
+    assert (fenced.value.written, fenced.value.stopped) == (False, True)
+    assert numbers(await feed(heir)) == [1]
+    await gone.close()
+    await append(heir, request("a:1", 1, 3))
+    await heir.close()
+
+
+async def test_an_engine_at_rest_hears_that_its_log_was_taken_over(
+    postgres: Server, schema: str
+) -> None:
+    store = store_of(postgres, schema, "lease=1")
+    await store.open(Ports())
+    await asked(postgres, f"UPDATE {schema}.sessions SET live = false")
+
+    assert "taken this log over" in str(await store.ended())
+    await store.close()
+
+
+async def test_a_closed_log_is_taken_at_once(postgres: Server, schema: str) -> None:
+    for number in range(3):
+        store = store_of(postgres, schema, "lease=3600")
+        await store.open(Ports())
+        await append(store, request("a:1", number, number))
+        await store.close()
+
+
+# -- how it is set and made
+
+
+@pytest.mark.parametrize("name", ["fsync", "full_page_writes", "synchronous_commit"])
+async def test_a_server_that_may_lose_events_is_refused_unless_it_is_allowed(
+    postgres: Server, schema: str, name: str
+) -> None:
+    await asked(postgres, f"ALTER SYSTEM SET {name} = off")
+    await asked(postgres, "SELECT pg_reload_conf()")
+    try:
+        with pytest.raises(StoreRefused, match=f"{name}=off.*allow={name}"):
+            await store_of(postgres, schema).open(Ports())
+        store = store_of(postgres, schema, f"allow={name}")
+        await store.open(Ports())
+        await append(store, request("a:1", 0, 1))
+        await store.close()
+    finally:
+        await asked(postgres, f"ALTER SYSTEM RESET {name}")
+        await asked(postgres, "SELECT pg_reload_conf()")
+
+
+async def test_a_commit_is_synced_though_its_session_was_set_otherwise(
+    store: PostgresStore,
+) -> None:
+    assert store._writer is not None
+    connection = store._writer.line.connection
+    await connection.execute("SET synchronous_commit = off")
+    async with connection.transaction():
+        await append(store, request("a:1", 0, 1))
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
+
+
+async def test_an_isolation_that_hides_what_others_committed_is_refused(
+    postgres: Server, schema: str
+) -> None:
+    role = f"strict_{schema}"
+    await asked(postgres, f"CREATE ROLE {role} LOGIN SUPERUSER")
+    await asked(postgres, f"ALTER ROLE {role} SET default_transaction_isolation = serializable")
+
+    with pytest.raises(StoreRefused, match="default_transaction_isolation=serializable"):
+        await store_of(postgres, schema, user=role).open(Ports())
+
+
+async def test_a_schema_of_a_later_release_is_not_touched(
+    postgres: Server, store: PostgresStore, schema: str
+) -> None:
+    await store.close()
+    await asked(postgres, f"UPDATE {schema}.about SET schema_version = 99")
+
+    with pytest.raises(StoreRefused, match="version 99.*a later release"):
+        await PostgresStore(store.address).open(Ports())
+
+
+async def test_a_schema_of_somebody_else_is_not_touched(postgres: Server, schema: str) -> None:
+    await asked(postgres, f"CREATE SCHEMA {schema}")
+    await asked(postgres, f"CREATE TABLE {schema}.events(mine text)")
+
+    with pytest.raises(StoreRefused, match="already exists"):
+        await store_of(postgres, schema).open(Ports())
+    rows = await asked(postgres, "SELECT tablename FROM pg_tables WHERE schemaname = $1", schema)
+    assert rows == [("events",)]
+
+
+async def test_engines_that_start_at_once_make_one_schema(postgres: Server, schema: str) -> None:
+    stores = [store_of(postgres, schema) for _ in range(4)]
+    outcomes = await asyncio.gather(
+        *(store.open(Ports()) for store in stores), return_exceptions=True
+    )
+    refused = [error for error in outcomes if error is not None]
+
+    assert [type(error) for error in refused] == [StoreLocked] * 3, refused
+    for store in stores:
+        await store.close()
+
+
+async def test_names_that_mean_something_to_sql_are_names(store: PostgresStore) -> None:
+    names = ["a:'", 'a:"', "a:\\", "a:$1", "a:{s}", "a:%s", "a:" + "\U0001f600" * 255]
+    await append(store, *(request(name, 0, number) for number, name in enumerate(names)))
+
+    assert [event.stream for event in await feed(store)] == names
+
+
+@pytest.mark.parametrize("name", ["a:\0", "a:\ud800"])
+async def test_a_name_that_is_no_text_is_refused_and_nothing_is_written(
+    store: PostgresStore, name: str
+) -> None:
+    with pytest.raises(StoreFailed) as failed:
+        await append(store, request("b:1", 0, 1), request(name, 0, 1))
+
+    assert failed.value.written is False
+    assert numbers(await feed(store)) == []
+    await append(store, request("b:1", 0, 2))
+
+
+# -- views
+
+
+def test_views_are_never_in_memory_by_silence(postgres: Server) -> None:
+    with pytest.raises(DefinitionError, match="views="):
+        Engine([Counter], store=postgres.url())
+    for views in ("postgresql://127.0.0.1/d", "sqlite:", "sqlite:x?writer=process", ":memory:"):
+        with pytest.raises(DefinitionError):
+            Engine([Counter], store=postgres.url(), views=views)
+    with pytest.raises(DefinitionError, match="PostgreSQL only"):
+        Engine([Counter], store="memory:", views="memory:")
