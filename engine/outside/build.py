@@ -163,6 +163,8 @@ class OutsideBuild:
         for projector in projectors:
             # One batch a transaction: the engine's own writes wait for it.
             projector.gives_way = True
+            # Somebody waits for this process, and it goes on from here when it is begun again.
+            projector.back_off.waits_for_the_store = False
         return projectors
 
     async def _close(self) -> None:

@@ -16,20 +16,12 @@ from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
 from ..statistics import ProjectionFailure
 
-__all__ = ["BackOff", "passes"]
+__all__ = ["BackOff"]
 
 SECONDS: Final = 0.05
 SECONDS_MAX: Final = 5.0
 _DOUBLINGS_MAX: Final = 16
 """So that a number that grows for days never becomes one that no float holds."""
-
-
-def passes(error: Exception) -> bool:
-    """Tell whether a store will do it again when its surroundings let it: there is room, a lock.
-
-    Then no event is to blame, and nobody has to tell the projector that it may go on.
-    """
-    return isinstance(error, StoreFailed) and error.passes
 
 
 class BackOff:
@@ -39,6 +31,9 @@ class BackOff:
         """Take what is named in the log."""
         self._projection = projection
         self._logger = logger
+        self.waits_for_the_store = True
+        """Whether it goes on trying where a store will do it again: not for one who waits for it,
+        and can be begun again."""
         self.failures = 0
         """In a row."""
         self.retries = 0
@@ -47,6 +42,14 @@ class BackOff:
         """Why it tries again, as long as it does."""
         self._is_told = False
         """Whether it was logged that it goes on trying."""
+
+    def goes_on(self, cause: Exception) -> bool:
+        """Tell whether to try again, however often that has failed.
+
+        A store says that it will do it when its surroundings let it: then no event is to blame, and
+        nobody has to tell the projector that it may go on.
+        """
+        return self.waits_for_the_store and isinstance(cause, StoreFailed) and cause.passes
 
     def again(self, cause: Exception, position: int, *, told_max: int) -> float:
         """Note a failure at a checkpoint; give how many seconds to wait for.

@@ -37,7 +37,7 @@ from ..statistics import Histogram, ProjectionFailure, ProjectorState, Projector
 from ..stores.contract.views import Changes, Checkpoint, Parked, Part, what_of
 from ..telemetry import Observer, ProjectionBegan
 from .arrivals import Arrivals
-from .back_off import BackOff, passes
+from .back_off import BackOff
 from .calls import Calls
 from .parking import Parking
 from .targets.courier import Abandoned
@@ -135,7 +135,7 @@ class Projector:
         """Whether checkpoint and memory are those of the views: not after a failure, for nobody
         knows what it has left in memory, and what of it is written."""
         self._arrivals = Arrivals()
-        self._back_off = BackOff(part.definition.name, logger)
+        self.back_off = BackOff(part.definition.name, logger)
         self._pages = 0
         self._oldest: int | None = None
         """When the first event that is not written yet was recorded."""
@@ -161,7 +161,7 @@ class Projector:
     @property
     def retrying(self) -> ProjectionFailure | None:
         """What it tries again, if it does."""
-        return self._back_off.failure
+        return self.back_off.failure
 
     @property
     def subscription(self) -> Subscription:
@@ -192,7 +192,7 @@ class Projector:
             rows=self._work.rows,
             bus=self._subscription.statistics(),
             failure=self.failure,
-            retries=self._back_off.retries,
+            retries=self.back_off.retries,
             retrying=self.retrying,
             parked=self._work.parking.count,
         )
@@ -244,7 +244,7 @@ class Projector:
         self._paused = False
         if self._state in ("stopped", "paused"):
             self.failure = None
-            self._back_off.forget()
+            self.back_off.forget()
             self._work.patience = True
             self._work.refused.clear()
             self._enter("catching-up")
@@ -346,7 +346,7 @@ class Projector:
                 return events
             if self._follower.is_at_end:
                 if not self._writes:
-                    self._back_off.over(self.position)
+                    self.back_off.over(self.position)
                 self._enter("live")
                 await bus.wait()
                 continue
@@ -432,7 +432,7 @@ class Projector:
         """Go on behind a batch that is written."""
         self._checkpoint = changes.after
         self._oldest = None
-        self._back_off.over(self.position)
+        self.back_off.over(self.position)
         self._work.patience = True
         seconds = self._ports.stopwatch() - begin
         self._batch_seconds.record(seconds)
@@ -526,15 +526,15 @@ class Projector:
             return False
         if self._stopping:
             return True  # to end, and not to wait before
-        self._back_off.failures += not isinstance(cause, Abandoned)
+        self.back_off.failures += not isinstance(cause, Abandoned)
         most = self._work.retries
-        if self._back_off.failures > most and (is_poisoned or not passes(cause)):
+        if self.back_off.failures > most and (is_poisoned or not self.back_off.goes_on(cause)):
             if is_poisoned and self._work.patience:
                 # Once more: now it is parked, where it may be, or stops the projector.
                 self._work.patience = False
                 return True
             return False
-        seconds = self._back_off.again(cause, self.position, told_max=most)
+        seconds = self.back_off.again(cause, self.position, told_max=most)
         self._enter("paused" if self._paused else "retrying")
         self._follower.leave()
         await self._wait(asyncio.get_running_loop().time() + seconds)
@@ -555,7 +555,7 @@ class Projector:
     def _fail(self, error: Exception) -> None:
         """Stop and say so, until it is resumed."""
         self._work.patience = True
-        self._back_off.forget()
+        self.back_off.forget()
         if isinstance(error, _Poisoned):
             stored, cause = error.stored, error.__cause__
             self._oldest = stored.recorded

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine import Engine, StoreRefused, UsageError
+from engine import Engine, StoreFailed, StoreRefused, UsageError
 from engine.outside.build import Ending
 from engine.statistics import BuildProgress
 from engine.stores.contract.views import Part
@@ -204,6 +204,25 @@ async def test_a_build_that_is_not_its_own_any_more_is_written_no_more(
         assert (await asyncio.wait_for(running, 20)).why == "built-by-another"
         assert views(path, "SELECT position FROM checkpoints WHERE build = 2") == [(1,)]
         assert views(path, "SELECT count(*) FROM failures") == [(0,)]
+
+
+async def test_a_build_that_finds_no_room_says_so_and_ends(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody waits for it, and begins it again when there is room."""
+
+    def full(views: SqliteViews, changes: Any) -> Any:
+        del views, changes
+        raise StoreFailed("the disk is full", written=False, passes=True)
+
+    async with serving(path, "a"):
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteViews, "write", full)
+            ending = await asyncio.wait_for(build(path), 20)
+        assert ending.why == "stopped"
+        assert ending.failure is not None
+        assert "the disk is full" in ending.failure.cause
+        assert (await build(path)).why == "caught-up"
 
 
 async def test_a_former_version_is_caught_up_and_not_built_anew(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine import Limits, ProjectionLag, StoreFailed
+from engine import Engine, Limits, ProjectionLag, StoreFailed
 from engine.projections import back_off, runner
 from engine.projections.back_off import BackOff
 from engine.stores.contract.views import Checkpoint, Part
@@ -42,6 +42,16 @@ def said(caplog: pytest.LogCaptureFixture, words: str) -> int:
     return sum(words in record.getMessage() for record in caplog.records)
 
 
+async def tried(engine: Engine, times: int) -> None:
+    """Wait until it has tried again so often, or has given up."""
+
+    def has() -> bool:
+        numbers = engine.statistics().projectors["sums"]
+        return numbers.retries > times or numbers.failure is not None
+
+    await until(has)
+
+
 async def test_a_projection_waits_for_room_and_goes_on(
     kind: Kind, file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -50,7 +60,7 @@ async def test_a_projection_waits_for_room_and_goes_on(
     async with summing(kind.parking, file, ports=failing.ports, limits=LIMITS) as engine:
         failing.next("views.checkpointed", FOR_EVER)
         receipt = await engine.execute(Add("a", 1))
-        await until(lambda: engine.statistics().projectors["sums"].retries > 20)
+        await tried(engine, 20)
         seen = await engine.projections.status("sums")
         assert (seen.state, seen.failure, seen.parked) == ("retrying", None, 0)
         assert seen.retrying is not None
@@ -82,7 +92,7 @@ async def test_one_that_waits_for_room_can_be_paused_and_resumed(file: str) -> N
     async with summing(Parking, file, ports=failing.ports, limits=LIMITS) as engine:
         failing.next("views.checkpointed", FOR_EVER)
         receipt = await engine.execute(Add("a", 1))
-        await until(lambda: engine.statistics().projectors["sums"].retries > 5)
+        await tried(engine, 5)
         await engine.projections.pause("sums")
         await until(lambda: engine.statistics().projectors["sums"].state == "paused")
         failing.times = 0

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from engine import Delivery, Limits, UsageError
+from engine import Delivery, Engine, Limits, Sink, UsageError
 from engine.projections.targets.courier import Abandoned, Courier, NotDelivered
 from tests.projections.receiver import Parking, Receiver, add, reached, sinking, wait
+from tests.support.counters import Added, Counter
 from tests.support.waiting import until
 
 LOGGER = logging.getLogger("tests.sinks")
@@ -116,6 +117,41 @@ async def test_stopping_does_not_wait_for_the_next_try(receiver: Receiver) -> No
         begin = loop.time()
 
     assert loop.time() - begin < 1, "the next try would come in 1.6 s"
+
+
+class Emptying(Sink, name="outside", version=1, on_poison="park"):
+    async def deliver(self, batch: Sequence[Delivery[Added]], receiver: Receiver) -> None:
+        left: Any = batch
+        while left:  # as one who takes from a queue does
+            await receiver.take([left.pop(0)])
+
+
+async def test_a_delivery_that_empties_its_batch_loses_nothing_of_it(
+    receiver: Receiver, file: str
+) -> None:
+    async def lost_once(batch: Sequence[Delivery[Any]]) -> None:
+        if batch[0].position == 3:
+            receiver.hold = None
+            raise ConnectionError
+
+    async with Engine([Counter], store=file) as engine:
+        await add(engine, *"abcde")
+    receiver.hold = lost_once
+    async with sinking(receiver, file, Emptying) as engine:
+        await reached(engine, 5)
+    assert sorted(set(receiver.positions)) == [1, 2, 3, 4, 5]
+
+
+async def test_of_a_batch_that_was_emptied_the_event_is_parked_that_fails(
+    receiver: Receiver, file: str
+) -> None:
+    async with Engine([Counter], store=file) as engine:
+        await add(engine, *"abcde")
+    receiver.poison = {4}
+    async with sinking(receiver, file, Emptying) as engine:
+        await reached(engine, 5)
+        assert [p.position for p in await engine.projections.parked("outside")] == [4]
+    assert sorted(set(receiver.positions)) == [1, 2, 3, 5]
 
 
 @pytest.fixture

@@ -181,7 +181,8 @@ class SinkTarget:
         if not batch:
             return None
         deliver, receiver, resources = self._sink.function, self._receiver, self._resources
-        error = await self._courier.hand_over(lambda: deliver(receiver, batch, *resources))
+        # A list of its own, which it may empty as it goes: what is in ours tells what has failed.
+        error = await self._courier.hand_over(lambda: deliver(receiver, [*batch], *resources))
         if self._ports.failpoint is not None:
             self._ports.failpoint("sink.delivered")
         if error is None:
