@@ -26,7 +26,14 @@ from docs.generate import api, commands, errors, limits, metrics, mutants, navig
 _installed = tempfile.TemporaryDirectory(prefix="foldline-site-")
 (Path(_installed.name) / "foldline").symlink_to(ROOT / "engine", target_is_directory=True)
 
-_ROOT_PAGES: Final = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+_ROOT_PAGES: Final = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "AGENTS.md": "agents.md",
+    "LICENSE": "LICENSE.txt",
+}
 """Files of the root that are pages of the site as well."""
 
 
@@ -75,5 +82,5 @@ def _rooted(text: str) -> str:
     text = re.sub(r"\]\((?:\./)?docs/", "](", text)
     text = re.sub(r'(src|srcset)="docs/', r'\1="', text)
     for name, page in _ROOT_PAGES.items():
-        text = text.replace(f"]({name}", f"]({page}")
+        text = text.replace(f"]({name})", f"]({page})")
     return text

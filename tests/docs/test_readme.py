@@ -44,6 +44,13 @@ def test_the_first_program_is_the_beginning_of_that_of_the_other_pages(folder: F
     assert folder.ran("bank.py") == "Balance(account_id='a-1', cents=500)\n"
 
 
+def test_the_program_for_agents_runs(folder: Folder) -> None:
+    (program,) = programs("docs/llms.txt")
+    folder.write("bank.py", program)
+
+    assert folder.ran("bank.py") == "500 1\n"
+
+
 def test_its_commands_are_those_that_continuous_integration_runs() -> None:
     """Installing, the main job and the tests are what `.ci/run` is."""
     environment = ".venv/bin/"

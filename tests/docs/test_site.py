@@ -55,6 +55,15 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert re.findall(r"@import|url\([\"']?(?:https?:)?//", styles) == []
 
 
+def test_llms_txt_is_served_and_its_links_lead_somewhere(site: Path) -> None:
+    text = (site / "llms.txt").read_text()
+    links = re.findall(r"^- \[[^]]+\]\(([^)]+)\): ", text, re.MULTILINE)
+
+    assert text.startswith("# Foldline\n\n> ")
+    assert links
+    assert [link for link in links if not (site / link).is_file()] == []
+
+
 def test_every_public_name_is_explained_on_the_site_as_foldline(site: Path) -> None:
     shown = "".join(path.read_text() for path in (site / "reference" / "api").glob("*.html"))
     anchors = set(re.findall(r'id="(foldline\.\w+)"', shown))
