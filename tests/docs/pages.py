@@ -11,14 +11,12 @@ commands print into them: for whoever writes a page.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +27,9 @@ from tests.support.installed import USERS_OWN, Installed, install
 READY_SECONDS: Final = 60
 COMMAND_SECONDS: Final = 60
 PORT: Final = "8000"
+SERVER: Final = "uvicorn "
 INTERRUPT: Final = "^C"
+"""What a server logs need not be shown where it is started and where it ends."""
 FOLDER: Final = "/home/ann/toolshed"
 """What the pages show of where the reader's folder is."""
 
@@ -71,16 +71,13 @@ def blocks(page: str) -> Iterator[Block]:
 
 def steps(block: Block) -> Iterator[Step]:
     """Give the commands of a `console` block."""
-    first, *parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
-    if first:
-        assert first.startswith(f"{INTERRUPT}\n"), (
-            f"a console block begins with a command:\n{first}"
-        )
-        yield Step(INTERRUPT, first.removeprefix(f"{INTERRUPT}\n"))
+    first, *parts = re.split(r"^(?=\$ |\^C$)", block.text, flags=re.MULTILINE)
+    assert not first, f"a console block begins with a command:\n{first}"
     for part in parts:
         lines = part.splitlines(keepends=True)
         end = 1 + next(n for n, line in enumerate(lines) if not line.endswith("\\\n"))
-        yield Step("".join(lines[:end]).rstrip("\n"), "".join(lines[end:]))
+        command = "".join(lines[:end]).rstrip("\n")
+        yield Step(command.removeprefix("$ "), "".join(lines[end:]))
 
 
 def alike(printed: str) -> str:
@@ -117,6 +114,12 @@ class Reader:
         # A module of the reader's own, with the name that the package has in the repository.
         (folder / "engine.py").write_text(USERS_OWN)
 
+    def take(self, page: Path) -> None:
+        """Save the files of a page, and run nothing."""
+        for block in blocks(page.read_text()):
+            if block.title is not None:
+                self._save(block)
+
     def follow(self, page: Path) -> str:
         """Do what a page says; give it with what its commands print.
 
@@ -135,25 +138,29 @@ class Reader:
 
     def _do(self, block: Block, page: str) -> str:
         if block.title is not None:
-            path = self.folder / block.title
-            path.parent.mkdir(parents=True, exist_ok=True)
-            changed = block.language == "diff"
-            path.write_text(_changed(path.read_text(), block.text) if changed else block.text)
+            self._save(block)
         if block.language != "console":
             return page[slice(*block.place)]
         done = ""
         for step in steps(block):
             printed = self._type(step.command)
-            if alike(printed) == alike(step.printed):
+            is_log = step.command == INTERRUPT or step.command.startswith(SERVER)
+            if (is_log and not step.printed) or alike(printed) == alike(step.printed):
                 printed = step.printed
             prompt = "" if step.command == INTERRUPT else "$ "
             done += f"{prompt}{step.command}\n{printed}"
             done += "\n" * (bool(printed) and not printed.endswith("\n"))
         return done
 
+    def _save(self, block: Block) -> None:
+        path = self.folder / str(block.title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        changed = block.language == "diff"
+        path.write_text(_changed(path.read_text(), block.text) if changed else block.text)
+
     def _type(self, command: str) -> str:
         """Run a command; give what it prints, errors too."""
-        if command.startswith("uvicorn "):
+        if command.startswith(SERVER):
             return self._serve(command)
         if command == INTERRUPT:
             return self._end_server()
@@ -204,25 +211,26 @@ class Reader:
         return text.replace(f":{self._port}", f":{PORT}").replace(str(self.folder), FOLDER)
 
 
-@contextmanager
-def _a_reader() -> Iterator[Reader]:
-    with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder, name) for name in ("installed", "project")]
-        for place in places:
-            place.mkdir()
-        yield Reader(places[1], install(places[0]))
-
-
 def main(arguments: list[str]) -> None:
-    """Follow pages in one folder, and write what their commands print into them."""
+    """Follow pages, and write what their commands print into them."""
     paths = [Path(argument) for argument in arguments]
     pages = [p for path in paths for p in (sorted(path.glob("*.md")) if path.is_dir() else [path])]
-    with _a_reader() as reader:
+    with tempfile.TemporaryDirectory() as folder:
+        (installed := Path(folder, "installed")).mkdir()
+        environment = install(installed)
+        readers: dict[Path, Reader] = {}
         for page in pages:
+            # The pages of the tutorial are followed in one folder, all others each in its own.
+            place = page.parent if page.parent.name == "tutorial" else page
+            if place not in readers:
+                (own := Path(folder, str(len(readers)))).mkdir()
+                readers[place] = reader = Reader(own, environment)
+                if page.parent.name == "howto":
+                    reader.take(page.with_name("bank.md"))
             before = page.read_text()
-            after = reader.follow(page)
+            after = readers[place].follow(page)
             page.write_text(after)
-            sys.stdout.write(f"{page}: {'the same' if before == after else 'CHANGED'}{os.linesep}")
+            sys.stdout.write(f"{page}: {'the same' if before == after else 'CHANGED'}\n")
 
 
 if __name__ == "__main__":
