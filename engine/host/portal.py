@@ -156,6 +156,14 @@ class Portal:
         finally:
             thread.end()
 
+    def open(self) -> Portal:
+        """Enter it without a `with`, for notebooks and the like; leave it with `close`."""
+        return self.__enter__()
+
+    def close(self) -> None:
+        """Leave it: drain and close the engine, if this portal started it."""
+        self.__exit__(None, None, None)
+
     # -- calls ------------------------------------------------------------------------------
 
     def execute(

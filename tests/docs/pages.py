@@ -2,8 +2,8 @@
 
 A fenced block with `title="name.py"` is a file, and as a `diff` a change of one. A `console` block
 has commands behind `$ `, each with what it prints. They come in the page's order, in one folder.
-`uvicorn` runs until a block begins with `^C`, at a free port that stands for 8000. Times, and how
-long something took, may differ.
+A server runs until `^C`, at a free port that stands for 8000. Times, and how long something took,
+may differ. A request that only reads is made again for a while, since views follow the log.
 
 `python -m tests.docs.pages docs/tutorial docs/howto/search.md` runs pages and writes what the
 commands print into them: for whoever writes a page.
@@ -12,32 +12,34 @@ commands print into them: for whoever writes a page.
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from tests.docs.background import LOOK_SECONDS, PORT, Background, Broker, is_server
 from tests.support.installed import USERS_OWN, Installed, install
 
-READY_SECONDS: Final = 60
 COMMAND_SECONDS: Final = 60
-PORT: Final = "8000"
-SERVER: Final = "uvicorn "
+LAG_SECONDS: Final = 5
 INTERRUPT: Final = "^C"
 """What a server logs need not be shown where it is started and where it ends."""
 FOLDER: Final = "/home/ann/toolshed"
 """What the pages show of where the reader's folder is."""
 
+_READS: Final = re.compile(r"curl (?!.*(-X|--json))")
 _BLOCK: Final = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)^\1```$", re.MULTILINE)
 _TITLE: Final = re.compile(r'title="([^"]+)"')
 _DIFFERS: Final = (
     (re.compile(r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d+)?"), r"<a day>\1<a time>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s)\b"), "<a while>"),
+    (re.compile(r"^[\d,]+ durable commands/s", re.MULTILINE), "<many> durable commands/s"),
+    (re.compile(r"\bcli:[\w-]+"), "cli:<who>"),
     (re.compile(r"/\S*/(?=[\w.-]+\.db)"), "<a folder>/"),
 )
 """What is another at each run, and what stands for it."""
@@ -109,8 +111,7 @@ class Reader:
         # What the tests' environment has installed of pytest's plugins is not the reader's.
         alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         self._variables = {**installed.variables, **alone, **variables}
-        self._server: subprocess.Popen[str] | None = None
-        self._port = PORT
+        self._server: Background | None = None
         # A module of the reader's own, with the name that the package has in the repository.
         (folder / "engine.py").write_text(USERS_OWN)
 
@@ -127,6 +128,9 @@ class Reader:
         """
         text = page.read_text()
         written, end = "", 0
+        broker = Broker(self.folder) if "REDIS_URL" in text else None
+        if broker is not None:
+            self._variables["REDIS_URL"] = broker.url
         try:
             for block in blocks(text):
                 written += text[end : block.place[0]] + self._do(block, text)
@@ -134,6 +138,8 @@ class Reader:
             assert self._server is None, "the reader is to stop the server, with ^C"
         finally:
             self._end_server()
+            if broker is not None:
+                broker.end()
         return written + text[end:]
 
     def _do(self, block: Block, page: str) -> str:
@@ -143,8 +149,8 @@ class Reader:
             return page[slice(*block.place)]
         done = ""
         for step in steps(block):
-            printed = self._type(step.command)
-            is_log = step.command == INTERRUPT or step.command.startswith(SERVER)
+            printed = self._type(step)
+            is_log = step.command == INTERRUPT or is_server(step.command)
             if (is_log and not step.printed) or alike(printed) == alike(step.printed):
                 printed = step.printed
             prompt = "" if step.command == INTERRUPT else "$ "
@@ -158,14 +164,26 @@ class Reader:
         changed = block.language == "diff"
         path.write_text(_changed(path.read_text(), block.text) if changed else block.text)
 
-    def _type(self, command: str) -> str:
+    def _type(self, step: Step) -> str:
         """Run a command; give what it prints, errors too."""
-        if command.startswith(SERVER):
-            return self._serve(command)
-        if command == INTERRUPT:
+        if step.command == INTERRUPT:
             return self._end_server()
+        if is_server(step.command):
+            self._end_server()
+            self._server = Background(step.command, self.folder, self._variables)
+            return self._shown(self._server.log, self._server.port)
+        until = time.monotonic() + LAG_SECONDS
+        while True:
+            printed = self._run(step.command)
+            is_as_said = alike(printed) == alike(step.printed)
+            if is_as_said or not _READS.match(step.command) or time.monotonic() > until:
+                return printed
+            time.sleep(LOOK_SECONDS)
+
+    def _run(self, command: str) -> str:
+        port = PORT if self._server is None else self._server.port
         done = subprocess.run(
-            ["sh", "-c", f"exec 2>&1; {command.replace(f':{PORT}', f':{self._port}')}"],
+            ["sh", "-c", f"exec 2>&1; {command.replace(f':{PORT}', f':{port}')}"],
             cwd=self.folder,
             env=self._variables,
             stdout=subprocess.PIPE,
@@ -173,42 +191,17 @@ class Reader:
             check=False,
             timeout=COMMAND_SECONDS,
         )
-        return self._shown(done.stdout)
-
-    # -- a server -----------------------------------------------------------------------------
-
-    def _serve(self, command: str) -> str:
-        self._end_server()
-        self._server = subprocess.Popen(
-            ["sh", "-c", f"exec python -m {command} --port 0"],
-            cwd=self.folder,
-            env=self._variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert self._server.stdout is not None
-        log = ""
-        while (found := re.search(r"running on http://127\.0\.0\.1:(\d+)", log)) is None:
-            line = self._server.stdout.readline()
-            assert line, f"the server ended:\n{log}"
-            log += line
-        self._port = found[1]
-        return self._shown(log)
+        return self._shown(done.stdout, port)
 
     def _end_server(self) -> str:
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return ""
-        self._server.send_signal(signal.SIGINT)
-        log, _ = self._server.communicate(timeout=READY_SECONDS)
-        # Requests are in the log too, each from another port.
-        told = [line for line in log.splitlines() if '"' not in line]
-        self._server = None
-        return self._shown("\n".join(told) + "\n")
+        return self._shown(server.end(), server.port)
 
-    def _shown(self, text: str) -> str:
+    def _shown(self, text: str, port: str = PORT) -> str:
         text = re.sub(r"process \[\d+\]", "process [4711]", text)
-        return text.replace(f":{self._port}", f":{PORT}").replace(str(self.folder), FOLDER)
+        return text.replace(f":{port}", f":{PORT}").replace(str(self.folder), FOLDER)
 
 
 def main(arguments: list[str]) -> None:
@@ -228,7 +221,11 @@ def main(arguments: list[str]) -> None:
                 if page.parent.name == "howto":
                     reader.take(page.with_name("bank.md"))
             before = page.read_text()
-            after = readers[place].follow(page)
+            try:
+                after = readers[place].follow(page)
+            except AssertionError as error:
+                sys.stdout.write(f"{page}: {error}\n")
+                continue
             page.write_text(after)
             sys.stdout.write(f"{page}: {'the same' if before == after else 'CHANGED'}\n")
 

@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 def programs(page: str) -> list[str]:
     """Give the Python programs of a page, named from the root of the repository."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return re.findall(r"```python.*?\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def commands(page: str) -> list[str]:

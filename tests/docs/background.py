@@ -1,0 +1,121 @@
+"""What a reader leaves running in another terminal: a web server, a worker, a broker."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+READY_SECONDS: Final = 60
+LOOK_SECONDS: Final = 0.02
+PORT: Final = "8000"
+"""What the pages say; the real one is free."""
+
+_UVICORN: Final = re.compile(r"uvicorn ")
+_BY_ITS_PORT: Final = re.compile(r"flask .*run|python serve\w*\.py|python \w+\.py runserver")
+_WORKER: Final = re.compile(r"celery .* worker")
+
+
+def is_server(command: str) -> bool:
+    """Tell whether a command runs until it is interrupted."""
+    return any(kind.match(command) for kind in (_UVICORN, _BY_ITS_PORT, _WORKER))
+
+
+def _free_port() -> str:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return str(bound.getsockname()[1])
+
+
+class Background:
+    """One process, with its log in a file."""
+
+    def __init__(self, command: str, folder: Path, variables: Mapping[str, str]) -> None:
+        """Start it, and wait until it is ready."""
+        self._command = command
+        self._log = folder / ".log"
+        self.port = PORT
+        if _UVICORN.match(command):
+            command = f"python -m {command} --port 0"
+        else:
+            self.port = _free_port()
+            command = re.sub(r"^(flask|celery) ", r"python -m \1 ", command)
+            command = command.replace(PORT, self.port)
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                cwd=folder,
+                env=variables,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + READY_SECONDS
+        while not self._is_ready():
+            alive = self._process.poll() is None and time.monotonic() < until
+            assert alive, f"the server is not ready:\n{self.log}"
+            time.sleep(LOOK_SECONDS)
+
+    def _is_ready(self) -> bool:
+        if _BY_ITS_PORT.match(self._command):
+            with socket.socket() as asking:
+                return asking.connect_ex(("127.0.0.1", int(self.port))) == 0
+        if _WORKER.match(self._command):
+            return " ready." in self.log
+        found = re.search(r"running on http://127\.0\.0\.1:(\d+) ", self.log)
+        self.port = found[1] if found else PORT
+        return found is not None
+
+    @property
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text()
+
+    def end(self) -> str:
+        """Interrupt it, and wait for its end; give what it prints then, without its requests."""
+        before = len(self.log)
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(READY_SECONDS)
+        finally:
+            self._process.kill()
+        lines = self.log[before:].splitlines(keepends=True)
+        return "".join(line for line in lines if '"' not in line)
+
+
+class Broker:
+    """A Redis server on a free port; skips the test where there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip("there is no redis-server: install it with `apt-get install redis-server`")
+        self._port = _free_port()
+        options = ["--port", self._port, "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+        self._process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
+        until = time.monotonic() + READY_SECONDS
+        with socket.socket() as asking:
+            while asking.connect_ex(("127.0.0.1", int(self._port))) != 0:
+                assert self._process.poll() is None, "the redis-server ended"
+                assert time.monotonic() < until, "the redis-server does not answer"
+                time.sleep(LOOK_SECONDS)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    def end(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(READY_SECONDS)
