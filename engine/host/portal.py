@@ -31,7 +31,7 @@ from weakref import finalize
 from ..errors import Closed, EngineError, OutcomeUnknown, UsageError
 from ..model.given import as_seconds
 from ..model.messages import Command, Envelope, Query, Receipt
-from ..runtime.native import is_patched, result_of, start_native
+from ..runtime.native import in_turn, is_patched, result_of, start_native
 from ..write.bulk import check_many
 
 __all__ = ["Portal", "PortalEngine"]
@@ -109,6 +109,7 @@ class Portal:
 
     def __init__(self, engine: PortalEngine) -> None:
         self._engine = engine
+        self._opening = in_turn()
         self._thread: _LoopThread | None = None
         """Of a portal that has started its engine."""
         self._forsaking: finalize[[_LoopThread, PortalEngine], Portal] | None = None
@@ -157,11 +158,16 @@ class Portal:
             thread.end()
 
     def open(self) -> Portal:
-        """Enter it without a `with`, for notebooks and the like; leave it with `close`."""
-        return self.__enter__()
+        """Enter it without a `with`, unless that was done; give it. Leave it with `close`.
+
+        Any number of threads may call this: one starts the engine, and the others wait for it. So
+        `portal.open().execute(...)` starts it at the first request, after a server has forked.
+        """
+        with self._opening:
+            return self if self._thread is not None else self.__enter__()
 
     def close(self) -> None:
-        """Leave it: drain and close the engine, if this portal started it."""
+        """Drain and close the engine if this portal has started it; nothing otherwise."""
         self.__exit__(None, None, None)
 
     # -- calls ------------------------------------------------------------------------------

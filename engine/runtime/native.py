@@ -15,6 +15,7 @@ import time
 from _queue import SimpleQueue
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +23,7 @@ __all__ = [
     "NativeQueue",
     "NativeThread",
     "Pause",
+    "in_turn",
     "is_patched",
     "native_ident",
     "native_sleep",
@@ -66,6 +68,11 @@ def native_ident() -> int:
     """Give the number of this thread of the system."""
     number: int = (_original("_thread", "get_ident") if is_patched() else threading.get_ident)()
     return number
+
+
+def in_turn() -> AbstractContextManager[bool]:
+    """Give a lock that threads wait for, or greenlets where gevent has replaced them."""
+    return threading.Lock()
 
 
 def start_native(target: Callable[[], object], name: str) -> NativeThread:

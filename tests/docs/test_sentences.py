@@ -28,17 +28,6 @@ NOT_YET: Final = {
     "docs/explanation/architecture.md",
     "docs/explanation/benchmarks.md",
     "docs/explanation/testing.md",
-    "docs/howto/bank.md",
-    "docs/howto/change-an-event.md",
-    "docs/howto/fastapi.md",
-    "docs/howto/live-pages.md",
-    "docs/howto/opentelemetry.md",
-    "docs/howto/operate-projections.md",
-    "docs/howto/query-from-another-process.md",
-    "docs/howto/search.md",
-    "docs/howto/sql-projections-and-sinks.md",
-    "docs/howto/test-an-aggregate.md",
-    "docs/howto/time-travel.md",
 }
 """Pages that are not rewritten yet. This list may only shrink."""
 

@@ -73,6 +73,32 @@ def test_many_threads_share_a_portal() -> None:
     assert sorted(receipt.position for receipt in receipts) == list(range(1, 301))
 
 
+def test_the_first_of_many_threads_opens_a_portal_for_all(tmp_path: Path) -> None:
+    portal = tallied(store=f"sqlite:{tmp_path / 'log.db'}").portal()
+    together = threading.Barrier(8)
+
+    def add(_: int) -> int:
+        together.wait()
+        return portal.open().execute(Add("a", 1)).version
+
+    with ThreadPoolExecutor(8) as threads:
+        versions = list(threads.map(add, range(8)))
+    portal.close()
+    portal.close()
+
+    assert sorted(versions) == list(range(1, 9))
+    with pytest.raises(Closed):
+        portal.open()
+
+
+def test_a_portal_that_was_never_opened_is_closed_for_nothing() -> None:
+    portal = tallied().portal()
+    portal.close()
+
+    assert portal.open().execute(Add("a", 1)).version == 1
+    portal.close()
+
+
 def test_many_commands_go_through_a_window() -> None:
     commands = [Envelope(command=Add("a", n - 5)) for n in range(20)]
     with tallied().portal() as portal:

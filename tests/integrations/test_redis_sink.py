@@ -24,8 +24,6 @@ from tests.integrations.redis_sinks import (
     sinking,
 )
 from tests.support.counters import Add, Counter
-from tests.support.documents import programs
-from tests.support.installed import Installed
 from tests.support.shelf import Crash
 from tests.support.waiting import until
 
@@ -133,18 +131,6 @@ async def test_a_stream_refuses_what_it_has(server: RedisServer, store: str) -> 
 
     assert [place for place, _ in entries] == [f"{n}-0" for n in range(1, len(COUNTERS) + 1)]
     assert Multiset(fields["counter"] for _, fields in entries) == Multiset(COUNTERS)
-
-
-async def test_the_recipe_runs_as_it_stands(
-    server: RedisServer, installed: Installed, tmp_path: Path
-) -> None:
-    (tmp_path / "bank.py").write_text(programs("docs/howto/bank.md")[0])
-    page = "docs/howto/sql-projections-and-sinks.md"
-    (recipe,) = (program for program in programs(page) if "redis" in program)
-    (tmp_path / "cache.py").write_text(recipe)
-    for _ in range(2):
-        done = installed.run(tmp_path, "python", "cache.py", REDIS_URL=server.url)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "70\n", "")
 
 
 async def test_without_a_server_tests_are_skipped_at_home_and_fail_in_ci(
