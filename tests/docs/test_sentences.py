@@ -25,7 +25,6 @@ PAGES: Final = {
 }
 
 NOT_YET: Final = {
-    "docs/explanation/architecture.md",
     "docs/explanation/benchmarks.md",
     "docs/explanation/testing.md",
 }
