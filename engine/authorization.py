@@ -19,6 +19,7 @@ from .model.given import as_text
 from .model.messages import Command, Query
 from .runtime.futures import is_being_cancelled
 from .runtime.tracebacks import traceback_text
+from .runtime.within import within
 
 __all__ = ["Action", "Authorize", "Gate"]
 
@@ -44,6 +45,19 @@ class Gate:
         answer = self.ask(principal, action, message)
         if answer is not None:
             await self.hear(answer, principal, action, message)
+
+    async def check_within(
+        self, seconds: float | None, principal: str | None, action: Action, message: Asked
+    ) -> float | None:
+        """Do the same in so many seconds; give what is left of them. Raises TimeoutError."""
+        if seconds is None:
+            await self.check(principal, action, message)
+            return None
+        time = asyncio.get_running_loop().time
+        end = time() + seconds
+        why = f"authorize has not answered within {seconds:g} s: nothing was run or read"
+        await within(end, self.check(principal, action, message), lambda: why)
+        return max(0.0, end - time())
 
     def ask(
         self, principal: str | None, action: Action, message: Asked

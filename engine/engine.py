@@ -225,8 +225,8 @@ class Engine:
         - `query`: is copied when it is taken.
         - `at`: a receipt, its token, or a position. The answer then contains the events up to
           there.
-        - `timeout`: seconds for the wait and the answer; with `at` 5 unless given, without it
-          unlimited.
+        - `timeout`: seconds for `authorize`, the wait and the answer; with `at` 5 unless given,
+          without it unlimited.
         - `principal`: who asks; for `authorize`.
 
         Raises ProjectionLag if the views are not there in time, naming who lags and by how much,
@@ -237,7 +237,7 @@ class Engine:
         query = own_copy(query)
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         if self._gate is not None:
-            await self._gate.check(principal, "query", query)
+            seconds = await self._gate.check_within(seconds, principal, "query", query)
         return await self._answers.ask(query, at=at, timeout=seconds)
 
     def watch(

@@ -476,6 +476,8 @@ def _real(where: str) -> Callable[[Any], Scalar]:
             number = float(value)
         except OverflowError:
             raise ValueError(f"{where} is a number beyond what a float holds") from None
+        if number != value and isinstance(value, int):
+            raise ValueError(f"{where} is an int that no float holds exactly: give its field int")
         if not math.isfinite(number):
             raise ValueError(f"{where} is {value}: SQL keeps finite numbers only")
         return number + 0.0  # SQLite has no negative zero, so nor has the row in memory

@@ -18,10 +18,11 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from ..errors import Closed, EngineError, UsageError
 from ..limits import Limits
+from ..model.copying import own_copy
 from ..model.messages import Query, Receipt
 from ..model.projection import Projection, ProjectionDefinition, projections_of
 from ..queries.answers import Answers
-from ..queries.question import are_same
+from ..queries.question import are_same, own
 from ..runtime.ports import Ports
 from ..runtime.shared_call import SharedCall
 from ..stores.contract.backend import Outside
@@ -125,12 +126,12 @@ class Onlooker:
         yet, or others than those declared here, and what `Engine.query` raises.
         """
         self._check_open()
-        return await self._answers.ask(query, at, timeout)
+        return await self._answers.ask(own_copy(query), at, timeout)
 
     def watch(self, query: Query[A]) -> OnlookerQuery[A]:
         """Give what watches a query: `async for answer in onlooker.watch(query)`."""
         self._check_open()
-        return OnlookerQuery(self, query)
+        return OnlookerQuery(self, own_copy(query))
 
     async def positions(self) -> Mapping[str, int]:
         """Give how far the views of each projection are; nothing where there are none yet."""
@@ -208,7 +209,7 @@ class OnlookerQuery(Generic[A]):
             position, answer = await self._ask()
             self._look = look
             if answer is not _NOTHING and not are_same(self._answer, answer):
-                self._position, self._answer = position, answer
+                self._position, self._answer = position, own(answer)
                 return cast("A", answer)
         raise StopAsyncIteration
 

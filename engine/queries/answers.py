@@ -15,6 +15,7 @@ import inspect
 import types
 import typing
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar, cast, overload
 
 import msgspec
@@ -24,6 +25,7 @@ from ..limits import Limits
 from ..model.annotations import Signature, defining_namespace, read_signature, union_members
 from ..model.messages import Query, Receipt, instead_text, position_of
 from ..model.projection import Projection, ProjectionDefinition, projections_of
+from ..runtime.within import within
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsStates
@@ -295,8 +297,7 @@ class Answers:
             return await self._read(asked)
         deadline = asyncio.get_running_loop().time() + asked.timeout
         if not asked.position:
-            async with asyncio.timeout_at(deadline):
-                return await self._read(asked)
+            return await within(deadline, self._read(asked), partial(_too_slow, asked))
         names = self._named(asked.definition)
         while True:
             begin = self._stopwatch()
@@ -307,10 +308,7 @@ class Answers:
                 numbers.wait_seconds.record(asked.waited)
             # Before the answer reads: what it reads contains that much, unless it is taken back.
             reached = {name: (p.position, p.resets) for name, p in self._projectors.items()}
-            async with asyncio.timeout_at(deadline):
-                answer = await self._read(asked)
-                if self._refresh is not None:
-                    await self._refresh()
+            answer = await within(deadline, self._read_and_look(asked), partial(_too_slow, asked))
             names = tuple(
                 name
                 for name in asked.read
@@ -319,6 +317,12 @@ class Answers:
             )
             if not names:
                 return answer
+
+    async def _read_and_look(self, asked: _Asked) -> Any:
+        answer = await self._read(asked)
+        if self._refresh is not None:
+            await self._refresh()
+        return answer
 
     async def _read(self, asked: _Asked) -> Any:
         """Let a query be answered from one state of the views."""
@@ -419,6 +423,13 @@ class Answers:
         if behind:
             states = {name: concerned[name].state for name in behind}
             raise ProjectionLag(position, behind, dict(states))
+
+
+def _too_slow(asked: _Asked) -> str:
+    return (
+        f"the answer to {type(asked.query).__name__} had {asked.timeout:g} s (timeout=), and took "
+        f"longer, or waited behind reads of others. Asking again is safe"
+    )
 
 
 def _query_of(signature: Signature) -> type[Query[Any]]:

@@ -30,7 +30,7 @@ from ..statistics import LiveStatistics
 from ..stores.contract.views import Changes, Part, ViewsStore
 from .answers import AT_SECONDS, Answers
 from .interest import Interest
-from .question import Question, Told, are_same, key_of, weigh
+from .question import Question, Told, are_same, key_of, own, weigh
 
 __all__ = ["LiveQueries", "LiveQuery"]
 
@@ -459,8 +459,8 @@ class LiveQuery(Generic[A]):
 
     The first one comes at once, each further one when it has changed. It ends when the engine
     stops; it raises Closed where the engine has failed, and what the answer raised where that
-    fails. To leave early, use `contextlib.aclosing`. All who watch equal queries are given the same
-    object: change nothing in it.
+    fails. To leave early, use `contextlib.aclosing`. Who is given a list may change it; what is in
+    it all share who watch equal queries: change nothing in that.
     """
 
     def __init__(
@@ -553,7 +553,7 @@ class LiveQuery(Generic[A]):
                 await self._live.reach_too(question, self._until, self._deadline)
             if self._take(question):
                 assert self._told is not None
-                return cast("A", self._told.answer)
+                return cast("A", own(self._told.answer))
             question.raise_failure()
             if self._live.have_ended():
                 break

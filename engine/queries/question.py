@@ -2,25 +2,31 @@
 
 Rules: its answer is settled while nothing has changed that it has read, and no ask is under way.
 It holds one answer, however many watch it and however slow they are, and counts them, so that each
-can tell whether there is one that it was not given yet. It asks nothing itself.
+can tell whether there is one that it was not given yet. Nobody else has the list that it holds, to
+sort it or to take from it: the next answer is compared with it. It asks nothing itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from ..model.conditions import Filter
+from ..model.copying import mutable_fields
 from ..model.footprint import footprint
 from ..model.messages import Query
 from ..model.rows import Scalar
 
-__all__ = ["Question", "Told", "are_same", "key_of", "weigh"]
+__all__ = ["Question", "Told", "are_same", "key_of", "own", "weigh"]
+
+_CONTAINERS: Final = (list, dict, set)
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 
@@ -29,7 +35,7 @@ class Told:
     """One answer, as it is given to whoever watches."""
 
     def __init__(self, answer: Any, number: int) -> None:
-        self.answer = answer
+        self.answer = own(answer)
         self.number = number
         """From 1 on; one that equals the answer before it has no number of its own."""
 
@@ -135,6 +141,23 @@ def weigh(answer: Any) -> int:
         return len(msgspec.json.encode(answer))
     except Exception:
         return footprint(answer, 200)
+
+
+def own(answer: Any) -> Any:
+    """Give an answer whose lists, dicts and sets nobody else has, also those in a struct.
+
+    What is in them is shared: rows are frozen, and there may be many of them.
+    """
+    if type(answer) in _CONTAINERS:
+        return answer.copy()
+    if not isinstance(answer, msgspec.Struct) or not mutable_fields(type(answer)):
+        return answer
+    fields = {name: getattr(answer, name) for name in mutable_fields(type(answer))}
+    copied = copy.copy(answer)
+    for name, value in fields.items():
+        if type(value) in _CONTAINERS:
+            force_setattr(copied, name, value.copy())
+    return copied
 
 
 def are_same(one: Any, other: Any) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 import msgspec
@@ -264,6 +264,14 @@ def test_a_nested_value_that_would_come_back_changed_is_refused(
 
     with pytest.raises(TypeError, match=r"Held\.values"):
         Held.__shape__.flatten(Held("1", value))
+
+
+def test_an_int_that_no_float_holds_exactly_is_no_float() -> None:
+    shape = row_of(float).__shape__
+    changing = cast("Any", shape.row)
+    assert shape.build(shape.flatten(changing("1", 2**53))).price == 2**53
+    with pytest.raises(ValueError, match=r"price is an int that no float holds exactly"):
+        shape.flatten(changing("1", 2**53 + 1))
 
 
 def test_a_nested_list_may_stand_for_a_tuple() -> None:

@@ -110,7 +110,7 @@ async def test_time_runs_out_and_everyone_who_lags_is_named() -> None:
 
 async def test_a_timeout_bounds_the_answer_too() -> None:
     async with Wired(Log()) as wired:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"answer to Endless had 0 s \(timeout=\)"):
             await answers_of(wired, endless).ask(Endless(), timeout=0)
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+import msgspec
 import pytest
 
 from engine import ProjectionLag
 from engine.queries.answers import TORN_MAX
+from engine.queries.question import own
 from tests.queries.watching import CALLER, Held, IsRich, Pair, Watcher, add, now, watched, within
-from tests.support.counters import Add
+from tests.support.counters import Add, Empty
 from tests.support.tallies import AILING, GetTallies, GetTally, Tally
 from tests.support.waiting import settle, until
+
+
+class Page(msgspec.Struct, frozen=True):
+    numbers: list[int]
+    after: str
+
 
 # -- those who watch the same ----------------------------------------------------------------
 
@@ -52,6 +60,30 @@ class Odd:
 
     def __le__(self, other: object) -> bool:
         return True
+
+
+async def test_who_takes_from_the_list_that_he_is_given_takes_from_no_other() -> None:
+    """He is also told of the row that goes next, though his own list has it no more."""
+    async with watched() as engine, aclosing(engine.watch(GetTallies())) as tallies:
+        await add(engine, "a")
+        await add(engine, "b")
+        mine: list[Tally] = await within(anext(tallies))
+        assert [tally.counter for tally in mine] == ["a", "b"]
+        del mine[0]
+        async with aclosing(engine.watch(GetTallies())) as others:
+            assert [tally.counter for tally in await within(anext(others))] == ["a", "b"]
+        assert b'"a"' in tallies.json
+        await engine.execute(Empty("a"))
+        assert [tally.counter for tally in await within(anext(tallies))] == ["b"]
+
+
+def test_an_answers_own_lists_are_nobody_elses() -> None:
+    page = Page([1, 2], "more")
+    mine = own(page)
+    mine.numbers.append(3)
+    assert (page, own({"a": 1}), own((1, [2]))) == (Page([1, 2], "more"), {"a": 1}, (1, [2]))
+    row = Tally("a", 1, 1)
+    assert own(row) is row
 
 
 async def test_who_joins_is_given_nothing_older_than_that() -> None:

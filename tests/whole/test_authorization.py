@@ -331,6 +331,15 @@ async def test_a_caller_who_is_cancelled_at_the_gate_is_cancelled(how: str) -> N
         assert (await engine.execute(Add("a", 100))).version == 1
 
 
+async def test_the_time_of_a_query_counts_what_the_hook_takes() -> None:
+    async def waits(*_: object) -> bool:
+        return await asyncio.Event().wait()
+
+    async with counters(answers=[count_rooms], authorize=waits) as engine:
+        with pytest.raises(TimeoutError, match=r"authorize has not answered within 0\.01 s"):
+            await engine.query(CountRooms(), timeout=0.01)
+
+
 # -- nothing is done or told before the gate -------------------------------------------------
 
 
