@@ -179,9 +179,8 @@ class RowShape:
         if self._checks_itself:  # it may have a say in every change
             return self.flatten(msgspec.structs.replace(self.build(flat), **changes))
         values = list(flat)
-        places = self._places
         for name, value in changes.items():
-            found = places.get(name)
+            found = self._places.get(name)
             if found is None:
                 raise TypeError(f"{self.row.__name__} has no field {name!r}")
             place, encode = found
@@ -422,8 +421,8 @@ def _refuse_unfit(where: str, info: inspect.Type) -> None:
     )
     for kind, mend in unfit:
         if isinstance(info, kind):
-            name = type(info).__name__.removesuffix("Type")
-            raise DefinitionError(f"{where} has the type {name}, which is no column: {mend}")
+            what = f"the type {type(info).__name__.removesuffix('Type')}, which is no column"
+            raise DefinitionError(f"{where} has {what}: {mend}")
 
 
 def _all_are(kind: type, values: Sequence[Any]) -> bool:
@@ -462,8 +461,7 @@ def _integer(where: str) -> Callable[[Any], Scalar]:
             value = int(value)
         if not INTEGER_MIN <= value <= INTEGER_MAX:
             raise ValueError(f"{where} is an int beyond 64 bits, which SQL cannot hold")
-        number: int = value
-        return number
+        return cast("int", value)
 
     return encode
 
@@ -476,7 +474,7 @@ def _real(where: str) -> Callable[[Any], Scalar]:
             number = float(value)
         except OverflowError:
             raise ValueError(f"{where} is a number beyond what a float holds") from None
-        if number != value and isinstance(value, int):
+        if isinstance(value, int) and number != value:
             raise ValueError(f"{where} is an int that no float holds exactly: give its field int")
         if not math.isfinite(number):
             raise ValueError(f"{where} is {value}: SQL keeps finite numbers only")
