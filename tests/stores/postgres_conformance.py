@@ -20,13 +20,16 @@ CHANGED = {
 
 
 class PostgresConformance(StoreConformance):
+    user = "postgres"
+
     @abstractmethod
     def server(self) -> Server:
         """Give the server."""
 
     def new_store(self, folder: Path) -> Store:
         server = self.server()
-        return PostgresStore(read_address(server.url(server.new_schema())))
+        url = server.url(server.new_schema())
+        return PostgresStore(read_address(url.replace("postgres@", f"{self.user}@")))
 
     def same_log(self, store: Store) -> Store:
         assert isinstance(store, PostgresStore)

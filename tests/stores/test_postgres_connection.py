@@ -29,8 +29,10 @@ async def test_a_server_is_asked_directly(postgres: Server) -> None:
     try:
         assert not pooled
         assert await connection.fetchval("SELECT $1::int + 1", 1) == 2
-        named = await connection.prepare("SELECT $1::text")
+        named = await connection.prepare("SELECT $1::text", name="kept")
         assert list(await named.fetch("x")) == [("x",)]
+        kept = await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")
+        assert kept == 1
         (application,) = await connection.fetchrow("SHOW application_name") or ()
         assert application == "foldline"
     finally:

@@ -34,6 +34,7 @@ _WEAKNESSES: Final = ("fsync", "full_page_writes", "synchronous_commit", "plaint
 _POOLERS: Final = ("none", "transaction")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ANSWER_SECONDS: Final = 10.0
 _SECONDS_MAX: Final = 3_600.0
 
 _OPTIONS: Final = (
@@ -125,6 +126,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     """How long an engine that has gone keeps the log from the next one."""
 
     @property
+    def answer_seconds(self) -> float:
+        """How long a connection may take for one answer before it is taken for dead."""
+        return max(self.patience_seconds, _ANSWER_SECONDS)
+
+    @property
     def name(self) -> str:
         """What people call the store: its URL without user and password."""
         hosts = ",".join(map(str, self.hosts))
@@ -206,7 +212,7 @@ def _address(
         sslkey=options.get("sslkey"),
         pooler=_one_of(options, "pooler", _POOLERS, "none") == "transaction",
         allowed=allowed,
-        patience_seconds=_seconds(options, "patience", 30.0, 0.0),
+        patience_seconds=_seconds(options, "patience", 30.0, 0.1),
         lease_seconds=_seconds(options, "lease", 9.0, 1.0),
     )
 

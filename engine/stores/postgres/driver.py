@@ -60,8 +60,8 @@ class Connection(Protocol):
         """Run a statement; give the first value of its first row."""
         ...
 
-    async def prepare(self, query: str) -> Statement:
-        """Give a statement by a name of its own; not where the connection is pooled."""
+    async def prepare(self, query: str, *, name: str) -> Statement:
+        """Give a statement that the server keeps by this name; not where a pooler is."""
         ...
 
     def transaction(

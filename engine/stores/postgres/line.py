@@ -47,7 +47,8 @@ class Line:
             try:
                 statement = self._statements.get(query)
                 if statement is None:
-                    statement = await self.connection.prepare(query)
+                    name = f"foldline_{len(self._statements)}"
+                    statement = await self.connection.prepare(query, name=name)
                     self._statements[query] = statement
                 return await statement.fetch(*values)
             except Exception as error:
@@ -127,7 +128,8 @@ class Lines:
         if line is None or line.is_closed:
             line = await Line.connected(self._driver, self._address)
         try:
-            result = await call(line)
+            async with asyncio.timeout(self._address.answer_seconds):
+                result = await call(line)
         except BaseException:
             line.drop()
             raise

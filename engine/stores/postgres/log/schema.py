@@ -137,7 +137,6 @@ CREATE FUNCTION {s}.append_1(
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
     SET lock_timeout = '5s'
-    SET foldline.appending = '{s}'
 AS $$
 DECLARE
     found_checksum bigint;
@@ -176,6 +175,7 @@ BEGIN
             SELECT * FROM unnest(t_numbers, t_names, t_versions, t_hashes)
             ON CONFLICT (number) DO UPDATE SET schema_hash = excluded.schema_hash;
     END IF;
+    PERFORM set_config('foldline.appending', '{s}', true);
     IF bad IS NULL THEN
         INSERT INTO {s}.events(position, recorded, behind, checksum, version, type, encoding,
                 stream, payload, metadata)
@@ -194,6 +194,7 @@ BEGIN
                 AS u(stream, version, type, encoding, payload, metadata, checksum, o)
             WHERE u.stream <> ALL (bad);
     END IF;
+    PERFORM set_config('foldline.appending', '', true);
     state := 'done';
 END $$;
 """

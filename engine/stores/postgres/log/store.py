@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from ....errors import EngineError, StoreFailed, StoreLocked
 from ....model.stored import EventType, Snapshot, StoredEvent
@@ -37,7 +37,8 @@ from .writer import Writer
 
 __all__ = ["PostgresStore"]
 
-_RENEWALS = 3
+_LEAVE_SECONDS: Final = 2.0
+_RENEWALS: Final = 3
 """In the time of one lease."""
 
 
@@ -145,7 +146,8 @@ class PostgresStore:
     async def _leave(self, line: Line) -> None:
         try:
             if not line.is_closed:
-                await end_session(line, self.address, self._session)
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await end_session(line, self.address, self._session)
         except Exception as error:
             # The lease ends by itself.
             self._logger.info("%s was not given back: %s", self.address.name, type(error).__name__)

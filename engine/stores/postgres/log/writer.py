@@ -15,6 +15,8 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from ....errors import EngineError, StoreFailed, StoreRefused
 from ...contract.log import Batch, Committed, Head, plan
 from ..address import Address
@@ -31,6 +33,7 @@ __all__ = ["Writer"]
 
 _PLANS_MAX: Final = 5
 """How often a batch is planned anew, where streams move while it is planned."""
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"
 _APPEND: Final = (
     "SELECT state, at, bad, actual FROM {s}.append_1("
     "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
@@ -54,6 +57,7 @@ class Writer:
         self._address = address
         self._line = line
         self._session = session
+        self._loop = asyncio.get_running_loop()
         self._logger = logger
         self._synced = "synchronous_commit" not in address.allowed
         self._append = address.sql(_APPEND)
@@ -104,15 +108,12 @@ class Writer:
             if sending is not None and not self._line.is_closed:
                 return await self._send(sending)
         except Exception as error:
-            return await self._again(batch, sending, error)
-        return await self._again(batch, None, None)
+            return await self._again(_Course(batch, sending, sent=sending is not None), error)
+        return await self._again(_Course(batch, sending), None)
 
-    async def _again(
-        self, batch: Batch, sending: Sending | None, error: BaseException | None
-    ) -> Committed:
+    async def _again(self, course: _Course, error: Exception | None) -> Committed:
         """Take the way round, in a task of its own, whose timeouts may cancel it."""
-        call = self._persist(batch, sending, error)
-        return await asyncio.get_running_loop().create_task(call)
+        return await asyncio.get_running_loop().create_task(self._persist(course, error))
 
     # -- one attempt ------------------------------------------------------------------------
 
@@ -120,7 +121,13 @@ class Writer:
         """Have it written; raise _Moved where the log ends elsewhere, _Misfit for a new plan."""
         head = self.head
         values = sending.values(self._session, head, synced=self._synced)
-        ((state, at, bad, actual),) = await self._line.fetch(self._append, *values)
+        line = self._line
+        # What answers neither yes nor no is taken for gone.
+        timer = self._loop.call_later(self._address.answer_seconds, line.drop)
+        try:
+            ((state, at, bad, actual),) = await line.fetch(self._append, *values)
+        finally:
+            timer.cancel()
         if state == "done":
             misfits = dict(zip(bad, actual, strict=True)) if bad else {}
             return self._done(sending, sending.committed(head, at, misfits))
@@ -151,53 +158,67 @@ class Writer:
 
     # -- until it is known ------------------------------------------------------------------
 
-    async def _persist(
-        self, batch: Batch, sending: Sending | None, error: BaseException | None
-    ) -> Committed:
-        """Write a batch whose first attempt had this error, or has not been made."""
+    async def _persist(self, course: _Course, error: Exception | None) -> Committed:
+        """Try until the batch is written, or it is certain that it is not; `error` was the first.
+
+        Raises StoreFailed, with `written=None` only behind the patience.
+        """
         back_off = BackOff(self._address.patience_seconds)
-        plans = 0
-        misfits: Mapping[str, int] | None = None
-        unsure: Sending | None = None
         while True:
             if error is not None:
-                if isinstance(error, _Misfit):
-                    misfits, sending = error.versions, None
-                elif isinstance(error, _Moved) or is_lost(error):
-                    unsure = unsure or sending
-                    if is_lost(error):
-                        self._line.drop()
-                elif not is_passing(error):
-                    raise self._judged(error) from error
-                if not isinstance(error, _Misfit | _Moved) and not await back_off.pause():
-                    raise self._given_up(error, unsure) from error
+                self._note(course, error)
+                final = self._judged(course, error)
+                if final is not None:
+                    raise final from error
+                if not isinstance(error, _Misfit) and not await back_off.pause():
+                    raise self._given_up(course, error) from error
             try:
-                if self._line.is_closed:
-                    await self._connect()
-                if unsure is not None:
-                    found = await self._look(unsure)
-                    if found is not None:
-                        return found
-                    sending = unsure
-                    self.written_again += 1
-                if sending is None:
-                    plans += 1
-                    if plans > _PLANS_MAX:
-                        raise self._moving()
-                    planned = await self._plan(batch, misfits)
-                    if isinstance(planned, Committed):
-                        return planned
-                    sending = planned
-                return await self._send(sending)
+                return await self._try(course)
             except Exception as next_error:
                 error = next_error
 
+    async def _try(self, course: _Course) -> Committed:
+        if self._line.is_closed:
+            await self._connect()
+        if course.unsure is not None:
+            found = await self._look(course.unsure)
+            if found is not None:
+                return found
+            course.sending = course.unsure
+            self.written_again += 1
+        if course.sending is None:
+            course.plans += 1
+            if course.plans > _PLANS_MAX:
+                raise self._moving()
+            planned = await self._plan(course.batch, course.misfits)
+            if isinstance(planned, Committed):
+                return planned
+            course.sending = planned
+        course.sent = True
+        return await self._send(course.sending)
+
+    def _note(self, course: _Course, error: Exception) -> None:
+        """Take down what an error says of what was sent."""
+        if isinstance(error, _Misfit):
+            course.misfits, course.sending, course.unsure = error.versions, None, None
+        elif isinstance(error, _Moved) or (is_lost(error) and course.sent):
+            course.unsure = course.unsure or course.sending
+        if is_lost(error):
+            self._line.drop()
+        course.sent = False
+
     async def _connect(self) -> None:
         """Take a new connection in place of the one that broke."""
-        line = await Line.connected(self._driver, self._address)
+        try:
+            line = await Line.connected(self._driver, self._address)
+        except StoreFailed as error:
+            raise _Away(str(error)) from error
         try:
             await check_settings(line.connection, self._address)
             await show_presence(line, self._address, self._session)
+        except StoreFailed as error:
+            line.drop()
+            raise _Away(str(error)) from error
         except BaseException:
             line.drop()
             raise
@@ -214,6 +235,7 @@ class Writer:
         first = sending.first
         async with connection.transaction():
             key = lock_key(schema)
+            await connection.execute(_LOCK_TIMEOUT)
             await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
             head = await read_head(Line(connection, pooled=True), schema)
             await self._check_history(head)
@@ -262,32 +284,40 @@ class Writer:
 
     # -- what went wrong --------------------------------------------------------------------
 
-    def _judged(self, error: BaseException) -> EngineError:
-        """Say what an answer of the server means: nothing of the batch was written."""
+    def _judged(self, course: _Course, error: Exception) -> Exception | None:
+        """Say what is to be raised for an error; None where it is to be tried again."""
+        if isinstance(error, _Misfit | _Moved | _Away) or is_lost(error) or is_passing(error):
+            return None
+        if isinstance(error, StoreRefused):
+            # A server that is set otherwise now, or that does not take this user any more.
+            if course.unsure is not None:
+                return self._unknown(str(error))
+            return self._fail(f"{error}. Nothing was written.")
         if isinstance(error, EngineError):
-            if isinstance(error, StoreRefused):
-                # A server that is set otherwise now, or that does not take this user any more.
-                return self._fail(f"{error} Nothing was written.")
             return error
         if not sqlstate_of(error) and not isinstance(error, ValueError):
-            raise error
+            return error
+        if course.unsure is not None:
+            return None  # the first attempt may still arrive
         return StoreFailed(
             f"{self._address.name}: {described_failure(error)}. Nothing was written.",
             written=False,
         )
 
-    def _given_up(self, error: BaseException, unsure: Sending | None) -> StoreFailed:
-        seconds = f"{self._address.patience_seconds:g} s"
-        if unsure is None:
-            return StoreFailed(
-                f"{self._address.name} could not be reached for {seconds}: "
-                f"{described_failure(error)}. Nothing was written.",
-                written=False,
-            )
+    def _given_up(self, course: _Course, error: Exception) -> StoreFailed:
+        why = str(error) if isinstance(error, _Away) else described_failure(error)
+        if course.unsure is not None:
+            return self._unknown(f"it has not come back in time: {why}")
+        return StoreFailed(
+            f"{self._address.name} could not be written to for "
+            f"{self._address.patience_seconds:g} s: {why}. Nothing was written.",
+            written=False,
+        )
+
+    def _unknown(self, why: str) -> StoreFailed:
         failure = StoreFailed(
-            f"{self._address.name} has not come back for {seconds}, and nobody knows whether the "
-            f"last batch is in the log ({described_failure(error)}). Start the engine again when "
-            f"the server is back.",
+            f"{self._address.name}: nobody knows whether the last batch is in the log: {why}. "
+            f"Start the engine again when the server is well.",
             written=None,
         )
         self.stopped = self.stopped or failure
@@ -311,6 +341,24 @@ class Writer:
         failure = StoreFailed(message, written=False, stopped=True)
         self.stopped = self.stopped or failure
         return failure
+
+
+class _Course(msgspec.Struct):
+    """How far one batch has come."""
+
+    batch: Batch
+    sending: Sending | None
+    """What goes out next; None where the batch must be planned."""
+    sent: bool = False
+    """Whether it went out, and nothing has come back yet."""
+    unsure: Sending | None = None
+    """What went out, and may be in the log or come there."""
+    misfits: Mapping[str, int] | None = None
+    plans: int = 0
+
+
+class _Away(Exception):
+    """The server cannot be connected to, or takes no writes, at this moment."""
 
 
 class _Moved(Exception):
