@@ -27,7 +27,7 @@ from ..log.history import LoggedEvent
 from ..model.messages import Event, Receipt
 from ..queries.live import LiveQuery
 
-__all__ = ["EventStream", "event_stream", "last_event", "server_is_stopping"]
+__all__ = ["EventStream", "event_stream", "last_event", "server_is_stopping", "stop_server"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -59,8 +59,23 @@ def server_is_stopping() -> bool:
     ASGI has no word for it. Uvicorn, under gunicorn too, handles SIGTERM by a method of its server,
     which has `should_exit`. Give `event_stream(stopping=...)` for another one.
     """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return getattr(server, "should_exit", False) is True
+    return getattr(_server(), "should_exit", False) is True
+
+
+def stop_server() -> bool:
+    """Let the server of this process begin to stop, where `server_is_stopping` could tell it.
+
+    Gives whether there is such a server: another one goes on.
+    """
+    server = _server()
+    if not isinstance(getattr(server, "should_exit", None), bool):
+        return False
+    server.should_exit = True
+    return True
+
+
+def _server() -> Any:
+    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
 async def event_stream(

@@ -24,6 +24,7 @@ async def balance(account_id: str, ask: Ask) -> Balance | None:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
@@ -38,7 +39,7 @@ from ..model.messages import Command, Receipt
 from ..model.messages import Query as Question
 from .asgi import idempotency_key, receipt_headers
 from .conditions import expected_version
-from .event_stream import event_stream, last_event
+from .event_stream import LOOK_SECONDS, event_stream, last_event, stop_server
 
 __all__ = [
     "PROBLEMS",
@@ -71,16 +72,28 @@ def engine_lifespan(
     """Give a lifespan for `FastAPI(lifespan=...)`: the engine runs for as long as the app does.
 
     `make_engine` makes a new one for each start of the app. In a lifespan of your own write
-    `async with engine_lifespan(make_engine)(app):`. Starting raises what the engine raises.
+    `async with engine_lifespan(make_engine)(app):`. Starting raises what the engine raises. If the
+    engine fails, uvicorn is stopped, so that its supervisor starts both again; another server must
+    be stopped by who watches `engine.failed`.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with make_engine() as engine:
             setattr(app.state, _STATE, engine)
-            yield
+            stopping = asyncio.create_task(_stop_with(engine))
+            try:
+                yield
+            finally:
+                stopping.cancel()
 
     return lifespan
+
+
+async def _stop_with(engine: Engine) -> None:
+    while engine.failed is None:  # noqa: ASYNC110 - of who has failed nothing rings a bell
+        await asyncio.sleep(LOOK_SECONDS)
+    stop_server()
 
 
 def _running_engine(connection: HTTPConnection) -> Engine:

@@ -12,11 +12,13 @@ commands print into them: for whoever writes a page.
 from __future__ import annotations
 
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -103,6 +105,11 @@ def _changed(text: str, change: str) -> str:
     return text
 
 
+def _make_database(path: Path, statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statements)
+
+
 class Reader:
     """Somebody who follows pages in a folder of his own, with Foldline installed."""
 
@@ -128,6 +135,9 @@ class Reader:
         """
         text = page.read_text()
         written, end = "", 0
+        given = Path(__file__).with_name("given") / f"{page.stem}.sql"
+        if given.exists():
+            _make_database(self.folder / "bank_old.db", given.read_text())
         broker = Broker(self.folder) if "REDIS_URL" in text else None
         if broker is not None:
             self._variables["REDIS_URL"] = broker.url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from engine import (
     projects,
 )
 from engine.integrations.asgi import EngineMiddleware
+from engine.integrations.event_stream import stop_server
 from engine.integrations.fastapi import (
     PROBLEMS,
     Ask,
@@ -42,6 +44,7 @@ from engine.integrations.fastapi import (
     engine_lifespan,
     executing,
 )
+from tests.integrations.serving import ROOT, server
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -239,3 +242,17 @@ async def test_an_app_without_a_lifespan_is_told_what_it_lacks() -> None:
     async with client_of(bare) as client:
         with pytest.raises(UsageError, match="runs no engine"):
             await client.get("/")
+
+
+async def test_a_server_whose_engine_has_failed_stops_to_be_started_again() -> None:
+    async with server("tests.integrations.failing_app:app", ROOT) as served:
+        async with httpx.AsyncClient(base_url=served.url) as client:
+            assert (await client.post("/counters/a")).status_code == 500
+        async with asyncio.timeout(20):
+            await served.process.wait()
+
+    assert "the engine failed" in served.log
+
+
+def test_where_no_server_is_known_none_is_stopped() -> None:
+    assert not stop_server()
