@@ -40,6 +40,8 @@ _DIGITS_MAX: Final = 4_000
 """Of a whole number that is written as one; Python writes no longer ones."""
 _FORMER_DEFAULTS_MAX: Final = 8
 """Fields at their defaults of which every choice is tried, given or left out."""
+_FORMER_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What all these choices may be encoded to: meanwhile nobody else has a turn."""
 
 
 class _Form(msgspec.Struct, frozen=True):
@@ -55,6 +57,8 @@ class _Form(msgspec.Struct, frozen=True):
     """Fields that take values of several classes which look alike as plain values."""
     with_defaults: tuple[tuple[int, Any, Any], ...]
     """Places of the fields that have defaults, with these: the very one, and as a plain value."""
+    is_plain: bool
+    """Whether msgspec encodes plain values of it as `_content` says them."""
     named: Any
     """What hashes contents, begun with the name of a command; to be copied."""
 
@@ -70,7 +74,9 @@ def fingerprint_of(command: Command) -> int:
     """
     form = _forms.get(type(command)) or _form_of(type(command))
     values = astuple(command)
-    if _PLAIN.issuperset(map(type, values)) or _is_plain_or_default(form, values):
+    if form.is_plain and (
+        _PLAIN.issuperset(map(type, values)) or _is_plain_or_default(form, values)
+    ):
         for place, given, default in form.with_defaults:
             value = values[place]
             # The encoder leaves out what *is* the default, and not what equals it.
@@ -103,7 +109,7 @@ def is_of(fingerprint: int, command: Command) -> bool:
     try:
         form = _form_of(type(command))
         return any(_digest(form, former) == fingerprint for former in _former(command))
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # of the host's values too, which an actor in its turn must not hear
         return False  # what cannot be encoded never had one
 
 
@@ -119,7 +125,10 @@ def _former(command: Command) -> Iterator[bytes]:
             encoded[name] = msgspec.Raw(_canonical.encode(value))
             if value is default or _plain(value) == default:
                 at_default.append(name)
+    size = sum(memoryview(raw).nbytes for raw in encoded.values())
     del at_default[_FORMER_DEFAULTS_MAX:]
+    while at_default and size << len(at_default) > _FORMER_BYTES_MAX:
+        at_default.pop()
     for choice in itertools.product((True, False), repeat=len(at_default)):
         left_out = set(itertools.compress(at_default, choice))
         given = {name: raw for name, raw in encoded.items() if name not in left_out}
@@ -167,7 +176,14 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
         name = cls.command_name if issubclass(cls, Command) else ""
         named = blake2b(name.encode() + b"\0", digest_size=8)
         form = _forms[cls] = _Form(
-            tag, names, given, plain, mixed_fields(cls), with_defaults, named
+            tag,
+            names,
+            given,
+            plain,
+            mixed_fields(cls),
+            with_defaults,
+            config.omit_defaults and not config.array_like,
+            named,
         )
     return form
 

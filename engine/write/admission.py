@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Hashable
 
 from ..authorization import Gate
-from ..errors import Overloaded
+from ..errors import DeadlinePassed, Overloaded
 from ..limits import Limits
 from ..model.messages import Receipt
 from ..runtime.ports import Clock
@@ -43,14 +43,17 @@ class Admission:
                 f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
             )
         envelope = mail.envelope
+        begun = 0.0 if mail.seconds is None else self._clock.monotonic()
         answer = self._gate.ask(envelope.principal, "execute", envelope.command)
         if answer is None and line not in self._lines:
+            self._take_off(mail, begun)
             return post(mail)
         before, own = self._lines.get(line), asyncio.get_running_loop().create_future()
         self._lines[line] = own
         self._waiting += 1
         try:
             await self._pass(mail, answer, before)
+            self._take_off(mail, begun)
             return post(mail)
         finally:
             self._waiting -= 1
@@ -65,7 +68,6 @@ class Admission:
     ) -> None:
         """Return when the hook has said yes and those before have passed, within the deadline."""
         principal, command = mail.envelope.principal, mail.envelope.command
-        begun = 0.0 if mail.seconds is None else self._clock.monotonic()
         try:
             async with asyncio.timeout(mail.seconds):
                 if answer is not None:
@@ -73,14 +75,22 @@ class Admission:
                 if before is not None:
                     await asyncio.shield(before)
         except TimeoutError:
-            raise too_late(mail, "its aggregate", "waited for authorize") from None
+            raise _too_late(mail) from None
+
+    def _take_off(self, mail: Mail, begun: float) -> None:
+        """Let a deadline count from `begun`; raise DeadlinePassed where it is over."""
         if mail.seconds is not None:
-            mail.seconds -= self._clock.monotonic() - begun
-            if mail.seconds <= 0:
-                raise too_late(mail, "its aggregate", "waited for authorize")
+            spent = self._clock.monotonic() - begun
+            if spent >= mail.seconds:
+                raise _too_late(mail)
+            mail.seconds -= spent
 
     def _leave(self, line: Hashable, own: asyncio.Future[None]) -> None:
         if self._lines.get(line) is own:
             del self._lines[line]
         if not own.done():
             own.set_result(None)
+
+
+def _too_late(mail: Mail) -> DeadlinePassed:
+    return too_late(mail, "its aggregate", "waited for authorize")

@@ -153,6 +153,8 @@ class Intake:
     def _settle(self, mail: Mail) -> None:
         assert mail.open, "a command has one answer, and this one had it"
         mail.open = False
+        if mail.timer is not None:
+            mail.timer.cancel()  # it would keep the command until its deadline
         self.open -= 1
         self.answered += 1
         if self.open == 0:

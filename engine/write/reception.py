@@ -17,7 +17,7 @@ import msgspec
 from ..errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
 from ..limits import KEY_LENGTH_MAX
 from ..model.aggregate import CommandHandler, Context
-from ..model.copying import copy_fields, mutable_fields
+from ..model.copying import own_copy
 from ..model.fingerprint import fingerprint_of
 from ..model.given import (
     as_headers,
@@ -48,8 +48,6 @@ class _Route(msgspec.Struct, frozen=True):
 
     kind: Kind[Actor]
     handler: CommandHandler
-    mutable: tuple[str, ...]
-    """Fields that may hold what its caller can change."""
     seconds: float | None
     """Of its deadline, where the envelope gives none."""
 
@@ -97,8 +95,9 @@ class Reception:
             raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
         deadline = envelope.deadline
         seconds = route.seconds if deadline is None else _time_left(deadline)
-        if route.mutable or not _is_own(envelope):
-            envelope = _own(envelope, command, route.mutable)
+        own = own_copy(command)
+        if own is not command or not _is_own(envelope):
+            envelope = _own(envelope, own)
         fingerprint = None if envelope.key is None else _fingerprint(envelope.command)
         return Mail(envelope, route.handler, loop.create_future(), fingerprint, seconds)
 
@@ -174,7 +173,7 @@ def _routes(kinds: Sequence[Kind[Actor]]) -> Mapping[type[Command], _Route]:
                     f"{command.__name__} is handled by {definition.cls.__qualname__} and by "
                     f"{routes[command].kind.definition.cls.__qualname__}: keep one handler"
                 )
-            routes[command] = _Route(kind, handler, mutable_fields(command), definition.deadline)
+            routes[command] = _Route(kind, handler, definition.deadline)
     return routes
 
 
@@ -209,13 +208,13 @@ def _is_own(envelope: Envelope) -> bool:
     )
 
 
-def _own(envelope: Envelope, command: Command, mutable: tuple[str, ...]) -> Envelope:
-    """Give an envelope of this call alone; raise UsageError for what does not fit."""
+def _own(envelope: Envelope, command: Command) -> Envelope:
+    """Give an envelope of this call alone, with its copy; raise UsageError for what is unfit."""
     headers = envelope.headers
     correlation, causation = envelope.correlation, envelope.causation
     key, expected, principal = envelope.key, envelope.expected, envelope.principal
     return Envelope(
-        command=copy_fields(command, mutable) if mutable else command,
+        command=command,
         correlation=None if correlation is None else as_text("correlation", correlation),
         causation=None if causation is None else as_text("causation", causation),
         principal=None if principal is None else as_text("principal", principal),

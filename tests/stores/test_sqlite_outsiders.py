@@ -55,7 +55,7 @@ async def test_an_event_of_no_stream_is_damaged_and_not_the_end(
 
 
 async def test_a_last_event_of_no_stream_refuses_to_open(store: SqliteStore) -> None:
-    outside(store, "DELETE FROM streams WHERE name = 'b:1'")
+    outside(store, "DROP TRIGGER streams_never_go", "DELETE FROM streams WHERE name = 'b:1'")
     await store.close()
 
     with pytest.raises(Damaged, match="position 2 .* no name"):
@@ -64,7 +64,8 @@ async def test_a_last_event_of_no_stream_refuses_to_open(store: SqliteStore) -> 
 
 async def test_a_stream_whose_name_is_no_text_is_damaged(store: SqliteStore) -> None:
     await append(store, request("c:1", 0, 3))
-    outside(store, "UPDATE streams SET name = CAST(x'62ff31' AS TEXT) WHERE name = 'b:1'")
+    name = "UPDATE streams SET name = CAST(x'62ff31' AS TEXT) WHERE name = 'b:1'"
+    outside(store, "DROP TRIGGER streams_never_change", name)
 
     with pytest.raises(Damaged, match="position 2 .* no text"):
         await feed(store)
@@ -74,14 +75,15 @@ async def test_a_stream_whose_name_is_no_text_is_damaged(store: SqliteStore) -> 
 
 async def test_an_event_type_whose_name_is_no_text_refuses_to_open(store: SqliteStore) -> None:
     await store.close()
-    outside(store, "UPDATE event_types SET name = CAST(x'62ff31' AS TEXT)")
+    name = "UPDATE event_types SET name = CAST(x'62ff31' AS TEXT)"
+    outside(store, "DROP TRIGGER types_never_change", name)
 
     with pytest.raises(StoreRefused, match="cannot be opened"):
         await store.open(Ports())
 
 
 async def test_an_unknown_event_type_is_damaged(store: SqliteStore) -> None:
-    outside(store, "DELETE FROM event_types")
+    outside(store, "DROP TRIGGER types_never_go", "DELETE FROM event_types")
 
     fresh = SqliteStore(store.path)
     await store.close()

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from engine import StoreFailed
 from engine.model.stored import EventData
-from engine.runtime.machine import SystemClock
+from engine.runtime.machine import SystemClock, SystemWorkers
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Write
 from engine.stores.sqlite import wal as sqlite_wal
@@ -240,6 +240,21 @@ async def test_without_a_connection_beside_it_the_writer_folds_it_all(
         raise apsw.CantOpenError("unable to open database file")
 
     monkeypatch.setattr(WalMerger, "_connect", refuse)
+    await append_large(store, 0, 20)
+
+    assert wal_bytes(store) < 2 * BOUND
+    assert store.statistics().wal_merges > 1
+
+
+async def test_without_a_thread_beside_it_the_writer_folds_it_all(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may have all the threads that it may have: a log must not grow for ever by that."""
+
+    def refuse(_workers: SystemWorkers, _name: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(SystemWorkers, "start", refuse)
     await append_large(store, 0, 20)
 
     assert wal_bytes(store) < 2 * BOUND

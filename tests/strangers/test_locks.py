@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -292,3 +293,23 @@ def test_a_lock_that_is_removed_while_it_is_taken_is_taken_anew(
     assert removed
     assert SystemFiles().is_locked(str(path))
     lock.release()
+
+
+@pytest.mark.parametrize("how", ["take", "give-back"])
+def test_a_lock_whose_note_cannot_be_written_is_kept_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The disk is full for a moment; a host that tries again has to get it."""
+    path = str(tmp_path / "log.db.lock")
+    files = SystemFiles()
+    lock = files.lock(path) if how == "give-back" else None
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="space"):
+            files.lock(path) if lock is None else lock.release()
+
+    files.lock(path).release()

@@ -33,6 +33,8 @@ from engine import (
     handles,
     projects,
 )
+from engine.runtime.machine import SystemClock
+from engine.runtime.ports import Ports
 from tests.support.counters import Add, Added, Counter, counters, total
 from tests.support.waiting import settle, until
 
@@ -255,6 +257,15 @@ async def test_who_drops_out_of_a_line_lets_nobody_overtake(how: str) -> None:
             assert isinstance(second.exception(), kept[how])
 
 
+class Stepping(SystemClock):
+    """A clock that somebody moves on."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
 async def test_a_deadline_counts_what_the_hook_takes() -> None:
     doors = Doors()
     async with counters(authorize=doors) as engine:
@@ -269,6 +280,20 @@ async def test_a_deadline_counts_what_the_hook_takes() -> None:
         doors.door(3).set()
 
         assert (await engine.execute(Add("a", 3), deadline=30)).version == 1
+
+
+async def test_a_deadline_counts_what_a_hook_takes_that_is_not_async() -> None:
+    clock = Stepping()
+
+    def authorize(principal: object, action: object, message: object) -> bool:
+        clock.seconds += 5.0
+        return True
+
+    async with counters(authorize=authorize, ports=Ports(clock=clock)) as engine:
+        with pytest.raises(DeadlinePassed, match="waited for authorize"):
+            await engine.execute(Add("a", 1), deadline=3)
+
+        assert (await engine.execute(Add("a", 2), deadline=30)).version == 1
 
 
 async def test_what_waits_for_the_hook_is_bounded() -> None:

@@ -359,21 +359,28 @@ class FileLock:
             raise StoreRefused(_NO_FLOCK)
         owner = pid or os.getpid()
         descriptor, note = _locked(path, owner)
-        self._descriptor = descriptor
         _locks.add(descriptor)
-        if note.home != (home := _home_of(path)):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, os.fsencode(f"{'':{_WIDTH}}\n{home}\n"), 0)
-        _write_owner(descriptor, f"{owner}{_BRIEFLY if briefly else ''}")
+        self._descriptor = descriptor
+        try:
+            if note.home != (home := _home_of(path)):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, os.fsencode(f"{'':{_WIDTH}}\n{home}\n"), 0)
+            _write_owner(descriptor, f"{owner}{_BRIEFLY if briefly else ''}")
+        except BaseException:
+            _locks.discard(descriptor)
+            os.close(descriptor)  # on a full disk, for one: whoever tries again shall get it
+            raise
 
     def release(self) -> None:
         """Let go of it; the file stays, since removing it would let two engines each lock one."""
         if self._descriptor in _locks:
             _locks.discard(self._descriptor)
-            # The pid would else go on naming this process, which may live for long without it.
-            _write_owner(self._descriptor, "")
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            try:
+                # The pid would else go on naming this process, which may live for long without it.
+                _write_owner(descriptor, "")
+            finally:
+                os.close(descriptor)
 
 
 def _write_owner(descriptor: int, owner: str) -> None:

@@ -141,16 +141,21 @@ class WalMerger:
             connection.close()
 
     async def _merge(self) -> None:
-        worker = self._worker
-        if worker is None:
-            worker = self._worker = self._ports.workers.start("foldline-fold")
         try:
             self._seconds = 0.0
-            await worker.run(self._merge_beside)
+            worker = self._worker = self._worker or self._started()
+            if worker is not None:
+                await worker.run(self._merge_beside)
             await self._writer.run(self._merge_rest)
             self._bound.adapt(self._seconds)
         finally:
             self.task = None
+
+    def _started(self) -> Worker | None:
+        try:
+            return self._ports.workers.start("foldline-fold")
+        except RuntimeError:
+            return None  # the process has no thread to be had: the writer then merges it all
 
     def _merge_beside(self) -> None:
         """Merge what is there while the writer goes on, until little is left."""

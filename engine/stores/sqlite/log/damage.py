@@ -28,6 +28,7 @@ __all__ = [
     "blank_torn",
     "check_beside",
     "check_counts",
+    "check_names",
     "check_pages",
     "forgets",
     "read_wal",
@@ -210,6 +211,43 @@ def check_counts(connection: Any, files: Files, path: str, head: Head, wal: Wal)
     sql = "SELECT count(*) FROM (SELECT 1 FROM events NOT INDEXED WHERE position > ? LIMIT ?)"
     recent = min(head.position, RECENT)
     _compare(connection, path, head, sql, recent, "the end of it", head.position - recent)
+
+
+def check_names(connection: Any, path: str) -> None:
+    """Raise StoreRefused where events are of a stream that has no name any more.
+
+    Its aggregate would begin anew. Streams are numbered without holes, so that a count is enough,
+    unless a stranger has begun some: then each is looked for. Of more than are counted, the last.
+    """
+    sql = "SELECT (SELECT max(number) FROM streams), (SELECT max(stream) FROM events)"
+    [(top, last)] = [(a or 0, b or 0) for a, b in run(connection, sql)]
+    if last > top:
+        raise _nameless(path, last)
+    sql = "SELECT count(*) FROM (SELECT 1 FROM streams NOT INDEXED LIMIT ?)"
+    if top > COUNTED_MAX or run(connection, sql, (top,)) == [(top,)]:
+        return
+    for (number,) in run(connection, _NAMELESS, (COUNTED_MAX,)):
+        raise _nameless(path, number)
+
+
+def _nameless(path: str, number: int) -> StoreRefused:
+    return StoreRefused(
+        f"{path} has events of stream number {number}, and its table streams has no name for it: "
+        f"somebody has deleted rows there, and that aggregate would begin anew. Restore a backup, "
+        f"or put the row back. Nothing was changed"
+    )
+
+
+_NAMELESS: Final = """
+WITH RECURSIVE found(number) AS (
+    SELECT min(stream) FROM events
+    UNION ALL
+    SELECT (SELECT min(stream) FROM events WHERE stream > found.number)
+    FROM found WHERE found.number IS NOT NULL
+    LIMIT ?
+) SELECT number FROM found WHERE number IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM streams WHERE streams.number = found.number) LIMIT 1
+"""
 
 
 def _compare(

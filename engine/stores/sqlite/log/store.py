@@ -49,7 +49,7 @@ from ..lock import take_lock
 from ..place import Place
 from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
-from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
+from .damage import blank_torn, check_beside, check_counts, check_names, forgets, read_wal
 from .heads import read_head, read_kinds, read_log_id, read_types
 from .pages import Types, read_feed, read_streams
 from .schema import (
@@ -59,6 +59,7 @@ from .schema import (
     guard,
     insert_events,
     migrate,
+    protect,
     read_schema_version,
 )
 from .snapshots import read_snapshots, write_snapshots
@@ -174,6 +175,8 @@ class SqliteStore:
             self._merger = self._make_merger(connection)
             self._read_state(connection)
             check_counts(connection, files, path, self._head, wal)
+            check_names(connection, path)
+            protect(connection)
             self._place = Place(self.path, files_of(self._ports), written=True)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
