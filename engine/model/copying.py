@@ -16,7 +16,6 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, TypeVar, cast
-from uuid import UUID
 
 import msgspec
 from msgspec.structs import astuple, force_setattr
@@ -28,7 +27,7 @@ __all__ = ["own_copy"]
 S = TypeVar("S", bound=msgspec.Struct)
 
 _ATOMS: Final = frozenset(
-    (str, int, float, bool, type(None), bytes, Decimal, UUID, datetime, date, time, timedelta)
+    (str, int, float, bool, type(None), bytes, Decimal, datetime, date, time, timedelta)
 ).union((msgspec.UnsetType,))
 """Of what is of these very types nothing can be changed."""
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, bytearray, deque, array)
