@@ -18,6 +18,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -67,7 +68,10 @@ class SystemFiles:
             return apsw.Connection(path)
         found = _plain_file(path)
         if found is None and not readonly:
-            _make(path)
+            # Mode 0600, which SQLite gives to its -wal and -shm too. Only where there is none: to
+            # close a descriptor of one that is there would let go of SQLite's locks on it here.
+            with suppress(FileExistsError):  # somebody was first
+                self.make(path)
             found = _plain_file(path)
         if found in _inherited and not readonly:
             raise _open_in_parent(path)
@@ -245,20 +249,6 @@ def _of_several_names(path: str, count: int) -> StoreRefused:
     )
 
 
-def _make(path: str) -> None:
-    """Make an empty file with mode 0600, which SQLite gives to its -wal and -shm too.
-
-    Only where there is none: to close a descriptor of one that is there would let go of the locks
-    that SQLite has on it in this process.
-    """
-    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        descriptor = os.open(path, how, 0o600)
-    except FileExistsError:
-        return  # somebody was first
-    os.close(descriptor)
-
-
 def _identity(path: Path) -> FileId:
     found = path.stat()
     return FileId(found.st_dev, found.st_ino)
@@ -359,28 +349,30 @@ class FileLock:
             raise StoreRefused(_NO_FLOCK)
         owner = pid or os.getpid()
         descriptor, note = _locked(path, owner)
-        _locks.add(descriptor)
         self._descriptor = descriptor
+        _locks.add(descriptor)
         try:
             if note.home != (home := _home_of(path)):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, os.fsencode(f"{'':{_WIDTH}}\n{home}\n"), 0)
             _write_owner(descriptor, f"{owner}{_BRIEFLY if briefly else ''}")
         except BaseException:
-            _locks.discard(descriptor)
-            os.close(descriptor)  # on a full disk, for one: whoever tries again shall get it
+            self._close()  # on a full disk, for one: whoever tries again shall get it
             raise
 
     def release(self) -> None:
         """Let go of it; the file stays, since removing it would let two engines each lock one."""
         if self._descriptor in _locks:
-            _locks.discard(self._descriptor)
-            descriptor, self._descriptor = self._descriptor, -1
             try:
                 # The pid would else go on naming this process, which may live for long without it.
-                _write_owner(descriptor, "")
+                _write_owner(self._descriptor, "")
             finally:
-                os.close(descriptor)
+                self._close()
+
+    def _close(self) -> None:
+        _locks.discard(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
 
 
 def _write_owner(descriptor: int, owner: str) -> None:

@@ -196,10 +196,10 @@ def check_pages(connection: Any, files: Files, path: str, wal: Wal, page_bytes: 
 
 
 def check_counts(connection: Any, files: Files, path: str, head: Head, wal: Wal) -> None:
-    """Raise StoreRefused where a log has not as many events as positions.
+    """Raise StoreRefused where a log has not as many events as positions, or has lost names.
 
-    So it is with a copy that was made of a running log file by file. What is read is bounded: the
-    index of a log that was left by a killed process, or is small, and the last events themselves.
+    The former is so in a copy that was made of a running log file by file. What is read is bounded:
+    the index of a log that was left by a killed process, or is small, and the last events.
     """
     room = files.size(path) + files.size(path + "-wal")
     if head.position * _EVENT_BYTES_MIN > room:
@@ -211,6 +211,7 @@ def check_counts(connection: Any, files: Files, path: str, head: Head, wal: Wal)
     sql = "SELECT count(*) FROM (SELECT 1 FROM events NOT INDEXED WHERE position > ? LIMIT ?)"
     recent = min(head.position, RECENT)
     _compare(connection, path, head, sql, recent, "the end of it", head.position - recent)
+    check_names(connection, path)
 
 
 def check_names(connection: Any, path: str) -> None:

@@ -49,7 +49,7 @@ from ..lock import take_lock
 from ..place import Place
 from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
-from .damage import blank_torn, check_beside, check_counts, check_names, forgets, read_wal
+from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
 from .heads import read_head, read_kinds, read_log_id, read_types
 from .pages import Types, read_feed, read_streams
 from .schema import (
@@ -175,7 +175,6 @@ class SqliteStore:
             self._merger = self._make_merger(connection)
             self._read_state(connection)
             check_counts(connection, files, path, self._head, wal)
-            check_names(connection, path)
             protect(connection)
             self._place = Place(self.path, files_of(self._ports), written=True)
         except OSError as error:
@@ -203,8 +202,7 @@ class SqliteStore:
         log_id = read_log_id(connection)
         if log_id is None:
             log_id = self._ports.ids.new_id()
-            values = (log_id, self._ports.clock.now())
-            run(connection, "INSERT INTO about VALUES (1, ?, ?)", values)
+            run(connection, "INSERT INTO about VALUES (1, ?, ?)", (log_id, self._ports.clock.now()))
         self._log_id = log_id
         self._refresh(connection)
         if self._head.position:
@@ -213,8 +211,7 @@ class SqliteStore:
 
     def _read_head(self, connection: Any) -> None:
         self._head = read_head(connection)
-        top = run(connection, "SELECT coalesce(max(number), 0) FROM streams")[0][0]
-        self._next_stream = top + 1
+        self._next_stream = run(connection, "SELECT ifnull(max(number), 0) + 1 FROM streams")[0][0]
 
     def _read_types(self, connection: Any) -> None:
         rows = read_types(connection)
