@@ -19,7 +19,6 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from ..model.conditions import Filter
-from ..model.copying import mutable_fields
 from ..model.footprint import footprint
 from ..model.messages import Query
 from ..model.rows import Scalar
@@ -150,14 +149,15 @@ def own(answer: Any) -> Any:
     """
     if type(answer) in _CONTAINERS:
         return answer.copy()
-    if not isinstance(answer, msgspec.Struct) or not mutable_fields(type(answer)):
+    if not isinstance(answer, msgspec.Struct):
         return answer
-    fields = {name: getattr(answer, name) for name in mutable_fields(type(answer))}
-    copied = copy.copy(answer)
+    fields = {name: getattr(answer, name) for name in answer.__struct_fields__}
+    copied: msgspec.Struct | None = None
     for name, value in fields.items():
         if type(value) in _CONTAINERS:
+            copied = copy.copy(answer) if copied is None else copied
             force_setattr(copied, name, value.copy())
-    return copied
+    return answer if copied is None else copied
 
 
 def are_same(one: Any, other: Any) -> bool:
