@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from engine import EngineError, run
-from engine.cli.output import abandon_output, own_the_terminal, run_plainly, say
+from engine.cli.output import abandon_output, own_the_terminal, run_plainly, say, show
 from engine.cli.printing import plain
 
 from .importer.expand import expand
@@ -61,7 +61,7 @@ def _expand(options: argparse.Namespace) -> int:
 
 def _order(options: argparse.Namespace) -> int:
     past = run(ask_past, options.store, options.id, options.version, options.at)
-    print(lay_out_past(past), end="", flush=True)
+    show(lay_out_past(past))
     return DONE
 
 
@@ -80,7 +80,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     found = run(search_products, options.store, options.text, options.limit, options.at, sys.stderr)
-    print(lay_out_products(found), end="", flush=True)
+    show(lay_out_products(found))
     return DONE
 
 

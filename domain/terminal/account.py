@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from engine.cli.printing import plain
+from engine.cli.tables import Column, Table, numbers
+
 from ..importer.importer import Imported, Outcomes
 from ..importer.invoices import SAMPLE, Invoices
-from .screen import plain
 
 __all__ = ["begin", "lay_out_account", "lay_out_next"]
 
-NAME_WIDTH = 28
+NAME_WIDTH = 30
 
 MEANT: Final[Mapping[str, str]] = {
     "quantity-not-positive": "a rule: stock corrections, which no customer ordered",
@@ -38,12 +40,8 @@ def begin(file: str, store: str) -> str:
     )
 
 
-def lay_out_account(imported: Imported, invoices: Invoices, store: str) -> str:
-    """Give the text: what was read, what became of each command, how fast."""
-    return "".join(f"{plain(line)}\n" for line in _lines(imported, invoices, store))
-
-
-def _lines(imported: Imported, invoices: Invoices, store: str) -> Iterator[str]:
+def lay_out_account(imported: Imported, invoices: Invoices, store: str) -> Iterator[str | Table]:
+    """Give lines and a table: what was read, what became of each command, how fast."""
     sent = imported.invoices + invoices.waiting.count
     yield ""
     yield (
@@ -51,7 +49,7 @@ def _lines(imported: Imported, invoices: Invoices, store: str) -> Iterator[str]:
         f"{_counted(imported.commands, 'command')}: {_in_short(imported)}"
     )
     if imported.outcomes:
-        yield from _table(imported)
+        yield _table(imported)
     yield from _refusals(imported.codes)
     yield from _speed(imported, "in memory" if store == "memory:" else "durable")
 
@@ -72,20 +70,16 @@ def _in_short(imported: Imported) -> str:
     return short if imported.executed or not imported.repeated else f"nothing new: {short}"
 
 
-def _table(imported: Imported) -> Iterator[str]:
-    names = ("sent", "executed", "repeated", "refused")
+def _table(imported: Imported) -> Table:
+    figures = numbers(sent=8, executed=8, repeated=8, refused=8)
+    table = Table(Column("  command", NAME_WIDTH), *figures)
     total = Outcomes(
         imported.commands, imported.executed, imported.repeated, imported.refused_commands
     )
-    yield f"  {'command':<{NAME_WIDTH}}" + "".join(f"{name:>10}" for name in names)
-    for name, outcomes in sorted(imported.outcomes.items()):
-        yield _row(name, outcomes)
-    yield _row("all", total)
-
-
-def _row(name: str, outcomes: Outcomes) -> str:
-    figures = (outcomes.sent, outcomes.executed, outcomes.repeated, outcomes.refused)
-    return f"  {name:<{NAME_WIDTH}}" + "".join(f"{figure:>10,}" for figure in figures)
+    for name, found in (*sorted(imported.outcomes.items()), ("all", total)):
+        counts = (found.sent, found.executed, found.repeated, found.refused)
+        table.add(f"  {name}", *[f"{count:,}" for count in counts])
+    return table
 
 
 def _refusals(codes: Mapping[str, int]) -> Iterator[str]:
@@ -106,7 +100,7 @@ def _speed(imported: Imported, how: str) -> Iterator[str]:
     )
 
 
-def lay_out_next(store: str, order_id: str = "536365") -> str:
+def lay_out_next(store: str, order_id: str = "536365") -> Iterator[str]:
     """Give the commands to try after the sample was imported."""
     said = "" if store == "sqlite:shop.db" else f" --store {store}"
     commands: Sequence[tuple[str, str]] = (
@@ -117,8 +111,8 @@ def lay_out_next(store: str, order_id: str = "536365") -> str:
         ("python -m domain.web --replay 60", "the two weeks in a minute, in a browser"),
     )
     width = max(len(command) for command, _ in commands)
-    lines = [f"  {plain(command):<{width}}  {what}" for command, what in commands]
-    return "\n".join(["", "try next:", *lines, ""])
+    yield from ("", "try next:")
+    yield from (f"  {command:<{width}}  {what}" for command, what in commands)
 
 
 def is_sample(invoices: Invoices) -> bool:

@@ -2,24 +2,24 @@
 
 Rules: the log is opened read-only, beside a shop that may be at work, and its views are not
 touched. The catalogue is folded for the question, in one pass over the log, which is shown as it
-goes. What it finds it lays out as text and does not print.
+goes. What it finds it lays out as a table and does not print.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TextIO
 
 from engine import Archive, PastViews
+from engine.cli.tables import Column, Table, numbers
 
 from ..model.former_events import UPCASTERS
 from ..model.money import pounds
 from ..views.catalogue import Catalogue, Product
 from ..views.queries import SearchCatalogue, search_catalogue
 from .progress import Progress
-from .screen import plain
 
 __all__ = ["lay_out_products", "search_products"]
 
@@ -61,17 +61,13 @@ async def _show(past: PastViews, progress: Progress) -> None:
         progress.end()
 
 
-def lay_out_products(products: Sequence[Product]) -> str:
-    """Give the text."""
-    return "".join(f"{plain(line)}\n" for line in _lines(products))
-
-
-def _lines(products: Sequence[Product]) -> Iterator[str]:
+def lay_out_products(products: Sequence[Product]) -> Sequence[str | Table]:
+    """Give a table, or the line that there is none."""
     if not products:
-        yield "no product has these words"
-        return
-    yield f"{'Products':<{NAME_WIDTH + 12}}{'price':>10}{'sold':>9}{'revenue':>14}"
+        return ["no product has these words"]
+    table = Table(Column("Products", NAME_WIDTH + 12), *numbers(price=8, sold=7, revenue=12))
     for row in products:
-        name = f"{row.product:<9} {row.description[:NAME_WIDTH]}"
+        name = f"  {row.product:<9} {row.description[:NAME_WIDTH]}"
         price = "-" if row.last_price is None else pounds(row.last_price)
-        yield f"  {name:<{NAME_WIDTH + 10}}{price:>10}{row.units_sold:>9,}{pounds(row.revenue):>14}"
+        table.add(name, price, f"{row.units_sold:,}", pounds(row.revenue))
+    return [table]

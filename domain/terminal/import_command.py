@@ -12,6 +12,7 @@ import sys
 from contextlib import ExitStack, nullcontext
 
 from engine import Engine, ProjectionLag, Receipt, run
+from engine.cli.output import show
 
 from ..importer.acknowledgements import Acknowledgements
 from ..importer.importer import Imported, import_invoices
@@ -41,10 +42,10 @@ def import_file(options: argparse.Namespace, *, watching: bool = False) -> int:
             acks = stack.enter_context(Acknowledgements(options.acks))
         imported, report = run(import_and_ask, options.store, invoices, acks, watching)
     _tell_dates(invoices, options.dates)
-    print(lay_out(report, imported, invoices), end="", flush=True)
-    print(lay_out_account(imported, invoices, options.store), end="", file=sys.stderr)
+    show(lay_out(report, imported, invoices))
+    show(lay_out_account(imported, invoices, options.store), sys.stderr)
     if is_sample(invoices):
-        print(lay_out_next(options.store), end="", file=sys.stderr)
+        show(lay_out_next(options.store), sys.stderr)
     left_out = invoices.malformed.count or invoices.waiting.count
     return SOME_LEFT_OUT if left_out or imported.differs else DONE
 

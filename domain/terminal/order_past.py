@@ -2,7 +2,7 @@
 
 Rules: everything is read from the log, read-only, beside a shop that may be at work; nothing is
 asked of the views. An order is shown as it is, or as it was at a version or a time, with all that
-happened to it and what changed since. This file lays out text and prints nothing.
+happened to it and what changed since. This file lays out lines and tables, and prints nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from engine import ABSENT, Archive, Change, LoggedEvent, difference
+from engine.cli.tables import Column, Table, numbers
 
 from ..model.former_events import UPCASTERS
 from ..model.lines import Line
 from ..model.money import pounds
 from ..model.orders import Order
-from .screen import plain
 
 __all__ = ["NoSuchOrder", "OrderPast", "ask_past", "lay_out_past"]
 
@@ -73,15 +73,12 @@ def _unknown(order_id: str) -> str:
     )
 
 
-def lay_out_past(past: OrderPast) -> str:
-    """Give the text."""
-    return "".join(plain(line) + "\n" for line in _lines(past))
-
-
-def _lines(past: OrderPast) -> Iterator[str]:
+def lay_out_past(past: OrderPast) -> Iterator[str | Table]:
+    """Give the lines and tables."""
     yield from _summary(past)
     yield from _goods(list(past.order.lines.values()))
-    yield from _history(past)
+    yield ""
+    yield _history(past)
     yield from _changes(past)
 
 
@@ -99,30 +96,26 @@ def _summary(past: OrderPast) -> Iterator[str]:
     yield f"  version   {order.version} of {now.version}"
 
 
-def _goods(lines: Sequence[Line]) -> Iterator[str]:
+def _goods(lines: Sequence[Line]) -> Iterator[str | Table]:
     if not lines:
         return
-    yield ""
-    yield f"{'Lines':<{NAME_WIDTH + 12}}{'quantity':>9}{'price':>10}{'total':>12}"
+    table = Table(Column("Lines", NAME_WIDTH + 11), *numbers(quantity=0, price=8, total=10))
     for line in lines:
-        name = f"{line.product:<9} {line.description[:NAME_WIDTH]}"
-        yield (
-            f"  {name:<{NAME_WIDTH + 10}}{line.quantity:>9,}{pounds(line.unit_price):>10}"
-            f"{pounds(line.total):>12}"
-        )
-
-
-def _history(past: OrderPast) -> Iterator[str]:
-    width = max(len(event.name) for event in past.history)
+        name = f"  {line.product:<9} {line.description[:NAME_WIDTH]}"
+        table.add(name, f"{line.quantity:,}", pounds(line.unit_price), pounds(line.total))
     yield ""
-    yield f"{'History':<11}{'recorded (UTC)':<21}{'event':<{width + 2}}{'by':<14}key"
+    yield table
+
+
+def _history(past: OrderPast) -> Table:
+    widths = {"History": 9, "recorded (UTC)": 19, "event": 0, "by": 12, "key": 0}
+    table = Table(*[Column(heading, width) for heading, width in widths.items()])
     for event in past.history:
         meta = event.meta
         mark = ">" if meta.version == past.order.version and past.order is not past.now else " "
-        yield (
-            f"{mark} {meta.version:>7}  {_time(meta.time):<21}{event.name:<{width + 2}}"
-            f"{meta.principal or '-':<14}{meta.key or '-'}"
-        )
+        version = f"{mark} {meta.version:>7}"
+        table.add(version, _time(meta.time), event.name, meta.principal or "-", meta.key or "-")
+    return table
 
 
 def _time(time: datetime) -> str:

@@ -1,9 +1,9 @@
-"""The sales report: asks the shop and lays out its answers as text.
+"""The sales report: asks the shop and lays out its answers as lines and tables.
 
 Rules: every figure comes from a query; what is not in any view, refused invoices and what was left
-out, comes from the import that met it. What others wrote moves no cursor and makes no line. The
-same store and file give the same text, however often and with whatever interruptions the file was
-imported. Nothing is computed twice and nothing is printed here.
+out, comes from the import that met it. The same store and file give the same text, however often
+and with whatever interruptions the file was imported. Nothing is computed twice, and nothing is
+printed here: whoever shows a line or a table escapes what others wrote.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from engine import Engine
+from engine.cli.tables import Column, Table, numbers
 
 from ..importer.importer import OTHERWISE, Imported
 from ..model.money import pounds
@@ -21,7 +22,6 @@ from ..views.catalogue import Product
 from ..views.queries import BestSellers, GetTotals, SalesByCountry, SalesByDay, Totals
 from ..views.sales import CountrySales, DaySales
 from .listing import Listing
-from .screen import plain
 
 __all__ = ["Report", "ask_report", "lay_out"]
 
@@ -61,20 +61,19 @@ async def ask_report(engine: Engine, at: int, timeout: float) -> Report:  # noqa
     )
 
 
-def lay_out(report: Report, imported: Imported, invoices: LeftOut) -> str:
-    """Give the text of the report."""
-    return "".join(f"{plain(line)}\n" for line in _lines(report, imported, invoices))
-
-
-def _lines(report: Report, imported: Imported, invoices: LeftOut) -> Iterator[str]:
+def lay_out(report: Report, imported: Imported, invoices: LeftOut) -> Iterator[str | Table]:
+    """Give the lines and tables of the report."""
     totals = report.totals
     yield "SALES REPORT"
     yield ""
     yield f"{totals.orders:>9,} orders   {pounds(totals.sales):>16}"
     yield f"{totals.returns:>9,} returns  {pounds(totals.refunds):>16}"
-    yield from _sales_table("By country", [(row.country, row) for row in report.countries])
-    yield from _sales_table("By day", [(row.day, row) for row in report.days])
-    yield from _best_sellers(report.best_sellers)
+    yield ""
+    yield _sales_table("By country", [(row.country, row) for row in report.countries])
+    yield ""
+    yield _sales_table("By day", [(row.day, row) for row in report.days])
+    yield ""
+    yield _best_sellers(report.best_sellers)
     yield from _refused(imported)
     yield from _listed(
         "Invoices of which the shop has the rows only that were not refused", imported.partly
@@ -85,22 +84,21 @@ def _lines(report: Report, imported: Imported, invoices: LeftOut) -> Iterator[st
     )
 
 
-def _sales_table(title: str, rows: Sequence[tuple[str, CountrySales | DaySales]]) -> Iterator[str]:
-    yield ""
-    yield f"{title:<24}{'orders':>8}{'sales':>16}{'returns':>9}{'refunds':>14}"
+def _sales_table(title: str, rows: Sequence[tuple[str, CountrySales | DaySales]]) -> Table:
+    columns = numbers(orders=0, sales=14, returns=0, refunds=12)
+    table = Table(Column(title, 24), *columns)
     for name, row in rows:
-        yield (
-            f"  {name:<22}{row.orders:>8,}{pounds(row.sales):>16}"
-            f"{row.returns:>9,}{pounds(row.refunds):>14}"
-        )
+        orders, returns = f"{row.orders:,}", f"{row.returns:,}"
+        table.add(f"  {name}", orders, pounds(row.sales), returns, pounds(row.refunds))
+    return table
 
 
-def _best_sellers(products: Sequence[Product]) -> Iterator[str]:
-    yield ""
-    yield f"{'Best sellers':<{NAME_WIDTH + 12}}{'sold':>9}{'revenue':>14}"
+def _best_sellers(products: Sequence[Product]) -> Table:
+    table = Table(Column("Best sellers", NAME_WIDTH + 12), *numbers(sold=7, revenue=12))
     for row in products:
-        name = f"{row.product:<9} {row.description[:NAME_WIDTH]}"
-        yield f"  {name:<{NAME_WIDTH + 10}}{row.units_sold:>9,}{pounds(row.revenue):>14}"
+        name = f"  {row.product:<9} {row.description[:NAME_WIDTH]}"
+        table.add(name, f"{row.units_sold:,}", pounds(row.revenue))
+    return table
 
 
 def _refused(imported: Imported) -> Iterator[str]:

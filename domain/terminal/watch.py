@@ -10,20 +10,31 @@ rather than in it, is said as well.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final
 
 from engine import Engine, LiveQuery, Onlooker, OnlookerQuery
+from engine.cli.output import Output
+from engine.cli.tables import Column, Table, numbers
 
 from ..model.money import pounds
 from ..shop import look_on
 from ..views.catalogue import Product
 from ..views.queries import GetOverview, Overview, PendingOrder
-from .screen import Screen, fit
+
+if TYPE_CHECKING:
+    from engine.cli.terminal import Terminal
 
 __all__ = ["lay_out_live", "line_of", "shown", "watch_shop"]
 
@@ -39,6 +50,7 @@ NARROW, WIDE = 44, 64
 """Columns below which a table has fewer of its own."""
 
 Status = Callable[[Overview | None], Awaitable[str]]
+Draw = Callable[[Iterable[str | Table]], None]
 
 
 async def watch_shop(store: str) -> None:
@@ -47,10 +59,10 @@ async def watch_shop(store: str) -> None:
     assert task is not None
     # Asked to end is asked to end, by whichever signal.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with Screen() as screen:
+    with _view(store) as view:
         async with look_on(store) as onlooker:
             status = _Beside(onlooker, store).status
-            await show(onlooker.watch(GetOverview(ROWS_MAX, ROWS_MAX)), screen, store, status)
+            await show(onlooker.watch(GetOverview(ROWS_MAX, ROWS_MAX)), view, status)
 
 
 @asynccontextmanager
@@ -60,9 +72,9 @@ async def shown(engine: Engine, title: str, doing: Callable[[], str]) -> AsyncGe
     async def status(_: Overview | None) -> str:
         return doing()
 
-    with Screen() as screen:
+    with _view(title) as view:
         answers = engine.watch(GetOverview(ROWS_MAX, ROWS_MAX))
-        showing = asyncio.ensure_future(show(answers, screen, title, status))
+        showing = asyncio.ensure_future(show(answers, view, status))
         try:
             yield
         finally:
@@ -75,13 +87,11 @@ async def shown(engine: Engine, title: str, doing: Callable[[], str]) -> AsyncGe
 
 async def show(
     answers: LiveQuery[Overview] | OnlookerQuery[Overview],
-    screen: Screen,
-    title: str,
+    view: _Frames | _Lines,
     status: Status,
 ) -> None:
     """Show answers as they come, to the last one."""
     overview: Overview | None = None
-    view = _Drawn(screen, title) if screen.is_terminal else _Told(screen)
     coming: asyncio.Future[Overview] | None = None
     try:
         while True:
@@ -102,38 +112,54 @@ async def show(
         await answers.aclose()
 
 
-class _Drawn:
-    """A terminal."""
+@contextmanager
+def _view(title: str) -> Generator[_Frames | _Lines]:
+    """Take the output: a terminal that can be drawn on, or whatever else it is."""
+    output = Output(utf8=False)
+    if output.terminal is None:
+        yield _Lines(output)
+        return
+    with output.frames() as draw:
+        yield _Frames(output.terminal, draw, title)
+
+
+class _Frames:
+    """A terminal, drawn on where something has changed."""
 
     seconds = FRAME_SECONDS
 
-    def __init__(self, screen: Screen, title: str) -> None:
-        self._screen = screen
+    def __init__(self, terminal: Terminal, draw: Draw, title: str) -> None:
+        self._terminal = terminal
+        self._draw = draw
         self._title = title
+        self._drawn: object = None
 
     def show(self, overview: Overview | None, status: str) -> None:
-        size = self._screen.size()
-        self._screen.draw(lay_out_live(self._title, overview, status, size))
+        new = (overview, status, size := self._terminal.size)
+        if new != self._drawn:
+            self._drawn = new
+            self._draw(lay_out_live(self._title, overview, status, *size))
 
 
-class _Told:
+class _Lines:
     """A file or a pipe: answers go there, and what is the matter to the error stream."""
 
     seconds = LINE_SECONDS
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, output: Output) -> None:
+        self._output = output
         self._told = ("", "")
 
     def show(self, overview: Overview | None, status: str) -> None:
-        self._screen.check_read()
+        self._output.rest(0)  # raises where its reader has gone
         line = "" if overview is None else line_of(overview)
         before = self._told
         self._told = (status, line)
         if status != before[0]:
             print(status, file=sys.stderr, flush=True)
         if line != before[1]:
-            self._screen.say(line)
+            self._output.write(line)
+            self._output.flush()
 
 
 class _Beside:
@@ -172,17 +198,17 @@ def line_of(overview: Overview) -> str:
 
 
 def lay_out_live(
-    title: str, overview: Overview | None, status: str, size: os.terminal_size
-) -> Sequence[str]:
-    """Give the lines of a screen of this size."""
-    lines = [f"Shop  {title}", f"  {status}"]
+    title: str, overview: Overview | None, status: str, columns: int, lines: int
+) -> Iterator[str | Table]:
+    """Give what a terminal of this size shows; where it is too low for that, the first of it."""
+    yield f"Shop  {title}"
+    yield f"  {status} (Ctrl-C ends this)"
     if overview is not None:
-        pending, products = _shares(overview, size.lines - 8)
-        lines += ["", *_pending(overview.pending, overview.newest[:pending], size.columns)]
-        lines += ["", *_best(overview.best_sellers[:products], size.columns)]
-    lines = lines[: size.lines - 1]
-    lines += [""] * (size.lines - 1 - len(lines))
-    return [*lines, "  Ctrl-C ends it"]
+        pending, products = _shares(overview, lines - 6)
+        yield ""
+        yield _pending(overview.pending, overview.newest[:pending], columns)
+        yield ""
+        yield _best(overview.best_sellers[:products], columns)
 
 
 def _shares(overview: Overview, rows: int) -> tuple[int, int]:
@@ -193,31 +219,24 @@ def _shares(overview: Overview, rows: int) -> tuple[int, int]:
     return max(0, first), max(0, min(products, rows - first))
 
 
-def _pending(count: int, orders: Sequence[PendingOrder], width: int) -> Iterator[str]:
-    total = f"{count:,} {'order waits' if count == 1 else 'orders wait'} to be shipped"
-    if width < NARROW or not orders:
-        yield total
-        name = max(4, width - 14)
-        yield from (f"  {fit(o.order_id, name)}{pounds(o.total):>12}" for o in orders)
-        return
-    country = width - 30 - (18 if width >= WIDE else 0)
-    yield (
-        fit(total, country + 18) + (f"{'invoiced':<18}" if width >= WIDE else "") + f"{'total':>12}"
-    )
+def _pending(count: int, orders: Sequence[PendingOrder], width: int) -> Table:
+    title = f"{count:,} {'order waits' if count == 1 else 'orders wait'} to be shipped"
+    texts = {NARROW: Column("country", cut=True), WIDE: Column("invoiced", cut=True)}
+    more = [column for least, column in texts.items() if width >= least]
+    table = Table(Column(title, cut=True), *more, *numbers(total=0))
     for order in orders:
-        when = order.invoiced_at.replace("T", " ")[:16] if width >= WIDE else ""
-        yield (
-            f"  {fit(order.order_id, 15)} {fit(order.country, country)}"
-            f"{when:<{18 if when else 0}}{pounds(order.total):>12}"
-        )
+        cells = (order.country, order.invoiced_at.replace("T", " ")[:16])[: len(more)]
+        table.add(f"  {order.order_id}", *cells, pounds(order.total))
+    return table
 
 
-def _best(products: Sequence[Product], width: int) -> Iterator[str]:
-    sold = 10 if width >= NARROW else 0
-    name = max(4, width - 16 - sold)
-    yield fit("Best sellers", name + 2) + f"{'sold' if sold else '':>{sold}}{'revenue':>14}"
+def _best(products: Sequence[Product], width: int) -> Table:
+    sold = {"sold": 0} if width >= NARROW else {}
+    table = Table(Column("Best sellers", cut=True), *numbers(**sold, revenue=0))
     for product in products:
-        code = f"{fit(product.product, 9)} " if width >= WIDE else ""
-        shown = fit(code + (product.description or product.product), name)
-        pieces = f"{product.units_sold:>{sold},}" if sold else ""
-        yield f"  {shown}{pieces}{pounds(product.revenue):>14}"
+        name = product.description or product.product
+        if width >= WIDE:
+            name = f"{product.product:<9} {product.description}"
+        cells = [f"{product.units_sold:,}"] if sold else []
+        table.add(f"  {name}", *cells, pounds(product.revenue))
+    return table

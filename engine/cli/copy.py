@@ -13,7 +13,7 @@ from typing import Any
 
 from ..runtime.ports import Ports
 from .options import DONE, FAILED, USAGE, log_file
-from .output import Output
+from .output import say
 
 __all__ = ["add_parser"]
 
@@ -55,13 +55,8 @@ def _run(options: argparse.Namespace) -> int:
     with _ending_tidily():
         outside = options.file.outside(Ports())
         copied = outside.copy(options.to.name, damaged=options.damaged)
-    output = Output(utf8=False)
     beside = "" if copied.views is None else f", with its views in {copied.views}"
-    try:
-        output.write(f"copied to position {copied.head.position:,}{beside}")
-        output.flush()
-    except BrokenPipeError:
-        output.abandon()
+    say(f"copied to position {copied.head.position:,}{beside}")
     return DONE
 
 

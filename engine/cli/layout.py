@@ -17,7 +17,8 @@ import msgspec
 from ..errors import Damaged
 from ..model.codec import UNDECODABLE, Metadata, decode_metadata
 from ..model.stored import ENCODING_JSON, StoredEvent
-from .printing import escaped, plain
+from .printing import escaped
+from .tables import Column, Table, numbers
 
 __all__ = ["FIELDS", "JsonLines", "Layout", "TableLines", "time_text"]
 
@@ -28,17 +29,6 @@ FIELDS: Final = (
 )
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_HEADINGS: Final = (
-    "position",
-    "recorded",
-    "stream",
-    "version",
-    "event",
-    "key",
-    "principal",
-    "correlation",
-)
-_NUMBERS: Final = ("position", "version")
 
 
 class JsonLines:
@@ -70,50 +60,46 @@ class JsonLines:
 
 
 class TableLines:
-    """Columns, with a heading above the first event."""
+    """Columns, with a heading above the first event.
+
+    They are plain on a terminal too: what rich lays out has an end, and a log may have none.
+    """
 
     def __init__(self, *, payload: bool) -> None:
         self._payload = payload
-        self._widths: dict[str, int] = {}
+        texts = [Column(name) for name in ("EVENT", "KEY", "PRINCIPAL", "CORRELATION")]
+        begin = [*numbers(POSITION=0), Column("RECORDED"), Column("STREAM"), *numbers(VERSION=0)]
+        self._table = Table(*begin, *texts)
+        self._begun = False
 
     def lines(self, stored: StoredEvent) -> Iterator[str]:
         """Give the lines of an event."""
         metadata = decode_metadata(stored)
-        if not self._widths:
-            self._widths = {heading: len(heading) for heading in _HEADINGS}
-            # The first event fits its columns, so the heading stands above them.
-            row = self._row(_cells(stored, metadata))
-            yield self._row({heading: heading.upper() for heading in _HEADINGS})
-            yield row
-        else:
-            yield self._row(_cells(stored, metadata))
+        self._table.rows.clear()
+        self._table.add(*_cells(stored, metadata), notes=self._notes(stored, metadata))
+        if not self._begun:
+            self._begun = True
+            yield self._table.heading()  # the first event fits its columns
+        yield from self._table.lines()
+
+    def _notes(self, stored: StoredEvent, metadata: Metadata) -> Iterator[str]:
         if self._payload:
             if metadata.headers:
-                yield "    headers " + plain(msgspec.json.encode(metadata.headers).decode())
-            yield "    " + plain(msgspec.json.encode(_payload(stored)).decode())
-
-    def _row(self, cells: dict[str, str]) -> str:
-        parts: list[str] = []
-        for heading, text in cells.items():
-            width = self._widths[heading] = max(self._widths[heading], len(text))
-            parts.append(text.rjust(width) if heading in _NUMBERS else text.ljust(width))
-        return "  ".join(parts).rstrip()
+                yield "headers " + msgspec.json.encode(metadata.headers).decode()
+            yield msgspec.json.encode(_payload(stored)).decode()
 
 
 Layout = JsonLines | TableLines
 
 
-def _cells(stored: StoredEvent, metadata: Metadata) -> dict[str, str]:
-    return {
-        "position": str(stored.position),
-        "recorded": time_text(stored.recorded),
-        "stream": plain(stored.stream),
-        "version": str(stored.version),
-        "event": plain(f"{stored.name} v{stored.event_version}"),
-        "key": plain(metadata.key or ""),
-        "principal": plain(metadata.principal or ""),
-        "correlation": plain(metadata.correlation or ""),
-    }
+def _cells(stored: StoredEvent, metadata: Metadata) -> Iterator[str]:
+    yield str(stored.position)
+    yield time_text(stored.recorded)
+    yield stored.stream
+    yield str(stored.version)
+    yield f"{stored.name} v{stored.event_version}"
+    for text in (metadata.key, metadata.principal, metadata.correlation):
+        yield text or ""
 
 
 def time_text(recorded: int) -> str:

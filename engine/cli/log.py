@@ -64,14 +64,6 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     output = Output(utf8=options.json)
-    try:
-        return _page(options, output)
-    except BrokenPipeError:
-        output.abandon()
-        return DONE
-
-
-def _page(options: argparse.Namespace, output: Output) -> int:
     with options.file.outside(Ports()).log_reader() as reader:
         search = Search(reader, selection_of(options))
         if options.last:
@@ -101,8 +93,7 @@ def _show(events: Iterable[StoredEvent], layout: Layout, output: Output) -> Stor
     last: StoredEvent | None = None
     try:
         for count, last in enumerate(events, 1):
-            for line in layout.lines(last):
-                output.write(line)
+            output.show(layout.lines(last))
             if count % _FLUSH_EVENTS == 0:
                 output.flush()
     finally:

@@ -12,30 +12,47 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Final, TextIO, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 from .printing import PlainStream, is_text, plain, plain_lines
+from .tables import Table
+
+if TYPE_CHECKING:
+    from .terminal import Terminal
 
 __all__ = [
     "Output",
     "abandon_output",
     "check_texts",
-    "draw",
     "own_the_terminal",
     "run_plainly",
     "say",
+    "show",
     "tell",
+    "terminal_of",
 ]
 
 DONE: Final = 0
 FAILED: Final = 1
+NOT_DRAWN: Final = (
+    "what changes is written below what was: to draw a screen takes rich (the extra `cli`: "
+    "pip install '.[cli]') and a terminal that can"
+)
 
 
 def say(line: str) -> None:
     """Write a line to the output: a command's answer."""
     sys.stdout.write(plain(line) + "\n")
+
+
+def show(parts: Iterable[str | Table], stream: TextIO | None = None) -> None:
+    """Write lines and tables to the output, which are a command's answer, or to another stream."""
+    output = Output(utf8=False, stream=stream)
+    output.show(parts)
+    output.flush()
 
 
 def tell(text: str) -> None:
@@ -44,11 +61,17 @@ def tell(text: str) -> None:
     sys.stderr.flush()
 
 
-def draw(text: str) -> None:
-    """Write to the error stream what moves its cursor on purpose; nothing in it is another's."""
-    stream = getattr(sys.stderr, "raw", sys.stderr)
-    stream.write(text)
-    stream.flush()
+def terminal_of(stream: TextIO) -> Terminal | None:
+    """Give the terminal that a stream leads to; None where it is none, or rich is not installed."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    try:
+        from .terminal import Terminal
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "rich":
+            raise
+        return None
+    return Terminal(stream)
 
 
 @contextmanager
@@ -123,9 +146,9 @@ def abandon_output() -> None:
 class Output:
     """The output of a command. Writing raises BrokenPipeError when nobody reads it any more."""
 
-    def __init__(self, *, utf8: bool) -> None:
-        """Take the process's output; `utf8` whatever the terminal's own encoding is."""
-        self._stream: TextIO = sys.stdout
+    def __init__(self, *, utf8: bool, stream: TextIO | None = None) -> None:
+        """Take a stream, or the process's output; `utf8` whatever a terminal's encoding is."""
+        self._stream: TextIO = stream or sys.stdout
         # Whoever replaced the process's output may have given it no encoding to choose.
         reconfigure = getattr(self._stream, "reconfigure", None)
         if reconfigure is not None:
@@ -140,9 +163,31 @@ class Output:
         """Write what is one row in a form that lets a row have lines, as CSV does."""
         self._stream.write(plain_lines(text) + "\n")
 
-    def clear(self) -> None:
-        """Begin anew at the top, where the output is a terminal; an empty line elsewhere."""
-        self._stream.write("\x1b[H\x1b[2J\n" if self._stream.isatty() else "\n")
+    def show(self, parts: Iterable[str | Table]) -> None:
+        """Write lines and tables: by rich on a terminal, as plain text elsewhere."""
+        for part in parts:
+            if isinstance(part, str):
+                self.write(part)
+            elif self.terminal is not None:
+                self.terminal.show(part)
+            else:
+                self.show([part.heading(), *part.lines()])
+
+    @contextmanager
+    def frames(self) -> Generator[Callable[[Iterable[str | Table]], None]]:
+        """Give what shows lines and tables in place of those before; elsewhere, below them."""
+        if self.terminal is not None:
+            with self.terminal.frames() as draw:
+                yield draw
+            return
+        if self._stream.isatty():
+            tell(NOT_DRAWN)
+        yield lambda parts: self.show(["", *parts])
+
+    @cached_property
+    def terminal(self) -> Terminal | None:
+        """The terminal that can be drawn on; None where there is none, or rich is not installed."""
+        return terminal_of(self._stream)
 
     def flush(self) -> None:
         """Let everything out."""
@@ -159,7 +204,3 @@ class Output:
         if found:
             # Some systems cannot poll a terminal, and say so at once.
             select.select([], [], [], seconds)
-
-    def abandon(self) -> None:
-        """Keep the interpreter from flushing into a closed pipe when it ends."""
-        abandon_output()

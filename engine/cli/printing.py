@@ -17,7 +17,6 @@ __all__ = [
     "PlainStream",
     "escaped",
     "is_text",
-    "masked",
     "plain",
     "plain_lines",
     "spreadsheet_cell",
@@ -40,13 +39,6 @@ def plain_lines(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c in "\n\t" or c.isprintable() else plain(c) for c in text)
-
-
-def masked(line: str) -> str:
-    """Give a line laid out in columns: what cannot be seen becomes one replacement character."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 
 def escaped(line: str) -> str:

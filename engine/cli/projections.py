@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,8 @@ from .layout import time_text
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, say, tell
 from .printing import escaped, plain
-from .standing import Standing, Standings, json_line, table_lines
+from .standing import Standing, Standings, json_line, table_of
+from .tables import Table
 
 __all__ = ["add_parser"]
 
@@ -134,8 +136,6 @@ def _run_list(options: argparse.Namespace) -> int:
     try:
         with options.file.outside(ports).operations(readonly=True) as outside:
             _list(options, output, Standings(outside, ports.clock))
-    except BrokenPipeError:
-        output.abandon()
     except KeyboardInterrupt:
         if not options.watch:
             raise
@@ -148,16 +148,15 @@ def _list(options: argparse.Namespace, output: Output, observer: Standings) -> N
         # A speed is what moves between two looks.
         output.rest(LOOK_SECONDS)
         standings = observer.observe()
-    while True:
-        if options.watch and not options.json:
-            output.clear()
-        for line in _list_lines(standings, options):
-            output.write(line)
-        output.flush()
-        if not options.watch:
-            return
-        output.rest(WATCH_SECONDS)
-        standings = observer.observe()
+    drawn = options.watch and not options.json
+    with output.frames() if drawn else nullcontext(output.show) as show:
+        while True:
+            show(_list_parts(standings, options))
+            output.flush()
+            if not options.watch:
+                return
+            output.rest(WATCH_SECONDS)
+            standings = observer.observe()
 
 
 def _moves(standing: Standing) -> bool:
@@ -165,26 +164,23 @@ def _moves(standing: Standing) -> bool:
     return built or standing.state in ("live", "catching-up", "building")
 
 
-def _list_lines(standings: Sequence[Standing], options: argparse.Namespace) -> Iterator[str]:
+def _list_parts(
+    standings: Sequence[Standing], options: argparse.Namespace
+) -> Sequence[str | Table]:
     if options.json:
-        return map(json_line, standings)
-    return table_lines(standings, traceback=options.traceback)
+        return [json_line(standing) for standing in standings]
+    return [table_of(standings, traceback=options.traceback)]
 
 
 def _run_parked(options: argparse.Namespace) -> int:
     output = Output(utf8=options.json)
     with options.file.outside(Ports()).operations(readonly=True) as outside:
-        shown = 0
-        try:
-            for parked in _all_parked(outside, options.name, options.key):
-                shown += 1
-                for line in _parked_lines(parked, options):
-                    output.write(line)
-            output.flush()
-        except BrokenPipeError:
-            output.abandon()
-            return DONE
-    if not shown:
+        is_empty = True
+        for parked in _all_parked(outside, options.name, options.key):
+            is_empty = False
+            output.show(_parked_lines(parked, options))
+    output.flush()
+    if is_empty:
         tell("no event is parked")
     return DONE
 
@@ -216,13 +212,8 @@ def _run_decisions(options: argparse.Namespace) -> int:
     output = Output(utf8=options.json)
     with options.file.outside(Ports()).operations(readonly=True) as outside:
         decisions = outside.decisions(options.name)
-    try:
-        for decision in decisions:
-            output.write(_decision_line(decision, options))
-        output.flush()
-    except BrokenPipeError:
-        output.abandon()
-        return DONE
+    output.show(_decision_line(decision, options) for decision in decisions)
+    output.flush()
     if not decisions:
         tell("nothing was decided")
     return DONE

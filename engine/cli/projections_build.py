@@ -22,7 +22,7 @@ from ..runtime.ports import Ports
 from ..statistics import BuildProgress
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file
-from .output import draw, tell
+from .output import tell, terminal_of
 from .printing import plain
 
 __all__ = ["add_parser"]
@@ -134,17 +134,19 @@ def _tell_ending(ending: Ending, name: str) -> int:
 
 
 class _Shown:
-    """How far it is, on one line of a terminal, or a line from time to time elsewhere."""
+    """How far it is: a bar on a terminal, or a line from time to time elsewhere."""
 
     def __init__(self, ports: Ports) -> None:
         self._now = ports.clock.monotonic
-        self._redraws = sys.stderr.isatty()
+        terminal = terminal_of(sys.stderr)
+        self._bar = None if terminal is None else terminal.bar("built")
         self._shown_at: float | None = None
 
     def show(self, progress: BuildProgress) -> None:
-        """Show it, or leave it out where the last time was just now."""
-        if self._redraws:
-            draw(f"\r\x1b[K{_line(progress)}")
+        """Show it; leave a line out where the last one was just now."""
+        if self._bar is not None:
+            end = progress.position + progress.lag_events
+            self._bar.show(progress.position, end, _line(progress))
             return
         now = self._now()
         if self._shown_at is None or now - self._shown_at >= LINE_SECONDS:
@@ -153,8 +155,8 @@ class _Shown:
 
     def end(self) -> None:
         """Let what comes next begin on a line of its own."""
-        if self._redraws:
-            draw("\n")
+        if self._bar is not None:
+            self._bar.end()
 
 
 def _line(progress: BuildProgress) -> str:

@@ -26,7 +26,8 @@ from ..stores.contract.backend import Backend
 from ..stores.contract.outside import Rows
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, tell
-from .printing import escaped, plain, spreadsheet_cell
+from .printing import escaped, spreadsheet_cell
+from .tables import Column, Table
 
 __all__ = ["add_parser"]
 
@@ -109,14 +110,8 @@ def _run(options: argparse.Namespace) -> int:
         options.usage_error("--tables takes no statement and no parameters")
     output = Output(utf8=options.json or options.csv)
     rows = _ask(options)
-    try:
-        write = output.write_lines if options.csv else output.write
-        for line in _lines(rows, options):
-            write(line)
-        output.flush()
-    except BrokenPipeError:
-        output.abandon()
-        return DONE
+    _write(rows, output, options)
+    output.flush()
     if rows.more:
         tell(f"there are more than these {options.limit:,} rows: --limit shows more")
     return DONE
@@ -150,12 +145,14 @@ def _statement_of_the_input() -> str:
 # -- forms --------------------------------------------------------------------------------------
 
 
-def _lines(rows: Rows, options: argparse.Namespace) -> Iterator[str]:
+def _write(rows: Rows, output: Output, options: argparse.Namespace) -> None:
     if options.json:
-        return _json_lines(rows)
-    if options.csv:
-        return _csv_lines(rows)
-    return _table_lines(rows)
+        output.show(_json_lines(rows))
+    elif options.csv:
+        for line in _csv_lines(rows):
+            output.write_lines(line)
+    else:
+        output.show([_table(rows)])
 
 
 def _json_lines(rows: Rows) -> Iterator[str]:
@@ -195,24 +192,20 @@ def _csv_cell(value: Scalar) -> Scalar:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _table_lines(rows: Rows) -> Iterator[str]:
-    cells = [[_cell(value) for value in row] for row in rows.rows]
-    headings = [plain(name).upper() for name in rows.names]
-    columns = list(zip(headings, *cells, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numbers = [
-        all(isinstance(row[place], int | float | None) for row in rows.rows)
-        for place in range(len(headings))
-    ]
-    for row in (headings, *cells):
-        parts = [
-            text.rjust(width) if number else text.ljust(width)
-            for text, width, number in zip(row, widths, numbers, strict=True)
+def _table(rows: Rows) -> Table:
+    columns = zip(rows.names, *rows.rows, strict=True)
+    table = Table(
+        *[
+            Column(name.upper(), number=all(isinstance(v, int | float | None) for v in values))
+            for name, *values in columns
         ]
-        yield "  ".join(parts).rstrip()
+    )
+    for row in rows.rows:
+        table.add(*[_cell(value) for value in row])
+    return table
 
 
 def _cell(value: Scalar) -> str:
     if value is None:
         return "NULL"
-    return value.hex() if isinstance(value, bytes) else plain(str(value))
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -7,7 +7,7 @@ What a projector only holds in memory, as that it tries something again, does no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -19,9 +19,10 @@ from ..statistics import ProjectionFailure
 from ..stores.contract.outside import Found, Looked, Operations
 from ..stores.contract.requests import Request
 from .layout import time_text
-from .printing import escaped, plain
+from .printing import escaped
+from .tables import Column, Table, numbers
 
-__all__ = ["Standing", "Standings", "json_line", "table_lines"]
+__all__ = ["Standing", "Standings", "json_line", "table_of"]
 
 State: TypeAlias = Literal["live", "catching-up", "building", "paused", "stopped", "at-rest"]
 """`ProjectorState` as others see it, and where no engine has the log open."""
@@ -174,17 +175,7 @@ def _takes_its_place(build: Found, builds: Sequence[Found]) -> bool:
 
 # -- how it is shown ----------------------------------------------------------------------------
 
-_HEADINGS: Final = (
-    "projection",
-    "version",
-    "state",
-    "position",
-    "lag",
-    "seconds",
-    "events/s",
-    "parked",
-)
-_TEXTS: Final = ("projection", "state")
+_STYLES: Final = {"live": "green", "stopped": "bold red", "paused": "yellow", "building": "cyan"}
 
 
 def json_line(standing: Standing) -> str:
@@ -196,36 +187,24 @@ def json_line(standing: Standing) -> str:
     return escaped(msgspec.json.encode(shown).decode())
 
 
-def table_lines(standings: Sequence[Standing], *, traceback: bool = False) -> Iterator[str]:
-    """Give a table, with what needs attention under each projection."""
-    rows = [_cells(standing) for standing in standings]
-    widths = {h: max(len(h), *(len(row[h]) for row in rows)) for h in _HEADINGS}
-    yield _row({heading: heading.upper() for heading in _HEADINGS}, widths)
-    for standing, row in zip(standings, rows, strict=True):
-        yield _row(row, widths)
-        for note in _notes(standing, traceback=traceback):
-            yield f"    {plain(note)}"
-
-
-def _cells(standing: Standing) -> Mapping[str, str]:
-    return {
-        "projection": plain(standing.name),
-        "version": _or_dash(standing.version, "d"),
-        "state": standing.state,
-        "position": f"{standing.position:,}",
-        "lag": f"{standing.lag_events:,}",
-        "seconds": _or_dash(standing.lag_seconds, ",.1f"),
-        "events/s": _or_dash(standing.events_per_second, ",.0f"),
-        "parked": f"{standing.parked:,}",
-    }
-
-
-def _row(cells: Mapping[str, str], widths: Mapping[str, int]) -> str:
-    parts = [
-        text.ljust(widths[heading]) if heading in _TEXTS else text.rjust(widths[heading])
-        for heading, text in cells.items()
-    ]
-    return "  ".join(parts).rstrip()
+def table_of(standings: Sequence[Standing], *, traceback: bool = False) -> Table:
+    """Give a table, with what needs attention said of each projection."""
+    texts = (Column("PROJECTION"), *numbers(VERSION=0), Column("STATE", styles=_STYLES))
+    rest = {"POSITION": 0, "LAG": 0, "SECONDS": 0, "EVENTS/S": 0, "PARKED": 0}
+    table = Table(*texts, *numbers(**rest))
+    for standing in standings:
+        table.add(
+            standing.name,
+            _or_dash(standing.version, "d"),
+            standing.state,
+            f"{standing.position:,}",
+            f"{standing.lag_events:,}",
+            _or_dash(standing.lag_seconds, ",.1f"),
+            _or_dash(standing.events_per_second, ",.0f"),
+            f"{standing.parked:,}",
+            notes=_notes(standing, traceback=traceback),
+        )
+    return table
 
 
 def _or_dash(value: float | None, form: str) -> str:

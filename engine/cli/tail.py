@@ -74,9 +74,6 @@ def _run(options: argparse.Namespace) -> int:
             output.rest(POLL_SECONDS)
     except KeyboardInterrupt:
         return DONE
-    except BrokenPipeError:
-        output.abandon()
-        return DONE
     finally:
         tail.close()
 
@@ -129,8 +126,7 @@ class _Tail:
         self._reader.close()
 
     def _show(self, stored: StoredEvent) -> None:
-        for line in self._layout.lines(stored):
-            self._output.write(line)
+        self._output.show(self._layout.lines(stored))
 
     def _note_head(self) -> None:
         head = self._reader.head()

@@ -9,6 +9,7 @@ from domain.importer.invoices import SAMPLE, Invoices
 from domain.importer.text_file import TextFile
 from domain.shop import open_shop
 from domain.terminal.account import lay_out_account, lay_out_next
+from tests.support.terminals import as_text
 
 
 def table(text: str) -> dict[str, list[int]]:
@@ -29,7 +30,7 @@ async def account(times: int) -> list[str]:
             with TextFile(SAMPLE) as file:
                 invoices = Invoices(file)
                 imported = await import_invoices(shop, invoices)
-                texts.append(lay_out_account(imported, invoices, "sqlite:shop.db"))
+                texts.append(as_text(lay_out_account(imported, invoices, "sqlite:shop.db")))
     return texts
 
 
@@ -55,11 +56,11 @@ async def test_the_refused_commands_are_told_by_their_codes_and_what_those_mean(
 def test_the_speed_says_whether_it_was_made_durable(store: str, how: str) -> None:
     imported = Imported(outcomes={"ShipOrder": Outcomes(500, 500)}, seconds=0.25)
     with TextFile(SAMPLE) as file:
-        text = lay_out_account(imported, Invoices(file), store)
+        text = as_text(lay_out_account(imported, Invoices(file), store))
 
     assert f"500 commands executed, {how}, in 0.25 s: 2,000 a second" in text
 
 
 def test_the_commands_to_try_next_are_of_the_store_that_was_written() -> None:
-    assert "--store" not in lay_out_next("sqlite:shop.db")
-    assert lay_out_next("sqlite:other.db").count("--store sqlite:other.db") == 3
+    assert "--store" not in as_text(lay_out_next("sqlite:shop.db"))
+    assert as_text(lay_out_next("sqlite:other.db")).count("--store sqlite:other.db") == 3

@@ -55,7 +55,7 @@ def test_products_are_shown_as_they_are(store: str, capsys: pytest.CaptureFixtur
     status, out, err = shown(capsys, "green la", "--store", store)
 
     assert (status, err) == (0, "")
-    assert re.search("71053 +GREEN LAMP\ufffd\\[2J +3.39 +8 +27.12\n", out)
+    assert re.search("71053 +GREEN LAMP\\\\x1b\\[2J +3.39 +8 +27.12\n", out)
     assert shown(capsys, "red lantern", "--store", store)[1] == "no product has these words\n"
 
 

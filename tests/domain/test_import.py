@@ -22,6 +22,7 @@ from domain.views.queries import (
     Totals,
 )
 from engine import Closed, Engine, Receipt
+from tests.support.terminals import as_text
 
 
 class Nothing:
@@ -220,7 +221,7 @@ async def test_importing_again_changes_nothing(tmp_path: Path) -> None:
             result = await imported(shop, SAMPLE)
             report = await ask_report(shop, shop.statistics().position, timeout=60)
             positions.append(shop.statistics().position)
-        texts.append(lay_out(report, result, Nothing()))
+        texts.append(as_text(lay_out(report, result, Nothing())))
         assert (result.executed, result.repeated) == ((2_970, 0), (0, 2_970))[run]
         assert (result.commands, result.refused_commands) == (3_104, 134)
 

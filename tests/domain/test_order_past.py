@@ -145,7 +145,7 @@ def test_an_order_that_was_only_created_and_one_with_strange_names(
     out = shown(capsys, "9", "--store", store)[1]
     assert "customer  not known, Spain" in out
     assert out.replace("\n", "").isprintable()
-    assert "�             k�[2J\n" in out
+    assert "  \\n            k\\x1b[2J\n" in out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+
+import pytest
 
 from domain.terminal.progress import Progress
 
@@ -10,6 +13,12 @@ from domain.terminal.progress import Progress
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.fixture(autouse=True)
+def _size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "24"}.items():
+        monkeypatch.setenv(name, value)
 
 
 def shown(stream: io.StringIO) -> str:
@@ -23,9 +32,15 @@ def shown(stream: io.StringIO) -> str:
 def test_a_terminal_has_one_line_that_is_drawn_again() -> None:
     text = shown(Terminal())
 
-    assert text.count("\r") == 101
+    assert text.count("imported") == 102  # each percentage, and once more at the end
     assert text.count("\n") == 1
-    assert text.endswith("████ 100 %\n")
+    assert re.search(r"imported .*━━━━.* 100 % +\n\x1b\[\?25h$", text)
+
+
+def test_a_terminal_that_can_do_nothing_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+
+    assert shown(Terminal()) == shown(io.StringIO())
 
 
 def test_elsewhere_a_line_is_written_for_each_tenth() -> None:

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import io
 import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import tempfile
-import termios
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import apsw
 import pytest
+from rich.cells import cell_len
 
 from domain.model.orders import ShipOrder
 from domain.shop import open_shop
-from domain.terminal.screen import Screen, fit, plain
-from domain.terminal.watch import lay_out_live, line_of
+from domain.terminal.watch import lay_out_live
 from domain.views.catalogue import Product
 from domain.views.queries import Overview, PendingOrder
+from engine.cli.tables import Table
+from engine.cli.terminal import Terminal as ScreenTerminal
 from tests.domain.goods import create, heart, lantern
+from tests.support.processes import ROOT, SECONDS
+from tests.support.terminals import Terminal, shows, terminal
 
-ROOT = Path(__file__).parents[2]
-WATCH = [sys.executable, "-m", "domain", "watch", "--store"]
+COMMAND = ["-m", "domain", "watch", "--store"]
+WATCH = [sys.executable, *COMMAND]
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
-SECONDS = 60
 
 
 @pytest.fixture
@@ -50,81 +45,10 @@ def invoices(tmp_path: Path) -> Path:
     return path
 
 
-class Terminal:
-    """A pseudo-terminal with `domain watch` in it, and the frame that it shows."""
-
-    def __init__(self, columns: int, lines: int, *arguments: str) -> None:
-        self._master, self._slave = pty.openpty()
-        self.resize(columns, lines)
-        # A file, since nobody reads it before the end: a pipe that is full would hold the shop up.
-        self._told = tempfile.TemporaryFile()  # noqa: SIM115
-        # The first terminal that the leader of a session opens becomes its own, with its Ctrl-C.
-        self.process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" <"$0" >"$0"', os.ttyname(self._slave), *WATCH, *arguments],
-            cwd=ROOT,
-            env={**os.environ, "TERM": "xterm"},
-            stderr=self._told,
-            start_new_session=True,
-        )
-        self.seen = ""
-
-    def resize(self, columns: int, lines: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def press(self, keys: bytes) -> None:
-        os.write(self._master, keys)
-
-    @property
-    def frame(self) -> list[str]:
-        """The lines that were drawn last, without what makes them bold."""
-        last = self.seen.rpartition("\x1b[H")[2].partition("\x1b[J")[0]
-        return re.split(r"\r+\n", re.sub(r"\x1b\[[0-9;]*[mK]", "", last))
-
-    def until(self, shown: Callable[[list[str]], bool]) -> list[str]:
-        deadline = time.monotonic() + SECONDS
-        while not ("\x1b[J" in self.seen.rpartition("\x1b[H")[2] and shown(self.frame)):
-            assert time.monotonic() < deadline, self.frame
-            if not self._read():
-                raise AssertionError(f"it ended: {self.seen[-500:]}")
-        return self.frame
-
-    def ended(self) -> tuple[int, str]:
-        """Give its exit status, and what it wrote to the error stream."""
-        while self._read():
-            pass
-        status = self.process.wait(SECONDS)
-        self._told.seek(0)
-        return status, self._told.read().decode()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._told.close()
-        if not self.seen:
-            os.close(self._slave)
-        os.close(self._master)
-
-    def _read(self) -> bool:
-        if not select.select([self._master], [], [], SECONDS)[0]:
-            return False
-        try:
-            read = os.read(self._master, 65_536)
-        except OSError:
-            return False
-        if not self.seen:
-            # It has opened the terminal by now, and is the only one whose end shall be its end.
-            os.close(self._slave)
-        self.seen += read.decode()
-        return bool(read)
-
-
-@contextmanager
-def terminal(*arguments: str, columns: int = 80, lines: int = 24) -> Iterator[Terminal]:
-    made = Terminal(columns, lines, *arguments)
-    try:
-        yield made
-    finally:
-        made.close()
+def watching(
+    store: str, *arguments: str, columns: int = 80, lines: int = 24
+) -> AbstractContextManager[Terminal]:
+    return terminal(*COMMAND, store, *arguments, columns=columns, lines=lines)
 
 
 def import_into(store: str, invoices: Path) -> None:
@@ -136,19 +60,14 @@ def import_into(store: str, invoices: Path) -> None:
     assert done.returncode == 0
 
 
-def shows(*texts: str) -> Callable[[list[str]], bool]:
-    return lambda frame: all(any(text in line for line in frame) for text in texts)
-
-
 def test_it_waits_for_the_shop_and_shows_an_import_of_another_process(
     store: str, invoices: Path
 ) -> None:
-    with terminal(store) as shown:
+    with watching(store) as shown:
         shown.until(shows("waiting: nobody has written"))
         import_into(store, invoices)
         frame = shown.until(shows("nobody writes: this is how the shop was left", "1,950.00"))
-        assert len(frame) == 24
-        assert "0 orders wait to be shipped" in frame
+        assert any(line.startswith("0 orders wait to be shipped") for line in frame)
         assert any(re.fullmatch(r"  A +LAMP +780 +1,950\.00", line) for line in frame)
         # Another page than the one with the commands, which is there again afterwards.
         assert shown.seen.startswith("\x1b[?1049h")
@@ -159,7 +78,7 @@ def test_it_waits_for_the_shop_and_shows_an_import_of_another_process(
 
 async def test_it_shows_an_order_that_comes_and_goes_and_who_writes(store: str) -> None:
     async with open_shop(store) as engine:
-        with terminal(store) as shown:
+        with watching(store) as shown:
 
             async def until(*texts: str) -> list[str]:
                 return await asyncio.to_thread(shown.until, shows(*texts))
@@ -172,25 +91,25 @@ async def test_it_shows_an_order_that_comes_and_goes_and_who_writes(store: str) 
             )
             await engine.execute(ShipOrder("o-1"))
             await until("0 orders wait to be shipped")
-        with terminal(f"{store}.none") as shown:
+        with watching(f"{store}.none") as shown:
             await until("waiting: nobody has written")
 
 
 def test_a_terminal_may_change_its_size(store: str, invoices: Path) -> None:
     import_into(store, invoices)
-    with terminal(store, columns=120, lines=30) as shown:
+    with watching(store, columns=120, lines=30) as shown:
         wide = shown.until(shows("LAMP"))
-        assert len(wide) == 30
+        assert any("sold" in line for line in wide)
         shown.resize(40, 9)
-        narrow = shown.until(lambda frame: len(frame) == 9)
-        assert max(map(len, narrow)) <= 40
+        narrow = shown.until(shows("Best sellers"))
+        assert not any("sold" in line for line in narrow)
         shown.process.send_signal(signal.SIGTERM)
         assert shown.ended() == (0, "")
         assert shown.seen.endswith("\x1b[?25h\x1b[?1049l")
 
 
 def test_it_imports_by_itself_and_reports_at_the_end(store: str) -> None:
-    with terminal(store, "--import") as shown:
+    with watching(store, "--import") as shown:
         shown.until(shows("importing online-retail", " %", "REGENCY CAKESTAND 3 TIER"))
         status, told = shown.ended()
         assert (status, "28,445 rows" in told) == (0, True)
@@ -200,7 +119,7 @@ def test_it_imports_by_itself_and_reports_at_the_end(store: str) -> None:
 
 
 def test_an_interrupted_import_of_its_own_says_how_to_go_on(store: str) -> None:
-    with terminal(store, "--import") as shown:
+    with watching(store, "--import") as shown:
         shown.until(shows("importing online-retail"))
         shown.press(b"\x03")
         status, told = shown.ended()
@@ -226,7 +145,7 @@ def test_an_import_does_not_depend_on_who_reads_of_it(store: str, invoices: Path
 
 def test_views_of_another_release_end_it_in_one_line(store: str, invoices: Path) -> None:
     import_into(store, invoices)
-    with terminal(store) as shown:
+    with watching(store) as shown:
         shown.until(shows("LAMP"))
         with closing(
             apsw.Connection(store.removeprefix("sqlite:").replace(".db", ".views.db"))
@@ -277,73 +196,59 @@ def overview(orders: int, products: int) -> Overview:
             for n in range(orders)
         ],
         [
-            Product(f"{n}", "A DESCRIPTION\x1b[31m THAT GOES ON AND ON", units_sold=9)
+            Product(
+                f"{n}", "A DESCRIPTION\x1b[31m [red]THAT[/] :skull: GOES ON AND ON", units_sold=9
+            )
             for n in range(products)
         ],
     )
 
 
-@pytest.mark.parametrize("columns", [10, 20, 43, 44, 63, 64, 80, 200])
 @pytest.mark.parametrize("lines", [1, 3, 9, 24, 70])
 @pytest.mark.parametrize("rows", [(0, 0), (30, 0), (0, 30), (30, 30), (3, 30)])
-def test_a_frame_is_as_high_as_the_terminal_and_no_line_too_wide(
-    columns: int, lines: int, rows: tuple[int, int]
+def test_a_frame_is_no_higher_than_a_terminal_with_room_for_tables(
+    lines: int, rows: tuple[int, int]
 ) -> None:
-    size = os.terminal_size((columns, lines))
-    frame = lay_out_live("sqlite:shop.db", overview(*rows), "all is well", size)
+    frame = list(lay_out_live("sqlite:shop.db", overview(*rows), "all is well", 80, lines))
 
-    assert len(frame) == lines
-    if columns >= 44:
-        assert all(len(fit(plain(line), 500).rstrip()) <= columns for line in frame), frame
+    heights = [1 + len(part.rows) if isinstance(part, Table) else 1 for part in frame]
+    assert sum(heights) == (min(max(lines, 6), 6 + sum(rows)))
 
 
 def test_a_short_table_leaves_its_room_to_the_other() -> None:
-    size = os.terminal_size((80, 24))
-    frame = lay_out_live("t", overview(2, 30), "s", size)
+    frame = list(lay_out_live("t", overview(2, 30), "s", 80, 24))
 
-    assert sum("order-" in line for line in frame) == 2
-    assert sum("DESCRIPTION" in line for line in frame) == 14
+    assert [len(part.rows) for part in frame if isinstance(part, Table)] == [2, 16]
 
 
-@pytest.mark.parametrize(
-    ("text", "width", "fitted"),
-    [
-        ("abc", 5, "abc  "),
-        ("abcdef", 3, "abc"),
-        ("日本語", 5, "日本 "),
-        ("日本語", 6, "日本語"),
-        ("e\u0301te", 3, "e\u0301te"),
-    ],
-)
-def test_a_text_is_cut_by_the_columns_that_it_takes(text: str, width: int, fitted: str) -> None:
-    assert fit(text, width) == fitted
+@pytest.mark.parametrize("columns", [12, 20, 43, 44, 63, 64, 80, 200])
+def test_a_screen_of_any_size_shows_what_others_wrote_and_obeys_none_of_it(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", "12")
+    stream = io.StringIO()
+    with ScreenTerminal(stream).frames() as draw:
+        draw(lay_out_live("sqlite:shop.db", overview(30, 30), "all is well", columns, 12))
+
+    drawn = stream.getvalue().rpartition("\x1b[H")[2].partition("\x1b[?25h")[0]
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", drawn).split("\n")
+    assert [cell_len(line) for line in lines] == [columns] * 12
+    assert all(line.isprintable() for line in lines)
+    assert columns < 20 or any("Best" in line for line in lines)
+    assert columns < 200 or any("\\x1b[31m [red]THAT[/] :skull:" in line for line in lines)
 
 
-def test_what_others_wrote_moves_no_cursor() -> None:
-    line = line_of(overview(1, 1))
+def test_without_rich_a_terminal_gets_lines(store: str, invoices: Path) -> None:
+    import_into(store, invoices)
+    without = (
+        "import runpy, sys; sys.modules['rich'] = None; "
+        "runpy.run_module('domain', run_name='__main__', alter_sys=True)"
+    )
+    with terminal("-c", without, "watch", "--store", store) as shown:
+        shown.until_written("best seller A LAMP 1,950.00\r\n")
+        shown.press(b"\x03")
+        status, told = shown.ended()
 
-    assert "\x1b" in line
-    assert "\x1b" not in plain(line)
-
-
-class Stream(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_frame_that_has_not_changed_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    stream = Stream()
-    with Screen(stream) as screen:
-        screen.draw(["Shop", "  one"])
-        written = len(stream.getvalue())
-        screen.draw(["Shop", "  one"])
-        assert len(stream.getvalue()) == written
-        screen.draw(["Shop", "  two"])
-        assert "\x1b[1mShop\x1b[m\x1b[K\r\n  two\x1b[K\x1b[J" in stream.getvalue()
-
-
-def test_a_terminal_that_can_do_nothing_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-
-    assert not Screen(Stream()).is_terminal
+    assert (status, shown.seen.count("\x1b")) == (0, 0)
+    assert "nobody writes" in told
