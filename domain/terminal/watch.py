@@ -22,7 +22,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from engine import Engine, LiveQuery, Onlooker, OnlookerQuery
 from engine.cli.output import Output
@@ -32,9 +32,6 @@ from ..model.money import pounds
 from ..shop import look_on
 from ..views.catalogue import Product
 from ..views.queries import GetOverview, Overview, PendingOrder
-
-if TYPE_CHECKING:
-    from engine.cli.terminal import Terminal
 
 __all__ = ["lay_out_live", "line_of", "shown", "watch_shop"]
 
@@ -116,11 +113,11 @@ async def show(
 def _view(title: str) -> Generator[_Frames | _Lines]:
     """Take the output: a terminal that can be drawn on, or whatever else it is."""
     output = Output(utf8=False)
-    if output.terminal is None:
+    if (terminal := output.terminal) is None:
         yield _Lines(output)
         return
     with output.frames() as draw:
-        yield _Frames(output.terminal, draw, title)
+        yield _Frames(lambda: terminal.size, draw, title)
 
 
 class _Frames:
@@ -128,14 +125,14 @@ class _Frames:
 
     seconds = FRAME_SECONDS
 
-    def __init__(self, terminal: Terminal, draw: Draw, title: str) -> None:
-        self._terminal = terminal
+    def __init__(self, size: Callable[[], tuple[int, int]], draw: Draw, title: str) -> None:
+        self._size = size
         self._draw = draw
         self._title = title
         self._drawn: object = None
 
     def show(self, overview: Overview | None, status: str) -> None:
-        new = (overview, status, size := self._terminal.size)
+        new = (overview, status, size := self._size())
         if new != self._drawn:
             self._drawn = new
             self._draw(lay_out_live(self._title, overview, status, *size))

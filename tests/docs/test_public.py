@@ -24,7 +24,7 @@ CLASSES = {name: found for name, found in PUBLIC.items() if isinstance(found, ty
 
 PLACES = ("testing", "integrations", "stores.contract.log")
 """Where else public names are; each says what is in it."""
-COMMAND_LINES = ("cli.options", "cli.output", "cli.printing")
+COMMAND_LINES = ("cli.options", "cli.output", "cli.printing", "cli.tables")
 """What the shop's own command line shares with the engine's: how arguments are read and text is
 shown. A user's program needs none of it."""
 GIVEN = {"Feed", "History", "LiveQuery", "PastViews", "Portal", "Projections", "Table", "Views"}
