@@ -32,7 +32,7 @@ from ..errors import Closed, EngineError, OutcomeUnknown, UsageError
 from ..model.given import as_seconds
 from ..model.messages import Command, Envelope, Query, Receipt
 from ..runtime.native import in_turn, is_patched, result_of, start_native
-from ..write.bulk import check_many
+from ..write.bulk import as_taken, check_many, enveloped
 
 __all__ = ["Portal", "PortalEngine"]
 
@@ -221,12 +221,13 @@ class Portal:
         those of `Engine.execute_many`.
         """
         window = check_many(commands, window, is_async=False)
-        waiting: list[Envelope | Command] = []
+        waiting: list[Envelope] = []
         failure: Exception | None = None
         source = iter(commands)
         while failure is None:
             try:
-                waiting.append(next(source))
+                # As it is now: a source that fills one list for each command goes on at once.
+                waiting.append(as_taken(enveloped(next(source))))
             except StopIteration:
                 break
             except Exception as error:
@@ -239,7 +240,7 @@ class Portal:
         if failure is not None:
             raise failure
 
-    def _run_window(self, commands: list[Envelope | Command]) -> list[Receipt | EngineError]:
+    def _run_window(self, commands: list[Envelope]) -> list[Receipt | EngineError]:
         async def run() -> list[Receipt | EngineError]:
             answers = self._engine.execute_many(commands, window=len(commands))
             return [answer async for answer in answers]

@@ -21,13 +21,16 @@ from collections.abc import (
 )
 from typing import Protocol, TypeAlias
 
+import msgspec
+
 from ..errors import EngineError, InvalidInput, Overloaded, UsageError
-from ..model.given import as_whole, shown
+from ..model.copying import own_copy
+from ..model.given import as_headers, as_whole, shown
 from ..model.messages import Command, Envelope, Receipt
 from ..runtime.futures import is_being_cancelled, retrieve
 from .mailbox import Sent
 
-__all__ = ["Commands", "Send", "check_many", "run_many"]
+__all__ = ["Commands", "Send", "as_taken", "check_many", "enveloped", "run_many"]
 
 _SENT_PER_TURN = 32
 """Commands sent before the event loop gets its turn."""
@@ -70,7 +73,7 @@ async def run_many(
     source = _Source(commands)
     number = 0
     try:
-        while (envelope := source.take() if source.is_sync else await source.wait()) is not None:
+        while True:
             number += 1
             if number % _SENT_PER_TURN == 0:
                 # The source may read a file: filling the window is not to hold up all.
@@ -78,12 +81,17 @@ async def run_many(
             if len(outstanding) >= window:
                 first = outstanding.popleft()
                 yield _answer(first) if first.done() else await _wait(first)
+            # What the source has given is sent before anybody can change it.
+            envelope = source.take() if source.is_sync else await source.wait()
+            if envelope is None:
+                break
             while True:
                 try:
                     sent = send(envelope)
                     outstanding.append(sent if isinstance(sent, asyncio.Future) else await sent)
                 except Overloaded as overloaded:
                     if outstanding:
+                        envelope = as_taken(envelope)
                         yield await _wait(outstanding.popleft())
                         continue
                     yield overloaded
@@ -101,6 +109,27 @@ async def run_many(
         for future in outstanding:
             # The caller stopped asking; the commands run all the same, unanswered.
             future.add_done_callback(retrieve)
+
+
+def as_taken(envelope: Envelope) -> Envelope:
+    """Give an envelope that its caller does not change any more, though it is sent only later.
+
+    Where that cannot be had it stays as it is: whoever sends it says what is wrong with it.
+    """
+    headers = envelope.headers
+    try:
+        return msgspec.structs.replace(
+            envelope,
+            command=own_copy(envelope.command),
+            headers=None if headers is None else as_headers(headers),
+        )
+    except Exception:
+        return envelope
+
+
+def enveloped(given: Envelope | Command) -> Envelope:
+    """Give what a source gave as an envelope."""
+    return given if isinstance(given, Envelope) else Envelope(command=given)
 
 
 class _Source:
@@ -126,7 +155,7 @@ class _Source:
         except (Exception, asyncio.CancelledError) as error:
             self._fail(error)
             return None
-        return command if isinstance(command, Envelope) else Envelope(command=command)
+        return enveloped(command)
 
     async def wait(self) -> Envelope | None:
         """Wait for the next one; None where there are no more, or the source has failed."""
@@ -140,7 +169,7 @@ class _Source:
         except (Exception, asyncio.CancelledError) as error:
             self._fail(error)
             return None
-        return command if isinstance(command, Envelope) else Envelope(command=command)
+        return enveloped(command)
 
     def _fail(self, error: BaseException) -> None:
         """Keep what the source raised, unless it is the end of the task that asks."""

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from engine import Command, Engine, EngineError, Receipt
+from engine import (
+    Aggregate,
+    Command,
+    Engine,
+    EngineError,
+    Envelope,
+    Event,
+    HistoryPage,
+    Id,
+    InvalidInput,
+    Limits,
+    Receipt,
+    applies,
+    handles,
+)
 from tests.support.counters import Add, Counter, counters, total
 from tests.support.held_store import HeldStore
 from tests.support.waiting import until
@@ -108,3 +122,113 @@ async def test_who_leaves_before_any_turn_takes_none_along_either() -> None:
         await asyncio.wait([first])
 
         assert await total(engine, "a") == "15 at 5"
+
+
+# -- sources that fill one list, one dict of headers, for each command --------------------------
+
+
+class Write(Command):
+    page_id: Id
+    lines: list[int]
+
+
+class Written(Event, name="written"):
+    lines: list[int]
+
+
+class Page(Aggregate, kind="page"):
+    seen: list[list[int]] = []
+
+    @handles
+    def write(self, command: Write) -> Written:
+        return Written(command.lines)
+
+    @applies
+    def written(self, event: Written) -> None:
+        self.seen.append(event.lines)
+
+
+class OneBuffer:
+    """Commands that share a list, and envelopes that share headers too."""
+
+    def __init__(self, count: int) -> None:
+        self.lines: list[int] = []
+        self.headers: dict[str, str] = {}
+        self.count = count
+
+    def fill(self, number: int) -> None:
+        self.lines[:] = [number]
+        self.headers["row"] = str(number)
+
+    def __iter__(self) -> Iterator[Envelope | Command]:
+        for number in range(self.count):
+            self.fill(number)
+            command = Write("p", self.lines)
+            yield Envelope(command=command, headers=self.headers) if number % 2 else command
+
+
+async def one_page(engine: Engine) -> HistoryPage:
+    return await engine.history(Page, "p")
+
+
+def rows_of(history: HistoryPage) -> list[str]:
+    return [e.meta.headers["row"] for e in history.events if e.meta.headers]
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_a_portal_takes_each_command_as_it_is_given(window: int) -> None:
+    engine = Engine([Page])
+    with engine.portal() as portal:
+        answers = list(portal.execute_many(OneBuffer(6), window=window))
+        page = portal.call(lambda: engine.state(Page, "p"))
+        history = portal.call(lambda: one_page(engine))
+
+    assert [a.version for a in answers if isinstance(a, Receipt)] == [1, 2, 3, 4, 5, 6]
+    assert page.seen == [[number] for number in range(6)]
+    assert rows_of(history) == ["1", "3", "5"]
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+@pytest.mark.parametrize("accepted", [2, 1_000])
+async def test_who_fills_the_list_anew_at_each_answer_changes_no_command_by_it(
+    window: int, accepted: int
+) -> None:
+    """What the source has given waits for room while an answer is taken."""
+    source = OneBuffer(6)
+    limits = Limits(commands_accepted=accepted, mailbox_commands=accepted)
+    async with Engine([Page], limits=limits) as engine:
+        async for _ in engine.execute_many(source, window=window):
+            source.fill(-1)
+        page = await engine.state(Page, "p")
+        history = await engine.history(Page, "p")
+
+    assert page.seen == [[number] for number in range(6)]
+    assert rows_of(history) == ["1", "3", "5"]
+
+
+class NoHeaders(Mapping[str, str]):
+    def __getitem__(self, key: str) -> str:
+        raise ConnectionError
+
+    def __iter__(self) -> Iterator[str]:
+        raise ConnectionError
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_what_cannot_be_taken_is_answered_in_its_place() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    commands: list[Envelope | Command] = [
+        Write("p", [1]),
+        Write("p", circle),
+        Envelope(command=Write("p", [2]), headers=NoHeaders()),
+        Envelope(command=Write("p", [2]), headers=[("a", "b")]),  # type: ignore[arg-type]
+        Write("p", [3]),
+    ]
+    with Engine([Page]).portal() as portal:
+        answers = list(portal.execute_many(commands))
+
+    kinds = [type(answer) for answer in answers]
+    assert kinds == [Receipt, InvalidInput, InvalidInput, InvalidInput, Receipt]
