@@ -74,6 +74,7 @@ from .model.projection import Table as Table
 from .model.projection import projects as projects
 from .model.sink import Delivery as Delivery
 from .model.sink import Sink as Sink
+from .model.sql_projection import AsyncSql as AsyncSql
 from .model.sql_projection import Sql as Sql
 from .model.sql_projection import SqlProjection as SqlProjection
 from .model.stored import StoredEvent as StoredEvent
@@ -194,6 +195,7 @@ __all__ += [
 __all__ += [
     "ABSENT",
     "Archive",
+    "AsyncSql",
     "Change",
     "Feed",
     "History",

@@ -26,7 +26,8 @@ from .log.history import Histories
 from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
 from .model.given import shown
-from .model.projection import Projection, projections_of
+from .model.projection import Projection
+from .model.projections import projections_of
 from .model.schema import refuse_misfits, unknown_kinds
 from .model.upcasting import Upcasting
 from .projections.control import Control

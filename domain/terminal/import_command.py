@@ -110,6 +110,11 @@ async def _ask_patiently(engine: Engine, at: int) -> Report:
         while True:
             try:
                 return await ask_report(engine, at, timeout=1)
+            except TimeoutError:
+                # They are there, and reading them took longer, as on a machine that is busy.
+                stillness_seconds += 1
+                if stillness_seconds == STILLNESS_SECONDS_MAX:
+                    raise
             except ProjectionLag as lag:
                 stillness_seconds = stillness_seconds + 1 if lag.behind == behind else 0
                 if stillness_seconds == STILLNESS_SECONDS_MAX:

@@ -33,6 +33,7 @@ from .rows import Flat, Row, RowShape, Scalar
 __all__ = [
     "SLICES_MAX",
     "Delivering",
+    "Dialect",
     "Policy",
     "Projection",
     "ProjectionDefinition",
@@ -44,7 +45,6 @@ __all__ = [
     "TableDefinition",
     "handler_of",
     "is_handler",
-    "projections_of",
     "projects",
     "reaching",
     "read_handlers",
@@ -61,6 +61,8 @@ Keys: TypeAlias = Callable[[Any, Meta], Mapping[str, Iterable[Any]]]
 Policy: TypeAlias = Literal["stop", "park"]
 """What becomes of an event that cannot be folded: it stops its projector, or it is set aside, with
 all later events of its key behind it, while the others go on."""
+Dialect: TypeAlias = Literal["sqlite", "postgresql"]
+"""Whose SQL a statement is written in."""
 SequenceKey: TypeAlias = Callable[[Any, Meta], str]
 """Gives, for an event, the key whose events are kept in order; by default it is the stream."""
 SLICES_MAX = 64
@@ -218,6 +220,7 @@ class ProjectionHandler(msgspec.Struct, frozen=True):
     function: Callable[..., Any]
     takes_meta: bool
     keys: Keys | None
+    is_async: bool = False
 
 
 class ProjectionDefinition(msgspec.Struct, frozen=True):
@@ -239,6 +242,8 @@ class ProjectionDefinition(msgspec.Struct, frozen=True):
     """Instead of `tables`: what it makes by SQL of its own, by attribute."""
     sink: Delivering | None = None
     """Instead of tables: how it delivers to a system outside."""
+    dialects: tuple[Dialect, ...] = ()
+    """Of SQL, that its own statements are written in; none where it has no SQL."""
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -280,21 +285,27 @@ class Projection:
         slices: int = 1,
         on_poison: Policy = "stop",
         sequence: SequenceKey | None = None,
+        dialect: Dialect | Sequence[Dialect] | None = None,
         **unknown: object,
     ) -> None:
         """Read the class; raise DefinitionError for whatever the engine could not run."""
         for option in unknown:
-            own = ("name", "version", "slices", "on_poison", "sequence")
+            own = ("name", "version", "slices", "on_poison", "sequence", "dialect")
             refuse_option(f"projection {cls.__qualname__}", option, own)
         super().__init_subclass__()
         if "__read__" in vars(cls):
             return  # a base, which reads its subclasses in a way of its own
         named = _name(cls, name, version)
         _check_options(cls, slices, on_poison)
+        dialects = _dialects(cls, dialect)
         definition = ProjectionDefinition(
-            cls, named, version, {}, {}, frozenset(), slices, on_poison, sequence
+            cls, named, version, {}, {}, frozenset(), slices, on_poison, sequence, dialects=dialects
         )
         cls.__definition__ = cls.__read__(definition, defining_namespace(1))
+        if dialects and not cls.__definition__.sql_tables:
+            raise DefinitionError(
+                f"{cls.__qualname__} has a dialect and no SQL of its own: drop it"
+            )
         for attribute, described in cls.__definition__.tables.items():
             table: Table[Any] = Table(described)
             setattr(cls, attribute, table)
@@ -324,32 +335,6 @@ class Projection:
         )
 
 
-def projections_of(projections: object) -> list[ProjectionDefinition]:
-    """Give what is known of projection classes; raise DefinitionError for what is none.
-
-    Also where two have one name, or two of their tables have one in SQL.
-    """
-    listed = isinstance(projections, Sequence) and not isinstance(projections, str)
-    given = typing.cast("Sequence[Any]", projections if listed else [projections])
-    found: list[ProjectionDefinition] = []
-    for cls in given:
-        definition = vars(cls).get("__definition__") if inspect.isclass(cls) else None
-        if not isinstance(definition, ProjectionDefinition):
-            raise DefinitionError(
-                f"`projections` takes a list of classes of projections and sinks, as "
-                f"Engine([Order], projections=[Orders]), and {cls!r:.100} is none"
-            )
-        if definition in found:
-            raise DefinitionError(f"`projections` names {cls.__qualname__} twice: name it once")
-        found.append(definition)
-    if not listed:
-        raise DefinitionError(
-            f"`projections` takes a list of classes: write [{found[0].cls.__qualname__}]"
-        )
-    _check_names(found)
-    return found
-
-
 def reaching(
     definition: ProjectionDefinition, classes: Iterable[type[Event]]
 ) -> ProjectionDefinition:
@@ -375,25 +360,6 @@ def handler_of(definition: ProjectionDefinition, cls: type[Event]) -> Projection
     return None if nearest is None else definition.handlers[nearest]
 
 
-def _check_names(definitions: Sequence[ProjectionDefinition]) -> None:
-    names: dict[str, ProjectionDefinition] = {}
-    tables: dict[str, ProjectionDefinition] = {}
-    for definition in definitions:
-        other = names.setdefault(definition.name, definition)
-        if other is not definition:
-            raise DefinitionError(
-                f"{definition.cls.__qualname__} and {other.cls.__qualname__} are both projection "
-                f"{definition.name!r}: give one of them another name"
-            )
-        for table in definition.table_names:
-            other = tables.setdefault(table.lower(), definition)
-            if other is not definition:
-                raise DefinitionError(
-                    f"{definition.cls.__qualname__} and {other.cls.__qualname__} both have the SQL "
-                    f"table {table}: rename one of the tables or projections"
-                )
-
-
 def _name(cls: type[Projection], name: str | None, version: int) -> str:
     """Check name and version; give the name."""
     where = cls.__qualname__
@@ -405,6 +371,18 @@ def _name(cls: type[Projection], name: str | None, version: int) -> str:
             f"projection {where} has version {version!r}: versions count from 1. {mend}"
         )
     return name
+
+
+def _dialects(
+    cls: type[Projection], dialect: Dialect | Sequence[Dialect] | None
+) -> tuple[Dialect, ...]:
+    given = (dialect,) if isinstance(dialect, str) else tuple(dialect or ())
+    if not set(given) <= set(typing.get_args(Dialect)):
+        raise DefinitionError(
+            f"projection {cls.__qualname__} has dialect={dialect!r}: give one of "
+            f"{typing.get_args(Dialect)}, or both"
+        )
+    return given
 
 
 def _check_options(cls: type[Projection], slices: object, on_poison: object) -> None:
@@ -479,9 +457,14 @@ def _row_shape(where: str, attribute: str, annotation: Any) -> RowShape | None:
 
 
 def read_handlers(
-    cls: type[Projection], namespace: Mapping[str, Any], last: type[Any] | None = None
+    cls: type[Projection],
+    namespace: Mapping[str, Any],
+    last: Mapping[bool, type[Any]] | None = None,
 ) -> Mapping[type[Event], ProjectionHandler]:
-    """Find what is marked with @projects, by event; `last` is what a handler takes at its end."""
+    """Find what is marked with @projects, by event.
+
+    `last` is what a handler takes at its end, by whether it is async; without it none is.
+    """
     _refuse_kept(cls)
     methods: dict[str, Callable[..., Any]] = {}
     for base in reversed(cls.__mro__):
@@ -499,7 +482,7 @@ def read_handlers(
                     f"{cls.__qualname__}: keep one"
                 )
             takes_meta = any(taken is Meta for _, taken in signature.parameters)
-            handlers[event] = ProjectionHandler(method, takes_meta, mark[0])
+            handlers[event] = ProjectionHandler(method, takes_meta, mark[0], signature.is_async)
     if not handlers:
         raise DefinitionError(
             f"projection {cls.__qualname__} handles no event: mark a method with @projects"
@@ -521,15 +504,17 @@ def _refuse_kept(cls: type[Projection]) -> None:
 
 
 def _check_handler(
-    method: Callable[..., Any], signature: Signature, last: type[Any] | None
+    method: Callable[..., Any], signature: Signature, kinds: Mapping[bool, type[Any]] | None
 ) -> Sequence[type[Event]]:
     """Give the classes of event that a handler takes: one, or those of a union."""
     where = signature.where
-    if signature.is_async or inspect.isgeneratorfunction(method):
+    waits = signature.is_async and kinds is None
+    if waits or inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
         raise DefinitionError(
             f"{where} is async or a generator: a handler only changes tables, without waiting; "
             f"write a plain `def`"
         )
+    last = None if kinds is None else kinds[signature.is_async]
     event, *rest = [taken for _, taken in signature.parameters] or [None]
     events = union_members(event)
     fits = all(isinstance(e, type) and issubclass(e, Event) and e is not Event for e in events)

@@ -22,7 +22,7 @@ from ..errors import DefinitionError
 from .annotations import check_options, defining_namespace, shared_default
 from .exact import change_of, holds_itself
 from .for_pydantic import core_schema, json_schema
-from .texts import is_text
+from .texts import unfit
 from .withheld import text_without_values
 
 __all__ = [
@@ -444,9 +444,8 @@ def _text(where: str) -> Callable[[Any], Scalar]:
             if not isinstance(value, str):
                 raise _wrong(where, "a str", value)
             value = str.__str__(value)
-        # Where it is the domain's own text it is most often of the first 128 characters.
-        if not value.isascii() and not is_text(value):
-            raise ValueError(f"{where} is a text with half a character, which SQL cannot hold")
+        if (why := unfit(value)) is not None:
+            raise ValueError(f"{where} is a text with {why}, which SQL cannot hold")
         text: str = value
         return text
 

@@ -3,14 +3,15 @@
 Rules: a table is named in braces, `{rows}`, wherever a statement names it, since each build of the
 projection has tables of its own; what belongs to a table has its name and a word, `{rows:by_score}`
 (an index, a trigger). Values are bound with `?` and never written into a statement. A handler runs
-inside the transaction that moves the checkpoint, in the thread that writes the views, and reads and
-writes the projection's own tables only. This file knows no store, and runs nothing.
+inside the transaction that moves the checkpoint, where views are written, and reads and writes the
+projection's own tables only. It says whose SQL it is written in; where it waits for the server, it
+is async. This file knows no store, and runs nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ from ..errors import DefinitionError, UsageError
 from .projection import Projection, ProjectionDefinition, SqlTable, read_handlers, sql_name
 from .rows import Scalar
 
-__all__ = ["RolledBack", "Sql", "SqlProjection", "SqlSession", "with_names"]
+__all__ = ["AsyncSql", "RolledBack", "Sql", "SqlProjection", "SqlSession", "with_names"]
 
 T = TypeVar("T")
 
@@ -45,11 +46,24 @@ class Sql(Protocol):
         ...
 
 
-class SqlSession(Sql, Protocol):
-    """The same, for whoever runs handlers."""
+class AsyncSql(Protocol):
+    """The same for a handler that is `async def`, which every store can run."""
 
-    def attempt(self, call: Callable[[], object]) -> Exception | None:
-        """Run a call; give what it raised, with all that it had changed taken back.
+    async def run(self, statement: str, values: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
+        """Run one `statement` with its `?` `values`; give its rows, as `Sql.run` does."""
+        ...
+
+
+class SqlSession(AsyncSql, Protocol):
+    """What whoever runs handlers has of a transaction."""
+
+    @property
+    def plain(self) -> Sql:
+        """The same for a handler that is not async; raises UsageError where there is none."""
+        ...
+
+    async def attempt(self, call: Callable[[], Awaitable[None] | None]) -> Exception | None:
+        """Run a call, and what it gives; give what was raised, with all of it taken back.
 
         Raises RolledBack where the call has ended the transaction, and whatever the storage raises.
         """
@@ -68,6 +82,11 @@ class SqlProjection(Projection):
     Handlers take the open transaction: `@projects def scored(self, event: Scored, sql: Sql)`, or
     `(self, event, meta, sql)`. Queries read the plain name, `ranking_rows`, through `views.sql`,
     and see the build that serves. It has one slice, since rows of SQL have no owner.
+
+    Without `dialect` its SQL is SQLite's. For views in PostgreSQL write `dialect="postgresql"` and
+    handlers that are async: `async def scored(self, event: Scored, sql: AsyncSql)`, with
+    `await sql.run(...)`. They wait for nothing else. SQL that both understand says so, as
+    `dialect=("sqlite", "postgresql")`, and such handlers run on both.
     """
 
     tables: ClassVar[Mapping[str, str | Sequence[str]]] = {}
@@ -99,8 +118,15 @@ class SqlProjection(Projection):
                 f'{{rows}} (...)"}}`'
             )
         _check_places(where, tables)
-        handlers = read_handlers(cls, namespace, Sql)
+        handlers = read_handlers(cls, namespace, {False: Sql, True: AsyncSql})
+        dialects = definition.dialects or ("sqlite",)
         for handler in handlers.values():
+            if not handler.is_async and dialects != ("sqlite",):
+                raise DefinitionError(
+                    f"{handler.function.__qualname__} is a plain `def`, and its SQL runs on a "
+                    f"server, which is waited for: write `async def`, take `sql: AsyncSql`, and "
+                    f"`await sql.run(...)`"
+                )
             if handler.keys is not None:
                 raise DefinitionError(
                     f"{handler.function.__qualname__} gives `keys`, for which SQL has no use: "
@@ -108,16 +134,22 @@ class SqlProjection(Projection):
                 )
         return msgspec.structs.replace(
             definition,
+            dialects=dialects,
             sql_tables=tables,
             handlers=handlers,
             event_names=frozenset(event.event_name for event in handlers),
         )
 
 
-def with_names(statement: str, names: Mapping[str, str]) -> str:
+def with_names(
+    statement: str,
+    names: Mapping[str, str],
+    further: Callable[[str, str], str] = "{}:{}".format,
+) -> str:
     """Put the real names of tables, quoted, where a statement has them in braces.
 
-    Raises UsageError for a name that is no table's.
+    What belongs to a table is called what `further` gives for the table and its word. Raises
+    UsageError for a name that is no table's.
     """
 
     def name(found: re.Match[str]) -> str:
@@ -127,7 +159,7 @@ def with_names(statement: str, names: Mapping[str, str]) -> str:
                 f"{found[0]} names no table of this projection, which has {sorted(names)}: what is "
                 f"no table is bound as a value, with `?`"
             )
-        return f'"{real}{found[2] or ""}"'
+        return f'"{further(real, found[2][1:]) if found[2] else real}"'
 
     return _PLACE.sub(name, statement)
 

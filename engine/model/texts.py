@@ -1,11 +1,11 @@
-"""Texts that UTF-8 can hold, and so SQL: in Python's own, half of a character may stand.
+"""Texts that SQL can hold: in Python's own, a NUL and half of a character may stand.
 
 Rules: nothing is changed silently; who needs a text for a person gets the halves as numbers.
 """
 
 from __future__ import annotations
 
-__all__ = ["as_text", "is_text"]
+__all__ = ["as_text", "is_text", "unfit"]
 
 
 def is_text(value: str) -> bool:
@@ -20,3 +20,11 @@ def is_text(value: str) -> bool:
 def as_text(value: str) -> str:
     """Give a text that SQL can hold: halves of characters stand there as their numbers."""
     return value if is_text(value) else value.encode("utf-8", "backslashreplace").decode()
+
+
+def unfit(value: str) -> str | None:
+    """Say what a text has that not every database can hold; None where it has nothing such."""
+    if "\0" in value:
+        return "a NUL"
+    # Where it is the domain's own text it is most often of the first 128 characters.
+    return None if value.isascii() or is_text(value) else "half a character"

@@ -19,7 +19,8 @@ from ..model.aggregate import Aggregate, definitions_of
 from ..model.codec import EventRegistry
 from ..model.difference import Change
 from ..model.messages import Receipt
-from ..model.projection import Projection, projections_of
+from ..model.projection import Projection
+from ..model.projections import projections_of
 from ..model.upcasting import Retired, Upcasting
 from ..queries.answers import answers_of
 from ..queries.past import Pasts, PastViews

@@ -20,7 +20,8 @@ from ..errors import Closed, EngineError, UsageError
 from ..limits import Limits
 from ..model.copying import own_copy
 from ..model.messages import Query, Receipt
-from ..model.projection import Projection, ProjectionDefinition, projections_of
+from ..model.projection import Projection, ProjectionDefinition
+from ..model.projections import projections_of
 from ..queries.answers import Answers
 from ..queries.question import are_same, own
 from ..runtime.ports import Ports

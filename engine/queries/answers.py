@@ -24,7 +24,8 @@ from ..errors import DefinitionError, InvalidInput, Overloaded, ProjectionLag, U
 from ..limits import Limits
 from ..model.annotations import Signature, defining_namespace, read_signature, union_members
 from ..model.messages import Query, Receipt, instead_text, position_of
-from ..model.projection import Projection, ProjectionDefinition, projections_of
+from ..model.projection import Projection, ProjectionDefinition
+from ..model.projections import projections_of
 from ..runtime.within import within
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head

@@ -18,7 +18,7 @@ from ..limits import Limits
 from ..model.conditions import Filter, filters_of
 from ..model.projection import Table, TableDefinition
 from ..model.rows import INTEGER_MAX, INTEGER_MIN, Row, Scalar
-from ..model.texts import is_text
+from ..model.texts import unfit
 from ..stores.contract.views import Search, Selection, ViewsSource
 
 __all__ = ["Reads", "Views"]
@@ -45,8 +45,8 @@ def _bindable(parameters: Sequence[Scalar]) -> Sequence[Scalar]:
     for number, value in enumerate(values, start=1):
         if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
             raise InvalidInput(f"parameter {number} is an int beyond 64 bits")
-        if isinstance(value, str) and not (value.isascii() or is_text(value)):
-            raise InvalidInput(f"parameter {number} is a text with half a character")
+        if isinstance(value, str) and (why := unfit(value)) is not None:
+            raise InvalidInput(f"parameter {number} is a text with {why}")
     return values
 
 

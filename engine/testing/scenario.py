@@ -292,7 +292,8 @@ class Folded:
             if self._in_sql is None:
                 handler.function(self._bound, *arguments)
             else:
-                self._in_sql.run(partial(handler.function, self._bound, *arguments))
+                call = partial(handler.function, self._bound, *arguments)
+                self._in_sql.run(call, is_async=handler.is_async)
             self._check_kept(handler, event, copy)
         return self
 

@@ -71,6 +71,8 @@ def test_text_order_of_moments_is_time_order() -> None:
 WRONG: list[tuple[str, Any]] = [
     ("text", 5),
     ("text", None),
+    ("text", "a\0b"),
+    ("text", "half \ud800"),
     ("whole", 1.0),
     ("whole", True),
     ("whole", 2**63),

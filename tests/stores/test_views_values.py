@@ -65,7 +65,7 @@ async def test_all_values_come_back_exactly(path: str, floats_exact: bool) -> No
             name: TableSql(sql.definition, floats_exact=False, name=sql.name)
             for name, sql in keeper.tables("all", 1).items()
         }
-    numbers = [Numbers(n, real, "x\0'\"\\ü\u2028") for n, real in enumerate(hard_floats())]
+    numbers = [Numbers(n, real, "x\1'\"\\ü\u2028") for n, real in enumerate(hard_floats())]
     changes: dict[str, Any] = {"numbers": flats(numbers), "things": flats([everything()])}
     definition, part = All.__definition__, part_of(All)
     await views.write(Changes(part, Checkpoint(), Checkpoint(1, 1), changes))

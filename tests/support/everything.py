@@ -54,7 +54,7 @@ class Everything(Row, key="id"):
 def everything() -> Everything:
     return Everything(
         id=UUID(int=7),
-        text="a\0b ü 'quote' \"",
+        text="a\1b ü 'quote' \"",
         whole=-(2**63),
         real=0.1 + 0.2,
         blob=b"\x00\xff",

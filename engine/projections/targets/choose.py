@@ -59,7 +59,8 @@ class Targets:
         self._engine_stops = engine_stops
 
     def check(self, definition: ProjectionDefinition) -> None:
-        """Raise DefinitionError where a sink takes what this engine has not."""
+        """Raise DefinitionError where a sink takes what this engine has not, or for other SQL."""
+        self._views.check(definition)
         if definition.sink is not None:
             resources_of(definition.name, definition.sink, self._resources)
 

@@ -144,14 +144,17 @@ class SqlTarget:
 
     # -- where views are written, which may be another thread ---------------------------------
 
-    def _run(self, batch: _Batch, before: Checkpoint, session: SqlSession) -> Changes | None:
+    async def _run(self, batch: _Batch, before: Checkpoint, session: SqlSession) -> Changes | None:
         """Run the handlers of a batch, up to the first event that stops it."""
+        batch.count = batch.folded = 0
+        batch.poison = None
+        self.parking.undo()
         end = self._ports.stopwatch() + self.transaction_seconds
         for stored, event in zip(batch.events, batch.picked, strict=False):
             if batch.folded and self._ports.stopwatch() > end:
                 break
             if event is not None:
-                batch.poison = self._run_or_park(batch, stored, event, session)
+                batch.poison = await self._run_or_park(batch, stored, event, session)
                 if batch.poison is not None:
                     break
             batch.count += 1
@@ -169,32 +172,37 @@ class SqlTarget:
         parked = tuple(self.parking.added)
         return Changes(self._part, before, after, {}, parked, everything=batch.folded > 0)
 
-    def _run_or_park(
+    async def _run_or_park(
         self, batch: _Batch, stored: StoredEvent, event: Event, session: SqlSession
     ) -> Exception | None:
         """Run one event's handler, or park the event; give what stops the batch."""
         waits, error = self._scope.wait_behind(event, stored)
         if waits or error is not None:
             return error
-        error = batch.ruinous.get(stored.position) or self._try(stored, event, session)
+        error = batch.ruinous.get(stored.position) or await self._try(stored, event, session)
         if error is None:
             batch.folded += 1
             return None
         return None if self._scope.park(stored, error) else error
 
-    def _run_parked(self, batch: _Batch, at: Checkpoint, session: SqlSession) -> Changes | None:
+    async def _run_parked(
+        self, batch: _Batch, at: Checkpoint, session: SqlSession
+    ) -> Changes | None:
         """Run the handler of an event that was parked; write nothing where it fails."""
         (stored,), (event,) = batch.events, batch.picked
         if event is not None:
-            batch.poison = self._try(stored, event, session)
+            batch.poison = await self._try(stored, event, session)
         if batch.poison is not None:
             return None
         return Changes(self._part, at, at, {}, released=(stored.position,), everything=True)
 
-    def _try(self, stored: StoredEvent, event: Event, session: SqlSession) -> Exception | None:
+    async def _try(
+        self, stored: StoredEvent, event: Event, session: SqlSession
+    ) -> Exception | None:
         handler = self._scope.definition.handlers[type(event)]
         meta = (decode_meta(stored),) if handler.takes_meta else ()
-        return session.attempt(partial(handler.function, self._projection, event, *meta, session))
+        sql = session if handler.is_async else session.plain
+        return await session.attempt(partial(handler.function, self._projection, event, *meta, sql))
 
     def _reach(self) -> None:
         if self._ports.failpoint is not None:

@@ -11,7 +11,7 @@ of a query.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -38,6 +38,7 @@ __all__ = [
     "Search",
     "Selected",
     "Selection",
+    "SqlCall",
     "Standstill",
     "ViewsSource",
     "ViewsState",
@@ -184,6 +185,10 @@ class Search(msgspec.Struct, frozen=True):
     offset: int = 0
 
 
+SqlCall: TypeAlias = Callable[[SqlSession], Coroutine[Any, Any, Changes | None]]
+"""What writes a part's tables by SQL, and gives what the transaction does beside."""
+
+
 class Selected(NamedTuple):
     """What a statement of a user gave."""
 
@@ -262,6 +267,10 @@ class ViewsStates(ViewsSource, Protocol):
 class ViewsStore(ViewsStates, RequestStore, Protocol):
     """The contract between the projectors and queries, and the storage of their tables."""
 
+    def check(self, definition: ProjectionDefinition) -> None:
+        """Raise DefinitionError for a projection that cannot be kept here; before it is open."""
+        ...
+
     async def open(
         self,
         ports: Ports,
@@ -310,13 +319,13 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         """
         ...
 
-    async def write_by(
-        self, part: Part, call: Callable[[SqlSession], Changes | None]
-    ) -> Changes | None:
+    async def write_by(self, part: Part, call: SqlCall) -> Changes | None:
         """Run a call that writes the part's tables by SQL, and what it gives, in one transaction.
 
-        It runs where views are written, which may be another thread. Where it gives None, what it
-        has run is taken back as well. Raises what `write` and the call raise.
+        It runs where views are written, which may be another thread, and waits for nothing but its
+        session. It may be run once more from its beginning, with all that it did taken back. Where
+        it gives None, what it has run is taken back as well. Raises what `write` and the call
+        raise.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""What "postgresql://..." opens: a log in a server, and views where the host wants them.
+"""What "postgresql://..." opens: a log in a server, and its views beside it or elsewhere.
 
-Rules: where views go is said, or it is refused: they are never in memory by silence. Nothing is
-connected to here.
+Rules: views go into the same database unless it is said otherwise: they are never in memory by
+silence. Nothing is connected to here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ...errors import DefinitionError
 from ...runtime.ports import Ports
 from ..contract.views import ViewsStore
 from .log.store import PostgresStore
+from .views.store import PostgresViews
 
 __all__ = ["PostgresBackend"]
 
@@ -39,10 +40,7 @@ class PostgresBackend:
     def views(self, logger: logging.Logger) -> ViewsStore:
         """Give the views, not yet open."""
         if self._views is None:
-            raise DefinitionError(
-                f"{self.name} keeps no views yet: say where they go, as in "
-                f'views="sqlite:shop.views.db", or views="memory:" to fold them anew at each start'
-            )
+            return PostgresViews(self._store.address, logger=logger)
         return self._views(logger)
 
     def outside(self, ports: Ports) -> NoReturn:  # noqa: ARG002 - the contract's

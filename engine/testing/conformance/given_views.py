@@ -22,7 +22,7 @@ from ...model.codec import EventRegistry
 from ...model.messages import Event
 from ...model.projection import Projection, Row, Table, TableDefinition, projects
 from ...model.rows import Flat, Scalar
-from ...model.sql_projection import Sql, SqlProjection, SqlSession
+from ...model.sql_projection import AsyncSql, SqlProjection, SqlSession
 from ...model.stored import EventData, StoredEvent
 from ...runtime.ports import Ports
 from ...stores.contract.backend import Backend
@@ -87,6 +87,7 @@ class Book(Row, key="id", index=["price", ("author", "price")]):
     cover: bytes = b""
     lent: bool = False
     tags: list[str] = []
+    blurb: str = ""
 
 
 class Page(Row, key="number", index=["price"], search=["words", "note"]):
@@ -154,7 +155,7 @@ class SlicedShelf(Projection, name="sliced", version=1, slices=2, sequence=_one_
         """Do nothing."""
 
 
-class Tally(SqlProjection, name="tally", version=1):
+class Tally(SqlProjection, name="tally", version=1, dialect=("sqlite", "postgresql")):
     """A table by SQL of its own."""
 
     tables: ClassVar = {
@@ -162,7 +163,7 @@ class Tally(SqlProjection, name="tally", version=1):
     }
 
     @projects
-    def shelved(self, event: Shelved, sql: Sql) -> None:
+    async def shelved(self, event: Shelved, sql: AsyncSql) -> None:
         """Do nothing."""
 
 
@@ -301,8 +302,8 @@ class Opened:
         """Add a row to the tally by SQL, and move its checkpoint to the next event."""
         to = part(Tally, build)
 
-        def call(sql: SqlSession) -> Changes:
-            sql.run("INSERT INTO {rows} VALUES (?, 1)", (name,))
+        async def call(sql: SqlSession) -> Changes:
+            await sql.run("INSERT INTO {rows} VALUES (?, 1)", (name,))
             return self.changes(to, before, before + 1, everything=True)
 
         await self.views.write_by(to, call)

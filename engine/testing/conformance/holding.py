@@ -33,12 +33,14 @@ __all__ = ["HoldingCases"]
 
 TEXTS = (
     *("", " ", "x" * 300_000, "\u65e5\u672c", "e\u0301", "\u00e9", "\U0001f4e6", "a\r\nb\t"),
-    *("x\0y", "\0", "it's", '"quoted"', "\\", "%s %d", "?", "\u2028", "\ufeff", "\uffff"),
+    *("it's", '"quoted"', "\\", "%s %d", "?", "\u2028", "\ufeff", "\uffff"),
     *("\x7f\x01", "null"),
 )
+INDEXED = 500
+"""Characters of a text that every store can keep in an index."""
 FLOATS = (0.1, -0.1, 1 / 3, 5e-324, 1.7976931348623157e308, -1e-300, 2.0**53 + 2, math.pi * 1e100)
 ALIKE = (
-    *("x", "X", "x ", " x", "\u00e9", "e\u0301", "E\u0301", "\uff11", "1", "01", "x\0", "x\0y"),
+    *("x", "X", "x ", " x", "\u00e9", "e\u0301", "E\u0301", "\uff11", "1", "01"),
     *("ss", "\u00df"),
 )
 
@@ -51,7 +53,10 @@ class HoldingCases(BackendCases):
     async def test_every_value_comes_back_exactly(self, opened: Opened) -> None:
         """Whichever way it is read: got, found, fetched for its projector, or by SQL."""
         rows: list[Book] = [
-            *(Book(f"t{n}", author=text, tags=[text, ""]) for n, text in enumerate(TEXTS)),
+            *(
+                Book(f"t{n}", author=text[:INDEXED], tags=[text, ""], blurb=text)
+                for n, text in enumerate(TEXTS)
+            ),
             *(Book(f"f{n}", weight=number) for n, number in enumerate(FLOATS)),
             *(Book(f"i{n}", number) for n, number in enumerate((INTEGER_MIN, -1, INTEGER_MAX))),
             Book("bytes", cover=bytes(range(256)) * 4, lent=True),
@@ -114,7 +119,7 @@ class HoldingCases(BackendCases):
         self, opened: Opened
     ) -> None:
         """Byte for byte."""
-        rows = [Book(text[:50], author=text, weight=FLOATS[2]) for text in TEXTS]
+        rows = [Book(text[:50], blurb=text, weight=FLOATS[2]) for text in TEXTS]
         await opened.put({"books": rows})
         await self.reopened(opened)
 

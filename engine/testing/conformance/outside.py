@@ -186,7 +186,7 @@ class OutsideCases(BackendCases):
         """In every way, as the engine's own queries are, and how far they are."""
         reader = reader_of(outside_of(opened), Shelf)
         await reader.open()
-        rows = [Book("a", 5, 0.5, "x\0\u00e9", b"\0\xff", tags=["t"]), Book("b", 1)]
+        rows = [Book("a", 5, 0.5, "x\u00e9", b"\0\xff", tags=["t"]), Book("b", 1)]
         await opened.put({"books": rows, "pages": [Page(1, "red lamp")]})
 
         assert await reader.positions() == {"shelf": 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from ...errors import StoreRefused, UsageError
 from ...limits import Limits
 from ...model.rows import Scalar
-from ...model.sql_projection import Sql, SqlSession
+from ...model.sql_projection import AsyncSql, SqlSession
 from ...stores.contract.views import Changes, Checkpoint
 from .given_views import (
     BOOKS,
@@ -31,6 +31,15 @@ __all__ = ["WritingCases"]
 
 COUNT = "INSERT INTO {rows} VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET count = {rows}.count + 1"
 ALL_TALLIES = "SELECT name, count FROM tally_rows ORDER BY name"
+
+
+def counts(name: str, sql: AsyncSql) -> Callable[[], Awaitable[None]]:
+    """Give what counts a name."""
+
+    async def call() -> None:
+        await sql.run(COUNT, (name,))
+
+    return call
 
 
 class WritingCases(BackendCases):
@@ -234,9 +243,9 @@ class WritingCases(BackendCases):
     def count(self, opened: Opened, before: int, after: int, *names: str) -> Any:
         """Give a call that counts names, and moves the checkpoint of the tally."""
 
-        def call(sql: SqlSession) -> Changes:
+        async def call(sql: SqlSession) -> Changes:
             for name in names:
-                sql.run(COUNT, (name,))
+                await sql.run(COUNT, (name,))
             return opened.changes(Tally, before, after, everything=True)
 
         return call
@@ -270,11 +279,11 @@ class WritingCases(BackendCases):
         """What it raises comes out as it was raised."""
         views = await opened.open(Tally)
 
-        def nothing(sql: SqlSession) -> None:
-            sql.run(COUNT, ("a",))
+        async def nothing(sql: SqlSession) -> None:
+            await sql.run(COUNT, ("a",))
 
-        def raises(sql: SqlSession) -> None:
-            sql.run(COUNT, ("a",))
+        async def raises(sql: SqlSession) -> None:
+            await sql.run(COUNT, ("a",))
             raise LookupError("the handler's")
 
         assert await views.write_by(part(Tally), nothing) is None
@@ -291,13 +300,15 @@ class WritingCases(BackendCases):
         views = await opened.open(Tally)
         raised: list[Exception | None] = []
 
-        def call(sql: SqlSession) -> Changes:
-            def fails() -> None:
-                sql.run(COUNT, ("a",))
+        async def call(sql: SqlSession) -> Changes:
+            async def fails() -> None:
+                await sql.run(COUNT, ("a",))
                 raise LookupError
 
-            calls = (lambda: sql.run(COUNT, ("a",)), fails, lambda: sql.run(COUNT, ("b",)))
-            raised.extend(sql.attempt(each) for each in calls)
+            # Kept from the last time: it may be run once more.
+            raised[:] = [
+                await sql.attempt(each) for each in (counts("a", sql), fails, counts("b", sql))
+            ]
             return opened.changes(Tally, 0, 3, everything=True)
 
         await views.write_by(part(Tally), call)
@@ -322,10 +333,13 @@ class WritingCases(BackendCases):
         views = await opened.open(Shelf, Tally)
         await opened.put({"books": [Book("a")]})
 
-        def call(sql: SqlSession) -> Changes:
-            error = sql.attempt(lambda: sql.run(statement))
+        async def call(sql: SqlSession) -> Changes:
+            async def strays() -> None:
+                await sql.run(statement)
+
+            error = await sql.attempt(strays)
             assert error is not None
-            sql.run(COUNT, ("b",))
+            await sql.run(COUNT, ("b",))
             return opened.changes(Tally, 0, 1, everything=True)
 
         await views.write_by(part(Tally), call)
@@ -338,19 +352,22 @@ class WritingCases(BackendCases):
     ) -> None:
         """More than `Limits.query_rows` is refused, and so is whoever keeps the session."""
         views = await opened.open(Tally, limits=Limits(query_rows=3))
-        kept: list[Sql] = []
+        kept: list[AsyncSql] = []
 
-        def call(sql: SqlSession) -> Changes:
+        async def call(sql: SqlSession) -> Changes:
+            async def all_of_them() -> None:
+                await sql.run("SELECT * FROM {rows}")
+
             kept.append(sql)
             for name in "abcd":
-                sql.run(COUNT, (name,))
-            assert len(sql.run("SELECT * FROM {rows} LIMIT 3")) == 3
-            assert isinstance(sql.attempt(lambda: sql.run("SELECT * FROM {rows}")), UsageError)
+                await sql.run(COUNT, (name,))
+            assert len(await sql.run("SELECT * FROM {rows} LIMIT 3")) == 3
+            assert isinstance(await sql.attempt(all_of_them), UsageError)
             return opened.changes(Tally, 0, 1, everything=True)
 
         await views.write_by(part(Tally), call)
         with pytest.raises(UsageError, match="after the transaction"):
-            kept[0].run(COUNT, ("e",))
+            await kept[0].run(COUNT, ("e",))
 
     # -- how often
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
 from ....errors import StoreRefused
 from ....limits import Limits
 from ....model.projection import Projection
-from ....model.sql_projection import SqlSession
 from ....runtime.ports import Ports
 from ...contract.log import LogSource
-from ...contract.views import Changes, Part, Rebuild
+from ...contract.views import Changes, Part, Rebuild, SqlCall
 from ..files import files_of
 from .catalog import Builder
 from .store import SqliteViews
@@ -57,9 +56,7 @@ class PatientViews(SqliteViews):
         """Write what a transaction does, then rest."""
         return self._rest_behind(super().write(changes))
 
-    async def write_by(
-        self, part: Part, call: Callable[[SqlSession], Changes | None]
-    ) -> Changes | None:
+    async def write_by(self, part: Part, call: SqlCall) -> Changes | None:
         """Run a call in a transaction, then rest."""
         return await self._rest_behind(super().write_by(part, call))
 

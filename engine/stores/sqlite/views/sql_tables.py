@@ -23,7 +23,7 @@ from ....model.sql_projection import RolledBack, with_names
 from ....runtime.contained import contained
 from ..connection import run
 
-__all__ = ["GivesNothing", "SqlTables", "Statements", "make_own"]
+__all__ = ["GivesNothing", "SqlTables", "Statements", "check_dialect", "make_own"]
 
 T = TypeVar("T")
 
@@ -68,6 +68,16 @@ def make_own(connection: Any, definition: ProjectionDefinition, names: Mapping[s
                 ) from error
             finally:
                 connection.authorizer = None
+
+
+def check_dialect(definition: ProjectionDefinition) -> None:
+    """Raise DefinitionError for a projection whose SQL is not written for SQLite."""
+    if definition.dialects and "sqlite" not in definition.dialects:
+        raise DefinitionError(
+            f"projection {definition.name!r} is written in the SQL of "
+            f"{' and '.join(definition.dialects)}, and these views are in SQLite: keep them where "
+            f'its SQL is understood, or say dialect=("sqlite", ...) where SQLite does too'
+        )
 
 
 class GivesNothing(Exception):

@@ -24,7 +24,6 @@ from ....errors import StoreFailed, StoreRefused
 from ....limits import Limits
 from ....model.projection import Projection, ProjectionDefinition
 from ....model.rows import Flat, Scalar
-from ....model.sql_projection import SqlSession
 from ....runtime.ports import Ports, Worker
 from ....runtime.safely import safe_logger
 from ....statistics import ProjectionFailure
@@ -40,6 +39,7 @@ from ...contract.views import (
     Parked,
     Part,
     Rebuild,
+    SqlCall,
     Standstill,
     ViewsState,
 )
@@ -60,12 +60,13 @@ from ..files import files_of
 from ..place import Place
 from ..wal import WalInTurn
 from .catalog import MEMORY, Builder, Catalog
+from .driven import Driven, driven
 from .group_commit import GroupCommit
 from .parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .queries import TableReads
 from .requests import read_standstills
 from .shown import Shown
-from .sql_tables import GivesNothing
+from .sql_tables import GivesNothing, Statements, check_dialect
 from .tables import TableSql
 
 __all__ = ["SqliteViews"]
@@ -111,6 +112,10 @@ class SqliteViews(TableReads):
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see: changed in the writer's thread,
         the second number just before a commit and the first just after it."""
+
+    def check(self, definition: ProjectionDefinition) -> None:
+        """Raise DefinitionError for SQL that is not SQLite's."""
+        check_dialect(definition)
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -299,25 +304,22 @@ class SqliteViews(TableReads):
             with self._noting_failed_syncs():
                 self._wal.merge_if_large()
 
-    async def write_by(
-        self, part: Part, call: Callable[[SqlSession], Changes | None]
-    ) -> Changes | None:
+    async def write_by(self, part: Part, call: SqlCall) -> Changes | None:
         """Run a call that writes a part's tables by SQL, and what it gives, in one transaction."""
         await self._shown.until_free()
         changes = await self._on_writer(self._write_by, part, call)
         self._shown.fold_in_a_pause(self._wal, self._on_writer)
         return changes
 
-    def _write_by(
-        self,
-        connection: apsw.Connection,
-        part: Part,
-        call: Callable[[SqlSession], Changes | None],
-    ) -> Changes | None:
+    def _write_by(self, connection: apsw.Connection, part: Part, call: SqlCall) -> Changes | None:
         own = self._keeper.own(connection, part.definition, part.build)
+
+        def by_sql(statements: Statements) -> Changes | None:
+            return driven(call(Driven(statements)))
+
         try:
             with transaction(connection):
-                changes = own.written_by(connection, self._rows_max, call)
+                changes = own.written_by(connection, self._rows_max, by_sql)
                 self._settle(connection, changes)
         except GivesNothing:
             return None

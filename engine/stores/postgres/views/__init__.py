@@ -1,0 +1,7 @@
+"""The views in PostgreSQL: rows, checkpoints and decisions in a schema beside the log's.
+
+Read `link` (a connection and its transactions), `tables` (the SQL of one table), `builds` and
+`books` (what is kept), `catalog` (what is known of it), `store` (the projectors' side), then
+`states` and `reading` (the queries' side). `words`, `syntax` and `marks` translate what SQLite's
+users write.
+"""

@@ -1,0 +1,386 @@
+"""What is known of the builds in a schema of views, and what opening, swaps and resets do to them.
+
+Rules: everything here runs on the link that writes, each call whole or not at all. A decision's
+commit is synced, and all commits before it with it: tables can be folded again from the log, and
+what somebody decided cannot. What queries read is one mapping that is replaced and never changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from ....errors import StoreRefused, UsageError
+from ....model.projection import ProjectionDefinition
+from ....statistics import ProjectionFailure
+from ...contract.builds import definition_hash, numbered, serving
+from ...contract.log import LogSource
+from ...contract.outside import Found
+from ...contract.planning import Plan, Planner
+from ...contract.requests import Outcome, Request
+from ...contract.views import Build, Decision, Parked, Part, Rebuild
+from .builds import Builds
+from .link import Link, Place, transaction
+from .names import check_names, real_name
+from .schema import make_schema
+from .sql_tables import OwnTables
+from .tables import TableSql
+
+__all__ = ["Builder", "Catalog", "tables_of"]
+
+SYNCED = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '60s'"
+
+
+class Builder:
+    """A process that only builds, beside an engine."""
+
+    def __init__(self, token: str) -> None:
+        """Take what names it in the builds that are its own."""
+        self.token = token
+
+
+def tables_of(
+    place: Place, definition: ProjectionDefinition, number: int, definition_hash: str, slices: int
+) -> Mapping[str, TableSql]:
+    """Give the tables of a build, by attribute."""
+    return {
+        attribute: TableSql(
+            table,
+            place.schema,
+            real_name(table.name, number, definition_hash),
+            sliced=slices > 1,
+        )
+        for attribute, table in definition.tables.items()
+    }
+
+
+class Catalog:
+    """The builds and decisions of one schema, for one log and the projections of one program."""
+
+    def __init__(
+        self,
+        place: Place,
+        log_id: str,
+        definitions: Sequence[ProjectionDefinition],
+        builder: str | None = None,
+    ) -> None:
+        """Take whose they are, and what builds here if that is no engine."""
+        self._place = place
+        self.log_id = log_id
+        self.builder = builder
+        self.declared = {d.name: d for d in definitions}
+        self.hashes = {d.name: definition_hash(d) for d in definitions}
+        self.books_of = Builds(place)
+        self.books = self.books_of.books
+        self._builds: Mapping[str, Sequence[Found]] = {}
+        """As they are in the schema, by projection."""
+        self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
+        """By projection and build, for those with the tables that are declared; by attribute."""
+        self._own: dict[tuple[str, int], OwnTables] = {}
+        """By projection and build, for those that are written by SQL of their own."""
+        self._serving: Mapping[str, int] = {}
+        """The build that queries read, where it has the tables that are declared."""
+        self.shown: Mapping[str, TableSql] = {}
+        """The tables that queries read, by the name that is declared."""
+        self.reals: Mapping[str, str] = {}
+        """What tables are declared as, of all builds that serve, by their real names."""
+        self.changes = 0
+        """How often queries were given other tables."""
+        self.is_changing = False
+        """Whether they may be at this moment, before `shown` says so."""
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def serves(self, projection: str) -> bool:
+        """Tell whether the tables that serve can be read as they are declared."""
+        return projection in self._serving
+
+    def is_shown(self, projection: str, build: int) -> bool:
+        """Tell whether queries read a build."""
+        return self._serving.get(projection) == build
+
+    def tables(self, projection: str, build: int) -> Mapping[str, TableSql]:
+        """Give the tables of a build, by attribute."""
+        return self._sql[projection, build]
+
+    def own(self, definition: ProjectionDefinition, number: int) -> OwnTables:
+        """Give the tables of a build that its projection makes by SQL."""
+        known = self._own.get((definition.name, number))
+        if known is None:
+            names = {
+                table.attribute: real_name(table.name, number, self.hashes[definition.name])
+                for table in definition.sql_tables.values()
+            }
+            known = self._own[definition.name, number] = OwnTables(definition.name, names)
+        return known
+
+    async def _read(self, link: Link) -> None:
+        found: dict[str, list[Found]] = {}
+        for build in await self.books_of.read(link):
+            found.setdefault(build.projection, []).append(build)
+        self._builds = found
+
+    async def _know(self, link: Link, definitions: Sequence[ProjectionDefinition]) -> None:
+        """Read again which builds there are of projections, and what they are called."""
+        await self._read(link)
+        for definition in definitions:
+            self._know_one(definition)
+        self.shown = {
+            sql.definition.name: sql
+            for build in self._serving.items()
+            for sql in self._sql[build].values()
+        }
+        self.reals = {
+            self.books_of.real(table, build): table
+            for builds in self._builds.values()
+            for build in builds
+            if build.state == "serving"
+            for table in build.tables
+        }
+        self.changes += 1
+
+    def _know_one(self, definition: ProjectionDefinition) -> None:
+        name = definition.name
+        builds = self._builds.get(name, ())
+        for build in builds:
+            if build.definition == self.hashes[name]:
+                self._sql[name, build.number] = tables_of(
+                    self._place, definition, build.number, build.definition, build.slices
+                )
+        now = serving(builds)
+        readable = now is not None and (name, now.number) in self._sql
+        rest = {other: number for other, number in self._serving.items() if other != name}
+        self._serving = {**rest, name: now.number} if now and readable else rest
+
+    # -- opening ------------------------------------------------------------------------------
+
+    async def open(
+        self, link: Link, store: LogSource, rebuild: Rebuild, logger: logging.Logger
+    ) -> None:
+        """Make or read the schema, and do what opening does with each projection."""
+        for definition in self.declared.values():
+            check_names(definition)
+        await make_schema(link, self._place, self.log_id)
+        await self._read(link)
+        plans = await self._plan(link, store, rebuild, logger)
+        new = {
+            plan.definition.name: list(
+                tables_of(
+                    self._place, plan.definition, plan.number, plan.hash, plan.definition.slices
+                ).values()
+            )
+            for plan in plans
+            if plan.make is not None
+        }
+        async with self._deciding(link):
+            await self._refuse_change(link, plans)
+            await self.books_of.prepare(link, plans, new, self.log_id)
+            for plan in plans:
+                await self._take_over(link, plan.definition)
+        await self._know(link, list(self.declared.values()))
+
+    async def _plan(
+        self, link: Link, store: LogSource, rebuild: Rebuild, logger: logging.Logger
+    ) -> Sequence[Plan]:
+        there = await self.books_of.relations(link)
+
+        def lacks_a_table(build: Found) -> bool:
+            return self.books_of.lacks_a_table(there, build)
+
+        planner = Planner(await store.head(), store, lacks_a_table, rebuild, logger)
+        if self.builder is None:
+            self._tell_of_renamed(logger)
+        plan = planner.plan if self.builder is None else planner.plan_beside
+        return [
+            await plan(definition, self.hashes[name], self._builds.get(name, ()))
+            for name, definition in self.declared.items()
+        ]
+
+    def _tell_of_renamed(self, logger: logging.Logger) -> None:
+        """Say which projections begin from nothing beside tables that nobody declares any more."""
+        left = sorted(name for name in self._builds if name not in self.declared)
+        new = sorted(name for name in self.declared if not self._builds.get(name))
+        if left and new:
+            logger.warning(
+                "projections %s have no tables in %s yet and begin at the first event of the log, "
+                "and those of %s are there and declared by nobody. If one was renamed, its tables, "
+                "checkpoint and decisions do not go along (a sink delivers everything again under "
+                "its new name): give it its former name back where that is not meant",
+                ", ".join(new),
+                self._place.name,
+                ", ".join(left),
+            )
+
+    async def _refuse_change(self, link: Link, plans: Sequence[Plan]) -> None:
+        """Raise StoreRefused where somebody made or dropped a build since it was planned."""
+        found = await self.books_of.read(link)
+        for plan in plans:
+            now = {(b.number, b.state) for b in found if b.projection == plan.definition.name}
+            if now != {(build.number, build.state) for build in plan.builds}:
+                raise StoreRefused(
+                    f"the builds of projection {plan.definition.name!r} in {self._place.name} were "
+                    f"changed by another process just now: nothing was changed here; start again"
+                )
+
+    async def _take_over(self, link: Link, definition: ProjectionDefinition) -> None:
+        """Note that what fits is built by whoever opened this, and that nothing has failed yet."""
+        name = definition.name
+        for build in await self.books_of.read(link):
+            mine = build.projection == name and build.fits(definition, self.hashes[name])
+            # A build that serves is an engine's, whatever somebody has left there.
+            serves = build.state == "serving" and self.builder is None and build.builder is not None
+            if mine and (build.state == "building" or serves):
+                await self.books_of.claim(link, build, self.builder)
+            if mine and (build.state == "building" or self.builder is None):
+                await self.books.forget_failures(link, name, build.number)
+
+    def _deciding(self, link: Link) -> AbstractAsyncContextManager[None]:
+        """Commit what is done inside, synced, and all commits before it with it."""
+        return transaction(link, SYNCED)
+
+    # -- builds -------------------------------------------------------------------------------
+
+    async def builds(self, link: Link, projection: str) -> Sequence[Build]:
+        """Give the builds of a projection, by number."""
+        await self._read(link)
+        declared, hash_now = self.declared.get(projection), self.hashes.get(projection, "")
+        return [
+            Build(
+                projection,
+                found.number,
+                found.version,
+                found.state,
+                found.position,
+                declared is not None and found.fits(declared, hash_now),
+                found.builder,
+            )
+            for found in self._builds.get(projection, ())
+        ]
+
+    async def begin(
+        self, link: Link, definition: ProjectionDefinition, decision: Decision | None
+    ) -> Build:
+        """Make a build beside the one that serves, unless there is one; give it."""
+        name, hash_now = definition.name, self.hashes[definition.name]
+        await self._read(link)
+        builds = self._builds.get(name, ())
+        if not any(b.state == "building" and b.fits(definition, hash_now) for b in builds):
+            number = 1 + max((build.number for build in builds), default=0)
+            made = tables_of(self._place, definition, number, hash_now, definition.slices)
+            async with self._deciding(link):
+                for build in builds:
+                    if build.state == "building":
+                        await self.books_of.drop(link, build)
+                await self.books_of.refuse_taken_names(link, definition, builds)
+                await self.books_of.make(
+                    link, definition, hash_now, number, "building", self.log_id, [*made.values()]
+                )
+                if decision is not None:
+                    await self.books.add_decision(link, decision)
+            await self._know(link, [definition])
+        found = await self.builds(link, name)
+        return next(build for build in found if build.state == "building")
+
+    async def swap(
+        self,
+        link: Link,
+        definition: ProjectionDefinition,
+        number: int,
+        decision: Decision,
+        reach: Callable[[str], None],
+    ) -> None:
+        """Let a build serve; the one that served becomes former."""
+        await self._read(link)
+        builds = self._builds.get(definition.name, ())
+        new = numbered(builds, number, definition.name)
+        if new.builder != self.builder:
+            raise StoreRefused(
+                f"build {number} of projection {definition.name!r} is built by another process "
+                f"now: it was not swapped in. Let that process end, and start the engine again"
+            )
+        self.is_changing = True
+        try:
+            async with self._deciding(link):
+                await self.books_of.swap(link, serving(builds), new)
+                await self.books.add_decision(link, decision)
+                reach("views.swapping")
+            reach("views.swapped")
+            await self._know(link, [definition])
+        finally:
+            self.is_changing = False
+
+    async def drop(
+        self, link: Link, projection: str, number: int, decision: Decision | None
+    ) -> None:
+        """Take a build's tables away."""
+        await self._read(link)
+        found = numbered(self._builds.get(projection, ()), number, projection)
+        if found.state == "serving":
+            raise UsageError(
+                f"build {number} of projection {projection!r} serves queries: swap another in "
+                f"first, or reset it"
+            )
+        async with self._deciding(link):
+            await self.books_of.drop(link, found)
+            if decision is not None:
+                await self.books.add_decision(link, decision)
+        self._sql.pop((projection, number), None)
+        self._own.pop((projection, number), None)
+        await self._read(link)
+
+    async def reset(self, link: Link, definition: ProjectionDefinition, decision: Decision) -> None:
+        """Empty the tables that serve."""
+        await self._read(link)
+        now = serving(self._builds.get(definition.name, ()))
+        assert now is not None, "opening made a build that serves for every projection"
+        async with self._deciding(link):
+            await self.books_of.empty(link, now, definition)
+            await self.books.add_decision(link, decision)
+
+    # -- decisions and requests ---------------------------------------------------------------
+
+    async def decide(self, link: Link, decision: Decision) -> None:
+        """Keep a decision; with that to skip an event, it is parked no more."""
+        async with self._deciding(link):
+            await self.books.add_decision(link, decision)
+
+    async def note_failure(
+        self, link: Link, part: Part, failure: ProjectionFailure | None, now: int
+    ) -> None:
+        """Note why a part is stopped, or that it goes on; not synced, since it is found again.
+
+        A build that was dropped, or that another process has taken over, is left alone.
+        """
+        async with transaction(link):
+            mine = (part.definition.name, part.build, self.builder)
+            for build in await self.books_of.read(link):
+                if (build.projection, build.number, build.builder) == mine:
+                    await self.books.note_failure(link, part, failure, now)
+
+    async def take_request(self, link: Link) -> Request | None:
+        """Give the first request without an answer, as it was found; it is begun now."""
+        found = await self.books.oldest_open(link)
+        if found is not None and found.state == "waiting":
+            async with self._deciding(link):
+                await self.books.begin(link, found.number)
+        return found
+
+    async def put_back_request(self, link: Link, number: int) -> None:
+        """Let a request wait again."""
+        async with self._deciding(link):
+            await self.books.put_back(link, number)
+
+    async def answer_request(self, link: Link, number: int, outcome: Outcome, now: int) -> None:
+        """Say what became of a request."""
+        async with self._deciding(link):
+            await self.books.answer(link, number, outcome, now)
+
+    async def parked(
+        self, link: Link, projection: str, key: str | None, after: int, limit: int
+    ) -> Sequence[Parked]:
+        """Give parked events of the build that serves."""
+        now = serving(self._builds.get(projection, ()))
+        if now is None:
+            return ()
+        return await self.books.parked(link, projection, now.number, key, after, limit)

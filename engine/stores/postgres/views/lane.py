@@ -1,0 +1,72 @@
+"""The one link that writes views: calls on it follow each other, and a lost one is made anew.
+
+Rules: a call runs to its end, whoever gives up waiting for it. Where the line breaks, nobody knows
+whether what ran was written: whoever asked is told so, looks where the views stand, and goes on
+from there. A server that refuses a statement has written nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from ....errors import EngineError, StoreFailed
+from ..failures import sqlstate_of
+from .link import Link, Place, failed, is_lost_line
+
+__all__ = ["Lane"]
+
+T = TypeVar("T")
+
+
+class Lane:
+    """Calls on one link, one at a time, in their order, from `open` to `close`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._turn = asyncio.Lock()
+        self._link: Link | None = None
+        self._is_open = False
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Connect; raise StoreFailed or StoreRefused."""
+        self._link = await self._place.connect()
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Let what was asked come to its end, then close; a second call does nothing."""
+        self._is_open = False
+        if self._running:
+            await asyncio.wait(self._running)
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def run(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run `call(link, *args)` when its turn comes; give what it gives."""
+        if not self._is_open:
+            raise StoreFailed(f"the views in {self._place.name} are closed", written=False)
+        task = asyncio.ensure_future(self._run(call, args))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _run(self, call: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+        async with self._turn:
+            link = self._link
+            if link is None or not link.is_open:
+                link = self._link = await self._place.connect()
+            try:
+                return await call(link, *args)
+            except EngineError:
+                raise
+            except Exception as error:
+                if is_lost_line(error):
+                    link.end()
+                    self._link = None
+                    raise failed(self._place, error, "written or read", written=None) from error
+                if sqlstate_of(error):
+                    raise failed(self._place, error, "written or read", written=False) from error
+                raise

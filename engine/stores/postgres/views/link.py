@@ -1,0 +1,176 @@
+"""One connection to the views: its statements, its transactions, and what its errors mean.
+
+Rules: what the engine asks is planned with the values that it has, since a plan that is kept was
+made when its table was empty. Where a pooler stands between, nothing is prepared. A statement that
+fails takes its transaction back; where the line breaks, nobody knows what was written, and the
+connection is given up. Calls on a link do not overlap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol, cast
+
+from ....errors import StoreFailed, StoreRefused
+from ....runtime.ports import Ports
+from ..address import Address
+from ..driver import Record, Statement, driver_of
+from ..failures import described_failure, is_lost, sqlstate_of
+from ..line import Line
+
+__all__ = ["Link", "Place", "failed", "is_lost_line", "is_unfit", "transaction"]
+
+STATEMENTS_MAX: Final = 200
+"""Statements of users that one connection keeps by name."""
+SET_UP: Final = (
+    "SET plan_cache_mode = force_custom_plan; SET jit = off; SET client_min_messages = error"
+)
+_NO_RIGHT: Final = "42501"
+
+
+class Attribute(Protocol):
+    """A column of an answer, as asyncpg has it."""
+
+    name: str
+
+
+class Described(Statement, Protocol):
+    """A statement that tells what it gives."""
+
+    def get_attributes(self) -> Sequence[Attribute]:
+        """Give the columns of its answer; none where it gives no rows."""
+        ...
+
+
+class Place:
+    """Where the views are: a server, and the schemas of the log and of the views in it."""
+
+    def __init__(self, address: Address, ports: Ports) -> None:
+        self.address = address
+        self.ports = ports
+        self.log_schema = address.schema
+        self.schema = f"{address.schema}_views"
+
+    @property
+    def name(self) -> str:
+        """What people call it, without a password."""
+        return self.address.name
+
+    async def connect(self) -> Link:
+        """Open a connection; raise StoreFailed or StoreRefused."""
+        line = await Line.connected(driver_of(self.ports), self.address)
+        link = Link(line)
+        if not line.pooled:
+            try:
+                await link.do(SET_UP)
+            except BaseException as error:
+                link.end()
+                if isinstance(error, Exception):
+                    raise failed(self, error, "opened", written=False) from error
+                raise
+        return link
+
+
+class Link:
+    """One connection."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._described: dict[str, Described] = {}
+        self._count = 0
+
+    async def run(self, query: str, *values: Any) -> Sequence[Record]:
+        """Run a statement; give its rows."""
+        return await self._line.fetch(query, *values)
+
+    async def do(self, query: str) -> None:
+        """Run statements without values, in one round trip."""
+        await self._line.connection.execute(query)
+
+    async def ask(
+        self, query: str, values: Sequence[Any]
+    ) -> tuple[Sequence[str], Sequence[Record]]:
+        """Run a statement; give the names of its columns, and its rows.
+
+        Behind a pooler an answer without rows has no names.
+        """
+        if self._line.pooled:
+            rows: Sequence[Any] = await self._line.connection.fetch(query, *values)
+            return (list(rows[0].keys()) if rows else []), rows
+        known = self._described.get(query) or await self._describe(query)
+        names = [attribute.name for attribute in known.get_attributes()]
+        return names, await known.fetch(*values)
+
+    async def _describe(self, query: str) -> Described:
+        if len(self._described) >= STATEMENTS_MAX:
+            self._described.clear()
+        self._count += 1
+        name = f"foldline_user_{self._count}"
+        found = cast("Described", await self._line.connection.prepare(query, name=name))
+        self._described[query] = found
+        return found
+
+    def forget(self) -> None:
+        """Plan users' statements anew: the tables that they name are other ones now."""
+        self._described.clear()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used."""
+        return not self._line.is_closed
+
+    def end(self) -> None:
+        """Close it at once."""
+        self._line.drop()
+
+    async def close(self) -> None:
+        """Close it in peace, or at once where that takes long."""
+        await self._line.close()
+
+
+@asynccontextmanager
+async def transaction(link: Link, begin: str = "BEGIN") -> AsyncGenerator[None]:
+    """Commit what is done inside, or take it back; `begin` may set more for it."""
+    await link.do(begin)
+    try:
+        yield
+    except Exception as error:
+        if not is_lost_line(error):
+            with contextlib.suppress(Exception):
+                await link.do("ROLLBACK")
+        raise
+    except BaseException:
+        link.end()  # nobody waits for what it still does
+        raise
+    await link.do("COMMIT")
+
+
+def is_unfit(error: BaseException) -> bool:
+    """Tell whether a value is to blame that was given: it is of another type, or SQL has none."""
+    state = sqlstate_of(error)
+    # The driver refuses some by itself, before it asks the server.
+    return isinstance(error, ValueError | OverflowError | TypeError) or state.startswith(
+        ("22", "23", "54")
+    )
+
+
+def is_lost_line(error: BaseException) -> bool:
+    """Tell whether the connection is of no use any more."""
+    return is_lost(error) and not isinstance(error, ValueError)
+
+
+def failed(
+    place: Place, error: Exception, what: str, *, written: bool | None
+) -> StoreFailed | StoreRefused:
+    """Say what failed; a right that is missing must be granted by somebody."""
+    if sqlstate_of(error) == _NO_RIGHT:
+        return StoreRefused(
+            f"the views in {place.name} cannot be {what}: {described_failure(error)}. Grant it to "
+            f"the user of the engine; nothing was changed"
+        )
+    return StoreFailed(
+        f"the views in {place.name} cannot be {what}: {described_failure(error)}",
+        written=written,
+    )

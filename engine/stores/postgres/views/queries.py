@@ -1,0 +1,199 @@
+"""How queries read views in PostgreSQL: rows, counts and selects, each bounded.
+
+Rules: a read runs in a transaction that only reads, on one link. What a statement of a user reads
+is what it has locked when it was planned. An answer with more than `bytes_max` bytes is refused,
+and never cut. This file opens no link and begins no transaction.
+"""
+
+# ruff: noqa: S608 - names in the SQL here are the engine's own
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ....errors import ProjectionUnserved, UsageError
+from ....model.conditions import Filter
+from ....model.projection import TableDefinition
+from ....model.rows import Scalar
+from ...contract.views import Search, Selected, Selection
+from ..failures import described_failure, sqlstate_of
+from .link import Link, is_lost_line
+from .marks import numbered_marks
+from .tables import Statement, TableSql
+from .values import bytes_of, values_of
+
+__all__ = ["CANCELED", "PLAIN", "Reading", "TableReads"]
+
+T = TypeVar("T")
+
+CANCELED: Final = "57014"
+"""The state of a statement that took too long."""
+SAVED: Final = "SAVEPOINT answer"
+BACK: Final = "ROLLBACK TO SAVEPOINT answer"
+_STATEMENTS_MAX: Final = 1_000
+"""Statements of users whose tables are remembered."""
+_GIVES_ROWS: Final = re.compile(
+    r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/|\()*(SELECT|WITH|VALUES|TABLE)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_EXPLAINS: Final = re.compile(r"\s*(EXPLAIN|SHOW)\b", re.IGNORECASE)
+_LOCKED: Final = (
+    "SELECT DISTINCT c.relname::text FROM pg_catalog.pg_locks AS l "
+    "JOIN pg_catalog.pg_class AS c ON c.oid = l.relation "
+    "WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation'"
+)
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a read runs on, and what the tables that serve are called there."""
+
+    link: Link
+    tables: Mapping[str, TableSql]
+    """By the name that is declared."""
+    reals: Mapping[str, str]
+    """Names that are declared, by real ones, of all tables that serve."""
+    bytes_max: int
+    known: dict[str, tuple[str, int, frozenset[str]]]
+    """What is run for statements of users, how many values it takes, and what it reads."""
+
+    def table(self, definition: TableDefinition) -> TableSql:
+        """Give the SQL of a table; raise ProjectionUnserved where it does not serve."""
+        found = self.tables.get(definition.name)
+        if found is None:
+            raise ProjectionUnserved(definition.projection)
+        return found
+
+
+class TableReads:
+    """The reads that `ViewsSource` promises, over whatever runs them."""
+
+    async def _run(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run `call(reading, *args)` where views are read."""
+        raise NotImplementedError
+
+    async def get(self, table: TableDefinition, key: Scalar) -> Any:
+        """Give the row with a key, or None."""
+        return await self._run(_get, table, key)
+
+    async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
+        """Give the rows of a selection, in its order."""
+        return await self._run(_find, table, selection)
+
+    async def search(self, table: TableDefinition, search: Search) -> list[Any]:
+        """Give the rows that a search finds, the best first."""
+        return await self._run(_search, table, search)
+
+    async def count(self, table: TableDefinition, where: Sequence[Filter]) -> int:
+        """Give how many rows are asked for."""
+        return await self._run(_count, table, where)
+
+    async def sql(self, statement: str, parameters: Sequence[Scalar], rows_max: int) -> Selected:
+        """Run a statement that reads."""
+        return await self._run(_select, statement, parameters, rows_max)
+
+
+async def _get(reading: Reading, table: TableDefinition, key: Scalar) -> Any:
+    sql = reading.table(table)
+    rows = await _rows(reading, sql, sql.get(key))
+    return rows[0] if rows else None
+
+
+async def _find(reading: Reading, table: TableDefinition, selection: Selection) -> list[Any]:
+    sql = reading.table(table)
+    return await _rows(reading, sql, sql.find(selection))
+
+
+async def _search(reading: Reading, table: TableDefinition, search: Search) -> list[Any]:
+    sql = reading.table(table)
+    statement = sql.search(search)
+    return [] if statement is None else await _rows(reading, sql, statement)
+
+
+async def _count(reading: Reading, table: TableDefinition, where: Sequence[Filter]) -> int:
+    query, values = reading.table(table).count(where)
+    return int((await reading.link.run(query, *values))[0][0])
+
+
+PLAIN: Final = frozenset((_get, _find, _search, _count))
+"""Reads of one statement each, which sees one state by itself."""
+
+
+async def _rows(reading: Reading, sql: TableSql, statement: Statement) -> list[Any]:
+    query, values = statement
+    rows = await reading.link.run(query, *values)
+    if bytes_of(rows, sql.measured) > reading.bytes_max:
+        raise _too_large(sql.definition.name, reading.bytes_max)
+    build = sql.definition.shape.build
+    return [build(row) for row in rows]
+
+
+def _too_large(what: str, bytes_max: int) -> UsageError:
+    return UsageError(
+        f"what is read of {what} at once has more than {bytes_max} bytes (Limits.query_bytes): "
+        f"read it in smaller pages, with `limit=` and `after=`, or raise the limit"
+    )
+
+
+async def _select(
+    reading: Reading, statement: str, parameters: Sequence[Scalar], rows_max: int
+) -> Selected:
+    """Run a user's statement; give the names of its columns, its rows, and what it reads."""
+    known = reading.known.get(statement)
+    before = frozenset[str]() if known is not None else await _locked(reading)
+    try:
+        query, count = _readable(statement, rows_max) if known is None else known[:2]
+        if count != len(parameters):
+            raise UsageError(
+                f"a statement in views.sql has {count} marks `?`, and was given "
+                f"{len(parameters)} values"
+            )
+        names, found = await reading.link.ask(query, parameters)
+        rows = values_of(found)
+    except Exception as error:
+        if is_lost_line(error) or sqlstate_of(error) == CANCELED:
+            raise
+        await reading.link.do(BACK)
+        if isinstance(error, ValueError):
+            why = f"a value is of another type than its mark takes ({type(error).__name__})"
+        elif sqlstate_of(error):
+            why = described_failure(error)
+        else:
+            raise
+        raise UsageError(f"views.sql cannot run this statement: {why}") from error
+    if len(rows) > rows_max:
+        raise UsageError(
+            f"views.sql gives more than {rows_max} rows (Limits.query_rows): add a LIMIT"
+        )
+    if bytes_of(rows, range(len(names))) > reading.bytes_max:
+        raise _too_large("a statement in views.sql", reading.bytes_max)
+    if known is not None:
+        return Selected(names, rows, known[2])
+    tables = await _locked(reading)
+    # Where others of its answer had locked some, it may be said to read these too.
+    if not before:
+        if len(reading.known) >= _STATEMENTS_MAX:
+            reading.known.clear()
+        reading.known[statement] = query, count, tables
+    return Selected(names, rows, tables)
+
+
+def _readable(statement: str, rows_max: int) -> tuple[str, int]:
+    """Give what is run for a user's statement, and how many values it takes."""
+    query, count = numbered_marks(statement)
+    if _GIVES_ROWS.match(statement):
+        # Bounded by the server, which else sends all that there is.
+        query = query.rstrip().rstrip(";")
+        return f"SELECT * FROM (\n{query}\n) AS answer LIMIT {rows_max + 1}", count
+    if not _EXPLAINS.match(statement):
+        raise UsageError("views.sql was given a statement that cannot give rows")
+    return query, count
+
+
+async def _locked(reading: Reading) -> frozenset[str]:
+    """Give the views' own tables that the transaction has read so far, as they are declared."""
+    locked = [name for (name,) in await reading.link.run(_LOCKED)]
+    return frozenset(reading.reals[name] for name in locked if name in reading.reals)

@@ -1,0 +1,269 @@
+"""One state of the views for each answer: a snapshot from its first read to its end, on one link.
+
+Rules: all reads of an answer see what its first one saw, in a transaction that cannot write, and no
+write waits for it. Of answers that read there are `Limits.answers_at_once`, and at most as many as
+there are links; who comes then waits for a turn. An answer has `Limits.state_seconds` from its
+first read on, since the server keeps for it what others have changed; then its state is taken from
+it and its reads raise TimeoutError. A read by itself needs no transaction. What a statement of a
+user sets or begins ends with its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+from ....errors import EngineError, StoreFailed, UsageError
+from ....limits import Limits
+from ..failures import sqlstate_of
+from .link import Link, Place, failed, is_lost_line
+from .queries import CANCELED, PLAIN, SAVED, Reading, TableReads
+from .tables import TableSql
+
+__all__ = ["Source", "State", "States"]
+
+T = TypeVar("T")
+
+LINKS_MAX: Final = 16
+"""Connections for queries; an idle server takes a hundred of all its clients."""
+IDLE_MAX: Final = 4
+"""Connections that wait for the next answer."""
+END_SECONDS: Final = 5.0
+"""How long the server may take to end a transaction before the connection is given up."""
+
+
+class Source(Protocol):
+    """What the tables are called that serve."""
+
+    def serves(self, projection: str) -> bool:
+        """See `ViewsSource.serves`."""
+        ...
+
+    def changes(self) -> int | None:
+        """Give how often queries were given other tables; None while they are."""
+        ...
+
+    async def tables(self, link: Link) -> tuple[Mapping[str, TableSql], Mapping[str, str]]:
+        """Give the tables that serve, and what is declared of each real name; in the snapshot."""
+        ...
+
+
+class State(TableReads):
+    """The views as they were at the first read of one answer, until `end`."""
+
+    def __init__(self, states: States) -> None:
+        self.serves = states.serves
+        self._states = states
+        self._turn = asyncio.Lock()
+        self._reading: Reading | None = None
+        self._changes: int | None = 0
+        self._reads_sql = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._call: asyncio.Timeout | None = None
+        self._is_broken = False
+        self.has_ended = False
+        self.is_too_old = False
+        self.ended = asyncio.Event()
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether a statement of its own may have read the tables that came to serve behind it."""
+        now = self._states.changes()
+        return self._reads_sql and (now is None or self._changes != now)
+
+    def end(self) -> None:
+        """Give the state back; a second call does nothing."""
+        self.has_ended = True
+        if not self._turn.locked():
+            self._give_back()
+
+    def _give_back(self) -> None:
+        reading, self._reading = self._reading, None
+        if self._timer is not None:
+            self._timer.cancel()
+        self.ended.set()
+        self._states.left(self, None if reading is None else reading.link, self._is_broken)
+
+    def take_away(self) -> None:
+        """End it, since it is too old."""
+        self.is_too_old = True
+        if self._call is not None:
+            self._call.reschedule(asyncio.get_running_loop().time())
+        else:
+            self.end()
+
+    async def read(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run a read in this state."""
+        async with self._turn:
+            try:
+                self._check()
+                reading = self._reading or await self._begin()
+                self._reads_sql = self._reads_sql or call not in PLAIN
+                async with asyncio.timeout(None) as self._call:
+                    return await call(reading, *args)
+            except BaseException as error:
+                self._is_broken = self._is_broken or not isinstance(error, EngineError)
+                told = self._states.told(error, self.is_too_old)
+                if told is error:
+                    raise
+                raise told from error
+            finally:
+                self._call = None
+                if self.has_ended or self.is_too_old:
+                    self._give_back()
+
+    _run = read
+
+    def _check(self) -> None:
+        if self.is_too_old:
+            raise self._states.too_old()
+        if self.has_ended:
+            raise UsageError("the views were read by an answer that had been given already")
+
+    async def _begin(self) -> Reading:
+        self._changes = self._states.changes()
+        self._reading = await self._states.begin(self)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._states.seconds, self.take_away)
+        return self._reading
+
+
+class States:
+    """All states that are read at the same time, and the links for them."""
+
+    def __init__(self, place: Place, source: Source, limits: Limits) -> None:
+        self.serves = source.serves
+        self.changes = source.changes
+        self.seconds = limits.state_seconds
+        self._place = place
+        self._source = source
+        self._bytes_max = limits.query_bytes
+        self._places = asyncio.Semaphore(min(limits.answers_at_once, LINKS_MAX))
+        self._known: dict[str, tuple[str, int, frozenset[str]]] = {}
+        self._idle: list[Link] = []
+        self._reading: dict[State, Link] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        self._begin = (
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+            f'SET LOCAL search_path TO "{place.schema}", "{place.log_schema}"; '
+            f"SET LOCAL statement_timeout = {1_000 * limits.state_seconds}; {SAVED}"
+        )
+
+    def state(self) -> State:
+        """Give the views as they are at its first read."""
+        return State(self)
+
+    async def run(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run one read by itself."""
+        state = State(self)
+        try:
+            return await state.read(call, *args)
+        finally:
+            state.end()
+
+    async def begin(self, state: State) -> Reading:
+        """Take a link, and begin a snapshot on it."""
+        self._check()
+        await self._places.acquire()
+        try:
+            link = await self._begun()
+        except BaseException:
+            self._places.release()
+            raise
+        self._reading[state] = link
+        try:
+            self._check()
+            tables, reals = await self._source.tables(link)
+        except BaseException:
+            self._reading.pop(state)
+            link.end()
+            self._places.release()
+            raise
+        return Reading(link, tables, reals, self._bytes_max, self._known)
+
+    async def _begun(self) -> Link:
+        while self._idle:
+            link = self._idle.pop()
+            if link.is_open:
+                try:
+                    await link.do(self._begin)
+                except BaseException as error:
+                    link.end()
+                    # The server was away while nobody asked.
+                    if not (isinstance(error, Exception) and is_lost_line(error)):
+                        raise
+                else:
+                    return link
+        link = await self._place.connect()
+        try:
+            await link.do(self._begin)
+        except BaseException:
+            link.end()
+            raise
+        return link
+
+    def left(self, state: State, link: Link | None, is_broken: bool) -> None:
+        """Take a link back from an answer."""
+        if self._reading.pop(state, None) is None or link is None:
+            return
+        task = asyncio.ensure_future(self._end(link, is_broken))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, link: Link, is_broken: bool) -> None:
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await link.do("ROLLBACK")
+                if is_broken or self._is_closed or len(self._idle) >= IDLE_MAX:
+                    await link.close()
+                else:
+                    self._idle.append(link)
+        except Exception:
+            link.end()
+        finally:
+            self._places.release()
+
+    async def passed(self) -> None:
+        """Return when all that read now have ended."""
+        for state in list(self._reading):
+            await state.ended.wait()
+
+    def told(self, error: BaseException, is_too_old: bool) -> BaseException:
+        """Give what whoever read is told."""
+        if self._is_closed:
+            return StoreFailed(
+                f"the views in {self._place.name} were closed during a query", written=False
+            )
+        late = is_too_old and isinstance(error, TimeoutError | asyncio.CancelledError)
+        if late or sqlstate_of(error) == CANCELED:
+            return self.too_old()
+        if isinstance(error, EngineError | TimeoutError) or not isinstance(error, Exception):
+            return error
+        if is_lost_line(error) or sqlstate_of(error):
+            return failed(self._place, error, "read", written=False)
+        return error
+
+    def too_old(self) -> TimeoutError:
+        """Say that an answer has read one state for too long."""
+        return TimeoutError(
+            f"an answer reads one state of the views for {self.seconds} s at most "
+            f"(Limits.state_seconds), since the server keeps it meanwhile: make it read less, or "
+            f"raise the limit. Asking again is safe"
+        )
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise StoreFailed(f"the views in {self._place.name} are closed", written=False)
+
+    async def close(self) -> None:
+        """Close all links; what still reads fails."""
+        self._is_closed = True
+        for link in self._reading.values():
+            link.end()
+        idle, self._idle = self._idle, []
+        for link in idle:
+            await link.close()
+        if self._ending:
+            await asyncio.wait(self._ending)

@@ -1,0 +1,142 @@
+"""What one transaction of projectors writes: rows, what is parked, and checkpoints.
+
+Rules: rows and checkpoint are in one transaction, and the checkpoint moves only from where the
+writer believes that it stands; so every event counts once, whoever else writes. In the tables of a
+sliced projection no row of another slice is changed. Everything here runs inside the caller's
+transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ....errors import RowRefused, StoreRefused
+from ....model.rows import Flat, Scalar
+from ...contract.views import Changes, Checkpoint, Part
+from ..failures import described_failure, sqlstate_of
+from .catalog import Catalog
+from .link import Link, is_unfit
+from .tables import TableSql
+
+__all__ = ["Writes"]
+
+_TOO_LARGE: Final = "54"
+
+
+class Writes:
+    """The writes of one catalog's builds."""
+
+    def __init__(self, catalog: Catalog, name: str, reach: Callable[[str], None]) -> None:
+        """Take what they are called to people, and what is told of each step."""
+        self._catalog = catalog
+        self._name = name
+        self._reach = reach
+
+    async def checkpoint(self, link: Link, part: Part) -> Checkpoint:
+        """Give how far a part has come; raise StoreRefused for a build that was dropped."""
+        rows = await self._catalog.books.run(
+            link,
+            "SELECT position, checksum FROM {s}.checkpoints "
+            "WHERE projection = $1 AND build = $2 AND slice = $3",
+            *(part.definition.name, part.build, part.slice),
+        )
+        if not rows:
+            raise StoreRefused(
+                f"build {part.build} of projection {part.definition.name!r} is not in the views "
+                f"{self._name} any more: somebody dropped it"
+            )
+        return Checkpoint(*rows[0])
+
+    async def fetch(
+        self, link: Link, part: Part, keys: Mapping[str, Sequence[Scalar]]
+    ) -> Mapping[str, Sequence[Flat]]:
+        """Give the rows of these keys, by table attribute."""
+        found: dict[str, Sequence[Flat]] = {}
+        for attribute, wanted in keys.items():
+            sql = self._catalog.tables(part.definition.name, part.build)[attribute]
+            if sql.sliced:
+                await self._refuse_others(link, sql, part, wanted)
+            query, values = sql.fetch(wanted)
+            found[attribute] = [tuple(row) for row in await link.run(query, *values)]
+        return found
+
+    async def _refuse_others(
+        self, link: Link, sql: TableSql, part: Part, keys: Sequence[Scalar]
+    ) -> None:
+        """Raise StoreRefused where a row of these keys belongs to another slice."""
+        query, values = sql.of_others(keys, part.slice)
+        others = await link.run(query, *values)
+        if others:
+            key, owner = others[0]
+            name = part.definition.name
+            raise StoreRefused(
+                f"row {key!r} of {sql.definition.name} belongs to slice {owner} of projection "
+                f"{name!r}, and slice {part.slice} needs it: events of different keys change one "
+                f"row. Give the projection a `sequence` that has one key for all events of a row, "
+                f"or `slices=1`. Nothing was written"
+            )
+
+    async def rows(self, link: Link, changes: Changes) -> None:
+        """Write the rows of a part; raise RowRefused for one that its table does not take."""
+        part = changes.part
+        for attribute, rows in changes.rows.items():
+            sql = self._catalog.tables(part.definition.name, part.build)[attribute]
+            try:
+                await self._write_rows(link, sql, part, rows)
+            except Exception as error:
+                if not is_unfit(error):
+                    raise
+                state = sqlstate_of(error)
+                why = described_failure(error) if state else "SQL has no such value"
+                if state.startswith(_TOO_LARGE):
+                    why += ". A key, or a field in an index, has at most some 2,700 bytes there"
+                raise RowRefused(sql.definition.name, why) from None
+
+    async def _write_rows(
+        self, link: Link, sql: TableSql, part: Part, rows: Mapping[Scalar, Flat | None]
+    ) -> None:
+        # In the order of the keys, so that neighbours in the index are written together.
+        keys: list[Any] = sorted(key for key, flat in rows.items() if flat is not None)
+        flats = [flat for flat in map(rows.get, keys) if flat is not None]
+        if flats:
+            query, values = sql.upsert(flats, part.slice)
+            put = await link.run(query, *values)
+            if sql.sliced and put[0][0] != len(flats):
+                await self._refuse_others(link, sql, part, keys)
+        gone = [key for key, flat in rows.items() if flat is None]
+        if gone:
+            if sql.sliced:
+                await self._refuse_others(link, sql, part, gone)
+            query, values = sql.delete(gone)
+            await link.run(query, *values)
+
+    async def settle(self, link: Link, changes: Changes) -> None:
+        """Write, behind its rows, what a transaction parks and how far it has come."""
+        if changes.parked or changes.released:
+            await self._catalog.books.move_parked(link, changes)
+        self._reach("views.inserted")
+        await self._move_checkpoint(link, changes)
+        self._reach("views.checkpointed")
+
+    async def _move_checkpoint(self, link: Link, changes: Changes) -> None:
+        part, before, after = changes.part, changes.before, changes.after
+        definition, catalog = part.definition, self._catalog
+        assert after.position >= before.position, "a checkpoint never goes back"
+        moved = await catalog.books.run(
+            link,
+            "UPDATE {s}.checkpoints SET position = $1, checksum = $2 "
+            "WHERE projection = $3 AND build = $4 AND slice = $5 AND position = $6 AND EXISTS ("
+            "SELECT 1 FROM {s}.builds WHERE projection = $3 AND number = $4 AND version = $7 "
+            "AND definition = $8 AND log_id = $9 AND state <> 'former' "
+            "AND builder IS NOT DISTINCT FROM $10 FOR SHARE) RETURNING 1",
+            *(after.position, after.checksum, definition.name, part.build, part.slice),
+            *(before.position, definition.version, catalog.hashes[definition.name]),
+            *(catalog.log_id, catalog.builder),
+        )
+        if len(moved) != 1:
+            raise StoreRefused(
+                f"the views of projection {definition.name!r} are not at position "
+                f"{before.position} any more, where this worker left them: another worker writes "
+                f"them. Nothing was written; stop one of the two."
+            )
