@@ -17,6 +17,7 @@ from .model.returns import Return
 from .partners.carrier import Carrier, Pickups
 from .views.catalogue import Catalogue
 from .views.customers import Customers
+from .views.dashboard import get_dashboard
 from .views.orders import Orders
 from .views.queries import ANSWERS
 from .views.sales import Sales
@@ -51,7 +52,7 @@ def open_shop(
     return Engine(
         [Order, Return],
         projections=PROJECTIONS if carrier is None else (*PROJECTIONS, Pickups),
-        answers=ANSWERS,
+        answers=(*ANSWERS, get_dashboard),
         upcasters=UPCASTERS,
         rebuild="auto",
         resources=resources,
@@ -63,4 +64,4 @@ def open_shop(
 
 def look_on(store: str) -> Onlooker:
     """Give the shop's views, read-only, beside the process that has the shop open."""
-    return Onlooker(projections=PROJECTIONS, answers=ANSWERS, store=store)
+    return Onlooker(projections=PROJECTIONS, answers=(*ANSWERS, get_dashboard), store=store)

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -26,6 +26,7 @@ import msgspec
 from engine import run
 from engine.cli.output import say
 
+from ..importer.proof import Found, acknowledged_in, keys_of
 from ..importer.text_file import TextFile
 from ..shop import ALONE, open_shop
 from .arguments import DONE, FAILED
@@ -47,16 +48,6 @@ class Life(msgspec.Struct):
     """Positions of commands in the log, by key, as they were told."""
     output: str = ""
     killed: bool = False
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A log compared with what was acknowledged."""
-
-    events: int
-    lost: int
-    """Acknowledged commands that the log has not, or has elsewhere."""
-    doubled: int
-    """Commands that the log has twice."""
 
 
 def crash(options: argparse.Namespace) -> int:
@@ -110,7 +101,7 @@ def live(file: Path, store: Path, kill_after: int | None) -> Life:
     ) as process:
         os.close(writing)
         with os.fdopen(reading) as lines:
-            for count, (key, position) in enumerate(_read(lines), start=1):
+            for count, (key, position) in enumerate(acknowledged_in(lines), start=1):
                 life.acknowledged[key] = position
                 if count == kill_after:
                     process.kill()
@@ -130,13 +121,6 @@ def _pipe() -> tuple[int, int]:
     return reading, writing
 
 
-def _read(lines: Iterable[str]) -> Iterator[tuple[str, int]]:
-    for line in lines:
-        key, _, position = line.partition("\t")
-        if position.endswith("\n"):  # whoever is killed may leave the last one torn
-            yield key, int(position)
-
-
 def note(told: dict[str, int], acknowledged: Mapping[str, int]) -> int:
     """Add what was acknowledged; give how many commands were told another position before."""
     moved = sum(told.get(key, position) != position for key, position in acknowledged.items())
@@ -146,15 +130,8 @@ def note(told: dict[str, int], acknowledged: Mapping[str, int]) -> int:
 
 async def look(store: str, told: Mapping[str, int]) -> Found:
     """Read the whole log, and compare it with what was acknowledged."""
-    positions: dict[str, list[int]] = {}
-    events = 0
     async with open_shop(store, ALONE) as engine:
-        async for logged in engine.feed():
-            events += 1
-            positions.setdefault(logged.meta.key or "", []).append(logged.meta.position)
-    lost = sum(position not in positions.get(key, ()) for key, position in told.items())
-    doubled = sum(len(found) - 1 for found in positions.values())
-    return Found(events, lost, doubled)
+        return (await keys_of(engine)).compare(told)
 
 
 def _told(life: Life, again: int, found: Found) -> str:

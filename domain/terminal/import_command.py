@@ -8,10 +8,11 @@ how fast, and what to try next go to the error stream.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from contextlib import ExitStack, nullcontext
 
-from engine import Engine, ProjectionLag, Receipt, run
+from engine import Engine, ProjectionLag, ProjectionUnserved, Receipt, run
 from engine.cli.output import show
 
 from ..importer.acknowledgements import Acknowledgements
@@ -101,6 +102,12 @@ async def import_and_ask(
         return imported, await _ask_patiently(engine, engine.statistics().position)
 
 
+def _built(engine: Engine) -> dict[str, int]:
+    """Give how far each view is that is being built."""
+    numbers = engine.statistics().projectors
+    return {name: n.building.position for name, n in numbers.items() if n.building is not None}
+
+
 async def _ask_patiently(engine: Engine, at: int) -> Report:
     """Ask until the views are there, as long as they come nearer."""
     behind: dict[str, int] = {}
@@ -121,5 +128,13 @@ async def _ask_patiently(engine: Engine, at: int) -> Report:
                     raise
                 behind = lag.behind
                 progress.show(min(behind.values()), lag.wanted)
+            except ProjectionUnserved:
+                # A former release's views have other tables, and are being built anew.
+                builds = _built(engine)
+                stillness_seconds = stillness_seconds + 1 if builds == behind else 0
+                if stillness_seconds == STILLNESS_SECONDS_MAX:
+                    raise
+                behind = builds
+                await asyncio.sleep(1)
     finally:
         progress.end()

@@ -26,7 +26,7 @@ from ..model.orders import (
 __all__ = ["OrderSummary", "Orders"]
 
 
-class OrderSummary(Row, key="order_id", index=["status", "customer_id"]):
+class OrderSummary(Row, key="order_id", index=["status", "customer_id", "shipped_at"]):
     """One order."""
 
     order_id: str
@@ -50,7 +50,7 @@ def order_of(_: Event, meta: Meta) -> Mapping[str, Sequence[str]]:
     return {"summaries": [meta.id]}
 
 
-class Orders(Projection, name="orders", version=2):
+class Orders(Projection, name="orders", version=3):
     """All orders."""
 
     summaries: Table[OrderSummary]

@@ -1,4 +1,4 @@
-"""Sales per country and per day: what was sold, and what was refunded.
+"""Sales per country, per day, and per country and day: what was sold, and what was refunded.
 
 Rules: an order counts from its creation; a cancelled order is taken back from the figures of the
 day on which it was invoiced. Refunds stand beside sales and are not deducted. Figures are sums, so
@@ -18,7 +18,7 @@ from ..model.money import Money
 from ..model.orders import OrderCancelled, OrderCreated, OrderItemQuantityAdjusted
 from ..model.returns import ReturnRecorded
 
-__all__ = ["CountrySales", "DaySales", "Sales"]
+__all__ = ["CountryDay", "CountrySales", "DaySales", "Sales"]
 
 
 class CountrySales(Row, key="country"):
@@ -42,18 +42,31 @@ class DaySales(Row, key="day"):
     refunds: Money = 0
 
 
+class CountryDay(Row, key="place", index=["day"]):
+    """What one country bought on one day."""
+
+    place: str
+    """Day and country: a row has one key."""
+    day: str
+    country: str
+    orders: int = 0
+    sales: Money = 0
+
+
 def rows_of(
     event: OrderCreated | OrderItemQuantityAdjusted | OrderCancelled | ReturnRecorded, _: Meta
 ) -> Mapping[str, Sequence[str]]:
     """Name the rows that an event will read, so that a batch fetches all of them at once."""
-    return {"countries": [event.buyer.country], "days": [_day(event.invoiced_at)]}
+    country, day = event.buyer.country, _day(event.invoiced_at)
+    return {"countries": [country], "days": [day], "country_days": [_place(day, country)]}
 
 
-class Sales(Projection, name="sales", version=1):
-    """Sales per country and per day."""
+class Sales(Projection, name="sales", version=2):
+    """Sales per country, per day, and per both."""
 
     countries: Table[CountrySales]
     days: Table[DaySales]
+    country_days: Table[CountryDay]
 
     @projects(keys=rows_of)
     def created(self, event: OrderCreated) -> None:
@@ -97,6 +110,9 @@ class Sales(Projection, name="sales", version=1):
                 refunds=country_row.refunds + refunds,
             )
         )
+        place = _place(day, buyer.country)
+        both = self.country_days.get(place) or CountryDay(place, day, buyer.country)
+        self.country_days.put(replace(both, orders=both.orders + orders, sales=both.sales + sales))
         self.days.put(
             replace(
                 day_row,
@@ -110,3 +126,7 @@ class Sales(Projection, name="sales", version=1):
 
 def _day(invoiced_at: str) -> str:
     return invoiced_at[:10]
+
+
+def _place(day: str, country: str) -> str:
+    return f"{day} {country}"

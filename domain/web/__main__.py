@@ -2,7 +2,7 @@
 
 import sys
 
-from .app import main
+from .serve import main
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

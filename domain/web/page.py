@@ -1,9 +1,8 @@
-"""The shop as a page that changes by itself: what waits to be shipped, and what sells best.
+"""The shop's pages: the live one, and the one that shows the OpenAPI document.
 
-Rules: the page is three files beside this one, sent as they are. What comes from the shop reaches
-it as JSON, over one stream of server-sent events, and becomes text there. It may load nothing from
-anywhere else and run no script but its own, whatever somebody gets written into the shop. Nothing
-is decided here.
+Rules: the pages are the files in the folder beside this one, sent as they are. What comes from the
+shop reaches them as JSON, and becomes text there. They may load nothing from anywhere else and run
+no script but their own, whatever somebody gets written into the shop. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from starlette.routing import Route
 
 from engine.integrations.asgi import not_modified
 
-__all__ = ["page_routes"]
+__all__ = ["PAGE", "page_routes", "paths"]
 
 PAGE: Final = Path(__file__).parent / "static"
 
@@ -35,16 +34,19 @@ HEADERS: Final = {
     "Cache-Control": "no-cache",
 }
 
-FILES: Final = (
-    ("/", "index.html", "text/html"),
-    ("/live.css", "live.css", "text/css"),
-    ("/live.js", "live.js", "text/javascript"),
-)
+TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+PAGES: Final = {"index.html": "/", "api.html": "/docs"}
+
+
+def paths() -> dict[str, Path]:
+    """Give the file that is sent at each path."""
+    files = sorted(path for path in PAGE.iterdir() if path.suffix in TYPES)
+    return {PAGES.get(file.name, f"/static/{file.name}"): file for file in files}
 
 
 def page_routes() -> Sequence[Route]:
-    """Give the routes of the page and of what it is made of."""
-    return [Route(path, _file(PAGE / name, media_type)) for path, name, media_type in FILES]
+    """Give the routes of the pages and of what they are made of."""
+    return [Route(path, _file(file, TYPES[file.suffix])) for path, file in paths().items()]
 
 
 def _file(path: Path, media_type: str) -> Callable[[Request], Awaitable[Response]]:

@@ -115,6 +115,10 @@ class Page:
         )
         return rows
 
+    async def type(self, selector: str, words: str) -> None:
+        """Give a field these words, as somebody types them."""
+        await self._page.fill(selector, words)
+
     async def resize(self, width: int, height: int) -> None:
         """Give the page this size."""
         await self._page.set_viewport_size({"width": width, "height": height})

@@ -11,9 +11,10 @@ import pytest
 
 from domain.importer.importer import import_invoices
 from domain.importer.invoices import SAMPLE, Invoices
+from domain.importer.proof import Found
 from domain.importer.text_file import TextFile
 from domain.shop import open_shop
-from domain.terminal.crash import CannotCrash, Found, look, moments, note
+from domain.terminal.crash import CannotCrash, look, moments, note
 
 ROOT = Path(__file__).parents[2]
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
@@ -67,9 +68,9 @@ async def test_what_was_acknowledged_and_is_not_in_the_log_is_lost(tmp_path: Pat
         with TextFile(SAMPLE) as file:
             await import_invoices(shop, Invoices(file), lambda k, r: told.update({k: r.position}))
 
-    assert await look(store, told) == Found(2_970, 0, 0)
+    assert await look(store, told) == Found(2_970, 2_970, 0, 0)
     told["536365/create"] += 1
-    assert await look(store, {**told, "none/create": 7}) == Found(2_970, 2, 0)
+    assert await look(store, {**told, "none/create": 7}) == Found(2_971, 2_970, 2, 0)
 
 
 def test_a_command_that_is_acknowledged_elsewhere_later_is_counted() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from domain.web.app import create_app
-from domain.web.page import PAGE
+from domain.web.page import PAGE, TYPES, paths
+from tests.browser.screenshots import PICTURES
 
-FILES = ["/", "/live.css", "/live.js"]
+FILES = sorted(paths())
+SCRIPTS = sorted(path for path in PAGE.iterdir() if path.suffix == ".js")
+PAGES = {"index.html": "main.js", "api.html": "api.js"}
 MARKUP = "innerHTML|outerHTML|insertAdjacentHTML|document.write|DOMParser|eval|Function|srcdoc"
 
 
@@ -42,34 +46,53 @@ async def test_the_page_may_run_its_own_script_and_load_nothing_from_elsewhere(
 async def test_the_files_are_of_their_types_and_sent_again_only_when_they_changed(
     client: httpx.AsyncClient,
 ) -> None:
-    types = [(await client.get(path)).headers["Content-Type"] for path in FILES]
-    assert [kind.partition(";")[0] for kind in types] == [
-        "text/html",
-        "text/css",
-        "text/javascript",
-    ]
-    tag = (await client.get("/live.js")).headers["ETag"]
-    again = await client.get("/live.js", headers={"If-None-Match": tag})
+    assert {"/", "/docs", "/static/main.js", "/static/base.css"} <= set(FILES)
+    for path, file in paths().items():
+        kind = (await client.get(path)).headers["Content-Type"]
+        assert kind == f"{TYPES[file.suffix]}; charset=utf-8"
+    tag = (await client.get("/static/main.js")).headers["ETag"]
+    again = await client.get("/static/main.js", headers={"If-None-Match": tag})
     assert (again.status_code, again.content) == (304, b"")
     assert (await client.get("/", headers={"If-None-Match": tag})).status_code == 200
 
 
-def test_the_page_has_no_script_or_style_inside_and_knows_no_other_host() -> None:
-    html = (PAGE / "index.html").read_text()
-    all_of_it = "".join(path.read_text() for path in PAGE.iterdir())
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_no_script_or_style_inside_and_knows_no_other_host(page: str) -> None:
+    html = (PAGE / page).read_text()
 
     assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", html) == []
-    assert re.findall(r"https?://|//\w+\.\w", all_of_it) == []
 
 
-def test_the_script_makes_no_markup_of_anything() -> None:
-    assert re.findall(MARKUP, (PAGE / "live.js").read_text()) == []
+@pytest.mark.parametrize("path", sorted(PAGE.iterdir()), ids=lambda path: path.name)
+def test_no_file_of_a_page_knows_another_host(path: Path) -> None:
+    assert re.findall(r"https?://|//\w+\.\w|@import|url\(", path.read_text()) == []
 
 
-def test_what_the_script_asks_of_the_page_is_there() -> None:
-    html = (PAGE / "index.html").read_text()
-    script = (PAGE / "live.js").read_text()
-    wanted = set(re.findall(r'(?:there|fill)\("([a-z-]+)"', script))
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_no_script_makes_markup_of_anything(script: Path) -> None:
+    assert re.findall(MARKUP, script.read_text()) == []
 
-    assert wanted >= {"pending", "sellers", "pending-count", "connection"}
-    assert wanted <= set(re.findall(r'id="([a-z-]+)"', html))
+
+@pytest.mark.parametrize(("page", "first"), PAGES.items())
+def test_what_the_scripts_ask_of_a_page_is_there(page: str, first: str) -> None:
+    wanted: set[str] = set()
+    for script in _imported(PAGE / first, set()):
+        wanted |= set(re.findall(r'(?:there|fill|say|orders)\("([a-z-]+)"', script.read_text()))
+
+    assert wanted
+    assert wanted <= set(re.findall(r'id="([a-z-]+)"', (PAGE / page).read_text()))
+
+
+def _imported(script: Path, known: set[Path]) -> set[Path]:
+    """Give a module and all that it imports."""
+    known.add(script)
+    for name in re.findall(r'^import .*"\./([a-z]+\.js)";$', script.read_text(), re.MULTILINE):
+        if PAGE / name not in known:
+            _imported(PAGE / name, known)
+    return known
+
+
+def test_the_pictures_of_the_documents_are_there_and_small() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "images"
+    for name in PICTURES:
+        assert 10_000 < (folder / name).stat().st_size < 200_000, name

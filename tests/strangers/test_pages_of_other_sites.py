@@ -258,7 +258,7 @@ async def test_no_route_of_the_shop_acts_or_tells_anything() -> None:
                     method, path, headers={"Origin": "https://evil.example"}
                 )
                 assert sent.status_code == 403
-        for path in ("/", "/live.js", "/live/overview", "/orders", where, "/statistics"):
+        for path in ("/", "/static/main.js", "/live/overview", "/orders", where, "/statistics"):
             told = await client.get(path, headers={"Host": "evil.example"})
             assert (told.status_code, json.loads(told.content)["code"]) == (421, "wrong-host")
         shown = (await client.get(where, params={"at": made.json()["receipt"]})).json()
