@@ -17,6 +17,7 @@ from typing import Any, Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]  # mkdocs loads this file by its path, outside of any package
@@ -72,8 +73,21 @@ GENERATED: Final[dict[str, Callable[[], str]]] = {
 """What a page has in place of `<!-- generated: NAME -->`."""
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Put generated parts where a page asks for them."""
+_BOOSTS: Final = {
+    "howto/": 3.0,
+    "tutorial/": 1.5,
+    "reference/api/": 1.0,
+    "reference/mutants": 0.2,
+    "reference/": 2.5,
+    "changelog": 0.2,
+}
+"""How much more, or less, a page counts in a search than others: who searches has a question."""
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Put generated parts where a page asks for them, and say how much it counts in a search."""
+    boosts = [boost for start, boost in _BOOSTS.items() if page.file.src_uri.startswith(start)]
+    page.meta.setdefault("search", {"boost": boosts[0] if boosts else 1.0})
     return re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), markdown)
 
 
