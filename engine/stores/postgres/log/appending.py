@@ -40,6 +40,13 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     checksums: list[int]
     first: dict[str, tuple[int, int]]
     """For each stream the version that it must have, and the place of its first event here."""
+    reached: dict[str, int]
+    """The version of each stream behind it."""
+    asked: dict[str, int]
+    """The versions that streams must have, for those of which the database is to look.
+
+    Not those that begin here: the database does not let a stream begin twice.
+    """
     new_types: Sequence[tuple[int, EventType]] = ()
     plan: Plan | None = None
     """Where the batch was planned before: what it does, if all of it fits."""
@@ -68,8 +75,8 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
             self.payloads,
             self.metadatas,
             self.checksums,
-            list(self.first),
-            [expected for expected, _ in self.first.values()],
+            list(self.asked),
+            list(self.asked.values()),
             self.plan is None,
             synced,
             *types,
@@ -120,8 +127,11 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
         return Committed(outcomes, events)
 
 
-def laid_out(batch: Batch, known: KnownTypes) -> Sending | None:
-    """Lay a batch out as if it fitted; None where it must be planned first."""
+def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sending | None:
+    """Lay a batch out as if it fitted; None where it must be planned first.
+
+    `current` has the versions of streams that this writer has brought to where they are.
+    """
     recorded = batch.recorded
     streams: list[str] = []
     versions: list[int] = []
@@ -132,6 +142,7 @@ def laid_out(batch: Batch, known: KnownTypes) -> Sending | None:
     checksums: list[int] = []
     first: dict[str, tuple[int, int]] = {}
     reached: dict[str, int] = {}
+    asked: dict[str, int] = {}
     for request in batch.requests:
         if len(request.writes) != 1 or request.extras:
             return None
@@ -141,6 +152,12 @@ def laid_out(batch: Batch, known: KnownTypes) -> Sending | None:
             return None
         if stream not in reached:
             first[stream] = (version, len(streams))
+            there = current.get(stream)
+            if there is None:
+                if version:
+                    asked[stream] = version
+            elif there != version:
+                return None
         name = stream.encode()
         for data in write.events:
             version += 1
@@ -179,6 +196,8 @@ def laid_out(batch: Batch, known: KnownTypes) -> Sending | None:
         metadatas=metadatas,
         checksums=checksums,
         first=first,
+        reached=reached,
+        asked=asked,
     )
 
 
@@ -224,6 +243,8 @@ def planned_out(batch: Batch, planned: Plan, known: KnownTypes) -> Sending:
         metadatas=[event.metadata for event in events],
         checksums=[event.checksum for event in events],
         first=first,
+        reached=planned.versions,
+        asked={stream: expected for stream, (expected, _) in first.items() if expected},
         new_types=tuple(new.values()),
         plan=planned,
     )

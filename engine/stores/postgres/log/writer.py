@@ -31,6 +31,10 @@ from .session import show_presence
 
 __all__ = ["Writer"]
 
+CACHED_STREAMS_MAX: Final = 200_000
+"""Streams whose version the writer remembers."""
+_BEGUN_ALREADY: Final = "23505"
+"""The SQLSTATE of two events for one place of a stream."""
 _PLANS_MAX: Final = 5
 """How often a batch is planned anew, where streams move while it is planned."""
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"
@@ -61,6 +65,8 @@ class Writer:
         self._logger = logger
         self._synced = "synchronous_commit" not in address.allowed
         self._append = address.sql(_APPEND)
+        self._versions: dict[str, int] = {}
+        """Of streams that this writer appended to; emptied by whatever may have made it stale."""
         self.head = Head()
         """The end of the log, as of the last append."""
         self.types: dict[tuple[str, int], tuple[int, str]] = {}
@@ -104,7 +110,7 @@ class Writer:
             )
         sending: Sending | None = None
         try:
-            sending = laid_out(batch, self.types)
+            sending = laid_out(batch, self.types, self._versions)
             if sending is not None and not self._line.is_closed:
                 return await self._send(sending)
         except Exception as error:
@@ -130,20 +136,27 @@ class Writer:
             timer.cancel()
         if state == "done":
             misfits = dict(zip(bad, actual, strict=True)) if bad else {}
-            return self._done(sending, sending.committed(head, at, misfits))
+            return self._done(sending, sending.committed(head, at, misfits), misfits)
         if state == "misfit":
             raise _Misfit(dict(zip(bad, actual, strict=True)))
         if state == "fenced":
             raise self._fenced()
         raise _Moved
 
-    def _done(self, sending: Sending, committed: Committed) -> Committed:
+    def _done(
+        self, sending: Sending, committed: Committed, misfits: Mapping[str, int]
+    ) -> Committed:
         for number, kind in sending.new_types:
             self.types[kind.name, kind.version] = (number, kind.schema_hash)
             self.names[number] = (kind.name, kind.version)
         if committed.events:
             last = committed.events[-1]
             self.head = Head(last.position, last.checksum, last.recorded)
+        if len(self._versions) > CACHED_STREAMS_MAX:
+            self._versions.clear()
+        self._versions |= sending.reached
+        for stream in misfits:
+            del self._versions[stream]
         return committed
 
     async def _plan(self, batch: Batch, misfits: Mapping[str, int] | None) -> Sending | Committed:
@@ -199,7 +212,10 @@ class Writer:
 
     def _note(self, course: _Course, error: Exception) -> None:
         """Take down what an error says of what was sent."""
-        if isinstance(error, _Misfit):
+        self._versions.clear()
+        if sqlstate_of(error) == _BEGUN_ALREADY:
+            course.misfits, course.sending, course.unsure = {}, None, None
+        elif isinstance(error, _Misfit):
             course.misfits, course.sending, course.unsure = error.versions, None, None
         elif isinstance(error, _Moved) or (is_lost(error) and course.sent):
             course.unsure = course.unsure or course.sending
@@ -265,7 +281,7 @@ class Writer:
             "what was found is what was sent, at the end of the log"
         )
         self.found_written += 1
-        return self._done(sending, committed)
+        return self._done(sending, committed, misfits)
 
     async def _check_history(self, head: Head) -> None:
         """Stop for good where an event that was acknowledged is not in the log any more."""
@@ -286,6 +302,8 @@ class Writer:
 
     def _judged(self, course: _Course, error: Exception) -> Exception | None:
         """Say what is to be raised for an error; None where it is to be tried again."""
+        if sqlstate_of(error) == _BEGUN_ALREADY:
+            return None
         if isinstance(error, _Misfit | _Moved | _Away) or is_lost(error) or is_passing(error):
             return None
         if isinstance(error, StoreRefused):
