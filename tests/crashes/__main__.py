@@ -1,6 +1,7 @@
 """`python -m tests.crashes kills --trials N`: real processes that die; what was promised must hold.
 
 `python -m tests.crashes power --trials N`: a real file system that loses power; it needs root.
+`python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
 The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
 """
 
@@ -25,6 +26,8 @@ import msgspec
 
 from .judge import judge
 from .kills import run_kills
+from .postgres import Faults
+from .postgres import main as run_postgres
 from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
 
@@ -152,7 +155,7 @@ def tell(options: argparse.Namespace, verdict: Verdict) -> None:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
-    parser.add_argument("what", choices=("kills", "power"))
+    parser.add_argument("what", choices=("kills", "power", "postgres"))
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -162,6 +165,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupted)
+    if options.what == "postgres":
+        return run_postgres(Faults(), options.first)
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")
