@@ -29,9 +29,11 @@ __all__ = [
     "System",
     "Target",
     "check_count",
+    "commits_of",
     "count_rows",
     "engine_system",
     "floor_system",
+    "send_of",
 ]
 
 DURABLE = "SQLite: WAL, synchronous=FULL, one fsync a commit, every system alike; memory: none"
@@ -122,12 +124,16 @@ def engine_system(
         with telemetry_of(telemetry) as watching:
             made = engine.Engine([BenchmarkOrder], store=store, telemetry=watching)
             async with made as running:
-                send = _keyed(running) if keyed else _bare(running)
-                yield Target(send, lambda: _commits(running))
+                yield Target(send_of(running, keyed=keyed), lambda: commits_of(running))
 
     name = f"engine {'keyed' if keyed else 'bare'}{', writer apart' if apart else ''}"
     named = name if telemetry == "off" else telemetry
     return System(named, opened, _count_in("engine.db") if durable else None)
+
+
+def send_of(running: engine.Engine, *, keyed: bool) -> Send:
+    """Give how a command is sent to an engine."""
+    return _keyed(running) if keyed else _bare(running)
 
 
 def _bare(running: engine.Engine) -> Send:
@@ -145,6 +151,7 @@ def _keyed(running: engine.Engine) -> Send:
     )
 
 
-def _commits(running: engine.Engine) -> Commits:
+def commits_of(running: engine.Engine) -> Commits:
+    """Give what an engine has stored so far."""
     numbers = running.statistics().journal
     return Commits(numbers.events, numbers.commits)

@@ -3,7 +3,8 @@
 Floors: the bare actor loop over the same store; the same rows in the same batches through bare
 APSW, without actors, in batches of as many rows as there are clients, which is the most that a
 closed loop can bring together (with one client: one fsynced insert after the other). `--telemetry`
-measures instead what OpenTelemetry costs: each mode beside the engine without one.
+measures instead what OpenTelemetry costs: each mode beside the engine without one. `--store
+postgresql` measures a log in PostgreSQL, whose server is started for it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import itertools
 from collections.abc import Sequence
 from functools import partial
 
-from . import closed_loop, floor_rows, peers
+from . import closed_loop, floor_rows, peers, postgres
 from .scenario import Cell, Scenario
 from .systems import DURABLE, System, engine_system, floor_system
 from .watched import MODES
@@ -24,12 +25,15 @@ __all__ = ["add_options", "scenario"]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this scenario can be told."""
     parser.add_argument("--clients", type=int, nargs="+", help="default: 1 32 256 1000")
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--telemetry", action="store_true", help="what OpenTelemetry costs")
     peers.add_option(parser)
 
 
 def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
+    if options.store == "postgresql":
+        return _on_postgres(options)
     clients: Sequence[int] = options.clients or ([1, 32] if options.quick else [1, 32, 256, 1000])
     found = peers.Found([], [], {}) if options.telemetry else peers.find(options.peers)
     cells: list[Cell] = []
@@ -55,6 +59,44 @@ def scenario(options: argparse.Namespace) -> Scenario:
         "commands",
         cells,
         found.left_out,
+    )
+
+
+def _on_postgres(options: argparse.Namespace) -> Scenario:
+    """Give the cells of a log in PostgreSQL, beside the one in SQLite, in the same run."""
+    cells: list[Cell] = []
+    for count in options.clients or ([1, 32] if options.quick else [1, 32, 256, 1000]):
+        group = f"postgresql, {'1 client' if count == 1 else f'{count:,} clients'}"
+        batch = max(1, count // 2)
+        floor = partial(postgres.measure_statement, batch, options.seconds)
+        cells.append(Cell(group, "floor (the same statement)", floor))
+        beside = engine_system(durable=True, keyed=True)
+        against = ["floor (the same statement)", "engine keyed, SQLite"]
+        for name, system in (
+            ("engine keyed, SQLite", beside),
+            ("engine bare", postgres.postgres_system(keyed=False)),
+            ("engine keyed", postgres.postgres_system(keyed=True)),
+        ):
+            run = partial(
+                closed_loop.measure, system, closed_loop.MANY_ORDERS, count, options.seconds
+            )
+            cells.append(Cell(group, name, run, [n for n in against if n != name]))
+    return Scenario(
+        "walk",
+        "from a command to its durable receipt in PostgreSQL, closed loop",
+        {
+            "durability": f"{postgres.DURABLE}; {DURABLE}",
+            "work": "create an order, adjust it nine times, begin the next; one event a command",
+            "keyed": "with key, correlation and principal",
+            "floor (the same statement)": "without actors, in batches of half as many rows as "
+            "there are clients, which is what a closed loop brings together",
+            "engine keyed, SQLite": "with a thread that writes, in the same rounds",
+            "loop": f"uvloop; clients are its tasks; {options.seconds:g} s a cell",
+        },
+        closed_loop.COLUMNS,
+        "commands",
+        cells,
+        [],
     )
 
 

@@ -47,15 +47,23 @@ class Line:
             try:
                 statement = self._statements.get(query)
                 if statement is None:
-                    name = f"foldline_{len(self._statements)}"
-                    statement = await self.connection.prepare(query, name=name)
-                    self._statements[query] = statement
+                    statement = await self._prepared(query)
                 return await statement.fetch(*values)
             except Exception as error:
                 if not is_not_prepared(error):
                     raise
                 self.pooled = True  # it was somebody else's connection that has it
         return await self.connection.fetch(query, *values)
+
+    async def prepare(self, query: str) -> None:
+        """Prepare a statement before its first use, which need not wait for that then."""
+        if not self.pooled:
+            await self._prepared(query)
+
+    async def _prepared(self, query: str) -> Statement:
+        name = f"foldline_{len(self._statements)}"
+        statement = self._statements[query] = await self.connection.prepare(query, name=name)
+        return statement
 
     @property
     def is_closed(self) -> bool:

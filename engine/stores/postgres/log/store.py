@@ -230,6 +230,10 @@ class PostgresStore:
             lambda line: read_snapshots(line, self.address.schema, streams)
         )
 
+    def writing(self) -> tuple[Line, int]:
+        """Give the connection that appends, and the session, to whoever measures the statement."""
+        return self._open_writer().line, self._session
+
     # -- what is open -----------------------------------------------------------------------
 
     def _open_lines(self) -> Lines:

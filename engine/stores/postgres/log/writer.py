@@ -29,7 +29,7 @@ from .reading import read_head, read_types, read_versions
 from .schema import lock_key
 from .session import show_presence
 
-__all__ = ["Writer"]
+__all__ = ["APPEND", "Writer"]
 
 CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose version the writer remembers."""
@@ -38,7 +38,7 @@ _BEGUN_ALREADY: Final = "23505"
 _PLANS_MAX: Final = 5
 """How often a batch is planned anew, where streams move while it is planned."""
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"
-_APPEND: Final = (
+APPEND: Final = (
     "SELECT state, at, bad, actual FROM {s}.append_1("
     "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
 )
@@ -64,7 +64,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._logger = logger
         self._synced = "synchronous_commit" not in address.allowed
-        self._append = address.sql(_APPEND)
+        self._append = address.sql(APPEND)
         self._versions: dict[str, int] = {}
         """Of streams that this writer appended to; emptied by whatever may have made it stale."""
         self.head = Head()
@@ -81,7 +81,8 @@ class Writer:
         self.written_again = 0
 
     async def begin(self) -> None:
-        """Read the end of the log and its types."""
+        """Read the end of the log and its types; get ready to append."""
+        await self._line.prepare(self._append)
         self.head = await read_head(self._line, self._address.schema)
         await self.learn_types(self._line)
 
