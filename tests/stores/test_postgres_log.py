@@ -316,8 +316,7 @@ async def test_a_name_that_is_no_text_is_refused_and_nothing_is_written(
 
 
 def test_views_are_never_in_memory_by_silence(postgres: Server) -> None:
-    with pytest.raises(DefinitionError, match="views="):
-        Engine([Counter], store=postgres.url())
+    Engine([Counter], store=postgres.url())  # in the same database
     for views in ("postgresql://127.0.0.1/d", "sqlite:", "sqlite:x?writer=process", ":memory:"):
         with pytest.raises(DefinitionError):
             Engine([Counter], store=postgres.url(), views=views)
