@@ -1,9 +1,9 @@
-"""`foldline schema`: whether the declared types of events fit a log and the kept samples.
+"""`foldline schema`: do the declared types of events fit; and the SQL that a log in a server needs.
 
 Rules: the application is imported and never started; the log is read beside whoever has it open,
 and nothing is written to it. `check` tells every finding with its mend; `record` writes samples
 that are missing and leaves those that are there. Samples hold payloads, so they are recorded from a
-log of tests.
+log of tests. `sql` prints, and connects to nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..model.schema import Finding, Sample, check_samples, check_types
 from ..model.stored import EventType
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend
+from ..stores.urls import sql_of_schema
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
@@ -68,6 +69,28 @@ def add_parser(subparsers: Any) -> None:
             "--samples", metavar="FOLDER", type=Path, required=recording, help="of JSON files"
         )
         action.set_defaults(run=run)
+    _add_sql(actions)
+
+
+def _add_sql(actions: Any) -> None:
+    action = actions.add_parser(
+        "sql",
+        help="print the SQL that makes the schema of a log in a server, for its owner to run",
+        description="Print the SQL that makes the schema of a log in PostgreSQL. An engine that "
+        "may make it does so by itself.",
+    )
+    action.add_argument("store", metavar="URL", help="as in postgresql://HOST/DATABASE?schema=shop")
+    action.add_argument("--role", metavar="NAME", help="grant this role what an engine needs")
+    action.add_argument(
+        "--since", type=int, default=0, metavar="VERSION", help="of a schema that is there already"
+    )
+    action.set_defaults(run=_sql)
+
+
+def _sql(options: argparse.Namespace) -> int:
+    for line in sql_of_schema(options.store, since=options.since, role=options.role).splitlines():
+        say(line)
+    return DONE
 
 
 def _check(options: argparse.Namespace) -> int:

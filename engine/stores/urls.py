@@ -24,6 +24,7 @@ from .own import OwnBackend, views_in_memory
 from .postgres.address import SCHEMES, read_address
 from .postgres.backend import PostgresBackend
 from .postgres.driver import check_installed
+from .postgres.log.schema import schema_sql
 from .postgres.log.store import PostgresStore
 from .sqlite.backend import SqliteBackend
 from .sqlite.log.store import SqliteStore
@@ -31,7 +32,14 @@ from .sqlite.process.store import SqliteProcessStore
 from .sqlite.system_files import absolute, exists
 from .sqlite.views.store import SqliteViews
 
-__all__ = ["StoreName", "backend_of_text", "open_backend", "open_store", "open_url"]
+__all__ = [
+    "StoreName",
+    "backend_of_text",
+    "open_backend",
+    "open_store",
+    "open_url",
+    "sql_of_schema",
+]
 
 StoreName: TypeAlias = str | PathLike[str]
 """A URL, or the path of a log's file."""
@@ -132,7 +140,22 @@ def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore
 
 def backend_of_text(text: str) -> Backend:
     """Give what a command is given: a path as a shell has it, or a store's URL."""
-    return open_backend(text) if text.startswith("sqlite:") else SqliteBackend(SqliteStore(text))
+    if text.partition(":")[0] in ("sqlite", *SCHEMES):
+        return open_backend(text)
+    return SqliteBackend(SqliteStore(text))
+
+
+def sql_of_schema(url: str, *, since: int, role: str | None) -> str:
+    """Give the SQL that makes what a log in PostgreSQL needs, or moves it on from a version.
+
+    With `role` also the rights of a role that engines connect as. Nothing is connected to. Raises
+    DefinitionError for another store, and UsageError for a version or a role that there is not.
+    """
+    if url.partition(":")[0] not in SCHEMES:
+        raise DefinitionError(
+            f"the store {_shown(url)} needs no SQL of people: this is for postgresql://..."
+        )
+    return schema_sql(read_address(url).schema, since=since, role=role)
 
 
 # -- reading strictly -----------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -94,6 +96,25 @@ async def test_an_engine_works_as_a_role_that_owns_nothing(
         first = await engine.execute(Add("a", 1), key="l")
     async with Engine([Counter], store=url, views="memory:") as engine:
         assert await engine.execute(Add("a", 1), key="l") == first
+
+
+def test_the_schema_is_printed_for_whoever_makes_it_by_hand(postgres: Server, schema: str) -> None:
+    def printed(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "engine", "schema", "sql", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = printed(postgres.url(schema), "--role", "postgres")
+    assert done.returncode == 0
+    postgres.sql(done.stdout)
+    assert postgres.sql(f"SELECT schema_version FROM {schema}.about") == "1"
+    for words, told in (
+        (("sqlite:shop.db",), "needs no SQL"),
+        ((postgres.url(), "--role", 'x"; DROP'), "no plain name"),
+        ((postgres.url(), "--since", "9"), "versions 0"),
+    ):
+        wrong = printed(*words)
+        assert wrong.returncode == 1
+        assert told in wrong.stderr
 
 
 async def test_a_role_without_rights_is_refused_by_name(postgres: Server, schema: str) -> None:

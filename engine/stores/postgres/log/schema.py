@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
-from ....errors import StoreRefused
+from ....errors import StoreRefused, UsageError
 from ....runtime.package import COMMAND
 from ..address import Address
 from ..driver import Connection
@@ -311,7 +311,9 @@ def schema_sql(schema: str, *, since: int = 0, role: str | None = None) -> str:
     With `role` also the rights of a role that an engine connects as: to read and to call.
     """
     if role is not None and not _ROLE.fullmatch(role):
-        raise StoreRefused(f"{role!r} is no plain name of a role: small letters, digits, _")
+        raise UsageError(f"{role!r} is no plain name of a role: small letters, digits, _")
+    if not 0 <= since <= len(MIGRATIONS):
+        raise UsageError(f"there are the versions 0 (nothing) to {len(MIGRATIONS)}, not {since}")
     parts = ["BEGIN;", f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s';"]
     parts.append(with_schema("SELECT pg_advisory_xact_lock({lock});", schema))
     if since == 0:
