@@ -16,7 +16,16 @@ import msgspec
 
 from ....errors import StoreFailed
 from ....model.stored import EventType, StoredEvent
-from ...contract.log import Appended, Batch, Committed, Head, Outcome, Plan, StreamConflict
+from ...contract.log import (
+    Appended,
+    Batch,
+    Committed,
+    Head,
+    Outcome,
+    Plan,
+    StreamConflict,
+    Write,
+)
 
 __all__ = ["KnownTypes", "Sending", "laid_out", "planned_out"]
 
@@ -132,73 +141,75 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
 
     `current` has the versions of streams that this writer has brought to where they are.
     """
-    recorded = batch.recorded
-    streams: list[str] = []
-    versions: list[int] = []
-    types: list[int] = []
-    encodings: list[int] = []
-    payloads: list[bytes] = []
-    metadatas: list[bytes] = []
-    checksums: list[int] = []
-    first: dict[str, tuple[int, int]] = {}
-    reached: dict[str, int] = {}
-    asked: dict[str, int] = {}
+    sending = _empty(batch)
+    reached = sending.reached
     for request in batch.requests:
         if len(request.writes) != 1 or request.extras:
             return None
         write = request.writes[0]
         stream, version = write.stream, write.expected
-        if not write.events or reached.get(stream, version) != version:
-            return None
         if stream not in reached:
-            first[stream] = (version, len(streams))
+            sending.first[stream] = (version, len(sending.streams))
             there = current.get(stream)
-            if there is None:
-                if version:
-                    asked[stream] = version
-            elif there != version:
+            if there is None and version:
+                sending.asked[stream] = version
+            elif there is not None and there != version:
                 return None
-        name = stream.encode()
-        for data in write.events:
-            version += 1
-            kind = data.type
-            number = known.get((kind.name, kind.version))
-            if number is None or number[1] != kind.schema_hash:
-                return None
-            payload, metadata, encoding = data.payload, data.metadata, data.encoding
-            streams.append(stream)
-            versions.append(version)
-            types.append(number[0])
-            encodings.append(encoding)
-            payloads.append(payload)
-            metadatas.append(metadata)
-            # `checksum_of`, without its call and its tuples: this is once for each event.
-            head = b"%d %d %d %d %d %d %b %b\0" % (
-                version,
-                kind.version,
-                recorded,
-                encoding,
-                len(payload),
-                len(metadata),
-                kind.name.encode(),
-                name,
-            )
-            checksums.append(crc32(metadata, crc32(payload, crc32(head))))
-        reached[stream] = version
+        elif reached[stream] != version:
+            return None
+        if not write.events or not _lay(sending, write, known):
+            return None
+        reached[stream] = version + len(write.events)
+    return sending
+
+
+def _empty(batch: Batch) -> Sending:
     return Sending(
         batch=batch,
-        recorded=recorded,
-        streams=streams,
-        versions=versions,
-        types=types,
-        encodings=encodings,
-        payloads=payloads,
-        metadatas=metadatas,
-        checksums=checksums,
-        first=first,
-        reached=reached,
-        asked=asked,
+        recorded=batch.recorded,
+        streams=[],
+        versions=[],
+        types=[],
+        encodings=[],
+        payloads=[],
+        metadatas=[],
+        checksums=[],
+        first={},
+        reached={},
+        asked={},
     )
+
+
+def _lay(sending: Sending, write: Write, known: KnownTypes) -> bool:
+    """Add the events of a write; tell whether the log knows their types."""
+    stream, version, recorded = write.stream, write.expected, sending.recorded
+    name = stream.encode()
+    for data in write.events:
+        version += 1
+        kind = data.type
+        number = known.get((kind.name, kind.version))
+        if number is None or number[1] != kind.schema_hash:
+            return False
+        payload, metadata, encoding = data.payload, data.metadata, data.encoding
+        sending.streams.append(stream)
+        sending.versions.append(version)
+        sending.types.append(number[0])
+        sending.encodings.append(encoding)
+        sending.payloads.append(payload)
+        sending.metadatas.append(metadata)
+        # `checksum_of`, without its call and its tuples: this is once for each event.
+        head = b"%d %d %d %d %d %d %b %b\0" % (
+            version,
+            kind.version,
+            recorded,
+            encoding,
+            len(payload),
+            len(metadata),
+            kind.name.encode(),
+            name,
+        )
+        sending.checksums.append(crc32(metadata, crc32(payload, crc32(head))))
+    return True
 
 
 def planned_out(batch: Batch, planned: Plan, known: KnownTypes) -> Sending:
