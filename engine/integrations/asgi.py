@@ -46,6 +46,7 @@ from ..runtime.safely import safe_logger
 from ..runtime.tracebacks import traceback_text
 from .bad_request import BadRequest
 from .conditions import asks_for_current, check_match, expected_version, not_modified
+from .headers import Headers
 from .origin import names_of, origins_of, refusal_of
 
 __all__ = [
@@ -70,7 +71,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]  # frameworks have types of their own
 
 RECEIPT_HEADER: Final = "Foldline-Receipt"
 """Carries a receipt's token; a client gives it back as `at` to read what it wrote."""
@@ -83,8 +84,7 @@ _VALUE = re.compile(r"(Invalid (?:enum )?value) .*?" + _AT, re.DOTALL)
 _LONG_NAME = re.compile(r"(unknown field `.{60}).*(`)" + _AT, re.DOTALL)
 _PLAIN: Final = string.punctuation.replace("/", "").replace("%", "")
 """What stays as it is in the key of nobody; `/` stands after a principal only."""
-_ONCE: Final = (b"idempotency-key", b"if-match", b"content-type")
-"""Headers of which a framework shows one where two were sent."""
+_ONCE: Final = (b"idempotency-key", b"if-match", b"content-type")  # of two, frameworks show one
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
 _AS_TEXT: Final[Any] = {"parse_int": str, "parse_float": str, "parse_constant": str}
 """Numbers are only passed over; Python makes no integer of thousands of digits."""
@@ -102,7 +102,7 @@ def decode(
     body: bytes,
     cls: type[T],
     *,
-    headers: Mapping[str, str] | None = None,
+    headers: Headers | None = None,
     depth_max: int = 32,
     unique: bool = False,
 ) -> T:
@@ -141,14 +141,14 @@ def _check_fields(pairs: list[tuple[str, object]]) -> None:
         raise BadRequest(422, "repeated-field", "a field comes twice in one object of the body")
 
 
-def _check_json(headers: Mapping[str, str]) -> None:
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+def _check_json(headers: Headers) -> None:
+    kind = (headers.get("content-type") or "").partition(";")[0].strip().lower()
     if kind != "application/json" and not re.fullmatch(r"application/[^/]*\+json", kind):
         raise BadRequest(415, "not-json", "send a body with Content-Type: application/json")
-    charset = _CHARSET.search(headers.get("content-type", ""))
+    charset = _CHARSET.search(headers.get("content-type") or "")
     if charset is not None and charset[1].lower() not in ("utf-8", "utf8"):
         raise BadRequest(415, "not-utf8", "send JSON as UTF-8")
-    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+    if (headers.get("content-encoding") or "identity").strip().lower() not in ("", "identity"):
         raise BadRequest(415, "encoded", "send a body without a Content-Encoding")
 
 
@@ -172,7 +172,7 @@ def _depth(body: bytes) -> int:
 
 
 def idempotency_key(
-    headers: Mapping[str, str], principal: str | None = None, *, required: bool = False
+    headers: Headers, principal: str | None = None, *, required: bool = False
 ) -> str | None:
     """Give the `Idempotency-Key` of a request as a command's key, or None where there is none.
 
@@ -351,7 +351,7 @@ class OriginMiddleware:
         self._origins = origins_of(origins)
         self._forms = forms
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request, or refuse it."""
         refused = None
         if scope["type"] in ("http", "websocket"):
@@ -397,7 +397,7 @@ class EngineMiddleware:
         self._statuses = statuses
         self._logger = safe_logger(logger)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)

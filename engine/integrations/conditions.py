@@ -8,12 +8,13 @@ not match. Nothing is decided here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from .bad_request import BadRequest
+from .headers import Headers
 
 __all__ = ["asks_for_current", "check_match", "expected_version", "not_modified"]
 
@@ -30,11 +31,11 @@ class Tags(msgspec.Struct, frozen=True):
     weak: Sequence[str] = ()
 
 
-def tags_of(headers: Mapping[str, str], name: str) -> Tags | None:
+def tags_of(headers: Headers, name: str) -> Tags | None:
     """Give what a header names, or None where it is not there; raise ValueError where malformed."""
     # Of a header that comes twice some frameworks show all, and it is one list.
     several = getattr(headers, "getlist", None)
-    found: list[str] = several(name) if several is not None else [headers.get(name, "")]
+    found: list[str] = several(name) if several is not None else [headers.get(name) or ""]
     if not found or (several is None and name not in headers):
         return None
     text = ",".join(found).strip(" \t")
@@ -68,7 +69,7 @@ def none_matches(tags: Tags, current: str | None) -> bool:
 
 
 def expected_version(
-    headers: Mapping[str, str], *, required: bool = False, current: int | None = None
+    headers: Headers, *, required: bool = False, current: int | None = None
 ) -> int | None:
     """Give the version that `If-Match: "3"` or `If-None-Match: *` (none yet, 0) asks for.
 
@@ -98,21 +99,21 @@ def expected_version(
     return current
 
 
-def asks_for_current(headers: Mapping[str, str]) -> bool:
+def asks_for_current(headers: Headers) -> bool:
     """Tell whether `expected_version` needs the current version: no single tag is named."""
     match, none_match = headers.get("if-match"), headers.get("if-none-match")
     there = match is not None or none_match is not None
     return there and _simple_version(match, none_match) is None
 
 
-def check_match(headers: Mapping[str, str], tag: str) -> None:
+def check_match(headers: Headers, tag: str) -> None:
     """Raise BadRequest where a GET has an `If-Match` that does not hold of this ETag: 412."""
     tags = _tags(headers, "if-match")
     if tags is not None and not matches(tags, _opaque(tag)):
         raise _not_fulfilled()
 
 
-def not_modified(headers: Mapping[str, str], tag: str) -> bool:
+def not_modified(headers: Headers, tag: str) -> bool:
     """Tell whether a GET is answered with 304: its `If-None-Match` has this ETag, in any form.
 
     A malformed one is taken for none, so that the client gets the whole answer.
@@ -131,7 +132,7 @@ def _simple_version(match: str | None, none_match: str | None) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _tags(headers: Mapping[str, str], name: str) -> Tags | None:
+def _tags(headers: Headers, name: str) -> Tags | None:
     try:
         return tags_of(headers, name)
     except ValueError:

@@ -26,6 +26,7 @@ from ..log.feed import Feed
 from ..log.history import LoggedEvent
 from ..model.messages import Event, Receipt
 from ..queries.live import LiveQuery
+from .headers import Headers
 
 __all__ = ["EventStream", "event_stream", "last_event", "server_is_stopping", "stop_server"]
 
@@ -42,7 +43,7 @@ GRACE_SECONDS: Final = 1.0
 _HEARTBEAT: Final = b":\n\n"
 
 
-def last_event(headers: Mapping[str, str], at: str | None = None) -> Receipt | None:
+def last_event(headers: Headers, at: str | None = None) -> Receipt | None:
     """Give where a client that comes back was: its `Last-Event-ID`, or else `at`, a token.
 
     `headers` finds names whatever their case, or has them in lower case. It goes into

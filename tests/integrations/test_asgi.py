@@ -195,7 +195,7 @@ async def test_what_is_no_request_passes() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    await EngineMiddleware(app)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
+    await EngineMiddleware(app)({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]
 
 
