@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import engine
 from docs.generate import commands, errors, hook, limits, metrics, mutants
 from engine.__main__ import COMMANDS
 from engine.integrations.asgi import problem_of
+from engine.integrations.opentelemetry import OpenTelemetry
 from engine.integrations.opentelemetry_metrics import DISTRIBUTIONS, INSTRUMENTS
+from engine.testing.memory_engine import memory_engine
 from tests.mutants.__main__ import load
+from tests.support.counters import Add, Added, Counter
 
 ROOT: Final = Path(__file__).parents[2]
 REFERENCE: Final = ROOT / "docs" / "reference"
@@ -66,6 +72,57 @@ def test_every_metric_stands_with_its_unit() -> None:
     units |= {each.name: each.unit for each in DISTRIBUTIONS}
     for name, unit in units.items():
         assert f"`{unit}`" in found[f"foldline.{name}"]
+
+
+class Sum(engine.Row, key="counter_id"):
+    counter_id: str
+
+
+class Counters(engine.Projection, name="counters", version=1):
+    rows: engine.Table[Sum]
+
+    @engine.projects
+    def added(self, event: Added, meta: engine.Meta) -> None:
+        self.rows.put(Sum(meta.id))
+
+
+class GetCounter(engine.Query[Sum | None]):
+    counter_id: str
+
+
+@engine.answers
+async def get_counter(query: GetCounter, views: engine.Views) -> Sum | None:
+    return await views.get(Counters.rows, query.counter_id)
+
+
+async def test_the_attributes_of_spans_are_those_that_the_bridge_sends() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    telemetry = OpenTelemetry(tracer_provider=provider, measures=False)
+    async with memory_engine(
+        [Counter], projections=[Counters], answers=[get_counter], telemetry=telemetry
+    ) as running:
+        receipt = await running.execute(Add("c-1", 1), correlation="a", causation="b")
+        await running.query(GetCounter("c-1"), at=receipt)
+        with pytest.raises(engine.Rejected):
+            await running.execute(Add("c-1", -100))
+
+    sent: dict[str, set[str]] = {}
+    for span in exporter.get_finished_spans():
+        sent.setdefault(_kind_of_span(span.name), set()).update(span.attributes or {})
+    table = (REFERENCE / "metrics.md").read_text().partition("## Correlation")[0]
+    shown = {
+        row[0].partition(":")[0].strip("`"): set(re.findall(r"foldline\.\w+", row[2]))
+        for row in rows(table)[1:]
+    }
+    assert shown == sent
+
+
+def _kind_of_span(name: str) -> str:
+    if name.startswith("project "):
+        return "project <projection>"
+    return {"add": "command", "get-counter": "query"}.get(name, name)
 
 
 def test_every_mutant_stands_below_its_promise() -> None:
