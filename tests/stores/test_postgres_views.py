@@ -1,48 +1,41 @@
-"""Views in PostgreSQL pass the suite of all views, with a log of any store beside them."""
+"""A backend in PostgreSQL passes the suite of all: its views, and what it has for others."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
+from engine.errors import DefinitionError
 from engine.runtime.ports import Ports
 from engine.stores.contract.backend import Backend
-from engine.stores.contract.log import Store
-from engine.stores.memory import MemoryStore
-from engine.stores.postgres.address import read_address
-from engine.stores.postgres.views.store import PostgresViews
-from engine.testing.conformance.views import ViewsConformance
+from engine.stores.urls import open_backend
+from engine.testing.conformance import BackendConformance
+from engine.testing.conformance.given_views import Opened
+from tests.support.postgres import Server
 
 
-class ViewsAlone:
-    """A log in memory, and its views in PostgreSQL."""
-
-    def __init__(self, url: str) -> None:
-        self.name = url
-        self._log = MemoryStore()
-
-    def log(self) -> Store:
-        return self._log
-
-    def views(self, logger: logging.Logger) -> PostgresViews:
-        return PostgresViews(read_address(self.name), logger=logger)
-
-    def outside(self, ports: Ports) -> NoReturn:
-        raise NotImplementedError
-
-
-class TestPostgresViews(ViewsConformance):
-    url = ""
+class TestPostgresBackend(BackendConformance):
+    server: Server
 
     @pytest.fixture(autouse=True)
-    def _given(self, postgres_url: str) -> None:
-        self.url = postgres_url
+    def _given(self, postgres: Server) -> None:
+        self.server = postgres
 
     def new_backend(self, folder: Path) -> Backend:
-        return ViewsAlone(self.url)
+        return open_backend(self.server.url(self.server.new_schema(), "lease=1"))
 
     def same_backend(self, backend: Backend) -> Backend:
-        return backend
+        return open_backend(backend.name.replace("//", "//postgres@"))
+
+    def copy_to(self, folder: Path) -> tuple[str, Backend]:
+        return str(folder / "copy.db"), open_backend(f"sqlite:{folder / 'copy.db'}")
+
+    async def test_log_and_views_are_copied_beside_their_engine(
+        self, opened: Opened, tmp_path: Path
+    ) -> None:
+        """A server's own means copy it: whoever asks for a file is told which."""
+        with pytest.raises(DefinitionError, match="use pg_dump"):
+            opened.backend.outside(Ports()).copy(self.copy_to(tmp_path)[0])
+
+        assert not list(tmp_path.iterdir())

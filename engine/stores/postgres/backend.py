@@ -7,13 +7,22 @@ silence. Nothing is connected to here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
 
 from ...errors import DefinitionError
+from ...limits import Limits
+from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
+from ..contract.outside import Copied
 from ..contract.views import ViewsStore
+from .address import Address
 from .log.store import PostgresStore
+from .outside.blocking import Blocking
+from .outside.log import PostgresLogReader, holder
+from .outside.operations import PostgresOperations
+from .outside.shell import PostgresShell
+from .outside.views import PostgresViewsReader
+from .views.link import Place
 from .views.store import PostgresViews
 
 __all__ = ["PostgresBackend"]
@@ -43,6 +52,54 @@ class PostgresBackend:
             return PostgresViews(self._store.address, logger=logger)
         return self._views(logger)
 
-    def outside(self, ports: Ports) -> NoReturn:  # noqa: ARG002 - the contract's
-        """Refuse: only an engine reads this log yet."""
-        raise DefinitionError(f"{self.name} cannot be read beside its engine yet")
+    def outside(self, ports: Ports) -> PostgresOutside:
+        """Give the log, and the views in its database, to other processes."""
+        return PostgresOutside(self._store.address, ports)
+
+
+class PostgresOutside:
+    """A log and the views beside it, for other processes than the engine's."""
+
+    def __init__(self, address: Address, ports: Ports) -> None:
+        self._address = address
+        self._place = Place(address, ports)
+
+    def log_reader(self) -> PostgresLogReader:
+        """Give the log to be read."""
+        return PostgresLogReader(self._place)
+
+    def views_reader(
+        self, projections: Sequence[ProjectionDefinition], limits: Limits
+    ) -> PostgresViewsReader:
+        """Give the views to be read."""
+        return PostgresViewsReader(self._place, projections, limits)
+
+    def views_beside(self, token: str, logger: logging.Logger) -> PostgresViews:
+        """Give the views to a process that builds beside the engine."""
+        return PostgresViews(self._address, logger=logger, builder=token)
+
+    def operations(self, *, readonly: bool = False) -> PostgresOperations:  # noqa: ARG002
+        """Give what can be done with the projections; what only looks takes no lock anyway."""
+        return PostgresOperations(self._place)
+
+    def shell(self) -> PostgresShell:
+        """Give SQL for people, which the server ends when its time is over."""
+        return PostgresShell(self._place)
+
+    def copy(self, to: str, *, damaged: bool = False) -> Copied:  # noqa: ARG002 - the contract's
+        """Refuse: a server has means of its own for that."""
+        with PostgresLogReader(self._place):
+            pass  # says first if there is no log
+        raise DefinitionError(
+            f"{self._place.name} is not copied to {to!r} by this release: use pg_dump, with both "
+            f"schemas, {self._place.log_schema} and {self._place.schema}. Nothing was made"
+        )
+
+    def writer(self) -> int | None:
+        """Give the process that has the log open, as far as its own note tells; None for none."""
+        calls = Blocking(self._place)
+        calls.open()
+        try:
+            return calls.run(holder, self._place)
+        finally:
+            calls.close()

@@ -206,7 +206,7 @@ class Books:
         """Give how many requests have no answer yet, up to as many as may wait."""
         rows = await self.run(
             link,
-            f"SELECT count(*) FROM (SELECT 1 FROM {{s}}.requests WHERE {_OPEN} LIMIT $1) AS some",
+            f"SELECT count(*) FROM (SELECT 1 FROM {{s}}.requests WHERE {_OPEN} LIMIT $1) AS open",
             REQUESTS_OPEN_MAX,
         )
         return int(rows[0][0])

@@ -27,17 +27,9 @@ from .schema import make_schema
 from .sql_tables import OwnTables
 from .tables import TableSql
 
-__all__ = ["Builder", "Catalog", "tables_of"]
+__all__ = ["SYNCED", "Catalog", "tables_of"]
 
 SYNCED = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '60s'"
-
-
-class Builder:
-    """A process that only builds, beside an engine."""
-
-    def __init__(self, token: str) -> None:
-        """Take what names it in the builds that are its own."""
-        self.token = token
 
 
 def tables_of(
@@ -177,7 +169,8 @@ class Catalog:
             await self._refuse_change(link, plans)
             await self.books_of.prepare(link, plans, new, self.log_id)
             for plan in plans:
-                await self._take_over(link, plan.definition)
+                if not await self._is_an_engines(link, plan):
+                    await self._take_over(link, plan.definition)
         await self._know(link, list(self.declared.values()))
 
     async def _plan(
@@ -222,6 +215,14 @@ class Catalog:
                     f"the builds of projection {plan.definition.name!r} in {self._place.name} were "
                     f"changed by another process just now: nothing was changed here; start again"
                 )
+
+    async def _is_an_engines(self, link: Link, plan: Plan) -> bool:
+        """Tell whether an engine at work has the build that a process beside it came for."""
+        found = next((b for b in plan.builds if b.state == "building" and b not in plan.drop), None)
+        if self.builder is None or found is None or found.builder is not None:
+            return False
+        query = "SELECT 1 FROM {s}.sessions WHERE live AND lease_until > clock_timestamp()"
+        return bool(await link.run(self._place.address.sql(query)))
 
     async def _take_over(self, link: Link, definition: ProjectionDefinition) -> None:
         """Note that what fits is built by whoever opened this, and that nothing has failed yet."""

@@ -35,6 +35,10 @@ class Lane:
         self._link = await self._place.connect()
         self._is_open = True
 
+    def begin(self) -> None:
+        """Take calls; the first one connects."""
+        self._is_open = True
+
     async def close(self) -> None:
         """Let what was asked come to its end, then close; a second call does nothing."""
         self._is_open = False

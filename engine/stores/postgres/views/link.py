@@ -30,8 +30,8 @@ SET_UP: Final = (
 _NO_RIGHT: Final = "42501"
 
 
-class Attribute(Protocol):
-    """A column of an answer, as asyncpg has it."""
+class Named(Protocol):
+    """A column of an answer or a type, as asyncpg has it."""
 
     name: str
 
@@ -39,8 +39,12 @@ class Attribute(Protocol):
 class Described(Statement, Protocol):
     """A statement that tells what it gives."""
 
-    def get_attributes(self) -> Sequence[Attribute]:
+    def get_attributes(self) -> Sequence[Named]:
         """Give the columns of its answer; none where it gives no rows."""
+        ...
+
+    def get_parameters(self) -> Sequence[Named]:
+        """Give the types of its values."""
         ...
 
 
@@ -77,17 +81,17 @@ class Link:
     """One connection."""
 
     def __init__(self, line: Line) -> None:
-        self._line = line
+        self.line = line
         self._described: dict[str, Described] = {}
         self._count = 0
 
     async def run(self, query: str, *values: Any) -> Sequence[Record]:
         """Run a statement; give its rows."""
-        return await self._line.fetch(query, *values)
+        return await self.line.fetch(query, *values)
 
     async def do(self, query: str) -> None:
         """Run statements without values, in one round trip."""
-        await self._line.connection.execute(query)
+        await self.line.connection.execute(query)
 
     async def ask(
         self, query: str, values: Sequence[Any]
@@ -96,19 +100,24 @@ class Link:
 
         Behind a pooler an answer without rows has no names.
         """
-        if self._line.pooled:
-            rows: Sequence[Any] = await self._line.connection.fetch(query, *values)
+        if self.line.pooled:
+            rows: Sequence[Any] = await self.line.connection.fetch(query, *values)
             return (list(rows[0].keys()) if rows else []), rows
         known = self._described.get(query) or await self._describe(query)
         names = [attribute.name for attribute in known.get_attributes()]
         return names, await known.fetch(*values)
+
+    async def takes(self, query: str) -> Sequence[str]:
+        """Give the names of the types that the values of a statement have."""
+        known = self._described.get(query) or await self._describe(query)
+        return [kind.name for kind in known.get_parameters()]
 
     async def _describe(self, query: str) -> Described:
         if len(self._described) >= STATEMENTS_MAX:
             self._described.clear()
         self._count += 1
         name = f"foldline_user_{self._count}"
-        found = cast("Described", await self._line.connection.prepare(query, name=name))
+        found = cast("Described", await self.line.connection.prepare(query, name=name))
         self._described[query] = found
         return found
 
@@ -119,15 +128,15 @@ class Link:
     @property
     def is_open(self) -> bool:
         """Whether it can be used."""
-        return not self._line.is_closed
+        return not self.line.is_closed
 
     def end(self) -> None:
         """Close it at once."""
-        self._line.drop()
+        self.line.drop()
 
     async def close(self) -> None:
         """Close it in peace, or at once where that takes long."""
-        await self._line.close()
+        await self.line.close()
 
 
 @asynccontextmanager

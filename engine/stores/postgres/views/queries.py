@@ -26,7 +26,7 @@ from .marks import numbered_marks
 from .tables import Statement, TableSql
 from .values import bytes_of, values_of
 
-__all__ = ["CANCELED", "PLAIN", "Reading", "TableReads"]
+__all__ = ["CANCELED", "PLAIN", "Reading", "TableReads", "readable"]
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ async def _select(
     known = reading.known.get(statement)
     before = frozenset[str]() if known is not None else await _locked(reading)
     try:
-        query, count = _readable(statement, rows_max) if known is None else known[:2]
+        query, count = readable(statement, rows_max) if known is None else known[:2]
         if count != len(parameters):
             raise UsageError(
                 f"a statement in views.sql has {count} marks `?`, and was given "
@@ -156,6 +156,7 @@ async def _select(
     except Exception as error:
         if is_lost_line(error) or sqlstate_of(error) == CANCELED:
             raise
+        reading.link.forget()
         await reading.link.do(BACK)
         if isinstance(error, ValueError):
             why = f"a value is of another type than its mark takes ({type(error).__name__})"
@@ -181,7 +182,7 @@ async def _select(
     return Selected(names, rows, tables)
 
 
-def _readable(statement: str, rows_max: int) -> tuple[str, int]:
+def readable(statement: str, rows_max: int) -> tuple[str, int]:
     """Give what is run for a user's statement, and how many values it takes."""
     query, count = numbered_marks(statement)
     if _GIVES_ROWS.match(statement):
@@ -189,7 +190,7 @@ def _readable(statement: str, rows_max: int) -> tuple[str, int]:
         query = query.rstrip().rstrip(";")
         return f"SELECT * FROM (\n{query}\n) AS answer LIMIT {rows_max + 1}", count
     if not _EXPLAINS.match(statement):
-        raise UsageError("views.sql was given a statement that cannot give rows")
+        raise UsageError("this is no statement that gives rows: SELECT, WITH, VALUES")
     return query, count
 
 

@@ -39,7 +39,7 @@ from ...contract.views import (
     ViewsState,
 )
 from ..address import Address
-from .catalog import Builder, Catalog
+from .catalog import Catalog
 from .lane import Lane
 from .link import Link, Place, transaction
 from .names import check_names
@@ -64,9 +64,9 @@ class PostgresViews(TableReads):
         address: Address,
         *,
         logger: logging.Logger | None = None,
-        builder: Builder | None = None,
+        builder: str | None = None,
     ) -> None:
-        """Take where they are, and what builds here if that is no engine."""
+        """Take where they are, and the name of what builds here if that is no engine."""
         self._address = address
         self._builder = builder
         self._logger = safe_logger(logger)
@@ -84,8 +84,7 @@ class PostgresViews(TableReads):
         self._ports = ports
         self._place = Place(self._address, ports)
         self._lane = Lane(self._place)
-        token = None if self._builder is None else self._builder.token
-        self._catalog = Catalog(self._place, log_id, definitions, token)
+        self._catalog = Catalog(self._place, log_id, definitions, self._builder)
         self._writes = Writes(self._catalog, self._place.name, self._reach)
         self._states = States(self._place, _Served(self._catalog), limits)
         self._rows_max = limits.query_rows

@@ -1,0 +1,5 @@
+"""A log in PostgreSQL and its views for other processes than the engine's.
+
+Read `blocking` (how calls that wait are made calls that block), `log` (the log, read), `views` (the
+views, read), `operations` (what is asked for, and done at rest), `shell` (SQL for people).
+"""

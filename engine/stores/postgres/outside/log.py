@@ -1,0 +1,184 @@
+"""A log in PostgreSQL that is only read, beside its engine or without one.
+
+Rules: every read is one statement, and so of one moment; no lock is taken that anybody waits for,
+and nothing is made where there is no log. Calls block.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final
+
+from ....errors import Damaged, StoreRefused
+from ....model.stored import EventType, StoredEvent
+from ...contract.log import Head, StreamPage, StreamRead
+from ..log.reading import (
+    events_of_feed,
+    pages_of_streams,
+    read_feed,
+    read_head,
+    read_streams,
+    read_types,
+    read_versions,
+)
+from ..log.schema import MIGRATIONS
+from ..views.link import Link, Place
+from .blocking import Blocking
+
+__all__ = ["PostgresLogReader", "holder", "is_in_use"]
+
+_HOLDER: Final = "SELECT holder FROM {s}.sessions WHERE live AND lease_until > clock_timestamp()"
+_PROCESS: Final = re.compile(r"process (\d+) ")
+_THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
+
+
+class PostgresLogReader:
+    """The log at a place; use it with `with`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._calls = Blocking(place)
+        self._types: dict[int, EventType] = {}
+        self.log_id = ""
+
+    @property
+    def name(self) -> str:
+        """Its URL without user and password."""
+        return self._place.name
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> PostgresLogReader:
+        """Open it."""
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def open(self) -> None:
+        """Connect; raise StoreRefused where there is no log that can be read."""
+        try:
+            self._calls.open()
+            self.log_id = self._calls.run(self._opened)
+        except BaseException:
+            self.close()
+            raise
+
+    async def _opened(self, link: Link) -> str:
+        schema = self._place.log_schema
+        if not (await link.run(_THERE, f"{schema}.about"))[0][0]:
+            raise StoreRefused(f"there is no log {self.name}: no engine has made one there yet")
+        ((log_id, version),) = await link.run(f"SELECT log_id, schema_version FROM {schema}.about")  # noqa: S608
+        if version != len(MIGRATIONS):
+            raise StoreRefused(
+                f"{self.name} has schema version {version}, and this release reads version "
+                f"{len(MIGRATIONS)}: use the release that wrote it, or start an engine of this "
+                f"one on it once, which brings it there"
+            )
+        return str(log_id)
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        self._calls.close()
+        self._types.clear()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """Give the end of the log, as it is now."""
+        return self._calls.run(self._head)
+
+    async def _head(self, link: Link) -> Head:
+        return await read_head(link.line, self._place.log_schema)
+
+    def event_types(self) -> Sequence[EventType]:
+        """Give the types that the log has stored, in the order of their first use."""
+        self._calls.run(self._read_types)
+        return tuple(self._types.values())
+
+    async def _read_types(self, link: Link) -> None:
+        rows = await read_types(link.line, self._place.log_schema)
+        self._types = {
+            number: EventType(name, version, hash_) for number, name, version, hash_ in rows
+        }
+
+    def version_of(self, stream: str) -> int:
+        """Give the version of a stream, 0 where it has no events."""
+        return self._calls.run(self._version_of, stream)
+
+    async def _version_of(self, link: Link, stream: str) -> int:
+        return (await read_versions(link.line, self._place.log_schema, [stream]))[stream]
+
+    def change_count(self) -> int:
+        """Give a number that changes whenever somebody has appended."""
+        return self.head().position
+
+    def read_feed(self, after: int, *, events_max: int, bytes_max: int) -> Sequence[StoredEvent]:
+        """Read the global order after a position; empty at the end of the log."""
+        return self._calls.run(self._read_feed, after, events_max, bytes_max)
+
+    async def _read_feed(
+        self, link: Link, after: int, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        while True:
+            rows = await read_feed(link.line, self._place.log_schema, after, events_max, bytes_max)
+            await self._know_types(link, {row[3] for row in rows})
+            try:
+                return events_of_feed(rows, after, self._type)
+            except Damaged:
+                # A smaller page, which ends before the damage.
+                if events_max == 1:
+                    raise
+                events_max //= 2
+
+    def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read many streams at once, as `Store.read_streams` does."""
+        return self._calls.run(self._read_streams, reads, events_max, bytes_max)
+
+    async def _read_streams(
+        self, link: Link, reads: Sequence[StreamRead], events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        while True:
+            rows = await read_streams(
+                link.line, self._place.log_schema, reads, events_max, bytes_max
+            )
+            await self._know_types(link, {row[4] for row in rows if row[4] is not None})
+            try:
+                return pages_of_streams(rows, reads, self._type)
+            except Damaged:
+                if events_max == 1:
+                    raise
+                events_max //= 2
+
+    async def _know_types(self, link: Link, numbers: set[int]) -> None:
+        if not numbers <= self._types.keys():
+            await self._read_types(link)
+
+    def _type(self, number: int) -> tuple[str, int] | None:
+        known = self._types.get(number)
+        return None if known is None else (known.name, known.version)
+
+
+async def is_in_use(link: Link, place: Place) -> bool:
+    """Tell whether an engine has the log open, or has had it a moment ago."""
+    return bool(await link.run(place.address.sql(_HOLDER)))
+
+
+async def holder(link: Link, place: Place) -> int | None:
+    """Give the process that has the log open, as far as its own note tells; None for none."""
+    if not (await link.run(_THERE, f"{place.log_schema}.sessions"))[0][0]:
+        return None
+    rows = await link.run(place.address.sql(_HOLDER))
+    found = _PROCESS.match(str(rows[0][0])) if rows else None
+    return int(found[1]) if found else None
