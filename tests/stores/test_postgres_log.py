@@ -117,6 +117,20 @@ def test_the_schema_is_printed_for_whoever_makes_it_by_hand(postgres: Server, sc
         assert told in wrong.stderr
 
 
+@pytest.mark.parametrize("call", ["append_1", "begin_session_1", "keep_snapshots_1"])
+async def test_nobody_else_may_call_what_writes(
+    postgres: Server, schema: str, role: str, call: str
+) -> None:
+    query = """
+        SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = $1 AND p.proname = $2 AND has_function_privilege($3, p.oid, 'EXECUTE')
+    """
+    await asked(postgres, f"CREATE ROLE reader_of_{schema}")
+
+    assert await asked(postgres, query, schema, call, role) == [(1,)]
+    assert await asked(postgres, query, schema, call, f"reader_of_{schema}") == [(0,)]
+
+
 async def test_a_role_without_rights_is_refused_by_name(postgres: Server, schema: str) -> None:
     postgres.sql(schema_sql(schema))
     await asked(postgres, f"CREATE ROLE stranger_of_{schema} LOGIN")

@@ -1,0 +1,79 @@
+"""A plugin of pytest's: whatever tests keep in memory, they keep in PostgreSQL instead.
+
+    python -m pytest -p tests.support.on_postgres tests/write tests/queries
+
+So the engine's own tests are run over a log in a server, in a schema each, with their views
+in memory. What looks into a `MemoryStore`, reads it after its end, or counts turns of the loop is
+left out here, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+import pytest
+
+import engine.engine as engine_module
+import engine.stores.memory as memory_module
+import engine.stores.urls as urls_module
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.backend import PostgresBackend
+from engine.stores.postgres.log.store import PostgresStore
+from tests.support.postgres import Server, postgres_server, wheel_programs
+
+_LEFT_OUT: Final = (
+    "test_nothing",  # what each says of itself is behind its name
+)
+_ended: Final = ExitStack()
+_servers: list[Server] = []
+_made = 0
+
+
+def _url() -> str:
+    global _made
+    if not _servers:
+        _servers.append(_ended.enter_context(postgres_server(wheel_programs())))
+    _made += 1
+    return _servers[0].url(_servers[0].new_schema(), "lease=3600")
+
+
+class InPostgres(PostgresStore):
+    """A store that is made as one in memory is."""
+
+    def __init__(self) -> None:
+        super().__init__(read_address(_url()))
+
+
+_real_backend: Final = urls_module.open_backend
+
+
+def _open_backend(store: Any, views: str | None = None) -> Any:
+    if store == "memory:" or isinstance(store, InPostgres):
+        made = store if isinstance(store, InPostgres) else InPostgres()
+        return PostgresBackend(made, urls_module.views_in_memory)
+    return _real_backend(store, views)
+
+
+# Before any module of tests is imported, which take the names as they are then.
+memory_module.MemoryStore = InPostgres  # type: ignore[misc, assignment]
+urls_module.MemoryStore = InPostgres  # type: ignore[misc, assignment]
+engine_module.open_backend = _open_backend
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Leave out what cannot be so."""
+    for item in items:
+        if item.name.partition("[")[0] in _LEFT_OUT:
+            item.add_marker(pytest.mark.skip(reason="it is of a store in memory"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say that it was so."""
+    terminalreporter.write_line(f"logs in PostgreSQL: {_made}")
+
+
+def pytest_unconfigure() -> None:
+    """End the server."""
+    _ended.close()
