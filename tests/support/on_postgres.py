@@ -18,6 +18,7 @@ import pytest
 import engine.engine as engine_module
 import engine.stores.memory as memory_module
 import engine.stores.urls as urls_module
+from engine.stores.own import views_in_memory
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.backend import PostgresBackend
 from engine.stores.postgres.log.store import PostgresStore
@@ -52,14 +53,14 @@ _real_backend: Final = urls_module.open_backend
 def _open_backend(store: Any, views: str | None = None) -> Any:
     if store == "memory:" or isinstance(store, InPostgres):
         made = store if isinstance(store, InPostgres) else InPostgres()
-        return PostgresBackend(made, urls_module.views_in_memory)
+        return PostgresBackend(made, views_in_memory)
     return _real_backend(store, views)
 
 
 # Before any module of tests is imported, which take the names as they are then.
-memory_module.MemoryStore = InPostgres  # type: ignore[misc, assignment]
-urls_module.MemoryStore = InPostgres  # type: ignore[misc, assignment]
-engine_module.open_backend = _open_backend
+for module in (memory_module, urls_module):
+    vars(module)["MemoryStore"] = InPostgres
+vars(engine_module)["open_backend"] = _open_backend
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -91,7 +91,7 @@ class Server:
         given = [part for item in settings.items() for part in ("-c", "=".join(item))]
         self._ready.clear()
         self._process = subprocess.Popen(
-            [*self._as_user("INT"), str(self._programs / "postgres"), "-D", str(self.data), *given],
+            [*self.as_user("INT"), str(self._programs / "postgres"), "-D", str(self.data), *given],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=self._environment,
@@ -157,7 +157,7 @@ class Server:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
 
     def _may_run(self, programs: Path) -> bool:
-        test = [*self._as_user(), "test", "-x", str(programs / "postgres")]
+        test = [*self.as_user(), "test", "-x", str(programs / "postgres")]
         return subprocess.run(test, check=False).returncode == 0
 
     def _copied(self, programs: Path) -> Path:
@@ -165,7 +165,8 @@ class Server:
         there = Path(shutil.copytree(programs.parent, self.folder / "installed", symlinks=True))
         return there / "bin"
 
-    def _as_user(self, end_with_parent: str = "keep") -> list[str]:
+    def as_user(self, end_with_parent: str = "keep") -> list[str]:
+        """Give what a command begins with to be run as the user without rights."""
         options = ["--pdeathsig", end_with_parent]
         if self._user is not None:
             ids = (f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}")
@@ -174,7 +175,7 @@ class Server:
 
     def _run(self, program: str, *arguments: str | Path) -> str:
         done = subprocess.run(
-            [*self._as_user(), str(self._programs / program), *map(str, arguments)],
+            [*self.as_user(), str(self._programs / program), *map(str, arguments)],
             capture_output=True,
             env=self._environment,
             cwd=self.folder,

@@ -1,0 +1,72 @@
+"""A log behind PgBouncer in transaction mode: each transaction may be on another connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, Ports
+from engine.stores.contract.log import Store
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.log.store import PostgresStore
+from engine.testing.conformance import append, feed, numbers, request
+from tests.stores.postgres_conformance import PostgresConformance
+from tests.support.counters import Add, Counter, total
+from tests.support.pgbouncer import pooler
+from tests.support.postgres import Server, asked
+
+
+@pytest.fixture(scope="module")
+def port(postgres: Server) -> Iterator[int]:
+    with pooler(postgres) as started:
+        yield started
+
+
+class TestPooled(PostgresConformance):
+    """The suite of all stores; a second engine is told by the renewals of the first."""
+
+    _server: Server
+    _port: int
+
+    @pytest.fixture(autouse=True)
+    def _take_server(self, postgres: Server, port: int) -> None:
+        self._server, self._port = postgres, port
+
+    def server(self) -> Server:
+        return self._server
+
+    def new_store(self, folder: Path) -> Store:
+        schema = self._server.new_schema()
+        return PostgresStore(read_address(self._server.url(schema, "lease=1", port=self._port)))
+
+
+async def test_a_pooler_is_found_out_and_nothing_is_prepared(postgres: Server, port: int) -> None:
+    store = PostgresStore(read_address(postgres.url(postgres.new_schema(), port=port)))
+    await store.open(Ports())
+    await append(store, request("a:1", 0, 1))
+    line, _ = store.writing()
+
+    assert line.pooled
+    assert numbers(await feed(store)) == [1]
+    await store.close()
+
+
+async def test_an_engine_with_many_clients_works_behind_a_pooler(
+    postgres: Server, port: int
+) -> None:
+    url = postgres.url(postgres.new_schema(), port=port)
+    async with Engine([Counter], store=url, views="memory:") as engine:
+        adds = (engine.execute(Add(f"c{n % 7}", 1), key=str(n)) for n in range(70))
+        receipts = await asyncio.gather(*adds)
+        assert len({receipt.position for receipt in receipts}) == 70
+        await asked(
+            postgres,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'foldline'",
+        )
+        await engine.execute(Add("c1", 1))
+
+        assert await total(engine, "c1") == "11 at 11"
