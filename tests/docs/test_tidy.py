@@ -187,7 +187,7 @@ LONG_FILES = {
     "queries.live": 600,
     "stores.sqlite.log.store": 593,
     "stores.sqlite.system_files": 572,
-    "stores.sqlite.views.store": 572,
+    "stores.sqlite.views.store": 568,
     "write.actor": 588,
 }
 

@@ -267,7 +267,7 @@ async def test_a_read_transaction_ends_with_its_query(url: str) -> None:
             assert isinstance(engine._views, SqliteViews)
             states = engine._views._shown._states
             assert states is not None
-            await until(lambda: not states._ended)  # the engine's own queries
+            await until(lambda: not states.lanes[0].ended)  # the engine's own queries
             await looker.positions()  # what has ended was given back before
             folded = outside(url, "pragma wal_checkpoint(truncate)")
 

@@ -141,7 +141,7 @@ async def nobody_reads(engine: Engine) -> None:
     """End the transaction that the next answer would join."""
     states = views_of(engine)._shown._states
     assert states is not None
-    await states.calls.run(states._nothing, lambda _: None)
+    await states.lanes[0].calls.run(states.lanes[0].nothing, lambda _: None)
 
 
 async def begin_slow(engine: Engine) -> tuple[asyncio.Future[Any], asyncio.Event]:

@@ -184,7 +184,8 @@ async def test_a_search_begins_in_a_schema_that_stays(tmp_path: Path) -> None:
             return connection
 
         states._source.connect = meddled  # type: ignore[method-assign]
-        await states.calls.run(states._nothing, lambda _: states._idle.clear())
+        lane = states.lanes[0]
+        await lane.calls.run(lane.nothing, lambda _: lane._idle.clear())
 
         assert await engine.query(Twice("search", "get")) == (1, 1)
         assert made == 5

@@ -187,7 +187,7 @@ async def test_a_state_is_taken_from_an_answer_that_holds_it_too_long(tmp_path: 
         BETWEEN.clear()
         assert await engine.query(Twice("get", "sql")) == (1, 1)
         await add(engine, 1)
-        await states.calls.run(states._nothing, lambda _: None)
+        await states.lanes[0].calls.run(states.lanes[0].nothing, lambda _: None)
         with closing(apsw.Connection(f"{tmp_path}/log.views.db")) as shell:
             assert list(shell.execute("pragma wal_checkpoint(truncate)")) == [(0, 0, 0)]
 
@@ -199,7 +199,8 @@ async def test_a_state_is_not_counted_while_its_first_read_waits(tmp_path: Path)
         states = views_of(engine)._shown._states
         assert states is not None
         go_on = threading.Event()
-        busy = asyncio.ensure_future(states.calls.run(states._nothing, lambda _: go_on.wait()))
+        lane = states.lanes[0]
+        busy = asyncio.ensure_future(lane.calls.run(lane.nothing, lambda _: go_on.wait()))
         asked = asyncio.ensure_future(engine.query(Now()))
         try:
             await until(lambda: bool(states._reading))

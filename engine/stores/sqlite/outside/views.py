@@ -74,7 +74,7 @@ class SqliteViewsReader(TableReads):
         if worker is not None:
             try:
                 assert self._states is not None
-                await worker.run(self._states.close)
+                await worker.run(self._states.close, self._states.lanes[0])
                 await worker.run(self._disconnect)
             finally:
                 await worker.close()

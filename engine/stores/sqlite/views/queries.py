@@ -26,7 +26,7 @@ from ...contract.views import Search, Selected, Selection
 from ..connection import OnlyReads, failures, readable, run, run_some, within
 from .tables import Statement, TableSql
 
-__all__ = ["OPENS_NO_INDEX", "QueryCalls", "Readable", "TableReads"]
+__all__ = ["OPENS_NO_INDEX", "Call", "QueryCalls", "Readable", "TableReads"]
 
 T = TypeVar("T")
 
@@ -200,27 +200,46 @@ def _select(
     return Selected(names, rows, tables)
 
 
-class _Call:
-    """One call, which its caller may give up."""
+class Call:
+    """One call, which its caller may give up, or take back as long as it has not begun."""
 
     given_up = False
     is_too_slow = False
+    began: float | None = None
+    """When it began, by the stopwatch."""
 
-    def __init__(self, open_: object) -> None:
+    def __init__(self, open_: Callable[[], tuple[apsw.Connection | None, Any]]) -> None:
+        """Take what gives the connection, and what to read from."""
         self.open = open_
+        self._claims = [None]
+
+    def claim(self) -> bool:
+        """Tell whether who asks may have it: its thread, to run it, or who takes it back.
+
+        One of them may, whichever is first.
+        """
+        try:
+            self._claims.pop()  # in one step, whichever thread does it
+        except IndexError:
+            return False
+        return True
 
 
-def _end(call: _Call) -> None:
+def _end(call: Call) -> None:
     call.is_too_slow = True
 
 
 class QueryCalls:
     """Calls on the connections of some views, from `begin` to `end`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, stopwatch: Callable[[], float] = lambda: 0.0) -> None:
+        """Take whose views these are, and what tells how long a call has run."""
         self._path = path
+        self._stopwatch = stopwatch
         self._worker: Worker | None = None
-        self._running: tuple[_Call, apsw.Connection | None] | None = None
+        self.waiting = 0
+        """Calls that are not answered yet."""
+        self._running: tuple[Call, apsw.Connection | None] | None = None
         self._posted: set[asyncio.Future[None]] = set()
         self._interrupting = True
         self._seconds: float | None = None
@@ -257,20 +276,32 @@ class QueryCalls:
 
         If the caller gives up, its statement is interrupted.
         """
+        return await self.run_call(Call(open_), call, args)
+
+    async def run_call(self, mine: Call, call: Callable[..., T], args: Sequence[Any]) -> T:
+        """Do the same as one that its caller may take back."""
         if self._worker is None:
             raise StoreFailed(f"the views {self._path} are closed", written=False)
-        mine = _Call(open_)
         timer = None
         if self._seconds is not None:
             timer = asyncio.get_running_loop().call_later(self._seconds, _end, mine)
+        self.waiting += 1
         try:
-            return await self._worker.run(self._run_now, mine, open_, call, args)
+            return await self._worker.run(self._run_now, mine, call, args)
         except asyncio.CancelledError:
             self._give_up(mine)
             raise
         finally:
+            self.waiting -= 1
             if timer is not None:
                 timer.cancel()
+
+    @property
+    def runs_for(self) -> float:
+        """For how many seconds the call has run that runs now."""
+        running = self._running
+        began = None if running is None else running[0].began
+        return 0.0 if began is None else self._stopwatch() - began
 
     def post(self, call: Callable[[], None]) -> None:
         """Have a call run on the worker that nobody waits for."""
@@ -285,7 +316,7 @@ class QueryCalls:
         if running is not None and running[0].open == open_:
             self._give_up(running[0])
 
-    def _give_up(self, call: _Call) -> None:
+    def _give_up(self, call: Call) -> None:
         """Interrupt a call until it ends: a statement that has not begun does not notice."""
         call.given_up = True
         running = self._running
@@ -295,7 +326,7 @@ class QueryCalls:
             asyncio.get_running_loop().call_later(INTERRUPT_SECONDS, self._give_up, call)
 
     @contextmanager
-    def _looking(self, connection: apsw.Connection, mine: _Call) -> Generator[None]:
+    def _looking(self, connection: apsw.Connection, mine: Call) -> Generator[None]:
         """Let what runs inside end as soon as nobody waits for it any more."""
         connection.set_progress_handler(
             lambda: mine.given_up or mine.is_too_slow or self._ending, LOOK_STEPS
@@ -305,16 +336,14 @@ class QueryCalls:
         finally:
             connection.set_progress_handler(None)
 
-    def _run_now(
-        self,
-        mine: _Call,
-        open_: Callable[[], tuple[apsw.Connection | None, Any]],
-        call: Callable[..., T],
-        args: Sequence[Any],
-    ) -> T:
+    def _run_now(self, mine: Call, call: Callable[..., T], args: Sequence[Any]) -> T:
+        if not mine.claim():
+            raise StoreFailed(f"the views {self._path} are read elsewhere", written=False)
+        mine.began = self._stopwatch()
         while not (mine.given_up or self._ending):
+            self._running = (mine, None)
             try:
-                connection, what = open_()
+                connection, what = mine.open()
                 self._running = (mine, connection)
                 if self._interrupting or connection is None:
                     return call(what, *args)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import zip_longest
 from typing import Any, Final, Protocol, TypeVar
 
 import apsw
@@ -58,8 +59,10 @@ class Shown:
         self._ports = ports
         self._limits = limits
         self._keeper = keeper
-        self._calls = QueryCalls(path)
+        self._calls = QueryCalls(path, ports.stopwatch)
         self._states: States | None = None
+        self._workers: list[Worker] = []
+        """Threads that read beside the first, where something takes long."""
         self._place: Place | None = None
         self._shared: apsw.Connection | None = None
         """In memory: the connection that writes too."""
@@ -73,8 +76,15 @@ class Shown:
         """Let the file be read on this worker, as long as it is at its place."""
         self._place = place
         self._calls.begin(reader)
-        self._states = States(self._calls, self, self._limits)
+        self._states = States(self._calls, self, self._limits, more=self._start_another)
         await self._states.open()
+
+    def _start_another(self) -> QueryCalls:
+        worker = self._ports.workers.start(f"foldline-queries-{len(self._workers) + 2}")
+        self._workers.append(worker)
+        calls = QueryCalls(self._path, self._ports.stopwatch)
+        calls.begin(worker)
+        return calls
 
     def share(
         self, worker: Worker, connection: apsw.Connection, *, only_read: bool = False
@@ -87,13 +97,32 @@ class Shown:
     async def end(self) -> None:
         """Take no more calls; interrupt what still runs."""
         self._calls.end()
+        if self._states is not None:
+            self._states.end()
         if self._folding is not None:
             await asyncio.wait({self._folding})
 
-    def close(self) -> None:
-        """Close the connections; on their worker."""
-        if self._states is not None:
-            self._states.close()
+    async def close(self, reader: Worker) -> None:
+        """Close the connections, each in its thread, and end the threads but the first."""
+        workers, self._workers = [reader, *self._workers], []
+        lanes = [] if self._states is None else self._states.lanes
+        failed: BaseException | None = None
+        for worker, lane in zip_longest(workers, lanes):
+            try:
+                if self._states is not None and lane is not None:
+                    await worker.run(self._states.close, lane)
+            except BaseException as error:
+                failed = error
+            finally:
+                if worker is not reader:
+                    await worker.close()
+        if failed is not None:
+            raise failed
+
+    async def let_begin(self, reader: Worker) -> None:
+        """Return when all reads that were asked for have begun, or are begun after this."""
+        for worker in (reader, *self._workers):
+            await worker.run(_nothing_to_do)
 
     def state(self, *, holding: bool) -> ViewsState:
         """Give the views as they are at its first read; see `ViewsStates.state`."""
@@ -233,3 +262,7 @@ class _SharedState(TableReads):
         for name in (read.projection,) if one else self._shown.projections:
             self._saw.setdefault(name, self._shown.transactions(name)[0])
         return await self._shown.run(call, *args)
+
+
+def _nothing_to_do() -> None:
+    """Come when the worker does."""

@@ -1,32 +1,28 @@
 """One state of the views for each answer: a read transaction from its first read to its end.
 
-Rules: all reads of an answer see what its first one saw. Answers that begin before anything is
-committed anew read in one transaction, on one connection; who comes behind a commit never joins
-those before it. Of answers that read there are `Limits.answers_at_once`; who comes then waits for a
-turn. A writer waits for none of them, since SQLite's write-ahead log keeps what they still read. So
-the log cannot be begun anew meanwhile, and grows: an answer has `Limits.state_seconds` from its
-first read on, then its state is taken from it and its reads raise TimeoutError. Where many short
-answers overlap without a gap, `pause` makes one. A transaction in which nobody reads is ended with
-the next one, or a moment later. All of SQLite is called on the queries' worker, the rest is done on
-the loop.
+Rules: all reads of an answer see what its first one saw, in one lane. Of answers that read there
+are `Limits.answers_at_once`; who comes then waits for a turn. A writer waits for none of them,
+since SQLite's write-ahead log keeps what they still read. So the log cannot be begun anew
+meanwhile, and grows: an answer has `Limits.state_seconds` from its first read on, then its state is
+taken from it and its reads raise TimeoutError. Where many short answers overlap without a gap,
+`pause` makes one. Where a read takes long, those that have not begun go to another lane, so that
+nobody waits for a statement of somebody else's; one lane is enough where all are short. Everything
+here is done on the loop, and SQLite is called in the lanes' threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import apsw
-import msgspec
 
 from ....errors import UsageError
 from ....limits import Limits
-from ..connection import OnlyReads, run
-from .queries import OPENS_NO_INDEX, QueryCalls, Readable, TableReads
-from .tables import TableSql
+from .lane import Lane, Source, Transaction
+from .queries import OPENS_NO_INDEX, Call, QueryCalls, Readable, TableReads
 
 __all__ = ["Source", "State", "States"]
 
@@ -36,47 +32,10 @@ LOOK_SECONDS: Final = 0.02
 """How soon what has ended is given back where nothing else is read, and what is too old ended."""
 PAUSE_SECONDS: Final = 0.1
 """How long new answers wait, at most, for those that read, so that the log can be begun anew."""
-
-_BEGIN: Final = "BEGIN /* one state for one answer */"
-_END: Final = "ROLLBACK /* one state for one answer */"
-
-
-class Source(Protocol):
-    """Where the connections come from; called on the queries' worker."""
-
-    def connect(self) -> apsw.Connection:
-        """Open one that can only read; its authorizer is an OnlyReads, or none."""
-        ...
-
-    def serves(self, projection: str) -> bool:
-        """See `ViewsSource.serves`; on the loop."""
-        ...
-
-    def is_usable(self, connection: apsw.Connection) -> bool:
-        """Tell whether one that was used before still reads the views."""
-        ...
-
-    def tables(
-        self, connection: apsw.Connection, begin: Callable[[], None]
-    ) -> Mapping[str, TableSql]:
-        """Begin a read transaction by `begin`, read in it, and give the tables that serve."""
-        ...
-
-    def commits(self) -> int | None:
-        """Give a number that is another one behind each commit; None where none is known.
-
-        It changes before anybody is told of the commit.
-        """
-        ...
-
-
-class _Transaction(msgspec.Struct, eq=False):
-    """A read transaction, and how many answers read in it."""
-
-    readable: Readable
-    mark: tuple[int, int] | None
-    """What was known of commits before it began: while that is so, others may join it."""
-    users: int = 0
+HELD_UP_SECONDS: Final = 0.1
+"""A read that takes longer holds its lane up: nobody else is to wait for it. What is short takes
+longer, too, where the event loop is busy, and has no use for more threads."""
+LANES_MAX: Final = 8
 
 
 class State(TableReads):
@@ -89,8 +48,15 @@ class State(TableReads):
         self._states = states
         self.serves = states.serves
         self.readable: Readable | None = None
-        self.transaction: _Transaction | None = None
-        """Both are known on the worker from the first read on."""
+        self.transaction: Transaction | None = None
+        """Both are known in the lane's thread from the first read on."""
+        self.lane: Lane | None = None
+        """Where it reads; it may change as long as nothing was read."""
+        self._movable: tuple[Call, asyncio.Task[Any]] | None = None
+        """Its first read, where that waits for those of others, and who waits for it."""
+        self._was_moved = False
+        self._stays = False
+        """Whether more than that is read, all of it where this is."""
         self.began: float | None = None
         """When it was first seen to read, by the loop's clock; one that waits holds nothing up."""
         self.has_place = False
@@ -115,11 +81,44 @@ class State(TableReads):
         if self.readable is None:
             self._pins = self._pins or call not in OPENS_NO_INDEX
         try:
-            return await self._states.calls.run(self.open, call, *args)
+            if self.lane is None:
+                self.lane = self._states.lane()
+                if self.lane.calls.waiting:
+                    return await self._run_or_move(call, args)
+            # All that it reads is read in one lane.
+            self._movable, self._stays = None, True
+            return await self.lane.calls.run(self.open, call, *args)
         except Exception:
             if self.is_too_old:
                 self._check()
             raise
+
+    async def _run_or_move(self, call: Callable[..., T], args: Sequence[Any]) -> T:
+        """Run the first read in its lane, and in another where it is moved before it begins."""
+        task = asyncio.current_task()
+        assert task is not None, "whoever waits is a task"
+        cancelled = task.cancelling()
+        while True:
+            assert self.lane is not None, "whoever moves it says where"
+            mine = Call(self.open)
+            self._movable = None if self._stays else (mine, task)
+            try:
+                return await self.lane.calls.run_call(mine, call, args)
+            except asyncio.CancelledError:
+                if not self._was_moved:
+                    raise
+                self._was_moved = False
+                if task.uncancel() > cancelled:
+                    raise  # somebody else has cancelled it as well
+            finally:
+                self._movable = None
+
+    def move(self, to: Lane) -> None:
+        """Read in another lane, where nothing was read yet."""
+        if self._movable is not None and self._movable[0].claim():
+            task = self._movable[1]
+            self.lane, self._movable, self._was_moved = to, None, True
+            task.cancel()  # as asyncio's own time-outs do: it waits for nothing but this read
 
     _run = run
 
@@ -131,10 +130,11 @@ class State(TableReads):
                 await self._states.enter(self)
 
     def open(self) -> tuple[apsw.Connection, Readable]:
-        """Give the connection, and begin at the first read; on the worker."""
+        """Give the connection, and begin at the first read; in the lane's thread."""
         if self.readable is None:
             self._check()
-            self.transaction = self._states.take(self._pins)
+            assert self.lane is not None, "it was chosen before"
+            self.transaction = self.lane.take(self._pins)
             self.readable = self.transaction.readable
         return self.readable.connection, self.readable
 
@@ -150,28 +150,29 @@ class State(TableReads):
 
 
 class States:
-    """All states that are read at the same time, and the connections for them."""
+    """All states that are read at the same time."""
 
     def __init__(
-        self, calls: QueryCalls, source: Source, limits: Limits, *, at_once: bool = False
+        self,
+        calls: QueryCalls,
+        source: Source,
+        limits: Limits,
+        *,
+        at_once: bool = False,
+        more: Callable[[], QueryCalls] | None = None,
     ) -> None:
-        """Take where to read; `at_once` gives back what has ended without waiting for a read."""
+        """Take where to read; `at_once` gives back what has ended without waiting for a read.
+
+        `more` starts another thread to read in, where there may be more than one.
+        """
         self._at_once = at_once
-        self.calls = calls
         self.seconds = limits.state_seconds
+        self.lanes = [Lane(calls, source, limits)]
         self._source = source
+        self._limits = limits
+        self._more = more
         self.serves = source.serves
         self._most = limits.answers_at_once
-        self._bytes_max = limits.query_bytes
-        self._idle: list[Readable] = []
-        """Between two answers; on the worker. The one used last comes first: it knows most."""
-        self._known: dict[str, frozenset[str]] = {}
-        self._ended: deque[State] = deque()
-        """To be given back on the worker."""
-        self._newest: _Transaction | None = None
-        """The one that may be joined; on the worker."""
-        self._looks = 0
-        """How often `_look` has looked: nothing is joined longer than between two of them."""
         self._reading: dict[State, None] = {}
         """Those that have a place, in the order in which they got it."""
         self._waiting: dict[asyncio.Future[None], State] = {}
@@ -180,7 +181,22 @@ class States:
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    # -- on the loop --------------------------------------------------------------------------
+    async def open(self) -> None:
+        """Open one connection, so that it is found now if none can be."""
+        lane = self.lanes[0]
+        await lane.calls.run(lane.nothing, lane.open)
+
+    def lane(self) -> Lane:
+        """Give where the next one reads: the first lane that nothing holds up."""
+        for lane in self.lanes:
+            if lane.calls.runs_for < HELD_UP_SECONDS:
+                return lane
+        if self._more is not None and len(self.lanes) < LANES_MAX and not self._is_closed:
+            self.lanes.append(Lane(self._more(), self._source, self._limits))
+            return self.lanes[-1]
+        return min(self.lanes, key=lambda lane: lane.calls.waiting)
+
+    # -- turns --------------------------------------------------------------------------------
 
     def enter_now(self, state: State) -> bool:
         """Let a state begin, if there is a place and nobody waits for one."""
@@ -213,9 +229,10 @@ class States:
         """Take a state back from an answer."""
         if state in self._reading:
             del self._reading[state]
-            self._ended.append(state)
-            if self._at_once:
-                self.calls.post(self._give_back)
+            if state.lane is not None:
+                state.lane.ended.append(state)
+                if self._at_once:
+                    state.lane.calls.post(state.lane.give_back)
             self._let_in()
 
     def _let_in(self) -> None:
@@ -229,23 +246,34 @@ class States:
             self._quiet.set()
 
     def _look(self) -> None:
-        """End what is too old, and see that what has ended is given back."""
+        """End what is too old, give back what has ended, and let nobody wait for a long read."""
         loop = asyncio.get_running_loop()
         self._timer = None
-        self._looks += 1
+        for lane in self.lanes:
+            lane.looks += 1
         for state in list(self._reading):
             if state.readable is None:
+                self._help(state)
                 continue  # its first read waits for those of others
             if state.began is None:
                 state.began = loop.time()
             if loop.time() - state.began >= self.seconds:
                 state.is_too_old = True
                 self.leave(state)
-                self.calls.give_up_on(state.open)
-        if self._ended and not self._is_closed:
-            self.calls.post(self._give_back)
+                if state.lane is not None:
+                    state.lane.calls.give_up_on(state.open)
+        for lane in self.lanes:
+            if lane.ended and not self._is_closed:
+                lane.calls.post(lane.give_back)
         if self._reading:
             self._timer = loop.call_later(LOOK_SECONDS, self._look)
+
+    def _help(self, state: State) -> None:
+        """Take a state to another lane where something holds its own up."""
+        if state.lane is not None and state.lane.calls.runs_for >= HELD_UP_SECONDS:
+            other = self.lane()
+            if other.calls.runs_for < HELD_UP_SECONDS:
+                state.move(other)
 
     @asynccontextmanager
     async def pause(self) -> AsyncGenerator[bool]:
@@ -265,112 +293,29 @@ class States:
                         await self._quiet.wait()
                 except TimeoutError:
                     pass
-            if not self._is_closed:
-                await self.calls.run(self._nothing, _give_nothing)
+            if not self._is_closed and not self._reading:
+                for lane in list(self.lanes):
+                    await lane.calls.run(lane.nothing, _give_nothing)
             yield not self._reading
         finally:
             self._quiet = None
             self._let_in()
 
-    async def open(self) -> None:
-        """Open one connection, so that it is found now if none can be."""
-        await self.calls.run(self._nothing, self._open)
+    # -- the end ------------------------------------------------------------------------------
 
-    # -- on the worker ------------------------------------------------------------------------
-
-    def _open(self, _what: None) -> None:
-        self._idle.append(self._readable(self._connect(), {}))
-
-    def take(self, pins: bool) -> _Transaction:
-        """Begin to read: give a transaction, on whose connection all reads see one state.
-
-        It `pins` the schema at once where the first read opens an index of words.
-        """
-        # Looked at before it begins: what is committed in between only lets fewer join it.
-        commits = self._source.commits()
-        mark = None if commits is None else (commits, self._looks)
-        newest = self._newest
-        joins = newest is not None and mark is not None and newest.mark == mark
-        self._give_back(joins=joins)
-        if newest is None or not joins:
-            newest = self._newest = _Transaction(self._begin_to_read(), mark)
-        if pins:
-            # Now, and not with the search: its index would be opened while the schema changes.
-            run(newest.readable.connection, "SELECT 1 FROM sqlite_schema LIMIT 1")
-        newest.users += 1
-        return newest
-
-    def _begin_to_read(self) -> Readable:
-        while self._idle:
-            found = self._idle.pop()
-            if self._source.is_usable(found.connection):
-                return self._look_at(found.connection)
-            found.connection.close()
-        return self._look_at(self._connect())
-
-    def _look_at(self, connection: apsw.Connection) -> Readable:
-        try:
-            tables = self._source.tables(connection, lambda: _switch(connection, _BEGIN))
-        except BaseException:
-            connection.close()
-            raise
-        return self._readable(connection, tables)
-
-    def _connect(self) -> apsw.Connection:
-        connection = self._source.connect()
-        # SQLite itself ends a text that grows beyond this, before it is made.
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, self._bytes_max)
-        return connection
-
-    def _readable(self, connection: apsw.Connection, tables: Mapping[str, TableSql]) -> Readable:
-        return Readable(connection, tables, self._bytes_max, False, self._known)
-
-    def _nothing(self) -> tuple[Any, None]:
-        self._give_back()
-        return None, None
-
-    def _give_back(self, *, joins: bool = False) -> None:
-        """End the transactions in which nobody reads; the newest stays where somebody `joins`."""
-        while self._ended:
-            left = self._ended.popleft().transaction
-            if left is not None:
-                left.users -= 1
-                if not left.users and left is not self._newest:
-                    self._end(left.readable)
-        newest = self._newest
-        if newest is not None and not newest.users and not joins:
-            self._newest = None
-            self._end(newest.readable)
-
-    def _end(self, readable: Readable) -> None:
-        _switch(readable.connection, _END)
-        if readable.connection.txn_state() == apsw.SQLITE_TXN_NONE:
-            self._idle.append(readable)
-        else:
-            # A read that failed half way is kept by its error, and with it the old state.
-            readable.connection.close(True)
-
-    def close(self) -> None:
-        """Close all connections; nothing is read any more."""
+    def end(self) -> None:
+        """Take no more reads, and interrupt those that run."""
         self._is_closed = True
-        self._give_back()
-        for readable in [*self._idle, *[s.readable for s in self._reading if s.readable]]:
-            readable.connection.close()
-        self._idle.clear()
+        for lane in self.lanes:
+            lane.calls.end()
+
+    def close(self, lane: Lane) -> None:
+        """Close the connections of a lane, in its thread."""
+        self._is_closed = True
+        states = [state for state in self._reading if state.lane is lane]
+        read = [state.readable for state in states if state.readable is not None]
+        lane.close(read)
 
 
 def _give_nothing(_what: None) -> None:
     """Come when the worker does."""
-
-
-def _switch(connection: apsw.Connection, statement: str) -> None:
-    """Begin or end a read transaction, which no statement of a user may."""
-    guard = connection.authorizer
-    if isinstance(guard, OnlyReads):
-        guard.is_beginning = True
-        try:
-            run(connection, statement)
-        finally:
-            guard.is_beginning = False
-    else:
-        run(connection, statement)

@@ -196,7 +196,7 @@ class SqliteViews(TableReads):
         writer, self._writer = self._writer, None
         if reader is not None and reader is not writer:
             try:
-                await reader.run(self._shown.close)
+                await self._shown.close(reader)
             finally:
                 await reader.close()
         if writer is not None:
@@ -453,7 +453,7 @@ class SqliteViews(TableReads):
     async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
         """Take a build's tables away, when the queries that came before have read them."""
         if self._reader is not None:
-            await self._reader.run(_nothing_to_do)
+            await self._shown.let_begin(self._reader)
         await self._on_writer(self._keeper.drop, projection, build, decision)
 
     async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
@@ -566,7 +566,3 @@ class SqliteViews(TableReads):
 
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         return await self._shown.run(call, *args)
-
-
-def _nothing_to_do() -> None:
-    """Come when the worker does."""
