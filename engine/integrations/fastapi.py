@@ -134,13 +134,21 @@ class Executing:
         self.expected = expected_version(connection.headers)
         """The version that the client read, or None."""
 
-    async def __call__(self, command: Command) -> Receipt:
+    async def __call__(
+        self, command: Command, *, deadline: float | None = None, correlation: str | None = None
+    ) -> Receipt:
         """Execute a command with the request's key and version; set the answer's headers.
 
-        Raises what `Engine.execute` raises; EngineMiddleware makes an answer of it.
+        `deadline` (seconds) and `correlation` are as for `Engine.execute`, which says what is
+        raised; EngineMiddleware makes an answer of that.
         """
         receipt = await self._engine.execute(
-            command, key=self.key, expected=self.expected, principal=self.principal
+            command,
+            key=self.key,
+            expected=self.expected,
+            deadline=deadline,
+            correlation=correlation,
+            principal=self.principal,
         )
         self._response.headers.update(receipt_headers(receipt))
         return receipt

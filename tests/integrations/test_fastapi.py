@@ -114,8 +114,12 @@ app.add_middleware(EngineMiddleware)
 
 
 @app.post("/tools", status_code=201)
-async def add(command: Annotated[AddTool, Body()], execute: ByUser) -> Receipt:
-    return await execute(command)
+async def add(
+    command: Annotated[AddTool, Body()],
+    execute: ByUser,
+    x_request_id: Annotated[str | None, Header()] = None,
+) -> Receipt:
+    return await execute(command, deadline=10, correlation=x_request_id)
 
 
 @app.get("/tools")
@@ -185,10 +189,11 @@ async def test_a_change_to_another_version_than_was_read_is_refused(
 async def test_the_log_keeps_who_asked_and_a_history_is_an_answer(
     client: httpx.AsyncClient,
 ) -> None:
-    await client.post("/tools", json=DRILL, headers={"X-User": "ann"})
+    await client.post("/tools", json=DRILL, headers={"X-User": "ann", "X-Request-Id": "r-7"})
 
     (logged,) = (await client.get("/tools/t-1/history")).json()
-    assert (logged["name"], logged["meta"]["principal"]) == ("tool-added", "ann")
+    meta = logged["meta"]
+    assert (logged["name"], meta["principal"], meta["correlation"]) == ("tool-added", "ann", "r-7")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,12 @@ async def test_openapi_has_schemas_of_bodies_answers_headers_and_errors() -> Non
     assert body == {"$ref": "#/components/schemas/AddTool"}
     answer = told["paths"]["/tools"]["get"]["responses"]["200"]["content"]["application/json"]
     assert answer["schema"]["items"] == {"$ref": "#/components/schemas/Shown"}
-    assert [p["name"] for p in post["parameters"]] == ["Idempotency-Key", "If-Match", "x-user"]
+    assert [p["name"] for p in post["parameters"]] == [
+        "x-request-id",
+        "Idempotency-Key",
+        "If-Match",
+        "x-user",
+    ]
     assert "application/problem+json" in post["responses"]["409"]["content"]
     assert {"AddTool", "LoggedEvent", "Receipt", "Shown"} <= told["components"]["schemas"].keys()
 
