@@ -65,7 +65,7 @@ class Engine:
     - `store`: a URL ("memory:", "sqlite:shop.db", "postgresql://user@host/database"), the path of
       a log's file, or a Store.
     - `views`: where the views of a log in PostgreSQL are kept: "sqlite:PATH", or "memory:" to fold
-      them anew at each start. Other stores know by themselves.
+      them again at each start. Other stores know by themselves.
     - `upcasters`, `retired`: what becomes of events that older releases stored.
     - `rebuild`: what happens if a projection is declared otherwise than its views are stored.
       "refuse" raises StoreRefused at the start. "auto" builds it beside the old tables, which serve
@@ -85,9 +85,10 @@ class Engine:
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
 
     Raises DefinitionError if the definitions contradict each other. Entering raises StoreLocked if
-    another engine has the store, StoreRefused if it cannot be trusted or stored types of events do
-    not fit the declared ones, and StoreFailed. Leaving drains: it refuses new commands, answers
-    accepted ones, and closes everything. It raises EngineFailed if the engine has failed meanwhile.
+    another engine has the store, and StoreFailed. It raises StoreRefused if the store cannot be
+    trusted, or stored types of events do not fit the declared ones. Leaving drains: it refuses new
+    commands, answers accepted ones, and closes everything. It raises EngineFailed if the engine has
+    failed meanwhile.
     """
 
     def __init__(
@@ -204,9 +205,9 @@ class Engine:
         - `window`: how many are in the engine at a time, at most.
 
         Commands for one aggregate run in the order given. An answer that is an error is given, not
-        raised, so that the rest goes on. If the engine is overloaded, the next command waits for an
-        earlier one's answer. To stop early, leave it through `contextlib.aclosing`; what was sent
-        is run all the same. Raises UsageError for a `window` below 1, and Closed.
+        raised, so that the rest continues. If the engine is overloaded, the next command waits for
+        an earlier one's answer. To stop early, leave it through `contextlib.aclosing`; what was
+        sent is run all the same. Raises UsageError for a `window` below 1, and Closed.
         """
         return run_many(commands, window, self._reception.send, self._check_usable)
 
@@ -229,9 +230,10 @@ class Engine:
           without it unlimited.
         - `principal`: who asks; for `authorize`.
 
-        Raises ProjectionLag if the views are not there in time, naming who lags and by how much,
-        and ProjectionUnserved if other tables than it reads serve. Raises Forbidden if `authorize`
-        says no, Overloaded (`Limits.waits_at`), TimeoutError, and what the answer itself raises.
+        Raises ProjectionLag if the views are not there in time, naming who lags and by how much.
+        Raises ProjectionUnserved if other tables than it reads serve. Raises Forbidden if
+        `authorize` says no, Overloaded (`Limits.waits_at`), TimeoutError, and what the answer
+        itself raises.
         """
         self._check_usable()
         query = own_copy(query)

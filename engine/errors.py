@@ -135,7 +135,7 @@ class Conflict(NotRun):
 class WrongVersion(NotRun):
     """`expected=` names a version that the stream does not have; nothing was written.
 
-    Sending the same again cannot succeed: read the aggregate again and decide anew.
+    Sending the same again cannot succeed: read the aggregate again and decide again.
     """
 
     def __init__(self, stream: str, expected: int, actual: int) -> None:
@@ -181,7 +181,7 @@ class StreamUnreadable(NotRun):
 class KeyReused(EngineError):
     """The key was used for another command of the same aggregate; nothing was written.
 
-    The caller must act: a key names one command for ever, its content included.
+    The caller must act: a key names one command permanently, its content included.
     """
 
 
@@ -236,10 +236,10 @@ class Damaged(EngineError):
 class StoreFailed(EngineError):
     """The store could not do what it was asked; `written` says what that means for an append.
 
-    False: nothing was written, and the store goes on unless it has `stopped`. None: the outcome is
-    unknown. Then, and where it has stopped, the store takes no further append until it is opened
-    again. `passes` where nothing is wrong with the store or with what it was asked: it does it
-    again as soon as there is room on the disk, another process ends, or a right is given back.
+    False: nothing was written, and the store continues unless it has `stopped`. None: the outcome
+    is unknown. Then, and where it has stopped, the store takes no further append until it is opened
+    again. `passes` if nothing is wrong with the store or the request. It works again as soon as
+    there is room on the disk, another process ends, or a permission is given back.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class StoreFailed(EngineError):
 class StoreLocked(EngineError):
     """Another engine has the store open; stop that one, or give each process its own store.
 
-    `briefly` where whoever has it says that it is only for a moment.
+    `briefly` if its owner says that it is only for a moment.
     """
 
     def __init__(self, message: str, *, briefly: bool = False) -> None:
@@ -267,8 +267,9 @@ class StoreLocked(EngineError):
 class StoreRefused(EngineError):
     """The store exists and must not be used as it is; an operator or developer must act.
 
-    A schema newer than this engine, a setting that did not take, event types that changed without
-    a new version, another history than the one expected, or a file that is not ours.
+    Reasons are a schema newer than this engine, another history than the one expected, and a file
+    that is not ours. So are a setting that did not take, and event types that changed without a new
+    version.
     """
 
 

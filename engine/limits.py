@@ -59,9 +59,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     loop_blocked_ms: int = 100
     """Milliseconds for which the event loop may be blocked before the stack is logged."""
     turn_commands: int = 128
-    """Commands handled before the event loop gets its turn, and the first of them their commit:
-    with more, all the clients of a closed loop end up in one batch, and the writer and the actors
-    wait for each other in turn."""
+    """Commands handled before the event loop gets its turn, and the first of them their commit.
+    With more, all clients of a closed loop are in one batch, and writer and actors wait for each
+    other."""
     actor_commands: int = 64
     """Commands that one actor handles before the next one gets its turn."""
     batch_events: int = 4_096
@@ -84,32 +84,32 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Payload and metadata of the events that wait on the bus for one projector or feed; likewise.
     A batch that is larger by itself is read from the log."""
     feeds: int = 1_000
-    """Feeds that are read at the same time, from their first event to their end; each holds two
-    pages, and one that follows what waits on the bus for it."""
+    """Feeds that are read at the same time, from their first event to their end. Each holds two
+    pages. A following one also holds what waits on the bus for it."""
     projector_events: int = 1_000
     """Events that a projector folds into one transaction."""
     projector_gather_ms: int = 10
     """Milliseconds for which a projector that follows lets events gather, from one batch to the
-    next, while many come and nobody waits for it, as `query(at=...)` does; 0 where it shall not."""
+    next. It does so while many come and no `query(at=...)` waits for it. 0 switches it off."""
     projector_rows: int = 20_000
     """Rows that a projector keeps in memory between two transactions."""
     projector_bytes: int = 64 * 1024 * 1024
     """Bytes and characters of these rows; what is on its way to the views may take as much again.
     A batch ends early that would take more than an eighth of it, unless one event does."""
     projector_retries: int = 5
-    """How often a projector tries again by itself after a failure that may pass, waiting longer
-    each time (50 ms, doubled up to 5 s), before it stops or sets the event aside. Where the views
-    find no room, or are held or out of reach, it goes on trying until they are not."""
+    """How often a projector retries by itself after a failure that may pass, before it stops or
+    sets the event aside. It waits longer each time: 50 ms, doubled up to 5 s. Where the views find
+    no room, or are locked or out of reach, it retries until they are not."""
     sink_events: int = 100
     """Events that a sink is given at once."""
     sink_seconds: int = 30
     """Seconds that one delivery may take; then it is cancelled and tried again."""
     sink_retries: int = 1_000
-    """As `projector_retries`, for a sink: what is outside may be away for longer, and with waits of
-    up to 5 s these are more than an hour."""
+    """As `projector_retries`, for a sink. A system outside may be away for longer: with waits of up
+    to 5 s these are more than an hour."""
     sink_stop_seconds: int = 5
-    """Seconds that a delivery may go on for when the engine stops; then it is given up, and comes
-    again after the next start."""
+    """Seconds that a delivery may take when the engine stops. Then it is cancelled, and made again
+    after the next start."""
     parked_events: int = 10_000
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000
@@ -122,14 +122,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Answers that read the views at the same time, one state of them each; others wait for their
     turn."""
     state_seconds: int = 30
-    """Seconds from its first read on for which an answer may read one and the same state of the
-    views, whose write-ahead log grows meanwhile; what it reads later raises TimeoutError."""
+    """Seconds, from its first read on, for which an answer may read one state of the views. Their
+    write-ahead log grows in that time. A later read raises TimeoutError."""
     waits_at: int = 10_000
     """Queries `at` a position that wait for projections at the same time."""
     watched_queries: int = 10_000
     """Different queries that are watched at the same time, however many watch each."""
     watches: int = 100_000
-    """Who watch them at the same time."""
+    """Watchers of these queries at the same time."""
     watched_rows: int = 1_000
     """Single rows that a watched query may depend on; one that reads more depends on their whole
     tables."""
@@ -148,8 +148,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     search_characters: int = 500
     """Characters of a text that is searched for."""
     control_poll_ms: int = 500
-    """Milliseconds between two looks at whether `foldline projections` asks for something
-    from another process; 0 where nobody shall."""
+    """Milliseconds between two looks at whether `foldline projections` asks for something from
+    another process. 0 switches it off."""
 
     def __post_init__(self) -> None:
         """Check each bound, and the relations between them."""

@@ -47,7 +47,7 @@ class Histogram(msgspec.Struct):
     """How often values fell into which bucket; bounds in steps of 1, 2, 5.
 
     A bucket holds what is above the bound before and at most its own; the last one what is above
-    all. So a quantile is never told too low, and at most 2.5 times too high.
+    all. So a quantile is never too low, and at most 2.5 times too high.
     """
 
     bounds: tuple[float, ...]
@@ -125,9 +125,10 @@ class IntakeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Accepted commands that have no answer yet."""
     answered: int
     answers: Mapping[str, int]
-    """By class, each answered command in exactly one: "receipt" (a command was run), "repeated-key"
-    (the receipt of an earlier one), "cancelled" (its caller left before it was run), or the error:
-    "rejected", "conflict", "voided", "wrong-version", "handler-failed", "outcome-unknown" …"""
+    """By class, each answered command in exactly one. "receipt" is a command that was run,
+    "repeated-key" the receipt of an earlier one. "cancelled" means that its caller left before it
+    was run. Errors are "rejected", "conflict", "voided", "wrong-version", "handler-failed",
+    "outcome-unknown" …"""
     overloaded: int
     """Commands that were turned away because something was full; they were never accepted."""
 
@@ -241,7 +242,7 @@ class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     """The last event that is in the views."""
     lag_events: int | None
-    """Durable events that are not in the views yet; None where nobody told the end of the log."""
+    """Durable events that are not in the views yet; None if the end of the log is not known."""
     lag_seconds: float | None
     """Age of the oldest of these, by `recorded` and the engine's clock; None before it was read."""
     events: int
@@ -318,7 +319,7 @@ class LiveStatistics(msgspec.Struct, frozen=True, kw_only=True):
     queries: int
     """Different ones."""
     watchers: int
-    """Who watch them."""
+    """Watchers of them."""
     due: int
     """Those whose rows have changed, and that wait for their turn to be asked."""
     asks: int
@@ -357,4 +358,4 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     loop_blocked: int
     """How often the event loop was blocked for longer than Limits.loop_blocked_ms."""
     telemetry_failures: int
-    """How often the telemetry raised; the engine went on without it."""
+    """How often the telemetry raised; the engine continued without it."""

@@ -114,7 +114,7 @@ class Telemetry(Protocol):
 
     @property
     def wants_commands(self) -> bool:
-        """Whether it is told of each command; without, commands cost as much as without it."""
+        """Whether it is called for each command. If not, commands cost as much as without it."""
         ...
 
     def attach(self, statistics: Callable[[], EngineStatistics]) -> None:

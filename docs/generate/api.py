@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["groups", "pages"]
+__all__ = ["groups", "names", "pages"]
 
 _TITLES = {
     "Who writes a domain": ("domain", "Domain: messages, aggregates, projections"),
@@ -67,24 +67,34 @@ def _listed(file: Path) -> Iterator[tuple[int, list[str]]]:
             yield node.lineno, ast.literal_eval(node.value)
 
 
+def names(package: Path) -> dict[str, list[str]]:
+    """Give the names on each page, from inside the package."""
+    found = {_TITLES[re.split(r"[:.]", comment)[0]][0]: names for comment, names in groups(package)}
+    for page, (_, modules) in _KITS.items():
+        found[page] = [f"{m}.{name}" for m in modules for name in _names_of(package, m)]
+    return found
+
+
 def pages(package: Path) -> Iterator[tuple[str, str]]:
     """Give path and text of each page."""
     for comment, names in groups(package):
         name, title = _TITLES[re.split(r"[:.]", comment)[0]]
         blocks = "\n\n".join(f"::: foldline.{found}" for found in names)
-        yield (
-            f"reference/api/{name}.md",
-            f"# {title}\n\nImport these from `foldline`.\n\n{blocks}\n",
-        )
+        text = f"# {title}\n\nImport these from `foldline`.\n\n{blocks}\n"
+        yield f"reference/api/{name}.md", text
     for name, (title, modules) in _KITS.items():
         parts = [f"# {title}", *(_module(package, module) for module in modules)]
         yield f"reference/api/{name}.md", "\n\n".join(parts) + "\n"
 
 
-def _module(package: Path, module: str) -> str:
+def _names_of(package: Path, module: str) -> list[str]:
     file = package.joinpath(*module.split("."))
     file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
-    ((_, names),) = _listed(file)
+    return [name for _, names in _listed(file) for name in names]
+
+
+def _module(package: Path, module: str) -> str:
     options = "    options:\n      heading_level: 3"
+    names = _names_of(package, module)
     blocks = "\n\n".join(f"::: foldline.{module}.{name}\n{options}" for name in names)
     return f"## foldline.{module}\n\nImport these from `foldline.{module}`.\n\n{blocks}"

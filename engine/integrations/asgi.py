@@ -108,14 +108,13 @@ def decode(
 ) -> T:
     """Decode a JSON body, into a command for instance; raise BadRequest (422) for what is none.
 
-    Give the request's `headers`, and a body that is not said to be JSON is refused too (415): then
+    Give the request's `headers`, and a body that is not said to be JSON is refused too (415). Then
     no form of another site's page can send one. So is one that is encoded, as by gzip. Nesting
     deeper than `depth_max` is refused before decoding. Unknown fields are refused where the class
     forbids them, as commands do; the classes of its fields forbid them for themselves. Of a field
-    that comes twice the last counts; with `unique` it is refused, since whoever looked at the body
-    before may have taken the other. What a class raises in its own `__post_init__` is not told, as
-    it may show a value: what a client should read belongs in a rule of the type, or in a handler's
-    Rejected.
+    that comes twice the last counts. With `unique` it is refused, since a proxy before may have
+    taken the other. What a class raises in its own `__post_init__` is not shown, as it may have a
+    value. What a client should read belongs in a rule of the type, or in a handler's Rejected.
     """
     if headers is not None:
         _check_json(headers)
@@ -177,7 +176,7 @@ def idempotency_key(
     """Give the `Idempotency-Key` of a request as a command's key, or None where there is none.
 
     `headers` finds names whatever their case, or has them in lower case. Give the `principal` where
-    there is one: the key is then theirs, and nobody else's request, nor one without a principal, is
+    there is one: the key is then theirs. No request of others, nor one without a principal, is
     taken for a repetition of theirs. Make the id of what a POST creates with `id_from_key` of it.
     Raises BadRequest (400) for a malformed one, or for a missing one if `required`.
     """
@@ -262,8 +261,8 @@ def problem_of(
 ) -> Problem:
     """Give what HTTP says to an error of the engine.
 
-    A rejection is 409 with its own code, or what `statuses` has for that code: 404, for instance,
-    where it means that an order is not there.
+    A rejection is 409 with its own code, or what `statuses` has for that code. That is 404, for
+    instance, if it means that an order is not there.
     """
     match error:
         case BadRequest():
@@ -324,10 +323,10 @@ def _lag(error: ProjectionLag) -> str:
 
 
 class OriginMiddleware:
-    """ASGI middleware: nobody else's page reads or acts, and no made-up name leads here.
+    """ASGI middleware: no page of another site reads or acts, and no made-up name leads here.
 
     Put it outermost. It answers requests under the machine's own names, under addresses, under
-    names without a dot, and under `hosts`: give the names that the world knows the server by, or
+    names without a dot, and under `hosts`. Give the names that the world knows the server by, or
     `*` behind a proxy that checks them. What a page of another site sends is refused, unless
     `origins` has that site, as "https://shop.example". Bodies of forms are refused, unless `forms`.
     All that holds for requests, streams and websockets. Raises TypeError or ValueError for hosts

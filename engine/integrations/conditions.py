@@ -100,7 +100,7 @@ def expected_version(
 
 
 def asks_for_current(headers: Headers) -> bool:
-    """Tell whether `expected_version` needs the current version: no single tag is named."""
+    """Say whether `expected_version` needs the current version: no single tag is named."""
     match, none_match = headers.get("if-match"), headers.get("if-none-match")
     there = match is not None or none_match is not None
     return there and _simple_version(match, none_match) is None
@@ -114,7 +114,7 @@ def check_match(headers: Headers, tag: str) -> None:
 
 
 def not_modified(headers: Headers, tag: str) -> bool:
-    """Tell whether a GET is answered with 304: its `If-None-Match` has this ETag, in any form.
+    """Say whether a GET is answered with 304: its `If-None-Match` has this ETag, in any form.
 
     A malformed one is taken for none, so that the client gets the whole answer.
     """

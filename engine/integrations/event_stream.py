@@ -55,7 +55,7 @@ def last_event(headers: Headers, at: str | None = None) -> Receipt | None:
 
 
 def server_is_stopping() -> bool:
-    """Tell whether the server of this process has begun to stop, where that can be told.
+    """Say whether the server of this process has begun to stop, if that can be known.
 
     ASGI has no word for it. Uvicorn, under gunicorn too, handles SIGTERM by a method of its server,
     which has `should_exit`. Give `event_stream(stopping=...)` for another one.
@@ -64,9 +64,9 @@ def server_is_stopping() -> bool:
 
 
 def stop_server() -> bool:
-    """Let the server of this process begin to stop, where `server_is_stopping` could tell it.
+    """Let the server of this process begin to stop, where `server_is_stopping` can know it.
 
-    Gives whether there is such a server: another one goes on.
+    Gives whether there is such a server: another one continues.
     """
     server = _server()
     if not isinstance(getattr(server, "should_exit", None), bool):
@@ -89,7 +89,7 @@ async def event_stream(
     """Give a response that sends what a live query or a feed gives, once its first word is there.
 
     Raises what iterating it would: Forbidden, Overloaded, ProjectionLag, Closed and so on. `encode`
-    makes the data of an answer or a LoggedEvent; without it that is JSON, of an event without what
+    makes the data of an answer or a LoggedEvent. Without it that is JSON, of an event without what
     travelled with its command (key, principal, correlation, headers).
     """
     stream = EventStream(source, encode, heartbeat_seconds, stopping)

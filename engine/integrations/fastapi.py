@@ -128,7 +128,7 @@ class Executing:
         self._engine = engine
         self._response = response
         self.principal = principal
-        """Who asks."""
+        """The principal that asks."""
         self.key = idempotency_key(connection.headers, principal)
         """The key of the request, or None; `id_from_key(key)` is the id of what it creates."""
         self.expected = expected_version(connection.headers)
@@ -191,7 +191,7 @@ class Asking:
         self._engine = engine
         self._at = at
         self.principal = principal
-        """Who asks."""
+        """The principal that asks."""
 
     async def __call__(self, query: Question[Answer]) -> Answer:
         """Ask a query; raise what `Engine.query` raises."""
@@ -225,7 +225,7 @@ class Watching:
         self._engine = engine
         self._at = last_event(connection.headers, at)
         self.principal = principal
-        """Who watches."""
+        """The principal that watches."""
 
     async def __call__(self, query: Question[Any]) -> StreamingResponse:
         """Give a response that never ends by itself; raise what `Engine.watch` raises."""

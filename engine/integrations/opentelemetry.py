@@ -57,10 +57,10 @@ class OpenTelemetry:
     Providers are the global ones unless given. `attributes` go on every span and metric; give them
     where several engines are in one process. `ids` shows the stream of a command. `carry` stores a
     `traceparent` with the events of commands that are sampled (about 80 bytes in each): as `spans`,
-    unless it says otherwise.
-    With `spans=False` alone a command costs nothing more; with `measures`, every batch, load and
-    query is recorded in a histogram of the SDK when it ends. Both happens in the event loop, so
-    give the SDK a processor of spans that exports elsewhere, as BatchSpanProcessor does.
+    unless it says otherwise. With `spans=False` alone a command costs nothing more. With
+    `measures`, every batch, load and query is recorded in a histogram of the SDK when it ends. Both
+    happens in the event loop, so give the SDK a processor of spans that exports elsewhere, as
+    BatchSpanProcessor does.
     """
 
     def __init__(

@@ -264,8 +264,9 @@ class _Reading:
 class Feed:
     """Committed events in order, for one reader: `async for logged in engine.feed(after)`.
 
-    `position` is the place up to which all was given or passed over: who keeps it goes on there,
-    `engine.feed(position)`, and reads nothing twice. To leave early, use `contextlib.aclosing`.
+    `position` is the place up to which all was given or passed over. A reader that keeps it
+    continues there, `engine.feed(position)`, and reads nothing twice. To leave early, use
+    `contextlib.aclosing`.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class HistoryPage(msgspec.Struct, frozen=True):
     events: tuple[LoggedEvent, ...]
     """In order of version."""
     more: bool
-    """Whether the stream goes on: ask again with `after=page.events[-1].meta.version`."""
+    """Whether the stream continues: ask again with `after=page.events[-1].meta.version`."""
 
 
 class StreamSource(Protocol):
@@ -284,9 +284,9 @@ class Histories:
 class History:
     """The events of one aggregate after a version: await it for a page, iterate it for all.
 
-    A page has at most `limit` events (fewer where they are large), and `more` where the stream goes
-    on. Iterating reads page by page and ends at the end of the stream as the last page found it.
-    Either may be done again, and reads again.
+    A page has at most `limit` events (fewer where they are large), and `more` if the stream
+    continues. Iterating reads page by page and ends at the end of the stream as the last page found
+    it. Either may be done again, and reads again.
     """
 
     def __init__(

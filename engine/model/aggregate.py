@@ -201,7 +201,7 @@ class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
     Every field has a default, which is the state before the first event. `kind` is stored and must
     stay. `key_window` is the number of versions for which command keys are remembered. `deadline`
     is the number of seconds within which a command is decided, or answered DeadlinePassed.
-    `snapshot_every` keeps the state every so many events, so that a long stream loads fast; count
+    `snapshot_every` keeps the state every so many events, so that a long stream loads fast. Count
     `snapshot_version` up whenever an applier changes what it makes of an event, or give a hash of
     the appliers.
     """

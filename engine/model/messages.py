@@ -147,8 +147,8 @@ class Command(
 ):
     """An intent, named in the imperative; exactly one of its fields is an `Id`.
 
-    Subclass it with fields. The name goes into the fingerprint of keyed commands; where none is
-    given it is made of the class name, so give `name=` before you rename a class.
+    Subclass it with fields. The name goes into the fingerprint of keyed commands. If none is given,
+    it is made of the class name, so give `name=` before you rename a class.
     """
 
     command_name: ClassVar[str]
@@ -173,8 +173,8 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
 
     `name` and `version` (1 unless given) are stored with every event of the class. So are all
     fields, those at their defaults too, and each comes back as it was given. `added` names fields
-    that a later release has added under the same version, in the order of the releases: each has a
-    default, and that is what an event says that was stored without it.
+    that a later release has added under the same version, in the order of the releases. Each has a
+    default, which is the value of events that were stored without it.
     """
 
     event_name: ClassVar[str]
@@ -367,7 +367,7 @@ class Meta(msgspec.Struct, frozen=True):
 
     @property
     def event_id(self) -> str:
-        """The event's identity, `kind:id@version`: the same for every reader and for ever."""
+        """The event's identity, `kind:id@version`: the same for every reader, permanently."""
         return f"{self.stream}@{self.version}"
 
     @property

@@ -197,7 +197,7 @@ def projects(function: Any = None, /, *, keys: Keys | None = None) -> Any:
     E is a class of events, or a union of several. It takes its subclasses too, unless they have a
     handler of their own.
 
-    `keys` tells beforehand which rows it reads, by table: a batch then fetches them at once.
+    `keys` says beforehand which rows it reads, by table: a batch then fetches them at once.
     """
     namespace = defining_namespace(1)
 
@@ -268,11 +268,11 @@ class ProjectionDefinition(msgspec.Struct, frozen=True):
 class Projection:
     """Base of projections: `class Orders(Projection, name="orders", version=1)`.
 
-    Raise `version` when a handler or a table changes: the tables are then built anew from the log.
-    With `slices` so many projectors share the keys, each with a checkpoint of its own; the events
+    Raise `version` when a handler or a table changes: the tables are then built again from the log.
+    With `slices` so many projectors share the keys, each with a checkpoint of its own. The events
     of a key stay in order, and a row is written by events of one slice only. The key is the stream,
     or what `sequence(event, meta)` gives. `on_poison="park"` sets an event that cannot be folded
-    aside, with all later ones of its key, and goes on with the others.
+    aside, with all later ones of its key, and continues with the others.
     """
 
     __definition__: ClassVar[ProjectionDefinition]

@@ -76,7 +76,7 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     checksum: int
     """Of all this, with `recorded - behind` for the time."""
     behind: int = 0
-    """By how many µs the clock of whoever wrote it was behind the event before it."""
+    """By how many µs the clock of its writer was behind the event before it."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

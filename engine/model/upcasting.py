@@ -56,7 +56,7 @@ class Retired(msgspec.Struct, frozen=True):
             )
 
     def covers(self, name: str, version: int) -> bool:
-        """Tell whether the stored type `name`, `version` is retired by this."""
+        """Say whether the stored type `name`, `version` is retired by this."""
         return name == self.name and (self.versions is None or version in self.versions)
 
 
@@ -70,8 +70,8 @@ def _are_versions(given: object) -> bool:
 def upcasts(function: F) -> F:
     """Mark a function that makes today's event of an old one: `(event: Old) -> New`.
 
-    It must be pure: it runs at every read of an old event, in no order that is promised, and never
-    sees a clock, a database or another event. Raises DefinitionError for another signature.
+    It must be pure: it runs at every read of an old event, in no promised order. It never sees a
+    clock, a database or another event. Raises DefinitionError for another signature.
     """
     signature = read_signature(function, defining_namespace(1), method=False)
     annotations = [annotation for _, annotation in signature.parameters]

@@ -52,7 +52,7 @@ class Onlooker:
     It takes no lock and writes nothing. Raises DefinitionError for a store that has no file, and on
     entering StoreRefused if the views are of other definitions. They need not be there yet. Views
     beside a log that was restored are shown as they are, until an engine starts and folds them
-    anew.
+    again.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Onlooker:
             return {}
 
     def writer(self) -> int | None:
-        """Give the process that has the store open, as far as its own note tells; None for none."""
+        """Give the process that has the store open, as far as its own note says; None for none."""
         return self._outside.writer()
 
     async def next_look(self, before: Look | None) -> Look:
@@ -181,8 +181,8 @@ class OnlookerQuery(Generic[A]):
 
     `onlooker.watch(query)` makes it. It waits for views that are not there yet, and over the
     engine's restarts; it ends with `aclose`. A slow reader is given the newest answer next. Raises
-    Closed where the onlooker is closed, and what `Onlooker.query` raises, but for views that are
-    not there yet.
+    Closed if this is closed, and what `Onlooker.query` raises, but for views that are not there
+    yet.
     """
 
     def __init__(self, onlooker: Onlooker, query: Query[A]) -> None:

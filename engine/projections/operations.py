@@ -85,8 +85,9 @@ class Projections:
     - `after`, `limit`: a page begins after that position, and has so many entries at most.
 
     What a call decides is synced when it returns, and holds over restarts. A call whose caller is
-    cancelled is done whole or not at all. All raise Closed if the engine does not run, InvalidInput
-    for texts and numbers that cannot be kept, and StoreFailed if the views cannot be written.
+    cancelled is done whole or not at all. All raise Closed if the engine does not run, and
+    StoreFailed if the views cannot be written. Texts and numbers that cannot be kept raise
+    InvalidInput.
     """
 
     def __init__(
@@ -158,11 +159,11 @@ class Projections:
         await (await self._find(name, principal, reason)).desk.reset(reason, principal)
 
     async def rebuild(self, name: str, *, reason: str = "", principal: str | None = None) -> None:
-        """Begin to build it anew, beside the tables that serve; `status` tells how far it is.
+        """Begin to build it again, beside the tables that serve; `status` says how far it is.
 
-        It goes on after a restart, takes the place of the old one by itself when it has caught up,
-        and stops at an event that it cannot fold, whatever the projection's policy is. Raises
-        UsageError for a sink, which has no tables.
+        It continues after a restart, and takes the place of the old one by itself when it has
+        caught up. It stops at an event that it cannot fold, whatever the projection's policy is.
+        Raises UsageError for a sink, which has no tables.
         """
         await (await self._find(name, principal, reason)).desk.rebuild(reason, principal)
 

@@ -141,8 +141,8 @@ def answers(
 ) -> Any:
     """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
 
-    With `projections`, a query `at` a position waits for these, and for what the answer is seen to
-    read; without, for all but sinks.
+    With `projections`, a query `at` a position waits for these, and for what the answer reads;
+    without, for all but sinks.
     """
     names: tuple[str, ...] | None = None
     if projections is not None:

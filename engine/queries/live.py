@@ -459,8 +459,8 @@ class LiveQuery(Generic[A]):
 
     The first one comes at once, each further one when it has changed. It ends when the engine
     stops; it raises Closed where the engine has failed, and what the answer raised where that
-    fails. To leave early, use `contextlib.aclosing`. Who is given a list may change it; what is in
-    it all share who watch equal queries: change nothing in that.
+    fails. To leave early, use `contextlib.aclosing`. A caller may change the list that it is given.
+    All who watch equal queries share what is in it: change nothing in that.
     """
 
     def __init__(

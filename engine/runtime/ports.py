@@ -114,8 +114,8 @@ class Watcher(Protocol):
     ) -> Callable[[], None]:
         """Call `check(now, busy, stack)` in another thread `every` so many seconds; give its end.
 
-        `now` is in seconds, `busy` the seconds of processor time that the process has used, and
-        `stack()` gives the text of what the thread that started this runs at that moment.
+        `now` is in seconds, and `busy` the seconds of processor time that the process has used.
+        `stack()` gives the stack of the thread that started this, as text.
         """
         ...
 
@@ -135,7 +135,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     database: object | None = None
     """How a store in a server connects, by that store's own protocol; None for the network."""
     watcher: Watcher | None = msgspec.field(default_factory=SystemWatcher)
-    """Watches over the event loop; None where nobody shall."""
+    """Watches the event loop; None switches it off."""
     stopwatch: Callable[[], float] = time.perf_counter
     """Seconds since some moment, for measuring only: nothing is decided by it. The event loop's own
     time is too coarse, uvloop counts it in milliseconds."""

@@ -204,12 +204,12 @@ class Store(Protocol):
     async def append(self, batch: Batch) -> Committed:
         """Append what fits, in one transaction, and return when it is durable.
 
-        It may take long: a store whose server has gone waits for it, and finds out whether the
-        batch is in the log before it answers. A caller that is cancelled leaves the batch whole in
+        It may take long: a store whose server has gone waits for it. Before it answers, it finds
+        out whether the batch is in the log. A caller that is cancelled leaves the batch whole in
         the log or out of it.
 
         Raises StoreFailed: with `written=False` nothing of the batch is in the log, and the store
-        goes on unless it has `stopped`; with `written=None` nobody knows. In both of the latter
+        continues unless it has `stopped`; with `written=None` nobody knows. In both of the latter
         cases the store appends nothing more until it is opened again.
         """
         ...
@@ -261,8 +261,8 @@ class Plan(msgspec.Struct, frozen=True):
 def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
     """Decide what of a batch fits a log that ends at `head`; pure, and the same for every store.
 
-    `versions` gives the version of every stream that the batch names (0 or absent: empty), as it
-    is in the transaction that will insert the events.
+    `versions` gives the version of every stream that the batch names; 0 or absent means empty. It
+    is as in the transaction that will insert the events.
     """
     recorded = max(batch.recorded, head.recorded)
     now: dict[str, int] = {}

@@ -77,7 +77,7 @@ class Build(msgspec.Struct, frozen=True):
     fits: bool
     """Whether its version, tables and slices are those that the program declares."""
     builder: str | None = None
-    """Who builds it, where that is another process than the engine's."""
+    """The process that builds it, if that is another one than the engine's."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -123,7 +123,7 @@ class Decision(msgspec.Struct, frozen=True):
     reason: str = ""
     """As it was given."""
     principal: str | None = None
-    """Who decided, if that was said."""
+    """The person who decided, if that was said."""
     checksum: int | None = None
     """Of the event that is skipped: in a log that has another one there, it is not."""
 

@@ -30,7 +30,7 @@ ALL = 1 << 40
 
 
 def event(number: int, kind: EventType = ADDED, metadata: bytes = b"") -> EventData:
-    """Give an event that can be told from others."""
+    """Give an event that differs from others."""
     return EventData(kind, b'{"number":%d}' % number, metadata)
 
 
