@@ -26,7 +26,7 @@ import msgspec
 
 from .judge import judge
 from .kills import run_kills
-from .postgres import Faults
+from .postgres import faults_of
 from .postgres import main as run_postgres
 from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
@@ -156,7 +156,7 @@ def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
     parser.add_argument("what", choices=("kills", "power", "postgres"))
-    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=100, help="for postgres, parts in 100")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stop", action="store_true", help="end at the first bad seed")
@@ -166,7 +166,7 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupted)
     if options.what == "postgres":
-        return run_postgres(Faults(), options.first)
+        return run_postgres(faults_of(options.trials), options.first)
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")

@@ -42,6 +42,11 @@ class Faults(msgspec.Struct, frozen=True):
     servers: int = 5
 
 
+def faults_of(trials: int) -> Faults:
+    """Give so many of a hundredth part of what is to be survived."""
+    return Faults(3 * trials, 3 * trials, 2 * trials, max(1, trials // 20))
+
+
 class Outcome(msgspec.Struct):
     """What came of it."""
 
