@@ -169,6 +169,23 @@ async def test_a_caller_that_is_cancelled_while_the_server_works_loses_nothing(
     assert numbers(await feed(store)) == [1, 2, 3]
 
 
+async def test_a_log_that_is_taken_over_while_a_batch_waits_has_nothing_of_it(
+    store: PostgresStore, postgres: Server, schema: str
+) -> None:
+    other = await connected(postgres)
+    first, second = lock_key(schema)
+    await other.execute(f"SELECT pg_advisory_lock({first}, {second})")
+    waiting = asyncio.ensure_future(append(store, request("a:1", 1, 2)))
+    await settle()
+    await other.execute(f"UPDATE {schema}.sessions SET live = false")
+    await other.close()
+    with pytest.raises(StoreFailed, match="taken this log over") as fenced:
+        await waiting
+
+    assert (fenced.value.written, fenced.value.stopped) == (False, True)
+    assert await asked(postgres, f"SELECT count(*) FROM {schema}.events") == [(1,)]
+
+
 async def test_a_backend_that_is_ended_while_nothing_is_asked_is_not_noticed(
     store: PostgresStore, postgres: Server
 ) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 SECONDS = 60
-READY = "database system is ready to accept connections"
+READY = "database system is ready to accept"
 
 
 def wheel_programs() -> Path:
@@ -78,6 +78,11 @@ class Server:
         """Make an empty cluster."""
         options = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
         self._run("initdb", "-D", self.data, *options, "--no-instructions")
+
+    def follow(self, primary: Server) -> None:
+        """Make a copy of a server that runs, which follows it when it is started."""
+        where = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
+        self._run("pg_basebackup", *where, "-D", self.data, "-R", "-X", "stream", "-c", "fast")
 
     def start(self) -> None:
         """Start it; return when it takes connections."""
@@ -217,14 +222,19 @@ def children_of(pid: int) -> list[int]:
 
 
 @contextmanager
-def postgres_server(programs: Path, **settings: str) -> Iterator[Server]:
-    """Start a server of these programs with an empty cluster; end it and remove its folder."""
+def postgres_server(
+    programs: Path, *, follows: Server | None = None, **settings: str
+) -> Iterator[Server]:
+    """Start a server of these programs, empty or as a standby; end it and remove its folder."""
     folder = Path(tempfile.mkdtemp(prefix="foldline-postgres-"))
     try:
         folder.chmod(0o700)
         server = Server(programs, folder)
         server.settings.update(settings)
-        server.create()
+        if follows is None:
+            server.create()
+        else:
+            server.follow(follows)
         server.start()
         try:
             yield server
