@@ -100,8 +100,10 @@ class Wiring:
         self.life = Life()
         self.entrance = Entrance(self.life)
         self._definitions = definitions_of(declared.aggregates)
-        projections_of(declared.projections)
-        self.registry = registry_of(self._definitions, declared.projections, declared.upcasting)
+        # As they are now: a list that is registered in may be longer when the engine starts.
+        found = projections_of(declared.projections)
+        self._projections = tuple(definition.cls for definition in found)
+        self.registry = registry_of(self._definitions, self._projections, declared.upcasting)
         self._make_write_side()
         self.views = backend.views(self._logger)
         self._make_projections()
@@ -189,7 +191,7 @@ class Wiring:
         )
         self.projecting = {
             projection.__definition__.name: self._make_projecting(projection)
-            for projection in self._declared.projections
+            for projection in self._projections
         }
         self.projections = Projections(self.projecting, self.views, self.entrance.check, self.gate)
 
@@ -269,7 +271,7 @@ class Wiring:
         self.pasts = Pasts(
             self.past,
             self.store,
-            tuple(self._declared.projections),
+            self._projections,
             self.answers.definitions,
             self._ports,
             self._logger,
@@ -310,7 +312,7 @@ class Wiring:
             self._ports,
             self._limits,
             self.store,
-            tuple(self._declared.projections),
+            self._projections,
             rebuild=self.settings.rebuild,
         )
         for projecting in self.projecting.values():

@@ -34,8 +34,9 @@ from engine import (
     applies,
     handles,
 )
-from tests.support.counters import Add, Added, counters, total
+from tests.support.counters import Add, Added, Counter, counters, total
 from tests.support.held_store import HeldStore
+from tests.support.tallies import GetTally, Tallies, Tally, get_tally
 from tests.support.waiting import settle
 
 
@@ -447,3 +448,15 @@ async def test_a_command_that_is_asked_is_told_to_be_sent() -> None:
     async with Engine([Shop], answers=[weigh]) as engine:
         with pytest.raises(UsageError, match=r"send it by `await engine\.execute"):
             await engine.query(Order("o"))  # type: ignore[arg-type]
+
+
+async def test_a_list_of_projections_that_grows_later_is_another_list() -> None:
+    """As one is into which each module of an application registers its own."""
+    known: list[Any] = [Tallies]
+    engine = Engine([Counter], projections=known, answers=[get_tally])
+    known[:] = []
+    async with engine:
+        receipt = await engine.execute(Add("a", 1))
+        assert await engine.query(GetTally("a"), at=receipt) == Tally("a", 1, 1)
+        async with engine.past() as past:
+            assert await past.query(GetTally("a")) == Tally("a", 1, 1)
