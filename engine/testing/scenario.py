@@ -364,7 +364,11 @@ class _Cells:
 
 def _shown(state: Aggregate) -> str:
     """Give a state as text; what msgspec cannot encode stands by its repr."""
-    return msgspec.json.encode(state, enc_hook=repr, order="deterministic").decode()
+    try:
+        return msgspec.json.encode(state, enc_hook=repr, order="deterministic").decode()
+    except TypeError:
+        # It orders no dict whose keys are not texts, as days and numbers are not.
+        return repr(state)
 
 
 def _list(events: Sequence[Event]) -> str:

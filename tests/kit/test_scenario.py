@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -87,6 +87,41 @@ def test_a_scenario_goes_on_and_can_be_shared() -> None:
 def test_a_handler_that_changes_the_state_is_caught() -> None:
     with refused("Counter.spoil changed the state; .*\n~ total: 0 -> 1000000$"):
         given(Counter).when(Spoil("test", "unapplied"))
+
+
+class Take(Command):
+    calendar_id: Id
+    day: date
+    careless: bool = False
+
+
+class Taken(Event, name="taken"):
+    day: date
+
+
+class Calendar(Aggregate, kind="calendar"):
+    """Its state is by day: JSON has an order for keys that are texts only."""
+
+    days: dict[date, str] = {}
+
+    @handles
+    def take(self, command: Take) -> Taken:
+        if command.careless:
+            self.days[command.day] = "taken"
+        return Taken(command.day)
+
+    @applies
+    def taken(self, event: Taken) -> None:
+        self.days[event.day] = "taken"
+
+
+def test_a_state_by_day_is_watched_too() -> None:
+    first, second = date(2027, 1, 4), date(2027, 1, 5)
+    calendar = given(Calendar, Taken(first))
+
+    assert calendar.when(Take("c", second)).then(Taken(second)).state.days.keys() == {first, second}
+    with pytest.raises(AssertionError, match="Calendar.take changed the state"):
+        calendar.when(Take("c", second, careless=True))
 
 
 def test_state_and_events_share_nothing() -> None:
