@@ -113,12 +113,18 @@ class Asyncpg:
         except (OSError, EOFError, *errors) as error:
             if connection is not None:
                 connection.terminate()
-            raise cannot_connect(address, error) from error
+            raise cannot_connect(address, error) from _without_frames(error)
         except BaseException:
             if connection is not None:
                 connection.terminate()
             raise
         return cast("Connection", connection), pooled
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Take away the frames that it came through: the driver's have the password among locals."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _arguments(address: Address) -> dict[str, Any]:

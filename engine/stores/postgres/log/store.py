@@ -112,7 +112,7 @@ class PostgresStore:
                 renewed = await self._open_lines().run(
                     lambda line: renew_session(line, self.address, self._session)
                 )
-            except StoreFailed as error:
+            except EngineError as error:
                 # An append finds out what is the matter, and an engine at rest is not in a hurry.
                 self._logger.warning("the lease was not renewed: %s", error)
                 continue
