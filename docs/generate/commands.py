@@ -13,7 +13,7 @@ from engine.runtime.package import COMMAND
 
 from .markdown import cell, table
 
-__all__ = ["parsers", "sections"]
+__all__ = ["arguments", "parsers", "sections"]
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -54,15 +54,20 @@ def _section(name: str, parser: argparse.ArgumentParser) -> str:
         break_on_hyphens=False,
     )
     parts = [f"{level} {name}", _prose(parser.description), f"```text\n{usage}\n```"]
-    rows = [
-        [f"`{_name(action)}`", cell(_help(action, parser))]
-        for action in _actions(parser)
-        if action.dest != "help" and not isinstance(action.choices, dict)
-    ]
+    rows = [[f"`{argument}`", cell(text)] for argument, text in arguments(parser)]
     if rows:
         parts.append(table(["argument", "meaning"], rows))
     parts.append(_epilog(parser.epilog))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def arguments(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    """Give each argument of a command, and its help."""
+    return [
+        (_name(action), _help(action, parser))
+        for action in _actions(parser)
+        if action.dest != "help" and not isinstance(action.choices, dict)
+    ]
 
 
 def _prose(text: str | None) -> str:

@@ -25,9 +25,12 @@ TO.partial; one that is there already was left by a copy that was killed, or is 
 with cp or rsync, the files of a running log are of several moments, and an engine refuses them."""
 
 _EPILOG = f"""\
-exit status: {DONE} copied, and the copy was verified; {FAILED} nothing was copied: the reason is on
-the error stream; {USAGE} wrong arguments; 130 interrupted, 143
-ended by SIGTERM"""
+exit status:
+  {DONE}    copied, and the copy was verified
+  {FAILED}    nothing was copied. The reason is on the error stream
+  {USAGE}    wrong arguments
+  130  interrupted
+  143  ended by SIGTERM"""
 
 
 def add_parser(subparsers: Any) -> None:

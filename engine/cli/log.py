@@ -25,15 +25,18 @@ _FLUSH_EVENTS = 1_000
 
 _DESCRIPTION = """\
 Show the events of a log, oldest first, a page at a time. The file may be in use by its engine, be
-left behind by one that was killed, or be closed: it is opened read-only. Where there is more, the
-error stream says how to go on."""
+left behind by one that was killed, or be closed: it is opened read-only. If there is more, the
+error stream says how to continue."""
 
 _EPILOG = f"""\
 JSON fields: {FIELDS}
 
-exit status: {DONE} shown, also where nothing matches; {FAILED} the file cannot be read, or an
-event is damaged: the reason is on the error stream, and what stands before it has been shown;
-{USAGE} wrong arguments; 130 interrupted"""
+exit status:
+  {DONE}    shown, also if nothing matches
+  {FAILED}    the file cannot be read, or an event is damaged. The reason is on the error stream,
+       and the events before it have been shown
+  {USAGE}    wrong arguments
+  130  interrupted"""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -41,23 +41,26 @@ PAGE: Final = 100
 
 _DESCRIPTION = """\
 Look at the projections of a log and act on them, while its engine runs or not. FILE is the log; its
-views are found beside it. What needs the application's code (retry, rebuild, the reset of a
-SqlProjection) is left for the engine where none runs; everything else is done at once. No
-`authorize` is asked at rest: whoever may write the files may do this."""
+views are found beside it. If no engine runs, everything is done at once that needs no code of the
+application. Retry, rebuild and the reset of a SqlProjection wait for an engine. At rest no
+`authorize` is asked: a user who may write the files may do this."""
 
 _EPILOG = f"""\
-exit status: {DONE} done, or shown; {FAILED} refused, or the files cannot be used: the reason is on
-the error stream; {USAGE} wrong arguments; {NOT_YET} asked for and not done yet: it waits in the
-file, and `list` shows it; {UNKNOWN} whoever did it ended before it could answer: look, and ask
-again; 130 interrupted"""
+exit status:
+  {DONE}    done, or shown
+  {FAILED}    refused, or the files cannot be used. The reason is on the error stream
+  {USAGE}    wrong arguments
+  {NOT_YET}    not done yet: the request waits in the file, and `list` shows it
+  {UNKNOWN}    unknown: the engine ended before it could answer. Look, and ask again
+  130  interrupted"""
 
 _ACTIONS: Final = {
     "pause": "let a projection rest, over restarts too",
-    "resume": "let it go on, from a pause or after a failure",
+    "resume": "let it continue, from a pause or after a failure",
     "reset": "empty its tables and fold the log into them again",
-    "rebuild": "build it anew beside the tables that serve",
-    "cancel": "give up what is being built",
-    "drop": "take the tables of former builds away",
+    "rebuild": "build it again beside the tables that serve",
+    "cancel": "cancel what is being built",
+    "drop": "remove the tables of former builds",
     "retry": "try parked events again",
     "skip": "leave an event out that is parked or has stopped it",
 }

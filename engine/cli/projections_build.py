@@ -33,16 +33,18 @@ LINE_SECONDS: Final = 5.0
 
 _DESCRIPTION = """\
 Build a new version of a projection from another process, while the former release writes and
-serves. When it has caught up with the end of the log, start the new release: it finds the build,
+serves. When it has caught up with the end of the log, start the new release. That finds the build,
 folds the rest and swaps it in. Until then --follow keeps it up to date."""
 
 _EPILOG = f"""\
 {APP_HELP}
 
-exit status: {DONE} the build has caught up, or an engine has taken it over; {FAILED} it cannot be
-built, an event cannot be folded, or somebody has dropped it: the reason is on the error stream;
-{USAGE} wrong arguments; {INTERRUPTED} interrupted, and with --follow {DONE}: run it again, it goes
-on where it was"""
+exit status:
+  {DONE}    the build has caught up, or an engine has taken it over
+  {FAILED}    it cannot be built, an event cannot be folded, or somebody has dropped it. The reason
+       is on the error stream
+  {USAGE}    wrong arguments
+  {INTERRUPTED}  interrupted, and with --follow {DONE}. Run it again: it continues where it was"""
 
 
 def add_parser(actions: Any) -> None:

@@ -33,14 +33,16 @@ _PAGE_BYTES = 8 * 1024 * 1024
 
 _DESCRIPTION = """\
 Compare the types of events that an application declares with those that a log has stored, and with
-samples kept in its repository: names, versions, schema hashes, upcasters. Run `check` before a
-release; an engine does not start on a log with findings."""
+samples kept in its repository. Names, versions, schema hashes and upcasters are compared. Run
+`check` before a release: an engine does not start on a log with findings."""
 
 _EPILOG = f"""\
 {APP_HELP}
 
-exit status: {DONE} everything fits; {FAILED} findings, each with its mend, or something that cannot
-be read; {USAGE} wrong arguments"""
+exit status:
+  {DONE}    everything fits
+  {FAILED}    findings, each with its mend, or something that cannot be read
+  {USAGE}    wrong arguments"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -54,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, run, told in (
-        ("check", _check, "tell what does not fit"),
+        ("check", _check, "report what does not fit"),
         ("record", _record, "write the samples that are missing, out of a log of tests"),
     ):
         action = actions.add_parser(

@@ -38,8 +38,8 @@ STATEMENT_BYTES_MAX: Final = 1_000_000
 _DESCRIPTION = """\
 Ask a log and its views with one SQL statement of SQLite. The files may be in use by their engine,
 be left behind by one that was killed, or be closed: they are opened read-only. The view `log` has
-the events, the tables of a projection are called `<projection>_<attribute>`, and joins between the
-two work; the views may be some events behind the log."""
+the events, and the tables of a projection are called `<projection>_<attribute>`. Joins between the
+two work. The views may be some events behind the log."""
 
 _EXAMPLES = """\
 examples:
@@ -55,8 +55,12 @@ that a spreadsheet would take for a formula begins with '; JSON has each text as
 value that is missing is NULL in a table, null in JSON and nothing in CSV. A name that comes twice
 is numbered in JSON. An answer has 64 MB at most, and a statement 512 MB of memory.
 
-exit status: {DONE} shown; {FAILED} the files cannot be read or the statement cannot be run: the
-reason is on the error stream; {USAGE} wrong arguments; 130 interrupted"""
+exit status:
+  {DONE}    shown
+  {FAILED}    the files cannot be read or the statement cannot be run. The reason is on the error
+       stream
+  {USAGE}    wrong arguments
+  130  interrupted"""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -31,14 +31,16 @@ LAST: Final = 10
 
 _DESCRIPTION = f"""\
 Show the last {LAST} events of a log, and each new one as it is committed, until stopped. The file
-is opened read-only, beside its engine, which may end and start again meanwhile."""
+is opened read-only, beside its engine, which may end and start again."""
 
 _EPILOG = f"""\
 JSON fields: {FIELDS}
 
-exit status: {DONE} it was stopped (Ctrl-C, SIGTERM, or whoever read its output has gone);
-{FAILED} the file cannot be read, is another log now, or an event is damaged: the reason is on the
-error stream, and what stands before it has been shown; {USAGE} wrong arguments"""
+exit status:
+  {DONE}    it was stopped: by Ctrl-C, by SIGTERM, or because the reader of its output has gone
+  {FAILED}    the file cannot be read, is another log now, or an event is damaged. The reason is on
+       the error stream, and the events before it have been shown
+  {USAGE}    wrong arguments"""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the site shows of docstrings is plain English, as the documents are."""
+"""What the site shows of docstrings and of `--help` is plain English, as the documents are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 import griffe
 import pytest
 
-from docs.generate import api
+from docs.generate import api, commands
 from tests.support.plain_english import faults
 
 ENGINE: Final = Path(__file__).parents[2] / "engine"
@@ -48,4 +48,15 @@ def test_docstrings_of_the_api_are_plain_english(package: Any) -> None:
     ]
 
     assert len(seen) > 500
+    assert not found, "\n".join(["", *found])
+
+
+def test_the_help_of_commands_is_plain_english() -> None:
+    found = [
+        f"{name}: {fault}"
+        for name, parser in commands.parsers().items()
+        for text in (parser.description, *(found for _, found in commands.arguments(parser)))
+        for fault in faults(text or "")
+    ]
+
     assert not found, "\n".join(["", *found])
