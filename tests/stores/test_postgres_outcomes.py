@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from engine import Ports, StoreFailed
+from engine import Closed, Engine, EngineFailed, Ports, StoreFailed, StoreRefused
 from engine.model.stored import EventType
 from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
 from engine.stores.postgres.address import read_address
@@ -15,6 +15,7 @@ from engine.stores.postgres.log.schema import lock_key
 from engine.stores.postgres.log.store import PostgresStore
 from engine.stores.postgres.log.writer import Writer
 from engine.testing.conformance import ALL, append, event, feed, numbers, request
+from tests.support.counters import Add, Counter
 from tests.support.cutting import CutLine, Fault, cut_line
 from tests.support.postgres import Server, asked, connected, postgres_server, wheel_programs
 from tests.support.waiting import settle, until
@@ -338,6 +339,34 @@ async def test_too_many_connections_are_told_and_pass(postgres: Server, schema: 
 
     assert numbers(await feed(store)) == [1]
     await store.close()
+
+
+async def test_a_commit_that_does_not_wait_for_the_standbys_is_refused(
+    own_server: Server,
+) -> None:
+    own_server.sql("CREATE ROLE hasty LOGIN SUPERUSER")
+    own_server.sql("ALTER ROLE hasty SET synchronous_commit = local")
+    own_server.stop()
+    own_server.settings["synchronous_standby_names"] = "nobody"
+    await asyncio.to_thread(own_server.start)
+
+    with pytest.raises(StoreRefused, match="synchronous_commit=local"):
+        await store_of(own_server, "foldline", user="hasty").open(Ports())
+
+
+async def test_an_engine_at_rest_ends_when_its_log_is_taken_over(
+    postgres: Server, schema: str
+) -> None:
+    url = postgres.url(schema, "lease=1")
+    with pytest.raises(EngineFailed) as ended:
+        async with Engine([Counter], store=url, views="memory:") as engine:
+            await engine.execute(Add("a", 1))
+            await asked(postgres, f"UPDATE {schema}.sessions SET live = false")
+            await until(lambda: engine.failed)
+            with pytest.raises(Closed):
+                await engine.execute(Add("a", 1))
+
+    assert "taken this log over" in str(ended.value.__cause__)
 
 
 async def test_a_server_that_is_set_to_lose_events_is_refused_when_it_comes_back(
