@@ -23,11 +23,13 @@ ORDER = "536381"
 """It has a line that was changed."""
 
 
-async def shoot(browser: Browser, served: Replayed, folder: Path) -> None:
-    """Make the pictures while the replay goes on."""
+async def shoot(
+    browser: Browser, served: Replayed, folder: Path, orders: int = ENOUGH_ORDERS
+) -> None:
+    """Make the pictures while the replay goes on, from so many orders on."""
     async with browser.page(served.url, width=1_280, height=1_140) as page:
         await page.prefer("light")
-        await _until_full(page)
+        await _until_full(page, orders)
         await page.screenshot(folder / "shop-light.png")
         await page.prefer("dark")
         await page.ask("document.querySelector('#kill').click()")
@@ -43,11 +45,12 @@ async def shoot(browser: Browser, served: Replayed, folder: Path) -> None:
         await page.screenshot(folder / "shop-phone.png")
 
 
-async def _until_full(page: Page) -> None:
+async def _until_full(page: Page, enough: int) -> None:
     orders = "Number(document.querySelector('#orders-count').textContent.replace(',', ''))"
-    # Some of the sample's orders are gifts, which would look like a mistake.
-    free = "document.querySelector('#pending, #sent').textContent.includes('£0.00')"
-    await page.until(f"{orders} >= {ENOUGH_ORDERS} && !{free}")
+    # Some of the sample's orders are gifts, which would look like a mistake; but all things end.
+    free = "document.querySelector('main').textContent.includes('£0.00')"
+    over = "document.querySelector('#replay-time').textContent.includes('over')"
+    await page.until(f"{orders} >= {enough} && (!{free} || {over})")
 
 
 async def main(folder: Path) -> None:

@@ -50,8 +50,8 @@ async def test_a_shop_that_is_no_demo_shows_nothing_of_it(browser: Browser, tmp_
 async def test_the_pictures_of_the_documents_are_made_by_a_command(
     browser: Browser, tmp_path: Path
 ) -> None:
-    async with replaying(15) as served:
-        await shoot(browser, served, tmp_path)
+    async with replaying(10) as served:
+        await shoot(browser, served, tmp_path, orders=50)
     for name in PICTURES:
         content = (tmp_path / name).read_bytes()
         assert content.startswith(PNG)

@@ -92,7 +92,8 @@ async def test_a_request_from_elsewhere_kills_nothing(
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app, client=(address, 50_000))
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
-            refused = await client.post("/demo/kill?life=1")
+            # Of another life, so that the test itself is not killed where it is not refused.
+            refused = await client.post("/demo/kill?life=2")
             assert (refused.status_code, refused.json()["code"]) == (403, "not-here")
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from domain.web.app import create_app
 from domain.web.page import PAGE, TYPES, paths
-from tests.browser.screenshots import PICTURES
 
 FILES = sorted(paths())
 SCRIPTS = sorted(path for path in PAGE.iterdir() if path.suffix == ".js")
@@ -90,9 +89,3 @@ def _imported(script: Path, known: set[Path]) -> set[Path]:
         if PAGE / name not in known:
             _imported(PAGE / name, known)
     return known
-
-
-def test_the_pictures_of_the_documents_are_there_and_small() -> None:
-    folder = Path(__file__).parents[2] / "docs" / "images"
-    for name in PICTURES:
-        assert 10_000 < (folder / name).stat().st_size < 200_000, name

@@ -21,7 +21,7 @@ export function add(product) {
 // Lets the form follow the shop's own clock until somebody sets it, and offer its countries.
 export function follow(shop) {
   const now = [...shop.newest, ...shop.sent].map((order) => order.invoiced_at).sort().at(-1);
-  if (!touched) form().invoiced.value = now ?? local(new Date());
+  if (!touched && now) form().invoiced.value = now;
   const names = shop.countries.map((row) => row.country);
   if (there("countries").dataset.names === names.join()) return;
   there("countries").dataset.names = names.join();
@@ -70,4 +70,5 @@ async function send(submit) {
 }
 
 there("new").addEventListener("submit", send);
+form().invoiced.value = local(new Date());
 form().invoiced.addEventListener("input", () => { touched = true; });

@@ -1,16 +1,18 @@
 // The one stream of answers. A lost connection is said at once, and tried again, ever more seldom,
-// until it is there. What comes faster than the screen is drawn is not drawn.
+// until it is there. It is drawn some times a second: what comes faster is not drawn.
 import { say, there } from "./dom.js";
 
 const RETRY_MS_FIRST = 500;
 const RETRY_MS_MAX = 10_000;
 const AWAY_MS = 30_000;
+const DRAW_MS = 150;
 
 let stream = null;
 let retry = null;
 let retryMs = RETRY_MS_FIRST;
 let newest = null;
 let drawing = false;
+let drawnAt = -DRAW_MS;
 let hiddenAt = null;
 let show = () => {};
 const onState = [];
@@ -41,7 +43,7 @@ function connect() {
     tell("live", "Live");
     if (!drawing) {
       drawing = true;
-      requestAnimationFrame(draw);
+      setTimeout(() => requestAnimationFrame(draw), drawnAt + DRAW_MS - performance.now());
     }
   });
   // Also where the server answers with an error, after which a browser would not try again.
@@ -50,6 +52,7 @@ function connect() {
 
 function draw() {
   drawing = false;
+  drawnAt = performance.now();
   show(newest);
 }
 
