@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 
 __all__ = [
     "PlainStream",
+    "counted",
     "escaped",
     "is_text",
     "plain",
@@ -25,6 +26,11 @@ __all__ = [
 # A spreadsheet takes such a text for a formula, also behind spaces, and in its wide forms.
 _FORMULA: Final = re.compile(r"\s*[=+\-@|%\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+
+
+def counted(number: int, noun: str) -> str:
+    """Give `1 event`, `2,000 events`."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def plain(text: str) -> str:

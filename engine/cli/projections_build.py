@@ -23,7 +23,7 @@ from ..statistics import BuildProgress
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file
 from .output import tell, terminal_of
-from .printing import plain
+from .printing import counted, plain
 
 __all__ = ["add_parser"]
 
@@ -162,7 +162,8 @@ class _Shown:
 
 
 def _line(progress: BuildProgress) -> str:
-    text = f"build {progress.number} at {progress.position:,}, {progress.lag_events:,} events to go"
+    left = counted(progress.lag_events, "event")
+    text = f"build {progress.number} at {progress.position:,}, {left} to go"
     if progress.events_per_second:
         text += f", {progress.events_per_second:,.0f} events/s"
     if progress.seconds_left is not None and progress.lag_events:

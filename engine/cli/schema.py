@@ -25,6 +25,7 @@ from ..stores.urls import sql_of_schema
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
+from .printing import counted
 
 __all__ = ["add_parser"]
 
@@ -107,7 +108,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.samples is not None:
         samples = _read(options.samples)
         findings += check_samples(registry, samples)
-        compared.append(f"{len(samples)} samples in {options.samples}")
+        compared.append(f"{counted(len(samples), 'sample')} in {options.samples}")
     if not compared:
         tell("error: nothing to compare with: give --log FILE, --samples FOLDER, or both")
         return USAGE
@@ -115,7 +116,7 @@ def _check(options: argparse.Namespace) -> int:
         say(f"{finding.rule}: {finding.message}")
     tell(
         f"{len(registry.types)} types of events are declared, {' and '.join(compared)}: "
-        + (f"{len(findings)} findings" if findings else "everything fits")
+        + (counted(len(findings), "finding") if findings else "everything fits")
     )
     return FAILED if findings else DONE
 

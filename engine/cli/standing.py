@@ -19,7 +19,7 @@ from ..statistics import ProjectionFailure
 from ..stores.contract.outside import Found, Looked, Operations
 from ..stores.contract.requests import Request
 from .layout import time_text
-from .printing import escaped
+from .printing import counted, escaped
 from .tables import Column, Table, numbers
 
 __all__ = ["Standing", "Standings", "json_line", "table_of"]
@@ -243,7 +243,7 @@ def _build_note(build: BuildStanding) -> str:
     if build.state == "former":
         return f"{text}, at {build.position:,}"
     by = " by another process" if build.by_another_process else ""
-    text = f"{text}{by}, at {build.position:,}, {build.lag_events:,} events to go"
+    text = f"{text}{by}, at {build.position:,}, {counted(build.lag_events, 'event')} to go"
     if build.events_per_second:
         text += f", {build.events_per_second:,.0f} events/s"
     if build.seconds_left is not None:

@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_told_with_its_mend(
     assert status == 1
     assert output.startswith(f"{rule}: 'opened' version 1 ")
     assert mend in output
-    assert "1 findings" in errors
+    assert errors.endswith(": 1 finding\n")
 
 
 def test_samples_are_recorded_once_and_find_a_change_without_a_log(app: Path) -> None:
