@@ -36,6 +36,13 @@ class Files(Protocol):
         """Give what tells the file at a path from every other one; None where there is none."""
         ...
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        """Give what changes when a file is written to: its bytes, and the time of that, in ns.
+
+        Zeros where there is none.
+        """
+        ...
+
     def hold(self, path: str, connection: Any) -> Lock:
         """Take the file itself that `connection` writes, whatever name others have for it.
 

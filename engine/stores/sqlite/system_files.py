@@ -92,6 +92,14 @@ class SystemFiles:
             return None
         return FileId(found.st_dev, found.st_ino)
 
+    def stamp(self, path: str) -> tuple[int, int]:
+        """Ask for the bytes of a file, and for the time at which it was written to last."""
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_size, found.st_mtime_ns
+
     def hold(self, path: str, connection: Any) -> FileHold:
         """Lock one byte of the file that SQLite does not use."""
         return FileHold(path, connection)
@@ -149,7 +157,8 @@ class SystemFiles:
         found: list[int] = []
         for process in Path("/proc").glob("[0-9]*/fd"):
             try:
-                if any(_identity(path) == known for path in process.iterdir()):
+                opened = map(Path.stat, process.iterdir())
+                if any((one.st_dev, one.st_ino) == known for one in opened):
                     found.append(int(process.parent.name))
             except OSError:
                 continue  # it has ended, or is somebody else's
@@ -157,10 +166,7 @@ class SystemFiles:
 
     def size(self, path: str) -> int:
         """Give the bytes of a file, 0 where there is none."""
-        try:
-            return Path(path).stat().st_size
-        except FileNotFoundError:
-            return 0
+        return self.stamp(path)[0]
 
     def rewrite(self, path: str) -> None:
         """Write a file's bytes over themselves, and sync it; not a database, but what is beside."""
@@ -247,11 +253,6 @@ def _of_several_names(path: str, count: int) -> StoreRefused:
         f"keeps a write-ahead log beside each name, so that two programs would destroy the file: "
         f"remove the other names, or make a copy"
     )
-
-
-def _identity(path: Path) -> FileId:
-    found = path.stat()
-    return FileId(found.st_dev, found.st_ino)
 
 
 def _lives(pid: int) -> bool:

@@ -99,6 +99,7 @@ class WalMerger:
         """What this merge has taken so far."""
         self.task: asyncio.Task[None] | None = None
         """The merge that is under way."""
+        self.begun = 0
         self.merges = 0
         self.put_off = 0
         # Its size does not tell how full the log is, since it is overwritten.
@@ -141,6 +142,7 @@ class WalMerger:
             connection.close()
 
     async def _merge(self) -> None:
+        self.begun += 1
         try:
             self._seconds = 0.0
             worker = self._worker = self._worker or self._started()

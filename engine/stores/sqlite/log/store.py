@@ -46,9 +46,9 @@ from ..connection import (
 )
 from ..files import Lock, files_of
 from ..lock import take_lock
-from ..place import Place
 from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
+from .contents import Contents
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
 from .heads import read_head, read_kinds, read_log_id, read_types
 from .pages import Types, read_feed, read_streams
@@ -94,7 +94,7 @@ class SqliteStore:
         self._ports = Ports()
         self._lock: Lock | None = None
         self._hold: Lock | None = None
-        self._place: Place | None = None
+        self._place: Contents | None = None
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._connection: Any = None
@@ -176,7 +176,7 @@ class SqliteStore:
             self._read_state(connection)
             check_counts(connection, files, path, self._head, wal)
             protect(connection)
-            self._place = Place(self.path, files_of(self._ports), written=True)
+            self._place = Contents(path, files, self._merger, lambda: self._head)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
@@ -307,12 +307,10 @@ class SqliteStore:
         return Committed(planned.outcomes, planned.events)
 
     def _look_around(self, *, written: bool | None = False) -> None:
-        """Stop for good where what was or would be written is in a file that nobody finds.
-
-        What is not written yet is put off where that cannot be seen.
-        """
+        """Stop for good where nobody finds what is written; put off what is not, where unseen."""
         try:
-            self._check_place()
+            if self._place is not None:
+                self._place.check_all()
         except (StoreFailed, StoreRefused) as error:
             if isinstance(error, StoreFailed) and written is False:
                 raise
