@@ -376,7 +376,10 @@ def _name(cls: type[Projection], name: str | None, version: int) -> str:
 def _dialects(
     cls: type[Projection], dialect: Dialect | Sequence[Dialect] | None
 ) -> tuple[Dialect, ...]:
-    given = (dialect,) if isinstance(dialect, str) else tuple(dialect or ())
+    if dialect is None:  # as what it is based on
+        inherited: ProjectionDefinition | None = getattr(cls, "__definition__", None)
+        return () if inherited is None else inherited.dialects
+    given = (dialect,) if isinstance(dialect, str) else tuple(dialect)
     if not set(given) <= set(typing.get_args(Dialect)):
         raise DefinitionError(
             f"projection {cls.__qualname__} has dialect={dialect!r}: give one of "

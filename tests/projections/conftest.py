@@ -10,6 +10,7 @@ import pytest
 from tests.projections.summing import (
     AILING,
     DEAD,
+    IN_BOTH,
     IN_SQL,
     OUTSIDE,
     RECEIVED,
@@ -27,8 +28,10 @@ def _healthy() -> Iterator[None]:
         kept.clear()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
     return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'log.db'}"
 
 
@@ -39,12 +42,17 @@ def file(tmp_path: Path) -> str:
 
 @pytest.fixture(params=[TABLES, IN_SQL, OUTSIDE], ids=["tables", "sql", "sink"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
+    return fitting(request)
 
 
 @pytest.fixture(params=[TABLES, IN_SQL], ids=["tables", "sql"])
 def tabled(request: pytest.FixtureRequest) -> Kind:
     """One that has tables."""
+    return fitting(request)
+
+
+def fitting(request: pytest.FixtureRequest) -> Kind:
+    """Give the kind that a test is for, in SQL that its store understands."""
     found: Kind = request.param
-    return found
+    on_a_server = "postgresql" in request.node.name
+    return IN_BOTH if found is IN_SQL and on_a_server else found

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from engine import (
+    AsyncSql,
     Delivery,
     Engine,
     Meta,
@@ -132,6 +133,45 @@ class TenfoldInSql(InSql, name="sums", version=2):
     factor = 10
 
 
+class InBoth(SqlProjection, name="base", dialect=("sqlite", "postgresql")):
+    tables = {
+        "rows": (
+            """
+            CREATE TABLE {rows} (
+                counter TEXT PRIMARY KEY, total INTEGER NOT NULL, events INTEGER NOT NULL
+            )
+            """,
+            "CREATE INDEX {rows:by_total} ON {rows} (total)",
+        )
+    }
+    factor = 1
+
+    @projects
+    async def added(self, event: Added, meta: Meta, sql: AsyncSql) -> None:
+        await sql.run(
+            "INSERT INTO {rows} VALUES (?, ?, 1) ON CONFLICT (counter) DO UPDATE SET "
+            "total = {rows}.total + excluded.total, events = {rows}.events + 1",
+            (meta.id, event.amount * self.factor),
+        )
+        see(meta)
+
+    @projects
+    async def emptied(self, event: Emptied, meta: Meta, sql: AsyncSql) -> None:
+        await sql.run("DELETE FROM {rows} WHERE counter = ?", (meta.id,))
+
+
+class ParkingInBoth(InBoth, name="sums", version=1, on_poison="park"):
+    pass
+
+
+class StoppingInBoth(InBoth, name="sums", version=1):
+    pass
+
+
+class TenfoldInBoth(InBoth, name="sums", version=2):
+    factor = 10
+
+
 class Outside(Sink, name="base"):
     async def deliver(self, batch: Sequence[Delivery[Added | Emptied]]) -> None:
         for delivery in batch:
@@ -180,6 +220,10 @@ TABLES = Kind(Stopping, Parking, Tenfold, "added")
 
 
 IN_SQL = Kind(StoppingInSql, ParkingInSql, TenfoldInSql, "added")
+
+
+IN_BOTH = Kind(StoppingInBoth, ParkingInBoth, TenfoldInBoth, "added")
+"""The same in SQL that both databases understand, with handlers that wait."""
 
 
 OUTSIDE = Kind(StoppingOutside, ParkingOutside, AnewOutside, "deliver")

@@ -28,7 +28,7 @@ from tests.projections.summing import (
     Kind,
     Sliced,
     Stopping,
-    StoppingInSql,
+    StoppingInBoth,
     SumOfThem,
     Tenfold,
     TenfoldInSql,
@@ -229,7 +229,7 @@ async def test_a_cancelled_rebuild_leaves_nothing(tabled: Kind, file: str) -> No
             await engine.projections.cancel("sums")
 
 
-@pytest.mark.parametrize("projection", [Sliced, StoppingInSql])
+@pytest.mark.parametrize("projection", [Sliced, StoppingInBoth])
 async def test_sql_by_the_plain_name_sees_the_build_that_serves(
     projection: type[Projection], url: str
 ) -> None:

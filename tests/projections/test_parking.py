@@ -9,6 +9,7 @@ import apsw
 import pytest
 
 from engine import (
+    AsyncSql,
     Delivery,
     Limits,
     Meta,
@@ -23,12 +24,15 @@ from engine.stores.contract.views import Changes
 from tests.projections.summing import (
     AILING,
     DEAD,
+    IN_BOTH,
     SEEN,
     TRIES,
+    InBoth,
     InSql,
     Kind,
     Outside,
     Stopping,
+    StoppingInBoth,
     StoppingInSql,
     StoppingOutside,
     Sum,
@@ -246,6 +250,13 @@ class ShakyInSql(InSql, name="sums", version=1, on_poison="park"):
         super().added(event, meta, sql)
 
 
+class ShakyInBoth(InBoth, name="sums", version=1, on_poison="park"):
+    @projects
+    async def added(self, event: Added, meta: Meta, sql: AsyncSql) -> None:
+        shake(meta)
+        await super().added(event, meta, sql)
+
+
 class ShakyOutside(Outside, name="sums", version=1, on_poison="park"):
     async def deliver(self, batch: Sequence[Delivery[Added | Emptied]]) -> None:
         for delivery in batch:
@@ -256,6 +267,7 @@ class ShakyOutside(Outside, name="sums", version=1, on_poison="park"):
 SHAKY: Mapping[type[Projection], type[Projection]] = {
     Stopping: Shaky,
     StoppingInSql: ShakyInSql,
+    StoppingInBoth: ShakyInBoth,
     StoppingOutside: ShakyOutside,
 }
 
@@ -265,7 +277,8 @@ async def test_a_failure_that_may_pass_is_tried_again_before_anything_is_parked(
 ) -> None:
     async with summing(SHAKY[kind.stopping], url) as engine:
         assert await sums(engine, at=await add(engine, "a")) == {"a": 1}
-        assert (await status(engine)).retries == 3
+        # A server is asked twice before an event has failed: once without savepoints.
+        assert (await status(engine)).retries == (1 if kind == IN_BOTH else 3)
         assert await engine.projections.parked("sums") == []
 
 
