@@ -277,8 +277,10 @@ async def test_a_server_that_stays_away_is_told_and_the_log_goes_on_when_it_is_b
     with pytest.raises(StoreFailed, match="for 0.3 s.*Nothing was written") as failed:
         await append(store, request("a:1", 1, 2))
     assert (failed.value.written, failed.value.stopped) == (False, False)
-    with pytest.raises(StoreFailed, match="cannot be"):
+    assert failed.value.passes
+    with pytest.raises(StoreFailed, match="cannot be") as unread:
         await store.read_feed(0, events_max=1, bytes_max=1)
+    assert unread.value.passes
     await asyncio.to_thread(own_server.start)
 
     assert await append(store, request("a:1", 1, 3)) == [Appended(2, (2,))]
@@ -333,8 +335,9 @@ async def test_too_many_connections_are_told_and_pass(postgres: Server, schema: 
     store = store_of(postgres, schema, "patience=0.2", user=user)
     await store.open(Ports())
     await append(store, request("a:1", 0, 1))
-    with pytest.raises(StoreFailed, match="too many connections"):
+    with pytest.raises(StoreFailed, match="too many connections") as refused:
         await store.read_feed(0, events_max=1, bytes_max=1)
+    assert refused.value.passes
     await asked(postgres, f"ALTER ROLE {user} CONNECTION LIMIT 5")
 
     assert numbers(await feed(store)) == [1]

@@ -20,6 +20,7 @@ __all__ = [
     "is_lost",
     "is_not_prepared",
     "is_passing",
+    "passes_by_itself",
     "sqlstate_of",
 ]
 
@@ -31,6 +32,8 @@ _LOST_NAMES: Final = frozenset(
 """Errors of the driver itself, which say that its connection is closed or was used wrongly."""
 _PASSING: Final = ("40001", "40P01", "55P03")
 """What may be gone in a moment: conflicts with other transactions, and locks that they hold."""
+_NO_ROOM: Final = ("53", "58030")
+"""Neither disk, memory nor connections are left for it."""
 _NOT_PREPARED: Final = ("26000", "42P05")
 """A statement is prepared on another connection than this one: a pooler gave it to somebody."""
 _REFUSED: Final = {
@@ -62,6 +65,11 @@ def is_lost(error: BaseException) -> bool:
 def is_passing(error: BaseException) -> bool:
     """Tell whether the server said no for now, and has written nothing."""
     return sqlstate_of(error).startswith(_PASSING)
+
+
+def passes_by_itself(error: BaseException) -> bool:
+    """Tell whether nothing is wrong with what was asked: the server was away, full or busy."""
+    return is_lost(error) or is_passing(error) or sqlstate_of(error).startswith(_NO_ROOM)
 
 
 def is_not_prepared(error: BaseException) -> bool:
@@ -106,4 +114,6 @@ def cannot_connect(address: Address, error: BaseException) -> StoreFailed | Stor
         why = "no answer in time"
     elif isinstance(error, OSError) and error.strerror:
         why = error.strerror
-    return StoreFailed(f"{address.name} cannot be reached: {why}. Try again", written=False)
+    return StoreFailed(
+        f"{address.name} cannot be reached: {why}. Try again", written=False, passes=True
+    )

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from ...errors import EngineError, StoreFailed
 from .address import Address
 from .driver import Connection, Driver, Record, Statement
-from .failures import described_failure, is_lost, is_not_prepared
+from .failures import described_failure, is_lost, is_not_prepared, passes_by_itself
 
 __all__ = ["BackOff", "Line", "Lines"]
 
@@ -148,7 +148,9 @@ class Lines:
 
     def _failed(self, error: BaseException) -> StoreFailed:
         return StoreFailed(
-            f"{self._address.name} cannot be asked: {described_failure(error)}", written=False
+            f"{self._address.name} cannot be asked: {described_failure(error)}",
+            written=False,
+            passes=passes_by_itself(error),
         )
 
     async def close(self) -> None:

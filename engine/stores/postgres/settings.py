@@ -54,6 +54,7 @@ async def check_settings(connection: Connection, address: Address) -> None:
         raise StoreFailed(
             f"{address.name} is a standby, which takes no writes: name the primary, or promote it",
             written=False,
+            passes=True,
         )
     if int(found["server_version_num"]) < OLDEST:
         raise StoreRefused(

@@ -21,7 +21,13 @@ from ....errors import EngineError, StoreFailed, StoreRefused
 from ...contract.log import Batch, Committed, Head, plan
 from ..address import Address
 from ..driver import Driver
-from ..failures import described_failure, is_lost, is_passing, sqlstate_of
+from ..failures import (
+    described_failure,
+    is_lost,
+    is_passing,
+    passes_by_itself,
+    sqlstate_of,
+)
 from ..line import BackOff, Line
 from ..settings import check_settings
 from .appending import Sending, laid_out, planned_out
@@ -139,7 +145,7 @@ class Writer:
             misfits = dict(zip(bad, actual, strict=True)) if bad else {}
             return self._done(sending, sending.committed(head, at, misfits), misfits)
         if state == "misfit":
-            raise _Misfit(dict(zip(bad, actual, strict=True)))
+            raise _Misfit
         if state == "fenced":
             raise self._fenced()
         raise _Moved
@@ -160,11 +166,11 @@ class Writer:
             del self._versions[stream]
         return committed
 
-    async def _plan(self, batch: Batch, misfits: Mapping[str, int] | None) -> Sending | Committed:
+    async def _plan(self, batch: Batch) -> Sending | Committed:
         """Plan a batch on the versions that its streams have now."""
         streams = {write.stream for request in batch.requests for write in request.writes}
         versions = await read_versions(self._line, self._address.schema, sorted(streams))
-        planned = plan(batch, {**versions, **(misfits or {})}, self.head)
+        planned = plan(batch, versions, self.head)
         sending = planned_out(batch, planned, self.types)
         if not planned.events:
             return Committed(planned.outcomes, [])
@@ -204,7 +210,7 @@ class Writer:
             course.plans += 1
             if course.plans > _PLANS_MAX:
                 raise self._moving()
-            planned = await self._plan(course.batch, course.misfits)
+            planned = await self._plan(course.batch)
             if isinstance(planned, Committed):
                 return planned
             course.sending = planned
@@ -214,10 +220,8 @@ class Writer:
     def _note(self, course: _Course, error: Exception) -> None:
         """Take down what an error says of what was sent."""
         self._versions.clear()
-        if sqlstate_of(error) == _BEGUN_ALREADY:
-            course.misfits, course.sending, course.unsure = {}, None, None
-        elif isinstance(error, _Misfit):
-            course.misfits, course.sending, course.unsure = error.versions, None, None
+        if isinstance(error, _Misfit) or sqlstate_of(error) == _BEGUN_ALREADY:
+            course.sending = course.unsure = None
         elif isinstance(error, _Moved) or (is_lost(error) and course.sent):
             course.unsure = course.unsure or course.sending
         if is_lost(error):
@@ -321,6 +325,7 @@ class Writer:
         return StoreFailed(
             f"{self._address.name}: {described_failure(error)}. Nothing was written.",
             written=False,
+            passes=passes_by_itself(error),
         )
 
     def _given_up(self, course: _Course, error: Exception) -> StoreFailed:
@@ -331,6 +336,7 @@ class Writer:
             f"{self._address.name} could not be written to for "
             f"{self._address.patience_seconds:g} s: {why}. Nothing was written.",
             written=False,
+            passes=True,
         )
 
     def _unknown(self, why: str) -> StoreFailed:
@@ -372,7 +378,6 @@ class _Course(msgspec.Struct):
     """Whether it went out, and nothing has come back yet."""
     unsure: Sending | None = None
     """What went out, and may be in the log or come there."""
-    misfits: Mapping[str, int] | None = None
     plans: int = 0
 
 
@@ -386,7 +391,3 @@ class _Moved(Exception):
 
 class _Misfit(Exception):
     """Streams of a batch are at other versions, and nothing of it was written."""
-
-    def __init__(self, versions: Mapping[str, int]) -> None:
-        super().__init__()
-        self.versions = versions

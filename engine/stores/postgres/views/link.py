@@ -17,7 +17,7 @@ from ....errors import StoreFailed, StoreRefused
 from ....runtime.ports import Ports
 from ..address import Address
 from ..driver import Record, Statement, driver_of
-from ..failures import described_failure, is_lost, sqlstate_of
+from ..failures import described_failure, is_lost, passes_by_itself, sqlstate_of
 from ..line import Line
 
 __all__ = ["Link", "Place", "failed", "is_lost_line", "is_unfit", "transaction"]
@@ -182,4 +182,5 @@ def failed(
     return StoreFailed(
         f"the views in {place.name} cannot be {what}: {described_failure(error)}",
         written=written,
+        passes=passes_by_itself(error),
     )
