@@ -40,6 +40,7 @@ _KITS = {
             "integrations.asgi",
             "integrations.fastapi",
             "integrations.event_stream",
+            "integrations.server",
             "integrations.opentelemetry",
         ),
     ),

@@ -12,7 +12,6 @@ the application that it is over, and would wait for ever. Nothing here imports a
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, MutableMapping
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final, TypeAlias
@@ -27,16 +26,15 @@ from ..log.history import LoggedEvent
 from ..model.messages import Event, Receipt
 from ..queries.live import LiveQuery
 from .headers import Headers
+from .server import LOOK_SECONDS, server_is_stopping
 
-__all__ = ["EventStream", "event_stream", "last_event", "server_is_stopping", "stop_server"]
+__all__ = ["EventStream", "event_stream", "last_event", "server_is_stopping"]
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 HEARTBEAT_SECONDS: Final = 15.0
-LOOK_SECONDS: Final = 0.25
-"""How often somebody looks whether the server has begun to stop."""
 GRACE_SECONDS: Final = 1.0
 """How long a client may take for what it is sent last when the server stops."""
 
@@ -52,31 +50,6 @@ def last_event(headers: Headers, at: str | None = None) -> Receipt | None:
     """
     token = headers.get("last-event-id") or at
     return Receipt.from_token(token) if token else None
-
-
-def server_is_stopping() -> bool:
-    """Say whether the server of this process has begun to stop, if that can be known.
-
-    ASGI has no word for it. Uvicorn, under gunicorn too, handles SIGTERM by a method of its server,
-    which has `should_exit`. Give `event_stream(stopping=...)` for another one.
-    """
-    return getattr(_server(), "should_exit", False) is True
-
-
-def stop_server() -> bool:
-    """Let the server of this process begin to stop, where `server_is_stopping` can know it.
-
-    Gives whether there is such a server: another one continues.
-    """
-    server = _server()
-    if not isinstance(getattr(server, "should_exit", None), bool):
-        return False
-    server.should_exit = True
-    return True
-
-
-def _server() -> Any:
-    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
 async def event_stream(

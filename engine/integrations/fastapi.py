@@ -24,7 +24,6 @@ async def balance(account_id: str, ask: Ask) -> Balance | None:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
@@ -39,7 +38,8 @@ from ..model.messages import Command, Receipt
 from ..model.messages import Query as Question
 from .asgi import idempotency_key, receipt_headers
 from .conditions import expected_version
-from .event_stream import LOOK_SECONDS, event_stream, last_event, stop_server
+from .event_stream import event_stream, last_event
+from .server import stopping_with
 
 __all__ = [
     "PROBLEMS",
@@ -79,21 +79,11 @@ def engine_lifespan(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with make_engine() as engine:
+        async with make_engine() as engine, stopping_with(engine):
             setattr(app.state, _STATE, engine)
-            stopping = asyncio.create_task(_stop_with(engine))
-            try:
-                yield
-            finally:
-                stopping.cancel()
+            yield
 
     return lifespan
-
-
-async def _stop_with(engine: Engine) -> None:
-    while engine.failed is None:  # noqa: ASYNC110 - of who has failed nothing rings a bell
-        await asyncio.sleep(LOOK_SECONDS)
-    stop_server()
 
 
 def _running_engine(connection: HTTPConnection) -> Engine:

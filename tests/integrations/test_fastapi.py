@@ -34,7 +34,6 @@ from engine import (
     projects,
 )
 from engine.integrations.asgi import EngineMiddleware
-from engine.integrations.event_stream import stop_server
 from engine.integrations.fastapi import (
     PROBLEMS,
     Ask,
@@ -44,6 +43,7 @@ from engine.integrations.fastapi import (
     engine_lifespan,
     executing,
 )
+from engine.integrations.server import stop_server
 from tests.integrations.serving import ROOT, server
 
 
