@@ -72,15 +72,21 @@ async def test_the_chart_piles_countries_up_and_shows_one_alone(
     browser: Browser, tmp_path: Path
 ) -> None:
     async with shop(tmp_path) as served, browser.page(served.url) as page:
+        bars = "document.querySelectorAll('#chart rect').length"
         await create(served, "a", buyer={"country": "France"}, lines=[RED])
+        await page.until(f"{bars} === 1")
         await create(served, "b", buyer={"country": "EIRE"}, lines=[WHITE])
         next_day = "2010-12-02T09:00:00"
         await create(served, "c", buyer={"country": "EIRE"}, lines=[RED], invoiced_at=next_day)
-        bars = "document.querySelectorAll('#chart rect').length"
         await page.until(f"{bars} === 3")
         assert (await page.text("#legend")).split("\n") == ["EIRE", "France"]
         titles = "[...document.querySelectorAll('#chart .day title')].map((t) => t.textContent)"
         assert (await page.ask(titles))[0] == "Wed 1 Dec, 2 orders\nEIRE £3.00\nFrance £2.50"
+
+        coloured = "document.querySelector('#legend button:{}-child .swatch').classList[1]"
+        # France was the first, and keeps its colour in the second place.
+        assert await page.ask(coloured.format("last")) == "s0"
+        assert await page.ask(coloured.format("first")) == "s1"
 
         await page.ask("document.querySelector('#legend button').click()")
         await page.until(f"{bars} === 2")

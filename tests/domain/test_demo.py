@@ -97,6 +97,17 @@ async def test_a_request_from_elsewhere_kills_nothing(
             assert (refused.status_code, refused.json()["code"]) == (403, "not-here")
 
 
+async def test_behind_a_proxy_nobody_may_kill() -> None:
+    """There everybody seems to be on this machine."""
+    async with (
+        replaying(None, "--name", "shop.example") as served,
+        httpx.AsyncClient(base_url=served.url, timeout=60) as client,
+    ):
+        assert (await client.get("/demo")).json()["killable"] is False
+        refused = await client.post("/demo/kill?life=1")
+        assert (refused.status_code, refused.json()["code"]) == (403, "not-here")
+
+
 async def test_a_shop_that_is_no_demo_has_no_such_thing() -> None:
     app = create_app()
     async with app.router.lifespan_context(app):

@@ -12,6 +12,7 @@ const OTHERS = "other countries";
 
 let shown = { days: [], countries: [] };
 let only = null;
+const colours = new Map();
 
 export function drawChart(shop) {
   if (JSON.stringify([shop.days, shop.countries]) === JSON.stringify([shown.days, shown.countries])) return;
@@ -23,6 +24,7 @@ new ResizeObserver(() => draw()).observe(there("chart"));
 
 function draw() {
   const names = shown.countries.slice(0, COUNTRIES).map((row) => row.country);
+  keepColours(names);
   const days = piled(names);
   const series = [...names, OTHERS].filter((name) => days.some((day) => day.sales.has(name)));
   there("chart-none").hidden = days.length > 0;
@@ -34,6 +36,15 @@ function draw() {
     return;
   }
   there("chart").replaceChildren(plot(days, series, width, height));
+}
+
+// A country keeps its colour for as long as it is shown, whichever place it comes to.
+function keepColours(names) {
+  for (const name of colours.keys()) if (!names.includes(name)) colours.delete(name);
+  for (const name of names) {
+    const taken = new Set(colours.values());
+    if (!colours.has(name)) colours.set(name, names.findIndex((_, n) => !taken.has(n)));
+  }
 }
 
 // Gives each day with the sales of each series.
@@ -50,7 +61,7 @@ function piled(names) {
 }
 
 const seen = (day, name) => (only === null || only === name ? Math.max(0, day.sales.get(name) ?? 0) : 0);
-const colour = (name, n) => `s${name === OTHERS ? COUNTRIES : n}`;
+const colour = (name) => `s${colours.get(name) ?? COUNTRIES}`;
 const height = (day, series) => series.reduce((sum, name) => sum + seen(day, name), 0);
 
 function plot(days, series, width, tall) {
@@ -81,11 +92,11 @@ function plot(days, series, width, tall) {
 function bar(day, series, x, width, floor, scale) {
   const group = drawn("g", { class: "day" }, drawn("title", {}, told(day, series)));
   let y = floor;
-  series.forEach((name, n) => {
+  series.forEach((name) => {
     const tall = seen(day, name) * scale;
     if (tall <= 0) return;
     y -= tall;
-    group.append(drawn("rect", { class: colour(name, n), x, y, width, height: tall, rx: 1.5 }));
+    group.append(drawn("rect", { class: colour(name), x, y, width, height: tall, rx: 1.5 }));
   });
   return group;
 }
@@ -110,8 +121,8 @@ function legend(series) {
   const wanted = JSON.stringify([series, only]);
   if (box.dataset.shown === wanted) return;
   box.dataset.shown = wanted;
-  box.replaceChildren(...series.map((name, n) => {
-    const swatch = made("span", { class: `swatch ${colour(name, n)}`, "aria-hidden": "true" });
+  box.replaceChildren(...series.map((name) => {
+    const swatch = made("span", { class: `swatch ${colour(name)}`, "aria-hidden": "true" });
     const pressed = { type: "button", "aria-pressed": String(only === name), click: () => choose(name) };
     return made("button", pressed, swatch, name);
   }));
