@@ -7,11 +7,9 @@ their time; one that names no tests is hunted by the simulation. What fails befo
 such as an import, catches nothing: the mutant is broken. First the same tests are run on an
 unchanged copy, and must pass: otherwise a broken test would pass for a sharp one.
 
-`catches.json` holds the test that caught each mutant last. That test alone is run first, which
-takes a third of the time. If it lets the mutant through, all of the mutant's tests are run.
-`--record` writes the file, and `--all` runs as if there were none. `--recorded` leaves out those
-that are not in the file, and says how many they are: continuous integration holds what was seen to
-be caught, and a new mutant counts from its record on.
+`catches.json` holds the test, or the seed, that caught each mutant last. That alone is run first,
+which takes a third of the time. If it lets the mutant through, all of the mutant's tests are run.
+`--record` writes the file, and `--all` runs as if there were none.
 
 With `--seeds N` the simulation alone hunts every mutant that it can see, those marked `simulated`,
 and the seeds are counted. The exit status is 1 if any mutant survives.
@@ -100,21 +98,34 @@ def touches(mutant: Mutant, files: list[str]) -> bool:
 
 
 def load_catches() -> dict[str, str]:
-    """Read which test caught which mutant last."""
+    """Read which test, or which seed, caught which mutant last."""
     return msgspec.json.decode(CATCHES.read_bytes(), type=dict[str, str])
 
 
 def record(outcomes: list[Outcome]) -> None:
-    """Write which test caught which mutant, without a test's parameters."""
+    """Write which test, or which seed of the simulation, caught which mutant."""
     kept = load([])
     caught = {name: test for name, test in load_catches().items() if name in kept}
     caught |= {
-        outcome.name: outcome.caught_by.partition("[")[0]
+        outcome.name: catch
         for outcome in outcomes
-        if "::" in outcome.caught_by
+        if (catch := catch_of(outcome.caught_by)) is not None
     }
     text = msgspec.json.encode(dict(sorted(caught.items())))
     CATCHES.write_bytes(msgspec.json.format(text, indent=1) + b"\n")
+
+
+def catch_of(caught_by: str) -> str | None:
+    """Give the test that caught a mutant, without its parameters, or the seed; None without."""
+    seed = re.match(r"seed \d+", caught_by)
+    catch = seed[0] if seed else re.split(r"\[| by ", caught_by)[0]
+    return catch if seed or "::" in catch else None
+
+
+def seed_of(tests: list[str]) -> int | None:
+    """Give the seed that is to hunt a mutant in place of tests, where a record names one."""
+    seed = re.fullmatch(r"seed (\d+)", tests[0]) if tests else None
+    return int(seed[1]) if seed else None
 
 
 def plant(shop: Workshop, name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
@@ -124,8 +135,10 @@ def plant(shop: Workshop, name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
     if count != 1:
         return Outcome(name, mutant, "", f"its text stands {count} times in {mutant.file}")
     with shop.changed(mutant.file, text.replace(mutant.old, mutant.new)):
-        if seeds or not mutant.tests:
-            found, caught_by = simulate(shop, seeds or SEEDS_WITHOUT_TESTS)
+        seed = seed_of(mutant.tests)
+        if seeds or not mutant.tests or seed is not None:
+            count = 1 if seed is not None else seeds or SEEDS_WITHOUT_TESTS
+            found, caught_by = simulate(shop, seed or 0, count)
             return Outcome(name, mutant, caught_by, seeds=found)
         return judge(name, mutant, shop.run(mutant.tests, **MUTANT_SECONDS))
 
@@ -140,7 +153,7 @@ def judge(name: str, mutant: Mutant, run: Run) -> Outcome:
     if failed:
         return Outcome(name, mutant, failed[1])
     if run.status < 0 or "Timeout (" in run.output:
-        return Outcome(name, mutant, f"a hang or a death ({run.status})")
+        return Outcome(name, mutant, f"{run.begun or 'pytest'} by a hang or a death ({run.status})")
     return Outcome(name, mutant, "", f"pytest ended with {run.status}: {run.output[-1_000:]}")
 
 
@@ -150,10 +163,10 @@ def shown(output: str) -> str:
     return output[begin:][:2_000] if begin else output[-2_000:]
 
 
-def simulate(shop: Workshop, seeds: int) -> tuple[int, str]:
+def simulate(shop: Workshop, first: int, seeds: int) -> tuple[int, str]:
     """Simulate a copy; give how many seeds it took to find the bug, and what showed it."""
     command = [sys.executable, "-m", "tests.simulation", "--jobs", "1"]
-    command += ["--seeds", str(seeds), "--stop"]
+    command += ["--first", str(first), "--seeds", str(seeds), "--stop"]
     done = subprocess.run(
         command, cwd=shop.folder, env=shop.environment, capture_output=True, text=True
     )
@@ -162,7 +175,7 @@ def simulate(shop: Workshop, seeds: int) -> tuple[int, str]:
     found = re.search(r"^seed (\d+): .*\n *(.*)", done.stdout, re.MULTILINE)
     if found is None:
         return 1, f"an end of its own: {done.stderr[-300:]}"
-    return int(found[1]) + 1, f"seed {found[1]}: {found[2][:100]}"
+    return int(found[1]) - first + 1, f"seed {found[1]}: {found[2][:100]}"
 
 
 def tell_seeds(outcomes: list[Outcome]) -> None:
@@ -175,7 +188,8 @@ def tell_seeds(outcomes: list[Outcome]) -> None:
 
 def check_unchanged(shops: Shops, mutants: dict[str, Mutant]) -> str:
     """Run all tests of the mutants on unchanged copies, side by side; give what failed."""
-    tests = sorted({test for mutant in mutants.values() for test in mutant.tests})
+    tested = (m.tests for m in mutants.values() if seed_of(m.tests) is None)
+    tests = sorted({test for tests in tested for test in tests})
     parts = [part for n in range(shops.count) if (part := tests[n :: shops.count])]
 
     def check(shop: Workshop, part: list[str]) -> str:
@@ -270,7 +284,6 @@ def main() -> int:
         "--seeds", type=int, default=0, help="let the simulation find them, in so many seeds"
     )
     parser.add_argument("--all", action="store_true", help="run all tests of each mutant at once")
-    parser.add_argument("--recorded", action="store_true", help="only those in catches.json")
     parser.add_argument("--record", action="store_true", help="write the catching tests down")
     options = parser.parse_args()
     mutants = load(options.names)
@@ -281,10 +294,6 @@ def main() -> int:
             return 0
     if options.seeds and not options.names:
         mutants = {name: mutant for name, mutant in mutants.items() if mutant.simulated}
-    kept = load_catches()
-    unrecorded = [name for name in mutants if name not in kept]
-    if options.recorded:
-        mutants = {name: mutant for name, mutant in mutants.items() if name in kept}
     outcomes: list[Outcome] = []
     try:
         for outcome in begin(mutants, options.jobs, options.seeds, by_catches=not options.all):
@@ -299,8 +308,6 @@ def main() -> int:
     if options.seeds:
         tell_seeds(outcomes)
     print(f"{len(mutants) - survivors} of {len(mutants)} mutants caught")
-    if options.recorded and unrecorded:
-        print(f"{len(unrecorded)} have no record yet: {', '.join(unrecorded)}")
     return 1 if survivors or not mutants else 0
 
 

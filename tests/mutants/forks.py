@@ -2,9 +2,9 @@
 
 Rules: it is started as a file of the copy, never as a module, so that it has imported nothing of
 the tree; nor has it threads. It reads calls as lines of JSON (`tests`, `test_seconds_max` of each,
-`seconds_max` of all) and answers each by a line (`status`, `output`). A child runs pytest on the
-copy as that is then, in a session of its own, of which nothing is left when it has ended. A status
-below 0 is a run that had to be killed.
+`seconds_max` of all) and answers each by a line (`status`, `output`, `begun`: the test that was
+begun last). A child runs pytest on the copy as that is then, in a session of its own, of which
+nothing is left when it has ended. A status below 0 is a run that had to be killed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider"]
 LIBRARIES = (
@@ -66,16 +66,34 @@ def prepare() -> None:
 def run(tests: list[str], test_seconds_max: int, seconds_max: float) -> dict[str, int | str]:
     """Run tests in a child; give its exit status, and what it has printed."""
     options = [*OPTIONS, "-o", f"faulthandler_timeout={test_seconds_max}"]
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as begun:
         pid = os.fork()
         if pid == 0:
-            be_a_child([*options, *tests], output.fileno())
+            be_a_child([*options, *tests], output.fileno(), Begun(begun.fileno()))
         status = end_of(pid, seconds_max)
-        output.seek(0)
-        return {"status": status, "output": output.read().decode(errors="replace")}
+        said, last = (text_of(file) for file in (output, begun))
+        return {"status": status, "output": said, "begun": last}
 
 
-def be_a_child(arguments: list[str], output: int) -> NoReturn:
+def text_of(file: IO[bytes]) -> str:
+    """Read a file that a child has written."""
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+class Begun:
+    """A plugin that keeps in a file which test was begun last: of a hang nothing else tells."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Keep the test that begins."""
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, nodeid.encode(), 0)
+
+
+def be_a_child(arguments: list[str], output: int, begun: Begun) -> NoReturn:
     """Run pytest, and end without a word to what the parent has open."""
     status = 3
     try:
@@ -85,7 +103,7 @@ def be_a_child(arguments: list[str], output: int) -> NoReturn:
         os.dup2(output, 2)
         import pytest
 
-        status = int(pytest.main(arguments))
+        status = int(pytest.main(arguments, plugins=[begun]))
     except BaseException:
         traceback.print_exc()
     finally:

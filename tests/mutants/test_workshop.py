@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import Mutant, judge
+from tests.mutants.__main__ import Mutant, catch_of, judge, seed_of
 from tests.mutants.workshop import Run, Workshop
 
 MUTANT = Mutant("a rule", 1, "engine/a.py", "old", "new", ["tests/test_a.py"])
@@ -25,8 +25,13 @@ MUTANT = Mutant("a rule", 1, "engine/a.py", "old", "new", ["tests/test_a.py"])
         ),
         (Run(1, "ERROR tests/test_a.py::test_b - in a fixture"), "tests/test_a.py::test_b", ""),
         (Run(3, "FAILED tests/test_a.py::test_b - x\nunclosed"), "tests/test_a.py::test_b", ""),
-        (Run(-1, ""), "a hang or a death (-1)", ""),
-        (Run(1, "Timeout (0:00:20)!\nThread 0x"), "a hang or a death (1)", ""),
+        (Run(-1, "", "t.py::test_b"), "t.py::test_b by a hang or a death (-1)", ""),
+        (Run(-1, ""), "pytest by a hang or a death (-1)", ""),
+        (
+            Run(1, "Timeout (0:00:20)!\nThread 0x", "t.py::test_b[1]"),
+            "t.py::test_b[1] by a hang or a death (1)",
+            "",
+        ),
         (
             Run(2, "ERROR tests/test_a.py - SyntaxError"),
             "",
@@ -73,5 +78,15 @@ def test_each_run_sees_the_change_that_was_made_for_it_and_the_next_one_does_not
         assert "FAILED tests/test_a.py::test_one" in run(one).output
         assert run(end).status == 0
     with shop.changed("engine.py", "NUMBER = 3\n"):
-        assert run(end, seconds=1).status < 0
+        hung = run(end, seconds=1)
+        assert (hung.status < 0, hung.begun) == (True, end)
     assert run(one, end).status == 0
+
+
+def test_a_catch_is_recorded_by_its_test_or_its_seed() -> None:
+    assert catch_of("t.py::test_b[1] by a hang or a death (1)") == "t.py::test_b"
+    assert catch_of("t.py::test_b[a by b] ") == "t.py::test_b"
+    assert catch_of("pytest by a hang or a death (-1)") is None
+    assert catch_of("seed 31: P8: [x] by y") == "seed 31"
+    assert catch_of("") is None
+    assert (seed_of(["seed 31"]), seed_of(["tests/t.py"]), seed_of([])) == (31, None, None)

@@ -31,6 +31,8 @@ class Run(msgspec.Struct, frozen=True):
     status: int
     """The exit status of pytest; below 0 where it had to be killed, by time or by a signal."""
     output: str
+    begun: str = ""
+    """The test that was begun last."""
 
 
 class Workshop:
