@@ -128,6 +128,24 @@ async def test_a_conflict_voids_a_decision_that_is_still_being_made() -> None:
         assert engine.statistics().handlers_running == 0
 
 
+async def test_a_command_behind_a_decision_that_was_voided_is_decided_on_what_is_stored() -> None:
+    rates, store = Rates(), HeldStore()
+    async with items(rates, store=store) as engine:
+        await engine.execute(Mark("a", 1))
+        store.hold()
+        store.failures.append(not_written())
+        first = start(engine, Mark("a", 2))
+        second = start(engine, Price("a", "wait"))
+        await until(lambda: rates.asked)
+        behind = start(engine, Mark("a", 3))
+        await settle()
+        store.release()
+
+        results = await asyncio.gather(first, second, behind, return_exceptions=True)
+        assert [type(result) for result in results] == [Voided, Voided, Receipt]
+        assert await told(engine, "a") == "3 at 2"
+
+
 async def test_a_lost_batch_voids_a_decision_that_waits_for_its_turn() -> None:
     """The handler has returned, but the journal was full, so that nobody took what it gave."""
     rates, store = Rates(), HeldStore()
