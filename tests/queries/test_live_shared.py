@@ -86,7 +86,8 @@ def test_an_answers_own_lists_are_nobody_elses() -> None:
     assert own(row) is row
 
 
-async def test_who_joins_is_given_nothing_older_than_that() -> None:
+@pytest.mark.parametrize("names_it", [True, False])
+async def test_who_joins_is_given_nothing_older_than_that(names_it: bool) -> None:
     """An ask is under way when the second one comes; what it will bring is out of date."""
     async with watched() as engine:
         now().go.clear()
@@ -94,12 +95,12 @@ async def test_who_joins_is_given_nothing_older_than_that() -> None:
         await within(now().read.wait())
         receipt = await engine.execute(Add("a", 5))
         await engine.query(GetTallies(), at=receipt)
-        second = Watcher(engine, Held(), at=receipt)
+        second = Watcher(engine, Held(), at=receipt if names_it else None)
         await settle()
         now().go.set()
         await second.sees(5)
 
-        assert (first.seen[-1], second.positions) == (5, [receipt.position])
+        assert (first.seen[-1], second.seen, second.positions) == (5, [5], [receipt.position])
 
 
 async def test_who_joins_a_settled_query_is_given_its_answer_without_an_ask() -> None:
