@@ -7,6 +7,7 @@ and differs from one run to the next: the sales report does not. This file print
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -32,11 +33,14 @@ MEANT: Final[Mapping[str, str]] = {
 """What a refusal's code means in an import."""
 
 
+_PASSWORD: Final = re.compile(r"(?<=[^/]):[^/]*@")
+
+
 def begin(file: str, store: str) -> str:
     """Say what is about to happen."""
     return plain(
-        f"importing {file} into {store}: each invoice becomes commands, each command is decided by "
-        f"its order, and its event is committed before the command is answered"
+        f"importing {file} into {_shown(store)}: each invoice becomes commands, each command is "
+        f"decided by its order, and its event is committed before the command is answered"
     )
 
 
@@ -100,9 +104,14 @@ def _speed(imported: Imported, how: str) -> Iterator[str]:
     )
 
 
+def _shown(store: str) -> str:
+    """Give the URL of a store without its password."""
+    return _PASSWORD.sub(":...@", store)
+
+
 def lay_out_next(store: str, order_id: str = "536365") -> Iterator[str]:
     """Give the commands to try after the sample was imported."""
-    said = "" if store == "sqlite:shop.db" else f" --store {store}"
+    said = "" if store == "sqlite:shop.db" else f" --store {_shown(store)}"
     commands: Sequence[tuple[str, str]] = (
         (f"python -m domain{said}", "again: nothing is done twice"),
         (f"python -m domain order {order_id} --version 1{said}", "an order, as it was"),

@@ -8,7 +8,7 @@ from domain.importer.importer import Imported, Outcomes, import_invoices
 from domain.importer.invoices import SAMPLE, Invoices
 from domain.importer.text_file import TextFile
 from domain.shop import open_shop
-from domain.terminal.account import lay_out_account, lay_out_next
+from domain.terminal.account import begin, lay_out_account, lay_out_next
 from tests.support.terminals import as_text
 
 
@@ -64,3 +64,11 @@ def test_the_speed_says_whether_it_was_made_durable(store: str, how: str) -> Non
 def test_the_commands_to_try_next_are_of_the_store_that_was_written() -> None:
     assert "--store" not in as_text(lay_out_next("sqlite:shop.db"))
     assert as_text(lay_out_next("sqlite:other.db")).count("--store sqlite:other.db") == 3
+
+
+def test_the_password_of_a_store_is_not_shown() -> None:
+    store = "postgresql://me:se@cr:et@db.example:5433/shop"
+    shown = "\n".join([begin("file", store), *lay_out_next(store)])
+
+    assert "postgresql://me:...@db.example:5433/shop" in shown
+    assert "cr:et" not in shown
