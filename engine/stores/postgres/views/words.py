@@ -27,7 +27,8 @@ PLACES_MAX: Final = 255
 _GRAM: Final = 3
 
 _WORDS: Final = re.compile(r"[^\W_]+")
-_ACCENTS: Final = re.compile("[\u0300-\u036f]")
+_ACCENTS: Final = re.compile("(?<=[a-z])[\u0300-\u036f]+")
+"""Those of Latin letters, as SQLite has it: others make another letter."""
 _WITHOUT_SPACES: Final = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u312f\u31a0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
