@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from ....errors import StoreRefused, UsageError
-from ....runtime.package import PACKAGE
+from ....runtime.package import bare_import
 from ...contract.outside import Rows
 from .shell_child import Given, Question, Refused
 
@@ -28,7 +28,7 @@ STARTING_SECONDS: Final = 30
 
 _BEGIN: Final = (
     "import sys; import json; sys.path[:] = json.loads(sys.argv[1]); "
-    f"from {PACKAGE}.stores.sqlite.outside.shell_child import main; main()"
+    f"{bare_import('stores.sqlite.outside.shell_child', 'main')}; main()"
 )
 """Takes this process's own path of modules. It is run with -I, so nothing else is on its own."""
 

@@ -28,7 +28,7 @@ import msgspec
 
 from ....errors import StoreFailed, StoreRefused
 from ....model.stored import EventType, Snapshot
-from ....runtime.package import HOME, PACKAGE
+from ....runtime.package import HOME, bare_import
 from ...contract.log import Batch, Committed, Head
 from ..files import SystemFiles, files_of
 from ..log.store import SqliteStore
@@ -55,7 +55,7 @@ __all__ = ["SqliteProcessStore"]
 
 _BEGIN: Final = (
     "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told.pop(0); "
-    f"from {PACKAGE}.stores.sqlite.process.child import main; main(*told)"
+    f"{bare_import('stores.sqlite.process.child', 'main')}; main(*told)"
 )
 """Takes this process's own path of modules, whatever has changed it since it began."""
 _KEPT_OF_ENVIRONMENT: Final = ("PYTHONHOME", "PYTHONMALLOC", "PYTHONDONTWRITEBYTECODE")
