@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ import pytest
 from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.cli.filled import DONE, UNKNOWN, decided, fill, listed, run, views
+from tests.support import warm
 from tests.support.processes import ROOT, command, ended, ran, release
 from tests.support.sums import AILING
 
@@ -97,7 +97,7 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(
 ) -> None:
     fill(path, "a", "b")
     arguments = [sys.executable, "-c", KILLED, str(path), str(place)]
-    assert subprocess.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert warm.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
 
     found = listed(path)
     assert found["position"] == 2, "nothing was emptied"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,8 +66,11 @@ def opened_2(event: OpenedV1) -> Opened:
 def app(tmp_path: Path) -> Path:
     """Give a folder with the first release and the log that it wrote."""
     release(tmp_path, FIRST)
-    subprocess.run(
-        [sys.executable, "doors.py"], cwd=tmp_path, check=True, env={"PYTHONPATH": str(ROOT)}
+    warm.run(
+        [sys.executable, "-m", "doors"],
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     return tmp_path
 
@@ -76,10 +81,10 @@ def release(folder: Path, parts: dict[str, object]) -> None:
 
 def schema(folder: Path, *arguments: str) -> tuple[int, str, str]:
     """Run the command there; give status, output and errors."""
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "engine", "schema", *arguments],
         cwd=folder,
-        env={"PYTHONPATH": f"{ROOT}:{folder}", "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
     )

@@ -21,6 +21,7 @@ from engine.__main__ import main
 from engine.runtime.ports import Ports
 from engine.stores.sqlite.files import files_of
 from engine.stores.sqlite.outside.shell import LogAndViews
+from tests.support import warm
 from tests.support.counters import Add
 from tests.support.tallies import GetTallies, tallied
 
@@ -79,7 +80,7 @@ async def test_a_running_engine_is_asked(
         for total in (1, 2):
             receipt = await engine.execute(Add("a", 1))
             await engine.query(GetTallies(), at=receipt)
-            outside = subprocess.run(
+            outside = warm.run(
                 [sys.executable, "-m", "engine", "sql", path, JOINED, "--json"],
                 cwd=ROOT,
                 capture_output=True,
@@ -142,7 +143,7 @@ def test_what_there_is_to_ask(path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_statement_may_come_from_the_input(path: Path) -> None:
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "engine", "sql", path, "--csv"],
         cwd=ROOT,
         input="select count(*) as n\nfrom log; -- all\n",
@@ -276,7 +277,7 @@ def test_a_view_of_a_file_that_somebody_gave_has_its_time(
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_one_long_call_ends_with_who_asked(path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "engine", "sql", str(path), LONG_CALL, "--seconds", "600"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+    with warm.Warm(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         child = until_child_has(process.pid, path)
         process.send_signal(how)
         _, told = process.communicate(timeout=20)
@@ -374,7 +375,7 @@ def test_an_answer_that_nobody_reads_on_keeps_nobody_from_folding_the_log(path: 
     )
     wide += " a, log b, log c, log d, log e, log f)"
     command = [sys.executable, "-m", "engine", "sql", str(path), wide, "--limit", "2000"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+    with warm.Warm(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         first = process.stdout.readline()  # a megabyte stands behind it, and fills the pipe
         assert process.poll() is None

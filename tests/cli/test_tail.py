@@ -23,6 +23,7 @@ from engine.model.stored import checksum_of
 from engine.runtime.ports import Ports
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from tests.cli.looking import SECOND, START_US, counters_in, fill, outside, positions, shown
+from tests.support import warm
 from tests.support.counters import Add, Empty
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def child(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
+    with warm.Warm(
         [sys.executable, "-m", "engine", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -123,7 +124,7 @@ asyncio.run(main())
 
 async def test_tail_shows_all_that_a_killed_engine_had_acknowledged_and_goes_on(path: Path) -> None:
     with child("tail", path, "--json", "--after", "12") as tail:
-        died = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=ROOT, check=False)
+        died = warm.run([sys.executable, "-c", KILLED, str(path)], cwd=ROOT, check=False)
         assert died.returncode == -signal.SIGKILL
         assert read(tail, 20) == [*range(13, 33)]
         async with counters_in(path) as engine:

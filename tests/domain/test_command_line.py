@@ -15,6 +15,7 @@ from domain.__main__ import main
 from domain.importer.invoices import Invoices
 from domain.importer.text_file import TextFile
 from tests.domain.holding import HOLD, ROOT
+from tests.support import warm
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 
@@ -236,7 +237,7 @@ def test_a_store_that_cannot_be_is_told_in_one_line(
 def test_a_store_that_another_process_has_open_is_told_in_one_line(
     path: Path, store: str, tmp_path: Path
 ) -> None:
-    held = subprocess.Popen(
+    held = warm.Warm(
         [sys.executable, "-c", HOLD, store],
         cwd=ROOT,
         stdin=subprocess.PIPE,
@@ -257,7 +258,7 @@ def test_a_store_that_another_process_has_open_is_told_in_one_line(
 
 def test_an_interrupted_import_says_how_to_go_on(store: str) -> None:
     reading, writing = os.pipe()
-    with subprocess.Popen(
+    with warm.Warm(
         [sys.executable, "-m", "domain", "--store", store, "--acks", f"/dev/fd/{writing}"],
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -277,7 +278,7 @@ def test_an_interrupted_import_says_how_to_go_on(store: str) -> None:
 
 
 def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", "domain", *arguments],
         cwd=ROOT,
         capture_output=True,

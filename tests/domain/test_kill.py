@@ -25,6 +25,7 @@ import pytest
 
 from domain.importer.expand import expand
 from domain.importer.invoices import SAMPLE
+from tests.support import warm
 
 ROOT = Path(__file__).parents[2]
 TIMES = 10
@@ -42,7 +43,7 @@ def kills() -> list[int]:
 
 
 def start(file: Path, store: Path, acks: str, *pass_fds: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return warm.Warm(
         [sys.executable, "-m", "domain", str(file), "--store", f"sqlite:{store}", "--acks", acks],
         cwd=ROOT,
         stdout=subprocess.PIPE,

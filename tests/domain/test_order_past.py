@@ -18,6 +18,7 @@ from domain.model.rates import Rates
 from engine import Engine, Ports
 from engine.testing.scenario import ManualClock
 from tests.domain.holding import HOLD, ROOT
+from tests.support import warm
 
 LAMP = Line("A1", "LAMP", 4, 250)
 CLOCK = Line("B2", "CLOCK, RED", 1, 1_999)
@@ -188,12 +189,12 @@ def test_wrong_arguments_are_told_with_the_usage(
 
 
 def test_it_is_shown_while_the_shop_is_at_work(store: str) -> None:
-    with subprocess.Popen(
+    with warm.Warm(
         [sys.executable, "-c", HOLD, store], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as shop:
         assert shop.stdout is not None
         shop.stdout.readline()
-        shown = subprocess.run(
+        shown = warm.run(
             [sys.executable, "-m", "domain", "order", "7", "--store", store],
             cwd=ROOT,
             capture_output=True,

@@ -24,6 +24,7 @@ from domain.views.queries import Overview, PendingOrder
 from engine.cli.tables import Table
 from engine.cli.terminal import Terminal as ScreenTerminal
 from tests.domain.goods import create, heart, lantern
+from tests.support import warm
 from tests.support.processes import ROOT, SECONDS
 from tests.support.terminals import Terminal, shows, terminal
 
@@ -52,7 +53,7 @@ def watching(
 
 
 def import_into(store: str, invoices: Path) -> None:
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "domain", str(invoices), "--store", store],
         cwd=ROOT,
         capture_output=True,
@@ -130,12 +131,12 @@ def test_an_interrupted_import_of_its_own_says_how_to_go_on(store: str) -> None:
 def test_an_import_does_not_depend_on_who_reads_of_it(store: str, invoices: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
+    done = warm.run(
         [*WATCH, store, "--import", str(invoices)], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE
     )
     os.close(writing)
     assert (done.returncode, b"Traceback" in done.stderr) == (1, False)
-    again = subprocess.run(
+    again = warm.run(
         [sys.executable, "-m", "domain", str(invoices), "--store", store],
         cwd=ROOT,
         capture_output=True,
@@ -160,7 +161,7 @@ def test_views_of_another_release_end_it_in_one_line(store: str, invoices: Path)
 def test_a_pipe_gets_a_line_for_what_has_changed_until_its_reader_has_gone(
     store: str, invoices: Path
 ) -> None:
-    with subprocess.Popen(
+    with warm.Warm(
         [*WATCH, store], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as watch:
         assert watch.stdout is not None
@@ -177,7 +178,7 @@ def test_a_pipe_gets_a_line_for_what_has_changed_until_its_reader_has_gone(
 
 
 def test_a_store_that_cannot_be_watched_is_told_in_one_line() -> None:
-    done = subprocess.run([*WATCH, "memory:"], cwd=ROOT, capture_output=True, text=True)
+    done = warm.run([*WATCH, "memory:"], cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 1
     assert re.fullmatch(r"error: .*no file that another process could read.*\n", done.stderr)

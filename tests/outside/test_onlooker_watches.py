@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
 import sys
 import threading
 from contextlib import aclosing
@@ -29,6 +28,7 @@ from engine import (
 )
 from engine.outside import onlooker
 from tests.outside.looking import Newer, add, get_sum, looking, outside, the_next, views_file
+from tests.support import warm
 from tests.support.counters import Add, Added, Counter
 from tests.support.tallies import GetTallies, GetTally, Tallies, Tally, tallied
 from tests.support.waiting import until
@@ -278,7 +278,7 @@ async def test_it_goes_on_where_the_engine_is_killed_and_started_again(url: str)
     child = [sys.executable, "-m", "tests.support.tallies", url, "views.committed", "3"]
     async with looking(url) as looker:
         watching = looker.watch(GetTallies())
-        killed = await asyncio.to_thread(subprocess.run, child, cwd=ROOT, capture_output=True)
+        killed = await asyncio.to_thread(warm.run, child, cwd=ROOT, capture_output=True)
         assert killed.returncode == -signal.SIGKILL
         seen = await the_next(watching)
         async with tallied(url) as engine:

@@ -20,6 +20,8 @@ from contextlib import closing
 from pathlib import Path
 from random import Random
 
+from tests.support import warm
+
 READ = """
 import sqlite3, sys
 with_ = sqlite3.connect(sys.argv[1], timeout=30)
@@ -76,9 +78,8 @@ def locks_on(path: Path) -> int:
 
 def run(*arguments: str) -> str:
     """Run Python to its end; give what it has said."""
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
+    run_it = warm.run if arguments[0] == "-m" else subprocess.run
+    done = run_it([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
     return f"{done.stdout}{done.stderr}"
 
 
@@ -100,7 +101,7 @@ class Life:
         self.path = path
         self._errors = path.with_name("errors")
         with self._errors.open("wb") as errors:
-            self.process = subprocess.Popen(
+            self.process = warm.Warm(
                 [sys.executable, "-m", "tests.strangers.writing", store, str(folds)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

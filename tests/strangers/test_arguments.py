@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from domain.__main__ import main as domain_main
+from tests.support import warm
 from tests.support.counters import Add
 from tests.support.tallies import GetTallies, tallied
 
@@ -39,7 +40,7 @@ def run(
     folder: Path, *arguments: bytes | str, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
     settings = {"capture_output": True, "timeout": 60, **options}
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import stat
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +23,7 @@ from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.testing.conformance import ADDED, append, feed, numbers, request
+from tests.support import warm
 
 SECONDS = 60
 LARGE = EventData(ADDED, b'"' + b"x" * 20_000 + b'"')
@@ -38,7 +38,7 @@ async def made(folder: Path, events: int = 3) -> SqliteStore:
 
 
 def copied(*arguments: str) -> tuple[int, str, str]:
-    ran = subprocess.run(
+    ran = warm.run(
         [sys.executable, "-m", "engine", "copy", *arguments],
         capture_output=True,
         text=True,
@@ -187,7 +187,7 @@ async def test_a_copy_that_was_killed_is_no_log_that_an_engine_would_begin_anew(
         to = tmp_path / str(step) / "copy.db"
         to.parent.mkdir()
         arguments = [sys.executable, "-c", KILLED, store.path, str(to), str(step)]
-        status = subprocess.run(arguments, timeout=SECONDS, check=False).returncode
+        status = warm.run(arguments, timeout=SECONDS, check=False).returncode
         if status == 0:
             break
         assert not to.exists(), "only what is whole has its name"

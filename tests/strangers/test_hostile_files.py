@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -19,6 +18,7 @@ from engine.stores.contract.log import Appended, AppendRequest, Write
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.conformance import ADDED, append, feed, numbers, request
+from tests.support import warm
 
 SECONDS = 60
 FOREVER = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT"
@@ -99,7 +99,7 @@ def test_commands_refuse_it_in_one_line_without_escapes(path: str, command: str)
     plant(path, f'CREATE VIEW "\x1b]0;owned\x07" AS {FOREVER} n FROM c')
     words = {"sql": [path, "select 1"], "projections": ["list", path]}.get(command, [path])
 
-    ran = subprocess.run(
+    ran = warm.run(
         [sys.executable, "-m", "engine", command, *words],
         capture_output=True,
         text=True,
@@ -233,7 +233,7 @@ async def test_a_payload_that_cannot_be_shown_is_damaged_in_one_line(
     await append(store, AppendRequest([Write("c:1", 0, [EventData(ADDED, payload)])]))
     await store.close()
 
-    ran = subprocess.run(
+    ran = warm.run(
         [sys.executable, "-m", "engine", "log", path, "--payload", form],
         capture_output=True,
         text=True,

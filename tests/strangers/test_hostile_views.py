@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -31,6 +30,7 @@ from engine import (
     handles,
     projects,
 )
+from tests.support import warm
 
 SECONDS = 60
 FOREVER = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT"
@@ -145,7 +145,7 @@ async def test_books_that_act_are_refused_by_who_reads_and_who_writes(
         ) as onlooker:
             await onlooker.query(GetTotal("c-1"))
     command = [sys.executable, "-m", "engine", "projections", "list", str(log)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    done = warm.run(command, capture_output=True, text=True, timeout=SECONDS)
 
     assert done.returncode != 0
     assert "no file of views as this engine makes it" in done.stderr

@@ -16,6 +16,7 @@ from engine.stores.memory import MemoryStore
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import StoreName, open_backend, open_store, open_url
+from tests.support import warm
 from tests.support.counters import Add, Counter
 
 UNKNOWN_OPTIONS = [
@@ -154,7 +155,7 @@ def test_stores_are_taken_as_they_are() -> None:
 
 def test_a_command_takes_the_url_too_and_reads_it_as_strictly(tmp_path: Path) -> None:
     def ask(file: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return warm.run(
             [sys.executable, "-m", "engine", "log", file],
             capture_output=True,
             text=True,

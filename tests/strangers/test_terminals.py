@@ -19,6 +19,7 @@ from domain.model.orders import CancelOrder, CancelReason, CreateOrder
 from domain.shop import open_shop
 from engine.__main__ import main as engine_main
 from engine.cli.printing import PlainStream, escaped, plain, plain_lines, spreadsheet_cell
+from tests.support import warm
 
 ROOT = Path(__file__).parents[2]
 EVIL = "\x1b[2J\x9b31m\x07\x08\r\u202e\u2028\u2066x\u200b"
@@ -91,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
+    return warm.run(
         [sys.executable, "-m", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}"},

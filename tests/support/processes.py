@@ -12,6 +12,8 @@ from typing import IO, Any
 
 import msgspec
 
+from tests.support import warm
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
 
@@ -49,7 +51,7 @@ def line_of(stream: IO[str] | None) -> str:
 def release(path: Path, name: str, *options: str | int) -> Iterator[Release]:
     """Start a release, and give it when it is ready; kill it at the end if it still runs."""
     arguments = [sys.executable, "-m", "tests.support.sums", str(path), name, *map(str, options)]
-    with subprocess.Popen(
+    with warm.Warm(
         arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
@@ -62,7 +64,7 @@ def release(path: Path, name: str, *options: str | int) -> Iterator[Release]:
 @contextmanager
 def command(*arguments: str | Path | int, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Start `python -m engine projections`; kill it at the end if it still runs."""
-    with subprocess.Popen(
+    with warm.Warm(
         [sys.executable, "-m", "engine", "projections", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from engine import Closed, EngineFailed, OutcomeUnknown, Ports, ProjectionLag, U
 from engine.model.codec import decode_meta
 from engine.runtime.ports import FAILPOINTS
 from engine.stores.sqlite.log.store import SqliteStore
+from tests.support import warm
 from tests.support.counters import Add, Empty
 from tests.support.faults import FaultyVfs, VfsFiles
 from tests.support.tallies import (
@@ -203,7 +203,7 @@ async def test_a_kill_at_any_step_loses_and_doubles_nothing(
 ) -> None:
     path = str(tmp_path / "log.db")
     command = [sys.executable, "-m", "tests.support.tallies", f"sqlite:{path}", failpoint, str(hit)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = warm.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     survived = await keys_in(path)
     # What was printed was acknowledged before the kill, and must be there before anything else.
