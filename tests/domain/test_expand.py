@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,8 @@ def read(path: Path) -> list[Invoice]:
         return list(Invoices(file))
 
 
-@pytest.mark.parametrize("name", ["large.csv", "large.csv.gz"])
-def test_each_copy_has_numbers_of_its_own(tmp_path: Path, name: str) -> None:
-    out = tmp_path / name
+def test_each_copy_has_numbers_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "large.csv"
     sample = read(SAMPLE)
 
     rows = expand(SAMPLE, out, 3)
@@ -57,6 +57,9 @@ def test_rows_go_through_with_their_faults(tmp_path: Path) -> None:
         b"short-%d\n"
     )
     assert out.read_bytes() == HEADER.encode() + copy % (1, 1) + copy % (2, 2)
+    zipped = tmp_path / "out.csv.gz"
+    expand(source, zipped, 2)
+    assert gzip.decompress(zipped.read_bytes()) == out.read_bytes()
 
 
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:

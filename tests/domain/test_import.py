@@ -180,32 +180,32 @@ async def test_an_engine_that_stops_ends_the_import(path: Path) -> None:
         await import_invoices(shop, Invoices(file))
 
 
-@pytest.fixture(params=["memory:", "sqlite:{}/shop.db"], ids=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    url: str = request.param
-    return url.format(tmp_path)
+async def check_the_sample(shop: Engine) -> None:
+    """Compare what the views say with what is in the sample."""
+    end = shop.statistics().position
+    totals = await shop.query(GetTotals(), at=end, timeout=60)
+    countries = await shop.query(SalesByCountry(), at=end)
+    days = await shop.query(SalesByDay(), at=end)
+    best = await shop.query(BestSellers(), at=end, timeout=60)
+
+    assert totals == Totals(1_051, 54_016_130, 156, 6_337_656)
+    for rows in (countries, days):
+        sums = [sum(values) for values in zip(*(figures(row) for row in rows), strict=True)]
+        assert Totals(*sums) == totals
+    assert len(countries) == 18
+    assert countries[0].country == "United Kingdom"
+    assert [day.day for day in days] == sorted(day.day for day in days)
+    assert (days[0].day, days[-1].day) == ("2010-12-01", "2010-12-13")
+    assert [row.revenue for row in best] == sorted((r.revenue for r in best), reverse=True)
 
 
-async def test_the_figures_of_the_sample(store: str) -> None:
-    async with open_shop(store) as shop:
-        result = await imported(shop, SAMPLE)
-        totals = await shop.query(GetTotals(), at=result.last, timeout=60)
-        countries = await shop.query(SalesByCountry(), at=result.last)
-        days = await shop.query(SalesByDay(), at=result.last)
-        best = await shop.query(BestSellers(), at=result.last, timeout=60)
+async def test_the_figures_of_the_sample(shop: Engine) -> None:
+    result = await imported(shop, SAMPLE)
 
-        assert (result.invoices, result.executed, result.repeated) == (1_274, 2_970, 0)
-        assert totals == Totals(1_051, 54_016_130, 156, 6_337_656)
-        assert list(result.refused) == ["quantity-not-positive"]
-        assert result.refused_count == 67
-        for rows in (countries, days):
-            sums = [sum(values) for values in zip(*(figures(row) for row in rows), strict=True)]
-            assert Totals(*sums) == totals
-        assert len(countries) == 18
-        assert countries[0].country == "United Kingdom"
-        assert [day.day for day in days] == sorted(day.day for day in days)
-        assert (days[0].day, days[-1].day) == ("2010-12-01", "2010-12-13")
-        assert [row.revenue for row in best] == sorted((r.revenue for r in best), reverse=True)
+    assert (result.invoices, result.executed, result.repeated) == (1_274, 2_970, 0)
+    assert list(result.refused) == ["quantity-not-positive"]
+    assert result.refused_count == 67
+    await check_the_sample(shop)
 
 
 def figures(row: object) -> Sequence[int]:
@@ -220,6 +220,7 @@ async def test_importing_again_changes_nothing(tmp_path: Path) -> None:
         async with open_shop(store) as shop:
             result = await imported(shop, SAMPLE)
             report = await ask_report(shop, shop.statistics().position, timeout=60)
+            await check_the_sample(shop)
             positions.append(shop.statistics().position)
         texts.append(as_text(lay_out(report, result, Nothing())))
         assert (result.executed, result.repeated) == ((2_970, 0), (0, 2_970))[run]
