@@ -12,6 +12,7 @@ from engine import Engine, Limits, ProjectionLag, StoreFailed
 from engine.projections import back_off, runner
 from engine.projections.back_off import BackOff
 from engine.stores.contract.views import Checkpoint, Part
+from engine.stores.sqlite.place import Place
 from engine.stores.sqlite.views.store import SqliteViews
 from tests.projections.summing import (
     Failing,
@@ -125,6 +126,31 @@ async def test_a_paused_one_that_cannot_be_read_waits_and_answers_calls(
         assert engine.statistics().projectors["sums"].state == "paused"
         await engine.projections.resume("sums")
         assert await sums(engine, at=await add(engine, "a")) == {"a": 2}
+
+
+async def test_writes_that_could_not_be_tried_are_not_written_later(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody takes the right away to look into the folder, and gives it back."""
+    async with summing(Parking, file) as engine:
+        await add(engine, *"abcdefgh" * 3)
+        await engine.projections.reset("sums")
+        await engine.projections.pause("sums")
+    check, left = Place.check, [10]
+
+    def cannot_look(self: Place) -> None:
+        assert isinstance(engine._views, SqliteViews)
+        if left[0] and engine._views._gathering.waiting:
+            left[0] -= 1
+            raise StoreFailed("it cannot be looked at", written=False, passes=True)
+        check(self)
+
+    limits = Limits(projector_retries=2, projector_events=1)
+    async with summing(Parking, file, limits=limits) as engine:
+        monkeypatch.setattr(Place, "check", cannot_look)
+        await engine.projections.resume("sums")
+        assert await sums(engine, at=24) == dict.fromkeys("abcdefgh", 3)
+    assert left == [0]
 
 
 async def test_an_engine_ends_while_a_projection_waits_for_room(

@@ -1,13 +1,14 @@
 """Writes of views that wait for the same transaction, and what it writes for all of them.
 
 Rules: what a part asked to write first is written first, and its writes are joined into one, whose
-rows are those of the last that has them. This file runs nothing.
+rows are those of the last that has them. A write that could not even be tried waits no more: who
+asked for it was told so, and begins anew where the views stand. This file runs nothing.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -16,7 +17,7 @@ import msgspec
 from ...model.rows import Flat, Scalar
 from .views import Changes, Part
 
-__all__ = ["Gathered", "joined", "taken"]
+__all__ = ["Gathered", "joined", "taken", "tried"]
 
 ROWS_MAX: Final = 20_000
 """Rows after which a transaction takes no more writes, so that others need not wait for it."""
@@ -48,6 +49,17 @@ def taken(waiting: deque[Gathered]) -> Sequence[Gathered]:
         rows += write.rows
         found.append(write)
     return found
+
+
+async def tried(waiting: deque[Gathered], write: Gathered, run: Awaitable[None]) -> None:
+    """Run what writes; let a write wait no more that could not even be tried."""
+    try:
+        await run
+    except Exception:
+        # Its part begins anew where the views stand, and writes another in its place.
+        if write in waiting:
+            waiting.remove(write)
+        raise
 
 
 def joined(writes: Sequence[Gathered]) -> Sequence[Changes]:

@@ -23,7 +23,7 @@ from ....model.rows import Flat, Scalar
 from ....runtime.ports import Ports
 from ....runtime.safely import safe_logger
 from ....statistics import ProjectionFailure
-from ...contract.gathering import Gathered, joined, taken
+from ...contract.gathering import Gathered, joined, taken, tried
 from ...contract.log import LogSource
 from ...contract.requests import Outcome, Request
 from ...contract.views import (
@@ -156,7 +156,7 @@ class PostgresViews(TableReads):
         return self._write_in_turn(write)
 
     async def _write_in_turn(self, write: Gathered) -> bool:
-        await self._lane.run(self._write_gathered, write)
+        await tried(self._waiting, write, self._lane.run(self._write_gathered, write))
         return write.first
 
     async def _write_gathered(self, link: Link, write: Gathered) -> None:

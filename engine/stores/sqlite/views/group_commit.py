@@ -29,12 +29,12 @@ class GroupCommit:
         self._write = write
         self._wrote = wrote
         self._is_stopped = is_stopped
-        self._waiting: deque[Gathered] = deque()
+        self.waiting: deque[Gathered] = deque()
 
     def add(self, changes: Changes) -> Gathered:
         """Let a write wait for its transaction."""
         write = Gathered(changes)
-        self._waiting.append(write)
+        self.waiting.append(write)
         return write
 
     def run(self, wanted: Gathered) -> None:
@@ -43,7 +43,7 @@ class GroupCommit:
         Raises what prevented it.
         """
         while not wanted.is_done:
-            self._write_together(taken(self._waiting) or [wanted])
+            self._write_together(taken(self.waiting) or [wanted])
         if wanted.error is not None:
             raise wanted.error
 

@@ -27,7 +27,7 @@ from ....model.rows import Flat, Scalar
 from ....runtime.ports import Ports, Worker
 from ....runtime.safely import safe_logger
 from ....statistics import ProjectionFailure
-from ...contract.gathering import Gathered
+from ...contract.gathering import Gathered, tried
 from ...contract.log import LogSource
 from ...contract.planning import Plan
 from ...contract.requests import Outcome, Request
@@ -274,7 +274,7 @@ class SqliteViews(TableReads):
 
     async def _write_in_turn(self, write: Gathered) -> bool:
         await self._shown.until_free()
-        await self._on_writer(self._write_gathered, write)
+        await tried(self._gathering.waiting, write, self._on_writer(self._write_gathered, write))
         self._shown.fold_in_a_pause(self._wal, self._on_writer)
         return write.first
 
