@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -227,20 +228,39 @@ def become(job: Job) -> None:
     for descriptor, place in zip(spare, places, strict=True):
         os.dup2(descriptor, place)
         os.close(descriptor)
+    installed = sys.path[1:]
+    for path in _paths():
+        if path == installed[0]:
+            del installed[0]
     os.chdir(job["cwd"])
-    former = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
     os.environ.update(job["env"])
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    theirs = {str(Path(path).absolute()) for path in (*former, str(ROOT))}
     begin = "" if job["command"][0] == "-c" else job["cwd"]
-    absolute = [str(Path(path).absolute()) for path in paths]
-    sys.path[:] = [begin, *absolute, *[path for path in sys.path[1:] if path not in theirs]]
-    sys.stdin = open(0, encoding=sys.stdin.encoding, errors=sys.stdin.errors)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    sys.path[:] = [begin, *_paths(), *installed]
+    sys.stdin = sys.__stdin__ = _stream(0, sys.stdin)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _stream(1, sys.stdout)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(2, sys.stderr)  # type: ignore[misc]
+
+
+def _paths() -> Sequence[str]:
+    """Give what PYTHONPATH names, as the interpreter puts it on the path of modules."""
+    named = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return list(dict.fromkeys(str(Path(path).absolute()) for path in named))
+
+
+def _stream(number: int, like: Any) -> Any:
+    """Give a stream of this process, which is opened as the interpreter opened another."""
+    through: bool = like.write_through
+    lines = not through and (number == 2 or os.isatty(number))
+    raw = open(number, "wb" if number else "rb", 0 if through and number else -1)  # noqa: SIM115
+    return io.TextIOWrapper(
+        raw,
+        encoding=like.encoding,
+        errors=like.errors,
+        line_buffering=lines,
+        write_through=through,
+    )
 
 
 def execute(how: str, what: str, *arguments: str) -> None:
