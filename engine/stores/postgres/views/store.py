@@ -195,13 +195,14 @@ class PostgresViews(TableReads):
         return await self._lane.run(self._write_by, part, call)
 
     async def _write_by(self, link: Link, part: Part, call: SqlCall) -> Changes | None:
-        try:
+        careful = False
+        while True:
             try:
-                return await self._write_once(link, part, call, careful=False)
+                return await self._write_once(link, part, call, careful=careful)
+            except GivesNothing:
+                return None
             except Again:
-                return await self._write_once(link, part, call, careful=True)
-        except GivesNothing:
-            return None
+                careful = True  # run again behind this, so that no error seems to come of it
 
     async def _write_once(self, link: Link, part: Part, call: SqlCall, *, careful: bool) -> Changes:
         own = self._catalog.own(part.definition, part.build)
