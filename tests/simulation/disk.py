@@ -368,8 +368,12 @@ class _File(apsw.VFSFile):
                 self._disk.written(self._name, offset, bytes(data))
         elif how == "short":
             half = bytes(data)[: len(data) // 2]
-            super().xWrite(half, offset)  # pyright: ignore[reportUnknownMemberType]
-            self._disk.written(self._name, offset, half)
+            # A system stops in a write where it must make room, or between sectors: what lies in
+            # one sector that the file has is written over whole, or not at all.
+            whole = offset // SECTOR == (offset + len(data) - 1) // SECTOR
+            if not whole or offset + len(data) > super().xFileSize():
+                super().xWrite(half, offset)  # pyright: ignore[reportUnknownMemberType]
+                self._disk.written(self._name, offset, half)
         raise _failure(how, apsw.SQLITE_IOERR_WRITE)
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802
