@@ -261,7 +261,7 @@ def _store(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str 
         parser.error(f"--store: {error}")
     path: str = getattr(opened, "path", "")
     if not path:
-        parser.error(f"--store {options.store}: the verification reads a file, so give sqlite:FILE")
+        parser.error("--store: the verification reads a file, so give sqlite:FILE")
     if not Path(path).absolute().parent.is_dir():
         parser.error(f"--store {options.store} would be in a folder that is not there")
     if Path(path).exists():
