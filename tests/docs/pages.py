@@ -118,6 +118,9 @@ class Reader:
         # What the tests' environment has installed of pytest's plugins is not the reader's.
         alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         self._variables = {**installed.variables, **alone, **variables}
+        # Nor is its CI, where pytest prints the lines whole that it cuts for somebody who reads.
+        for name in ("CI", "BUILD_NUMBER"):
+            self._variables.pop(name, None)
         self._server: Background | None = None
         # A module of the reader's own, with the name that the package has in the repository.
         (folder / "engine.py").write_text(USERS_OWN)

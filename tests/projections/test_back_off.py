@@ -73,6 +73,7 @@ async def test_a_projection_waits_for_room_and_goes_on(
         failing.times = 0
 
         assert await sums(engine, at=receipt.position) == {"a": 1}
+        await until(lambda: engine.statistics().projectors["sums"].state == "live")
         seen = await engine.projections.status("sums")
         assert (seen.state, seen.retrying) == ("live", None)
         assert said(caplog, "goes on, and stands at position 1") == 1
