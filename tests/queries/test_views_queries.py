@@ -229,8 +229,8 @@ ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) selec
 
 
 async def reading(wired: Wired) -> None:
-    """Return when the reader has something to do."""
-    while wired.views._shown._calls._running is None:
+    """Return when the reader has something to do, on a connection that can be interrupted."""
+    while (running := wired.views._shown._calls._running) is None or running[1] is None:
         await asyncio.sleep(0)
 
 
