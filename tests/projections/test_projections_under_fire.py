@@ -203,7 +203,7 @@ async def test_a_paused_projection_whose_views_fail_does_not_end_the_engine(file
 
 
 async def test_a_call_does_not_use_up_the_retries_of_a_projection_that_waits(file: str) -> None:
-    failing = Failing()
+    failing = Failing(passes=False)
     limits = Limits(projector_retries=3)
     async with summing(Parking, file, ports=failing.ports, limits=limits) as engine:
         failing.next("views.checkpointed", 1_000)
