@@ -60,10 +60,12 @@ class Builds:
             "ORDER BY b.projection, b.number, c.slice",
         )
         found: dict[tuple[str, int], Found] = {}
+        reached: dict[tuple[str, int], dict[int, Checkpoint]] = {}
         for row in rows:
-            build = found.get((row[0], row[1]))
-            if build is None:
-                build = found[row[0], row[1]] = Found(
+            build = row[0], row[1]
+            if build not in found:
+                reached[build] = {}
+                found[build] = Found(
                     projection=row[0],
                     number=row[1],
                     version=row[2],
@@ -72,13 +74,12 @@ class Builds:
                     log_id=row[5],
                     tables=msgspec.json.decode(row[6], type=list[str]),
                     state=row[7],
-                    checkpoints={},
+                    checkpoints=reached[build],
                     builder=row[8],
                     own=row[9],
                 )
             if row[10] is not None:
-                at: dict[int, Checkpoint] = build.checkpoints  # type: ignore[assignment]
-                at[row[10]] = Checkpoint(row[11], row[12])
+                reached[build][row[10]] = Checkpoint(row[11], row[12])
         return list(found.values())
 
     async def relations(self, link: Link) -> frozenset[str]:

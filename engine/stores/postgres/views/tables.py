@@ -138,10 +138,10 @@ class TableSql:
         """
         columns: list[Any] = list(zip(*rows, strict=True))
         if self._searched:
-            texts = [[row[place] for place in self._searched] for row in rows]
-            columns.append([vector(row, trigrams=self._trigrams) for row in texts])  # type: ignore[arg-type]
+            texts = [[_text(row[place]) for place in self._searched] for row in rows]
+            columns.append([vector(row, trigrams=self._trigrams) for row in texts])
             if self._trigrams:
-                columns.append([normal(_BETWEEN.join(str(t or "") for t in row)) for row in texts])
+                columns.append([normal(_BETWEEN.join(t or "" for t in row)) for row in texts])
         if self.sliced:
             columns.append([slice_] * len(rows))
         return self._put, columns
@@ -279,3 +279,8 @@ class TableSql:
                     values.append(bound)
                     texts.append(f"{name} {sign}{'=' if inside else ''} ${len(values)}")
         return texts
+
+
+def _text(value: Scalar) -> str | None:
+    assert value is None or isinstance(value, str), "only texts are searched"
+    return value
