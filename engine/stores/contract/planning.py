@@ -10,7 +10,7 @@ refused, since nobody said what the old rows mean. This file changes nothing: it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -63,6 +63,47 @@ class Planner:
         self._lacks_a_table = lacks_a_table
         self._rebuild = rebuild
         self._logger = logger
+
+    async def plan_all(
+        self,
+        hashes: Mapping[str, str],
+        declared: Mapping[str, ProjectionDefinition],
+        builds: Mapping[str, Sequence[Found]],
+        *,
+        place: str,
+        beside: bool,
+    ) -> Sequence[Plan]:
+        """Decide what becomes of each projection; raise StoreRefused where nobody knows.
+
+        `place` is what people call the views. With `beside` somebody builds beside an engine.
+        """
+        if not beside:
+            self._log_renamed(declared, builds, place)
+        plan = self.plan_beside if beside else self.plan
+        return [
+            await plan(definition, hashes[name], builds.get(name, ()))
+            for name, definition in declared.items()
+        ]
+
+    def _log_renamed(
+        self,
+        declared: Mapping[str, ProjectionDefinition],
+        builds: Mapping[str, Sequence[Found]],
+        place: str,
+    ) -> None:
+        """Log which projections begin from nothing beside tables that nobody declares any more."""
+        left = sorted(name for name in builds if name not in declared)
+        new = sorted(name for name in declared if not builds.get(name))
+        if left and new:
+            self._logger.warning(
+                "projections %s have no tables in %s yet and begin at the first event of the log, "
+                "and those of %s are there and declared by nobody. If one was renamed, its tables, "
+                "checkpoint and decisions do not go along (a sink delivers everything again under "
+                "its new name): give it its former name back where that is not meant",
+                ", ".join(new),
+                place,
+                ", ".join(left),
+            )
 
     async def plan(
         self, definition: ProjectionDefinition, hash_now: str, builds: Sequence[Found]

@@ -167,28 +167,13 @@ class Catalog:
             return any(real not in names for real in reals)
 
         planner = Planner(await store.head(), store, lacks_a_table, rebuild, logger)
-        if self.builder is None:
-            self._tell_of_renamed(logger)
-        plan = planner.plan if self.builder is None else planner.plan_beside
-        return [
-            await plan(definition, self.hashes[name], self._builds.get(name, ()))
-            for name, definition in self.declared.items()
-        ]
-
-    def _tell_of_renamed(self, logger: logging.Logger) -> None:
-        """Say which projections begin from nothing beside tables that nobody declares any more."""
-        left = sorted(name for name in self._builds if name not in self.declared)
-        new = sorted(name for name in self.declared if not self._builds.get(name))
-        if left and new:
-            logger.warning(
-                "projections %s have no tables in %s yet and begin at the first event of the log, "
-                "and those of %s are there and declared by nobody. If one was renamed, its tables, "
-                "checkpoint and decisions do not go along (a sink delivers everything again under "
-                "its new name): give it its former name back where that is not meant",
-                ", ".join(new),
-                self._path,
-                ", ".join(left),
-            )
+        return await planner.plan_all(
+            self.hashes,
+            self.declared,
+            self._builds,
+            place=self._path,
+            beside=self.builder is not None,
+        )
 
     def prepare(self, connection: apsw.Connection, plans: Sequence[Plan]) -> None:
         """Do what was planned."""
