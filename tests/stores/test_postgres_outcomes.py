@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+import engine.stores.postgres.address as address_module
 from engine import Closed, Engine, EngineFailed, Ports, StoreFailed, StoreRefused
 from engine.model.stored import EventType
 from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
@@ -386,3 +388,62 @@ async def test_a_server_that_is_set_to_lose_events_is_refused_when_it_comes_back
 
     assert (failed.value.written, failed.value.stopped) == (False, True)
     await store.close()
+
+
+async def test_reads_that_wait_for_a_lock_keep_no_lease_from_its_renewal(
+    postgres: Server, schema: str
+) -> None:
+    store = PostgresStore(read_address(postgres.url(schema, "lease=1")))
+    await store.open(Ports())
+    await append(store, request("a:1", 0, 1))
+    until_when = f"SELECT lease_until FROM {schema}.sessions WHERE live"
+    administrator = await connected(postgres)
+    locked = administrator.transaction()
+    await locked.start()
+    await administrator.execute(f"LOCK TABLE {schema}.events")
+    reads = [asyncio.create_task(feed(store)) for _ in range(4)]
+    begun = await asked(postgres, until_when)
+    async with asyncio.timeout(60):
+        while await asked(postgres, until_when) == begun:
+            await asyncio.sleep(0.01)
+    assert not any(read.done() for read in reads)
+
+    await locked.rollback()
+    await administrator.close()
+    assert [numbers(await read) for read in reads] == [[1]] * 4
+    await store.close()
+
+
+async def test_a_start_that_waits_for_a_lock_is_given_up(
+    postgres: Server, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(postgres, schema, "patience=0.3&lease=1")
+    await store.open(Ports())
+    await append(store, request("a:1", 0, 1))
+    await store.close()
+    monkeypatch.setattr(address_module, "_ANSWER_SECONDS", 0.3)
+    administrator = await connected(postgres)
+    locked = administrator.transaction()
+    await locked.start()
+    await administrator.execute(f"LOCK TABLE {schema}.events")
+    async with asyncio.timeout(60):
+        refused = (await asyncio.gather(store.open(Ports()), return_exceptions=True))[0]
+
+    await locked.rollback()
+    await administrator.close()
+    assert isinstance(refused, StoreFailed)
+    assert refused.written is False
+    await store.open(Ports())
+    assert numbers(await feed(store)) == [1]
+    await store.close()
+
+
+async def test_a_host_that_no_name_server_could_know_is_refused_without_the_password() -> None:
+    address = read_address(f"postgresql://a:secret@{'x' * 80}.example/b")
+    with pytest.raises((StoreFailed, StoreRefused)) as refused:
+        await PostgresStore(address).open(Ports())
+
+    shown = "".join(traceback.format_exception(refused.value, limit=None))
+    assert "secret" not in shown
+    frames = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    assert "'secret'" not in "".join(frames.format())

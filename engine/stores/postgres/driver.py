@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -20,13 +20,31 @@ from ...runtime.ports import Ports
 from .address import Address
 from .failures import cannot_connect
 
-__all__ = ["Asyncpg", "Connection", "Driver", "Record", "Statement", "check_installed", "driver_of"]
+__all__ = [
+    "Asyncpg",
+    "Connection",
+    "Driver",
+    "LogMessage",
+    "Record",
+    "Statement",
+    "check_installed",
+    "driver_of",
+]
 
 CONNECT_SECONDS: Final = 10.0
 """How long one attempt to connect may take."""
 
 Record: TypeAlias = Sequence[Any]
 """A row: its values in order."""
+
+
+class LogMessage(Protocol):
+    """What a server says besides an answer."""
+
+    @property
+    def severity_en(self) -> str | None:
+        """`WARNING`, `NOTICE` and so on, in English whatever the server speaks."""
+        ...
 
 
 class Statement(Protocol):
@@ -70,6 +88,10 @@ class Connection(Protocol):
         """Give a block that commits as it ends, or takes all back."""
         ...
 
+    def add_log_listener(self, callback: Callable[[Any, LogMessage], None]) -> None:
+        """Have called, before the answer is given, what the server says besides it."""
+        ...
+
     def is_closed(self) -> bool:
         """Tell whether it is of no use any more."""
         ...
@@ -110,7 +132,7 @@ class Asyncpg:
                 await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
                 != connection.get_server_pid()
             )
-        except (OSError, EOFError, *errors) as error:
+        except (OSError, EOFError, UnicodeError, *errors) as error:  # of a name that is no host's
             if connection is not None:
                 connection.terminate()
             raise cannot_connect(address, error) from _without_frames(error)

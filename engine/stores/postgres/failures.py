@@ -24,8 +24,9 @@ __all__ = [
     "sqlstate_of",
 ]
 
-_LOST: Final = ("08", "57P01", "57P02", "57P03", "57P05", "25006")
-"""The connection is of no use any more: also where the server has become a standby (25006)."""
+_LOST: Final = ("08", "57P01", "57P02", "57P03", "57P05", "25006", "25P03", "25P04")
+"""The connection is of no use any more: also where the server has become a standby (25006), or has
+a limit of the administrator's for transactions (25P03, 25P04)."""
 _LOST_NAMES: Final = frozenset(
     ("InterfaceError", "InternalClientError", "ConnectionDoesNotExistError", "ProtocolError")
 )

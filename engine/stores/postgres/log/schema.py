@@ -142,8 +142,10 @@ DECLARE
     found_checksum bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock});
-    -- A pooler may hand on a session that somebody else has set so.
-    IF p_synced AND current_setting('synchronous_commit') = 'off' THEN
+    -- A pooler may hand on a session that somebody else has set so, or the server was reloaded.
+    IF p_synced AND (current_setting('synchronous_commit') = 'off'
+            OR (current_setting('synchronous_commit') = 'local'
+                AND current_setting('synchronous_standby_names') <> '')) THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
     PERFORM 1 FROM {s}.sessions s WHERE s.session = p_session AND s.live;

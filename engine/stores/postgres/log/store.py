@@ -1,8 +1,9 @@
 """The log in a PostgreSQL server: one function call for each batch, in the event loop.
 
-Rules: one connection appends and two read; none is used by two calls at a time. An append is never
-given up: a cancel of its caller is heard when it has its answer. The lease is renewed by a task of
-the store's own, whose end is told by `ended`. Nothing of a statement or a value is logged.
+Rules: one connection appends, two read, and one renews the lease, so that it waits for none of
+them; none is used by two calls at a time. An append is never given up: a cancel of its caller is
+heard when it has its answer. The lease is renewed by a task of the store's own, whose end is told
+by `ended`. Nothing of a statement or a value is logged.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class PostgresStore:
         self._turn = asyncio.Lock()
         self._writer: Writer | None = None
         self._lines: Lines | None = None
+        self._leases: Lines | None = None
         self._session = 0
         self._log_id = ""
         self._keeper: asyncio.Task[None] | None = None
@@ -76,9 +78,10 @@ class PostgresStore:
             await migrate(line.connection, self.address)
             self._session = await begin_session(line, self.address, process_name())
             writer = Writer(driver, self.address, line, self._session, self._logger)
-            await writer.begin()
-            query = self.address.sql("SELECT log_id FROM {s}.about")
-            self._log_id = await line.connection.fetchval(query)
+            async with asyncio.timeout(self.address.answer_seconds):
+                await writer.begin()
+                query = self.address.sql("SELECT log_id FROM {s}.about")
+                self._log_id = await line.connection.fetchval(query)
         except EngineError:
             line.drop()
             raise
@@ -91,7 +94,9 @@ class PostgresStore:
         self._writer = writer
         self._lines = Lines(driver, self.address)
         self._fenced = asyncio.Event()
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name="foldline lease")
+        self._leases = Lines(driver, self.address)
+        keeping = self._keep(self._leases)
+        self._keeper = asyncio.get_running_loop().create_task(keeping, name="foldline lease")
         await self._check_last_event()
 
     async def _check_last_event(self) -> None:
@@ -104,12 +109,12 @@ class PostgresStore:
                 await self.close()
                 raise
 
-    async def _keep(self) -> None:
+    async def _keep(self, lines: Lines) -> None:
         """Renew the lease until it is lost."""
         while True:
             await asyncio.sleep(self.address.lease_seconds / _RENEWALS)
             try:
-                renewed = await self._open_lines().run(
+                renewed = await lines.run(
                     lambda line: renew_session(line, self.address, self._session)
                 )
             except EngineError as error:
@@ -134,11 +139,13 @@ class PostgresStore:
         keeper, self._keeper = self._keeper, None
         writer, self._writer = self._writer, None
         lines, self._lines = self._lines, None
+        leases, self._leases = self._leases, None
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
-        if lines is not None:
-            await lines.close()
+        for asked in (lines, leases):
+            if asked is not None:
+                await asked.close()
         if writer is not None:
             async with self._turn:
                 await self._leave(writer.line)

@@ -4,15 +4,17 @@ Rules: one batch at a time. A batch whose answer was lost is looked for, under t
 append takes and over a new connection: it is in the log whole, and then has its answer, or it is
 not, and then is sent again. Each append names the end of the log that it goes on from, so that one
 which comes late, over a connection that broke, finds another end and writes nothing. The outcome is
-unknown only where the server stays away for longer than the patience. A log that ends earlier than
-what was acknowledged, or otherwise, has lost events: nothing more is appended to it.
+unknown only where the server stays away for longer than the patience. A commit that the server has
+stopped waiting for its standbys for is such an answer too: whoever looks commits something himself,
+which waits for the standbys behind it. A log that ends earlier than what was acknowledged, or
+otherwise, has lost events: nothing more is appended to it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -20,7 +22,7 @@ import msgspec
 from ....errors import EngineError, StoreFailed, StoreRefused
 from ...contract.log import Batch, Committed, Head, plan
 from ..address import Address
-from ..driver import Driver
+from ..driver import Connection, Driver, LogMessage, Record
 from ..failures import (
     described_failure,
     is_lost,
@@ -33,7 +35,7 @@ from ..settings import check_settings
 from .appending import Sending, laid_out, planned_out
 from .reading import read_head, read_types, read_versions
 from .schema import lock_key
-from .session import show_presence
+from .session import renew_session, show_presence
 
 __all__ = ["APPEND", "Writer"]
 
@@ -44,6 +46,7 @@ _BEGUN_ALREADY: Final = "23505"
 _PLANS_MAX: Final = 5
 """How often a batch is planned anew, where streams move while it is planned."""
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"
+_WAIT_FOR_STANDBYS: Final = "SET LOCAL synchronous_commit = on"
 APPEND: Final = (
     "SELECT state, at, bad, actual FROM {s}.append_1("
     "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)"
@@ -65,7 +68,9 @@ class Writer:
     ) -> None:
         self._driver = driver
         self._address = address
-        self._line = line
+        self._warned = False
+        """Whether the server has warned of what it did last: of a commit that no standby has."""
+        self._line = self._heard(line)
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._logger = logger
@@ -128,6 +133,15 @@ class Writer:
         """Take the way round, in a task of its own, whose timeouts may cancel it."""
         return await asyncio.get_running_loop().create_task(self._persist(course, error))
 
+    def _heard(self, line: Line) -> Line:
+        """Listen to what the server says of a line's statements besides their answers."""
+        line.connection.add_log_listener(self._hear)
+        return line
+
+    def _hear(self, _: Connection, message: LogMessage) -> None:
+        if message.severity_en == "WARNING":
+            self._warned = True
+
     # -- one attempt ------------------------------------------------------------------------
 
     async def _send(self, sending: Sending) -> Committed:
@@ -135,12 +149,15 @@ class Writer:
         head = self.head
         values = sending.values(self._session, head, synced=self._synced)
         line = self._line
+        self._warned = False
         # What answers neither yes nor no is taken for gone.
         timer = self._loop.call_later(self._address.answer_seconds, line.drop)
         try:
             ((state, at, bad, actual),) = await line.fetch(self._append, *values)
         finally:
             timer.cancel()
+        if state == "done" and self._warned:
+            raise _Moved
         if state == "done":
             misfits = dict(zip(bad, actual, strict=True)) if bad else {}
             return self._done(sending, sending.committed(head, at, misfits), misfits)
@@ -243,7 +260,7 @@ class Writer:
         except BaseException:
             line.drop()
             raise
-        self._line = line
+        self._line = self._heard(line)
         self.reconnects += 1
         self._logger.info("%s: connected again", self._address.name)
 
@@ -252,19 +269,15 @@ class Writer:
 
         The lock waits for the transaction of a connection that broke, if it is still at work.
         """
-        schema, connection = self._address.schema, self._line.connection
         first = sending.first
-        async with connection.transaction():
-            key = lock_key(schema)
-            await connection.execute(_LOCK_TIMEOUT)
-            await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
-            head = await read_head(Line(connection, pooled=True), schema)
-            await self._check_history(head)
-            rows = await connection.fetch(
-                self._address.sql(_FOUND),
-                list(first),
-                [version + 1 for version, _ in first.values()],
-            )
+        self._warned = False
+        timer = self._loop.call_later(self._address.answer_seconds, self._line.drop)
+        try:
+            head, rows, is_ours = await self._read_found(first)
+        finally:
+            timer.cancel()
+        if self._warned:
+            raise _Moved
         misfits: dict[str, int] = {}
         at = 0
         for stream, position, checksum, recorded, version in rows:
@@ -273,6 +286,8 @@ class Writer:
             else:
                 at = recorded
         if len(misfits) == len(first):
+            if not is_ours:
+                raise self._fenced()
             if head != self.head:
                 raise self._fail(
                     f"{self._address.name} ends at position {head.position}, and this engine has "
@@ -281,12 +296,35 @@ class Writer:
                 )
             return None
         committed = sending.committed(self.head, at, misfits)
-        last = committed.events[-1]
-        assert (last.position, last.checksum) == (head.position, head.checksum), (
-            "what was found is what was sent, at the end of the log"
-        )
+        if not is_ours:
+            self._fenced()  # what was found is in the log all the same, and others may follow it
         self.found_written += 1
         return self._done(sending, committed, misfits)
+
+    async def _read_found(
+        self, first: Mapping[str, tuple[int, int]]
+    ) -> tuple[Head, Sequence[Record], bool]:
+        """Read the end of the log and what stands where a batch would; tell if the log is ours.
+
+        The renewal is a commit behind the batch's: its answer comes when the standbys have both.
+        """
+        schema, connection = self._address.schema, self._line.connection
+        line = Line(connection, pooled=True)
+        async with connection.transaction():
+            key = lock_key(schema)
+            await connection.execute(_LOCK_TIMEOUT)
+            if self._synced:
+                await connection.execute(_WAIT_FOR_STANDBYS)
+            await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
+            head = await read_head(line, schema)
+            await self._check_history(head)
+            rows = await connection.fetch(
+                self._address.sql(_FOUND),
+                list(first),
+                [version + 1 for version, _ in first.values()],
+            )
+            is_ours = await renew_session(line, self._address, self._session)
+        return head, rows, is_ours
 
     async def _check_history(self, head: Head) -> None:
         """Stop for good where an event that was acknowledged is not in the log any more."""

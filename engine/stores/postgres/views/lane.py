@@ -1,8 +1,9 @@
 """The one link that writes views: calls on it follow each other, and a lost one is made anew.
 
-Rules: a call runs to its end, whoever gives up waiting for it. Where the line breaks, nobody knows
-whether what ran was written: whoever asked is told so, looks where the views stand, and goes on
-from there. A server that refuses a statement has written nothing of it.
+Rules: a call runs to its end, whoever gives up waiting for it, but a server that says nothing for
+so long as an answer may take is taken for gone. Where the line breaks, nobody knows whether what
+ran was written: whoever asked is told so, looks where the views stand, and goes on from there. A
+server that refuses a statement has written nothing of it.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class Lane:
             link = self._link
             if link is None or not link.is_open:
                 link = self._link = await self._place.connect()
+            seconds = self._place.address.answer_seconds
+            timer = asyncio.get_running_loop().call_later(seconds, link.end)
             try:
                 return await call(link, *args)
             except EngineError:
@@ -74,3 +77,5 @@ class Lane:
                 if sqlstate_of(error):
                     raise failed(self._place, error, "written or read", written=False) from error
                 raise
+            finally:
+                timer.cancel()
