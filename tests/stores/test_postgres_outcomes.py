@@ -417,7 +417,7 @@ async def test_reads_that_wait_for_a_lock_keep_no_lease_from_its_renewal(
 async def test_a_start_that_waits_for_a_lock_is_given_up(
     postgres: Server, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = store_of(postgres, schema, "patience=0.3&lease=1")
+    store = PostgresStore(read_address(postgres.url(schema, "patience=0.3", "lease=1")))
     await store.open(Ports())
     await append(store, request("a:1", 0, 1))
     await store.close()
