@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,8 +13,17 @@ from engine.runtime.ports import Ports
 from engine.stores.contract.backend import Backend
 from engine.stores.urls import open_backend
 from engine.testing.conformance import BackendConformance
-from engine.testing.conformance.given_views import Opened
-from tests.support.postgres import Server
+from engine.testing.conformance.given_views import Book, Opened, Shelf, part
+from tests.support.postgres import Server, connected
+
+WAITS_FOR_A_LOCK: Final = """
+SELECT count(*) FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND query LIKE '%checkpoints SET position%'
+"""
+END_THOSE_THAT_FETCH: Final = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE query LIKE 'SELECT%shelf_books%ANY%' AND pid <> pg_backend_pid()
+"""
 
 
 class TestPostgresBackend(BackendConformance):
@@ -39,3 +50,37 @@ class TestPostgresBackend(BackendConformance):
             opened.backend.outside(Ports()).copy(self.copy_to(tmp_path)[0])
 
         assert not list(tmp_path.iterdir())
+
+    async def test_rows_for_a_projector_do_not_wait_for_a_transaction_of_views(
+        self, opened: Opened
+    ) -> None:
+        """A batch is prepared while those before are written: with what is committed."""
+        await opened.put({"books": [Book("a", 1)]})
+        schema = f"{opened.backend.name.rpartition('=')[2]}_views"
+        outside = await connected(self.server)
+        try:
+            async with outside.transaction():
+                await outside.execute(f"LOCK TABLE {schema}.checkpoints IN EXCLUSIVE MODE")
+                write = asyncio.ensure_future(opened.write(Shelf, 1, 2, {"books": [Book("b", 2)]}))
+                while not await outside.fetchval(WAITS_FOR_A_LOCK):
+                    await asyncio.sleep(0)
+                found = await opened.views.fetch(part(Shelf), {"books": ["a", "b"]})
+                assert [flat[0] for flat in found["books"]] == ["a"]
+                assert not write.done()
+            await write
+        finally:
+            await outside.close()
+
+        found = await opened.views.fetch(part(Shelf), {"books": ["a", "b"]})
+        assert {flat[0] for flat in found["books"]} == {"a", "b"}
+
+    async def test_rows_for_a_projector_are_asked_for_again_where_the_connection_was_cut(
+        self, opened: Opened
+    ) -> None:
+        """Reading changes nothing, so nobody has to hear of it."""
+        await opened.put({"books": [Book("a", 1)]})
+        await opened.views.fetch(part(Shelf), {"books": ["a"]})
+        assert self.server.sql(END_THOSE_THAT_FETCH) == "t"
+
+        found = await opened.views.fetch(part(Shelf), {"books": ["a"]})
+        assert [flat[0] for flat in found["books"]] == ["a"]

@@ -1,9 +1,9 @@
-"""The one link that writes views: calls on it follow each other, and a lost one is made anew.
+"""A link whose calls follow each other, as the one that writes views; a lost one is made anew.
 
 Rules: a call runs to its end, whoever gives up waiting for it, but a server that says nothing for
 so long as an answer may take is taken for gone. Where the line breaks, nobody knows whether what
-ran was written: whoever asked is told so, looks where the views stand, and goes on from there. A
-server that refuses a statement has written nothing of it.
+ran was written: whoever asked is told so, looks where the views stand, and goes on from there. What
+only reads is asked once more instead. A server that refuses a statement has written nothing of it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ T = TypeVar("T")
 class Lane:
     """Calls on one link, one at a time, in their order, from `open` to `close`."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, reads: bool = False) -> None:
+        """Take where the views are, and whether its calls change nothing."""
         self._place = place
+        self._reads = reads
         self._turn = asyncio.Lock()
         self._link: Link | None = None
         self._is_open = False
@@ -60,22 +62,37 @@ class Lane:
 
     async def _run(self, call: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         async with self._turn:
-            link = self._link
-            if link is None or not link.is_open:
-                link = self._link = await self._place.connect()
-            seconds = self._place.address.answer_seconds
-            timer = asyncio.get_running_loop().call_later(seconds, link.end)
-            try:
-                return await call(link, *args)
-            except EngineError:
-                raise
-            except Exception as error:
-                if is_lost_line(error):
-                    link.end()
-                    self._link = None
-                    raise failed(self._place, error, "written or read", written=None) from error
-                if sqlstate_of(error):
-                    raise failed(self._place, error, "written or read", written=False) from error
-                raise
-            finally:
-                timer.cancel()
+            again = self._reads and self._link is not None  # which may have broken long ago
+            while True:
+                try:
+                    return await self._try(call, args)
+                except EngineError:
+                    raise
+                except Exception as error:
+                    is_lost = is_lost_line(error)
+                    if is_lost and again:
+                        again = False
+                    elif is_lost or sqlstate_of(error):
+                        written = None if is_lost else False
+                        raise failed(
+                            self._place, error, "written or read", written=written
+                        ) from error
+                    else:
+                        raise
+
+    async def _try(self, call: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+        """Run a call on the link, or on a new one; give up a link that is lost."""
+        link = self._link
+        if link is None or not link.is_open:
+            link = self._link = await self._place.connect()
+        seconds = self._place.address.answer_seconds
+        timer = asyncio.get_running_loop().call_later(seconds, link.end)
+        try:
+            return await call(link, *args)
+        except Exception as error:
+            if not isinstance(error, EngineError) and is_lost_line(error):
+                link.end()
+                self._link = None
+            raise
+        finally:
+            timer.cancel()

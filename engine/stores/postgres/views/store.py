@@ -1,11 +1,12 @@
 """Views in PostgreSQL: the tables of all projections and their checkpoints, in one schema.
 
 Rules: one link writes, all projections in turn, and writes that wait share a transaction, each with
-its checkpoint in it; other links read, one snapshot for each answer. Each table belongs to a
-history: if the log is another one than that of its checkpoint, the table is made anew. Views can be
-rebuilt, so their commits are not synced: after a crash of the server they may stand at an earlier
-checkpoint, never at a wrong one. What people decide cannot, so its commit is synced, with all
-commits before it. This file never writes to the log and never folds.
+its checkpoint in it; other links read, one snapshot for each answer. Rows for projectors have a
+link of their own, so that they wait for no transaction. Each table belongs to a history: if the log
+is another one than that of its checkpoint, the table is made anew. Views can be rebuilt, so their
+commits are not synced: after a crash of the server they may stand at an earlier checkpoint, never
+at a wrong one. What people decide cannot, so its commit is synced, with all commits before it. This
+file never writes to the log and never folds.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class PostgresViews(TableReads):
         self._ports = ports
         self._place = Place(self._address, ports)
         self._lane = Lane(self._place)
+        self._fetching = Lane(self._place, reads=True)
         self._catalog = Catalog(self._place, log_id, definitions, self._builder)
         self._writes = Writes(self._catalog, self._place.name, self._reach)
         self._states = States(self._place, _Served(self._catalog), limits)
@@ -118,6 +120,7 @@ class PostgresViews(TableReads):
         except BaseException:
             await self.close()
             raise
+        self._fetching.begin()
         self._is_open = True
 
     async def _refuse_none(self, link: Link) -> None:
@@ -131,6 +134,7 @@ class PostgresViews(TableReads):
         """Close; a second call does nothing. Queries that still run are ended."""
         self._is_open = False
         await self._states.close()
+        await self._fetching.close()
         await self._lane.close()
 
     # -- the projectors' side -----------------------------------------------------------------
@@ -142,8 +146,8 @@ class PostgresViews(TableReads):
     async def fetch(
         self, part: Part, keys: Mapping[str, Sequence[Scalar]]
     ) -> Mapping[str, Sequence[Flat]]:
-        """Give the rows of these keys, by table attribute."""
-        return await self._lane.run(self._writes.fetch, part, keys)
+        """Give the rows of these keys, by table attribute, as far as they are committed."""
+        return await self._fetching.run(self._writes.fetch, part, keys)
 
     def write(self, changes: Changes) -> Awaitable[bool]:
         """Write rows, parked events and checkpoint in one transaction, with others that wait.
