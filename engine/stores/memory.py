@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from ..errors import StoreFailed, StoreLocked
 from ..model.stored import EventType, Snapshot, StoredEvent, verify
 from ..runtime.ports import Ports
-from .contract.log import Batch, Committed, Head, StreamConflict, StreamPage, StreamRead, plan
+from .contract.claims import ClaimKey, HeldClaim
+from .contract.log import (
+    Appended,
+    Batch,
+    Committed,
+    Head,
+    StreamPage,
+    StreamRead,
+    claim_keys,
+    plan,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -27,6 +37,7 @@ class MemoryStore:
         self._log: list[StoredEvent] = []
         self._streams: dict[str, list[StoredEvent]] = {}
         self._types: dict[tuple[str, int], EventType] = {}
+        self._claims: dict[ClaimKey, HeldClaim] = {}
         self._snapshots: dict[str, Snapshot] = {}
 
     @property
@@ -64,11 +75,13 @@ class MemoryStore:
         """Append what fits."""
         streams = {write.stream for request in batch.requests for write in request.writes}
         versions = {stream: len(self._streams.get(stream, ())) for stream in streams}
-        planned = plan(batch, versions, await self.head())
+        claims = self._claims
+        holders = {key: claims[key].stream for key in claim_keys(batch) if key in claims}
+        planned = plan(batch, versions, await self.head(), holders)
         types = [
             data.type
             for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
-            if not isinstance(outcome, StreamConflict)
+            if isinstance(outcome, Appended)
             for write in request.writes
             for data in write.events
         ]
@@ -91,6 +104,10 @@ class MemoryStore:
         for event in planned.events:
             self._log.append(event)
             self._streams.setdefault(event.stream, []).append(event)
+        for key, change in planned.claims.items():
+            claims.pop(key, None)
+            if change.after is not None:
+                claims[key] = HeldClaim(*key, change.after, change.position)
         return Committed(planned.outcomes, planned.events)
 
     async def read_streams(
@@ -110,6 +127,11 @@ class MemoryStore:
     ) -> Sequence[StoredEvent]:
         """Read the global order, as `Store.read_feed` says."""
         return _Page(events_max, bytes_max).take(self._log[after : after + events_max])
+
+    async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Give the claims behind `after`, in order."""
+        keys = sorted(key for key in self._claims if key > after)
+        return [self._claims[key] for key in keys[:claims_max]]
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are."""

@@ -267,6 +267,7 @@ class Journal:
                     last = committed.events[outcome.position - committed.events[0].position]
                     entry.owner.seal(entry.frozen, last)
             else:
+                assert isinstance(outcome, StreamConflict), "no command takes a claim"
                 self._answer_conflict(entry, outcome)
         self._commits += 1
         self._bytes += size

@@ -12,11 +12,12 @@ import pytest
 
 from engine import DefinitionError, Engine, Ports, StoreFailed, StoreLocked, StoreRefused
 from engine.model.stored import EventData, EventType, verify
-from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.contract.claims import HeldClaim, TakeClaim
+from engine.stores.contract.log import Appended, AppendRequest, Batch, Write
 from engine.stores.postgres.address import read_address
-from engine.stores.postgres.log.schema import schema_sql
+from engine.stores.postgres.log.schema import MIGRATIONS, schema_sql, with_schema
 from engine.stores.postgres.log.store import PostgresStore
-from engine.testing.conformance import append, feed, numbers, request
+from engine.testing.conformance import append, event, feed, numbers, request
 from tests.support.counters import Add, Counter
 from tests.support.postgres import Server, asked
 
@@ -106,7 +107,7 @@ def test_the_schema_is_printed_for_whoever_makes_it_by_hand(postgres: Server, sc
     done = printed(postgres.url(schema), "--role", "postgres")
     assert done.returncode == 0
     postgres.sql(done.stdout)
-    assert postgres.sql(f"SELECT schema_version FROM {schema}.about") == "1"
+    assert postgres.sql(f"SELECT schema_version FROM {schema}.about") == "2"
     for words, told in (
         (("sqlite:shop.db",), "needs no SQL"),
         ((postgres.url(), "--role", 'x"; DROP'), "no plain name"),
@@ -117,7 +118,7 @@ def test_the_schema_is_printed_for_whoever_makes_it_by_hand(postgres: Server, sc
         assert told in wrong.stderr
 
 
-@pytest.mark.parametrize("call", ["append_1", "begin_session_1", "keep_snapshots_1"])
+@pytest.mark.parametrize("call", ["append_1", "append_2", "begin_session_1", "keep_snapshots_1"])
 async def test_nobody_else_may_call_what_writes(
     postgres: Server, schema: str, role: str, call: str
 ) -> None:
@@ -164,8 +165,8 @@ async def test_a_clock_that_goes_back_is_kept_beside_the_time(store: PostgresSto
     events = await feed(store)
 
     assert [(e.recorded, e.behind) for e in events] == [(100, 0), (100, 60), (101, 0)]
-    for event in events:
-        verify(event)
+    for stored in events:
+        verify(stored)
 
 
 async def test_damage_to_what_a_clock_was_behind_is_seen(
@@ -294,6 +295,17 @@ async def test_an_isolation_that_hides_what_others_committed_is_refused(
 
     with pytest.raises(StoreRefused, match="default_transaction_isolation=serializable"):
         await store_of(postgres, schema, user=role).open(Ports())
+
+
+async def test_a_schema_without_claims_gets_them(postgres: Server, schema: str) -> None:
+    postgres.sql(f"CREATE SCHEMA {schema};" + with_schema(MIGRATIONS[0], schema))
+    store = store_of(postgres, schema)
+    await store.open(Ports())
+    taking = AppendRequest([Write("a:1", 0, [event(1)])], [TakeClaim("email", "ann", "a:1")])
+
+    assert await append(store, taking) == [Appended(1, (1,))]
+    assert await store.read_claims(claims_max=2) == [HeldClaim("email", "ann", "a:1", 1)]
+    await store.close()
 
 
 async def test_a_schema_of_a_later_release_is_not_touched(

@@ -11,6 +11,7 @@ import pytest
 import engine.stores.postgres.address as address_module
 from engine import Closed, Engine, EngineFailed, Ports, StoreFailed, StoreRefused
 from engine.model.stored import EventType
+from engine.stores.contract.claims import ClaimTaken, HeldClaim, TakeClaim
 from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.schema import lock_key
@@ -116,6 +117,24 @@ async def test_a_batch_that_is_planned_is_found_too(
     assert await append(store, AppendRequest([Write("b:1", 1, [event(5, again)])])) == [
         Appended(5, (2,))
     ]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_claims_are_taken_once_whatever_is_cut(
+    store: PostgresStore, line: CutLine, fault: Fault
+) -> None:
+    def taking(stream: str, number: int) -> AppendRequest:
+        return AppendRequest([Write(stream, 0, [event(number)])], [TakeClaim("n", "x", stream)])
+
+    line.cut_next(fault)
+    outcomes = await append(store, request("b:1", 0, 2), taking("c:1", 3))
+    assert outcomes == [Appended(2, (1,)), Appended(3, (1,))]
+    line.cut_next(fault)
+    outcomes = await append(store, taking("d:1", 4), request("b:1", 1, 5))
+
+    assert outcomes == [ClaimTaken(0), Appended(4, (2,))]
+    assert await store.read_claims(claims_max=9) == [HeldClaim("n", "x", "c:1", 3)]
+    assert numbers(await feed(store)) == [1, 2, 3, 5]
 
 
 async def test_a_line_that_is_cut_again_and_again_is_outlasted(

@@ -21,12 +21,13 @@ import pytest_asyncio
 from engine import DefinitionError, StoreFailed, StoreLocked, StoreRefused
 from engine.model.stored import EventData
 from engine.runtime.ports import Ports
+from engine.stores.contract.claims import HeldClaim, TakeClaim
 from engine.stores.contract.log import Appended, AppendRequest, Write
 from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.schema import APPLICATION_ID, MIGRATIONS, migrate, read_schema_version
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.urls import open_url
-from engine.testing.conformance import ADDED, append, feed, numbers, request
+from engine.testing.conformance import ADDED, append, event, feed, numbers, request
 from tests.simulation.disk import Disk
 from tests.simulation.machine import SimulatedFiles
 from tests.stores.sqlite_conformance import SqliteConformance
@@ -239,16 +240,43 @@ async def test_a_migration_goes_forward_whole_or_not_at_all(store: SqliteStore) 
     bad = ("CREATE TABLE extra(x INTEGER) STRICT", "SELECT nothing FROM nowhere")
     connection = apsw.Connection(store.path)
     with pytest.raises(apsw.SQLError):
-        migrate(connection, 1, [*MIGRATIONS, bad])
-    assert read_schema_version(connection, store.path, 9) == 1
+        migrate(connection, len(MIGRATIONS), [*MIGRATIONS, bad])
+    assert read_schema_version(connection, store.path, 9) == len(MIGRATIONS)
     assert not connection.table_exists("main", "extra")
 
-    migrate(connection, 1, [*MIGRATIONS, good])
+    migrate(connection, len(MIGRATIONS), [*MIGRATIONS, good])
 
-    assert read_schema_version(connection, store.path, 9) == 2
+    assert read_schema_version(connection, store.path, 9) == len(MIGRATIONS) + 1
     assert connection.table_exists("main", "extra")
     assert connection.execute("SELECT count(*) FROM events").fetchall() == [(1,)]
     connection.close()
+
+
+async def test_a_log_without_claims_gets_them(store: SqliteStore) -> None:
+    await append(store, request("a:1", 0, 1))
+    await store.close()
+    with closing(apsw.Connection(store.path)) as former:
+        former.execute("DROP TABLE claims; PRAGMA user_version = 1")
+
+    await store.open(Ports())
+
+    assert await store.read_claims(claims_max=1) == []
+    taking = AppendRequest([Write("a:1", 1, [event(2)])], [TakeClaim("email", "ann", "a:1")])
+    assert await append(store, taking) == [Appended(2, (2,))]
+    assert await store.read_claims(claims_max=2) == [HeldClaim("email", "ann", "a:1", 2)]
+
+
+async def test_a_claim_that_a_shell_has_taken_is_no_success(store: SqliteStore) -> None:
+    await append(store, request("a:1", 0, 1))
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute("INSERT INTO claims VALUES ('email', 'ann', 77, 1)")
+    taking = AppendRequest([Write("a:2", 0, [event(2)])], [TakeClaim("email", "ann", "a:2")])
+
+    with pytest.raises(StoreFailed) as failed:
+        await append(store, taking)
+
+    assert failed.value.written is False
+    assert numbers(await feed(store)) == [1]
 
 
 HOLDER = """

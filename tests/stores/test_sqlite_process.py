@@ -273,7 +273,7 @@ def test_what_an_append_did_comes_back_as_the_store_would_have_given_it() -> Non
     call = decode_call(encode(Append(batch)))
     assert isinstance(call, Append)
     planned = plan(call.batch, {"b:1": 4}, Head(10, 1, 9))
-    assert planned.conflicts == 1
+    assert planned.refused == 1
     committed = Committed(planned.outcomes, planned.events)
 
     told = decode_answer(encode(added_of(committed, 3, 4)))

@@ -24,7 +24,11 @@ auth_type = trust
 auth_file = {users}
 pool_mode = transaction
 default_pool_size = 3
+log_connections = 0
+log_disconnections = 0
+log_stats = 0
 """
+# Nobody reads what it says later: with a line for each connection, it would wait for that.
 READY = "process up"
 
 

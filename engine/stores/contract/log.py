@@ -5,10 +5,11 @@ A store keeps a log: events as bytes and numbers, in streams, in one global orde
 - Positions are 1, 2, 3 … without holes; a reader at n has seen all before n, and nothing appears
   there later. A failed batch burns none. The store gives positions; nobody else does.
 - (stream, version) is unique, and versions of a stream are 1, 2, 3 …, by the store's own schema.
-- One request is appended whole or not at all, its events next to each other.
+- One request is appended whole or not at all, its events next to each other, and its extras with
+  them: the claims that it takes and releases (`claims`).
 - A request that does not fit its streams is answered `Conflict`, and so is every later request of
   the batch that touches one of its streams: they were decided on events that do not exist. The
-  other requests lose nothing.
+  other requests lose nothing. Likewise `ClaimTaken`, for a value that another stream holds.
 - `append` returns when the events are durable, as far as the store promises durability at all.
 - Every event that is read is compared with its checksum, and each page with its order.
 
@@ -19,12 +20,22 @@ pass `foldline.testing.conformance`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from ...errors import StoreFailed
 from ...model.stored import EventData, EventType, Snapshot, StoredEvent, checksum_of
+from .claims import (
+    NO_CLAIMS,
+    ClaimBook,
+    ClaimChange,
+    ClaimKey,
+    ClaimTaken,
+    HeldClaim,
+    ReleaseClaim,
+    TakeClaim,
+)
 
 if TYPE_CHECKING:
     from ...runtime.ports import Ports
@@ -35,6 +46,7 @@ __all__ = [
     "Appended",
     "Batch",
     "Committed",
+    "Extra",
     "Head",
     "LogSource",
     "Measured",
@@ -45,6 +57,7 @@ __all__ = [
     "StreamPage",
     "StreamRead",
     "Write",
+    "claim_keys",
     "plan",
 ]
 
@@ -58,14 +71,16 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     events: Sequence[EventData]
 
 
-class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What is stored all or none: events for one stream or several, each stream named once.
+Extra: TypeAlias = TakeClaim | ReleaseClaim
+"""What is stored with the events of a request, in the same transaction."""
 
-    `extras` (timers, claims, outbox) will share the transaction; it must be empty today.
-    """
+
+class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What is stored all or none: events for one stream or several, each stream named once."""
 
     writes: Sequence[Write]
-    extras: Sequence[Any] = ()
+    extras: Sequence[Extra] = ()
+    """Each names a claim once."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -91,7 +106,7 @@ class StreamConflict(msgspec.Struct, frozen=True, gc=False):
     actual: int
 
 
-Outcome: TypeAlias = Appended | StreamConflict
+Outcome: TypeAlias = Appended | StreamConflict | ClaimTaken
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
@@ -234,6 +249,13 @@ class Store(Protocol):
         """
         ...
 
+    async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Give the claims behind `after`, at most so many.
+
+        They are in the order of their names, and of their values within a name, by code points.
+        """
+        ...
+
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are, at most one per stream, in any order."""
         ...
@@ -247,6 +269,11 @@ class Store(Protocol):
         ...
 
 
+def claim_keys(batch: Batch) -> Sequence[ClaimKey]:
+    """Give the claims that a batch names, each once; most often none."""
+    return tuple(dict.fromkeys((e.name, e.value) for r in batch.requests for e in r.extras))
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What a batch does to a log: its outcomes, the events to insert, and the versions after."""
 
@@ -254,33 +281,45 @@ class Plan(msgspec.Struct, frozen=True):
     events: list[StoredEvent]
     versions: dict[str, int]
     """The new version of each stream that gets events."""
-    conflicts: int
-    """How many of the outcomes are conflicts."""
+    claims: Mapping[ClaimKey, ClaimChange]
+    """The claims that have another holder after it."""
+    refused: int
+    """How many of the outcomes are none that was appended."""
 
 
-def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
+def plan(
+    batch: Batch,
+    versions: Mapping[str, int],
+    head: Head,
+    holders: Mapping[ClaimKey, str] = NO_CLAIMS,
+) -> Plan:
     """Decide what of a batch fits a log that ends at `head`; pure, and the same for every store.
 
-    `versions` gives the version of every stream that the batch names; 0 or absent means empty. It
-    is as in the transaction that will insert the events.
+    `versions` gives the version of every stream that the batch names; 0 or absent means empty.
+    `holders` gives the streams that hold the claims that it names. Both are as in the transaction
+    that will insert the events.
     """
     recorded = max(batch.recorded, head.recorded)
     now: dict[str, int] = {}
     failed: set[str] = set()
     outcomes: list[Outcome] = []
     events: list[StoredEvent] = []
-    conflicts = 0
+    book = ClaimBook(holders)
+    refused = 0
     position = head.position
     for request in batch.requests:
         assert request.writes, "a request without a write has nothing to answer"
-        assert not request.extras, "extras are not stored yet, so none may be sent"
-        conflict = _conflict(request, now, versions, failed)
-        if conflict is not None:
+        refusal: Outcome | None = _conflict(request, now, versions, failed)
+        if refusal is None and request.extras:
+            refusal = book.refusal(request.extras)
+        if refusal is not None:
             # Everything later on these streams was decided on what is not stored now.
             failed.update(write.stream for write in request.writes)
-            outcomes.append(conflict)
-            conflicts += 1
+            outcomes.append(refusal)
+            refused += 1
             continue
+        if request.extras:
+            book.apply(request.extras, position + 1)
         after: list[int] = []
         for write in request.writes:
             version = write.expected
@@ -292,7 +331,7 @@ def plan(batch: Batch, versions: Mapping[str, int], head: Head) -> Plan:
             after.append(version)
         outcomes.append(Appended(position, tuple(after)))
     assert position == head.position + len(events)
-    return Plan(outcomes, events, now, conflicts)
+    return Plan(outcomes, events, now, book.changes, refused)
 
 
 def _conflict(

@@ -17,6 +17,7 @@ from ...errors import StoreRefused
 from ...model.projection import ProjectionDefinition
 from ...model.rows import Scalar
 from ...model.stored import EventType, StoredEvent
+from .claims import ClaimKey, HeldClaim
 from .log import Head, StreamPage, StreamRead
 from .requests import Arguments, Request
 from .views import BuildState, Checkpoint, Decision, Parked, Standstill, ViewsStates
@@ -160,6 +161,13 @@ class LogReader(Protocol):
 
     def change_count(self) -> int:
         """Give a number that changes whenever somebody else has committed, at little cost."""
+        ...
+
+    def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Give the claims behind `after`, in order, as `Store.read_claims` does.
+
+        A log that no engine of this release has opened yet has none.
+        """
         ...
 
     def read_feed(self, after: int, *, events_max: int, bytes_max: int) -> Sequence[StoredEvent]:

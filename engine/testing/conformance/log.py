@@ -1,12 +1,13 @@
-"""The suite of a log: every case of what a store promises of events, streams and snapshots."""
+"""The suite of a log: all that a store promises of events, claims, streams and snapshots."""
 
 from __future__ import annotations
 
 from .appending import AppendingCases
+from .claiming import ClaimingCases
 from .reading import ReadingCases
 
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(AppendingCases, ReadingCases):
+class StoreConformance(AppendingCases, ClaimingCases, ReadingCases):
     """All cases of a log; abstract in how a store is made."""

@@ -18,6 +18,7 @@ from ...limits import Limits
 from ...model.projection import Projection
 from ...runtime.ports import Ports
 from ...stores.contract.backend import Backend, Outside
+from ...stores.contract.claims import TakeClaim
 from ...stores.contract.log import AppendRequest, Batch, Head, StreamRead, Write
 from ...stores.contract.outside import NoViewsYet, ViewsReader
 from ...stores.contract.views import Search, Selection
@@ -102,8 +103,13 @@ class OutsideCases(BackendCases):
             assert [(p.stream, list(p.events), p.more) for p in pages] == [
                 (p.stream, list(p.events), p.more) for p in theirs
             ]
-            more = AppendRequest([Write("shelf:2", 0, [event(1)])])
+            assert reader.read_claims(claims_max=9) == []
+            more = AppendRequest(
+                [Write("shelf:2", 0, [event(1)])], [TakeClaim("x", "1", "shelf:2")]
+            )
             await log.append(Batch([more], 9))
+            assert reader.read_claims(claims_max=9) == await log.read_claims(claims_max=9) != []
+            assert reader.read_claims(("x", "1"), claims_max=9) == []
             assert reader.head() == await log.head() != Head()
             assert reader.version_of("shelf:2") == 1
             assert len(reader.event_types()) == 2

@@ -26,6 +26,7 @@ from ...contract.log import (
     StreamConflict,
     Write,
 )
+from .claims import ChangedClaims
 
 __all__ = ["KnownTypes", "Sending", "laid_out", "planned_out"]
 
@@ -57,11 +58,13 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     Not those that begin here: the database does not let a stream begin twice.
     """
     new_types: Sequence[tuple[int, EventType]] = ()
+    claims: ChangedClaims | None = None
+    """Where there are any: then it is written whole or not at all."""
     plan: Plan | None = None
     """Where the batch was planned before: what it does, if all of it fits."""
 
     def values(self, session: int, head: Head, *, synced: bool) -> tuple[Any, ...]:
-        """Give what the function `append_1` takes."""
+        """Give what the function `append_1` takes, or `append_2` where there are claims."""
         new = self.new_types
         types = _NO_TYPES
         if new:
@@ -89,6 +92,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
             self.plan is None,
             synced,
             *types,
+            *(() if self.claims is None else self.claims.arrays()),
         )
 
     def committed(self, head: Head, at: int, misfits: Mapping[str, int]) -> Committed:
@@ -143,9 +147,13 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
     """
     sending = _empty(batch)
     reached = sending.reached
+    claims: ChangedClaims | None = None
     for request in batch.requests:
-        if len(request.writes) != 1 or request.extras:
+        if len(request.writes) != 1:
             return None
+        if request.extras:
+            claims = claims or ChangedClaims.none()
+            claims.add(request.extras, len(sending.streams) + 1)
         write = request.writes[0]
         stream, version = write.stream, write.expected
         if stream not in reached:
@@ -160,7 +168,9 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
         if not write.events or not _lay(sending, write, known):
             return None
         reached[stream] = version + len(write.events)
-    return sending
+    if claims is None:
+        return sending
+    return msgspec.structs.replace(sending, claims=claims) if claims.are_distinct else None
 
 
 def _empty(batch: Batch) -> Sending:
@@ -212,12 +222,15 @@ def _lay(sending: Sending, write: Write, known: KnownTypes) -> bool:
     return True
 
 
-def planned_out(batch: Batch, planned: Plan, known: KnownTypes) -> Sending:
-    """Lay out what fits of a batch that was planned; raise StoreFailed for a type that does not."""
+def planned_out(batch: Batch, planned: Plan, known: KnownTypes, after: int) -> Sending:
+    """Lay out what fits of a batch that was planned for a log that ends at position `after`.
+
+    Raises StoreFailed for a type of events that does not fit.
+    """
     new: dict[tuple[str, int], tuple[int, EventType]] = {}
     highest = max((number for number, _ in known.values()), default=0)
     for request, outcome in zip(batch.requests, planned.outcomes, strict=True):
-        if isinstance(outcome, StreamConflict):
+        if not isinstance(outcome, Appended):
             continue
         for write in request.writes:
             for data in write.events:
@@ -257,5 +270,6 @@ def planned_out(batch: Batch, planned: Plan, known: KnownTypes) -> Sending:
         reached=planned.versions,
         asked={stream: expected for stream, (expected, _) in first.items() if expected},
         new_types=tuple(new.values()),
+        claims=ChangedClaims.planned(planned.claims, after) if planned.claims else None,
         plan=planned,
     )

@@ -19,6 +19,7 @@ from ....runtime.package import COMMAND
 from ..address import Address
 from ..driver import Connection
 from ..failures import described_failure, sqlstate_of
+from .claims import CLAIMS
 
 __all__ = [
     "LOCK_CLASS",
@@ -275,7 +276,10 @@ GRANT SELECT ON ALL TABLES IN SCHEMA {s} TO {role};
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {s} TO {role};
 """
 
-MIGRATIONS: Final[Sequence[str]] = (_TABLES + _GUARDS + _APPEND + _SESSIONS + _NOT_FOR_ALL,)
+MIGRATIONS: Final[Sequence[str]] = (
+    _TABLES + _GUARDS + _APPEND + _SESSIONS + _NOT_FOR_ALL,
+    CLAIMS,
+)
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 
 # Not by to_regclass, which may remember that there was none.

@@ -18,12 +18,14 @@ from ....model.stored import EventType, Snapshot, StoredEvent
 from ....runtime.machine import process_name
 from ....runtime.ports import Ports
 from ....runtime.uncancelled import uncancelled
+from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Batch, Committed, Head, StreamPage, StreamRead
 from ..address import Address
 from ..driver import Record, driver_of
 from ..failures import cannot_connect
 from ..line import Line, Lines
 from ..settings import check_settings
+from .claims import read_claims
 from .reading import (
     events_of_feed,
     pages_of_streams,
@@ -230,6 +232,12 @@ class PostgresStore:
         """Read the types again if a page has one that a batch has just brought."""
         if not numbers <= writer.names.keys() | {None}:
             await writer.learn_types(line)
+
+    async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Give the claims behind `after`, in order."""
+        return await self._open_lines().run(
+            lambda line: read_claims(line, self.address.schema, after, claims_max)
+        )
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are."""

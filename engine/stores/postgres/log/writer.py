@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from ....errors import EngineError, StoreFailed, StoreRefused
-from ...contract.log import Batch, Committed, Head, plan
+from ...contract.log import Batch, Committed, Head, claim_keys, plan
 from ..address import Address
 from ..driver import Connection, Driver, LogMessage, Record
 from ..failures import (
@@ -33,6 +33,7 @@ from ..failures import (
 from ..line import BackOff, Line
 from ..settings import check_settings
 from .appending import Sending, laid_out, planned_out
+from .claims import APPEND_CLAIMS, read_holders
 from .reading import read_head, read_types, read_versions
 from .schema import lock_key
 from .session import renew_session, show_presence
@@ -76,6 +77,7 @@ class Writer:
         self._logger = logger
         self._synced = "synchronous_commit" not in address.allowed
         self._append = address.sql(APPEND)
+        self._append_claims = address.sql(APPEND_CLAIMS)
         self._versions: dict[str, int] = {}
         """Of streams that this writer appended to; emptied by whatever may have made it stale."""
         self.head = Head()
@@ -152,8 +154,9 @@ class Writer:
         self._warned = False
         # What answers neither yes nor no is taken for gone.
         timer = self._loop.call_later(self._address.answer_seconds, line.drop)
+        append = self._append if sending.claims is None else self._append_claims
         try:
-            ((state, at, bad, actual),) = await line.fetch(self._append, *values)
+            ((state, at, bad, actual),) = await line.fetch(append, *values)
         finally:
             timer.cancel()
         if state == "done" and self._warned:
@@ -184,11 +187,12 @@ class Writer:
         return committed
 
     async def _plan(self, batch: Batch) -> Sending | Committed:
-        """Plan a batch on the versions that its streams have now."""
+        """Plan a batch on what its streams and its claims are now."""
         streams = {write.stream for request in batch.requests for write in request.writes}
         versions = await read_versions(self._line, self._address.schema, sorted(streams))
-        planned = plan(batch, versions, self.head)
-        sending = planned_out(batch, planned, self.types)
+        holders = await read_holders(self._line, self._address.schema, claim_keys(batch))
+        planned = plan(batch, versions, self.head, holders)
+        sending = planned_out(batch, planned, self.types, self.head.position)
         if not planned.events:
             return Committed(planned.outcomes, [])
         return sending
@@ -428,4 +432,4 @@ class _Moved(Exception):
 
 
 class _Misfit(Exception):
-    """Streams of a batch are at other versions, and nothing of it was written."""
+    """Streams are at other versions or claims are held otherwise; nothing was written."""

@@ -13,7 +13,9 @@ from typing import Final
 
 from ....errors import Damaged, StoreRefused
 from ....model.stored import EventType, StoredEvent
+from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
+from ..log.claims import CLAIMS_SINCE, read_claims
 from ..log.reading import (
     events_of_feed,
     pages_of_streams,
@@ -41,6 +43,7 @@ class PostgresLogReader:
         self._place = place
         self._calls = Blocking(place)
         self._types: dict[int, EventType] = {}
+        self._has_claims = False
         self.log_id = ""
 
     @property
@@ -78,12 +81,12 @@ class PostgresLogReader:
         if not (await link.run(_THERE, f"{schema}.about"))[0][0]:
             raise StoreRefused(f"there is no log {self.name}: no engine has made one there yet")
         ((log_id, version),) = await link.run(f"SELECT log_id, schema_version FROM {schema}.about")  # noqa: S608
-        if version != len(MIGRATIONS):
+        if version > len(MIGRATIONS):
             raise StoreRefused(
-                f"{self.name} has schema version {version}, and this release reads version "
-                f"{len(MIGRATIONS)}: use the release that wrote it, or start an engine of this "
-                f"one on it once, which brings it there"
+                f"{self.name} has schema version {version}, and this release knows up to "
+                f"{len(MIGRATIONS)}: a later release has moved it forward. Use that one"
             )
+        self._has_claims = version >= CLAIMS_SINCE
         return str(log_id)
 
     def close(self) -> None:
@@ -160,6 +163,15 @@ class PostgresLogReader:
                 if events_max == 1:
                     raise
                 events_max //= 2
+
+    def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Give the claims behind `after`, in order, as `Store.read_claims` does."""
+        return self._calls.run(self._read_claims, after, claims_max)
+
+    async def _read_claims(self, link: Link, after: ClaimKey, claims_max: int) -> list[HeldClaim]:
+        if not self._has_claims:
+            return []
+        return await read_claims(link.line, self._place.log_schema, after, claims_max)
 
     async def _know_types(self, link: Link, numbers: set[int]) -> None:
         if not numbers <= self._types.keys():

@@ -6,6 +6,7 @@ constraint sees it. Such a value is Damaged and not passed on. What is read is b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -14,11 +15,17 @@ from ....errors import Damaged
 from ...contract.log import Head
 from ..connection import run
 
-__all__ = ["read_head", "read_kinds", "read_log_id", "read_types"]
+__all__ = ["read_head", "read_kinds", "read_log_id", "read_types", "read_versions"]
 
 TYPES_MAX: Final = 100_000
 _LAST: Final = "SELECT position, checksum, recorded FROM events ORDER BY position DESC LIMIT 1"
 _TYPES: Final = "SELECT number, name, version, schema_hash FROM event_types LIMIT ?"
+_VERSIONS: Final = (
+    "SELECT json_group_array(json_array(name, number, "
+    "coalesce((SELECT max(version) FROM events WHERE stream = number), 0))) "
+    "FROM streams WHERE name IN (SELECT value FROM json_each(?))"
+)
+_versions: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
 _KINDS: Final = """
 WITH RECURSIVE found(name) AS (
     SELECT min(name) FROM streams
@@ -53,6 +60,12 @@ def read_types(connection: Any) -> list[_Type]:
     if len(rows) > TYPES_MAX:
         raise Damaged(0, f"this log has more than {TYPES_MAX} types of events")
     return [_checked(row, _Type, 0, "a type of events") for row in rows]
+
+
+def read_versions(connection: Any, streams: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Give name, number and version of these streams, of those that there are."""
+    asked = msgspec.json.encode(streams).decode()
+    return _versions.decode(run(connection, _VERSIONS, (asked,))[0][0])
 
 
 def read_kinds(connection: Any) -> list[str]:

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from ....errors import StoreFailed, StoreRefused
 from ..connection import run, transaction
@@ -22,11 +23,13 @@ from ..shape import check_shape, harden, made, read_shape
 
 __all__ = [
     "APPLICATION_ID",
+    "CLAIMS_SINCE",
     "MIGRATIONS",
     "check_inserted",
     "check_schema",
     "guard",
     "insert_events",
+    "insert_streams",
     "migrate",
     "protect",
     "read_schema_version",
@@ -154,8 +157,23 @@ prepared, and two statements at most for any rest. Each may hand the interpreter
 
 _TRIGGER: Final = "CREATE TRIGGER"
 
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST,)
+_CLAIMS: Final = (
+    # A claim that is taken twice is refused here, whatever the code above believes.
+    """
+    CREATE TABLE claims(
+        name TEXT NOT NULL,
+        value TEXT NOT NULL,
+        stream INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        PRIMARY KEY (name, value)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST, _CLAIMS)
 """Statements that lead from schema version n, the index, to n + 1."""
+CLAIMS_SINCE: Final = 2
+"""The schema version that has a table of claims; an older one is read as without any."""
 
 
 def read_schema_version(connection: Any, path: str, newest: int) -> int:
@@ -252,6 +270,13 @@ def insert_events(connection: Any, rows: Sequence[Sequence[Any]]) -> None:
         connection.execute(_insert(size), flat).fetchall()
         check_inserted(connection, size)
         begin += size
+
+
+def insert_streams(connection: Any, rows: Sequence[tuple[int, str]]) -> None:
+    """Add streams by number and name."""
+    sql = "INSERT INTO streams SELECT value->>0, value->>1 FROM json_each(?)"
+    run(connection, sql, (msgspec.json.encode(rows).decode(),))
+    check_inserted(connection, len(rows))
 
 
 def check_inserted(connection: Any, rows: int) -> None:

@@ -15,20 +15,21 @@ from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 import apsw
-import msgspec
 
 from ....errors import StoreFailed, StoreLocked, StoreRefused
 from ....model.stored import EventType, Snapshot, StoredEvent
 from ....runtime.ports import Ports, Worker
 from ....statistics import StoreStatistics
+from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import (
+    Appended,
     Batch,
     Committed,
     Head,
     Plan,
-    StreamConflict,
     StreamPage,
     StreamRead,
+    claim_keys,
     plan,
 )
 from ..connection import (
@@ -48,9 +49,10 @@ from ..files import Lock, files_of
 from ..lock import take_lock
 from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
+from .claims import change_claims, read_claims, read_holders
 from .contents import Contents
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
-from .heads import read_head, read_kinds, read_log_id, read_types
+from .heads import read_head, read_kinds, read_log_id, read_types, read_versions
 from .pages import Types, read_feed, read_streams
 from .schema import (
     MIGRATIONS,
@@ -58,6 +60,7 @@ from .schema import (
     check_schema,
     guard,
     insert_events,
+    insert_streams,
     migrate,
     protect,
     read_schema_version,
@@ -71,13 +74,7 @@ T = TypeVar("T")
 CACHED_STREAMS_MAX: Final = 200_000
 """Streams whose number and version the writer remembers."""
 
-_HEADS: Final = (
-    "SELECT json_group_array(json_array(name, number, "
-    "coalesce((SELECT max(version) FROM events WHERE stream = number), 0))) "
-    "FROM streams WHERE name IN (SELECT value FROM json_each(?))"
-)
 _TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
-_heads: Final = msgspec.json.Decoder(list[tuple[str, int, int]])
 
 
 class SqliteStore:
@@ -323,7 +320,7 @@ class SqliteStore:
         if not believing:
             self._refresh(connection)
         planned = self._plan(connection, batch, believing)
-        if planned.conflicts:
+        if planned.refused:
             # What is remembered may be stale where a stranger wrote. It is good enough for a yes,
             # which the schema checks again, but a no must rest on what is in the file.
             self._refresh(connection)
@@ -331,6 +328,8 @@ class SqliteStore:
         self._insert_types(connection, batch, planned)
         self._insert_streams(connection, planned)
         insert_events(connection, [self._row(event) for event in planned.events])
+        if planned.claims:
+            change_claims(connection, planned.claims, lambda stream: self._streams[stream][0])
         self._reach("store.inserted")
         return planned
 
@@ -343,7 +342,9 @@ class SqliteStore:
         writes = [write for request in batch.requests for write in request.writes]
         begun = {write.stream for write in writes if believing and write.expected == 0}
         streams = {write.stream for write in writes}
-        return plan(batch, self._versions(connection, streams, begun), self._head)
+        # Claims are not remembered: each batch reads those that it names.
+        holders = read_holders(connection, claim_keys(batch))
+        return plan(batch, self._versions(connection, streams, begun), self._head, holders)
 
     def _refresh(self, connection: Any) -> None:
         """Read again all that the writer remembers of the file."""
@@ -357,14 +358,13 @@ class SqliteStore:
             known.clear()
         cold = [stream for stream in streams if stream not in known and stream not in begun]
         if cold:
-            asked = msgspec.json.encode(cold).decode()
-            for name, number, version in _heads.decode(run(connection, _HEADS, (asked,))[0][0]):
+            for name, number, version in read_versions(connection, cold):
                 known[name] = (number, version)
         return {stream: known[stream][1] for stream in streams if stream in known}
 
     def _insert_types(self, connection: Any, batch: Batch, planned: Plan) -> None:
         for request, outcome in zip(batch.requests, planned.outcomes, strict=True):
-            if isinstance(outcome, StreamConflict):
+            if not isinstance(outcome, Appended):
                 continue
             for write in request.writes:
                 for data in write.events:
@@ -402,12 +402,7 @@ class SqliteStore:
                 new.append((self._next_stream, stream))
                 self._next_stream += 1
         if new:
-            run(
-                connection,
-                "INSERT INTO streams SELECT value->>0, value->>1 FROM json_each(?)",
-                (msgspec.json.encode(new).decode(),),
-            )
-            check_inserted(connection, len(new))
+            insert_streams(connection, new)
 
     def _row(self, event: StoredEvent) -> tuple[Any, ...]:
         return (
@@ -541,6 +536,10 @@ class SqliteStore:
             return known
 
         return name_and_version
+
+    async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Give the claims behind `after`, in order."""
+        return await self._on_reader(lambda c: read_claims(c, after, claims_max))
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are."""

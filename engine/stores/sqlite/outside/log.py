@@ -3,8 +3,8 @@
 Rules: the connection can only read; no lock is taken, no engine is kept waiting, and nothing is
 made where no log is. A read transaction lasts one page. Every event is compared with its checksum,
 every page with its order; what stands before a damaged event is given, and the page that would
-begin with it raises Damaged. A file that is not a log, or has another schema than this release
-reads, is refused. Calls block: this is for programs without an event loop of others, or for a
+begin with it raises Damaged. A file that is not a log, or that a later release has migrated, is
+refused. Calls block: this is for programs without an event loop of others, or for a
 worker. SQLite itself keeps an empty `-wal` and a `-shm` beside a log that is read and that nobody
 writes; they hold nothing.
 """
@@ -20,13 +20,15 @@ import apsw
 
 from ....errors import Damaged, StoreFailed, StoreRefused
 from ....model.stored import EventType, StoredEvent
+from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
 from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
+from ..log.claims import read_claims
 from ..log.damage import read_wal
 from ..log.heads import read_head, read_log_id, read_types
 from ..log.pages import read_feed, read_streams
-from ..log.schema import MIGRATIONS, check_schema, read_schema_version
+from ..log.schema import CLAIMS_SINCE, MIGRATIONS, check_schema, read_schema_version
 from ..place import Place
 
 __all__ = ["SqliteLogReader"]
@@ -53,6 +55,7 @@ class SqliteLogReader:
         self._files = files or SystemFiles()
         self._connection: Any = None
         self._place: Place | None = None
+        self._has_claims = False
         self._types: dict[int, EventType] = {}
 
     @property
@@ -105,18 +108,13 @@ class SqliteLogReader:
             raise StoreRefused(f"{self.path} cannot be read: {error}") from error
 
     def _check_schema(self, connection: Any) -> None:
-        known = len(MIGRATIONS)
-        version = read_schema_version(connection, self.path, known)
+        version = read_schema_version(connection, self.path, len(MIGRATIONS))
         if not self._damaged and not self._files.is_locked(self.path + ".lock"):
             read_wal(connection, self._files, self.path)  # else its engine has looked
         if version == 0:
             raise StoreRefused(f"{self.path} is empty: no engine has made a log of it yet")
-        if version < known:
-            raise StoreRefused(
-                f"{self.path} has schema version {version}, and this release reads version "
-                f"{known}: start an engine of this release on it once, which brings it there"
-            )
         check_schema(connection, self.path, version)
+        self._has_claims = version >= CLAIMS_SINCE
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -167,6 +165,13 @@ class SqliteLogReader:
             return read_streams(connection, self._type, reads, most, bytes_max)
 
         return self._read_page(read, events_max)
+
+    def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Give the claims behind `after`, in order, as `Store.read_claims` does."""
+        if not self._has_claims:
+            return []
+        with self._reading() as connection:
+            return read_claims(connection, after, claims_max)
 
     def _read_page(self, read: Callable[[Any, int], T], events_max: int) -> T:
         """Read a page; where an event in it is damaged, a smaller one that ends before it."""

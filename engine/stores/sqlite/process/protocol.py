@@ -17,6 +17,7 @@ import msgspec
 
 from ....errors import Damaged, EngineError, StoreFailed, StoreLocked, StoreRefused
 from ....model.stored import EventType, Snapshot, StoredEvent
+from ...contract.claims import ClaimTaken
 from ...contract.log import Appended, Batch, Committed, Head, Outcome, StreamConflict
 
 __all__ = [
@@ -90,6 +91,8 @@ class Added(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Index of a request, and the fields of its StreamConflict."""
     wal_merges: int = 0
     wal_merges_put_off: int = 0
+    taken: Sequence[tuple[int, int]] = ()
+    """Index of a request, and the field of its ClaimTaken."""
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -128,19 +131,25 @@ def added_of(committed: Committed, wal_merges: int, wal_merges_put_off: int) -> 
         ],
         wal_merges,
         wal_merges_put_off,
+        [
+            (index, outcome.extra)
+            for index, outcome in enumerate(committed.outcomes)
+            if isinstance(outcome, ClaimTaken)
+        ],
     )
 
 
 def committed_of(batch: Batch, added: Added) -> Committed:
     """Give what the append of a batch did: the inverse of `added_of`."""
-    conflicts = {told[0]: StreamConflict(*told[1:]) for told in added.conflicts}
+    refused: dict[int, Outcome] = {told[0]: StreamConflict(*told[1:]) for told in added.conflicts}
+    refused |= {index: ClaimTaken(extra) for index, extra in added.taken}
     outcomes: list[Outcome] = []
     events: list[StoredEvent] = []
     position, recorded = added.first - 1, added.recorded
     checksums = iter(added.checksums)
     for index, request in enumerate(batch.requests):
-        if conflicts and index in conflicts:
-            outcomes.append(conflicts[index])
+        if refused and index in refused:
+            outcomes.append(refused[index])
             continue
         versions: list[int] = []
         for write in request.writes:
