@@ -114,8 +114,8 @@ from .statistics import StoreStatistics as StoreStatistics
 from .statistics import SubscriptionStatistics as SubscriptionStatistics
 from .stores.contract.log import Store as Store
 from .stores.contract.views import Build as Build
-from .stores.contract.views import Decision as Decision
 from .stores.contract.views import Parked as Parked
+from .stores.contract.views import ProjectionDecision as ProjectionDecision
 from .stores.memory import MemoryStore as MemoryStore
 from .telemetry import CommandBegan as CommandBegan
 from .telemetry import CommitBegan as CommitBegan
@@ -211,7 +211,6 @@ __all__ += [
     "BuildProgress",
     "CommandBegan",
     "CommitBegan",
-    "Decision",
     "DirectoryStatistics",
     "EngineStatistics",
     "Histogram",
@@ -222,6 +221,7 @@ __all__ += [
     "Observation",
     "Parked",
     "ProjectionBegan",
+    "ProjectionDecision",
     "ProjectionFailure",
     "Projections",
     "ProjectorStatistics",

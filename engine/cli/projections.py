@@ -20,7 +20,7 @@ from ..cli import projections_build
 from ..runtime.ports import Ports
 from ..stores.contract.outside import Operations
 from ..stores.contract.requests import Arguments, Request
-from ..stores.contract.views import Decision, Parked
+from ..stores.contract.views import Parked, ProjectionDecision
 from .layout import time_text
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, say, tell
@@ -222,7 +222,7 @@ def _run_decisions(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _decision_line(decision: Decision, options: argparse.Namespace) -> str:
+def _decision_line(decision: ProjectionDecision, options: argparse.Namespace) -> str:
     if options.json:
         shown = {**msgspec.to_builtins(decision), "decided": time_text(decision.decided)}
         return escaped(msgspec.json.encode(shown).decode())

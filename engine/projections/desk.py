@@ -24,7 +24,7 @@ from ..stores.contract.acts import (
     is_parked_there,
     stopped_there,
 )
-from ..stores.contract.views import Build, Decision, DecisionKind, Parked, ViewsStore
+from ..stores.contract.views import Build, DecisionKind, Parked, ProjectionDecision, ViewsStore
 from .calls import Calls
 from .projector import Projector
 from .retry import Retried, Retry
@@ -79,7 +79,7 @@ class Runner(Protocol):
         principal: str | None = None,
         position: int | None = None,
         version: int | None = None,
-    ) -> Decision:
+    ) -> ProjectionDecision:
         """Give a decision about this projection, as of now."""
         ...
 

@@ -18,7 +18,7 @@ from ..model.given import as_text
 from ..model.texts import is_text
 from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, ProjectorStatistics
 from ..stores.contract.requests import POSITION_MAX, refused_position
-from ..stores.contract.views import Build, Decision, Parked, Rebuild, ViewsStore
+from ..stores.contract.views import Build, Parked, ProjectionDecision, Rebuild, ViewsStore
 from .retry import Retried
 from .runner import ProjectionRunner
 
@@ -208,7 +208,9 @@ class Projections:
             raise InvalidInput(f"{why}. Nothing was skipped")
         await projecting.desk.skip(position, reason, principal)
 
-    async def decisions(self, name: str, *, principal: str | None = None) -> Sequence[Decision]:
+    async def decisions(
+        self, name: str, *, principal: str | None = None
+    ) -> Sequence[ProjectionDecision]:
         """Give what people decided, the oldest first."""
         await self._find(name, principal)
         return await self._views.decisions(name)

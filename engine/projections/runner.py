@@ -27,7 +27,7 @@ from ..model.projection import Projection, ProjectionDefinition
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports
 from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, ProjectorStatistics
-from ..stores.contract.views import Build, Decision, DecisionKind, Part, ViewsStore
+from ..stores.contract.views import Build, DecisionKind, Part, ProjectionDecision, ViewsStore
 from .calls import Calls
 from .desk import ProjectionDesk
 from .progress import Rate, nothing_yet, together, worst
@@ -383,9 +383,9 @@ class ProjectionRunner:
         principal: str | None = None,
         position: int | None = None,
         version: int | None = None,
-    ) -> Decision:
+    ) -> ProjectionDecision:
         """Give a decision about this projection, as of now."""
-        return Decision(
+        return ProjectionDecision(
             self.definition.name,
             kind,
             self._ports.clock.now(),

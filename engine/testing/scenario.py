@@ -33,7 +33,7 @@ from ..model.projection import (
 from ..model.rows import Flat, Scalar
 from ..stores.own import TablesInSql
 
-__all__ = ["Decision", "Folded", "ManualClock", "Scenario", "SequentialIds", "given"]
+__all__ = ["Decided", "Folded", "ManualClock", "Scenario", "SequentialIds", "given"]
 
 A = TypeVar("A", bound=Aggregate)
 R = TypeVar("R", bound=Row)
@@ -116,7 +116,7 @@ class Scenario(Generic[A]):
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Decision[A]:
+    ) -> Decided[A]:
         """Let the aggregate decide a command; `now` is in µs, new ids are `id-1`, `id-2` ….
 
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
@@ -148,7 +148,7 @@ class Scenario(Generic[A]):
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Decision[A]:
+    ) -> Decided[A]:
         """Like `when`, for a handler that is `async def`."""
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command)
@@ -169,7 +169,7 @@ class Scenario(Generic[A]):
         state = self._fold()
         return _Trial(handler, state, command, _shown(state))
 
-    def _decision(self, trial: _Trial) -> Decision[A]:
+    def _decision(self, trial: _Trial) -> Decided[A]:
         __tracebackhide__ = True  # pytest shows the test's own line
         handler = trial.handler
         events = as_events(handler, trial.returned)
@@ -182,7 +182,7 @@ class Scenario(Generic[A]):
                 or ["before: " + before, "after:  " + after],
             )
         history = (*self.history, *events)
-        return Decision(self._aggregate, history, self._id, tuple(events), trial.rejection)
+        return Decided(self._aggregate, history, self._id, tuple(events), trial.rejection)
 
 
 class _Trial(msgspec.Struct):
@@ -208,7 +208,7 @@ class _Trial(msgspec.Struct):
         return self.handler.decide(self.state, self.command, *arguments)
 
 
-class Decision(Scenario[A]):
+class Decided(Scenario[A]):
     """What a command led to; a scenario itself, to go on with."""
 
     def __init__(
@@ -225,7 +225,7 @@ class Decision(Scenario[A]):
         self.rejection = rejection
         """Why it was rejected, if it was."""
 
-    def then(self, *events: Event) -> Decision[A]:
+    def then(self, *events: Event) -> Decided[A]:
         """Expect exactly these events, in this order; with none, expect that nothing happened."""
         __tracebackhide__ = True  # pytest shows the test's own line
         if self.rejection is not None:
@@ -234,7 +234,7 @@ class Decision(Scenario[A]):
             _fail("other events came", _difference(events, self.events))
         return self
 
-    def then_rejected(self, code: str, **details: Any) -> Decision[A]:
+    def then_rejected(self, code: str, **details: Any) -> Decided[A]:
         """Expect a rejection with this code, and with these details where they are given."""
         __tracebackhide__ = True  # pytest shows the test's own line
         rejection = self.rejection

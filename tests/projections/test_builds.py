@@ -254,8 +254,10 @@ async def test_a_swap_that_would_go_back_in_time_is_refused(file: str) -> None:
     async with filled(Stopping, file, "a") as engine:
         views = engine._views
         build = await views.begin_build(Stopping.__definition__)
-        from engine.stores.contract.views import Decision
+        from engine.stores.contract.views import ProjectionDecision
 
         with pytest.raises(StoreRefused, match="would go back in time"):
-            await views.swap(Stopping.__definition__, build.number, Decision("sums", "swap", 0, 1))
+            await views.swap(
+                Stopping.__definition__, build.number, ProjectionDecision("sums", "swap", 0, 1)
+            )
         assert [b.state for b in await views.builds("sums")] == ["serving", "building"]

@@ -19,7 +19,7 @@ from engine.model.projection import Table
 from engine.model.rows import Flat
 from engine.queries.views import Views
 from engine.runtime.ports import Ports
-from engine.stores.contract.views import Changes, Checkpoint, Decision, Selection
+from engine.stores.contract.views import Changes, Checkpoint, ProjectionDecision, Selection
 from engine.stores.sqlite.views.search import drops
 from engine.stores.sqlite.views.store import SqliteViews
 from engine.stores.sqlite.views.tables import TableSql
@@ -292,7 +292,7 @@ async def test_the_build_that_serves_is_searched_and_none_leaves_anything_behind
         await wired.views.write(Changes(part_of(Offers, 2), Checkpoint(), at, {"items": rows}))
         items = views_of(wired)
         assert len(await items.search(Offers.items, "lantern")) == 4
-        await wired.views.swap(definition, 2, Decision("offers", "swap", 0, 1))
+        await wired.views.swap(definition, 2, ProjectionDecision("offers", "swap", 0, 1))
 
         assert [row.number for row in await items.search(Offers.items, "lantern")] == [7]
         await wired.views.drop("offers", 1)
@@ -303,7 +303,7 @@ async def test_the_build_that_serves_is_searched_and_none_leaves_anything_behind
 
 
 async def test_what_is_emptied_is_not_found(wired: Wired) -> None:
-    decision = Decision("offers", "reset", 0, 1)
+    decision = ProjectionDecision("offers", "reset", 0, 1)
     projector = wired.projector
     projector.pause()
     await projector.ask(lambda: wired.views.reset(Offers.__definition__, decision))

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import StoreFailed, StoreRefused
 from engine.limits import Limits
 from engine.runtime.ports import Ports
-from engine.stores.contract.views import Changes, Checkpoint, Decision, Parked
+from engine.stores.contract.views import Changes, Checkpoint, Parked, ProjectionDecision
 from engine.stores.sqlite import wal as sqlite_wal
 from engine.stores.sqlite.views.catalog import Catalog
 from engine.stores.sqlite.views.store import SqliteViews
@@ -107,8 +107,8 @@ async def test_what_somebody_decided_survives_a_loss_of_power(tmp_path: Path) ->
     disk, ports = simulated(tmp_path)
     views = await open_views(disk, ports, log)
     await move(views, log, 0, 1)
-    await views.decide(Decision("counts", "skip", 7, 1, 2, "a test", "ann", 77))
-    await views.decide(Decision("counts", "pause", 8, 1))
+    await views.decide(ProjectionDecision("counts", "skip", 7, 1, 2, "a test", "ann", 77))
+    await views.decide(ProjectionDecision("counts", "pause", 8, 1))
     await move(views, log, 1, 3)
     image = disk.survivors("nothing", random.Random(2))
     disk.dead = True
@@ -118,8 +118,8 @@ async def test_what_somebody_decided_survives_a_loss_of_power(tmp_path: Path) ->
 
     views = await open_views(disk, ports, log)
     assert await views.decisions() == [
-        Decision("counts", "skip", 7, 1, 2, "a test", "ann", 77),
-        Decision("counts", "pause", 8, 1),
+        ProjectionDecision("counts", "skip", 7, 1, 2, "a test", "ann", 77),
+        ProjectionDecision("counts", "pause", 8, 1),
     ]
     assert await views.skipped(Counts.__definition__) == {2: 77}
     assert await views.is_paused("counts")
@@ -236,7 +236,7 @@ async def test_the_decision_to_skip_an_event_takes_it_out_of_what_is_parked(
     parked = Parked(1, "book:b", "bought v1", "book:b", 0, 1, "a test")
     await views.write(Changes(part, at, at, {}, (parked,)))
     assert await views.parked("counts") == [parked]
-    await views.decide(Decision("counts", "skip", 0, 1, 1, "a test", None))
+    await views.decide(ProjectionDecision("counts", "skip", 0, 1, 1, "a test", None))
 
     assert await views.parked("counts") == []
     await views.close()
@@ -262,10 +262,10 @@ async def test_a_decision_that_could_not_be_synced_is_folded_nowhere(
         await move(views, log, 0, 1)
         disk.sync_failures = 1.0
         with pytest.raises(StoreFailed, match="whether this was kept shows when") as failed:
-            await views.decide(Decision("counts", "pause", 7, 1))
+            await views.decide(ProjectionDecision("counts", "pause", 7, 1))
         assert failed.value.written is None
         with pytest.raises(StoreFailed, match="take nothing more"):
-            await views.decide(Decision("counts", "resume", 8, 1))
+            await views.decide(ProjectionDecision("counts", "resume", 8, 1))
         await views.close()
     disk.sync_failures = 0.0
     disk.close_connections()

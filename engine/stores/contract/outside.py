@@ -20,7 +20,7 @@ from ...model.stored import EventType, StoredEvent
 from .claims import ClaimKey, HeldClaim
 from .log import Head, StreamPage, StreamRead
 from .requests import Arguments, Request
-from .views import BuildState, Checkpoint, Decision, Parked, Standstill, ViewsStates
+from .views import BuildState, Checkpoint, Parked, ProjectionDecision, Standstill, ViewsStates
 
 __all__ = [
     "Copied",
@@ -236,7 +236,7 @@ class Operations(Protocol):
         """Give parked events of the build that serves, in order of position."""
         ...
 
-    def decisions(self, projection: str | None) -> Sequence[Decision]:
+    def decisions(self, projection: str | None) -> Sequence[ProjectionDecision]:
         """Give what was decided, the oldest first."""
         ...
 

@@ -31,9 +31,9 @@ __all__ = [
     "BuildState",
     "Changes",
     "Checkpoint",
-    "Decision",
     "Parked",
     "Part",
+    "ProjectionDecision",
     "Rebuild",
     "Search",
     "Selected",
@@ -107,7 +107,7 @@ class Parked(msgspec.Struct, frozen=True):
     """The traceback of the last try, without the values that were in messages and variables."""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class ProjectionDecision(msgspec.Struct, frozen=True):
     """What a person decided about a projection; it is kept with the views."""
 
     projection: str
@@ -357,12 +357,14 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         ...
 
     async def begin_build(
-        self, definition: ProjectionDefinition, decision: Decision | None = None
+        self, definition: ProjectionDefinition, decision: ProjectionDecision | None = None
     ) -> Build:
         """Make empty tables beside those that serve; give the build where there is one already."""
         ...
 
-    async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
+    async def swap(
+        self, definition: ProjectionDefinition, build: int, decision: ProjectionDecision
+    ) -> None:
         """Let a build serve from now on, in one transaction; the one that served becomes former.
 
         Raises StoreRefused, and changes nothing, where it has not come as far as that, or where
@@ -370,22 +372,24 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         """
         ...
 
-    async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
+    async def drop(
+        self, projection: str, build: int, decision: ProjectionDecision | None = None
+    ) -> None:
         """Take a build's tables away. Raises UsageError for the one that serves, or for none."""
         ...
 
-    async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
+    async def reset(self, definition: ProjectionDefinition, decision: ProjectionDecision) -> None:
         """Empty the tables that serve, and put their checkpoints back to 0."""
         ...
 
-    async def decide(self, decision: Decision) -> None:
+    async def decide(self, decision: ProjectionDecision) -> None:
         """Keep a decision; one to skip an event takes it out of what is parked.
 
         In all builds of the version that it is for.
         """
         ...
 
-    async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
+    async def decisions(self, projection: str | None = None) -> Sequence[ProjectionDecision]:
         """Give what was decided, the oldest first."""
         ...
 

@@ -8,7 +8,7 @@ from ...errors import StoreRefused, UsageError
 from ...model.projection import ProjectionDefinition
 from ...statistics import ProjectionFailure
 from ...stores.contract.acts import is_parked_there, stopped_there
-from ...stores.contract.views import Checkpoint, Decision, Standstill
+from ...stores.contract.views import Checkpoint, ProjectionDecision, Standstill
 from .given_views import (
     BackendCases,
     Book,
@@ -97,7 +97,9 @@ class DecidingCases(BackendCases):
         """Every field of them, for one projection or all, whether it is declared or not."""
         made = [
             a_decision("skip", position=2**63 - 1, reason="x" * 3_000, checksum=2**32 - 1),
-            Decision("other", "pause", 2**62, 77, None, "r\u00e9ason \U0001f4e6\n", "ann"),
+            ProjectionDecision(
+                "other", "pause", 2**62, 77, None, "r\u00e9ason \U0001f4e6\n", "ann"
+            ),
             a_decision("reset", decided=1, principal=""),
             a_decision("rebuild"),
             a_decision("drop"),
@@ -280,11 +282,11 @@ class DecidingCases(BackendCases):
         build = await views.begin_build(definition)
         await opened.tally("two", 0, build.number)
         assert await shown() == ["one"]
-        swap = Decision("tally", "swap", 1, 1)
+        swap = ProjectionDecision("tally", "swap", 1, 1)
         await views.swap(definition, build.number, swap)
         assert await shown() == ["two"]
         await views.drop("tally", 1)
-        await views.reset(definition, Decision("tally", "reset", 2, 1))
+        await views.reset(definition, ProjectionDecision("tally", "reset", 2, 1))
         assert await shown() == []
         await opened.tally("three", 0, build.number)
         assert await shown() == ["three"]

@@ -30,10 +30,10 @@ from ...stores.contract.log import AppendRequest, Batch, Head, LogSource, Store,
 from ...stores.contract.views import (
     Changes,
     Checkpoint,
-    Decision,
     DecisionKind,
     Parked,
     Part,
+    ProjectionDecision,
     Rebuild,
     Selection,
     ViewsStore,
@@ -198,10 +198,10 @@ def a_parked(position: int, key: str = "k", **more: Any) -> Parked:
     return Parked(position, key, "shelved v1", f"shelf:{key}", 1_000 + position, **more)
 
 
-def a_decision(kind: DecisionKind, **more: Any) -> Decision:
+def a_decision(kind: DecisionKind, **more: Any) -> ProjectionDecision:
     """Give what somebody decided about the shelf."""
     given: dict[str, Any] = {"projection": "shelf", "decided": 7, "version": 1, **more}
-    return Decision(kind=kind, **given)
+    return ProjectionDecision(kind=kind, **given)
 
 
 class History(LogSource):

@@ -28,7 +28,7 @@ from ...stores.contract.requests import (
     Outcome,
     Request,
 )
-from ...stores.contract.views import Decision
+from ...stores.contract.views import ProjectionDecision
 from .given_views import BackendCases, Book, Opened, Shelf, Shelved, a_decision, a_parked, part
 
 __all__ = ["OperationsCases"]
@@ -134,7 +134,7 @@ ON_ACTS = pytest.mark.parametrize(
 )
 
 
-def without_time(decision: Decision) -> tuple[Any, ...]:
+def without_time(decision: ProjectionDecision) -> tuple[Any, ...]:
     """Give what was decided, without who did it and when."""
     return (
         decision.kind,

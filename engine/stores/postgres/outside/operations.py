@@ -45,7 +45,7 @@ from ...contract.requests import (
     Request,
     refusal_of,
 )
-from ...contract.views import Decision, DecisionKind, Parked
+from ...contract.views import DecisionKind, Parked, ProjectionDecision
 from ..failures import sqlstate_of
 from ..log.reading import events_of_feed, read_feed, read_types
 from ..log.schema import lock_key
@@ -153,11 +153,11 @@ class PostgresOperations:
             number = (await self._serving(link, projection)).number
             return await self._books.parked(link, projection, number, key, after, limit)
 
-    def decisions(self, projection: str | None) -> Sequence[Decision]:
+    def decisions(self, projection: str | None) -> Sequence[ProjectionDecision]:
         """Give what was decided, the oldest first."""
         return self._calls.run(self._decisions, projection)
 
-    async def _decisions(self, link: Link, projection: str | None) -> Sequence[Decision]:
+    async def _decisions(self, link: Link, projection: str | None) -> Sequence[ProjectionDecision]:
         async with transaction(link, _LOOKING):
             if projection is not None:
                 await self._builds_of(link, projection)
@@ -311,7 +311,7 @@ class PostgresOperations:
         arguments = request.arguments
         assert arguments is not None
         position = arguments.position if kind == "skip" else None
-        decision = Decision(
+        decision = ProjectionDecision(
             request.projection,
             msgspec.convert(kind, DecisionKind),
             self._clock.now(),

@@ -25,7 +25,7 @@ from ...contract.requests import (
     Outcome,
     Request,
 )
-from ...contract.views import Changes, Decision, Parked, Part, Standstill
+from ...contract.views import Changes, Parked, Part, ProjectionDecision, Standstill
 from ..driver import Record
 from .link import Link
 
@@ -123,7 +123,7 @@ class Books:
 
     # -- decisions ----------------------------------------------------------------------------
 
-    async def add_decision(self, link: Link, decision: Decision) -> None:
+    async def add_decision(self, link: Link, decision: ProjectionDecision) -> None:
         """Keep a decision; one to skip an event takes it out of what is parked."""
         d = decision
         principal = None if d.principal is None else kept(d.principal)
@@ -141,7 +141,7 @@ class Books:
                 *(d.projection, d.position, d.version),
             )
 
-    async def decisions(self, link: Link, projection: str | None) -> Sequence[Decision]:
+    async def decisions(self, link: Link, projection: str | None) -> Sequence[ProjectionDecision]:
         """Give what was decided, the oldest first."""
         rows = await self.run(
             link,
@@ -150,7 +150,7 @@ class Books:
             projection,
         )
         return [
-            Decision(
+            ProjectionDecision(
                 name,
                 kind,
                 decided,

@@ -19,7 +19,7 @@ from ...contract.log import LogSource
 from ...contract.outside import Found
 from ...contract.planning import Plan, Planner
 from ...contract.requests import Outcome, Request
-from ...contract.views import Build, Decision, Parked, Part, Rebuild
+from ...contract.views import Build, Parked, Part, ProjectionDecision, Rebuild
 from .builds import Builds
 from .link import Link, Place, transaction
 from .names import check_names, real_name
@@ -245,7 +245,7 @@ class Catalog:
         ]
 
     async def begin(
-        self, link: Link, definition: ProjectionDefinition, decision: Decision | None
+        self, link: Link, definition: ProjectionDefinition, decision: ProjectionDecision | None
     ) -> Build:
         """Make a build beside the one that serves, unless there is one; give it."""
         name, hash_now = definition.name, self.hashes[definition.name]
@@ -273,7 +273,7 @@ class Catalog:
         link: Link,
         definition: ProjectionDefinition,
         number: int,
-        decision: Decision,
+        decision: ProjectionDecision,
         reach: Callable[[str], None],
     ) -> None:
         """Let a build serve; the one that served becomes former."""
@@ -297,7 +297,7 @@ class Catalog:
             self.is_changing = False
 
     async def drop(
-        self, link: Link, projection: str, number: int, decision: Decision | None
+        self, link: Link, projection: str, number: int, decision: ProjectionDecision | None
     ) -> None:
         """Take a build's tables away."""
         await self._read(link)
@@ -315,7 +315,9 @@ class Catalog:
         self._own.pop((projection, number), None)
         await self._read(link)
 
-    async def reset(self, link: Link, definition: ProjectionDefinition, decision: Decision) -> None:
+    async def reset(
+        self, link: Link, definition: ProjectionDefinition, decision: ProjectionDecision
+    ) -> None:
         """Empty the tables that serve."""
         await self._read(link)
         now = serving(self._builds.get(definition.name, ()))
@@ -326,7 +328,7 @@ class Catalog:
 
     # -- decisions and requests ---------------------------------------------------------------
 
-    async def decide(self, link: Link, decision: Decision) -> None:
+    async def decide(self, link: Link, decision: ProjectionDecision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
         async with self._deciding(link):
             await self.books.add_decision(link, decision)

@@ -31,9 +31,9 @@ from ...contract.views import (
     Build,
     Changes,
     Checkpoint,
-    Decision,
     Parked,
     Part,
+    ProjectionDecision,
     Rebuild,
     SqlCall,
     Standstill,
@@ -261,12 +261,14 @@ class PostgresViews(TableReads):
         return await self._lane.run(self._catalog.books.is_paused, projection)
 
     async def begin_build(
-        self, definition: ProjectionDefinition, decision: Decision | None = None
+        self, definition: ProjectionDefinition, decision: ProjectionDecision | None = None
     ) -> Build:
         """Make empty tables beside those that serve; give the build where there is one already."""
         return await self._lane.run(self._catalog.begin, definition, decision)
 
-    async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
+    async def swap(
+        self, definition: ProjectionDefinition, build: int, decision: ProjectionDecision
+    ) -> None:
         """Let a build serve from now on; the one that served becomes former."""
         swap = partial(self._catalog.swap, reach=self._reach)
         await self._lane.run(self._exchange, definition, swap, definition, build, decision)
@@ -284,21 +286,23 @@ class PostgresViews(TableReads):
         await call(link, *args)
         self._seen[definition.name] = before + 1, before + 1
 
-    async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
+    async def drop(
+        self, projection: str, build: int, decision: ProjectionDecision | None = None
+    ) -> None:
         """Take a build's tables away, when the answers that came before have ended."""
         await self._states.passed()
         await self._lane.run(self._catalog.drop, projection, build, decision)
 
-    async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
+    async def reset(self, definition: ProjectionDefinition, decision: ProjectionDecision) -> None:
         """Empty the tables that serve, and put their checkpoints back to 0."""
         reset = self._catalog.reset
         await self._lane.run(self._exchange, definition, reset, definition, decision)
 
-    async def decide(self, decision: Decision) -> None:
+    async def decide(self, decision: ProjectionDecision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
         await self._lane.run(self._catalog.decide, decision)
 
-    async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
+    async def decisions(self, projection: str | None = None) -> Sequence[ProjectionDecision]:
         """Give what was decided, the oldest first."""
         return await self._lane.run(self._catalog.books.decisions, projection)
 

@@ -51,7 +51,7 @@ from ...contract.requests import (
     Request,
     refusal_of,
 )
-from ...contract.views import Decision, DecisionKind, Parked
+from ...contract.views import DecisionKind, Parked, ProjectionDecision
 from ..connection import (
     BUSY_MS,
     failures,
@@ -199,7 +199,7 @@ class SqliteOperations:
             number = self._serving(projection).number
             return read_parked(connection, projection, number, key, after, limit)
 
-    def decisions(self, projection: str | None) -> Sequence[Decision]:
+    def decisions(self, projection: str | None) -> Sequence[ProjectionDecision]:
         """Give what was decided, the oldest first."""
         connection = self._connection
         with failures(self._views, "read"), snapshot(connection):
@@ -364,7 +364,7 @@ class SqliteOperations:
         arguments = request.arguments
         assert arguments is not None
         position = arguments.position if kind == "skip" else None
-        decision = Decision(
+        decision = ProjectionDecision(
             request.projection,
             msgspec.convert(kind, DecisionKind),
             self._clock.now(),

@@ -23,7 +23,7 @@ from ...contract.log import LogSource
 from ...contract.outside import Found
 from ...contract.planning import Plan, Planner
 from ...contract.requests import Outcome, Request
-from ...contract.views import Build, Decision, Parked, Part, Rebuild
+from ...contract.views import Build, Parked, Part, ProjectionDecision, Rebuild
 from ..connection import floats_are_exact, set_pragma, transaction
 from .builds import (
     claim,
@@ -262,7 +262,7 @@ class Catalog:
         self,
         connection: apsw.Connection,
         definition: ProjectionDefinition,
-        decision: Decision | None,
+        decision: ProjectionDecision | None,
     ) -> None:
         """Make a build beside the one that serves, unless there is one."""
         name, hash_now = definition.name, self.hashes[definition.name]
@@ -287,7 +287,7 @@ class Catalog:
         connection: apsw.Connection,
         definition: ProjectionDefinition,
         number: int,
-        decision: Decision,
+        decision: ProjectionDecision,
         reach: Callable[[str], None],
     ) -> None:
         """Let a build serve; the one that served becomes former."""
@@ -307,7 +307,11 @@ class Catalog:
         self._know(connection, definition)
 
     def drop(
-        self, connection: apsw.Connection, projection: str, number: int, decision: Decision | None
+        self,
+        connection: apsw.Connection,
+        projection: str,
+        number: int,
+        decision: ProjectionDecision | None,
     ) -> None:
         """Take a build's tables away."""
         self._read(connection)
@@ -326,7 +330,10 @@ class Catalog:
         self._read(connection)
 
     def reset(
-        self, connection: apsw.Connection, definition: ProjectionDefinition, decision: Decision
+        self,
+        connection: apsw.Connection,
+        definition: ProjectionDefinition,
+        decision: ProjectionDecision,
     ) -> None:
         """Empty the tables that serve."""
         self._read(connection)
@@ -338,7 +345,7 @@ class Catalog:
 
     # -- decisions ----------------------------------------------------------------------------
 
-    def decide(self, connection: apsw.Connection, decision: Decision) -> None:
+    def decide(self, connection: apsw.Connection, decision: ProjectionDecision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
         with self._deciding(connection):
             add_decision(connection, decision)

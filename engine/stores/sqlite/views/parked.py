@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ....model.texts import as_text
-from ...contract.views import Changes, Decision, Parked, Part
+from ...contract.views import Changes, Parked, Part, ProjectionDecision
 from ..connection import readable, run
 
 __all__ = [
@@ -46,7 +46,7 @@ def move_parked(connection: Any, changes: Changes) -> None:
         run(connection, sql, (part.definition.name, part.build, position))
 
 
-def release(connection: Any, decision: Decision) -> None:
+def release(connection: Any, decision: ProjectionDecision) -> None:
     """Take an event that is skipped out of what is parked, in all builds of that version."""
     sql = (
         "DELETE FROM parked WHERE projection = ? AND position = ? AND build IN ("
@@ -86,7 +86,7 @@ def read_parked(
         return [Parked(*row) for row in run(connection, sql, values)]
 
 
-def add_decision(connection: Any, decision: Decision) -> None:
+def add_decision(connection: Any, decision: ProjectionDecision) -> None:
     """Keep a decision."""
     row = msgspec.structs.astuple(decision)
     # In the order of the struct's fields.
@@ -97,13 +97,13 @@ def add_decision(connection: Any, decision: Decision) -> None:
     run(connection, sql, row)
 
 
-def read_decisions(connection: Any, projection: str | None) -> Sequence[Decision]:
+def read_decisions(connection: Any, projection: str | None) -> Sequence[ProjectionDecision]:
     """Give what was decided, the oldest first."""
     where = "" if projection is None else "WHERE projection = ? "
     values = () if projection is None else (projection,)
     sql = f"SELECT {_DECISIONS} FROM decisions {where}ORDER BY number"  # noqa: S608
     with readable("decisions"):
-        return [Decision(*row) for row in run(connection, sql, values)]
+        return [ProjectionDecision(*row) for row in run(connection, sql, values)]
 
 
 def skipped(connection: Any, projection: str, version: int) -> Mapping[int, int]:

@@ -35,9 +35,9 @@ from ...contract.views import (
     Build,
     Changes,
     Checkpoint,
-    Decision,
     Parked,
     Part,
+    ProjectionDecision,
     Rebuild,
     SqlCall,
     Standstill,
@@ -73,6 +73,8 @@ __all__ = ["SqliteViews"]
 
 T = TypeVar("T")
 _KEY: Final = itemgetter(0)
+_CHECKPOINT: Final = """
+    SELECT position, checksum FROM checkpoints WHERE projection = ? AND build = ? AND slice = ?"""
 CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
 PAGE_BYTES: Final = 4_096
@@ -166,9 +168,8 @@ class SqliteViews(TableReads):
             set_pragma(connection, *IN_MEMORY)
             set_pragma(connection, "trusted_schema", 0)
             if self._bytes_max is not None:
-                pages = max(1, self._bytes_max // PAGE_BYTES)
                 set_pragma(connection, "page_size", PAGE_BYTES)
-                set_pragma(connection, "max_page_count", pages)
+                set_pragma(connection, "max_page_count", max(1, self._bytes_max // PAGE_BYTES))
             if not memory:
                 make_wal_durable(connection, files_of(self._ports), self._path)
                 self._wal = WalInTurn(connection, self._ports.clock)
@@ -220,11 +221,7 @@ class SqliteViews(TableReads):
         return await self._on_writer(self._checkpoint, part)
 
     def _checkpoint(self, connection: apsw.Connection, part: Part) -> Checkpoint:
-        sql = (
-            "SELECT position, checksum FROM checkpoints "
-            "WHERE projection = ? AND build = ? AND slice = ?"
-        )
-        rows = run(connection, sql, (part.definition.name, part.build, part.slice))
+        rows = run(connection, _CHECKPOINT, (part.definition.name, part.build, part.slice))
         if not rows:
             raise StoreRefused(
                 f"build {part.build} of projection {part.definition.name!r} is not in the views "
@@ -423,14 +420,15 @@ class SqliteViews(TableReads):
         return await self._on_writer(is_paused, projection)
 
     async def begin_build(
-        self, definition: ProjectionDefinition, decision: Decision | None = None
+        self, definition: ProjectionDefinition, decision: ProjectionDecision | None = None
     ) -> Build:
         """Make empty tables beside those that serve; give the build where there is one already."""
         await self._on_writer(self._keeper.begin, definition, decision)
-        found = await self.builds(definition.name)
-        return next(build for build in found if build.state == "building")
+        return next(b for b in await self.builds(definition.name) if b.state == "building")
 
-    async def swap(self, definition: ProjectionDefinition, build: int, decision: Decision) -> None:
+    async def swap(
+        self, definition: ProjectionDefinition, build: int, decision: ProjectionDecision
+    ) -> None:
         """Let a build serve from now on; the one that served becomes former."""
         await self._shown.until_free()
         swap = partial(self._keeper.swap, reach=self._reach)
@@ -450,22 +448,24 @@ class SqliteViews(TableReads):
         self._shown.committed()
         self._seen[definition.name] = before + 1, before + 1
 
-    async def drop(self, projection: str, build: int, decision: Decision | None = None) -> None:
+    async def drop(
+        self, projection: str, build: int, decision: ProjectionDecision | None = None
+    ) -> None:
         """Take a build's tables away, when the queries that came before have read them."""
         if self._reader is not None:
             await self._shown.let_begin(self._reader)
         await self._on_writer(self._keeper.drop, projection, build, decision)
 
-    async def reset(self, definition: ProjectionDefinition, decision: Decision) -> None:
+    async def reset(self, definition: ProjectionDefinition, decision: ProjectionDecision) -> None:
         """Empty the tables that serve, and put their checkpoints back to 0."""
         await self._shown.until_free()
         await self._on_writer(self._exchange, definition, self._keeper.reset, definition, decision)
 
-    async def decide(self, decision: Decision) -> None:
+    async def decide(self, decision: ProjectionDecision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
         await self._on_writer(self._keeper.decide, decision)
 
-    async def decisions(self, projection: str | None = None) -> Sequence[Decision]:
+    async def decisions(self, projection: str | None = None) -> Sequence[ProjectionDecision]:
         """Give what was decided, the oldest first."""
         return await self._on_writer(read_decisions, projection)
 
