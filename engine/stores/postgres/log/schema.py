@@ -141,6 +141,7 @@ CREATE FUNCTION {s}.append_1(
 AS $$
 DECLARE
     found_checksum bigint;
+    written bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock({lock});
     -- A pooler may hand on a session that somebody else has set so, or the server was reloaded.
@@ -174,9 +175,15 @@ BEGIN
         RETURN;
     END IF;
     IF cardinality(t_numbers) > 0 THEN
-        INSERT INTO {s}.event_types
+        INSERT INTO {s}.event_types AS known
             SELECT * FROM unnest(t_numbers, t_names, t_versions, t_hashes)
-            ON CONFLICT (number) DO UPDATE SET schema_hash = excluded.schema_hash;
+            ON CONFLICT (number) DO UPDATE SET schema_hash = excluded.schema_hash
+            WHERE (known.name, known.version) = (excluded.name, excluded.version);
+        GET DIAGNOSTICS written = ROW_COUNT;
+        IF written <> cardinality(t_numbers) THEN
+            RAISE EXCEPTION 'another type of events has that number'
+                USING ERRCODE = 'unique_violation';
+        END IF;
     END IF;
     PERFORM set_config('foldline.appending', '{s}', true);
     IF bad IS NULL THEN

@@ -193,8 +193,10 @@ class PostgresStore:
 
     async def event_types(self) -> Sequence[EventType]:
         """Give the types in the order of their first use."""
-        types = self._open_writer().types
-        return [EventType(name, version, hash_) for (name, version), (_, hash_) in types.items()]
+        types = sorted(
+            (known[0], *key, known[1]) for key, known in self._open_writer().types.items()
+        )
+        return [EventType(name, version, hash_) for _, name, version, hash_ in types]
 
     async def kinds(self) -> Sequence[str]:
         """Give the kinds of its streams, by one look into the index for each."""

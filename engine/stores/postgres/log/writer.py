@@ -100,10 +100,12 @@ class Writer:
         await self.learn_types(self._line)
 
     async def learn_types(self, line: Line) -> None:
-        """Read the types again."""
-        rows = await read_types(line, self._address.schema)
-        self.types = {(name, version): (number, hash_) for number, name, version, hash_ in rows}
-        self.names = {number: (name, version) for number, name, version, _ in rows}
+        """Read the types, and add those that are not known yet."""
+        for number, name, version, hash_ in await read_types(line, self._address.schema):
+            # Not all anew: this answer may be older than what an append has brought meanwhile, and
+            # the number of a type that is forgotten would be given to the next one.
+            self.types.setdefault((name, version), (number, hash_))
+            self.names.setdefault(number, (name, version))
 
     @property
     def line(self) -> Line:
@@ -231,6 +233,8 @@ class Writer:
             course.plans += 1
             if course.plans > _PLANS_MAX:
                 raise self._moving()
+            if course.plans > 1:
+                await self.learn_types(self._line)
             planned = await self._plan(course.batch)
             if isinstance(planned, Committed):
                 return planned
