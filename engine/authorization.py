@@ -1,7 +1,7 @@
 """The one gate before commands and reads: asks the host's `authorize`, and denies by default.
 
 Rules: once a hook is set, only its `True` allows; anything else, an exception included, is
-Forbidden, and nothing is run or read. The hook sees what is run, and must not change it. What is
+Forbidden, and nothing is run or read. The hook is given a copy of what is run. What is
 denied is never shown: errors and log lines name types and streams, no payloads. Commands that wait
 for an async hook are kept in their order by admission.py.
 """
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from .errors import Forbidden
+from .model.copying import own_copy
 from .model.given import as_text
 from .model.messages import Command, Query
 from .runtime.futures import is_being_cancelled
@@ -64,7 +65,7 @@ class Gate:
     ) -> Awaitable[object] | None:
         """Call the hook; give what is to be awaited, or nothing where it has said yes."""
         try:
-            allowed = self._authorize(principal, action, message)
+            allowed = self._authorize(principal, action, _shown(message))
             if inspect.isawaitable(allowed):
                 return allowed
         except Forbidden:
@@ -98,6 +99,11 @@ class Gate:
         # Without its message, which is about what was asked, and by whom.
         self._logger.error("authorize failed, so the answer is no\n%s", traceback_text(error))
         raise _forbidden(principal, action, message) from error
+
+
+def _shown(message: Asked) -> Asked:
+    """Give what the hook may look at, and change without changing what is run."""
+    return message if isinstance(message, str) else own_copy(message)
 
 
 def _judge(allowed: object, principal: str | None, action: Action, message: Asked) -> None:

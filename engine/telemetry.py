@@ -5,7 +5,7 @@ query whether there is one. With one, whatever it raises is caught, counted and 
 the command goes on as if it had said nothing. It is called in the event loop and must not block.
 What it is told names things of the code; an id, a payload or a rejection is in the objects that it
 is shown, and whether any of it goes out is for the telemetry to decide. It changes nothing but the
-headers that a command's events are stored with, and it knows no vendor.
+headers that a command's events are stored with: what it is shown is its own. It knows no vendor.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CommandBegan(msgspec.Struct, frozen=True):
     """A command came; it ends with its answer."""
 
     command: Command
-    """As it was sent."""
+    """As it was sent; a copy."""
     kind: str
     """Of the aggregate that it is for."""
     correlation: str | None
@@ -87,7 +87,7 @@ class QueryBegan(msgspec.Struct, frozen=True):
     """A query is asked; it is begun and ended in the caller's task."""
 
     query: Query[Any]
-    """As it was asked."""
+    """As it was asked; a copy."""
     at: int
     """The position that the views must have reached; 0 where any will do."""
 

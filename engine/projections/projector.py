@@ -377,7 +377,9 @@ class Projector:
         to `_writes_left` batches behind, and `reopen` goes back to it where a write fails.
         """
         watch, begin = self._watch, self._ports.stopwatch()
-        seen = None if watch is None else watch.begin(ProjectionBegan(self.definition.name, events))
+        seen = None
+        if watch is not None:
+            seen = watch.begin(ProjectionBegan(self.definition.name, tuple(events)))
         try:
             prepared = await self._work.prepare(events, self._ahead)
             await self._writes.settle(self._writes_left())

@@ -23,6 +23,7 @@ import msgspec
 from ..errors import DefinitionError, InvalidInput, Overloaded, ProjectionLag, UsageError
 from ..limits import Limits
 from ..model.annotations import Signature, defining_namespace, read_signature, union_members
+from ..model.copying import own_copy
 from ..model.messages import Query, Receipt, instead_text, position_of
 from ..model.projection import Projection, ProjectionDefinition
 from ..model.projections import projections_of
@@ -268,7 +269,7 @@ class Answers:
             timeout = AT_SECONDS
         asked = _Asked(query, definition, position, timeout, reads)
         numbers, watch = self._numbers[query.query_name], self._watch
-        seen = None if watch is None else watch.begin(QueryBegan(query, position))
+        seen = None if watch is None else watch.begin(QueryBegan(own_copy(query), position))
         begin = self._stopwatch()
         try:
             answer: A = await self._answer(asked, numbers)
@@ -333,7 +334,8 @@ class Answers:
             if asked.reads is not None:
                 asked.reads.begin()
             try:
-                answer = await asked.definition.function(asked.query, views)
+                # A query that is watched, or torn, is asked more than once.
+                answer = await asked.definition.function(own_copy(asked.query), views)
             except StopAsyncIteration as error:
                 # Whoever watches would take it for the end of his watch.
                 name = type(asked.query).__name__

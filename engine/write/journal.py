@@ -379,7 +379,7 @@ def _commit_began(entries: Sequence[Entry]) -> CommitBegan:
         events=sum(len(entry.write.events) for entry in entries),
         commands=len(entries),
         bytes=sum(entry.size for entry in entries),
-        headers=[given for given in headers if given],
+        headers=[{**given} for given in headers if given],
     )
 
 

@@ -14,6 +14,7 @@ from functools import partial
 
 import msgspec
 
+from ..model.copying import own_copy
 from ..model.messages import Command, Receipt
 from ..statistics import answer_class
 from ..telemetry import CommandBegan, Observation, Observer
@@ -34,16 +35,17 @@ class ObservedSubmit:
     def __call__(self, mail: Mail, /) -> asyncio.Future[Receipt]:
         """Post mail; raises what posting raises, and the telemetry is told of that too."""
         envelope = mail.envelope
+        given = envelope.headers
         began = CommandBegan(
-            envelope.command,
+            own_copy(envelope.command),
             self._kinds[type(envelope.command)],
             envelope.correlation,
             envelope.causation,
-            envelope.headers,
+            None if given is None else {**given},
         )
         seen = self._watch.begin(began)
-        headers = self._watch.headers_of(seen, envelope.headers)
-        if headers is not envelope.headers:
+        headers = self._watch.headers_of(seen, given)
+        if headers is not given:
             mail.envelope = msgspec.structs.replace(envelope, headers=headers)
         try:
             answer = self._submit(mail)
