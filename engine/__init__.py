@@ -86,7 +86,7 @@ from .outside.onlooker import OnlookerQuery as OnlookerQuery
 from .projections.operations import Projections as Projections
 from .projections.operations import Status as Status
 from .projections.retry import Retried as Retried
-from .queries.answers import answers as answers
+from .queries.declared import answers as answers
 from .queries.live import LiveQuery as LiveQuery
 from .queries.past import PastViews as PastViews
 from .queries.views import Views as Views

@@ -22,7 +22,7 @@ from ..model.messages import Receipt
 from ..model.projection import Projection
 from ..model.projections import projections_of
 from ..model.upcasting import Retired, Upcasting
-from ..queries.answers import answers_of
+from ..queries.declared import answers_of
 from ..queries.past import Pasts, PastViews
 from ..runtime.ports import Ports
 from ..runtime.safely import safe_logger

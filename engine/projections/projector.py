@@ -376,10 +376,8 @@ class Projector:
         Gives how many events. It is folded on `_ahead`, where memory stands: the checkpoint is up
         to `_writes_left` batches behind, and `reopen` goes back to it where a write fails.
         """
-        watch, begin = self._watch, self._ports.stopwatch()
-        seen = None
-        if watch is not None:
-            seen = watch.begin(ProjectionBegan(self.definition.name, tuple(events)))
+        watch, begin, name = self._watch, self._ports.stopwatch(), self.definition.name
+        seen = None if watch is None else watch.begin(ProjectionBegan(name, tuple(events)))
         try:
             prepared = await self._work.prepare(events, self._ahead)
             await self._writes.settle(self._writes_left())

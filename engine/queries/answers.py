@@ -4,48 +4,41 @@ Rules: an answer reads views and nothing else; it never touches the write side. 
 position waits until the projections concerned have reached it, or fails and names who lags, by how
 much and in which state; those are concerned that it names, and those that it is seen to read. All
 that it reads is of one state of the views. A position that the log has not is refused at once, and
-how many wait is bounded. Whatever does not fit is refused when the function is decorated or the
-engine is made, with the mend in the message.
+how many wait is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import types
 import typing
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar, cast, overload
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from ..errors import DefinitionError, InvalidInput, Overloaded, ProjectionLag, UsageError
+from ..errors import InvalidInput, Overloaded, ProjectionLag, UsageError
 from ..limits import Limits
-from ..model.annotations import Signature, defining_namespace, read_signature, union_members
 from ..model.copying import own_copy
 from ..model.messages import Query, Receipt, instead_text, position_of
-from ..model.projection import Projection, ProjectionDefinition
-from ..model.projections import projections_of
+from ..model.projection import ProjectionDefinition
 from ..runtime.within import within
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsStates
 from ..telemetry import Observation, Observer, QueryBegan
+from .declared import AnswerDefinition, answers_of
 from .views import Reads, Views
 
-__all__ = ["AT_SECONDS", "AnswerDefinition", "Answers", "Followed", "answers", "answers_of"]
+__all__ = ["AT_SECONDS", "Answers", "Followed"]
 
 Q = TypeVar("Q", bound=Query[Any])
 A = TypeVar("A")
-F = TypeVar("F", bound=Callable[[Any, Views], Awaitable[Any]])
 
 AT_SECONDS: Final = 5.0
 """How long a query `at` a position may take, unless it says otherwise."""
 TORN_MAX: Final = 3
 """How often in a row a query is asked whose answer may have seen two states: in memory alone."""
-
-_MARK = "__foldline_answers__"
 
 
 class Followed(Protocol):
@@ -82,15 +75,6 @@ class Ended(Protocol):
     async def head(self) -> Head | None:
         """Give the end of the log; None where it is not known."""
         ...
-
-
-class AnswerDefinition(msgspec.Struct, frozen=True):
-    """A function that answers one type of query."""
-
-    query: type[Query[Any]]
-    function: Callable[[Any, Views], Awaitable[Any]]
-    projections: tuple[str, ...] | None
-    """Which ones a query `at` a position waits for; None for all of the engine but sinks."""
 
 
 class _Asked(msgspec.Struct):
@@ -131,70 +115,6 @@ class _Numbers:
             seconds=self.seconds.copy(),
             wait_seconds=self.wait_seconds.copy(),
         )
-
-
-@overload
-def answers(function: F, /) -> F: ...
-@overload
-def answers(*, projections: Sequence[type[Projection]]) -> Callable[[F], F]: ...
-def answers(
-    function: Any = None, /, *, projections: Sequence[type[Projection]] | None = None
-) -> Any:
-    """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
-
-    With `projections`, a query `at` a position waits for these, and for what the answer reads;
-    without, for all but sinks.
-    """
-    names: tuple[str, ...] | None = None
-    if projections is not None:
-        names = tuple(definition.name for definition in projections_of(projections))
-
-    def mark(answer: F) -> F:
-        signature = read_signature(answer, defining_namespace(1), method=False)
-        setattr(answer, _MARK, AnswerDefinition(_query_of(signature), answer, names))
-        return answer
-
-    if function is None:
-        return mark
-    if inspect.isclass(function):
-        name = function.__name__
-        raise DefinitionError(f"@answers was given {name}: write `@answers(projections=[{name}])`")
-    signature = read_signature(function, defining_namespace(1), method=False)
-    setattr(function, _MARK, AnswerDefinition(_query_of(signature), function, names))
-    return function
-
-
-def answers_of(
-    functions: Sequence[Callable[..., Any]], projections: Container[str]
-) -> Mapping[type[Query[Any]], AnswerDefinition]:
-    """Give what answers each type of query; raise DefinitionError for what does not fit together.
-
-    `projections` are the names of those that there are.
-    """
-    by_query: dict[type[Query[Any]], AnswerDefinition] = {}
-    if callable(functions) or not isinstance(cast("object", functions), Iterable):
-        raise DefinitionError(
-            f"answers= is a list of functions marked with @answers, and {functions!r:.100} is none"
-        )
-    for function in functions:
-        where = getattr(function, "__qualname__", repr(function))
-        definition = getattr(function, _MARK, None)
-        if not isinstance(definition, AnswerDefinition):
-            raise DefinitionError(f"{where} is no answer: mark it with @answers")
-        other = by_query.get(definition.query)
-        if other is not None:
-            raise DefinitionError(
-                f"{definition.query.__name__} is answered by {where} and by "
-                f"{getattr(other.function, '__qualname__', other.function)}: keep one"
-            )
-        for name in definition.projections or ():
-            if name not in projections:
-                raise DefinitionError(
-                    f"{where} waits for projection {name!r}, which this engine has not: pass it to "
-                    f"Engine(projections=[...])"
-                )
-        by_query[definition.query] = definition
-    return by_query
 
 
 class Answers:
@@ -433,70 +353,3 @@ def _too_slow(asked: _Asked) -> str:
         f"the answer to {type(asked.query).__name__} had {asked.timeout:g} s (timeout=), and took "
         f"longer, or waited behind reads of others. Asking again is safe"
     )
-
-
-def _query_of(signature: Signature) -> type[Query[Any]]:
-    """Check the signature of an answer, and give the query that it is for."""
-    where = signature.where
-    if not signature.is_async:
-        raise DefinitionError(f"{where} answers queries and is not async: write `async def`")
-    shown = "async def answer(query: SomeQuery, views: Views) -> ..."
-    annotations = [annotation for _, annotation in signature.parameters]
-    query: Any = annotations[0] if annotations else None
-    fits = isinstance(query, type) and issubclass(query, Query) and query is not Query
-    if not fits or len(annotations) != 2 or annotations[1] is not Views:
-        raise DefinitionError(f"{where} must take one query and the views: write `{shown}`")
-    wanted = _answer_type(query)
-    if signature.returns is inspect.Parameter.empty:
-        raise DefinitionError(
-            f"{where} says not what it returns: annotate it `-> {_shown(wanted)}`"
-        )
-    if not _fits(signature.returns, wanted):
-        raise DefinitionError(
-            f"{where} is annotated to return {_shown(signature.returns)}, and the answer to "
-            f"{query.__name__} is {_shown(wanted)}: make them the same"
-        )
-    return typing.cast("type[Query[Any]]", query)
-
-
-def _answer_type(query: Any) -> Any:
-    """Give what stands in the brackets of `Query[...]`, or Any where that cannot be told."""
-    for cls in query.__mro__:
-        for base in getattr(cls, "__orig_bases__", ()):
-            if typing.get_origin(base) is Query:
-                answer = typing.get_args(base)[0]
-                unknown = isinstance(answer, TypeVar | str | typing.ForwardRef)
-                return Any if unknown else answer
-    return Any
-
-
-def _fits(given: Any, wanted: Any) -> bool:
-    """Tell whether one type may stand where the other is promised, as far as can be told here.
-
-    The type checkers look closer; this finds the missing and the plainly different one.
-    """
-    if wanted is Any or given is Any or given == wanted:
-        return True
-    possible = union_members(wanted)
-    return all(any(_fits_one(g, w) for w in possible) for g in union_members(given))
-
-
-def _fits_one(given: Any, wanted: Any) -> bool:
-    given, wanted = _plain(given), _plain(wanted)
-    if given == wanted:
-        return True
-    return isinstance(given, type) and isinstance(wanted, type) and issubclass(given, wanted)
-
-
-def _plain(annotation: Any) -> Any:
-    if annotation is None:
-        return types.NoneType
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return _plain(typing.get_args(annotation)[0])
-    return annotation if origin is None else origin
-
-
-def _shown(annotation: Any) -> str:
-    name = getattr(annotation, "__name__", None)
-    return name if isinstance(annotation, type) and name else str(annotation)

@@ -41,7 +41,7 @@ from ..runtime.ports import Ports
 from ..stores.contract.log import LogSource
 from ..stores.contract.views import Checkpoint, Part, what_of
 from ..stores.own import FrozenViews, views_in_memory
-from .answers import AnswerDefinition
+from .declared import AnswerDefinition
 from .views import Views
 
 __all__ = ["PastViews", "Pasts"]

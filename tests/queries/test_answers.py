@@ -11,7 +11,8 @@ import pytest
 
 from engine.errors import DefinitionError, ProjectionLag, UsageError
 from engine.model.messages import Query, Receipt
-from engine.queries.answers import Answers, answers
+from engine.queries.answers import Answers
+from engine.queries.declared import answers
 from engine.queries.views import Views
 from tests.support.shelf import Book, Bought, Counts, Dropped, Lent, Library, Log, Wired
 

@@ -17,7 +17,7 @@ from engine.errors import Rejected
 from engine.model.aggregate import Aggregate, applies, handles
 from engine.model.messages import Command, Event, Id, Meta, Query
 from engine.model.projection import Projection, Row, Table, projects
-from engine.queries.answers import answers
+from engine.queries.declared import answers
 from engine.queries.views import Views
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 
 from engine.model.messages import Event, Meta, Query
 from engine.model.projection import Policy, Projection, Row, Table, projects
-from engine.queries.answers import answers
+from engine.queries.declared import answers
 from engine.queries.views import Views
 
 from .domain import Taken, Was
