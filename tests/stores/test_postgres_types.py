@@ -60,7 +60,8 @@ async def test_a_late_answer_about_the_types_takes_no_number_back(
     opened_writer(store).names.clear()
     with monkeypatch.context() as patch:
         patch.setattr(writer, "read_types", read_late)
-        reading = asyncio.ensure_future(feed(store))
+        page = store.read_feed(0, events_max=1, bytes_max=1)
+        reading = asyncio.ensure_future(page)
         await has_asked.wait()
         await append(store, of(YES, "y:1"))
         may_answer.set()
