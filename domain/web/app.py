@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from engine import Engine
 from engine.integrations.asgi import EngineMiddleware, OriginMiddleware
+from engine.integrations.server import stopping_with
 
 from ..shop import open_shop
 from ..views.dashboard import Dashboard
@@ -74,7 +75,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        async with open_engine(store) as app.state.engine, playing(app.state.engine):
+        async with (
+            open_engine(store) as engine,
+            stopping_with(engine),  # a supervisor starts both again
+            playing(engine),
+        ):
+            app.state.engine = engine
             yield
 
     table = endpoints(principal_of, demo)

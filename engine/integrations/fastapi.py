@@ -36,7 +36,9 @@ from ..engine import Engine
 from ..errors import UsageError
 from ..model.messages import Command, Receipt
 from ..model.messages import Query as Question
+from ..write.keys import id_from_key
 from .asgi import idempotency_key, receipt_headers
+from .bad_request import BadRequest
 from .conditions import expected_version
 from .event_stream import event_stream, last_event
 from .server import stopping_with
@@ -120,9 +122,18 @@ class Executing:
         self.principal = principal
         """The principal that asks."""
         self.key = idempotency_key(connection.headers, principal)
-        """The key of the request, or None; `id_from_key(key)` is the id of what it creates."""
+        """The key of the request, or None; `id_from_key()` makes an id of it."""
         self.expected = expected_version(connection.headers)
         """The version that the client read, or None."""
+
+    def id_from_key(self) -> str:
+        """Give the id of what this request creates: the same one when the request is repeated.
+
+        Raises BadRequest (400, `key-required`) for a request without an `Idempotency-Key`.
+        """
+        if self.key is None:
+            raise BadRequest(400, "key-required", "send an Idempotency-Key with this request")
+        return id_from_key(self.key)
 
     async def __call__(
         self, command: Command, *, deadline: float | None = None, correlation: str | None = None

@@ -87,9 +87,11 @@ def _refuse_class(marker: str, function: object) -> None:
 def handles(function: F) -> F:
     """Mark a method that decides a command: `(self, command: C, ...) -> events`.
 
-    After the command it may take `ctx: Context`, and resources by their class, which the engine
-    gets as `Engine(resources={Class: object})`. It may be `async def`: then the aggregate takes no
-    other command until it returns, and the other aggregates go on.
+    It returns an event, a list or tuple of events, or None if nothing happens; the events of one
+    command are stored together or not at all. It raises Rejected to refuse the command. After the
+    command it may take `ctx: Context`, and resources by their class, which the engine gets as
+    `Engine(resources={Class: object})`. It may be `async def`: then the aggregate takes no other
+    command until it returns, and the other aggregates go on.
     """
     _refuse_class("handles", function)
     refuse_shadowing(function, defining_namespace(1), _ROLE)

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -31,11 +31,21 @@ from ..model.projection import (
     handler_of,
 )
 from ..model.rows import Flat, Scalar
+from ..model.sink import Delivery
 from ..stores.own import TablesInSql
 
-__all__ = ["Decided", "Folded", "ManualClock", "Scenario", "SequentialIds", "given"]
+__all__ = [
+    "Decided",
+    "Folded",
+    "ManualClock",
+    "Scenario",
+    "SequentialIds",
+    "deliveries",
+    "given",
+]
 
 A = TypeVar("A", bound=Aggregate)
+E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Row)
 
 TEST_ID = "test"
@@ -45,8 +55,8 @@ class ManualClock:
     """A clock that stands still until the test moves it; for `Ports(clock=...)`."""
 
     def __init__(self, now: datetime | int = 0) -> None:
-        """Begin at an aware datetime, or at µs since 1970-01-01 UTC."""
-        self._now = now if isinstance(now, int) else round(now.timestamp() * 1_000_000)
+        """Begin at an aware datetime, or at µs since 1970-01-01 UTC; UsageError without a zone."""
+        self._now = _microseconds(now)
         self._elapsed = 0.0
 
     def now(self) -> int:
@@ -61,6 +71,14 @@ class ManualClock:
         """Move the clock; back, with a negative number."""
         self._now += round(seconds * 1_000_000)
         self._elapsed += max(0.0, seconds)
+
+
+def _microseconds(moment: datetime | int) -> int:
+    if isinstance(moment, int):
+        return moment
+    if moment.utcoffset() is None:
+        raise UsageError(f"{moment} has no time zone: write datetime(..., tzinfo=UTC)")
+    return round(moment.timestamp() * 1_000_000)
 
 
 class SequentialIds:
@@ -99,7 +117,8 @@ class Scenario(Generic[A]):
             apply = self._aggregate.__definition__.appliers.get(type(event))
             if apply is None:
                 raise UsageError(
-                    f"nothing in {self._aggregate.__name__} applies {type(event).__name__}"
+                    f"nothing in {self._aggregate.__name__} applies {type(event).__name__}: an "
+                    f"event of an older version is given as what its upcaster makes of it"
                 )
             apply(state, self._registry.copy(event))
             state.version += 1
@@ -110,15 +129,16 @@ class Scenario(Generic[A]):
         command: Command,
         *,
         resources: Mapping[type, object] | None = None,
-        now: int = 0,
+        now: datetime | int = 0,
         key: str | None = None,
         correlation: str | None = None,
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Decided[A]:
-        """Let the aggregate decide a command; `now` is in µs, new ids are `id-1`, `id-2` ….
+        """Let the aggregate decide a command.
 
+        `now` is an aware datetime, or µs since 1970-01-01 UTC; new ids are `id-1`, `id-2` ….
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
         the state, UsageError if the aggregate does not handle the command.
         """
@@ -129,7 +149,13 @@ class Scenario(Generic[A]):
                 f"{trial.handler.decide.__qualname__} is async: write `await ....when_async(...)`"
             )
         context = Context(
-            now, SequentialIds().new_id, key, correlation, causation, principal, headers
+            _microseconds(now),
+            SequentialIds().new_id,
+            key,
+            correlation,
+            causation,
+            principal,
+            headers,
         )
         try:
             trial.returned = trial.call(context, resources)
@@ -142,7 +168,7 @@ class Scenario(Generic[A]):
         command: Command,
         *,
         resources: Mapping[type, object] | None = None,
-        now: int = 0,
+        now: datetime | int = 0,
         key: str | None = None,
         correlation: str | None = None,
         causation: str | None = None,
@@ -153,7 +179,13 @@ class Scenario(Generic[A]):
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command)
         context = Context(
-            now, SequentialIds().new_id, key, correlation, causation, principal, headers
+            _microseconds(now),
+            SequentialIds().new_id,
+            key,
+            correlation,
+            causation,
+            principal,
+            headers,
         )
         try:
             returned = trial.call(context, resources)
@@ -260,7 +292,7 @@ class Folded:
         if definition.sink is not None:
             raise UsageError(
                 f"{projection.__name__} is a sink and folds nothing: call it, `await "
-                f"{projection.__name__}().deliver([Delivery(event, meta, log_id), ...], ...)`"
+                f"{projection.__name__}().deliver(deliveries(event, ...), ...)`"
             )
         self._in_sql = TablesInSql(definition) if definition.sql_tables else None
         self._definition = definition
@@ -275,11 +307,15 @@ class Folded:
         self,
         *events: Event,
         stream: str = f"{TEST_ID}:1",
-        recorded: int = 0,
+        recorded: datetime | int = 0,
         key: str | None = None,
         principal: str | None = None,
     ) -> Folded:
-        """Fold events of one stream (`kind:id`); versions and positions count themselves."""
+        """Fold events of one stream (`kind:id`); versions and positions count themselves.
+
+        `recorded` is an aware datetime, or µs since 1970-01-01 UTC.
+        """
+        at = _microseconds(recorded)
         for event in events:
             handler = handler_of(self._definition, type(event))
             self._position += 1
@@ -287,7 +323,7 @@ class Folded:
             if handler is None:
                 continue
             copy = self._copy(event)
-            meta = Meta(stream, version, self._position, recorded, key, None, None, principal, None)
+            meta = Meta(stream, version, self._position, at, key, None, None, principal, None)
             arguments = (copy, meta) if handler.takes_meta else (copy,)
             if self._in_sql is None:
                 handler.function(self._bound, *arguments)
@@ -335,6 +371,31 @@ class Folded:
         shape = table.definition.shape
         cells = self._cells[table.definition.attribute].flats
         return [shape.build(cells[key]) for key in sorted(cells)]
+
+
+def deliveries(
+    *events: E,
+    stream: str = f"{TEST_ID}:1",
+    recorded: datetime | int = 0,
+    key: str | None = None,
+    principal: str | None = None,
+    log_id: str = TEST_ID,
+) -> list[Delivery[E]]:
+    """Give events of one stream as a sink's `deliver` gets them, at positions from 1 on.
+
+    `recorded` is an aware datetime, or µs since 1970-01-01 UTC. A sink decodes what was stored: so
+    each event is a copy here, and one that cannot be read back raises.
+    """
+    registry = EventRegistry({type(event) for event in events})
+    at = _microseconds(recorded)
+    return [
+        Delivery(
+            cast("E", registry.copy(event)),
+            Meta(stream, number, number, at, key, None, None, principal, None),
+            log_id,
+        )
+        for number, event in enumerate(events, 1)
+    ]
 
 
 def _kept(projection: Projection) -> Mapping[str, str]:

@@ -12,9 +12,12 @@ leaves no key.
 from __future__ import annotations
 
 from itertools import takewhile
+from typing import cast
 from uuid import UUID, uuid5
 
 import msgspec
+
+from ..errors import UsageError
 
 __all__ = ["KeyRecord", "KeyWindow", "id_from_key"]
 
@@ -26,7 +29,13 @@ def id_from_key(key: str) -> str:
 
     Use it with an HTTP `Idempotency-Key` on a POST that creates something: the repeated request
     meets the same aggregate, and its key there. UUID version 5 (RFC 9562), as 36 characters.
+    Raises UsageError for a key that is not a text, as None is where a request has none.
     """
+    if not isinstance(cast("object", key), str):
+        raise UsageError(
+            f"id_from_key takes the key of a request, not {type(key).__name__}: a request without "
+            f"an Idempotency-Key is to be refused, as idempotency_key(..., required=True) does"
+        )
     return str(uuid5(_NAMESPACE, key))
 
 

@@ -16,6 +16,7 @@ from domain.web.demo import Demo, is_loopback
 from domain.web.serve import main
 from tests.domain.goods import ORDER
 from tests.domain.replaying import replaying
+from tests.integrations.serving import ROOT, server
 
 
 async def until(client: httpx.AsyncClient, holds: Any) -> Any:
@@ -168,3 +169,14 @@ def test_seconds_that_are_none_are_told_with_the_usage(
     with pytest.raises(SystemExit, match="2"):
         main(["--replay", seconds])
     assert "usage: python -m domain.web" in capsys.readouterr().err
+
+
+async def test_a_shop_whose_engine_has_failed_stops_to_be_started_again() -> None:
+    async with server("tests.domain.failing_shop:app", ROOT) as served:
+        async with httpx.AsyncClient(base_url=served.url) as client:
+            key = {"Idempotency-Key": "checkout-77"}
+            assert (await client.post("/orders", json=ORDER, headers=key)).status_code == 500
+        async with asyncio.timeout(20):
+            await served.process.wait()
+
+    assert "the engine failed" in served.log

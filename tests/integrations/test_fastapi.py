@@ -31,6 +31,7 @@ from engine import (
     answers,
     applies,
     handles,
+    id_from_key,
     projects,
 )
 from engine.integrations.asgi import EngineMiddleware
@@ -122,6 +123,11 @@ async def add(
     return await execute(command, deadline=10, correlation=x_request_id)
 
 
+@app.post("/new-tools", status_code=201)
+async def add_new(name: str, execute: ByUser) -> Receipt:
+    return await execute(AddTool(execute.id_from_key(), name))
+
+
 @app.get("/tools")
 async def shown(ask: Ask) -> list[Shown]:
     return await ask(AllTools())
@@ -175,6 +181,16 @@ async def test_a_request_that_comes_again_with_its_key_is_not_done_twice(
     assert [done.status_code for done in tries] == [201, 201, 409]
     assert tries[0].json() == tries[1].json()
     assert tries[2].headers["Content-Type"] == "application/problem+json"
+
+
+async def test_what_a_request_creates_has_an_id_from_its_key(client: httpx.AsyncClient) -> None:
+    saw, key = "/new-tools?name=saw", {"Idempotency-Key": '"k-1"'}
+    first, again = [await client.post(saw, headers=key) for _ in range(2)]
+    without = await client.post(saw)
+
+    assert first.json() == again.json()
+    assert first.json()["stream"] == "tool:" + id_from_key("k-1")
+    assert (without.status_code, without.json()["code"]) == (400, "key-required")
 
 
 async def test_a_change_to_another_version_than_was_read_is_refused(

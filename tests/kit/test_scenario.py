@@ -22,7 +22,7 @@ from engine import (
     applies,
     handles,
 )
-from engine.testing.scenario import Folded, ManualClock, SequentialIds, given
+from engine.testing.scenario import Folded, ManualClock, SequentialIds, deliveries, given
 from tests.support.counters import Add, Added, Counter, Emptied, Empty, Look, Spoil, Touch, counters
 from tests.support.held_store import HeldStore
 from tests.support.shelf import Bought, CountsInSql, Lent
@@ -150,6 +150,11 @@ def test_time_and_ids_are_the_tests() -> None:
         def stamped(self, event: Stamped) -> None: ...
 
     given(Letter).when(Stamp("test"), now=7, key="k").then(Stamped(7, "k", ["id-1", "id-2"]))
+    noon = datetime(1970, 1, 1, 13, tzinfo=timezone(timedelta(hours=1)))
+    at_noon = Stamped(12 * 3_600_000_000, "", ["id-1", "id-2"])
+    given(Letter).when(Stamp("test"), now=noon).then(at_noon)
+    with pytest.raises(UsageError, match="1970-01-01 13:00:00 has no time zone"):
+        given(Letter).when(Stamp("test"), now=noon.replace(tzinfo=None))
 
 
 def test_wrong_use_is_told() -> None:
@@ -160,7 +165,7 @@ def test_wrong_use_is_told() -> None:
 
     with pytest.raises(UsageError, match="Counter handles no Stray"):
         given(Counter).when(Stray("test"))
-    with pytest.raises(UsageError, match="nothing in Counter applies Strayed"):
+    with pytest.raises(UsageError, match="nothing in Counter applies Strayed: .* its upcaster"):
         given(Counter, Strayed())
 
 
@@ -188,7 +193,7 @@ def test_a_sink_is_called_and_not_folded() -> None:
     class Outside(Sink, name="outside", version=1):
         async def deliver(self, batch: Sequence[Delivery[Added]]) -> None: ...
 
-    with pytest.raises(UsageError, match=r"await Outside\(\).deliver\(\[Delivery"):
+    with pytest.raises(UsageError, match=r"await Outside\(\).deliver\(deliveries\("):
         Folded(Outside)
 
 
@@ -250,3 +255,23 @@ def test_an_event_that_would_come_back_changed_fails_the_test() -> None:
 
     with pytest.raises(HandlerFailed, match=r"Timed\.at would be read back as another time"):
         given(Runner).when(Run("r"))
+
+
+async def test_a_sink_is_called_with_events_as_they_would_be_delivered() -> None:
+    got: list[Delivery[Added]] = []
+
+    class Mails(Sink, name="mails", version=1):
+        async def deliver(self, batch: Sequence[Delivery[Added]]) -> None:
+            got.extend(batch)
+
+    events = [Added(1, tags={"a": [1]}), Added(2)]
+    noon = datetime(1970, 1, 1, 12, tzinfo=UTC)
+    await Mails().deliver(deliveries(*events, stream="counter:a", recorded=noon, principal="ann"))
+
+    assert [delivery.event for delivery in got] == events
+    assert got[0].event.tags is not events[0].tags
+    assert [(d.position, d.meta.version, d.meta.event_id) for d in got] == [
+        (1, 1, "counter:a@1"),
+        (2, 2, "counter:a@2"),
+    ]
+    assert {(d.meta.time, d.meta.principal, d.log_id) for d in got} == {(noon, "ann", "test")}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import UsageError
 from engine.write.keys import KeyRecord, KeyWindow, id_from_key
 
 
 def test_one_key_gives_one_id_for_ever() -> None:
     assert id_from_key("checkout-77") == "2aa1f363-4ff8-500b-a5fe-0b61b6b87470"
     assert id_from_key("checkout-77") != id_from_key("checkout-78")
+    with pytest.raises(UsageError, match="not NoneType: a request without an Idempotency-Key"):
+        id_from_key(cast("str", None))
 
 
 def test_a_key_leaves_the_window_with_the_version_that_pushes_it_out() -> None:
