@@ -87,7 +87,7 @@ def _refuse_class(marker: str, function: object) -> None:
 def handles(function: F) -> F:
     """Mark a method that decides a command: `(self, command: C, ...) -> events`.
 
-    It returns an event, a list or tuple of events, or None if nothing happens; the events of one
+    It returns an event, a list or tuple of events, or None if nothing happens. The events of one
     command are stored together or not at all. It raises Rejected to refuse the command. After the
     command it may take `ctx: Context`, and resources by their class, which the engine gets as
     `Engine(resources={Class: object})`. It may be `async def`: then the aggregate takes no other

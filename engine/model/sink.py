@@ -59,7 +59,7 @@ class Sink(Projection):
     it gets events of these classes (`Delivery[Event]`: of all), in order, and what else it takes
     by its class out of `Engine(resources={Client: client})`. When it returns, all of the batch is
     delivered; when it raises, some of it may be, and it comes again. `transient` names exceptions
-    that may pass by themselves (OSError and its subclasses, unless you name others): then it is
+    that may pass by themselves: OSError and its subclasses, unless you name others. Then it is
     tried again, ever more slowly, `Limits.sink_retries` times. For others the batch is halved until
     the event is found that fails alone, which stops the sink or is parked. With `slices`, so many
     batches are under way at once, each with the keys of its own.

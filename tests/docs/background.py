@@ -22,6 +22,8 @@ PORT: Final = "8000"
 """What the pages say; the real one is free."""
 
 _UVICORN: Final = re.compile(r"uvicorn ")
+_BY_ITS_SOCKET: Final = re.compile(r" --uds ")
+_WORKERS: Final = re.compile(r" --workers (\d+)")
 _BY_ITS_PORT: Final = re.compile(r"flask .*run|python serve\w*\.py|python \w+\.py runserver")
 _WORKER: Final = re.compile(r"celery .* worker")
 
@@ -43,10 +45,12 @@ class Background:
     def __init__(self, command: str, folder: Path, variables: Mapping[str, str]) -> None:
         """Start it, and wait until it is ready."""
         self._command = command
-        self._log = folder / ".log"
+        # One each, where several run at a time.
+        self._log = folder / f".log-{len(list(folder.glob('.log-*')))}"
         self.port = PORT
         if _UVICORN.match(command):
-            command = f"python -m {command} --port 0"
+            at = "" if _BY_ITS_SOCKET.search(command) else " --port 0"
+            command = f"python -m {command}{at}"
         else:
             self.port = _free_port()
             command = re.sub(r"^(flask|celery) ", r"python -m \1 ", command)
@@ -74,6 +78,12 @@ class Background:
                 return asking.connect_ex(("127.0.0.1", int(self.port))) == 0
         if _WORKER.match(self._command):
             return " ready." in self.log
+        workers = _WORKERS.search(self._command)
+        # Their parent says that it runs before one of them listens.
+        if workers and self.log.count("Application startup complete") < int(workers[1]):
+            return False
+        if _BY_ITS_SOCKET.search(self._command):
+            return "running on unix socket" in self.log
         found = re.search(r"running on http://127\.0\.0\.1:(\d+) ", self.log)
         self.port = found[1] if found else PORT
         return found is not None

@@ -2,8 +2,9 @@
 
 A fenced block with `title="name.py"` is a file, and as a `diff` a change of one. A `console` block
 has commands behind `$ `, each with what it prints. They come in the page's order, in one folder.
-A server runs until `^C`, at a free port that stands for 8000. Times, and how long something took,
-may differ. A request that only reads is made again for a while, since views follow the log.
+A server runs until `^C`, at a free port that stands for 8000, or on a socket of its own (`--uds`);
+`^C` ends the one that was started last. Times, and how long something took,
+may differ. What only reads is asked again for a while, since views follow the log.
 
 `python -m tests.docs.pages docs/tutorial docs/howto/search.md` runs pages and writes what the
 commands print into them: for whoever writes a page.
@@ -34,7 +35,7 @@ INTERRUPT: Final = "^C"
 FOLDER: Final = "/home/ann/toolshed"
 """What the pages show of where the reader's folder is."""
 
-_READS: Final = re.compile(r"curl (?!.*(-X|--json))")
+_READS: Final = re.compile(r"curl (?!.*(-X|--json))|foldline projections list ")
 _BLOCK: Final = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)^\1```$", re.MULTILINE)
 _TITLE: Final = re.compile(r'title="([^"]+)"')
 _DIFFERS: Final = (
@@ -121,7 +122,7 @@ class Reader:
         # Nor is its CI, where pytest prints the lines whole that it cuts for somebody who reads.
         for name in ("CI", "BUILD_NUMBER"):
             self._variables.pop(name, None)
-        self._server: Background | None = None
+        self._servers: list[Background] = []
         # A module of the reader's own, with the name that the package has in the repository.
         (folder / "engine.py").write_text(USERS_OWN)
 
@@ -148,9 +149,10 @@ class Reader:
             for block in blocks(text):
                 written += text[end : block.place[0]] + self._do(block, text)
                 end = block.place[1]
-            assert self._server is None, "the reader is to stop the server, with ^C"
+            assert not self._servers, "the reader is to stop the server, with ^C"
         finally:
-            self._end_server()
+            while self._servers:
+                self._end_server()
             if broker is not None:
                 broker.end()
         return written + text[end:]
@@ -182,9 +184,9 @@ class Reader:
         if step.command == INTERRUPT:
             return self._end_server()
         if is_server(step.command):
-            self._end_server()
-            self._server = Background(step.command, self.folder, self._variables)
-            return self._shown(self._server.log, self._server.port)
+            server = Background(step.command, self.folder, self._variables)
+            self._servers.append(server)
+            return self._shown(server.log, server.port)
         until = time.monotonic() + LAG_SECONDS
         while True:
             printed = self._run(step.command)
@@ -194,7 +196,7 @@ class Reader:
             time.sleep(LOOK_SECONDS)
 
     def _run(self, command: str) -> str:
-        port = PORT if self._server is None else self._server.port
+        port = next((s.port for s in reversed(self._servers) if s.port != PORT), PORT)
         done = subprocess.run(
             ["sh", "-c", f"exec 2>&1; {command.replace(f':{PORT}', f':{port}')}"],
             cwd=self.folder,
@@ -207,9 +209,7 @@ class Reader:
         return self._shown(done.stdout, port)
 
     def _end_server(self) -> str:
-        server, self._server = self._server, None
-        if server is None:
-            return ""
+        server = self._servers.pop()
         return self._shown(server.end(), server.port)
 
     def _shown(self, text: str, port: str = PORT) -> str:
