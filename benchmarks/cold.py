@@ -3,14 +3,16 @@
 The log has orders of 10, 1,000 and 10,000 events. Each round starts a new engine for each cell and
 asks cold orders, one after the other; and short ones again, a thousand asked at a time. The command
 is refused by the order's rule: answered out of its state, with nothing to sync. The floor reads the
-same rows by bare APSW, decodes them by msgspec, and folds them with the same functions.
+same rows by bare APSW, decodes them by msgspec, and folds them with the same functions. `--store
+postgresql` loads from a log in PostgreSQL, whose floor is bare asyncpg, beside one in SQLite.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -18,7 +20,9 @@ import engine
 from engine.stores.memory import MemoryStore
 
 from .bare import BareLog, BareStream, fold
-from .filled import LOG, Orders, Prepared, check_count, fill_memory, fill_sqlite
+from .bare_postgres import BarePostgres
+from .databases import PreparedDatabase
+from .filled import LOG, Orders, Prepared, fill_memory, fill_sqlite
 from .scenario import Cell, Column, Scenario, Wrong
 from .workload import BenchmarkOrder, OpenOrder
 
@@ -46,26 +50,32 @@ class KeptOrder(BenchmarkOrder, kind="benchmark-order", snapshot_every=SNAPSHOT_
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Nothing: the lengths are fixed, so that figures can be compared."""
+    """Add the store; the lengths are fixed, so that figures can be compared."""
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
 
 
 def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     logs = _Logs(options.folder, QUICK_SIZES if options.quick else SIZES, _many(options))
+    on_postgres = options.store == "postgresql"
+    stores = ("postgresql",) if on_postgres else ("sqlite", "memory")
     return Scenario(
         name="cold",
         title="from a command for an aggregate that is not in memory to its answer",
         conditions={
-            "log": "SQLite: WAL, 8 KiB pages, in the operating system's cache; memory: none",
+            "log": "in PostgreSQL, on this machine, in its caches"
+            if on_postgres
+            else "SQLite: WAL, 8 KiB pages, in the operating system's cache; memory: none",
             "orders": ", ".join(f"{n:,} of {length:,} events" for length, n in logs.sizes.items()),
             "many at once": f"{logs.many.count:,} orders of 10 events, {WINDOW:,} asked at a time",
             "metadata": "none",
             "snapshot": "one at the end of each order, of which one event is read as its proof",
-            "floor": "bare APSW stream by stream, msgspec, the same folds; checks no checksum",
+            "floor": f"bare {'asyncpg' if on_postgres else 'APSW'} stream by stream, msgspec, the "
+            "same folds; checks no checksum",
         },
         columns=COLUMNS,
         headline="activations",
-        cells=[cell for store in ("sqlite", "memory") for cell in _cells(logs, store)],
+        cells=[cell for store in stores for cell in _cells(logs, store)],
     )
 
 
@@ -77,16 +87,27 @@ def _cells(logs: _Logs, store: str) -> Sequence[Cell]:
     cells: list[Cell] = []
     for orders in logs.orders:
         group = f"{store}, {orders.events:,} events"
-        floor = partial(_measure_floor, logs, store, orders)
-        cells.append(Cell(group, "floor", floor))
-        for name, kind in (("engine", BenchmarkOrder), ("engine, snapshot", KeptOrder)):
-            measure = partial(_measure_engine, logs, store, orders, kind)
-            cells.append(Cell(group, name, measure, ("floor",)))
+        asked = partial(_measure_engine, logs, orders=orders)
+        cells += _compared(group, partial(_measure_floor, logs, store, orders), asked, store)
+        kept = partial(asked, store, kind=KeptOrder)
+        cells.append(Cell(group, "engine, snapshot", kept, ("floor",)))
     group = f"{store}, {logs.many.events} events, many at once"
-    many = partial(_measure_many, logs, store)
-    cells.append(Cell(group, "floor", partial(_measure_floor, logs, store, logs.many)))
-    cells.append(Cell(group, "engine", many, ("floor",)))
-    return cells
+    floor = partial(_measure_floor, logs, store, logs.many)
+    return [*cells, *_compared(group, floor, partial(_measure_many, logs), store)]
+
+
+def _compared(
+    group: str,
+    floor: Callable[[Path], Mapping[str, float]],
+    measure: Callable[..., Mapping[str, float]],
+    store: str,
+) -> Sequence[Cell]:
+    """Give the cells of a floor and of the engine; beside PostgreSQL also of SQLite."""
+    against, cells = ["floor"], [Cell(group, "floor", floor)]
+    if store == "postgresql":
+        against.append("engine, SQLite")
+        cells.append(Cell(group, "engine, SQLite", partial(measure, "sqlite")))
+    return [*cells, Cell(group, "engine", partial(measure, store), against)]
 
 
 class _Logs:
@@ -99,10 +120,31 @@ class _Logs:
         self.total = sum(each.total for each in (*self.orders, many))
         self.plain = Prepared(folder, partial(_fill, (*self.orders, many)))
         self.kept = Prepared(folder, self._fill_kept)
+        everything = (*self.orders, many)
+        self.database = PreparedDatabase(*everything)
+        self.kept_database = PreparedDatabase(*everything, then=self._keep)
+
+    def _keep(self, url: str) -> None:
+        engine.run(_snapshot, url, self.orders)
 
     def _fill_kept(self, folder: Path) -> None:
         self.plain.copy(folder)
-        engine.run(_snapshot, f"sqlite:{folder / LOG}", self.orders)
+        self._keep(f"sqlite:{folder / LOG}")
+
+    @contextmanager
+    def opened(
+        self, store: str, kind: type[BenchmarkOrder], folder: Path
+    ) -> Generator[str | MemoryStore]:
+        """Give a copy, which has all events afterwards too; with snapshots for who keeps them."""
+        if store == "memory":
+            yield self.memory
+            return
+        plain, kept = (
+            (self.plain, self.kept) if store == "sqlite" else (self.database, self.kept_database)
+        )
+        with (plain if kind is BenchmarkOrder else kept).copied(folder) as copy:
+            yield copy.url
+            copy.check(self.total)
 
     @cached_property
     def memory(self) -> MemoryStore:
@@ -137,10 +179,25 @@ async def _snapshot(store: str | MemoryStore, orders: Sequence[Orders]) -> None:
 def _measure_floor(logs: _Logs, store: str, orders: Orders, folder: Path) -> Mapping[str, float]:
     if store == "memory":
         return _fold_each(logs.rows.__getitem__, orders)
-    log = BareLog(logs.plain.copy(folder))
-    figures = _fold_each(log.stream, orders)
-    log.close()
+    with logs.opened(store, BenchmarkOrder, folder) as url:
+        if store == "postgresql":
+            return engine.run(_fold_each_in_postgres, url, orders)
+        log = BareLog(folder / LOG)
+        figures = _fold_each(log.stream, orders)
+        log.close()
     return figures
+
+
+async def _fold_each_in_postgres(url: str, orders: Orders) -> Mapping[str, float]:
+    bare = await BarePostgres.open(url)
+    times: list[float] = []
+    for number in range(orders.count):
+        begin = time.perf_counter()
+        order = await bare.folded(orders.id_of(number))
+        times.append(time.perf_counter() - begin)
+        _check_folded(order, orders)
+    await bare.close()
+    return _figures(times, orders.events)
 
 
 def _fold_each(read: Callable[[str], BareStream], orders: Orders) -> Mapping[str, float]:
@@ -150,24 +207,26 @@ def _fold_each(read: Callable[[str], BareStream], orders: Orders) -> Mapping[str
         begin = time.perf_counter()
         order = fold(order_id, read(f"benchmark-order:{order_id}"))
         times.append(time.perf_counter() - begin)
-        if order.version != orders.events:
-            raise Wrong(f"an order has {order.version} events, and was given {orders.events}")
+        _check_folded(order, orders)
     return _figures(times, orders.events)
 
 
+def _check_folded(order: BenchmarkOrder, orders: Orders) -> None:
+    if order.version != orders.events:
+        raise Wrong(f"an order has {order.version} events, and was given {orders.events}")
+
+
 def _measure_engine(
-    logs: _Logs, store: str, orders: Orders, kind: type[BenchmarkOrder], folder: Path
+    logs: _Logs,
+    store: str,
+    folder: Path,
+    *,
+    orders: Orders,
+    kind: type[BenchmarkOrder] = BenchmarkOrder,
 ) -> Mapping[str, float]:
-    times = engine.run(_ask_each, _open(logs, store, kind, folder), kind, orders)
-    if store == "sqlite":
-        check_count(folder / LOG, logs.total)
+    with logs.opened(store, kind, folder) as at:
+        times = engine.run(_ask_each, at, kind, orders)
     return _figures(times, orders.events if kind is BenchmarkOrder else None)
-
-
-def _open(logs: _Logs, store: str, kind: type[BenchmarkOrder], folder: Path) -> str | MemoryStore:
-    if store == "memory":
-        return logs.memory
-    return f"sqlite:{(logs.plain if kind is BenchmarkOrder else logs.kept).copy(folder)}"
 
 
 async def _ask_each(
@@ -192,9 +251,8 @@ async def _ask(shop: engine.Engine, order_id: str) -> None:
 
 
 def _measure_many(logs: _Logs, store: str, folder: Path) -> Mapping[str, float]:
-    seconds = engine.run(_time_many, _open(logs, store, BenchmarkOrder, folder), logs.many)
-    if store == "sqlite":
-        check_count(folder / LOG, logs.total)
+    with logs.opened(store, BenchmarkOrder, folder) as at:
+        seconds = engine.run(_time_many, at, logs.many)
     count = logs.many.count
     return {"activations": count / seconds, "folded": logs.many.total / seconds}
 

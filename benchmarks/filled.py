@@ -13,7 +13,9 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,17 @@ from engine.stores.sqlite.log.store import SqliteStore
 from .scenario import Wrong
 from .workload import AdjustOrder, OpenOrder, OrderAdjusted, OrderOpened
 
-__all__ = ["LOG", "Orders", "Prepared", "check_count", "fill", "fill_memory", "fill_sqlite"]
+__all__ = [
+    "LOG",
+    "Copy",
+    "Orders",
+    "Prepared",
+    "check_count",
+    "empty_file",
+    "fill",
+    "fill_memory",
+    "fill_sqlite",
+]
 
 LOG = "log.db"
 """The file's name in a prepared folder."""
@@ -124,6 +136,14 @@ def fill_memory(*orders: Orders) -> MemoryStore:
     return store
 
 
+class Copy(msgspec.Struct, frozen=True):
+    """A log of one cell's own."""
+
+    url: str
+    check: Callable[[int], None]
+    """Opens it again, when nobody has it; raises Wrong unless it has so many events."""
+
+
 class Prepared:
     """A folder of files that is made when it is first needed, and copied for whoever needs it."""
 
@@ -152,6 +172,18 @@ class Prepared:
             with copied.open("rb") as opened:
                 os.fsync(opened.fileno())
         return to / LOG
+
+    @contextmanager
+    def copied(self, to: Path) -> Generator[Copy]:
+        """Give a copy in a folder."""
+        path = self.copy(to)
+        yield Copy(f"sqlite:{path}", partial(check_count, path))
+
+
+@contextmanager
+def empty_file(to: Path) -> Generator[Copy]:
+    """Give the log that an engine makes in a folder."""
+    yield Copy(f"sqlite:{to / LOG}", partial(check_count, to / LOG))
 
 
 def check_count(path: Path, acknowledged: int) -> None:

@@ -27,14 +27,14 @@ from .scenario import Wrong
 from .systems import System, Target, commits_of, send_of
 from .workload import BenchmarkOrder
 
-__all__ = ["DURABLE", "measure_statement", "postgres_system"]
+__all__ = ["DURABLE", "measure_statement", "postgres_system", "server"]
 
 DURABLE: Final = "PostgreSQL: fsync and synchronous_commit on, as it is by itself; on this machine"
 """What a commit is worth."""
 
 
 @cache
-def _server() -> Server:
+def server() -> Server:
     """Start the server at its first use; it ends with the process."""
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
@@ -48,9 +48,9 @@ def _schema(folder: Path) -> str:
 def _count(folder: Path) -> int:
     """Count the events that a cell left; raise Wrong where there are holes. Drops them."""
     schema = _schema(folder)
-    counted = _server().sql(f"SELECT count(*), coalesce(max(position), 0) FROM {schema}.events")
+    counted = server().sql(f"SELECT count(*), coalesce(max(position), 0) FROM {schema}.events")
     count, last = map(int, counted.split("|"))
-    _server().sql(f"DROP SCHEMA {schema} CASCADE")
+    server().sql(f"DROP SCHEMA {schema} CASCADE")
     if count != last:
         raise Wrong(f"{schema} has {count:,} events, the last one at position {last:,}")
     return count
@@ -61,7 +61,7 @@ def postgres_system(*, keyed: bool) -> System:
 
     @contextlib.asynccontextmanager
     async def opened(folder: Path) -> AsyncGenerator[Target]:
-        url = _server().url(_schema(folder))
+        url = server().url(_schema(folder))
         async with engine.Engine([BenchmarkOrder], store=url, views="memory:") as running:
             yield Target(send_of(running, keyed=keyed), lambda: commits_of(running))
 
@@ -84,7 +84,7 @@ def measure_statement(batch: int, seconds: float, folder: Path) -> dict[str, flo
 async def _append_for(
     batch: int, seconds: float, folder: Path
 ) -> tuple[Histogram, float, float, int]:
-    address = read_address(_server().url(_schema(folder)))
+    address = read_address(server().url(_schema(folder)))
     store = PostgresStore(address)
     await store.open(engine.Ports())
     line, session = store.writing()

@@ -2,12 +2,13 @@
 
 Catch-up: an engine is started on a log and a summary of each order is folded from its first event
 to its last, timed from the engine's construction to the answer of a query `at=` the end. The floor
-reads the same pages by bare APSW, compares the same checksums, and puts the same rows and a
-checkpoint in a transaction a page. Live: 256 clients write in a closed loop while 0, 1 and 4 such
-views follow; the writers' loss is the ratio to none in the same round. Every 20 ms a client looks
-how far the views are behind. Beside a rebuild: the same clients on a log of as many events, whose
-view is caught up, and is built anew beside the one that serves while they write. Afterwards the log
-is opened again and its events are counted, and the sums in each view are compared with them.
+reads the same pages by bare APSW (of PostgreSQL: asyncpg), compares the same checksums, and puts
+the same rows and a checkpoint in a transaction a page. Live: 256 clients write in a closed loop
+while 0, 1 and 4 such views follow; the writers' loss is the ratio to none in the same round. Every
+20 ms a client looks how far the views are behind. Beside a rebuild: the same clients on a log of as
+many events, whose view is caught up, and is built anew beside the one that serves while they write.
+Afterwards the log is opened again and its events are counted, and the sums in each view are
+compared with them.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
 
 import engine
 from engine import Meta, Projection, Query, Row, Table, Views, answers, projects
 
+from . import bare_postgres, postgres
 from .bare import BareLog, BareView, catch_up
-from .filled import CLIENTS, LOG, Orders, Prepared, check_count, fill_sqlite
+from .databases import PreparedDatabase, empty_database
+from .filled import CLIENTS, LOG, Copy, Orders, Prepared, empty_file, fill_sqlite
 from .scenario import Cell, Column, Scenario, Wrong
 from .workload import BenchmarkOrder, OrderAdjusted, OrderOpened
 from .writers import clients, write_for
@@ -35,6 +42,13 @@ EVENTS, QUICK_EVENTS = 1_000_000, 5_120
 LOOK_SECONDS = 0.02
 CATCH_UP_SECONDS = 600.0
 """How long a query waits for the end of the log."""
+ON_SQLITE: Final = "log: WAL, synchronous=FULL; views: WAL, synchronous=NORMAL"
+ON_POSTGRES: Final = f"log: {postgres.DURABLE}; views: synchronous_commit=off"
+SLICED: Final = "engine, 4 slices"
+VIEWS_APART: Final = "engine, views in SQLite"
+
+OpenLog: TypeAlias = Callable[[Path], AbstractContextManager[Copy]]
+"""Gives a log of a cell's own; what is a file is in its folder."""
 
 
 class Summary(Row, key="order_id"):
@@ -114,29 +128,31 @@ async def count_sliced(_: CountSliced, views: Views) -> tuple[int, int]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the size of the log."""
+    """Add the size of the log, and the store."""
     parser.add_argument("--events", type=int, help=f"to catch up with, default {EVENTS:,}")
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
 
 
 def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     events = options.events or (QUICK_EVENTS if options.quick else EVENTS)
     orders = Orders(max(1, events // 10), 10, keyed=True)
-    log = Prepared(options.folder, lambda made: fill_sqlite(made, orders))
-    catch_up = f"sqlite, catch-up of {orders.total:,} events"
+    on_postgres = options.store == "postgresql"
+    cells = (_on_postgres if on_postgres else _on_sqlite)(options.folder, orders, options.seconds)
     return Scenario(
         name="project",
         title="views that catch up with a log, and views that follow writers",
         conditions={
-            "durability": "log: WAL, synchronous=FULL; views: WAL, synchronous=NORMAL",
+            "durability": ON_POSTGRES if on_postgres else ON_SQLITE,
             "view": "a row per order; one event in ten takes its metadata",
             "catch-up": "events with key, correlation and principal, from the engine's "
             "construction to the answer `at=` the end; pages of 1,000 events, of which some share "
             "a transaction",
-            "floor": "bare APSW, same pages, same checksums, rows in memory, a transaction a page",
+            "floor": f"bare {'asyncpg' if on_postgres else 'APSW'}, same pages, same checksums, "
+            "rows in memory, a transaction a page",
             "live": f"{CLIENTS} clients in a closed loop, bare commands, {options.seconds:g} s "
             "after a quarter of that; lag looked at every 20 ms, of the view that is last",
-            "writer apart": "the log is written by a process of its own (?writer=process)",
+            **({} if on_postgres else {"writer apart": "by a process of its own, ?writer=process"}),
             "beside a rebuild": f"the same on the log of {orders.total:,} events; the view is "
             "built anew from its beginning meanwhile, beside the one that serves",
         },
@@ -148,75 +164,116 @@ def scenario(options: argparse.Namespace) -> Scenario:
             Column("lag p99", "ms", "less", 1),
         ),
         headline="events",
-        cells=[
-            Cell(catch_up, "floor", partial(_measure_floor, log, orders)),
-            Cell(catch_up, "engine", partial(_measure_catch_up, log, orders), ("floor",)),
-            Cell(
-                catch_up,
-                "engine, 4 slices",
-                partial(_measure_sliced, log, orders),
-                ("floor", "engine"),
-            ),
-            *(
-                _live(count, options.seconds, writer)
-                for writer in ("thread", "process")
-                for count in (0, 1, 4)
-            ),
-            *(_beside(log, orders, options.seconds, rebuilding=how) for how in (False, True)),
-        ],
+        cells=cells,
     )
 
 
-def _live(views: int, seconds: float, writer: str) -> Cell:
-    return Cell(
-        f"sqlite, live, {CLIENTS} clients{', writer apart' if writer == 'process' else ''}",
-        f"{views} projection{'' if views == 1 else 's'}",
-        partial(_measure_live, views, seconds, writer),
-        ("0 projections",) if views else (),
-    )
+def _on_sqlite(folder: Path, orders: Orders, seconds: float) -> Sequence[Cell]:
+    log = Prepared(folder, lambda made: fill_sqlite(made, orders)).copied
+    catch_up = f"sqlite, catch-up of {orders.total:,} events"
+    live = f"sqlite, live, {CLIENTS} clients"
+    return [
+        Cell(catch_up, "floor", partial(_measure_floor, log, orders)),
+        _catching_up(catch_up, "engine", log, orders, ("floor",)),
+        _catching_up(catch_up, SLICED, log, orders, ("floor", "engine")),
+        *_live(live, empty_file, seconds),
+        *_live(f"{live}, writer apart", _written_apart, seconds),
+        *_beside("sqlite", log, orders, seconds),
+    ]
 
 
-def _beside(log: Prepared, orders: Orders, seconds: float, *, rebuilding: bool) -> Cell:
-    return Cell(
-        f"sqlite, beside a rebuild, {CLIENTS} clients",
-        "a view and its rebuild" if rebuilding else "a view",
-        partial(_measure_beside, log, orders, seconds, rebuilding),
-        ("a view",) if rebuilding else (),
-    )
+def _on_postgres(folder: Path, orders: Orders, seconds: float) -> Sequence[Cell]:
+    """Give the cells of log and views in PostgreSQL, beside those in SQLite, in the same run."""
+    log = PreparedDatabase(orders).copied
+    file = Prepared(folder, lambda made: fill_sqlite(made, orders)).copied
+    catch_up = f"postgresql, catch-up of {orders.total:,} events"
+    against = ("floor", "engine, SQLite")
+    return [
+        Cell(catch_up, "floor", partial(_measure_bare_postgres, log, orders)),
+        _catching_up(catch_up, "engine, SQLite", file, orders, ()),
+        _catching_up(catch_up, "engine", log, orders, against),
+        _catching_up(catch_up, VIEWS_APART, log, orders, against),
+        _catching_up(catch_up, SLICED, log, orders, (*against, "engine")),
+        *_live(f"postgresql, live, {CLIENTS} clients", empty_database, seconds),
+        *_beside("postgresql", log, orders, seconds),
+    ]
+
+
+@contextmanager
+def _written_apart(folder: Path) -> Generator[Copy]:
+    with empty_file(folder) as copy:
+        yield msgspec.structs.replace(copy, url=f"{copy.url}?writer=process")
+
+
+def _catching_up(
+    group: str, name: str, log: OpenLog, orders: Orders, against: Sequence[str]
+) -> Cell:
+    return Cell(group, name, partial(_measure_catch_up, name, log, orders), against)
+
+
+def _live(group: str, log: OpenLog, seconds: float) -> Iterator[Cell]:
+    for views in (0, 1, 4):
+        name = f"{views} projection{'' if views == 1 else 's'}"
+        against = ("0 projections",) if views else ()
+        yield Cell(group, name, partial(_measure_live, log, views, seconds), against)
+
+
+def _beside(store: str, log: OpenLog, orders: Orders, seconds: float) -> Iterator[Cell]:
+    group = f"{store}, beside a rebuild, {CLIENTS} clients"
+    for rebuilding in (False, True):
+        name = "a view and its rebuild" if rebuilding else "a view"
+        run = partial(_measure_beside, log, orders, seconds, rebuilding)
+        yield Cell(group, name, run, ("a view",) if rebuilding else ())
 
 
 # -- catch-up -------------------------------------------------------------------------------
 
 
-def _measure_floor(log: Prepared, orders: Orders, folder: Path) -> Mapping[str, float]:
-    path = log.copy(folder)
-    begin = time.perf_counter()
-    bare, view = BareLog(path), BareView(folder / "view.db")
-    pages = catch_up(bare, view)
-    totals = view.totals()
-    seconds = time.perf_counter() - begin
-    bare.close()
-    view.close()
+def _measure_floor(log: OpenLog, orders: Orders, folder: Path) -> Mapping[str, float]:
+    with log(folder) as copy:
+        begin = time.perf_counter()
+        bare, view = BareLog(folder / LOG), BareView(folder / "view.db")
+        pages = catch_up(bare, view)
+        totals = view.totals()
+        seconds = time.perf_counter() - begin
+        bare.close()
+        view.close()
+        copy.check(orders.total)
     _check_totals([totals], orders.count, orders.total)
     return {"events": orders.total / seconds, "batch": orders.total / pages}
 
 
-def _measure_catch_up(log: Prepared, orders: Orders, folder: Path) -> Mapping[str, float]:
-    figures = engine.run(_catch_up, f"sqlite:{log.copy(folder)}", orders)
-    check_count(folder / LOG, orders.total)
+def _measure_bare_postgres(log: OpenLog, orders: Orders, folder: Path) -> Mapping[str, float]:
+    with log(folder) as copy:
+        pages, totals, seconds = engine.run(_catch_up_bare, copy.url)
+        copy.check(orders.total)
+    _check_totals([totals], orders.count, orders.total)
+    return {"events": orders.total / seconds, "batch": orders.total / pages}
+
+
+async def _catch_up_bare(url: str) -> tuple[int, tuple[int, int], float]:
+    begin = time.perf_counter()
+    bare = await bare_postgres.BarePostgres.open(url)
+    await bare.make_view()
+    pages, totals = await bare_postgres.catch_up(bare), await bare.totals()
+    seconds = time.perf_counter() - begin
+    await bare.close()
+    return pages, totals, seconds
+
+
+def _measure_catch_up(name: str, log: OpenLog, orders: Orders, folder: Path) -> Mapping[str, float]:
+    views = f"sqlite:{folder / 'views.db'}" if name == VIEWS_APART else None
+    run = _catch_up_sliced if name == SLICED else _catch_up
+    with log(folder) as copy:
+        figures = engine.run(run, copy.url, views, orders)
+        copy.check(orders.total)
     return figures
 
 
-def _measure_sliced(log: Prepared, orders: Orders, folder: Path) -> Mapping[str, float]:
-    figures = engine.run(_catch_up_sliced, f"sqlite:{log.copy(folder)}", orders)
-    check_count(folder / LOG, orders.total)
-    return figures
-
-
-async def _catch_up_sliced(store: str, orders: Orders) -> Mapping[str, float]:
+async def _catch_up_sliced(store: str, views: str | None, orders: Orders) -> Mapping[str, float]:
     begin = time.perf_counter()
     shop = engine.Engine(
-        [BenchmarkOrder], projections=[Sliced], answers=[count_sliced], store=store
+        [BenchmarkOrder], projections=[Sliced], answers=[count_sliced], store=store, views=views
     )
     async with shop:
         found = await shop.query(CountSliced(), at=orders.total, timeout=CATCH_UP_SECONDS)
@@ -226,10 +283,14 @@ async def _catch_up_sliced(store: str, orders: Orders) -> Mapping[str, float]:
     return {"events": orders.total / seconds, "batch": orders.total / numbers.transactions}
 
 
-async def _catch_up(store: str, orders: Orders) -> Mapping[str, float]:
+async def _catch_up(store: str, views: str | None, orders: Orders) -> Mapping[str, float]:
     begin = time.perf_counter()
     shop = engine.Engine(
-        [BenchmarkOrder], projections=[Summaries], answers=[count_summaries], store=store
+        [BenchmarkOrder],
+        projections=[Summaries],
+        answers=[count_summaries],
+        store=store,
+        views=views,
     )
     async with shop:
         found = await shop.query(CountSummaries(1), at=orders.total, timeout=CATCH_UP_SECONDS)
@@ -284,12 +345,12 @@ class _Lags:
         }
 
 
-def _measure_live(views: int, seconds: float, writer: str, folder: Path) -> Mapping[str, float]:
+def _measure_live(log: OpenLog, views: int, seconds: float, folder: Path) -> Mapping[str, float]:
     projections = PROJECTIONS[:views]
-    store = f"sqlite:{folder / LOG}?writer={writer}"
-    figures, acknowledged = engine.run(_write, projections, seconds, store)
-    check_count(folder / LOG, acknowledged)
-    found = engine.run(_count_again, projections, acknowledged, f"sqlite:{folder / LOG}")
+    with log(folder) as copy:
+        figures, acknowledged = engine.run(_write, projections, seconds, copy.url)
+        copy.check(acknowledged)
+        found = engine.run(_count_again, projections, acknowledged, copy.url)
     _check_totals(found, None, acknowledged)
     return figures
 
@@ -324,11 +385,11 @@ async def _count_again(
 
 
 def _measure_beside(
-    log: Prepared, orders: Orders, seconds: float, rebuilding: bool, folder: Path
+    log: OpenLog, orders: Orders, seconds: float, rebuilding: bool, folder: Path
 ) -> Mapping[str, float]:
-    store = f"sqlite:{log.copy(folder)}"
-    figures, acknowledged = engine.run(_write_beside, store, orders, seconds, rebuilding)
-    check_count(folder / LOG, orders.total + acknowledged)
+    with log(folder) as copy:
+        figures, acknowledged = engine.run(_write_beside, copy.url, orders, seconds, rebuilding)
+        copy.check(orders.total + acknowledged)
     return figures
 
 
