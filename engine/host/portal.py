@@ -22,6 +22,7 @@ from collections.abc import (
     Mapping,
 )
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
@@ -304,16 +305,18 @@ _LOOK_SECONDS: Final = 1.0
 def _waited_for(answer: Future[T], loop: asyncio.AbstractEventLoop, seconds: float | None) -> T:
     """Give the answer; raise TimeoutError when its time is over, CancelledError without a loop."""
     left = math.inf if seconds is None else seconds
-    while left > _LOOK_SECONDS:
-        try:
-            return result_of(answer, _LOOK_SECONDS)
-        except TimeoutError:
-            if answer.done():
-                raise  # it is the answer
-            if loop.is_closed():
-                raise CancelledError from None
-        left -= _LOOK_SECONDS
-    return result_of(answer, left)
+    while True:
+        pause = min(left, _LOOK_SECONDS)
+        with suppress(TimeoutError):
+            return result_of(answer, pause)
+        was_closed = loop.is_closed()  # before the answer is looked at, which it may have given
+        if answer.done():
+            return answer.result()  # it came in this very moment, or is a TimeoutError itself
+        if was_closed:
+            raise CancelledError
+        left -= pause
+        if left <= 0:
+            raise TimeoutError
 
 
 class _LoopThread:

@@ -104,4 +104,5 @@ _WAYS: Final[dict[type, Callable[[Any], Any]]] = {
     set: lambda value: set(value),
     frozenset: _copied_frozenset,
     bytearray: bytearray,
+    memoryview: bytes,
 }

@@ -2,22 +2,47 @@
 
 Rules: however long `authorize` takes for one command, those of one principal to one aggregate are
 posted in the order in which they were sent, and each within its deadline. No more wait than
-`Limits.commands_accepted`. What is denied is posted nowhere.
+`Limits.commands_accepted`. What is denied is posted nowhere. A hook that sends a command into the
+line of the one that it is asked about is refused: each would wait for the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Hashable
+from contextvars import ContextVar
+from typing import Final
 
 from ..authorization import Gate
-from ..errors import DeadlinePassed, Overloaded
+from ..errors import DeadlinePassed, Overloaded, UsageError
 from ..limits import Limits
 from ..model.messages import Receipt
 from ..runtime.ports import Clock
 from .mailbox import Mail, Submit, too_late
 
 __all__ = ["Admission"]
+
+
+class _Question:
+    """One command that the hook is asked about."""
+
+    __slots__ = ("admission", "is_answered", "line", "outer")
+
+    def __init__(self, admission: Admission, line: Hashable, outer: _Question | None) -> None:
+        self.admission = admission
+        self.line = line
+        self.outer = outer
+        """The one whose hook has sent this command."""
+        self.is_answered = False
+
+    def waits_for(self, admission: Admission, line: Hashable) -> bool:
+        """Tell whether this or an outer one has no answer yet, and stands in that line."""
+        stands = self.admission is admission and self.line == line and not self.is_answered
+        return stands or (self.outer is not None and self.outer.waits_for(admission, line))
+
+
+_ASKED: Final[ContextVar[_Question | None]] = ContextVar("foldline_question", default=None)
+"""What the hook is asked in whose task, or in a task begun there, this code runs."""
 
 
 class Admission:
@@ -42,19 +67,32 @@ class Admission:
                 f"{self._waiting} commands wait for authorize, as many as "
                 f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
             )
-        envelope = mail.envelope
+        outer = _ASKED.get()
+        if outer is not None and outer.waits_for(self, line):
+            raise _waits_for_itself(mail)
+        question = _Question(self, line, outer)
         begun = 0.0 if mail.seconds is None else self._clock.monotonic()
-        answer = self._gate.ask(envelope.principal, "execute", envelope.command)
-        if answer is None and line not in self._lines:
+        _ASKED.set(question)
+        try:
+            answer = self._gate.ask(mail.envelope.principal, "execute", mail.envelope.command)
+            if answer is not None or line in self._lines:
+                await self._stand_in_line(mail, question, answer)
             self._take_off(mail, begun)
             return post(mail)
+        finally:
+            question.is_answered = True
+            _ASKED.set(outer)  # no token: who leaves may end this in another context
+
+    async def _stand_in_line(
+        self, mail: Mail, question: _Question, answer: Awaitable[object] | None
+    ) -> None:
+        """Return when the hook has said yes and those before have passed."""
+        line = question.line
         before, own = self._lines.get(line), asyncio.get_running_loop().create_future()
         self._lines[line] = own
         self._waiting += 1
         try:
-            await self._pass(mail, answer, before)
-            self._take_off(mail, begun)
-            return post(mail)
+            await self._pass(mail, question, answer, before)
         finally:
             self._waiting -= 1
             if before is None:
@@ -64,7 +102,11 @@ class Admission:
                 before.add_done_callback(lambda _: self._leave(line, own))
 
     async def _pass(
-        self, mail: Mail, answer: Awaitable[object] | None, before: asyncio.Future[None] | None
+        self,
+        mail: Mail,
+        question: _Question,
+        answer: Awaitable[object] | None,
+        before: asyncio.Future[None] | None,
     ) -> None:
         """Return when the hook has said yes and those before have passed, within the deadline."""
         principal, command = mail.envelope.principal, mail.envelope.command
@@ -72,6 +114,7 @@ class Admission:
             async with asyncio.timeout(mail.seconds):
                 if answer is not None:
                     await self._gate.hear(answer, principal, "execute", command)
+                    question.is_answered = True
                 if before is not None:
                     await asyncio.shield(before)
         except TimeoutError:
@@ -94,3 +137,12 @@ class Admission:
 
 def _too_late(mail: Mail) -> DeadlinePassed:
     return too_late(mail, "its aggregate", "waited for authorize")
+
+
+def _waits_for_itself(mail: Mail) -> UsageError:
+    name = type(mail.envelope.command).__name__
+    return UsageError(
+        f"authorize sends {name} to the aggregate that it is asked about, for the same principal: "
+        f"each would wait for the other. Answer first and send it then, or send it for another "
+        f"principal. Nothing was run."
+    )

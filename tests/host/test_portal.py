@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +335,25 @@ def test_a_portal_that_nobody_has_any_more_ends_its_engine(tmp_path: Path) -> No
         portal = engine.portal().__enter__()
         assert portal.execute(Add("a", 1)).version == version
         del portal
+
+
+def test_an_answer_that_comes_as_the_time_is_over_is_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def result_too_late(answer: Future[object], seconds: float | None = None) -> object:
+        if seconds is None:
+            return answer.result()
+        while not answer.done():
+            pass
+        raise TimeoutError
+
+    monkeypatch.setattr("engine.host.portal.result_of", result_too_late)
+    with Engine([Counter]).portal() as portal:
+        for version, timeout in enumerate((None, 0.5, 60), 1):
+            receipt = portal.execute(Add("a", 1), timeout=timeout)
+            assert receipt == Receipt("counter:a", version, version)
+        with pytest.raises(Rejected):
+            portal.execute(Add("a", -9))
 
 
 class Closing:

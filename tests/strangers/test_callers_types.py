@@ -73,6 +73,7 @@ def given_otherwise(field: str) -> tuple[Measure, Callable[[], Any]]:
     places: Any = [1, 2]
     kinds: Any = {"a"}
     raw: Any = bytearray(b"ab")
+    view: Any = memoryview(bytearray(b"ab"))
     commands: dict[str, tuple[Measure, Callable[[], Any]]] = {
         "list-for-a-tuple": (Measure("s", places), lambda: places.append(3)),
         "list-in-a-tuple": (Measure("s", (places,)), lambda: places.append(3)),
@@ -80,6 +81,7 @@ def given_otherwise(field: str) -> tuple[Measure, Callable[[], Any]]:
         "set-for-a-frozenset": (Measure("s", kinds=kinds), lambda: kinds.add("b")),
         "list-in-a-frozen-struct": (Measure("s", spot=Spot(places)), lambda: places.append(3)),
         "buffer-for-bytes": (Measure("s", raw=raw), lambda: raw.extend(b"c")),
+        "view-for-bytes": (Measure("s", raw=view), lambda: view.__setitem__(0, 99)),
     }
     return commands[field]
 
@@ -91,6 +93,7 @@ FIELDS = (
     "set-for-a-frozenset",
     "list-in-a-frozen-struct",
     "buffer-for-bytes",
+    "view-for-bytes",
 )
 
 
