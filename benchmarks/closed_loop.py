@@ -1,9 +1,9 @@
 """A closed loop: each client sends its next command when it has the answer to the last.
 
-Rules: a quarter of the time passes first and does not count. A latency is that of one command,
-from its client's call to its answer, and what is under way at the end is waited for and timed too;
-the rate counts the answers within the time. What the clients themselves cost is in every figure,
-the floors' too.
+Rules: a quarter of the time passes first, or as long as is said, and does not count. A latency is
+that of one command, from its client's call to its answer, and what is under way at the end is
+waited for and timed too; the rate counts the answers within the time. What the clients themselves
+cost is in every figure, the floors' too.
 """
 
 from __future__ import annotations
@@ -56,19 +56,26 @@ ONE_ORDER = Work((OpenOrder("one", "mouse", 1),), _adjustments)
 
 
 def measure(
-    system: System, work: Work, clients: int, seconds: float, folder: Path
+    system: System,
+    work: Work,
+    clients: int,
+    seconds: float,
+    folder: Path,
+    *,
+    warm: float | None = None,
 ) -> dict[str, float]:
     """Run a system in a loop of its own, check what it left, and give its figures."""
-    figures, answers, stored = engine.run(_run, system, work, clients, seconds, folder)
+    before = seconds / 4 if warm is None else warm
+    figures, answers, stored = engine.run(_run, system, work, clients, seconds, before, folder)
     check_count(system, folder, answers, stored)
     return figures
 
 
 async def _run(
-    system: System, work: Work, clients: int, seconds: float, folder: Path
+    system: System, work: Work, clients: int, seconds: float, before: float, folder: Path
 ) -> tuple[dict[str, float], int, int]:
     async with system.open(folder) as target:
-        rate, times, answers = await drive(target, work, clients, seconds)
+        rate, times, answers = await drive(target, work, clients, seconds, before)
         stored = target.commits()
     figures = {
         "commands": rate,
@@ -79,9 +86,12 @@ async def _run(
 
 
 async def drive(
-    target: Target, work: Work, clients: int, seconds: float
+    target: Target, work: Work, clients: int, seconds: float, before: float | None = None
 ) -> tuple[float, Histogram, int]:
-    """Run the clients; give commands per second, latencies, and the number of all answers."""
+    """Run the clients; give commands per second, latencies, and the number of all answers.
+
+    What comes in the seconds `before` does not count; unless they are said, a quarter as many.
+    """
     send = target.send
     times: list[float] = []
     answers = 0
@@ -103,10 +113,10 @@ async def drive(
         await send(command, -number)
         answers += 1
     tasks = [asyncio.create_task(client(number)) for number in range(clients)]
-    await asyncio.sleep(seconds / 4)
-    warm, begin, before = True, time.perf_counter(), answers
+    await asyncio.sleep(seconds / 4 if before is None else before)
+    warm, begin, first = True, time.perf_counter(), answers
     await asyncio.sleep(seconds)
-    rate = (answers - before) / (time.perf_counter() - begin)
+    rate = (answers - first) / (time.perf_counter() - begin)
     running = False
     await asyncio.gather(*tasks)
     return rate, Histogram(times), answers

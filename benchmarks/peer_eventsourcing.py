@@ -31,13 +31,18 @@ from .scenario import Wrong
 from .systems import Commits, System, Target
 from .workload import AdjustOrder, OpenOrder
 
-__all__ = ["CONFIGURATION", "systems"]
+__all__ = ["CACHED", "CONFIGURATION", "Shop", "driven", "systems"]
 
 CONFIGURATION: Final = (
     "SQLite: WAL, synchronous=FULL; aggregate cache without fast-forward or deep copies; msgspec "
     "MessagePack; one transaction a command; clients in turn on one thread, or on a pool of them"
 )
 THREADS: Final = 8
+CACHED: Final = {
+    "AGGREGATE_CACHE_MAXSIZE": "0",  # without a bound
+    "AGGREGATE_CACHE_FASTFORWARD": "n",
+    "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
+}
 
 
 class PeerOrder(Aggregate):
@@ -95,12 +100,18 @@ async def _opened(threads: int, folder: Path) -> AsyncGenerator[Target]:
         env={
             "PERSISTENCE_MODULE": "eventsourcing.sqlite",
             "SQLITE_DBNAME": str(folder / "peer.db"),
-            "AGGREGATE_CACHE_MAXSIZE": "0",  # without a bound
-            "AGGREGATE_CACHE_FASTFORWARD": "n",
-            "DEEPCOPY_FROM_AGGREGATE_CACHE": "n",
+            **CACHED,
         }
     )
     _check_durability(app)
+    with contextlib.closing(app):
+        async with driven(app, threads) as target:
+            yield target
+
+
+@contextlib.asynccontextmanager
+async def driven(app: Shop, threads: int) -> AsyncGenerator[Target]:
+    """Give what an application can be sent to: in turn on this thread, or on a pool of threads."""
     ids: dict[str, UUID] = {}
     saved = 0
 
@@ -133,7 +144,6 @@ async def _opened(threads: int, folder: Path) -> AsyncGenerator[Target]:
         yield Target(send_to_pool if threads else send_in_turn, lambda: Commits(saved, saved))
     finally:
         pool.shutdown()
-        app.close()
 
 
 def _check_durability(app: Shop) -> None:

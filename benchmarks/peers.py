@@ -29,6 +29,8 @@ class Peer(msgspec.Struct, frozen=True):
     """The file here that has its `systems(name)` and says its `CONFIGURATION`."""
     python: tuple[int, int]
     """The oldest Python for which it can be had."""
+    on_postgres: str = ""
+    """The file for a store in PostgreSQL, where it has one."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -45,7 +47,7 @@ class PeerMissing(Exception):
 
 
 PEERS: Final = (
-    Peer("eventsourcing", "peer_eventsourcing", (3, 11)),
+    Peer("eventsourcing", "peer_eventsourcing", (3, 11), "peer_eventsourcing_postgres"),
     Peer("eventsource-py", "peer_eventsource_py", (3, 13)),
 )
 INSTALL: Final = "pip install 'foldline[bench]' (in a clone: pip install -e '.[bench]')"
@@ -57,8 +59,10 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", nargs="*", choices=names, help="default: all that are installed")
 
 
-def find(asked: Sequence[str] | None) -> Found:
+def find(asked: Sequence[str] | None, store: str = "sqlite") -> Found:
     """Give the peers that were asked for, or all that are installed where None is given.
+
+    Those without a store in PostgreSQL are left out where that is asked for.
 
     Raises PeerMissing for one that was asked for and is not there.
     """
@@ -66,18 +70,19 @@ def find(asked: Sequence[str] | None) -> Found:
     left_out: list[str] = []
     configurations: dict[str, str] = {}
     for peer in PEERS:
-        if asked is not None and peer.distribution not in asked:
+        file = peer.on_postgres if store == "postgresql" else peer.module
+        if not file or (asked is not None and peer.distribution not in asked):
             continue
         try:
-            version = metadata.version(peer.distribution)
-        except metadata.PackageNotFoundError:
+            name = f"{peer.distribution} {metadata.version(peer.distribution)}"
+            module = importlib.import_module(f".{file}", __package__)
+            made = module.systems(name)
+        except (metadata.PackageNotFoundError, ModuleNotFoundError):
             if asked is not None:
                 raise PeerMissing(_missing(peer)) from None
             left_out.append(_missing(peer))
             continue
-        name = f"{peer.distribution} {version}"
-        module = importlib.import_module(f".{peer.module}", __package__)
-        systems += module.systems(name)
+        systems += made
         configurations[name] = module.CONFIGURATION
     return Found(systems, left_out, configurations)
 

@@ -27,7 +27,7 @@ from .scenario import Wrong
 from .systems import System, Target, commits_of, send_of
 from .workload import BenchmarkOrder
 
-__all__ = ["DURABLE", "measure_statement", "postgres_system", "server"]
+__all__ = ["DURABLE", "measure_statement", "postgres_system", "schema_of", "server"]
 
 DURABLE: Final = "PostgreSQL: fsync and synchronous_commit on, as it is by itself; on this machine"
 """What a commit is worth."""
@@ -41,13 +41,13 @@ def server() -> Server:
     return stack.enter_context(postgres_server(wheel_programs()))
 
 
-def _schema(folder: Path) -> str:
+def schema_of(folder: Path) -> str:
     return "b_" + "".join(c if c.isalnum() else "_" for c in folder.name.lower())
 
 
 def _count(folder: Path) -> int:
     """Count the events that a cell left; raise Wrong where there are holes. Drops them."""
-    schema = _schema(folder)
+    schema = schema_of(folder)
     counted = server().sql(f"SELECT count(*), coalesce(max(position), 0) FROM {schema}.events")
     count, last = map(int, counted.split("|"))
     server().sql(f"DROP SCHEMA {schema} CASCADE")
@@ -61,7 +61,7 @@ def postgres_system(*, keyed: bool) -> System:
 
     @contextlib.asynccontextmanager
     async def opened(folder: Path) -> AsyncGenerator[Target]:
-        url = server().url(_schema(folder))
+        url = server().url(schema_of(folder))
         async with engine.Engine([BenchmarkOrder], store=url, views="memory:") as running:
             yield Target(send_of(running, keyed=keyed), lambda: commits_of(running))
 
@@ -84,7 +84,7 @@ def measure_statement(batch: int, seconds: float, folder: Path) -> dict[str, flo
 async def _append_for(
     batch: int, seconds: float, folder: Path
 ) -> tuple[Histogram, float, float, int]:
-    address = read_address(server().url(_schema(folder)))
+    address = read_address(server().url(schema_of(folder)))
     store = PostgresStore(address)
     await store.open(engine.Ports())
     line, session = store.writing()

@@ -4,17 +4,18 @@ Floors: the bare actor loop over the same store; the same rows in the same batch
 APSW, without actors, in batches of as many rows as there are clients, which is the most that a
 closed loop can bring together (with one client: one fsynced insert after the other). `--telemetry`
 measures instead what OpenTelemetry costs: each mode beside the engine without one. `--store
-postgresql` measures a log in PostgreSQL, whose server is started for it.
+postgresql` measures a log in PostgreSQL, whose server is started for it; with `--beside`, what it
+loses beside an open transaction of somebody else, or beside a synchronous standby.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
-from . import closed_loop, floor_rows, peers, postgres
+from . import beside, closed_loop, floor_rows, peers, postgres
 from .scenario import Cell, Scenario
 from .systems import DURABLE, System, engine_system, floor_system
 from .watched import MODES
@@ -27,6 +28,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, nargs="+", help="default: 1 32 256 1000")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--telemetry", action="store_true", help="what OpenTelemetry costs")
+    neighbours, seconds = [*beside.NEIGHBOURS], beside.SECONDS
+    parser.add_argument("--beside", nargs="+", choices=neighbours, help="of PostgreSQL only")
+    parser.add_argument("--open-seconds", type=float, help=f"of a snapshot, default {seconds:g}")
     peers.add_option(parser)
 
 
@@ -64,23 +68,12 @@ def scenario(options: argparse.Namespace) -> Scenario:
 
 def _on_postgres(options: argparse.Namespace) -> Scenario:
     """Give the cells of a log in PostgreSQL, beside the one in SQLite, in the same run."""
+    if options.beside:
+        return _beside(options)
+    found = peers.find(options.peers, "postgresql")
     cells: list[Cell] = []
     for count in options.clients or ([1, 32] if options.quick else [1, 32, 256, 1000]):
-        group = f"postgresql, {'1 client' if count == 1 else f'{count:,} clients'}"
-        batch = max(1, count // 2)
-        floor = partial(postgres.measure_statement, batch, options.seconds)
-        cells.append(Cell(group, "floor (the same statement)", floor))
-        beside = engine_system(durable=True, keyed=True)
-        against = ["floor (the same statement)", "engine keyed, SQLite"]
-        for name, system in (
-            ("engine keyed, SQLite", beside),
-            ("engine bare", postgres.postgres_system(keyed=False)),
-            ("engine keyed", postgres.postgres_system(keyed=True)),
-        ):
-            run = partial(
-                closed_loop.measure, system, closed_loop.MANY_ORDERS, count, options.seconds
-            )
-            cells.append(Cell(group, name, run, [n for n in against if n != name]))
+        cells += _postgres_cells(count, options.seconds, found.systems)
     return Scenario(
         "walk",
         "from a command to its durable receipt in PostgreSQL, closed loop",
@@ -92,10 +85,53 @@ def _on_postgres(options: argparse.Namespace) -> Scenario:
             "there are clients, which is what a closed loop brings together",
             "engine keyed, SQLite": "with a thread that writes, in the same rounds",
             "loop": f"uvloop; clients are its tasks; {options.seconds:g} s a cell",
+            **found.configurations,
         },
         closed_loop.COLUMNS,
         "commands",
         cells,
+        found.left_out,
+    )
+
+
+def _postgres_cells(count: int, seconds: float, rivals: Sequence[System]) -> Iterator[Cell]:
+    group = f"postgresql, {'1 client' if count == 1 else f'{count:,} clients'}"
+    floor, beside_it = "floor (the same statement)", "engine keyed, SQLite"
+
+    def cell(name: str, system: System, against: Sequence[str]) -> Cell:
+        run = partial(closed_loop.measure, system, closed_loop.MANY_ORDERS, count, seconds)
+        return Cell(group, name, run, against)
+
+    batch = max(1, count // 2)
+    yield Cell(group, floor, partial(postgres.measure_statement, batch, seconds))
+    yield cell(beside_it, engine_system(durable=True, keyed=True), (floor,))
+    for rival in rivals:
+        yield cell(rival.name, rival, ())
+    against = (floor, beside_it, *(rival.name for rival in rivals))
+    for keyed in (False, True):
+        system = postgres.postgres_system(keyed=keyed)
+        yield cell(system.name, system, against)
+
+
+def _beside(options: argparse.Namespace) -> Scenario:
+    """Give the cells of a log in PostgreSQL with and without what it is beside."""
+    opened = options.open_seconds or (options.seconds if options.quick else beside.SECONDS)
+    clients = options.clients or [32 if options.quick else 256]
+    return Scenario(
+        "walk",
+        "from a command to its durable receipt in PostgreSQL, closed loop, and beside what",
+        {
+            "durability": postgres.DURABLE,
+            "work": "create an order, adjust it nine times, begin the next; one event a command",
+            "keyed": "with key, correlation and principal",
+            "snapshot": f"REPEATABLE READ, open while clients write for {opened:g} s before they "
+            "are timed; they write for as long without it",
+            "standby": "synchronous, on the same cores and disk",
+            "loop": f"uvloop; clients are its tasks; {options.seconds:g} s a cell",
+        },
+        closed_loop.COLUMNS,
+        "commands",
+        beside.cells(options.beside, clients, options.seconds, opened),
         [],
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cold, databases, feed, project
+from benchmarks import beside, cold, databases, feed, project
 from benchmarks import postgres as on_postgres
 from benchmarks.filled import Orders
 from benchmarks.scenario import Cell, Scenario, Wrong
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _on_this_server(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (databases, on_postgres):
+    for module in (beside, databases, on_postgres):
         monkeypatch.setattr(module, "server", lambda: postgres)
 
 
@@ -37,7 +37,7 @@ def cells_of(module: Any, folder: Path, *arguments: str) -> Scenario:
 
 
 def measured(cell: Cell, folder: Path) -> dict[str, float]:
-    place = folder / f"{cell.group} {cell.name}".replace("/", "-")
+    place = folder / f"cell-{len([*folder.iterdir()])}"
     place.mkdir()
     return dict(cell.measure(place))
 
@@ -68,6 +68,17 @@ def test_a_copy_that_lost_an_event_ends_the_run(tmp_path: Path) -> None:
         copy.check(40)
         with pytest.raises(Wrong, match="41 events were acknowledged; counted again, .* has 40"):
             copy.check(41)
+
+
+def test_what_an_engine_writes_beside_others_is_compared_with_what_it_writes_alone(
+    tmp_path: Path, postgres: Server
+) -> None:
+    cells = beside.cells(["snapshot", "standby"], [4], 0.05, 0.05)
+    for cell in cells:
+        assert measured(cell, tmp_path)["events"] >= 1
+
+    assert [cell.name.partition(",")[0] for cell in cells] == ["engine keyed"] * 4
+    assert postgres.sql("SHOW synchronous_standby_names") == "", "the next cell has none"
 
 
 def test_each_cell_gives_its_figures_and_finds_what_it_wrote(tmp_path: Path) -> None:
