@@ -1,33 +1,62 @@
-"""`foldline copy FILE TO`: a copy of a log and its views, whole, while the engine runs.
+"""`foldline copy FROM TO`: a log into another place, of the same kind or another, verified.
 
-Rules: it writes over nothing, and what it could not copy whole it takes away. The log is only read.
+Rules: it writes over nothing, and the source is only read. From file to file both files are copied
+whole, and what could not be copied whole is taken away. Where a server is at one end, the log is
+copied event by event, and what was begun stays and goes on when the command is run again. How far
+it is stands on the error stream.
 """
 
 from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from ..errors import UsageError
+from ..outside.copying import CopyProgress, Transferred, transfer
+from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
+from ..stores.contract.backend import CopiesFiles, Outside
 from .options import DONE, FAILED, USAGE, log_file
-from .output import say
+from .output import say, tell, terminal_of
+from .printing import counted
+
+if TYPE_CHECKING:
+    from .terminal import Bar
 
 __all__ = ["add_parser"]
 
+LINE_SECONDS: Final = 5.0
+"""Between two lines of progress, where they do not go to a terminal."""
+BAR_SECONDS: Final = 0.1
+
 _DESCRIPTION = """\
-Copy a log, and its views if there are any, to new files. The log may be in use by its engine, be
-left behind by one that was killed, or be closed. Each file is copied as it is at one moment,
-synced, and read again: all events are compared with their checksums. Until then it is called
+Copy a log to a new place: a file, or a schema in PostgreSQL. The log may be in use by its engine,
+be left behind by one that was killed, or be closed. The copy is as the log is at one position. It
+keeps the id of the log, and each event its position, key, time and checksum. At the end the copy is
+read again, and all events are compared with their checksums. TO must be new or empty.
+
+From a file to a file, log and views are copied whole. Until the copy is verified it is called
 TO.partial; one that is there already was left by a copy that was killed, or is being made. Copied
-with cp or rsync, the files of a running log are of several moments, and an engine refuses them."""
+with cp or rsync, the files of a running log are of several moments, and an engine refuses them.
+
+If FROM or TO is postgresql://..., snapshots, decisions, requests, and the checkpoints and parked
+events of sinks come along. The tables of other projections do not: the engine folds them from the
+log when it starts on TO. If the copy is interrupted, run the same command again: it goes on.
+Connect to PostgreSQL as a user who may create schemas there."""
 
 _EPILOG = f"""\
+examples:
+  {COMMAND} copy bank.db backups/monday.db
+  {COMMAND} copy bank.db postgresql://ann@db.example/bank
+  {COMMAND} copy "postgresql://ann@db.example/bank?schema=foldline" bank.db
+
 exit status:
   {DONE}    copied, and the copy was verified
-  {FAILED}    nothing was copied. The reason is on the error stream
+  {FAILED}    not copied. The reason is on the error stream
   {USAGE}    wrong arguments
   130  interrupted
   143  ended by SIGTERM"""
@@ -37,14 +66,16 @@ def add_parser(subparsers: Any) -> None:
     """Add the command."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "copy",
-        help="copy a log and its views, while the engine runs",
+        help="copy a log to a file or to PostgreSQL, while the engine runs",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
     parser.add_argument(
-        "to", metavar="TO", type=log_file, help="the new file, which must not be there"
+        "file", type=log_file, metavar="FROM", help="the log: a file, or postgresql://..."
+    )
+    parser.add_argument(
+        "to", metavar="TO", type=log_file, help="the new place: a file, or postgresql://..."
     )
     parser.add_argument(
         "--damaged",
@@ -55,12 +86,88 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    ports = Ports()
     with _ending_tidily():
-        outside = options.file.outside(Ports())
-        copied = outside.copy(options.to.name, damaged=options.damaged)
-    beside = "" if copied.views is None else f", with its views in {copied.views}"
-    say(f"copied to position {copied.head.position:,}{beside}")
+        source: Outside = options.file.outside(ports)
+        target: Outside = options.to.outside(ports)
+        if isinstance(source, CopiesFiles) and isinstance(target, CopiesFiles):
+            copied = source.copy(options.to.name, damaged=options.damaged)
+            beside = "" if copied.views is None else f", with its views in {copied.views}"
+            say(f"copied to position {copied.head.position:,}{beside}")
+            return DONE
+        if options.file.name == options.to.name:
+            raise UsageError(f"{options.to.name} is the log itself: name another place")
+        shown = _Shown(ports)
+        try:
+            done = transfer(
+                source.copy_source(damaged=options.damaged), target.copy_target(), shown.show
+            )
+        except (KeyboardInterrupt, SystemExit):
+            shown.end()
+            tell("interrupted: run it again, it goes on where it was")
+            raise
+        finally:
+            shown.end()
+    _tell(done)
     return DONE
+
+
+def _tell(done: Transferred) -> None:
+    resumed = f", from {done.resumed_at:,} on" if done.resumed_at else ""
+    say(f"copied to position {done.position:,}{resumed}, and verified")
+    if done.in_use:
+        tell("an engine has the source open: what it writes from now on is not in the copy")
+    carried = done.carried
+    if carried is None:
+        tell("there are no views beside the source, so no decisions and no checkpoints of sinks")
+        return
+    parked = sum(map(len, carried.parked.values()))
+    say(
+        f"with {counted(done.snapshots, 'snapshot')}, {counted(len(carried.decisions), 'decision')}"
+        f", {counted(len(carried.requests), 'request')}, the checkpoints of "
+        f"{counted(len(carried.sinks), 'sink')} and {counted(parked, 'parked event')} of theirs"
+    )
+    if carried.folded:
+        say(f"the next engine on the copy folds these from the log: {', '.join(carried.folded)}")
+
+
+class _Shown:
+    """How far it is: a bar on a terminal, or a line from time to time elsewhere."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._now = ports.clock.monotonic
+        self._terminal = terminal_of(sys.stderr)
+        self._bar: Bar | None = None
+        self._what = ""
+        self._shown_at = self._begun_at = self._now()
+        self._begun = 0
+
+    def show(self, progress: CopyProgress) -> None:
+        """Show it; leave it out where the last time was just now."""
+        now, last = self._now(), progress.position == progress.end
+        if progress.what != self._what:
+            self.end()
+            self._what, self._begun, self._begun_at = progress.what, progress.position, now
+            if self._terminal is not None:
+                self._bar = self._terminal.bar(progress.what)
+        if now - self._shown_at < (LINE_SECONDS if self._bar is None else BAR_SECONDS) and not (
+            last and self._bar is not None
+        ):
+            return
+        self._shown_at = now
+        seconds = now - self._begun_at
+        speed = (progress.position - self._begun) / seconds if seconds > 0 else 0
+        note = f"{progress.position:,} of {progress.end:,} events, {speed:,.0f} events/s"
+        if self._bar is not None:
+            self._bar.show(progress.position, progress.end, note)
+        else:
+            tell(f"{progress.what}: {note}")
+
+    def end(self) -> None:
+        """Let what comes next begin on a line of its own."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.end()
 
 
 @contextmanager

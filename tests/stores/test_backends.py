@@ -19,9 +19,8 @@ class TestSqliteBackend(BackendConformance):
     def same_backend(self, backend: Backend) -> Backend:
         return SqliteBackend(SqliteStore(backend.name))
 
-    def copy_to(self, folder: Path) -> tuple[str, Backend]:
-        to = str(folder / "copy.db")
-        return to, SqliteBackend(SqliteStore(to))
+    def copy_to(self, folder: Path) -> Backend:
+        return SqliteBackend(SqliteStore(str(folder / "copy.db")))
 
 
 class TestOwnBackend(OwnConformance):

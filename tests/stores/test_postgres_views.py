@@ -8,8 +8,6 @@ from typing import Final
 
 import pytest
 
-from engine.errors import DefinitionError
-from engine.runtime.ports import Ports
 from engine.stores.contract.backend import Backend
 from engine.stores.urls import open_backend
 from engine.testing.conformance import BackendConformance
@@ -39,17 +37,8 @@ class TestPostgresBackend(BackendConformance):
     def same_backend(self, backend: Backend) -> Backend:
         return open_backend(backend.name.replace("//", "//postgres@"))
 
-    def copy_to(self, folder: Path) -> tuple[str, Backend]:
-        return str(folder / "copy.db"), open_backend(f"sqlite:{folder / 'copy.db'}")
-
-    async def test_log_and_views_are_copied_beside_their_engine(
-        self, opened: Opened, tmp_path: Path
-    ) -> None:
-        """A server's own means copy it: whoever asks for a file is told which."""
-        with pytest.raises(DefinitionError, match="use pg_dump"):
-            opened.backend.outside(Ports()).copy(self.copy_to(tmp_path)[0])
-
-        assert not list(tmp_path.iterdir())
+    def copy_to(self, folder: Path) -> Backend:
+        return open_backend(f"sqlite:{folder / 'copy.db'}")
 
     async def test_rows_for_a_projector_do_not_wait_for_a_transaction_of_views(
         self, opened: Opened

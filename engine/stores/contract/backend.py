@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
+from .copying import CopySource, CopyTarget
 from .log import Store
 from .outside import Copied, LogReader, Operations, Shell, ViewsReader
 from .views import ViewsStore
 
-__all__ = ["Backend", "Outside"]
+__all__ = ["Backend", "CopiesFiles", "Outside"]
 
 
 class Backend(Protocol):
@@ -71,14 +72,31 @@ class Outside(Protocol):
         """Give SQL for people."""
         ...
 
-    def copy(self, to: str, *, damaged: bool = False) -> Copied:
-        """Copy the log and its views, each whole and of one moment, while their engine runs or not.
+    def copy_source(self, *, damaged: bool = False) -> CopySource:
+        """Give the log to be copied elsewhere.
 
-        Nothing is written over. `damaged` takes what stands before the damage in a log. Raises
-        StoreRefused, and Damaged for an event that cannot be used.
+        `damaged` takes what stands before the damage in a log. Raises UsageError where there is no
+        such thing.
         """
+        ...
+
+    def copy_target(self) -> CopyTarget:
+        """Give where a log is copied to."""
         ...
 
     def writer(self) -> int | None:
         """Give the process that has the log open, as far as its own note tells; None for none."""
+        ...
+
+
+@runtime_checkable
+class CopiesFiles(Outside, Protocol):
+    """What an `Outside` may also be whose log is a file."""
+
+    def copy(self, to: str, *, damaged: bool = False) -> Copied:
+        """Copy the log and its views to other files, each whole and of one moment.
+
+        While their engine runs or not. Nothing is written over. `damaged` takes what stands before
+        the damage in a log. Raises StoreRefused, and Damaged for an event that cannot be used.
+        """
         ...

@@ -16,7 +16,7 @@ from ...model.codec import schema_hash
 from ...model.projection import ProjectionDefinition
 from .outside import Found
 
-__all__ = ["definition_hash", "numbered", "served_position", "serving"]
+__all__ = ["definition_hash", "numbered", "served_position", "serving", "sinks_of"]
 
 
 def definition_hash(definition: ProjectionDefinition) -> str:
@@ -39,6 +39,12 @@ def definition_hash(definition: ProjectionDefinition) -> str:
 def serving(builds: Sequence[Found]) -> Found | None:
     """Give the build that serves."""
     return next((build for build in builds if build.state == "serving"), None)
+
+
+def sinks_of(builds: Sequence[Found]) -> tuple[Sequence[Found], Sequence[str]]:
+    """Give the builds of sinks that deliver, and the names of all projections that have tables."""
+    sinks = [build for build in builds if not build.tables and build.state == "serving"]
+    return sinks, sorted({build.projection for build in builds if build.tables})
 
 
 def numbered(builds: Sequence[Found], number: int, projection: str) -> Found:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from ...errors import DefinitionError
+from ...errors import UsageError
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
-from ..contract.outside import Copied
 from ..contract.views import ViewsStore
 from .address import Address
 from .log.store import PostgresStore
 from .outside.blocking import Blocking
+from .outside.copy_from import PostgresCopySource
+from .outside.copy_into import PostgresCopyTarget
 from .outside.log import PostgresLogReader, holder
 from .outside.operations import PostgresOperations
 from .outside.shell import PostgresShell
@@ -86,14 +87,15 @@ class PostgresOutside:
         """Give SQL for people, which the server ends when its time is over."""
         return PostgresShell(self._place)
 
-    def copy(self, to: str, *, damaged: bool = False) -> Copied:  # noqa: ARG002 - the contract's
-        """Refuse: a server has means of its own for that."""
-        with PostgresLogReader(self._place):
-            pass  # says first if there is no log
-        raise DefinitionError(
-            f"{self._place.name} is not copied to {to!r} by this release: use pg_dump, with both "
-            f"schemas, {self._place.log_schema} and {self._place.schema}. Nothing was made"
-        )
+    def copy_source(self, *, damaged: bool = False) -> PostgresCopySource:
+        """Give the log to be copied elsewhere."""
+        if damaged:
+            raise UsageError("a server has no write-ahead log that a copy could read: leave that")
+        return PostgresCopySource(self._place)
+
+    def copy_target(self) -> PostgresCopyTarget:
+        """Give where a log is copied to."""
+        return PostgresCopyTarget(self._place)
 
     def writer(self) -> int | None:
         """Give the process that has the log open, as far as its own note tells; None for none."""

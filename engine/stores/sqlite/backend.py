@@ -13,6 +13,8 @@ from .files import files_of
 from .log.store import SqliteStore
 from .outside.bounded import Question, ask_bounded
 from .outside.copy import copy_log
+from .outside.copy_from import SqliteCopySource
+from .outside.copy_into import SqliteCopyTarget
 from .outside.log import SqliteLogReader
 from .outside.operations import SqliteOperations
 from .outside.views import SqliteViewsReader
@@ -80,8 +82,16 @@ class SqliteFiles:
         return SqliteShell(self._log, self._views)
 
     def copy(self, to: str, *, damaged: bool = False) -> Copied:
-        """Copy both files."""
+        """Copy both files to others, whole."""
         return copy_log(self._files, self._log, to, damaged=damaged)
+
+    def copy_source(self, *, damaged: bool = False) -> SqliteCopySource:
+        """Give the log to be copied elsewhere."""
+        return SqliteCopySource(self._log, self._views, self._files, damaged=damaged)
+
+    def copy_target(self) -> SqliteCopyTarget:
+        """Give where a log is copied to."""
+        return SqliteCopyTarget(self._log, self._views, self._files)
 
     def writer(self) -> int | None:
         """Give the process whose note is in the lock's file."""

@@ -38,6 +38,7 @@ __all__ = [
     "readable",
     "refused_rows",
     "run",
+    "run_many",
     "run_some",
     "set_pragma",
     "set_reading",
@@ -82,6 +83,11 @@ def run(connection: Any, sql: str, values: Sequence[Scalar] = ()) -> list[tuple[
     """Run one statement to its end; give its rows."""
     rows: list[tuple[Any, ...]] = connection.execute(sql, values).fetchall()
     return rows
+
+
+def run_many(connection: Any, sql: str, rows: Iterable[Sequence[Scalar]]) -> None:
+    """Run one statement once for each row."""
+    connection.executemany(sql, rows)
 
 
 def run_some(

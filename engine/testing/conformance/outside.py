@@ -16,6 +16,7 @@ import pytest
 from ...errors import DefinitionError, StoreFailed, StoreRefused, UsageError
 from ...limits import Limits
 from ...model.projection import Projection
+from ...outside.copying import transfer
 from ...runtime.ports import Ports
 from ...stores.contract.backend import Backend, Outside
 from ...stores.contract.claims import TakeClaim
@@ -80,8 +81,8 @@ class OutsideCases(BackendCases):
     """Readers, a shell, a copy, and a build beside."""
 
     @abstractmethod
-    def copy_to(self, folder: Path) -> tuple[str, Backend]:
-        """Give where a copy goes, as `Outside.copy` takes it, and the backend that opens it."""
+    def copy_to(self, folder: Path) -> Backend:
+        """Give a place where nothing is, to which a log is copied."""
 
     # -- the log
 
@@ -137,7 +138,7 @@ class OutsideCases(BackendCases):
             with pytest.raises(StoreRefused), outside.operations():
                 pass
         with pytest.raises(StoreRefused):
-            outside.copy(self.copy_to(folder)[0])
+            transfer(outside.copy_source(), self.copy_to(folder).outside(Ports()).copy_target())
 
         assert outside.writer() is None
         assert is_empty(folder)
@@ -336,25 +337,27 @@ class OutsideCases(BackendCases):
 
     # -- a copy
 
-    async def test_log_and_views_are_copied_beside_their_engine(
-        self, opened: Opened, tmp_path: Path
-    ) -> None:
-        """Whole, to be opened like any other; nothing is written over."""
+    async def test_a_log_is_copied_beside_its_engine(self, opened: Opened, tmp_path: Path) -> None:
+        """Each event as it is, with what people decided; nothing is written over."""
         await opened.put({"books": [Book("a")]})
         await opened.views.decide(a_decision("pause"))
-        to, backend = self.copy_to(tmp_path)
-        copied = outside_of(opened).copy(to)
-        assert copied.head == await opened.log.head()
-        assert copied.views is not None
+        backend = self.copy_to(tmp_path)
+        source, target = outside_of(opened).copy_source(), backend.outside(Ports()).copy_target()
+        copied = transfer(source, target)
+        assert copied.position == (await opened.log.head()).position
+        assert copied.in_use
         with pytest.raises(StoreRefused, match="writes over nothing"):
-            outside_of(opened).copy(to)
+            transfer(source, target)
 
         log = backend.log()
         await log.open(Ports())
         other = Opened(backend, log, Ports())
         assert log.log_id == opened.log.log_id
+        assert await log.head() == await opened.log.head()
+        both = [await each.read_feed(0, events_max=99, bytes_max=ALL) for each in (log, opened.log)]
+        assert list(both[0]) == list(both[1]) != []
         await other.open(Shelf)
-        assert await other.books() == ["a"]
+        assert await other.books() == []
         assert await other.views.is_paused("shelf")
         await other.put({"books": [Book("b")]})
         await other.close()

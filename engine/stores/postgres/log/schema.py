@@ -22,10 +22,13 @@ from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
 
 __all__ = [
+    "COPYING",
     "LOCK_CLASS",
     "MIGRATIONS",
     "LockKey",
+    "half_copied",
     "lock_key",
+    "make_all",
     "migrate",
     "presence_key",
     "schema_sql",
@@ -289,11 +292,14 @@ MIGRATIONS: Final[Sequence[str]] = (
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 
+COPYING: Final = "copying"
+"""The table of a schema that a log is being copied into; no engine opens one."""
+
 # Not by to_regclass, which may remember that there was none.
 _EXISTS: Final = """
-SELECT count(*) FROM pg_catalog.pg_class c
+SELECT c.relname::text FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = 'about'
+WHERE n.nspname = $1 AND c.relname IN ('about', 'copying')
 """
 _VERSION: Final = "SELECT schema_version FROM {s}.about"
 _ROLE: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -316,6 +322,14 @@ def _signed(number: int) -> int:
 def with_schema(sql: str, schema: str) -> str:
     """Fill in what the schema is called, and its lock."""
     return sql.replace("{s}", schema).replace("{lock}", "{}, {}".format(*lock_key(schema)))
+
+
+def make_all(schema: str) -> Sequence[str]:
+    """Give the statements that make a schema of the newest version, for a transaction."""
+    return [
+        f"CREATE SCHEMA IF NOT EXISTS {schema}",
+        *(with_schema(step, schema) for step in MIGRATIONS),
+    ]
 
 
 def schema_sql(schema: str, *, since: int = 0, role: str | None = None) -> str:
@@ -361,7 +375,10 @@ async def migrate(connection: Connection, address: Address) -> None:
 
 
 async def _version(connection: Connection, schema: str) -> int:
-    if not await connection.fetchval(_EXISTS, schema):
+    there = {row[0] for row in await connection.fetch(_EXISTS, schema)}
+    if COPYING in there:
+        raise half_copied(f"the schema {schema}")
+    if not there:
         return 0
     version: int = await connection.fetchval(with_schema(_VERSION, schema))
     if version > len(MIGRATIONS):
@@ -370,6 +387,14 @@ async def _version(connection: Connection, schema: str) -> int:
             f"{len(MIGRATIONS)}: a later release has moved it forward. Run that one"
         )
     return version
+
+
+def half_copied(name: str) -> StoreRefused:
+    """Say that a log is being copied into a schema."""
+    return StoreRefused(
+        f"{name} is a copy that is being made, or that was interrupted: run the same `{COMMAND} "
+        f"copy` again, which goes on with it, or drop the schema"
+    )
 
 
 def _misfit(address: Address, error: BaseException) -> StoreRefused:

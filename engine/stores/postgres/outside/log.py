@@ -25,7 +25,7 @@ from ..log.reading import (
     read_types,
     read_versions,
 )
-from ..log.schema import MIGRATIONS
+from ..log.schema import COPYING, MIGRATIONS, half_copied
 from ..views.link import Link, Place
 from .blocking import Blocking
 
@@ -39,8 +39,10 @@ _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 class PostgresLogReader:
     """The log at a place; use it with `with`."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, copying: bool = False) -> None:
+        """Take where it is; with `copying` a log is read that is being copied to there."""
         self._place = place
+        self._copying = copying
         self._calls = Blocking(place)
         self._types: dict[int, EventType] = {}
         self._has_claims = False
@@ -80,6 +82,8 @@ class PostgresLogReader:
         schema = self._place.log_schema
         if not (await link.run(_THERE, f"{schema}.about"))[0][0]:
             raise StoreRefused(f"there is no log {self.name}: no engine has made one there yet")
+        if not self._copying and (await link.run(_THERE, f"{schema}.{COPYING}"))[0][0]:
+            raise half_copied(self.name)
         ((log_id, version),) = await link.run(f"SELECT log_id, schema_version FROM {schema}.about")  # noqa: S608
         if version > len(MIGRATIONS):
             raise StoreRefused(

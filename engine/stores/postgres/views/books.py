@@ -220,6 +220,10 @@ class Books:
         """Give all requests that have no answer yet, in order."""
         return await self._requests(link, f"{_OPEN} ORDER BY number")
 
+    async def requests(self, link: Link) -> Sequence[Request]:
+        """Give all requests that are kept, in order."""
+        return await self._requests(link, "true ORDER BY number")
+
     async def request(self, link: Link, number: int) -> Request | None:
         """Give a request, or None where it is not kept any more."""
         found = await self._requests(link, "number = $1", number)

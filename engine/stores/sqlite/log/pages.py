@@ -24,6 +24,7 @@ import msgspec
 from ....errors import Damaged
 from ....model.stored import ENCODING_JSON, StoredEvent, verify
 from ...contract.log import StreamPage, StreamRead
+from .behind import read_behind
 
 __all__ = ["Types", "read_feed", "read_streams"]
 
@@ -211,7 +212,7 @@ def _read(
         return zip(numbers, _cut(numbers, blob, types, names), strict=True), versions
     except (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError, apsw.SQLError):
         found = connection.execute(page.by_row, parameters).fetchall()
-        return _row_by_row(found, types, names), ()
+        return _row_by_row(found, types, names, read_behind(connection)), ()
 
 
 def _whole(
@@ -272,7 +273,10 @@ def _cut(
 
 
 def _row_by_row(
-    rows: Iterable[Sequence[Any]], types: Types, names: Sequence[str] | None
+    rows: Iterable[Sequence[Any]],
+    types: Types,
+    names: Sequence[str] | None,
+    behind: Callable[[int], int],
 ) -> Iterable[tuple[Sequence[Any], StoredEvent]]:
     for row in rows:
         key, position, version, kind, recorded, encoding, checksum, payload, metadata = row
@@ -295,6 +299,7 @@ def _row_by_row(
             metadata,
             encoding,
             checksum,
+            behind(position),
         )
         verify(event)
         yield row, event

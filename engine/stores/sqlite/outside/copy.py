@@ -25,10 +25,10 @@ from ..log.store import SqliteStore
 from ..system_files import exists
 from .log import SqliteLogReader
 
-__all__ = ["copy_log"]
+__all__ = ["PARTIAL", "copy_log", "place_copy", "refuse_what_is_there"]
 
 _ENDINGS: Final = ("", "-wal", "-shm", "-journal")
-_PARTIAL: Final = ".partial"
+PARTIAL: Final = ".partial"
 """Behind the name of a file that is not whole yet."""
 _PAGES: Final = 2_000
 """How many are copied before somebody who wants it to end is listened to."""
@@ -48,18 +48,18 @@ def copy_log(files: Files, path: str, to: str, *, damaged: bool = False) -> Copi
         pass  # it says what a file is that is no log
     has_views = files.size(views) > 0
     made = [views_to, to] if has_views else [to]
-    for target in (to, views_to, *(name + _PARTIAL for name in made)):
-        _refuse_what_is_there(target)
+    for target in (to, views_to, *(name + PARTIAL for name in made)):
+        refuse_what_is_there(target)
     with ExitStack() as stack:
         for target in made:
-            _make(files, target + _PARTIAL)
-            stack.enter_context(_taken_away(files, target + _PARTIAL))
+            _make(files, target + PARTIAL)
+            stack.enter_context(_taken_away(files, target + PARTIAL))
         if has_views:
-            _copy(files, views, views_to + _PARTIAL)
-        _copy(files, path, to + _PARTIAL)
-        head = _verified(files, to + _PARTIAL)
+            _copy(files, views, views_to + PARTIAL)
+        _copy(files, path, to + PARTIAL)
+        head = _verified(files, to + PARTIAL)
         for target in made:
-            _place(files, target)
+            place_copy(files, target)
             stack.enter_context(_taken_away(files, target))
     return Copied(head, views_to if has_views else None)
 
@@ -69,12 +69,13 @@ _LEFT: Final = (
 )
 
 
-def _refuse_what_is_there(path: str) -> None:
+def refuse_what_is_there(path: str) -> None:
+    """Raise StoreRefused where a file of a copy would be."""
     for ending in _ENDINGS:
         if exists(path + ending):
             raise StoreRefused(
                 f"{path}{ending} is there already, and a copy writes over nothing: "
-                + (_LEFT if path.endswith(_PARTIAL) else "name another file, or move it away")
+                + (_LEFT if path.endswith(PARTIAL) else "name another file, or move it away")
             )
 
 
@@ -96,12 +97,12 @@ def _taken_away(files: Files, path: str) -> Generator[None]:
         raise
 
 
-def _place(files: Files, path: str) -> None:
+def place_copy(files: Files, path: str) -> None:
     """Give a copy its name; all of it is in the one file, and what readers left beside is not."""
     for ending in _ENDINGS[1:]:
-        files.remove(f"{path}{_PARTIAL}{ending}")
+        files.remove(f"{path}{PARTIAL}{ending}")
     try:
-        files.place(path + _PARTIAL, path)
+        files.place(path + PARTIAL, path)
     except OSError as error:
         raise StoreRefused(f"{path} cannot be made: {error.strerror}") from error
 

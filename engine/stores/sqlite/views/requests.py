@@ -28,6 +28,7 @@ from ..connection import run
 __all__ = [
     "REQUESTS_SCHEMA",
     "add_request",
+    "all_requests",
     "answer",
     "begin",
     "count_open",
@@ -112,6 +113,11 @@ def oldest_open(connection: Any) -> Request | None:
 def open_requests(connection: Any) -> Sequence[Request]:
     """Give all requests that have no answer yet, in order."""
     return _read(connection, f"{_OPEN} ORDER BY number", ())
+
+
+def all_requests(connection: Any) -> Sequence[Request]:
+    """Give all requests that are kept, in order."""
+    return _read(connection, "true ORDER BY number", ())
 
 
 def read_request(connection: Any, number: int) -> Request | None:

@@ -1,0 +1,184 @@
+"""A log copied from one store into another, of the same kind or of another.
+
+Rules: the source is only read, and may be in use: the copy is of one position, and says which. Each
+event is compared with its checksum as it is read, and what was written is read again at the end:
+its number, its order, all checksums and times must be those that were read from the source. Until
+then no engine takes the target for a log. A copy that was interrupted or killed goes on when it is
+made again. Calls block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from ..errors import Damaged, StoreRefused
+from ..model.stored import EventType, Snapshot, StoredEvent
+from ..runtime.ahead import ahead
+from ..stores.contract.copying import Carried, CopySource, CopyTarget, Mark, marked
+from ..stores.contract.outside import LogReader
+
+__all__ = ["CopyProgress", "Transferred", "transfer"]
+
+_PAGE_EVENTS: Final = 5_000
+_PAGE_BYTES: Final = 8 * 1024 * 1024
+_SNAPSHOTS: Final = 500
+
+
+class CopyProgress(msgspec.Struct, frozen=True):
+    """How far a copy is."""
+
+    what: str
+    """"copied" or "verified"."""
+    position: int
+    end: int
+
+
+class Transferred(msgspec.Struct, frozen=True):
+    """What was copied."""
+
+    position: int
+    resumed_at: int
+    """Where a copy was that had been begun; 0 for a new one."""
+    snapshots: int
+    carried: Carried | None
+    """None where the source has no views beside it."""
+    in_use: bool
+    """Whether an engine had the source open at the end: what it writes later is not in the copy."""
+
+
+def transfer(
+    source: CopySource,
+    target: CopyTarget,
+    on_progress: Callable[[CopyProgress], None] = lambda _: None,
+    *,
+    page_events: int = _PAGE_EVENTS,
+) -> Transferred:
+    """Copy a log with its snapshots, and what was decided about its projections.
+
+    Raises StoreRefused for a target that is not empty, Damaged for an event of the source, or of
+    the copy, that is not what was written, and StoreFailed where a store fails.
+    """
+    with source, target:
+        begun = target.begin(source.log.log_id)
+        _check_history(source.log, target.name, begun)
+        move = _Moving(source, target, on_progress, page_events)
+        # Views are read before the end is looked up, so that no sink is ahead of the log.
+        mark = move.up_to(begun, source.log.head().position)
+        carried = source.carried()
+        mark = move.up_to(mark, source.log.head().position)
+        snapshots = _Counted(_snapshots(source, mark.position))
+        target.keep_snapshots(snapshots)
+        in_use = source.is_in_use()
+        target.keep_carried(source.log.event_types(), carried)
+        _verify(target, mark, on_progress, page_events)
+        target.place()
+    return Transferred(mark.position, begun.position, snapshots.count, carried, in_use)
+
+
+def _check_history(log: LogReader, target: str, begun: Mark) -> None:
+    """Raise StoreRefused where the source has another event where the copy ends."""
+    if not begun.position:
+        return
+    page = log.read_feed(begun.position - 1, events_max=1, bytes_max=1)
+    if not page or page[0].checksum != begun.checksum:
+        raise StoreRefused(
+            f"the copy in {target} ends at position {begun.position}, and {log.name} has "
+            f"{'another event' if page else 'no event'} there: it went back since the copy was "
+            f"begun. Remove the copy, and begin it anew"
+        )
+
+
+class _Moving:
+    """Pages on their way: one is read while another is written."""
+
+    def __init__(
+        self,
+        source: CopySource,
+        target: CopyTarget,
+        on_progress: Callable[[CopyProgress], None],
+        page_events: int,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._on_progress = on_progress
+        self._page_events = page_events
+
+    def up_to(self, mark: Mark, end: int) -> Mark:
+        """Copy the events behind a mark up to a position; give the mark there."""
+        log = self._source.log
+        with ahead(_pages(log, mark.position, end, self._page_events)) as pages:
+            for page, types in pages:
+                after = marked(mark, page)
+                self._target.add(page, types, mark, after)
+                mark = after
+                self._on_progress(CopyProgress("copied", mark.position, end))
+        if mark.position < end:
+            raise Damaged(mark.position + 1, f"{log.name} has no event there any more")
+        return mark
+
+
+_Page: TypeAlias = tuple[Sequence[StoredEvent], Sequence[EventType]]
+"""Events, and all types that the log has."""
+
+
+def _pages(log: LogReader, after: int, end: int, page_events: int) -> Generator[_Page]:
+    types = log.event_types()
+    known = {(kind.name, kind.version) for kind in types}
+    while after < end:
+        most = min(page_events, end - after)
+        page = log.read_feed(after, events_max=most, bytes_max=_PAGE_BYTES)
+        if not page:
+            return
+        if not {(event.name, event.event_version) for event in page} <= known:
+            types = log.event_types()
+            known = {(kind.name, kind.version) for kind in types}
+        yield page, types
+        after = page[-1].position
+
+
+class _Counted:
+    """Pages of snapshots, counted as they pass."""
+
+    def __init__(self, pages: Iterator[Sequence[Snapshot]]) -> None:
+        self._pages = pages
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Sequence[Snapshot]]:
+        """Give them."""
+        for page in self._pages:
+            self.count += len(page)
+            yield page
+
+
+def _snapshots(source: CopySource, end: int) -> Generator[Sequence[Snapshot]]:
+    """Give the snapshots of what is copied; others are of events that the copy does not have."""
+    after = ""
+    while page := source.snapshots(after, _SNAPSHOTS):
+        yield [snapshot for snapshot in page if snapshot.position <= end]
+        after = page[-1].stream
+
+
+def _verify(
+    target: CopyTarget,
+    wanted: Mark,
+    on_progress: Callable[[CopyProgress], None],
+    page_events: int,
+) -> None:
+    """Read what was written; raise Damaged where it is not what was read from the source."""
+    found = Mark()
+    with target.written() as log:
+        end = log.head().position
+        with ahead(_pages(log, 0, end, page_events)) as pages:
+            for page, _ in pages:
+                found = marked(found, page)
+                on_progress(CopyProgress("verified", found.position, wanted.position))
+    if found != wanted:
+        raise Damaged(
+            min(found.position, wanted.position),
+            f"the copy in {target.name} has {found.position} events with the digest "
+            f"{found.digest:#010x}, and {wanted.position} with {wanted.digest:#010x} were read "
+            f"from the source: it is no copy. Remove it, and begin anew",
+        )

@@ -1,0 +1,160 @@
+"""How a log is copied from one store into another, whatever both are.
+
+Rules: a log is copied up to one position, event by event as it was stored: stream, version,
+position, recorded, behind, checksum, payload and metadata, and with its id. Snapshots come along,
+and what no log tells: what people decided and asked for, and how far sinks have delivered. Tables
+of projections do not: an engine folds them from the log. A target is nobody's log until `place`.
+What was written to it is durable in the order in which it was added, so that a copy that was killed
+goes on from its last page. All calls block.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import Protocol
+from zlib import crc32
+
+import msgspec
+
+from ...errors import StoreRefused
+from ...model.stored import EventType, Snapshot, StoredEvent
+from .outside import Found, LogReader
+from .requests import Request
+from .views import Decision, Parked
+
+__all__ = [
+    "Carried",
+    "CopySource",
+    "CopyTarget",
+    "Mark",
+    "foreign_copy",
+    "foreign_views",
+    "marked",
+    "rival_copy",
+]
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a copy has come."""
+
+    position: int = 0
+    checksum: int = 0
+    """Of the event there."""
+    digest: int = 0
+    """Of places, times and checksums of all events up to there, in order."""
+
+
+def marked(mark: Mark, events: Sequence[StoredEvent]) -> Mark:
+    """Give the mark behind these events, which follow on it."""
+    if not events:
+        return mark
+    numbers = chain.from_iterable((e.position, e.checksum, e.recorded, e.behind) for e in events)
+    digest = crc32(array("q", numbers).tobytes(), mark.digest)
+    return Mark(events[-1].position, events[-1].checksum, digest)
+
+
+class Carried(msgspec.Struct, frozen=True):
+    """What goes along that a log does not tell."""
+
+    decisions: Sequence[Decision]
+    """The oldest first."""
+    requests: Sequence[Request]
+    """With their numbers, so that who waits for an answer finds it."""
+    sinks: Sequence[Found]
+    """The builds of sinks that deliver, with their checkpoints."""
+    parked: Mapping[str, Sequence[Parked]]
+    """What these sinks have set aside, by name."""
+    folded: Sequence[str]
+    """The projections whose tables are folded anew."""
+
+
+class CopySource(AbstractContextManager["CopySource"], Protocol):
+    """A log and its views, to be copied while their engine runs or not."""
+
+    @property
+    def log(self) -> LogReader:
+        """The log, open inside of `with`."""
+        ...
+
+    def is_in_use(self) -> bool:
+        """Tell whether an engine has the log open."""
+        ...
+
+    def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
+        """Give snapshots in the order of their streams, behind one of that name."""
+        ...
+
+    def carried(self) -> Carried | None:
+        """Give what goes along, as of one moment; None where there are no views beside the log.
+
+        Raises StoreRefused for views of another log, or of another release.
+        """
+        ...
+
+
+class CopyTarget(AbstractContextManager["CopyTarget"], Protocol):
+    """Where a log is copied to."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    def begin(self, log_id: str) -> Mark:
+        """Make it, or go on with a copy of that log that was begun; give how far that is.
+
+        Raises StoreRefused where something is there that is no such copy.
+        """
+        ...
+
+    def add(
+        self, events: Sequence[StoredEvent], types: Sequence[EventType], before: Mark, after: Mark
+    ) -> None:
+        """Add events behind `before`. `types` are all that the log has, in their order.
+
+        Raises StoreRefused where somebody else goes on with this copy.
+        """
+        ...
+
+    def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
+        """Keep snapshots, in place of what was kept."""
+        ...
+
+    def keep_carried(self, types: Sequence[EventType], carried: Carried | None) -> None:
+        """Keep what goes along, in place of what was kept, and the types as they are now."""
+        ...
+
+    def written(self) -> LogReader:
+        """Give what was written, to be read and compared; not yet open."""
+        ...
+
+    def place(self) -> None:
+        """Make it a log that engines open."""
+        ...
+
+
+def foreign_copy(name: str, log_id: str, wanted: str) -> StoreRefused:
+    """Say that a copy of another log was begun at a target."""
+    return StoreRefused(
+        f"in {name} a copy of the log {log_id} was begun, and this is {wanted}: name another "
+        f"target, or remove what was begun. Nothing was changed"
+    )
+
+
+def foreign_views(name: str, log_id: str, wanted: str) -> StoreRefused:
+    """Say that the views beside a source are not its own."""
+    return StoreRefused(
+        f"{name} has views of log {log_id}, and is log {wanted}: start an engine on it once, which "
+        f"drops them, or move them away. Nothing more was copied"
+    )
+
+
+def rival_copy(name: str) -> StoreRefused:
+    """Say that somebody else writes to a target."""
+    return StoreRefused(
+        f"another process copies to {name} at the same time: let one of them finish it. This one "
+        f"wrote nothing more"
+    )

@@ -1,0 +1,106 @@
+"""A log in PostgreSQL, and what stands about it beside, to be copied elsewhere.
+
+Rules: both are only read, while their engine runs or not, and no lock is taken that anybody waits
+for; what is read of the views is of one moment. Calls block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Final
+
+from ....model.stored import Snapshot
+from ...contract.builds import sinks_of
+from ...contract.copying import Carried, foreign_views
+from ...contract.outside import Found
+from ...contract.views import Parked
+from ..views.builds import Builds
+from ..views.link import Link, Place, transaction
+from ..views.schema import check_schema, has_views
+from .blocking import Blocking
+from .log import PostgresLogReader, is_in_use
+
+__all__ = ["PostgresCopySource"]
+
+_ALL: Final = 2**63 - 1
+_LOOKING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_SNAPSHOTS: Final = (
+    "SELECT stream, version, position, checksum, snapshot_version, state FROM {s}.snapshots "
+    "WHERE stream > $1 ORDER BY stream LIMIT $2"
+)
+
+
+class PostgresCopySource:
+    """The log at a place, and its views."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._calls = Blocking(place)
+        self._builds = Builds(place)
+        self.log = PostgresLogReader(place)
+        """The log, open inside of `with`."""
+
+    def __enter__(self) -> PostgresCopySource:
+        """Open the log."""
+        self.log.open()
+        try:
+            self._calls.open()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self._close()
+
+    def _close(self) -> None:
+        self._calls.close()
+        self.log.close()
+
+    def is_in_use(self) -> bool:
+        """Tell whether an engine has the log open."""
+        return self._calls.run(is_in_use, self._place)
+
+    def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
+        """Give snapshots in the order of their streams."""
+        return self._calls.run(self._snapshots, after, limit)
+
+    async def _snapshots(self, link: Link, after: str, limit: int) -> Sequence[Snapshot]:
+        rows = await link.run(self._place.address.sql(_SNAPSHOTS), after, limit)
+        return [Snapshot(*row) for row in rows]
+
+    def carried(self) -> Carried | None:
+        """Give what goes along; None where there are no views."""
+        return self._calls.run(self._carried)
+
+    async def _carried(self, link: Link) -> Carried | None:
+        if not await has_views(link, self._place):
+            return None
+        log_id = await check_schema(link, self._place)
+        if log_id != self.log.log_id:
+            raise foreign_views(self._place.name, log_id, self.log.log_id)
+        books = self._builds.books
+        async with transaction(link, _LOOKING):
+            sinks, folded = sinks_of(await self._builds.read(link))
+            return Carried(
+                await books.decisions(link, None),
+                await books.requests(link),
+                sinks,
+                await self._parked(link, sinks),
+                folded,
+            )
+
+    async def _parked(self, link: Link, sinks: Sequence[Found]) -> Mapping[str, Sequence[Parked]]:
+        return {
+            sink.projection: await self._builds.books.parked(
+                link, sink.projection, sink.number, None, 0, _ALL
+            )
+            for sink in sinks
+        }

@@ -1,0 +1,113 @@
+"""A log in a file, and what stands about it in the file of its views, to be copied elsewhere.
+
+Rules: both are only read, while their engine runs or not; what is read of the views is of one
+moment. Nothing in either file is run. Calls block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import Any, Final
+
+import apsw
+
+from ....model.stored import Snapshot
+from ...contract.builds import sinks_of
+from ...contract.copying import Carried, foreign_views
+from ..connection import failures, run, set_reading, snapshot, unreadable
+from ..files import Files
+from ..shape import harden
+from ..views.builds import check_file, read_builds
+from ..views.parked import read_decisions, read_parked
+from ..views.requests import all_requests
+from .log import SqliteLogReader
+
+__all__ = ["SqliteCopySource"]
+
+_ALL: Final = 2**63 - 1
+_SNAPSHOTS: Final = (
+    "SELECT stream, version, position, checksum, snapshot_version, state FROM snapshots "
+    "WHERE stream > ? ORDER BY stream LIMIT ?"
+)
+
+
+class SqliteCopySource:
+    """The log in the file `path`, and its views in the file `views`."""
+
+    def __init__(self, path: str, views: str, files: Files, *, damaged: bool) -> None:
+        self._path = path
+        self._views = views
+        self._files = files
+        self._connection: Any = None
+        self.log = SqliteLogReader(path, files, damaged=damaged)
+        """The log, open inside of `with`."""
+
+    def __enter__(self) -> SqliteCopySource:
+        """Open the log."""
+        self.log.open()
+        try:
+            with unreadable(self._path):
+                self._connection = self._files.connect(self._path, readonly=True)
+                set_reading(self._connection)
+                harden(self._connection)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self._close()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        self.log.close()
+        if connection is not None:
+            connection.close()
+
+    def is_in_use(self) -> bool:
+        """Tell whether an engine has the log open."""
+        return self._files.is_locked(self._path + ".lock") or self._files.is_held(self._path)
+
+    def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
+        """Give snapshots in the order of their streams."""
+        with unreadable(self._path):
+            return [Snapshot(*row) for row in run(self._connection, _SNAPSHOTS, (after, limit))]
+
+    def carried(self) -> Carried | None:
+        """Give what goes along; None where there are no views."""
+        if self._files.size(self._views) == 0:
+            return None
+        with (
+            failures(self._views, "read", refused=True),
+            closing(self._files.connect(self._views, readonly=True)) as connection,
+        ):
+            set_reading(connection)
+            harden(connection)
+            return self._carried(connection)
+
+    def _carried(self, connection: apsw.Connection) -> Carried:
+        log_id = check_file(connection, self._views)
+        if log_id != self.log.log_id:
+            raise foreign_views(self._path, log_id, self.log.log_id)
+        with snapshot(connection):
+            sinks, folded = sinks_of(read_builds(connection))
+            return Carried(
+                read_decisions(connection, None),
+                all_requests(connection),
+                sinks,
+                {
+                    sink.projection: read_parked(
+                        connection, sink.projection, sink.number, None, 0, _ALL
+                    )
+                    for sink in sinks
+                },
+                folded,
+            )
