@@ -40,12 +40,12 @@ keeps the id of the log, and each event its position, key, time and checksum. At
 read again, and all events are compared with their checksums. TO must be new or empty.
 
 From a file to a file, log and views are copied whole. Until the copy is verified it is called
-TO.partial; one that is there already was left by a copy that was killed, or is being made. Copied
+TO.partial. One that is there already was left by a copy that was killed, or is being made. Copied
 with cp or rsync, the files of a running log are of several moments, and an engine refuses them.
 
 If FROM or TO is postgresql://..., snapshots, decisions, requests, and the checkpoints and parked
 events of sinks come along. The tables of other projections do not: the engine folds them from the
-log when it starts on TO. If the copy is interrupted, run the same command again: it goes on.
+log when it starts on TO. If the copy is interrupted, run the same command again: it continues.
 Connect to PostgreSQL as a user who may create schemas there."""
 
 _EPILOG = f"""\
@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
             )
         except (KeyboardInterrupt, SystemExit):
             shown.end()
-            tell("interrupted: run it again, it goes on where it was")
+            tell("interrupted: run it again, it continues where it was")
             raise
         finally:
             shown.end()

@@ -393,7 +393,7 @@ def half_copied(name: str) -> StoreRefused:
     """Say that a log is being copied into a schema."""
     return StoreRefused(
         f"{name} is a copy that is being made, or that was interrupted: run the same `{COMMAND} "
-        f"copy` again, which goes on with it, or drop the schema"
+        f"copy` again, which continues it, or drop the schema"
     )
 
 

@@ -287,7 +287,7 @@ class SqliteCopyTarget:
         except apsw.FullError as error:
             raise StoreFailed(
                 f"{self._path}: there is no room for the copy. Make some, and run this again: it "
-                f"goes on where it was",
+                f"continues where it was",
                 written=False,
                 passes=True,
             ) from error
