@@ -65,10 +65,12 @@ def transfer(
         begun = target.begin(source.log.log_id)
         _check_history(source.log, target.name, begun)
         move = _Moving(source, target, on_progress, page_events)
-        # Views are read before the end is looked up, so that no sink is ahead of the log.
+        # What takes long comes first. Then views are read before the end is looked up, so that no
+        # sink is ahead of the log.
         mark = move.up_to(begun, source.log.head().position)
         carried = source.carried()
-        mark = move.up_to(mark, source.log.head().position)
+        target.clear_claims()
+        mark = move.up_to(mark, source.moment(target.keep_claims).position)
         snapshots = _Counted(_snapshots(source, mark.position))
         target.keep_snapshots(snapshots)
         in_use = source.is_in_use()

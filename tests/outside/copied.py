@@ -28,10 +28,15 @@ from engine import (
 from engine.model.stored import EventData, StoredEvent
 from engine.outside.copying import CopyProgress, Transferred, transfer
 from engine.runtime.ports import Ports
+from engine.stores.contract.claims import HeldClaim, TakeClaim
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.urls import open_backend
 from engine.testing.conformance import ADDED
 
+NewStore = Callable[[str], str]
+"""Gives the URL of a store that is not there yet, of a kind."""
+WAYS = [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("postgresql", "postgresql")]
+BOTH = ["sqlite", "postgresql"]
 ALL = 10**9
 
 
@@ -120,13 +125,14 @@ def copy(
     )
 
 
-def log_of(store: str) -> tuple[str, list[StoredEvent], list[object]]:
-    """Give the id of a log, its events and its types, as others read them."""
+def log_of(store: str) -> tuple[str, list[StoredEvent], list[object], list[HeldClaim]]:
+    """Give the id of a log, its events, its types and its claims, as others read them."""
     with open_backend(store).outside(Ports()).log_reader() as log:
         return (
             log.log_id,
             list(log.read_feed(0, events_max=100_000, bytes_max=ALL)),
             list(log.event_types()),
+            log.read_claims(claims_max=100_000),
         )
 
 
@@ -136,8 +142,10 @@ async def raw(store: str, count: int, recorded: Sequence[int] = (1_000,)) -> Non
     await log.open(Ports())
     for n in range(count):
         data = EventData(ADDED, b'{"amount":%d}' % n)
-        write = Write(f"stream:{n % 50}", n // 50, [data])
-        await log.append(Batch([AppendRequest([write])], recorded[n % len(recorded)]))
+        stream = f"stream:{n % 50}"
+        write = Write(stream, n // 50, [data])
+        claims = [TakeClaim("name", f"ü {n}", stream)] if n % 3 == 0 else []
+        await log.append(Batch([AppendRequest([write], claims)], recorded[n % len(recorded)]))
     await log.close()
 
 

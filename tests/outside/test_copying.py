@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,10 +11,10 @@ import apsw
 import pytest
 
 from engine import Damaged, StoreRefused
-from engine.__main__ import main
 from engine.model.stored import EventData
-from engine.outside.copying import CopyProgress
+from engine.outside.copying import CopyProgress, transfer
 from engine.runtime.ports import Ports
+from engine.stores.contract.claims import HeldClaim, ReleaseClaim, TakeClaim
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.connection import run
@@ -26,9 +22,12 @@ from engine.stores.sqlite.system_files import SystemFiles
 from engine.stores.urls import open_backend
 from engine.testing.conformance import ADDED
 from tests.outside.copied import (
+    BOTH,
+    WAYS,
     Board,
     GetCounts,
     Letters,
+    NewStore,
     Pin,
     boards,
     copy,
@@ -36,34 +35,12 @@ from tests.outside.copied import (
     log_of,
     raw,
 )
-from tests.support import warm
 from tests.support.postgres import Server
-
-NewStore = Callable[[str], str]
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     Letters.delivered.clear()
-
-
-@pytest.fixture
-def new(tmp_path: Path, postgres: Server) -> NewStore:
-    """Give the URL of a store that is not there yet, of a kind."""
-    made = 0
-
-    def give(kind: str) -> str:
-        nonlocal made
-        made += 1
-        if kind == "postgresql":
-            return postgres.url(postgres.new_schema(), "lease=1")
-        return f"sqlite:{tmp_path / f'log-{made}.db'}"
-
-    return give
-
-
-WAYS = [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("postgresql", "postgresql")]
-BOTH = ["sqlite", "postgresql"]
 
 
 # -- what comes along -----------------------------------------------------------------------------
@@ -122,7 +99,7 @@ async def test_events_whose_writer_was_behind_keep_their_time_and_their_checksum
 ) -> None:
     source, target = new("postgresql"), new(there)
     await raw(source, 20, recorded=(5_000, 900))
-    _, events, _ = log_of(source)
+    _, events, *_ = log_of(source)
     assert {event.behind for event in events} == {0, 4_100}
 
     copy(source, target)
@@ -191,6 +168,37 @@ async def test_a_log_in_use_is_copied_up_to_one_position(new: NewStore, here: st
 
     assert done.position == 25
     assert log_of(target)[1] == log_of(source)[1][:25]
+
+
+@pytest.mark.parametrize("here", BOTH)
+async def test_claims_are_copied_as_they_were_at_that_position(
+    new: NewStore, monkeypatch: pytest.MonkeyPatch, here: str
+) -> None:
+    source, target = new(here), new("postgresql")
+    log = open_backend(source).log()
+    await log.open(Ports())
+    loop = asyncio.get_running_loop()
+
+    async def append(version: int, *extras: TakeClaim | ReleaseClaim) -> None:
+        write = Write("a:1", version, [EventData(ADDED, b"{}")])
+        await log.append(Batch([AppendRequest([write], extras)], 9))
+
+    await append(0, TakeClaim("name", "x", "a:1"))
+    into = open_backend(target).outside(Ports()).copy_target()
+    kept = into.keep_claims
+
+    def keep(claims: Sequence[HeldClaim]) -> None:
+        later = append(1, ReleaseClaim("name", "x", "a:1"), TakeClaim("name", "y", "a:1"))
+        asyncio.run_coroutine_threadsafe(later, loop).result(60)
+        kept(claims)
+
+    monkeypatch.setattr(into, "keep_claims", keep)
+    out = open_backend(source).outside(Ports()).copy_source()
+    assert (await asyncio.to_thread(transfer, out, into)).position == 1
+    await log.close()
+
+    assert log_of(target)[3] == [HeldClaim("name", "x", "a:1", 1)]
+    assert log_of(source)[3] == [HeldClaim("name", "y", "a:1", 2)]
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -372,120 +380,3 @@ async def test_who_may_not_make_a_schema_is_told_to_be_its_owner(
 
     with pytest.raises(StoreRefused, match="the owner of its schemas"):
         copy(source, postgres.url(postgres.new_schema()).replace("postgres@", f"{role}@"))
-
-
-# -- what is verified -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("there", BOTH)
-@pytest.mark.parametrize("change", ["checksum = checksum + 1", "recorded = recorded + 1"])
-async def test_a_copy_that_is_not_what_was_read_is_no_log(
-    new: NewStore, postgres: Server, there: str, change: str
-) -> None:
-    source, target = new("sqlite"), new(there)
-    await raw(source, 30)
-
-    def show(progress: CopyProgress) -> None:
-        if (progress.what, progress.position) == ("copied", 30):
-            _spoil(postgres, target, f"UPDATE events SET {change} WHERE position = 12")
-
-    with pytest.raises(Damaged, match="position 12"):
-        copy(source, target, show)
-    with pytest.raises(StoreRefused):
-        log_of(target)
-
-
-@pytest.mark.parametrize("there", BOTH)
-async def test_a_copy_that_lacks_its_last_events_is_no_log(
-    new: NewStore, postgres: Server, there: str
-) -> None:
-    source, target = new("sqlite"), new(there)
-    await raw(source, 30)
-
-    def show(progress: CopyProgress) -> None:
-        if (progress.what, progress.position) == ("copied", 30):
-            _spoil(postgres, target, "DELETE FROM events WHERE position > 28")
-
-    with pytest.raises(Damaged, match="28 events with the digest"):
-        copy(source, target, show)
-    with pytest.raises(StoreRefused):
-        log_of(target)
-
-
-def _spoil(postgres: Server, target: str, statement: str) -> None:
-    """Change what no trigger would let anybody change."""
-    if target.startswith("sqlite:"):
-        with closing(apsw.Connection(target.removeprefix("sqlite:") + ".partial")) as connection:
-            connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
-            run(connection, statement)
-        return
-    schema = target.rpartition("schema=")[2].partition("&")[0]
-    postgres.sql(
-        f"SET search_path = {schema}; ALTER TABLE events DISABLE TRIGGER ALL; {statement}; "
-        f"ALTER TABLE events ENABLE TRIGGER ALL"
-    )
-
-
-# -- killed ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("here", "there"), WAYS)
-async def test_a_copy_that_was_killed_again_and_again_is_whole_in_the_end(
-    new: NewStore, here: str, there: str
-) -> None:
-    source, target = new(here), new(there)
-    await raw(source, 600)
-    program = [sys.executable, "-m", "tests.outside.copied", source, target, "20"]
-    chance = random.Random(f"{here} {there}")
-    at: list[int] = []
-    for _ in range(5):
-        process = warm.Warm(program, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        told = [process.stdout.readline() for _ in range(chance.randrange(1, 12))]
-        process.send_signal(signal.SIGKILL)  # while it writes the next page
-        process.wait(60)
-        process.stdout.close()
-        if not told[-1]:
-            break
-        at.append(int(told[-1].split()[1]) if told[-1].startswith("copied") else 600)
-
-    assert len(at) > 2
-    assert at == sorted(at), "it goes on, and does not begin anew"
-    if not _is_whole(target):
-        copy(source, target)
-    assert log_of(target) == log_of(source)
-
-
-def _is_whole(target: str) -> bool:
-    try:
-        log_of(target)
-    except StoreRefused:
-        return False
-    return True
-
-
-# -- the command ----------------------------------------------------------------------------------
-
-
-async def test_the_command_copies_there_and_back_and_shows_no_password(
-    new: NewStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = new("sqlite")
-    async with boards(source) as engine:
-        await filled(engine)
-        await engine.projections.pause("counts", reason="for the move")
-    target = new("postgresql").replace("postgres@", "postgres:pa55word@")
-    back = tmp_path / "back.db"
-
-    assert main(["copy", source, target]) == 0
-    out, err = capsys.readouterr()
-    assert main(["copy", target, str(back)]) == 0
-
-    assert "copied to position 24, and verified" in out
-    assert "with 3 snapshots, 1 decision, 0 requests, the checkpoints of 1 sink and 6 parked" in out
-    assert "folds these from the log: counts" in out
-    assert "pa55word" not in out + err
-    assert log_of(f"sqlite:{back}") == log_of(source)
-    assert main(["copy", target, target]) == 1
-    assert "is the log itself" in capsys.readouterr().err
-    assert main(["copy", "--damaged", target, str(tmp_path / "other.db")]) == 1

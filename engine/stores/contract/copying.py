@@ -1,17 +1,17 @@
 """How a log is copied from one store into another, whatever both are.
 
 Rules: a log is copied up to one position, event by event as it was stored: stream, version,
-position, recorded, behind, checksum, payload and metadata, and with its id. Snapshots come along,
-and what no log tells: what people decided and asked for, and how far sinks have delivered. Tables
-of projections do not: an engine folds them from the log. A target is nobody's log until `place`.
-What was written to it is durable in the order in which it was added, so that a copy that was killed
-goes on from its last page. All calls block.
+position, recorded, behind, checksum, payload and metadata, with its id, and with the claims that
+are held there. Snapshots come along, and what no log tells: what people decided and asked for, and
+how far sinks have delivered. Tables of projections do not: an engine folds them from the log. A
+target is nobody's log until `place`. What was written to it is durable in the order in which it was
+added, so that a copy that was killed goes on from its last page. All calls block.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Protocol
@@ -21,6 +21,8 @@ import msgspec
 
 from ...errors import StoreRefused
 from ...model.stored import EventType, Snapshot, StoredEvent
+from .claims import HeldClaim
+from .log import Head
 from .outside import Found, LogReader
 from .requests import Request
 from .views import Decision, Parked
@@ -83,6 +85,10 @@ class CopySource(AbstractContextManager["CopySource"], Protocol):
         """Tell whether an engine has the log open."""
         ...
 
+    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
+        """Give the end of the log, and all claims to `keep`, page by page, as of one moment."""
+        ...
+
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
         """Give snapshots in the order of their streams, behind one of that name."""
         ...
@@ -117,6 +123,14 @@ class CopyTarget(AbstractContextManager["CopyTarget"], Protocol):
 
         Raises StoreRefused where somebody else goes on with this copy.
         """
+        ...
+
+    def clear_claims(self) -> None:
+        """Forget what claims were kept."""
+        ...
+
+    def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
+        """Keep more claims."""
         ...
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:

@@ -6,15 +6,19 @@ for; what is read of the views is of one moment. Calls block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
 from ....model.stored import Snapshot
 from ...contract.builds import sinks_of
+from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, foreign_views
+from ...contract.log import Head
 from ...contract.outside import Found
 from ...contract.views import Parked
+from ..log.claims import read_claims
+from ..log.reading import read_head
 from ..views.builds import Builds
 from ..views.link import Link, Place, transaction
 from ..views.schema import check_schema, has_views
@@ -25,6 +29,8 @@ __all__ = ["PostgresCopySource"]
 
 _ALL: Final = 2**63 - 1
 _LOOKING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_PAGE: Final = 2_000
+_THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 _SNAPSHOTS: Final = (
     "SELECT stream, version, position, checksum, snapshot_version, state FROM {s}.snapshots "
     "WHERE stream > $1 ORDER BY stream LIMIT $2"
@@ -67,6 +73,23 @@ class PostgresCopySource:
     def is_in_use(self) -> bool:
         """Tell whether an engine has the log open."""
         return self._calls.run(is_in_use, self._place)
+
+    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
+        """Give the end of the log, and all claims to `keep`."""
+        return self._calls.run(self._moment, keep)
+
+    async def _moment(self, link: Link, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
+        schema = self._place.log_schema
+        async with transaction(link, _LOOKING):
+            head = await read_head(link.line, schema)
+            there = (await link.run(_THERE, f"{schema}.claims"))[0][0]
+            after = ("", "") if there else None
+            while after is not None and (
+                page := await read_claims(link.line, schema, after, _PAGE)
+            ):
+                keep(page)
+                after = (page[-1].name, page[-1].value)
+            return head
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
         """Give snapshots in the order of their streams."""

@@ -19,6 +19,7 @@ import msgspec
 from ....errors import EngineError, StoreRefused
 from ....model.projection import slice_of
 from ....model.stored import EventType, Snapshot, StoredEvent
+from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, Mark, foreign_copy, rival_copy
 from ...contract.outside import Found
 from ...contract.requests import Request
@@ -48,6 +49,7 @@ _COLUMNS: Final = (
     "payload",
     "metadata",
 )
+_CLAIM: Final = ("name", "value", "stream", "position")
 _MARK: Final = """
 CREATE TABLE {s}.copying(
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -194,12 +196,14 @@ class PostgresCopyTarget:
             if not moved:
                 raise rival_copy(self.name)
             await self._keep_types(link, types)
-            await cast("_Copies", link.line.connection).copy_records_to_table(
-                "events",
-                records=[self._row(event) for event in events],
-                columns=_COLUMNS,
-                schema_name=self._schema,
-            )
+            await self._copy(link, "events", _COLUMNS, [self._row(event) for event in events])
+
+    async def _copy(
+        self, link: Link, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        await cast("_Copies", link.line.connection).copy_records_to_table(
+            table, records=rows, columns=columns, schema_name=self._schema
+        )
 
     def _row(self, event: StoredEvent) -> tuple[int | str | bytes, ...]:
         return (
@@ -256,6 +260,22 @@ class PostgresCopyTarget:
         )
 
     # -- the rest -----------------------------------------------------------------------------
+
+    def clear_claims(self) -> None:
+        """Forget what claims were kept."""
+        self._calls.run(self._clear_claims)
+
+    async def _clear_claims(self, link: Link) -> None:
+        async with self._as_owner():
+            await link.do(self._in("DELETE FROM {s}.claims"))
+
+    def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
+        """Keep more claims."""
+        self._calls.run(self._keep_claims, claims)
+
+    async def _keep_claims(self, link: Link, claims: Sequence[HeldClaim]) -> None:
+        async with self._as_owner():
+            await self._copy(link, "claims", _CLAIM, map(msgspec.structs.astuple, claims))
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
         """Keep snapshots, each page in a transaction."""

@@ -6,7 +6,7 @@ moment. Nothing in either file is run. Calls block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Final
@@ -15,9 +15,13 @@ import apsw
 
 from ....model.stored import Snapshot
 from ...contract.builds import sinks_of
+from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, foreign_views
+from ...contract.log import Head
 from ..connection import failures, run, set_reading, snapshot, unreadable
 from ..files import Files
+from ..log.claims import read_claims
+from ..log.heads import read_head
 from ..shape import harden
 from ..views.builds import check_file, read_builds
 from ..views.parked import read_decisions, read_parked
@@ -27,6 +31,8 @@ from .log import SqliteLogReader
 __all__ = ["SqliteCopySource"]
 
 _ALL: Final = 2**63 - 1
+_PAGE: Final = 2_000
+_CLAIMS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'claims'"
 _SNAPSHOTS: Final = (
     "SELECT stream, version, position, checksum, snapshot_version, state FROM snapshots "
     "WHERE stream > ? ORDER BY stream LIMIT ?"
@@ -75,6 +81,17 @@ class SqliteCopySource:
     def is_in_use(self) -> bool:
         """Tell whether an engine has the log open."""
         return self._files.is_locked(self._path + ".lock") or self._files.is_held(self._path)
+
+    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
+        """Give the end of the log, and all claims to `keep`."""
+        connection = self._connection
+        with unreadable(self._path), snapshot(connection):
+            head = read_head(connection)
+            after = ("", "") if run(connection, _CLAIMS) else None
+            while after is not None and (page := read_claims(connection, after, _PAGE)):
+                keep(page)
+                after = (page[-1].name, page[-1].value)
+            return head
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
         """Give snapshots in the order of their streams."""

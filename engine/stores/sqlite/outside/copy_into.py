@@ -20,6 +20,7 @@ import msgspec
 from ....errors import StoreFailed, StoreRefused
 from ....model.projection import slice_of
 from ....model.stored import EventType, Snapshot, StoredEvent
+from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, Mark, foreign_copy, marked, rival_copy
 from ...contract.outside import Found
 from ...contract.requests import Request
@@ -213,6 +214,22 @@ class SqliteCopyTarget:
             self._streams.update((name, number) for number, name in rows)
 
     # -- the rest -----------------------------------------------------------------------------
+
+    def clear_claims(self) -> None:
+        """Forget what claims were kept."""
+        with self._writing():
+            run(self._open(), "DELETE FROM claims")
+
+    def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
+        """Keep more claims, whose streams are known before their events come."""
+        connection = self._open()
+        with self._writing(), transaction(connection):
+            self._know_streams(connection, {claim.stream for claim in claims})
+            run_many(
+                connection,
+                "INSERT INTO claims VALUES (?, ?, ?, ?)",
+                [(c.name, c.value, self._streams[c.stream], c.position) for c in claims],
+            )
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
         """Keep snapshots, each page in a transaction."""
