@@ -25,7 +25,7 @@ from .claims import HeldClaim
 from .log import Head
 from .outside import Found, LogReader
 from .requests import Request
-from .views import Decision, Parked
+from .views import Parked, ProjectionDecision
 
 __all__ = [
     "Carried",
@@ -61,7 +61,7 @@ def marked(mark: Mark, events: Sequence[StoredEvent]) -> Mark:
 class Carried(msgspec.Struct, frozen=True):
     """What goes along that a log does not tell."""
 
-    decisions: Sequence[Decision]
+    decisions: Sequence[ProjectionDecision]
     """The oldest first."""
     requests: Sequence[Request]
     """With their numbers, so that who waits for an answer finds it."""
