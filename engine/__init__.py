@@ -56,6 +56,7 @@ from .model.conditions import at_most as at_most
 from .model.conditions import below as below
 from .model.conditions import between as between
 from .model.conditions import one_of as one_of
+from .model.decisions import Decision as Decision
 from .model.difference import ABSENT as ABSENT
 from .model.difference import Change as Change
 from .model.difference import difference as difference
@@ -131,6 +132,7 @@ __all__ = [
     "Aggregate",
     "Command",
     "Context",
+    "Decision",
     "Delivery",
     "Event",
     "Id",

@@ -54,6 +54,7 @@ __all__ = ["Engine"]
 
 A = TypeVar("A", bound=Aggregate)
 Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 
 
 class Engine:
@@ -147,7 +148,7 @@ class Engine:
 
     async def execute(
         self,
-        command: Command,
+        command: Command[Reply],
         *,
         key: str | None = None,
         expected: int | None = None,
@@ -156,7 +157,7 @@ class Engine:
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Receipt:
+    ) -> Receipt[Reply]:
         """Run one command; return when its events are durable.
 
         - `command`: is copied when it is taken; a later change of it changes nothing here.
@@ -171,8 +172,8 @@ class Engine:
           belongs to, what led to it, and who sent it. `authorize` is asked about this `principal`.
         - `headers`: other texts by name; the events keep them too.
 
-        Returns the aggregate's stream and version, and the position of its last event in the log. A
-        command without events gets a receipt too.
+        Returns the aggregate's stream and version, the position of its last event in the log, and
+        the reply if the command's class declares one. A command without events gets a receipt too.
 
         Raises Rejected if the domain says no. Raises NotRun (Overloaded, Conflict, Closed, Voided,
         WrongVersion, DeadlinePassed, HandlerFailed, StreamUnreadable) if nothing was written and
@@ -191,7 +192,9 @@ class Engine:
             deadline=deadline,
         )
         sent = self._reception.send(envelope)
-        return await (sent if isinstance(sent, asyncio.Future) else await sent)
+        answer: Any = sent if isinstance(sent, asyncio.Future) else await sent
+        receipt: Receipt[Reply] = await answer
+        return receipt
 
     def execute_many(
         self,

@@ -72,6 +72,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one command."""
     event_bytes: int = 1024 * 1024
     """Payload of one event, and likewise its metadata."""
+    reply_bytes: int = 16 * 1024
+    """Reply to one command, encoded; it is kept with the command's key."""
     snapshot_bytes: int = 8 * 1024 * 1024
     """State of the snapshots that wait to be written; beyond it they are dropped."""
     page_events: int = 1_000

@@ -38,6 +38,7 @@ from ..write.bulk import as_taken, check_many, enveloped
 __all__ = ["Portal", "PortalEngine"]
 
 Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 T = TypeVar("T")
 
 
@@ -46,7 +47,7 @@ class PortalEngine(Protocol):
 
     def execute(
         self,
-        command: Command,
+        command: Command[Reply],
         *,
         key: str | None = None,
         expected: int | None = None,
@@ -55,7 +56,7 @@ class PortalEngine(Protocol):
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Coroutine[Any, Any, Receipt]:
+    ) -> Coroutine[Any, Any, Receipt[Reply]]:
         """Run one command."""
         ...
 
@@ -175,7 +176,7 @@ class Portal:
 
     def execute(
         self,
-        command: Command,
+        command: Command[Reply],
         *,
         key: str | None = None,
         expected: int | None = None,
@@ -185,7 +186,7 @@ class Portal:
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
-    ) -> Receipt:
+    ) -> Receipt[Reply]:
         """Run one command, as `Engine.execute` does; return when its events are durable.
 
         `timeout` is how many seconds the thread waits. When they are over it raises OutcomeUnknown:
@@ -193,7 +194,7 @@ class Portal:
         when the command must be decided, and is answered truly.
         """
 
-        def run() -> Coroutine[Any, Any, Receipt]:
+        def run() -> Coroutine[Any, Any, Receipt[Reply]]:
             return self._engine.execute(
                 command,
                 key=key,

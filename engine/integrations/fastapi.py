@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 Answer = TypeVar("Answer")
+Reply = TypeVar("Reply")
 Principal: TypeAlias = Callable[..., Any]
 """A dependency that gives who asks, as a text, or None for nobody."""
 
@@ -136,8 +137,12 @@ class Executing:
         return id_from_key(self.key)
 
     async def __call__(
-        self, command: Command, *, deadline: float | None = None, correlation: str | None = None
-    ) -> Receipt:
+        self,
+        command: Command[Reply],
+        *,
+        deadline: float | None = None,
+        correlation: str | None = None,
+    ) -> Receipt[Reply]:
         """Execute a command with the request's key and version; set the answer's headers.
 
         `deadline` (seconds) and `correlation` are as for `Engine.execute`, which says what is

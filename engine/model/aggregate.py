@@ -30,8 +30,10 @@ from .annotations import (
     shared_default,
     union_members,
 )
+from .decisions import Decision, refuse_misdeclared
 from .given import WHOLE_MAX, as_seconds, shown
-from .messages import Command, Event, check_name
+from .messages import Command, Event, check_name, reply_of
+from .replies import ReplyForm
 
 __all__ = [
     "Aggregate",
@@ -49,7 +51,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ROLE = "__foldline_role__"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_EVENTS = (type(None), typing.Never, typing.NoReturn)
-_RETURNS = "Return an Event, a sequence of Events, or None, and annotate it so."
+_RETURNS = "Return an Event, a sequence of Events, or None, or a Decision of these; annotate it so."
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -85,7 +87,7 @@ def _refuse_class(marker: str, function: object) -> None:
 
 
 def handles(function: F) -> F:
-    """Mark a method that decides a command: `(self, command: C, ...) -> events`.
+    """Mark a method that decides a command: `(self, command: C, ...) -> events or a Decision`.
 
     It returns an event, a list or tuple of events, or None if nothing happens. The events of one
     command are stored together or not at all. It raises Rejected to refuse the command. After the
@@ -116,6 +118,10 @@ class CommandHandler(msgspec.Struct, frozen=True):
     takes: tuple[type, ...]
     """What it takes after the command: Context, and classes of resources."""
     is_async: bool
+    reply: ReplyForm | None
+    """How its replies are kept, where its command declares any."""
+    gives_decisions: bool
+    """Whether it may return a Decision."""
 
     def arguments(
         self, context: Callable[[], Context], resources: Mapping[type, object]
@@ -136,6 +142,11 @@ def as_events(handler: CommandHandler, returned: Any) -> Sequence[Event]:
         events = tuple(cast("Sequence[Event]", returned))
         if all(map(_is_event, events)):
             return events
+    if found == Decision.__name__:
+        raise HandlerFailed(
+            f"{handler.decide.__qualname__} returned a Decision: annotate it so, as `-> "
+            f"Decision[SomeEvent, ReplyType]`"
+        )
     raise HandlerFailed(
         f"{handler.decide.__qualname__} returned a {found}: return an Event, a sequence of "
         f"Events, or None"
@@ -384,9 +395,32 @@ def _add_handler(
         raise DefinitionError(f"{where} takes the same thing twice: drop one of the parameters")
     if command in handlers:
         raise DefinitionError(f"{where} is a second handler of {command.__name__}: keep one")
+    reply, decisions = reply_of(command), _decisions(signature)
+    refuse_misdeclared(where, reply, decisions)
     handlers[command] = CommandHandler(
-        command, _id_field(command), method, takes, signature.is_async
+        command,
+        _id_field(command),
+        method,
+        takes,
+        signature.is_async,
+        reply,
+        bool(decisions) or reply is not None,
     )
+
+
+def _decisions(signature: Signature) -> list[tuple[Any, ...]]:
+    """Give events and reply of each Decision that a handler's return annotation names."""
+    named = [each for each in union_members(signature.returns) if _is_decision(each)]
+    if Decision in named:
+        raise DefinitionError(
+            f"{signature.where} does not say which events its Decision has: annotate it as "
+            f"`-> Decision[SomeEvent]`, or with a reply `-> Decision[SomeEvent, ReplyType]`"
+        )
+    return [typing.get_args(each) for each in named]
+
+
+def _is_decision(annotation: Any) -> bool:
+    return annotation is Decision or typing.get_origin(annotation) is Decision
 
 
 def _taken(signature: Signature, name: str, annotation: Any) -> type:
@@ -425,7 +459,9 @@ def _returned_events(signature: Signature) -> set[type[Event]]:
     for member in union_members(signature.returns):
         inner: tuple[Any, ...] = (member,)
         origin = typing.get_origin(member)
-        if origin is not None and issubclass(origin, Sequence):
+        if origin is Decision:
+            inner = typing.get_args(member)[:1]
+        elif origin is not None and issubclass(origin, Sequence):
             inner = tuple(a for a in typing.get_args(member) if a is not Ellipsis)
         for candidate in inner:
             for event in union_members(candidate):

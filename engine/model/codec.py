@@ -10,7 +10,7 @@ file knows no async, clock or store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -38,6 +38,10 @@ own `__post_init__` raises comes through it as it is, unless it is a ValueError 
 _encoder = msgspec.json.Encoder()
 
 
+NOTHING_KEPT: Final = msgspec.Raw()
+"""In place of a reply; a reply of None is `null`."""
+
+
 class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The stored form of what travels with an event; what is absent takes no bytes."""
 
@@ -50,6 +54,8 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     causation: str | None = None
     principal: str | None = None
     headers: dict[str, str] | None = None
+    reply: msgspec.Raw = NOTHING_KEPT
+    """To the keyed command, as JSON; on its first event."""
 
 
 _metadata_decoder = msgspec.json.Decoder(Metadata)

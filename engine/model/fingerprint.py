@@ -173,6 +173,7 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
             for place, (one, other) in enumerate(pairs)
             if one is not _NOTHING or other is not _NOTHING
         )
+        mixed = mixed_fields(cls)
         name = cls.command_name if issubclass(cls, Command) else ""
         named = blake2b(name.encode() + b"\0", digest_size=8)
         form = _forms[cls] = _Form(
@@ -180,7 +181,7 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
             names,
             given,
             plain,
-            mixed_fields(cls),
+            mixed,
             with_defaults,
             config.omit_defaults and not config.array_like,
             named,

@@ -7,11 +7,13 @@ What is absent from an event's metadata costs no bytes. This file knows no async
 
 from __future__ import annotations
 
+import contextlib
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     ClassVar,
@@ -36,6 +38,7 @@ from .annotations import (
 from .exact import Exactness, exactness_of, refuse_unencodable
 from .for_pydantic import core_schema, json_schema
 from .given import as_whole, shown
+from .replies import ReplyForm, reply_form
 
 __all__ = [
     "Command",
@@ -50,10 +53,18 @@ __all__ = [
     "following",
     "instead_text",
     "position_of",
+    "reply_of",
 ]
 
 Answer = TypeVar("Answer", covariant=True)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultTypeVar
 
+    Reply = DefaultTypeVar("Reply", covariant=True, default=object)
+else:  # what stands in for it at run time needs no package
+    Reply = TypeVar("Reply", covariant=True)
+
+NO_REPLY: Any = None
 VERSION_MAX = 10**18 - 1
 """Of a class of event: what a store can count to."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -141,18 +152,23 @@ def _refuse_added(cls: type, what: str, added: object) -> None:
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Command(
     msgspec.Struct,
+    Generic[Reply],
     metaclass=MessageMeta,
     omit_defaults=True,
     forbid_unknown_fields=True,
 ):
     """An intent, named in the imperative; exactly one of its fields is an `Id`.
 
-    Subclass it with fields. The name goes into the fingerprint of keyed commands. If none is given,
-    it is made of the class name, so give `name=` before you rename a class.
+    Subclass it with fields. `class Reserve(Command[Reservation])` declares that its handler replies
+    with a Reservation, which the caller gets as `receipt.reply`. The name goes into the fingerprint
+    of keyed commands. If none is given, it is made of the class name, so give `name=` before you
+    rename a class.
     """
 
     command_name: ClassVar[str]
     """Its stored name."""
+    command_reply: ClassVar[ReplyForm | None] = None
+    """How replies to it are kept, where it declares any; known when its handler is."""
 
     __get_pydantic_core_schema__ = classmethod(core_schema)
     __get_pydantic_json_schema__ = classmethod(json_schema)
@@ -165,6 +181,8 @@ class Command(
             raise DefinitionError(f"{cls.__name__} is a command, and commands have no version")
         cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
         refuse_unencodable(cls, "command")
+        with contextlib.suppress(NameError):  # a type that is declared below: `reply_of` asks again
+            cls.command_reply = reply_form(cls, Command, defining_namespace(2))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -269,7 +287,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds within which it must be decided, else DeadlinePassed."""
 
 
-class Receipt(msgspec.Struct, frozen=True, gc=False):
+class Receipt(
+    msgspec.Struct,
+    Generic[Reply],
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    repr_omit_defaults=True,
+):
     """The answer to an executed command, given when its events are durable."""
 
     stream: str
@@ -278,6 +303,8 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     """Its version after the command: the number of its events."""
     position: int
     """Place of its last event in the log; 0 where the aggregate has none."""
+    reply: Reply = NO_REPLY
+    """What the handler replied, of the type that the command declares; None where it does not."""
 
     __get_pydantic_core_schema__ = classmethod(core_schema)
     __get_pydantic_json_schema__ = classmethod(json_schema)
@@ -299,6 +326,19 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
                 "`at` is not a receipt's token: pass `receipt.token` on as it is"
             ) from None
         return cls(stream, version, position)
+
+
+def reply_of(command: type[Command]) -> ReplyForm | None:
+    """Give how replies to a class of command are kept; raise DefinitionError where none can be."""
+    if command.command_reply is None:
+        try:
+            command.command_reply = reply_form(command, Command, {})
+        except NameError as error:
+            raise DefinitionError(
+                f"the reply of command {command.__qualname__} cannot be resolved: {error}. Declare "
+                f"the type in its module, outside `if TYPE_CHECKING`"
+            ) from error
+    return command.command_reply
 
 
 def position_of(at: Receipt | str | int | None) -> int:

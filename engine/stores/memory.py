@@ -129,7 +129,7 @@ class MemoryStore:
         return _Page(events_max, bytes_max).take(self._log[after : after + events_max])
 
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
-        """Give the claims behind `after`, in order."""
+        """Give the claims behind `after`, at most `claims_max`, in order."""
         keys = sorted(key for key in self._claims if key > after)
         return [self._claims[key] for key in keys[:claims_max]]
 

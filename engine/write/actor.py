@@ -27,7 +27,6 @@ from typing import Any
 from ..errors import (
     Closed,
     EngineError,
-    KeyReused,
     Overloaded,
     Rejected,
     StreamUnreadable,
@@ -36,7 +35,6 @@ from ..errors import (
 )
 from ..model.aggregate import Aggregate, as_events
 from ..model.codec import Metadata, decode_metadata
-from ..model.fingerprint import is_of
 from ..model.footprint import footprint
 from ..model.messages import Event, Receipt
 from ..model.stored import ENCODING_JSON, Snapshot, StoredEvent
@@ -50,6 +48,7 @@ from .kind import Kind
 from .mailbox import Mail, Waiting, count, take, too_late
 from .phase import COLD, DECIDING, LIVE, LOADING, SETTLING, Phase
 from .proving import decide_and_compare
+from .replying import recall, unpack
 from .snapshot import Distrusted, Frozen
 
 __all__ = ["Actor"]
@@ -293,6 +292,7 @@ class Actor:
             stored.version + further,
             # A command's events stand next to each other in the log.
             stored.position + further,
+            bytes(metadata.reply) or None,
         )
         self._remember(metadata.key, record)
 
@@ -437,6 +437,8 @@ class Actor:
             self._fail(mail, too_late(mail, self.stream, "was decided too slowly"))
             return
         try:
+            if mail.handler.gives_decisions:
+                returned = unpack(mail, returned, self.kind.limits)
             events = as_events(mail.handler, returned)
         except BaseException as error:
             self._fail(mail, error)
@@ -531,7 +533,7 @@ class Actor:
         key = mail.envelope.key
         if key is not None:
             assert mail.fingerprint is not None
-            entry.record = KeyRecord(mail.fingerprint, expected + 1, self.version, 0)
+            entry.record = KeyRecord(mail.fingerprint, expected + 1, self.version, 0, mail.kept)
             self._remember(key, entry.record)
         freezer = self.kind.freezer
         if freezer is not None and freezer.is_due(expected, self.version):
@@ -546,20 +548,14 @@ class Actor:
         record = None if self._keys is None else self._keys.find(key, self.version)
         if record is None:
             return False
-        stored = record.fingerprint
-        if stored != mail.fingerprint and not is_of(stored, mail.envelope.command):
-            self._refuse(
-                mail,
-                KeyReused(
-                    f"the key {key!r} of {self.stream} belongs to another command, which led to "
-                    f"version {record.version}. Nothing was written; use a new key."
-                ),
-            )
+        error = recall(mail, key, self.stream, record)
+        if error is not None:
+            self._refuse(mail, error)
         elif self._tail is not None:
             self._tail.follow(Follower(mail, repeated=record))
         else:
             assert record.position, "nothing is undurable, so the first command is not either"
-            receipt = Receipt(self.stream, record.version, record.position)
+            receipt = Receipt(self.stream, record.version, record.position, mail.reply)
             self.kind.intake.repeat(mail, receipt)
         return True
 
@@ -567,7 +563,7 @@ class Actor:
         if self._tail is not None:
             self._tail.follow(Follower(mail))
         else:
-            receipt = Receipt(self.stream, self.version, self._position)
+            receipt = Receipt(self.stream, self.version, self._position, mail.reply)
             self.kind.intake.answer(mail, receipt)
 
     def _refuse(self, mail: Mail, error: EngineError) -> None:

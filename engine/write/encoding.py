@@ -12,9 +12,11 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from ..errors import DeadlinePassed, HandlerFailed, NotRun, Rejected
 from ..model.aggregate import Aggregate
-from ..model.codec import Metadata, encode_metadata
+from ..model.codec import NOTHING_KEPT, Metadata, encode_metadata
 from ..model.messages import Event
 from ..model.stored import EventData
 from ..runtime.safely import shows_messages
@@ -118,5 +120,6 @@ def _metadata(mail: Mail, events: int) -> tuple[bytes, bytes]:
     if traced and (key is None or events > 1):
         first = further = encode_metadata(Metadata(None, None, 1, *trace))
     if key is not None:
-        first = encode_metadata(Metadata(key, mail.fingerprint, events, *trace))
+        kept = NOTHING_KEPT if mail.kept is None else msgspec.Raw(mail.kept)
+        first = encode_metadata(Metadata(key, mail.fingerprint, events, *trace, kept))
     return first, further

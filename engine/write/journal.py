@@ -283,7 +283,7 @@ class Journal:
         if entry.record is not None:
             entry.record.position = position
         owner.settled(entry, position)
-        receipt = Receipt(owner.stream, entry.version, position)
+        receipt = Receipt(owner.stream, entry.version, position, entry.mail.reply)
         self._intake.answer(entry.mail, receipt)
         for follower in entry.followers or ():
             if follower.error is not None:
@@ -292,10 +292,11 @@ class Journal:
             first = follower.repeated
             if first is not None:
                 assert first.position, "a key is repeated after its first command is durable"
-                receipt = Receipt(owner.stream, first.version, first.position)
+                reply = follower.mail.reply
+                receipt = Receipt(owner.stream, first.version, first.position, reply)
                 self._intake.repeat(follower.mail, receipt)
             else:
-                receipt = Receipt(owner.stream, entry.version, position)
+                receipt = Receipt(owner.stream, entry.version, position, follower.mail.reply)
                 self._intake.answer(follower.mail, receipt)
 
     def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:

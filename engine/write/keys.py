@@ -4,9 +4,8 @@ A key names one command to one aggregate. Within the window (the keyed commands 
 last W versions of the stream) the same key gets the first receipt again and writes nothing; with
 another content it is an error. A command's own events never push its key out, however many they
 are. The window is a function of the stream alone: replay, passivation and restart end with the same
-one. There is no index of keys in the store: key, fingerprint and
-number of events stand in the metadata of the command's first event. A command that wrote no event
-leaves no key.
+one. There is no index of keys in the store: key, fingerprint, reply and number of events stand in
+the metadata of the command's first event. A command that wrote no event leaves no key.
 """
 
 from __future__ import annotations
@@ -49,6 +48,8 @@ class KeyRecord(msgspec.Struct, gc=False):
     """Version of its last event, as in its receipt; by it the record leaves the window."""
     position: int
     """Position of its last event; 0 until that is durable."""
+    reply: bytes | None = None
+    """What its handler replied, encoded, where its command declares a reply."""
 
 
 class KeyWindow:

@@ -39,6 +39,10 @@ class Mail(msgspec.Struct):
     """Runs while the command waits for its turn."""
     open: bool = False
     """Whether it was accepted and has no answer yet."""
+    reply: Any = None
+    """What its receipt says that the handler replied."""
+    kept: bytes | None = None
+    """The same, as it is kept with the key."""
 
 
 class Submit(Protocol):

@@ -187,8 +187,9 @@ def _check_resources(kind: Kind[Actor], handler: CommandHandler) -> None:
 
 
 def _not_handled(given: object) -> str:
+    name = type(given).__name__
     if isinstance(given, Command):
-        what = f"{type(given).__name__}: pass the aggregate that does to Engine([...])"
+        what = f"{name}: pass the aggregate that does to Engine([...])"
     else:
         what = instead_text(given, Command)
     return f"no aggregate of this engine handles {what}. Nothing was run."

@@ -19,7 +19,7 @@ from zlib import crc32
 import msgspec
 
 from ..model.aggregate import Aggregate, AggregateDefinition
-from ..model.codec import UNDECODABLE, schema_hash
+from ..model.codec import NOTHING_KEPT, UNDECODABLE, schema_hash
 from ..model.sameness import first_difference
 from ..model.stored import Snapshot, StoredEvent
 from .keys import KeyRecord, KeyWindow
@@ -48,14 +48,24 @@ class Frozen(msgspec.Struct):
     """The records get their positions as they become durable, which all are before the sealing."""
 
 
+class _Key(msgspec.Struct, array_like=True):
+    """A key, and what is remembered of its command; older snapshots have no replies."""
+
+    key: str
+    fingerprint: int
+    first: int
+    version: int
+    position: int
+    reply: msgspec.Raw = NOTHING_KEPT
+
+
 class _Body(msgspec.Struct, array_like=True):
     """What stands in the bytes of a snapshot."""
 
     schema: str
     key_window: int
     state: msgspec.Raw
-    keys: list[tuple[str, int, int, int, int]]
-    """Key, fingerprint, first version, last version, position."""
+    keys: list[_Key]
 
 
 _body_decoder = msgspec.json.Decoder(_Body)
@@ -112,10 +122,10 @@ class Freezer:
 
     def seal(self, frozen: Frozen, event: StoredEvent) -> None:
         """Keep a frozen state, now that the event at its version is durable."""
-        keys = [(key, r.fingerprint, r.first, r.version, r.position) for key, r in frozen.keys]
-        assert all(position for *_, position in keys), "what a durable snapshot knows is durable"
+        assert all(r.position for _, r in frozen.keys), "what a durable snapshot knows is durable"
+        keys = [_key(key, record) for key, record in frozen.keys]
         body = _encoder.encode(
-            _Body(self._schema, self._definition.key_window, msgspec.Raw(frozen.state), keys)
+            (self._schema, self._definition.key_window, msgspec.Raw(frozen.state), keys)
         )
         snapshot = Snapshot(
             event.stream,
@@ -146,8 +156,9 @@ class Freezer:
         if (state.id, state.version) != (snapshot.stream.partition(":")[2], snapshot.version):
             raise Distrusted("its state is of another aggregate or version")
         keys = KeyWindow(window)
-        for key, *record in body.keys:
-            keys.remember(key, KeyRecord(*record))
+        for k in body.keys:
+            reply = bytes(k.reply) or None
+            keys.remember(k.key, KeyRecord(k.fingerprint, k.first, k.version, k.position, reply))
         return state, keys
 
     def _body(self, snapshot: Snapshot) -> _Body:
@@ -158,6 +169,12 @@ class Freezer:
             return _body_decoder.decode(body)
         except UNDECODABLE as error:
             raise Distrusted(f"it cannot be decoded ({type(error).__name__})") from error
+
+
+def _key(key: str, record: KeyRecord) -> tuple[Any, ...]:
+    """Give what `_Key` is read from."""
+    known = (key, record.fingerprint, record.first, record.version, record.position)
+    return known if record.reply is None else (*known, msgspec.Raw(record.reply))
 
 
 def _crc(snapshot: Snapshot, body: bytes) -> int:

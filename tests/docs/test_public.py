@@ -29,7 +29,7 @@ COMMAND_LINES = ("cli.options", "cli.output", "cli.printing", "cli.tables")
 shown. A user's program needs none of it."""
 GIVEN = {"Feed", "History", "LiveQuery", "PastViews", "Portal", "Projections", "Table", "Views"}
 """Classes that nobody makes but the engine: how is no part of what is public."""
-INSIDE = {"Engine.registry", "Event.event_exactness", "Views.of"}
+INSIDE = {"Command.command_reply", "Engine.registry", "Event.event_exactness", "Views.of"}
 """Without an underscore, since other rooms of the engine use them."""
 
 

@@ -250,7 +250,7 @@ class Store(Protocol):
         ...
 
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
-        """Give the claims behind `after`, at most so many.
+        """Give the claims behind `after`, at most `claims_max`.
 
         They are in the order of their names, and of their values within a name, by code points.
         """

@@ -10,6 +10,7 @@ from engine import (
     Archive,
     Change,
     Command,
+    Decision,
     Delivery,
     Engine,
     EngineError,
@@ -44,8 +45,19 @@ class Open(Command):
     cents: int = 0
 
 
+class Withdraw(Command[int]):
+    account: Id
+    cents: int
+
+
 class Vault(Aggregate, kind="vault"):
     cents: int = 0
+
+    @handles
+    def withdraw(self, command: Withdraw) -> Decision[Opened, int]:
+        if command.cents == 0:
+            return Decision(reply=self.cents)
+        return Decision([Opened(self.id, -command.cents)], reply=self.cents - command.cents)
 
     @handles
     def open(self, command: Open) -> Opened:
@@ -118,6 +130,11 @@ async def get_account(query: GetAccount, views: Views) -> Account | None:
 async def use(engine: Engine) -> None:
     receipt = await engine.execute(Open("a", 5), key="k")
     assert_type(receipt, Receipt)
+    withdrawn = await engine.execute(Withdraw("a", 5))
+    assert_type(withdrawn, Receipt[int])
+    assert_type(withdrawn.reply, int)
+    taken: Command = Withdraw("a", 5)
+    assert_type((await engine.execute(taken)).reply, object)
     assert_type(await engine.query(GetAccount("a"), at=receipt), Account | None)
     async for account in engine.watch(GetAccount("a"), at=receipt, principal="ann"):
         assert_type(account, Account | None)

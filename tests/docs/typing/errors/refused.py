@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine import Command, Engine, Event, Id, Query, Row
+from engine import Command, Decision, Engine, Event, Id, Query, Row
 
 
 class Opened(Event, name="opened"):
@@ -11,6 +11,14 @@ class Opened(Event, name="opened"):
 
 class Open(Command):
     account: Id
+
+
+class Withdraw(Command[int]):
+    account: Id
+
+
+def decide() -> Decision[Opened, int]:
+    return Decision(Opened("a"), reply="a")  # refused
 
 
 class GetCents(Query[int]):
@@ -29,4 +37,5 @@ async def use(engine: Engine, event: Opened, command: Open, row: Account) -> Non
     Opened()  # refused
     Open(account=1)  # refused
     await engine.execute(event)  # refused
-    print(text)
+    reply: str = (await engine.execute(Withdraw("a"))).reply  # refused
+    print(text, reply)

@@ -1,0 +1,104 @@
+"""What a command declares that its handler replies, and a reply as bytes.
+
+Rules: `class Reserve(Command[Reservation])` declares it, and nothing else does. The type is studied
+when the class is made, as the fields of events are: a type that cannot be stored is refused there.
+A caller gets a copy of what its handler gave, read from the bytes that are kept with the key, so
+that the first answer and a repeated one are the same. This file knows no command, key or store.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import DefinitionError, HandlerFailed
+from .exact import Exactness, change_of, decode_deep, exactness_of
+
+__all__ = ["ReplyForm", "reply_form"]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ReplyForm(msgspec.Struct, frozen=True):
+    """How the replies of one class of command are stored and read."""
+
+    command: str
+    """The name of the class."""
+    exactness: Exactness
+    decode: Callable[[bytes | msgspec.Raw], Any]
+
+    def kept(self, reply: Any, bytes_max: int) -> tuple[Any, bytes]:
+        """Give a copy of a reply and its bytes; raise HandlerFailed for one that cannot be kept."""
+        try:
+            payload = _encode(reply)
+            self.exactness.check_depth(f"the reply to {self.command}", payload)
+            read = self._decoded(payload)
+        except msgspec.MsgspecError as error:
+            raise HandlerFailed(
+                f"the reply to {self.command} is no value of its declared type "
+                f"({type(error).__name__}): return what Command[...] says. Nothing was written."
+            ) from error
+        if self.exactness.doubtful or read != reply:
+            found = change_of(reply, read, "reply")
+            if found is not None:
+                raise HandlerFailed(f"{self.command}: {found}. Nothing was written.")
+        if len(payload) > bytes_max:
+            raise HandlerFailed(
+                f"the reply to {self.command} has {len(payload)} bytes, above Limits.reply_bytes "
+                f"at {bytes_max}. Nothing was written: reply less, and let a view answer the rest."
+            )
+        return read, payload
+
+    def read(self, payload: bytes | None) -> Any:
+        """Give a reply that was kept; raise HandlerFailed where it is none of the type today."""
+        if payload is not None:
+            try:
+                return self._decoded(payload)
+            except Exception as error:  # of the type's own code too
+                cause: Exception | None = error
+        else:
+            cause = None
+        raise HandlerFailed(
+            f"{self.command} was run before, and the reply that is kept with its key is none of "
+            f"the declared type. Nothing was written now: read what it did from a view, or keep a "
+            f"type that former replies fit."
+        ) from cause
+
+    def _decoded(self, payload: bytes) -> Any:
+        return decode_deep(self.decode, payload) if self.exactness.deep else self.decode(payload)
+
+
+def reply_form(cls: type, base: type, local: Mapping[str, Any]) -> ReplyForm | None:
+    """Give the form of what a class declares as `base[...]`; None where it declares nothing.
+
+    Raises DefinitionError for a type that cannot be stored, and NameError for one that is not there
+    yet.
+    """
+    declared = _declared(cls, base)
+    if declared in (None, type(None)):
+        return None
+    if isinstance(declared, typing.TypeVar):
+        raise DefinitionError(
+            f"command {cls.__qualname__} declares the reply {declared}: give the type itself"
+        )
+    module = vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
+    carrier = types.SimpleNamespace(__annotations__={"reply": declared})
+    hints = typing.get_type_hints(carrier, dict(module), dict(local), include_extras=True)
+    if hints["reply"] is type(None):
+        return None
+    wrapper = msgspec.defstruct(cls.__qualname__, [("reply", hints["reply"])])
+    exactness = exactness_of(wrapper, "the reply of command")
+    return ReplyForm(cls.__name__, exactness, msgspec.json.Decoder(hints["reply"]).decode)
+
+
+def _declared(cls: type, base: type) -> Any:
+    for each in cls.__mro__:
+        for declared in vars(each).get("__orig_bases__", ()):
+            if typing.get_origin(declared) is base:
+                return typing.get_args(declared)[0]
+    return None
