@@ -133,14 +133,17 @@ async def use(engine: Engine) -> None:
     withdrawn = await engine.execute(Withdraw("a", 5))
     assert_type(withdrawn, Receipt[int])
     assert_type(withdrawn.reply, int)
-    taken: Command = Withdraw("a", 5)
-    assert_type((await engine.execute(taken)).reply, object)
     assert_type(await engine.query(GetAccount("a"), at=receipt), Account | None)
     async for account in engine.watch(GetAccount("a"), at=receipt, principal="ann"):
         assert_type(account, Account | None)
     assert_type(engine.watch(GetAccount("a")).position, int)
     async for answer in engine.execute_many([Open("a"), Open(account="b", cents=1)]):
         assert_type(answer, Receipt | EngineError)
+
+
+async def send_any(engine: Engine, command: Command) -> Receipt:
+    assert_type((await engine.execute(command)).reply, object)
+    return await engine.execute(Withdraw("a", 5))
 
 
 async def look_back(engine: Engine, archive: Archive) -> None:
