@@ -12,6 +12,7 @@ from msgspec import Struct as _Struct
 from .authorization import Action as Action
 from .authorization import Authorize as Authorize
 from .engine import Engine as Engine
+from .errors import BrokerFailed as BrokerFailed
 from .errors import Closed as Closed
 from .errors import Conflict as Conflict
 from .errors import Damaged as Damaged
@@ -23,6 +24,7 @@ from .errors import Forbidden as Forbidden
 from .errors import HandlerFailed as HandlerFailed
 from .errors import InvalidInput as InvalidInput
 from .errors import KeyReused as KeyReused
+from .errors import MessageRefused as MessageRefused
 from .errors import NotRun as NotRun
 from .errors import OutcomeUnknown as OutcomeUnknown
 from .errors import Overloaded as Overloaded
@@ -240,6 +242,7 @@ __all__ += [
 
 # What is raised.
 __all__ += [
+    "BrokerFailed",
     "Closed",
     "Conflict",
     "Damaged",
@@ -251,6 +254,7 @@ __all__ += [
     "HandlerFailed",
     "InvalidInput",
     "KeyReused",
+    "MessageRefused",
     "NotRun",
     "OutcomeUnknown",
     "Overloaded",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "BrokerFailed",
     "Closed",
     "Conflict",
     "Damaged",
@@ -22,6 +23,7 @@ __all__ = [
     "HandlerFailed",
     "InvalidInput",
     "KeyReused",
+    "MessageRefused",
     "NotRun",
     "OutcomeUnknown",
     "Overloaded",
@@ -250,6 +252,28 @@ class StoreFailed(EngineError):
         self.written = written
         self.stopped = stopped
         self.passes = passes
+
+
+class BrokerFailed(EngineError):
+    """A message broker could not do what it was asked, and no message is to blame.
+
+    `passes` if it works again by itself: the broker is down, out of reach, or has no room. A relay
+    then retries until it does. Otherwise an operator must act: a credential, a stream or queue that
+    is missing, a setting that is weaker than allowed. What was sent may have arrived; it is sent
+    again with the same id.
+    """
+
+    def __init__(self, message: str, *, passes: bool) -> None:
+        """Say what failed, and whether it passes."""
+        super().__init__(message)
+        self.passes = passes
+
+
+class MessageRefused(EngineError):
+    """A broker does not take this one message: it is too large, malformed, or has no receiver.
+
+    The author of the relay must act, or an operator. The message was not published.
+    """
 
 
 class StoreLocked(EngineError):

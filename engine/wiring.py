@@ -321,6 +321,7 @@ class Wiring:
     async def _end_projecting(self) -> None:
         for projecting in self.projecting.values():
             projecting.end()
+        await self._works.close()
 
     def statistics(self) -> EngineStatistics:
         """Give the numbers of all stations as they are now."""

@@ -119,6 +119,8 @@ class Delivering(msgspec.Struct, frozen=True):
     """Classes of resources that it takes after the events."""
     transient: tuple[type[BaseException], ...]
     """Failures that may be over when it is tried again."""
+    events_max: int | None = None
+    """Events that it is given at once; None for `Limits.sink_events`."""
 
 
 class Table(Generic[R]):

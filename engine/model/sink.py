@@ -68,6 +68,14 @@ class Sink(Projection):
     """
 
     transient: ClassVar[tuple[type[BaseException], ...]] = (OSError,)
+    events_max: ClassVar[int | None] = None
+    """Events of one delivery, at most; `Limits.sink_events` if it is None."""
+
+    async def close(self) -> None:
+        """Close what the sink itself has opened; called once, when it delivers no more.
+
+        It has `Limits.sink_stop_seconds`. What it raises is logged and hurts nothing.
+        """
 
     @classmethod
     def __read__(
@@ -103,7 +111,7 @@ class Sink(Projection):
             definition,
             handlers=handlers,
             event_names=frozenset(e.event_name for e in events if e is not Event),
-            sink=Delivering(deliver, takes, _transient(where, cls.transient)),
+            sink=Delivering(deliver, takes, _transient(where, cls.transient), cls.events_max),
         )
 
     def __setattr__(self, name: str, value: object) -> None:

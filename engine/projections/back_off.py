@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from ..errors import StoreFailed
+from ..errors import BrokerFailed, StoreFailed
 from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
 from ..statistics import ProjectionFailure
@@ -20,6 +20,8 @@ __all__ = ["BackOff"]
 
 SECONDS: Final = 0.05
 SECONDS_MAX: Final = 5.0
+BROKER_TOLD_MAX: Final = 5
+"""Failures of a broker that are logged one by one: it may be away for hours."""
 _DOUBLINGS_MAX: Final = 16
 """So that a number that grows for days never becomes one that no float holds."""
 
@@ -46,10 +48,11 @@ class BackOff:
     def goes_on(self, cause: Exception) -> bool:
         """Tell whether to try again, however often that has failed.
 
-        A store says that it will do it when its surroundings let it: then no event is to blame, and
-        nobody has to tell the projector that it may go on.
+        A store or a broker says that it will do it when its surroundings let it: then no event is
+        to blame, and nobody has to tell the projector that it may go on.
         """
-        return self.waits_for_the_store and isinstance(cause, StoreFailed) and cause.passes
+        outside = isinstance(cause, StoreFailed | BrokerFailed)
+        return self.waits_for_the_store and outside and cause.passes
 
     def again(self, cause: Exception, position: int, *, told_max: int) -> float:
         """Note a failure at a checkpoint; give how many seconds to wait for.
@@ -60,11 +63,15 @@ class BackOff:
         self.failure = ProjectionFailure(position, "", "", traceback_text(cause))
         seconds = SECONDS * 2.0 ** min(max(0, self.failures - 1), _DOUBLINGS_MAX)
         seconds = min(seconds, SECONDS_MAX)
+        what = type(cause).__name__
+        if isinstance(cause, BrokerFailed):
+            # Its text is the engine's own: it quotes nobody.
+            told_max, what = min(told_max, BROKER_TOLD_MAX), f"{what} ({cause})"
         if self.failures <= told_max:
             self._logger.warning(
                 "projection %s failed with %s and tries again in %.2f s",
                 self._projection,
-                type(cause).__name__,
+                what,
                 seconds,
             )
         elif not self._is_told:

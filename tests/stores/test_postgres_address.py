@@ -7,7 +7,8 @@ import pickle
 import pytest
 
 from engine import DefinitionError
-from engine.stores.postgres.address import Host, Secret, read_address
+from engine.runtime.secret import Secret
+from engine.stores.postgres.address import Host, read_address
 
 PASSWORD = "s3cret"
 

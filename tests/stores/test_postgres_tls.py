@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from engine import StoreRefused
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.driver import Asyncpg
+from tests.support.certificates import certify
 from tests.support.postgres import Server, debian_programs, postgres_server
-
-
-def certify(folder: Path, name: str, place: str) -> Path:
-    """Make a key and a certificate that signs itself, for a server at a place."""
-    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
-    files = ("-keyout", str(key), "-out", str(certificate))
-    subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={place}")
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", *kind, *subject, *files]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ chooses and makes; it does no work itself.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
@@ -57,6 +58,7 @@ class Targets:
         self._resources = resources
         self._logger = logger
         self._engine_stops = engine_stops
+        self._sinks: list[SinkTarget] = []
 
     def check(self, definition: ProjectionDefinition) -> None:
         """Raise DefinitionError where a sink takes what this engine has not, or for other SQL."""
@@ -71,7 +73,7 @@ class Targets:
         if sink is None:
             return folding(part, views, registry, limits, ports)
         resources = resources_of(part.definition.name, sink, self._resources)
-        return SinkTarget(
+        target = SinkTarget(
             part,
             sink,
             views,
@@ -83,3 +85,9 @@ class Targets:
             logger=self._logger,
             engine_stops=self._engine_stops,
         )
+        self._sinks.append(target)
+        return target
+
+    async def close(self) -> None:
+        """Let all sinks close what they have opened, each within a time."""
+        await asyncio.gather(*(sink.close() for sink in self._sinks))

@@ -4,24 +4,26 @@ Rules: the checkpoint moves after a delivery and never before, so every event is
 once, and those of a key in order; the next batch is delivered while it moves. What may pass by
 itself is given back, to be tried again as it is. For any other failure the batch is halved, and
 what comes through is noted, until the event is found that fails alone: that one is parked, or stops
-the sink. Where the checkpoint moves over events that are not the sink's, nothing is delivered. How
-long a delivery may take is the courier's.
+the sink. A broker's failure is no event's: it halves nothing, and parks nothing. Where the
+checkpoint moves over events that are not the sink's, nothing is delivered. How long a delivery may
+take is the courier's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from ...errors import DefinitionError, StoreFailed
+from ...errors import BrokerFailed, DefinitionError, StoreFailed
 from ...limits import Limits
 from ...model.codec import EventRegistry, decode_meta
 from ...model.messages import Event
 from ...model.projection import Delivering
-from ...model.sink import Delivery
+from ...model.sink import Delivery, Sink
 from ...model.stored import StoredEvent
 from ...runtime.contained import contained, is_of_the_moment, members_of
 from ...runtime.ports import Ports
@@ -67,10 +69,12 @@ class SinkTarget:
             now=ports.clock.now,
             may_pass=self.may_pass,
         )
-        self._receiver = definition.bind({})
+        self._receiver = cast("Sink", definition.bind({}))
         self._resources = resources
         self._courier = Courier(definition.name, limits, logger, engine_stops=engine_stops)
-        self._size = self._size_max = limits.sink_events
+        self._logger = logger
+        self._stop_seconds = limits.sink_stop_seconds
+        self._size = self._size_max = sink.events_max or limits.sink_events
         self._suspect = 0
         """Up to this position the size of batches stays: one of these events fails."""
         self.parking = self._scope.parking
@@ -95,6 +99,8 @@ class SinkTarget:
             error = await self._deliver(batch.picked)
             if error is None:
                 break
+            if isinstance(error, BrokerFailed):
+                raise error
             if len(batch.picked) == 1 or not self._is_of_one(error):
                 self._blame(batch, error)
                 break
@@ -140,6 +146,8 @@ class SinkTarget:
 
     def may_pass(self, error: BaseException) -> bool:
         """Tell whether a failure may be over when it is tried again."""
+        if isinstance(error, BrokerFailed):
+            return error.passes
         if isinstance(error, (StoreFailed, NotDelivered, *self._sink.transient)):
             return True
         members = members_of(error)
@@ -150,6 +158,16 @@ class SinkTarget:
     def stop(self) -> None:
         """Let the delivery in hand end soon, since the engine stops."""
         self._courier.stop()
+
+    async def close(self) -> None:
+        """Let the sink close what it has opened, within a time."""
+        try:
+            async with asyncio.timeout(self._stop_seconds):
+                await self._receiver.close()
+        except BaseException as raised:
+            error = contained(raised)
+            name = self._part.definition.name
+            self._logger.warning("sink %s failed to close: %s", name, type(error).__name__)
 
     def _gather(self, events: Sequence[StoredEvent]) -> _Gathered:
         """Decode what is to be delivered, up to a batch, and park what waits behind others."""

@@ -17,8 +17,9 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from ...errors import DefinitionError
+from ...runtime.secret import Secret
 
-__all__ = ["SCHEMES", "Address", "Host", "Secret", "SslMode", "Weakness", "read_address"]
+__all__ = ["SCHEMES", "Address", "Host", "SslMode", "Weakness", "read_address"]
 
 SCHEMES: Final = ("postgresql", "postgres")
 
@@ -49,36 +50,6 @@ _OPTIONS: Final = (
     "patience",
     "lease",
 )
-
-
-class Secret:
-    """A text that nothing shows; `revealed` gives it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        """Show that there is one."""
-        return "Secret(...)"
-
-    def __eq__(self, other: object) -> bool:
-        """Compare the texts."""
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        """Give the hash of the text."""
-        return hash(self._text)
-
-    def __reduce__(self) -> str:
-        """Refuse to be pickled: a dump would show it."""
-        raise TypeError("a password is not pickled")
-
-    @property
-    def revealed(self) -> str:
-        """The text itself, for whoever connects."""
-        return self._text
 
 
 class Host(msgspec.Struct, frozen=True):

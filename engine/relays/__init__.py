@@ -1,0 +1,12 @@
+"""To message brokers and from them: events that are published, and messages that become commands.
+
+What comes in is a committed event, as a sink is given it, or a message of a broker. What leaves is
+a message that the broker has made durable, or a command whose receipt acknowledges the message.
+Read `message`, `address`, `outlet`, `relay`, then one broker. Each needs an extra of its name, and
+a client library is imported when the first connection is made, and never before.
+"""
+
+from .message import Outgoing as Outgoing
+from .relay import Relay as Relay
+
+__all__ = ["Outgoing", "Relay"]

@@ -1,0 +1,129 @@
+"""Reads the URL of a message broker, and keeps its password to itself.
+
+Rules: the password is in no message, repr or name. Off this machine a URL asks for an encrypted
+connection, unless `allow` says less by name. Nothing is connected or resolved here.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Final, Literal, TypeAlias, get_args
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import msgspec
+
+from ..errors import DefinitionError
+from ..runtime.secret import Secret
+
+__all__ = ["Address", "Broker", "Weakness", "read_address"]
+
+Broker: TypeAlias = Literal["nats", "redis", "rabbitmq"]
+Weakness: TypeAlias = Literal["memory", "fsync", "plaintext"]
+"""What a broker may lack if `allow` names it: a copy on disk, a sync of it before it confirms, and
+encryption off this machine."""
+
+_SCHEMES: Final[dict[str, tuple[Broker, bool, int]]] = {
+    "nats": ("nats", False, 4222),
+    "tls": ("nats", True, 4222),
+    "redis": ("redis", False, 6379),
+    "rediss": ("redis", True, 6379),
+    "amqp": ("rabbitmq", False, 5672),
+    "amqps": ("rabbitmq", True, 5671),
+}
+"""By scheme: which broker, whether encrypted, and at which port it listens."""
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """What a URL says: which broker is where, and who asks."""
+
+    broker: Broker
+    scheme: str
+    hosts: tuple[tuple[str, int], ...]
+    """Names or addresses with their ports; more than one for NATS only."""
+    user: str | None = None
+    password: Secret | None = None
+    path: str = ""
+    """A database of Redis, a virtual host of RabbitMQ."""
+    is_encrypted: bool = False
+    allow: frozenset[Weakness] = frozenset()
+
+    def __str__(self) -> str:
+        """Show where it is, and not who asks."""
+        where = ",".join(
+            f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name, port in self.hosts
+        )
+        return f"{self.scheme}://{where}"
+
+    def tls(self, given: ssl.SSLContext | None) -> ssl.SSLContext | None:
+        """Give what encrypts the connection, where it is to be."""
+        return (given or ssl.create_default_context()) if self.is_encrypted else None
+
+
+def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
+    """Give what a URL says; raise DefinitionError, with no password in it, where it says none."""
+    weak = frozenset(allow)
+    if isinstance(allow, str) or not weak <= set(get_args(Weakness)):
+        raise DefinitionError(f"allow= is a list of {', '.join(get_args(Weakness))}")
+    try:
+        assert isinstance(url, str)
+        parts = urlsplit(url)
+        broker, is_encrypted, port = _SCHEMES[parts.scheme]
+        hosts = tuple(_host(each, port) for each in parts.netloc.rpartition("@")[2].split(","))
+        user, password = _who(parts)
+    except (AssertionError, KeyError, ValueError):
+        raise DefinitionError(
+            f"the URL of a broker is none that this release knows: it begins with one of "
+            f"{', '.join(f'{scheme}://' for scheme in _SCHEMES)}, then has a host"
+        ) from None
+    if parts.query or parts.fragment:
+        raise DefinitionError(
+            "the URL of a broker has no options behind a question mark: give them by keyword"
+        )
+    if len(hosts) > 1 and broker != "nats":
+        raise DefinitionError(f"the URL of {broker} names one host, and this one {len(hosts)}")
+    address = Address(
+        broker=broker,
+        scheme=parts.scheme,
+        hosts=hosts,
+        user=user,
+        password=password,
+        path=unquote(parts.path.removeprefix("/")),
+        is_encrypted=is_encrypted,
+        allow=weak,
+    )
+    if not is_encrypted and "plaintext" not in weak and not all(_is_local(h) for h, _ in hosts):
+        secure = next(s for s, (b, tls, _) in _SCHEMES.items() if b == broker and tls)
+        raise DefinitionError(
+            f"{address} is not on this machine, and the connection would not be encrypted: write "
+            f'{secure}://, or allow=["plaintext"] for a network that you trust'
+        )
+    return address
+
+
+def _host(text: str, default: int) -> tuple[str, int]:
+    found = urlsplit(f"//{text}")
+    if not found.hostname:
+        raise ValueError("no host")
+    return found.hostname, found.port or default
+
+
+def _who(parts: SplitResult) -> tuple[str | None, Secret | None]:
+    """Give user and password; a name without a password is a token of NATS, so it is secret."""
+    named, at, _ = parts.netloc.rpartition("@")
+    if not at:
+        return None, None
+    user, colon, password = named.partition(":")
+    if not colon:
+        return None, Secret(unquote(user))
+    return unquote(user) or None, Secret(unquote(password))
+
+
+def _is_local(name: str) -> bool:
+    if name == "localhost":
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False

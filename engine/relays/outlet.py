@@ -1,0 +1,58 @@
+"""What publishes to a broker: one protocol, and which module speaks to which broker.
+
+Rules: `publish` returns when the broker has made every message of the batch durable, as far as its
+settings let it, and raises otherwise; then some may have arrived. A message is never overtaken by a
+later one of its key. Nothing here retries, waits for a broker that is down, or remembers a message:
+the projector does. A client library is imported when a connection is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import ssl
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, cast
+
+from ..errors import DefinitionError
+from .address import Address, Broker
+from .message import Outgoing
+
+__all__ = ["ANSWER_SECONDS", "CONNECT_SECONDS", "Outlet", "check_installed", "open_outlet"]
+
+CONNECT_SECONDS: Final = 10.0
+"""How long one attempt to connect may take."""
+ANSWER_SECONDS: Final = 10.0
+"""How long a broker may take to confirm a batch."""
+_LIBRARIES: Final[dict[Broker, str]] = {"nats": "nats", "redis": "redis", "rabbitmq": "aio_pika"}
+
+
+class Outlet(Protocol):
+    """Publishes to one broker; it connects when it first has to, and again after a failure."""
+
+    async def publish(self, batch: Sequence[Outgoing]) -> None:
+        """Publish messages in order; return when all are confirmed.
+
+        Raises MessageRefused where it is a message that the broker does not take, and BrokerFailed
+        where no message is to blame.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+def check_installed(address: Address) -> None:
+    """Raise DefinitionError where the client library of a broker is not installed."""
+    library = _LIBRARIES[address.broker]
+    if importlib.util.find_spec(library) is None:
+        raise DefinitionError(
+            f"{address} needs the library {library}: pip install 'foldline[{address.broker}]'"
+        )
+
+
+def open_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> Outlet:
+    """Give what publishes to a broker, not yet connected; `name` is what the broker shows of it."""
+    module: Any = importlib.import_module(f".{address.broker}", __package__)
+    return cast("Outlet", module.make_outlet(address, name, tls))

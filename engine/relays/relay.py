@@ -1,0 +1,135 @@
+"""A relay: a sink that publishes events to a message broker.
+
+Rules: it is declared by what it publishes and where to, and the projector does the rest: the
+checkpoint moves when the broker has confirmed, a broker that is down is waited for, and a message
+that is refused is parked with all later ones of its stream, or stops the relay. Each part of it has
+a connection of its own. This file speaks to no broker.
+"""
+
+from __future__ import annotations
+
+import ssl
+import types
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, Literal, cast
+
+from ..errors import DefinitionError
+from ..model.messages import Event
+from ..model.sink import Delivery, Sink
+from .address import Address, Weakness, read_address
+from .message import Encode, Former, Topic
+from .outlet import Outlet, check_installed, open_outlet
+
+__all__ = ["Relay"]
+
+BATCH: Final = 1_000
+"""Events of one delivery: so many may be on their way before the broker confirms the first."""
+
+
+class Publishing(Sink):
+    """What all relays do; a class is made of it for each."""
+
+    events_max = BATCH
+    relay_address: ClassVar[Address]
+    relay_former: ClassVar[Former]
+    relay_tls: ClassVar[ssl.SSLContext | None]
+    _outlet: Outlet | None = None
+
+    @classmethod
+    def __read__(cls, definition: Any, namespace: Any) -> Any:
+        """Read a class as any sink's."""
+        return super().__read__(definition, namespace)
+
+    async def publish(self, batch: Sequence[Delivery[Event]]) -> None:
+        """Publish events; return when the broker has confirmed all."""
+        formed = map(self.relay_former.form, batch)
+        messages = [message for message in formed if message is not None]
+        if self._outlet is None:
+            name = f"foldline {self.__definition__.name}"
+            self._outlet = open_outlet(self.relay_address, name, self.relay_tls)
+        if messages:
+            await self._outlet.publish(messages)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._outlet is not None:
+            await self._outlet.close()
+
+
+def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
+    name: str,
+    *,
+    to: str,
+    events: Sequence[type[Event]],
+    topic: Topic,
+    version: int = 1,
+    slices: int = 1,
+    on_poison: Literal["stop", "park"] = "park",
+    encode: Encode | None = None,
+    content_type: str = "application/json",
+    source: str | None = None,
+    dataschema: str | None = None,
+    allow: Sequence[Weakness] = (),
+    tls: ssl.SSLContext | None = None,
+) -> type[Sink]:
+    """Give a sink that publishes events to a message broker: `Engine(projections=[Relay(...)])`.
+
+    - `name`: of the projection; its checkpoint is kept under it.
+    - `to`: the broker: "nats://host", "redis://host/0", "amqp://user:password@host/vhost", or
+      "tls://", "rediss://", "amqps://" for an encrypted connection, which is the rule off this
+      machine.
+    - `events`: classes of events; `[Event]` for all.
+    - `topic`: the subject (NATS), stream (Redis) or queue (RabbitMQ) that takes the messages, or a
+      function of event and `Meta` that gives it. It must exist in NATS and RabbitMQ.
+    - `version`: raise it to publish everything again, with the same ids.
+    - `slices`: so many batches are under way at once, each with streams of its own. Redis takes 1.
+    - `on_poison`: what becomes of a message that the broker does not take, or that cannot be
+      formed. "park" sets it aside with all later ones of its stream; "stop" stops the relay.
+    - `encode`: gives the body, as bytes, of event and `Meta`, or None for an event that is not
+      published. Without it the body is the event's JSON.
+    - `content_type`: of the body.
+    - `source`: the CloudEvents source; `urn:foldline:log:<log id>` unless given.
+    - `dataschema`: a URI with `{name}` and `{version}` of the event.
+    - `allow`: weak settings of the broker that are accepted: "memory" (it keeps messages in memory
+      only), "fsync" (it confirms before the disk has them), "plaintext" (a connection off this
+      machine that is not encrypted).
+    - `tls`: with which certificates to encrypt; the system's unless given.
+
+    Messages are delivered at least once, in order for each stream, with the id
+    `<log id>-<position>`. The checkpoint moves when the broker has confirmed a batch. A broker that
+    is down, or has no room, is waited for as long as that takes; writers are never slowed. Wrong
+    credentials, a missing topic or a setting that is too weak stop the relay (BrokerFailed), and
+    nothing is lost: it continues when it is resumed. Raises DefinitionError.
+    """
+    address = read_address(to, allow)
+    check_installed(address)
+    found: list[Any] = list(events)
+    if not found or not all(isinstance(cls, type) and issubclass(cls, Event) for cls in found):
+        raise DefinitionError(f"relay {name!r}: events= is a list of classes of events")
+    if not topic or not (callable(topic) or isinstance(cast("Any", topic), str)):
+        raise DefinitionError(f"relay {name!r}: topic= is a text, or a function that gives one")
+    if address.broker == "redis" and slices != 1:
+        raise DefinitionError(
+            f"relay {name!r}: the ids of a Redis stream grow with the position, so slices=1"
+        )
+    former = Former(
+        topic, encode=encode, content_type=content_type, source=source, dataschema=dataschema
+    )
+
+    async def deliver(self: Publishing, batch: Any) -> None:
+        await self.publish(batch)
+
+    union, delivery, sequence = found[0], cast("Any", Delivery), cast("Any", Sequence)
+    for cls in found[1:]:
+        union = union | cls
+    deliver.__annotations__ = {"batch": sequence[delivery[union]], "return": None}
+    members = {
+        "deliver": deliver,
+        "relay_address": address,
+        "relay_former": former,
+        "relay_tls": tls,
+        "__module__": __name__,
+        "__doc__": f"Publishes to {address}.",
+    }
+    options = {"name": name, "version": version, "slices": slices, "on_poison": on_poison}
+    return types.new_class(f"Relay {name}", (Publishing,), options, lambda ns: ns.update(members))

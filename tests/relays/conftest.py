@@ -1,0 +1,44 @@
+"""One server of each broker for all tests of this room; each test has a topic of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.brokers import Broker, NatsServer
+
+BROKERS: dict[str, type[Broker]] = {"nats": NatsServer}
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Broker]]:
+    """Give the server of a broker; it is started when it is first asked for."""
+    running: dict[str, Broker] = {}
+
+    def start(name: str) -> Broker:
+        if name not in running:
+            server = BROKERS[name](tmp_path_factory.mktemp(name))
+            server.start()
+            running[name] = server
+        return running[name]
+
+    yield start
+    for server in running.values():
+        server.kill()
+
+
+@pytest.fixture(params=sorted(BROKERS))
+def broker(request: pytest.FixtureRequest, started: Any) -> Broker:
+    """Give each broker's server in turn."""
+    server: Broker = started(request.param)
+    return server
+
+
+@pytest.fixture
+def topic() -> str:
+    """Give the name of a topic that no other test has."""
+    return f"counted{next(_numbers)}"

@@ -1,0 +1,67 @@
+"""A broker that is killed and started again under load, and what its readers find in the end.
+
+Rules: the log is compared with what the broker has. Every event is there. Two messages of one event
+have one id. In each stream the first message of each event comes in the stream's order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from engine import Engine
+from tests.relays.relaying import check_order, published, relay_to, relaying
+from tests.support.brokers import Broker
+from tests.support.counters import Add
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What a run has found."""
+
+    events: int
+    repeated: int
+    retries: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.events} events: 0 lost, {self.repeated} repeated with their ids, "
+            f"order kept, {self.retries} retries of the relay"
+        )
+
+
+async def run(broker: Broker, topic: str, kills: int, seed: int) -> Outcome:
+    """Kill a broker so many times under load; raise AssertionError where a promise is broken."""
+    drawn = random.Random(seed)
+    await broker.create(topic)
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"sqlite:{Path(folder) / 'log.db'}"
+        async with relaying(relay_to(broker, topic), store) as engine:
+            done = asyncio.Event()
+            writing = asyncio.create_task(_write(engine, drawn, done))
+            for _ in range(kills):
+                await asyncio.sleep(drawn.uniform(0.05, 0.4))
+                broker.kill()
+                await asyncio.sleep(drawn.uniform(0, 0.2))
+                await asyncio.to_thread(broker.start)
+            done.set()
+            position = await writing
+            await published(engine, position)
+            retries = engine.statistics().projectors["outbound"].retries
+            log_id = engine._store.log_id
+        found = await broker.messages(topic)
+    return Outcome(position, check_order(found, log_id, position), retries)
+
+
+async def _write(engine: Engine, drawn: random.Random, done: asyncio.Event) -> int:
+    """Count, at some rate, until all kills are done; give the last position."""
+    position = 0
+    while not done.is_set():
+        commands = [Add(f"c{drawn.randrange(20)}", 1) for _ in range(drawn.randrange(1, 20))]
+        receipts = await asyncio.gather(*(engine.execute(command) for command in commands))
+        position = max(receipt.position for receipt in receipts)
+        await asyncio.sleep(0.005)
+    return position

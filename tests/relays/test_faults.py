@@ -1,0 +1,148 @@
+"""What goes wrong between a relay and its broker: nothing is lost, and errors say what to do."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, ProjectionLag
+from tests.relays.relaying import (
+    Counter,
+    add,
+    check_order,
+    published,
+    relay_to,
+    relaying,
+    status,
+)
+from tests.support.brokers import PASSWORD, USER, Broker, line_to
+from tests.support.counters import Add
+from tests.support.waiting import until
+
+
+async def test_a_broker_that_is_down_is_waited_for_and_slows_no_writer(
+    broker: Broker, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.create(topic)
+    broker.kill()
+    try:
+        async with relaying(relay_to(broker, topic)) as engine:
+            position = await add(engine, *["a", "b"] * 10)  # each is answered
+            await until(lambda: engine.statistics().projectors["outbound"].retries > 2)
+            found = await status(engine)
+            assert (found.state, found.position, found.lag_events) == ("retrying", 0, 20)
+            assert found.retrying is not None
+            assert "cannot be reached" in found.retrying.cause
+            broker.start()
+            await published(engine, position)
+            log_id = engine._store.log_id
+            assert check_order(await broker.messages(topic), log_id, 20) == 0
+            assert (await status(engine)).state == "live"
+    finally:
+        if not broker.runs:
+            broker.start()
+    assert PASSWORD not in caplog.text
+
+
+async def test_an_engine_stops_while_its_broker_is_down(broker: Broker, topic: str) -> None:
+    async with line_to(1) as line:  # nobody listens there
+        url = broker.url_of(USER, PASSWORD, port=line.port)
+        async with relaying(relay_to(broker, topic, url=url)) as engine:
+            await add(engine, "a")
+            await until(lambda: engine.statistics().projectors["outbound"].retries > 0)
+
+
+async def test_wrong_credentials_stop_it_with_a_word_and_without_the_secret(
+    broker: Broker, topic: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await broker.create(topic)
+    caplog.set_level(logging.DEBUG)
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    relay = relay_to(broker, topic, url=broker.url_of(USER, "wr0ng-secret"))
+    async with relaying(relay, store) as engine:
+        position = await add(engine, "a", "b")
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await published(engine, position)
+        found = await status(engine)
+        assert found.failure is not None
+        assert "BrokerFailed" in found.failure.cause
+        assert "refuses the credentials" in found.failure.cause
+        assert (found.parked, found.position, found.failure.event) == (0, 0, "")
+        shown = f"{found}{caplog.text}{relay!r}{vars(relay)}"
+    async with relaying(relay_to(broker, topic), store) as engine:  # as an operator mends it
+        await published(engine, position)
+        assert check_order(await broker.messages(topic), engine._store.log_id, 2) == 0
+
+    assert "wr0ng-secret" not in shown
+
+
+async def test_a_missing_topic_stops_it_until_there_is_one(broker: Broker, topic: str) -> None:
+    async with relaying(relay_to(broker, topic)) as engine:
+        if broker.makes_topics:
+            pytest.skip("this broker makes a topic when it is first published to")
+        position = await add(engine, "a", "b")
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await published(engine, position)
+        found = await status(engine)
+        assert found.failure is not None
+        assert f"{topic!r}" in found.failure.cause
+        assert found.parked == 0
+        await broker.create(topic)
+        await engine.projections.resume("outbound")
+        await published(engine, position)
+
+        assert check_order(await broker.messages(topic), engine._store.log_id, 2) == 0
+
+
+@pytest.mark.parametrize("bytes_", [400, 20_000, 60_000])
+async def test_a_line_that_is_cut_in_the_middle_of_a_batch_loses_nothing(
+    broker: Broker, topic: str, tmp_path: Path, bytes_: int
+) -> None:
+    await broker.create(topic)
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with Engine([Counter], store=store) as engine:
+        for counter in "abc":
+            await engine.execute(Add(counter, 1, 100))
+    async with line_to(broker.port) as line:
+        line.left = bytes_
+        url = broker.url_of(USER, PASSWORD, port=line.port)
+        async with relaying(relay_to(broker, topic, url=url), store) as engine:
+            await published(engine, 300)
+            log_id = engine._store.log_id
+        assert line.cuts == 1
+
+    again = check_order(await broker.messages(topic), log_id, 300)
+    assert again == 0 or not broker.drops_repetitions
+
+
+async def test_a_message_that_is_too_large_is_parked_with_its_stream_and_stops_no_other(
+    broker: Broker, topic: str
+) -> None:
+    await broker.create(topic)
+    large = {"x" * broker.too_large: [1]}
+    async with relaying(relay_to(broker, topic)) as engine:
+        await add(engine, "a", "b", "c")
+        await add(engine, "b", tags=large)
+        position = await add(engine, "a", "b", "c")
+        await published(engine, position)
+        found = await status(engine)
+        messages = await broker.messages(topic)
+
+    assert [m.attributes["sequence"] for m in messages] == ["1", "2", "3", "5", "7"]
+    assert (found.parked, found.state) == (2, "live")
+
+
+async def test_a_message_that_cannot_be_formed_is_parked(broker: Broker, topic: str) -> None:
+    def encode(event: object, meta: object) -> bytes:
+        if "b" in str(meta):
+            raise ValueError("a payload in its text")
+        return b"{}"
+
+    await broker.create(topic)
+    async with relaying(relay_to(broker, topic, encode=encode)) as engine:
+        await published(engine, await add(engine, "x", "b", "x"))
+
+        assert (await status(engine)).parked == 1
+        assert len(await broker.messages(topic)) == 2

