@@ -35,6 +35,7 @@ SCENARIOS: Final = {
     "start": "start",
     "busy": "busy",
     "grow": "grow",
+    "relay": "relay",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}

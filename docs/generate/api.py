@@ -44,6 +44,7 @@ _KITS = {
             "integrations.opentelemetry",
         ),
     ),
+    "relays": ("Relays: message brokers", ("relays",)),
     "stores": ("Stores: the contract of a store of your own", ("stores.contract.log",)),
 }
 

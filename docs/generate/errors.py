@@ -41,6 +41,8 @@ WHO = {
     "StoreFailed": "an operator: see the message",
     "StoreLocked": "an operator: stop the other engine",
     "StoreRefused": "an operator or developer: see the message",
+    "BrokerFailed": "nobody if it passes, else an operator: see the message",
+    "MessageRefused": "the developer or an operator: see the message",
     "ProjectionFailed": "the developer: mend the projection",
     "ProjectionLag": "the caller: ask again; an operator if the projection has stopped",
     "ProjectionUnserved": "the caller: ask again when the build is done",

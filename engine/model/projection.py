@@ -66,7 +66,6 @@ Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 SequenceKey: TypeAlias = Callable[[Any, Meta], str]
 """Gives, for an event, the key whose events are kept in order; by default it is the stream."""
 SLICES_MAX = 64
-
 _MARK = "__foldline_projects__"
 _CONTAINERS: tuple[type[Any], ...] = (dict, list, set, bytearray, deque)
 _RESERVED = ("sqlite_", "views_meta")
@@ -119,8 +118,7 @@ class Delivering(msgspec.Struct, frozen=True):
     """Classes of resources that it takes after the events."""
     transient: tuple[type[BaseException], ...]
     """Failures that may be over when it is tried again."""
-    events_max: int | None = None
-    """Events that it is given at once; None for `Limits.sink_events`."""
+    events_max: int | None = None  # at once; None for `Limits.sink_events`
 
 
 class Table(Generic[R]):

@@ -21,7 +21,7 @@ import msgspec
 from ..errors import BrokerFailed, MessageRefused
 from .address import Address
 from .message import CONTENT_TYPE, Outgoing, percent_encoded, waves
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS
+from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN
 
 __all__ = ["NatsOutlet", "make_outlet"]
 
@@ -257,6 +257,8 @@ class NatsOutlet:
             headers = _headers(message, stream, before)
             last[stream] = message.id
             await self._sending(send(message.topic, message.body, f"{reply}{index}", headers))
+            if index % PER_TURN == PER_TURN - 1:
+                await asyncio.sleep(0)
         try:
             await self._answer(waiting.done)
         finally:

@@ -18,7 +18,17 @@ from ..errors import DefinitionError
 from .address import Address, Broker
 from .message import Outgoing
 
-__all__ = ["ANSWER_SECONDS", "CONNECT_SECONDS", "Outlet", "check_installed", "open_outlet"]
+__all__ = [
+    "ANSWER_SECONDS",
+    "CONNECT_SECONDS",
+    "PER_TURN",
+    "Outlet",
+    "check_installed",
+    "open_outlet",
+]
+
+PER_TURN: Final = 50
+"""Messages after which the event loop gets its turn: commands do not wait for a relay."""
 
 CONNECT_SECONDS: Final = 10.0
 """How long one attempt to connect may take."""

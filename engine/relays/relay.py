@@ -8,6 +8,7 @@ a connection of its own. This file speaks to no broker.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import types
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from ..errors import DefinitionError
 from ..model.messages import Event
 from ..model.sink import Delivery, Sink
 from .address import Address, Weakness, read_address
-from .message import Encode, Former, Topic
-from .outlet import Outlet, check_installed, open_outlet
+from .message import Encode, Former, Outgoing, Topic
+from .outlet import PER_TURN, Outlet, check_installed, open_outlet
 
 __all__ = ["Relay"]
 
@@ -42,8 +43,13 @@ class Publishing(Sink):
 
     async def publish(self, batch: Sequence[Delivery[Event]]) -> None:
         """Publish events; return when the broker has confirmed all."""
-        formed = map(self.relay_former.form, batch)
-        messages = [message for message in formed if message is not None]
+        messages: list[Outgoing] = []
+        for index, delivery in enumerate(batch, 1):
+            message = self.relay_former.form(delivery)
+            if message is not None:
+                messages.append(message)
+            if index % PER_TURN == 0:
+                await asyncio.sleep(0)
         if self._outlet is None:
             name = f"foldline {self.__definition__.name}"
             self._outlet = open_outlet(self.relay_address, name, self.relay_tls)

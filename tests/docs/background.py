@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+from tests.support.brokers import NatsServer
+
 READY_SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.02
 INSTALL: Final = "there is no redis-server: install it with `apt-get install -y redis-server`"
@@ -105,8 +107,10 @@ class Background:
         return "".join(line for line in lines if '"' not in line)
 
 
-class Broker:
+class Redis:
     """A Redis server on a free port; skips the test where there is none."""
+
+    name = "REDIS"
 
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server")
@@ -132,3 +136,23 @@ class Broker:
         """End it."""
         self._process.terminate()
         self._process.wait(READY_SECONDS)
+
+
+class Nats:
+    """A NATS server with JetStream on a free port."""
+
+    name = "NATS"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = NatsServer(folder / ".nats")
+        self._server.start()
+        self.url = self._server.url
+        """Where it is."""
+
+    def end(self) -> None:
+        """End it."""
+        self._server.kill()
+
+
+BROKERS: Final[dict[str, type[Redis] | type[Nats]]] = {"REDIS": Redis, "NATS": Nats}
+"""By the name of the variable that says where each is, without `_URL`."""

@@ -25,7 +25,7 @@ from typing import Final
 
 import msgspec
 
-from tests.docs.background import LOOK_SECONDS, PORT, Background, Broker, is_server
+from tests.docs.background import BROKERS, LOOK_SECONDS, PORT, Background, is_server
 from tests.support.installed import USERS_OWN, Installed, install
 
 COMMAND_SECONDS: Final = 60
@@ -142,9 +142,9 @@ class Reader:
         given = Path(__file__).with_name("given") / f"{page.stem}.sql"
         if given.exists():
             _make_database(self.folder / "bank_old.db", given.read_text())
-        broker = Broker(self.folder) if "REDIS_URL" in text else None
-        if broker is not None:
-            self._variables["REDIS_URL"] = broker.url
+        brokers = [made(self.folder) for name, made in BROKERS.items() if f"{name}_URL" in text]
+        for broker in brokers:
+            self._variables[f"{broker.name}_URL"] = broker.url
         try:
             for block in blocks(text):
                 written += text[end : block.place[0]] + self._do(block, text)
@@ -153,7 +153,7 @@ class Reader:
         finally:
             while self._servers:
                 self._end_server()
-            if broker is not None:
+            for broker in brokers:
                 broker.end()
         return written + text[end:]
 

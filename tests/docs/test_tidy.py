@@ -52,7 +52,7 @@ ROOMS: list[set[str]] = [
     {"wiring"},
     {"engine"},
     {"__init__"},
-    {"integrations", "cli", "testing"},
+    {"integrations", "relays", "cli", "testing"},
     {"__main__"},
 ]
 
