@@ -51,8 +51,9 @@ class BackOff:
         A store or a broker says that it will do it when its surroundings let it: then no event is
         to blame, and nobody has to tell the projector that it may go on.
         """
-        outside = isinstance(cause, StoreFailed | BrokerFailed)
-        return self.waits_for_the_store and outside and cause.passes
+        if not self.waits_for_the_store or not isinstance(cause, StoreFailed | BrokerFailed):
+            return False
+        return cause.passes
 
     def again(self, cause: Exception, position: int, *, told_max: int) -> float:
         """Note a failure at a checkpoint; give how many seconds to wait for.

@@ -98,18 +98,38 @@ async def test_a_stream_without_room_is_waited_for_and_nothing_is_parked(
 async def test_a_message_in_the_middle_that_is_refused_is_overtaken_by_none_of_its_stream(
     nats: NatsServer, topic: str
 ) -> None:
-    """The stream takes less than the server says: only the server can tell."""
-    await nats.create(topic, max_msg_size=2_000)
-    relay = relay_to(nats, topic)
-    async with relaying(relay) as engine:
-        position = await add(engine, "a", "b")
-        await engine.execute(Add("a", 1, tags={"x" * 3_000: [1]}))
+    """The stream takes less than it did when the relay asked: only the server can tell."""
+    await nats.create(topic)
+    async with relaying(relay_to(nats, topic)) as engine:
+        await published(engine, await add(engine, "a", "b"))
+        await engine.projections.pause("outbound")
+        client = await nats.client()
+        config = (await client.jetstream().stream_info(topic)).config
+        config.max_msg_size = 2_000
+        await client.jetstream().update_stream(config)
+        await client.close()
+        await add(engine, "a", tags={"x" * 3_000: [1]})
         position = await add(engine, "b", "a", "b")
+        await engine.projections.resume("outbound")
         await published(engine, position)
         found = [message.attributes["sequence"] for message in await nats.messages(topic)]
 
         assert found == ["1", "2", "4", "6"]
         assert (await status(engine)).parked == 2
+
+
+async def test_a_message_that_the_stream_does_not_take_is_known_before_it_is_sent(
+    nats: NatsServer, topic: str
+) -> None:
+    await nats.create(topic, max_msg_size=2_000)
+    async with relaying(relay_to(nats, topic)) as engine:
+        await add(engine, "a", tags={"x" * 3_000: [1]})
+        await published(engine, await add(engine, "b"))
+
+        assert (await status(engine)).parked == 1
+        parked = await engine.projections.parked("outbound")
+        assert "MessageRefused" in str(parked)
+        assert "takes 2000" in str(parked)
 
 
 async def test_an_encrypted_connection_needs_an_authority_that_is_trusted(tmp_path: Path) -> None:
