@@ -96,16 +96,16 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
     - `content_type`: of the body.
     - `source`: the CloudEvents source; `urn:foldline:log:<log id>` unless given.
     - `dataschema`: a URI with `{name}` and `{version}` of the event.
-    - `allow`: weak settings of the broker that are accepted: "memory" (it keeps messages in memory
-      only), "fsync" (it confirms before the disk has them), "plaintext" (a connection off this
-      machine that is not encrypted).
+    - `allow`: weak settings that are accepted. "memory": the broker keeps messages in memory only.
+      "fsync": it confirms before the disk has them. "plaintext": the connection is not encrypted,
+      and leaves this machine.
     - `tls`: with which certificates to encrypt; the system's unless given.
 
     Messages are delivered at least once, in order for each stream, with the id
     `<log id>-<position>`. The checkpoint moves when the broker has confirmed a batch. A broker that
     is down, or has no room, is waited for as long as that takes; writers are never slowed. Wrong
-    credentials, a missing topic or a setting that is too weak stop the relay (BrokerFailed), and
-    nothing is lost: it continues when it is resumed. Raises DefinitionError.
+    credentials, a missing topic or a setting that is too weak stop the relay with BrokerFailed.
+    Nothing is lost, and it continues when it is resumed. Raises DefinitionError.
     """
     address = read_address(to, allow)
     check_installed(address)
