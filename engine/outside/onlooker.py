@@ -79,7 +79,6 @@ class Onlooker:
             limits,
             ports.stopwatch,
             log=self._log,
-            refresh=refresh,
         )
         self._open = False
         self._look: Look | None = None
@@ -154,6 +153,17 @@ class Onlooker:
                 return look
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def look_at(self, query: Query[Any]) -> tuple[int, Any]:
+        """Give an answer, or that there is none yet, behind the position that it contains."""
+        self._check_open()
+        try:
+            answer, positions = await self._answers.look(own_copy(query))
+            if positions is None:  # it has read nothing, so it contains all
+                positions = await self.positions()
+        except NoViewsYet:
+            return 0, _NOTHING
+        return min(positions.values(), default=0), answer
+
     async def _shared_look(self) -> Look | None:
         """Look, or give what another one who watches saw a moment ago; None without views."""
         self._check_open()
@@ -207,7 +217,7 @@ class OnlookerQuery(Generic[A]):
         while not self._is_closed:
             # Looked at before it is asked: what is committed meanwhile is another look.
             look = await self._onlooker.next_look(self._look)
-            position, answer = await self._ask()
+            position, answer = await self._onlooker.look_at(self._query)
             self._look = look
             if answer is not _NOTHING and not are_same(self._answer, answer):
                 self._position, self._answer = position, own(answer)
@@ -217,16 +227,6 @@ class OnlookerQuery(Generic[A]):
     async def aclose(self) -> None:
         """Watch no more."""
         self._is_closed = True
-
-    async def _ask(self) -> tuple[int, Any]:
-        before = await self._onlooker.positions()
-        try:
-            answer = await self._onlooker.query(self._query)
-        except NoViewsYet:
-            return 0, _NOTHING
-        # Looked at twice, since the tables may have been emptied before it was asked.
-        after = await self._onlooker.positions()
-        return min([*before.values(), *after.values()], default=0), answer
 
 
 class _Seen:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -87,6 +87,8 @@ class _Asked(msgspec.Struct):
     reads: Reads | None
     read: set[str] = msgspec.field(default_factory=set)
     """The projections that the answer has read."""
+    positions: Mapping[str, int] | None = None
+    """How far the projections are in what it has read, where the state says so."""
     waited: float = 0.0
     """Seconds until the views had the position, or could not have it."""
 
@@ -129,16 +131,13 @@ class Answers:
         stopwatch: Callable[[], float],
         watch: Observer | None = None,
         log: Ended | None = None,
-        refresh: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """Take the decorated functions; raise DefinitionError for what does not fit together.
 
         `log` is asked for its end where the views have not yet come as far as a query asks for.
-        `refresh` looks how far they are, where that is not known by itself.
         """
         self._store = store
         self._log = log
-        self._refresh = refresh
         self._waits_max = limits.waits_at
         self._waits = 0
         self._projectors = projectors
@@ -187,12 +186,24 @@ class Answers:
         position = position_of(at)
         if timeout is None and at is not None:
             timeout = AT_SECONDS
-        asked = _Asked(query, definition, position, timeout, reads)
+        answer: A = await self._ask(_Asked(query, definition, position, timeout, reads))
+        return answer
+
+    async def look(self, query: Query[A]) -> tuple[A, Mapping[str, int] | None]:
+        """Answer a query; give how far the projections are in what the answer has read, too.
+
+        That is None where it has read nothing. Raises what `ask` does.
+        """
+        asked = _Asked(query, self._definition_of(query), 0, None, None)
+        return await self._ask(asked), asked.positions
+
+    async def _ask(self, asked: _Asked) -> Any:
+        query = asked.query
         numbers, watch = self._numbers[query.query_name], self._watch
-        seen = None if watch is None else watch.begin(QueryBegan(own_copy(query), position))
+        seen = None if watch is None else watch.begin(QueryBegan(own_copy(query), asked.position))
         begin = self._stopwatch()
         try:
-            answer: A = await self._answer(asked, numbers)
+            answer = await self._answer(asked, numbers)
         except BaseException as error:
             numbers.failure(error)
             self._ended(asked, seen, begin, error)
@@ -224,27 +235,35 @@ class Answers:
         while True:
             begin = self._stopwatch()
             try:
-                await self._wait_for(names, asked.position, deadline)
+                await self._wait_for(names, asked.position, deadline, again=bool(asked.read))
             finally:
                 asked.waited += self._stopwatch() - begin
                 numbers.wait_seconds.record(asked.waited)
             # Before the answer reads: what it reads contains that much, unless it is taken back.
             reached = {name: (p.position, p.resets) for name, p in self._projectors.items()}
-            answer = await within(deadline, self._read_and_look(asked), partial(_too_slow, asked))
-            names = tuple(
-                name
-                for name in asked.read
-                if reached[name][0] < asked.position
-                or reached[name][1] != self._projectors[name].resets
-            )
-            if not names:
-                return answer
+            try:
+                answer = await within(deadline, self._read(asked), partial(_too_slow, asked))
+            except TimeoutError:
+                raise
+            except Exception:
+                # What is missing is no answer either, where it is missing for a moment.
+                if not (names := self._not_in(asked, reached)):
+                    raise
+            else:
+                if not (names := self._not_in(asked, reached)):
+                    return answer
 
-    async def _read_and_look(self, asked: _Asked) -> Any:
-        answer = await self._read(asked)
-        if self._refresh is not None:
-            await self._refresh()
-        return answer
+    def _not_in(self, asked: _Asked, reached: Mapping[str, tuple[int, int]]) -> Sequence[str]:
+        """Give which projections did not contain the position in what an answer has read."""
+        seen = asked.positions
+        if seen is not None:
+            return [name for name in asked.read if seen[name] < asked.position]
+        return [
+            name
+            for name in asked.read
+            if reached[name][0] < asked.position
+            or reached[name][1] != self._projectors[name].resets
+        ]
 
     async def _read(self, asked: _Asked) -> Any:
         """Let a query be answered from one state of the views."""
@@ -268,6 +287,7 @@ class Answers:
                     return answer
             finally:
                 asked.read |= views.read
+                asked.positions = state.positions
                 state.end()
         raise AssertionError("the last try gives an answer or raises")
 
@@ -313,9 +333,12 @@ class Answers:
         # A sink is outside the views: who wants to wait for one says so.
         return tuple(n for n, p in self._projectors.items() if p.definition.sink is None)
 
-    async def _wait_for(self, names: Sequence[str], position: int, deadline: float) -> None:
+    async def _wait_for(
+        self, names: Sequence[str], position: int, deadline: float, *, again: bool = False
+    ) -> None:
         concerned = {name: self._projectors[name] for name in names}
-        if all(p.position >= position for p in concerned.values()):
+        # Once more, what was believed to be there was not.
+        if not again and all(p.position >= position for p in concerned.values()):
             return
         head = None if self._log is None else await self._log.head()
         if head is not None and position > head.position:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
@@ -22,7 +22,7 @@ from ..errors import Closed, Overloaded, UsageError
 from ..limits import Limits
 from ..model.conditions import Filter
 from ..model.messages import Query, Receipt, position_of
-from ..model.projection import ProjectionDefinition, TableDefinition
+from ..model.projection import ProjectionDefinition
 from ..model.rows import Scalar
 from ..runtime.bell import Bell
 from ..runtime.safely import of_a_task
@@ -31,6 +31,7 @@ from ..stores.contract.views import Changes, Part, ViewsStore
 from .answers import AT_SECONDS, Answers
 from .interest import Interest
 from .question import Question, Told, are_same, key_of, own, weigh
+from .reading import Reading, Stand
 
 __all__ = ["LiveQueries", "LiveQuery"]
 
@@ -51,91 +52,14 @@ class Projected(Protocol):
         """Position of the last event that queries can see."""
         ...
 
+    @property
+    def resets(self) -> int:
+        """See `Followed.resets`."""
+        ...
+
     def shows(self, part: Part) -> bool:
         """Whether queries see what a part keeps."""
         ...
-
-
-class _Reading:
-    """What one ask has read so far, and where the views stood before it did."""
-
-    def __init__(self, live: LiveQueries, question: Question) -> None:
-        self.tables: set[str] = set()
-        self.rows: set[tuple[str, Scalar]] = set()
-        self.some_rows: set[tuple[str, Filters]] = set()
-        self.positions: dict[str, int] = {}
-        """Of the projections that it reads: what they surely contained."""
-        self.begun = 0
-        self._live = live
-        self._question = question
-        self._before: Mapping[str, tuple[int, int]] = {}
-        """Of all projections before the first read: position, and transactions seen for certain."""
-
-    def begin(self) -> None:
-        """It is asked now, perhaps once more."""
-        self.begun += 1
-        self.tables, self.rows, self.some_rows = set(), set(), set()
-        self.positions, self._before = {}, {}
-        self._live.begin(self._question, again=self.begun > 1)
-
-    def row(self, table: TableDefinition, key: Scalar) -> None:
-        """It reads the row with a key, or that there is none."""
-        if len(self.rows) >= self._live.rows_max:
-            self.table(table)
-            return
-        self._look(table.projection)
-        self.rows.add((table.name, key))
-        self._live.note_row(self._question, table.name, key)
-        self._notice(table.projection)
-
-    def some(self, table: TableDefinition, filters: Filters) -> None:
-        """It reads of all rows that pass the filters."""
-        if len(self.some_rows) >= self._live.rows_max:
-            self.table(table)
-            return
-        self._look(table.projection)
-        self.some_rows.add((table.name, filters))
-        self._live.note_some(self._question, table.name, filters)
-        self._notice(table.projection)
-
-    def found(self, table: TableDefinition, keys: Sequence[Scalar]) -> None:
-        """It was given the rows with these keys, which may come to pass the filters no more."""
-        if table.name in self.tables:
-            return
-        if len(self.rows) + len(keys) > self._live.rows_max:
-            self.table(table)
-            return
-        for key in keys:
-            self.rows.add((table.name, key))
-            self._live.note_row(self._question, table.name, key)
-        self._notice(table.projection)
-
-    def table(self, table: TableDefinition) -> None:
-        """It may read any row of a table."""
-        self.statement()
-        self.selected([(table.projection, table.name)])
-
-    def statement(self) -> None:
-        """It reads what shows only when it is read."""
-        if not self._before:
-            self._before = self._live.stands()
-
-    def selected(self, names: Iterable[tuple[str, str]]) -> None:
-        """It reads any rows of these tables, or has just read them."""
-        for projection, table in names:
-            self._look(projection)
-            self.tables.add(table)
-            self._live.note_table(self._question, table)
-            self._notice(projection)
-
-    def _look(self, projection: str) -> None:
-        self.statement()
-        self.positions[projection] = self._before[projection][0]
-
-    def _notice(self, projection: str) -> None:
-        """Have it asked again where what it reads, in an older state, has changed unnoticed."""
-        if self._live.transactions(projection)[1] != self._before[projection][1]:
-            self._question.due = True
 
 
 class LiveQueries:
@@ -320,10 +244,10 @@ class LiveQueries:
 
     # -- what was read --------------------------------------------------------------------------
 
-    def stands(self) -> Mapping[str, tuple[int, int]]:
-        """Give what queries can see of each projection: its position, and its transactions."""
+    def stands(self) -> Mapping[str, Stand]:
+        """Give what queries can see of each projection."""
         return {
-            name: (projector.position, self.transactions(name)[0])
+            name: Stand(projector.position, self.transactions(name)[0], projector.resets)
             for name, projector in self._projectors.items()
         }
 
@@ -349,9 +273,9 @@ class LiveQueries:
             question.rows.add((table, key))
             self._interest.note_row(question, table, key)
 
-    def _keep_noted(self, question: Question, reading: _Reading | None = None) -> None:
+    def _keep_noted(self, question: Question, reading: Reading | None = None) -> None:
         """Forget what is noted for a question beyond what an ask has read, or all of it."""
-        reading = reading or _Reading(self, question)
+        reading = reading or Reading(self, question)
         tables, rows, some = reading.tables, reading.rows, reading.some_rows
         for table in question.tables - tables:
             self._interest.drop_table(question, table)
@@ -380,7 +304,7 @@ class LiveQueries:
             question = next(iter(self._due))
             del self._due[question]
             question.asking = True
-            reading = _Reading(self, question)
+            reading = Reading(self, question)
             try:
                 answer = await self._ask_once(question, reading)
             except Exception as error:
@@ -398,7 +322,7 @@ class LiveQueries:
         self._asks += 1
         self._torn += again
 
-    async def _ask_once(self, question: Question, reading: _Reading) -> Any:
+    async def _ask_once(self, question: Question, reading: Reading) -> Any:
         seconds, name = self._limits.ask_seconds, type(question.query).__name__
         try:
             return await self._answers.ask(question.query, timeout=seconds, reads=reading)
@@ -414,14 +338,14 @@ class LiveQueries:
         except BaseException as error:
             raise of_a_task(error) from error.__cause__
 
-    def _tell(self, question: Question, reading: _Reading, answer: Any) -> None:
+    def _tell(self, question: Question, reading: Reading, answer: Any) -> None:
         if not question.watchers:
             self._keep_noted(question)
             return
         self._keep_noted(question, reading)
         question.ended = question.begun
         question.projections = tuple(reading.positions)
-        question.position = min(reading.positions.values(), default=0)
+        question.position = reading.position()
         told = question.told
         if told is None or not are_same(told.answer, answer):
             weight = weigh(answer)

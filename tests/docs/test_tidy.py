@@ -184,7 +184,7 @@ LONG_FILES = {
     "model.projection": 536,
     "model.rows": 557,
     "projections.projector": 590,
-    "queries.live": 600,
+    "queries.live": 524,
     "stores.sqlite.log.store": 593,
     "stores.sqlite.system_files": 572,
     "stores.sqlite.views.store": 568,

@@ -56,6 +56,10 @@ class Total(Query[int]):
     how: str
 
 
+class Slow(Query[int]):
+    pass
+
+
 HOW = ("get", "find", "search", "count", "sql", "joined", "below")
 
 
@@ -190,6 +194,68 @@ async def test_queries_wait_while_the_tables_are_emptied(monkeypatch: pytest.Mon
         await resetting
 
         assert await asking == 1
+
+
+async def test_what_is_missing_for_a_moment_only_is_no_answer_either() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @answers
+    async def strict(query: Total, views: Views) -> int:
+        begun.set()
+        await go_on.wait()
+        row = await views.get(Forgotten.rows, "all")
+        if row is None:
+            raise LookupError("there is no such row")
+        return row.total
+
+    async with Engine([Counter], projections=[Forgotten], answers=[strict]) as engine:
+        receipt = await engine.execute(Add("a", 1))
+        asking = asyncio.ensure_future(engine.query(Total("get"), at=receipt))
+        await begun.wait()
+        await engine.projections.pause("forgotten")
+        await engine.projections.reset("forgotten")
+        go_on.set()
+        with pytest.raises(ProjectionLag, match="forgotten is 1 behind, at 0"):
+            await asking
+        with pytest.raises(LookupError):
+            await engine.query(Total("get"))
+
+
+async def test_who_watches_is_told_no_position_that_was_taken_back(tmp_path: Any) -> None:
+    """One answer has the only place, so that the tables are emptied before the other reads."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @answers
+    async def slow(query: Slow, views: Views) -> int:
+        await views.count(Named.rows)
+        begun.set()
+        await go_on.wait()
+        return 0
+
+    engine = Engine(
+        [Counter],
+        projections=[Named, Forgotten],
+        answers=[total, slow],
+        store=f"sqlite:{tmp_path}/log.db",
+        limits=Limits(answers_at_once=1),
+    )
+    async with engine, asyncio.timeout(10):
+        receipt = await engine.execute(Add("a", 1))
+        assert await engine.query(Total("get"), at=receipt) == 1
+        holding = asyncio.ensure_future(engine.query(Slow()))
+        await begun.wait()
+        some, other = engine.watch(Total("sql")), engine.watch(Total("find"), at=receipt)
+        first, second = (asyncio.ensure_future(anext(watched)) for watched in (some, other))
+        await until(lambda: engine.statistics().live.asks == 2)
+        await engine.projections.pause("forgotten")
+        await engine.projections.reset("forgotten")
+        go_on.set()
+        await holding
+        assert (await first, some.position) == (0, 0)
+        with pytest.raises(ProjectionLag, match="forgotten is 1 behind, at 0"):
+            await second
+        await engine.projections.resume("forgotten")
+        assert await anext(some) == 1
 
 
 # -- `at` ------------------------------------------------------------------------------------

@@ -247,6 +247,11 @@ class ViewsState(ViewsSource, Protocol):
         """Whether two reads may have seen two states all the same, as they may in memory."""
         ...
 
+    @property
+    def positions(self) -> Mapping[str, int] | None:
+        """How far each projection is in what was read; None where who writes it knows better."""
+        ...
+
     def end(self) -> None:
         """Give it back; what is read later fails. A second call does nothing."""
         ...

@@ -23,7 +23,7 @@ from ..views.lane import Lane
 from ..views.link import Link, Place
 from ..views.queries import TableReads
 from ..views.schema import check_schema, has_views
-from ..views.states import States
+from ..views.states import Served, States
 from ..views.tables import TableSql
 
 __all__ = ["PostgresViewsReader"]
@@ -120,11 +120,11 @@ class PostgresViewsReader(TableReads):
         """Give one number: each answer looks by itself at what serves."""
         return 0
 
-    async def tables(self, link: Link) -> tuple[Mapping[str, TableSql], Mapping[str, str]]:
+    async def served(self, link: Link) -> Served:
         """Give the tables that serve in the snapshot of an answer, known to be those declared."""
         await self._check_there(link)
         builds = await self._read_builds(link)
-        self._served(builds)
+        positions = self._served(builds)
         tables = {
             sql.definition.name: sql
             for definition in self._definitions
@@ -138,7 +138,7 @@ class PostgresViewsReader(TableReads):
             if build.state == "serving"
             for table in build.tables
         }
-        return tables, reals
+        return Served(tables, reals, positions)
 
     def _tables_of(self, definition: ProjectionDefinition, build: Found) -> Mapping[str, TableSql]:
         known = self._sql.get((definition.name, build.number))

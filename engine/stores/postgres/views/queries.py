@@ -59,6 +59,8 @@ class Reading(msgspec.Struct, frozen=True):
     bytes_max: int
     known: dict[str, tuple[str, int, frozenset[str]]]
     """What is run for statements of users, how many values it takes, and what it reads."""
+    positions: Mapping[str, int] | None = None
+    """How far each projection is in the snapshot, where that was looked for."""
 
     def table(self, definition: TableDefinition) -> TableSql:
         """Give the SQL of a table; raise ProjectionUnserved where it does not serve."""

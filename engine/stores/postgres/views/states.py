@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from ....errors import EngineError, StoreFailed, UsageError
 from ....limits import Limits
@@ -33,6 +33,17 @@ END_SECONDS: Final = 5.0
 """How long the server may take to end a transaction before the connection is given up."""
 
 
+class Served(NamedTuple):
+    """What serves in one snapshot."""
+
+    tables: Mapping[str, TableSql]
+    """By the name that is declared."""
+    reals: Mapping[str, str]
+    """Names that are declared, by real ones."""
+    positions: Mapping[str, int] | None = None
+    """How far each projection is, where that was looked for."""
+
+
 class Source(Protocol):
     """What the tables are called that serve."""
 
@@ -44,8 +55,8 @@ class Source(Protocol):
         """Give how often queries were given other tables; None while they are."""
         ...
 
-    async def tables(self, link: Link) -> tuple[Mapping[str, TableSql], Mapping[str, str]]:
-        """Give the tables that serve, and what is declared of each real name; in the snapshot."""
+    async def served(self, link: Link) -> Served:
+        """Give what serves, in the snapshot."""
         ...
 
 
@@ -71,6 +82,11 @@ class State(TableReads):
         """Whether a statement of its own may have read the tables that came to serve behind it."""
         now = self._states.changes()
         return self._reads_sql and (now is None or self._changes != now)
+
+    @property
+    def positions(self) -> Mapping[str, int] | None:
+        """See `ViewsState.positions`."""
+        return None if self._reading is None else self._reading.positions
 
     def end(self) -> None:
         """Give the state back; a second call does nothing."""
@@ -175,13 +191,14 @@ class States:
         self._reading[state] = link
         try:
             self._check()
-            tables, reals = await self._source.tables(link)
+            served = await self._source.served(link)
         except BaseException:
             self._reading.pop(state)
             link.end()
             self._places.release()
             raise
-        return Reading(link, tables, reals, self._bytes_max, self._known)
+        tables, reals, positions = served
+        return Reading(link, tables, reals, self._bytes_max, self._known, positions)
 
     async def _begun(self) -> Link:
         while self._idle:

@@ -47,8 +47,7 @@ from .names import check_names
 from .queries import TableReads
 from .schema import has_views
 from .sql_tables import Again, GivesNothing, Session, check_dialect
-from .states import States
-from .tables import TableSql
+from .states import Served, States
 from .writes import Writes
 
 __all__ = ["PostgresViews"]
@@ -371,8 +370,8 @@ class _Served:
     def changes(self) -> int | None:
         return None if self._catalog.is_changing else self._catalog.changes
 
-    async def tables(
+    async def served(
         self,
         link: Link,  # noqa: ARG002 - the contract's
-    ) -> tuple[Mapping[str, TableSql], Mapping[str, str]]:
-        return self._catalog.shown, self._catalog.reals
+    ) -> Served:
+        return Served(self._catalog.shown, self._catalog.reals)

@@ -139,18 +139,19 @@ class SqliteViewsReader(TableReads):
 
     def tables(
         self, connection: apsw.Connection, begin: Callable[[], None]
-    ) -> Mapping[str, TableSql]:
+    ) -> tuple[Mapping[str, TableSql], Mapping[str, int]]:
         """Begin a read transaction in which the tables are known to be those declared here."""
         begin()
         builds = self._read_builds(connection)
-        self._positions(builds)
-        return {
+        positions = self._positions(builds)
+        tables = {
             table.name: sql
             for projection, tables in self._tables.items()
             for now in [serving([b for b in builds if b.projection == projection])]
             if now is not None
             for table, sql in self._tables_of(projection, tables, now)
         }
+        return tables, positions
 
     def _tables_of(
         self, projection: str, tables: Sequence[TableDefinition], build: Found

@@ -43,8 +43,11 @@ class Source(Protocol):
 
     def tables(
         self, connection: apsw.Connection, begin: Callable[[], None]
-    ) -> Mapping[str, TableSql]:
-        """Begin a read transaction by `begin`, read in it, and give the tables that serve."""
+    ) -> tuple[Mapping[str, TableSql], Mapping[str, int] | None]:
+        """Begin a read transaction by `begin`, read in it, and give the tables that serve.
+
+        With them goes how far each projection is in it, where that is not known otherwise.
+        """
         ...
 
     def commits(self) -> int | None:
@@ -121,11 +124,11 @@ class Lane:
 
     def _look_at(self, connection: apsw.Connection) -> Readable:
         try:
-            tables = self._source.tables(connection, lambda: _switch(connection, _BEGIN))
+            shown = self._source.tables(connection, lambda: _switch(connection, _BEGIN))
         except BaseException:
             connection.close()
             raise
-        return self._readable(connection, tables)
+        return self._readable(connection, *shown)
 
     def _connect(self) -> apsw.Connection:
         connection = self._source.connect()
@@ -133,8 +136,13 @@ class Lane:
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, self._bytes_max)
         return connection
 
-    def _readable(self, connection: apsw.Connection, tables: Mapping[str, TableSql]) -> Readable:
-        return Readable(connection, tables, self._bytes_max, False, self._known)
+    def _readable(
+        self,
+        connection: apsw.Connection,
+        tables: Mapping[str, TableSql],
+        positions: Mapping[str, int] | None = None,
+    ) -> Readable:
+        return Readable(connection, tables, self._bytes_max, False, self._known, positions)
 
     def nothing(self) -> tuple[Any, None]:
         """Give nothing to read from, and give back what has ended."""

@@ -50,6 +50,8 @@ class Readable(msgspec.Struct, frozen=True):
     """Whether the connection writes too, and so has that bound while it reads alone."""
     known: dict[str, frozenset[str]]
     """Which tables the statements of users read, as far as they were asked before."""
+    positions: Mapping[str, int] | None = None
+    """How far each projection is in what is read, where that was looked for."""
 
     def table(self, definition: TableDefinition) -> TableSql:
         """Give the SQL of a table; raise ProjectionUnserved where it does not serve."""

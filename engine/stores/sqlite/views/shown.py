@@ -160,13 +160,13 @@ class Shown:
         self,
         connection: apsw.Connection,  # noqa: ARG002 - the contract's
         begin: Callable[[], None],
-    ) -> Mapping[str, TableSql]:
+    ) -> tuple[Mapping[str, TableSql], None]:
         """Begin a read transaction, and give the tables that serve in it."""
         # Those of a moment before are there still, and whole: a build that no longer serves is
         # dropped only when the queries that came before have begun.
         tables = self._keeper.shown
         begin()
-        return tables
+        return tables, None
 
     def commits(self) -> int:
         """Give how often `committed` was called."""
@@ -230,6 +230,8 @@ class Shown:
 
 class _SharedState(TableReads):
     """Views in memory for one answer: it can tell whether it has seen two states."""
+
+    positions = None
 
     def __init__(self, shown: Shown, holding: bool) -> None:
         self.serves = shown.serves

@@ -13,7 +13,7 @@ here is done on the loop, and SQLite is called in the lanes' threads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -65,6 +65,11 @@ class State(TableReads):
         self._pins = False
         """Whether the schema is to stay before the first read is compiled."""
         self._waits: asyncio.Lock | None = None
+
+    @property
+    def positions(self) -> Mapping[str, int] | None:
+        """See `ViewsState.positions`."""
+        return None if self.readable is None else self.readable.positions
 
     def end(self) -> None:
         """Give the state back; a second call does nothing."""
