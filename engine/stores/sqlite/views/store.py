@@ -44,8 +44,6 @@ from ...contract.views import (
     ViewsState,
 )
 from ..connection import (
-    BUSY_MS,
-    IN_MEMORY,
     close,
     failures,
     make_wal_durable,
@@ -56,12 +54,13 @@ from ..connection import (
     set_pragma,
     transaction,
 )
-from ..files import files_of
+from ..files import Lock, files_of
 from ..place import Place
 from ..wal import WalInTurn
 from .catalog import MEMORY, Builder, Catalog
 from .driven import Driven, driven
 from .group_commit import GroupCommit
+from .opening import hold_views, set_up
 from .parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .queries import TableReads
 from .requests import read_standstills
@@ -75,10 +74,6 @@ T = TypeVar("T")
 _KEY: Final = itemgetter(0)
 _CHECKPOINT: Final = """
     SELECT position, checksum FROM checkpoints WHERE projection = ? AND build = ? AND slice = ?"""
-CACHE_KIB: Final = 64 * 1024
-"""Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
-PAGE_BYTES: Final = 4_096
-"""Of views whose size is bounded."""
 
 
 class SqliteViews(TableReads):
@@ -103,6 +98,7 @@ class SqliteViews(TableReads):
         self._connection: apsw.Connection | None = None
         self._wal: WalInTurn | None = None
         self._place: Place | None = None
+        self._hold: Lock | None = None
         self._gathering = GroupCommit(self._write, self._wrote, lambda: self._stopped)
         self._stopped = False
         """Whether a sync has failed: what it was to write is in the kernel alone, which calls it
@@ -160,16 +156,9 @@ class SqliteViews(TableReads):
         with failures(self._path, "opened", refused=True):
             connection = self._connection = open_writer(files_of(self._ports), self._path)
             memory = self._path == MEMORY
-            set_pragma(connection, "busy_timeout", BUSY_MS)
-            set_pragma(connection, "journal_mode", "memory" if memory else "wal")
-            set_pragma(connection, "synchronous", 1)
-            set_pragma(connection, "wal_autocheckpoint", 0)
-            set_pragma(connection, "cache_size", -CACHE_KIB)
-            set_pragma(connection, *IN_MEMORY)
-            set_pragma(connection, "trusted_schema", 0)
-            if self._bytes_max is not None:
-                set_pragma(connection, "page_size", PAGE_BYTES)
-                set_pragma(connection, "max_page_count", max(1, self._bytes_max // PAGE_BYTES))
+            set_up(connection, in_memory=memory, bytes_max=self._bytes_max)
+            if not memory and self._builder is None:
+                self._hold = hold_views(files_of(self._ports), self._path, connection)
             if not memory:
                 make_wal_durable(connection, files_of(self._ports), self._path)
                 self._wal = WalInTurn(connection, self._ports.clock)
@@ -208,11 +197,16 @@ class SqliteViews(TableReads):
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
+        hold, self._hold = self._hold, None
         self._wal = self._place = None
-        if connection is not None:
-            stopped, self._stopped = self._stopped, False
-            with failures(self._path, "closed"):
-                close(connection, merging=not stopped)
+        try:
+            if connection is not None:
+                stopped, self._stopped = self._stopped, False
+                with failures(self._path, "closed"):
+                    close(connection, merging=not stopped)
+        finally:
+            if hold is not None:
+                hold.release()
 
     # -- the projectors' side -----------------------------------------------------------------
 
