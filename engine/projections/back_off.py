@@ -12,7 +12,7 @@ import logging
 from typing import Final
 
 from ..errors import BrokerFailed, StoreFailed
-from ..runtime.safely import shows_messages
+from ..runtime.safely import shows_messages, text_of
 from ..runtime.tracebacks import traceback_text
 from ..statistics import ProjectionFailure
 
@@ -22,6 +22,8 @@ SECONDS: Final = 0.05
 SECONDS_MAX: Final = 5.0
 BROKER_TOLD_MAX: Final = 5
 """Failures of a broker that are logged one by one: it may be away for hours."""
+TEXT_MAX: Final = 200
+"""Characters of an exception's text that a line shows."""
 _DOUBLINGS_MAX: Final = 16
 """So that a number that grows for days never becomes one that no float holds."""
 
@@ -68,6 +70,10 @@ class BackOff:
         if isinstance(cause, BrokerFailed):
             # Its text is the engine's own: it quotes nobody.
             told_max, what = min(told_max, BROKER_TOLD_MAX), f"{what} ({cause})"
+        elif shows_messages(self._logger) and not isinstance(cause, StoreFailed):
+            # Of the host's own, as "the mail server is down"; a database's may quote a row.
+            text = text_of(cause).partition("\n")[0][:TEXT_MAX]
+            what = f"{what} ({text})" if text else what
         if self.failures <= told_max:
             self._logger.warning(
                 "projection %s failed with %s and tries again in %.2f s",

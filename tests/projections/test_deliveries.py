@@ -47,7 +47,7 @@ async def test_a_delivery_that_takes_too_long_is_cancelled_and_made_again(
 
     assert cancelled == [True]
     assert receiver.tries == [[1], [1]]
-    assert "failed with NotDelivered and tries again" in caplog.text
+    assert "NotDelivered (deliver of sink outside took longer than 1 s" in caplog.text
 
 
 async def test_stopping_gives_a_delivery_up_that_does_not_end(
@@ -69,6 +69,24 @@ async def test_stopping_gives_a_delivery_up_that_does_not_end(
         await reached(engine, 1)
 
     assert receiver.batches == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [(True, "ConnectionError (the mail server is down)"), (False, "ConnectionError")],
+)
+async def test_the_log_says_why_a_delivery_is_made_again(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, wanted: bool, said: str
+) -> None:
+    async def fail_once(batch: Sequence[Delivery[Any]]) -> None:
+        receiver.hold = None
+        raise ConnectionError("the mail server is down\nand what it said")
+
+    receiver.hold = fail_once
+    async with sinking(receiver, log_messages=wanted) as engine:
+        await reached(engine, await add(engine, "a"))
+
+    assert f"projection outside failed with {said} and tries again" in caplog.text
 
 
 async def test_what_is_given_up_is_not_parked_though_it_was_the_last_try(
