@@ -12,7 +12,7 @@ from tests.support.installed import Installed
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 PAGES = sorted(set(HOWTO.glob("*.md")) - {HOWTO / "index.md"})
-SHOWN: set[str] = {"ini", "py", "sh", "sql", "text"}
+SHOWN: set[str] = {"ini", "js", "py", "sh", "sql", "text"}
 """Languages of blocks that are looked at, and not run."""
 
 
