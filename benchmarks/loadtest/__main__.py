@@ -1,7 +1,7 @@
 """Load the shop with the commands of its real orders, kill it, and verify what it promised.
 
 A process runs the engine with the shop and the clients; this one drives it, keeps the record of
-every answer, and at the end reads the files from outside: every acknowledged command's event is
+every answer, and at the end reads what was left from outside: every acknowledged command's event is
 there exactly once, nothing of what was refused, positions and versions have no holes, every command
 has one answer, and the views are what a fresh fold gives.
 """
@@ -13,20 +13,23 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from engine.errors import DefinitionError
 from engine.stores.sqlite.process.store import SqliteProcessStore
 from engine.stores.urls import open_url
+from tests.support.postgres import Server, postgres_server, wheel_programs
 
 from .. import machine
 from .book import Book
 from .child import Life
 from .display import Display
+from .left import Files, Left, Schema
 from .lives import Ended, Lives
 from .load import Load, Phase
 from .record import cost_us, records_in
@@ -34,6 +37,9 @@ from .report import page, summary, write_up
 from .runs import Plan, Run
 from .verify import verify
 
+POSTGRES: Final = "postgresql"
+"""The store that is a server of the run's own."""
+SCHEMA: Final = "shop"
 GOOD, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 MORE = f"""\
@@ -62,24 +68,53 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     where, given = _folder(parser, options), _store(parser, options)
     folder = Path(tempfile.mkdtemp(prefix="loadtest-", dir=where))
-    store = given or f"sqlite:{folder / 'shop.db'}"
     findings = ["it did not come to its end"]
     try:
-        findings = _run(options, plan, folder, store)
+        with _opened(given, folder) as place:
+            findings = _run(options, plan, folder, place)
+            if place.server is not None and (findings or options.keep):
+                dump = place.server.run("pg_dump", *place.server.where, "-n", f"{SCHEMA}*")
+                (folder / "dump.sql").write_text(dump)
     except KeyboardInterrupt:
         print("stopped: nothing was verified", file=sys.stderr)
         findings = []
         return INTERRUPTED
     finally:
         if findings or options.keep:
-            print(f"what it has left is kept; look again: --verify {folder}")
+            again = "in dump.sql there" if options.store == POSTGRES else "look again: --verify"
+            print(f"what it has left is kept, {again}: {folder}")
         else:
             shutil.rmtree(folder)
     return BROKEN if findings else GOOD
 
 
-def _run(options: argparse.Namespace, plan: Plan, folder: Path, store: str) -> list[str]:
-    load, book = Load.of_shop(options.clients), Book()
+class Place(msgspec.Struct, frozen=True):
+    """Where the shop of a run is."""
+
+    store: str
+    """Its URL."""
+    server: Server | None = None
+    """A PostgreSQL server of the run's own."""
+
+    def left(self, kept: Kept) -> Left:
+        """Give what is read of it at the end."""
+        if self.server is not None:
+            return Schema(self.server, SCHEMA, views=kept.views is not None)
+        return _files(kept)
+
+
+@contextmanager
+def _opened(store: str | None, folder: Path) -> Generator[Place]:
+    """Give where the shop will be: in a file, or in a server that is started for it."""
+    if store != POSTGRES:
+        yield Place(store or f"sqlite:{folder / 'shop.db'}")
+        return
+    with postgres_server(wheel_programs()) as server:
+        yield Place(server.url(SCHEMA, "lease=2"), server)
+
+
+def _run(options: argparse.Namespace, plan: Plan, folder: Path, place: Place) -> list[str]:
+    load, book, store = Load.of_shop(options.clients), Book(), place.store
     load.save(folder / "sample.json")
     display = Display(book, sys.stderr)
     lives = Lives(
@@ -97,7 +132,7 @@ def _run(options: argparse.Namespace, plan: Plan, folder: Path, store: str) -> l
     record_us = cost_us()
     findings = _carried_out(run, lives)
     kept = _keep(folder, store, options, book, len(lives.seen))
-    events, found = _verified(load, book, kept, display)
+    events, found = _verified(load, book, place.left(kept), display)
     findings += found
     if run.overload is not None:
         findings += run.overload.findings()
@@ -136,8 +171,12 @@ def _settings(options: argparse.Namespace, plan: Plan, store: str) -> dict[str, 
         "clients": options.clients,
         "kill_every": options.kill_every,
         "seed": options.seed,
-        "store": "a file of its own" if options.store is None else store,
-        "durability": "WAL, synchronous=FULL",
+        "store": {None: "a file of its own", POSTGRES: "a server of its own"}.get(
+            options.store, store
+        ),
+        "durability": "fsync and synchronous_commit on"
+        if options.store == POSTGRES
+        else "WAL, synchronous=FULL",
         "projections": "4 attached" if options.projections else "none",
     }
 
@@ -146,18 +185,24 @@ def _settings(options: argparse.Namespace, plan: Plan, store: str) -> dict[str, 
 
 
 def _keep(folder: Path, store: str, options: argparse.Namespace, book: Book, lives: int) -> Kept:
-    opened = open_url(store)
-    log: str = getattr(opened, "path", "")
-    views = getattr(opened, "views_path", ":memory:") if options.projections else None
+    if options.store == POSTGRES:
+        log, views = "", "" if options.projections else None
+    else:
+        opened = open_url(store)
+        log = getattr(opened, "path", "")
+        views = getattr(opened, "views_path", ":memory:") if options.projections else None
     phases = [numbers.phase for numbers in book.phases]
     kept = Kept(log, views, options.clients, lives, phases)
     (folder / "run.json").write_bytes(msgspec.json.encode(kept))
     return kept
 
 
-def _verified(load: Load, book: Book, kept: Kept, display: Display) -> tuple[int, list[str]]:
-    views = None if kept.views is None else Path(kept.views)
-    return verify(load, book, Path(kept.log), views, display.told)
+def _verified(load: Load, book: Book, left: Left, display: Display) -> tuple[int, list[str]]:
+    return verify(load, book, left, display.told)
+
+
+def _files(kept: Kept) -> Files:
+    return Files(Path(kept.log), None if kept.views is None else Path(kept.views))
 
 
 def _verify_again(parser: argparse.ArgumentParser, folder: Path) -> int:
@@ -166,6 +211,8 @@ def _verify_again(parser: argparse.ArgumentParser, folder: Path) -> int:
         kept = msgspec.json.decode((folder / "run.json").read_bytes(), type=Kept)
     except (OSError, msgspec.MsgspecError) as error:
         parser.error(f"{folder} is not what a run with --keep has left: {error}")
+    if not kept.log:
+        parser.error(f"the run's server is gone: {folder / 'dump.sql'} is what it has left")
     book = Book()
     for phase in kept.phases:
         book.begin(phase)
@@ -176,7 +223,7 @@ def _verify_again(parser: argparse.ArgumentParser, folder: Path) -> int:
             book.note(record)
     display = Display(book, sys.stderr)
     load = Load.read(folder / "sample.json", kept.clients)
-    events, findings = _verified(load, book, kept, display)
+    events, findings = _verified(load, book, _files(kept), display)
     _tell(findings, events)
     return BROKEN if findings else GOOD
 
@@ -213,7 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--store",
         metavar="URL",
-        help="sqlite:FILE that is not there yet (a temporary one); may say ?writer=process",
+        help="sqlite:FILE that is not there yet (a temporary one), perhaps with ?writer=process; "
+        "or postgresql, whose server is started for it",
     )
     add(
         "--projections",
@@ -253,15 +301,15 @@ def _folder(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Pat
 
 def _store(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str | None:
     """Give the store's URL, with a path that any process understands; None where none is given."""
-    if options.store is None:
-        return None
+    if options.store in (None, POSTGRES):
+        return str(options.store) if options.store else None
     try:
         opened = open_url(options.store)
     except DefinitionError as error:
         parser.error(f"--store: {error}")
     path: str = getattr(opened, "path", "")
     if not path:
-        parser.error("--store: the verification reads a file, so give sqlite:FILE")
+        parser.error("--store: the verification reads a file, so give sqlite:FILE or postgresql")
     if not Path(path).absolute().parent.is_dir():
         parser.error(f"--store {options.store} would be in a folder that is not there")
     if Path(path).exists():

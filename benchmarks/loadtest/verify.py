@@ -1,18 +1,15 @@
 """The verification: whether the answers, the log and the views fit together.
 
-Rules: it reads what the ended process has left, with another SQLite than the engine's, and asks no
-engine; views are compared with a fold of the log by the projections' own functions, with none of
-the engine's projector in between. A finding names the promise that is broken
-(docs/reference/promises.md). Of findings of one kind a few are kept, and all are counted.
+Rules: it reads what the ended process has left (`left`), and asks no engine; views are compared
+with a fold of the log by the projections' own functions, with none of the engine's projector in
+between. A finding names the promise that is broken (docs/reference/promises.md). Of findings of one
+kind a few are kept, and all are counted.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -25,10 +22,11 @@ from engine import Command, Event, Projection
 from engine.testing.scenario import Folded
 
 from .book import Book
+from .left import Left, Logged, Unreadable, Views
 from .load import WRITES, Load, id_field, number_of
 from .record import Answer
 
-__all__ = ["Findings", "Log", "Logged", "check_answers", "check_log", "check_views", "verify"]
+__all__ = ["Findings", "Log", "check_answers", "check_log", "check_views", "verify"]
 
 PROJECTIONS: Final[Sequence[type[Projection]]] = (Orders, Catalogue, Sales, Customers)
 KEPT: Final = 5
@@ -39,18 +37,6 @@ _RENAMED: Final = {"quantity": "quantity_after"}
 """What a command's field is called in its event, where that is another name."""
 _EVENTS: Final = {event.event_name: msgspec.json.Decoder(event) for event in WRITES.values()}
 _KIND: Final = dict.fromkeys(WRITES.values(), "order") | {ReturnRecorded: "return"}
-
-
-class Logged(NamedTuple):
-    """An event as it lies in the log."""
-
-    position: int
-    stream: str
-    version: int
-    event: str
-    recorded: int
-    payload: bytes
-    key: str | None
 
 
 class Findings:
@@ -221,11 +207,9 @@ def _asked(command: Command) -> Mapping[str, Any]:
 # -- the views ------------------------------------------------------------------------------------
 
 
-def check_views(
-    views: sqlite3.Connection, log: Log, end: int, findings: Findings, told: Told
-) -> None:
+def check_views(views: Views, log: Log, end: int, findings: Findings, told: Told) -> None:
     """Check each view against a fold of the log up to its checkpoint, which must be the end."""
-    checkpoints = dict(views.execute("SELECT projection, position FROM checkpoints"))
+    checkpoints = views.checkpoints()
     folds: list[tuple[int, Folded]] = []
     for projection in PROJECTIONS:
         name = projection.__definition__.name
@@ -251,7 +235,7 @@ def check_views(
 
 
 def _check_table(
-    views: sqlite3.Connection,
+    views: Views,
     projection: type[Projection],
     attribute: str,
     folded: Folded,
@@ -260,9 +244,8 @@ def _check_table(
     table = getattr(projection, attribute)
     shape = table.definition.shape
     expected = {flat[shape.key_place]: flat for flat in map(shape.flatten, folded.rows(table))}
-    names = ", ".join(f'"{column.name}"' for column in shape.columns)
     kind = f"P9: the view {table.definition.name} is not what a fold gives"
-    for row in views.execute(f'SELECT {names} FROM "{table.definition.name}"'):
+    for row in views.rows(table.definition.name, shape.columns):
         key = row[shape.key_place]
         if expected.pop(key, None) != row:
             findings.add(kind, f"row {key}")
@@ -270,48 +253,23 @@ def _check_table(
         findings.add(kind, f"row {key} is missing")
 
 
-# -- the files ------------------------------------------------------------------------------------
+# -- all of it ------------------------------------------------------------------------------------
 
 
-def verify(
-    load: Load, book: Book, log_path: Path, views_path: Path | None, told: Told
-) -> tuple[int, list[str]]:
+def verify(load: Load, book: Book, left: Left, told: Told) -> tuple[int, list[str]]:
     """Check everything; give the number of events in the log, and what is wrong."""
     findings = Findings()
     check_answers(book, findings)
     count = 0
     try:
-        with closing(_opened(log_path)) as connection:
-            _check_file(connection, log_path, findings)
-            count = check_log(load, book, _read(connection), findings)
-            told("read", count)
-            if views_path is not None:
-                with closing(_opened(views_path)) as views:
-                    _check_file(views, views_path, findings)
-                    check_views(views, lambda: _read(connection), count, findings, told)
-    except (sqlite3.Error, msgspec.MsgspecError) as error:
-        findings.add("P12: the files cannot be read", f"{type(error).__name__}: {error}")
+        for said in left.damage():
+            findings.add("P1: the database finds what it keeps damaged", said)
+        count = check_log(load, book, left.log(), findings)
+        told("read", count)
+        opening = left.views()
+        if opening is not None:
+            with opening as views:
+                check_views(views, left.log, count, findings, told)
+    except (Unreadable, msgspec.MsgspecError) as error:
+        findings.add("P12: the files cannot be read", f"{error}")
     return count, findings.lines()
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    # It may have to repair what a killed process left, so it may write; but it makes no file.
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
-
-
-def _check_file(connection: sqlite3.Connection, path: Path, findings: Findings) -> None:
-    for (said,) in connection.execute("PRAGMA quick_check"):
-        if said != "ok":
-            findings.add("P1: SQLite finds its file damaged", f"{path.name}: {said}")
-
-
-def _read(connection: sqlite3.Connection) -> Iterator[Logged]:
-    sql = (
-        "SELECT events.position, streams.name, events.version, event_types.name, events.recorded,"
-        " events.payload, events.metadata FROM events"
-        " JOIN streams ON streams.number = events.stream"
-        " JOIN event_types ON event_types.number = events.type ORDER BY events.position"
-    )
-    for row in connection.execute(sql):
-        key = msgspec.json.decode(row[-1]).get("key") if row[-1] else None
-        yield Logged._make((*row[:-1], key))

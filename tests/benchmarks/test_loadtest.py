@@ -121,7 +121,7 @@ def test_an_engine_that_does_not_start_is_told_and_nothing_passes_for_good(tmp_p
         (("--store", "memory:"), "give sqlite:FILE"),
         (("--store", "oracle:x"), "none that this release knows"),
         (("--store", "postgres:x"), "it is no URL of a server"),
-        (("--store", "postgresql://a@127.0.0.1/b"), "give sqlite:FILE"),
+        (("--store", "postgresql://a@127.0.0.1/b"), "give sqlite:FILE or postgresql"),
         (("--store", f"sqlite:{__file__}"), "is there already"),
         (("--store", "sqlite:no/where.db"), "in a folder that is not there"),
         (("--rate", "0"), "is not a number above 0"),

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from benchmarks.loadtest.book import Book
+from benchmarks.loadtest.left import FilesViews, Logged
 from benchmarks.loadtest.load import Load, Phase, key_of
 from benchmarks.loadtest.record import PUT_OFF, Answer, Record
 from benchmarks.loadtest.verify import (
     PROJECTIONS,
     Findings,
-    Logged,
     check_answers,
     check_log,
     check_views,
@@ -333,7 +333,7 @@ def event_class(name: str) -> type[Event]:
 def of_views(views: sqlite3.Connection) -> list[str]:
     findings = Findings()
     log = Case().log
-    check_views(views, lambda: log, len(log), findings, lambda what, count: None)
+    check_views(FilesViews(views), lambda: log, len(log), findings, lambda what, count: None)
     return [line for line in findings.lines() if not line.startswith("    ")]
 
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -160,8 +160,21 @@ class Server:
 
     def sql(self, statement: str) -> str:
         """Run statements from outside; give what they print."""
-        where = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", "postgres")
-        return self._run("psql", *where, "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement).strip()
+        program, *arguments = self._psql("-c", statement)
+        return self._run(program, *arguments).strip()
+
+    def psql(self, *arguments: str) -> list[str]:
+        """Give the command that runs psql as `sql` does, for who reads it by the line."""
+        program, *rest = self._psql(*arguments)
+        return [*self.as_user(), str(self._programs / program), *rest]
+
+    @property
+    def where(self) -> Sequence[str]:
+        """The arguments by which its programs find it."""
+        return ("-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", "postgres")
+
+    def _psql(self, *arguments: str) -> list[str]:
+        return ["psql", *self.where, "-XAtq", "-v", "ON_ERROR_STOP=1", *arguments]
 
     def _own(self, folder: Path) -> None:
         if self._user is not None:
