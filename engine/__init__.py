@@ -58,7 +58,10 @@ from .model.conditions import at_most as at_most
 from .model.conditions import below as below
 from .model.conditions import between as between
 from .model.conditions import one_of as one_of
+from .model.decisions import Claim as Claim
 from .model.decisions import Decision as Decision
+from .model.decisions import Release as Release
+from .model.decisions import UniqueValue as UniqueValue
 from .model.difference import ABSENT as ABSENT
 from .model.difference import Change as Change
 from .model.difference import difference as difference
@@ -132,6 +135,7 @@ from .write.keys import id_from_key as id_from_key
 # Who writes a domain: its messages, aggregates and views.
 __all__ = [
     "Aggregate",
+    "Claim",
     "Command",
     "Context",
     "Decision",
@@ -141,12 +145,14 @@ __all__ = [
     "Meta",
     "Projection",
     "Query",
+    "Release",
     "Retired",
     "Row",
     "Sink",
     "Sql",
     "SqlProjection",
     "Table",
+    "UniqueValue",
     "Views",
     "answers",
     "applies",

@@ -13,6 +13,7 @@ import msgspec
 from .errors import DefinitionError
 
 __all__ = [
+    "CLAIM_LENGTH_MAX",
     "ID_LENGTH_MAX",
     "KEY_LENGTH_MAX",
     "KEY_WINDOW",
@@ -21,6 +22,8 @@ __all__ = [
     "Limits",
 ]
 
+CLAIM_LENGTH_MAX = 500
+"""Characters of a unique value that an aggregate claims."""
 ID_LENGTH_MAX = 255
 """Characters of an aggregate's id."""
 KEY_LENGTH_MAX = 255
@@ -72,6 +75,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one command."""
     event_bytes: int = 1024 * 1024
     """Payload of one event, and likewise its metadata."""
+    command_claims: int = 256
+    """Unique values that one command claims and releases."""
     reply_bytes: int = 16 * 1024
     """Reply to one command, encoded; it is kept with the command's key."""
     snapshot_bytes: int = 8 * 1024 * 1024

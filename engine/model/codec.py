@@ -56,6 +56,10 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     headers: dict[str, str] | None = None
     reply: msgspec.Raw = NOTHING_KEPT
     """To the keyed command, as JSON; on its first event."""
+    claims: tuple[tuple[str, str], ...] = ()
+    """Names and values that the command took; on its first event. Nothing if held already."""
+    releases: tuple[tuple[str, str], ...] = ()
+    """Names and values that it released, if it held them; on its first event."""
 
 
 _metadata_decoder = msgspec.json.Decoder(Metadata)

@@ -1,4 +1,4 @@
-"""What a handler may return beside events: a decision, with a reply to the caller.
+"""What a handler may return beside events: a decision, with a reply, and claims of unique values.
 
 Rules: a decision is a value; nothing happens before its events are durable. What is wrong with it
 is told before anything is encoded, and then nothing was written. Handlers that return events alone
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
-from ..errors import DefinitionError, HandlerFailed
-from .messages import NO_REPLY, Event
+from ..errors import DefinitionError, HandlerFailed, InvalidInput, Rejected
+from ..limits import CLAIM_LENGTH_MAX, Limits
+from .given import as_text, shown
+from .messages import NO_REPLY, Event, check_name
 from .replies import ReplyForm
 
-__all__ = ["Decision", "Opened", "opened", "refuse_misdeclared"]
+__all__ = ["Claim", "Decision", "Opened", "Release", "UniqueValue", "opened", "refuse_misdeclared"]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
@@ -26,6 +28,38 @@ if TYPE_CHECKING:
 else:
     Events = TypeVar("Events", bound=Event, covariant=True)
     Reply = TypeVar("Reply", covariant=True)
+
+
+class UniqueValue(msgspec.Struct, frozen=True):
+    """A value that one aggregate of a log holds at most: what is claimed and released."""
+
+    name: str
+    """What is unique: lower-case letters, digits and single hyphens, as in `email`."""
+    value: str
+    """1 to 500 characters, compared as they are: bring them into one form first."""
+
+
+class Claim(UniqueValue, frozen=True):
+    """A value that one aggregate at a time may hold: `claims=[Claim("email", address)]`.
+
+    It is taken in the transaction of the decision's events. If another aggregate of the log holds
+    it, of whatever kind, the command is Rejected with `code` and `message`, and nothing is written.
+    An aggregate may claim what it holds already.
+    """
+
+    code: str = ""
+    """Of the rejection; the name and `-taken` unless given, as in `email-taken`."""
+    message: str = ""
+    """Of the rejection."""
+
+    def refusal(self) -> Rejected:
+        """Give the rejection of a command that claims what another aggregate holds."""
+        code = self.code or f"{self.name}-taken"
+        return Rejected(code, self.message or f"this {self.name} is taken")
+
+
+class Release(UniqueValue, frozen=True):
+    """A value that the aggregate holds no more; without an effect if it does not hold it."""
 
 
 class Decision(msgspec.Struct, Generic[Events, Reply], frozen=True):
@@ -39,6 +73,8 @@ class Decision(msgspec.Struct, Generic[Events, Reply], frozen=True):
     """An event, several in order, or None for nothing."""
     reply: Reply = NO_REPLY
     """What the caller gets as `receipt.reply`; of the type that the command's class declares."""
+    claims: Sequence[UniqueValue] = ()
+    """Unique values that the aggregate holds from now on, or no more; each named once."""
 
     if not TYPE_CHECKING:
 
@@ -57,9 +93,10 @@ class Opened(msgspec.Struct, frozen=True):
     """A copy of what was given, as a repeated key will get it."""
     kept: bytes | None
     """The reply as it is stored; None where the command declares none."""
+    claims: Sequence[UniqueValue]
 
 
-def opened(where: str, form: ReplyForm | None, returned: Any, reply_bytes_max: int) -> Opened:
+def opened(where: str, form: ReplyForm | None, returned: Any, limits: Limits) -> Opened:
     """Look at what the handler `where` returned; raise HandlerFailed for what is wrong with it."""
     plain = not isinstance(returned, Decision)
     decision = Decision(returned) if plain else cast("Decision[Event, Any]", returned)
@@ -69,14 +106,68 @@ def opened(where: str, form: ReplyForm | None, returned: Any, reply_bytes_max: i
                 f"{where} gives a reply, and its command declares none: write `class ...("
                 f"Command[ReplyType])`. Nothing was written."
             )
-        return Opened(decision.events, None, None)
+        return Opened(decision.events, None, None, _checked(where, decision, limits))
     if plain:
         raise HandlerFailed(
             f"{where} returned no Decision, and {form.command} declares a reply: return "
             f"Decision(events, reply=...). Nothing was written."
         )
-    reply, kept = form.kept(decision.reply, reply_bytes_max)
-    return Opened(decision.events, reply, kept)
+    reply, kept = form.kept(decision.reply, limits.reply_bytes)
+    return Opened(decision.events, reply, kept, _checked(where, decision, limits))
+
+
+def _checked(where: str, decision: Decision[Event, Any], limits: Limits) -> Sequence[UniqueValue]:
+    """Give the claims of a decision; raise HandlerFailed for one that cannot be stored."""
+    given: object = decision.claims
+    if given == ():
+        return ()
+    if not isinstance(given, list | tuple):
+        raise HandlerFailed(
+            f"{where} gives claims={shown(given)}: write a list, as claims=[Claim(...)]. Nothing "
+            f"was written."
+        )
+    claims = tuple(cast("Sequence[object]", given))
+    if len(claims) > limits.command_claims:
+        raise HandlerFailed(
+            f"{where} gives {len(claims)} claims, above Limits.command_claims at "
+            f"{limits.command_claims}. Nothing was written."
+        )
+    if claims and not decision.events:
+        raise HandlerFailed(
+            f"{where} gives claims and no event. They are kept with events: return one that says "
+            f"what the aggregate holds, or holds no more. Nothing was written."
+        )
+    seen: set[tuple[str, str]] = set()
+    for claim in claims:
+        key = _key_of(where, claim)
+        if key in seen:
+            raise HandlerFailed(
+                f"{where} names one value of {key[0]!r} twice in its claims: claim it once or "
+                f"release it once. Nothing was written."
+            )
+        seen.add(key)
+    return cast("Sequence[UniqueValue]", claims)
+
+
+def _key_of(where: str, claim: object) -> tuple[str, str]:
+    """Give name and value of a claim; raise HandlerFailed for what cannot be stored."""
+    if not isinstance(claim, Claim | Release):
+        raise HandlerFailed(
+            f"{where} gives {shown(claim)} as a claim: give a Claim or a Release. Nothing was "
+            f"written."
+        )
+    try:
+        name = check_name(claim.name, "a claim", "")
+        value = as_text(f"a value of {name!r}", claim.value, CLAIM_LENGTH_MAX)
+        if isinstance(claim, Claim):
+            as_text("the code of a claim", claim.code)
+            as_text("the message of a claim", claim.message)
+    except (DefinitionError, InvalidInput) as error:
+        why = str(error).removesuffix("Nothing was run.").strip()
+        raise HandlerFailed(f"{where}: {why} Nothing was written.") from None
+    if "\0" in value:
+        raise HandlerFailed(f"{where}: a value of {name!r} has a NUL. Nothing was written.")
+    return name, value
 
 
 def refuse_misdeclared(where: str, form: ReplyForm | None, returns: Sequence[Any]) -> None:

@@ -7,6 +7,7 @@ Rules:
 - A refusal, an empty result or a repeated key that was decided on undurable events follows the
   last of them; decided on durable state, it is answered at once.
 - While an async handler decides, it takes nothing more; the outcome waits for a turn of its own.
+- Behind a command that claims a value it takes nothing more until that is durable or refused.
 - Rejected is an answer only where a handler raises it. After any other exception of the host's
   code, whatever its class and whether a handler, a decoder or an applier raised it, and after a
   deadline that passed while its handler ran, it takes nothing more, waits for what is in flight,
@@ -46,9 +47,9 @@ from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord, KeyWindow
 from .kind import Kind
 from .mailbox import Mail, Waiting, count, take, too_late
-from .phase import COLD, DECIDING, LIVE, LOADING, SETTLING, Phase
+from .phase import CLAIMING, COLD, DECIDING, LIVE, LOADING, SETTLING, Phase
 from .proving import decide_and_compare
-from .replying import recall, unpack
+from .replying import extras_of, recall, record_of, unpack
 from .snapshot import Distrusted, Frozen
 
 __all__ = ["Actor"]
@@ -283,18 +284,9 @@ class Actor:
         binding.apply(self.state, event)
 
     def _replay_key(self, stored: StoredEvent, metadata: Metadata) -> None:
-        if metadata.key is None or metadata.fingerprint is None:
-            return
-        further = metadata.events - 1
-        record = KeyRecord(
-            metadata.fingerprint,
-            stored.version,
-            stored.version + further,
-            # A command's events stand next to each other in the log.
-            stored.position + further,
-            bytes(metadata.reply) or None,
-        )
-        self._remember(metadata.key, record)
+        record = record_of(stored, metadata)
+        if metadata.key is not None and record is not None:
+            self._remember(metadata.key, record)
 
     def _remember(self, key: str, record: KeyRecord) -> None:
         if self._keys is None:
@@ -310,6 +302,9 @@ class Actor:
             frozen = freezer.freeze(self.state, self._keys)
             if frozen is not None:
                 freezer.seal(frozen, last)
+        self._be_live()
+
+    def _be_live(self) -> None:
         self.phase = LIVE
         if self._waiting is not None:
             self._go_on()
@@ -331,6 +326,8 @@ class Actor:
         self._tail = None
         if self.phase is SETTLING:
             self._reload()
+        elif self.phase is CLAIMING:
+            self._be_live()
 
     def seal(self, frozen: Frozen, event: StoredEvent) -> None:
         """Keep a snapshot whose version is durable."""
@@ -437,9 +434,11 @@ class Actor:
             self._fail(mail, too_late(mail, self.stream, "was decided too slowly"))
             return
         try:
-            if mail.handler.gives_decisions:
-                returned = unpack(mail, returned, self.kind.limits)
-            events = as_events(mail.handler, returned)
+            handler = mail.handler
+            given = (
+                unpack(mail, returned, self.kind.limits) if handler.gives_decisions else returned
+            )
+            events = as_events(handler, given)
         except BaseException as error:
             self._fail(mail, error)
             return
@@ -527,9 +526,8 @@ class Actor:
         self.version = expected + len(datas)
         if self.kind.failpoint is not None:
             self.kind.failpoint("actor.folded")
-        entry = Entry(
-            self, self.incarnation, mail, Write(self.stream, expected, datas), self.version, size
-        )
+        write = Write(self.stream, expected, datas)
+        entry = Entry(self, self.incarnation, mail, write, self.version, size)
         key = mail.envelope.key
         if key is not None:
             assert mail.fingerprint is not None
@@ -538,6 +536,9 @@ class Actor:
         freezer = self.kind.freezer
         if freezer is not None and freezer.is_due(expected, self.version):
             entry.frozen = freezer.freeze(self.state, self._keys)
+        if mail.claims:
+            entry.extras = extras_of(mail, self.stream)
+            self.phase = CLAIMING
         self._tail = entry
         self.kind.journal.submit(entry)
 

@@ -17,6 +17,7 @@ import msgspec
 from ..errors import DeadlinePassed, HandlerFailed, NotRun, Rejected
 from ..model.aggregate import Aggregate
 from ..model.codec import NOTHING_KEPT, Metadata, encode_metadata
+from ..model.decisions import Claim
 from ..model.messages import Event
 from ..model.stored import EventData
 from ..runtime.safely import shows_messages
@@ -119,7 +120,16 @@ def _metadata(mail: Mail, events: int) -> tuple[bytes, bytes]:
     trace = correlation, causation, principal, own_headers
     if traced and (key is None or events > 1):
         first = further = encode_metadata(Metadata(None, None, 1, *trace))
-    if key is not None:
-        kept = NOTHING_KEPT if mail.kept is None else msgspec.Raw(mail.kept)
-        first = encode_metadata(Metadata(key, mail.fingerprint, events, *trace, kept))
+    if key is not None or mail.claims:
+        kept = NOTHING_KEPT if key is None or mail.kept is None else msgspec.Raw(mail.kept)
+        known = 1 if key is None else events
+        claims = _changed_claims(mail) if mail.claims else ()
+        first = encode_metadata(Metadata(key, mail.fingerprint, known, *trace, kept, *claims))
     return first, further
+
+
+def _changed_claims(mail: Mail) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """Give what a command takes, and what it releases."""
+    taken = tuple((c.name, c.value) for c in mail.claims if isinstance(c, Claim))
+    released = tuple((c.name, c.value) for c in mail.claims if not isinstance(c, Claim))
+    return taken, released

@@ -4,6 +4,7 @@ Rules:
 - One batch is with the store and the next one gathers. A batch is bounded by events and bytes.
 - An answer leaves when the version that it was decided on is durable, never before. Rejections,
   empty results and repeated keys that were decided on undurable events follow those events.
+- A claim that another aggregate holds rejects its command alone: no other was decided on it.
 - A conflict voids its request and every later request of the same stream: those that are in the
   same batch, those that gather, and what the actor has folded. Other streams lose nothing.
 - A batch of which the store knows that nothing was written voids all of it, in the same way. If the
@@ -25,15 +26,18 @@ import msgspec
 
 from ..errors import Conflict, EngineError, OutcomeUnknown, StoreFailed, Voided
 from ..limits import Limits
+from ..model.decisions import Claim
 from ..model.messages import Receipt
 from ..model.stored import StoredEvent
 from ..runtime.ports import Ports
 from ..statistics import Histogram, JournalStatistics
+from ..stores.contract.claims import ClaimTaken
 from ..stores.contract.log import (
     Appended,
     AppendRequest,
     Batch,
     Committed,
+    Extra,
     Store,
     StreamConflict,
     Write,
@@ -93,6 +97,9 @@ class Entry(msgspec.Struct):
     frozen: Frozen | None = None
     """The state after it, where a snapshot is due."""
     followers: list[Follower] | None = None
+    extras: Sequence[Extra] = ()
+    """What is stored with the events: the command's claims, in their order. Then nothing is decided
+    on this entry before it is settled, so it has no followers."""
 
     def follow(self, follower: Follower) -> None:
         """Let an answer leave right after this entry's own."""
@@ -234,7 +241,7 @@ class Journal:
             self._publish(committed.events)
 
     async def _append(self, entries: list[Entry]) -> Committed:
-        requests = [AppendRequest((entry.write,)) for entry in entries]
+        requests = [AppendRequest((entry.write,), entry.extras) for entry in entries]
         watch = self._watch
         seen = None if watch is None else watch.begin(_commit_began(entries))
         begin = self._stopwatch()
@@ -266,8 +273,9 @@ class Journal:
                 if entry.frozen is not None:
                     last = committed.events[outcome.position - committed.events[0].position]
                     entry.owner.seal(entry.frozen, last)
+            elif isinstance(outcome, ClaimTaken):
+                self._answer_taken(entry, outcome)
             else:
-                assert isinstance(outcome, StreamConflict), "no command takes a claim"
                 self._answer_conflict(entry, outcome)
         self._commits += 1
         self._bytes += size
@@ -298,6 +306,15 @@ class Journal:
             else:
                 receipt = Receipt(owner.stream, entry.version, position, follower.mail.reply)
                 self._intake.answer(follower.mail, receipt)
+
+    def _answer_taken(self, entry: Entry, outcome: ClaimTaken) -> None:
+        """Reject a command that claims what another aggregate holds; it alone was decided on it."""
+        assert entry.incarnation == entry.owner.incarnation, "a void decision was judged"
+        assert entry.followers is None, "nothing is decided on a claim that may be refused"
+        claim = entry.mail.claims[outcome.extra]
+        assert isinstance(claim, Claim), "what is released is not refused"
+        self._intake.refuse(entry.mail, claim.refusal())
+        entry.owner.voided()
 
     def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:
         owner = entry.owner

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from ..errors import DeadlinePassed, EngineError, Overloaded
 from ..model.aggregate import CommandHandler
+from ..model.decisions import UniqueValue
 from ..model.messages import Envelope, Receipt
 from ..statistics import IntakeStatistics, answer_class
 
@@ -43,6 +44,8 @@ class Mail(msgspec.Struct):
     """What its receipt says that the handler replied."""
     kept: bytes | None = None
     """The same, as it is kept with the key."""
+    claims: Sequence[UniqueValue] = ()
+    """What its handler claims and releases."""
 
 
 class Submit(Protocol):

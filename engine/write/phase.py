@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["COLD", "DECIDING", "LIVE", "LOADING", "SETTLING", "Phase"]
+__all__ = ["CLAIMING", "COLD", "DECIDING", "LIVE", "LOADING", "SETTLING", "Phase"]
 
 
 class Phase(enum.Enum):
@@ -19,6 +19,7 @@ class Phase(enum.Enum):
     LOADING = "loading"  # its stream is being read
     LIVE = "live"  # it decides
     DECIDING = "deciding"  # an async handler decides, and nothing else is taken meanwhile
+    CLAIMING = "claiming"  # it takes nothing until it is known whether it has what it claims
     SETTLING = "settling"  # it takes nothing until what is in flight is settled
 
 
@@ -26,4 +27,5 @@ COLD: Final = Phase.COLD
 LOADING: Final = Phase.LOADING
 LIVE: Final = Phase.LIVE
 DECIDING: Final = Phase.DECIDING
+CLAIMING: Final = Phase.CLAIMING
 SETTLING: Final = Phase.SETTLING

@@ -1,4 +1,4 @@
-"""What a command has beside its events, on its mail: the reply of its handler, new or kept.
+"""What a command has beside its events, on its mail: claims, and a reply that is new or kept.
 
 Rules: a reply is looked at before an event is encoded. A repeated key gets the reply that is kept
 with it, and never runs a handler. It decides nothing, and knows no store.
@@ -6,24 +6,52 @@ with it, and never runs a handler. It decides nothing, and knows no store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import EngineError, HandlerFailed, KeyReused
 from ..limits import Limits
-from ..model.decisions import opened
+from ..model.codec import Metadata
+from ..model.decisions import Claim, opened
 from ..model.fingerprint import is_of
+from ..model.stored import StoredEvent
+from ..stores.contract.claims import ReleaseClaim, TakeClaim
+from ..stores.contract.log import Extra
 from .keys import KeyRecord
 from .mailbox import Mail
 
-__all__ = ["recall", "unpack"]
+__all__ = ["extras_of", "recall", "record_of", "unpack"]
 
 
 def unpack(mail: Mail, returned: Any, limits: Limits) -> Any:
     """Give the events of a decision, and put the rest on its mail; raise HandlerFailed."""
     handler = mail.handler
-    found = opened(handler.decide.__qualname__, handler.reply, returned, limits.reply_bytes)
-    mail.reply, mail.kept = found.reply, found.kept
+    found = opened(handler.decide.__qualname__, handler.reply, returned, limits)
+    mail.reply, mail.kept, mail.claims = found.reply, found.kept, found.claims
     return found.events
+
+
+def extras_of(mail: Mail, stream: str) -> Sequence[Extra]:
+    """Give what is stored with the events of a command, in the order of its claims."""
+    return [
+        (TakeClaim if isinstance(claim, Claim) else ReleaseClaim)(claim.name, claim.value, stream)
+        for claim in mail.claims
+    ]
+
+
+def record_of(stored: StoredEvent, metadata: Metadata) -> KeyRecord | None:
+    """Give what is remembered of the key that an event has; None where it has none."""
+    if metadata.key is None or metadata.fingerprint is None:
+        return None
+    further = metadata.events - 1
+    return KeyRecord(
+        metadata.fingerprint,
+        stored.version,
+        stored.version + further,
+        # A command's events stand next to each other in the log.
+        stored.position + further,
+        bytes(metadata.reply) or None,
+    )
 
 
 def recall(mail: Mail, key: str, stream: str, record: KeyRecord) -> EngineError | None:
