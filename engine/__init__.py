@@ -115,6 +115,7 @@ from .statistics import LiveStatistics as LiveStatistics
 from .statistics import ProjectionFailure as ProjectionFailure
 from .statistics import ProjectorStatistics as ProjectorStatistics
 from .statistics import QueryStatistics as QueryStatistics
+from .statistics import ServerStatistics as ServerStatistics
 from .statistics import SnapshotStatistics as SnapshotStatistics
 from .statistics import StoreStatistics as StoreStatistics
 from .statistics import SubscriptionStatistics as SubscriptionStatistics
@@ -238,6 +239,7 @@ __all__ += [
     "QueryBegan",
     "QueryStatistics",
     "Retried",
+    "ServerStatistics",
     "SnapshotStatistics",
     "Status",
     "StoreStatistics",

@@ -198,6 +198,21 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """How often a reader was in the way."""
 
 
+class ServerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store in a server knows of it, since the start."""
+
+    reconnects: int
+    """Connections that were made in place of the one that writes, as it broke."""
+    batches_found: int
+    """Batches whose answer was lost, and that the log had."""
+    batches_sent_again: int
+    """Batches whose answer was lost, and that the log had not."""
+    renewals_failed: int
+    """Times that the lease could not be renewed, as the server was away."""
+    lease_seconds_left: float
+    """Of the lease by which this engine has the log; below 0 another engine may take it."""
+
+
 class SubscriptionStatistics(msgspec.Struct, frozen=True):
     """Numbers of one subscription to the bus."""
 
@@ -349,6 +364,8 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The writer of the log."""
     store: StoreStatistics | None
     """None for a store that has no files."""
+    server: ServerStatistics | None
+    """None for a store that is in no server."""
     projectors: Mapping[str, ProjectorStatistics]
     """By the name of the projection."""
     queries: Mapping[str, QueryStatistics]

@@ -41,7 +41,7 @@ from .queries.past import Pasts
 from .runtime.ports import Ports
 from .statistics import EngineStatistics
 from .stores.contract.backend import Backend
-from .stores.contract.log import Measured, Mortal, Store
+from .stores.contract.log import Measured, Mortal, Served, Store
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
 from .write.actor import Actor
@@ -334,6 +334,7 @@ class Wiring:
             snapshots=self.snapshots.statistics(),
             journal=self.journal.statistics(),
             store=self.store.statistics() if isinstance(self.store, Measured) else None,
+            server=self.store.server_statistics() if isinstance(self.store, Served) else None,
             projectors={name: p.statistics() for name, p in self.projecting.items()},
             queries=self.answers.statistics(),
             live=self.live.statistics(),

@@ -19,7 +19,7 @@ import msgspec
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
-from ..statistics import SECONDS, SIZES, EngineStatistics, StoreStatistics
+from ..statistics import SECONDS, SIZES, EngineStatistics, ServerStatistics, StoreStatistics
 from ..telemetry import CommitBegan, LoadBegan, ProjectionBegan, QueryBegan
 
 __all__ = ["DISTRIBUTIONS", "INSTRUMENTS", "Source", "measured", "measurer", "publish", "withdraw"]
@@ -188,6 +188,10 @@ def _queries(numbers: EngineStatistics) -> Iterator[Reading]:
             yield getattr(query, outcome), told
 
 
+def _server(read: Callable[[ServerStatistics], int | float]) -> Read:
+    return lambda numbers: [] if numbers.server is None else [(read(numbers.server), {})]
+
+
 def _store(read: Callable[[StoreStatistics], int]) -> Read:
     return lambda numbers: [] if numbers.store is None else [(read(numbers.store), {})]
 
@@ -299,6 +303,44 @@ _JOURNAL: Final = [
     ),
 ]
 
+_SERVER: Final = [
+    _Instrument(
+        "counter",
+        "store.server.reconnects",
+        "{connection}",
+        "Connections made in place of the one that writes, as it broke",
+        _server(lambda server: server.reconnects),
+    ),
+    _Instrument(
+        "counter",
+        "store.server.batches.found",
+        "{batch}",
+        "Batches whose answer was lost, and that the log had",
+        _server(lambda server: server.batches_found),
+    ),
+    _Instrument(
+        "counter",
+        "store.server.batches.sent_again",
+        "{batch}",
+        "Batches whose answer was lost, and that the log had not",
+        _server(lambda server: server.batches_sent_again),
+    ),
+    _Instrument(
+        "counter",
+        "store.server.renewals.failed",
+        "{renewal}",
+        "Times that the lease could not be renewed",
+        _server(lambda server: server.renewals_failed),
+    ),
+    _Instrument(
+        "gauge",
+        "store.server.lease.left",
+        "s",
+        "What is left of the lease by which the engine has the log",
+        _server(lambda server: server.lease_seconds_left),
+    ),
+]
+
 _READERS: Final = [
     _Instrument(
         "gauge",
@@ -361,4 +403,4 @@ DISTRIBUTIONS: Final = (
     _Distribution(QueryBegan, "wait_seconds", "query.wait.duration", "s", "Waits for `at=`"),
 )
 
-INSTRUMENTS: Final = (*_INTAKE, *_JOURNAL, *_READERS)
+INSTRUMENTS: Final = (*_INTAKE, *_JOURNAL, *_SERVER, *_READERS)

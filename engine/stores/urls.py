@@ -26,6 +26,8 @@ from .postgres.backend import PostgresBackend
 from .postgres.driver import check_installed
 from .postgres.log.schema import schema_sql
 from .postgres.log.store import PostgresStore
+from .postgres.views.link import views_schema
+from .postgres.views.schema import views_sql
 from .sqlite.backend import SqliteBackend
 from .sqlite.log.store import SqliteStore
 from .sqlite.process.store import SqliteProcessStore
@@ -48,6 +50,7 @@ _WRITERS: Final = {"thread": SqliteStore, "process": SqliteProcessStore}
 _OPTIONS: Final = (
     'the one option that there is: "?writer=thread" (as without it) or "?writer=process"'
 )
+_VIEWS_NOTE: Final = "-- The views. Leave this out if they are kept elsewhere.\n"
 _SLASHES_TO_THE_ROOT: Final = 3
 _SCHEME: Final = re.compile(r"(sqlite|file|memory):", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -148,6 +151,8 @@ def backend_of_text(text: str) -> Backend:
 def sql_of_schema(url: str, *, since: int, role: str | None) -> str:
     """Give the SQL that makes what a log in PostgreSQL needs, or moves it on from a version.
 
+    Without a version also what the views beside it need.
+
     With `role` also the rights of a role that engines connect as. Nothing is connected to. Raises
     DefinitionError for another store, and UsageError for a version or a role that there is not.
     """
@@ -155,7 +160,11 @@ def sql_of_schema(url: str, *, since: int, role: str | None) -> str:
         raise DefinitionError(
             f"the store {_shown(url)} needs no SQL of people: this is for postgresql://..."
         )
-    return schema_sql(read_address(url).schema, since=since, role=role)
+    schema = read_address(url).schema
+    log = schema_sql(schema, since=since, role=role)
+    if since:
+        return log
+    return f"{log}\n{_VIEWS_NOTE}\n{views_sql(schema, views_schema(schema), role=role)}"
 
 
 # -- reading strictly -----------------------------------------------------------------------------

@@ -176,6 +176,10 @@ class Server:
     def _psql(self, *arguments: str) -> list[str]:
         return ["psql", *self.where, "-XAtq", "-v", "ON_ERROR_STOP=1", *arguments]
 
+    def log(self) -> str:
+        """Give what it has said so far."""
+        return (self.folder / "server.log").read_text()
+
     def _own(self, folder: Path) -> None:
         if self._user is not None:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)

@@ -39,7 +39,7 @@ from .claims import (
 
 if TYPE_CHECKING:
     from ...runtime.ports import Ports
-    from ...statistics import StoreStatistics
+    from ...statistics import ServerStatistics, StoreStatistics
 
 __all__ = [
     "AppendRequest",
@@ -52,6 +52,7 @@ __all__ = [
     "Measured",
     "Outcome",
     "Plan",
+    "Served",
     "Store",
     "StreamConflict",
     "StreamPage",
@@ -145,6 +146,15 @@ class Measured(Protocol):
 
     def statistics(self) -> StoreStatistics:
         """Give what is known of the files; called from any thread, at any time."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """What a store in a server may also be."""
+
+    def server_statistics(self) -> ServerStatistics | None:
+        """Give what is known of the server, where the log is open; from any thread."""
         ...
 
 

@@ -33,6 +33,8 @@ _LOST_NAMES: Final = frozenset(
 """Errors of the driver itself, which say that its connection is closed or was used wrongly."""
 _PASSING: Final = ("40001", "40P01", "55P03")
 """What may be gone in a moment: conflicts with other transactions, and locks that they hold."""
+_OUT_OF_TIME: Final = ("57014",)
+"""A statement took longer than an administrator lets it."""
 _NO_ROOM: Final = ("53", "58030")
 """Neither disk, memory nor connections are left for it."""
 _NOT_PREPARED: Final = ("26000", "42P05")
@@ -70,7 +72,11 @@ def is_passing(error: BaseException) -> bool:
 
 def passes_by_itself(error: BaseException) -> bool:
     """Tell whether nothing is wrong with what was asked: the server was away, full or busy."""
-    return is_lost(error) or is_passing(error) or sqlstate_of(error).startswith(_NO_ROOM)
+    return (
+        is_lost(error)
+        or is_passing(error)
+        or sqlstate_of(error).startswith(_NO_ROOM + _OUT_OF_TIME)
+    )
 
 
 def is_not_prepared(error: BaseException) -> bool:

@@ -13,15 +13,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ....errors import EngineError, StoreFailed, StoreLocked
+from ....errors import EngineError, StoreFailed, StoreLocked, StoreRefused
 from ....model.stored import EventType, Snapshot, StoredEvent
-from ....runtime.machine import process_name
+from ....runtime.machine import SystemClock, process_name
 from ....runtime.ports import Ports
 from ....runtime.uncancelled import uncancelled
+from ....statistics import ServerStatistics
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Batch, Committed, Head, StreamPage, StreamRead
 from ..address import Address
-from ..driver import Record, driver_of
+from ..driver import Driver, Record, driver_of
 from ..failures import cannot_connect
 from ..line import Line, Lines
 from ..settings import check_settings
@@ -60,7 +61,11 @@ class PostgresStore:
         self._session = 0
         self._log_id = ""
         self._keeper: asyncio.Task[None] | None = None
-        self._fenced = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._now = SystemClock().monotonic
+        self._renewed_at = 0.0
+        """Before the last renewal was asked for, in seconds of that clock."""
+        self._renewals_failed = 0
 
     @property
     def log_id(self) -> str:
@@ -78,12 +83,11 @@ class PostgresStore:
         try:
             await check_settings(line.connection, self.address)
             await migrate(line.connection, self.address)
+            self._now = ports.clock.monotonic
             self._session = await begin_session(line, self.address, process_name())
-            writer = Writer(driver, self.address, line, self._session, self._logger)
-            async with asyncio.timeout(self.address.answer_seconds):
-                await writer.begin()
-                query = self.address.sql("SELECT log_id FROM {s}.about")
-                self._log_id = await line.connection.fetchval(query)
+            # Not before: it may have waited for somebody else's to end.
+            self._renewed_at = self._now()
+            writer = await self._begin(driver, line)
         except EngineError:
             line.drop()
             raise
@@ -95,11 +99,24 @@ class PostgresStore:
             raise
         self._writer = writer
         self._lines = Lines(driver, self.address)
-        self._fenced = asyncio.Event()
+        self._ended = asyncio.Event()
         self._leases = Lines(driver, self.address)
         keeping = self._keep(self._leases)
         self._keeper = asyncio.get_running_loop().create_task(keeping, name="foldline lease")
         await self._check_last_event()
+
+    async def _begin(self, driver: Driver, line: Line) -> Writer:
+        """Read what the log has; give it back where that fails, so that nobody waits for it."""
+        writer = Writer(driver, self.address, line, self._session, self._logger)
+        try:
+            async with asyncio.timeout(self.address.answer_seconds):
+                await writer.begin()
+                query = self.address.sql("SELECT log_id FROM {s}.about")
+                self._log_id = await line.connection.fetchval(query)
+        except Exception:
+            await self._leave(line)
+            raise
+        return writer
 
     async def _check_last_event(self) -> None:
         """Compare the last event, which every later one builds on, with its checksum."""
@@ -116,22 +133,37 @@ class PostgresStore:
         while True:
             await asyncio.sleep(self.address.lease_seconds / _RENEWALS)
             try:
-                renewed = await lines.run(
-                    lambda line: renew_session(line, self.address, self._session)
-                )
+                renewed = await lines.run(self._renew)
             except EngineError as error:
                 # An append finds out what is the matter, and an engine at rest is not in a hurry.
+                self._renewals_failed += 1
                 self._logger.warning("the lease was not renewed: %s", error)
                 continue
             if not renewed:
-                assert self._writer is not None, "the keeper ends before the store is closed"
-                self._writer.fence()
-                self._fenced.set()
+                self._ended.set()
                 return
 
+    async def _renew(self, line: Line) -> bool:
+        """Let the lease begin anew; stop where the log is lost, or the server was set to lose it.
+
+        A setting that is changed at a reload is in force at once, and breaks no connection.
+        """
+        assert self._writer is not None, "the keeper ends before the store is closed"
+        try:
+            await check_settings(line.connection, self.address)
+        except StoreRefused as error:
+            self._writer.refuse(error)
+            return False
+        begun = self._now()
+        if not await renew_session(line, self.address, self._session):
+            self._writer.fence()
+            return False
+        self._renewed_at = begun
+        return True
+
     async def ended(self) -> StoreFailed:
-        """Wait until another engine has taken the log over; give why nothing more is appended."""
-        await self._fenced.wait()
+        """Wait until another engine has the log, or the server may lose it; give which."""
+        await self._ended.wait()
         assert self._writer is not None
         assert self._writer.stopped is not None
         return self._writer.stopped
@@ -245,6 +277,19 @@ class PostgresStore:
         """Give the snapshots that there are."""
         return await self._open_lines().run(
             lambda line: read_snapshots(line, self.address.schema, streams)
+        )
+
+    def server_statistics(self) -> ServerStatistics | None:
+        """Give what is known of the server; None before the log is open and after it was closed."""
+        writer = self._writer
+        if writer is None:
+            return None
+        return ServerStatistics(
+            reconnects=writer.reconnects,
+            batches_found=writer.found_written,
+            batches_sent_again=writer.written_again,
+            renewals_failed=self._renewals_failed,
+            lease_seconds_left=self._renewed_at + self.address.lease_seconds - self._now(),
         )
 
     def writing(self) -> tuple[Line, int]:

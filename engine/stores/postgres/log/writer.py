@@ -116,6 +116,10 @@ class Writer:
         """Append nothing more: the log is another engine's."""
         self._fenced()
 
+    def refuse(self, error: StoreRefused) -> None:
+        """Append nothing more: the server was set to lose what it acknowledges."""
+        self._fail(f"{error}. Nothing more was written.")
+
     async def append(self, batch: Batch) -> Committed:
         """Append what fits of a batch; raise StoreFailed, as the contract says."""
         if self.stopped is not None:

@@ -20,7 +20,7 @@ from ..driver import Record, Statement, driver_of
 from ..failures import described_failure, is_lost, passes_by_itself, sqlstate_of
 from ..line import Line
 
-__all__ = ["Link", "Place", "failed", "is_lost_line", "is_unfit", "transaction"]
+__all__ = ["Link", "Place", "failed", "is_lost_line", "is_unfit", "transaction", "views_schema"]
 
 STATEMENTS_MAX: Final = 200
 """Statements of users that one connection keeps by name."""
@@ -48,6 +48,11 @@ class Described(Statement, Protocol):
         ...
 
 
+def views_schema(log_schema: str) -> str:
+    """Give what the schema of the views beside a log is called."""
+    return f"{log_schema}_views"
+
+
 class Place:
     """Where the views are: a server, and the schemas of the log and of the views in it."""
 
@@ -55,7 +60,7 @@ class Place:
         self.address = address
         self.ports = ports
         self.log_schema = address.schema
-        self.schema = f"{address.schema}_views"
+        self.schema = views_schema(address.schema)
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from .books import Books
 from .link import Link, Place, transaction
 from .names import literal, quoted
 
-__all__ = ["SCHEMA_VERSION", "check_schema", "has_views", "make_schema", "statements"]
+__all__ = ["SCHEMA_VERSION", "check_schema", "has_views", "make_schema", "views_sql"]
 
 SCHEMA_VERSION: Final = 1
 LOCK_MS: Final = 10_000
@@ -100,9 +100,24 @@ _TABLES: Final = (
 )
 
 
-def statements(schema: str) -> tuple[str, ...]:
-    """Give what makes an empty schema of views, for those who migrate by hand."""
-    return (f"CREATE SCHEMA {quoted(schema)}", *_tables(schema))
+def views_sql(log_schema: str, schema: str, *, role: str | None = None) -> str:
+    """Give the SQL that makes an empty schema of views beside a log, for people.
+
+    With `role` also the rights of an engine's role, which makes the tables of projections there.
+    """
+    made = quoted(schema)
+    parts = ["BEGIN;", f"CREATE SCHEMA IF NOT EXISTS {made};"]
+    parts += [f"{statement};" for statement in _tables(schema)]
+    parts.append(
+        f"INSERT INTO {made}.about SELECT true, {SCHEMA_VERSION}, log_id "  # noqa: S608 - ours
+        f"FROM {quoted(log_schema)}.about;"
+    )
+    if role is not None:
+        parts.append(
+            f"GRANT USAGE, CREATE ON SCHEMA {made} TO {role};\n"
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {made} TO {role};"
+        )
+    return "\n\n".join([*parts, "COMMIT;"]) + "\n"
 
 
 def _tables(schema: str) -> tuple[str, ...]:
