@@ -85,14 +85,22 @@ class Lane:
         link = self._link
         if link is None or not link.is_open:
             link = self._link = await self._place.connect()
-        seconds = self._place.address.answer_seconds
-        timer = asyncio.get_running_loop().call_later(seconds, link.end)
+        seconds, loop = self._place.address.answer_seconds, asyncio.get_running_loop()
+        timer = loop.call_later(seconds, link.end)
         try:
             return await call(link, *args)
         except Exception as error:
             if not isinstance(error, EngineError) and is_lost_line(error):
                 link.end()
                 self._link = None
+                if loop.time() >= timer.when():
+                    raise StoreFailed(
+                        f"the views in {self._place.name} gave no answer within {seconds:g} s: if "
+                        f"a handler's SQL, or a lock there, takes that long, add patience=SECONDS "
+                        f"to the URL",
+                        written=None,
+                        passes=True,
+                    ) from error
             raise
         finally:
             timer.cancel()
