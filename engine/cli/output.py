@@ -39,7 +39,7 @@ DONE: Final = 0
 FAILED: Final = 1
 NOT_DRAWN: Final = (
     "what changes is written below what was: to draw a screen takes rich (the extra `cli`: "
-    "pip install '.[cli]') and a terminal that can"
+    "pip install '../foldline[cli]') and a terminal that can"
 )
 
 

@@ -186,8 +186,8 @@ def check_installed() -> None:
     """Raise DefinitionError where asyncpg is not installed; nothing is imported."""
     if importlib.util.find_spec("asyncpg") is None:
         raise DefinitionError(
-            "a PostgreSQL store needs asyncpg, which is not installed: install the extra "
-            "`postgres`, as in pip install 'foldline[postgres]'"
+            "a PostgreSQL store needs asyncpg, which is not installed: install Foldline from its "
+            "clone with the extra `postgres`, as in pip install '../foldline[postgres]'"
         )
 
 
