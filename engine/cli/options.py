@@ -23,6 +23,7 @@ __all__ = [
     "add_common",
     "instant",
     "layout_of",
+    "log_file",
     "moment",
     "seconds",
     "selection_of",
