@@ -12,7 +12,7 @@ import inspect
 import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -49,6 +49,7 @@ E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Row)
 
 TEST_ID = "test"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ManualClock:
@@ -62,6 +63,11 @@ class ManualClock:
     def now(self) -> int:
         """Give the time in µs since 1970-01-01 UTC."""
         return self._now
+
+    @property
+    def time(self) -> datetime:
+        """The same as a datetime in UTC, for what a program asks the system's clock."""
+        return _EPOCH + timedelta(microseconds=self._now)
 
     def monotonic(self) -> float:
         """Give the seconds by which it was moved forward."""

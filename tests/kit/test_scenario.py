@@ -213,6 +213,7 @@ async def test_an_engine_takes_the_tests_clock_and_ids() -> None:
         await engine.execute(Add("a", 1))
         clock.advance(1.5)
         await engine.execute(Add("a", 1))
+        assert clock.time == datetime(2026, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
         clock.advance(-60)
         await engine.execute(Add("a", 1))
         recorded = [event.recorded for event in await store.events()]
