@@ -19,8 +19,10 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 import msgspec
 
 from ..errors import Rejected, UsageError
+from ..limits import Limits
 from ..model.aggregate import Aggregate, CommandHandler, Context, as_events
 from ..model.codec import EventRegistry
+from ..model.decisions import Claim, Opened, UniqueValue, opened
 from ..model.difference import difference
 from ..model.messages import Command, Event, Meta
 from ..model.projection import (
@@ -141,10 +143,13 @@ class Scenario(Generic[A]):
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
+        taken: Sequence[UniqueValue] = (),
     ) -> Decided[A]:
         """Let the aggregate decide a command.
 
         `now` is an aware datetime, or µs since 1970-01-01 UTC; new ids are `id-1`, `id-2` ….
+        `taken` are values that other aggregates hold, so that a claim of one is refused.
+
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
         the state, UsageError if the aggregate does not handle the command.
         """
@@ -167,7 +172,7 @@ class Scenario(Generic[A]):
             trial.returned = trial.call(context, resources)
         except Rejected as rejected:
             trial.rejection = rejected
-        return self._decision(trial)
+        return self._decision(trial, taken)
 
     async def when_async(
         self,
@@ -180,6 +185,7 @@ class Scenario(Generic[A]):
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
+        taken: Sequence[UniqueValue] = (),
     ) -> Decided[A]:
         """Like `when`, for a handler that is `async def`."""
         __tracebackhide__ = True  # pytest shows the test's own line
@@ -198,7 +204,7 @@ class Scenario(Generic[A]):
             trial.returned = await returned if inspect.isawaitable(returned) else returned
         except Rejected as rejected:
             trial.rejection = rejected
-        return self._decision(trial)
+        return self._decision(trial, taken)
 
     def _trial(self, command: Command) -> _Trial:
         handler = self._aggregate.__definition__.handlers.get(type(command))
@@ -207,10 +213,13 @@ class Scenario(Generic[A]):
         state = self._fold()
         return _Trial(handler, state, command, _shown(state))
 
-    def _decision(self, trial: _Trial) -> Decided[A]:
+    def _decision(self, trial: _Trial, taken: Sequence[UniqueValue]) -> Decided[A]:
         __tracebackhide__ = True  # pytest shows the test's own line
         handler = trial.handler
-        events = as_events(handler, trial.returned)
+        found = Opened(trial.returned, None, None, ())
+        if handler.gives_decisions and trial.rejection is None:
+            found = opened(handler.decide.__qualname__, handler.reply, trial.returned, Limits())
+        events = tuple(as_events(handler, found.events))
         before, after = trial.before, _shown(trial.state)
         if after != before:
             _fail(
@@ -219,8 +228,12 @@ class Scenario(Generic[A]):
                 [str(change) for change in difference(self._fold(), trial.state)]
                 or ["before: " + before, "after:  " + after],
             )
+        rejection = trial.rejection or _refusal(found.claims, taken)
+        if rejection is not None:
+            return Decided(self._aggregate, self.history, self._id, (), rejection, None, ())
         history = (*self.history, *events)
-        return Decided(self._aggregate, history, self._id, tuple(events), trial.rejection)
+        beside = found.reply, tuple(found.claims)
+        return Decided(self._aggregate, history, self._id, events, None, *beside)
 
 
 class _Trial(msgspec.Struct):
@@ -256,12 +269,18 @@ class Decided(Scenario[A]):
         aggregate_id: str,
         events: tuple[Event, ...],
         rejection: Rejected | None,
+        reply: Any,
+        claims: tuple[UniqueValue, ...],
     ) -> None:
         super().__init__(aggregate, history, aggregate_id)
         self.events = events
         """The events of the command."""
         self.rejection = rejection
         """Why it was rejected, if it was."""
+        self.reply = reply
+        """What the handler replied."""
+        self.claims = claims
+        """What it claimed and released."""
 
     def then(self, *events: Event) -> Decided[A]:
         """Expect exactly these events, in this order; with none, expect that nothing happened."""
@@ -281,6 +300,25 @@ class Decided(Scenario[A]):
         found = {name: rejection.details.get(name) for name in details}
         if found != details:
             _fail(f"{code} has other details", [f"expected: {details}", f"found:    {found}"])
+        return self
+
+    def then_reply(self, reply: Any) -> Decided[A]:
+        """Expect this reply."""
+        __tracebackhide__ = True  # pytest shows the test's own line
+        if self.rejection is not None:
+            _fail("the command was rejected", [f"expected: the reply {reply!r}", self._found()])
+        if self.reply != reply:
+            _fail("another reply came", [f"expected: {reply!r}", f"found:    {self.reply!r}"])
+        return self
+
+    def then_claims(self, *claims: UniqueValue) -> Decided[A]:
+        """Expect exactly these claims and releases, in any order; with none, expect none."""
+        __tracebackhide__ = True  # pytest shows the test's own line
+        if self.rejection is not None:
+            _fail("the command was rejected", [f"expected: {_list(claims)}", self._found()])
+        if {*map(_claimed, claims)} != {*map(_claimed, self.claims)}:
+            lines = [f"expected: {_list(claims)}", f"found:    {_list(self.claims)}"]
+            _fail("other claims came", lines)
         return self
 
     def _found(self) -> str:
@@ -438,8 +476,20 @@ def _shown(state: Aggregate) -> str:
         return repr(state)
 
 
-def _list(events: Sequence[Event]) -> str:
-    return ", ".join(map(repr, events)) or "nothing"
+def _list(found: Sequence[object]) -> str:
+    return ", ".join(map(repr, found)) or "nothing"
+
+
+def _claimed(value: UniqueValue) -> tuple[type[UniqueValue], str, str]:
+    """Give what counts of a claim: its code and message are told with the rejection."""
+    return type(value), value.name, value.value
+
+
+def _refusal(claims: Sequence[UniqueValue], taken: Sequence[UniqueValue]) -> Rejected | None:
+    """Give the rejection of the first claim of a value that others hold."""
+    theirs = {(each.name, each.value) for each in taken}
+    wanted = (each for each in claims if isinstance(each, Claim))
+    return next((c.refusal() for c in wanted if (c.name, c.value) in theirs), None)
 
 
 def _difference(expected: Sequence[Event], found: Sequence[Event]) -> list[str]:
