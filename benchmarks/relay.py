@@ -23,7 +23,7 @@ from engine.model.codec import EventRegistry, decode_meta
 from engine.relays import Outgoing, Relay
 from engine.relays.message import Former
 from engine.stores.memory import MemoryStore
-from tests.support.brokers import Broker, NatsServer
+from tests.support.brokers import Broker, NatsServer, RedisServer
 
 from .filled import CLIENTS, Orders, fill_memory
 from .scenario import Cell, Column, Scenario, Wrong
@@ -173,10 +173,25 @@ async def _publish_nats(broker: Broker, messages: Sequence[Outgoing]) -> None:
     await client.close()
 
 
+async def _publish_redis(broker: Broker, messages: Sequence[Outgoing]) -> None:
+    assert isinstance(broker, RedisServer)
+    client: Any = broker.client()
+    for begin in range(0, len(messages), WINDOW):
+        async with client.pipeline(transaction=False) as commands:
+            for message in messages[begin : begin + WINDOW]:
+                fields = {f"ce_{key}": value for key, value in message.attributes.items()}
+                fields["data"] = message.body.decode()
+                commands.xadd(message.topic, fields, id=f"{message.position}-0")
+            await commands.execute()
+    await client.aclose()
+
+
 _BROKERS: Final[Mapping[str, tuple[type[Broker], str, str]]] = {
     "nats": (NatsServer, "nats-server", "JetStream in files, synced as it is by itself"),
+    "redis": (RedisServer, "redis-server", "appendonly, appendfsync always"),
 }
 """By name: its server, the program, and what a confirmation is worth."""
 _FLOORS: Final[Mapping[str, Callable[[Broker, Sequence[Outgoing]], Awaitable[None]]]] = {
     "nats": _publish_nats,
+    "redis": _publish_redis,
 }

@@ -23,6 +23,7 @@ __all__ = [
     "Former",
     "Outgoing",
     "Topic",
+    "headers_of",
     "percent_decoded",
     "percent_encoded",
     "waves",
@@ -121,6 +122,14 @@ class Former:
         if meta.headers is not None:
             attributes |= {name: meta.headers[name] for name in _CARRIED if name in meta.headers}
         return attributes
+
+
+def headers_of(message: Outgoing, prefix: str) -> dict[str, str]:
+    """Give the attributes by the names of headers, each with a broker's prefix."""
+    return {
+        "content-type" if name == CONTENT_TYPE else prefix + name: value
+        for name, value in message.attributes.items()
+    }
 
 
 def waves(batch: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:

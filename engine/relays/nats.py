@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import BrokerFailed, MessageRefused
 from .address import Address
-from .message import CONTENT_TYPE, Outgoing, percent_encoded, waves
+from .message import Outgoing, headers_of, percent_encoded, waves
 from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN
 
 __all__ = ["NatsOutlet", "make_outlet"]
@@ -396,10 +396,8 @@ def _shown(name: str, port: int) -> str:
 
 
 def _headers(message: Outgoing, stream: str, before: str | None) -> dict[str, str]:
-    headers = {
-        "content-type" if name == CONTENT_TYPE else f"ce-{name}": percent_encoded(value)
-        for name, value in message.attributes.items()
-    }
+    named = headers_of(message, "ce-")
+    headers = {name: percent_encoded(value) for name, value in named.items()}
     headers["Nats-Msg-Id"] = message.id
     headers["Nats-Expected-Stream"] = stream
     if before is not None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.brokers import Broker, NatsServer
+from tests.support.brokers import Broker, NatsServer, RedisServer
 
-BROKERS: dict[str, type[Broker]] = {"nats": NatsServer}
+BROKERS: dict[str, type[Broker]] = {"nats": NatsServer, "redis": RedisServer}
 _numbers = itertools.count(1)
 
 

@@ -120,6 +120,8 @@ async def test_a_line_that_is_cut_in_the_middle_of_a_batch_loses_nothing(
 async def test_a_message_that_is_too_large_is_parked_with_its_stream_and_stops_no_other(
     broker: Broker, topic: str
 ) -> None:
+    if not broker.too_large:
+        pytest.skip("this broker takes whatever a log has")
     await broker.create(topic)
     large = {"x" * broker.too_large: [1]}
     async with relaying(relay_to(broker, topic)) as engine:

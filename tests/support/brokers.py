@@ -216,6 +216,53 @@ class NatsServer(Broker):
         return found
 
 
+class RedisServer(Broker):
+    """Redis, which syncs each command to its file before it answers."""
+
+    scheme = "redis"
+    safe_scheme = "rediss"
+    makes_topics = True
+
+    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None) -> None:
+        super().__init__(folder, tls=tls)
+        self.settings = {"appendonly": "yes", "appendfsync": "always", "save": "''"}
+
+    def command(self) -> Sequence[str]:
+        lines = [f"{name} {value}" for name, value in self.settings.items()]
+        if self.tls is None:
+            lines.append(f"port {self.port}")
+        else:
+            lines += ["port 0", f"tls-port {self.port}", "tls-auth-clients no"]
+            lines += [f"tls-cert-file {self.tls[0]}", f"tls-key-file {self.tls[1]}"]
+        lines += ["bind 127.0.0.1", f"dir {self.folder}", "user default off"]
+        lines.append(f"user {USER} on >{PASSWORD} ~* &* +@all")
+        (self.folder / "redis.conf").write_text("\n".join(lines))
+        return [program("redis-server", "apt-get install -y redis-server"), "redis.conf"]
+
+    def client(self) -> Any:
+        from redis.asyncio import Redis
+
+        return Redis(port=self.port, username=USER, password=PASSWORD, decode_responses=True)
+
+    async def create(self, topic: str, **options: Any) -> None:
+        pass
+
+    async def put(self, topic: str, name: str, body: bytes, **attributes: str) -> None:
+        fields = {f"ce_{key}": value for key, value in attributes.items()}
+        async with self.client() as client:
+            await client.xadd(topic, {**fields, "ce_id": name, "data": body})
+
+    async def messages(self, topic: str) -> list[Seen]:
+        found: list[Seen] = []
+        async with self.client() as client:
+            for _, fields in await client.xrange(topic):
+                body = fields.pop("data").encode()
+                names = {name.removeprefix("ce_"): value for name, value in fields.items()}
+                names["datacontenttype"] = names.pop("content-type", "")
+                found.append(Seen(topic, names.get("id", ""), names, body))
+        return found
+
+
 class Line:
     """A way to a server that breaks when so many bytes have gone through it."""
 

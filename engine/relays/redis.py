@@ -1,0 +1,247 @@
+"""Publishes to Redis streams.
+
+Rules: the id of an entry is `<position>-0`, so the server refuses a repetition, and a refusal
+counts as a confirmation only where the entry with that id is this very message. A message that
+comes late, since it was parked, is put behind the last one. A stream is one log's own: positions of
+two would collide. There is no transaction: Redis 7.0 loses those of its file when it is started
+with the user `default` off. Where the server may refuse one message and take the next, since its
+memory is bounded, messages go in waves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from ..errors import BrokerFailed, MessageRefused
+from .address import Address, Weakness
+from .message import Outgoing, headers_of, waves
+from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN
+
+__all__ = ["RedisOutlet", "connect", "make_outlet"]
+
+_HAS_LATER: Final = "equal or smaller"
+_PASSES: Final = ("OOM", "MISCONF", "LOADING", "READONLY", "NOREPLICAS", "TRYAGAIN", "MASTERDOWN")
+"""What the errors of a server begin with that works again by itself."""
+_SETTINGS: Final = (
+    "appendonly",
+    "appendfsync",
+    "maxmemory",
+    "maxmemory-policy",
+    "min-replicas-to-write",
+)
+ID: Final = "ce_id"
+"""The field of an entry that has the message's id."""
+
+
+class RedisOutlet:
+    """One connection to Redis."""
+
+    def __init__(self, address: Address, name: str, tls: ssl.SSLContext | None) -> None:
+        """Take where to connect to, and what the server shows of it."""
+        self._address = address
+        self._name = name
+        self._tls = tls
+        self._client: Any = None
+        self._in_waves = True
+        self._owned: set[str] = set()
+        """Streams that were seen to be this log's own."""
+
+    async def publish(self, batch: Sequence[Outgoing]) -> None:
+        """Publish messages in order; return when all are in their streams."""
+        errors: Any = importlib.import_module("redis.exceptions")
+        try:
+            if self._client is None:
+                self._client = await connect(self._address, self._name, self._tls)
+                await self._check_settings()
+            for topic in {message.topic for message in batch} - self._owned:
+                await self._check_owner(topic, batch)
+            for wave in waves(batch) if self._in_waves else [batch]:
+                await self._add(wave)
+        except (errors.RedisError, OSError, TimeoutError) as error:
+            failed = failure_of(self._address, error)
+        except BaseException:
+            await self.close()
+            raise
+        else:
+            return
+        await self.close()
+        raise failed
+
+    async def close(self) -> None:
+        """Close the connection."""
+        client, self._client = self._client, None
+        self._owned.clear()
+        if client is not None:
+            with contextlib.suppress(Exception):
+                await client.aclose()
+
+    async def _check_settings(self) -> None:
+        """Raise BrokerFailed where the server does not keep what it confirms."""
+        errors: Any = importlib.import_module("redis.exceptions")
+        self._in_waves = True
+        try:
+            told: Mapping[str, str] = await self._client.config_get(*_SETTINGS)
+        except errors.ResponseError:
+            self._refuse("memory", "does not tell its settings, so nobody knows what it keeps")
+            return
+        if told.get("appendonly") != "yes":
+            self._refuse("memory", "keeps messages in memory only (appendonly is off)")
+        elif told.get("appendfsync") != "always":
+            self._refuse("fsync", "confirms before the disk has a message (appendfsync)")
+        policy = told.get("maxmemory-policy", "")
+        is_bounded = told.get("maxmemory", "0") != "0"
+        self._in_waves = is_bounded or told.get("min-replicas-to-write", "0") != "0"
+        if is_bounded and policy.startswith("allkeys"):
+            self._refuse("memory", f"removes streams when memory is short ({policy})")
+
+    def _refuse(self, weakness: Weakness, what: str) -> None:
+        if weakness not in self._address.allow:
+            raise BrokerFailed(
+                f'{self._address} {what}: mend that, or give the relay allow=["{weakness}"]',
+                passes=False,
+            )
+
+    async def _check_owner(self, topic: str, batch: Sequence[Outgoing]) -> None:
+        """Raise BrokerFailed where a stream has messages of others."""
+        found: Any = await self._client.xrevrange(topic, count=1)
+        log_id = batch[0].id.rpartition("-")[0]
+        if found and found[0][1].get(ID, "").rpartition("-")[0] != log_id:
+            raise BrokerFailed(
+                f"the Redis stream {topic!r} of {self._address} has entries that are not of this "
+                f"log, and ids that its positions would collide with: give the relay another topic",
+                passes=False,
+            )
+        self._owned.add(topic)
+
+    async def _add(self, batch: Sequence[Outgoing]) -> None:
+        async with self._client.pipeline(transaction=False) as commands:
+            for index, message in enumerate(batch, 1):
+                commands.xadd(message.topic, fields_of(message), id=f"{message.position}-0")
+                if index % PER_TURN == 0:
+                    await asyncio.sleep(0)
+            answers: Sequence[Any] = await commands.execute(raise_on_error=False)
+        refused = [
+            (message, answer)
+            for message, answer in zip(batch, answers, strict=True)
+            if isinstance(answer, Exception)
+        ]
+        for message, answer in refused:
+            if _HAS_LATER not in str(answer):
+                raise answer
+            await self._add_late(message)
+
+    async def _add_late(self, message: Outgoing) -> None:
+        """Put a message behind the last one of its stream, unless it is there already."""
+        topic, place = message.topic, f"{message.position}-0"
+        found: Any = await self._client.xrange(topic, min=place, max=place)
+        if found and found[0][1].get(ID) == message.id:
+            return
+        await self._check_owner(topic, [message])
+        last: Any = await self._client.xrevrange(topic, count=1)
+        if any(fields.get(ID) == message.id for _, fields in last):
+            return
+        top = last[0][0].partition("-")[0] if last else str(message.position)
+        await self._client.xadd(topic, fields_of(message), id=f"{top}-*")
+
+
+def make_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> RedisOutlet:
+    """Give what publishes to Redis."""
+    return RedisOutlet(address, name, tls)
+
+
+def fields_of(message: Outgoing) -> dict[Any, Any]:
+    """Give the fields of an entry."""
+    return {**headers_of(message, "ce_"), "data": message.body}
+
+
+async def connect(
+    address: Address, name: str, tls: ssl.SSLContext | None, *, answer: float = ANSWER_SECONDS
+) -> Any:
+    """Connect once; raise BrokerFailed where that fails."""
+    redis: Any = importlib.import_module("redis.asyncio")
+    library: Any = importlib.import_module("redis")
+    host, port = address.hosts[0]
+    options: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "db": int(address.path or 0) if (address.path or "0").isdigit() else 0,
+        "username": address.user,
+        "password": None if address.password is None else address.password.revealed,
+        "client_name": name.replace(" ", "-"),
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer,
+        "retry": redis.retry.Retry(library.backoff.NoBackoff(), 0),
+        "decode_responses": True,
+        "encoding_errors": "surrogateescape",
+    }
+    context = address.tls(tls)
+    if context is None:
+        pool = redis.ConnectionPool(**options)
+    else:
+        pool = redis.ConnectionPool(connection_class=_encrypted(redis, context), **options)
+    client = redis.Redis.from_pool(pool)
+    try:
+        await client.ping()
+    except (library.RedisError, OSError, TimeoutError) as error:
+        failed = failure_of(address, error)
+    else:
+        return client
+    with contextlib.suppress(Exception):
+        await client.aclose()
+    raise failed
+
+
+def _encrypted(redis: Any, context: ssl.SSLContext) -> Any:
+    """Give a class of connections that are encrypted by a context of ours."""
+    base: Any = redis.SSLConnection
+
+    def arguments(self: Any) -> Mapping[str, Any]:
+        return {**base._connection_arguments(self), "ssl": context}
+
+    return type("Encrypted", (base,), {"_connection_arguments": arguments})
+
+
+def failure_of(address: Address, error: BaseException) -> BrokerFailed | MessageRefused:
+    """Give what an error of the client means, in words that have no secret in them."""
+    errors: Any = importlib.import_module("redis.exceptions")
+    tls = _tls_error(error)
+    if tls is not None:
+        return BrokerFailed(
+            f"no encrypted connection to {address}: {tls}. Give the relay tls= with the authority "
+            f"that signed the server's certificate, or mend the server",
+            passes=False,
+        )
+    text = str(error)
+    code = text.partition(" ")[0]
+    if isinstance(error, errors.AuthenticationError) or code in ("WRONGPASS", "NOAUTH"):
+        return BrokerFailed(
+            f"{address} refuses the credentials of the URL: mend user or password", passes=False
+        )
+    if isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError | TimeoutError):
+        cause = error.__cause__ or error
+        return BrokerFailed(f"{address} cannot be reached ({type(cause).__name__})", passes=True)
+    name = type(error).__name__
+    kind = code if code.isupper() else name
+    transient = (errors.OutOfMemoryError, errors.ReadOnlyError, errors.BusyLoadingError)
+    if kind in _PASSES or isinstance(error, transient):
+        what = "has no room" if isinstance(error, errors.OutOfMemoryError) else "takes no messages"
+        return BrokerFailed(f"{address} {what} now ({kind})", passes=True)
+    return BrokerFailed(
+        f"{address} refuses to add to the stream ({kind}): see its log and this user's rights",
+        passes=False,
+    )
+
+
+def _tls_error(error: BaseException | None) -> str | None:
+    """Give what is wrong with the encryption, where it is that."""
+    seen = 0
+    while error is not None and seen < PER_TURN:
+        if isinstance(error, ssl.SSLError):
+            return getattr(error, "verify_message", "") or "the server does not offer it"
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None

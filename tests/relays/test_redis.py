@@ -1,0 +1,135 @@
+"""What is particular to Redis streams: ids that grow, settings that lose messages, encryption."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import DefinitionError, ProjectionLag
+from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
+from tests.support.brokers import PASSWORD, USER, RedisServer
+from tests.support.certificates import certify
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def redis(started: Any) -> RedisServer:
+    server: RedisServer = started("redis")
+    return server
+
+
+@pytest.fixture
+def weak(tmp_path: Path) -> Iterator[RedisServer]:
+    """Give a server that is not started yet, and takes settings."""
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    if server.runs:
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    ("settings", "allow", "said"),
+    [
+        ({"appendonly": "no"}, "memory", "in memory only"),
+        ({"appendfsync": "everysec"}, "fsync", "before the disk has a message"),
+        ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, "memory", "removes streams"),
+    ],
+)
+async def test_a_server_that_loses_what_it_confirms_is_refused_unless_allowed(
+    weak: RedisServer, settings: dict[str, str], allow: Any, said: str
+) -> None:
+    weak.settings |= settings
+    weak.start()
+    async with relaying(relay_to(weak)) as engine:
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await published(engine, await add(engine, "a"))
+        found = await status(engine)
+        assert found.failure is not None
+        assert said in found.failure.cause
+    async with relaying(relay_to(weak, allow=[allow])) as engine:
+        await published(engine, await add(engine, "a"))
+
+
+async def test_the_id_of_an_entry_is_the_position(redis: RedisServer, topic: str) -> None:
+    async with relaying(relay_to(redis, topic)) as engine:
+        await published(engine, await add(engine, "a", "b"))
+        async with redis.client() as client:
+            assert [place for place, _ in await client.xrange(topic)] == ["1-0", "2-0"]
+
+
+async def test_two_logs_do_not_share_a_stream(redis: RedisServer, topic: str) -> None:
+    """The positions of the second would be refused, and taken for repetitions."""
+    async with relaying(relay_to(redis, topic)) as engine:
+        await published(engine, await add(engine, "a", "b", "c"))
+    async with relaying(relay_to(redis, topic)) as other:
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await published(other, await add(other, "a"))
+        found = await status(other)
+        assert found.failure is not None
+        assert "not of this log" in found.failure.cause
+
+
+async def test_what_was_parked_is_published_behind_the_others(
+    redis: RedisServer, topic: str
+) -> None:
+    refused = [True]
+
+    def encode(event: object, meta: Any) -> bytes:
+        if refused and meta.id == "b":
+            raise ValueError("not now")
+        return b"{}"
+
+    async with relaying(relay_to(redis, topic, encode=encode)) as engine:
+        await published(engine, await add(engine, "a", "b", "b", "a"))
+        refused.clear()
+        assert (await engine.projections.retry("outbound")).released == 2
+        found = await redis.messages(topic)
+        assert [m.attributes["sequence"] for m in found] == ["1", "4", "2", "3"]
+        position = await add(engine, "b", "a")
+        await published(engine, position)
+        assert check_order(await redis.messages(topic), engine._store.log_id, position) == 0
+
+
+async def test_a_server_without_room_is_waited_for(weak: RedisServer) -> None:
+    weak.settings |= {"maxmemory": "1", "maxmemory-policy": "noeviction"}
+    weak.start()
+    async with weak.client() as client:
+        async with relaying(relay_to(weak)) as engine:
+            position = await add(engine, *["a", "b"] * 5)
+            await until(lambda: engine.statistics().projectors["outbound"].retries > 1)
+            found = await status(engine)
+            assert found.retrying is not None
+            assert "has no room" in found.retrying.cause
+            await client.config_set("maxmemory", "100mb")
+            await published(engine, position)
+
+            assert (await status(engine)).parked == 0
+            assert check_order(await weak.messages("counted"), engine._store.log_id, 10) == 0
+
+
+async def test_an_encrypted_connection_needs_an_authority_that_is_trusted(tmp_path: Path) -> None:
+    certificate = certify(tmp_path, "here", "IP:127.0.0.1")
+    server = RedisServer(tmp_path / "redis", tls=(certificate, certificate.with_suffix(".key")))
+    server.start()
+    try:
+        url = server.url_of(USER, PASSWORD, safe=True)
+        async with relaying(relay_to(server, url=url)) as engine:
+            with pytest.raises(ProjectionLag, match="stopped"):
+                await published(engine, await add(engine, "a"))
+            found = await status(engine)
+            assert found.failure is not None
+            assert "self-signed certificate" in found.failure.cause
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        async with relaying(relay_to(server, url=url, tls=trusted)) as engine:
+            await published(engine, await add(engine, "a"))
+    finally:
+        server.kill()
+
+
+def test_several_slices_are_refused(redis: RedisServer) -> None:
+    with pytest.raises(DefinitionError, match="slices=1"):
+        relay_to(redis, slices=2)
