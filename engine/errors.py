@@ -270,7 +270,7 @@ class BrokerFailed(EngineError):
 
 
 class MessageRefused(EngineError):
-    """A broker does not take this one message: it is too large, malformed, or has no receiver.
+    """A broker does not take this one message: it is too large, or malformed.
 
     The author of the relay must act, or an operator. The message was not published.
     """

@@ -19,7 +19,7 @@ from ..runtime.secret import Secret
 
 __all__ = ["Address", "Broker", "Weakness", "read_address"]
 
-Broker: TypeAlias = Literal["nats", "redis", "rabbitmq"]
+Broker: TypeAlias = Literal["nats", "redis"]
 Weakness: TypeAlias = Literal["memory", "fsync", "plaintext"]
 """What a broker may lack if `allow` names it: a copy on disk, a sync of it before it confirms, and
 encryption off this machine."""
@@ -29,8 +29,6 @@ _SCHEMES: Final[dict[str, tuple[Broker, bool, int]]] = {
     "tls": ("nats", True, 4222),
     "redis": ("redis", False, 6379),
     "rediss": ("redis", True, 6379),
-    "amqp": ("rabbitmq", False, 5672),
-    "amqps": ("rabbitmq", True, 5671),
 }
 """By scheme: which broker, whether encrypted, and at which port it listens."""
 
@@ -45,7 +43,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     password: Secret | None = None
     path: str = ""
-    """A database of Redis, a virtual host of RabbitMQ."""
+    """A database of Redis."""
     is_encrypted: bool = False
     allow: frozenset[Weakness] = frozenset()
 

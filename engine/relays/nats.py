@@ -21,7 +21,7 @@ import msgspec
 from ..errors import BrokerFailed, MessageRefused
 from .address import Address
 from .message import Outgoing, headers_of, percent_encoded, waves
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN
+from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
 
 __all__ = ["NatsOutlet", "make_outlet"]
 
@@ -375,13 +375,9 @@ def _check_encrypted(address: Address, client: Any) -> None:
 def _cannot_connect(address: Address, errors: Sequence[BaseException]) -> BrokerFailed:
     """Give what a failure to connect means, in words that have no secret in them."""
     for error in errors:
-        if isinstance(error, ssl.SSLError):
-            why = getattr(error, "verify_message", "") or "the server does not offer it"
-            return BrokerFailed(
-                f"no encrypted connection to {address}: {why}. Give the relay tls= with the "
-                f"authority that signed the server's certificate, or mend the server",
-                passes=False,
-            )
+        problem = tls_problem(address, error)
+        if problem is not None:
+            return problem
         if any(word in str(error).lower() for word in _CREDENTIALS):
             return BrokerFailed(
                 f"{address} refuses the credentials of the URL: mend user, password or token",

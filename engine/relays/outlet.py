@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, cast
 
-from ..errors import DefinitionError
+from ..errors import BrokerFailed, DefinitionError
 from .address import Address, Broker
 from .message import Outgoing
 
@@ -25,6 +25,7 @@ __all__ = [
     "Outlet",
     "check_installed",
     "open_outlet",
+    "tls_problem",
 ]
 
 PER_TURN: Final = 50
@@ -34,7 +35,9 @@ CONNECT_SECONDS: Final = 10.0
 """How long one attempt to connect may take."""
 ANSWER_SECONDS: Final = 10.0
 """How long a broker may take to confirm a batch."""
-_LIBRARIES: Final[dict[Broker, str]] = {"nats": "nats", "redis": "redis", "rabbitmq": "aio_pika"}
+LINKS_MAX: Final = 20
+"""Of a chain of errors that are looked at."""
+_LIBRARIES: Final[dict[Broker, str]] = {"nats": "nats", "redis": "redis"}
 
 
 class Outlet(Protocol):
@@ -66,3 +69,19 @@ def open_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> Outl
     """Give what publishes to a broker, not yet connected; `name` is what the broker shows of it."""
     module: Any = importlib.import_module(f".{address.broker}", __package__)
     return cast("Outlet", module.make_outlet(address, name, tls))
+
+
+def tls_problem(address: Address, error: BaseException | None) -> BrokerFailed | None:
+    """Give what is wrong with the encryption of a connection, where it is that."""
+    for _ in range(LINKS_MAX):
+        if error is None:
+            break
+        if isinstance(error, ssl.SSLError):
+            why = getattr(error, "verify_message", "") or "the server does not offer it"
+            return BrokerFailed(
+                f"no encrypted connection to {address}: {why}. Give tls= with the authority that "
+                f"signed the server's certificate, or mend the server",
+                passes=False,
+            )
+        error = error.__cause__ or error.__context__
+    return None

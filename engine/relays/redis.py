@@ -17,10 +17,10 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ..errors import BrokerFailed, MessageRefused
+from ..errors import BrokerFailed
 from .address import Address, Weakness
 from .message import Outgoing, headers_of, waves
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN
+from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
 
 __all__ = ["RedisOutlet", "connect", "make_outlet"]
 
@@ -206,16 +206,12 @@ def _encrypted(redis: Any, context: ssl.SSLContext) -> Any:
     return type("Encrypted", (base,), {"_connection_arguments": arguments})
 
 
-def failure_of(address: Address, error: BaseException) -> BrokerFailed | MessageRefused:
+def failure_of(address: Address, error: BaseException) -> BrokerFailed:
     """Give what an error of the client means, in words that have no secret in them."""
     errors: Any = importlib.import_module("redis.exceptions")
-    tls = _tls_error(error)
-    if tls is not None:
-        return BrokerFailed(
-            f"no encrypted connection to {address}: {tls}. Give the relay tls= with the authority "
-            f"that signed the server's certificate, or mend the server",
-            passes=False,
-        )
+    problem = tls_problem(address, error)
+    if problem is not None:
+        return problem
     text = str(error)
     code = text.partition(" ")[0]
     if isinstance(error, errors.AuthenticationError) or code in ("WRONGPASS", "NOAUTH"):
@@ -235,13 +231,3 @@ def failure_of(address: Address, error: BaseException) -> BrokerFailed | Message
         f"{address} refuses to add to the stream ({kind}): see its log and this user's rights",
         passes=False,
     )
-
-
-def _tls_error(error: BaseException | None) -> str | None:
-    """Give what is wrong with the encryption, where it is that."""
-    seen = 0
-    while error is not None and seen < PER_TURN:
-        if isinstance(error, ssl.SSLError):
-            return getattr(error, "verify_message", "") or "the server does not offer it"
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return None

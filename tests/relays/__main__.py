@@ -27,7 +27,7 @@ def main() -> None:
             try:
                 outcome = asyncio.run(run(broker, "counted", options.kills, options.seed))
             finally:
-                broker.kill()
+                broker.close()
             print(f"{name}, killed {options.kills} times: {outcome}")
 
 

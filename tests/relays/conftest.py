@@ -10,7 +10,10 @@ import pytest
 
 from tests.support.brokers import Broker, NatsServer, RedisServer
 
-BROKERS: dict[str, type[Broker]] = {"nats": NatsServer, "redis": RedisServer}
+BROKERS: dict[str, type[Broker]] = {
+    "nats": NatsServer,
+    "redis": RedisServer,
+}
 _numbers = itertools.count(1)
 
 
@@ -28,7 +31,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
     yield start
     for server in running.values():
-        server.kill()
+        server.close()
 
 
 @pytest.fixture(params=sorted(BROKERS))

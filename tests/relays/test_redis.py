@@ -97,18 +97,17 @@ async def test_what_was_parked_is_published_behind_the_others(
 async def test_a_server_without_room_is_waited_for(weak: RedisServer) -> None:
     weak.settings |= {"maxmemory": "1", "maxmemory-policy": "noeviction"}
     weak.start()
-    async with weak.client() as client:
-        async with relaying(relay_to(weak)) as engine:
-            position = await add(engine, *["a", "b"] * 5)
-            await until(lambda: engine.statistics().projectors["outbound"].retries > 1)
-            found = await status(engine)
-            assert found.retrying is not None
-            assert "has no room" in found.retrying.cause
-            await client.config_set("maxmemory", "100mb")
-            await published(engine, position)
+    async with weak.client() as client, relaying(relay_to(weak)) as engine:
+        position = await add(engine, *["a", "b"] * 5)
+        await until(lambda: engine.statistics().projectors["outbound"].retries > 1)
+        found = await status(engine)
+        assert found.retrying is not None
+        assert "has no room" in found.retrying.cause
+        await client.config_set("maxmemory", "100mb")
+        await published(engine, position)
 
-            assert (await status(engine)).parked == 0
-            assert check_order(await weak.messages("counted"), engine._store.log_id, 10) == 0
+        assert (await status(engine)).parked == 0
+        assert check_order(await weak.messages("counted"), engine._store.log_id, 10) == 0
 
 
 async def test_an_encrypted_connection_needs_an_authority_that_is_trusted(tmp_path: Path) -> None:

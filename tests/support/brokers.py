@@ -26,7 +26,6 @@ from tests.support.postgres import free_port
 SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.02
 USER, PASSWORD = "relay", "a-secret-word"
-STREAM: Final = "EVENTS"
 
 
 class Seen(NamedTuple):
@@ -122,6 +121,10 @@ class Broker:
     def stop(self) -> None:
         """End it in peace."""
         self._end(signal.SIGTERM)
+
+    def close(self) -> None:
+        """End it for good."""
+        self.kill()
 
     def freeze(self) -> None:
         """Let it answer nothing, with its connections open, until `thaw`."""
