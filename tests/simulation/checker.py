@@ -18,7 +18,7 @@ from .linear import entries_of, fits
 from .story import Operation, Seen, Story
 from .tallied import tallied
 
-__all__ = ["judge"]
+__all__ = ["judge", "judge_log", "runs_of"]
 
 Runs: TypeAlias = dict[int, list[list[Any]]]
 """By operation: the logged events of each time that it was run."""
@@ -30,7 +30,7 @@ def judge(story: Story) -> list[str]:
         return list(story.problems)
     if story.swarm.flipped:
         return []  # nobody was shown anything else than before, and more is not promised
-    runs = _runs_of(story)
+    runs = runs_of(story)
     problems = [*_places(story), *_strangers(story)]
     for operation in story.operations:
         problems += _operation(operation, runs[operation.number], story)
@@ -43,7 +43,18 @@ def judge(story: Story) -> list[str]:
     return problems or list(_linear(story))
 
 
-def _runs_of(story: Story) -> Runs:
+def judge_log(story: Story) -> list[str]:
+    """Give what cannot be true of a story without views and without damage."""
+    runs = runs_of(story)
+    problems = list(_places(story))
+    for operation in story.operations:
+        problems += _operation(operation, runs[operation.number], story)
+    problems += _order(story, runs)
+    problems += _seen(story)
+    return problems or list(_linear(story))
+
+
+def runs_of(story: Story) -> Runs:
     """Cut the events of each operation into the runs that they come from."""
     runs: Runs = defaultdict(list)
     for logged in story.log:

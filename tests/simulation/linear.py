@@ -77,7 +77,8 @@ def _sendings(story: Story, cell: str) -> Iterator[Entry]:
             elif isinstance(answer, Receipt | Rejected | WrongVersion):
                 repeated = any(one.answer in (answer, None) for one in _before(operation, sending))
                 writes = isinstance(answer, Receipt) and _effect(operation.command)[0]
-                begun = sending.begun if alone or (writes and not repeated) else 0
+                knows = alone and not sending.stale
+                begun = sending.begun if knows or (writes and not repeated) else 0
                 yield Entry(begun, sending.ended, True, operation, answer)
 
 

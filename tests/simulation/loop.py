@@ -167,6 +167,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         if self.steps > self._steps_max:
             raise DeadLock(f"no end after {self.steps} steps, at {self._now:.3f} s")
         self._digest.update(b"%d %d " % (place, int(self._now * 1e6)))
+        self.run_handle(handle)
+
+    def run_handle(self, handle: asyncio.Handle) -> None:
+        """Run a step that was chosen."""
         handle._run()
 
     def _process_events(self, _: Any) -> None: ...

@@ -33,7 +33,16 @@ from .steward import left_in_the_file
 from .story import Operation, Story
 from .swarm import Ending, Swarm, draw_limits, draw_swarm
 
-__all__ = ["STEPS_MAX", "free_the_dead", "live", "run_seed", "simulated_disk", "tell"]
+__all__ = [
+    "STEPS_MAX",
+    "bury",
+    "free_now_and_then",
+    "free_the_dead",
+    "live",
+    "run_seed",
+    "simulated_disk",
+    "tell",
+]
 
 STEPS_MAX: Final = 200_000
 
@@ -97,7 +106,7 @@ def simulated_disk(random: Random, swarm: Swarm) -> Generator[Disk]:
     finally:
         disk.dispose()
         shutil.rmtree(folder, ignore_errors=True)
-        _free_now_and_then()
+        free_now_and_then()
         gc.enable()
 
 
@@ -158,7 +167,7 @@ def live(story: Story, disk: Disk, loop: SimulatedLoop, life: Life) -> None:
         if life.quiet and story.swarm.tally_versions and not story.swarm.flipped:
             story.problems += left_in_the_file(disk.folder / "log.views.db")
     disk.dead = disk.dead or not task.done()
-    _bury(loop)
+    bury(loop)
 
 
 def _look_at_end(story: Story, disk: Disk, life: Life, task: Any, unseen: Sequence[object]) -> None:
@@ -172,7 +181,7 @@ def _look_at_end(story: Story, disk: Disk, life: Life, task: Any, unseen: Sequen
     story.problems += [f"P13: an error that nobody saw: {e!r}" for e in unseen]
 
 
-def _bury(loop: SimulatedLoop) -> None:
+def bury(loop: SimulatedLoop) -> None:
     """Let no `finally` of a dead process speak."""
     for task in loop.tasks:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -188,7 +197,7 @@ _SEEDS_PER_FREEING: Final = 20
 _freed = [0]
 
 
-def _free_now_and_then() -> None:
+def free_now_and_then() -> None:
     """Free what died in many seeds at once: once each would be most of the time."""
     _freed[0] += 1
     if _freed[0] % _SEEDS_PER_FREEING == 0:

@@ -1,0 +1,141 @@
+"""What the modelled server stores: the log's tables, and the write-ahead log that they come from.
+
+Rules: a committed transaction is a record of changes as plain values. What is seen is what the
+records up to now make; after a crash, or on a standby, what the first so many of them make. Nothing
+here waits, draws or knows of connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from .plpgsql import Function
+
+__all__ = ["Change", "Event", "Record", "Session", "Tables"]
+
+Change: TypeAlias = tuple[Any, ...]
+"""Its name, and what it takes: ("event", Event), ("lease", 3, 17.5), ..."""
+SEQUENCE_LOGGED: Final = 32
+"""So many numbers of a sequence are logged at once: a crash skips what is left of them."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A row of `events`."""
+
+    position: int
+    recorded: int
+    behind: int
+    checksum: int
+    version: int
+    type: int
+    encoding: int
+    stream: str
+    payload: bytes
+    metadata: bytes
+
+
+class Session(msgspec.Struct):
+    """A row of `sessions`; times are in seconds of the database's clock."""
+
+    session: int
+    holder: str
+    opened: float
+    lease_until: float
+    live: bool = True
+
+
+class Record(msgspec.Struct, eq=False):
+    """What one transaction changed."""
+
+    changes: list[Change]
+    at: float
+    """When it was written, in seconds that do not jump."""
+    flushed: bool = False
+
+
+class Tables:
+    """What a schema has in it."""
+
+    def __init__(self, log_id: str) -> None:
+        self._log_id = log_id
+        self.log_id: str | None = None
+        """None where the schema is not made."""
+        self.functions: Mapping[str, Function] = {}
+        self.sessions: dict[int, Session] = {}
+        self.numbered = 0
+        """The last number that a session was given."""
+        self.numbers_logged = 0
+        self.types: dict[int, tuple[str, int, str]] = {}
+        self.events: list[Event] = []
+        self.streams: dict[str, list[Event]] = {}
+        self.snapshots: dict[str, tuple[Any, ...]] = {}
+
+    @property
+    def last(self) -> Event | None:
+        """The event at the end of the log."""
+        return self.events[-1] if self.events else None
+
+    def version(self, stream: str) -> int:
+        """Give the version of a stream, 0 where it has no event."""
+        found = self.streams.get(stream)
+        return found[-1].version if found else 0
+
+    def at(self, stream: str, version: int) -> Event | None:
+        """Give the event at a place of a stream."""
+        for event in self.streams.get(stream, ()):
+            if event.version == version:
+                return event
+        return None
+
+    def next_session(self) -> tuple[int, list[Change]]:
+        """Give the next number of a session, at once and for ever, and what is logged for it."""
+        self.numbered += 1
+        changes: list[Change] = []
+        if self.numbered > self.numbers_logged:
+            self.numbers_logged = self.numbered + SEQUENCE_LOGGED
+            changes.append(("numbers", self.numbers_logged))
+        return self.numbered, changes
+
+    def recovered(self, records: list[Record]) -> Tables:
+        """Give what these records make from nothing."""
+        made = Tables(self._log_id)
+        for record in records:
+            made.apply(record.changes)
+        made.numbered = made.numbers_logged
+        return made
+
+    def apply(self, changes: list[Change]) -> None:
+        """Let everybody see the changes of a transaction."""
+        for name, *values in changes:
+            getattr(self, f"_{name}")(*values)
+
+    def _migrated(self, functions: Mapping[str, Function]) -> None:
+        self.log_id, self.functions = self._log_id, functions
+
+    def _numbers(self, logged: int) -> None:
+        self.numbers_logged = max(self.numbers_logged, logged)
+
+    def _began(self, session: Session) -> None:
+        self.sessions[session.session] = msgspec.structs.replace(session)
+
+    def _dead(self, session: int) -> None:
+        self.sessions[session].live = False
+
+    def _lease(self, session: int, until: float) -> None:
+        self.sessions[session].lease_until = until
+
+    def _forgot(self, session: int) -> None:
+        del self.sessions[session]
+
+    def _type(self, number: int, name: str, version: int, schema_hash: str) -> None:
+        self.types[number] = (name, version, schema_hash)
+
+    def _event(self, event: Event) -> None:
+        self.events.append(event)
+        self.streams.setdefault(event.stream, []).append(event)
+
+    def _snapshot(self, stream: str, *rest: Any) -> None:
+        self.snapshots[stream] = (stream, *rest)

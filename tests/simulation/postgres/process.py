@@ -1,0 +1,86 @@
+"""Several processes in one simulated loop: each can be paused for a while, killed, or lost.
+
+Rules: a step belongs to the process in whose context it was made. The steps of a paused process
+wait; those of a dead one are never run, so that no `finally` of its speaks. What belongs to none
+(the server, the network, whoever makes trouble) always runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from tests.simulation.loop import SimulatedLoop
+from tests.simulation.schedule import Schedule
+
+__all__ = ["Process", "ProcessesLoop"]
+
+_PROCESS: Final = contextvars.ContextVar["Process | None"]("process", default=None)
+
+
+class Process:
+    """One process of a machine."""
+
+    def __init__(self, loop: ProcessesLoop, number: int) -> None:
+        self.loop = loop
+        self.number = number
+        self.paused = False
+        self.dead = False
+        self.lost = False
+        """Whether its machine went with it, and tells nobody."""
+        self.pauses = 0
+        self.ended = asyncio.Event()
+        """Set when it is dead."""
+
+    def run(self, main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start what it runs."""
+        context = contextvars.copy_context()
+        context.run(_PROCESS.set, self)
+        return self.loop.create_task(main, context=context)
+
+    def pause(self, seconds: float) -> None:
+        """Let it stand still for so long."""
+        if self.dead or self.paused:
+            return
+        self.paused = True
+        self.pauses += 1
+        self.loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self.paused = False
+        self.loop.go_on(self)
+
+    def kill(self, *, lost: bool = False) -> None:
+        """End it here: of the step that runs now, the rest is still done."""
+        if self.dead:
+            return
+        self.dead, self.lost = True, lost
+        self.ended.set()
+        self.loop.go_on(self)
+
+
+class ProcessesLoop(SimulatedLoop):
+    """A loop that several processes share."""
+
+    def __init__(self, schedule: Schedule, steps_max: int) -> None:
+        super().__init__(schedule, steps_max)
+        self._held: dict[Process, deque[asyncio.Handle]] = {}
+
+    def go_on(self, process: Process) -> None:
+        """Let what a process has waited with be run, or dropped."""
+        held = self._held.pop(process, deque())
+        if not process.dead:
+            ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
+            ready.extend(held)
+
+    def run_handle(self, handle: asyncio.Handle) -> None:
+        """Run a step, unless its process does not run."""
+        context: contextvars.Context = handle._context  # type: ignore[attr-defined]
+        process = context.get(_PROCESS)
+        if process is None or not (process.dead or process.paused):
+            handle._run()
+        elif not process.dead:
+            self._held.setdefault(process, deque()).append(handle)

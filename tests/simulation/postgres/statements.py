@@ -1,0 +1,286 @@
+"""The statements that the log sends, and what each gives: all that the modelled server knows.
+
+Rules: a statement is known by its words, by a digest of which it is listed here. A changed one is
+unknown, and fails the world that sent it: look whether the model still gives what a server gives
+(`test_against_a_server.py` compares them), then write its digest here.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Final, Protocol, TypeAlias
+
+from .database import Event
+from .expressions import UnknownSql
+from .plpgsql import Call, Running, Wait, functions_of, words
+
+__all__ = ["SCHEMA", "Asking", "Rows", "Statement", "digest_of", "known_statement"]
+
+SCHEMA: Final = "simulated"
+"""The schema of every modelled log: a name that is no other word of a statement."""
+_EPOCH: Final = 1_700_000_000
+Rows: TypeAlias = list[tuple[Any, ...]]
+
+
+class Asking(Call, Protocol):
+    """The transaction in which a statement runs, with what only some statements need of it."""
+
+    lock_seconds: float
+
+    @property
+    def settings(self) -> Sequence[str]:
+        """Whether the server is a standby, then its settings in the order in which they are read."""
+        ...
+
+    def try_lock(self, key: Any) -> bool:
+        """Take a lock for the session, if it is free."""
+        ...
+
+    def unlock(self, key: Any) -> None:
+        """Give such a lock back."""
+        ...
+
+
+Statement: TypeAlias = Callable[[Asking, Sequence[Any]], Running]
+"""Gives its rows."""
+
+
+def digest_of(query: str) -> str:
+    """Give what a statement is listed by."""
+    return blake2b(_plain(query).encode(), digest_size=4).hexdigest()
+
+
+def _plain(query: str) -> str:
+    """Give its words, wherever the schema stands and whatever its lock is called."""
+    return re.sub(r"xact_lock\(-?\d+, -?\d+\)", "xact_lock(0, 0)", words(query)).replace(
+        SCHEMA, "{s}"
+    )
+
+
+@functools.cache
+def known_statement(query: str) -> Statement:
+    """Give what a statement does; raise UnknownSql."""
+    if "CREATE FUNCTION" in query:
+        return _migration(words(query).replace(SCHEMA, "{s}"))
+    known = _KNOWN.get(digest_of(query))
+    if known is None:
+        raise UnknownSql(f"the statement {digest_of(query)}: {_plain(query)}")
+    return known if SCHEMA + "." not in query else _in_the_schema(known)
+
+
+def _in_the_schema(statement: Statement) -> Statement:
+    def run(call: Asking, values: Sequence[Any]) -> Running:
+        if call.tables.log_id is None:
+            raise call.fail("42P01", "relation does not exist")
+        return statement(call, values)
+
+    return run
+
+
+def _migration(text: str) -> Statement:
+    functions, rest = functions_of(text)
+    if digest_of(rest) != _TABLES:
+        raise UnknownSql(f"the tables {digest_of(rest)}: {rest}")
+
+    def run(call: Asking, _: Sequence[Any]) -> Running:
+        call.change("migrated", functions)
+        return []
+        yield
+
+    return run
+
+
+def _at_once(read: Callable[..., Rows]) -> Statement:
+    """Give a statement that waits for nothing."""
+
+    def run(call: Asking, values: Sequence[Any]) -> Running:
+        return read(call, *values)
+        yield
+
+    return run
+
+
+def _calling(name: str, *columns: str) -> Statement:
+    def run(call: Asking, values: Sequence[Any]) -> Running:
+        row = yield from call.tables.functions[name].run(call, values)
+        return [tuple(row[column] for column in columns or ("",))]
+
+    return run
+
+
+def _begin(call: Asking, values: Sequence[Any]) -> Running:
+    row = yield from call.tables.functions["begin_session_1"].run(call, values)
+    for name in ("opened", "lease_until"):
+        if row[name] is not None:
+            row[name] = datetime.fromtimestamp(_EPOCH + row[name], UTC)
+    return [tuple(row.values())]
+
+
+def _locking(call: Asking, values: Sequence[Any]) -> Running:
+    yield Wait(lock=("advisory", *values))
+    return [(None,)]
+
+
+def _locking_as_written(call: Asking, values: Sequence[Any]) -> Running:
+    from engine.stores.postgres.log.schema import lock_key
+
+    yield Wait(lock=("advisory", *lock_key(SCHEMA)))
+    return [(None,)]
+
+
+def _lock_seconds(seconds: float) -> Statement:
+    def run(call: Asking) -> Rows:
+        call.lock_seconds = seconds
+        return []
+
+    return _at_once(run)
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def _nothing(_: Asking) -> Rows:
+    return []
+
+
+def _settings(call: Asking) -> Rows:
+    return [tuple(call.settings)]
+
+
+def _exists(call: Asking, _: str) -> Rows:
+    return [(int(call.tables.log_id is not None),)]
+
+
+def _version(_: Asking) -> Rows:
+    return [(1,)]
+
+
+def _log_id(call: Asking) -> Rows:
+    return [(call.tables.log_id,)]
+
+
+def _try_lock(call: Asking, *key: int) -> Rows:
+    return [(call.try_lock(("advisory", *key)),)]
+
+
+def _unlock(call: Asking, *key: int) -> Rows:
+    call.unlock(("advisory", *key))
+    return [(True,)]
+
+
+def _head(call: Asking) -> Rows:
+    last = call.tables.last
+    return [] if last is None else [(last.position, last.checksum, last.recorded)]
+
+
+def _types(call: Asking) -> Rows:
+    return [(number, *kind) for number, kind in sorted(call.tables.types.items())]
+
+
+def _versions(call: Asking, streams: Sequence[str]) -> Rows:
+    return [(stream, call.tables.version(stream)) for stream in streams]
+
+
+def _kinds(call: Asking) -> Rows:
+    return [(kind,) for kind in sorted({name.partition(":")[0] for name in call.tables.streams})]
+
+
+def _snapshots(call: Asking, streams: Sequence[str]) -> Rows:
+    found = (call.tables.snapshots.get(stream) for stream in dict.fromkeys(streams))
+    return [row for row in found if row is not None]
+
+
+def _checksum(call: Asking, position: int) -> Rows:
+    return [(event.checksum,) for event in call.tables.events if event.position == position]
+
+
+def _found(call: Asking, streams: Sequence[str], versions: Sequence[int]) -> Rows:
+    rows: Rows = []
+    for stream, version in zip(streams, versions, strict=True):
+        event: Event | None = call.tables.at(stream, version)
+        told = (None,) * 3 if event is None else (event.position, event.checksum, event.recorded)
+        rows.append((stream, *told, call.tables.version(stream)))
+    return rows
+
+
+def _bytes(event: Event) -> int:
+    return len(event.payload) + len(event.metadata)
+
+
+def _content(event: Event) -> tuple[Any, ...]:
+    return (
+        *(event.recorded, event.payload, event.metadata, event.encoding),
+        *(event.checksum, event.behind),
+    )
+
+
+def _feed(call: Asking, after: int, events_max: int, bytes_max: int) -> Rows:
+    rows: Rows = []
+    so_far = 0
+    behind = [event for event in call.tables.events if event.position > after]
+    for event in behind[:events_max]:
+        so_far += _bytes(event)
+        if not rows or so_far <= bytes_max:
+            rows.append(
+                (event.position, event.stream, event.version, event.type, *_content(event))
+            )
+    return rows
+
+
+def _streams(
+    call: Asking, names: Sequence[str], afters: Sequence[int], events_max: int, bytes_max: int
+) -> Rows:
+    rows: Rows = []
+    earlier = number = so_far = 0
+    for place, (name, after) in enumerate(zip(names, afters, strict=True), 1):
+        tail = call.tables.version(name)
+        left_over = max(tail - after, 0)
+        events: list[Event] = []
+        if left_over and earlier < events_max:
+            there: list[Event] = call.tables.streams.get(name, [])
+            events = [e for e in there if e.version > after]
+            events = events[: min(left_over, events_max - earlier)]
+        earlier += left_over
+        found: Rows = []
+        for event in events:
+            number += 1
+            so_far += _bytes(event)
+            if number == 1 or so_far <= bytes_max:
+                about = (event.position, event.version, event.type)
+                found.append((place, tail, *about, *_content(event)))
+        rows += found or [(place, tail, *(None,) * 9)]
+    return rows
+
+
+_TABLES: Final = "64ca55a2"
+_KNOWN: Final[dict[str, Statement]] = {
+    "1ca2e244": _at_once(_settings),
+    "f3c4ebd1": _at_once(_exists),
+    "d67eddae": _at_once(_version),
+    "112e7902": _at_once(_log_id),
+    "a5a2276a": _lock_seconds(10.0),
+    "47bc2fe1": _lock_seconds(5.0),
+    "4f9c549a": _locking_as_written,
+    "7cf30d87": _locking,
+    "11c152e1": _at_once(_nothing),  # CREATE SCHEMA
+    "ff88180f": _begin,
+    "e3811781": _calling("renew_session_1"),
+    "847de9f9": _calling("end_session_1"),
+    "50d8fc3b": _calling("append_1", "state", "at", "bad", "actual"),
+    "9cda2a05": _calling("keep_snapshots_1"),
+    "b874bd25": _at_once(_try_lock),
+    "efc67908": _at_once(_unlock),
+    "c837ef09": _at_once(_head),
+    "21354ca7": _at_once(_types),
+    "2ee34c90": _at_once(_feed),
+    "f7e75ea2": _at_once(_streams),
+    "6e3a4822": _at_once(_versions),
+    "68d06cf9": _at_once(_kinds),
+    "9df97314": _at_once(_snapshots),
+    "52c93730": _at_once(_found),
+    "4818183e": _at_once(_checksum),
+}
