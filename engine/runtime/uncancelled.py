@@ -3,7 +3,8 @@
 Rules: what is awaited never hears of a cancel, and must not use one itself: no `asyncio.timeout`,
 no task group. A cancel that came meanwhile is raised at the task's next await, so that a result is
 never lost. A shield with a task of its own does the same for three more turns of the loop, which
-beside a busy loop take longer than a commit.
+beside a busy loop take longer than a commit. A group of anyio's that is cancelled waits in peace:
+it would else cancel again at each turn of the loop, and keep a processor busy as long as it takes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Generic, TypeVar
+
+from anyio import CancelScope
 
 __all__ = ["uncancelled"]
 
@@ -22,7 +25,8 @@ async def uncancelled(call: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; give what it returns, raise what it raises."""
     steps = _Uncancelled(call)
     try:
-        return await steps
+        with CancelScope(shield=True):
+            return await steps
     finally:
         if steps.cancelled is not None:
             task = asyncio.current_task()

@@ -3,12 +3,14 @@
 Rules: a statement is prepared once on each connection, unless a pooler stands between. A read that
 a broken connection has cut is asked again, within the address's patience: it has changed nothing.
 A connection whose call was cut short is thrown away, since what it would answer next is not known.
+So is one that gives no answer in time: a call on it fails then, as on one that broke.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from ...errors import EngineError, StoreFailed
@@ -70,6 +72,18 @@ class Line:
         """Whether it is of no use any more."""
         return self.connection.is_closed()
 
+    @contextmanager
+    def answering(self, seconds: float) -> Generator[None]:
+        """Drop it where what is inside takes longer: the call that waits fails as if it had broken.
+
+        A cancel would not do: the block of a transaction then waits for the same server to end it.
+        """
+        timer = asyncio.get_running_loop().call_later(seconds, self.drop)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def drop(self) -> None:
         """Close it at once."""
         self.connection.terminate()
@@ -115,19 +129,26 @@ class Lines:
 
         Raises StoreFailed where the server refuses it or stays away for too long.
         """
-        back_off = BackOff(self._address.patience_seconds)
+        back_off: BackOff | None = None
         while True:
             try:
                 async with self._free:
                     return await self._once(call)
-            except StoreFailed:
-                if self._ended.is_set() or not await back_off.pause():
+            except StoreFailed as error:
+                if not error.passes:
                     raise
+                failed = error
             except EngineError:
                 raise
             except Exception as error:
-                if not is_lost(error) or self._ended.is_set() or not await back_off.pause():
-                    raise self._failed(error) from error
+                failed = self._failed(error)
+                if not is_lost(error):
+                    raise failed from error
+                failed.__cause__ = error
+            # The patience counts from the first failure: a server may have kept silent for as long.
+            back_off = back_off or BackOff(self._address.patience_seconds)
+            if self._ended.is_set() or not await back_off.pause():
+                raise failed
 
     async def _once(self, call: Callable[[Line], Awaitable[T]]) -> T:
         if self._ended.is_set():

@@ -38,10 +38,10 @@ from .network import Network, SimulatedDriver
 from .process import Process, ProcessesLoop
 from .troubles import Troubles
 
-__all__ = ["Life"]
+__all__ = ["FINAL", "Life"]
 
 _SILENT: Final = logging.Logger("simulation", logging.CRITICAL + 1)
-_FINAL: Final = (Rejected, HandlerFailed, WrongVersion)
+FINAL: Final = (Rejected, HandlerFailed, WrongVersion)
 """Answers after which nothing is sent again."""
 
 
@@ -69,6 +69,8 @@ class Life:
         self.leaves = asyncio.Event()
         """Set when its host is to close it."""
         self.opened = False
+        self.bereft = False
+        """Whether the server has lost events that it was told of."""
         self.error: BaseException | None = None
         """With what it ended."""
         self._cell = cell_class(story.swarm.key_window, story.swarm.snapshot_every)
@@ -91,6 +93,7 @@ class Life:
         try:
             async with self._engine() as engine:
                 self.opened = True
+                self.process.spared = False
                 await self._stay(engine)
         except EngineError as error:
             self.error = error
@@ -194,9 +197,10 @@ class Life:
     def _wants_again(self, operation: Operation, sending: Sending) -> bool:
         if isinstance(sending.answer, Receipt):
             return operation.key is not None and self._random.random() < self._story.swarm.repeated
-        return not isinstance(sending.answer, _FINAL)
+        return not isinstance(sending.answer, FINAL)
 
     async def _send(self, engine: Engine, operation: Operation, sending: Sending) -> None:
+        sending.begun = self._story.tick()
         try:
             answer: Any = await engine.execute(
                 operation.command,
@@ -217,7 +221,7 @@ class Life:
         sending.ended = self._story.tick()
         sending.answer = answer
         sending.stale = self.overtaken
-        if isinstance(answer, NotRun) and not isinstance(answer, _FINAL):
+        if isinstance(answer, NotRun) and not isinstance(answer, FINAL):
             self._refused(operation, answer)
         if isinstance(answer, HandlerFailed) and not isinstance(operation.command, Slowly):
             self._problem(f"P5: a handler failed that cannot: {answer.__cause__!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final, Literal, TypeAlias
 
@@ -32,13 +32,14 @@ _exceptions: Any = importlib.import_module("asyncpg.exceptions")
 
 
 class Faults(msgspec.Struct):
-    """How often a request meets each; all but the last are chances."""
+    """How often a request meets each, by chance; and how slow the way is."""
 
     request: float = 0.0
     late: float = 0.0
     reply: float = 0.0
     silent: float = 0.0
     delay_seconds: float = 0.0003
+    late_seconds: float = 2.0
 
     def drawn(self, random: Random) -> Fault:
         """Give what becomes of one request."""
@@ -127,6 +128,7 @@ class SimulatedConnection:
         self._silent = False
         self._hung_up = False
         self._waiter: asyncio.Future[Any] | None = None
+        self._listeners: list[Callable[[Any, Any], None]] = []
         self._arrived = 0.0
         self._came_back = 0.0
 
@@ -170,6 +172,10 @@ class SimulatedConnection:
         assert not readonly, "the model knows no such block"
         return Block(self)
 
+    def add_log_listener(self, callback: Callable[[Any, Any], None]) -> None:
+        """Have called what the server says besides an answer."""
+        self._listeners.append(callback)
+
     def is_closed(self) -> bool:
         """Tell whether it is of no use any more."""
         return self._closed
@@ -208,7 +214,9 @@ class SimulatedConnection:
         assert backend is not None
         if self.process.dead:
             return
-        fault: Fault = "silent" if self._silent else network.faults.drawn(network.random)
+        fault: Fault = "silent" if self._silent else ""
+        if not (fault or self.process.spared):
+            fault = network.faults.drawn(network.random)
         arrives = max(network.arrival(), self._arrived + 1e-9)
         if fault:
             network.counted(f"{fault} faults")
@@ -218,7 +226,7 @@ class SimulatedConnection:
                 return
         if fault == "late":
             self._lost_at(arrives)
-            arrives += network.random.expovariate(1 / 2.0)
+            arrives += network.random.expovariate(1 / network.faults.late_seconds)
         if fault == "request":
             self._lost_at(arrives)
             self._hang_up()

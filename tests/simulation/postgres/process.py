@@ -31,6 +31,8 @@ class Process:
         self.dead = False
         self.lost = False
         """Whether its machine went with it, and tells nobody."""
+        self.spared = False
+        """Whether its lines do not break yet."""
         self.pauses = 0
         self.ended = asyncio.Event()
         """Set when it is dead."""

@@ -72,6 +72,8 @@ class Transaction:
         self.locks: list[Any] = []
         self.lock_seconds = 0.0
         """0 for as long as it takes."""
+        self.idle_seconds = 0.0
+        """How long it may wait for its client; 0 for ever."""
         self.failed = False
 
     @property
@@ -94,8 +96,11 @@ class Transaction:
 
     def setting(self, name: str) -> str:
         """Give a setting."""
+        settings = self._server.settings
+        if name == "synchronous_standby_names":
+            return settings.standby_names
         assert name == "synchronous_commit", f"the setting {name}"
-        return self._local.get(name, self._server.settings.synchronous_commit)
+        return self._local.get(name, settings.synchronous_commit)
 
     def set_local(self, name: str, value: str) -> None:
         """Set something up to the end of the transaction."""
@@ -241,6 +246,7 @@ class Server:
             return
         request = backend.inbox.popleft()
         backend.answer = request.answer
+        backend.waits += 1
         backend.running = self._perform(backend, request.query, request.values)
         self._advance(backend)
 
@@ -304,6 +310,7 @@ class Server:
                 backend.running = None
                 answer(done.value, None)
                 self._next(backend)
+                self._limit_idling(backend)
                 return
             except _exceptions.PostgresError as error:
                 self._failed(backend, error)
@@ -325,6 +332,17 @@ class Server:
         assert backend.answer is not None
         backend.answer(None, error)
         self._next(backend)
+
+    def _limit_idling(self, backend: Backend) -> None:
+        transaction = backend.transaction
+        if backend.running is None and transaction is not None and transaction.idle_seconds:
+            backend.waits += 1
+            self.later(transaction.idle_seconds, self._end_idle, backend, backend.waits)
+
+    def _end_idle(self, backend: Backend, waits: int) -> None:
+        if not backend.ended and backend.waits == waits and backend.running is None:
+            message = "terminating connection due to idle-in-transaction timeout"
+            self._end(backend, server_error("25P03", message))
 
     def _wake_later(self, backend: Backend, seconds: float) -> None:
         backend.waits += 1

@@ -30,6 +30,7 @@ class Asking(Call, Protocol):
     """The transaction in which a statement runs, with what only some statements need of it."""
 
     lock_seconds: float
+    idle_seconds: float
 
     @property
     def settings(self) -> Sequence[str]:
@@ -132,9 +133,14 @@ def _locking_as_written(call: Asking, values: Sequence[Any]) -> Running:
     return [(None,)]
 
 
-def _lock_seconds(seconds: float) -> Statement:
+def _wait_for_standbys(call: Asking) -> Rows:
+    call.set_local("synchronous_commit", "on")
+    return []
+
+
+def _limits(lock_seconds: float, idle_seconds: float) -> Statement:
     def run(call: Asking) -> Rows:
-        call.lock_seconds = seconds
+        call.lock_seconds, call.idle_seconds = lock_seconds, idle_seconds
         return []
 
     return _at_once(run)
@@ -262,8 +268,9 @@ _KNOWN: Final[dict[str, Statement]] = {
     "f3c4ebd1": _at_once(_exists),
     "d67eddae": _at_once(_version),
     "112e7902": _at_once(_log_id),
-    "a5a2276a": _lock_seconds(10.0),
-    "47bc2fe1": _lock_seconds(5.0),
+    "a1069ccb": _limits(10.0, 10.0),
+    "1d227a9b": _limits(5.0, 10.0),
+    "3e8eafed": _at_once(_wait_for_standbys),
     "4f9c549a": _locking_as_written,
     "7cf30d87": _locking,
     "11c152e1": _at_once(_nothing),  # CREATE SCHEMA

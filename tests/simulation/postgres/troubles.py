@@ -71,8 +71,9 @@ def draw_troubles(random: Random) -> Troubles:
     kind = random.choices(
         ("gentle", "harsh", "takeover", "weak", "lossy"), weights=(40, 20, 25, 5, 10)
     )[0]
-    chances = (0.0, 0.0, 0.02, 0.1)
     harsh = kind != "gentle"
+    # To find out about a batch takes some ten requests, which must come through in one row.
+    chances = (0.0, 0.0, 0.02, 0.1) if harsh else (0.0, 0.0, 0.01, 0.03)
     return Troubles(
         kind=kind,
         incidents=tuple(_incidents(random, kind)),
@@ -80,6 +81,7 @@ def draw_troubles(random: Random) -> Troubles:
             *(random.choice(chances) for _ in range(3)),
             silent=random.choice((0.0, 0.0, 0.005, 0.03)) if harsh else 0.0,
             delay_seconds=random.choice((0.0003, 0.0003, 0.01)),
+            late_seconds=2.0 if harsh else 0.1,
         ),
         pooled=random.random() < 0.2,
         engines=2 if kind == "takeover" else 1,
@@ -107,7 +109,7 @@ def _incidents(random: Random, kind: Kind) -> list[Incident]:
     if kind == "weak":
         chosen[random.randrange(len(chosen))] = "weaken"
     if kind == "lossy":
-        chosen[random.randrange(len(chosen))] = "crash"
+        chosen += ["crash", "crash"]
     found: list[Incident] = []
     for what in chosen:
         seconds = random.random() * random.choice((0.05, 0.5, 1.0)) * longest

@@ -22,10 +22,10 @@ from engine.stores.postgres.log.schema import lock_key
 from tests.simulation.fence import fence
 from tests.simulation.loop import DeadLock, ordered_scopes
 from tests.simulation.schedule import draw_schedule
-from tests.simulation.story import Story
+from tests.simulation.story import Operation, Story
 from tests.simulation.world import bury, free_now_and_then, tell
 
-from .clients import Life
+from .clients import FINAL, Life
 from .database import Change, Record, Tables
 from .network import Faults, Network
 from .process import Process, ProcessesLoop
@@ -130,10 +130,12 @@ class World:
 
     def _is_done(self) -> bool:
         """Whether nothing is left to be sent."""
-        return all(
-            operation.sendings and (operation.key is None or operation.receipts)
-            for operation in self.story.operations
-        )
+        return all(map(self._is_answered, self.story.operations))
+
+    def _is_answered(self, operation: Operation) -> bool:
+        if operation.key is None or operation.receipts:
+            return bool(operation.sendings)
+        return bool(operation.sendings) and isinstance(operation.sendings[-1].answer, FINAL)
 
     async def _keep_one(self) -> None:
         """Let one engine live after the other, until nothing is left to be done."""
@@ -151,6 +153,7 @@ class World:
     def _begin(self, *, quiet: bool) -> Life:
         self.story.lives += 1
         process = Process(self.loop, self.story.lives)
+        process.spared = self.random.random() < 0.8
         life = Life(
             *(self.story, self.troubles, self.network, process, self._address), quiet=quiet
         )
@@ -170,8 +173,10 @@ class World:
     def _look_at_end(self, life: Life) -> None:
         error = life.error
         if error is None:
+            if life.bereft: self.counted("BEREFT none")
             return
         self.counted(f"ended by {type(error).__name__}")
+        if life.bereft: self.counted("BEREFT "+str(error)[60:210])
         if "went back" in str(error):
             self.counted("logs that went back")
         declared = EngineError if self.troubles.kind != "gentle" else ()
@@ -254,6 +259,9 @@ class World:
             server.shut_down()
         else:
             self._lose(server.crash(self._kept()))
+            for life in self.lives:
+                if life.position > len(server.tables.events) and not life.process.ended.is_set():
+                    life.bereft = True
         settings = msgspec.structs.replace(self._strong)
         if what == "weaken":
             name = self.random.choice(
@@ -266,7 +274,9 @@ class World:
         if self.troubles.loses != "failover":
             return None
         before = self.loop.time() - _REPLICATION_SECONDS
-        return sum(record.at < before for record in self.server.records)
+        records = self.server.records
+        made = sum(any(name == "migrated" for name, *_ in record.changes) for record in records)
+        return max(made, sum(record.at < before for record in records))
 
     def _lose(self, records: list[Record]) -> None:
         self.lost += records

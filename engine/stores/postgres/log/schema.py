@@ -23,6 +23,7 @@ from .claims import CLAIMS
 
 __all__ = [
     "COPYING",
+    "IDLE_SECONDS",
     "LOCK_CLASS",
     "MIGRATIONS",
     "LockKey",
@@ -41,6 +42,11 @@ LOCK_CLASS: Final = 0x464C4431
 """The first half of the key of a log's lock ("FLD1"); the second one is of the schema's name."""
 _LOCK_SECONDS: Final = 10
 """How long a migration waits for whoever uses the schema."""
+IDLE_SECONDS: Final = 10
+"""How long the server waits for the next statement of a transaction that has the log's lock.
+
+It hears of a machine that is lost after hours, and nobody could open the log or append before.
+"""
 
 _TABLES: Final = """
 CREATE TABLE {s}.about(
@@ -361,7 +367,10 @@ async def migrate(connection: Connection, address: Address) -> None:
         if await _version(connection, schema) == len(MIGRATIONS):
             return
         async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+            await connection.execute(
+                f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; "
+                f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+            )
             await connection.execute(with_schema("SELECT pg_advisory_xact_lock({lock})", schema))
             version = await _version(connection, schema)  # another one may have been first
             if version == 0:

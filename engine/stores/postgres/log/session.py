@@ -48,15 +48,16 @@ async def begin_session(line: Line, address: Address, holder: str) -> int:
     query = address.sql(_BEGIN)
     seen: _Held | None = None
     while True:
-        row = (await line.fetch(query, holder, address.lease_seconds))[0]
-        if row[1] is None:
-            session: int = row[0]
-            await show_presence(line, address, session)
-            return session
-        held = _Held(*row)
-        renewed = seen is not None and seen.lease_until != held.lease_until
-        if renewed or await _is_present(line, address, held.session):
-            raise _locked(address, held)
+        with line.answering(address.answer_seconds):
+            row = (await line.fetch(query, holder, address.lease_seconds))[0]
+            if row[1] is None:
+                session: int = row[0]
+                await show_presence(line, address, session)
+                return session
+            held = _Held(*row)
+            renewed = seen is not None and seen.lease_until != held.lease_until
+            if renewed or await _is_present(line, address, held.session):
+                raise _locked(address, held)
         seen = held
         end = now() + held.seconds_left + _MARGIN_SECONDS
         await asyncio.sleep(min(_POLL_SECONDS, end - now()))

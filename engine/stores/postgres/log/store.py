@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from ....errors import EngineError, StoreFailed, StoreLocked, StoreRefused
@@ -81,8 +82,9 @@ class PostgresStore:
         driver = driver_of(ports)
         line = await Line.connected(driver, self.address)
         try:
-            await check_settings(line.connection, self.address)
-            await migrate(line.connection, self.address)
+            with line.answering(2 * self.address.answer_seconds):  # a migration may have to wait
+                await check_settings(line.connection, self.address)
+                await migrate(line.connection, self.address)
             self._now = ports.clock.monotonic
             self._session = await begin_session(line, self.address, process_name())
             # Not before: it may have waited for somebody else's to end.
@@ -109,7 +111,7 @@ class PostgresStore:
         """Read what the log has; give it back where that fails, so that nobody waits for it."""
         writer = Writer(driver, self.address, line, self._session, self._logger)
         try:
-            async with asyncio.timeout(self.address.answer_seconds):
+            with line.answering(self.address.answer_seconds):
                 await writer.begin()
                 query = self.address.sql("SELECT log_id FROM {s}.about")
                 self._log_id = await line.connection.fetchval(query)
@@ -148,15 +150,17 @@ class PostgresStore:
 
         A setting that is changed at a reload is in force at once, and breaks no connection.
         """
-        assert self._writer is not None, "the keeper ends before the store is closed"
+        writer = self._open_writer()
         try:
             await check_settings(line.connection, self.address)
         except StoreRefused as error:
-            self._writer.refuse(error)
+            writer.refuse(error)
             return False
         begun = self._now()
         if not await renew_session(line, self.address, self._session):
-            self._writer.fence()
+            with suppress(StoreFailed):  # a server that lost events has lost the session too
+                await writer.check_history(line)
+            writer.fence()
             return False
         self._renewed_at = begun
         return True

@@ -35,7 +35,7 @@ from ..settings import check_settings
 from .appending import Sending, laid_out, planned_out
 from .claims import APPEND_CLAIMS, read_holders
 from .reading import read_head, read_types, read_versions
-from .schema import lock_key
+from .schema import IDLE_SECONDS, lock_key
 from .session import renew_session, show_presence
 
 __all__ = ["APPEND", "Writer"]
@@ -46,7 +46,10 @@ _BEGUN_ALREADY: Final = "23505"
 """The SQLSTATE of two events for one place of a stream."""
 _PLANS_MAX: Final = 5
 """How often a batch is planned anew, where streams move while it is planned."""
-_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '5s'"
+_LIMITS: Final = (
+    "SET LOCAL lock_timeout = '5s'; "
+    f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+)
 _WAIT_FOR_STANDBYS: Final = "SET LOCAL synchronous_commit = on"
 APPEND: Final = (
     "SELECT state, at, bad, actual FROM {s}.append_1("
@@ -73,7 +76,6 @@ class Writer:
         """Whether the server has warned of what it did last: of a commit that no standby has."""
         self._line = self._heard(line)
         self._session = session
-        self._loop = asyncio.get_running_loop()
         self._logger = logger
         self._synced = "synchronous_commit" not in address.allowed
         self._append = address.sql(APPEND)
@@ -158,13 +160,9 @@ class Writer:
         values = sending.values(self._session, head, synced=self._synced)
         line = self._line
         self._warned = False
-        # What answers neither yes nor no is taken for gone.
-        timer = self._loop.call_later(self._address.answer_seconds, line.drop)
         append = self._append if sending.claims is None else self._append_claims
-        try:
+        with line.answering(self._address.answer_seconds):
             ((state, at, bad, actual),) = await line.fetch(append, *values)
-        finally:
-            timer.cancel()
         if state == "done" and self._warned:
             raise _Moved
         if state == "done":
@@ -173,6 +171,8 @@ class Writer:
         if state == "misfit":
             raise _Misfit
         if state == "fenced":
+            with line.answering(self._address.answer_seconds):
+                await self.check_history(line)
             raise self._fenced()
         raise _Moved
 
@@ -195,8 +195,11 @@ class Writer:
     async def _plan(self, batch: Batch) -> Sending | Committed:
         """Plan a batch on what its streams and its claims are now."""
         streams = {write.stream for request in batch.requests for write in request.writes}
-        versions = await read_versions(self._line, self._address.schema, sorted(streams))
-        holders = await read_holders(self._line, self._address.schema, claim_keys(batch))
+        line, schema = self._line, self._address.schema
+        with line.answering(self._address.answer_seconds):
+            await self.check_history(line)
+            versions = await read_versions(line, schema, sorted(streams))
+            holders = await read_holders(line, schema, claim_keys(batch))
         planned = plan(batch, versions, self.head, holders)
         sending = planned_out(batch, planned, self.types, self.head.position)
         if not planned.events:
@@ -234,8 +237,7 @@ class Writer:
             course.sending = course.unsure
             self.written_again += 1
         if course.sending is None:
-            course.plans += 1
-            if course.plans > _PLANS_MAX:
+            if course.misfits > _PLANS_MAX:
                 raise self._moving()
             if course.plans > 1:
                 await self.learn_types(self._line)
@@ -251,6 +253,7 @@ class Writer:
         self._versions.clear()
         if isinstance(error, _Misfit) or sqlstate_of(error) == _BEGUN_ALREADY:
             course.sending = course.unsure = None
+            course.misfits += 1
         elif isinstance(error, _Moved) or (is_lost(error) and course.sent):
             course.unsure = course.unsure or course.sending
         if is_lost(error):
@@ -264,8 +267,9 @@ class Writer:
         except StoreFailed as error:
             raise _Away(str(error)) from error
         try:
-            await check_settings(line.connection, self._address)
-            await show_presence(line, self._address, self._session)
+            with line.answering(self._address.answer_seconds):
+                await check_settings(line.connection, self._address)
+                await show_presence(line, self._address, self._session)
         except StoreFailed as error:
             line.drop()
             raise _Away(str(error)) from error
@@ -283,11 +287,8 @@ class Writer:
         """
         first = sending.first
         self._warned = False
-        timer = self._loop.call_later(self._address.answer_seconds, self._line.drop)
-        try:
+        with self._line.answering(self._address.answer_seconds):
             head, rows, is_ours = await self._read_found(first)
-        finally:
-            timer.cancel()
         if self._warned:
             raise _Moved
         misfits: dict[str, int] = {}
@@ -324,12 +325,12 @@ class Writer:
         line = Line(connection, pooled=True)
         async with connection.transaction():
             key = lock_key(schema)
-            await connection.execute(_LOCK_TIMEOUT)
+            await connection.execute(_LIMITS)
             if self._synced:
                 await connection.execute(_WAIT_FOR_STANDBYS)
             await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
             head = await read_head(line, schema)
-            await self._check_history(head)
+            await self.check_history(line)
             rows = await connection.fetch(
                 self._address.sql(_FOUND),
                 list(first),
@@ -338,14 +339,19 @@ class Writer:
             is_ours = await renew_session(line, self._address, self._session)
         return head, rows, is_ours
 
-    async def _check_history(self, head: Head) -> None:
-        """Stop for good where an event that was acknowledged is not in the log any more."""
+    async def check_history(self, line: Line) -> None:
+        """Stop for good where an event that was acknowledged is not in the log any more.
+
+        Raises StoreFailed then. What is told about such a log otherwise would be wrong: that
+        streams have moved, or that another engine has it.
+        """
         known = self.head
         if not known.position:
             return
         query = self._address.sql("SELECT checksum FROM {s}.events WHERE position = $1")
-        found = await self._line.connection.fetchval(query, known.position)
-        if found != known.checksum:
+        found = await line.fetch(query, known.position)
+        if not found or found[0][0] != known.checksum:
+            head = await read_head(line, self._address.schema)
             raise self._fail(
                 f"{self._address.name}: the log went back. It ends at position {head.position}, "
                 f"and events up to {known.position} were acknowledged: a failover or a restored "
@@ -428,7 +434,8 @@ class _Course(msgspec.Struct):
     """Whether it went out, and nothing has come back yet."""
     unsure: Sending | None = None
     """What went out, and may be in the log or come there."""
-    plans: int = 0
+    misfits: int = 0
+    """How often its streams were found elsewhere than they were planned or believed to be."""
 
 
 class _Away(Exception):
