@@ -20,7 +20,7 @@ from typing import Final
 
 from .ledger import Ledger, hash_of_code
 from .points import EVERY, Every, places
-from .sweep import Finding, run_worlds, try_seed
+from .sweep import Finding, run_worlds, try_postgres_seed, try_seed
 
 SAVED_EVERY: Final = 500
 _COMMAND: Final = "python -m tests.simulation"
@@ -49,12 +49,18 @@ def _options() -> argparse.Namespace:
         choices=EVERY,
         help="not seeds, but every place of one small world: may be given several times",
     )
+    parser.add_argument(
+        "--postgres", action="store_true", help="seeds of engines over a modelled PostgreSQL server"
+    )
     parser.add_argument("--step", type=int, default=1, help="of places: only every so many-th")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--stop", action="store_true", help="end at the first bad seed")
     parser.add_argument("--ledger", type=Path, help="a file of what was run, to go on from")
     parser.add_argument("--progress", action="store_true", help="say how far it is, on stderr")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.postgres and (options.every or options.ledger):
+        parser.error("--postgres goes with seeds alone: it has no places and no ledger")
+    return options
 
 
 def _ledger(path: Path | None) -> Ledger | None:
@@ -69,13 +75,16 @@ def _sweep(options: argparse.Namespace, ledger: Ledger | None) -> int:
     began = time.perf_counter()
     counts: Counter[str] = Counter()
     done, bad = 0, 0
-    with contextlib.closing(run_worlds(try_seed, seeds, options.jobs)) as findings:
+    world, replay = try_seed, f"{_COMMAND} --seeds 1 --first"
+    if options.postgres:
+        world, replay = try_postgres_seed, f"{_COMMAND} --postgres --seeds 1 --first"
+    with contextlib.closing(run_worlds(world, seeds, options.jobs)) as findings:
         for finding in findings:
             done += 1
             counts.update(finding.counts)
             if finding.problems:
                 bad += 1
-                tell_bad(finding, f"{_COMMAND} --seeds 1 --first")
+                tell_bad(finding, replay)
             if ledger is not None:
                 ledger.add(finding.number, bad=bool(finding.problems))
             if done % SAVED_EVERY == 0:

@@ -16,10 +16,12 @@ from typing import Final
 import msgspec
 
 from .checker import judge
+from .postgres.judge import judge_world
+from .postgres.world import run_seed as run_postgres_seed
 from .story import Story
 from .world import run_seed
 
-__all__ = ["Finding", "counts_of", "run_worlds", "try_seed"]
+__all__ = ["Finding", "counts_of", "run_worlds", "try_postgres_seed", "try_seed"]
 
 AT_ONCE: Final = 10
 """Worlds that a process takes at a time."""
@@ -59,6 +61,29 @@ def try_seed(seed: int) -> Finding:
         if again.digest != story.digest:
             problems.append("the second run of this seed took another way")
     return Finding(seed, problems, counts_of(story), str(story.swarm) if problems else "")
+
+
+def try_postgres_seed(seed: int) -> Finding:
+    """Do the same with a seed over a modelled server."""
+    world = run_postgres_seed(seed)
+    problems = judge_world(world)
+    if seed % 100 == 7:
+        again = run_postgres_seed(seed)
+        if again.story.digest != world.story.digest:
+            problems.append("the second run of this seed took another way")
+    story = world.story
+    counts = {
+        **story.answers,
+        **world.counts,
+        f"{world.troubles.kind} worlds": 1,
+        "lives": story.lives,
+        "events": len(story.log),
+        "transactions lost": len(world.lost),
+        "steps": story.steps,
+        "virtual seconds": int(story.seconds),
+    }
+    made_of = f"{world.troubles} {story.swarm}" if problems else ""
+    return Finding(seed, problems, counts, made_of)
 
 
 def _try_some(world: Callable[[int], Finding], numbers: list[int]) -> list[Finding]:

@@ -69,8 +69,6 @@ class Life:
         self.leaves = asyncio.Event()
         """Set when its host is to close it."""
         self.opened = False
-        self.bereft = False
-        """Whether the server has lost events that it was told of."""
         self.error: BaseException | None = None
         """With what it ended."""
         self._cell = cell_class(story.swarm.key_window, story.swarm.snapshot_every)
@@ -260,5 +258,3 @@ class Life:
             state: Any = await engine.state(self._cell, cell)
             seen = Seen("state", cell, begun, story.tick(), state.version, state.total)
             story.seen.append(seen)
-
-

@@ -63,7 +63,9 @@ class Tables:
         self._log_id = log_id
         self.log_id: str | None = None
         """None where the schema is not made."""
-        self.functions: Mapping[str, Function] = {}
+        self.schema_version = 0
+        """Of the schema."""
+        self.functions: dict[str, Function] = {}
         self.sessions: dict[int, Session] = {}
         self.numbered = 0
         """The last number that a session was given."""
@@ -72,6 +74,8 @@ class Tables:
         self.events: list[Event] = []
         self.streams: dict[str, list[Event]] = {}
         self.snapshots: dict[str, tuple[Any, ...]] = {}
+        self.claims: dict[tuple[str, str], tuple[str, int]] = {}
+        """By name and value: the stream that holds it, and the position since when."""
 
     @property
     def last(self) -> Event | None:
@@ -112,8 +116,9 @@ class Tables:
         for name, *values in changes:
             getattr(self, f"_{name}")(*values)
 
-    def _migrated(self, functions: Mapping[str, Function]) -> None:
-        self.log_id, self.functions = self._log_id, functions
+    def _migrated(self, version: int, functions: Mapping[str, Function]) -> None:
+        self.log_id, self.schema_version = self._log_id, version
+        self.functions.update(functions)
 
     def _numbers(self, logged: int) -> None:
         self.numbers_logged = max(self.numbers_logged, logged)
@@ -139,3 +144,9 @@ class Tables:
 
     def _snapshot(self, stream: str, *rest: Any) -> None:
         self.snapshots[stream] = (stream, *rest)
+
+    def _claimed(self, name: str, value: str, stream: str, position: int) -> None:
+        self.claims[name, value] = (stream, position)
+
+    def _released(self, name: str, value: str) -> None:
+        self.claims.pop((name, value), None)

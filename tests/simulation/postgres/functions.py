@@ -241,6 +241,61 @@ def _insert_snapshots(_: re.Match[str]) -> Step:
     return step
 
 
+_CLAIM: Final = ("c_names", "c_values", "c_before", "c_after", "c_places")
+
+
+def _perform_claims(found: re.Match[str]) -> Step:
+    condition = compiled(found["where"])
+
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        variables["FOUND"] = False
+        for name, value, before, _, _ in _rows(variables, _CLAIM):
+            held = call.tables.claims.get((name, value))
+            row = {"stream": None if held is None else held[0], "holder": before}
+            if condition(variables, row):
+                variables["FOUND"] = True
+        return None
+        yield
+
+    return step
+
+
+def _append_within(found: re.Match[str]) -> Step:
+    values = [compiled(argument) for argument in found["arguments"].split(", ")]
+
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        function = call.tables.functions["append_1"]
+        row = yield from function.run(call, [value(variables, {}) for value in values])
+        for name, value in row.items():
+            variables[name] = or_null(value)
+
+    return step
+
+
+def _delete_claims(_: re.Match[str]) -> Step:
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        for name, value, before, _, _ in _rows(variables, _CLAIM):
+            if before:
+                call.change("released", name, value)
+        return None
+        yield
+
+    return step
+
+
+def _insert_claims(_: re.Match[str]) -> Step:
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        for name, value, before, after, place in _rows(variables, _CLAIM):
+            if after and not before and (name, value) in call.tables.claims:
+                raise call.fail("23505", "duplicate key value violates a unique constraint")
+            if after:
+                call.change("claimed", name, value, after, variables["p_after"] + place)
+        return None
+        yield
+
+    return step
+
+
 def _rows(variables: dict[str, Any], names: Sequence[str]) -> list[tuple[Any, ...]]:
     return list(zip(*(variables[name] for name in names), strict=True))
 
@@ -314,5 +369,34 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
             "excluded.state"
         ),
         _insert_snapshots,
+    ),
+    (
+        _pattern(
+            "PERFORM 1 FROM unnest(c_names, c_values, c_before) AS u(name, value, holder) LEFT "
+            "JOIN {s}.claims c ON c.name = u.name AND c.value = u.value WHERE @where"
+        ),
+        _perform_claims,
+    ),
+    (
+        _pattern(
+            "SELECT a.state, a.last, a.at, a.bad, a.actual INTO state, last, at, bad, actual FROM "
+            "{s}.append_1(@arguments) a"
+        ),
+        _append_within,
+    ),
+    (
+        _pattern(
+            "DELETE FROM {s}.claims c USING unnest(c_names, c_values, c_before) AS u(name, value, "
+            "holder) WHERE c.name = u.name AND c.value = u.value AND u.holder <> ''"
+        ),
+        _delete_claims,
+    ),
+    (
+        _pattern(
+            "INSERT INTO {s}.claims(name, value, stream, position) SELECT u.name, u.value, "
+            "u.holder, p_after + u.place FROM unnest(c_names, c_values, c_after, c_places) AS "
+            "u(name, value, holder, place) WHERE u.holder <> ''"
+        ),
+        _insert_claims,
     ),
 )

@@ -64,6 +64,8 @@ class Network:
         self.refusing = False
         self.full = False
         self.starting = False
+        self.on_request: Callable[[str, Process], Fault] | None = None
+        """Says what becomes of a statement, in place of chance."""
         self.connections: list[SimulatedConnection] = []
         self.counts: dict[str, int] = {}
 
@@ -123,7 +125,7 @@ class SimulatedConnection:
         self._network = network
         self._loop = network.loop
         self.process = process
-        self._backend: Backend | None = None
+        self.backend: Backend | None = None
         self._closed = False
         self._silent = False
         self._hung_up = False
@@ -134,9 +136,7 @@ class SimulatedConnection:
 
     def begin(self) -> None:
         """The server takes it."""
-        self._backend = self._network.server.connect(
-            self._server_hangs_up, self.process.number
-        )
+        self.backend = self._network.server.connect(self._server_hangs_up, self.process.number)
         self._network.connections.append(self)
 
     # -- what a store calls -------------------------------------------------------------------
@@ -186,7 +186,7 @@ class SimulatedConnection:
             self._lose(_exceptions.ConnectionDoesNotExistError("it was closed in an operation"))
         self._hang_up()
 
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def close(self, *, timeout: float | None = None) -> None:
         """Close it in peace."""
         if not self._closed:
             async with asyncio.timeout(timeout):
@@ -210,12 +210,14 @@ class SimulatedConnection:
             raise
 
     def _send(self, query: str, values: Sequence[Any], waiter: asyncio.Future[Any]) -> None:
-        network, backend = self._network, self._backend
+        network, backend = self._network, self.backend
         assert backend is not None
         if self.process.dead:
             return
         fault: Fault = "silent" if self._silent else ""
-        if not (fault or self.process.spared):
+        if network.on_request is not None:
+            fault = fault or network.on_request(query, self.process)
+        elif not (fault or self.process.spared):
             fault = network.faults.drawn(network.random)
         arrives = max(network.arrival(), self._arrived + 1e-9)
         if fault:
@@ -259,7 +261,7 @@ class SimulatedConnection:
             waiter.set_result(rows)
 
     def _cancel(self) -> None:
-        backend, network = self._backend, self._network
+        backend, network = self.backend, self._network
         if backend is not None and not self._closed and not self._silent:
             network.server.later(
                 network.arrival() - self._loop.time(), network.server.cancel, backend
@@ -283,7 +285,7 @@ class SimulatedConnection:
 
     def _hang_up(self) -> None:
         """Tell the server, behind all that is on the way to it."""
-        backend, network = self._backend, self._network
+        backend, network = self.backend, self._network
         if backend is None or self._hung_up:
             return
         self._hung_up = True
@@ -291,9 +293,7 @@ class SimulatedConnection:
         when = max(network.arrival(), self._arrived + 1e-9)
         if self._silent or self.process.lost:
             when += network.random.choice((60.0, 7_200.0))
-        network.server.later(
-            when - self._loop.time(), network.server.end_of_file, backend
-        )
+        network.server.later(when - self._loop.time(), network.server.end_of_file, backend)
 
     def process_ended(self) -> None:
         """The process is dead: its machine hangs up, if it still can."""

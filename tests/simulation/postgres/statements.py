@@ -34,7 +34,7 @@ class Asking(Call, Protocol):
 
     @property
     def settings(self) -> Sequence[str]:
-        """Whether the server is a standby, then its settings in the order in which they are read."""
+        """Whether it is a standby, then its settings in the order in which they are read."""
         ...
 
     def try_lock(self, key: Any) -> bool:
@@ -84,11 +84,12 @@ def _in_the_schema(statement: Statement) -> Statement:
 
 def _migration(text: str) -> Statement:
     functions, rest = functions_of(text)
-    if digest_of(rest) != _TABLES:
+    version = _MIGRATIONS.get(digest_of(rest))
+    if version is None:
         raise UnknownSql(f"the tables {digest_of(rest)}: {rest}")
 
     def run(call: Asking, _: Sequence[Any]) -> Running:
-        call.change("migrated", functions)
+        call.change("migrated", version, functions)
         return []
         yield
 
@@ -161,8 +162,18 @@ def _exists(call: Asking, _: str) -> Rows:
     return [(int(call.tables.log_id is not None),)]
 
 
-def _version(_: Asking) -> Rows:
-    return [(1,)]
+def _version(call: Asking) -> Rows:
+    return [(call.tables.schema_version,)]
+
+
+def _holders(call: Asking, names: Sequence[str], values: Sequence[str]) -> Rows:
+    keys = list(zip(names, values, strict=True))
+    return [(*key, call.tables.claims[key][0]) for key in keys if key in call.tables.claims]
+
+
+def _claims(call: Asking, name: str, value: str, claims_max: int) -> Rows:
+    behind = [key for key in sorted(call.tables.claims) if key > (name, value)]
+    return [(*key, *call.tables.claims[key]) for key in behind[:claims_max]]
 
 
 def _log_id(call: Asking) -> Rows:
@@ -231,9 +242,7 @@ def _feed(call: Asking, after: int, events_max: int, bytes_max: int) -> Rows:
     for event in behind[:events_max]:
         so_far += _bytes(event)
         if not rows or so_far <= bytes_max:
-            rows.append(
-                (event.position, event.stream, event.version, event.type, *_content(event))
-            )
+            rows.append((event.position, event.stream, event.version, event.type, *_content(event)))
     return rows
 
 
@@ -262,7 +271,8 @@ def _streams(
     return rows
 
 
-_TABLES: Final = "64ca55a2"
+_MIGRATIONS: Final = {"64ca55a2": 1, "f1c98bea": 2}
+"""By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
     "f3c4ebd1": _at_once(_exists),
@@ -278,6 +288,9 @@ _KNOWN: Final[dict[str, Statement]] = {
     "e3811781": _calling("renew_session_1"),
     "847de9f9": _calling("end_session_1"),
     "50d8fc3b": _calling("append_1", "state", "at", "bad", "actual"),
+    "135bebde": _calling("append_2", "state", "at", "bad", "actual"),
+    "a9ec07ea": _at_once(_holders),
+    "4703fb38": _at_once(_claims),
     "9cda2a05": _calling("keep_snapshots_1"),
     "b874bd25": _at_once(_try_lock),
     "efc67908": _at_once(_unlock),

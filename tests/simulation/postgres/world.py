@@ -106,8 +106,10 @@ class World:
         else:
             if (error := task.exception()) is not None:
                 self._problem(f"P13: the world ended with {error!r}")
-        self.story.problems += [f"P13: an error nobody saw: {e!r}" for e in self.loop.errors]
-        self.story.problems += [f"unknown to the model: {u}" for u in self.server.unknown]
+        self.story.problems[:0] = [
+            *(f"unknown to the model: {unknown}" for unknown in self.server.unknown),
+            *(f"P13: an error that nobody saw: {error!r}" for error in self.loop.errors),
+        ]
         self.story.steps, self.story.digest = self.loop.steps, self.loop.digest
         self.story.seconds = self.loop.time()
 
@@ -140,9 +142,13 @@ class World:
     async def _keep_one(self) -> None:
         """Let one engine live after the other, until nothing is left to be done."""
         while not (self._is_done() or self._over.is_set() or len(self.lives) >= _LIVES_MAX):
+            reachable = self.server.up and not self.network.refusing
+            if not reachable and self.random.random() < 0.7:
+                await self._pause(0.5)  # most hosts try for longer than there is something to see
+                continue
             life = self._begin(quiet=False)
             await self._until_it_ends(life)
-            seconds = self.random.choice((0.05, 0.3, LEASE_SECONDS))
+            seconds = self.random.choice((0.3, 1.0, LEASE_SECONDS))
             await self._pause(self.random.expovariate(1 / seconds))
 
     async def _pause(self, seconds: float) -> None:
@@ -154,9 +160,7 @@ class World:
         self.story.lives += 1
         process = Process(self.loop, self.story.lives)
         process.spared = self.random.random() < 0.8
-        life = Life(
-            *(self.story, self.troubles, self.network, process, self._address), quiet=quiet
-        )
+        life = Life(*(self.story, self.troubles, self.network, process, self._address), quiet=quiet)
         self.lives.append(life)
         return life
 
@@ -173,12 +177,10 @@ class World:
     def _look_at_end(self, life: Life) -> None:
         error = life.error
         if error is None:
-            if life.bereft: self.counted("BEREFT none")
             return
         self.counted(f"ended by {type(error).__name__}")
-        if life.bereft: self.counted("BEREFT "+str(error)[60:210])
         if "went back" in str(error):
-            self.counted("logs that went back")
+            self.counted("engines that said so")
         declared = EngineError if self.troubles.kind != "gentle" else ()
         if not life.opened:
             declared = (StoreFailed, StoreLocked, StoreRefused)
@@ -258,10 +260,10 @@ class World:
         if what == "restart":
             server.shut_down()
         else:
-            self._lose(server.crash(self._kept()))
+            self.lost += server.crash(self._kept())
             for life in self.lives:
                 if life.position > len(server.tables.events) and not life.process.ended.is_set():
-                    life.bereft = True
+                    self.counted("engines whose log went back")
         settings = msgspec.structs.replace(self._strong)
         if what == "weaken":
             name = self.random.choice(
@@ -277,9 +279,6 @@ class World:
         records = self.server.records
         made = sum(any(name == "migrated" for name, *_ in record.changes) for record in records)
         return max(made, sum(record.at < before for record in records))
-
-    def _lose(self, records: list[Record]) -> None:
-        self.lost += records
 
     def _start_server(self, settings: Settings, seconds: float) -> None:
         self.network.starting = True
