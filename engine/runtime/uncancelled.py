@@ -27,6 +27,7 @@ async def uncancelled(call: Coroutine[Any, Any, T]) -> T:
     try:
         with CancelScope(shield=True):
             return await steps
+        raise AssertionError("nobody cancels that scope, which alone would come here")
     finally:
         if steps.cancelled is not None:
             task = asyncio.current_task()

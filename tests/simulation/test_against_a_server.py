@@ -20,6 +20,7 @@ from tests.simulation.postgres.scenarios import SCENARIOS, Scenario
 from tests.simulation.postgres.server import Server as Modelled
 from tests.simulation.postgres.statements import SCHEMA
 from tests.simulation.schedule import InOrder
+from tests.simulation.world import bury
 from tests.support.postgres import Server, asked
 
 _STEPS_MAX: Final = 20_000
@@ -52,8 +53,11 @@ class ModelledPlace:
         """Run a script to its end."""
         task: asyncio.Task[Sequence[Any]] = self.loop.create_task(_told(scenario, self))
         task.add_done_callback(lambda _: self.loop.stop())
-        with fence():
-            self.loop.run_forever()
+        try:
+            with fence():
+                self.loop.run_forever()
+        finally:
+            bury(self.loop)
         assert self.server.unknown == []
         assert self.loop.errors == []
         return task.result()

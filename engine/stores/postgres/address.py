@@ -36,6 +36,9 @@ _POOLERS: Final = ("none", "transaction")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ANSWER_SECONDS: Final = 10.0
+_ATTEMPT_SECONDS: Final = 6.0
+"""A little more than a lock is waited for."""
+_ATTEMPTS: Final = 3
 _SECONDS_MAX: Final = 3_600.0
 
 _OPTIONS: Final = (
@@ -100,6 +103,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     def answer_seconds(self) -> float:
         """How long a connection may take for one answer before it is taken for dead."""
         return max(self.patience_seconds, _ANSWER_SECONDS)
+
+    @property
+    def attempt_seconds(self) -> float:
+        """How long one attempt to find something out may take, to leave time for another one."""
+        return max(self.answer_seconds / _ATTEMPTS, _ATTEMPT_SECONDS)
 
     @property
     def name(self) -> str:

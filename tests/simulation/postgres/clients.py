@@ -133,7 +133,8 @@ class Life:
         leaving = asyncio.ensure_future(self.leaves.wait())
         done = asyncio.gather(*clients)
         try:
-            await asyncio.wait([done, leaving], return_when=asyncio.FIRST_COMPLETED)
+            waits: list[asyncio.Future[Any]] = [done, leaving]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if done.done():
                 done.result()
                 if self.quiet:

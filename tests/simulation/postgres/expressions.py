@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import CodeType
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 __all__ = ["NULL", "Expression", "Names", "UnknownSql", "compiled", "or_null"]
 
@@ -86,7 +85,7 @@ def compiled(text: str) -> Expression:
         follows_call = text[at:].lstrip().startswith("(")
         parts.append(_python(token, follows_call, text))
     try:
-        code = cast("CodeType", compile(" ".join(parts), "<sql>", "eval"))
+        code = compile(" ".join(parts), "<sql>", "eval")
     except SyntaxError:
         raise UnknownSql(f"an expression: {text!r}") from None
 

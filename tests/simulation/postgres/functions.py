@@ -14,7 +14,7 @@ import msgspec
 
 from .database import Event, Session
 from .expressions import NULL, Expression, UnknownSql, compiled, or_null
-from .plpgsql import Call, Running, Step, Wait
+from .plpgsql import Call, Function, Running, Step, Wait
 
 __all__ = ["known_step"]
 
@@ -54,8 +54,7 @@ def _lock(found: re.Match[str]) -> Step:
 def _set_config(found: re.Match[str]) -> Step:
     def step(call: Call, variables: dict[str, Any]) -> Running:
         call.set_local(found["name"], found["value"])
-        return None
-        yield
+        yield from ()
 
     return step
 
@@ -70,8 +69,7 @@ def _perform_session(found: re.Match[str]) -> Step:
 
     def step(call: Call, variables: dict[str, Any]) -> Running:
         variables["FOUND"] = bool(_sessions(call, variables, condition))
-        return None
-        yield
+        yield from ()
 
     return step
 
@@ -85,8 +83,7 @@ def _select_session(found: re.Match[str]) -> Step:
         for name in ("session", "holder", "opened", "lease_until"):
             variables[name] = row.get(name, NULL)
         variables["seconds_left"] = row["lease_until"] - call.clock() if rows else NULL
-        return None
-        yield
+        yield from ()
 
     return step
 
@@ -134,20 +131,20 @@ def _insert_session(_: re.Match[str]) -> Step:
         until = call.clock() + variables["p_lease_seconds"]
         call.change("began", Session(number, variables["p_holder"], call.clock(), until))
         variables["session"] = number
-        return None
-        yield
+        yield from ()
 
     return step
 
 
-def _select_last(_: re.Match[str]) -> Step:
+def _select_last(found: re.Match[str]) -> Step:
+    columns = found["columns"].replace("e.", "").split(", ")
+    names = found["names"].split(", ")
+
     def step(call: Call, variables: dict[str, Any]) -> Running:
         last: Event | None = call.tables.last
-        variables["last"] = NULL if last is None else last.position
-        variables["at"] = NULL if last is None else last.recorded
-        variables["found_checksum"] = NULL if last is None else last.checksum
-        return None
-        yield
+        for name, column in zip(names, columns, strict=True):
+            variables[name] = NULL if last is None else getattr(last, column)
+        yield from ()
 
     return step
 
@@ -164,26 +161,48 @@ def _select_bad(found: re.Match[str]) -> Step:
         bad = [row for row in rows if condition(variables, row)]
         variables["bad"] = [row["stream"] for row in bad] or NULL
         variables["actual"] = [row["actual"] for row in bad] or NULL
-        return None
-        yield
+        yield from ()
 
     return step
 
 
-def _insert_types(_: re.Match[str]) -> Step:
+def _insert_types(found: re.Match[str]) -> Step:
+    compares = bool(found["where"])
+
     def step(call: Call, variables: dict[str, Any]) -> Running:
         names = ("t_numbers", "t_names", "t_versions", "t_hashes")
         there = call.tables.types
-        taken = {kind[:2]: number for number, kind in there.items()}
+        taken = {kind[:2] for kind in there.values()}
+        written = 0
         for number, name, version, hash_ in _rows(variables, names):
-            if number in there:
-                call.change("type", number, *there[number][:2], hash_)
+            if number not in there:
+                if (name, version) in taken:
+                    raise call.fail("23505", "duplicate key value violates a unique constraint")
+                call.change("type", number, name, version, hash_)
+                written += 1
                 continue
-            if (name, version) in taken:
-                raise call.fail("23505", "duplicate key value violates a unique constraint")
-            call.change("type", number, name, version, hash_)
-        return None
-        yield
+            known_name, known_version, _ = there[number]
+            if not compares or (known_name, known_version) == (name, version):
+                call.change("type", number, known_name, known_version, hash_)
+                written += 1
+        variables["ROW_COUNT"] = written
+        yield from ()
+
+    return step
+
+
+def _get_row_count(found: re.Match[str]) -> Step:
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        variables[found["name"]] = variables["ROW_COUNT"]
+        yield from ()
+
+    return step
+
+
+def _raise_unique(found: re.Match[str]) -> Step:
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        yield from ()
+        raise call.fail("23505", found["message"])
 
     return step
 
@@ -254,8 +273,7 @@ def _perform_claims(found: re.Match[str]) -> Step:
             row = {"stream": None if held is None else held[0], "holder": before}
             if condition(variables, row):
                 variables["FOUND"] = True
-        return None
-        yield
+        yield from ()
 
     return step
 
@@ -264,8 +282,10 @@ def _append_within(found: re.Match[str]) -> Step:
     values = [compiled(argument) for argument in found["arguments"].split(", ")]
 
     def step(call: Call, variables: dict[str, Any]) -> Running:
-        function = call.tables.functions["append_1"]
-        row = yield from function.run(call, [value(variables, {}) for value in values])
+        function: Function = call.tables.functions["append_1"]
+        row: dict[str, Any] = yield from function.run(
+            call, [value(variables, {}) for value in values]
+        )
         for name, value in row.items():
             variables[name] = or_null(value)
 
@@ -277,8 +297,7 @@ def _delete_claims(_: re.Match[str]) -> Step:
         for name, value, before, _, _ in _rows(variables, _CLAIM):
             if before:
                 call.change("released", name, value)
-        return None
-        yield
+        yield from ()
 
     return step
 
@@ -290,8 +309,7 @@ def _insert_claims(_: re.Match[str]) -> Step:
                 raise call.fail("23505", "duplicate key value violates a unique constraint")
             if after:
                 call.change("claimed", name, value, after, variables["p_after"] + place)
-        return None
-        yield
+        yield from ()
 
     return step
 
@@ -330,10 +348,7 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
         _insert_session,
     ),
     (
-        _pattern(
-            "SELECT e.position, e.recorded, e.checksum INTO last, at, found_checksum "
-            "FROM {s}.events e ORDER BY e.position DESC LIMIT 1"
-        ),
+        _pattern("SELECT @columns INTO @names FROM {s}.events e ORDER BY e.position DESC LIMIT 1"),
         _select_last,
     ),
     (
@@ -346,11 +361,18 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
         _select_bad,
     ),
     (
-        _pattern(
-            "INSERT INTO {s}.event_types SELECT * FROM unnest(t_numbers, t_names, t_versions, "
-            "t_hashes) ON CONFLICT (number) DO UPDATE SET schema_hash = excluded.schema_hash"
+        re.compile(
+            r"INSERT INTO \{s\}\.event_types AS known SELECT \* FROM unnest\(t_numbers, t_names, "
+            r"t_versions, t_hashes\) ON CONFLICT \(number\) DO UPDATE SET schema_hash = "
+            r"excluded\.schema_hash(?: WHERE \(known\.name, known\.version\) (?P<where>=) "
+            r"\(excluded\.name, excluded\.version\))?"
         ),
         _insert_types,
+    ),
+    (_pattern("GET DIAGNOSTICS @name = ROW_COUNT"), _get_row_count),
+    (
+        _pattern("RAISE EXCEPTION '@message' USING ERRCODE = 'unique_violation'"),
+        _raise_unique,
     ),
     (_pattern(_EVENTS.replace("POSITION", "u.o")), _insert_events),
     (

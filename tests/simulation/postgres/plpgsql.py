@@ -179,8 +179,8 @@ def _return(value: Expression | None) -> Step:
     def step(_: Call, variables: dict[str, Any]) -> Running:
         if value is not None:
             variables[""] = value(variables, {})
+        yield from ()
         return _RETURN
-        yield
 
     return step
 
@@ -190,7 +190,6 @@ def _assign(name: str, value: Expression) -> Step:
         if name not in variables:
             raise UnknownSql(f"the variable {name}")
         variables[name] = value(variables, {})
-        return None
-        yield
+        yield from ()
 
     return step

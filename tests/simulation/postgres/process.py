@@ -73,10 +73,10 @@ class ProcessesLoop(SimulatedLoop):
 
     def go_on(self, process: Process) -> None:
         """Let what a process has waited with be run, or dropped."""
-        held = self._held.pop(process, deque())
+        held: deque[asyncio.Handle] = self._held.pop(process, deque())
         if not process.dead:
-            ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
-            ready.extend(held)
+            loop: Any = self
+            loop._ready.extend(held)
 
     def run_handle(self, handle: asyncio.Handle) -> None:
         """Run a step, unless its process does not run."""

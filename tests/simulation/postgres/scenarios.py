@@ -37,6 +37,15 @@ class Place(Protocol):
 
 Scenario: TypeAlias = Callable[[Place], Awaitable[Sequence[Any]]]
 
+TYPES: str = vars(reading)["_TYPES"]
+KINDS: str = vars(reading)["_KINDS"]
+FEED: str = vars(reading)["_FEED"]
+STREAMS: str = vars(reading)["_STREAMS"]
+VERSIONS: str = vars(reading)["_VERSIONS"]
+SNAPSHOTS: str = vars(reading)["_SNAPSHOTS"]
+FOUND: str = vars(writer)["_FOUND"]
+HOLDERS: str = vars(claims)["_HOLDERS"]
+READ: str = vars(claims)["_READ"]
 BEGIN = "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_1($1, $2)"
 RENEW = "SELECT {s}.renew_session_1($1, $2)"
 END = "SELECT {s}.end_session_1($1)"
@@ -99,11 +108,11 @@ async def the_schema_is_made_once(place: Place) -> Sequence[Any]:
         await ask(place, connection, query, *values)
         for query, *values in (
             (reading.HEAD,),
-            (reading._TYPES,),
-            (reading._KINDS,),
-            (reading._FEED, 0, 10, 10),
-            (reading._STREAMS, ["a:1"], [0], 10, 10),
-            (reading._VERSIONS, ["a:1"]),
+            (TYPES,),
+            (KINDS,),
+            (FEED, 0, 10, 10),
+            (STREAMS, ["a:1"], [0], 10, 10),
+            (VERSIONS, ["a:1"]),
             (CHECKSUM, 1),
         )
     ]
@@ -163,10 +172,10 @@ async def an_append_is_taken_where_the_log_ends(place: Place) -> Sequence[Any]:
     told += [await append((5, 17), ("d:1", 2, 18), types=([2], ["was"], [1], ["third"]))]
     for query, *values in (
         (reading.HEAD,),
-        (reading._TYPES,),
-        (reading._FEED, 0, 100, 1_000),
+        (TYPES,),
+        (FEED, 0, 100, 1_000),
         (CHECKSUM, 5),
-        (writer._FOUND, ["a:1", "a:1", "z:1"], [2, 9, 1]),
+        (FOUND, ["a:1", "a:1", "z:1"], [2, 9, 1]),
     ):
         told += [await ask(place, connection, query, *values)]
     return told
@@ -183,7 +192,7 @@ async def pages_are_cut_by_events_and_bytes(place: Place) -> Sequence[Any]:
     query = batch(session, (0, 0), *events, types=ONE_TYPE)
     told = [await ask(place, connection, writer.APPEND, *query)]
     for after, events_max, bytes_max in ((0, 100, 1), (0, 2, 999), (3, 5, 54), (4, 100, 33)):
-        told += [await ask(place, connection, reading._FEED, after, events_max, bytes_max)]
+        told += [await ask(place, connection, FEED, after, events_max, bytes_max)]
     names = ["a:1", "none:1", "bb:2", "a:2"]
     for afters, events_max, bytes_max in (
         ([0, 0, 0, 0], 100, 10_000),
@@ -192,11 +201,9 @@ async def pages_are_cut_by_events_and_bytes(place: Place) -> Sequence[Any]:
         ([0, 0, 0, 0], 100, 1),
         ([0, 5, 1, 9], 100, 75),
     ):
-        told += [
-            await ask(place, connection, reading._STREAMS, names, afters, events_max, bytes_max)
-        ]
-    told += [await ask(place, connection, reading._VERSIONS, names)]
-    return [*told, await ask(place, connection, reading._KINDS)]
+        told += [await ask(place, connection, STREAMS, names, afters, events_max, bytes_max)]
+    told += [await ask(place, connection, VERSIONS, names)]
+    return [*told, await ask(place, connection, KINDS)]
 
 
 async def snapshots_replace_each_other(place: Place) -> Sequence[Any]:
@@ -209,7 +216,7 @@ async def snapshots_replace_each_other(place: Place) -> Sequence[Any]:
 
     told = [await keep(("a:1", 1), ("b:1", 2)), await keep(("b:1", 3))]
     told += [await keep(("c:1", 1), ("c:1", 2))]
-    rows = await ask(place, connection, reading._SNAPSHOTS, ["a:1", "b:1", "c:1", "z:1"])
+    rows = await ask(place, connection, SNAPSHOTS, ["a:1", "b:1", "c:1", "z:1"])
     return [*told, sorted(rows)]
 
 
@@ -220,8 +227,8 @@ async def what_is_not_committed_is_not_seen(place: Place) -> Sequence[Any]:
     told: list[Any] = []
     async with connection.transaction():
         told += [await ask(place, connection, writer.APPEND, *query)]
-        told += [await ask(place, other, reading.HEAD), await ask(place, other, reading._TYPES)]
-    told += [await ask(place, other, reading.HEAD), await ask(place, other, reading._TYPES)]
+        told += [await ask(place, other, reading.HEAD), await ask(place, other, TYPES)]
+    told += [await ask(place, other, reading.HEAD), await ask(place, other, TYPES)]
     try:
         async with connection.transaction():
             query = batch(session, (1, 11), ("a:1", 2, 12), expected={"a:1": 1})
@@ -328,9 +335,9 @@ async def claims_change_with_their_events(place: Place) -> Sequence[Any]:
         )
     ]
     for query, *values in (
-        (claims._HOLDERS, ["mail", "mail"], ["x", "z"]),
-        (claims._READ, "", "", 10),
-        (claims._READ, "mail", "z", 10),
+        (HOLDERS, ["mail", "mail"], ["x", "z"]),
+        (READ, "", "", 10),
+        (READ, "mail", "z", 10),
         (reading.HEAD,),
     ):
         told += [await ask(place, connection, query, *values)]

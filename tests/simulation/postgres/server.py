@@ -266,12 +266,11 @@ class Server:
             backend.in_block = False
             self._release(backend)
             return []
+        rows: Any = []
         if query != "COMMIT":
             rows = yield from self._statement(backend, query, values)
             if backend.in_block:
                 return rows
-        else:
-            rows = []
         yield from self._commit(backend)
         return rows
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from .database import Event
 from .expressions import UnknownSql
-from .plpgsql import Call, Running, Wait, functions_of, words
+from .plpgsql import Call, Function, Running, Wait, functions_of, words
 
 __all__ = ["SCHEMA", "Asking", "Rows", "Statement", "digest_of", "known_statement"]
 
@@ -90,8 +90,8 @@ def _migration(text: str) -> Statement:
 
     def run(call: Asking, _: Sequence[Any]) -> Running:
         call.change("migrated", version, functions)
+        yield from ()
         return []
-        yield
 
     return run
 
@@ -100,22 +100,24 @@ def _at_once(read: Callable[..., Rows]) -> Statement:
     """Give a statement that waits for nothing."""
 
     def run(call: Asking, values: Sequence[Any]) -> Running:
+        yield from ()
         return read(call, *values)
-        yield
 
     return run
 
 
 def _calling(name: str, *columns: str) -> Statement:
     def run(call: Asking, values: Sequence[Any]) -> Running:
-        row = yield from call.tables.functions[name].run(call, values)
+        function: Function = call.tables.functions[name]
+        row: dict[str, Any] = yield from function.run(call, values)
         return [tuple(row[column] for column in columns or ("",))]
 
     return run
 
 
 def _begin(call: Asking, values: Sequence[Any]) -> Running:
-    row = yield from call.tables.functions["begin_session_1"].run(call, values)
+    function: Function = call.tables.functions["begin_session_1"]
+    row: dict[str, Any] = yield from function.run(call, values)
     for name in ("opened", "lease_until"):
         if row[name] is not None:
             row[name] = datetime.fromtimestamp(_EPOCH + row[name], UTC)

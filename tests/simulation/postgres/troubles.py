@@ -21,8 +21,21 @@ __all__ = ["Incident", "Kind", "Troubles", "draw_commands", "draw_troubles"]
 
 Kind: TypeAlias = Literal["gentle", "harsh", "takeover", "weak", "lossy"]
 What: TypeAlias = Literal[
-    *("crash", "restart", "terminate", "part", "refuse", "full", "slow disk", "hold lock"),
-    *("clock", "kill", "lose", "pause", "close", "weaken", "unsync"),
+    "crash",
+    "restart",
+    "terminate",
+    "part",
+    "refuse",
+    "full",
+    "slow disk",
+    "hold lock",
+    "clock",
+    "kill",
+    "lose",
+    "pause",
+    "close",
+    "weaken",
+    "unsync",
 ]
 
 PATIENCE_SECONDS = 10.0
@@ -68,9 +81,8 @@ class Troubles(msgspec.Struct, frozen=True):
 
 def draw_troubles(random: Random) -> Troubles:
     """Draw them."""
-    kind = random.choices(
-        ("gentle", "harsh", "takeover", "weak", "lossy"), weights=(40, 20, 25, 5, 10)
-    )[0]
+    kinds: tuple[Kind, ...] = ("gentle", "harsh", "takeover", "weak", "lossy")
+    kind = random.choices(kinds, weights=(40, 20, 25, 5, 10))[0]
     harsh = kind != "gentle"
     # To find out about a batch takes some ten requests, which must come through in one row.
     chances = (0.0, 0.0, 0.02, 0.1) if harsh else (0.0, 0.0, 0.01, 0.03)
@@ -78,7 +90,9 @@ def draw_troubles(random: Random) -> Troubles:
         kind=kind,
         incidents=tuple(_incidents(random, kind)),
         faults=Faults(
-            *(random.choice(chances) for _ in range(3)),
+            request=random.choice(chances),
+            late=random.choice(chances),
+            reply=random.choice(chances),
             silent=random.choice((0.0, 0.0, 0.005, 0.03)) if harsh else 0.0,
             delay_seconds=random.choice((0.0003, 0.0003, 0.01)),
             late_seconds=2.0 if harsh else 0.1,
@@ -94,7 +108,7 @@ def draw_troubles(random: Random) -> Troubles:
 
 
 def _incidents(random: Random, kind: Kind) -> list[Incident]:
-    kinds = list(_OF_SERVERS)
+    kinds: list[What] = list(_OF_SERVERS)
     longest = 0.4 * PATIENCE_SECONDS if kind == "gentle" else 2.0 * PATIENCE_SECONDS
     if kind in ("harsh", "takeover"):
         kinds += _OF_PROCESSES
@@ -104,12 +118,12 @@ def _incidents(random: Random, kind: Kind) -> list[Incident]:
     if kind == "lossy":
         longest = 0.4 * PATIENCE_SECONDS
     if kind == "weak":
-        kinds += ["unsync"] * 3
+        kinds += ("unsync", "unsync", "unsync")
     chosen: list[What] = random.choices(kinds, k=random.randrange(1, 6))
     if kind == "weak":
         chosen[random.randrange(len(chosen))] = "weaken"
     if kind == "lossy":
-        chosen += ["crash", "crash"]
+        chosen += ("crash", "crash")
     found: list[Incident] = []
     for what in chosen:
         seconds = random.random() * random.choice((0.05, 0.5, 1.0)) * longest

@@ -100,11 +100,12 @@ class World:
         task.add_done_callback(lambda _: self.loop.stop())
         try:
             self.loop.run_forever()
-        except DeadLock as error:
+        except DeadLock as locked:
             names = [o.number for o in self.story.operations if o.in_doubt]
-            self._problem(f"P6: dead-locked: {error}; in doubt: {names}")
+            self._problem(f"P6: dead-locked: {locked}; in doubt: {names}")
         else:
-            if (error := task.exception()) is not None:
+            error = task.exception()
+            if error is not None:
                 self._problem(f"P13: the world ended with {error!r}")
         self.story.problems[:0] = [
             *(f"unknown to the model: {unknown}" for unknown in self.server.unknown),
@@ -181,9 +182,9 @@ class World:
         self.counted(f"ended by {type(error).__name__}")
         if "went back" in str(error):
             self.counted("engines that said so")
-        declared = EngineError if self.troubles.kind != "gentle" else ()
-        if not life.opened:
-            declared = (StoreFailed, StoreLocked, StoreRefused)
+        declared: tuple[type[BaseException], ...] = (StoreFailed, StoreLocked, StoreRefused)
+        if life.opened:
+            declared = () if self.troubles.is_gentle else (EngineError,)
         if not isinstance(error, declared):
             self._problem(f"P13: life {life.process.number} ended with {error!r}")
 

@@ -171,7 +171,7 @@ class Writer:
         if state == "misfit":
             raise _Misfit
         if state == "fenced":
-            with line.answering(self._address.answer_seconds):
+            with line.answering(self._address.attempt_seconds):
                 await self.check_history(line)
             raise self._fenced()
         raise _Moved
@@ -196,7 +196,7 @@ class Writer:
         """Plan a batch on what its streams and its claims are now."""
         streams = {write.stream for request in batch.requests for write in request.writes}
         line, schema = self._line, self._address.schema
-        with line.answering(self._address.answer_seconds):
+        with line.answering(self._address.attempt_seconds):
             await self.check_history(line)
             versions = await read_versions(line, schema, sorted(streams))
             holders = await read_holders(line, schema, claim_keys(batch))
@@ -239,7 +239,7 @@ class Writer:
         if course.sending is None:
             if course.misfits > _PLANS_MAX:
                 raise self._moving()
-            if course.plans > 1:
+            if course.misfits:
                 await self.learn_types(self._line)
             planned = await self._plan(course.batch)
             if isinstance(planned, Committed):
@@ -267,7 +267,7 @@ class Writer:
         except StoreFailed as error:
             raise _Away(str(error)) from error
         try:
-            with line.answering(self._address.answer_seconds):
+            with line.answering(self._address.attempt_seconds):
                 await check_settings(line.connection, self._address)
                 await show_presence(line, self._address, self._session)
         except StoreFailed as error:
@@ -287,7 +287,7 @@ class Writer:
         """
         first = sending.first
         self._warned = False
-        with self._line.answering(self._address.answer_seconds):
+        with self._line.answering(self._address.attempt_seconds):
             head, rows, is_ours = await self._read_found(first)
         if self._warned:
             raise _Moved
