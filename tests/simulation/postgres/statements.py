@@ -161,7 +161,7 @@ def _settings(call: Asking) -> Rows:
 
 
 def _exists(call: Asking, _: str) -> Rows:
-    return [(int(call.tables.log_id is not None),)]
+    return [] if call.tables.log_id is None else [("about",)]
 
 
 def _version(call: Asking) -> Rows:
@@ -277,7 +277,7 @@ _MIGRATIONS: Final = {"64ca55a2": 1, "f1c98bea": 2}
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
-    "f3c4ebd1": _at_once(_exists),
+    "e05d9e23": _at_once(_exists),
     "d67eddae": _at_once(_version),
     "112e7902": _at_once(_log_id),
     "a1069ccb": _limits(10.0, 10.0),
