@@ -452,6 +452,7 @@ async def test_a_start_that_waits_for_a_lock_is_given_up(
     await administrator.close()
     assert isinstance(refused, StoreFailed)
     assert refused.written is False
+    monkeypatch.undo()
     await store.open(Ports())
     assert numbers(await feed(store)) == [1]
     await store.close()
