@@ -23,6 +23,7 @@ from engine.stores.postgres.log.store import PostgresStore
 from engine.testing.conformance import append, event, request
 from tests.simulation.fence import fence
 from tests.simulation.loop import DeadLock
+from tests.simulation.machine import SimulatedClock
 from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Fault, Network, SimulatedDriver
 from tests.simulation.postgres.process import Process, ProcessesLoop
@@ -71,7 +72,11 @@ class Place:
         """Give a store of another process, which is not open yet."""
         process = Process(self.loop, len(self.processes) + 1)
         self.processes.append(process)
-        ports = Ports(database=SimulatedDriver(self.network, process), watcher=None)
+        ports = Ports(
+            clock=SimulatedClock(self.loop, Random(1)),
+            database=SimulatedDriver(self.network, process),
+            watcher=None,
+        )
         return PostgresStore(self._address), ports
 
     def faults(self, *faults: tuple[str, Fault]) -> None:
