@@ -137,37 +137,41 @@ def _checked(where: str, decision: Decision[Event, Any], limits: Limits) -> Sequ
             f"{where} gives claims and no event. They are kept with events: return one that says "
             f"what the aggregate holds, or holds no more. Nothing was written."
         )
-    seen: set[tuple[str, str]] = set()
+    own: dict[tuple[str, str], UniqueValue] = {}
     for claim in claims:
-        key = _key_of(where, claim)
-        if key in seen:
+        found = _own(where, claim)
+        if (found.name, found.value) in own:
             raise HandlerFailed(
-                f"{where} names one value of {key[0]!r} twice in its claims: claim it once or "
+                f"{where} names one value of {found.name!r} twice in its claims: claim it once or "
                 f"release it once. Nothing was written."
             )
-        seen.add(key)
-    return cast("Sequence[UniqueValue]", claims)
+        own[found.name, found.value] = found
+    return tuple(own.values())
 
 
-def _key_of(where: str, claim: object) -> tuple[str, str]:
-    """Give name and value of a claim; raise HandlerFailed for what cannot be stored."""
+def _own(where: str, claim: object) -> UniqueValue:
+    """Give a claim of plain texts; raise HandlerFailed for what cannot be stored.
+
+    It is refused in the journal's turn, where no method of a class of the host's may raise.
+    """
     if not isinstance(claim, Claim | Release):
         raise HandlerFailed(
             f"{where} gives {shown(claim)} as a claim: give a Claim or a Release. Nothing was "
             f"written."
         )
     try:
-        name = check_name(claim.name, "a claim", "")
+        name = check_name(as_text("the name of a claim", claim.name), "a claim", "")
         value = as_text(f"a value of {name!r}", claim.value, CLAIM_LENGTH_MAX)
+        own: UniqueValue = Release(name, value)
         if isinstance(claim, Claim):
-            as_text("the code of a claim", claim.code)
-            as_text("the message of a claim", claim.message)
+            code = as_text("the code of a claim", claim.code)
+            own = Claim(name, value, code, as_text("the message of a claim", claim.message))
     except (DefinitionError, InvalidInput) as error:
         why = str(error).removesuffix("Nothing was run.").strip()
         raise HandlerFailed(f"{where}: {why} Nothing was written.") from None
     if "\0" in value:
         raise HandlerFailed(f"{where}: a value of {name!r} has a NUL. Nothing was written.")
-    return name, value
+    return own
 
 
 def refuse_misdeclared(where: str, form: ReplyForm | None, returns: Sequence[Any]) -> None:
