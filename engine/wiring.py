@@ -193,6 +193,7 @@ class Wiring:
             projection.__definition__.name: self._make_projecting(projection)
             for projection in self._projections
         }
+        self.views.on_fallen(lambda name: self.projecting[name].fall())
         self.projections = Projections(self.projecting, self.views, self.entrance.check, self.gate)
 
     def _make_projecting(self, projection: type[Projection]) -> ProjectionRunner:

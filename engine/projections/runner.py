@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
 import anyio
@@ -79,6 +79,8 @@ class ProjectionRunner:
         """Where tables of a former version stand, which nobody here can fold on."""
         self.resets = 0
         """Grows by one as tables begin to be emptied, and by another when that has ended."""
+        self._has_fallen = False
+        """Whether the views turned out to stand earlier, and nobody has looked yet where."""
         self.paused = False
         """Whether somebody decided that it rests."""
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -107,8 +109,8 @@ class ProjectionRunner:
 
     @property
     def is_emptied(self) -> bool:
-        """Whether a reset is under way, so that queries may see empty tables."""
-        return bool(self.resets % 2)
+        """Whether queries may see less than before: a reset is under way, or commits were lost."""
+        return bool(self.resets % 2) or self._has_fallen
 
     @property
     def position(self) -> int:
@@ -235,7 +237,9 @@ class ProjectionRunner:
                 for projector in (*self.serving, *self.building):
                     tasks.start_soon(projector.run)
                 while not self._stopping:
-                    if self._calls:
+                    if self._has_fallen:
+                        await self._stand_again()
+                    elif self._calls:
                         await self._calls.run_next()
                     elif self._may_swap():
                         await self._try_swap()
@@ -261,6 +265,29 @@ class ProjectionRunner:
         """Let `run` return when the batches in hand are written."""
         self._stopping = True
         self._wake.set()
+
+    def fall(self) -> None:
+        """Stand where the views say: they stand earlier than they did. Queries wait meanwhile."""
+        if not self._has_fallen and not self._over:
+            self._has_fallen = self._resting = True
+            self.resets += 2  # what was read is not what was waited for
+            self._wake.set()
+
+    async def _stand_again(self) -> None:
+        projectors = (*self.serving, *self.building)
+        try:
+            async with self.at_rest(projectors):
+                for projector in projectors:
+                    await projector.ask(projector.reopen)
+                self._has_fallen = False
+                self.resets += 2
+        except EngineError:
+            # The server may be away again: nothing is known before it answers.
+            self._resting = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWAP_AGAIN_SECONDS):
+                    self._wake.clear()
+                    await self._wake.wait()
 
     async def _wait(self) -> None:
         """Wait until there is something to do."""

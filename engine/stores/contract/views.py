@@ -276,6 +276,14 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         """Raise DefinitionError for a projection that cannot be kept here; before it is open."""
         ...
 
+    def on_fallen(self, call: Callable[[str], None]) -> None:
+        """Tell, by its name, of each projection whose views stand earlier than was committed.
+
+        That may be where a server loses the last commits beside an engine that goes on. It is told
+        before anything is read there.
+        """
+        ...
+
     async def open(
         self,
         ports: Ports,

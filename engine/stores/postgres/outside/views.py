@@ -23,6 +23,7 @@ from ..views.lane import Lane
 from ..views.link import Link, Place
 from ..views.queries import TableReads
 from ..views.schema import check_schema, has_views
+from ..views.stands import Key
 from ..views.states import Served, States
 from ..views.tables import TableSql
 
@@ -120,7 +121,15 @@ class PostgresViewsReader(TableReads):
         """Give one number: each answer looks by itself at what serves."""
         return 0
 
-    async def served(self, link: Link) -> Served:
+    def stands(self) -> Mapping[Key, int]:
+        """Give nothing: each snapshot says where the views stand."""
+        return {}
+
+    async def served(
+        self,
+        link: Link,
+        known: Mapping[Key, int],  # noqa: ARG002 - the contract's
+    ) -> Served:
         """Give the tables that serve in the snapshot of an answer, known to be those declared."""
         await self._check_there(link)
         builds = await self._read_builds(link)

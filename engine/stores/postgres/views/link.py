@@ -9,7 +9,7 @@ connection is given up. Calls on a link do not overlap.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, cast
 
@@ -61,6 +61,8 @@ class Place:
         self.ports = ports
         self.log_schema = address.schema
         self.schema = views_schema(address.schema)
+        self.connected: Callable[[Link], Awaitable[None]] | None = None
+        """Called with each new connection, before anything else is done on it."""
 
     @property
     def name(self) -> str:
@@ -71,14 +73,16 @@ class Place:
         """Open a connection; raise StoreFailed or StoreRefused."""
         line = await Line.connected(driver_of(self.ports), self.address)
         link = Link(line)
-        if not line.pooled:
-            try:
+        try:
+            if not line.pooled:
                 await link.do(SET_UP)
-            except BaseException as error:
-                link.end()
-                if isinstance(error, Exception):
-                    raise failed(self, error, "opened", written=False) from error
-                raise
+            if self.connected is not None:
+                await self.connected(link)
+        except BaseException as error:
+            link.end()
+            if isinstance(error, Exception):
+                raise failed(self, error, "opened", written=False) from error
+            raise
         return link
 
 

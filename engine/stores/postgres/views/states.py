@@ -19,6 +19,7 @@ from ....limits import Limits
 from ..failures import sqlstate_of
 from .link import Link, Place, failed, is_lost_line
 from .queries import CANCELED, PLAIN, SAVED, Reading, TableReads
+from .stands import Key
 from .tables import TableSql
 
 __all__ = ["Source", "State", "States"]
@@ -55,7 +56,11 @@ class Source(Protocol):
         """Give how often queries were given other tables; None while they are."""
         ...
 
-    async def served(self, link: Link) -> Served:
+    def stands(self) -> Mapping[Key, int]:
+        """Give where the views stand at least, before a snapshot is begun."""
+        ...
+
+    async def served(self, link: Link, known: Mapping[Key, int]) -> Served:
         """Give what serves, in the snapshot."""
         ...
 
@@ -184,6 +189,7 @@ class States:
         self._check()
         await self._places.acquire()
         try:
+            known = self._source.stands()
             link = await self._begun()
         except BaseException:
             self._places.release()
@@ -191,7 +197,7 @@ class States:
         self._reading[state] = link
         try:
             self._check()
-            served = await self._source.served(link)
+            served = await self._source.served(link, known)
         except BaseException:
             self._reading.pop(state)
             link.end()

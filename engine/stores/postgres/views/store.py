@@ -47,6 +47,7 @@ from .names import check_names
 from .queries import TableReads
 from .schema import has_views
 from .sql_tables import Again, GivesNothing, Session, check_dialect
+from .stands import Key, Stands
 from .states import Served, States
 from .writes import Writes
 
@@ -70,6 +71,7 @@ class PostgresViews(TableReads):
         self._address = address
         self._builder = builder
         self._logger = safe_logger(logger)
+        self._told_fallen: Callable[[str], None] | None = None
         self._use(Ports(), Limits(), "", ())
         self._is_open = False
         self._waiting: deque[Gathered] = deque()
@@ -87,7 +89,9 @@ class PostgresViews(TableReads):
         self._fetching = Lane(self._place, reads=True)
         self._catalog = Catalog(self._place, log_id, definitions, self._builder)
         self._writes = Writes(self._catalog, self._place.name, self._reach)
-        self._states = States(self._place, _Served(self._catalog), limits)
+        self._stands = Stands(self._place.schema, self._has_fallen)
+        self._place.connected = self._look_back
+        self._states = States(self._place, _Served(self._catalog, self._stands), limits)
         self._rows_max = limits.query_rows
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see."""
@@ -136,11 +140,30 @@ class PostgresViews(TableReads):
         await self._fetching.close()
         await self._lane.close()
 
+    def on_fallen(self, call: Callable[[str], None]) -> None:
+        """Tell of projections whose views stand earlier than was committed."""
+        self._told_fallen = call
+
+    async def _look_back(self, link: Link) -> None:
+        await self._stands.compare(link, self._stands.now())
+
+    def _has_fallen(self, projection: str) -> None:
+        self._logger.warning(
+            "the server %s has lost the last changes of projection %s, as a server that was killed "
+            "may: they are folded again from the log",
+            self._place.name,
+            projection,
+        )
+        if self._told_fallen is not None:
+            self._told_fallen(projection)
+
     # -- the projectors' side -----------------------------------------------------------------
 
     async def checkpoint(self, part: Part) -> Checkpoint:
         """Give how far a part has come."""
-        return await self._lane.run(self._writes.checkpoint, part)
+        checkpoint = await self._lane.run(self._writes.checkpoint, part)
+        self._stands.note(part, checkpoint.position)
+        return checkpoint
 
     async def fetch(
         self, part: Part, keys: Mapping[str, Sequence[Scalar]]
@@ -191,7 +214,7 @@ class PostgresViews(TableReads):
                 await self._writes.settle(link, changes)
                 self._may_be_seen(changes.part)
         for changes in together:
-            self._committed(changes.part)
+            self._committed(changes)
 
     async def write_by(self, part: Part, call: SqlCall) -> Changes | None:
         """Run a call that writes a part's tables by SQL, and what it gives, in one transaction."""
@@ -220,7 +243,7 @@ class PostgresViews(TableReads):
                 raise GivesNothing
             await self._writes.settle(link, changes)
             self._may_be_seen(part)
-        self._committed(part)
+        self._committed(changes)
         return changes
 
     def _may_be_seen(self, part: Part) -> None:
@@ -229,7 +252,9 @@ class PostgresViews(TableReads):
         shown = self._catalog.is_shown(name, part.build)
         self._seen[name] = before, max(most, before + shown)
 
-    def _committed(self, part: Part) -> None:
+    def _committed(self, changes: Changes) -> None:
+        part = changes.part
+        self._stands.note(part, changes.after.position)
         after = self.transactions(part.definition.name)[1]
         self._seen[part.definition.name] = after, after
         self._reach("views.committed")
@@ -282,6 +307,7 @@ class PostgresViews(TableReads):
         """Exchange or empty what queries see of a projection: a transaction of it as well."""
         before = self.transactions(definition.name)[0]
         self._seen[definition.name] = before, before + 1
+        self._stands.forget(definition.name)
         await call(link, *args)
         self._seen[definition.name] = before + 1, before + 1
 
@@ -290,6 +316,7 @@ class PostgresViews(TableReads):
     ) -> None:
         """Take a build's tables away, when the answers that came before have ended."""
         await self._states.passed()
+        self._stands.forget(projection, build)
         await self._lane.run(self._catalog.drop, projection, build, decision)
 
     async def reset(self, definition: ProjectionDefinition, decision: ProjectionDecision) -> None:
@@ -361,8 +388,12 @@ class PostgresViews(TableReads):
 class _Served:
     """The tables that serve, as the engine's own catalog knows them."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, stands: Stands) -> None:
         self._catalog = catalog
+        self._stands = stands
+
+    def stands(self) -> Mapping[Key, int]:
+        return self._stands.now()
 
     def serves(self, projection: str) -> bool:
         return self._catalog.serves(projection)
@@ -370,8 +401,7 @@ class _Served:
     def changes(self) -> int | None:
         return None if self._catalog.is_changing else self._catalog.changes
 
-    async def served(
-        self,
-        link: Link,  # noqa: ARG002 - the contract's
-    ) -> Served:
+    async def served(self, link: Link, known: Mapping[Key, int]) -> Served:
+        if link.line.pooled:
+            await self._stands.compare(link, known)
         return Served(self._catalog.shown, self._catalog.reals)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from ....errors import RowRefused, StoreRefused
+from ....errors import RowRefused, StoreFailed, StoreRefused
 from ....model.rows import Flat, Scalar
 from ...contract.views import Changes, Checkpoint, Part
 from ..failures import described_failure, sqlstate_of
@@ -135,6 +135,16 @@ class Writes:
             *(catalog.log_id, catalog.builder),
         )
         if len(moved) != 1:
+            there = await self.checkpoint(link, part)
+            if there.position < before.position:
+                # Nobody but this writer moves it, and it never goes back: the server was killed.
+                raise StoreFailed(
+                    f"the views in {self._name} have lost the last changes of projection "
+                    f"{definition.name!r}, as a server that was killed may: they are at position "
+                    f"{there.position} again, and are folded on from there",
+                    written=False,
+                    passes=True,
+                )
             raise StoreRefused(
                 f"the views of projection {definition.name!r} are not at position "
                 f"{before.position} any more, where this worker left them: another worker writes "

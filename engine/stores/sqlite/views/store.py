@@ -58,6 +58,7 @@ from ..files import Lock, files_of
 from ..place import Place
 from ..wal import WalInTurn
 from .catalog import MEMORY, Builder, Catalog
+from .checkpoints import checkpoint_of, move_checkpoint
 from .driven import Driven, driven
 from .group_commit import GroupCommit
 from .opening import hold_views, set_up
@@ -114,6 +115,9 @@ class SqliteViews(TableReads):
     def check(self, definition: ProjectionDefinition) -> None:
         """Raise DefinitionError for SQL that is not SQLite's."""
         check_dialect(definition)
+
+    def on_fallen(self, call: Callable[[str], None]) -> None:
+        """Do nothing: what loses commits of a file loses the engine beside it, too."""
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -212,16 +216,7 @@ class SqliteViews(TableReads):
 
     async def checkpoint(self, part: Part) -> Checkpoint:
         """Give how far a part has come."""
-        return await self._on_writer(self._checkpoint, part)
-
-    def _checkpoint(self, connection: apsw.Connection, part: Part) -> Checkpoint:
-        rows = run(connection, _CHECKPOINT, (part.definition.name, part.build, part.slice))
-        if not rows:
-            raise StoreRefused(
-                f"build {part.build} of projection {part.definition.name!r} is not in the views "
-                f"{self._path} any more: somebody dropped it"
-            )
-        return Checkpoint(*rows[0])
+        return await self._on_writer(checkpoint_of, part, self._path)
 
     async def fetch(
         self, part: Part, keys: Mapping[str, Sequence[Scalar]]
@@ -322,7 +317,7 @@ class SqliteViews(TableReads):
         if changes.parked or changes.released:
             move_parked(connection, changes)
         self._reach("views.inserted")
-        self._move_checkpoint(connection, changes)
+        move_checkpoint(connection, changes, self._keeper)
         self._reach("views.checkpointed")
         part = changes.part
         before, most = self.transactions(part.definition.name)
@@ -356,38 +351,6 @@ class SqliteViews(TableReads):
             if sql.sliced:
                 self._refuse_others(connection, sql, part, gone)
             run(connection, *sql.delete(gone))
-
-    def _move_checkpoint(self, connection: apsw.Connection, changes: Changes) -> None:
-        part, before, after = changes.part, changes.before, changes.after
-        definition = part.definition
-        assert after.position >= before.position, "a checkpoint never goes back"
-        run(
-            connection,
-            "UPDATE checkpoints SET position = ?, checksum = ? "
-            "WHERE projection = ? AND build = ? AND slice = ? AND position = ? AND EXISTS ("
-            "SELECT 1 FROM builds WHERE projection = ? AND number = ? AND version = ? "
-            "AND definition = ? AND log_id = ? AND state <> 'former' AND builder IS ?)",
-            (
-                after.position,
-                after.checksum,
-                definition.name,
-                part.build,
-                part.slice,
-                before.position,
-                definition.name,
-                part.build,
-                definition.version,
-                self._keeper.hashes[definition.name],
-                self._keeper.log_id,
-                self._keeper.builder,
-            ),
-        )
-        if connection.changes() != 1:
-            raise StoreRefused(
-                f"the views of projection {definition.name!r} are not at position "
-                f"{before.position} any more, where this worker left them: another worker writes "
-                f"them. Nothing was written; stop one of the two."
-            )
 
     async def parked_keys(self, part: Part) -> Mapping[str, int]:
         """Give the keys of a part whose events are parked, and how many of each."""
