@@ -31,10 +31,17 @@ class Stands:
         self._query = _ALL.replace("{s}", quoted(schema))
         self._known: dict[Key, int] = {}
         self._fallen = fallen
+        self._told: set[str] = set()
+        """Projections that were told of, and have not been looked at since."""
 
     def note(self, part: Part, position: int) -> None:
         """Note where a part stands."""
+        self._told.discard(part.definition.name)
         self._known[part.definition.name, part.build, part.slice] = position
+
+    def had(self, part: Part, position: int) -> bool:
+        """Tell whether a part stood at a position, by what is known."""
+        return self._known.get((part.definition.name, part.build, part.slice)) == position
 
     def forget(self, projection: str, build: int | None = None) -> None:
         """Know nothing more of a build, or of all of a projection."""
@@ -51,6 +58,6 @@ class Stands:
         if not known:
             return
         there = {(name, build, n): at for name, build, n, at in await link.run(self._query)}
-        for name in {key[0] for key, at in known.items() if there.get(key, at) < at}:
-            self.forget(name)
+        for name in {key[0] for key, at in known.items() if there.get(key, at) < at} - self._told:
+            self._told.add(name)
             self._fallen(name)

@@ -88,8 +88,8 @@ class PostgresViews(TableReads):
         self._lane = Lane(self._place)
         self._fetching = Lane(self._place, reads=True)
         self._catalog = Catalog(self._place, log_id, definitions, self._builder)
-        self._writes = Writes(self._catalog, self._place.name, self._reach)
         self._stands = Stands(self._place.schema, self._has_fallen)
+        self._writes = Writes(self._catalog, self._stands, self._place.name, self._reach)
         self._place.connected = self._look_back
         self._states = States(self._place, _Served(self._catalog, self._stands), limits)
         self._rows_max = limits.query_rows

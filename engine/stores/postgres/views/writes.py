@@ -17,6 +17,7 @@ from ...contract.views import Changes, Checkpoint, Part
 from ..failures import described_failure, sqlstate_of
 from .catalog import Catalog
 from .link import Link, is_unfit
+from .stands import Stands
 from .tables import TableSql
 
 __all__ = ["Writes"]
@@ -27,9 +28,12 @@ _TOO_LARGE: Final = "54"
 class Writes:
     """The writes of one catalog's builds."""
 
-    def __init__(self, catalog: Catalog, name: str, reach: Callable[[str], None]) -> None:
+    def __init__(
+        self, catalog: Catalog, stands: Stands, name: str, reach: Callable[[str], None]
+    ) -> None:
         """Take what they are called to people, and what is told of each step."""
         self._catalog = catalog
+        self._stands = stands
         self._name = name
         self._reach = reach
 
@@ -136,7 +140,7 @@ class Writes:
         )
         if len(moved) != 1:
             there = await self.checkpoint(link, part)
-            if there.position < before.position:
+            if there.position < before.position and self._stands.had(part, before.position):
                 # Nobody but this writer moves it, and it never goes back: the server was killed.
                 raise StoreFailed(
                     f"the views in {self._name} have lost the last changes of projection "
