@@ -109,7 +109,7 @@ def is_of(fingerprint: int, command: Command) -> bool:
     try:
         form = _form_of(type(command))
         return any(_digest(form, former) == fingerprint for former in _former(command))
-    except Exception:  # of the host's values too, which an actor in its turn must not hear
+    except BaseException:  # of the host's values too, which an actor in its turn must not hear
         return False  # what cannot be encoded never had one
 
 

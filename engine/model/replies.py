@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from ..errors import DefinitionError, HandlerFailed
+from ..runtime.safely import as_error
 from .exact import Exactness, change_of, decode_deep, exactness_of
 
 __all__ = ["ReplyForm", "reply_form"]
@@ -59,8 +60,8 @@ class ReplyForm(msgspec.Struct, frozen=True):
         if payload is not None:
             try:
                 return self._decoded(payload)
-            except Exception as error:  # of the type's own code too
-                cause: Exception | None = error
+            except BaseException as error:  # of the type's own code, whatever it is
+                cause: Exception | None = as_error(error)
         else:
             cause = None
         raise HandlerFailed(
