@@ -3,7 +3,8 @@
 Rules: `class Reserve(Command[Reservation])` declares it, and nothing else does. The type is studied
 when the class is made, as the fields of events are: a type that cannot be stored is refused there.
 A caller gets a copy of what its handler gave, read from the bytes that are kept with the key, so
-that the first answer and a repeated one are the same. This file knows no command, key or store.
+that the first answer and a repeated one are the same. A reply of an earlier release is read only
+if the type of today keeps all that it says. This file knows no command, key or store.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .exact import Exactness, change_of, decode_deep, exactness_of
 __all__ = ["ReplyForm", "reply_form"]
 
 _encode = msgspec.json.Encoder().encode
+_plain: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 
 class ReplyForm(msgspec.Struct, frozen=True):
@@ -57,13 +59,15 @@ class ReplyForm(msgspec.Struct, frozen=True):
 
     def read(self, payload: bytes | None) -> Any:
         """Give a reply that was kept; raise HandlerFailed where it is none of the type today."""
+        cause: Exception | None = None
         if payload is not None:
             try:
-                return self._decoded(payload)
+                reply = self._decoded(payload)
+                again = _encode(reply)
+                if again == payload or _says_all(_plain(again), _plain(payload)):
+                    return reply
             except BaseException as error:  # of the type's own code, whatever it is
-                cause: Exception | None = as_error(error)
-        else:
-            cause = None
+                cause = as_error(error)
         raise HandlerFailed(
             f"{self.command} was run before, and the reply that is kept with its key is none of "
             f"the declared type. Nothing was written now: read what it did from a view, or keep a "
@@ -72,6 +76,22 @@ class ReplyForm(msgspec.Struct, frozen=True):
 
     def _decoded(self, payload: bytes) -> Any:
         return decode_deep(self.decode, payload) if self.exactness.deep else self.decode(payload)
+
+
+def _says_all(now: Any, former: Any) -> bool:
+    """Tell whether one JSON value has all that another one says; it may have more fields."""
+    if isinstance(former, dict) and isinstance(now, dict):
+        return all(name in now and _says_all(now[name], former[name]) for name in _listed(former))
+    if isinstance(former, list) and isinstance(now, list):
+        said, says = _listed(former), _listed(now)
+        if len(said) == len(says) and all(map(_says_all, says, said)):
+            return True
+        return sorted(map(_encode, says)) == sorted(map(_encode, said))  # as those of a set
+    return bool(now == former)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value)
 
 
 def reply_form(cls: type, base: type, local: Mapping[str, Any]) -> ReplyForm | None:

@@ -265,6 +265,69 @@ async def test_a_kept_reply_of_another_type_is_told(tmp_path: Path) -> None:
         assert (await engine.state(Today, "h")).version == 1
 
 
+class Bill(msgspec.Struct):
+    """Of a former release."""
+
+    total: int = 0
+    tags: frozenset[str] = frozenset("abcdefghijk")
+
+
+class RenamedBill(msgspec.Struct):
+    amount: int = 0
+    tags: frozenset[str] = frozenset()
+
+
+class RoundedBill(msgspec.Struct):
+    total: bool = False
+    tags: frozenset[str] = frozenset()
+
+
+class LongerBill(msgspec.Struct):
+    total: float = 0
+    note: str = "none"
+    tags: list[str] = []
+
+
+def paying(reply: Any, given: Any) -> tuple[Any, Any]:
+    """Give a release: an aggregate that bills, and its command."""
+
+    class Pay(Command[reply], name="pay"):
+        hall: Id
+
+    class Payer(Aggregate, kind="payer"):
+        @handles
+        def pay(self, command: Pay) -> Decision[Reserved, reply]:
+            return Decision(Reserved(1), reply=given)
+
+        @applies
+        def reserved(self, event: Reserved) -> None:
+            """Nothing."""
+
+    return Payer, Pay
+
+
+@pytest.mark.parametrize(
+    ("today", "says"),
+    [(Bill, 500), (LongerBill, 500), (RenamedBill, None), (RoundedBill, None)],
+)
+async def test_a_kept_reply_is_read_where_the_type_of_today_keeps_all_it_says(
+    tmp_path: Path, today: Any, says: int | None
+) -> None:
+    """A field that was renamed, and has a default, would be read as that."""
+    url = f"sqlite:{tmp_path}/log.db"
+    payer, pay = paying(Bill, Bill(500))
+    async with Engine([payer], store=url) as engine:
+        await engine.execute(pay("h"), key="k")
+    payer, pay = paying(today, today())
+    async with Engine([payer], store=url) as engine:
+        if says is None:
+            with pytest.raises(HandlerFailed, match="none of the declared type"):
+                await engine.execute(pay("h"), key="k")
+        else:
+            reply = (await engine.execute(pay("h"), key="k")).reply
+            assert (reply.total, set(reply.tags)) == (says, set("abcdefghijk"))
+
+
 def declared(reply: Any) -> None:
     class Odd(Command[reply]):
         hall: Id
