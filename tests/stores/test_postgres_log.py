@@ -158,6 +158,22 @@ async def test_people_read_the_log_as_json(postgres: Server, store: PostgresStor
 # -- the clock
 
 
+async def test_people_read_a_log_in_which_a_text_has_a_nul(
+    postgres: Server, store: PostgresStore
+) -> None:
+    kind = EventType("moved", 2, "00")
+    texts = ["\0", "x\0\0y", "\\\0", "\\u0000", "\\\\u0000\0", "plain"]
+    data = [EventData(kind, *[msgspec.json.encode({"to": text})] * 2) for text in texts]
+    await store.append(Batch([AppendRequest([Write("a:1", 0, data)])], 1_500_000))
+    schema = store.address.schema
+    for column in ("payload", "metadata"):
+        rows = await asked(
+            postgres,
+            f"SELECT {column}->>'to' FROM {schema}.log ORDER BY position",
+        )
+        assert [text for (text,) in rows] == [text.replace("\0", "\ufffd") for text in texts]
+
+
 async def test_a_clock_that_goes_back_is_kept_beside_the_time(store: PostgresStore) -> None:
     await append(store, request("a:1", 0, 1), recorded=100)
     await append(store, request("a:1", 1, 2), recorded=40)

@@ -100,7 +100,10 @@ CREATE TABLE {s}.snapshots(
     state bytea NOT NULL
 );
 
--- For people, with any client: payload and metadata as JSON.
+-- For people, with any client: payload and metadata as JSON. A text of theirs may have a NUL, which
+-- no text of PostgreSQL's has: ->> would raise an error for the whole query, and so it is shown as
+-- U+FFFD. What is looked for are the six bytes by which JSON escapes it, behind an even number of
+-- backslashes.
 CREATE VIEW {s}.log AS SELECT
     e.position,
     e.stream,
@@ -108,10 +111,20 @@ CREATE VIEW {s}.log AS SELECT
     t.name AS event,
     t.version AS event_version,
     to_timestamp(e.recorded / 1000000.0) AS recorded,
-    CASE e.encoding WHEN 0 THEN convert_from(e.payload, 'UTF8')::json
+    CASE e.encoding WHEN 0 THEN (CASE
+            WHEN position('\\x5c7530303030'::bytea IN e.payload) = 0
+            THEN convert_from(e.payload, 'UTF8')
+            ELSE regexp_replace(convert_from(e.payload, 'UTF8'),
+                '(?<!\\\\)((\\\\\\\\)*)\\\\u0000', '\\1\\\\ufffd', 'g')
+        END)::json
         ELSE to_json(encode(e.payload, 'hex')) END AS payload,
     CASE WHEN e.metadata = '' THEN NULL WHEN e.encoding = 0
-        THEN convert_from(e.metadata, 'UTF8')::json
+        THEN (CASE
+            WHEN position('\\x5c7530303030'::bytea IN e.metadata) = 0
+            THEN convert_from(e.metadata, 'UTF8')
+            ELSE regexp_replace(convert_from(e.metadata, 'UTF8'),
+                '(?<!\\\\)((\\\\\\\\)*)\\\\u0000', '\\1\\\\ufffd', 'g')
+        END)::json
         ELSE to_json(encode(e.metadata, 'hex')) END AS metadata
 FROM {s}.events e LEFT JOIN {s}.event_types t ON t.number = e.type;
 """
