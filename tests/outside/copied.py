@@ -32,6 +32,7 @@ from engine.stores.contract.claims import HeldClaim, TakeClaim
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.urls import open_backend
 from engine.testing.conformance import ADDED
+from engine.testing.scenario import ManualClock
 
 NewStore = Callable[[str], str]
 """Gives the URL of a store that is not there yet, of a kind."""
@@ -93,18 +94,31 @@ async def get_counts(query: GetCounts, views: Views) -> list[Count]:
     return await views.find(Counts.rows, order_by="board")
 
 
-def boards(store: str, *, views: str | None = None) -> Engine:
+def boards(store: str, *, views: str | None = None, ports: Ports | None = None) -> Engine:
     return Engine(
-        [Board], projections=[Counts, Letters], answers=[get_counts], store=store, views=views
+        [Board],
+        projections=[Counts, Letters],
+        answers=[get_counts],
+        store=store,
+        views=views,
+        ports=ports,
     )
 
 
-async def filled(engine: Engine) -> None:
-    """Let 24 commands run, of which one has poison for the sink."""
+def declared() -> Engine:
+    """Give an engine for commands that ask what is declared."""
+    return boards("memory:")
+
+
+async def filled(engine: Engine, clock: ManualClock | None = None) -> None:
+    """Let 24 commands run, a second after each other, of which one has poison for the sink."""
     for n in range(24):
         note = "poison" if n == 7 else f"note {n}"
         pin = Pin(f"b{n % 3}", note)
         await engine.execute(pin, key=f"key-{n}", headers={"who": f"ü{n}"}, principal="ann")
+        if clock is not None:
+            await engine.query(GetCounts(), at=n + 1)  # what is parked has its time
+            clock.advance(1)
     await engine.query(GetCounts(), at=24)
 
 
