@@ -163,7 +163,8 @@ async def test_people_read_a_log_in_which_a_text_has_a_nul(
 ) -> None:
     kind = EventType("moved", 2, "00")
     texts = ["\0", "x\0\0y", "\\\0", "\\u0000", "\\\\u0000\0", "plain"]
-    data = [EventData(kind, *[msgspec.json.encode({"to": text})] * 2) for text in texts]
+    encoded = [msgspec.json.encode({"to": text}) for text in texts]
+    data = [EventData(kind, each, each) for each in encoded]
     await store.append(Batch([AppendRequest([Write("a:1", 0, data)])], 1_500_000))
     schema = store.address.schema
     for column in ("payload", "metadata"):

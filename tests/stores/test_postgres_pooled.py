@@ -12,11 +12,14 @@ from engine import Engine, Ports
 from engine.stores.contract.log import Store
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.store import PostgresStore
+from engine.stores.urls import open_backend
 from engine.testing.conformance import append, feed, numbers, request
 from tests.stores.postgres_conformance import PostgresConformance
 from tests.support.counters import Add, Counter, total
 from tests.support.pgbouncer import pooler
 from tests.support.postgres import Server, asked
+from tests.support.tallies import GetTallies, tallied
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +73,31 @@ async def test_an_engine_with_many_clients_works_behind_a_pooler(
         await engine.execute(Add("c1", 1))
 
         assert await total(engine, "c1") == "11 at 11"
+
+
+async def test_views_and_their_questions_work_behind_a_pooler(postgres: Server, port: int) -> None:
+    url = postgres.url(postgres.new_schema(), "lease=1", port=port)
+    async with tallied(url) as engine:
+        sent = [engine.execute(Add(f"c{n % 7}", 1)) for n in range(70)]
+        await asyncio.gather(*sent)
+        found = await engine.query(GetTallies(), at=70)
+        await engine.projections.rebuild("tallies", reason="look")
+        await until(lambda: engine.statistics().projectors["tallies"].building is None)
+    outside = open_backend(url).outside(Ports())
+
+    assert [(tally.counter, tally.events) for tally in found] == [(f"c{n}", 10) for n in range(7)]
+    for _ in range(5):  # each on whichever connection the pooler has
+        rows = outside.shell().ask(
+            "select counter, total from tallies_rows where counter = ? or total > cast(? as int)",
+            ["c3", "10"],
+            rows_max=9,
+            seconds=60,
+        )
+        assert (list(rows.names), [list(row) for row in rows.rows]) == (
+            ["counter", "total"],
+            [["c3", 10]],
+        )
+        none = outside.shell().ask(
+            "select counter from tallies_rows where total < 0", [], rows_max=9, seconds=60
+        )
+        assert (list(none.names), list(none.rows)) == (["counter"], [])

@@ -105,21 +105,26 @@ class Link:
     async def ask(
         self, query: str, values: Sequence[Any]
     ) -> tuple[Sequence[str], Sequence[Record]]:
-        """Run a statement; give the names of its columns, and its rows.
-
-        Behind a pooler an answer without rows has no names.
-        """
+        """Run a statement; give the names of its columns, and its rows."""
         if self.line.pooled:
             rows: Sequence[Any] = await self.line.connection.fetch(query, *values)
-            return (list(rows[0].keys()) if rows else []), rows
+            if rows:
+                return list(rows[0].keys()), rows
+            return _names(await self._unnamed(query)), rows
         known = self._described.get(query) or await self._describe(query)
-        names = [attribute.name for attribute in known.get_attributes()]
-        return names, await known.fetch(*values)
+        return _names(known), await known.fetch(*values)
 
     async def takes(self, query: str) -> Sequence[str]:
         """Give the names of the types that the values of a statement have."""
-        known = self._described.get(query) or await self._describe(query)
+        if self.line.pooled:
+            known = await self._unnamed(query)
+        else:
+            known = self._described.get(query) or await self._describe(query)
         return [kind.name for kind in known.get_parameters()]
+
+    async def _unnamed(self, query: str) -> Described:
+        """Have a statement described that is not kept: by its name, a pooler's next user met it."""
+        return cast("Described", await self.line.connection.prepare(query, name=""))
 
     async def _describe(self, query: str) -> Described:
         if len(self._described) >= STATEMENTS_MAX:
@@ -146,6 +151,10 @@ class Link:
     async def close(self) -> None:
         """Close it in peace, or at once where that takes long."""
         await self.line.close()
+
+
+def _names(described: Described) -> Sequence[str]:
+    return [attribute.name for attribute in described.get_attributes()]
 
 
 @asynccontextmanager
