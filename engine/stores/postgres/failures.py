@@ -15,9 +15,11 @@ from ...errors import StoreFailed, StoreRefused
 from .address import Address
 
 __all__ = [
+    "CANCELED",
     "cannot_connect",
     "described_failure",
     "is_lost",
+    "is_nobodys_fault",
     "is_not_prepared",
     "is_passing",
     "passes_by_itself",
@@ -35,6 +37,8 @@ _PASSING: Final = ("40001", "40P01", "55P03")
 """What may be gone in a moment: conflicts with other transactions, and locks that they hold."""
 _OUT_OF_TIME: Final = ("57014",)
 """A statement took longer than an administrator lets it."""
+CANCELED: Final = "57014"
+"""A statement took longer than the server lets it, or somebody has ended it there."""
 _NO_ROOM: Final = ("53", "58030")
 """Neither disk, memory nor connections are left for it."""
 _NOT_PREPARED: Final = ("26000", "42P05")
@@ -77,6 +81,11 @@ def passes_by_itself(error: BaseException) -> bool:
         or is_passing(error)
         or sqlstate_of(error).startswith(_NO_ROOM + _OUT_OF_TIME)
     )
+
+
+def is_nobodys_fault(error: BaseException) -> bool:
+    """Tell whether neither a statement nor what it writes is to blame: it was ended, for one."""
+    return passes_by_itself(error) or sqlstate_of(error) == CANCELED
 
 
 def is_not_prepared(error: BaseException) -> bool:

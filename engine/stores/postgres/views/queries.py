@@ -20,18 +20,16 @@ from ....model.conditions import Filter
 from ....model.projection import TableDefinition
 from ....model.rows import Scalar
 from ...contract.views import Search, Selected, Selection
-from ..failures import described_failure, sqlstate_of
+from ..failures import CANCELED, described_failure, sqlstate_of
 from .link import Link, is_lost_line
 from .marks import numbered_marks
 from .tables import Statement, TableSql
 from .values import bytes_of, values_of
 
-__all__ = ["CANCELED", "PLAIN", "Reading", "TableReads", "readable"]
+__all__ = ["PLAIN", "Reading", "TableReads", "readable"]
 
 T = TypeVar("T")
 
-CANCELED: Final = "57014"
-"""The state of a statement that took too long."""
 SAVED: Final = "SAVEPOINT answer"
 BACK: Final = "ROLLBACK TO SAVEPOINT answer"
 _STATEMENTS_MAX: Final = 1_000

@@ -18,7 +18,7 @@ from ....model.projection import ProjectionDefinition
 from ....model.rows import Scalar
 from ....model.sql_projection import Sql, with_names
 from ....runtime.contained import contained
-from ..failures import described_failure, sqlstate_of
+from ..failures import described_failure, is_nobodys_fault, sqlstate_of
 from .link import Link, Place, is_lost_line
 from .marks import numbered_marks
 from .names import name_of_further
@@ -142,7 +142,7 @@ class Session:
         self._spoilt: Exception | None = None
         """Why the transaction takes no further statement, until it goes back to a savepoint."""
         self._trouble: Exception | None = None
-        """What has failed for the connection's sake."""
+        """What has failed for the sake of the connection, of room, or of what others hold."""
 
     def end(self) -> None:
         """Let nothing more be run."""
@@ -174,7 +174,7 @@ class Session:
         try:
             rows: list[tuple[Any, ...]] = await self._own.run(link, statement, values)
         except Exception as error:
-            if is_lost_line(error):
+            if is_nobodys_fault(error):
                 self._trouble = error
             else:
                 self._spoilt = error

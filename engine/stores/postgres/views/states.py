@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from ....errors import EngineError, StoreFailed, UsageError
 from ....limits import Limits
-from ..failures import sqlstate_of
+from ..failures import CANCELED, sqlstate_of
 from .link import Link, Place, failed, is_lost_line
-from .queries import CANCELED, PLAIN, SAVED, Reading, TableReads
+from .queries import PLAIN, SAVED, Reading, TableReads
 from .stands import Key
 from .tables import TableSql
 
