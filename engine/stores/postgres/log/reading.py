@@ -144,20 +144,13 @@ def events_of_feed(
     rows: Sequence[Record], after: int, type_names: TypeNames
 ) -> Sequence[StoredEvent]:
     """Give the events of a page. Raises Damaged."""
+    event_of = _Reader(type_names).event
     events: list[StoredEvent] = []
     for row in rows:
         after += 1
-        position, stream, version, kind, recorded, payload, metadata, encoding, check, behind = row
-        if position != after:
-            raise Damaged(after, f"it is missing: the next one is at position {position}")
-        events.append(
-            _event(
-                type_names,
-                (position, stream, version),
-                kind,
-                (recorded, payload, metadata, encoding, check, behind),
-            )
-        )
+        if row[0] != after:
+            raise Damaged(after, f"it is missing: the next one is at position {row[0]}")
+        events.append(event_of(*row))
     return events
 
 
@@ -165,10 +158,11 @@ def pages_of_streams(
     rows: Sequence[Record], reads: Sequence[StreamRead], type_names: TypeNames
 ) -> Sequence[StreamPage]:
     """Give the pages of streams, in the order of `reads`. Raises Damaged."""
+    event_of = _Reader(type_names).event
     found: list[list[StoredEvent]] = [[] for _ in reads]
     tails = [0] * len(reads)
     for row in rows:
-        number, tail, position, version, kind, *rest = row
+        number, tail, position, version, *rest = row
         place = int(number) - 1
         tails[place] = tail
         if position is None:
@@ -177,56 +171,60 @@ def pages_of_streams(
         expected = read.after + len(events) + 1
         if version != expected:
             raise Damaged(position, f"{read.stream} has version {version} in place of {expected}")
-        recorded, payload, metadata, encoding, checksum, behind = rest
-        events.append(
-            _event(
-                type_names,
-                (position, read.stream, version),
-                kind,
-                (recorded, payload, metadata, encoding, checksum, behind),
-            )
-        )
+        events.append(event_of(position, read.stream, version, *rest))
     return [
         StreamPage(read.stream, events, tail > read.after + len(events))
         for read, events, tail in zip(reads, found, tails, strict=True)
     ]
 
 
-def _event(
-    type_names: TypeNames,
-    place: tuple[int, str, int],
-    kind: int,
-    rest: tuple[int, bytes, bytes, int, int, int],
-) -> StoredEvent:
-    known = type_names(kind)
-    position, stream, version = place
-    if known is None:
-        raise Damaged(position, f"{stream} has the unknown event type number {kind}")
-    name, event_version = known
-    recorded, payload, metadata, encoding, checksum, behind = rest
-    head = b"%d %d %d %d %d %d %b %b\0" % (
-        version,
-        event_version,
-        recorded - behind,
-        encoding,
-        len(payload),
-        len(metadata),
-        name.encode(),
-        stream.encode(),
-    )
-    event = StoredEvent(
-        position,
-        stream,
-        version,
-        name,
-        event_version,
-        recorded,
-        payload,
-        metadata,
-        encoding,
-        checksum,
-        behind,
-    )
-    if crc32(metadata, crc32(payload, crc32(head))) != checksum:
-        verify(event)  # which says what is wrong
-    return event
+class _Reader:
+    """Makes the events of one page."""
+
+    def __init__(self, type_names: TypeNames) -> None:
+        self._type_names = type_names
+        self._known: dict[int, tuple[str, int]] = {}
+
+    def event(  # a call for each event: all by place, and the checksum in one piece
+        self,
+        position: int,
+        stream: str,
+        version: int,
+        kind: int,
+        recorded: int,
+        payload: bytes,
+        metadata: bytes,
+        encoding: int,
+        checksum: int,
+        behind: int,
+    ) -> StoredEvent:
+        """Give an event out of the columns of its row. Raises Damaged."""
+        known = self._known.get(kind) or self._named(position, stream, kind)
+        name, event_version = known
+        event = StoredEvent(
+            position,
+            stream,
+            version,
+            name,
+            event_version,
+            recorded,
+            payload,
+            metadata,
+            encoding,
+            checksum,
+            behind,
+        )
+        head = (
+            f"{version} {event_version} {recorded - behind} {encoding} {len(payload)} "
+            f"{len(metadata)} {name} {stream}\0"
+        )
+        if crc32(b"".join((head.encode(), payload, metadata))) != checksum:
+            verify(event)  # which says what is wrong
+        return event
+
+    def _named(self, position: int, stream: str, kind: int) -> tuple[str, int]:
+        known = self._type_names(kind)
+        if known is None:
+            raise Damaged(position, f"{stream} has the unknown event type number {kind}")
+        self._known[kind] = known
+        return known

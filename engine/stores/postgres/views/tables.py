@@ -1,10 +1,11 @@
 """The SQL of one table of a view in PostgreSQL: how it is made, written and read.
 
-Rules: values are bound, many rows at once as one array for each column. Names come from definitions
-only, and are quoted. Texts compare by their characters (COLLATE "C"), and what is None comes first
-in an order, so that rows and pages are those of every other store. In the tables of a sliced
-projection each row has its owner beside it, and no statement of another slice changes it. The words
-of a row that is searched stand beside it, and are written with it. This file runs nothing.
+Rules: values are bound, many rows at once as one array for each column (`arrays`). Names come from
+definitions only, and are quoted. Texts compare by their characters (COLLATE "C"), and what is None
+comes first in an order, so that rows and pages are those of every other store. In the tables of a
+sliced projection each row has its owner beside it, and no statement of another slice changes it.
+The words of a row that is searched stand beside it, and are written with it. This file runs
+nothing.
 """
 
 # ruff: noqa: S608 - names in the SQL here come from definitions and are quoted
@@ -18,6 +19,7 @@ from ....model.conditions import Filter
 from ....model.projection import TableDefinition
 from ....model.rows import Column, Flat, Scalar
 from ...contract.views import Search, Selection
+from .arrays import bound, marked
 from .names import name_of_further, quoted
 from .syntax import query_of
 from .words import is_scanned, normal, phrase, vector
@@ -110,8 +112,9 @@ class TableSql:
     def _upsert(self) -> str:
         beside = self._beside()
         names = [quoted(c.name) for c in self._shape.columns] + [name for name, _, _ in beside]
-        bound = [TYPES[c.sql] for c in self._shape.columns] + [kind for _, _, kind in beside]
-        arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(bound, start=1))
+        kinds = self._kinds = [TYPES[c.sql] for c in self._shape.columns]
+        kinds += [kind for _, _, kind in beside]
+        arrays = ", ".join(marked(n, kind) for n, kind in enumerate(kinds, start=1))
         given = ", ".join(
             f"c{n}::tsvector" if name == WORDS else f"c{n}" for n, name in enumerate(names)
         )
@@ -144,7 +147,7 @@ class TableSql:
                 columns.append([normal(_BETWEEN.join(t or "" for t in row)) for row in texts])
         if self.sliced:
             columns.append([slice_] * len(rows))
-        return self._put, columns
+        return self._put, list(map(bound, self._kinds, columns))
 
     def delete(self, keys: Sequence[Scalar]) -> Statement:
         """Give the statement that takes away the rows of these keys."""
@@ -271,12 +274,12 @@ class TableSql:
                     values.append(given)
                     nulls.append(f"{name} = ANY (${len(values)}::{kind}[])")
                 texts.append(f"({' OR '.join(nulls)})")
-            for bound, sign, inside in (
+            for end, sign, inside in (
                 (filter_.low, ">", filter_.with_low),
                 (filter_.high, "<", filter_.with_high),
             ):
-                if bound is not None:
-                    values.append(bound)
+                if end is not None:
+                    values.append(end)
                     texts.append(f"{name} {sign}{'=' if inside else ''} ${len(values)}")
         return texts
 
