@@ -3,9 +3,10 @@
 Floors: the bare actor loop over the same store; the same rows in the same batches through bare
 APSW, without actors, in batches of as many rows as there are clients, which is the most that a
 closed loop can bring together (with one client: one fsynced insert after the other). `--telemetry`
-measures instead what OpenTelemetry costs: each mode beside the engine without one. `--store
-postgresql` measures a log in PostgreSQL, whose server is started for it; with `--beside`, what it
-loses beside an open transaction of somebody else, or beside a synchronous standby.
+measures instead what OpenTelemetry costs: each mode beside the engine without one. `--decisions`
+measures what replies and claims cost, beside events alone. `--store postgresql` measures a log in
+PostgreSQL, whose server is started for it; with `--beside`, what it loses beside an open
+transaction of somebody else, or beside a synchronous standby.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from . import beside, closed_loop, floor_rows, peers, postgres
+from . import beside, closed_loop, decided, floor_rows, peers, postgres
 from .scenario import Cell, Scenario
 from .systems import DURABLE, System, engine_system, floor_system
 from .watched import MODES
@@ -28,6 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=int, nargs="+", help="default: 1 32 256 1000")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--telemetry", action="store_true", help="what OpenTelemetry costs")
+    parser.add_argument(
+        "--decisions", action="store_true", help="what replies and claims of unique values cost"
+    )
     neighbours, seconds = [*beside.NEIGHBOURS], beside.SECONDS
     parser.add_argument("--beside", nargs="+", choices=neighbours, help="of PostgreSQL only")
     parser.add_argument("--open-seconds", type=float, help=f"of a snapshot, default {seconds:g}")
@@ -39,11 +43,17 @@ def scenario(options: argparse.Namespace) -> Scenario:
     if options.store == "postgresql":
         return _on_postgres(options)
     clients: Sequence[int] = options.clients or ([1, 32] if options.quick else [1, 32, 256, 1000])
-    found = peers.Found([], [], {}) if options.telemetry else peers.find(options.peers)
+    found = (
+        peers.Found([], [], {})
+        if options.telemetry or options.decisions
+        else peers.find(options.peers)
+    )
     cells: list[Cell] = []
     for durable, count in itertools.product((False, True), clients):
         group = _group(durable, count)
-        if options.telemetry:
+        if options.decisions:
+            cells += _decided_cells(group, durable, count, options.seconds)
+        elif options.telemetry:
             cells += _watched_cells(group, durable, count, options.seconds)
         else:
             cells += _cells(group, durable, count, options.seconds, found.systems)
@@ -163,6 +173,16 @@ def _cells(
     if durable:
         engines.append(cell(engine_system(durable=True, keyed=True, apart=True), against))
     return [*floors, *engines, *rivals]
+
+
+def _decided_cells(group: str, durable: bool, clients: int, seconds: float) -> list[Cell]:
+    plain = decided.decided_system("off", durable=durable)
+    cells: list[Cell] = []
+    for mode in decided.MODES:
+        system = decided.decided_system(mode, durable=durable)
+        run = partial(closed_loop.measure, system, closed_loop.MANY_ORDERS, clients, seconds)
+        cells.append(Cell(group, system.name, run, () if mode == "off" else (plain.name,)))
+    return cells
 
 
 def _watched_cells(group: str, durable: bool, clients: int, seconds: float) -> list[Cell]:

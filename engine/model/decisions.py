@@ -8,7 +8,7 @@ never come here. This file knows no actor, log or store.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -18,7 +18,16 @@ from .given import as_text, shown
 from .messages import NO_REPLY, Event, check_name
 from .replies import ReplyForm
 
-__all__ = ["Claim", "Decision", "Opened", "Release", "UniqueValue", "opened", "refuse_misdeclared"]
+__all__ = [
+    "NO_CLAIMS",
+    "Claim",
+    "Decision",
+    "Opened",
+    "Release",
+    "UniqueValue",
+    "opened",
+    "refuse_misdeclared",
+]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
@@ -30,7 +39,10 @@ else:
     Reply = TypeVar("Reply", covariant=True)
 
 
-class UniqueValue(msgspec.Struct, frozen=True):
+NO_CLAIMS: Final[Sequence[Any]] = ()
+
+
+class UniqueValue(msgspec.Struct, frozen=True, gc=False):
     """A value that one aggregate of a log holds at most: what is claimed and released."""
 
     name: str
@@ -39,7 +51,7 @@ class UniqueValue(msgspec.Struct, frozen=True):
     """1 to 500 characters, compared as they are: bring them into one form first."""
 
 
-class Claim(UniqueValue, frozen=True):
+class Claim(UniqueValue, frozen=True, gc=False):
     """A value that one aggregate at a time may hold: `claims=[Claim("email", address)]`.
 
     It is taken in the transaction of the decision's events. If another aggregate of the log holds
@@ -58,11 +70,11 @@ class Claim(UniqueValue, frozen=True):
         return Rejected(code, self.message or f"this {self.name} is taken")
 
 
-class Release(UniqueValue, frozen=True):
+class Release(UniqueValue, frozen=True, gc=False):
     """A value that the aggregate holds no more; without an effect if it does not hold it."""
 
 
-class Decision(msgspec.Struct, Generic[Events, Reply], frozen=True):
+class Decision(msgspec.Struct, Generic[Events, Reply], frozen=True, gc=False):
     """What a command leads to: `return Decision(Reserved(seat), reply=Reservation(seat))`.
 
     A handler is annotated with its events, and with its reply if its command declares one:
@@ -73,7 +85,7 @@ class Decision(msgspec.Struct, Generic[Events, Reply], frozen=True):
     """An event, several in order, or None for nothing."""
     reply: Reply = NO_REPLY
     """What the caller gets as `receipt.reply`; of the type that the command's class declares."""
-    claims: Sequence[UniqueValue] = ()
+    claims: Sequence[UniqueValue] = NO_CLAIMS
     """Unique values that the aggregate holds from now on, or no more; each named once."""
 
     if not TYPE_CHECKING:
@@ -85,42 +97,38 @@ class Decision(msgspec.Struct, Generic[Events, Reply], frozen=True):
             return super().__class_getitem__(both)
 
 
-class Opened(msgspec.Struct, frozen=True):
-    """A decision, looked at."""
-
-    events: Any
-    reply: Any
-    """A copy of what was given, as a repeated key will get it."""
-    kept: bytes | None
-    """The reply as it is stored; None where the command declares none."""
-    claims: Sequence[UniqueValue]
+Opened: TypeAlias = tuple[Any, Any, bytes | None, Sequence[UniqueValue]]
+"""A decision, looked at: its events, the copy of its reply that a repeated key will get, the reply
+as it is stored (None where the command declares none), and its claims."""
 
 
 def opened(where: str, form: ReplyForm | None, returned: Any, limits: Limits) -> Opened:
     """Look at what the handler `where` returned; raise HandlerFailed for what is wrong with it."""
-    plain = not isinstance(returned, Decision)
-    decision = Decision(returned) if plain else cast("Decision[Event, Any]", returned)
-    if form is None:
-        if decision.reply is not None:
-            raise HandlerFailed(
-                f"{where} gives a reply, and its command declares none: write `class ...("
-                f"Command[ReplyType])`. Nothing was written."
-            )
-        return Opened(decision.events, None, None, _checked(where, decision, limits))
-    if plain:
+    if isinstance(returned, Decision):
+        decision = cast("Decision[Event, Any]", returned)
+        claims = decision.claims
+        if claims is not NO_CLAIMS:
+            claims = _checked(where, decision, limits)
+        if form is not None:
+            reply, kept = form.kept(decision.reply, limits.reply_bytes)
+            return decision.events, reply, kept, claims
+        if decision.reply is None:
+            return decision.events, None, None, claims
         raise HandlerFailed(
-            f"{where} returned no Decision, and {form.command} declares a reply: return "
-            f"Decision(events, reply=...). Nothing was written."
+            f"{where} gives a reply, and its command declares none: write `class ...("
+            f"Command[ReplyType])`. Nothing was written."
         )
-    reply, kept = form.kept(decision.reply, limits.reply_bytes)
-    return Opened(decision.events, reply, kept, _checked(where, decision, limits))
+    if form is None:
+        return returned, None, None, NO_CLAIMS
+    raise HandlerFailed(
+        f"{where} returned no Decision, and {form.command} declares a reply: return "
+        f"Decision(events, reply=...). Nothing was written."
+    )
 
 
 def _checked(where: str, decision: Decision[Event, Any], limits: Limits) -> Sequence[UniqueValue]:
     """Give the claims of a decision; raise HandlerFailed for one that cannot be stored."""
     given: object = decision.claims
-    if given == ():
-        return ()
     if not isinstance(given, list | tuple):
         raise HandlerFailed(
             f"{where} gives claims={shown(given)}: write a list, as claims=[Claim(...)]. Nothing "

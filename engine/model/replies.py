@@ -34,19 +34,24 @@ class ReplyForm(msgspec.Struct, frozen=True):
     """The name of the class."""
     exactness: Exactness
     decode: Callable[[bytes | msgspec.Raw], Any]
+    is_plain: bool
+    """Whether `==` tells all of a reply, and none is nested deeper than the stack."""
 
     def kept(self, reply: Any, bytes_max: int) -> tuple[Any, bytes]:
         """Give a copy of a reply and its bytes; raise HandlerFailed for one that cannot be kept."""
         try:
             payload = _encode(reply)
-            self.exactness.check_depth(f"the reply to {self.command}", payload)
-            read = self._decoded(payload)
+            if self.is_plain:
+                read = self.decode(payload)
+            else:
+                self.exactness.check_depth(f"the reply to {self.command}", payload)
+                read = self._decoded(payload)
         except msgspec.MsgspecError as error:
             raise HandlerFailed(
                 f"the reply to {self.command} is no value of its declared type "
                 f"({type(error).__name__}): return what Command[...] says. Nothing was written."
             ) from error
-        if self.exactness.doubtful or read != reply:
+        if not self.is_plain or read != reply:
             found = change_of(reply, read, "reply")
             if found is not None:
                 raise HandlerFailed(f"{self.command}: {found}. Nothing was written.")
@@ -114,7 +119,9 @@ def reply_form(cls: type, base: type, local: Mapping[str, Any]) -> ReplyForm | N
         return None
     wrapper = msgspec.defstruct(cls.__qualname__, [("reply", hints["reply"])])
     exactness = exactness_of(wrapper, "the reply of command")
-    return ReplyForm(cls.__name__, exactness, msgspec.json.Decoder(hints["reply"]).decode)
+    decode = msgspec.json.Decoder(hints["reply"]).decode
+    is_plain = not exactness.deep and not exactness.doubtful
+    return ReplyForm(cls.__name__, exactness, decode, is_plain)
 
 
 def _declared(cls: type, base: type) -> Any:

@@ -22,7 +22,7 @@ from ..errors import Rejected, UsageError
 from ..limits import Limits
 from ..model.aggregate import Aggregate, CommandHandler, Context, as_events
 from ..model.codec import EventRegistry
-from ..model.decisions import Claim, Opened, UniqueValue, opened
+from ..model.decisions import Claim, UniqueValue, opened
 from ..model.difference import difference
 from ..model.messages import Command, Event, Meta
 from ..model.projection import (
@@ -216,10 +216,12 @@ class Scenario(Generic[A]):
     def _decision(self, trial: _Trial, taken: Sequence[UniqueValue]) -> Decided[A]:
         __tracebackhide__ = True  # pytest shows the test's own line
         handler = trial.handler
-        found = Opened(trial.returned, None, None, ())
+        given, reply = trial.returned, None
+        claims: Sequence[UniqueValue] = ()
         if handler.gives_decisions and trial.rejection is None:
-            found = opened(handler.decide.__qualname__, handler.reply, trial.returned, Limits())
-        events = tuple(as_events(handler, found.events))
+            where = handler.decide.__qualname__
+            given, reply, _, claims = opened(where, handler.reply, trial.returned, Limits())
+        events = tuple(as_events(handler, given))
         before, after = trial.before, _shown(trial.state)
         if after != before:
             _fail(
@@ -228,12 +230,11 @@ class Scenario(Generic[A]):
                 [str(change) for change in difference(self._fold(), trial.state)]
                 or ["before: " + before, "after:  " + after],
             )
-        rejection = trial.rejection or _refusal(found.claims, taken)
+        rejection = trial.rejection or _refusal(claims, taken)
         if rejection is not None:
             return Decided(self._aggregate, self.history, self._id, (), rejection, None, ())
         history = (*self.history, *events)
-        beside = found.reply, tuple(found.claims)
-        return Decided(self._aggregate, history, self._id, events, None, *beside)
+        return Decided(self._aggregate, history, self._id, events, None, reply, tuple(claims))
 
 
 class _Trial(msgspec.Struct):

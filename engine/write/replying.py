@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import EngineError, HandlerFailed, KeyReused
 from ..limits import Limits
 from ..model.codec import Metadata
-from ..model.decisions import Claim, opened
+from ..model.decisions import NO_CLAIMS, Claim, Decision, opened
 from ..model.fingerprint import is_of
 from ..model.stored import StoredEvent
 from ..stores.contract.claims import ReleaseClaim, TakeClaim
@@ -26,9 +26,14 @@ __all__ = ["extras_of", "recall", "record_of", "unpack"]
 def unpack(mail: Mail, returned: Any, limits: Limits) -> Any:
     """Give the events of a decision, and put the rest on its mail; raise HandlerFailed."""
     handler = mail.handler
-    found = opened(handler.decide.__qualname__, handler.reply, returned, limits)
-    mail.reply, mail.kept, mail.claims = found.reply, found.kept, found.claims
-    return found.events
+    form = handler.reply
+    given: Any = returned
+    if type(returned) is Decision and form is not None and given.claims is NO_CLAIMS:
+        mail.reply, mail.kept = form.kept(given.reply, limits.reply_bytes)
+        return given.events
+    found = opened(handler.decide.__qualname__, form, returned, limits)
+    events, mail.reply, mail.kept, mail.claims = found
+    return events
 
 
 def extras_of(mail: Mail, stream: str) -> Sequence[Extra]:
