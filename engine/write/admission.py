@@ -70,30 +70,27 @@ class Admission:
         outer = _ASKED.get()
         if outer is not None and outer.waits_for(self, line):
             raise _waits_for_itself(mail)
-        question = _Question(self, line, outer)
         begun = 0.0 if mail.seconds is None else self._clock.monotonic()
-        _ASKED.set(question)
-        try:
-            answer = self._gate.ask(mail.envelope.principal, "execute", mail.envelope.command)
-            if answer is not None or line in self._lines:
-                await self._stand_in_line(mail, question, answer)
-            self._take_off(mail, begun)
-            return post(mail)
-        finally:
-            question.is_answered = True
-            _ASKED.set(outer)  # no token: who leaves may end this in another context
+        answer = self._gate.ask(mail.envelope.principal, "execute", mail.envelope.command)
+        if answer is not None or line in self._lines:
+            await self._stand_in_line(mail, _Question(self, line, outer), answer)
+        self._take_off(mail, begun)
+        return post(mail)
 
     async def _stand_in_line(
         self, mail: Mail, question: _Question, answer: Awaitable[object] | None
     ) -> None:
         """Return when the hook has said yes and those before have passed."""
         line = question.line
+        _ASKED.set(question)
         before, own = self._lines.get(line), asyncio.get_running_loop().create_future()
         self._lines[line] = own
         self._waiting += 1
         try:
             await self._pass(mail, question, answer, before)
         finally:
+            question.is_answered = True
+            _ASKED.set(question.outer)  # no token: who leaves may end this in another context
             self._waiting -= 1
             if before is None:
                 self._leave(line, own)
