@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import anyio
 import pytest
@@ -110,3 +111,30 @@ async def test_it_goes_on_in_the_turn_in_which_the_answer_came() -> None:
     await waiting
 
     assert turns == ["goes on", "next turn"]
+
+
+async def test_a_group_that_is_cancelled_meanwhile_waits_in_peace() -> None:
+    """anyio cancels what does not end at each turn of the loop, which keeps a processor busy."""
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def wait() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        await uncancelled(answer_of(future))
+
+    async def group() -> None:
+        async with anyio.create_task_group() as running:
+            running.start_soon(wait)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            running.cancel_scope.cancel()
+
+    grouped = asyncio.ensure_future(group())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert tasks[0].cancelling() <= 1
+    future.set_result(7)
+    await grouped
+    assert tasks[0].done()

@@ -66,6 +66,8 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What pytest is given: files or node ids; nothing for a mutant that only seeds find."""
     simulated: bool = False
     """Whether the simulation is expected to find it."""
+    postgres: bool = False
+    """Whether that is the one over a modelled PostgreSQL server."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -138,7 +140,7 @@ def plant(shop: Workshop, name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
         seed = seed_of(mutant.tests)
         if seeds or not mutant.tests or seed is not None:
             count = 1 if seed is not None else seeds or SEEDS_WITHOUT_TESTS
-            found, caught_by = simulate(shop, seed or 0, count)
+            found, caught_by = simulate(shop, seed or 0, count, postgres=mutant.postgres)
             return Outcome(name, mutant, caught_by, seeds=found)
         return judge(name, mutant, shop.run(mutant.tests, **MUTANT_SECONDS))
 
@@ -163,10 +165,11 @@ def shown(output: str) -> str:
     return output[begin:][:2_000] if begin else output[-2_000:]
 
 
-def simulate(shop: Workshop, first: int, seeds: int) -> tuple[int, str]:
+def simulate(shop: Workshop, first: int, seeds: int, *, postgres: bool) -> tuple[int, str]:
     """Simulate a copy; give how many seeds it took to find the bug, and what showed it."""
     command = [sys.executable, "-m", "tests.simulation", "--jobs", "1"]
     command += ["--first", str(first), "--seeds", str(seeds), "--stop"]
+    command += ["--postgres"] if postgres else []
     done = subprocess.run(
         command, cwd=shop.folder, env=shop.environment, capture_output=True, text=True
     )

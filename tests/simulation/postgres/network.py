@@ -40,13 +40,15 @@ class Faults(msgspec.Struct):
     silent: float = 0.0
     delay_seconds: float = 0.0003
     late_seconds: float = 2.0
+    silent_max: int | None = None
+    """How many lines may fall silent; None for any number."""
 
     def drawn(self, random: Random) -> Fault:
         """Give what becomes of one request."""
         chance = random.random()
         for name in ("request", "late", "reply", "silent"):
             chance -= getattr(self, name)
-            if chance < 0:
+            if chance < 0 and not (name == "silent" and self.silent_max == 0):
                 return name
         return ""
 
@@ -223,7 +225,7 @@ class SimulatedConnection:
         if fault:
             network.counted(f"{fault} faults")
         if fault == "silent":
-            self._silent = True
+            self._fall_silent()
             if network.random.random() < 0.5:
                 return
         if fault == "late":
@@ -249,6 +251,11 @@ class SimulatedConnection:
         network.server.later(
             arrives - self._loop.time(), network.server.receive, backend, query, values, answered
         )
+
+    def _fall_silent(self) -> None:
+        if not self._silent and self._network.faults.silent_max is not None:
+            self._network.faults.silent_max -= 1
+        self._silent = True
 
     def _deliver(self, waiter: asyncio.Future[Any], rows: Any, error: Any) -> None:
         if self._waiter is waiter:

@@ -120,8 +120,8 @@ class World:
         await asyncio.wait(engines, timeout=_SECONDS_MAX)
         trouble.cancel()
         await asyncio.wait([trouble])
-        self._heal()
         self._over.set()
+        self._heal()
         for life in self.lives:
             life.leaves.set() if self.random.random() < 0.5 else life.kill()
         await asyncio.wait(engines)
@@ -282,11 +282,14 @@ class World:
         return max(made, sum(record.at < before for record in records))
 
     def _start_server(self, settings: Settings, seconds: float) -> None:
-        self.network.starting = True
-
         def started() -> None:
-            self.network.starting = False
-            self.server.up, self.server.settings = True, settings
+            if not self._over.is_set():
+                self.network.starting = False
+                self.server.up, self.server.settings = True, settings
+
+        if self._over.is_set():
+            return  # it is well already
+        self.network.starting = True
 
         self.loop.call_later(seconds, started)
 

@@ -134,7 +134,7 @@ class Writer:
         try:
             sending = laid_out(batch, self.types, self._versions)
             if sending is not None and not self._line.is_closed:
-                return await self._send(sending)
+                return await self._send(sending, self._address.answer_seconds)
         except Exception as error:
             return await self._again(_Course(batch, sending, sent=sending is not None), error)
         return await self._again(_Course(batch, sending), None)
@@ -154,14 +154,17 @@ class Writer:
 
     # -- one attempt ------------------------------------------------------------------------
 
-    async def _send(self, sending: Sending) -> Committed:
-        """Have it written; raise _Moved where the log ends elsewhere, _Misfit for a new plan."""
+    async def _send(self, sending: Sending, seconds: float) -> Committed:
+        """Have it written; raise _Moved where the log ends elsewhere, _Misfit for a new plan.
+
+        What answers neither yes nor no in so many seconds is taken for gone.
+        """
         head = self.head
         values = sending.values(self._session, head, synced=self._synced)
         line = self._line
         self._warned = False
         append = self._append if sending.claims is None else self._append_claims
-        with line.answering(self._address.answer_seconds):
+        with line.answering(seconds):
             ((state, at, bad, actual),) = await line.fetch(append, *values)
         if state == "done" and self._warned:
             raise _Moved
@@ -246,7 +249,7 @@ class Writer:
                 return planned
             course.sending = planned
         course.sent = True
-        return await self._send(course.sending)
+        return await self._send(course.sending, self._address.attempt_seconds)
 
     def _note(self, course: _Course, error: Exception) -> None:
         """Take down what an error says of what was sent."""
