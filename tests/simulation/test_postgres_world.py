@@ -17,7 +17,7 @@ import pytest
 from engine.errors import StoreFailed
 from engine.model.stored import EventType
 from engine.runtime.ports import Ports
-from engine.stores.contract.log import Appended, AppendRequest, StreamRead, Write
+from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.store import PostgresStore
 from engine.testing.conformance import append, event, request
@@ -203,6 +203,20 @@ def test_a_read_over_a_line_that_says_nothing_is_asked_again(place: Place) -> No
         return len(pages[0].events)
 
     assert place.run(main()) == 1
+
+
+def test_types_of_events_are_read_again_over_another_line_than_a_silent_one(place: Place) -> None:
+    async def main() -> list[Any]:
+        before, ports = place.store()
+        await before.open(ports)
+        await append(before, request("a:1", 0, 1))
+        await before.close()
+        store, ports = place.store()
+        await store.open(ports)
+        place.faults(("event_types ORDER", "silent"))
+        return list(await append(store, request("a:1", 0, 2)))
+
+    assert place.run(main()) == [StreamConflict("a:1", 0, 1)]
 
 
 def test_lines_that_break_while_a_batch_is_planned_are_no_streams_that_moved(place: Place) -> None:

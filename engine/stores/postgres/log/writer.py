@@ -195,12 +195,15 @@ class Writer:
             del self._versions[stream]
         return committed
 
-    async def _plan(self, batch: Batch) -> Sending | Committed:
+    async def _plan(self, course: _Course) -> Sending | Committed:
         """Plan a batch on what its streams and its claims are now."""
+        batch = course.batch
         streams = {write.stream for request in batch.requests for write in request.writes}
         line, schema = self._line, self._address.schema
         with line.answering(self._address.attempt_seconds):
             await self.check_history(line)
+            if course.misfits:
+                await self.learn_types(line)
             versions = await read_versions(line, schema, sorted(streams))
             holders = await read_holders(line, schema, claim_keys(batch))
         planned = plan(batch, versions, self.head, holders)
@@ -242,9 +245,7 @@ class Writer:
         if course.sending is None:
             if course.misfits > _PLANS_MAX:
                 raise self._moving()
-            if course.misfits:
-                await self.learn_types(self._line)
-            planned = await self._plan(course.batch)
+            planned = await self._plan(course)
             if isinstance(planned, Committed):
                 return planned
             course.sending = planned
