@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 import engine.stores.postgres.address as address_module
+import engine.stores.postgres.log.writer as writer_module
 from engine import Closed, Engine, EngineFailed, Ports, StoreFailed, StoreRefused
 from engine.model.stored import EventType
 from engine.stores.contract.claims import ClaimTaken, HeldClaim, TakeClaim
@@ -431,6 +433,34 @@ async def test_reads_that_wait_for_a_lock_keep_no_lease_from_its_renewal(
     await administrator.close()
     assert [numbers(await read) for read in reads] == [[1]] * 4
     await store.close()
+
+
+async def test_a_lock_is_taken_back_from_an_engine_that_is_paused_with_it(
+    postgres: Server,
+    store: PostgresStore,
+    line: CutLine,
+    schema: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = "SET LOCAL idle_in_transaction_session_timeout"
+    monkeypatch.setattr(writer_module, "_LIMITS", f"{limit} = 99")
+    has_it, goes_on = asyncio.Event(), asyncio.Event()
+    read_head = vars(writer_module)["read_head"]
+
+    async def pausing(*values: Any) -> Any:
+        has_it.set()
+        await goes_on.wait()
+        return await read_head(*values)
+
+    monkeypatch.setattr(writer_module, "read_head", pausing)
+    line.cut_next("reply")
+    appending = asyncio.ensure_future(append(store, request("a:1", 1, 2)))
+    await has_it.wait()
+    administrator = await connected(postgres)
+    await administrator.fetch("SELECT pg_advisory_lock($1, $2)", *lock_key(schema))
+    await administrator.close()
+    goes_on.set()
+    assert await appending == [Appended(2, (2,))]
 
 
 async def test_a_start_that_waits_for_a_lock_is_given_up(
