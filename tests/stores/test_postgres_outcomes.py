@@ -102,10 +102,10 @@ async def test_a_batch_that_is_planned_is_found_too(
         # The versions are read first; what comes then is the append.
         original = Writer._send
 
-        async def send(self: Writer, sending: object) -> object:
+        async def send(self: Writer, *values: Any) -> object:
             line.cut_next(*asked_first)
             asked_first.clear()
-            return await original(self, sending)  # type: ignore[arg-type]
+            return await original(self, *values)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Writer, "_send", send)
