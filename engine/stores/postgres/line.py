@@ -130,10 +130,11 @@ class Lines:
         Raises StoreFailed where the server refuses it or stays away for too long.
         """
         back_off: BackOff | None = None
+        seconds = self._address.answer_seconds
         while True:
             try:
                 async with self._free:
-                    return await self._once(call)
+                    return await self._once(call, seconds)
             except StoreFailed as error:
                 if not error.passes:
                     raise
@@ -147,17 +148,18 @@ class Lines:
                 failed.__cause__ = error
             # The patience counts from the first failure: a server may have kept silent for as long.
             back_off = back_off or BackOff(self._address.patience_seconds)
+            seconds = self._address.attempt_seconds
             if self._ended.is_set() or not await back_off.pause():
                 raise failed
 
-    async def _once(self, call: Callable[[Line], Awaitable[T]]) -> T:
+    async def _once(self, call: Callable[[Line], Awaitable[T]], seconds: float) -> T:
         if self._ended.is_set():
             raise StoreFailed(f"{self._address.name} is closed", written=False)
         line = self._idle.pop() if self._idle else None
         if line is None or line.is_closed:
             line = await Line.connected(self._driver, self._address)
         try:
-            async with asyncio.timeout(self._address.answer_seconds):
+            async with asyncio.timeout(seconds):
                 result = await call(line)
         except BaseException:
             line.drop()

@@ -38,8 +38,9 @@ What: TypeAlias = Literal[
     "unsync",
 ]
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 18.0
 LEASE_SECONDS = 3.0
+_LONGEST_SECONDS = 10.0
 _OF_SERVERS: tuple[What, ...] = (
     *("crash", "restart", "terminate", "terminate", "part", "refuse", "full", "slow disk"),
     *("hold lock", "clock"),
@@ -110,14 +111,14 @@ def draw_troubles(random: Random) -> Troubles:
 
 def _incidents(random: Random, kind: Kind) -> list[Incident]:
     kinds: list[What] = list(_OF_SERVERS)
-    longest = 0.4 * PATIENCE_SECONDS if kind == "gentle" else 2.0 * PATIENCE_SECONDS
+    longest = 0.4 * _LONGEST_SECONDS if kind == "gentle" else 2.0 * _LONGEST_SECONDS
     if kind in ("harsh", "takeover"):
         kinds += _OF_PROCESSES
     if kind == "takeover":
         kinds += _OF_PROCESSES * 2
         longest = 4.0 * LEASE_SECONDS
     if kind == "lossy":
-        longest = 0.4 * PATIENCE_SECONDS
+        longest = 0.4 * _LONGEST_SECONDS
     if kind == "weak":
         kinds += ("unsync", "unsync", "unsync")
     chosen: list[What] = random.choices(kinds, k=random.randrange(1, 6))
