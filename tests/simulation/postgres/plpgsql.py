@@ -107,6 +107,10 @@ _HEAD: Final = re.compile(
 )
 
 
+_VIEW: Final = re.compile(r"CREATE VIEW \{s\}\.log AS [^;]*;")
+"""It is for people: no engine reads it."""
+
+
 @functools.cache
 def functions_of(text: str) -> tuple[dict[str, Function], str]:
     """Give the functions of a migration, and the rest of its words."""
@@ -119,7 +123,7 @@ def functions_of(text: str) -> tuple[dict[str, Function], str]:
         gives = [part[1] for part in parameters if part[0] == "OUT"]
         takes = [part[0] for part in parameters if part[0] != "OUT"]
         found[one["name"]] = Function(one["name"], takes, gives, _body(one["body"]))
-    return found, words(_FUNCTION.sub("", text))
+    return found, words(_VIEW.sub("", _FUNCTION.sub("", text)))
 
 
 def _body(text: str) -> Sequence[Step]:
