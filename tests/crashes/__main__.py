@@ -28,6 +28,7 @@ from .judge import judge
 from .kills import run_kills
 from .postgres import faults_of
 from .postgres import main as run_postgres
+from .postgres_views import main as run_postgres_views
 from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
 
@@ -166,7 +167,9 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupted)
     if options.what == "postgres":
-        return run_postgres(faults_of(options.trials), options.first)
+        broken = run_postgres(faults_of(options.trials), options.first)
+        lives, servers = 2 * options.trials, max(1, options.trials // 10)
+        return run_postgres_views(lives, servers, options.first) or broken
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")
