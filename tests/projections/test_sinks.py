@@ -34,8 +34,10 @@ def receiver() -> Receiver:
     return Receiver()
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> str:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
     return f"sqlite:{tmp_path / 'log.db'}"
 
 
