@@ -16,6 +16,7 @@ from .address import Address
 
 __all__ = [
     "CANCELED",
+    "LOCKED",
     "cannot_connect",
     "described_failure",
     "is_lost",
@@ -33,7 +34,9 @@ _LOST_NAMES: Final = frozenset(
     ("InterfaceError", "InternalClientError", "ConnectionDoesNotExistError", "ProtocolError")
 )
 """Errors of the driver itself, which say that its connection is closed or was used wrongly."""
-_PASSING: Final = ("40001", "40P01", "55P03")
+LOCKED: Final = "55P03"
+"""Somebody else has held a lock for longer than was waited for."""
+_PASSING: Final = ("40001", "40P01", LOCKED)
 """What may be gone in a moment: conflicts with other transactions, and locks that they hold."""
 _OUT_OF_TIME: Final = ("57014",)
 """A statement took longer than an administrator lets it."""

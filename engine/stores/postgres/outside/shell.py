@@ -15,9 +15,9 @@ from typing import Any, Final
 from ....errors import StoreRefused, UsageError
 from ....model.rows import Scalar
 from ...contract.outside import Rows
-from ..failures import described_failure, sqlstate_of
+from ..failures import CANCELED, described_failure, sqlstate_of
 from ..views.link import Link, Place, is_lost_line
-from ..views.queries import CANCELED, readable
+from ..views.queries import readable
 from ..views.values import bytes_of, values_of
 from .blocking import Blocking
 from .log import PostgresLogReader

@@ -30,6 +30,8 @@ from .tables import TableSql
 __all__ = ["SYNCED", "Catalog", "tables_of"]
 
 SYNCED = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '60s'"
+BRIEFLY = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '250ms'"
+"""For what needs the locks that readers outside may hold: all writes of views wait behind it."""
 
 
 def tables_of(
@@ -221,9 +223,9 @@ class Catalog:
             if mine and (build.state == "building" or self.builder is None):
                 await self.books.forget_failures(link, name, build.number)
 
-    def _deciding(self, link: Link) -> AbstractAsyncContextManager[None]:
+    def _deciding(self, link: Link, begin: str = SYNCED) -> AbstractAsyncContextManager[None]:
         """Commit what is done inside, synced, and all commits before it with it."""
-        return transaction(link, SYNCED)
+        return transaction(link, begin)
 
     # -- builds -------------------------------------------------------------------------------
 
@@ -254,7 +256,7 @@ class Catalog:
         if not any(b.state == "building" and b.fits(definition, hash_now) for b in builds):
             number = 1 + max((build.number for build in builds), default=0)
             made = tables_of(self._place, definition, number, hash_now, definition.slices)
-            async with self._deciding(link):
+            async with self._deciding(link, BRIEFLY):
                 for build in builds:
                     if build.state == "building":
                         await self.books_of.drop(link, build)
@@ -287,7 +289,7 @@ class Catalog:
             )
         self.is_changing = True
         try:
-            async with self._deciding(link):
+            async with self._deciding(link, BRIEFLY):
                 await self.books_of.swap(link, serving(builds), new)
                 await self.books.add_decision(link, decision)
                 reach("views.swapping")
@@ -307,7 +309,7 @@ class Catalog:
                 f"build {number} of projection {projection!r} serves queries: swap another in "
                 f"first, or reset it"
             )
-        async with self._deciding(link):
+        async with self._deciding(link, BRIEFLY):
             await self.books_of.drop(link, found)
             if decision is not None:
                 await self.books.add_decision(link, decision)
@@ -322,7 +324,7 @@ class Catalog:
         await self._read(link)
         now = serving(self._builds.get(definition.name, ()))
         assert now is not None, "opening made a build that serves for every projection"
-        async with self._deciding(link):
+        async with self._deciding(link, BRIEFLY):
             await self.books_of.empty(link, now, definition)
             await self.books.add_decision(link, decision)
 

@@ -11,11 +11,12 @@ file never writes to the log and never folds.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ....errors import StoreFailed, StoreRefused
 from ....limits import Limits
@@ -40,6 +41,7 @@ from ...contract.views import (
     ViewsState,
 )
 from ..address import Address
+from ..failures import LOCKED, sqlstate_of
 from .catalog import Catalog
 from .lane import Lane
 from .link import Link, Place, transaction
@@ -53,6 +55,11 @@ from .writes import Writes
 
 __all__ = ["PostgresViews"]
 
+T = TypeVar("T")
+
+HELD_SECONDS: Final = 60.0
+"""How long somebody outside may hold what is to be dropped or emptied."""
+HELD_AGAIN_SECONDS: Final = 0.5
 UNSYNCED: Final = "BEGIN; SET LOCAL synchronous_commit = off"
 """Begins what can be folded again."""
 
@@ -288,7 +295,7 @@ class PostgresViews(TableReads):
         self, definition: ProjectionDefinition, decision: ProjectionDecision | None = None
     ) -> Build:
         """Make empty tables beside those that serve; give the build where there is one already."""
-        return await self._lane.run(self._catalog.begin, definition, decision)
+        return await self._patiently(self._catalog.begin, definition, decision)
 
     async def swap(
         self, definition: ProjectionDefinition, build: int, decision: ProjectionDecision
@@ -296,6 +303,22 @@ class PostgresViews(TableReads):
         """Let a build serve from now on; the one that served becomes former."""
         swap = partial(self._catalog.swap, reach=self._reach)
         await self._lane.run(self._exchange, definition, swap, definition, build, decision)
+
+    async def _patiently(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run what needs locks that readers outside may hold, until they let go of them.
+
+        Between two tries others write. A swap is tried again by who asked for it.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + HELD_SECONDS
+        while True:
+            try:
+                return await self._lane.run(call, *args)
+            except StoreFailed as error:
+                held = error.__cause__ is not None and sqlstate_of(error.__cause__) == LOCKED
+                if not held or loop.time() >= end:
+                    raise
+            await asyncio.sleep(HELD_AGAIN_SECONDS)
 
     async def _exchange(
         self,
@@ -317,12 +340,12 @@ class PostgresViews(TableReads):
         """Take a build's tables away, when the answers that came before have ended."""
         await self._states.passed()
         self._stands.forget(projection, build)
-        await self._lane.run(self._catalog.drop, projection, build, decision)
+        await self._patiently(self._catalog.drop, projection, build, decision)
 
     async def reset(self, definition: ProjectionDefinition, decision: ProjectionDecision) -> None:
         """Empty the tables that serve, and put their checkpoints back to 0."""
         reset = self._catalog.reset
-        await self._lane.run(self._exchange, definition, reset, definition, decision)
+        await self._patiently(self._exchange, definition, reset, definition, decision)
 
     async def decide(self, decision: ProjectionDecision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
