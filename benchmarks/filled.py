@@ -10,6 +10,7 @@ is made lies in a folder of its own and is removed at the end of the process.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 import weakref
@@ -39,6 +40,7 @@ __all__ = [
     "Copy",
     "Orders",
     "Prepared",
+    "ScatteredOrders",
     "check_count",
     "empty_file",
     "fill",
@@ -106,6 +108,21 @@ class Orders(msgspec.Struct, frozen=True):
                 principal=PRINCIPAL,
             )
         )
+
+
+class ScatteredOrders(Orders, frozen=True):
+    """The same, but that all are opened first, and then any of them is adjusted, by chance."""
+
+    def commands(self) -> Iterator[tuple[int, OpenOrder | AdjustOrder]]:
+        """Give the commands, each with the version that it is decided at."""
+        ids = [self.id_of(number) for number in range(self.count)]
+        for order_id in ids:
+            yield 0, OpenOrder(order_id, "mouse", 1)
+        chance, versions = random.Random(1), [1] * self.count
+        for _ in range(self.count, self.total):
+            number = chance.randrange(self.count)
+            yield versions[number], AdjustOrder(ids[number], "mouse", versions[number] + 1)
+            versions[number] += 1
 
 
 async def fill(store: Store, orders: Sequence[Orders]) -> None:

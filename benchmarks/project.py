@@ -31,7 +31,7 @@ from engine import Meta, Projection, Query, Row, Table, Views, answers, projects
 from . import bare_postgres, postgres
 from .bare import BareLog, BareView, catch_up
 from .databases import PreparedDatabase, empty_database
-from .filled import CLIENTS, LOG, Copy, Orders, Prepared, empty_file, fill_sqlite
+from .filled import CLIENTS, LOG, Copy, Orders, Prepared, ScatteredOrders, empty_file, fill_sqlite
 from .scenario import Cell, Column, Scenario, Wrong
 from .workload import BenchmarkOrder, OrderAdjusted, OrderOpened
 from .writers import clients, write_for
@@ -131,12 +131,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the size of the log, and the store."""
     parser.add_argument("--events", type=int, help=f"to catch up with, default {EVENTS:,}")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--per-row", type=int, default=10, help="events of each order, default 10")
+    parser.add_argument(
+        "--scattered", action="store_true", help="orders are adjusted by chance, any of them"
+    )
 
 
 def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     events = options.events or (QUICK_EVENTS if options.quick else EVENTS)
-    orders = Orders(max(1, events // 10), 10, keyed=True)
+    kind = ScatteredOrders if options.scattered else Orders
+    orders = kind(max(1, events // options.per_row), options.per_row, keyed=True)
     on_postgres = options.store == "postgresql"
     cells = (_on_postgres if on_postgres else _on_sqlite)(options.folder, orders, options.seconds)
     return Scenario(
@@ -144,7 +149,8 @@ def scenario(options: argparse.Namespace) -> Scenario:
         title="views that catch up with a log, and views that follow writers",
         conditions={
             "durability": ON_POSTGRES if on_postgres else ON_SQLITE,
-            "view": "a row per order; one event in ten takes its metadata",
+            "view": f"a row per order, of {options.per_row} events, the first of which takes its "
+            f"metadata{'; adjusted by chance, any of them' if options.scattered else ''}",
             "catch-up": "events with key, correlation and principal, from the engine's "
             "construction to the answer `at=` the end; pages of 1,000 events, of which some share "
             "a transaction",

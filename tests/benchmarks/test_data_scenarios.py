@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks import cold, feed, filled, grow, memory, project, start, watch
-from benchmarks.filled import LOG, Orders, Prepared
+from benchmarks.filled import LOG, Orders, Prepared, ScatteredOrders
 from benchmarks.scenario import Cell, Scenario, Wrong
 from benchmarks.workload import OrderOpened
 from benchmarks.writers import write as write_all
@@ -66,6 +66,17 @@ def test_a_cell_is_compared_to_an_earlier_one_of_its_group(
         assert (cell.group, cell.name) not in seen
         seen.add((cell.group, cell.name))
     assert list(tmp_path.iterdir()) == [], "nothing is made before it is measured"
+
+
+def test_a_view_catches_up_with_orders_that_are_adjusted_by_chance(tmp_path: Path) -> None:
+    scenario = scenario_of(project, tmp_path, "--scattered", "--per-row", "4", "--events", "800")
+    for cell in scenario.cells[:3]:
+        assert measure(cell, tmp_path)["events"] > 0
+
+    orders = ScatteredOrders(200, 4)
+    versions = [version for version, _ in orders.commands()]
+    assert (orders.total, len(versions), versions[:200]) == (800, 800, [0] * 200)
+    assert max(versions) > 4, "some have more than their share"
 
 
 def test_the_same_cell_may_be_measured_again_and_again(tmp_path: Path) -> None:
