@@ -15,8 +15,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
+from weakref import WeakSet
 
-from ..errors import Closed, EngineError, UsageError
+from ..errors import Closed, EngineError, Overloaded, UsageError
 from ..limits import Limits
 from ..model.copying import own_copy
 from ..model.messages import Query, Receipt
@@ -83,6 +84,9 @@ class Onlooker:
         self._open = False
         self._look: Look | None = None
         self._looked_at = float("-inf")
+        self._watches_max = limits.watches
+        self._watching: WeakSet[OnlookerQuery[Any]] = WeakSet()
+        """Those that were iterated, as long as anybody has them."""
 
     async def __aenter__(self) -> Onlooker:
         """Open the file, if it is there; raise UsageError where it is open."""
@@ -144,6 +148,17 @@ class Onlooker:
     def writer(self) -> int | None:
         """Give the process that has the store open, as far as its own note says; None for none."""
         return self._outside.writer()
+
+    def enter(self, watching: OnlookerQuery[Any]) -> None:
+        """Count one who watches; raise Overloaded where there are too many."""
+        if watching not in self._watching:
+            if (n := len(self._watching)) >= self._watches_max:
+                raise Overloaded(f"{n} watch queries already (Limits.watches): watch again later")
+            self._watching.add(watching)
+
+    def leave(self, watching: OnlookerQuery[Any]) -> None:
+        """Count one less."""
+        self._watching.discard(watching)
 
     async def next_look(self, before: Look | None) -> Look:
         """Wait until something was committed since a look, and give the look that saw it."""
@@ -213,8 +228,12 @@ class OnlookerQuery(Generic[A]):
         return self
 
     async def __anext__(self) -> A:
-        """Give the next answer. If the wait for it is cancelled, nothing is lost."""
+        """Give the next answer. If the wait for it is cancelled, nothing is lost.
+
+        The first one raises Overloaded (Limits.watches).
+        """
         while not self._is_closed:
+            self._onlooker.enter(self)
             # Looked at before it is asked: what is committed meanwhile is another look.
             look = await self._onlooker.next_look(self._look)
             position, answer = await self._onlooker.look_at(self._query)
@@ -227,6 +246,7 @@ class OnlookerQuery(Generic[A]):
     async def aclose(self) -> None:
         """Watch no more."""
         self._is_closed = True
+        self._onlooker.leave(self)
 
 
 class _Seen:

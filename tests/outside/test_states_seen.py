@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine import Engine, Views, answers
+from engine import Engine, Limits, Onlooker, Overloaded, Views, answers
 from tests.outside.looking import add, looking, the_next
 from tests.support.counters import Counter
 from tests.support.postgres import Server
@@ -62,3 +62,20 @@ async def test_tables_that_are_full_again_make_no_answer_of_emptied_ones_true(
             assert watching.position == receipt.position
         else:
             assert await asking == [Tally("a", 1, 1)]
+
+
+async def test_who_watches_from_outside_is_one_of_so_many(url: str) -> None:
+    made = Engine([Counter], projections=[Tallies], answers=[get_tallies], store=url)
+    bounded = Onlooker(
+        projections=[Tallies], answers=[get_tallies], store=url, limits=Limits(watches=2)
+    )
+    async with made, bounded as looker, asyncio.timeout(10):
+        watching = [looker.watch(GetTallies()) for _ in range(3)]
+        assert [await anext(one) for one in watching[:2]] == [[], []]
+        with pytest.raises(Overloaded, match="2 watch queries already \\(Limits.watches\\)"):
+            await anext(watching[2])
+        await watching[0].aclose()
+        assert await anext(watching[2]) == []
+        del watching[1:]  # and nobody closes them
+        more = [looker.watch(GetTallies()) for _ in range(2)]
+        assert [await anext(one) for one in more] == [[], []]
