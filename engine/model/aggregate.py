@@ -44,6 +44,7 @@ __all__ = [
     "as_events",
     "definitions_of",
     "handles",
+    "id_field_of",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -399,7 +400,7 @@ def _add_handler(
     refuse_misdeclared(where, reply, decisions)
     handlers[command] = CommandHandler(
         command,
-        _id_field(command),
+        id_field_of(command),
         method,
         takes,
         signature.is_async,
@@ -477,7 +478,8 @@ def _returned_events(signature: Signature) -> set[type[Event]]:
     return found
 
 
-def _id_field(command: type[Command]) -> str:
+def id_field_of(command: type[Command]) -> str:
+    """Give the name of the field that says which aggregate a command is for."""
     fields = [f.name for f in fields_of(command) if _is_id(f.type)]
     if len(fields) != 1:
         raise DefinitionError(

@@ -1,0 +1,314 @@
+"""A consumer: takes messages from a broker, and executes what they ask for.
+
+Rules: the message's id is the command's key, so that a message that comes again changes nothing. A
+message is acknowledged when its command has a receipt, and never before. What can never be run is
+published where the host said, with the reason. What the engine has no room for now is tried again,
+with waits, and no more is taken than the window. Commands for one aggregate keep the order of their
+messages. A broker that is down is waited for; one that refuses ends the consumer with an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import Any, Final, TypeAlias, cast
+
+import msgspec
+
+from ..engine import Engine
+from ..errors import (
+    BrokerFailed,
+    Closed,
+    DefinitionError,
+    EngineError,
+    Forbidden,
+    HandlerFailed,
+    KeyReused,
+    NotRun,
+    OutcomeUnknown,
+    Rejected,
+    StreamUnreadable,
+    UsageError,
+    WrongVersion,
+)
+from ..limits import KEY_LENGTH_MAX
+from ..model.aggregate import id_field_of
+from ..model.messages import Command, Envelope, check_name
+from ..runtime.contained import contained
+from ..runtime.safely import safe_logger
+from .address import Weakness, read_address
+from .inlet import Inlet, Message, Received, open_inlet
+from .outlet import check_installed
+
+__all__ = ["Consumed", "Consumer"]
+
+ToCommand: TypeAlias = Callable[[Message], Command | Envelope | None]
+
+SECONDS: Final = 0.05
+SECONDS_MAX: Final = 5.0
+"""How long it waits before it tries again: doubled each time, up to this."""
+ROOM_SECONDS_MAX: Final = 0.5
+"""The same where the engine had no room, up to this."""
+_DOUBLINGS_MAX: Final = 16
+TOLD_MAX: Final = 5
+"""Failures of a broker in a row that are logged one by one."""
+_CARRIED: Final = ("traceparent", "tracestate")
+_NEVER: Final = (Rejected, KeyReused, UsageError, Forbidden, WrongVersion)
+"""Answers that another try would get again."""
+_OWN_FAULT: Final = (HandlerFailed, StreamUnreadable)
+"""Answers that another try gets again, most often, until somebody has mended something."""
+
+
+class Consumed(msgspec.Struct, frozen=True):
+    """What a consumer has done since it was made."""
+
+    received: int
+    """Messages, those included that came again."""
+    executed: int
+    """Commands that got a receipt, also the receipt of a former time."""
+    passed: int
+    """Messages for which `to_command` gave None."""
+    buried: int
+    """Messages that can never be run, and were published to `dead`."""
+    retries: int
+    """Commands that were sent again since the engine could not run them then."""
+    failures: int
+    """Failures of the broker."""
+    failure: str | None
+    """What is wrong with the broker now, if anything is."""
+
+
+class Consumer:
+    """Executes commands that messages of a broker ask for.
+
+    - `source`: the broker: "nats://host" or "redis://host/0", or "tls://", "rediss://".
+    - `topic`: the subject of NATS, or the stream of Redis, that is read.
+    - `name`: how the broker remembers what was read: a durable consumer, a consumer group. One
+      process at a time reads under a name.
+    - `to_command`: gives the command of a message, or an Envelope, or None for a message to pass
+      over. What it raises buries the message.
+    - `dead`: the topic to which a message is published that can never be run, with the reason as
+      header `foldline-reason`.
+    - `window`: messages that are taken and not yet acknowledged, at most.
+    - `tries`: how often a command is tried that fails by the aggregate's own code.
+    - `allow`, `tls`: as for a Relay.
+
+    Raises DefinitionError.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        topic: str,
+        name: str,
+        to_command: ToCommand,
+        dead: str,
+        window: int = 256,
+        tries: int = 3,
+        allow: Sequence[Weakness] = (),
+        tls: ssl.SSLContext | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self._address = read_address(source, allow)
+        check_installed(self._address)
+        self._name = check_name(name, "consumer", 'Write Consumer(..., name="orders").')
+        if not topic or not dead or topic == dead or window < 1 or tries < 1:
+            raise DefinitionError(
+                f"consumer {name!r}: topic= and dead= are two topics, and window= and tries= are "
+                f"at least 1"
+            )
+        self._inlet: Inlet = open_inlet(self._address, name, topic, dead, tls)
+        self._to_command = to_command
+        self._window = window
+        self._tries = tries
+        self._logger = safe_logger(logger, messages=True)
+        self._counts = dict.fromkeys(Consumed.__struct_fields__[:-1], 0)
+        self._failure: str | None = None
+
+    def statistics(self) -> Consumed:
+        """Give the numbers as they are now."""
+        return Consumed(**self._counts, failure=self._failure)
+
+    @asynccontextmanager
+    async def running(self, engine: Engine) -> AsyncGenerator[Consumer]:
+        """Run it beside a block: `async with Engine(...) as e, consumer.running(e)`.
+
+        At the end of the block it is stopped. Raises there what `run` has raised.
+        """
+        task = asyncio.create_task(self.run(engine), name=f"foldline consumer {self._name}")
+        task.add_done_callback(self._tell_end)
+        try:
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def run(self, engine: Engine) -> None:
+        """Take messages until it is cancelled, or the engine stops.
+
+        Raises BrokerFailed where an operator must act: credentials, a topic, encryption.
+        """
+        failed_in_a_row = 0
+        try:
+            while True:
+                _check_cancelled()
+                try:
+                    received = await self._inlet.fetch(self._window)
+                    await self._execute_all(engine, received)
+                    failed_in_a_row, self._failure = 0, None
+                except BrokerFailed as failed:
+                    await self._inlet.close()
+                    failed_in_a_row += 1
+                    self._counts["failures"] += 1
+                    self._failure = str(failed)
+                    if not failed.passes:
+                        raise
+                    if failed_in_a_row <= TOLD_MAX:
+                        self._logger.warning("consumer %s: %s; it retries", self._name, failed)
+                    await _wait(failed_in_a_row)
+        except Closed:
+            return
+        finally:
+            await self._inlet.close()
+
+    def _tell_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._logger.error("consumer %s has stopped: %s", self._name, task.exception())
+
+    async def _execute_all(self, engine: Engine, received: Sequence[Received]) -> None:
+        """Execute a batch, aggregate by aggregate, and acknowledge what is done."""
+        self._counts["received"] += len(received)
+        done: list[Received] = []
+        lanes: dict[object, list[tuple[Received, Envelope]]] = {}
+        for each in received:
+            try:
+                envelope = self._envelope_of(each.message)
+            except BaseException as raised:
+                error = contained(raised)
+                await self._bury(each, f"to_command raised {type(error).__name__}")
+                continue
+            if envelope is None:
+                self._counts["passed"] += 1
+                done.append(each)
+            else:
+                lanes.setdefault(_aggregate_of(envelope.command), []).append((each, envelope))
+        ends = await asyncio.gather(
+            *(self._execute_lane(engine, lane, done) for lane in lanes.values()),
+            return_exceptions=True,
+        )
+        await self._inlet.acknowledge(done)
+        failed = [end for end in ends if end is not None]
+        if failed:
+            finished = {id(each) for each in done}
+            await self._inlet.release([each for each in received if id(each) not in finished])
+            raise failed[0]
+
+    async def _execute_lane(
+        self, engine: Engine, lane: Sequence[tuple[Received, Envelope]], done: list[Received]
+    ) -> None:
+        """Execute the commands of one aggregate, one after the other."""
+        for received, envelope in lane:
+            reason = await self._execute(engine, envelope)
+            if reason is None:
+                self._counts["executed"] += 1
+                done.append(received)
+            else:
+                await self._bury(received, reason)
+
+    async def _execute(self, engine: Engine, envelope: Envelope) -> str | None:
+        """Execute a command; give why it can never be run, if that is so. Raises Closed."""
+        failed = 0
+        for tried in range(1, 10**9):
+            try:
+                await engine.execute(
+                    envelope.command,
+                    key=envelope.key,
+                    expected=envelope.expected,
+                    deadline=envelope.deadline,
+                    correlation=envelope.correlation,
+                    causation=envelope.causation,
+                    principal=envelope.principal,
+                    headers=envelope.headers,
+                )
+            except Closed:
+                raise
+            except _NEVER as error:
+                return _reason_of(error)
+            except _OWN_FAULT as error:
+                failed += 1
+                if failed >= self._tries:
+                    return _reason_of(error)
+            except (NotRun, OutcomeUnknown):
+                pass  # there is no room now, or it is known when it is sent again with its key
+            else:
+                return None
+            self._counts["retries"] += 1
+            await _wait(tried, ROOM_SECONDS_MAX)
+        raise AssertionError("it tries for years")
+
+    async def _bury(self, received: Received, reason: str) -> None:
+        self._logger.error(
+            "consumer %s cannot run message %s, and publishes it to the dead: %s",
+            self._name,
+            received.message.id,
+            reason,
+        )
+        await self._inlet.bury(received, reason)
+        self._counts["buried"] += 1
+
+    def _envelope_of(self, message: Message) -> Envelope | None:
+        """Give what a message asks for, with the message's id as key."""
+        made: Any = self._to_command(message)
+        if made is None:
+            return None
+        if isinstance(made, Command):
+            found = message.attributes
+            headers = {name: found[name] for name in _CARRIED if name in found}
+            made = Envelope(
+                command=cast("Any", made),
+                correlation=found.get("correlationid"),
+                headers=headers or None,
+            )
+        if not isinstance(made, Envelope):
+            raise UsageError("to_command gives a Command, an Envelope, or None")
+        if made.key is not None:
+            return made
+        return msgspec.structs.replace(made, key=_key_of(message))
+
+
+def _key_of(message: Message) -> str:
+    """Give the key of a message's command: its id, or a digest of one that is too long."""
+    if len(message.id) <= KEY_LENGTH_MAX and message.id.isprintable():
+        return message.id
+    return sha256(message.id.encode(errors="surrogateescape")).hexdigest()
+
+
+def _aggregate_of(command: Command) -> object:
+    """Give what commands of one aggregate have in common; others may share it."""
+    try:
+        return getattr(command, id_field_of(type(command)))
+    except (DefinitionError, AttributeError):
+        return None  # the engine says better what is wrong with it
+
+
+def _reason_of(error: EngineError) -> str:
+    """Give why a command is not run, without what may be private."""
+    return f"Rejected: {error.code}" if isinstance(error, Rejected) else type(error).__name__
+
+
+def _check_cancelled() -> None:
+    """Raise CancelledError where it was asked for: a client may have lost it on the way."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _wait(times: int, most: float = SECONDS_MAX) -> None:
+    await asyncio.sleep(min(SECONDS * 2.0 ** min(times - 1, _DOUBLINGS_MAX), most))
