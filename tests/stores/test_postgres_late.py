@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def sends_late(line: CutLine, postgres: Server, schema: str) -> object:
     """Hold the first attempt back, and let it arrive just before the second."""
     original, attempts = Writer._send, iter(range(9))
 
-    async def send(writer: Writer, sending: Sending) -> Committed:
+    async def send(writer: Writer, sending: Sending, *more: Any) -> Committed:
         attempt = next(attempts)
         if attempt == 0:
             line.cut_next("late")
@@ -54,6 +55,6 @@ def sends_late(line: CutLine, postgres: Server, schema: str) -> object:
             line.release_late()
             while await asked(postgres, f"SELECT max(position) FROM {schema}.events") == [(1,)]:
                 pass
-        return await original(writer, sending)
+        return await original(writer, sending, *more)
 
     return send
