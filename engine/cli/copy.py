@@ -157,7 +157,9 @@ class _Shown:
         self._shown_at = now
         seconds = now - self._begun_at
         speed = (progress.position - self._begun) / seconds if seconds > 0 else 0
-        note = f"{progress.position:,} of {progress.end:,} events, {speed:,.0f} events/s"
+        note = f"{progress.position:,} of {progress.end:,} events"
+        if speed:
+            note += f", {speed:,.0f} events/s"
         if self._bar is not None:
             self._bar.show(progress.position, progress.end, note)
         else:
