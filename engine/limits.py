@@ -115,8 +115,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """As `projector_retries`, for a sink. A system outside may be away for longer: with waits of up
     to 5 s these are more than an hour."""
     sink_stop_seconds: int = 5
-    """Seconds that a delivery may take when the engine stops. Then it is cancelled, and made again
-    after the next start."""
+    """Seconds that a delivery, or a statement of a SqlProjection, may take when the engine stops.
+    Then it is cancelled, and made again after the next start."""
     parked_events: int = 10_000
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000

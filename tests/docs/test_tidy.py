@@ -187,7 +187,7 @@ LONG_FILES = {
     "queries.live": 524,
     "stores.sqlite.log.store": 593,
     "stores.sqlite.system_files": 572,
-    "stores.sqlite.views.store": 525,
+    "stores.sqlite.views.store": 537,
     "write.actor": 588,
 }
 

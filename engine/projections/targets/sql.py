@@ -58,6 +58,7 @@ class SqlTarget:
         self.writes_max = 1
         self.patience = True
         self.retries = limits.projector_retries
+        self._stop_seconds = limits.sink_stop_seconds
         self.events = 0
         self.fetches = 0
         self.rows = 0
@@ -125,7 +126,9 @@ class SqlTarget:
         return may_pass(error)
 
     def stop(self) -> None:
-        """Do nothing: a transaction does not wait for anybody."""
+        """Let a statement that does not end be ended, and its batch be run after the next start."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._stop_seconds, self._views.end_statement, self._part)
 
     async def _decode(
         self, events: Sequence[StoredEvent], ruinous: Mapping[int, Exception]

@@ -332,6 +332,13 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         """
         ...
 
+    def end_statement(self, part: Part) -> None:
+        """End the statement that a call of `write_by` runs for a part, if one does, and the call.
+
+        Nothing of its transaction is kept then.
+        """
+        ...
+
     async def write_by(self, part: Part, call: SqlCall) -> Changes | None:
         """Run a call that writes the part's tables by SQL, and what it gives, in one transaction.
 

@@ -100,6 +100,7 @@ class PostgresViews(TableReads):
         self._place.connected = self._look_back
         self._states = States(self._place, _Served(self._catalog, self._stands), limits)
         self._rows_max = limits.query_rows
+        self._running: tuple[Part, Link] | None = None
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see."""
 
@@ -223,6 +224,11 @@ class PostgresViews(TableReads):
         for changes in together:
             self._committed(changes)
 
+    def end_statement(self, part: Part) -> None:
+        """End the connection on which a statement runs for a part; the server takes all back."""
+        if self._running is not None and self._running[0] is part:
+            self._running[1].end()
+
     async def write_by(self, part: Part, call: SqlCall) -> Changes | None:
         """Run a call that writes a part's tables by SQL, and what it gives, in one transaction."""
         return await self._lane.run(self._write_by, part, call)
@@ -242,9 +248,11 @@ class PostgresViews(TableReads):
         begin = f'{UNSYNCED}; SET LOCAL search_path TO "{self._place.schema}"'
         async with transaction(link, begin):
             session = Session(own, link, self._rows_max, careful=careful)
+            self._running = part, link
             try:
                 changes = await call(session)
             finally:
+                self._running = None
                 session.end()
             if changes is None:
                 raise GivesNothing

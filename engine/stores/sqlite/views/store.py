@@ -108,6 +108,8 @@ class SqliteViews(TableReads):
         self._shown = Shown(path, self._ports, Limits(), self._keeper, self)
         """What queries read."""
         self._rows_max = 0
+        self._running: Part | None = None
+        """Whose own statements run in the writer's thread."""
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see: changed in the writer's thread,
         the second number just before a commit and the first just after it."""
@@ -297,6 +299,12 @@ class SqliteViews(TableReads):
         self._shown.fold_in_a_pause(self._wal, self._on_writer)
         return changes
 
+    def end_statement(self, part: Part) -> None:
+        """End the statement that runs for a part."""
+        connection = self._connection
+        if self._running is part and connection is not None:
+            connection.interrupt()
+
     def _write_by(self, connection: apsw.Connection, part: Part, call: SqlCall) -> Changes | None:
         own = self._keeper.own(connection, part.definition, part.build)
 
@@ -305,10 +313,14 @@ class SqliteViews(TableReads):
 
         try:
             with transaction(connection):
+                self._running = part
                 changes = own.written_by(connection, self._rows_max, by_sql)
+                self._running = None
                 self._settle(connection, changes)
         except GivesNothing:
             return None
+        finally:
+            self._running = None
         self._wrote([changes])
         return changes
 
