@@ -28,6 +28,7 @@ from .host.portal import Portal
 from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
+from .members.joined import Joined, Reads, joinable, reads_of
 from .model.aggregate import Aggregate
 from .model.codec import EventRegistry
 from .model.copying import own_copy
@@ -83,6 +84,9 @@ class Engine:
       They may quote a command.
     - `debug`: fails a command whose handler changes the state, or whose appliers fold its events
       otherwise a second time. It copies the state for each command.
+    - `join`: lets several processes have this engine on one log, as web workers have it. One owns
+      the log, the others send it their commands and read for themselves; where it goes, another
+      takes its place. Each of them is given the same definitions, and `join=True`.
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
 
     Raises DefinitionError if the definitions contradict each other. Entering raises StoreLocked if
@@ -110,6 +114,7 @@ class Engine:
         logger: logging.Logger | None = None,
         log_messages: bool = True,
         debug: bool = False,
+        join: bool = False,
         telemetry: Telemetry | None = None,
     ) -> None:
         settings = Settings(
@@ -120,29 +125,38 @@ class Engine:
             rebuild=checked_rebuild(rebuild),
             resources=checked_resources(resources),
         )
-        wiring = self._wiring = Wiring(
-            settings,
-            open_backend(store, views),
-            Declared(aggregates, projections, answers, Upcasting(upcasters, retired)),
-            authorize,
-            telemetry,
-        )
+        declared = Declared(aggregates, projections, answers, Upcasting(upcasters, retired))
+
+        def put_together() -> Wiring:
+            return Wiring(settings, open_backend(store, views), declared, authorize, telemetry)
+
+        wiring = self._wiring = put_together()
+        self._joined: Joined | None = None
         self._gate = wiring.gate
-        self._life = wiring.life
-        self._entrance = wiring.entrance
-        self._check_usable = wiring.entrance.check
-        self._reception = wiring.reception
         self._directory = wiring.directory
-        self._answers = wiring.answers
-        self._past, self._feeds, self._live = wiring.past, wiring.feeds, wiring.live
-        self._pasts = wiring.pasts
-        self._supervisor = wiring.supervisor
         self._watch = wiring.watch
         self._store, self._views, self._bus = wiring.store, wiring.views, wiring.bus
-        self.declared = tuple(projections)
-        """The projections that it was given."""
         self.projections = wiring.projections
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
+        self._life, self._entrance = wiring.life, wiring.entrance
+        self._send = wiring.reception.send
+        self._use(reads_of(wiring))
+        if join:
+            self._join(Joined(wiring, put_together, declared, settings, joinable(store), self._use))
+        self._check_usable = self._entrance.check
+        self.declared = tuple(projections)
+        """The projections that it was given."""
+
+    def _join(self, joined: Joined) -> None:
+        """Let commands, and what operators do, go to whoever owns the log."""
+        self._joined = joined
+        self._life, self._entrance = joined.life, joined.entrance
+        self._send, self.projections = joined.forwarding.send, joined.projections
+
+    def _use(self, reads: Reads) -> None:
+        """Read with these from now on."""
+        self._answers, self._live = reads.answers, reads.live
+        self._past, self._feeds, self._pasts = reads.past, reads.feeds, reads.pasts
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -191,7 +205,7 @@ class Engine:
             headers=headers,
             deadline=deadline,
         )
-        sent = self._reception.send(envelope)
+        sent = self._send(envelope)
         answer: Any = sent if isinstance(sent, asyncio.Future) else await sent
         receipt: Receipt[Reply] = await answer
         return receipt
@@ -212,7 +226,7 @@ class Engine:
         an earlier one's answer. To stop early, leave it through `contextlib.aclosing`; what was
         sent is run all the same. Raises UsageError for a `window` below 1, and Closed.
         """
-        return run_many(commands, window, self._reception.send, self._check_usable)
+        return run_many(commands, window, self._send, self._check_usable)
 
     # -- queries ----------------------------------------------------------------------------
 
@@ -273,7 +287,7 @@ class Engine:
 
         Each number is true at some moment of the call; the loop may go on between two of them.
         """
-        return self._wiring.statistics()
+        return self._wiring.statistics() if self._joined is None else self._joined.statistics()
 
     # -- looking back -----------------------------------------------------------------------
 
@@ -403,8 +417,11 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         """Open the store and the views, and start."""
-        self._entrance.open()
-        await self._supervisor.start()
+        if self._joined is not None:
+            await self._joined.start()
+        else:
+            self._entrance.open()
+            await self._wiring.supervisor.start()
         if self._watch is not None:
             self._watch.attach(self.statistics)
         return self
@@ -418,7 +435,7 @@ class Engine:
         """Drain and close; raise EngineFailed if the engine had failed."""
         self._entrance.check_end()
         try:
-            await self._supervisor.end()
+            await (self._wiring.supervisor if self._joined is None else self._joined).end()
         finally:
             if self._watch is not None:
                 self._watch.detach()

@@ -28,6 +28,7 @@ __all__ = [
     "IntakeStatistics",
     "JournalStatistics",
     "LiveStatistics",
+    "MembershipStatistics",
     "ProjectionFailure",
     "ProjectorState",
     "ProjectorStatistics",
@@ -345,6 +346,21 @@ class LiveStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Asks that may have seen two states of the views, and were asked again."""
 
 
+class MembershipStatistics(msgspec.Struct, frozen=True):
+    """One process's part in the ownership of a log (`Engine(join=True)`)."""
+
+    role: str
+    """"owner", "member", or "waiting" for a process that owns the log."""
+    owner: int | None
+    """The process that owns the log; None where that is not known."""
+    owners_seen: int
+    """How often this process has become the owner, or connected with one."""
+    terms: int
+    """How often it has become the owner."""
+    forwarded: int
+    """Commands that it has sent to an owner."""
+
+
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers of one engine, station by station."""
 
@@ -376,3 +392,5 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """How often the event loop was blocked for longer than Limits.loop_blocked_ms."""
     telemetry_failures: int
     """How often the telemetry raised; the engine continued without it."""
+    membership: MembershipStatistics | None = None
+    """None without `join=True`. A member's other numbers are those of its own process."""

@@ -99,11 +99,11 @@ class Wiring:
         self.watch = Observer(telemetry, self._logger) if telemetry is not None else None
         self.life = Life()
         self.entrance = Entrance(self.life)
-        self._definitions = definitions_of(declared.aggregates)
+        self.definitions = definitions_of(declared.aggregates)
         # As they are now: a list that is registered in may be longer when the engine starts.
         found = projections_of(declared.projections)
         self._projections = tuple(definition.cls for definition in found)
-        self.registry = registry_of(self._definitions, self._projections, declared.upcasting)
+        self.registry = registry_of(self.definitions, self._projections, declared.upcasting)
         self._make_write_side()
         self.views = backend.views(self._logger)
         self._make_projections()
@@ -138,7 +138,7 @@ class Wiring:
         )
         self._deliberations = Deliberations(self._limits, self._logger)
         self.reception = Reception(
-            [self._kind(definition) for definition in self._definitions],
+            [self._kind(definition) for definition in self.definitions],
             self._intake,
             self.directory,
             self._ports,
@@ -244,7 +244,7 @@ class Wiring:
         )
         self.past = Histories(
             self.store,
-            self._definitions,
+            self.definitions,
             self.registry,
             self._limits,
             workers=self._ports.workers,
@@ -255,7 +255,7 @@ class Wiring:
             self.store,
             self.bus,
             self.registry,
-            self._definitions,
+            self.definitions,
             self._limits,
             check_usable=self.entrance.check,
             position=self._end_of_log,
@@ -303,7 +303,7 @@ class Wiring:
         """Open log and views, and look before anything is run whether they fit what is declared."""
         await self.store.open(self._ports)
         refuse_misfits(self.registry, await self.store.event_types(), "nothing was run")
-        kinds = [definition.kind for definition in self._definitions]
+        kinds = [definition.kind for definition in self.definitions]
         strange = unknown_kinds(kinds, await self.store.kinds())
         if strange:
             self._logger.warning("%s", strange)

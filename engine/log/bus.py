@@ -148,6 +148,16 @@ class Bus:
         """Let a subscription get nothing more."""
         self._subscriptions.remove(subscription)
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody subscribes."""
+        return bool(self._subscriptions)
+
+    def miss(self) -> None:
+        """Let every subscriber read the log, which has something that was not published here."""
+        for subscription in self._subscriptions:
+            subscription.miss()
+
     def publish(self, events: Sequence[StoredEvent]) -> None:
         """Hand a committed batch to every subscription, and return at once."""
         if self._subscriptions:

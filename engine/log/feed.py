@@ -27,27 +27,26 @@ from ..model.given import as_text, shown
 from ..model.messages import Event
 from ..model.stored import StoredEvent
 from ..runtime.bell import Bell
-from ..stores.contract.log import Store
 from .bus import Bus, Subscription
 from .follower import Follower
 from .history import LoggedEvent, logged
-from .reader import LogReader
+from .reader import FeedSource, LogReader
 
-__all__ = ["Feed", "Feeds", "Kinds", "Names"]
+__all__ = ["Asked", "Feed", "Feeds", "Kinds", "Names", "Wanted"]
 
 Names: TypeAlias = Collection[str | type[Event]]
 """Which events: stored names, or classes."""
 Kinds: TypeAlias = Collection[str | type[Aggregate]]
 """Of which aggregates: kinds, or classes."""
 
-_Asked: TypeAlias = tuple[Sequence[object] | None, Sequence[object] | None]
+Asked: TypeAlias = tuple[Sequence[object] | None, Sequence[object] | None]
 """Names and kinds, as they were asked for."""
 
 _DECODE_SLICE = 250
 """Events gone through before the event loop gets its turn."""
 
 
-class _Wanted(msgspec.Struct, frozen=True):
+class Wanted(msgspec.Struct, frozen=True):
     """Which events a feed gives; None where all do."""
 
     names: frozenset[str] | None = None
@@ -79,7 +78,7 @@ class Feeds:
 
     def __init__(
         self,
-        store: Store,
+        store: FeedSource,
         bus: Bus,
         registry: EventRegistry,
         definitions: Sequence[AggregateDefinition],
@@ -138,14 +137,14 @@ class Feeds:
             self._wanted(*asked)
         return Feed(self, after, follow, asked, principal)
 
-    def _wanted(self, names: Sequence[object] | None, kinds: Sequence[object] | None) -> _Wanted:
+    def _wanted(self, names: Sequence[object] | None, kinds: Sequence[object] | None) -> Wanted:
         of_kinds = None if kinds is None else _chosen("kinds", kinds, self._kinds, _kind_of)
         if names is None:
-            return _Wanted(kinds=of_kinds)
+            return Wanted(kinds=of_kinds)
         asked = _chosen("names", names, self.registry.names, _name_of)
-        return _Wanted(asked, self.registry.names_leading_to(asked), of_kinds)
+        return Wanted(asked, self.registry.names_leading_to(asked), of_kinds)
 
-    async def begin(self, after: object, asked: _Asked, principal: str | None) -> _Wanted:
+    async def begin(self, after: object, asked: Asked, principal: str | None) -> Wanted:
         """Give which events a feed gives, if it may be read; raise what forbids it."""
         self._check_usable()
         if self._open >= self._limits.feeds:
@@ -274,13 +273,13 @@ class Feed:
         feeds: Feeds,
         after: int,
         follow: bool,
-        asked: _Asked,
+        asked: Asked,
         principal: str | None,
     ) -> None:
         self._feeds = feeds
         self._follow = follow
         self._asked = asked
-        self._wanted: _Wanted | None = None
+        self._wanted: Wanted | None = None
         """Where it does not give all; known when it has begun."""
         self._principal = principal
         self._position = after

@@ -40,6 +40,9 @@ A = TypeVar("A")
 LOOK_SECONDS: Final = 0.1
 """A tenth of a second is quick for a person, and a look costs next to nothing."""
 
+_REST_SECONDS: Final = 0.002
+"""Between the first two looks of who waits for a position; most often it is there at once."""
+
 _NOTHING: Final = object()
 
 
@@ -269,12 +272,14 @@ class _Seen:
     async def wait_for(self, position: int, deadline: float | None) -> bool:
         """Return whether queries see the event at this position, at the deadline at the latest."""
         loop = asyncio.get_running_loop()
+        rest = _REST_SECONDS
         while True:
             await self._refresh()
-            left = LOOK_SECONDS if deadline is None else deadline - loop.time()
+            left = rest if deadline is None else deadline - loop.time()
             if self.position >= position or left <= 0:
                 return self.position >= position
-            await asyncio.sleep(min(left, LOOK_SECONDS))
+            await asyncio.sleep(min(left, rest))
+            rest = min(rest * 1.5, LOOK_SECONDS)
 
 
 class _LogEnd:

@@ -28,6 +28,7 @@ __all__ = [
     "ThreadWorker",
     "on_fresh_stack",
     "process_name",
+    "process_number",
     "user_name",
 ]
 
@@ -187,6 +188,11 @@ def _resolve(answer: asyncio.Future[T], result: T) -> None:
 def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
     if not answer.done():
         answer.set_exception(error)
+
+
+def process_number() -> int:
+    """Give the number of this process in the system."""
+    return os.getpid()
 
 
 def process_name() -> str:

@@ -89,6 +89,13 @@ class Reception:
         Nothing is taken yet. Raises UsageError and DeadlinePassed for whatever is wrong with it.
         """
         loop = self._check_usable()
+        envelope, seconds = self.checked(envelope)
+        fingerprint = None if envelope.key is None else _fingerprint(envelope.command)
+        handler = self._routes[type(envelope.command)].handler
+        return Mail(envelope, handler, loop.create_future(), fingerprint, seconds)
+
+    def checked(self, envelope: Envelope, /) -> tuple[Envelope, float | None]:
+        """Give an envelope that is its call's own, and the seconds of its deadline; see `send`."""
         command = envelope.command
         route = self._routes.get(type(command))
         if route is None:
@@ -98,8 +105,12 @@ class Reception:
         own = own_copy(command)
         if own is not command or not _is_own(envelope):
             envelope = _own(envelope, own)
-        fingerprint = None if envelope.key is None else _fingerprint(envelope.command)
-        return Mail(envelope, route.handler, loop.create_future(), fingerprint, seconds)
+        return envelope, seconds
+
+    @property
+    def commands(self) -> Sequence[type[Command]]:
+        """The classes of command that it takes."""
+        return tuple(self._routes)
 
     def take(self, mail: Mail, /) -> asyncio.Future[Receipt]:
         """Post mail to its actor, and give the future of its answer; see `Submit`."""

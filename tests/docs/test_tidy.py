@@ -26,6 +26,8 @@ ALLOWED = {
     "runtime.native": {"threading", "time"},  # threads that gevent has replaced
     "stores.sqlite.system_files": {"os", "threading"},  # the machine's files
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
+    "runtime.unix_socket": {"os"},  # what a socket's path is to the system
+    "members.joined": {"os"},  # PathLike: what a path is
     "stores.urls": {"os"},  # PathLike and fspath only: what a path is
     "host.entrance": {"os"},  # getpid, register_at_fork: to notice a fork
     "stores.sqlite.process.store": {"os", "socket"},  # a child and the line to it
@@ -50,6 +52,7 @@ ROOMS: list[set[str]] = [
     {"queries"},
     {"host", "outside"},
     {"wiring"},
+    {"members"},
     {"engine"},
     {"__init__"},
     {"integrations", "relays", "cli", "testing"},

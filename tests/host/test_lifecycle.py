@@ -225,8 +225,8 @@ async def test_an_engine_whose_task_is_cancelled_from_outside_answers_everything
             store.hold()
             tasks = [asyncio.create_task(engine.execute(Add("a", 1))) for _ in range(3)]
             await until(lambda: store.batches)
-            assert engine._supervisor.task is not None
-            engine._supervisor.task.cancel()
+            assert engine._wiring.supervisor.task is not None
+            engine._wiring.supervisor.task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             store.release()
 

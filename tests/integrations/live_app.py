@@ -114,7 +114,7 @@ async def fast_live(counter: str) -> StreamingResponse:
 
 async def stop(request: Request) -> Response:
     """End the engine under the streams."""
-    asyncio.get_running_loop().call_soon(running.engine._supervisor._stop_asked.set)
+    asyncio.get_running_loop().call_soon(running.engine._wiring.supervisor._stop_asked.set)
     return Response(b"")
 
 

@@ -364,7 +364,7 @@ async def asks_after(engine: Engine, *nights: Night, gone: tuple[str, ...] = ())
     """Give how often those who watch are asked because of a change."""
     before = engine.statistics().live.asks
     await put(engine, *nights, gone=gone)
-    live = engine._live
+    live = engine._wiring.live
     for _ in range(20):
         await asyncio.sleep(0)
     while live._due or any(question.asking for question in live._questions.values()):
@@ -448,7 +448,7 @@ async def test_more_rows_than_are_noted_one_by_one_are_watched_as_a_table() -> N
             await asyncio.sleep(0)
             assert await asks_after(engine, gone=("101-7",)) == 1
             assert len(await waiting) == 4
-        assert engine._live._interest.is_empty
+        assert engine._wiring.live._interest.is_empty
 
 
 def test_interest_is_forgotten_as_it_was_noted() -> None:

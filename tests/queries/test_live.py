@@ -103,7 +103,7 @@ async def test_sql_depends_on_the_tables_that_it_reads_and_no_others() -> None:
         watcher = Watcher(engine, Total("sql"))
         await watcher.sees(0)
 
-        [question] = engine._live._questions.values()
+        [question] = engine._wiring.live._questions.values()
         assert question.tables == {"tallies_rows"}
         assert question.projections == ("tallies",)
 

@@ -308,11 +308,11 @@ async def test_how_many_wait_for_a_position_is_bounded() -> None:
         release = engine._views._shown.hold()
         receipt = await engine.execute(Add("a", 1))
         asked = [asyncio.ensure_future(engine.query(Total("get"), at=receipt)) for _ in range(2)]
-        await until(lambda: engine._answers._waits == 2)
+        await until(lambda: engine._wiring.answers._waits == 2)
         with pytest.raises(Overloaded, match=r"2 queries wait .* \(Limits\.waits_at\)"):
             await engine.query(Total("get"), at=receipt)
         assert await engine.query(Total("count")) == 0
         release()
 
         assert await asyncio.gather(*asked) == [1, 1]
-        assert engine._answers._waits == 0
+        assert engine._wiring.answers._waits == 0

@@ -152,7 +152,7 @@ async def test_the_answers_that_are_watched_are_weighed() -> None:
             assert len(await anext(second)) == 5 * KIB
             async with aclosing(engine.watch(Watch(4 * KIB, "other"))) as third:
                 assert len(await anext(third)) == 4 * KIB
-        assert engine._live._weight == 0
+        assert engine._wiring.live._weight == 0
 
 
 async def test_a_watch_whose_answer_grows_beyond_the_bound_ends() -> None:
@@ -164,4 +164,4 @@ async def test_a_watch_whose_answer_grows_beyond_the_bound_ends() -> None:
         await engine.execute(Add("a", 1))
         with pytest.raises(Overloaded, match="to Watch the answers of 1 watched queries"):
             await anext(watched)
-        assert engine._live._weight == 0
+        assert engine._wiring.live._weight == 0

@@ -39,8 +39,8 @@ async def test_an_engine_at_rest_whose_writer_dies_has_failed(tmp_path: Path) ->
     await engine.execute(Add("a", 1))
     child_of(store).kill()
     await asyncio.wait_for(store.ended(), 20)
-    assert engine._supervisor.task is not None
-    await asyncio.wait([engine._supervisor.task], timeout=20)
+    assert engine._wiring.supervisor.task is not None
+    await asyncio.wait([engine._wiring.supervisor.task], timeout=20)
 
     assert engine.statistics().state == "failed"
     assert isinstance(engine.failed, StoreFailed)

@@ -226,10 +226,10 @@ async def test_without_a_telemetry_a_command_is_posted_as_it_is() -> None:
     measures_only = Recorder()
     measures_only.wants_commands = False
 
-    assert engine._reception.submit == engine._reception.take
+    assert engine._wiring.reception.submit == engine._wiring.reception.take
     measured = Engine([], telemetry=measures_only)
-    assert measured._reception.submit == measured._reception.take
-    assert watched._reception.submit != watched._reception.take
+    assert measured._wiring.reception.submit == measured._wiring.reception.take
+    assert watched._wiring.reception.submit != watched._wiring.reception.take
 
 
 def test_the_engine_does_not_import_opentelemetry() -> None:

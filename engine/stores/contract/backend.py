@@ -84,6 +84,13 @@ class Outside(Protocol):
         """Give where a log is copied to."""
         ...
 
+    def meeting(self) -> str:
+        """Give the path of the socket at which processes of this machine meet the log's owner.
+
+        Raises DefinitionError for a store whose owner nobody can meet.
+        """
+        ...
+
     def writer(self) -> int | None:
         """Give the process that has the log open, as far as its own note tells; None for none."""
         ...

@@ -97,6 +97,13 @@ class PostgresOutside:
         """Give where a log is copied to."""
         return PostgresCopyTarget(self._place)
 
+    def meeting(self) -> str:
+        """Refuse: members of a log in a server may be anywhere."""
+        raise DefinitionError(
+            f"{self._address.name}: join=True is for a log in a file today. One engine has a log "
+            f"in PostgreSQL; a second one waits until the first has gone"
+        )
+
     def writer(self) -> int | None:
         """Give the process that has the log open, as far as its own note tells; None for none."""
         calls = Blocking(self._place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
@@ -92,6 +93,10 @@ class SqliteFiles:
     def copy_target(self) -> SqliteCopyTarget:
         """Give where a log is copied to."""
         return SqliteCopyTarget(self._log, self._views, self._files)
+
+    def meeting(self) -> str:
+        """Give a place beside the log, whatever name of it was given."""
+        return str(Path(self._log).resolve()) + ".members"
 
     def writer(self) -> int | None:
         """Give the process whose note is in the lock's file."""

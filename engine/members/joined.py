@@ -1,0 +1,213 @@
+"""What an engine with `join=True` is made of: its part in the ownership, and its way to read.
+
+Rules: an engine's parts stand here for as long as it lives, whoever owns the log. Commands go
+through `forwarding`, and operators' calls through `projections`, wherever they end. What is read is
+read from the views and the log of the store, or from this process's engine while it owns the log:
+`use` is told which. Nothing is opened before `start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from os import PathLike
+
+import msgspec
+
+from ..errors import DefinitionError
+from ..host.entrance import Entrance
+from ..host.supervisor import Life
+from ..log.bus import Bus
+from ..log.feed import Feeds
+from ..log.history import Histories
+from ..model.given import shown
+from ..outside.log_file import LogFile
+from ..outside.onlooker import Onlooker
+from ..queries.answers import Answers
+from ..queries.live import LiveQueries
+from ..queries.past import Pasts
+from ..statistics import EngineStatistics
+from ..stores.contract.log import Store
+from ..stores.urls import StoreName, open_backend
+from ..wiring import Declared, Settings, Wiring
+from .controlling import MemberProjections
+from .forms import CommandForms
+from .forwarding import Forwarding
+from .membership import Membership
+from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive
+
+__all__ = ["Joined", "Reads", "joinable", "reads_of"]
+
+
+class Reads(msgspec.Struct, frozen=True):
+    """What an engine reads with."""
+
+    answers: Answers | MemberAnswers
+    live: LiveQueries | MemberLive
+    past: Histories
+    feeds: Feeds
+    pasts: Pasts
+
+
+def joinable(store: StoreName | Store) -> StoreName:
+    """Give the name of a store, which each process opens for itself; refuse what is none."""
+    if isinstance(store, str | PathLike):
+        return store
+    raise DefinitionError(
+        f"join=True takes the URL or the path of a log, which each process opens for itself, and "
+        f"not {shown(store)}"
+    )
+
+
+def reads_of(wiring: Wiring) -> Reads:
+    """Give what the engine of this process reads with."""
+    return Reads(wiring.answers, wiring.live, wiring.past, wiring.feeds, wiring.pasts)
+
+
+class Joined:
+    """The part of one process. Raises DefinitionError for a store that nobody can join.
+
+    `first` is an engine as it was put together; `again` puts together another one.
+    """
+
+    def __init__(
+        self,
+        first: Wiring,
+        again: Callable[[], Wiring],
+        declared: Declared,
+        settings: Settings,
+        store: StoreName,
+        use: Callable[[Reads], None],
+    ) -> None:
+        self._first = first
+        self._again = again
+        self._wiring: Wiring | None = None
+        """The engine of this process, while it owns the log."""
+        self._use = use
+        self._made = False
+        self.life = Life()
+        self.entrance = Entrance(self.life)
+        outside = open_backend(store).outside(settings.ports)
+        path = outside.meeting()
+        forms = CommandForms(first.reception.commands)
+        check = self.entrance.check
+        self.forwarding = Forwarding(first.reception.checked, check, forms, settings.limits)
+        self.projections = MemberProjections(self.forwarding, len(declared.projections))
+        self._onlooker = Onlooker(
+            projections=[*declared.projections],
+            answers=declared.answers,
+            store=store,
+            limits=settings.limits,
+            ports=settings.ports,
+        )
+        self._log = LogFile(outside.log_reader(), settings.ports)
+        self._watching: asyncio.Task[None] | None = None
+        self._watch, self.reads = self._make_reads(declared, settings)
+        self._membership = Membership(
+            self.life, self._make, path, self, self.forwarding, forms, settings.logger
+        )
+
+    def _make_reads(self, declared: Declared, settings: Settings) -> tuple[LogWatch, Reads]:
+        first, check = self._first, self.entrance.check
+        bus = Bus(settings.limits)
+        watch = LogWatch(self._log, bus)
+        past = Histories(
+            self._log,
+            first.definitions,
+            first.registry,
+            settings.limits,
+            workers=settings.ports.workers,
+            check_usable=check,
+            gate=first.gate,
+        )
+        feeds = MemberFeeds(
+            watch,
+            self._log,
+            bus,
+            first.registry,
+            first.definitions,
+            settings.limits,
+            check_usable=check,
+            gate=first.gate,
+        )
+        pasts = Pasts(
+            past,
+            self._log,
+            declared.projections,
+            first.answers.definitions,
+            settings.ports,
+            settings.logger,
+        )
+        live = MemberLive(self._onlooker, check, first.gate)
+        return watch, Reads(MemberAnswers(self._onlooker), live, past, feeds, pasts)
+
+    def _make(self) -> Wiring:
+        """Give an engine to be tried: what was put together is used once."""
+        if self._made:
+            return self._again()
+        self._made = True
+        return self._first
+
+    # -- from start to end --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Become the owner or a member; raise what prevents both."""
+        self.entrance.open()
+        await self._membership.start()
+
+    async def end(self) -> None:
+        """Leave, and close what was opened."""
+        try:
+            await self._membership.end()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._watching is not None:
+            feeds = self.reads.feeds
+            feeds.stop()
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            self._watching = None
+            await self._log.close()
+            await self._onlooker.__aexit__(None, None, None)
+
+    def statistics(self) -> EngineStatistics:
+        """Give the numbers as they are now."""
+        wiring = self._wiring or self._first
+        return msgspec.structs.replace(
+            wiring.statistics(),
+            state=self.life.state,
+            position=max(wiring.journal.position, self._watch.position),
+            membership=self._membership.statistics(),
+        )
+
+    # -- what the membership tells ------------------------------------------------------------
+
+    def begin_owning(self, wiring: Wiring) -> None:
+        """Use the engine of this process from now on."""
+        self._wiring, self.projections.own = wiring, wiring.projections
+        self._use(reads_of(wiring))
+
+    async def begin_joining(self) -> None:
+        """Use the store's views and log, which are opened the first time."""
+        if self._watching is None:
+            await self._onlooker.__aenter__()
+            try:
+                await self._log.open()
+                await self._watch.look()
+            except BaseException:
+                await self._log.close()
+                await self._onlooker.__aexit__(None, None, None)
+                raise
+            self._watching = asyncio.create_task(self._run(), name="foldline log watch")
+        self._use(self.reads)
+
+    async def _run(self) -> None:
+        """Watch the log, and let feeds end with the engine."""
+        feeds = asyncio.ensure_future(self.reads.feeds.run())
+        try:
+            await self._watch.run()
+        finally:
+            self.reads.feeds.stop()
+            await asyncio.wait([feeds])

@@ -1,0 +1,279 @@
+"""Who owns the log: this process or another, from the start of an engine to its end.
+
+Rules: the store's own lock decides who owns the log, and nothing else does. Whoever gets it runs an
+engine and lets the others connect; whoever does not connects. Where the owner goes, all try for the
+lock at once, and again until one has it. An engine that failed is not started again in the same
+process: this one leaves, and another takes its place. Nothing is decided by time but how long one
+waits between two tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from ..errors import EngineFailed, StoreLocked
+from ..host.supervisor import Life
+from ..runtime.machine import process_number
+from ..runtime.safely import described
+from ..runtime.unix_socket import connect
+from ..statistics import MembershipStatistics
+from ..wiring import Wiring
+from .forms import CommandForms
+from .forwarding import PATIENCE_SECONDS, Forwarding
+from .serving import Serving
+from .wire import PROTOCOL, Hello, Leaving, Left, Line, Message, Welcome
+
+__all__ = ["Member", "Membership"]
+
+_REST_SECONDS: Final = 0.02
+"""Between two tries to connect with an owner that has just begun."""
+_TRIES: Final = 10
+"""To connect, before the lock is tried for again."""
+
+
+class Member(Protocol):
+    """What a process does while another one owns the log."""
+
+    def begin_owning(self, wiring: Wiring) -> None:
+        """Use an engine of this process."""
+        ...
+
+    async def begin_joining(self) -> None:
+        """Use what the process has without one."""
+        ...
+
+
+class Membership:
+    """One process's part in the ownership of a log."""
+
+    def __init__(
+        self,
+        life: Life,
+        make: Callable[[], Wiring],
+        path: str,
+        member: Member,
+        forwarding: Forwarding,
+        forms: CommandForms,
+        logger: logging.Logger,
+    ) -> None:
+        self._life = life
+        self._make = make
+        self._path = path
+        self._member = member
+        self._forwarding = forwarding
+        self._forms = forms
+        self._logger = logger
+        self._stop = asyncio.Event()
+        self._wiring: Wiring | None = None
+        self._line: Line | None = None
+        self._owner = 0
+        """The process that owns the log, 0 where that is not known."""
+        self._terms = 0
+        """How often this process has become the owner."""
+        self._changes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._welcomed: asyncio.Future[Welcome] | None = None
+        self._lost = asyncio.Event()
+
+    # -- from start to end --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Become the owner, or connect with it; raise what prevents both."""
+        self._life.state = "starting"
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(started), name="foldline membership")
+        try:
+            await asyncio.shield(started)
+        except BaseException:
+            self._stop.set()
+            await asyncio.wait([self._task])
+            if started.done() and not started.cancelled():
+                started.exception()
+            raise
+
+    async def end(self) -> None:
+        """Leave: an owner drains first, and answers its members."""
+        assert self._task is not None, "what was not started does not end"
+        if self._life.state == "running":
+            self._life.state = "stopping"
+        self._stop.set()
+        await asyncio.wait([self._task])
+
+    def statistics(self) -> MembershipStatistics:
+        """Give the numbers as they are now."""
+        role = "owner" if self._wiring is not None else "member" if self._owner else "waiting"
+        return MembershipStatistics(
+            role=role,
+            owner=self._owner or None,
+            owners_seen=self._changes,
+            terms=self._terms,
+            forwarded=self._forwarding.forwarded,
+        )
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        try:
+            await self._take_part(started)
+        except BaseException as error:
+            if not started.done():
+                self._life.state = "failed"
+                started.set_exception(error)
+            else:
+                self._fail(error)
+        finally:
+            self._forwarding.end("this process is stopping: the command was not run")
+        if self._life.state != "failed":
+            self._life.state = "stopped"
+
+    def _fail(self, error: BaseException) -> None:
+        self._life.state, self._life.failed = "failed", error
+
+    async def _take_part(self, started: asyncio.Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_SECONDS
+        while not self._stop.is_set():
+            locked = await self._own(started)
+            if locked is None or self._stop.is_set():
+                continue
+            joined = False
+            for _ in range(_TRIES):
+                joined = await self._join(started)
+                if joined or self._stop.is_set():
+                    break
+                await asyncio.sleep(_REST_SECONDS)
+            if not joined and not started.done() and loop.time() > deadline:
+                raise StoreLocked(
+                    f"{locked} It lets nobody join: give every engine of this log join=True."
+                ) from locked
+
+    def _begin(self, started: asyncio.Future[None]) -> None:
+        self._changes += 1
+        self._life.state = "stopping" if self._stop.is_set() else "running"
+        if not started.done():
+            started.set_result(None)
+
+    # -- as the owner -------------------------------------------------------------------------
+
+    async def _own(self, started: asyncio.Future[None]) -> StoreLocked | None:
+        """Run an engine until this process leaves; give why it cannot, where another one does."""
+        wiring = self._make()
+        wiring.entrance.open()
+        try:
+            await wiring.supervisor.start()
+        except StoreLocked as locked:
+            return locked
+        self._terms += 1
+        serving = Serving(
+            self._path,
+            self._forms,
+            log_id=wiring.store.log_id,
+            send=wiring.reception.send,
+            projections=wiring.projections,
+            logger=self._logger,
+        )
+        try:
+            await serving.open()
+            self._wiring, self._owner = wiring, process_number()
+            self._member.begin_owning(wiring)
+            self._forwarding.adopt(wiring.reception.send)
+            self._begin(started)
+            await self._until_the_end(wiring)
+        finally:
+            await self._leave_ownership(wiring, serving)
+        if wiring.life.failed is not None:
+            self._life.state = "failed"
+            raise wiring.life.failed
+        return None
+
+    async def _until_the_end(self, wiring: Wiring) -> None:
+        task = wiring.supervisor.task
+        assert task is not None, "it was started"
+        await _first(self._stop.wait(), _ended(task))
+
+    async def _leave_ownership(self, wiring: Wiring, serving: Serving) -> None:
+        serving.leave()
+        try:
+            # Members whose commands are refused meanwhile send them to the next owner.
+            await wiring.supervisor.end()
+        finally:
+            await serving.close()
+            self._owner = 0
+
+    # -- as one of the others -----------------------------------------------------------------
+
+    async def _join(self, started: asyncio.Future[None]) -> bool:
+        """Send commands to the owner until it goes; give False where there is none to be had."""
+        self._lost.clear()
+        self._welcomed = asyncio.get_running_loop().create_future()
+        line = Line(self._receive, self._was_lost)
+        try:
+            await connect(self._path, lambda: line)
+        except OSError:
+            return False
+        self._line = line
+        try:
+            line.send(Hello(PROTOCOL, process_number()))
+            if not await self._be_welcomed():
+                return False
+            await self._member.begin_joining()
+            self._forwarding.connected(line)
+            self._begin(started)
+            await _first(self._stop.wait(), self._lost.wait())
+            return True
+        finally:
+            self._owner = 0
+            self._line = None
+            self._forwarding.lost()
+            line.close()
+
+    async def _be_welcomed(self) -> bool:
+        assert self._welcomed is not None, "it is made before the line"
+        await _first(_settled(self._welcomed), self._lost.wait(), self._stop.wait())
+        if not self._welcomed.done():
+            return False
+        welcome = self._welcomed.result()
+        if welcome.protocol != PROTOCOL:
+            raise EngineFailed(
+                f"process {welcome.process} owns the log and speaks protocol {welcome.protocol}; "
+                f"this release speaks {PROTOCOL}. Run one release, or stop the older first."
+            )
+        self._owner = welcome.process
+        return True
+
+    def _receive(self, line: Line, message: Message) -> None:
+        if isinstance(message, Welcome):
+            if self._welcomed is not None and not self._welcomed.done():
+                self._welcomed.set_result(message)
+        elif isinstance(message, Leaving):
+            self._forwarding.hold()
+            line.send(Left())
+        elif line is self._line:
+            try:
+                self._forwarding.received(message)
+            except Exception as error:
+                self._logger.error("an answer of the owner is malformed: %s", described(error))
+                line.abort()
+
+    def _was_lost(self, line: Line) -> None:
+        if self._line is None or line is self._line:
+            self._lost.set()
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Return when the first of these is done."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
+
+
+async def _settled(future: asyncio.Future[Welcome]) -> None:
+    await asyncio.wait([future])

@@ -1,0 +1,210 @@
+"""A member's own reading: views, log and feeds out of the store, whoever owns it at the moment.
+
+Rules: it is opened once and serves over any number of owners, this process among them: what was
+begun here goes on where the owner changes. Queries are answered by views that the owner writes.
+Feeds follow the log, which is looked at some hundred times a second at most, and only while
+somebody follows. Nothing is written, and no owner is asked; the gate is asked as an engine does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ..authorization import Gate
+from ..errors import EngineError, UsageError
+from ..limits import Limits
+from ..log.bus import Bus
+from ..log.feed import Asked, Feeds, Wanted
+from ..model.aggregate import AggregateDefinition
+from ..model.codec import EventRegistry
+from ..model.messages import Query, Receipt
+from ..outside.log_file import LogFile
+from ..outside.onlooker import Onlooker, OnlookerQuery
+from ..queries.live import LiveQuery
+from ..stores.contract.log import LogSource
+
+__all__ = ["LogWatch", "MemberAnswers", "MemberFeeds", "MemberLive", "MemberQuery"]
+
+A = TypeVar("A")
+
+_REST_MIN: Final = 0.002
+_REST_MAX: Final = 0.1
+"""Seconds between two looks at the log: the least after something came, the most at rest."""
+
+
+class MemberAnswers:
+    """Answers to queries, from the views as they stand."""
+
+    def __init__(self, onlooker: Onlooker) -> None:
+        self._onlooker = onlooker
+
+    async def ask(
+        self,
+        query: Query[A],
+        *,
+        at: Receipt | str | int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - running out of it names who lags
+    ) -> A:
+        """See `Engine.query`."""
+        return await self._onlooker.query(query, at=at, timeout=timeout)
+
+
+class MemberLive:
+    """Queries that are watched in this process."""
+
+    def __init__(
+        self, onlooker: Onlooker, check_usable: Callable[[], object], gate: Gate | None
+    ) -> None:
+        self.onlooker = onlooker
+        self._check_usable = check_usable
+        self._gate = gate
+
+    def watch(
+        self,
+        query: Query[A],
+        at: Receipt | str | int | None,
+        timeout: float | None,
+        principal: str | None,
+    ) -> LiveQuery[A]:
+        """See `Engine.watch`."""
+        self._check_usable()
+        return MemberQuery(self, query, at, timeout, principal)
+
+    async def admit(
+        self,
+        query: Query[Any],
+        at: Receipt | str | int | None,
+        timeout: float | None,  # noqa: ASYNC109 - running out of it names who lags
+        principal: str | None,
+    ) -> None:
+        """Return if the query may be watched, and the views contain what they are to."""
+        if self._gate is not None:
+            await self._gate.check(principal, "query", query)
+        if at is not None:
+            await self.onlooker.query(query, at=at, timeout=timeout)
+
+
+class MemberQuery(LiveQuery[A]):
+    """A query that is watched in this process; see `LiveQuery`."""
+
+    def __init__(
+        self,
+        live: MemberLive,
+        query: Query[A],
+        at: Receipt | str | int | None,
+        timeout: float | None,
+        principal: str | None,
+    ) -> None:
+        self._question = None  # nobody in this process asks it for all who watch it
+        self._asked = query, at, timeout, principal
+        self._source = live
+        self._inner: OnlookerQuery[A] = live.onlooker.watch(query)
+        self._answer: object = None
+        self._is_begun = self._is_busy = self._is_closed = False
+
+    @property
+    def position(self) -> int:
+        """A position that the answer given last surely contains; 0 before the first one."""
+        return self._inner.position
+
+    @property
+    def json(self) -> bytes:
+        """The answer given last as JSON."""
+        if not self._is_begun:
+            raise UsageError("this live query has given no answer yet: iterate it first")
+        return msgspec.json.encode(self._answer)
+
+    async def __anext__(self) -> A:
+        """Give the next answer. If the wait for it is cancelled, nothing is lost."""
+        if self._is_busy:
+            raise UsageError("this live query is waited for in another task: give each its own")
+        self._is_busy = True
+        try:
+            if not self._is_begun:
+                await self._source.admit(*self._asked)
+            answer = await anext(self._inner)
+            self._answer, self._is_begun = answer, True
+            return answer
+        except Exception:  # also the end, a StopAsyncIteration
+            await self.aclose()
+            raise
+        finally:
+            self._is_busy = False
+
+    async def aclose(self) -> None:
+        """Watch no more; a wait for the next answer ends."""
+        self._is_closed = True
+        await self._inner.aclose()
+
+
+class LogWatch:
+    """Lets those in this process who follow the log know what others have appended."""
+
+    def __init__(self, log: LogFile, bus: Bus) -> None:
+        self._log = log
+        self._bus = bus
+        self.position = 0
+        """The end of the log, as it was seen last."""
+
+    async def look(self) -> None:
+        """See where the log ends now."""
+        self.position = (await self._log.head()).position
+
+    async def run(self) -> None:
+        """Look until cancelled: often where something comes, seldom where nothing does."""
+        rest, changes = _REST_MIN, -1
+        while True:
+            await asyncio.sleep(rest)
+            if not self._bus.is_followed:
+                rest = _REST_MAX
+                continue
+            try:
+                seen = await self._log.change_count()
+                if seen == changes:
+                    rest = min(rest * 2, _REST_MAX)
+                    continue
+                before = self.position
+                await self.look()
+            except EngineError:
+                rest = _REST_MAX
+                continue  # who reads the log is told himself
+            rest, changes = _REST_MIN, seen
+            if self.position != before:
+                self._bus.miss()
+
+
+class MemberFeeds(Feeds):
+    """The feeds of a member; see `Feeds`."""
+
+    def __init__(
+        self,
+        watch: LogWatch,
+        log: LogSource,
+        bus: Bus,
+        registry: EventRegistry,
+        definitions: Sequence[AggregateDefinition],
+        limits: Limits,
+        *,
+        check_usable: Callable[[], object],
+        gate: Gate | None,
+    ) -> None:
+        super().__init__(
+            log,
+            bus,
+            registry,
+            definitions,
+            limits,
+            check_usable=check_usable,
+            position=lambda: watch.position,
+            gate=gate,
+        )
+        self._watch = watch
+
+    async def begin(self, after: object, asked: Asked, principal: str | None) -> Wanted:
+        """See `Feeds.begin`; the end of the log is looked at first."""
+        await self._watch.look()
+        return await super().begin(after, asked, principal)

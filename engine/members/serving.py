@@ -1,0 +1,256 @@
+"""The owner's side: takes what members send, has it done by this process's engine, and answers.
+
+Rules: what comes over a line is done as if its caller were here: the same checks, the same gate,
+the same bounds. Whoever asks is answered once, in the order in which the answers are there. A
+member that is gone takes nothing back: what it has sent is run. A member of another protocol is
+refused by name. The socket is the owner's alone, and goes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, cast
+
+import msgspec
+
+from ..errors import UsageError
+from ..model.messages import Envelope, Receipt
+from ..projections.operations import Projections
+from ..runtime.futures import retrieve
+from ..runtime.machine import process_number
+from ..runtime.safely import described
+from ..runtime.unix_socket import listen, remove
+from ..write.bulk import Send
+from .forms import CommandForms, as_failure, decode_values, encode_values
+from .wire import (
+    PROTOCOL,
+    Answer,
+    Called,
+    Done,
+    Failed,
+    Hello,
+    Leaving,
+    Left,
+    Line,
+    Listing,
+    Member,
+    Message,
+    Sent,
+    Told,
+    Welcome,
+)
+
+__all__ = ["CALLS", "Serving"]
+
+CALLS: Final = frozenset(
+    "list status pause resume reset rebuild cancel drop parked retry skip decisions".split()
+)
+"""What of `engine.projections` members may call."""
+_FAREWELL_SECONDS: Final = 1.0
+"""How long an owner that leaves waits for the last words of its members."""
+
+
+class _Served(msgspec.Struct, eq=False):
+    """One member, as its owner sees it."""
+
+    process: int
+    since: float
+    commands: int = 0
+    waiting: int = 0
+
+
+class Serving:
+    """The service of one owner to its members, from `open` to `close`."""
+
+    def __init__(
+        self,
+        path: str,
+        forms: CommandForms,
+        *,
+        log_id: str,
+        send: Send,
+        projections: Projections,
+        logger: logging.Logger,
+    ) -> None:
+        self._path = path
+        self._forms = forms
+        self._log_id = log_id
+        self._send = send
+        self._projections = projections
+        self._logger = logger
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._server: asyncio.AbstractServer | None = None
+        self._members: dict[Line, _Served] = {}
+        self._lines: set[Line] = set()
+        self._at_work: set[asyncio.Future[Any]] = set()
+        """Calls that are not answered yet."""
+        self._left: asyncio.Future[None] = self._loop.create_future()
+        """Done when a member goes."""
+
+    async def open(self) -> None:
+        """Let members connect; raise OSError where the socket cannot be made."""
+        self._server = await listen(self._path, self._line)
+
+    def leave(self) -> None:
+        """Take no more members, and ask those that there are to send nothing more.
+
+        Called while the log is still this process's: the next owner listens at the same path.
+        """
+        if self._server is not None:
+            self._server.close()
+            with contextlib.suppress(OSError):
+                remove(self._path)
+        for line in self._lines:
+            line.send(Leaving())
+
+    async def close(self) -> None:
+        """Let the members go when all that they have sent is answered; the engine has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._empty()
+        for line in [*self._lines]:
+            line.close()
+
+    async def _empty(self) -> None:
+        """Return when each member has said that nothing more comes, or is gone."""
+        while self._members:
+            self._left = asyncio.get_running_loop().create_future()
+            await self._left
+        if self._at_work:
+            await asyncio.wait(self._at_work)
+
+    def members(self) -> list[Member]:
+        """Give who is connected, and this process before them."""
+        now = self._loop.time()
+        own = Member(process_number(), "owner", now - self._since, 0, 0)
+        others = [
+            Member(m.process, "member", now - m.since, m.commands, m.waiting)
+            for m in self._members.values()
+        ]
+        return [own, *others]
+
+    def _line(self) -> Line:
+        line = Line(self._receive, self._lost)
+        self._lines.add(line)
+        return line
+
+    def _lost(self, line: Line) -> None:
+        self._lines.discard(line)
+        self._remove(line)
+
+    def _remove(self, line: Line) -> None:
+        self._members.pop(line, None)
+        if not self._left.done():
+            self._left.set_result(None)
+
+    def _receive(self, line: Line, message: Message) -> None:
+        if isinstance(message, Hello):
+            self._welcome(line, message)
+        elif isinstance(message, Listing):
+            line.send(Told(message.number, encode_values(self.members())))
+        elif line not in self._members:
+            line.abort()  # who does not say who he is first
+        elif isinstance(message, Sent):
+            self._run(line, message)
+        elif isinstance(message, Left):
+            self._remove(line)
+        elif isinstance(message, Called):
+            self._members[line].waiting += 1
+            self._begin(line, message.number, self._call(message))
+        else:
+            line.abort()
+
+    def _welcome(self, line: Line, hello: Hello) -> None:
+        line.send(Welcome(PROTOCOL, process_number(), self._log_id))
+        if hello.protocol != PROTOCOL:
+            self._logger.warning(
+                "process %d speaks protocol %d with the process that owns the log, which speaks "
+                "%d: it runs another release, and cannot join",
+                hello.protocol,
+                hello.process,
+                PROTOCOL,
+            )
+            line.close()
+            return
+        self._members[line] = _Served(hello.process, self._loop.time())
+
+    # -- commands -----------------------------------------------------------------------------
+
+    def _run(self, line: Line, sent: Sent) -> None:
+        member = self._members[line]
+        member.commands += 1
+        member.waiting += 1
+        try:
+            envelope = Envelope(
+                command=self._forms.decode(sent.name, sent.body),
+                key=sent.key,
+                expected=sent.expected,
+                correlation=sent.correlation,
+                causation=sent.causation,
+                principal=sent.principal,
+                headers=sent.headers,
+                deadline=sent.deadline,
+            )
+            answer = self._send(envelope)
+        except Exception as error:
+            self._answer(line, Failed(sent.number, *as_failure(error)))
+            return
+        if isinstance(answer, asyncio.Future):
+            answer.add_done_callback(partial(self._done, line, sent.number))
+        else:
+            self._begin(line, sent.number, _received(sent.number, answer))
+
+    def _done(self, line: Line, number: int, future: asyncio.Future[Receipt]) -> None:
+        self._answer(line, _answer_of(number, future))
+
+    def _answer(self, line: Line, answer: Answer) -> None:
+        member = self._members.get(line)
+        if member is not None:
+            member.waiting -= 1
+        line.send(answer)
+
+    # -- what takes its time ------------------------------------------------------------------
+
+    def _begin(self, line: Line, number: int, call: Awaitable[Answer]) -> None:
+        task = asyncio.ensure_future(call)
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+        task.add_done_callback(retrieve)
+        task.add_done_callback(partial(self._called, line, number))
+
+    def _called(self, line: Line, number: int, task: asyncio.Future[Answer]) -> None:
+        if task.cancelled():
+            return  # with the loop, which ends
+        error = task.exception()
+        answer = task.result() if error is None else Failed(number, *as_failure(error))
+        self._answer(line, answer)
+
+    async def _call(self, called: Called) -> Answer:
+        if called.method not in CALLS:
+            raise UsageError(f"members call {sorted(CALLS)}, and not {called.method!r:.100}")
+        call = cast("Callable[..., Awaitable[object]]", getattr(self._projections, called.method))
+        try:
+            values = decode_values(called.values, dict[str, Any])
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise UsageError(f"a call came malformed: {described(error)}") from error
+        return Told(called.number, encode_values(await call(**values)))
+
+
+async def _received(number: int, sent: Awaitable[asyncio.Future[Receipt]]) -> Answer:
+    """Give the answer to a command that the gate has to let in."""
+    future = await sent
+    await asyncio.wait([future])
+    return _answer_of(number, future)
+
+
+def _answer_of(number: int, future: asyncio.Future[Receipt]) -> Answer:
+    error = future.exception()
+    if error is not None:
+        return Failed(number, *as_failure(error))
+    receipt = future.result()
+    return Done(number, receipt.stream, receipt.version, receipt.position)

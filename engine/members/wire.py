@@ -1,0 +1,239 @@
+"""What members say to the owner of a log, and the line on which they say it.
+
+Rules: a frame is four bytes of length, big end first, and a message in MessagePack. Frames that are
+sent in one turn of the event loop leave together. A line is given up at the first frame that is too
+large or no message: what follows could be anything. Nothing is sent twice, and nothing is known
+here of what is done with a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias, cast
+
+import msgspec
+
+__all__ = [
+    "FRAME_MAX",
+    "PROTOCOL",
+    "Answer",
+    "Ask",
+    "Called",
+    "Done",
+    "Failed",
+    "Hello",
+    "Leaving",
+    "Left",
+    "Line",
+    "Listing",
+    "Member",
+    "Message",
+    "Sent",
+    "Told",
+    "Welcome",
+]
+
+PROTOCOL: Final = 1
+"""Of the messages below; another one is refused by name."""
+FRAME_MAX: Final = 16 * 1024 * 1024
+"""Bytes of a frame."""
+_HEAD: Final = 4
+_UNSENT_MAX: Final = 4 * 1024 * 1024
+"""Bytes that wait for a reader that is slow, above which nothing more is read from it."""
+
+
+class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
+    """The first word of a member."""
+
+    protocol: int
+    process: int
+
+
+class Welcome(msgspec.Struct, array_like=True, frozen=True, tag="welcome"):
+    """The owner's answer to it."""
+
+    protocol: int
+    process: int
+    log_id: str
+
+
+class Sent(msgspec.Struct, array_like=True, frozen=True, tag="command"):
+    """A command, with what travels beside it."""
+
+    number: int
+    """Of this message on this line; its answer has it too."""
+    name: str
+    body: bytes
+    key: str | None
+    expected: int | None
+    correlation: str | None
+    causation: str | None
+    principal: str | None
+    headers: Mapping[str, str] | None
+    deadline: float | None
+    """Seconds that are left."""
+
+
+class Called(msgspec.Struct, array_like=True, frozen=True, tag="call"):
+    """A call of `engine.projections`."""
+
+    number: int
+    method: str
+    values: bytes
+    """Its arguments by name."""
+
+
+class Listing(msgspec.Struct, array_like=True, frozen=True, tag="members"):
+    """Asks who is connected."""
+
+    number: int
+
+
+class Leaving(msgspec.Struct, array_like=True, frozen=True, tag="leaving"):
+    """The owner's word that it takes nothing more; what was sent is still answered."""
+
+
+class Left(msgspec.Struct, array_like=True, frozen=True, tag="left"):
+    """A member's last word to an owner that leaves: nothing that it has sent comes behind it."""
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
+    """The receipt of a command."""
+
+    number: int
+    stream: str
+    version: int
+    position: int
+
+
+class Told(msgspec.Struct, array_like=True, frozen=True, tag="told"):
+    """What a call gave."""
+
+    number: int
+    body: bytes
+
+
+class Failed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):
+    """What a command or a call raised."""
+
+    number: int
+    classes: tuple[str, ...]
+    """Its class and those that it is made of, the nearest first."""
+    values: bytes
+    """The arguments of the exception, and its attributes."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A process that is connected with the owner, or is the owner."""
+
+    process: int
+    """Its number in the system."""
+    role: str
+    """"owner" or "member"."""
+    seconds: float
+    """Since when it is that."""
+    commands: int
+    """That it has sent to the owner."""
+    waiting: int
+    """Those of them that have no answer yet."""
+
+
+Ask: TypeAlias = Hello | Sent | Called | Listing | Left
+Answer: TypeAlias = Welcome | Done | Told | Failed | Leaving
+Message: TypeAlias = Ask | Answer
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(cast("type[Message]", Message))
+
+
+class Line(asyncio.Protocol):
+    """One end of a connection."""
+
+    def __init__(
+        self, receive: Callable[[Line, Message], None], lost: Callable[[Line], None]
+    ) -> None:
+        self._receive = receive
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._read = bytearray()
+        self._unsent: list[bytes] = []
+        self.is_open = False
+
+    def send(self, message: Message) -> None:
+        """Let a message leave with others of this turn; a line that is lost drops it.
+
+        Raises ValueError for one that is too large, and what msgspec raises.
+        """
+        if not self.is_open:
+            return
+        encoded = _encoder.encode(message)
+        if len(encoded) > FRAME_MAX:
+            raise ValueError(f"{len(encoded)} bytes are more than the {FRAME_MAX} of a frame")
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(len(encoded).to_bytes(_HEAD, "big"))
+        self._unsent.append(encoded)
+
+    def close(self) -> None:
+        """Send what waits, and end the connection."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._unsent.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(unsent))
+
+    # -- what the event loop calls ------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(_UNSENT_MAX)
+        self.is_open = True
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and hand on the messages that are whole."""
+        self._read += data
+        start = 0
+        while len(self._read) - start >= _HEAD:
+            size = int.from_bytes(self._read[start : start + _HEAD], "big")
+            end = start + _HEAD + size
+            if size > FRAME_MAX:
+                self.abort()
+                return
+            if len(self._read) < end:
+                break
+            try:
+                message = _decoder.decode(memoryview(self._read)[start + _HEAD : end])
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                self.abort()
+                return
+            start = end
+            self._receive(self, message)
+        del self._read[:start]
+
+    def pause_writing(self) -> None:
+        """Read nothing more from who does not read what it is sent."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's
+        """Tell that nothing more comes."""
+        self.is_open = False
+        self._unsent.clear()
+        self._lost(self)

@@ -1,0 +1,64 @@
+"""Sockets with a path, by which processes of one machine find each other: listened at, connected.
+
+Rules: a socket that is listened at is its owner's alone from its first moment on (mode 0600). A
+path may be as long as the file system takes: where the system takes fewer bytes for a socket, its
+folder is named by a descriptor. What is left of a process that was killed is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Final
+
+__all__ = ["connect", "listen", "remove"]
+
+_BYTES_MAX: Final = 100
+"""Of a path that each system takes; Linux takes 107 and macOS 103."""
+_DESCRIPTORS: Final = "/proc/self/fd"
+
+
+async def listen(path: str, make: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
+    """Listen at a path; each connection has a protocol of its own.
+
+    Raises OSError where that is not possible.
+    """
+    with _short(path) as short:
+        remove(short)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(make, short, start_serving=False)
+        _keep_private(short)  # nobody can connect before it listens
+        await server.start_serving()
+    return server
+
+
+async def connect(path: str, make: Callable[[], asyncio.BaseProtocol]) -> None:
+    """Connect a protocol with what listens at a path; raise OSError where nobody does."""
+    with _short(path) as short:
+        await asyncio.get_running_loop().create_unix_connection(make, short)
+
+
+def remove(path: str) -> None:
+    """Take away what is left at a path, where there is anything."""
+    Path(path).unlink(missing_ok=True)
+
+
+def _keep_private(path: str) -> None:
+    Path(path).chmod(0o600)
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Generator[str]:
+    """Give a path that the system takes for a socket's."""
+    if len(os.fsencode(path)) <= _BYTES_MAX or not Path(_DESCRIPTORS).is_dir():
+        yield path
+        return
+    folder, name = os.path.split(path)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield str(Path(_DESCRIPTORS) / str(descriptor) / name)
+    finally:
+        os.close(descriptor)
