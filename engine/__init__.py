@@ -112,6 +112,7 @@ from .statistics import Histogram as Histogram
 from .statistics import IntakeStatistics as IntakeStatistics
 from .statistics import JournalStatistics as JournalStatistics
 from .statistics import LiveStatistics as LiveStatistics
+from .statistics import MembershipStatistics as MembershipStatistics
 from .statistics import ProjectionFailure as ProjectionFailure
 from .statistics import ProjectorStatistics as ProjectorStatistics
 from .statistics import QueryStatistics as QueryStatistics
@@ -229,6 +230,7 @@ __all__ += [
     "JournalStatistics",
     "LiveStatistics",
     "LoadBegan",
+    "MembershipStatistics",
     "Observation",
     "Parked",
     "ProjectionBegan",

@@ -53,9 +53,8 @@ class CommandForms:
             changed = first_difference(command, self._decoders[name].decode(body))
         except Exception as error:
             raise InvalidInput(
-                f"{type(command).__name__} cannot be sent to the process that owns the log "
-                f"({type(error).__name__}): its fields must be of types that msgspec encodes. "
-                f"Nothing was run."
+                f"{type(command).__name__} cannot be sent to the process that owns the log"
+                f"{_place_of(error)}: give its fields values of their types. Nothing was run."
             ) from error
         if changed is not None:
             raise InvalidInput(
@@ -76,9 +75,15 @@ class CommandForms:
             return decoder.decode(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InvalidInput(
-                f"the process that owns the log declares {name!r:.200} otherwise ({error}): it "
-                f"runs another release. Nothing was run."
+                f"the process that owns the log declares {name!r:.200} otherwise"
+                f"{_place_of(error)}: it runs another release. Nothing was run."
             ) from error
+
+
+def _place_of(error: Exception) -> str:
+    """Say where a value is malformed, without the value."""
+    _, found, place = str(error).rpartition(" - at ")
+    return f" (at {place})" if found else f" ({type(error).__name__})"
 
 
 def _name_of(cls: type) -> str:

@@ -21,8 +21,8 @@ from ..model.messages import Envelope, Receipt
 from ..runtime.futures import retrieve
 from ..write.bulk import Send
 from ..write.mailbox import Sent
-from .forms import CommandForms, decode_values, encode_values, error_of
 from . import wire
+from .forms import CommandForms, decode_values, encode_values, error_of
 from .wire import Called, Done, Failed, Line, Message, Told
 
 __all__ = ["PATIENCE_SECONDS", "Forwarding"]
@@ -239,7 +239,17 @@ class Forwarding:
             # The owner stops and has not run it: the next one will.
             waiting.sent = False
             return
+        if isinstance(error, OutcomeUnknown) and waiting.envelope.key is not None:
+            # An owner that does not know has failed: the next one finds it by its key.
+            loop = asyncio.get_running_loop()
+            loop.call_later(PATIENCE_SECONDS, self._end_doubt, failed.number, self._line, error)
+            return
         self._fail(failed.number, error)
+
+    def _end_doubt(self, number: int, line: Line | None, error: EngineError) -> None:
+        """Answer a command whose owner did not know what became of it, and has not gone."""
+        if number in self._waiting and self._line is line:
+            self._fail(number, error)
 
     def _expire(self, number: int) -> None:
         """Answer a command that no owner had by its deadline; any other has its owner's answer."""

@@ -91,7 +91,7 @@ class Joined:
         path = outside.meeting()
         forms = CommandForms(first.reception.commands)
         check = self.entrance.check
-        self.forwarding = Forwarding(first.reception.checked, check, forms, settings.limits)
+        self.forwarding = Forwarding(first.reception.checked_to_send, check, forms, settings.limits)
         self.projections = MemberProjections(self.forwarding, len(declared.projections))
         self._onlooker = Onlooker(
             projections=[*declared.projections],

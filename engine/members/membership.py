@@ -77,6 +77,7 @@ class Membership:
         self._task: asyncio.Task[None] | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
         self._lost = asyncio.Event()
+        self._serving: Serving | None = None
 
     # -- from start to end --------------------------------------------------------------------
 
@@ -165,7 +166,7 @@ class Membership:
         except StoreLocked as locked:
             return locked
         self._terms += 1
-        serving = Serving(
+        serving = self._serving = Serving(
             self._path,
             self._forms,
             log_id=wiring.store.log_id,

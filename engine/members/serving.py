@@ -46,9 +46,8 @@ from .wire import (
 
 __all__ = ["CALLS", "Serving"]
 
-CALLS: Final = frozenset(
-    "list status pause resume reset rebuild cancel drop parked retry skip decisions".split()
-)
+_OPERATIONS: Final = ("list", "status", "parked", "decisions", "retry", "skip")
+CALLS: Final = frozenset((*_OPERATIONS, "pause", "resume", "reset", "rebuild", "cancel", "drop"))
 """What of `engine.projections` members may call."""
 _FAREWELL_SECONDS: Final = 1.0
 """How long an owner that leaves waits for the last words of its members."""
@@ -171,8 +170,8 @@ class Serving:
             self._logger.warning(
                 "process %d speaks protocol %d with the process that owns the log, which speaks "
                 "%d: it runs another release, and cannot join",
-                hello.protocol,
                 hello.process,
+                hello.protocol,
                 PROTOCOL,
             )
             line.close()

@@ -14,6 +14,8 @@ from typing import Final, TypeAlias, cast
 
 import msgspec
 
+from ..runtime.unix_socket import keep_from_forks, release
+
 __all__ = [
     "FRAME_MAX",
     "PROTOCOL",
@@ -159,6 +161,7 @@ class Line(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._read = bytearray()
         self._unsent: list[bytes] = []
+        self._socket = -1
         self.is_open = False
 
     def send(self, message: Message) -> None:
@@ -199,6 +202,7 @@ class Line(asyncio.Protocol):
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(_UNSENT_MAX)
+        self._socket = keep_from_forks(transport)
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
@@ -236,4 +240,5 @@ class Line(asyncio.Protocol):
         """Tell that nothing more comes."""
         self.is_open = False
         self._unsent.clear()
+        release(self._socket)
         self._lost(self)

@@ -2,7 +2,9 @@
 
 Rules: a socket that is listened at is its owner's alone from its first moment on (mode 0600). A
 path may be as long as the file system takes: where the system takes fewer bytes for a socket, its
-folder is named by a descriptor. What is left of a process that was killed is replaced.
+folder is named by a descriptor. What is left of a process that was killed is replaced. A fork lets
+go of the sockets of its parent: else they would stay open when that one is killed, and who waits at
+their other ends would wait for ever.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["connect", "listen", "remove"]
+__all__ = ["connect", "keep_from_forks", "listen", "release", "remove"]
 
 _BYTES_MAX: Final = 100
 """Of a path that each system takes; Linux takes 107 and macOS 103."""
 _DESCRIPTORS: Final = "/proc/self/fd"
+
+_sockets: Final[set[int]] = set()
+"""Descriptors of the connections of this process."""
 
 
 async def listen(path: str, make: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
@@ -39,6 +44,33 @@ async def connect(path: str, make: Callable[[], asyncio.BaseProtocol]) -> None:
     """Connect a protocol with what listens at a path; raise OSError where nobody does."""
     with _short(path) as short:
         await asyncio.get_running_loop().create_unix_connection(make, short)
+
+
+def keep_from_forks(transport: asyncio.BaseTransport) -> int:
+    """Let forks of this process have none of a connection; give what `release` takes."""
+    descriptor: int = transport.get_extra_info("socket").fileno()
+    _sockets.add(descriptor)
+    return descriptor
+
+
+def release(descriptor: int) -> None:
+    """Note that a connection has ended."""
+    _sockets.discard(descriptor)
+
+
+def _let_go() -> None:
+    """Put what is nothing in the place of each socket: its number stays taken, as others think."""
+    if not _sockets:
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _sockets:
+        os.dup2(null, descriptor, inheritable=False)
+    os.close(null)
+    _sockets.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def remove(path: str) -> None:

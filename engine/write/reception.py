@@ -28,7 +28,7 @@ from ..model.given import (
     made_twice,
     shown,
 )
-from ..model.ids import as_id
+from ..model.ids import as_id, check_id
 from ..model.messages import Command, Envelope, Receipt, instead_text
 from ..runtime.ports import Ports
 from ..telemetry import Observer
@@ -105,6 +105,13 @@ class Reception:
         own = own_copy(command)
         if own is not command or not _is_own(envelope):
             envelope = _own(envelope, own)
+        return envelope, seconds
+
+    def checked_to_send(self, envelope: Envelope, /) -> tuple[Envelope, float | None]:
+        """Do what `checked` does, and check the id, for an engine in another process."""
+        envelope, seconds = self.checked(envelope)
+        command = envelope.command
+        check_id(getattr(command, self._routes[type(command)].handler.id_field))
         return envelope, seconds
 
     @property
