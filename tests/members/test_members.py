@@ -256,9 +256,8 @@ async def test_the_gate_is_asked_wherever_a_call_comes_in(tmp_path: Path) -> Non
 
 async def test_a_member_takes_only_so_many_commands_at_a_time(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        _, member = await some(
-            tmp_path, 2, stack, limits=Limits(commands_accepted=3, mailbox_commands=3)
-        )
+        few = Limits(commands_accepted=3, mailbox_commands=3)
+        _, member = await some(tmp_path, 2, stack, limits=few)
         sent = [asyncio.create_task(member.execute(Add("c", 1))) for _ in range(5)]
 
         answers = await asyncio.gather(*sent, return_exceptions=True)

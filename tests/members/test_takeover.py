@@ -13,7 +13,7 @@ from engine import Closed, DeadlinePassed, Engine, EngineFailed, OutcomeUnknown,
 from engine.members.wire import FRAME_MAX, PROTOCOL, Hello, Line, Message, Sent, Welcome
 from engine.runtime.unix_socket import connect, listen
 from tests.members.joining import joined, part, some
-from tests.strangers.forking import begin_fork, status_of_fork
+from tests.strangers.forking import status_of_fork
 from tests.support.counters import Add, Counter
 from tests.support.tallies import GetTally, Tally
 from tests.support.waiting import until
@@ -210,7 +210,6 @@ async def test_a_fork_of_the_owner_keeps_no_member_waiting(tmp_path: Path) -> No
 
         assert descriptors
         assert status_of_fork(are_gone) == 0
-        assert begin_fork is not None
         assert (await member.execute(Add("c", 1))).version == 2
 
 
