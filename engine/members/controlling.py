@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from ..projections.operations import Projections, Status
 from ..projections.retry import Retried
-from ..stores.contract.views import Build, Decision, Parked
+from ..stores.contract.views import Build, ProjectionDecision, Parked
 from .forwarding import Forwarding
 
 __all__ = ["MemberProjections"]
@@ -111,6 +111,10 @@ class MemberProjections(Projections):
             "skip", type(None), name=name, position=position, reason=reason, principal=principal
         )
 
-    async def decisions(self, name: str, *, principal: str | None = None) -> Sequence[Decision]:
+    async def decisions(
+        self, name: str, *, principal: str | None = None
+    ) -> Sequence[ProjectionDecision]:
         """See `Projections.decisions`."""
-        return await self._call("decisions", tuple[Decision, ...], name=name, principal=principal)
+        return await self._call(
+            "decisions", tuple[ProjectionDecision, ...], name=name, principal=principal
+        )

@@ -1,6 +1,7 @@
 """`python -m tests.crashes kills --trials N`: real processes that die; what was promised must hold.
 
 `python -m tests.crashes power --trials N`: a real file system that loses power; it needs root.
+`python -m tests.crashes members`: processes that share a log, of which some die.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
 The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
 """
@@ -26,6 +27,7 @@ import msgspec
 
 from .judge import judge
 from .kills import run_kills
+from .members import main as run_members
 from .postgres import faults_of
 from .postgres import main as run_postgres
 from .postgres_views import main as run_postgres_views
@@ -33,6 +35,8 @@ from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
 
 CANNOT = 77
+ROUNDS = 10
+"""Deaths and other disturbances of one trial of members."""
 SHOWN = 5
 """Findings of one trial that are printed."""
 
@@ -156,7 +160,7 @@ def tell(options: argparse.Namespace, verdict: Verdict) -> None:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
-    parser.add_argument("what", choices=("kills", "power", "postgres"))
+    parser.add_argument("what", choices=("kills", "power", "postgres", "members"))
     parser.add_argument("--trials", type=int, default=100, help="for postgres, parts in 100")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -170,6 +174,8 @@ def main() -> int:
         broken = run_postgres(faults_of(options.trials), options.first)
         lives, servers = 2 * options.trials, max(1, options.trials // 10)
         return run_postgres_views(lives, servers, options.first) or broken
+    if options.what == "members":
+        return run_members(options.trials, ROUNDS, options.first)
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")
