@@ -218,9 +218,8 @@ def trial(seed: int, folder: Path, rounds: int) -> tuple[list[str], Count[str]]:
             processes.start()
         for _ in range(rounds):
             processes.wait_for_receipts(chance.randrange(1, 60))
-            chosen = (
-                processes.owner() if chance.random() < 0.7 else chance.choice(processes.running)
-            )
+            owner, any_of_them = processes.owner(), chance.choice(processes.running)
+            chosen = owner if chance.random() < 0.7 else any_of_them
             what = chance.choice(("kill", "kill", "end", "stand still"))
             if what == "stand still":
                 chosen.send_signal(signal.SIGSTOP)

@@ -264,7 +264,8 @@ async def test_frames_may_come_in_pieces(tmp_path: Path) -> None:
         sent = [Sent(n, name, body, str(n), None, None, None, None, None, None) for n in range(3)]
         client = await Client().to(tmp_path)
         frames: list[bytes] = []
-        for message in (Hello(PROTOCOL, 1), *sent):
+        messages: list[Message] = [Hello(PROTOCOL, 1), *sent]
+        for message in messages:
             client.line.send(message)
             frames += client.line._unsent
             client.line._unsent = []
