@@ -40,11 +40,13 @@ def open_shop(
     authorize: Authorize | None = None,
     rates: Rates | None = None,
     carrier: Carrier | None = None,
+    join: bool = False,
 ) -> Engine:
     """Give the shop's engine on a store; start it with `async with`.
 
     With a `carrier` it is told of each shipped order: of all that the log has, if it is new.
-    `authorize` is asked before each command and question (`gate.staff_gate`).
+    `authorize` is asked before each command and question (`gate.staff_gate`). `join` lets several
+    processes share it.
     """
     resources: dict[type, object] = {Rates: rates or Rates()}
     if carrier is not None:
@@ -59,6 +61,7 @@ def open_shop(
         authorize=authorize,
         store=store,
         limits=limits,
+        join=join,
     )
 
 

@@ -1,6 +1,7 @@
 """Serving the shop from the command line; the demo's process by process, one after the other.
 
-Rules: without the demo it is one process. With it, a parent has the port and the files, and starts
+Rules: without the demo it is one process, or several workers that share one log (`join=True`). With
+it, a parent has the port and the files, and starts
 a process that serves; one that was killed is replaced, one that ended is not. The parent opens no
 store. Whoever waits for an answer meanwhile is taken by the next process, since the port stays
 open. When the parent goes, however it goes, its process goes too.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import os
 import signal
 import socket
 import subprocess
@@ -21,7 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+import msgspec
 import uvicorn
+from starlette.applications import Starlette
 
 from engine import run
 from engine.cli.output import tell
@@ -37,6 +41,9 @@ STOPPING_SECONDS = 10
 """Within which open connections must end when the shop stops."""
 STORE = "sqlite:shop.db"
 REPLAY_SECONDS = 60
+WORKERS_MAX = 64
+_WORKER = "FOLDLINE_SHOP_WORKER"
+"""What workers are to serve: uvicorn gives them nothing but the environment."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,14 +54,25 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.replay is not None or options.demo:
         return _supervise(options)
+    store, hosts = options.store or STORE, [*options.name, options.host]
+    if options.workers > 1:
+        os.environ[_WORKER] = msgspec.json.encode((store, hosts)).decode()
     uvicorn.run(
-        create_app(options.store or STORE, hosts=[*options.name, options.host]),
+        f"{__name__}:worker" if options.workers > 1 else create_app(store, hosts=hosts),
+        factory=options.workers > 1,
+        workers=options.workers,
         host=options.host,
         port=options.port,
         # A page whose connection hangs would keep the shop from stopping for ever.
         timeout_graceful_shutdown=STOPPING_SECONDS,
     )
     return 0
+
+
+def worker() -> Starlette:
+    """Give the application of one of several workers, which uvicorn starts as processes."""
+    store, hosts = msgspec.json.decode(os.environ[_WORKER], type=tuple[str, list[str]])
+    return create_app(store, open_engine=lambda name: open_shop(name, join=True), hosts=hosts)
 
 
 # -- the parent -----------------------------------------------------------------------------
@@ -169,6 +187,9 @@ def _parser() -> argparse.ArgumentParser:
         "again for several, or * behind a proxy that knows the names",
     )
     parser.add_argument(
+        "--workers", type=_workers, default=1, help="processes that share one log in a file"
+    )
+    parser.add_argument(
         "--replay",
         type=_seconds,
         nargs="?",
@@ -186,6 +207,12 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(internal, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--acks", type=Path, help=argparse.SUPPRESS)
     return parser
+
+
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= WORKERS_MAX):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number from 1 to {WORKERS_MAX}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

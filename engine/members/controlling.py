@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from ..projections.operations import Projections, Status
 from ..projections.retry import Retried
-from ..stores.contract.views import Build, ProjectionDecision, Parked
+from ..stores.contract.views import Build, Parked, ProjectionDecision
 from .forwarding import Forwarding
 
 __all__ = ["MemberProjections"]
