@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from ..errors import Closed, DeadlinePassed, EngineError, OutcomeUnknown, Overloaded
 from ..limits import Limits
-from ..model.messages import Envelope, Receipt
+from ..model.messages import Command, Envelope, Receipt, reply_of
 from ..runtime.futures import retrieve
 from ..write.bulk import Send
 from ..write.mailbox import Sent
@@ -221,8 +221,10 @@ class Forwarding:
         elif isinstance(message, Done):
             waiting = self._waiting.pop(message.number, None)
             if waiting is not None and not waiting.answer.done():
-                receipt = Receipt(message.stream, message.version, message.position)
-                waiting.answer.set_result(receipt)
+                try:
+                    waiting.answer.set_result(_receipt_of(message, waiting.envelope.command))
+                except EngineError as error:  # a reply of another release
+                    _settle(waiting.answer, error)
         elif isinstance(message, Failed):
             self._failed(message)
 
@@ -264,6 +266,12 @@ class Forwarding:
 
     def _fail(self, number: int, error: EngineError) -> None:
         _settle(self._waiting.pop(number).answer, error)
+
+
+def _receipt_of(done: Done, command: Command) -> Receipt[Any]:
+    form = reply_of(type(command))
+    reply = None if form is None or done.reply is None else form.read(done.reply)
+    return Receipt(done.stream, done.version, done.position, reply)
 
 
 async def _received(sent: Sent) -> Receipt:

@@ -252,4 +252,5 @@ def _answer_of(number: int, future: asyncio.Future[Receipt]) -> Answer:
     if error is not None:
         return Failed(number, *as_failure(error))
     receipt = future.result()
-    return Done(number, receipt.stream, receipt.version, receipt.position)
+    reply = None if receipt.reply is None else msgspec.json.encode(receipt.reply)
+    return Done(number, receipt.stream, receipt.version, receipt.position, reply)

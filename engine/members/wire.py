@@ -107,6 +107,8 @@ class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
     stream: str
     version: int
     position: int
+    reply: bytes | None
+    """As JSON, where the command declares a reply."""
 
 
 class Told(msgspec.Struct, array_like=True, frozen=True, tag="told"):

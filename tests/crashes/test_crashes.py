@@ -41,6 +41,14 @@ def test_what_killed_processes_leave_holds() -> None:
     assert "6 trials, 0 bad" in done.stdout
 
 
+@pytest.mark.slow
+def test_processes_that_share_a_log_lose_and_double_nothing() -> None:
+    done = crashes("members", "--trials", "1")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 trials of 10 rounds, 0 bad" in done.stdout
+
+
 def test_a_disk_that_lies_about_its_syncs_is_found_out() -> None:
     done = crashes("power", "--lying", "--trials", "3")
 

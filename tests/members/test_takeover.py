@@ -53,6 +53,27 @@ async def test_an_owner_that_stops_leaves_no_command_unanswered(tmp_path: Path) 
             assert found == Tally("c0", 31, 31)
 
 
+async def test_commands_without_keys_that_come_while_an_owner_stops_are_run_once(
+    tmp_path: Path,
+) -> None:
+    async with AsyncExitStack() as stack:
+        owner = joined(tmp_path)
+        await owner.__aenter__()
+        member = await stack.enter_async_context(joined(tmp_path))
+        leaving = asyncio.create_task(owner.__aexit__(None, None, None))
+        sent: list[asyncio.Task[Receipt]] = []
+        # In each turn of the loop one more, until the member owns the log.
+        while part(member).role != "owner":
+            if len(sent) < 3_000:
+                sent.append(asyncio.create_task(member.execute(Add(f"c{len(sent) % 7}", 1))))
+            await asyncio.sleep(0)
+        await leaving
+
+        answers = await asyncio.gather(*sent)
+
+        assert sorted(a.position for a in answers) == list(range(1, len(sent) + 1))
+
+
 async def test_what_was_begun_at_a_member_goes_on_when_it_becomes_the_owner(
     tmp_path: Path,
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from ...errors import UsageError
+from ...errors import DefinitionError, UsageError
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
