@@ -42,6 +42,7 @@ STOPPING_SECONDS = 10
 STORE = "sqlite:shop.db"
 REPLAY_SECONDS = 60
 WORKERS_MAX = 64
+WORKER_SECONDS = 60
 _WORKER = "FOLDLINE_SHOP_WORKER"
 """What workers are to serve: uvicorn gives them nothing but the environment."""
 
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         f"{__name__}:worker" if options.workers > 1 else create_app(store, hosts=hosts),
         factory=options.workers > 1,
         workers=options.workers,
+        # Else a worker that takes longer to start, on a busy machine, is taken for dead.
+        timeout_worker_healthcheck=WORKER_SECONDS,
         host=options.host,
         port=options.port,
         # A page whose connection hangs would keep the shop from stopping for ever.

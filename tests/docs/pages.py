@@ -118,6 +118,8 @@ class Reader:
         self.folder = folder
         # What the tests' environment has installed of pytest's plugins is not the reader's.
         alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        # A machine that tests keep busy takes longer to start a worker than uvicorn waits.
+        alone["UVICORN_TIMEOUT_WORKER_HEALTHCHECK"] = "60"
         self._variables = {**installed.variables, **alone, **variables}
         # Nor is its CI, where pytest prints the lines whole that it cuts for somebody who reads.
         for name in ("CI", "BUILD_NUMBER"):
