@@ -11,6 +11,7 @@ import pytest
 
 import engine
 from engine import (
+    BrokerFailed,
     Conflict,
     Damaged,
     EngineError,
@@ -29,6 +30,7 @@ from engine.projections.targets.courier import Abandoned
 WITH_MORE: list[EngineError | BadRequest] = [
     StoreFailed("the disk is gone", written=None),
     StoreLocked("in use", briefly=True),
+    BrokerFailed("no stream", passes=True),
     Rejected("too-many", "there are not so many", left=3, sku="tea"),
     Conflict("order:1", 3, 4),
     WrongVersion("order:1", 3, 4),
