@@ -153,9 +153,10 @@ def test_wrong_usage_is_told_and_leaves_nothing(
 )
 def test_a_planted_bug_is_found(tmp_path: Path, mutant: str, found: str) -> None:
     planted = load([mutant])[mutant]
-    for name in ("engine", "domain", "benchmarks"):
+    for name in ("engine", "domain", "benchmarks", "tests/support"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    shutil.copy(ROOT / "tests/__init__.py", tmp_path / "tests")
     path = tmp_path / planted.file
     path.write_text(path.read_text().replace(planted.old, planted.new))
     (tmp_path / "out").mkdir()
