@@ -15,12 +15,11 @@ from engine.stores.postgres.driver import Asyncpg, Connection
 from tests.simulation.fence import fence
 from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Network, SimulatedConnection, SimulatedDriver
-from tests.simulation.postgres.process import Process, ProcessesLoop
+from tests.simulation.postgres.process import Process, ProcessesLoop, end_of
 from tests.simulation.postgres.scenarios import SCENARIOS, Scenario
 from tests.simulation.postgres.server import Server as Modelled
 from tests.simulation.postgres.statements import SCHEMA
 from tests.simulation.schedule import InOrder
-from tests.simulation.world import bury
 from tests.support.postgres import Server, asked
 
 _STEPS_MAX: Final = 20_000
@@ -57,7 +56,7 @@ class ModelledPlace:
             with fence():
                 self.loop.run_forever()
         finally:
-            bury(self.loop)
+            end_of(self.loop)
         assert self.server.unknown == []
         assert self.loop.errors == []
         return task.result()

@@ -26,11 +26,10 @@ from tests.simulation.loop import DeadLock
 from tests.simulation.machine import SimulatedClock
 from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Fault, Network, SimulatedDriver
-from tests.simulation.postgres.process import Process, ProcessesLoop
+from tests.simulation.postgres.process import Process, ProcessesLoop, end_of
 from tests.simulation.postgres.server import Server
 from tests.simulation.postgres.statements import SCHEMA
 from tests.simulation.schedule import InOrder
-from tests.simulation.world import bury
 
 ROOT = Path(__file__).parent.parent.parent
 HAPPENINGS = (
@@ -96,7 +95,7 @@ class Place:
             with fence():
                 self.loop.run_forever()
         finally:
-            bury(self.loop)
+            end_of(self.loop)
         assert self.server.unknown == []
         assert self.loop.errors == []
         return task.result()

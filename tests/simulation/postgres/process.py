@@ -8,6 +8,7 @@ wait; those of a dead one are never run, so that no `finally` of its speaks. Wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Coroutine
@@ -15,8 +16,9 @@ from typing import Any, Final
 
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.schedule import Schedule
+from tests.simulation.world import bury
 
-__all__ = ["Process", "ProcessesLoop"]
+__all__ = ["Process", "ProcessesLoop", "end_of"]
 
 _PROCESS: Final = contextvars.ContextVar["Process | None"]("process", default=None)
 
@@ -86,3 +88,12 @@ class ProcessesLoop(SimulatedLoop):
             handle._run()
         elif not process.dead:
             self._held.setdefault(process, deque()).append(handle)
+
+
+def end_of(loop: ProcessesLoop) -> None:
+    """End a loop that is through, with what still waits in it: nobody hears what that says."""
+    bury(loop)
+    for task in loop.tasks:
+        coroutine: Any = task.get_coro()
+        with contextlib.suppress(BaseException):
+            coroutine.close()

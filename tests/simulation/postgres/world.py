@@ -108,7 +108,7 @@ class World:
             if error is not None:
                 self._problem(f"P13: the world ended with {error!r}")
         self.story.problems[:0] = [
-            *(f"unknown to the model: {unknown}" for unknown in self.server.unknown),
+            *(f"to be added in statements.py: {unknown}" for unknown in self.server.unknown),
             *(f"P13: an error that nobody saw: {error!r}" for error in self.loop.errors),
         ]
         self.story.steps, self.story.digest = self.loop.steps, self.loop.digest
