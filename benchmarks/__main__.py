@@ -36,6 +36,7 @@ SCENARIOS: Final = {
     "busy": "busy",
     "grow": "grow",
     "relay": "relay",
+    "members": "members",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}

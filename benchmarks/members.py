@@ -1,0 +1,128 @@
+"""`members`: 1, 2 and 4 processes that share one log, each of which sends commands to it.
+
+Each process opens the same engine with `join=True`. When all take part, each sends in a closed loop
+with its share of the clients, until the time is over; the commands are keyed. The first process
+owns the log, and the others' commands go through it. `alone` is one process without `join=True`.
+`one by one` is a single client: in the owner, and in a member, whose commands are forwarded.
+Afterwards the log is opened again, and has what was acknowledged and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from .filled import LOG, check_count
+from .scenario import Cell, Column, Scenario, Wrong
+
+__all__ = ["add_options", "scenario"]
+
+ROOT = Path(__file__).parent.parent
+MODULE = "benchmarks.members_child"
+CLIENTS = 256
+PROCESSES = (1, 2, 4)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What one process says of its commands."""
+
+    role: str
+    done: int
+    seconds: float
+    p50: float
+    """Of one client, in ms."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the number of clients."""
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="of all processes together")
+
+
+def scenario(options: argparse.Namespace) -> Scenario:
+    """Give the cells."""
+    seconds = 0.2 if options.quick else options.seconds
+    group, single = f"{options.clients} clients, keyed", "one by one"
+
+    def cell(name: str, processes: int, joins: bool, clients: int) -> Cell:
+        measure = partial(_measure, processes, joins, clients, seconds)
+        return Cell(group, name, measure, () if name == "alone" else ("alone",))
+
+    return Scenario(
+        name="members",
+        title="commands of several processes to one log in a file, from call to durable receipt",
+        conditions={
+            "durability": "SQLite: WAL, synchronous=FULL",
+            "processes": "with uvloop; all on the cores of this machine, the owner among them",
+            "rate": "of all processes together",
+        },
+        columns=(Column("rate", "/s", "more"), Column("p50", "ms", "less", 3)),
+        headline="rate",
+        cells=[
+            cell("alone", 1, False, options.clients),
+            *(cell(f"{n} joined", n, True, options.clients) for n in PROCESSES),
+            Cell(single, "owner", partial(_single, "owner", seconds)),
+            Cell(single, "member", partial(_single, "member", seconds), ("owner",)),
+        ],
+    )
+
+
+def _measure(
+    processes: int, joins: bool, clients: int, seconds: float, folder: Path
+) -> Mapping[str, float]:
+    told = _run(folder, processes, joins, [max(1, clients // processes)] * processes, seconds)
+    done = sum(each.done for each in told)
+    # The last acknowledgements may come a moment behind the time.
+    return {"rate": done / max(each.seconds for each in told)}
+
+
+def _single(role: str, seconds: float, folder: Path) -> Mapping[str, float]:
+    clients = [1, 0] if role == "owner" else [0, 1]
+    told = _run(folder, 2, True, clients, seconds)
+    asked = next(each for each in told if each.role == role)
+    return {"rate": asked.done / asked.seconds, "p50": asked.p50}
+
+
+def _run(
+    folder: Path, processes: int, joins: bool, clients: Sequence[int], seconds: float
+) -> Sequence[Told]:
+    """Run the processes, the first of which owns the log; check what they left."""
+    path = (folder / LOG).resolve()
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for number in range(processes):
+            command = [sys.executable, "-m", MODULE, str(path), str(number), str(int(joins))]
+            command += [str(clients[number]), str(seconds)]
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            running.append(process)
+            if _line(process.stdout) != b"ready\n":
+                raise Wrong("a process did not begin")
+        for process in running:
+            _begin(process.stdin)
+        told = [msgspec.json.decode(_line(process.stdout), type=Told) for process in running]
+    finally:
+        for process in reversed(running):  # the owner last
+            process.communicate(timeout=60)
+            if process.returncode:
+                raise Wrong(f"a process ended with status {process.returncode}")
+    check_count(path, sum(each.done for each in told))
+    return told
+
+
+def _begin(stream: IO[bytes] | None) -> None:
+    assert stream is not None
+    stream.write(b"go\n")
+    stream.flush()
+
+
+def _line(stream: IO[bytes] | None) -> bytes:
+    assert stream is not None
+    return stream.readline()
