@@ -117,8 +117,10 @@ def decided_system(mode: Mode, *, durable: bool) -> System:
             send = send_of(running, keyed=True)
             yield Target(_replied(send) if mode == "reply" else send, lambda: commits_of(running))
 
-    count = (lambda folder: count_rows(folder / "engine.db")) if durable else None
-    return System(_NAMES[mode], opened, count)
+    def count(folder: Path) -> int:
+        return count_rows(folder / "engine.db")
+
+    return System(_NAMES[mode], opened, count if durable else None)
 
 
 def _replied(send: Send) -> Send:
