@@ -13,6 +13,7 @@ import pytest
 
 from engine import errors
 from engine.errors import (
+    BrokerFailed,
     Closed,
     Conflict,
     Damaged,
@@ -24,6 +25,7 @@ from engine.errors import (
     HandlerFailed,
     InvalidInput,
     KeyReused,
+    MessageRefused,
     OutcomeUnknown,
     Overloaded,
     ProjectionFailed,
@@ -73,6 +75,8 @@ EXPECTED: dict[type[BaseException], tuple[BaseException, int, str, str]] = {
     StoreFailed: (StoreFailed(SECRET, written=None), 500, "internal", "no"),
     StoreLocked: (StoreLocked(SECRET), 500, "internal", "no"),
     StoreRefused: (StoreRefused(SECRET), 500, "internal", "no"),
+    BrokerFailed: (BrokerFailed(SECRET, passes=True), 500, "internal", "no"),
+    MessageRefused: (MessageRefused(SECRET), 500, "internal", "no"),
 }
 
 
