@@ -30,6 +30,8 @@ STEPS = ("views.inserted", "views.checkpointed", "views.committed", "projector.f
 WORLDS = 4
 _HITS = 5
 _AT_ONCE = 12
+_PATIENCE_SECONDS = 60.0
+"""How long the last engine of a world may be kept from its end."""
 _PAUSE = 0.1
 _LIFE_SECONDS = 300
 """A server that was killed may need minutes to recover on a busy disk; an engine waits for it."""
@@ -119,11 +121,20 @@ class World:
             )
 
     async def fold(self) -> None:
-        """Have an engine fold what is left."""
-        async with tallied(self._server.url(self.schema, "lease=1")) as engine:
-            receipt = await engine.execute(Add("c0", 1))
-            await engine.query(GetTallies(), at=receipt)
-            self.killed.events = receipt.position
+        """Have an engine fold what is left; the server may die once more meanwhile."""
+        now = asyncio.get_running_loop().time
+        until = now() + _PATIENCE_SECONDS
+        while True:
+            try:
+                async with tallied(self._server.url(self.schema, "lease=1")) as engine:
+                    receipt = await engine.execute(Add("c0", 1))
+                    await engine.query(GetTallies(), at=receipt, timeout=_PATIENCE_SECONDS)
+                    self.killed.events = receipt.position
+                return
+            except EngineError:
+                if now() > until:
+                    raise
+                await asyncio.sleep(_PAUSE)
 
     def judge(self, when: str, *, whole: bool = False) -> None:
         """Compare the tables with the log up to their checkpoint."""
