@@ -99,7 +99,7 @@ async def test_a_query_at_a_receipt_sees_it_in_all_that_it_reads(how: str) -> No
         await engine.projections.pause("forgotten")
         receipt = await engine.execute(Add("a", 1))
         with pytest.raises(ProjectionLag, match="forgotten is 1 behind, at 0"):
-            await engine.query(Total(how), at=receipt, timeout=0.05)
+            await engine.query(Total(how), at=receipt, timeout=0.5)
         waiting = asyncio.ensure_future(engine.query(Total(how), at=receipt))
         await asyncio.sleep(0)
         await engine.projections.resume("forgotten")
@@ -120,7 +120,7 @@ async def test_the_first_answer_to_who_watches_at_a_receipt_sees_it_in_all() -> 
     async with summed() as engine:
         await engine.projections.pause("forgotten")
         receipt = await engine.execute(Add("a", 1))
-        late = engine.watch(Total("sql"), at=receipt, timeout=0.05)
+        late = engine.watch(Total("sql"), at=receipt, timeout=0.5)
         with pytest.raises(ProjectionLag, match="forgotten"):
             await anext(late)
         await engine.projections.resume("forgotten")
