@@ -32,7 +32,7 @@ class TestPostgresBackend(BackendConformance):
         self.server = postgres
 
     def new_backend(self, folder: Path) -> Backend:
-        return open_backend(self.server.url(self.server.new_schema(), "lease=1"))
+        return open_backend(self.server.url(self.server.new_schema(), "lease=3"))
 
     def same_backend(self, backend: Backend) -> Backend:
         return open_backend(backend.name.replace("//", "//postgres@"))
