@@ -18,7 +18,7 @@ from engine.stores.sqlite.views.states import States
 from tests.queries.ledger import views_of
 from tests.support.counters import Add, Counter
 from tests.support.tallies import GetTally, Tallies, Tally, get_tally
-from tests.support.waiting import until
+from tests.support.waiting import settle, until
 
 ENDLESS = "with recursive n(x) as (select 1 union all select x + 1 from n) select max(x) from n"
 
@@ -113,6 +113,8 @@ async def test_who_is_cancelled_as_he_is_taken_elsewhere_is_cancelled(tmp_path: 
 async def test_what_has_begun_to_read_goes_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nothing holds up a lane before the test says so: the read is to wait in that of the slow one.
+    monkeypatch.setattr(views_states, "HELD_UP_SECONDS", 60.0)
     async with reading(tmp_path) as (engine, states):
         shown = views_of(engine)._shown
         slow = asyncio.ensure_future(engine.query(Endless()))
@@ -128,9 +130,12 @@ async def test_what_has_begun_to_read_goes_nowhere_else(
         monkeypatch.setattr(shown, "tables", slowly)
         shown.committed()  # so that it joins no other
         asked = asyncio.ensure_future(engine.query(GetTally("a")))
-        await asyncio.sleep(0)
+        await until(lambda: len(states._reading) == 2)
+        await settle()
         await ended(slow)
-        await until(lambda: bool(begun) and held_up(states) == 1)
+        await until(lambda: bool(begun))
+        monkeypatch.setattr(views_states, "HELD_UP_SECONDS", 0.001)
+        await until(lambda: held_up(states) == 1)
         states._look()
         go_on.set()
         assert await asked == Tally("a", 1, 1)
