@@ -52,6 +52,7 @@ class TestPostgresBackend(BackendConformance):
                 await outside.execute(f"LOCK TABLE {schema}.checkpoints IN EXCLUSIVE MODE")
                 write = asyncio.ensure_future(opened.write(Shelf, 1, 2, {"books": [Book("b", 2)]}))
                 while not await outside.fetchval(WAITS_FOR_A_LOCK):
+                    assert not write.done(), f"it waits for nothing: {write}"
                     await asyncio.sleep(0)
                 found = await opened.views.fetch(part(Shelf), {"books": ["a", "b"]})
                 assert [flat[0] for flat in found["books"]] == ["a"]
