@@ -65,6 +65,8 @@ from .model.decisions import UniqueValue as UniqueValue
 from .model.difference import ABSENT as ABSENT
 from .model.difference import Change as Change
 from .model.difference import difference as difference
+from .model.joint import To as To
+from .model.joint import decides as decides
 from .model.messages import Command as Command
 from .model.messages import Envelope as Envelope
 from .model.messages import Event as Event
@@ -154,10 +156,12 @@ __all__ = [
     "Sql",
     "SqlProjection",
     "Table",
+    "To",
     "UniqueValue",
     "Views",
     "answers",
     "applies",
+    "decides",
     "handles",
     "projects",
     "upcasts",

@@ -64,6 +64,7 @@ class Engine:
     - `aggregates`: classes of Aggregate. Each kind is declared once.
     - `projections`: classes of Projection, SqlProjection and Sink.
     - `answers`: functions marked with `@answers`, one for each class of query.
+    - `decisions`: functions marked with `@decides`, for commands that several aggregates decide.
     - `store`: a URL ("memory:", "sqlite:shop.db", "postgresql://user@host/database"), the path of
       a log's file, or a Store.
     - `views`: where the views of a log in PostgreSQL are kept: "sqlite:PATH", or "memory:" to fold
@@ -102,6 +103,7 @@ class Engine:
         *,
         projections: Sequence[type[Projection]] = (),
         answers: Sequence[Callable[..., Any]] = (),
+        decisions: Sequence[Callable[..., Any]] = (),
         store: StoreName | Store = "memory:",
         views: str | None = None,
         upcasters: Sequence[Callable[..., Any]] = (),
@@ -125,7 +127,8 @@ class Engine:
             rebuild=checked_rebuild(rebuild),
             resources=checked_resources(resources),
         )
-        declared = Declared(aggregates, projections, answers, Upcasting(upcasters, retired))
+        upcasting = Upcasting(upcasters, retired)
+        declared = Declared(aggregates, projections, answers, upcasting, decisions)
 
         def put_together() -> Wiring:
             return Wiring(settings, open_backend(store, views), declared, authorize, telemetry)
@@ -165,7 +168,7 @@ class Engine:
         command: Command[Reply],
         *,
         key: str | None = None,
-        expected: int | None = None,
+        expected: int | Mapping[str, int] | None = None,
         deadline: float | None = None,
         correlation: str | None = None,
         causation: str | None = None,
@@ -179,7 +182,8 @@ class Engine:
           same key with an equal command gets the first receipt, and nothing is written. It is
           remembered for `key_window` versions of the aggregate (1,000 unless its kind says
           otherwise).
-        - `expected`: the version that the aggregate must have when the command is decided.
+        - `expected`: the version that the aggregate must have when the command is decided. For a
+          joint decision, the versions of some or all of its aggregates, by stream.
         - `deadline`: seconds from now. A command that is not decided by then is not run. What is
           decided by then gets its true answer, however long the disk takes.
         - `correlation`, `causation`, `principal`: texts that the events keep: what the command

@@ -75,6 +75,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one command."""
     event_bytes: int = 1024 * 1024
     """Payload of one event, and likewise its metadata."""
+    command_aggregates: int = 16
+    """Aggregates that one joint decision is about."""
     command_claims: int = 256
     """Unique values that one command claims and releases."""
     reply_bytes: int = 16 * 1024

@@ -26,6 +26,7 @@ from .log.history import Histories
 from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
 from .model.given import shown
+from .model.joint import joint_handlers_of
 from .model.projection import Projection
 from .model.projections import projections_of
 from .model.schema import refuse_misfits, unknown_kinds
@@ -78,6 +79,7 @@ class Declared(msgspec.Struct, frozen=True):
     projections: Sequence[type[Projection]]
     answers: Sequence[Callable[..., Any]]
     upcasting: Upcasting
+    decisions: Sequence[Callable[..., Any]] = ()
 
 
 class Wiring:
@@ -139,6 +141,7 @@ class Wiring:
         self._deliberations = Deliberations(self._limits, self._logger)
         self.reception = Reception(
             [self._kind(definition) for definition in self.definitions],
+            joint_handlers_of(self._declared.decisions),
             self._intake,
             self.directory,
             self._ports,

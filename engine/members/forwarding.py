@@ -271,7 +271,7 @@ class Forwarding:
 def _receipt_of(done: Done, command: Command) -> Receipt[Any]:
     form = reply_of(type(command))
     reply = None if form is None or done.reply is None else form.read(done.reply)
-    return Receipt(done.stream, done.version, done.position, reply)
+    return Receipt(done.stream, done.version, done.position, reply, done.others)
 
 
 async def _received(sent: Sent) -> Receipt:

@@ -253,4 +253,5 @@ def _answer_of(number: int, future: asyncio.Future[Receipt]) -> Answer:
         return Failed(number, *as_failure(error))
     receipt = future.result()
     reply = None if receipt.reply is None else msgspec.json.encode(receipt.reply)
-    return Done(number, receipt.stream, receipt.version, receipt.position, reply)
+    place = receipt.stream, receipt.version, receipt.position
+    return Done(number, *place, reply, receipt.others)

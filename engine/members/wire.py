@@ -68,7 +68,7 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, tag="command"):
     name: str
     body: bytes
     key: str | None
-    expected: int | None
+    expected: int | Mapping[str, int] | None
     correlation: str | None
     causation: str | None
     principal: str | None
@@ -109,6 +109,8 @@ class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
     position: int
     reply: bytes | None
     """As JSON, where the command declares a reply."""
+    others: tuple[tuple[str, int], ...] = ()
+    """Of a joint decision: stream and version of its further aggregates."""
 
 
 class Told(msgspec.Struct, array_like=True, frozen=True, tag="told"):

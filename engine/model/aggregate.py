@@ -32,7 +32,7 @@ from .annotations import (
 )
 from .decisions import Decision, refuse_misdeclared
 from .given import WHOLE_MAX, as_seconds, shown
-from .messages import Command, Event, check_name, reply_of
+from .messages import Command, Event, check_name, is_id, reply_of
 from .replies import ReplyForm
 
 __all__ = [
@@ -42,6 +42,8 @@ __all__ = [
     "Context",
     "applies",
     "as_events",
+    "class_taken",
+    "decisions_named",
     "definitions_of",
     "handles",
     "id_field_of",
@@ -391,12 +393,12 @@ def _add_handler(
     if inspect.isasyncgenfunction(method):
         raise DefinitionError(f"{where} yields: return its events, all at once, as a list")
     command = _message_class(signature, Command)
-    takes = tuple(_taken(signature, name, kind) for name, kind in signature.parameters[1:])
+    takes = tuple(class_taken(signature, name, kind) for name, kind in signature.parameters[1:])
     if len(set(takes)) < len(takes):
         raise DefinitionError(f"{where} takes the same thing twice: drop one of the parameters")
     if command in handlers:
         raise DefinitionError(f"{where} is a second handler of {command.__name__}: keep one")
-    reply, decisions = reply_of(command), _decisions(signature)
+    reply, decisions = reply_of(command), decisions_named(signature)
     refuse_misdeclared(where, reply, decisions)
     handlers[command] = CommandHandler(
         command,
@@ -409,7 +411,7 @@ def _add_handler(
     )
 
 
-def _decisions(signature: Signature) -> list[tuple[Any, ...]]:
+def decisions_named(signature: Signature) -> list[tuple[Any, ...]]:
     """Give events and reply of each Decision that a handler's return annotation names."""
     named = [each for each in union_members(signature.returns) if _is_decision(each)]
     if Decision in named:
@@ -424,7 +426,7 @@ def _is_decision(annotation: Any) -> bool:
     return annotation is Decision or typing.get_origin(annotation) is Decision
 
 
-def _taken(signature: Signature, name: str, annotation: Any) -> type:
+def class_taken(signature: Signature, name: str, annotation: Any) -> type:
     """Give the class of a handler's further parameter."""
     if isinstance(annotation, type) and annotation.__module__ != "builtins":
         resource: type[Any] = annotation
@@ -480,21 +482,10 @@ def _returned_events(signature: Signature) -> set[type[Event]]:
 
 def id_field_of(command: type[Command]) -> str:
     """Give the name of the field that says which aggregate a command is for."""
-    fields = [f.name for f in fields_of(command) if _is_id(f.type)]
+    fields = [f.name for f in fields_of(command) if is_id(f.type)]
     if len(fields) != 1:
         raise DefinitionError(
             f"command {command.__name__} has {len(fields)} fields of type Id: exactly one says "
             f"which aggregate the command is for"
         )
     return fields[0]
-
-
-def _is_id(annotation: Any) -> bool:
-    while isinstance(annotation, typing.NewType):
-        annotation = annotation.__supertype__
-    if typing.get_origin(annotation) is not typing.Annotated:
-        return False
-    return any(
-        isinstance(m, msgspec.Meta) and (m.extra or {}).get("foldline") == "aggregate-id"
-        for m in typing.get_args(annotation)[1:]
-    )

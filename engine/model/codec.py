@@ -60,6 +60,9 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Names and values that the command took; on its first event. Nothing if held already."""
     releases: tuple[tuple[str, str], ...] = ()
     """Names and values that it released, if it held them; on its first event."""
+    parties: tuple[tuple[str, int, int], ...] = ()
+    """Of a joint decision, on the first of its events: each stream that it was about, the version
+    that this came to, and how many events it got. All its events stand next to each other."""
 
 
 _metadata_decoder = msgspec.json.Decoder(Metadata)

@@ -22,9 +22,11 @@ __all__ = [
     "NO_CLAIMS",
     "Claim",
     "Decision",
+    "Given",
     "Opened",
     "Release",
     "UniqueValue",
+    "checked_claims",
     "opened",
     "refuse_misdeclared",
 ]
@@ -32,14 +34,20 @@ __all__ = [
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultTypeVar
 
-    Events = TypeVar("Events", bound=Event, covariant=True)
+    Events = TypeVar("Events", bound="Event | Given", covariant=True)
     Reply = DefaultTypeVar("Reply", covariant=True, default=object)
 else:
-    Events = TypeVar("Events", bound=Event, covariant=True)
+    Events = TypeVar("Events", covariant=True)
     Reply = TypeVar("Reply", covariant=True)
 
 
 NO_CLAIMS: Final[Sequence[Any]] = ()
+
+
+class Given:
+    """What a joint decision gives to one of its aggregates: the base of `To`."""
+
+    __slots__ = ()
 
 
 class UniqueValue(msgspec.Struct, frozen=True, gc=False):
@@ -108,7 +116,7 @@ def opened(where: str, form: ReplyForm | None, returned: Any, limits: Limits) ->
         decision = cast("Decision[Event, Any]", returned)
         claims = decision.claims
         if claims is not NO_CLAIMS:
-            claims = _checked(where, decision, limits)
+            claims = checked_claims(where, claims, limits, has_events=bool(decision.events))
         if form is not None:
             reply, kept = form.kept(decision.reply, limits.reply_bytes)
             return decision.events, reply, kept, claims
@@ -126,9 +134,10 @@ def opened(where: str, form: ReplyForm | None, returned: Any, limits: Limits) ->
     )
 
 
-def _checked(where: str, decision: Decision[Event, Any], limits: Limits) -> Sequence[UniqueValue]:
+def checked_claims(
+    where: str, given: object, limits: Limits, *, has_events: bool
+) -> Sequence[UniqueValue]:
     """Give the claims of a decision; raise HandlerFailed for one that cannot be stored."""
-    given: object = decision.claims
     if not isinstance(given, list | tuple):
         raise HandlerFailed(
             f"{where} gives claims={shown(given)}: write a list, as claims=[Claim(...)]. Nothing "
@@ -140,7 +149,7 @@ def _checked(where: str, decision: Decision[Event, Any], limits: Limits) -> Sequ
             f"{where} gives {len(claims)} claims, above Limits.command_claims at "
             f"{limits.command_claims}. Nothing was written."
         )
-    if claims and not decision.events:
+    if claims and not has_events:
         raise HandlerFailed(
             f"{where} gives claims and no event. They are kept with events: return one that says "
             f"what the aggregate holds, or holds no more. Nothing was written."

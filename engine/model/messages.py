@@ -18,10 +18,13 @@ from typing import (
     Any,
     ClassVar,
     Generic,
+    NewType,
     TypedDict,
     TypeVar,
     cast,
     dataclass_transform,
+    get_args,
+    get_origin,
 )
 
 import msgspec
@@ -52,6 +55,7 @@ __all__ = [
     "check_name",
     "following",
     "instead_text",
+    "is_id",
     "position_of",
     "reply_of",
 ]
@@ -74,6 +78,18 @@ _ID_MARK = {"foldline": "aggregate-id"}
 
 Id = Annotated[str, msgspec.Meta(min_length=1, extra=_ID_MARK)]
 """The type of the one field of a command that says which aggregate it is for."""
+
+
+def is_id(annotation: Any) -> bool:
+    """Tell whether a field of this type says which aggregate a command is for."""
+    while isinstance(annotation, NewType):
+        annotation = annotation.__supertype__
+    if get_origin(annotation) is not Annotated:
+        return False
+    return any(
+        isinstance(m, msgspec.Meta) and (m.extra or {}).get("foldline") == "aggregate-id"
+        for m in get_args(annotation)[1:]
+    )
 
 
 def check_name(name: object, what: str, mend: str) -> str:
@@ -273,8 +289,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be done."""
     key: str | None = None
     """The caller's name for this command to this aggregate; sent again, it is not run again."""
-    expected: int | None = None
-    """The version that the aggregate must have, else WrongVersion."""
+    expected: int | Mapping[str, int] | None = None
+    """The version that the aggregate must have, else WrongVersion. For a joint decision the
+    versions of some or all of its aggregates, by their streams (`kind:id`)."""
     correlation: str | None = None
     """What the command belongs to, as the caller sees it; kept in its events."""
     causation: str | None = None
@@ -305,9 +322,16 @@ class Receipt(
     """Place of its last event in the log; 0 where the aggregate has none."""
     reply: Reply = NO_REPLY
     """What the handler replied, of the type that the command declares; None where it does not."""
+    others: tuple[tuple[str, int], ...] = ()
+    """Of a joint decision: stream and version of each further aggregate that the command names."""
 
     __get_pydantic_core_schema__ = classmethod(core_schema)
     __get_pydantic_json_schema__ = classmethod(json_schema)
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The version of each aggregate that the command names, by its stream."""
+        return {self.stream: self.version, **dict(self.others)}
 
     @property
     def token(self) -> str:

@@ -8,6 +8,8 @@ Rules:
   last of them; decided on durable state, it is answered at once.
 - While an async handler decides, it takes nothing more; the outcome waits for a turn of its own.
 - Behind a command that claims a value it takes nothing more until that is durable or refused.
+- In a joint decision it stands still, from its turn until the outcome, and decides nothing itself.
+  It counts as there when nothing of it is undurable.
 - Rejected is an answer only where a handler raises it. After any other exception of the host's
   code, whatever its class and whether a handler, a decoder or an applier raised it, and after a
   deadline that passed while its handler ran, it takes nothing more, waits for what is in flight,
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,54 +36,44 @@ from ..errors import (
     Voided,
     WrongVersion,
 )
-from ..model.aggregate import Aggregate, as_events
-from ..model.codec import Metadata, decode_metadata
+from ..model.aggregate import as_events
 from ..model.footprint import footprint
 from ..model.messages import Event, Receipt
-from ..model.stored import ENCODING_JSON, Snapshot, StoredEvent
+from ..model.stored import StoredEvent
 from ..runtime.safely import described
-from ..stores.contract.log import StreamPage, Write
+from ..stores.contract.log import Write
 from .deliberation import Deliberation
 from .encoding import encode_and_fold, failed, failure_text
+from .folded import Folded
 from .journal import Entry, Follower, decided_on_void
-from .keys import KeyRecord, KeyWindow
+from .keys import KeyRecord
 from .kind import Kind
-from .mailbox import Mail, Waiting, count, take, too_late
-from .phase import CLAIMING, COLD, DECIDING, LIVE, LOADING, SETTLING, Phase
+from .mailbox import Mail, Together, Waiting, count, take, too_late
+from .phase import CLAIMING, COLD, DECIDING, JOINT, LIVE, LOADING, SETTLING, Phase
 from .proving import decide_and_compare
-from .replying import extras_of, recall, record_of, unpack
-from .snapshot import Distrusted, Frozen
+from .replying import extras_of, first_receipt, recall, unpack
+from .snapshot import Frozen
 
 __all__ = ["Actor"]
 
 
-class Actor:
+class Actor(Folded):
     """One resident aggregate."""
 
     __slots__ = (
         "_deliberation",
-        "_keys",
-        "_position",
-        "_proof",
-        "_replayed",
+        "_joint",
         "_tail",
         "_waiting",
-        "id",
         "idle",
         "incarnation",
-        "kind",
         "phase",
         "queued",
-        "state",
-        "stream",
         "used",
-        "version",
     )
 
     def __init__(self, kind: Kind[Actor], stream: str, id: str) -> None:  # noqa: A002 - the domain's word
-        self.kind = kind
-        self.stream = stream
-        self.id = id
+        super().__init__(kind, stream, id)
         self.phase: Phase = COLD
         self.incarnation = 0
         self.queued = False
@@ -92,22 +84,10 @@ class Actor:
         """How often the directory has looked for idle ones since its last command."""
         self._waiting: Waiting = None
         self._deliberation: Deliberation | None = None
-        self._begin()
-
-    def _begin(self) -> None:
-        """Be the aggregate before its first event."""
-        self.state: Aggregate = self.kind.definition.cls(id=self.id)
-        self.version = 0
-        """Undurable events included."""
-        self._position = 0
-        """Of the last durable event."""
+        self._joint: Together | None = None
+        """For whom it stands still."""
         self._tail: Entry | None = None
         """The last undurable entry."""
-        self._keys: KeyWindow | None = None
-        self._proof: Snapshot | None = None
-        """The snapshot that it stands on, until the event at its version has been seen."""
-        self._replayed = 0
-        """Events folded by loading."""
 
     # -- the mailbox ------------------------------------------------------------------------
 
@@ -117,6 +97,9 @@ class Actor:
         if self.phase is DECIDING:
             assert self._deliberation is not None
             return self._deliberation.ended
+        if self.phase is JOINT:
+            assert self._joint is not None
+            return self._joint.turn is self
         return self._waiting is not None and self.phase is LIVE
 
     @property
@@ -129,8 +112,8 @@ class Actor:
             and (self.phase is LIVE or self.phase is COLD)
         )
 
-    def post(self, mail: Mail) -> None:
-        """Accept a command; raise Overloaded if too many wait already."""
+    def check_room(self) -> None:
+        """Raise Overloaded if too many commands wait already."""
         waiting = self._waiting
         if waiting is not None and count(waiting) >= self.kind.limits.mailbox_commands:
             self.kind.intake.overloaded += 1
@@ -138,6 +121,12 @@ class Actor:
                 f"{count(waiting)} commands wait for {self.stream}, as many as "
                 f"Limits.mailbox_commands allows. Nothing was run; send again after a pause."
             )
+
+    def post(self, mail: Mail) -> None:
+        """Accept a command; raise Overloaded if too many wait already."""
+        waiting = self._waiting
+        if waiting is not None:
+            self.check_room()
         # The caller's stack may be nearly used up, and each call here may raise RecursionError. So
         # what takes calls inside each other comes first, and can be left undone; what follows takes
         # one call at a time, no deeper than what has been done.
@@ -148,7 +137,7 @@ class Actor:
             mail.due = self.kind.ports.clock.monotonic() + mail.seconds
             loop = mail.answer.get_loop()
             mail.timer = loop.call_later(mail.seconds, self._refuse_late, mail)
-        self._go_on()
+        self.go_on()
         self.kind.intake.accepted()
         mail.open = True
         if more is None:
@@ -160,15 +149,16 @@ class Actor:
         self.used = True
         self.idle = 0
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """See that waiting commands come to their turn, also one that is about to be taken."""
         if self.phase is LIVE:
-            self._ask_turn()
+            self.ask_turn()
         elif self.phase is COLD:
             self.kind.residents.load(self)
             self.phase = LOADING
 
-    def _ask_turn(self) -> None:
+    def ask_turn(self) -> None:
+        """Stand in the dispatcher's queue."""
         if not self.queued:
             self.kind.turns.ready(self)
             self.queued = True
@@ -176,15 +166,22 @@ class Actor:
     def refuse_waiting(self, error: EngineError) -> None:
         """Answer every command that waits, or is being decided, with an error."""
         self._drop_deliberation(error)
+        if self._joint is not None:
+            self._joint.give_up(error)
         while self._waiting is not None:
             mail, self._waiting = take(self._waiting)
             if mail.open:
-                self.kind.intake.refuse(mail, error)
+                self._refuse_waiting(mail, error)
 
     def _refuse_late(self, mail: Mail) -> None:
         """Answer a command whose deadline has passed before its turn came."""
         if mail.open:
-            self.kind.intake.refuse(mail, too_late(mail, self.stream, "waited for its turn"))
+            self._refuse_waiting(mail, too_late(mail, self.stream, "waited for its turn"))
+
+    def _refuse_waiting(self, mail: Mail, error: EngineError) -> None:
+        self.kind.intake.refuse(mail, error)
+        if mail.joint is not None:
+            mail.joint.release()
 
     def footprint(self) -> int:
         """Estimate the bytes that it holds: itself, its state, its keys."""
@@ -202,97 +199,6 @@ class Actor:
         assert self._tail is None, "an actor loads only when nothing of it is in flight"
         self._begin()
 
-    @property
-    def read_after(self) -> int:
-        """The version after which its stream is read; the event of a snapshot is its proof."""
-        return self.version if self._proof is None else self.version - 1
-
-    @property
-    def restored(self) -> bool:
-        """Whether it was loaded from a snapshot and not from its beginning."""
-        return self.version > self._replayed
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Begin at a snapshot; raise Distrusted where it does not fit."""
-        assert self.kind.freezer is not None
-        self.state, self._keys = self.kind.freezer.open(snapshot)
-        self.version = snapshot.version
-        self._position = snapshot.position
-        self._proof = snapshot
-
-    def prove(self, page: StreamPage) -> Sequence[StoredEvent]:
-        """Give the events to fold, once the snapshot is known to belong to this stream.
-
-        Raises Distrusted where it does not: then the actor is at its beginning again.
-        """
-        proof = self._proof
-        if proof is None:
-            return page.events
-        if not page.events:
-            if page.more:
-                return ()
-            self._begin()
-            raise Distrusted("the stream ends before it")
-        first = page.events[0]
-        if (first.position, first.checksum) != (proof.position, proof.checksum):
-            self._begin()
-            raise Distrusted("another event is at its version")
-        self._proof = None
-        return page.events[1:]
-
-    def replay(self, events: Sequence[StoredEvent], end: int) -> None:
-        """Fold stored events, in order, of a stream that goes on to version `end` at least.
-
-        Raises Damaged, or what the applier raises; then the actor is of no use.
-        """
-        if not events:
-            return
-        state, stored_as, version = self.state, self.kind.stored, self.version
-        forgotten = end - self.kind.definition.key_window
-        for stored in events:
-            version += 1
-            assert stored.version == version, "versions of a stream have no holes"
-            binding = stored_as.get((stored.name, stored.event_version))
-            if binding is None or stored.encoding != ENCODING_JSON:
-                self._replay_otherwise(stored)
-            else:
-                try:
-                    event = binding.decode(stored.payload)
-                except Exception:
-                    event = self.kind.registry.decode(stored)  # tells it in its own words
-                binding.apply(state, event)
-            state.version = version
-            # A key stands at its command's first event, and counts by its last one.
-            may_count = version > forgotten or b'"events"' in stored.metadata
-            if may_count and b'"key"' in stored.metadata:
-                self._replay_key(stored, decode_metadata(stored))
-        self.version = version
-        self._position = events[-1].position
-        self._replayed += len(events)
-
-    def _replay_otherwise(self, stored: StoredEvent) -> None:
-        """Fold an event that is not folded as it was stored, if there is anything to fold."""
-        event = self.kind.registry.decode(stored)
-        if event is None:
-            return
-        binding = self.kind.events.get(type(event))
-        if binding is None:
-            raise StreamUnreadable(
-                f"{stored.name} version {stored.event_version} is in {self.stream}, and "
-                f"nothing in {self.kind.definition.cls.__name__} applies it"
-            )
-        binding.apply(self.state, event)
-
-    def _replay_key(self, stored: StoredEvent, metadata: Metadata) -> None:
-        record = record_of(stored, metadata)
-        if metadata.key is not None and record is not None:
-            self._remember(metadata.key, record)
-
-    def _remember(self, key: str, record: KeyRecord) -> None:
-        if self._keys is None:
-            self._keys = KeyWindow(self.kind.definition.key_window)
-        self._keys.remember(key, record)
-
     def loaded(self, last: StoredEvent | None) -> None:
         """Take commands from now on; `last` is the event that was folded last, if one was."""
         assert self.phase is LOADING
@@ -307,7 +213,7 @@ class Actor:
     def _be_live(self) -> None:
         self.phase = LIVE
         if self._waiting is not None:
-            self._go_on()
+            self.go_on()
 
     def unreadable(self, cause: BaseException) -> None:
         """Answer what waits, and leave; the next command tries to load again."""
@@ -320,7 +226,7 @@ class Actor:
 
     def settled(self, entry: Entry, position: int) -> None:
         """Note that an entry is durable."""
-        self._position = position
+        self.position = position
         if self._tail is not entry:
             return
         self._tail = None
@@ -328,6 +234,8 @@ class Actor:
             self._reload()
         elif self.phase is CLAIMING:
             self._be_live()
+        elif self._joint is not None:
+            self._joint.arrived(self, in_turn=False)
 
     def seal(self, frozen: Frozen, event: StoredEvent) -> None:
         """Keep a snapshot whose version is durable."""
@@ -339,6 +247,8 @@ class Actor:
         self.incarnation += 1
         self._tail = None
         self._drop_deliberation(Voided(decided_on_void(self.stream)))
+        if self._joint is not None:
+            self.put_back(self._joint.mail)
         self._reload()
 
     def _reload(self) -> None:
@@ -346,7 +256,7 @@ class Actor:
         if self._waiting is None:
             self.kind.residents.forget(self)
         else:
-            self._go_on()
+            self.go_on()
 
     # -- deciding ---------------------------------------------------------------------------
 
@@ -368,6 +278,9 @@ class Actor:
                         raise
             elif self.phase is DECIDING and self.wants_turn:
                 self._conclude()  # what waits goes on behind it, in this same turn
+            elif self.phase is JOINT and self.wants_turn:
+                assert self._joint is not None
+                self._joint.take_turn()
             else:
                 break
             done += 1
@@ -380,9 +293,12 @@ class Actor:
         if mail.answer.done():
             # The caller was cancelled before its command was run: then it is not run.
             self.kind.intake.drop(mail)
+            if mail.joint is not None:
+                mail.joint.release()
             return False
         if mail.timer is not None:
-            mail.timer.cancel()
+            if mail.joint is None:
+                mail.timer.cancel()
             if self._is_late(mail):
                 # A busy loop comes late to its timers.
                 self._refuse_late(mail)
@@ -403,11 +319,16 @@ class Actor:
     def _handle(self, mail: Mail) -> None:
         if self.kind.failpoint is not None:
             self.kind.failpoint("actor.taken")
+        if mail.joint is not None:
+            self._stand_still(mail)
+            return
         envelope = mail.envelope
         if envelope.key is not None and self._answer_repeat(mail, envelope.key):
             return
-        if envelope.expected is not None and envelope.expected != self.version:
-            self._refuse(mail, WrongVersion(self.stream, envelope.expected, self.version))
+        expected = envelope.expected
+        if expected is not None and expected != self.version:
+            assert not isinstance(expected, Mapping), "only joint decisions have one each"
+            self._refuse(mail, WrongVersion(self.stream, expected, self.version))
             return
         if mail.handler.is_async:
             self._deliberate(mail)
@@ -474,7 +395,7 @@ class Actor:
         self.phase = DECIDING
         try:
             task = deliberation.begin(
-                lambda: self._decide(mail), seconds, self._ask_turn, self._ran_out
+                lambda: self._decide(mail), seconds, self.ask_turn, self._ran_out
             )
         except BaseException as error:  # of the host's task factory
             self._deliberation, self.phase = None, LIVE
@@ -527,26 +448,82 @@ class Actor:
         if self.kind.failpoint is not None:
             self.kind.failpoint("actor.folded")
         write = Write(self.stream, expected, datas)
-        entry = Entry(self, self.incarnation, mail, write, self.version, size)
+        count = len(datas)
+        entry = Entry(self, self.incarnation, write, self.version, None, mail, size, count)
         key = mail.envelope.key
         if key is not None:
             assert mail.fingerprint is not None
             entry.record = KeyRecord(mail.fingerprint, expected + 1, self.version, 0, mail.kept)
-            self._remember(key, entry.record)
-        freezer = self.kind.freezer
-        if freezer is not None and freezer.is_due(expected, self.version):
-            entry.frozen = freezer.freeze(self.state, self._keys)
+            self.remember(key, entry.record)
+        entry.frozen = self._frozen(expected)
         if mail.claims:
-            entry.extras = extras_of(mail, self.stream)
+            entry.extras = extras_of(mail.claims, self.stream)
             self.phase = CLAIMING
         self._tail = entry
         self.kind.journal.submit(entry)
+
+    def _frozen(self, before: int) -> Frozen | None:
+        """Give the state as it is kept, if a snapshot is due behind version `before`."""
+        freezer = self.kind.freezer
+        if freezer is None or not freezer.is_due(before, self.version):
+            return None
+        return freezer.freeze(self.state, self._keys)
+
+    # -- joint decisions --------------------------------------------------------------------
+
+    def _stand_still(self, mail: Mail) -> None:
+        """Take a command that several aggregates decide: nothing more is taken until its outcome.
+
+        Behind undurable events it is not there yet: they may be voided.
+        """
+        joint = mail.joint
+        assert joint is not None
+        self._joint = joint
+        self.phase = JOINT
+        if self._tail is None:
+            joint.arrived(self, in_turn=True)
+
+    def put_in(self, mail: Mail) -> None:
+        """Have a command behind those that wait; `check_room` and `go_on` come before it."""
+        waiting = self._waiting
+        if waiting is None:
+            self._waiting = mail
+        elif isinstance(waiting, deque):
+            waiting.append(mail)
+        else:
+            self._waiting = deque((waiting, mail))
+        self.used = True
+        self.idle = 0
+
+    def put_back(self, mail: Mail) -> None:
+        """Stand still no more; take that command again before all others."""
+        self._joint = None
+        waiting = self._waiting
+        rest = () if waiting is None else waiting if isinstance(waiting, deque) else (waiting,)
+        self._waiting = deque((mail, *rest)) if rest else mail
+
+    def leave(self, joint: Together) -> None:
+        """Stand still no more, if it does so for that one; what waits goes on."""
+        if self._joint is joint:
+            self._joint = None
+            self._be_live()
+
+    def distrust(self) -> None:
+        """Stand still no more, and load again: nothing of it is in flight."""
+        assert self._tail is None, "it stands still behind durable events"
+        self._joint = None
+        self._reload()
+
+    def share(self, entry: Entry, before: int) -> Frozen | None:
+        """Have a part in a joint decision's entry, from version `before` on."""
+        self._tail = entry
+        return self._frozen(before)
 
     # -- answers that write nothing ---------------------------------------------------------
 
     def _answer_repeat(self, mail: Mail, key: str) -> bool:
         """Answer a key that is in the window; give whether it was."""
-        record = None if self._keys is None else self._keys.find(key, self.version)
+        record = self.recalled(key)
         if record is None:
             return False
         error = recall(mail, key, self.stream, record)
@@ -556,15 +533,14 @@ class Actor:
             self._tail.follow(Follower(mail, repeated=record))
         else:
             assert record.position, "nothing is undurable, so the first command is not either"
-            receipt = Receipt(self.stream, record.version, record.position, mail.reply)
-            self.kind.intake.repeat(mail, receipt)
+            self.kind.intake.repeat(mail, first_receipt(self.stream, record, mail.reply))
         return True
 
     def _accept_nothing(self, mail: Mail) -> None:
         if self._tail is not None:
             self._tail.follow(Follower(mail))
         else:
-            receipt = Receipt(self.stream, self.version, self._position, mail.reply)
+            receipt = Receipt(self.stream, self.version, self.position, mail.reply)
             self.kind.intake.answer(mail, receipt)
 
     def _refuse(self, mail: Mail, error: EngineError) -> None:

@@ -9,7 +9,7 @@ line of the one that it is asked about is refused: each would wait for the other
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Hashable, Sequence
 from contextvars import ContextVar
 from typing import Final
 
@@ -26,19 +26,22 @@ __all__ = ["Admission"]
 class _Question:
     """One command that the hook is asked about."""
 
-    __slots__ = ("admission", "is_answered", "line", "outer")
+    __slots__ = ("admission", "is_answered", "lines", "outer")
 
-    def __init__(self, admission: Admission, line: Hashable, outer: _Question | None) -> None:
+    def __init__(
+        self, admission: Admission, lines: Sequence[Hashable], outer: _Question | None
+    ) -> None:
         self.admission = admission
-        self.line = line
+        self.lines = lines
         self.outer = outer
         """The one whose hook has sent this command."""
         self.is_answered = False
 
-    def waits_for(self, admission: Admission, line: Hashable) -> bool:
-        """Tell whether this or an outer one has no answer yet, and stands in that line."""
-        stands = self.admission is admission and self.line == line and not self.is_answered
-        return stands or (self.outer is not None and self.outer.waits_for(admission, line))
+    def waits_for(self, admission: Admission, lines: Sequence[Hashable]) -> bool:
+        """Tell whether this or an outer one has no answer yet, and stands in one of those lines."""
+        meets = any(line in self.lines for line in lines)
+        stands = self.admission is admission and meets and not self.is_answered
+        return stands or (self.outer is not None and self.outer.waits_for(admission, lines))
 
 
 _ASKED: Final[ContextVar[_Question | None]] = ContextVar("foldline_question", default=None)
@@ -57,8 +60,10 @@ class Admission:
         self._lines: dict[Hashable, asyncio.Future[None]] = {}
         """The last command of each line that waits; done when it and all before it have passed."""
 
-    async def admit(self, mail: Mail, line: Hashable, post: Submit) -> asyncio.Future[Receipt]:
-        """Ask for a command, and post it behind those that were sent before it in its line.
+    async def admit(
+        self, mail: Mail, lines: Sequence[Hashable], post: Submit
+    ) -> asyncio.Future[Receipt]:
+        """Ask for a command, and post it behind those that were sent before it in its lines.
 
         Raises Forbidden, DeadlinePassed, Overloaded, and what `post` raises.
         """
@@ -68,12 +73,12 @@ class Admission:
                 f"Limits.commands_accepted allows. Nothing was run; send again after a pause."
             )
         outer = _ASKED.get()
-        if outer is not None and outer.waits_for(self, line):
+        if outer is not None and outer.waits_for(self, lines):
             raise _waits_for_itself(mail)
         begun = 0.0 if mail.seconds is None else self._clock.monotonic()
         answer = self._gate.ask(mail.envelope.principal, "execute", mail.envelope.command)
-        if answer is not None or line in self._lines:
-            await self._stand_in_line(mail, _Question(self, line, outer), answer)
+        if answer is not None or any(line in self._lines for line in lines):
+            await self._stand_in_line(mail, _Question(self, lines, outer), answer)
         self._take_off(mail, begun)
         return post(mail)
 
@@ -81,10 +86,11 @@ class Admission:
         self, mail: Mail, question: _Question, answer: Awaitable[object] | None
     ) -> None:
         """Return when the hook has said yes and those before have passed."""
-        line = question.line
+        lines = question.lines
         _ASKED.set(question)
-        before, own = self._lines.get(line), asyncio.get_running_loop().create_future()
-        self._lines[line] = own
+        before = [self._lines[line] for line in lines if line in self._lines]
+        own = asyncio.get_running_loop().create_future()
+        self._lines.update(dict.fromkeys(lines, own))
         self._waiting += 1
         try:
             await self._pass(mail, question, answer, before)
@@ -92,18 +98,15 @@ class Admission:
             question.is_answered = True
             _ASKED.set(question.outer)  # no token: who leaves may end this in another context
             self._waiting -= 1
-            if before is None:
-                self._leave(line, own)
-            else:
-                # Whoever is refused or leaves lets nobody behind him overtake who is before him.
-                before.add_done_callback(lambda _: self._leave(line, own))
+            # Whoever is refused or leaves lets nobody behind him overtake who is before him.
+            self._leave_behind(before, lines, own)
 
     async def _pass(
         self,
         mail: Mail,
         question: _Question,
         answer: Awaitable[object] | None,
-        before: asyncio.Future[None] | None,
+        before: Sequence[asyncio.Future[None]],
     ) -> None:
         """Return when the hook has said yes and those before have passed, within the deadline."""
         principal, command = mail.envelope.principal, mail.envelope.command
@@ -112,8 +115,8 @@ class Admission:
                 if answer is not None:
                     await self._gate.hear(answer, principal, "execute", command)
                     question.is_answered = True
-                if before is not None:
-                    await asyncio.shield(before)
+                for each in before:
+                    await asyncio.shield(each)
         except TimeoutError:
             raise _too_late(mail) from None
 
@@ -125,9 +128,20 @@ class Admission:
                 raise _too_late(mail)
             mail.seconds -= spent
 
-    def _leave(self, line: Hashable, own: asyncio.Future[None]) -> None:
-        if self._lines.get(line) is own:
-            del self._lines[line]
+    def _leave_behind(
+        self,
+        before: Sequence[asyncio.Future[None]],
+        lines: Sequence[Hashable],
+        own: asyncio.Future[None],
+    ) -> None:
+        """Leave the lines when those before have left them."""
+        waiting = [each for each in before if not each.done()]
+        if waiting:
+            waiting[0].add_done_callback(lambda _: self._leave_behind(waiting[1:], lines, own))
+            return
+        for line in lines:
+            if self._lines.get(line) is own:
+                del self._lines[line]
         if not own.done():
             own.set_result(None)
 

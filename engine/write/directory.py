@@ -121,6 +121,14 @@ class Directory:
         self._actors[stream] = actor
         return actor
 
+    def find_all(self, named: Sequence[tuple[Kind[Actor], object]]) -> list[Actor]:
+        """Give the actors of several aggregates, all of them in memory; raises as `find` does."""
+        actors = [self.find(kind, aggregate_id) for kind, aggregate_id in named]
+        if any(self._actors.get(actor.stream) is not actor for actor in actors):
+            # One of them made room for another.
+            self._refuse()
+        return actors
+
     def forget(self, actor: Actor) -> None:
         """Take out an actor that has no state to keep."""
         if self._actors.get(actor.stream) is actor:

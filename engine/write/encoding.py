@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from ..errors import DeadlinePassed, HandlerFailed, NotRun, Rejected
 from ..model.aggregate import Aggregate
 from ..model.codec import NOTHING_KEPT, Metadata, encode_metadata
-from ..model.decisions import Claim
+from ..model.decisions import Claim, UniqueValue
 from ..model.messages import Event
 from ..model.stored import EventData
 from ..runtime.safely import shows_messages
@@ -26,14 +26,20 @@ from .kind import EventBinding, Kind
 from .mailbox import Mail
 from .proving import Refold
 
-__all__ = ["encode_and_fold", "failed", "failure_text"]
+__all__ = ["encode_and_fold", "failed", "failure_text", "metadatas_of"]
 
 
 def encode_and_fold(
-    kind: Kind[Any], state: Aggregate, version: int, mail: Mail, events: Sequence[Event]
+    kind: Kind[Any],
+    state: Aggregate,
+    version: int,
+    mail: Mail,
+    events: Sequence[Event],
+    metadatas: tuple[bytes, bytes] | None = None,
 ) -> tuple[list[EventData], int]:
     """Give the encoded events of one command, folded into `state` at `version`, and their bytes.
 
+    `metadatas` are those of the first and of further events, if they are not the command's own.
     Raises HandlerFailed, also where an event is not read back as it was given, and whatever
     encoder, decoder and appliers raise.
     """
@@ -42,7 +48,10 @@ def encode_and_fold(
             f"{mail.handler.decide.__qualname__} returned {len(events)} events, above "
             f"Limits.command_events at {kind.limits.command_events}"
         )
-    metadata, further_metadata = _metadata(mail, len(events))
+    if metadatas is None:
+        key = mail.envelope.key
+        metadatas = metadatas_of(mail, len(events), key, mail.fingerprint, mail.claims)
+    metadata, further_metadata = metadatas
     bindings, encode, bytes_max = kind.events, kind.registry.encode, kind.limits.event_bytes
     refold = Refold(state) if kind.debug else None
     datas: list[EventData] = []
@@ -106,10 +115,17 @@ def _too_large(
     )
 
 
-def _metadata(mail: Mail, events: int) -> tuple[bytes, bytes]:
-    """Give the metadata of a command's first event and of its further ones."""
+def metadatas_of(
+    mail: Mail,
+    events: int,
+    key: str | None,
+    fingerprint: int | None,
+    claims: Sequence[UniqueValue],
+    parties: tuple[tuple[str, int, int], ...] = (),
+) -> tuple[bytes, bytes]:
+    """Give the metadata of a command's first event for an aggregate, and of its further ones."""
     envelope = mail.envelope
-    key, headers = envelope.key, envelope.headers
+    headers = envelope.headers
     correlation, causation = envelope.correlation, envelope.causation
     principal = envelope.principal
     traced = not (
@@ -118,18 +134,22 @@ def _metadata(mail: Mail, events: int) -> tuple[bytes, bytes]:
     first = further = b""
     own_headers = None if headers is None else dict(headers)
     trace = correlation, causation, principal, own_headers
-    if traced and (key is None or events > 1):
+    if traced and ((key is None and not parties) or events > 1):
         first = further = encode_metadata(Metadata(None, None, 1, *trace))
-    if key is not None or mail.claims:
+    if key is not None or claims or parties:
         kept = NOTHING_KEPT if key is None or mail.kept is None else msgspec.Raw(mail.kept)
         known = 1 if key is None else events
-        claims = _changed_claims(mail) if mail.claims else ()
-        first = encode_metadata(Metadata(key, mail.fingerprint, known, *trace, kept, *claims))
+        taken, released = _changed(claims) if claims else ((), ())
+        all_of_it = Metadata(key, fingerprint, known, *trace, kept, taken, released, parties)
+        first = encode_metadata(all_of_it)
     return first, further
 
 
-def _changed_claims(mail: Mail) -> tuple[tuple[tuple[str, str], ...], ...]:
+_Values: TypeAlias = tuple[tuple[str, str], ...]
+
+
+def _changed(claims: Sequence[UniqueValue]) -> tuple[_Values, _Values]:
     """Give what a command takes, and what it releases."""
-    taken = tuple((c.name, c.value) for c in mail.claims if isinstance(c, Claim))
-    released = tuple((c.name, c.value) for c in mail.claims if not isinstance(c, Claim))
+    taken = tuple((c.name, c.value) for c in claims if isinstance(c, Claim))
+    released = tuple((c.name, c.value) for c in claims if not isinstance(c, Claim))
     return taken, released

@@ -7,6 +7,8 @@ Rules:
 - A claim that another aggregate holds rejects its command alone: no other was decided on it.
 - A conflict voids its request and every later request of the same stream: those that are in the
   same batch, those that gather, and what the actor has folded. Other streams lose nothing.
+- A joint decision is one request of several streams. Their actors stand still until it is settled,
+  so nothing is decided on it, and a conflict has it decided anew.
 - A batch of which the store knows that nothing was written voids all of it, in the same way. If the
   store has stopped, the journal ends behind it.
 - Any other failure of an append stops the journal for good: what was in flight is *unknown*.
@@ -46,9 +48,10 @@ from ..telemetry import LINKS_MAX, CommitBegan, Observer
 from .keys import KeyRecord
 from .mailbox import Intake, Mail
 from .recorded_time import Timekeeper
+from .replying import joint_receipt
 from .snapshot import Frozen
 
-__all__ = ["Entry", "Follower", "Journal", "Owner", "decided_on_void"]
+__all__ = ["Entry", "EntryPart", "Follower", "Journal", "Owner", "decided_on_void"]
 
 
 class Owner(Protocol):
@@ -81,25 +84,47 @@ class Follower(msgspec.Struct):
     """The first command with the same key, whose receipt this is."""
 
 
-class Entry(msgspec.Struct):
-    """One command's events on their way to the store; *undurable* until it is settled."""
+class EntryPart(msgspec.Struct):
+    """A command's events for one aggregate."""
 
     owner: Owner
     incarnation: int
-    mail: Mail
     write: Write
     version: int
-    """Of the stream after this entry."""
+    """Of the stream after it."""
+    frozen: Frozen | None
+    """The state after it, where a snapshot is due."""
+
+
+class Entry(EntryPart):
+    """One command's events on their way to the store; *undurable* until it is settled."""
+
+    mail: Mail
     size: int
     """Bytes of its payloads and metadata."""
+    events: int
+    """How many it has, for all its aggregates."""
     record: KeyRecord | None = None
     """What the actor remembers of the command's key; gets its position here."""
-    frozen: Frozen | None = None
-    """The state after it, where a snapshot is due."""
+    others: Sequence[EntryPart] = ()
+    """Of a joint decision: its events for further aggregates."""
+    parties: Sequence[tuple[str, int, int]] = ()
+    """Of a joint decision: the streams that it is about, as its metadata has them."""
     followers: list[Follower] | None = None
     extras: Sequence[Extra] = ()
     """What is stored with the events: the command's claims, in their order. Then nothing is decided
     on this entry before it is settled, so it has no followers."""
+
+    @property
+    def owners(self) -> list[Owner]:
+        """The actors of all aggregates that it has events for."""
+        return [self.owner, *(other.owner for other in self.others)]
+
+    def request(self) -> AppendRequest:
+        """Give what is stored all or none."""
+        if not self.others:
+            return AppendRequest((self.write,), self.extras)
+        return AppendRequest((self.write, *(each.write for each in self.others)), self.extras)
 
     def follow(self, follower: Follower) -> None:
         """Let an answer leave right after this entry's own."""
@@ -171,7 +196,7 @@ class Journal:
     def submit(self, entry: Entry) -> None:
         """Take an entry into the next batch; `kick` sends it."""
         self._gathered.append(entry)
-        self._gathered_events += len(entry.write.events)
+        self._gathered_events += entry.events
         self._gathered_bytes += entry.size
         if (
             self._gathered_events >= self._limits.batch_events
@@ -197,7 +222,7 @@ class Journal:
         events = size = 0
         while self._gathered:
             entry = self._gathered[0]
-            events += len(entry.write.events)
+            events += entry.events
             size += entry.size
             if entries and (events > self._limits.batch_events or size > self._limits.batch_bytes):
                 break
@@ -208,7 +233,7 @@ class Journal:
 
     def _left(self, entry: Entry) -> None:
         """Count an entry out of what gathers; there is room again."""
-        self._gathered_events -= len(entry.write.events)
+        self._gathered_events -= entry.events
         self._gathered_bytes -= entry.size
         if not self.has_room and not self._lost:
             self.has_room = True
@@ -241,7 +266,7 @@ class Journal:
             self._publish(committed.events)
 
     async def _append(self, entries: list[Entry]) -> Committed:
-        requests = [AppendRequest((entry.write,), entry.extras) for entry in entries]
+        requests = [entry.request() for entry in entries]
         watch = self._watch
         seen = None if watch is None else watch.begin(_commit_began(entries))
         begin = self._stopwatch()
@@ -263,7 +288,10 @@ class Journal:
         size = 0
         assert len(committed.outcomes) == len(entries), "the store owes one outcome per request"
         for entry, outcome in zip(entries, committed.outcomes, strict=True):
-            if isinstance(outcome, Appended):
+            if isinstance(outcome, Appended) and entry.parties:
+                self._settle_joint(entry, outcome, committed.events)
+                size += entry.size
+            elif isinstance(outcome, Appended):
                 # Paired with the store's rule that a failed stream's tail fails: an entry that
                 # was decided on voided state must never be found in the log.
                 assert entry.incarnation == entry.owner.incarnation, "a void decision was stored"
@@ -285,6 +313,23 @@ class Journal:
             assert committed.events[0].position > self.position, "positions only grow"
             self.position = committed.events[-1].position
             self._events += len(committed.events)
+
+    def _settle_joint(self, entry: Entry, outcome: Appended, events: Sequence[StoredEvent]) -> None:
+        """Answer a joint decision, and let its actors go on."""
+        if entry.record is not None:
+            entry.record.position = outcome.position
+        position = outcome.position - entry.events
+        for part, version in zip((entry, *entry.others), outcome.versions, strict=True):
+            assert part.incarnation == part.owner.incarnation, "a void decision was stored"
+            assert version == part.version
+            position += len(part.write.events)
+            part.owner.settled(entry, position)
+            if part.frozen is not None:
+                part.owner.seal(part.frozen, events[position - events[0].position])
+        assert position == outcome.position
+        mail = entry.mail
+        self._intake.answer(mail, joint_receipt(entry.parties, position, mail.reply))
+        _release(mail)
 
     def _answer(self, entry: Entry, position: int) -> None:
         owner = entry.owner
@@ -314,7 +359,9 @@ class Journal:
         claim = entry.mail.claims[outcome.extra]
         assert isinstance(claim, Claim), "what is released is not refused"
         self._intake.refuse(entry.mail, claim.refusal())
-        entry.owner.voided()
+        _release(entry.mail)
+        for owner in entry.owners:
+            owner.voided()
 
     def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:
         owner = entry.owner
@@ -323,9 +370,13 @@ class Journal:
             self._void(entry, voided)
             return
         self._conflicts += 1
+        joint = entry.mail.joint
+        if joint is not None and joint.decide_again():
+            return
         self._intake.refuse(entry.mail, Conflict(outcome.stream, outcome.expected, outcome.actual))
+        _release(entry.mail)
         self._void_followers(entry, voided)
-        self._void_owners([owner])
+        self._void_owners(entry.owners)
 
     def _void_batch(self, entries: list[Entry], failure: StoreFailed) -> None:
         """Answer a batch of which nothing was written, and all that was decided on it."""
@@ -336,7 +387,7 @@ class Journal:
             )
             error.__cause__ = failure
             self._void(entry, error)
-        self._void_owners([entry.owner for entry in entries])
+        self._void_owners([owner for entry in entries for owner in entry.owners])
 
     def _void_owners(self, owners: Sequence[Owner]) -> None:
         """Void what gathers of these streams, and what their actors have folded."""
@@ -355,6 +406,7 @@ class Journal:
     def _void(self, entry: Entry, error: EngineError) -> None:
         self._voided += 1
         self._intake.refuse(entry.mail, error)
+        _release(entry.mail)
         self._void_followers(entry, error)
 
     def _void_followers(self, entry: Entry, error: EngineError) -> None:
@@ -394,11 +446,17 @@ def _commit_began(entries: Sequence[Entry]) -> CommitBegan:
     """Tell of a batch, and of its first commands what traces them."""
     headers = [entry.mail.envelope.headers for entry in entries[:LINKS_MAX]]
     return CommitBegan(
-        events=sum(len(entry.write.events) for entry in entries),
+        events=sum(entry.events for entry in entries),
         commands=len(entries),
         bytes=sum(entry.size for entry in entries),
         headers=[{**given} for given in headers if given],
     )
+
+
+def _release(mail: Mail) -> None:
+    """Let the actors go on that stand still for a command with its answer."""
+    if mail.joint is not None:
+        mail.joint.release()
 
 
 def _outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:

@@ -10,6 +10,7 @@ the metadata of the command's first event. A command that wrote no event leaves 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import cast
 from uuid import UUID, uuid5
@@ -50,6 +51,8 @@ class KeyRecord(msgspec.Struct, gc=False):
     """Position of its last event; 0 until that is durable."""
     reply: bytes | None = None
     """What its handler replied, encoded, where its command declares a reply."""
+    parties: Sequence[tuple[str, int, int]] = ()
+    """Of a joint decision: the streams that it was about, as its metadata has them."""
 
 
 class KeyWindow:

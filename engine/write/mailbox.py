@@ -20,7 +20,35 @@ from ..model.decisions import UniqueValue
 from ..model.messages import Envelope, Receipt
 from ..statistics import IntakeStatistics, answer_class
 
-__all__ = ["Intake", "Mail", "Sent", "Submit", "Waiting", "count", "take", "too_late"]
+__all__ = ["Intake", "Mail", "Sent", "Submit", "Together", "Waiting", "count", "take", "too_late"]
+
+
+class Together(Protocol):
+    """A joint decision, as its actors and the journal know it; see `joint`."""
+
+    mail: Mail
+    turn: object | None
+    """The actor in whose turn it goes on."""
+
+    def arrived(self, actor: Any, *, in_turn: bool) -> None:
+        """Note that one more of its actors stands still, with nothing undurable."""
+        ...
+
+    def take_turn(self) -> None:
+        """Go on, in the turn of one of its actors."""
+        ...
+
+    def give_up(self, error: EngineError) -> None:
+        """Answer with an error, and let all that stand still go on."""
+        ...
+
+    def release(self) -> None:
+        """Let all that stand still go on: the command has its answer."""
+        ...
+
+    def decide_again(self) -> bool:
+        """Have it decided anew, as a stream was not where it was read; give whether it will be."""
+        ...
 
 
 class Mail(msgspec.Struct):
@@ -46,6 +74,8 @@ class Mail(msgspec.Struct):
     """The same, as it is kept with the key."""
     claims: Sequence[UniqueValue] = ()
     """What its handler claims and releases."""
+    joint: Together | None = None
+    """Where several aggregates decide it: then it stands in the mailbox of each."""
 
 
 class Submit(Protocol):

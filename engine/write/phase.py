@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["CLAIMING", "COLD", "DECIDING", "LIVE", "LOADING", "SETTLING", "Phase"]
+__all__ = ["CLAIMING", "COLD", "DECIDING", "JOINT", "LIVE", "LOADING", "SETTLING", "Phase"]
 
 
 class Phase(enum.Enum):
@@ -20,6 +20,7 @@ class Phase(enum.Enum):
     LIVE = "live"  # it decides
     DECIDING = "deciding"  # an async handler decides, and nothing else is taken meanwhile
     CLAIMING = "claiming"  # it takes nothing until it is known whether it has what it claims
+    JOINT = "joint"  # it stands still until a decision that is about others too has its outcome
     SETTLING = "settling"  # it takes nothing until what is in flight is settled
 
 
@@ -28,4 +29,5 @@ LOADING: Final = Phase.LOADING
 LIVE: Final = Phase.LIVE
 DECIDING: Final = Phase.DECIDING
 CLAIMING: Final = Phase.CLAIMING
+JOINT: Final = Phase.JOINT
 SETTLING: Final = Phase.SETTLING

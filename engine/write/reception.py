@@ -29,6 +29,7 @@ from ..model.given import (
     shown,
 )
 from ..model.ids import as_id, check_id
+from ..model.joint import JointHandler
 from ..model.messages import Command, Envelope, Receipt, instead_text
 from ..runtime.ports import Ports
 from ..telemetry import Observer
@@ -36,6 +37,7 @@ from .actor import Actor
 from .admission import Admission
 from .deliberation import CURRENT
 from .directory import Directory
+from .joint import Joint
 from .kind import Kind
 from .mailbox import Intake, Mail, Sent, Submit
 from .observed import ObservedSubmit
@@ -50,6 +52,8 @@ class _Route(msgspec.Struct, frozen=True):
     handler: CommandHandler
     seconds: float | None
     """Of its deadline, where the envelope gives none."""
+    kinds: Sequence[Kind[Actor]] = ()
+    """Of a joint decision: those of its parties, in their order."""
 
 
 class Reception:
@@ -58,6 +62,7 @@ class Reception:
     def __init__(
         self,
         kinds: Sequence[Kind[Actor]],
+        decisions: Sequence[JointHandler],
         intake: Intake,
         directory: Directory,
         ports: Ports,
@@ -67,6 +72,7 @@ class Reception:
     ) -> None:
         self._check_usable = check_usable
         self._routes = _routes(kinds)
+        _add_joint(self._routes, decisions)
         self._intake = intake
         self._directory = directory
         self._failpoint = ports.failpoint
@@ -81,7 +87,7 @@ class Reception:
         mail = self._prepare(envelope)
         if self._admission is None:
             return self.submit(mail)
-        return self._admission.admit(mail, self._place_of(mail), self._post)
+        return self._admission.admit(mail, self._places_of(mail), self._post)
 
     def _prepare(self, envelope: Envelope) -> Mail:
         """Give an envelope, checked and copied, as it is run when it is posted.
@@ -92,6 +98,8 @@ class Reception:
         envelope, seconds = self.checked(envelope)
         fingerprint = None if envelope.key is None else _fingerprint(envelope.command)
         handler = self._routes[type(envelope.command)].handler
+        if envelope.expected is not None:
+            _check_expected(envelope, handler)
         return Mail(envelope, handler, loop.create_future(), fingerprint, seconds)
 
     def checked(self, envelope: Envelope, /) -> tuple[Envelope, float | None]:
@@ -111,7 +119,11 @@ class Reception:
         """Do what `checked` does, and check the id, for an engine in another process."""
         envelope, seconds = self.checked(envelope)
         command = envelope.command
-        check_id(getattr(command, self._routes[type(command)].handler.id_field))
+        route = self._routes[type(command)]
+        if envelope.expected is not None:
+            _check_expected(envelope, route.handler)
+        for _, aggregate_id in self._named(command, route):
+            check_id(as_id(aggregate_id))
         return envelope, seconds
 
     @property
@@ -125,9 +137,12 @@ class Reception:
         if CURRENT.get() is not None:
             self._check_not_inside(command)
         self._intake.check()
-        kind = self._routes[type(command)].kind
-        actor = self._directory.find(kind, getattr(command, mail.handler.id_field))
-        actor.post(mail)
+        route = self._routes[type(command)]
+        if route.kinds:
+            Joint(mail, self._directory.find_all(self._named(command, route))).post()
+        else:
+            actor = self._directory.find(route.kind, getattr(command, mail.handler.id_field))
+            actor.post(mail)
         if self._failpoint is not None:
             self._failpoint("mailbox.accepted")
         return mail.answer
@@ -137,15 +152,38 @@ class Reception:
         self._check_usable()
         return self.submit(mail)
 
-    def _place_of(self, mail: Mail) -> tuple[str | None, str, str]:
-        """Give in whose line mail stands, on its way to its aggregate."""
-        command = mail.envelope.command
-        kind = self._routes[type(command)].kind.definition.kind
-        return mail.envelope.principal, kind, as_id(getattr(command, mail.handler.id_field))
+    def _named(self, command: Command, route: _Route) -> Sequence[tuple[Kind[Actor], object]]:
+        """Give the kind and id of each aggregate that a command names; InvalidInput if it cannot.
+
+        Too many, none, and one that is named twice are refused here, before anything is run.
+        """
+        handler = route.handler
+        if not isinstance(handler, JointHandler):
+            return ((route.kind, getattr(command, handler.id_field)),)
+        pairs = zip(handler.parties, route.kinds, strict=True)
+        found = [(kind, each) for party, kind in pairs for each in party.ids(command)]
+        most = route.kind.limits.command_aggregates
+        if not 0 < len(found) <= most:
+            raise InvalidInput(
+                f"{type(command).__name__} names {len(found)} aggregates: it is decided by 1 to "
+                f"{most} (Limits.command_aggregates). Nothing was run."
+            )
+        if len(found) > 1:
+            _check_different(command, found)
+        return found
+
+    def _places_of(self, mail: Mail) -> Sequence[tuple[str | None, str, str]]:
+        """Give in whose lines mail stands, on its way to its aggregates."""
+        command, principal = mail.envelope.command, mail.envelope.principal
+        named = self._named(command, self._routes[type(command)])
+        return [(principal, kind.definition.kind, as_id(each)) for kind, each in named]
 
     def _kinds(self) -> Mapping[type[Command], str]:
-        """The kind of aggregate by the class of command that it handles."""
-        return {command: route.kind.definition.kind for command, route in self._routes.items()}
+        """The kind of aggregate by the class of command that it handles; of several, all kinds."""
+        return {
+            command: "+".join(dict.fromkeys(k.definition.kind for k in route.kinds or [route.kind]))
+            for command, route in self._routes.items()
+        }
 
     def _check_not_inside(self, command: Command) -> None:
         """Refuse a command out of a handler: its aggregate may be what that one waits for."""
@@ -172,7 +210,57 @@ def checked_resources(given: object) -> dict[type, object]:
     return dict(cast("Mapping[type, object]", found))
 
 
-def _routes(kinds: Sequence[Kind[Actor]]) -> Mapping[type[Command], _Route]:
+def _check_different(command: Command, named: Sequence[tuple[Kind[Actor], object]]) -> None:
+    streams: set[tuple[str, str]] = set()
+    for kind, each in named:
+        stream = kind.definition.kind, each if type(each) is str else as_id(each)
+        if stream in streams:
+            raise InvalidInput(
+                f"{type(command).__name__} names {':'.join(stream)[:60]!a} twice, and is about "
+                f"different aggregates. Nothing was run."
+            )
+        streams.add(stream)
+
+
+def _add_joint(routes: dict[type[Command], _Route], decisions: Sequence[JointHandler]) -> None:
+    """Add where commands go that several aggregates decide."""
+    kinds = {route.kind.definition.cls: route.kind for route in routes.values()}
+    for handler in decisions:
+        where, command = handler.decide.__qualname__, handler.command
+        for party in handler.parties:
+            if party.aggregate not in kinds:
+                raise DefinitionError(
+                    f"{where} takes a {party.aggregate.__name__}, which the engine does not have: "
+                    f"pass it to Engine([...])"
+                )
+        if command in routes:
+            other = routes[command].handler.decide.__qualname__
+            raise DefinitionError(
+                f"{command.__name__} is decided by {where} and by {other}: keep one"
+            )
+        own = [kinds[party.aggregate] for party in handler.parties]
+        _check_resources(own[0], handler)
+        deadlines = [k.definition.deadline for k in own if k.definition.deadline is not None]
+        routes[command] = _Route(own[0], handler, min(deadlines, default=None), own)
+
+
+def _check_expected(envelope: Envelope, handler: CommandHandler) -> None:
+    """Raise UsageError where it is not said which aggregate's version is expected, or too much."""
+    name, is_joint = type(envelope.command).__name__, isinstance(handler, JointHandler)
+    if is_joint == isinstance(envelope.expected, Mapping):
+        return
+    if is_joint:
+        raise UsageError(
+            f"{name} is decided by several aggregates: give expected= by stream, as "
+            f'{{"account:a-1": 3}}, or the `versions` of a former receipt. Nothing was run.'
+        )
+    raise UsageError(
+        f"{name} is decided by one aggregate: give expected= its version, as a whole number. "
+        f"Nothing was run."
+    )
+
+
+def _routes(kinds: Sequence[Kind[Actor]]) -> dict[type[Command], _Route]:
     """Give where each class of command goes."""
     by_name: dict[str, Kind[Actor]] = {}
     routes: dict[type[Command], _Route] = {}
@@ -239,8 +327,14 @@ def _own(envelope: Envelope, command: Command) -> Envelope:
         principal=None if principal is None else as_text("principal", principal),
         headers=None if headers is None else as_headers(headers),
         key=None if key is None else as_text("a key", key, KEY_LENGTH_MAX),
-        expected=None if expected is None else as_whole("expected", expected),
+        expected=None if expected is None else _own_expected(expected),
     )
+
+
+def _own_expected(expected: int | Mapping[str, int]) -> int | Mapping[str, int]:
+    if not isinstance(expected, Mapping):
+        return as_whole("expected", expected)
+    return {as_text("a stream", s): as_whole("expected", v) for s, v in {**expected}.items()}
 
 
 def _fingerprint(command: Command) -> int:

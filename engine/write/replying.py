@@ -12,15 +12,16 @@ from typing import Any
 from ..errors import EngineError, HandlerFailed, KeyReused
 from ..limits import Limits
 from ..model.codec import Metadata
-from ..model.decisions import NO_CLAIMS, Claim, Decision, opened
+from ..model.decisions import NO_CLAIMS, Claim, Decision, UniqueValue, opened
 from ..model.fingerprint import is_of
+from ..model.messages import Receipt
 from ..model.stored import StoredEvent
 from ..stores.contract.claims import ReleaseClaim, TakeClaim
 from ..stores.contract.log import Extra
 from .keys import KeyRecord
 from .mailbox import Mail
 
-__all__ = ["extras_of", "recall", "record_of", "unpack"]
+__all__ = ["extras_of", "first_receipt", "joint_receipt", "recall", "record_of", "unpack"]
 
 
 def unpack(mail: Mail, returned: Any, limits: Limits) -> Any:
@@ -36,12 +37,25 @@ def unpack(mail: Mail, returned: Any, limits: Limits) -> Any:
     return events
 
 
-def extras_of(mail: Mail, stream: str) -> Sequence[Extra]:
+def extras_of(claims: Sequence[UniqueValue], stream: str) -> list[Extra]:
     """Give what is stored with the events of a command, in the order of its claims."""
     return [
         (TakeClaim if isinstance(claim, Claim) else ReleaseClaim)(claim.name, claim.value, stream)
-        for claim in mail.claims
+        for claim in claims
     ]
+
+
+def first_receipt(stream: str, record: KeyRecord, reply: Any) -> Receipt:
+    """Give the receipt of the first command with a key, again."""
+    if not record.parties:
+        return Receipt(stream, record.version, record.position, reply)
+    return joint_receipt(record.parties, record.position, reply)
+
+
+def joint_receipt(parties: Sequence[tuple[str, int, int]], position: int, reply: Any) -> Receipt:
+    """Give the receipt of a joint decision: of the aggregate that its command names first."""
+    (stream, version, _), *others = parties
+    return Receipt(stream, version, position, reply, tuple(party[:2] for party in others))
 
 
 def record_of(stored: StoredEvent, metadata: Metadata) -> KeyRecord | None:
@@ -49,13 +63,15 @@ def record_of(stored: StoredEvent, metadata: Metadata) -> KeyRecord | None:
     if metadata.key is None or metadata.fingerprint is None:
         return None
     further = metadata.events - 1
+    # A command's events stand next to each other in the log, those for other aggregates too.
+    count = sum(party[2] for party in metadata.parties) or metadata.events
     return KeyRecord(
         metadata.fingerprint,
         stored.version,
         stored.version + further,
-        # A command's events stand next to each other in the log.
-        stored.position + further,
+        stored.position + count - 1,
         bytes(metadata.reply) or None,
+        metadata.parties,
     )
 
 

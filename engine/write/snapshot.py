@@ -49,7 +49,7 @@ class Frozen(msgspec.Struct):
 
 
 class _Key(msgspec.Struct, array_like=True):
-    """A key, and what is remembered of its command; older snapshots have no replies."""
+    """A key, and what is remembered of its command; older snapshots have less of it."""
 
     key: str
     fingerprint: int
@@ -57,6 +57,7 @@ class _Key(msgspec.Struct, array_like=True):
     version: int
     position: int
     reply: msgspec.Raw = NOTHING_KEPT
+    parties: tuple[tuple[str, int, int], ...] = ()
 
 
 class _Body(msgspec.Struct, array_like=True):
@@ -158,7 +159,8 @@ class Freezer:
         keys = KeyWindow(window)
         for k in body.keys:
             reply = bytes(k.reply) or None
-            keys.remember(k.key, KeyRecord(k.fingerprint, k.first, k.version, k.position, reply))
+            known = KeyRecord(k.fingerprint, k.first, k.version, k.position, reply, k.parties)
+            keys.remember(k.key, known)
         return state, keys
 
     def _body(self, snapshot: Snapshot) -> _Body:
@@ -174,7 +176,11 @@ class Freezer:
 def _key(key: str, record: KeyRecord) -> tuple[Any, ...]:
     """Give what `_Key` is read from."""
     known = (key, record.fingerprint, record.first, record.version, record.position)
-    return known if record.reply is None else (*known, msgspec.Raw(record.reply))
+    if record.reply is None and not record.parties:
+        return known
+    # An array has no place for nothing: where the command declares no reply, nobody reads this.
+    reply = msgspec.Raw(b"null" if record.reply is None else record.reply)
+    return (*known, reply, record.parties) if record.parties else (*known, reply)
 
 
 def _crc(snapshot: Snapshot, body: bytes) -> int:

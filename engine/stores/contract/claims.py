@@ -55,7 +55,7 @@ class HeldClaim(msgspec.Struct, frozen=True, gc=False):
     stream: str
     """Which holds it."""
     position: int
-    """Of the first event of the request that took it."""
+    """Of the first event for that stream, in the request that took it."""
 
 
 class ClaimTaken(msgspec.Struct, frozen=True, gc=False):
@@ -72,7 +72,7 @@ class ClaimChange(msgspec.Struct, frozen=True, gc=False):
     """The stream that held it; None for none."""
     after: str | None
     position: int
-    """Of the first event of the request that changed it last."""
+    """Of the first event for the stream that changed it last, in the request that did."""
 
 
 NO_CLAIMS: Final[Mapping[ClaimKey, str]] = {}
@@ -95,7 +95,7 @@ class ClaimBook:
         return None
 
     def apply(self, extras: Iterable[TakeClaim | ReleaseClaim], position: int) -> None:
-        """Change what a request changes; `position` is that of its first event."""
+        """Change what a request changes for a stream whose first event is at `position`."""
         for extra in extras:
             key = extra.name, extra.value
             holder = self._holder(key)

@@ -328,11 +328,11 @@ def plan(
             outcomes.append(refusal)
             refused += 1
             continue
-        if request.extras:
-            book.apply(request.extras, position + 1)
         after: list[int] = []
         for write in request.writes:
             version = write.expected
+            if request.extras:
+                book.apply([e for e in request.extras if e.stream == write.stream], position + 1)
             for data in write.events:
                 version += 1
                 position += 1

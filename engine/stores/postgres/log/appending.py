@@ -1,9 +1,9 @@
 """A batch on its way into the database, as arrays, and the answer that comes back for it.
 
-Rules: pure. What nearly every batch is (each request of one stream, versions that go on from each
-other, types that the log knows) is laid out at once, and the database says which of its streams do
-not fit. Any other batch is planned on versions that were read (`plan`), and then laid out. Both end
-in what the contract's `plan` says.
+Rules: pure. What nearly every batch is (versions that go on from each other, types that the log
+knows) is laid out at once, and the database says which of its streams do not fit; where a request
+has several streams, or claims, it is written whole or not at all. Any other batch is planned on
+versions that were read (`plan`), and then laid out. Both end in what the contract's `plan` says.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     new_types: Sequence[tuple[int, EventType]] = ()
     claims: ChangedClaims | None = None
     """Where there are any: then it is written whole or not at all."""
+    whole: bool = False
+    """Whether a request of it has several streams: then likewise, as the database leaves out those
+    streams alone that do not fit."""
     plan: Plan | None = None
     """Where the batch was planned before: what it does, if all of it fits."""
 
@@ -89,7 +92,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
             self.checksums,
             list(self.asked),
             list(self.asked.values()),
-            self.plan is None,
+            self.plan is None and not self.whole,
             synced,
             *types,
             *(() if self.claims is None else self.claims.arrays()),
@@ -110,33 +113,38 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
         events: list[StoredEvent] = []
         place = 0
         for request in self.batch.requests:
-            (write,) = request.writes
-            stream, version = write.stream, write.expected
-            if misfits and stream in misfits:
-                place += len(write.events)
-                outcomes.append(StreamConflict(stream, version, misfits[stream]))
+            first = request.writes[0]
+            if misfits and first.stream in misfits:
+                assert len(request.writes) == 1, "a batch with several streams a request is whole"
+                place += len(first.events)
+                actual = misfits[first.stream]
+                outcomes.append(StreamConflict(first.stream, first.expected, actual))
                 continue
-            for data in write.events:
-                version += 1
-                position += 1
-                kind = data.type
-                events.append(
-                    StoredEvent(
-                        position,
-                        stream,
-                        version,
-                        kind.name,
-                        kind.version,
-                        at,
-                        data.payload,
-                        data.metadata,
-                        data.encoding,
-                        checksums[place],
-                        behind,
+            versions: list[int] = []
+            for write in request.writes:
+                stream, version = write.stream, write.expected
+                for data in write.events:
+                    version += 1
+                    position += 1
+                    kind = data.type
+                    events.append(
+                        StoredEvent(
+                            position,
+                            stream,
+                            version,
+                            kind.name,
+                            kind.version,
+                            at,
+                            data.payload,
+                            data.metadata,
+                            data.encoding,
+                            checksums[place],
+                            behind,
+                        )
                     )
-                )
-                place += 1
-            outcomes.append(Appended(position, (version,)))
+                    place += 1
+                versions.append(version)
+            outcomes.append(Appended(position, tuple(versions)))
         return Committed(outcomes, events)
 
 
@@ -148,29 +156,32 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
     sending = _empty(batch)
     reached = sending.reached
     claims: ChangedClaims | None = None
+    whole = False
     for request in batch.requests:
-        if len(request.writes) != 1:
-            return None
-        if request.extras:
-            claims = claims or ChangedClaims.none()
-            claims.add(request.extras, len(sending.streams) + 1)
-        write = request.writes[0]
-        stream, version = write.stream, write.expected
-        if stream not in reached:
-            sending.first[stream] = (version, len(sending.streams))
-            there = current.get(stream)
-            if there is None and version:
-                sending.asked[stream] = version
-            elif there is not None and there != version:
+        whole = whole or len(request.writes) > 1
+        for write in request.writes:
+            if request.extras:
+                claims = claims or ChangedClaims.none()
+                own = [extra for extra in request.extras if extra.stream == write.stream]
+                claims.add(own, len(sending.streams) + 1)
+            stream, version = write.stream, write.expected
+            if stream not in reached:
+                sending.first[stream] = (version, len(sending.streams))
+                there = current.get(stream)
+                if there is None and version:
+                    sending.asked[stream] = version
+                elif there is not None and there != version:
+                    return None
+            elif reached[stream] != version:
                 return None
-        elif reached[stream] != version:
-            return None
-        if not write.events or not _lay(sending, write, known):
-            return None
-        reached[stream] = version + len(write.events)
-    if claims is None:
+            if not write.events or not _lay(sending, write, known):
+                return None
+            reached[stream] = version + len(write.events)
+    if claims is None and not whole:
         return sending
-    return msgspec.structs.replace(sending, claims=claims) if claims.are_distinct else None
+    if claims is not None and not claims.are_distinct:
+        return None
+    return msgspec.structs.replace(sending, claims=claims, whole=whole)
 
 
 def _empty(batch: Batch) -> Sending:

@@ -114,7 +114,7 @@ class ChangedClaims(msgspec.Struct, frozen=True):
     """The stream that must hold it; empty for none."""
     after: list[str]
     places: list[int]
-    """Of the first event of the request that changes it, counted from 1 in the batch."""
+    """Of the first event for the stream that changes it, counted from 1 in the batch."""
 
     @classmethod
     def none(cls) -> ChangedClaims:

@@ -1,0 +1,412 @@
+"""A joint decision at work: brings the actors of several aggregates together, and decides once.
+
+Rules:
+- It stands in all mailboxes from one step on, so that any two joint decisions are in the same order
+  wherever they meet: none waits for one that waits for it. What was sent before it is run before.
+- An actor whose turn comes stands still and takes nothing more until the outcome is known. It is
+  there when nothing of it is undurable. When all are, the function decides, in the turn of one.
+- So no other command is decided on events that may be refused, and a conflict, a claim that
+  another aggregate holds, or a failure costs no command but its own.
+- A conflict is decided anew, in front of what waits, a few times.
+- Whatever answers the command (a deadline, a caller that leaves, an aggregate that cannot be read,
+  the end of the engine) lets all go on.
+- Its key is kept with its first event, and looked for in each of its aggregates.
+
+It never awaits, and never touches a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Final, cast
+
+from ..errors import Closed, EngineError, Rejected, WrongVersion
+from ..model.joint import JointHandler, Share, shares_of
+from ..model.messages import Receipt
+from ..model.stored import EventData
+from ..stores.contract.log import Write
+from .actor import Actor
+from .deliberation import Deliberation
+from .encoding import encode_and_fold, failed, failure_text, metadatas_of
+from .journal import Entry, EntryPart
+from .keys import KeyRecord
+from .mailbox import Mail, too_late
+from .proving import decide_and_compare
+from .replying import extras_of, first_receipt, joint_receipt, recall
+
+__all__ = ["Joint"]
+
+_ATTEMPTS: Final = 5
+"""How often one is decided, where each time a stream was not where it was read."""
+
+
+class Joint:
+    """One command, and the actors of all aggregates that it names."""
+
+    __slots__ = (
+        "_actors",
+        "_attempts",
+        "_begun",
+        "_deliberation",
+        "_handler",
+        "_kind",
+        "_there",
+        "mail",
+        "turn",
+    )
+
+    def __init__(self, mail: Mail, actors: Sequence[Actor]) -> None:
+        self.mail = mail
+        self.turn: object | None = None
+        self._actors = actors
+        self._handler = cast("JointHandler", mail.handler)
+        self._kind = actors[0].kind
+        self._there = 0
+        """How many of the actors stand still, with nothing undurable."""
+        self._begun = False
+        """Whether it is being decided, or was."""
+        self._attempts = 1
+        self._deliberation: Deliberation | None = None
+
+    def post(self) -> None:
+        """Accept the command; raise Overloaded if too many wait for one of its aggregates."""
+        mail, actors = self.mail, self._actors
+        for actor in actors:
+            actor.check_room()
+        # As where one actor accepts: what may find no room on the caller's stack comes first, and
+        # can be left undone.
+        mail.joint = self
+        if mail.seconds is not None:
+            mail.due = self._kind.ports.clock.monotonic() + mail.seconds
+            self._set_timer(mail.seconds)
+        for actor in actors:
+            actor.go_on()
+        self._kind.intake.accepted()
+        mail.open = True
+        for actor in actors:
+            actor.put_in(mail)
+
+    def _set_timer(self, seconds: float) -> None:
+        loop = self.mail.answer.get_loop()
+        self.mail.timer = loop.call_later(seconds, self._refuse_late)
+
+    # -- until all are there ----------------------------------------------------------------
+
+    def arrived(self, actor: Actor, *, in_turn: bool) -> None:
+        """Note that one more of its actors stands still, with nothing undurable."""
+        if self._begun:
+            return
+        self._there += 1
+        if self._there < len(self._actors):
+            if self._there == 1:
+                self.mail.answer.add_done_callback(self._look_whether_wanted)
+        elif in_turn:
+            self._take()
+        else:
+            self.turn = actor
+            actor.ask_turn()
+
+    def _look_whether_wanted(self, answer: asyncio.Future[Receipt]) -> None:
+        """Let all go on at once, where the caller leaves while they wait for each other."""
+        if answer.cancelled() and self.mail.open and not self._begun:
+            self._kind.intake.drop(self.mail)
+            self.release()
+
+    def _refuse_late(self) -> None:
+        """Answer a command whose deadline has passed before all were there."""
+        if self.mail.open and not self._begun:
+            self._refuse(too_late(self.mail, self._streams(), "waited for its turn"))
+
+    def release(self) -> None:
+        """Let all that stand still go on: the command has its answer."""
+        self._there, self.turn = 0, None
+        for actor in self._actors:
+            actor.leave(self)
+
+    def give_up(self, error: EngineError) -> None:
+        """Answer with an error, and let all that stand still go on."""
+        deliberation, self._deliberation = self._deliberation, None
+        if deliberation is not None:
+            deliberation.drop()
+        if self.mail.open:
+            self._kind.intake.refuse(self.mail, error)
+        self.release()
+
+    def decide_again(self) -> bool:
+        """Have it decided anew, as a stream was not where it was read; give whether it will be."""
+        if self._attempts >= _ATTEMPTS:
+            return False
+        self._attempts += 1
+        self._begun, self._there, self.turn = False, 0, None
+        for actor in self._actors:
+            # All stand still for it, so it is in front of everything else in each mailbox.
+            actor.put_back(self.mail)
+        for actor in self._actors:
+            actor.voided()
+        if self.mail.seconds is not None:
+            self._set_timer(max(0.0, self.mail.due - self._kind.ports.clock.monotonic()))
+        return True
+
+    # -- deciding ---------------------------------------------------------------------------
+
+    def take_turn(self) -> None:
+        """Go on, in the turn of one of its actors."""
+        self.turn = None
+        try:
+            if self._deliberation is not None:
+                self._conclude()
+            else:
+                self._take()
+        except BaseException:
+            if self.mail.open:
+                self.give_up(Closed("the engine was interrupted: not run"))
+            raise
+
+    def _take(self) -> None:
+        """Decide, as all are there."""
+        mail = self.mail
+        if mail.answer.done():
+            self._kind.intake.drop(mail)
+            self.release()
+            return
+        if mail.timer is not None:
+            mail.timer.cancel()
+            if self._is_late():
+                self._refuse_late()
+                return
+        self._begun = True
+        envelope = mail.envelope
+        if envelope.key is not None and self._answer_repeat(envelope.key):
+            return
+        if envelope.expected is not None:
+            wrong = self._wrong_version(cast("Mapping[str, int]", envelope.expected))
+            if wrong is not None:
+                self._refuse(wrong)
+                return
+        if self._handler.is_async:
+            self._deliberate()
+            return
+        try:
+            returned = self._decide()
+        except BaseException as error:
+            self._decline(error)
+        else:
+            self._accept(returned)
+
+    def _is_late(self) -> bool:
+        mail = self.mail
+        return mail.seconds is not None and self._kind.ports.clock.monotonic() >= mail.due
+
+    def _streams(self) -> str:
+        return ", ".join(actor.stream for actor in self._actors)
+
+    def _answer_repeat(self, key: str) -> bool:
+        """Answer a key that is in a window of one of the aggregates; give whether it was."""
+        for actor in self._actors:
+            record = actor.recalled(key)
+            if record is None:
+                continue
+            error = recall(self.mail, key, actor.stream, record)
+            if error is not None:
+                self._refuse(error)
+                return True
+            assert record.position, "nothing is undurable, so the first command is not either"
+            receipt = first_receipt(actor.stream, record, self.mail.reply)
+            self._kind.intake.repeat(self.mail, receipt)
+            self.release()
+            return True
+        return False
+
+    def _wrong_version(self, expected: Mapping[str, int]) -> WrongVersion | None:
+        for actor in self._actors:
+            version = expected.get(actor.stream, actor.version)
+            if version != actor.version:
+                return WrongVersion(actor.stream, version, actor.version)
+        return None
+
+    def _decide(self) -> Any:
+        """Run the function; an async one gives its awaitable."""
+        handler, kind, command = self._handler, self._kind, self.mail.envelope.command
+        states = [actor.state for actor in self._actors]
+        arguments = handler.states(command, states)
+        if handler.takes:
+            arguments += handler.arguments(lambda: kind.context(self.mail), kind.resources)
+        if not kind.debug:
+            return handler.decide(command, *arguments)
+        decide = partial(handler.decide, command, *arguments)
+        for state in states:
+            decide = partial(decide_and_compare, handler, state, decide)
+        return decide()
+
+    def _deliberate(self) -> None:
+        """Let an async function decide, in a task of its own."""
+        kind, mail = self._kind, self.mail
+        clock = kind.ports.clock
+        seconds = float(kind.limits.handler_seconds)
+        if mail.seconds is not None:
+            seconds = min(seconds, mail.due - clock.monotonic())
+        full = kind.deliberations.full
+        if full is not None:
+            self._refuse(full)
+            return
+        deliberation = self._deliberation = Deliberation(mail, clock, kind.intake)
+        try:
+            task = deliberation.begin(self._decide, seconds, self._ask_turn, self._ran_out)
+        except BaseException as error:  # of the host's task factory
+            self._deliberation = None
+            self._fail(error)
+        else:
+            kind.deliberations.hold(task)
+
+    def _ask_turn(self) -> None:
+        self.turn = actor = self._actors[0]
+        actor.ask_turn()
+
+    def _ran_out(self) -> None:
+        deliberation, self._deliberation = self._deliberation, None
+        assert deliberation is not None
+        ran_out = deliberation.ran_out
+        why = f"ran {deliberation.seconds:g} s" if ran_out else "was decided too slowly"
+        self._fail(too_late(self.mail, self._streams(), why))
+
+    def _conclude(self) -> None:
+        deliberation, self._deliberation = self._deliberation, None
+        assert deliberation is not None
+        deliberation.take()
+        if deliberation.error is not None:
+            self._decline(deliberation.error)
+        else:
+            self._accept(deliberation.returned)
+
+    # -- outcomes ---------------------------------------------------------------------------
+
+    def _accept(self, returned: Any) -> None:
+        """Take what the function returned."""
+        mail = self.mail
+        if self._is_late():
+            self._fail(too_late(mail, self._streams(), "was decided too slowly"))
+            return
+        states = [actor.state for actor in self._actors]
+        try:
+            found = shares_of(self._handler, states, returned, self._kind.limits)
+        except BaseException as error:
+            self._fail(error)
+            return
+        shares, mail.reply, mail.kept = found
+        if shares:
+            self._record(shares)
+            return
+        parties = [(actor.stream, actor.version, 0) for actor in self._actors]
+        position = max(actor.position for actor in self._actors)
+        self._kind.intake.answer(mail, joint_receipt(parties, position, mail.reply))
+        self.release()
+
+    def _decline(self, error: BaseException) -> None:
+        """Take what the function raised: only here is Rejected the domain's answer."""
+        # No future takes a StopIteration, whatever else it is.
+        if isinstance(error, Rejected) and not isinstance(error, StopIteration):
+            BaseException.with_traceback(error, None)
+            self._refuse(error)
+        else:
+            self._fail(error)
+
+    def _refuse(self, error: EngineError) -> None:
+        self._kind.intake.refuse(self.mail, error)
+        self.release()
+
+    def _fail(self, cause: BaseException) -> None:
+        """Answer a command that the host's code could not handle; trust none of the states."""
+        error = failed(self.mail, self._streams(), cause)
+        self._kind.intake.refuse(self.mail, error)
+        self._there = 0
+        for actor in self._actors:
+            actor.distrust()
+        self._kind.logger.error("%s", failure_text(error, self._kind.logger))
+
+    def _record(self, shares: Sequence[Share]) -> None:
+        """Encode, fold what was encoded, hand on."""
+        failpoint = self._kind.failpoint
+        if failpoint is not None:
+            failpoint("actor.decided")
+        parties = self._parties(shares)
+        try:
+            encoded, size = self._encoded(shares, parties)
+        except BaseException as error:  # Rejected too: an applier decides nothing
+            self._fail(error)
+            return
+        if failpoint is not None:
+            failpoint("actor.folded")
+        self._kind.journal.submit(self._entry(shares, encoded, size, parties))
+
+    def _parties(self, shares: Sequence[Share]) -> tuple[tuple[str, int, int], ...]:
+        counts = {share.place: len(share.events) for share in shares}
+        return tuple(
+            (actor.stream, actor.version + counts.get(place, 0), counts.get(place, 0))
+            for place, actor in enumerate(self._actors)
+        )
+
+    def _encoded(
+        self, shares: Sequence[Share], parties: tuple[tuple[str, int, int], ...]
+    ) -> tuple[list[list[EventData]], int]:
+        """Give the events of each share as bytes, folded into the states; and all their bytes."""
+        mail = self.mail
+        key, fingerprint = mail.envelope.key, mail.fingerprint
+        encoded: list[list[EventData]] = []
+        size = 0
+        for share in shares:
+            actor, count = self._actors[share.place], len(share.events)
+            metadatas = metadatas_of(mail, count, key, fingerprint, share.claims, parties)
+            datas, bytes_ = encode_and_fold(
+                actor.kind, actor.state, actor.version, mail, share.events, metadatas
+            )
+            encoded.append(datas)
+            size += bytes_
+            key, fingerprint, parties = None, None, ()  # they stand at the first event of all
+        return encoded, size
+
+    def _entry(
+        self,
+        shares: Sequence[Share],
+        encoded: Sequence[Sequence[EventData]],
+        size: int,
+        parties: Sequence[tuple[str, int, int]],
+    ) -> Entry:
+        """Bring the actors to where the events bring them; give what the journal takes."""
+        mail = self.mail
+        parts: list[EntryPart] = []
+        for share, datas in zip(shares, encoded, strict=True):
+            actor = self._actors[share.place]
+            before, actor.version = actor.version, actor.version + len(datas)
+            write = Write(actor.stream, before, datas)
+            parts.append(EntryPart(actor, actor.incarnation, write, actor.version, None))
+        first, *others = parts
+        entry = Entry(
+            first.owner,
+            first.incarnation,
+            first.write,
+            first.version,
+            None,
+            mail,
+            size,
+            sum(map(len, encoded)),
+            others=others,
+            parties=parties,
+        )
+        if mail.envelope.key is not None:
+            assert mail.fingerprint is not None
+            begin = first.write.expected + 1
+            record = KeyRecord(mail.fingerprint, begin, first.version, 0, mail.kept, parties)
+            self._actors[shares[0].place].remember(mail.envelope.key, record)
+            entry.record = record
+        if any(share.claims for share in shares):
+            mail.claims = [claim for share in shares for claim in share.claims]
+            entry.extras = [
+                extra
+                for share in shares
+                for extra in extras_of(share.claims, self._actors[share.place].stream)
+            ]
+        for share, part in zip(shares, (entry, *others), strict=True):
+            part.frozen = self._actors[share.place].share(entry, part.write.expected)
+        return entry
