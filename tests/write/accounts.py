@@ -1,4 +1,4 @@
-"""Accounts, and transfers between them that both decide: what the tests of joint decisions share."""
+"""Accounts, and what several of them decide together: shared by the tests of joint decisions."""
 
 from __future__ import annotations
 
@@ -183,6 +183,7 @@ def rename(command: Rename, one: Account, other: Account) -> list[To[Deposited]]
 
 @decides
 def anything(command: Odd, one: Account, other: Fund, ctx: Context) -> list[To[Deposited]]:
+    odd["ctx"] = ctx
     given: list[To[Deposited]] = odd[command.what](one, other)
     return given
 
