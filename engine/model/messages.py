@@ -77,7 +77,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_MARK = {"foldline": "aggregate-id"}
 
 Id = Annotated[str, msgspec.Meta(min_length=1, extra=_ID_MARK)]
-"""The type of the one field of a command that says which aggregate it is for."""
+"""The type of the one field of a command that says which aggregate it is for.
+
+A joint decision (`@decides`) is about several: its command has a field of this type for each.
+"""
 
 
 def is_id(annotation: Any) -> bool:
@@ -174,6 +177,8 @@ class Command(
     forbid_unknown_fields=True,
 ):
     """An intent, named in the imperative; exactly one of its fields is an `Id`.
+
+    Only a command that several aggregates decide (`@decides`) has more of them.
 
     Subclass it with fields. `class Reserve(Command[Reservation])` declares that its handler replies
     with a Reservation, which the caller gets as `receipt.reply`. The name goes into the fingerprint
@@ -323,14 +328,14 @@ class Receipt(
     reply: Reply = NO_REPLY
     """What the handler replied, of the type that the command declares; None where it does not."""
     others: tuple[tuple[str, int], ...] = ()
-    """Of a joint decision: stream and version of each further aggregate that the command names."""
+    """Of a joint decision: stream and version of each further aggregate, in their order."""
 
     __get_pydantic_core_schema__ = classmethod(core_schema)
     __get_pydantic_json_schema__ = classmethod(json_schema)
 
     @property
     def versions(self) -> dict[str, int]:
-        """The version of each aggregate that the command names, by its stream."""
+        """The version of each aggregate that the command is about, by its stream."""
         return {self.stream: self.version, **dict(self.others)}
 
     @property

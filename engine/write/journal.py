@@ -48,7 +48,7 @@ from ..telemetry import LINKS_MAX, CommitBegan, Observer
 from .keys import KeyRecord
 from .mailbox import Intake, Mail
 from .recorded_time import Timekeeper
-from .replying import joint_receipt
+from .replying import first_receipt, joint_receipt
 from .snapshot import Frozen
 
 __all__ = ["Entry", "EntryPart", "Follower", "Journal", "Owner", "decided_on_void"]
@@ -345,8 +345,7 @@ class Journal:
             first = follower.repeated
             if first is not None:
                 assert first.position, "a key is repeated after its first command is durable"
-                reply = follower.mail.reply
-                receipt = Receipt(owner.stream, first.version, first.position, reply)
+                receipt = first_receipt(owner.stream, first, follower.mail.reply)
                 self._intake.repeat(follower.mail, receipt)
             else:
                 receipt = Receipt(owner.stream, entry.version, position, follower.mail.reply)

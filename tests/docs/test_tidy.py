@@ -191,7 +191,7 @@ LONG_FILES = {
     "stores.sqlite.log.store": 593,
     "stores.sqlite.system_files": 572,
     "stores.sqlite.views.store": 537,
-    "write.actor": 588,
+    "write.actor": 561,
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from engine import (
     Aggregate,
@@ -146,8 +147,10 @@ class Fund(Aggregate, kind="fund"):
 
 
 runs: list[str] = []
-odd: dict[str, Any] = {}
-"""What `Odd` gives: a function of the two states."""
+contexts: list[Context] = []
+Gives: TypeAlias = Callable[[Account, Fund], Any]
+odd: dict[str, Gives] = {}
+"""What `Odd` gives."""
 
 
 @decides
@@ -159,8 +162,9 @@ def transfer(
         raise Rejected("too-little-money", "there is not so much", cents=source.cents)
     if command.cents == 0:
         return Decision(reply=source.cents)
-    shares = [To(source, Withdrawn(command.cents)), To(target, Deposited(command.cents))]
-    return Decision(shares, reply=source.cents - command.cents)
+    left = source.cents - command.cents
+    moved = command.cents
+    return Decision([To(source, Withdrawn(moved)), To(target, Deposited(moved))], reply=left)
 
 
 @decides
@@ -183,7 +187,7 @@ def rename(command: Rename, one: Account, other: Account) -> list[To[Deposited]]
 
 @decides
 def anything(command: Odd, one: Account, other: Fund, ctx: Context) -> list[To[Deposited]]:
-    odd["ctx"] = ctx
+    contexts.append(ctx)
     given: list[To[Deposited]] = odd[command.what](one, other)
     return given
 
@@ -196,12 +200,12 @@ async def slowly(
     return [To(source, Withdrawn(1)), To(target, Deposited(1))]
 
 
-DECISIONS = [transfer, share, rename, anything, slowly]
+DECISIONS: Sequence[Callable[..., Any]] = [transfer, share, rename, anything, slowly]
 
 
 def bank(gate: Gate | None = None, **options: Any) -> Engine:
     """Give an engine of accounts and funds."""
-    resources = {Gate: gate or Gate()}
+    resources: dict[type, object] = {Gate: gate or Gate()}
     return Engine([Account, Fund], decisions=DECISIONS, resources=resources, **options)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from tests.write.accounts import (
     Account,
     Deposit,
     Deposited,
+    Fund,
+    Gives,
     Odd,
     Rename,
     Share,
@@ -37,6 +39,7 @@ from tests.write.accounts import (
     Withdrawn,
     bank,
     cents,
+    contexts,
     odd,
     runs,
 )
@@ -232,25 +235,27 @@ async def test_a_refused_claim_fails_no_other_command(engine: Engine) -> None:
 A = Deposited(1)
 
 
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        (lambda one, other: A, "returned a Deposited"),
-        (lambda one, other: [A], "returned a list"),
-        (lambda one, other: {}, "returned a dict"),
-        (lambda one, other: [To(Account(id="one"), A)], "something that it was not given"),
-        (lambda one, other: [To("one", A)], "something that it was not given"),
-        (lambda one, other: [To(one, A), To(one, A)], "names account:one twice"),
-        (lambda one, other: [To(one, "x")], "returned a tuple"),
-        (lambda one, other: [To(one, Withdrawn(1)), To(other, Withdrawn(1))], "applies it"),
-        (lambda one, other: [To(one, A), To(other, A), To(one)], "names account:one twice"),
-        (lambda one, other: [To(one, A), To(other, *[A] * 4_096)], "Limits.command_events"),
-        (lambda one, other: [To(one, Deposited("x"))], "failed on Odd"),
-        (lambda one, other: [To(other, A), To(one, Deposited(666))], "failed on Odd"),
-        (lambda one, other: 1 // 0, "ZeroDivisionError"),
-    ],
-)
-async def test_what_cannot_be_stored_fails_and_leaves_no_trace(given: Any, why: str) -> None:
+NOBODY: Any = "one"
+WORD: Any = "x"
+WRONG: Sequence[tuple[Gives, str]] = [
+    (lambda one, other: A, "returned a Deposited"),
+    (lambda one, other: [A], "returned a list"),
+    (lambda one, other: {}, "returned a dict"),
+    (lambda one, other: [To(Account(id="one"), A)], "something that it was not given"),
+    (lambda one, other: [To(NOBODY, A)], "something that it was not given"),
+    (lambda one, other: [To(one, A), To(one, A)], "names account:one twice"),
+    (lambda one, other: [To(one, WORD)], "returned a tuple"),
+    (lambda one, other: [To(one, Withdrawn(1)), To(other, Withdrawn(1))], "applies it"),
+    (lambda one, other: [To(one, A), To(other, A), To(one)], "names account:one twice"),
+    (lambda one, other: [To(one, A), To(other, *[A] * 4_096)], "Limits.command_events"),
+    (lambda one, other: [To(one, Deposited(WORD))], "failed on Odd"),
+    (lambda one, other: [To(other, A), To(one, Deposited(666))], "failed on Odd"),
+    (lambda one, other: 1 // 0, "ZeroDivisionError"),
+]
+
+
+@pytest.mark.parametrize(("given", "why"), WRONG)
+async def test_what_cannot_be_stored_fails_and_leaves_no_trace(given: Gives, why: str) -> None:
     odd["it"] = given
     store = HeldStore()
     async with bank(store=store) as engine:
@@ -319,7 +324,7 @@ async def test_authorize_is_asked_once_for_all(tmp_path: Path) -> None:
 
 
 async def test_debug_mode_finds_a_function_that_changes_a_state() -> None:
-    def changes(one: Any, other: Any) -> list[Any]:
+    def changes(one: Account, other: Fund) -> list[Any]:
         other.cents += 1
         return []
 
@@ -332,7 +337,7 @@ async def test_debug_mode_finds_a_function_that_changes_a_state() -> None:
 
 
 async def test_a_state_that_was_changed_is_not_believed() -> None:
-    def changes(one: Any, other: Any) -> list[Any]:
+    def changes(one: Account, other: Fund) -> list[Any]:
         one.cents += 1
         raise OSError("and then it fails")
 
@@ -352,4 +357,4 @@ async def test_a_function_takes_a_context() -> None:
     async with bank(ports=Ports(clock=ManualClock(5))) as engine:
         await engine.execute(Odd("one", "other", "it"), key="k", principal="ann")
 
-    assert (odd["ctx"].now, odd["ctx"].key, odd["ctx"].principal) == (5, "k", "ann")
+    assert (contexts[-1].now, contexts[-1].key, contexts[-1].principal) == (5, "k", "ann")

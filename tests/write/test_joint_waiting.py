@@ -396,6 +396,7 @@ async def test_the_end_of_the_engine_waits_for_it() -> None:
 async def test_an_engine_that_fails_answers_all_that_wait() -> None:
     gate = Gate()
     store = HeldStore()
+    answers: list[Any] = []
     with pytest.raises(EngineFailed):
         async with bank(gate, store=store) as engine:
             sent = [
@@ -407,7 +408,7 @@ async def test_an_engine_that_fails_answers_all_that_wait() -> None:
             store.failures = [unknown()]
             with pytest.raises(OutcomeUnknown):
                 await engine.execute(Deposit("e", 1))
-            answers = await asyncio.gather(*sent, return_exceptions=True)
+            answers += await asyncio.gather(*sent, return_exceptions=True)
     assert [type(answer) for answer in answers] == [Closed] * 3
 
 
