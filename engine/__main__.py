@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .cli import claims, copy, log, members, projections, schema, sql, tail
+from .cli import claims, copy, exporting, importing, log, members, projections, schema, sql, tail
 from .cli.options import FAILED
 from .cli.output import check_texts, own_the_terminal, run_plainly, tell
 from .cli.printing import plain
@@ -22,7 +22,7 @@ from .runtime.package import COMMAND
 
 __all__ = ["main", "program"]
 
-COMMANDS: Final = (log, tail, claims, sql, schema, projections, members, copy)
+COMMANDS: Final = (log, tail, claims, sql, schema, projections, members, copy, importing, exporting)
 INTERRUPTED: Final = 130
 
 

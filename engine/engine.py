@@ -29,7 +29,7 @@ from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
 from .members.joined import Joined, Reads, joinable, reads_of
-from .model.aggregate import Aggregate
+from .model.aggregate import Aggregate, AggregateDefinition
 from .model.codec import EventRegistry
 from .model.copying import own_copy
 from .model.difference import Change
@@ -450,6 +450,16 @@ class Engine:
     def registry(self) -> EventRegistry:
         """The classes of event that it knows, and how stored ones are read."""
         return self._wiring.registry
+
+    @property
+    def definitions(self) -> Sequence[AggregateDefinition]:
+        """What its classes of aggregates declare."""
+        return self._wiring.definitions
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds that it works within."""
+        return self._wiring.settings.limits
 
     @property
     def failed(self) -> BaseException | None:

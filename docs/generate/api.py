@@ -45,6 +45,7 @@ _KITS = {
         ),
     ),
     "relays": ("Relays: message brokers", ("relays",)),
+    "imports": ("Imports: events of other stores", ("imports",)),
     "stores": ("Stores: the contract of a store of your own", ("stores.contract.log",)),
 }
 

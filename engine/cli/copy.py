@@ -9,29 +9,19 @@ it is stands on the error stream.
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from ..errors import UsageError
-from ..outside.copying import CopyProgress, Transferred, transfer
+from ..outside.copying import Transferred, transfer
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.backend import CopiesFiles, Outside
 from .options import DONE, FAILED, USAGE, log_file
-from .output import say, tell, terminal_of
+from .output import say, tell
 from .printing import counted
-
-if TYPE_CHECKING:
-    from .terminal import Bar
+from .progress import Shown, ending_tidily
 
 __all__ = ["add_parser"]
-
-LINE_SECONDS: Final = 5.0
-"""Between two lines of progress, where they do not go to a terminal."""
-BAR_SECONDS: Final = 0.1
 
 _DESCRIPTION = """\
 Copy a log to a new place: a file, or a schema in PostgreSQL. The log may be in use by its engine,
@@ -87,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     ports = Ports()
-    with _ending_tidily():
+    with ending_tidily():
         source: Outside = options.file.outside(ports)
         target: Outside = options.to.outside(ports)
         if isinstance(source, CopiesFiles) and isinstance(target, CopiesFiles):
@@ -97,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
             return DONE
         if options.file.name == options.to.name:
             raise UsageError(f"{options.to.name} is the log itself: name another place")
-        shown = _Shown(ports)
+        shown = Shown(ports)
         try:
             done = transfer(
                 source.copy_source(damaged=options.damaged), target.copy_target(), shown.show
@@ -129,59 +119,3 @@ def _tell(done: Transferred) -> None:
     )
     if carried.folded:
         say(f"the next engine on the copy folds these from the log: {', '.join(carried.folded)}")
-
-
-class _Shown:
-    """How far it is: a bar on a terminal, or a line from time to time elsewhere."""
-
-    def __init__(self, ports: Ports) -> None:
-        self._now = ports.clock.monotonic
-        self._terminal = terminal_of(sys.stderr)
-        self._bar: Bar | None = None
-        self._what = ""
-        self._shown_at = self._begun_at = self._now()
-        self._begun = 0
-
-    def show(self, progress: CopyProgress) -> None:
-        """Show it; leave it out where the last time was just now."""
-        now, last = self._now(), progress.position == progress.end
-        if progress.what != self._what:
-            self.end()
-            self._what, self._begun, self._begun_at = progress.what, progress.position, now
-            if self._terminal is not None:
-                self._bar = self._terminal.bar(progress.what)
-        if now - self._shown_at < (LINE_SECONDS if self._bar is None else BAR_SECONDS) and not (
-            last and self._bar is not None
-        ):
-            return
-        self._shown_at = now
-        seconds = now - self._begun_at
-        speed = (progress.position - self._begun) / seconds if seconds > 0 else 0
-        note = f"{progress.position:,} of {progress.end:,} events"
-        if speed:
-            note += f", {speed:,.0f} events/s"
-        if self._bar is not None:
-            self._bar.show(progress.position, progress.end, note)
-        else:
-            tell(f"{progress.what}: {note}")
-
-    def end(self) -> None:
-        """Let what comes next begin on a line of its own."""
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.end()
-
-
-@contextmanager
-def _ending_tidily() -> Generator[None]:
-    """Take what is not whole away also where a timer or a service manager ends the copying."""
-
-    def end(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    former = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

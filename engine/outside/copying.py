@@ -20,7 +20,7 @@ from ..runtime.ahead import ahead
 from ..stores.contract.copying import Carried, CopySource, CopyTarget, Mark, marked
 from ..stores.contract.outside import LogReader
 
-__all__ = ["CopyProgress", "Transferred", "transfer"]
+__all__ = ["CopyProgress", "Transferred", "transfer", "verify_copy"]
 
 _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -75,7 +75,7 @@ def transfer(
         target.keep_snapshots(snapshots)
         in_use = source.is_in_use()
         target.keep_carried(source.log.event_types(), carried)
-        _verify(target, mark, on_progress, page_events)
+        verify_copy(target, mark, on_progress, page_events)
         target.place()
     return Transferred(mark.position, begun.position, snapshots.count, carried, in_use)
 
@@ -163,7 +163,7 @@ def _snapshots(source: CopySource, end: int) -> Generator[Sequence[Snapshot]]:
         after = page[-1].stream
 
 
-def _verify(
+def verify_copy(
     target: CopyTarget,
     wanted: Mark,
     on_progress: Callable[[CopyProgress], None],

@@ -16,8 +16,10 @@ from os import PathLike, fspath
 from typing import Any, Final, TypeAlias
 
 from ..errors import DefinitionError
+from ..runtime.ports import Ports
 from .contract.backend import Backend
 from .contract.log import Store
+from .contract.tables import Tables
 from .contract.views import ViewsStore
 from .memory import MemoryStore
 from .own import OwnBackend, views_in_memory
@@ -26,10 +28,13 @@ from .postgres.backend import PostgresBackend
 from .postgres.driver import check_installed
 from .postgres.log.schema import schema_sql
 from .postgres.log.store import PostgresStore
+from .postgres.outside.tables import PostgresTables
 from .postgres.views.link import views_schema
 from .postgres.views.schema import views_sql
 from .sqlite.backend import SqliteBackend
+from .sqlite.files import files_of
 from .sqlite.log.store import SqliteStore
+from .sqlite.outside.tables import SqliteTables
 from .sqlite.process.store import SqliteProcessStore
 from .sqlite.system_files import absolute, exists
 from .sqlite.views.store import SqliteViews
@@ -39,6 +44,7 @@ __all__ = [
     "backend_of_text",
     "open_backend",
     "open_store",
+    "open_tables",
     "open_url",
     "sql_of_schema",
 ]
@@ -146,6 +152,18 @@ def backend_of_text(text: str) -> Backend:
     if text.partition(":")[0] in ("sqlite", *SCHEMES):
         return open_backend(text)
     return SqliteBackend(SqliteStore(text))
+
+
+def open_tables(text: str, ports: Ports) -> Tables:
+    """Give the tables of another program, in a SQLite file or a PostgreSQL server, not yet open.
+
+    Raises DefinitionError for a URL that names neither.
+    """
+    if text.partition(":")[0] in SCHEMES:
+        check_installed()
+        return PostgresTables(read_address(text), ports)
+    path = text.removeprefix("sqlite:")
+    return SqliteTables(_checked(text, path), files_of(ports))
 
 
 def sql_of_schema(url: str, *, since: int, role: str | None) -> str:

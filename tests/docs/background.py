@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 from tests.support.brokers import NatsServer
+from tests.support.other_stores import OldDatabase
 
 READY_SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.02
@@ -154,5 +155,9 @@ class Nats:
         self._server.kill()
 
 
-BROKERS: Final[dict[str, type[Redis] | type[Nats]]] = {"REDIS": Redis, "NATS": Nats}
+BROKERS: Final[dict[str, type[Redis] | type[Nats] | type[OldDatabase]]] = {
+    "REDIS": Redis,
+    "NATS": Nats,
+    "OLD": OldDatabase,
+}
 """By the name of the variable that says where each is, without `_URL`."""

@@ -51,6 +51,7 @@ ROOMS: list[set[str]] = [
     {"write", "projections"},
     {"queries"},
     {"host", "outside"},
+    {"imports", "exports"},
     {"wiring"},
     {"members"},
     {"engine"},

@@ -1,0 +1,216 @@
+"""Events and views as files: they come back byte by byte, and folders grow with the log."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.model.stored import EventData, EventType, StoredEvent
+from engine.runtime.ports import Ports
+from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.urls import open_backend, open_store
+from tests.imports.bank import Deposit, Open, OpenedOne, make_engine
+
+APP = ("--app", "tests.imports.bank:make_engine")
+
+
+def foldline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "engine", *arguments],
+        cwd=folder,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def done(folder: Path, *arguments: str) -> str:
+    found = foldline(folder, *arguments)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def log_of(url: str) -> Sequence[StoredEvent]:
+    with open_backend(url).outside(Ports()).log_reader() as reader:
+        return reader.read_feed(0, events_max=10_000, bytes_max=10**8)
+
+
+async def filled(url: str) -> None:
+    """Fill a log: an event of an older version, claims, keys, replies, headers, odd texts."""
+    store = open_store(url)
+    await store.open(Ports())
+    old = make_engine().registry.type_of(OpenedOne)
+    data = EventData(EventType(old.name, old.version, old.schema_hash), b'{"owner":"\xc2\x9bold"}')
+    await store.append(Batch([AppendRequest([Write("account:old", 0, [data])])], 1_700_000_000))
+    await store.close()
+    async with make_engine(url) as engine:
+        await engine.execute(Open("a", "Ann \u2028 =1+1"), key="key-1", principal="ann\x1b")
+        await engine.execute(Deposit("a", 5), key="key-2", headers={"traceparent": "00-1"})
+        await engine.execute(Deposit("b", 7), correlation="c", causation="d")
+
+
+async def test_json_lines_come_back_with_the_same_checksums(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+
+    done(tmp_path, "export", "bank.db", "--to", "events.jsonl")
+    said = done(tmp_path, "import", "events.jsonl", "again.db", *APP)
+    done(tmp_path, "import", "events.jsonl", postgres_url, *APP)
+    done(tmp_path, "export", postgres_url, "--to", "again.jsonl")
+
+    before = log_of(f"sqlite:{tmp_path / 'bank.db'}")
+    assert log_of(f"sqlite:{tmp_path / 'again.db'}") == before
+    assert log_of(postgres_url) == before
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "events.jsonl").read_bytes()
+    assert "imported 6 events of 3 streams, and verified" in said
+    assert stat.S_IMODE((tmp_path / "events.jsonl").stat().st_mode) == 0o600
+    async with make_engine(f"sqlite:{tmp_path / 'again.db'}") as engine:
+        again = await engine.execute(Deposit("a", 5), key="key-2")
+        assert (again.position, again.reply) == (4, 5)
+
+
+async def test_lines_of_the_log_command_can_be_imported(tmp_path: Path) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+    shown = done(tmp_path, "log", "bank.db", "--json", "--payload")
+    (tmp_path / "shown.jsonl").write_text(shown)
+
+    done(tmp_path, "import", "shown.jsonl", "again.db", *APP)
+
+    before, after = (log_of(f"sqlite:{tmp_path / name}") for name in ("bank.db", "again.db"))
+    assert [(e.stream, e.version, e.recorded, json.loads(e.payload)) for e in after] == [
+        (e.stream, e.version, e.recorded, json.loads(e.payload)) for e in before
+    ]
+
+
+async def test_csv_has_a_line_of_names_and_no_formula(tmp_path: Path) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+
+    done(tmp_path, "export", "bank.db", "--to", "events.csv", "--name", "deposited", "--after", "4")
+
+    with (tmp_path / "events.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["position"], row["kind"], row["id"], row["payload"]) for row in rows] == [
+        ("5", "account", "b", '{"cents":7}'),
+        ("6", "account", "b", '{"cents":1}'),
+    ]
+
+
+async def test_parquet_is_read_by_duckdb(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+
+    done(tmp_path, "export", "bank.db", "--to", "events.parquet", "--omit", "owner")
+
+    with duckdb.connect() as connection:
+        found: list[Any] = connection.execute(
+            "SELECT position, kind, id, event, key, headers, payload, (payload->>'$.cents')::int, "
+            "epoch_us(recorded) FROM 'events.parquet' ORDER BY position".replace(
+                "events.parquet", str(tmp_path / "events.parquet")
+            )
+        ).fetchall()
+    recorded = [event.recorded for event in log_of(f"sqlite:{tmp_path / 'bank.db'}")]
+    assert [row[8] for row in found] == recorded
+    assert found[0][:8] == (1, "account", "old", "opened", None, None, "{}", None)
+    assert found[2][3:8] == ("deposited", "key-2", '{"traceparent":"00-1"}', '{"cents":5}', 5)
+    assert sorted(path.name for path in tmp_path.glob("events*")) == ["events.parquet"]
+
+
+async def test_a_folder_grows_with_the_log(tmp_path: Path) -> None:
+    url = "sqlite:" + str(tmp_path / "bank.db")
+    await filled(url)
+    export = ("export", "bank.db", "--to", "lake/", "--format", "jsonl", "--file-events", "4")
+
+    first, again = done(tmp_path, *export), done(tmp_path, *export)
+    async with make_engine(url) as engine:
+        await engine.execute(Deposit("c", 9))
+    then = done(tmp_path, *export)
+
+    assert first == "exported 6 events into 2 files, to position 6\n"
+    assert again == "exported 0 events into 0 files, to position 6\n"
+    assert then == "exported 2 events into 1 file, to position 8\n"
+    files = sorted((tmp_path / "lake").iterdir())
+    assert [path.name.split("-")[2:4] for path in files] == [
+        ["000000000001", "000000000004"],
+        ["000000000005", "000000000006"],
+        ["000000000007", "000000000008"],
+    ]
+    together = b"".join(path.read_bytes() for path in files)
+    done(tmp_path, "export", "bank.db", "--to", "whole.jsonl")
+    assert (tmp_path / "whole.jsonl").read_bytes() == together
+
+
+async def test_a_folder_of_another_history_is_refused(tmp_path: Path) -> None:
+    url = "sqlite:" + str(tmp_path / "bank.db")
+    await filled(url)
+    done(tmp_path, "copy", "bank.db", "backup.db")
+    async with make_engine(url) as engine:
+        await engine.execute(Deposit("c", 9))
+    export = ("--to", "lake", "--format", "jsonl")
+    (tmp_path / "lake").mkdir()
+    done(tmp_path, "export", "bank.db", *export)
+
+    went_back = foldline(tmp_path, "export", "backup.db", *export)
+    async with make_engine("sqlite:" + str(tmp_path / "other.db")) as engine:
+        await engine.execute(Deposit("c", 9))
+    another = foldline(tmp_path, "export", "other.db", *export)
+
+    assert (went_back.returncode, "it went back" in went_back.stderr) == (1, True)
+    assert (another.returncode, "a folder of its own" in another.stderr) == (1, True)
+    assert len(list((tmp_path / "lake").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "events.xlsx"), "no ending that gives a form"),
+        (("--to", "lake/"), "a folder needs --format"),
+        (("--to", "lake/", "--format", "csv", "--since", "2026-01-01"), "go with a file"),
+        (("--to", "x.csv", "--view", "sums", "--name", "deposited"), "a view goes into a file"),
+        (("--to", "there.csv"), "is there already"),
+        (("--to", "nowhere/x.csv"), "cannot be written"),
+        (("--to", "x.csv", "--view", "nobodys"), "no such table"),
+    ],
+)
+async def test_what_cannot_be_exported_leaves_no_file(
+    arguments: Sequence[str], said: str, tmp_path: Path
+) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+    (tmp_path / "there.csv").write_text("kept")
+    before = {path.name for path in tmp_path.iterdir()}
+
+    found = foldline(tmp_path, "export", "bank.db", *arguments)
+
+    assert found.returncode == 1
+    assert said in found.stderr
+    assert {path.name for path in tmp_path.iterdir()} - before <= {"lake"}
+    assert (tmp_path / "there.csv").read_text() == "kept"
+
+
+async def test_a_damaged_event_leaves_no_file(tmp_path: Path) -> None:
+    import sqlite3
+
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+    with sqlite3.connect(tmp_path / "bank.db") as connection:
+        connection.execute("DROP TRIGGER IF EXISTS events_no_update")
+        names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
+        for (name,) in names.fetchall():
+            connection.execute(f'DROP TRIGGER "{name}"')
+        connection.execute("UPDATE events SET payload = x'7b7d' WHERE position = 3")
+
+    found = foldline(tmp_path, "export", "bank.db", "--to", "events.jsonl")
+
+    assert found.returncode == 1
+    assert "position 3" in found.stderr
+    assert not list(tmp_path.glob("events*"))
