@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ..errors import StoreRefused
+from ..model.codec import NOTHING_KEPT
 from .events import SourceEvent
 
 __all__ = ["ExportedLine", "JsonLinesSource"]
@@ -40,7 +41,7 @@ class ExportedLine(msgspec.Struct, frozen=True, kw_only=True):
     causation: str | None = None
     principal: str | None = None
     headers: dict[str, str] | None = None
-    reply: msgspec.Raw = msgspec.Raw()
+    reply: msgspec.Raw = NOTHING_KEPT
     claims: tuple[tuple[str, str], ...] = ()
     releases: tuple[tuple[str, str], ...] = ()
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import stat
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from engine.__main__ import main
 from engine.model.stored import EventData, EventType, StoredEvent
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Batch, Write
@@ -23,22 +21,41 @@ from tests.imports.bank import Deposit, Open, OpenedOne, make_engine
 APP = ("--app", "tests.imports.bank:make_engine")
 
 
-def foldline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine", *arguments],
-        cwd=folder,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+class Done(NamedTuple):
+    status: int
+    said: str
+    told: str
 
 
-def done(folder: Path, *arguments: str) -> str:
-    found = foldline(folder, *arguments)
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+Foldline = Callable[..., Done]
+
+
+@pytest.fixture
+def foldline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Foldline:
+    """Give what runs a command in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        status = main(arguments)
+        said = capsys.readouterr()
+        return Done(status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def done(foldline: Foldline) -> Callable[..., str]:
+    """Give what runs a command that does what it is told, and gives what it says."""
+
+    def run(*arguments: str) -> str:
+        found = foldline(*arguments)
+        assert found.status == 0, found.told
+        return found.said
+
+    return run
 
 
 def log_of(url: str) -> Sequence[StoredEvent]:
@@ -52,7 +69,7 @@ async def filled(url: str) -> None:
     await store.open(Ports())
     old = make_engine().registry.type_of(OpenedOne)
     data = EventData(EventType(old.name, old.version, old.schema_hash), b'{"owner":"\xc2\x9bold"}')
-    await store.append(Batch([AppendRequest([Write("account:old", 0, [data])])], 1_700_000_000))
+    await store.append(Batch([AppendRequest([Write("account:old", 0, [data])])], 1_700_000_000_000_000))
     await store.close()
     async with make_engine(url) as engine:
         await engine.execute(Open("a", "Ann \u2028 =1+1"), key="key-1", principal="ann\x1b")
@@ -61,14 +78,14 @@ async def filled(url: str) -> None:
 
 
 async def test_json_lines_come_back_with_the_same_checksums(
-    tmp_path: Path, postgres_url: str
+    tmp_path: Path, done: Callable[..., str], postgres_url: str
 ) -> None:
     await filled("sqlite:" + str(tmp_path / "bank.db"))
 
-    done(tmp_path, "export", "bank.db", "--to", "events.jsonl")
-    said = done(tmp_path, "import", "events.jsonl", "again.db", *APP)
-    done(tmp_path, "import", "events.jsonl", postgres_url, *APP)
-    done(tmp_path, "export", postgres_url, "--to", "again.jsonl")
+    done("export", "bank.db", "--to", "events.jsonl")
+    said = done("import", "events.jsonl", "again.db", *APP)
+    done("import", "events.jsonl", postgres_url, *APP)
+    done("export", postgres_url, "--to", "again.jsonl")
 
     before = log_of(f"sqlite:{tmp_path / 'bank.db'}")
     assert log_of(f"sqlite:{tmp_path / 'again.db'}") == before
@@ -81,12 +98,14 @@ async def test_json_lines_come_back_with_the_same_checksums(
         assert (again.position, again.reply) == (4, 5)
 
 
-async def test_lines_of_the_log_command_can_be_imported(tmp_path: Path) -> None:
+async def test_lines_of_the_log_command_can_be_imported(
+    tmp_path: Path, done: Callable[..., str]
+) -> None:
     await filled("sqlite:" + str(tmp_path / "bank.db"))
-    shown = done(tmp_path, "log", "bank.db", "--json", "--payload")
+    shown = done("log", "bank.db", "--json", "--payload")
     (tmp_path / "shown.jsonl").write_text(shown)
 
-    done(tmp_path, "import", "shown.jsonl", "again.db", *APP)
+    done("import", "shown.jsonl", "again.db", *APP)
 
     before, after = (log_of(f"sqlite:{tmp_path / name}") for name in ("bank.db", "again.db"))
     assert [(e.stream, e.version, e.recorded, json.loads(e.payload)) for e in after] == [
@@ -94,10 +113,12 @@ async def test_lines_of_the_log_command_can_be_imported(tmp_path: Path) -> None:
     ]
 
 
-async def test_csv_has_a_line_of_names_and_no_formula(tmp_path: Path) -> None:
+async def test_csv_has_a_line_of_names_and_no_formula(
+    tmp_path: Path, done: Callable[..., str]
+) -> None:
     await filled("sqlite:" + str(tmp_path / "bank.db"))
 
-    done(tmp_path, "export", "bank.db", "--to", "events.csv", "--name", "deposited", "--after", "4")
+    done("export", "bank.db", "--to", "events.csv", "--name", "deposited", "--after", "4")
 
     with (tmp_path / "events.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -107,11 +128,11 @@ async def test_csv_has_a_line_of_names_and_no_formula(tmp_path: Path) -> None:
     ]
 
 
-async def test_parquet_is_read_by_duckdb(tmp_path: Path) -> None:
+async def test_parquet_is_read_by_duckdb(tmp_path: Path, done: Callable[..., str]) -> None:
     duckdb = pytest.importorskip("duckdb")
     await filled("sqlite:" + str(tmp_path / "bank.db"))
 
-    done(tmp_path, "export", "bank.db", "--to", "events.parquet", "--omit", "owner")
+    done("export", "bank.db", "--to", "events.parquet", "--omit", "owner")
 
     with duckdb.connect() as connection:
         found: list[Any] = connection.execute(
@@ -127,15 +148,15 @@ async def test_parquet_is_read_by_duckdb(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("events*")) == ["events.parquet"]
 
 
-async def test_a_folder_grows_with_the_log(tmp_path: Path) -> None:
+async def test_a_folder_grows_with_the_log(tmp_path: Path, done: Callable[..., str]) -> None:
     url = "sqlite:" + str(tmp_path / "bank.db")
     await filled(url)
     export = ("export", "bank.db", "--to", "lake/", "--format", "jsonl", "--file-events", "4")
 
-    first, again = done(tmp_path, *export), done(tmp_path, *export)
+    first, again = done(*export), done(*export)
     async with make_engine(url) as engine:
         await engine.execute(Deposit("c", 9))
-    then = done(tmp_path, *export)
+    then = done(*export)
 
     assert first == "exported 6 events into 2 files, to position 6\n"
     assert again == "exported 0 events into 0 files, to position 6\n"
@@ -147,27 +168,29 @@ async def test_a_folder_grows_with_the_log(tmp_path: Path) -> None:
         ["000000000007", "000000000008"],
     ]
     together = b"".join(path.read_bytes() for path in files)
-    done(tmp_path, "export", "bank.db", "--to", "whole.jsonl")
+    done("export", "bank.db", "--to", "whole.jsonl")
     assert (tmp_path / "whole.jsonl").read_bytes() == together
 
 
-async def test_a_folder_of_another_history_is_refused(tmp_path: Path) -> None:
+async def test_a_folder_of_another_history_is_refused(
+    tmp_path: Path, done: Callable[..., str], foldline: Foldline
+) -> None:
     url = "sqlite:" + str(tmp_path / "bank.db")
     await filled(url)
-    done(tmp_path, "copy", "bank.db", "backup.db")
+    done("copy", "bank.db", "backup.db")
     async with make_engine(url) as engine:
         await engine.execute(Deposit("c", 9))
     export = ("--to", "lake", "--format", "jsonl")
     (tmp_path / "lake").mkdir()
-    done(tmp_path, "export", "bank.db", *export)
+    done("export", "bank.db", *export)
 
-    went_back = foldline(tmp_path, "export", "backup.db", *export)
+    went_back = foldline("export", "backup.db", *export)
     async with make_engine("sqlite:" + str(tmp_path / "other.db")) as engine:
         await engine.execute(Deposit("c", 9))
-    another = foldline(tmp_path, "export", "other.db", *export)
+    another = foldline("export", "other.db", *export)
 
-    assert (went_back.returncode, "it went back" in went_back.stderr) == (1, True)
-    assert (another.returncode, "a folder of its own" in another.stderr) == (1, True)
+    assert (went_back.status, "it went back" in went_back.told) == (1, True)
+    assert (another.status, "a folder of its own" in another.told) == (1, True)
     assert len(list((tmp_path / "lake").iterdir())) == 1
 
 
@@ -184,21 +207,25 @@ async def test_a_folder_of_another_history_is_refused(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_exported_leaves_no_file(
-    arguments: Sequence[str], said: str, tmp_path: Path
+    arguments: Sequence[str],
+    said: str,
+    tmp_path: Path,
+    foldline: Foldline,
 ) -> None:
     await filled("sqlite:" + str(tmp_path / "bank.db"))
     (tmp_path / "there.csv").write_text("kept")
     before = {path.name for path in tmp_path.iterdir()}
 
-    found = foldline(tmp_path, "export", "bank.db", *arguments)
+    found = foldline("export", "bank.db", *arguments)
 
-    assert found.returncode == 1
-    assert said in found.stderr
-    assert {path.name for path in tmp_path.iterdir()} - before <= {"lake"}
+    assert found.status == 1
+    assert said in found.told
+    new = {path.name for path in tmp_path.iterdir()} - before
+    assert {name for name in new if not name.startswith("bank.")} <= {"lake"}
     assert (tmp_path / "there.csv").read_text() == "kept"
 
 
-async def test_a_damaged_event_leaves_no_file(tmp_path: Path) -> None:
+async def test_a_damaged_event_leaves_no_file(tmp_path: Path, foldline: Foldline) -> None:
     import sqlite3
 
     await filled("sqlite:" + str(tmp_path / "bank.db"))
@@ -209,8 +236,8 @@ async def test_a_damaged_event_leaves_no_file(tmp_path: Path) -> None:
             connection.execute(f'DROP TRIGGER "{name}"')
         connection.execute("UPDATE events SET payload = x'7b7d' WHERE position = 3")
 
-    found = foldline(tmp_path, "export", "bank.db", "--to", "events.jsonl")
+    found = foldline("export", "bank.db", "--to", "events.jsonl")
 
-    assert found.returncode == 1
-    assert "position 3" in found.stderr
+    assert found.status == 1
+    assert "position 3" in found.told
     assert not list(tmp_path.glob("events*"))

@@ -56,6 +56,10 @@ class Deposit(Command[int]):
     cents: int
 
 
+class Lose(Command):
+    box: Id
+
+
 class Account(Aggregate, kind="account"):
     owner: str = ""
     country: str = ""
@@ -80,6 +84,10 @@ class Account(Aggregate, kind="account"):
 
 
 class Box(Aggregate, kind="box"):
+    @handles
+    def lose(self, command: Lose) -> Lost:
+        return Lost()
+
     @applies
     def lost(self, event: Lost) -> None:
         pass
