@@ -29,7 +29,7 @@ from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
 from .members.joined import Joined, Reads, joinable, reads_of
-from .model.aggregate import Aggregate, AggregateDefinition
+from .model.aggregate import Aggregate
 from .model.codec import EventRegistry
 from .model.copying import own_copy
 from .model.difference import Change
@@ -149,6 +149,8 @@ class Engine:
         self._check_usable = self._entrance.check
         self.declared = tuple(projections)
         """The projections that it was given."""
+        self.aggregates = tuple(aggregates)
+        """The classes of aggregates that it was given."""
 
     def _join(self, joined: Joined) -> None:
         """Let commands, and what operators do, go to whoever owns the log."""
@@ -450,11 +452,6 @@ class Engine:
     def registry(self) -> EventRegistry:
         """The classes of event that it knows, and how stored ones are read."""
         return self._wiring.registry
-
-    @property
-    def definitions(self) -> Sequence[AggregateDefinition]:
-        """What its classes of aggregates declare."""
-        return self._wiring.definitions
 
     @property
     def limits(self) -> Limits:

@@ -38,8 +38,8 @@ _DESCRIPTION = """\
 Write the events of a log, or the rows of a view, into a file for other programs. The ending of
 WHERE gives the form: .parquet, .jsonl or .csv. Parquet needs the extra `analytics` (DuckDB).
 
-If WHERE ends with a slash, or is a folder, each run adds a file of the events that are new there.
---format gives the form then. The names of the files say which positions they have.
+If WHERE ends with a slash, or is a folder, each run adds a file of the events that are new.
+There --format gives the form. The names of the files say which positions they have.
 
 JSON lines have all that an event means, with its checksum: `import` makes the same log of them.
 Payloads and headers are what people wrote. --omit leaves a field of all payloads out."""

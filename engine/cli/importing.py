@@ -17,6 +17,7 @@ from ..imports.event_stores import FORMS, TablesSource
 from ..imports.events import Mapping, Source
 from ..imports.importing import ImportedLog, import_log, looked_at
 from ..imports.json_lines import JsonLinesSource
+from ..model.aggregate import definitions_of
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.urls import open_tables
@@ -31,17 +32,13 @@ __all__ = ["add_parser"]
 LINES: Final = "jsonl"
 
 _DESCRIPTION = """\
-Make a new log of events that are stored elsewhere. Each keeps its time and its order. FROM is one
-of these:
+Make a new log of events that are stored elsewhere. Each keeps its time and its order. FROM has
+JSON lines, or the tables of the Python library eventsourcing, of Marten or of Message DB. Those of
+eventsourcing may be in a SQLite file; the others are in PostgreSQL.
 
-  jsonl          a file of JSON lines. Without --map it is one of `export`, or of
-                 `log --json --payload`. With --map its lines are of any form
-  eventsourcing  the Python library: a SQLite file, or a database in PostgreSQL
-  marten         a database in PostgreSQL
-  message-db     a database in PostgreSQL
-
-The function MAP takes one event of FROM, and gives what it becomes: Imported(kind=..., id=...,
-event=...), a list of them, or None to pass it over. These names come from foldline.imports.
+MAP is a function that takes one event of FROM, and says what it becomes. It gives
+id=..., event=...), or a list of them. It gives None for an event that is passed over. JSON lines of
+`export` and of `log --json --payload` need no MAP.
 
 All events are read and checked first, then written, then read again and compared. The first that
 does not fit ends the command, with its place and the reason, and nothing is written then. If the
@@ -128,13 +125,15 @@ def _read(options: argparse.Namespace, engine: Engine, ports: Ports) -> tuple[So
         if options.map is None:
             raise UsageError("--map is needed: it says what each event becomes here")
     if options.map is None:
-        return source, ExportedDrafts(source.name, engine.registry, engine.definitions)
+        return source, ExportedDrafts(
+            source.name, engine.registry, definitions_of(engine.aggregates)
+        )
     mapping = attribute_of(options.map)
     if not callable(mapping):
         raise UsageError(f"{options.map} is no function")
     given = cast("Mapping", mapping)
     return source, MappedDrafts(
-        source.name, given, engine.registry, engine.definitions, engine.limits
+        source.name, given, engine.registry, definitions_of(engine.aggregates), engine.limits
     )
 
 

@@ -25,6 +25,7 @@ ALLOWED = {
     "runtime.ports": {"time"},  # names the stopwatch
     "runtime.native": {"threading", "time"},  # threads that gevent has replaced
     "stores.sqlite.system_files": {"os", "threading"},  # the machine's files
+    "imports.event_stores": {"uuid"},  # UUID: the type of a value that is read
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
     "runtime.unix_socket": {"os"},  # what a socket's path is to the system
     "members.joined": {"os"},  # PathLike: what a path is

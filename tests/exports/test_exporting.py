@@ -69,7 +69,9 @@ async def filled(url: str) -> None:
     await store.open(Ports())
     old = make_engine().registry.type_of(OpenedOne)
     data = EventData(EventType(old.name, old.version, old.schema_hash), b'{"owner":"\xc2\x9bold"}')
-    await store.append(Batch([AppendRequest([Write("account:old", 0, [data])])], 1_700_000_000_000_000))
+    await store.append(
+        Batch([AppendRequest([Write("account:old", 0, [data])])], 1_700_000_000_000_000)
+    )
     await store.close()
     async with make_engine(url) as engine:
         await engine.execute(Open("a", "Ann \u2028 =1+1"), key="key-1", principal="ann\x1b")
@@ -185,11 +187,15 @@ async def test_a_folder_of_another_history_is_refused(
     done("export", "bank.db", *export)
 
     went_back = foldline("export", "backup.db", *export)
+    async with make_engine("sqlite:" + str(tmp_path / "backup.db")) as engine:
+        await engine.execute(Deposit("d", 9))
+    wrote_on = foldline("export", "backup.db", *export)
     async with make_engine("sqlite:" + str(tmp_path / "other.db")) as engine:
         await engine.execute(Deposit("c", 9))
     another = foldline("export", "other.db", *export)
 
     assert (went_back.status, "it went back" in went_back.told) == (1, True)
+    assert (wrote_on.status, "it went back" in wrote_on.told) == (1, True)
     assert (another.status, "a folder of its own" in another.told) == (1, True)
     assert len(list((tmp_path / "lake").iterdir())) == 1
 

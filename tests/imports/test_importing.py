@@ -21,6 +21,7 @@ from engine.imports.drafts import ExportedDrafts, MappedDrafts
 from engine.imports.event_stores import FORMS, TablesSource
 from engine.imports.importing import ImportedLog, import_log, looked_at
 from engine.imports.json_lines import JsonLinesSource
+from engine.model.aggregate import definitions_of
 from engine.model.stored import StoredEvent
 from engine.outside.copying import CopyProgress
 from engine.runtime.ports import Ports
@@ -64,7 +65,9 @@ def log_of(url: str) -> Sequence[StoredEvent]:
 
 def mapped(source: Any, mapping: Any, target: Any, **given: Any) -> ImportedLog:
     engine = make_engine()
-    drafts = MappedDrafts(source.name, mapping, engine.registry, engine.definitions, engine.limits)
+    drafts = MappedDrafts(
+        source.name, mapping, engine.registry, definitions_of(engine.aggregates), engine.limits
+    )
     return import_log(source, drafts, target, NOW, **given)
 
 
@@ -291,7 +294,7 @@ def test_a_line_of_an_export_that_does_not_fit_is_told_with_its_number(
     change, said = WRONG_LINES[wrong]
     source = lines(tmp_path / "x.jsonl", EXPORTED, {**EXPORTED, "version": 2, **change})
     engine = make_engine()
-    drafts = ExportedDrafts(source.name, engine.registry, engine.definitions)
+    drafts = ExportedDrafts(source.name, engine.registry, definitions_of(engine.aggregates))
 
     with pytest.raises(StoreRefused) as caught:
         looked_at(source, drafts, NOW, lambda _: None)
