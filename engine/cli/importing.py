@@ -36,9 +36,9 @@ Make a new log of events that are stored elsewhere. Each keeps its time and its 
 JSON lines, or the tables of the Python library eventsourcing, of Marten or of Message DB. Those of
 eventsourcing may be in a SQLite file; the others are in PostgreSQL.
 
-MAP is a function that takes one event of FROM, and says what it becomes. It gives
-id=..., event=...), or a list of them. It gives None for an event that is passed over. JSON lines of
-`export` and of `log --json --payload` need no MAP.
+MAP is a function that takes one event of FROM, and says what it becomes. It gives an Imported of
+foldline.imports, or a list of them. It gives None for one that is passed over. JSON
+lines of `export` and of `log --json --payload` need no MAP.
 
 All events are read and checked first, then written, then read again and compared. The first that
 does not fit ends the command, with its place and the reason, and nothing is written then. If the

@@ -116,8 +116,8 @@ class MappedDrafts:
                 f"the mapping function gave a {type(given).__name__}: give Imported(...), a list "
                 f"of them, or None"
             )
-        event = given.event
-        if not issubclass(type(event), Event):
+        event: Any = given.event
+        if not isinstance(event, Event):
             raise InvalidInput(f"event= is an Event, not a {type(event).__name__}")
         self._kinds.check(as_text("kind", given.kind), type(event))
         own_id = as_id(given.id)

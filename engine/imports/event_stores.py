@@ -7,7 +7,7 @@ these tables look like is known from each project's own sources and documents, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from types import TracebackType
@@ -106,14 +106,13 @@ _UNWRAPPED: Final[Mapping[str, Callable[[Any], Any]]] = {
 
 def _unwrapped(value: object) -> object:
     if isinstance(value, list):
-        items: list[Any] = value
-        return [_unwrapped(item) for item in items]
+        return list(map(_unwrapped, cast("Sequence[object]", value)))
     if not isinstance(value, dict):
         return value
     fields = cast("dict[str, Any]", value)
     if fields.keys() == {"_type_", "_data_"}:
         known = _UNWRAPPED.get(fields["_type_"])
-        return value if known is None else known(fields["_data_"])
+        return fields if known is None else known(fields["_data_"])
     return {name: _unwrapped(item) for name, item in fields.items()}
 
 
