@@ -13,7 +13,22 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from .cli import claims, copy, exporting, importing, log, members, projections, schema, sql, tail
+from .cli import (
+    backup,
+    claims,
+    copy,
+    exporting,
+    importing,
+    log,
+    members,
+    projections,
+    repair,
+    restore,
+    schema,
+    sql,
+    tail,
+    verify,
+)
 from .cli.options import FAILED
 from .cli.output import check_texts, own_the_terminal, run_plainly, tell
 from .cli.printing import plain
@@ -22,7 +37,22 @@ from .runtime.package import COMMAND
 
 __all__ = ["main", "program"]
 
-COMMANDS: Final = (log, tail, claims, sql, schema, projections, members, copy, importing, exporting)
+COMMANDS: Final = (
+    log,
+    tail,
+    claims,
+    sql,
+    schema,
+    projections,
+    members,
+    copy,
+    importing,
+    exporting,
+    backup,
+    repair,
+    restore,
+    verify,
+)
 INTERRUPTED: Final = 130
 
 

@@ -8,10 +8,11 @@ works under each name, also beside a user's own module that has the other one.
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-__all__ = ["COMMAND", "HOME", "PACKAGE", "bare_import"]
+__all__ = ["COMMAND", "HOME", "PACKAGE", "bare_import", "release"]
 
 PACKAGE: Final = __name__.removesuffix(".runtime.package")
 """The name under which this package was imported."""
@@ -32,3 +33,11 @@ def bare_import(module: str, names: str) -> str:
         f"import sys, types; bare = sys.modules[{PACKAGE!r}] = types.ModuleType({PACKAGE!r}); "
         f"bare.__path__ = {path!r}; from {PACKAGE}.{module} import {names}"
     )
+
+
+def release() -> str:
+    """Give the release that is installed; "unknown" where it runs from a checkout."""
+    try:
+        return metadata.version("foldline")
+    except metadata.PackageNotFoundError:
+        return "unknown"

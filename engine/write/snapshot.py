@@ -24,7 +24,7 @@ from ..model.sameness import first_difference
 from ..model.stored import Snapshot, StoredEvent
 from .keys import KeyRecord, KeyWindow
 
-__all__ = ["Distrusted", "Freezer", "Frozen"]
+__all__ = ["Distrusted", "Freezer", "Frozen", "is_sound"]
 
 _FORM: Final = b"2 "
 """Begins the bytes of every snapshot; another form gets another number.
@@ -32,6 +32,9 @@ _FORM: Final = b"2 "
 Form 1 was only known to be equal to its state, and not the same, and may lack keys of commands with
 several events: it is not believed.
 """
+
+_BODY: Final = len(_FORM) + 9
+"""Where the body begins, behind the CRC-32 and a space."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -164,13 +167,18 @@ class Freezer:
         return state, keys
 
     def _body(self, snapshot: Snapshot) -> _Body:
-        form, crc, body = snapshot.state[:2], snapshot.state[2:11], snapshot.state[11:]
-        if form != _FORM or crc != f"{_crc(snapshot, body):08x} ".encode():
+        if not is_sound(snapshot):
             raise Distrusted("its bytes are damaged, or of another form")
         try:
-            return _body_decoder.decode(body)
+            return _body_decoder.decode(snapshot.state[_BODY:])
         except UNDECODABLE as error:
             raise Distrusted(f"it cannot be decoded ({type(error).__name__})") from error
+
+
+def is_sound(snapshot: Snapshot) -> bool:
+    """Tell whether the bytes of a snapshot are those that were written, in this form."""
+    form, crc = snapshot.state[: len(_FORM)], snapshot.state[len(_FORM) : _BODY]
+    return form == _FORM and crc == f"{_crc(snapshot, snapshot.state[_BODY:]):08x} ".encode()
 
 
 def _key(key: str, record: KeyRecord) -> tuple[Any, ...]:

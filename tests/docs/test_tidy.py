@@ -27,6 +27,7 @@ ALLOWED = {
     "stores.sqlite.system_files": {"os", "threading"},  # the machine's files
     "imports.event_stores": {"uuid"},  # UUID: the type of a value that is read
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
+    "runtime.folder": {"os"},  # files of a folder, synced
     "runtime.unix_socket": {"os"},  # what a socket's path is to the system
     "members.joined": {"os"},  # PathLike: what a path is
     "stores.urls": {"os"},  # PathLike and fspath only: what a path is
@@ -53,6 +54,7 @@ ROOMS: list[set[str]] = [
     {"queries"},
     {"host", "outside"},
     {"imports", "exports"},
+    {"backups"},
     {"wiring"},
     {"members"},
     {"engine"},

@@ -17,6 +17,7 @@ from ...runtime.ports import Ports
 from .copying import CopySource, CopyTarget
 from .log import Store
 from .outside import Copied, LogReader, Operations, Shell, ViewsReader
+from .verifying import Structure
 from .views import ViewsStore
 
 __all__ = ["Backend", "CopiesFiles", "Outside"]
@@ -78,6 +79,10 @@ class Outside(Protocol):
         `damaged` takes what stands before the damage in a log. Raises UsageError where there is no
         such thing.
         """
+        ...
+
+    def structure(self) -> Structure:
+        """Give what the store's own shape is looked at by, for damage."""
         ...
 
     def copy_target(self) -> CopyTarget:

@@ -32,6 +32,7 @@ __all__ = [
     "CopySource",
     "CopyTarget",
     "Mark",
+    "Repaired",
     "foreign_copy",
     "foreign_views",
     "marked",
@@ -73,6 +74,22 @@ class Carried(msgspec.Struct, frozen=True):
     """The projections whose tables are folded anew."""
 
 
+class Repaired(msgspec.Struct, frozen=True):
+    """An event of a damaged log that a repair took from a backup or a copy."""
+
+    position: int
+    repaired: int
+    """When, in µs since 1970-01-01 UTC."""
+    stream: str
+    version: int
+    checksum: int
+    """By which it was proved."""
+    cause: str
+    """What was wrong with the log's own."""
+    source: str
+    """What people call the backup."""
+
+
 class CopySource(AbstractContextManager["CopySource"], Protocol):
     """A log and its views, to be copied while their engine runs or not."""
 
@@ -91,6 +108,10 @@ class CopySource(AbstractContextManager["CopySource"], Protocol):
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
         """Give snapshots in the order of their streams, behind one of that name."""
+        ...
+
+    def repairs(self) -> Sequence[Repaired]:
+        """Give what was repaired in this log, by position."""
         ...
 
     def carried(self) -> Carried | None:
@@ -139,6 +160,10 @@ class CopyTarget(AbstractContextManager["CopyTarget"], Protocol):
 
     def keep_carried(self, types: Sequence[EventType], carried: Carried | None) -> None:
         """Keep what goes along, in place of what was kept, and the types as they are now."""
+        ...
+
+    def keep_repairs(self, repairs: Sequence[Repaired]) -> None:
+        """Keep what was repaired, in place of what was kept."""
         ...
 
     def written(self) -> LogReader:

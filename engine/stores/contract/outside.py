@@ -155,6 +155,13 @@ class LogReader(Protocol):
         """Give the types that the log has stored, in the order of their first use."""
         ...
 
+    def checksum_at(self, position: int) -> int | None:
+        """Give the checksum that stands at a position, of which nothing else is read or compared.
+
+        None where there is none that can be read.
+        """
+        ...
+
     def version_of(self, stream: str) -> int:
         """Give the version of a stream, 0 where it has no events."""
         ...

@@ -22,6 +22,7 @@ from .outside.copy_into import PostgresCopyTarget
 from .outside.log import PostgresLogReader, holder
 from .outside.operations import PostgresOperations
 from .outside.shell import PostgresShell
+from .outside.structure import PostgresStructure
 from .outside.views import PostgresViewsReader
 from .views.link import Place
 from .views.store import PostgresViews
@@ -92,6 +93,10 @@ class PostgresOutside:
         if damaged:
             raise UsageError("a server has no write-ahead log that a copy could read: leave that")
         return PostgresCopySource(self._place)
+
+    def structure(self) -> PostgresStructure:
+        """Give both schemas to be looked at for damage."""
+        return PostgresStructure(self._place)
 
     def copy_target(self) -> PostgresCopyTarget:
         """Give where a log is copied to."""

@@ -18,6 +18,7 @@ from .outside.copy_from import SqliteCopySource
 from .outside.copy_into import SqliteCopyTarget
 from .outside.log import SqliteLogReader
 from .outside.operations import SqliteOperations
+from .outside.structure import SqliteStructure
 from .outside.views import SqliteViewsReader
 from .views.catalog import Builder
 from .views.patient import PatientViews
@@ -89,6 +90,10 @@ class SqliteFiles:
     def copy_source(self, *, damaged: bool = False) -> SqliteCopySource:
         """Give the log to be copied elsewhere."""
         return SqliteCopySource(self._log, self._views, self._files, damaged=damaged)
+
+    def structure(self) -> SqliteStructure:
+        """Give both files to be looked at for damage."""
+        return SqliteStructure(self._log, self._views, self._files)
 
     def copy_target(self) -> SqliteCopyTarget:
         """Give where a log is copied to."""

@@ -13,12 +13,13 @@ from typing import Final
 from ....model.stored import Snapshot
 from ...contract.builds import sinks_of
 from ...contract.claims import HeldClaim
-from ...contract.copying import Carried, foreign_views
+from ...contract.copying import Carried, Repaired, foreign_views
 from ...contract.log import Head
 from ...contract.outside import Found
 from ...contract.views import Parked
 from ..log.claims import read_claims
 from ..log.reading import read_head
+from ..log.repairs import READ, THERE
 from ..views.builds import Builds
 from ..views.link import Link, Place, transaction
 from ..views.schema import check_schema, has_views
@@ -98,6 +99,15 @@ class PostgresCopySource:
     async def _snapshots(self, link: Link, after: str, limit: int) -> Sequence[Snapshot]:
         rows = await link.run(self._place.address.sql(_SNAPSHOTS), after, limit)
         return [Snapshot(*row) for row in rows]
+
+    def repairs(self) -> Sequence[Repaired]:
+        """Give what was repaired in this log."""
+        return self._calls.run(self._repairs)
+
+    async def _repairs(self, link: Link) -> Sequence[Repaired]:
+        if not (await link.run(THERE, f"{self._place.log_schema}.repairs"))[0][0]:
+            return ()
+        return [Repaired(*row) for row in await link.run(self._place.address.sql(READ))]
 
     def carried(self) -> Carried | None:
         """Give what goes along; None where there are no views."""

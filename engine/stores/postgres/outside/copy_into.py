@@ -20,11 +20,12 @@ from ....errors import EngineError, StoreRefused
 from ....model.projection import slice_of
 from ....model.stored import EventType, Snapshot, StoredEvent
 from ...contract.claims import HeldClaim
-from ...contract.copying import Carried, Mark, foreign_copy, rival_copy
+from ...contract.copying import Carried, Mark, Repaired, foreign_copy, rival_copy
 from ...contract.outside import Found
 from ...contract.requests import Request
 from ...contract.views import Parked
 from ..failures import described_failure, sqlstate_of
+from ..log.repairs import MAKE, WRITE
 from ..log.schema import COPYING, MIGRATIONS, make_all, with_schema
 from ..settings import check_settings
 from ..views.books import Books, kept
@@ -349,6 +350,17 @@ class PostgresCopyTarget:
                 *(name, number, p.position, slice_of(p.key, sink.slices), kept(p.key)),
                 *(kept(p.event), kept(p.stream), p.parked, p.attempts, kept(p.cause)),
             )
+
+    def keep_repairs(self, repairs: Sequence[Repaired]) -> None:
+        """Keep what was repaired."""
+        if repairs:
+            self._calls.run(self._keep_repairs, repairs)
+
+    async def _keep_repairs(self, link: Link, repairs: Sequence[Repaired]) -> None:
+        rows = [(*msgspec.structs.astuple(one)[:5], kept(one.cause), one.source) for one in repairs]
+        async with self._as_owner(), transaction(link):
+            await link.do(self._in(MAKE))
+            await link.run(self._in(WRITE), *map(list, zip(*rows, strict=True)))
 
     def written(self) -> PostgresLogReader:
         """Give the schema to be read."""

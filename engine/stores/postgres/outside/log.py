@@ -32,6 +32,7 @@ from .blocking import Blocking
 __all__ = ["PostgresLogReader", "holder", "is_in_use"]
 
 _HOLDER: Final = "SELECT holder FROM {s}.sessions WHERE live AND lease_until > clock_timestamp()"
+_CHECKSUM: Final = "SELECT checksum FROM {s}.events WHERE position = $1"
 _PROCESS: Final = re.compile(r"process (\d+) ")
 _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 
@@ -117,6 +118,14 @@ class PostgresLogReader:
         self._types = {
             number: EventType(name, version, hash_) for number, name, version, hash_ in rows
         }
+
+    def checksum_at(self, position: int) -> int | None:
+        """Give the checksum at a position, which need not fit what stands there."""
+        return self._calls.run(self._checksum_at, position)
+
+    async def _checksum_at(self, link: Link, position: int) -> int | None:
+        rows = await link.run(self._place.address.sql(_CHECKSUM), position)
+        return int(rows[0][0]) if rows else None
 
     def version_of(self, stream: str) -> int:
         """Give the version of a stream, 0 where it has no events."""

@@ -32,6 +32,7 @@ __all__ = [
     "check_pages",
     "forgets",
     "read_wal",
+    "suspect_tail",
 ]
 
 _HEADER: Final = struct.Struct(">IIII8sII")
@@ -126,6 +127,23 @@ def read_wal(connection: Any, files: Files, path: str) -> Wal:
             f"that no loss of power explains it. {_REMEDY.format(path=path)}"
         )
     return Wal(count, torn, version)
+
+
+def suspect_tail(files: Files, path: str, wal: Wal) -> bool:
+    """Tell whether a frame of another generation begins the rest, but for a single flipped bit.
+
+    It would be taken for one of before, and the last transaction for one that never was.
+    """
+    log = path + "-wal"
+    size = files.size(log)
+    header = next(files.parts(log, 0, size, _HEADER.size), b"") if size else b""
+    page_bytes = _page_bytes(header)
+    if page_bytes is None:
+        return False
+    salts = int.from_bytes(_HEADER.unpack(header)[4])
+    begin = _HEADER.size + wal.frames * (_FRAME_HEADER_BYTES + page_bytes)
+    heads = files.parts(log, begin, max(size, 1), _FRAME.size)
+    return any((int.from_bytes(theirs) ^ salts).bit_count() == 1 for _, _, theirs in _frames(heads))
 
 
 def blank_torn(connection: Any, files: Files, path: str, wal: Wal) -> None:

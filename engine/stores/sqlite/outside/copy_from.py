@@ -16,12 +16,13 @@ import apsw
 from ....model.stored import Snapshot
 from ...contract.builds import sinks_of
 from ...contract.claims import HeldClaim
-from ...contract.copying import Carried, foreign_views
+from ...contract.copying import Carried, Repaired, foreign_views
 from ...contract.log import Head
 from ..connection import failures, run, set_reading, snapshot, unreadable
 from ..files import Files
 from ..log.claims import read_claims
 from ..log.heads import read_head
+from ..log.repairs import read_repairs
 from ..shape import harden
 from ..views.builds import check_file, read_builds
 from ..views.parked import read_decisions, read_parked
@@ -97,6 +98,11 @@ class SqliteCopySource:
         """Give snapshots in the order of their streams."""
         with unreadable(self._path):
             return [Snapshot(*row) for row in run(self._connection, _SNAPSHOTS, (after, limit))]
+
+    def repairs(self) -> Sequence[Repaired]:
+        """Give what was repaired in this log."""
+        with unreadable(self._path):
+            return read_repairs(self._connection)
 
     def carried(self) -> Carried | None:
         """Give what goes along; None where there are no views."""

@@ -21,13 +21,14 @@ from ....errors import StoreFailed, StoreRefused
 from ....model.projection import slice_of
 from ....model.stored import EventType, Snapshot, StoredEvent
 from ...contract.claims import HeldClaim
-from ...contract.copying import Carried, Mark, foreign_copy, marked, rival_copy
+from ...contract.copying import Carried, Mark, Repaired, foreign_copy, marked, rival_copy
 from ...contract.outside import Found
 from ...contract.requests import Request
 from ...contract.views import Parked
 from ..connection import durable_settings, run, run_many, set_pragma, transaction
 from ..files import Files
 from ..log.behind import keep_behind
+from ..log.repairs import keep_repairs
 from ..log.schema import MIGRATIONS, migrate, protect
 from ..log.snapshots import write_snapshots
 from ..shape import harden
@@ -271,6 +272,12 @@ class SqliteCopyTarget:
                 views.close()
         for ending in _ENDINGS:
             self._files.remove(name + ending)
+
+    def keep_repairs(self, repairs: Sequence[Repaired]) -> None:
+        """Keep what was repaired."""
+        connection = self._open()
+        with self._writing(), transaction(connection):
+            keep_repairs(connection, repairs)
 
     def written(self) -> SqliteLogReader:
         """Give the file to be read."""

@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 VALUE_BYTES_MAX: Final = 256 * 1024 * 1024
 """Of one event that somebody else's engine has stored."""
+_CHECKSUM: Final = "SELECT checksum FROM events WHERE position = ?"
 _VERSION = (
     "SELECT coalesce(max(version), 0) FROM events "
     "WHERE stream = (SELECT number FROM streams WHERE name = ?)"
@@ -135,6 +136,15 @@ class SqliteLogReader:
         with self._reading() as connection:
             self._read_types(connection)
         return tuple(self._types.values())
+
+    def checksum_at(self, position: int) -> int | None:
+        """Give the checksum at a position, which need not fit what stands there."""
+        try:
+            with self._reading() as connection:
+                found = run(connection, _CHECKSUM, (position,))
+        except StoreFailed:
+            return None
+        return found[0][0] if found and type(found[0][0]) is int else None
 
     def version_of(self, stream: str) -> int:
         """Give the version of a stream, 0 where it has no events."""

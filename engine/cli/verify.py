@@ -1,0 +1,149 @@
+"""`foldline verify FILE`: looks for damage in a log, its views, or a backup, and names all of it.
+
+Rules: it only reads, and rests a part of the time beside an engine. What is wrong goes to the
+output, a line each, and a summary at the end; how far it is, to the error stream. What could not be
+looked at is said and never called sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+import msgspec
+
+from ..backups.pace import BESIDE_PERCENT, Pace
+from ..backups.places import FolderPlace
+from ..backups.reading import BackupLog, BackupSource, look_at_files
+from ..outside.copying import CopyProgress
+from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
+from ..runtime.folder import Folder
+from ..runtime.package import COMMAND
+from ..runtime.ports import Ports
+from ..stores.contract.verifying import Finding, Report
+from .options import DONE, FAILED, USAGE, log_file, some
+from .output import say
+from .printing import counted
+from .progress import Shown, ending_tidily
+
+__all__ = ["add_parser"]
+
+_PERCENT_MAX: Final = 100
+
+_DESCRIPTION = f"""\
+Look for damage in a log and its views, while the engine runs or not, or in the folder of a backup.
+Each event is compared with its checksum and its place, each version with the one before it in its
+stream, and times and keys with those before. Claims are folded and compared with their table,
+snapshots with their events and checksums, and each stream with its index.
+
+In files, SQLite looks at each page and index of the log and of its views, and the write-ahead log
+is read. In PostgreSQL the extension amcheck looks at the indexes, if it is installed. The rows of
+views have no checksums: `{COMMAND} projections reset` folds them again.
+
+It names all that it finds: nothing is changed. {COMMAND} repair mends events from a backup."""
+
+_EPILOG = f"""\
+JSON fields of a line: wrong, text, position, name (the last two if there is one). The last line has
+"wrong": "nothing" or "something", and findings, position, events, streams, claims, snapshots,
+unlooked.
+wrong is one of: event, missing, version, time, key, claim, snapshot, index, page, wal, schema,
+type, checkpoint, views, backup, unread
+
+exit status:
+  {DONE}    nothing is wrong
+  {FAILED}    something is wrong, or could not be read
+  {USAGE}    wrong arguments
+  130  interrupted
+  143  ended by SIGTERM"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "verify",
+        help="look for damage in a log, its views, or a backup",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "file", metavar="FILE", help="the log, as in sqlite:FILE, or the folder of a backup"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--percent",
+        type=some,
+        metavar="N",
+        help=f"of the time that is worked, the rest is rested (default: 100, and {BESIDE_PERCENT} "
+        "if an engine has the log open)",
+    )
+    parser.set_defaults(run=_run)
+
+
+class _Lane:
+    """Shows how far it is, and rests."""
+
+    def __init__(self, shown: Shown, pace: Pace) -> None:
+        self._shown = shown
+        self._pace = pace
+
+    def progress(self, position: int, end: int) -> None:
+        """Show it."""
+        self._shown.show(CopyProgress("verified", position, end))
+
+    def rest(self) -> None:
+        """Rest as long as the pace says."""
+        self._pace.rest()
+
+
+def _run(options: argparse.Namespace) -> int:
+    ports = Ports()
+    shown = Shown(ports)
+
+    def report(finding: Finding) -> None:
+        shown.end()
+        say(_line(finding) if not options.json else msgspec.json.encode(finding).decode())
+
+    with ending_tidily():
+        try:
+            done = _verified(options, ports, shown, report)
+        finally:
+            shown.end()
+    _tell(done, as_json=options.json)
+    return FAILED if done.findings else DONE
+
+
+def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: Report) -> Verified:
+    if "manifest.json" in Folder(options.file).names():
+        place = FolderPlace(options.file)
+        look_at_files(place, report)
+        pace = Pace(min(options.percent or _PERCENT_MAX, _PERCENT_MAX), ports.clock.monotonic)
+        source = BackupSource(BackupLog(place))
+        return verify_log(source, None, report, _Lane(shown, pace))
+    outside = log_file(options.file).outside(ports)
+    percent = options.percent or (_PERCENT_MAX if outside.writer() is None else BESIDE_PERCENT)
+    lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
+    return verify_log(outside.copy_source(), outside.structure(), report, lane)
+
+
+def _line(finding: Finding) -> str:
+    return f"{finding.wrong}: {finding.text}"
+
+
+def _tell(done: Verified, *, as_json: bool) -> None:
+    if as_json:
+        about = {"wrong": "something" if done.findings else "nothing"}
+        say(msgspec.json.encode(about | msgspec.structs.asdict(done)).decode())
+        return
+    for what in done.unlooked:
+        say(f"not looked at: {what}")
+    looked = (
+        f"{counted(done.events, 'event')} of {counted(done.streams, 'stream')} up to position "
+        f"{done.position:,}, {counted(done.claims, 'claim')}, {counted(done.snapshots, 'snapshot')}"
+    )
+    if not done.findings:
+        say(f"nothing is wrong: {looked}")
+        return
+    more = done.findings - FINDINGS_MAX
+    left = f", of which {more:,} are not shown" if more > 0 else ""
+    say(f"{counted(done.findings, 'finding')}{left}. Looked at: {looked}")

@@ -1,0 +1,356 @@
+"""A log that is verified: every event, and whatever else must follow from the events.
+
+Rules: each event is compared with its checksum and its place, each version with the one before in
+its stream, times and keys with those before. Claims are folded and compared with their table,
+snapshots with their events, and the end of each stream with what its index finds. What is damaged
+is told and passed over, so that one run names all of it. It only reads, beside an engine or not,
+page by page; what is written meanwhile is not looked at. Calls block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from ..errors import Damaged, EngineError, StoreFailed
+from ..model.codec import decode_metadata
+from ..model.stored import Snapshot, StoredEvent
+from ..stores.contract.claims import ClaimKey, HeldClaim
+from ..stores.contract.copying import CopySource
+from ..stores.contract.log import StreamRead
+from ..stores.contract.outside import LogReader
+from ..stores.contract.verifying import Finding, Report, Structure, Wrong
+from ..write.snapshot import is_sound
+from .claims import fold_claims
+
+__all__ = ["FINDINGS_MAX", "Verified", "verify_log"]
+
+FINDINGS_MAX: Final = 1_000
+"""That are told; the rest is counted."""
+_PAGE_EVENTS: Final = 5_000
+_PAGE_BYTES: Final = 8 * 1024 * 1024
+_ROWS: Final = 1_000
+_STREAMS_MAX: Final = 5_000_000
+_KEYS_MAX: Final = 5_000_000
+"""Streams, and keys, that are remembered at a time."""
+_FAILED_MAX: Final = 1_000
+"""Reads in a row that fail since the store cannot be reached, before that is believed."""
+_KEY_WINDOW: Final = 1_000
+"""Of an aggregate whose kind says nothing else."""
+
+
+class Verified(msgspec.Struct):
+    """What was looked at, and what is wrong."""
+
+    position: int = 0
+    """Up to which it was verified."""
+    events: int = 0
+    """That are sound."""
+    streams: int = 0
+    claims: int = 0
+    snapshots: int = 0
+    findings: int = 0
+    unlooked: list[str] = []
+    """What could not be looked at, or was not, and why."""
+
+
+class Lane(Protocol):
+    """How a run is watched and held back."""
+
+    def progress(self, position: int, end: int) -> None:
+        """Show how far it is."""
+        ...
+
+    def rest(self) -> None:
+        """Rest between two pieces of work."""
+        ...
+
+
+def verify_log(
+    source: CopySource,
+    structure: Structure | None,
+    report: Report,
+    lane: Lane,
+    *,
+    window: Callable[[str], int] = lambda _: _KEY_WINDOW,
+) -> Verified:
+    """Verify a log, and give what was looked at; each finding goes to `report`.
+
+    `structure` is None for a backup, which has none. `window` gives the key window of a kind.
+    Raises StoreFailed where the store cannot be reached at all.
+    """
+    done = Verified()
+    told = _Told(report, done)
+    if structure is not None and not structure.before(told.report):
+        done.unlooked.append("the events, since the log cannot be opened")
+        structure.whole(told.report, lane.rest)
+        return done
+    with source:
+        _Verifying(source, told, lane, window, by_index=structure is not None).run()
+    if structure is not None:
+        structure.whole(told.report, lane.rest)
+    return done
+
+
+class _Told:
+    """Counts findings, and passes the first ones on."""
+
+    def __init__(self, report: Report, done: Verified) -> None:
+        self._report = report
+        self.done = done
+
+    def report(self, finding: Finding) -> None:
+        self.done.findings += 1
+        if self.done.findings <= FINDINGS_MAX:
+            self._report(finding)
+
+    def say(
+        self, wrong: Wrong, text: str, position: int | None = None, name: str | None = None
+    ) -> None:
+        self.report(Finding(wrong, text, position, name))
+
+
+class _Verifying:
+    """One walk over a log."""
+
+    def __init__(
+        self,
+        source: CopySource,
+        told: _Told,
+        lane: Lane,
+        window: Callable[[str], int],
+        *,
+        by_index: bool,
+    ) -> None:
+        self._source = source
+        self._log = source.log
+        self._told = told
+        self._lane = lane
+        self._window = window
+        self._by_index = by_index
+        self._versions: dict[str, int] = {}
+        self._keys: dict[tuple[str, str], int] = {}
+        self._claims: dict[ClaimKey, HeldClaim] = {}
+        self._lost: list[int] = []
+        """Positions of events that could not be read."""
+        self._recorded = 0
+        self._told_last = ""
+
+    def run(self) -> None:
+        """Walk over everything."""
+        done = self._told.done
+        done.position = end = self._log.head().position
+        self._walk(0, end)
+        done.streams = len(self._versions)
+        self._compare_ends()
+        self._compare_snapshots()
+        # Last, and together with what was written meanwhile: the table is of one moment.
+        self._compare_claims(end)
+
+    # -- events -------------------------------------------------------------------------------
+
+    def _walk(self, after: int, end: int) -> None:
+        for page in _pages(self._log, after, end, self._is_lost):
+            self._look_at(page)
+            self._told.done.events += len(page)
+            self._lane.progress(page[-1].position, end)
+            self._lane.rest()
+
+    def _is_lost(self, position: int, error: EngineError) -> None:
+        self._lost.append(position)
+        what = error.what if isinstance(error, Damaged) else str(error)
+        if not self._by_index and what == self._told_last:
+            return  # of the same file of a backup
+        self._told_last = what
+        wrong: Wrong = "missing" if "missing" in what else "event"
+        self._told.say(wrong, f"the event at position {position}: {what}", position)
+
+    def _look_at(self, page: Sequence[StoredEvent]) -> None:
+        versions = self._versions
+        for event in page:
+            stream = event.stream
+            before = versions.get(stream, 0)
+            if event.version != before + 1:
+                self._odd_version(event, before)
+            versions[stream] = event.version
+            if event.recorded < self._recorded:
+                text = f"{stream} version {event.version} was recorded before the event before it"
+                self._told.say("time", text, event.position, stream)
+            self._recorded = event.recorded
+            if b'"key"' in event.metadata:
+                self._look_at_key(event)
+        self._fold_claims(page)
+        if len(versions) > _STREAMS_MAX:
+            versions.clear()  # a stream then goes on from wherever it is
+            self._told.done.unlooked.append(
+                f"versions across position {page[-1].position}: there are too many streams"
+            )
+
+    def _odd_version(self, event: StoredEvent, before: int) -> None:
+        gap = event.version - before - 1
+        forgotten = not before and bool(self._told.done.unlooked)
+        if forgotten or 0 < gap <= len(self._lost):
+            return  # told already, by the positions that could not be read
+        text = f"{event.stream} goes from version {before} to {event.version}"
+        self._told.say("version", text, event.position, event.stream)
+
+    def _look_at_key(self, event: StoredEvent) -> None:
+        try:
+            key = decode_metadata(event).key
+        except Damaged as error:
+            self._told.say("event", str(error), event.position, event.stream)
+            return
+        if key is None:
+            return
+        kind = event.stream.partition(":")[0]
+        known = self._keys.get((event.stream, key))
+        if known is not None and known > event.version - self._window(kind):
+            text = (
+                f"{event.stream} has the key of version {known} again at {event.version}, within "
+                f"the key window: the command was run twice"
+            )
+            self._told.say("key", text, event.position, event.stream)
+        self._keys[event.stream, key] = event.version
+        if len(self._keys) > _KEYS_MAX:
+            del self._keys[next(iter(self._keys))]
+
+    def _fold_claims(self, page: Sequence[StoredEvent]) -> None:
+        try:
+            fold_claims(self._claims, page)
+        except Damaged as error:
+            self._told.say("claim", str(error), error.position)
+
+    # -- what follows from them ---------------------------------------------------------------
+
+    def _compare_ends(self) -> None:
+        """Ask the index for the last event of each stream."""
+        if not self._by_index:
+            return
+        for begin in range(0, len(streams := list(self._versions)), _ROWS):
+            some = streams[begin : begin + _ROWS]
+            self._lane.rest()
+            try:
+                self._compare_some(some)
+            except EngineError:
+                for stream in some:
+                    self._compare_one(stream)
+
+    def _compare_one(self, stream: str) -> None:
+        try:
+            self._compare_some([stream])
+        except Damaged as error:
+            if error.position not in self._lost:
+                self._told.say("index", f"{stream}: {error.what}", error.position, stream)
+        except StoreFailed as error:
+            self._told.say("index", f"{stream}: {error}", None, stream)
+
+    def _compare_some(self, streams: Sequence[str]) -> None:
+        reads = [StreamRead(stream, self._versions[stream] - 1) for stream in streams]
+        pages = self._log.read_streams(reads, events_max=4 * _ROWS, bytes_max=_PAGE_BYTES)
+        for page, read in zip(pages, reads, strict=True):
+            if not page.events and not page.more:
+                text = f"its index does not find version {read.after + 1} of {page.stream}"
+                self._told.say("index", text, None, page.stream)
+
+    def _compare_snapshots(self) -> None:
+        for page in self._snapshot_pages():
+            self._lane.rest()
+            for snapshot in page:
+                self._told.done.snapshots += 1
+                if snapshot.position not in self._lost:
+                    self._compare_snapshot(snapshot)
+
+    def _snapshot_pages(self) -> Iterator[Sequence[Snapshot]]:
+        after = ""
+        try:
+            while page := self._source.snapshots(after, _ROWS):
+                yield page
+                after = page[-1].stream
+        except (EngineError, ValueError, TypeError) as error:
+            self._told.say("snapshot", f"the snapshots behind {after!a} cannot be read: {error}")
+
+    def _compare_snapshot(self, snapshot: Snapshot) -> None:
+        why = self._misfit(snapshot)
+        if why:
+            text = f"the snapshot of {snapshot.stream} is not used, and may be removed: {why}"
+            self._told.say("snapshot", text, snapshot.position, snapshot.stream)
+
+    def _misfit(self, snapshot: Snapshot) -> str:
+        try:
+            if not is_sound(snapshot):
+                return "its bytes are damaged"
+            if snapshot.position < 1:
+                return "it has no position"
+            found = self._log.read_feed(snapshot.position - 1, events_max=1, bytes_max=1)
+        except (EngineError, TypeError, OverflowError) as error:
+            return f"its event cannot be read ({error})"
+        if not found:
+            return "its event is not in the log"
+        (event,) = found
+        there = (event.stream, event.version, event.checksum)
+        said = (snapshot.stream, snapshot.version, snapshot.checksum)
+        return "" if there == said else "it belongs to another event than the log has there"
+
+    def _compare_claims(self, end: int) -> None:
+        held: dict[ClaimKey, HeldClaim] = {}
+
+        def keep(page: Sequence[HeldClaim]) -> None:
+            held.update({(claim.name, claim.value): claim for claim in page})
+
+        try:
+            head = self._source.moment(keep)
+        except (EngineError, ValueError, TypeError) as error:
+            self._told.say("claim", f"the table of claims cannot be read: {error}")
+            return
+        for page in _pages(self._log, end, head.position, self._is_lost):
+            self._fold_claims(page)
+        self._told.done.claims = len(self._claims)
+        for key in sorted(self._claims.keys() | held.keys()):
+            log, table = self._claims.get(key), held.get(key)
+            if log != table and not (self._lost and log is None):
+                text = (
+                    f"a claim of the name {key[0]} is {_said(log)} by the log, and "
+                    f"{_said(table)} by its table"
+                )
+                self._told.say("claim", text, (log or table or _NOBODY).position, key[0])
+
+
+_NOBODY: Final = HeldClaim("", "", "", 0)
+
+
+def _said(claim: HeldClaim | None) -> str:
+    return "held by nobody" if claim is None else f"held by {claim.stream}"
+
+
+def _pages(
+    log: LogReader, after: int, end: int, lost: Callable[[int, EngineError], None]
+) -> Iterator[Sequence[StoredEvent]]:
+    """Give the events up to a position; `lost` is told of each that cannot be read.
+
+    Raises StoreFailed where nothing can be read any more.
+    """
+    most, failed = _PAGE_EVENTS, 0
+    while after < end:
+        error: EngineError
+        try:
+            page = log.read_feed(after, events_max=min(most, end - after), bytes_max=_PAGE_BYTES)
+            error = Damaged(after + 1, "it is missing, though the log ends behind it")
+        except Damaged as damaged:
+            page, error = (), damaged
+        except StoreFailed as unread:
+            failed += 1
+            if unread.passes and failed > _FAILED_MAX:
+                raise
+            if most > 1:
+                most //= 2  # which event is it?
+                continue
+            page, error = (), unread
+        if page:
+            most, failed = _PAGE_EVENTS, 0
+            yield page
+            after = page[-1].position
+        else:
+            after += 1
+            lost(after, error)

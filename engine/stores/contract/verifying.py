@@ -1,0 +1,66 @@
+"""What is found in a log and its views by those who look for damage.
+
+Rules: a finding says what is wrong by a word that a program reads, where, and in a sentence. It
+never shows a payload or a value. What cannot be looked at is told too: nothing is called sound that
+nobody has read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+__all__ = ["Finding", "Report", "Structure", "Wrong"]
+
+Wrong: TypeAlias = Literal[
+    "event",
+    "missing",
+    "version",
+    "time",
+    "key",
+    "claim",
+    "snapshot",
+    "index",
+    "page",
+    "wal",
+    "schema",
+    "type",
+    "checkpoint",
+    "views",
+    "backup",
+    "unread",
+]
+"""What is wrong: an event or its place, what follows from events and says something else, a page or
+a file, or that something could not be read at all."""
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that is wrong."""
+
+    wrong: Wrong
+    text: str
+    """A sentence for people."""
+    position: int | None = None
+    """Of the event, where it is about one."""
+    name: str | None = None
+    """Of the stream, file, table or projection."""
+
+
+Report: TypeAlias = Callable[[Finding], None]
+
+
+class Structure(Protocol):
+    """What a store's own shape is looked at by: files, pages, indexes, what stands beside the log.
+
+    Calls block.
+    """
+
+    def before(self, report: Report) -> bool:
+        """Look at what a reader would be refused for; tell whether the log can be read at all."""
+        ...
+
+    def whole(self, report: Report, rest: Callable[[], None]) -> None:
+        """Look at every page and index, of the log and of its views; `rest` is called often."""
+        ...

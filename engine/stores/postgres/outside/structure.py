@@ -1,0 +1,82 @@
+"""Whether a log in PostgreSQL is sound as the server keeps it: its version, settings and indexes.
+
+Rules: indexes are compared with their tables by the server's own extension `amcheck`, where it is
+there; else that is said, and the streams are compared through their index by whoever asks. The
+server sees a flipped bit in a page only with `data_checksums`: that it has none is said too.
+Nothing is changed, and no lock is taken that an engine waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ....errors import EngineError
+from ...contract.verifying import Finding, Report
+from ..views.link import Link, Place
+from ..views.schema import check_schema, has_views
+from .blocking import Blocking
+from .log import PostgresLogReader
+
+__all__ = ["PostgresStructure"]
+
+_INDEXES: Final = """
+SELECT c.oid::bigint, c.relname::text
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am a ON a.oid = c.relam
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = ANY ($1::text[]) AND a.amname = 'btree' AND i.indisvalid ORDER BY 2
+"""
+_AMCHECK: Final = """
+SELECT n.nspname::text FROM pg_catalog.pg_extension e
+JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'
+"""
+
+
+class PostgresStructure:
+    """The log at a place, and its views."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def before(self, report: Report) -> bool:
+        """Look whether there is a log that this release reads."""
+        try:
+            with PostgresLogReader(self._place):
+                return True
+        except EngineError as error:
+            report(Finding("schema", str(error), name=self._place.name))
+            return False
+
+    def whole(self, report: Report, rest: Callable[[], None]) -> None:
+        """Look at the indexes of both schemas, and at what the views say of the log."""
+        calls = Blocking(self._place)
+        calls.open()
+        try:
+            calls.run(self._look, report, rest)
+        finally:
+            calls.close()
+
+    async def _look(self, link: Link, report: Report, rest: Callable[[], None]) -> None:
+        await self._look_at_indexes(link, report, rest)
+        try:
+            if await has_views(link, self._place):
+                await check_schema(link, self._place)
+        except EngineError as error:
+            report(Finding("views", str(error), name=self._place.name))
+
+    async def _look_at_indexes(self, link: Link, report: Report, rest: Callable[[], None]) -> None:
+        found = await link.run(_AMCHECK)
+        if not found:
+            return
+        schemas = [self._place.log_schema, self._place.schema]
+        for oid, name in await link.run(_INDEXES, schemas):
+            call = f'SELECT "{found[0][0]}".bt_index_check($1::bigint::regclass, true)'
+            try:
+                await link.run(call, oid)
+            except EngineError:
+                raise
+            except Exception as error:
+                report(Finding("index", f"the index {name} is damaged: {error}", name=name))
+            rest()

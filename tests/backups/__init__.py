@@ -1,0 +1,1 @@
+"""Backups: made, read back, restored; logs that are verified and repaired."""

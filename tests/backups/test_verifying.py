@@ -1,0 +1,248 @@
+"""A log that is verified: nothing is wrong with a sound one, and each damage is named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+
+from engine.__main__ import main
+from engine.outside.verifying import Verified, verify_log
+from engine.runtime.ports import Ports
+from engine.stores.contract.verifying import Finding
+from engine.stores.sqlite.connection import run
+from engine.stores.urls import open_backend
+from tests.backups.made import append, backed_up, claimed, manifest
+from tests.outside.copied import BOTH, NewStore, boards, filled
+from tests.support.postgres import Server
+
+
+class Watched:
+    """Takes progress, and rests not at all."""
+
+    def __init__(self) -> None:
+        self.rests = 0
+        self.positions: list[int] = []
+
+    def progress(self, position: int, end: int) -> None:
+        assert position <= end
+        self.positions.append(position)
+
+    def rest(self) -> None:
+        self.rests += 1
+
+
+def verified(store: str, lane: Watched | None = None) -> tuple[Verified, list[Finding]]:
+    outside = open_backend(store).outside(Ports())
+    found: list[Finding] = []
+    done = verify_log(outside.copy_source(), outside.structure(), found.append, lane or Watched())
+    return done, found
+
+
+def changed(path: str, *statements: str) -> None:
+    """Change a file as nobody may who goes through its triggers."""
+    with closing(apsw.Connection(path.removeprefix("sqlite:"))) as connection:
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        for statement in statements:
+            run(connection, statement)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_nothing_is_wrong_with_a_log_at_work_and_at_rest(new: NewStore, kind: str) -> None:
+    store, lane = new(kind), Watched()
+    async with boards(store) as engine:
+        await filled(engine)
+        done, found = await asyncio.to_thread(verified, store, lane)
+    assert found == []
+    assert (done.position, done.events, done.streams) == (24, 24, 3)
+    assert lane.positions[-1] == 24
+    assert lane.rests
+    done, found = verified(store)
+    assert (done.snapshots, found) == (3, [])
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_claims_are_compared_as_of_one_moment(new: NewStore, kind: str) -> None:
+    store = new(kind)
+    await claimed(store, 60)
+    done, found = verified(store)
+    assert (done.claims, found) == (20, [])
+
+
+DAMAGE: list[tuple[str, str, str | None]] = [
+    ("UPDATE events SET payload = x'7b' WHERE position = 9", "event", "9"),
+    ("UPDATE events SET checksum = checksum + 1 WHERE position = 9", "event", "9"),
+    ("UPDATE events SET type = 7 WHERE position = 9", "event", "9"),
+    ("DELETE FROM events WHERE position = 9", "missing", "9"),
+    ("DELETE FROM events WHERE position BETWEEN 9 AND 11", "missing", "9"),
+    ("UPDATE streams SET name = 'stream:x' WHERE number = 3", "event", None),
+    ("DELETE FROM claims WHERE value = 'x'", "claim", None),
+    ("UPDATE claims SET stream = 1 WHERE value = 'x'", "claim", None),
+    ("UPDATE snapshots SET state = x'00'", "snapshot", None),
+    ("UPDATE snapshots SET position = position - 1", "snapshot", None),
+    ("UPDATE snapshots SET version = 900, position = 900", "snapshot", None),
+    ("UPDATE about SET log_id = 'another'", "views", None),
+]
+
+
+@pytest.mark.parametrize(("statement", "wrong", "position"), DAMAGE)
+async def test_what_is_damaged_is_named_and_what_is_sound_is_counted(
+    new: NewStore, statement: str, wrong: str, position: str | None
+) -> None:
+    store = new("sqlite")
+    async with boards(store) as engine:
+        await filled(engine)
+    await append(store, 1, metadata=b'{"claims":[["name","x"]]}')
+    changed(store, "INSERT INTO claims VALUES ('name', 'x', 4, 25)")
+    assert verified(store)[1] == []
+    changed(store, statement)
+
+    done, found = verified(store)
+
+    assert wrong in {finding.wrong for finding in found}, found
+    if position is not None:
+        assert int(position) in {finding.position for finding in found}
+        assert (
+            done.events + len({f.position for f in found if f.wrong in ("event", "missing")}) >= 24
+        )
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_a_key_that_was_run_twice_within_its_window_is_named(
+    new: NewStore, kind: str
+) -> None:
+    store = new(kind)
+    await append(store, 2, stream="a:1", metadata=b'{"key":"k","fingerprint":1}')
+    _, found = verified(store)
+    assert [(finding.wrong, finding.position, finding.name) for finding in found] == [
+        ("key", 2, "a:1")
+    ]
+
+
+async def test_a_log_in_postgresql_is_verified_event_by_event(
+    new: NewStore, postgres: Server
+) -> None:
+    store = new("postgresql")
+    async with boards(store) as engine:
+        await filled(engine)
+    schema = store.partition("schema=")[2].partition("&")[0]
+    postgres.sql(
+        f"ALTER TABLE {schema}.events DISABLE TRIGGER USER; "
+        f"UPDATE {schema}.events SET payload = 'x' WHERE position = 4; "
+        f"DELETE FROM {schema}.events WHERE position = 9; "
+        f"UPDATE {schema}.snapshots SET state = 'x' WHERE stream = 'board:b0'"
+    )
+    done, found = verified(store)
+    assert {(f.wrong, f.position) for f in found if f.wrong in ("event", "missing")} == {
+        ("event", 4),
+        ("missing", 9),
+    }
+    assert done.events == 22
+    assert "snapshot" in {f.wrong for f in found}
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def command(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    status = main(["verify", "--json", *arguments])
+    out = capfd.readouterr().out
+    return status, [msgspec.json.decode(line) for line in out.splitlines()]
+
+
+async def test_the_command_tells_findings_and_a_summary_and_fails_on_damage(
+    new: NewStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = new("sqlite")
+    await claimed(store, 60)
+    status, lines = command(capfd, store)
+    assert (status, len(lines)) == (0, 1)
+    assert lines[0] | {"unlooked": []} == {
+        "wrong": "nothing",
+        "position": 60,
+        "events": 60,
+        "streams": 50,
+        "claims": 20,
+        "snapshots": 0,
+        "findings": 0,
+        "unlooked": [],
+    }
+    changed(store, "UPDATE events SET version = version + 1000 WHERE position = 7")
+    status, lines = command(capfd, store)
+    assert status == 1
+    assert lines[-1]["wrong"] == "something"
+    assert lines[-1]["findings"] == len(lines) - 1
+    assert any((line["wrong"], line.get("position")) == ("event", 7) for line in lines)
+    status = main(["verify", store])
+    assert status == 1
+    assert "event: the event at position 7" in capfd.readouterr().out
+
+
+async def test_a_backup_is_verified_by_its_files_and_its_events(
+    new: NewStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, folder = new("sqlite"), tmp_path / "backup"
+    await claimed(store, 60)
+    backed_up(store, folder, segment_events=14)
+    assert command(capfd, str(folder))[0] == 0
+    name = manifest(folder).segments[1].file.name
+    data = bytearray((folder / name).read_bytes())
+    data[200] ^= 8
+    (folder / name).write_bytes(data)
+
+    status, lines = command(capfd, str(folder))
+
+    assert status == 1
+    assert ("backup", name) in {(line["wrong"], line.get("name")) for line in lines}
+    assert lines[-1]["events"] == 46
+    (folder / "manifest.json").write_bytes(b"{}")
+    assert main(["verify", str(folder)]) == 1
+    assert "manifest" in capfd.readouterr().err
+
+
+def flipped(path: Path, place: int, bit: int) -> Callable[[], None]:
+    data = path.read_bytes()
+    wrong = bytearray(data)
+    wrong[place] ^= 1 << bit
+    path.write_bytes(wrong)
+
+    def back() -> None:
+        path.write_bytes(data)
+
+    return back
+
+
+async def test_a_torn_or_damaged_tail_of_the_write_ahead_log_is_told(
+    new: NewStore, tmp_path: Path
+) -> None:
+    store = new("sqlite")
+    log = open_backend(store).log()
+    await log.open(Ports())
+    await log.close()
+    await claimed(store, 9)
+    source = Path(store.removeprefix("sqlite:"))
+    keeping = apsw.Connection(str(source))
+    run(keeping, "BEGIN")
+    run(keeping, "SELECT * FROM events")
+    await append(store, 4)
+    left = tmp_path / "left.db"
+    for ending in ("", "-wal"):
+        Path(f"{left}{ending}").write_bytes(Path(f"{source}{ending}").read_bytes())
+    keeping.close()
+    assert verified(f"sqlite:{left}")[1] == []
+    wal = Path(f"{left}-wal")
+    data = wal.read_bytes()
+    step = 24 + int.from_bytes(data[8:12])
+    last = 32 + (len(data) - 32) // step * step - step
+    for place in (last + 100, last + 9):
+        Path(f"{left}-shm").unlink(missing_ok=True)
+        back = flipped(wal, place, 3)
+        _, found = verified(f"sqlite:{left}")
+        assert [finding.wrong for finding in found] == ["wal"], place
+        back()
