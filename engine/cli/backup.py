@@ -35,8 +35,8 @@ _PAGE_EVENTS: Final = 5_000
 _DESCRIPTION = f"""\
 Back a log up into a folder, while its engine runs or not. The first backup has all events; the next
 one into the same folder adds what is new. Each is the log as it was at one position, with its id,
-its keys, times and checksums, snapshots, decisions, requests, and the checkpoints and parked events
-of sinks. The tables of other projections do not come along: an engine folds them from the log.
+keys, times and checksums. Snapshots, decisions, requests, and the checkpoints and parked events of
+sinks come along. The tables of other projections do not: an engine folds them from the log.
 
 The folder has files of events and a manifest with a SHA-256 of each. They are written once, so that
 any tool may copy the folder elsewhere. If TO is -, one tar of them goes to the output, for another

@@ -34,8 +34,8 @@ must be new or empty. The log has the id, the positions, keys, times and checksu
 an engine starts on it. Claims are made again from the events. Projections are folded by the engine
 when it starts; sinks go on behind what they have delivered.
 
---at ends the log at a position, or behind the last event that was recorded by a time. Events behind
-that are not in it, and new ones get their positions: whoever has seen the former ones must be told.
+--at ends the log at a position, or behind the last event that was recorded by a time. Later events
+are not in it, and new ones get their positions. Receivers of sinks may know the former ones.
 
 While it is not whole the log has no name that an engine opens. If it is interrupted, run the same
 command again: it continues. {COMMAND} verify reads a backup without restoring it."""

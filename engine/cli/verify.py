@@ -32,8 +32,8 @@ _PERCENT_MAX: Final = 100
 
 _DESCRIPTION = f"""\
 Look for damage in a log and its views, while the engine runs or not, or in the folder of a backup.
-Each event is compared with its checksum and its place, each version with the one before it in its
-stream, and times and keys with those before. Claims are folded and compared with their table,
+Each event is compared with its checksum and its place. Versions, times and keys are compared with
+those before. Claims are folded and compared with their table,
 snapshots with their events and checksums, and each stream with its index.
 
 In files, SQLite looks at each page and index of the log and of its views, and the write-ahead log
