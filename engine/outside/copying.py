@@ -2,21 +2,23 @@
 
 Rules: the source is only read, and may be in use: the copy is of one position, and says which. Each
 event is compared with its checksum as it is read, and what was written is read again at the end:
-its number, its order, all checksums and times must be those that were read from the source. Until
-then no engine takes the target for a log. A copy that was interrupted or killed goes on when it is
-made again. Calls block.
+its number, its order, all checksums and times must be those that were read from the source, and so
+must the claims that are held. Until then no engine takes the target for a log. A copy that was
+interrupted or killed goes on when it is made again. Calls block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Final, TypeAlias
+from zlib import crc32
 
 import msgspec
 
-from ..errors import Damaged, StoreRefused
+from ..errors import Damaged, StoreFailed, StoreRefused
 from ..model.stored import EventType, Snapshot, StoredEvent
 from ..runtime.ahead import ahead
+from ..stores.contract.claims import HeldClaim
 from ..stores.contract.copying import Carried, CopySource, CopyTarget, Mark, marked
 from ..stores.contract.outside import LogReader
 
@@ -25,6 +27,7 @@ __all__ = ["CopyProgress", "Transferred", "transfer", "verify_copy"]
 _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 _SNAPSHOTS: Final = 500
+_CLAIMS: Final = 2_000
 
 
 class CopyProgress(msgspec.Struct, frozen=True):
@@ -73,7 +76,8 @@ def transfer(
         mark = move.up_to(begun, source.log.head().position)
         carried = source.carried()
         target.clear_claims()
-        mark = move.up_to(mark, source.moment(target.keep_claims).position)
+        claims = _Claims(target.keep_claims)
+        mark = move.up_to(mark, source.moment(claims.keep).position)
         snapshots = _Counted(_snapshots(source, mark.position))
         target.keep_snapshots(snapshots)
         in_use = source.is_in_use()
@@ -81,6 +85,7 @@ def transfer(
         target.keep_carried(source.log.event_types(), carried)
         if compared:
             verify_copy(target, mark, on_progress, page_events)
+            _verify_claims(target, claims)
         target.place()
     return Transferred(mark.position, begun.position, snapshots.count, carried, in_use)
 
@@ -146,6 +151,22 @@ def _pages(log: LogReader, after: int, end: int, page_events: int) -> Generator[
         after = page[-1].position
 
 
+class _Claims:
+    """Claims on their way, with a digest of all that have passed."""
+
+    def __init__(self, keep: Callable[[Sequence[HeldClaim]], None]) -> None:
+        self._keep = keep
+        self._encode = msgspec.json.Encoder().encode_lines
+        self.count = 0
+        self.digest = 0
+
+    def keep(self, claims: Sequence[HeldClaim]) -> None:
+        """Hand them on."""
+        self._keep(claims)
+        self.count += len(claims)
+        self.digest = crc32(self._encode(claims), self.digest)
+
+
 class _Counted:
     """Pages of snapshots, counted as they pass."""
 
@@ -188,4 +209,21 @@ def verify_copy(
             f"the copy in {target.name} has {found.position} events with the digest "
             f"{found.digest:#010x}, and {wanted.position} with {wanted.digest:#010x} were read "
             f"from the source: it is no copy. Remove it, and begin anew",
+        )
+
+
+def _verify_claims(target: CopyTarget, wanted: _Claims) -> None:
+    """Read the claims that were kept; raise StoreFailed where others were read from the source."""
+    found = _Claims(lambda _: None)
+    with target.written() as log:
+        after = "", ""
+        while page := log.read_claims(after, claims_max=_CLAIMS):
+            found.keep(page)
+            after = page[-1].name, page[-1].value
+    if (found.count, found.digest) != (wanted.count, wanted.digest):
+        raise StoreFailed(
+            f"the copy in {target.name} has {found.count} claims with the digest "
+            f"{found.digest:#010x}, and {wanted.count} with {wanted.digest:#010x} were read from "
+            f"the source: it is no log yet. Run this again, which copies the claims anew",
+            written=False,
         )

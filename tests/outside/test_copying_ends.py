@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from engine import Damaged, StoreRefused
+from engine import Damaged, StoreFailed, StoreRefused
 from engine.__main__ import main
 from engine.outside.copying import CopyProgress
 from engine.stores.sqlite.connection import run
@@ -56,6 +56,28 @@ async def test_a_copy_that_lacks_its_last_events_is_no_log(
         copy(source, target, show)
     with pytest.raises(StoreRefused):
         log_of(target)
+
+
+@pytest.mark.parametrize("there", BOTH)
+@pytest.mark.parametrize(
+    "change", ["value = 'another'", "stream = (SELECT max(stream) FROM claims)"]
+)
+async def test_a_copy_with_other_claims_is_no_log(
+    new: NewStore, postgres: Server, there: str, change: str
+) -> None:
+    source, target = new("sqlite"), new(there)
+    await raw(source, 30)
+
+    def show(progress: CopyProgress) -> None:
+        if (progress.what, progress.position) == ("verified", 30):
+            _spoil(postgres, target, f"UPDATE claims SET {change} WHERE position = 1")
+
+    with pytest.raises(StoreFailed, match="the claims anew"):
+        copy(source, target, show)
+    with pytest.raises(StoreRefused):
+        log_of(target)
+    copy(source, target)
+    assert log_of(target) == log_of(source)
 
 
 def _spoil(postgres: Server, target: str, statement: str) -> None:

@@ -2,9 +2,11 @@
 
 Rules: until it is whole and verified the schema has a table that says how far it is, in the
 transaction of each page; no engine and no reader takes it for a log meanwhile. So a copy that was
-killed goes on from there, and no two write into one schema. Nothing is written over. Events come by
-COPY, so it needs the owner of the schema. Pages are not synced, and are durable in their order;
-the last commit, which makes it a log, syncs all of them. Calls block.
+killed goes on from there. Each run has a number there, and each transaction looks whether that is
+the last one: whoever went on with the copy of another process is the only one who writes it, and
+nobody writes to what has become a log. Nothing is written over. Events come by COPY, so it needs
+the owner of the schema. Pages are not synced, and are durable in their order; the last commit,
+which makes it a log, syncs all of them. Calls block.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from .log import PostgresLogReader
 __all__ = ["PostgresCopyTarget"]
 
 _NO_RIGHT: Final = "42501"
+_NO_TABLE: Final = "42P01"
 _NOT_IN_A_TEXT: Final = "22021"
 _COLUMNS: Final = (
     "position",
@@ -56,9 +59,10 @@ CREATE TABLE {s}.copying(
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     position bigint NOT NULL,
     checksum bigint NOT NULL,
-    digest bigint NOT NULL
+    digest bigint NOT NULL,
+    run bigint NOT NULL
 );
-INSERT INTO {s}.copying(position, checksum, digest) VALUES (0, 0, 0);
+INSERT INTO {s}.copying(position, checksum, digest, run) VALUES (0, 0, 0, 0);
 """
 _IN_SCHEMA: Final = (
     "SELECT c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
@@ -99,6 +103,8 @@ class PostgresCopyTarget:
         self._calls = Blocking(place)
         self._books = Books(place.schema)
         self._log_id = ""
+        self._run = 0
+        """Its number among those that wrote to this copy."""
         self._types: dict[tuple[str, int], int] = {}
         self._known: Sequence[EventType] = ()
 
@@ -152,8 +158,9 @@ class PostgresCopyTarget:
                 )
             if log_id != self._log_id:
                 raise foreign_copy(self.name, log_id, self._log_id)
-            sql = self._in("SELECT position, checksum, digest FROM {s}.copying")
-            return Mark(*(await link.run(sql))[0])
+            sql = "UPDATE {s}.copying SET run = run + 1 RETURNING run, position, checksum, digest"
+            ((self._run, *mark),) = await link.run(self._in(sql))
+            return Mark(*mark)
 
     async def _make(self, link: Link, there: set[str]) -> None:
         views = await link.run(_IN_SCHEMA, self._place.schema)
@@ -186,7 +193,7 @@ class PostgresCopyTarget:
             "BEGIN; SET LOCAL synchronous_commit = off; "
             "SELECT set_config('foldline.appending', '{s}', true)"
         )
-        async with self._as_owner(events), transaction(link, begin):
+        async with self._writing(link, events, begin):
             moved = await link.run(
                 self._in(
                     "UPDATE {s}.copying SET position = $1, checksum = $2, digest = $3 "
@@ -234,6 +241,17 @@ class PostgresCopyTarget:
         self._known = types
 
     @asynccontextmanager
+    async def _writing(
+        self, link: Link, events: Sequence[StoredEvent] = (), begin: str = "BEGIN"
+    ) -> AsyncGenerator[None]:
+        """Write in one transaction, in which nobody else can go on with this copy or end it."""
+        async with self._as_owner(events), transaction(link, begin):
+            sql = self._in("SELECT 1 FROM {s}.copying WHERE run = $1 FOR UPDATE")
+            if not await link.run(sql, self._run):
+                raise rival_copy(self.name)
+            yield
+
+    @asynccontextmanager
     async def _as_owner(self, events: Sequence[StoredEvent] = ()) -> AsyncGenerator[None]:
         """Say who must act where the server refuses what a copy needs."""
         try:
@@ -248,6 +266,8 @@ class PostgresCopyTarget:
                     f"too: {described_failure(error)}. Connect as that one. Engines need fewer "
                     f"rights"
                 ) from error
+            if state == _NO_TABLE and COPYING in str(error):
+                raise rival_copy(self.name) from error  # who has made it a log meanwhile
             if state == _NOT_IN_A_TEXT:
                 raise StoreRefused(self._unfit(events)) from error
             raise
@@ -267,7 +287,7 @@ class PostgresCopyTarget:
         self._calls.run(self._clear_claims)
 
     async def _clear_claims(self, link: Link) -> None:
-        async with self._as_owner():
+        async with self._writing(link):
             await link.do(self._in("DELETE FROM {s}.claims"))
 
     def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
@@ -275,7 +295,7 @@ class PostgresCopyTarget:
         self._calls.run(self._keep_claims, claims)
 
     async def _keep_claims(self, link: Link, claims: Sequence[HeldClaim]) -> None:
-        async with self._as_owner():
+        async with self._writing(link):
             await self._copy(link, "claims", _CLAIM, map(msgspec.structs.astuple, claims))
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
@@ -286,7 +306,7 @@ class PostgresCopyTarget:
     async def _keep_snapshots(self, link: Link, page: Sequence[Snapshot]) -> None:
         columns = [list(column) for column in zip(*map(msgspec.structs.astuple, page), strict=True)]
         if columns:
-            async with self._as_owner():
+            async with self._writing(link):
                 await link.run(self._in(_SNAPSHOTS), *columns)
 
     def keep_carried(self, types: Sequence[EventType], carried: Carried | None) -> None:
@@ -296,13 +316,13 @@ class PostgresCopyTarget:
     async def _keep_carried(
         self, link: Link, types: Sequence[EventType], carried: Carried | None
     ) -> None:
+        async with self._writing(link):
+            await self._keep_types(link, types)
+        if carried is None:
+            return
         async with self._as_owner():
-            async with transaction(link):
-                await self._keep_types(link, types)
-            if carried is None:
-                return
             await make_schema(link, self._place, self._log_id)
-            async with transaction(link):
+            async with self._writing(link):
                 for table in _BOOKS:
                     await self._books.run(link, f"DELETE FROM {{s}}.{table}")  # noqa: S608 - ours
                 for decision in carried.decisions:
@@ -358,7 +378,7 @@ class PostgresCopyTarget:
 
     async def _keep_repairs(self, link: Link, repairs: Sequence[Repaired]) -> None:
         rows = [(*msgspec.structs.astuple(one)[:5], kept(one.cause), one.source) for one in repairs]
-        async with self._as_owner(), transaction(link):
+        async with self._writing(link):
             await link.do(self._in(MAKE))
             await link.run(self._in(WRITE), *map(list, zip(*rows, strict=True)))
 
@@ -373,5 +393,5 @@ class PostgresCopyTarget:
     async def _make_a_log(self, link: Link) -> None:
         async with self._as_owner():
             await link.do(self._in("ANALYZE {s}.events, {s}.event_types"))
-            async with transaction(link):
+            async with self._writing(link):
                 await link.do(self._in("DROP TABLE {s}.copying"))

@@ -1,10 +1,11 @@
 """A log that is copied into a new file from elsewhere, and what stands about it beside.
 
 Rules: until it is whole and verified the file is called TO.partial, and has a table that says how
-far it is, in the transaction of each page. So a copy that was killed goes on from there, and no two
-write into one file. Nothing is written over. The log gets its name last, synced. By how much a
-writer's clock was behind, which a log in SQLite never needs of its own, is kept in a table of its
-own for the events that need it. Calls block.
+far it is, in the transaction of each page. So a copy that was killed goes on from there. The file
+itself is held as an engine holds its log: no two write into it, not even where both have all
+events and one gives it its name. Nothing is written over. The log gets its name last, synced. By
+how much a writer's clock was behind, which a log in SQLite never needs of its own, is kept in a
+table of its own for the events that need it. Calls block.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from ....errors import StoreFailed, StoreRefused
+from ....errors import StoreFailed, StoreLocked, StoreRefused
 from ....model.projection import slice_of
 from ....model.stored import EventType, Snapshot, StoredEvent
 from ...contract.claims import HeldClaim
@@ -26,7 +27,7 @@ from ...contract.outside import Found
 from ...contract.requests import Request
 from ...contract.views import Parked
 from ..connection import durable_settings, run, run_many, set_pragma, transaction
-from ..files import Files
+from ..files import Files, Lock
 from ..log.behind import keep_behind
 from ..log.repairs import keep_repairs
 from ..log.schema import MIGRATIONS, migrate, protect
@@ -67,6 +68,8 @@ class SqliteCopyTarget:
         self._views = views
         self._files = files
         self._connection: apsw.Connection | None = None
+        self._hold: Lock | None = None
+        """Of the file itself: while it is open, nobody else copies there."""
         self._log_id = ""
         self._has_views = False
         self._streams: dict[str, int] = {}
@@ -95,6 +98,9 @@ class SqliteCopyTarget:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.release()
 
     # -- the log ------------------------------------------------------------------------------
 
@@ -107,8 +113,10 @@ class SqliteCopyTarget:
             if not begun:
                 for name in (self._views, self._views + PARTIAL):
                     refuse_what_is_there(name)
-                self._files.remove(self._partial)  # empty, if it is there
-                self._files.make(self._partial)
+                if (
+                    self._files.identify(self._partial) is None
+                ):  # never removed: it may be a rival's
+                    self._files.make(self._partial)
             connection = self._connection = self._files.connect(self._partial)
             harden(connection)
             if not begun:
@@ -117,7 +125,16 @@ class SqliteCopyTarget:
                 set_pragma(connection, pragma, value)
             set_pragma(connection, "synchronous", 1)  # in order; all of it at the end
             set_pragma(connection, "wal_autocheckpoint", _MERGED_PAGES)
+            self._take(connection)
             return self._begun(connection)
+
+    def _take(self, connection: apsw.Connection) -> None:
+        """Hold the file, which another process may have given its name meanwhile."""
+        try:
+            self._hold = self._files.hold(self._partial, connection)
+        except (StoreLocked, FileNotFoundError) as error:
+            raise rival_copy(self._path) from error
+        refuse_what_is_there(self._path)
 
     def _begun(self, connection: apsw.Connection) -> Mark:
         version = run(connection, "PRAGMA user_version")[0][0]
