@@ -79,6 +79,12 @@ def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
         raise DefinitionError(
             "the URL of a broker has no options behind a question mark: give them by keyword"
         )
+    path = unquote(parts.path.removeprefix("/"))
+    if path and not (broker == "redis" and path.isascii() and path.isdigit()):
+        raise DefinitionError(
+            "the URL of a broker ends with its host; one of Redis may have the number of a "
+            "database behind it, as redis://localhost/0"
+        )
     if len(hosts) > 1 and broker != "nats":
         raise DefinitionError(f"the URL of {broker} names one host, and this one {len(hosts)}")
     address = Address(
@@ -87,7 +93,7 @@ def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
         hosts=hosts,
         user=user,
         password=password,
-        path=unquote(parts.path.removeprefix("/")),
+        path=path,
         is_encrypted=is_encrypted,
         allow=weak,
     )

@@ -1,16 +1,19 @@
 """A consumer: takes messages from a broker, and executes what they ask for.
 
-Rules: the message's id is the command's key, so that a message that comes again changes nothing. A
-message is acknowledged when its command has a receipt, and never before. What can never be run is
-published where the host said, with the reason. What the engine has no room for now is tried again,
-with waits, and no more is taken than the window. Commands for one aggregate keep the order of their
-messages. A broker that is down is waited for; one that refuses ends the consumer with an error.
+Rules: the message's source and id are the command's key, so that a message that comes again changes
+nothing, and another one of the same id is another command. A message is acknowledged when its
+command has a receipt, and never before. What can never be run is published where the host said,
+with the reason; no message ends the consumer, whatever is in it. What the engine has no room for
+now is tried again, with waits, and no more is taken than the window. Commands for one aggregate
+keep the order of their messages. A broker that is down is waited for; one that refuses ends the
+consumer with an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -24,16 +27,16 @@ from ..engine import Engine
 from ..errors import (
     BrokerFailed,
     Closed,
+    Conflict,
     DefinitionError,
-    EngineError,
     Forbidden,
-    HandlerFailed,
     KeyReused,
-    NotRun,
+    MessageRefused,
     OutcomeUnknown,
+    Overloaded,
     Rejected,
-    StreamUnreadable,
     UsageError,
+    Voided,
     WrongVersion,
 )
 from ..limits import KEY_LENGTH_MAX
@@ -60,8 +63,10 @@ TOLD_MAX: Final = 5
 _CARRIED: Final = ("traceparent", "tracestate")
 _NEVER: Final = (Rejected, KeyReused, UsageError, Forbidden, WrongVersion)
 """Answers that another try would get again."""
-_OWN_FAULT: Final = (HandlerFailed, StreamUnreadable)
-"""Answers that another try gets again, most often, until somebody has mended something."""
+_PASSES: Final = (Overloaded, Voided, Conflict, OutcomeUnknown)
+"""Answers of an engine that has no room now, or will know it when it is asked again."""
+RETRIES_TOLD: Final = 16
+"""Tries of one command that are not logged; then each doubling of them is."""
 
 
 class Consumed(msgspec.Struct, frozen=True):
@@ -95,7 +100,8 @@ class Consumer:
     - `dead`: the topic to which a message is published that can never be run, with the reason as
       header `foldline-reason`.
     - `window`: messages that are taken and not yet acknowledged, at most.
-    - `tries`: how often a command is tried that fails by the aggregate's own code.
+    - `tries`: how often a command is tried that fails by the aggregate's own code, or is not
+      decided within its deadline.
     - `allow`, `tls`: as for a Relay.
 
     Raises DefinitionError.
@@ -123,6 +129,8 @@ class Consumer:
                 f"consumer {name!r}: topic= and dead= are two topics, and window= and tries= are "
                 f"at least 1"
             )
+        if not callable(to_command) or inspect.iscoroutinefunction(to_command):
+            raise DefinitionError(f"consumer {name!r}: to_command= is a function, and not async")
         self._inlet: Inlet = open_inlet(self._address, name, topic, dead, tls)
         self._to_command = to_command
         self._window = window
@@ -153,8 +161,10 @@ class Consumer:
     async def run(self, engine: Engine) -> None:
         """Take messages until it is cancelled, or the engine stops.
 
-        Raises BrokerFailed where an operator must act: credentials, a topic, encryption.
+        Raises BrokerFailed where an operator must act: credentials, a topic, encryption. Raises
+        UsageError for an engine that was not started, or runs elsewhere.
         """
+        _check_here(engine)
         failed_in_a_row = 0
         try:
             while True:
@@ -163,18 +173,18 @@ class Consumer:
                     received = await self._inlet.fetch(self._window)
                     await self._execute_all(engine, received)
                     failed_in_a_row, self._failure = 0, None
-                except BrokerFailed as failed:
+                except (BrokerFailed, Closed) as failed:
                     await self._inlet.close()
+                    if _has_ended(engine):
+                        return
                     failed_in_a_row += 1
                     self._counts["failures"] += 1
                     self._failure = str(failed)
-                    if not failed.passes:
+                    if isinstance(failed, BrokerFailed) and not failed.passes:
                         raise
                     if failed_in_a_row <= TOLD_MAX:
                         self._logger.warning("consumer %s: %s; it retries", self._name, failed)
                     await _wait(failed_in_a_row)
-        except Closed:
-            return
         finally:
             await self._inlet.close()
 
@@ -215,14 +225,14 @@ class Consumer:
     ) -> None:
         """Execute the commands of one aggregate, one after the other."""
         for received, envelope in lane:
-            reason = await self._execute(engine, envelope)
+            reason = await self._execute(engine, envelope, received.message.id)
             if reason is None:
                 self._counts["executed"] += 1
                 done.append(received)
             else:
                 await self._bury(received, reason)
 
-    async def _execute(self, engine: Engine, envelope: Envelope) -> str | None:
+    async def _execute(self, engine: Engine, envelope: Envelope, name: str) -> str | None:
         """Execute a command; give why it can never be run, if that is so. Raises Closed."""
         failed = 0
         for tried in range(1, 10**9):
@@ -241,12 +251,14 @@ class Consumer:
                 raise
             except _NEVER as error:
                 return _reason_of(error)
-            except _OWN_FAULT as error:
+            except _PASSES as error:
+                if tried >= RETRIES_TOLD and tried.bit_count() == 1:
+                    text = "consumer %s: message %s is not run after %d tries (%s); it is tried on"
+                    self._logger.warning(text, self._name, name, tried, type(error).__name__)
+            except Exception as error:  # whatever a message can make of a command
                 failed += 1
                 if failed >= self._tries:
                     return _reason_of(error)
-            except (NotRun, OutcomeUnknown):
-                pass  # there is no room now, or it is known when it is sent again with its key
             else:
                 return None
             self._counts["retries"] += 1
@@ -260,8 +272,13 @@ class Consumer:
             received.message.id,
             reason,
         )
-        await self._inlet.bury(received, reason)
-        self._counts["buried"] += 1
+        try:
+            await self._inlet.bury(received, reason)
+        except MessageRefused as refused:
+            text = "consumer %s: message %s stays where it is, and comes again: %s"
+            self._logger.error(text, self._name, received.message.id, refused)
+        else:
+            self._counts["buried"] += 1
 
     def _envelope_of(self, message: Message) -> Envelope | None:
         """Give what a message asks for, with the message's id as key."""
@@ -284,23 +301,47 @@ class Consumer:
 
 
 def _key_of(message: Message) -> str:
-    """Give the key of a message's command: its id, or a digest of one that is too long."""
-    if len(message.id) <= KEY_LENGTH_MAX and message.id.isprintable():
-        return message.id
-    return sha256(message.id.encode(errors="surrogateescape")).hexdigest()
+    """Give the key of a message's command: what names it, or a digest of what is too long.
+
+    An id is unique for its source only, and without a source for its topic.
+    """
+    name = f"{message.attributes.get('source') or message.topic} {message.id}"
+    if len(name) <= KEY_LENGTH_MAX and name.isprintable():
+        return name
+    return sha256(name.encode(errors="surrogateescape")).hexdigest()
 
 
-def _aggregate_of(command: Command) -> object:
+def _aggregate_of(command: Command) -> str | None:
     """Give what commands of one aggregate have in common; others may share it."""
     try:
-        return getattr(command, id_field_of(type(command)))
+        found: object = getattr(command, id_field_of(type(command)))
     except (DefinitionError, AttributeError):
         return None  # the engine says better what is wrong with it
+    return found if isinstance(found, str) else None
 
 
-def _reason_of(error: EngineError) -> str:
+def _reason_of(error: Exception) -> str:
     """Give why a command is not run, without what may be private."""
     return f"Rejected: {error.code}" if isinstance(error, Rejected) else type(error).__name__
+
+
+def _check_here(engine: Engine) -> None:
+    """Raise UsageError where the engine would refuse each command, and no message is to blame."""
+    try:
+        loop = engine.usable_loop()
+    except Closed:
+        return
+    if loop is not asyncio.get_running_loop():
+        raise UsageError("a consumer runs in the event loop of its engine")
+
+
+def _has_ended(engine: Engine) -> bool:
+    """Tell whether the engine takes no command any more; a member may only have no owner now."""
+    try:
+        engine.usable_loop()
+    except Closed:
+        return True
+    return False
 
 
 def _check_cancelled() -> None:

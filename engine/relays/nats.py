@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import importlib
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
@@ -23,7 +23,15 @@ from .address import Address
 from .message import Outgoing, headers_of, percent_encoded, waves
 from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
 
-__all__ = ["NatsOutlet", "make_outlet"]
+__all__ = [
+    "HEADERS_MAX",
+    "TOO_LARGE",
+    "NatsOutlet",
+    "connect",
+    "headers_size",
+    "make_outlet",
+    "matches",
+]
 
 T = TypeVar("T")
 
@@ -35,9 +43,13 @@ TOPICS_MAX: Final = 10_000
 _NO_RESPONDERS: Final = 503
 _SERVER_ERROR: Final = 500
 _WRONG_LAST_ID: Final = 10_070
-_TOO_LARGE: Final = 10_054
-_NO_ROOM: Final = frozenset((10_023, 10_047, 10_077, 10_122))
-"""No memory, no storage, more messages or bytes than the stream takes."""
+_NO_ROOM: Final = frozenset((10_002, 10_023, 10_028, 10_047, 10_077, 10_122))
+"""No memory, no storage, more messages or bytes than the account or the stream takes."""
+_SEALED: Final = 10_109
+TOO_LARGE: Final = (10_054, 10_097)
+"""A message, or its headers, have more bytes than the stream takes."""
+SUBJECT_BYTES_MAX: Final = 2_000
+"""Of a subject; a server ends the connection of who sends a line of more than 4,096 bytes."""
 _OTHER_STREAM: Final = 10_060
 _CREDENTIALS: Final = ("authorization", "authentication", "permissions", "credentials")
 
@@ -115,6 +127,7 @@ class NatsOutlet:
         try:
             await self._connect()
             for message in batch:
+                _check_subject(message)
                 self._check(message, await self._stream_of(message.topic))
             reached = await self._send(batch, chained=True)
             for wave in waves(batch[reached:]):
@@ -231,8 +244,8 @@ class NatsOutlet:
         if 0 <= stream.max_msg_size < largest:
             largest = stream.max_msg_size
         if size > largest or headers > HEADERS_MAX:
-            exact = _headers(message, stream.name, None)
-            headers = 12 + sum(len(name) + len(value) + 4 for name, value in exact.items())
+            exact = _headers(message, stream.name, message.id)
+            headers = headers_size(exact)
             size = len(message.body) + headers
             if size > largest or headers > HEADERS_MAX:
                 raise MessageRefused(
@@ -274,8 +287,6 @@ class NatsOutlet:
         errors: Any = importlib.import_module("nats.errors")
         try:
             await sent
-        except errors.BadSubjectError:
-            raise MessageRefused("topic= gave what is no subject of NATS") from None
         except (errors.Error, OSError) as error:
             why = type(error).__name__
             raise BrokerFailed(f"{self._address} took no message: {why}", passes=True) from None
@@ -297,7 +308,7 @@ class NatsOutlet:
             raise BrokerFailed(f"{self._address} has no room: {what}", passes=True)
         if error.err_code == _OTHER_STREAM or error.code >= _SERVER_ERROR:
             raise BrokerFailed(f"{self._address}: {what}", passes=True)
-        if message is None:
+        if message is None or error.err_code == _SEALED:
             raise BrokerFailed(f"{self._address}: {what}", passes=False)
         raise MessageRefused(f"{self._address} does not take the message {message.id}: {what}")
 
@@ -401,14 +412,33 @@ def _headers(message: Outgoing, stream: str, before: str | None) -> dict[str, st
     return headers
 
 
+def headers_size(headers: Mapping[str, str]) -> int:
+    """Give the bytes of headers on their way to a server."""
+    return 12 + sum(len(n.encode()) + len(v.encode()) + 4 for n, v in headers.items())
+
+
+def _check_subject(message: Outgoing) -> None:
+    """Raise MessageRefused for what no server takes; the client sees only a part of it."""
+    topic = message.topic
+    parts = topic.split(".")
+    fits = " " not in topic and topic.isprintable() and not {"", "*", ">"} & set(parts)
+    if not fits or len(topic.encode()) > SUBJECT_BYTES_MAX:
+        raise MessageRefused(
+            f"topic= gave what is no subject of NATS for the message {message.id}: it has parts "
+            f"with characters between its points, no spaces, and at most {SUBJECT_BYTES_MAX} bytes"
+        )
+
+
 def _takes(stream: _Config, topic: str) -> bool:
-    return any(_matches(pattern.split("."), topic.split(".")) for pattern in stream.subjects)
+    return any(matches(pattern, topic) for pattern in stream.subjects)
 
 
-def _matches(pattern: Sequence[str], topic: Sequence[str]) -> bool:
-    for index, part in enumerate(pattern):
+def matches(pattern: str, topic: str) -> bool:
+    """Tell whether a subject is among those that a pattern of NATS names."""
+    wanted, parts = pattern.split("."), topic.split(".")
+    for index, part in enumerate(wanted):
         if part == ">":
-            return len(topic) > index
-        if index >= len(topic) or part not in ("*", topic[index]):
+            return len(parts) > index
+        if index >= len(parts) or part not in ("*", parts[index]):
             return False
-    return len(pattern) == len(topic)
+    return len(wanted) == len(parts)

@@ -2,7 +2,8 @@
 
 Rules: the server knows how far it was read, under the consumer's name. A message that is neither
 acknowledged nor buried within `ACK_SECONDS` comes again. The stream must exist, and so must one
-that takes what is buried.
+that takes what is buried. A message that has no id of its own is named by its place and its time,
+since a stream that is made anew gives the same places again.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import asyncio
 import importlib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
+from urllib.parse import quote
 
-from ..errors import BrokerFailed
+from ..errors import BrokerFailed, DefinitionError, MessageRefused
 from .address import Address
 from .inlet import REASON, WAIT_SECONDS, Message, Received
 from .message import CONTENT_TYPE, percent_decoded, percent_encoded
-from .nats import connect
+from .nats import HEADERS_MAX, TOO_LARGE, connect, headers_size, matches
 from .outlet import CONNECT_SECONDS
 
 __all__ = ["NatsInlet", "make_inlet"]
 
 ACK_SECONDS: Final = 30
 _PREFIX: Final = "ce-"
+_IN_A_NAME: Final = "!#$%&'*+^`|"
+"""What the name of a header may have besides letters, digits and `-._~`."""
 
 
 class NatsInlet:
@@ -83,13 +87,30 @@ class NatsInlet:
         errors: Any = importlib.import_module("nats.errors")
         message = received.message
         kept = {n: v for n, v in message.headers.items() if not n.startswith("Nats-")}
-        id_ = f"{self._name}/{message.id}"
-        headers = {**kept, REASON: percent_encoded(reason), "Nats-Msg-Id": percent_encoded(id_)}
+        headers = {quote(name, safe=_IN_A_NAME): value for name, value in kept.items()}
+        headers[REASON] = percent_encoded(reason)
+        # Of this message alone: two that are buried may have one id.
+        headers["Nats-Msg-Id"] = percent_encoded(f"{self._name}/{_place_of(received.handle)}")
+        self._check_size(message, headers)
         try:
             await self._stream.publish(self._dead, message.body, headers=headers)
             await received.handle.term()
         except (errors.Error, OSError, TimeoutError) as error:
+            if getattr(error, "err_code", None) in TOO_LARGE:
+                raise self._unburied(message) from None
             self._fail(error)
+
+    def _check_size(self, message: Message, headers: Mapping[str, str]) -> None:
+        """Raise MessageRefused for what the server would end the connection for."""
+        size = headers_size(headers)
+        if size > HEADERS_MAX or size + len(message.body) > self._client.max_payload:
+            raise self._unburied(message)
+
+    def _unburied(self, message: Message) -> MessageRefused:
+        return MessageRefused(
+            f"the message has {len(message.body)} bytes, and with the reason {self._address} takes "
+            f"it not for {self._dead!r}: raise max_payload or max_msg_size there"
+        )
 
     async def close(self) -> None:
         """Close the connection."""
@@ -117,11 +138,23 @@ class NatsInlet:
             self._messages = await self._stream.pull_subscribe(
                 self._topic, durable=self._name, config=config
             )
+            self._check_reads((await self._messages.consumer_info()).config)
         except BaseException as error:
             await self.close()
             if isinstance(error, errors.Error | OSError | TimeoutError):
                 self._fail(error)
             raise
+
+    def _check_reads(self, made: Any) -> None:
+        """Raise BrokerFailed where the server knows this name for something else."""
+        subjects = made.filter_subjects or [made.filter_subject]
+        if subjects != [self._topic] or made.ack_policy != "explicit":
+            raise BrokerFailed(
+                f"{self._address} has a consumer {self._name!r} that was made to read otherwise "
+                f"(subjects {subjects}), and {self._topic!r} is to be read: give the Consumer "
+                f"another name=, or delete the one that is there",
+                passes=False,
+            )
 
     async def _check(self, topic: str) -> None:
         errors: Any = importlib.import_module("nats.js.errors")
@@ -142,10 +175,8 @@ class NatsInlet:
             if name.startswith(_PREFIX)
         }
         if "content-type" in headers:
-            attributes[CONTENT_TYPE] = headers["content-type"]
-        place = message.metadata
-        named = attributes.get("id") or headers.get("Nats-Msg-Id")
-        id_ = named or f"{place.stream}-{place.sequence.stream}"
+            attributes[CONTENT_TYPE] = percent_decoded(headers["content-type"])
+        id_ = attributes.get("id") or headers.get("Nats-Msg-Id") or _place_of(message)
         return Received(Message(id_, message.subject, attributes, message.data, headers), message)
 
     def _fail(self, error: BaseException) -> NoReturn:
@@ -153,10 +184,24 @@ class NatsInlet:
         raise BrokerFailed(f"{self._address} does not answer ({name})", passes=True) from None
 
 
+def _place_of(message: Any) -> str:
+    """Name a stored message: the same each time it comes, and no other message's."""
+    place = message.metadata
+    return f"{place.stream}-{place.sequence.stream}-{place.timestamp:%Y%m%dT%H%M%S.%f}"
+
+
 def make_inlet(
     address: Address, name: str, topic: str, dead: str, tls: ssl.SSLContext | None
 ) -> NatsInlet:
-    """Give what takes messages from NATS."""
+    """Give what takes messages from NATS.
+
+    Raises DefinitionError where it would read what it has buried.
+    """
+    if matches(topic, dead):
+        raise DefinitionError(
+            f"the subjects {topic!r} have {dead!r} among them, where the dead go: a message that "
+            f"is buried would come again, for ever. Name another subject for the dead"
+        )
     return NatsInlet(address, name, topic, dead, tls)
 
 

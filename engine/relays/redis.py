@@ -2,10 +2,11 @@
 
 Rules: the id of an entry is `<position>-0`, so the server refuses a repetition, and a refusal
 counts as a confirmation only where the entry with that id is this very message. A message that
-comes late, since it was parked, is put behind the last one. A stream is one log's own: positions of
-two would collide. There is no transaction: Redis 7.0 loses those of its file when it is started
-with the user `default` off. Where the server may refuse one message and take the next, since its
-memory is bounded, messages go in waves.
+comes late, since it was parked or went to another stream before, is put behind the last one, and
+before any later message is sent. A stream is one log's own, and one relay's: positions of two would
+collide. There is no transaction: Redis 7.0 loses those of its file when it is started with the user
+`default` off. Where the server may refuse one message and take the next, since its memory is
+bounded, messages go in waves.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
 __all__ = ["RedisOutlet", "connect", "make_outlet"]
 
 _HAS_LATER: Final = "equal or smaller"
-_PASSES: Final = ("OOM", "MISCONF", "LOADING", "READONLY", "NOREPLICAS", "TRYAGAIN", "MASTERDOWN")
+_PASSES: Final = (
+    "NOGROUP",
+    "UNBLOCKED",
+    "OOM",
+    "MISCONF",
+    "LOADING",
+    "READONLY",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "MASTERDOWN",
+)
 """What the errors of a server begin with that works again by itself."""
 _SETTINGS: Final = (
     "appendonly",
@@ -36,6 +47,8 @@ _SETTINGS: Final = (
 )
 ID: Final = "ce_id"
 """The field of an entry that has the message's id."""
+TIME: Final = "ce_time"
+"""The field that has the time of its event: no two events of a history's position have the same."""
 
 
 class RedisOutlet:
@@ -48,8 +61,8 @@ class RedisOutlet:
         self._tls = tls
         self._client: Any = None
         self._in_waves = True
-        self._owned: set[str] = set()
-        """Streams that were seen to be this log's own."""
+        self._ends: dict[str, int] = {}
+        """Streams that were seen to be this log's own, and the position behind which they go on."""
 
     async def publish(self, batch: Sequence[Outgoing]) -> None:
         """Publish messages in order; return when all are in their streams."""
@@ -58,8 +71,8 @@ class RedisOutlet:
             if self._client is None:
                 self._client = await connect(self._address, self._name, self._tls)
                 await self._check_settings()
-            for topic in {message.topic for message in batch} - self._owned:
-                await self._check_owner(topic, batch)
+            for topic in {message.topic for message in batch} - self._ends.keys():
+                self._ends[topic] = _place_of(await self._last(topic, batch))
             for wave in waves(batch) if self._in_waves else [batch]:
                 await self._add(wave)
         except (errors.RedisError, OSError, TimeoutError) as error:
@@ -75,7 +88,7 @@ class RedisOutlet:
     async def close(self) -> None:
         """Close the connection."""
         client, self._client = self._client, None
-        self._owned.clear()
+        self._ends.clear()
         if client is not None:
             with contextlib.suppress(Exception):
                 await client.aclose()
@@ -106,8 +119,8 @@ class RedisOutlet:
                 passes=False,
             )
 
-    async def _check_owner(self, topic: str, batch: Sequence[Outgoing]) -> None:
-        """Raise BrokerFailed where a stream has messages of others."""
+    async def _last(self, topic: str, batch: Sequence[Outgoing]) -> Any:
+        """Give the last entry of a stream; raise BrokerFailed where it is of others."""
         found: Any = await self._client.xrevrange(topic, count=1)
         log_id = batch[0].id.rpartition("-")[0]
         if found and found[0][1].get(ID, "").rpartition("-")[0] != log_id:
@@ -116,12 +129,15 @@ class RedisOutlet:
                 f"log, and ids that its positions would collide with: give the relay another topic",
                 passes=False,
             )
-        self._owned.add(topic)
+        return found[0] if found else None
 
     async def _add(self, batch: Sequence[Outgoing]) -> None:
+        late = [message for message in batch if message.position <= self._ends[message.topic]]
+        await self._add_late(late)
+        batch = [message for message in batch if message.position > self._ends[message.topic]]
         async with self._client.pipeline(transaction=False) as commands:
             for index, message in enumerate(batch, 1):
-                commands.xadd(message.topic, fields_of(message), id=f"{message.position}-0")
+                commands.xadd(message.topic, fields_of(message), id=_id_of(message))
                 if index % PER_TURN == 0:
                     await asyncio.sleep(0)
             answers: Sequence[Any] = await commands.execute(raise_on_error=False)
@@ -130,23 +146,52 @@ class RedisOutlet:
             for message, answer in zip(batch, answers, strict=True)
             if isinstance(answer, Exception)
         ]
-        for message, answer in refused:
+        for _, answer in refused:
             if _HAS_LATER not in str(answer):
                 raise answer
-            await self._add_late(message)
+        await self._add_late([message for message, _ in refused])
+        self._ends |= {message.topic: message.position for message in batch}
 
-    async def _add_late(self, message: Outgoing) -> None:
-        """Put a message behind the last one of its stream, unless it is there already."""
-        topic, place = message.topic, f"{message.position}-0"
-        found: Any = await self._client.xrange(topic, min=place, max=place)
-        if found and found[0][1].get(ID) == message.id:
+    async def _add_late(self, batch: Sequence[Outgoing]) -> None:
+        """Put messages behind the last ones of their streams, unless they are there already."""
+        if not batch:
             return
-        await self._check_owner(topic, [message])
-        last: Any = await self._client.xrevrange(topic, count=1)
-        if any(fields.get(ID) == message.id for _, fields in last):
-            return
-        top = last[0][0].partition("-")[0] if last else str(message.position)
-        await self._client.xadd(topic, fields_of(message), id=f"{top}-*")
+        async with self._client.pipeline(transaction=False) as commands:
+            for message in batch:
+                commands.xrange(message.topic, min=_id_of(message), max=_id_of(message))
+            there: Sequence[Any] = await commands.execute()
+        for message, found in zip(batch, there, strict=True):
+            if found and self._is_this(message, found[0]):
+                continue
+            topic = message.topic
+            last = await self._last(topic, [message])
+            if last is not None and self._is_this(message, last):
+                continue
+            top = _place_of(last) or message.position
+            await self._client.xadd(topic, fields_of(message), id=f"{top}-*")
+
+    def _is_this(self, message: Outgoing, entry: Any) -> bool:
+        """Tell whether an entry is a message; raise BrokerFailed for one of another history."""
+        place, fields = entry
+        if fields.get(ID) != message.id:
+            return False
+        if fields.get(TIME) == message.attributes["time"]:
+            return True
+        raise BrokerFailed(
+            f"the Redis stream {message.topic!r} of {self._address} has another event of this log "
+            f"at {place}: the log was restored from a backup, and has gone on otherwise. Remove "
+            f"what is lost from the stream, or give the relay another topic",
+            passes=False,
+        )
+
+
+def _id_of(message: Outgoing) -> str:
+    return f"{message.position}-0"
+
+
+def _place_of(entry: Any) -> int:
+    """Give the first part of an entry's id; 0 for none."""
+    return int(entry[0].partition("-")[0]) if entry else 0
 
 
 def make_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> RedisOutlet:
@@ -169,7 +214,7 @@ async def connect(
     options: dict[str, Any] = {
         "host": host,
         "port": port,
-        "db": int(address.path or 0) if (address.path or "0").isdigit() else 0,
+        "db": int(address.path or 0),
         "username": address.user,
         "password": None if address.password is None else address.password.revealed,
         "client_name": name.replace(" ", "-"),

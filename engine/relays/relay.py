@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final, Literal, cast
 
 from ..errors import DefinitionError
@@ -24,7 +24,9 @@ from .outlet import PER_TURN, Outlet, check_installed, open_outlet
 __all__ = ["Relay"]
 
 BATCH: Final = 1_000
-"""Events of one delivery: so many may be on their way before the broker confirms the first."""
+"""Events of one delivery."""
+PART_BYTES: Final = 1024 * 1024
+"""Bodies that are on their way before the broker confirms the first: a slow line gets through."""
 
 
 class Publishing(Sink):
@@ -53,13 +55,27 @@ class Publishing(Sink):
         if self._outlet is None:
             name = f"foldline {self.__definition__.name}"
             self._outlet = open_outlet(self.relay_address, name, self.relay_tls)
-        if messages:
-            await self._outlet.publish(messages)
+        for part in parts(messages):
+            await self._outlet.publish(part)
 
     async def close(self) -> None:
         """Close the connection."""
         if self._outlet is not None:
             await self._outlet.close()
+
+
+def parts(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    """Give messages in parts, in order, each of bounded bytes or of one message."""
+    part: list[Outgoing] = []
+    size = 0
+    for message in messages:
+        size += len(message.body)
+        if part and size > PART_BYTES:
+            yield part
+            part, size = [], len(message.body)
+        part.append(message)
+    if part:
+        yield part
 
 
 def Relay(  # noqa: N802 - what it gives is a class, to be declared like one

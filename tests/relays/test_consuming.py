@@ -45,7 +45,7 @@ async def finished(consumer: Consumer, count: int) -> None:
     await until(is_done)
 
 
-async def test_each_message_becomes_a_command_with_the_messages_id_as_key(
+async def test_each_message_becomes_a_command_with_a_key_of_its_own(
     broker: Broker, topic: str
 ) -> None:
     await topics(broker, topic)
@@ -58,7 +58,7 @@ async def test_each_message_becomes_a_command_with_the_messages_id_as_key(
         assert await total(engine, "a") == "7 at 2"
         history = [logged.meta async for logged in engine.history(Counter, "a")]
 
-    assert [meta.key for meta in history] == ["m-1", "m-2"]
+    assert [meta.key for meta in history] == [f"{topic} m-1", f"{topic} m-2"]
     assert history[0].correlation == "order 7"
     assert consumer.statistics().passed == 1
 

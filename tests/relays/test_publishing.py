@@ -9,11 +9,23 @@ from typing import Any
 import pytest
 
 from engine import Engine, Event, Meta, Ports
+from engine.relays import Outgoing
+from engine.relays.relay import PART_BYTES, parts
 from tests.relays.relaying import Counter, add, check_order, published, relay_to, relaying
 from tests.support.brokers import Broker
 from tests.support.counters import Add, Emptied
 from tests.support.shelf import Crash
 from tests.support.waiting import until
+
+
+def test_messages_are_on_their_way_in_parts_of_bounded_bytes() -> None:
+    """A broker has a time for its answer, and a line may be slow."""
+    sizes = [10, PART_BYTES, 400_000, 600_000, 200_000, 3 * PART_BYTES, 1, 1]
+    messages = [Outgoing(n, "k", "t", {"id": f"{n}"}, b"x" * size) for n, size in enumerate(sizes)]
+
+    found = [[message.position for message in part] for part in parts(messages)]
+
+    assert found == [[0], [1], [2, 3], [4], [5], [6, 7]]
 
 
 async def test_an_event_is_a_message_in_the_form_of_cloud_events(

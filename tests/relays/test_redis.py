@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
-from engine import DefinitionError, ProjectionLag
+from engine import Command, DefinitionError, Engine, ProjectionLag
+from engine.relays import Consumer, Message
+from engine.relays.address import read_address
+from engine.stores.sqlite.outside.copy import copy_log
+from engine.stores.sqlite.system_files import SystemFiles
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
 from tests.support.brokers import PASSWORD, USER, RedisServer
 from tests.support.certificates import certify
+from tests.support.counters import Add, Counter, total
 from tests.support.waiting import until
 
 
@@ -92,6 +97,66 @@ async def test_what_was_parked_is_published_behind_the_others(
         position = await add(engine, "b", "a")
         await published(engine, position)
         assert check_order(await redis.messages(topic), engine._store.log_id, position) == 0
+
+
+async def test_what_went_to_another_stream_before_is_in_order_where_it_goes_now(
+    redis: RedisServer, topic: str, tmp_path: Path
+) -> None:
+    store = f"sqlite:{tmp_path / 'log.db'}"
+
+    def by_counter(event: object, meta: Any) -> str:
+        return topic if meta.id == "c" else f"{topic}-others"
+
+    async with relaying(relay_to(redis, by_counter), store) as engine:
+        await published(engine, await add(engine, "a", "b", "a", "b", "c", "a", "b", "a", "b"))
+        log_id = engine._store.log_id
+    async with relaying(relay_to(redis, topic, version=2), store, rebuild="auto") as engine:
+        await published(engine, 9)
+    assert check_order(await redis.messages(topic), log_id, 9) == 0
+
+
+async def test_events_of_a_log_that_was_restored_are_not_taken_for_those_that_it_lost(
+    redis: RedisServer, topic: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.db"
+    async with relaying(relay_to(redis, topic), f"sqlite:{path}") as engine:
+        await published(engine, await add(engine, "a"))
+    copy_log(SystemFiles(), str(path), str(tmp_path / "backup.db"))
+    async with relaying(relay_to(redis, topic), f"sqlite:{path}") as engine:
+        await published(engine, await add(engine, "a", "a"))
+    async with relaying(relay_to(redis, topic), f"sqlite:{tmp_path / 'backup.db'}") as engine:
+        position = await add(engine, "b")
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await published(engine, position)
+        found = await status(engine)
+    assert found.failure is not None
+    assert "restored from a backup" in found.failure.cause
+
+
+async def test_a_stream_that_is_deleted_is_read_again_when_it_is_there(
+    redis: RedisServer, topic: str
+) -> None:
+    def to_command(message: Message) -> Command:
+        return Add("a", int(message.body))
+
+    await redis.put(topic, "m-1", b"1")
+    consumer = Consumer(
+        redis.url, topic=topic, name="adder", dead=f"{topic}-dead", to_command=to_command
+    )
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await until(lambda: consumer.statistics().executed == 1)
+        async with redis.client() as client:
+            await client.delete(topic)
+        await until(lambda: consumer.statistics().failures > 0)
+        await redis.put(topic, "m-2", b"2")
+        await until(lambda: consumer.statistics().executed == 2)
+        assert await total(engine, "a") == "3 at 2"
+
+
+@pytest.mark.parametrize("url", ["redis://localhost/orders", "redis://localhost/1/2", "nats://h/1"])
+def test_a_url_that_says_more_than_is_read_is_refused(url: str) -> None:
+    with pytest.raises(DefinitionError, match="number of a database"):
+        read_address(url, ["plaintext"])
 
 
 async def test_a_server_without_room_is_waited_for(weak: RedisServer) -> None:

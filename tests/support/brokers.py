@@ -195,7 +195,8 @@ class NatsServer(Broker):
         client = await self.client()
         try:
             headers = {f"ce-{name}": value for name, value in attributes.items()}
-            headers |= {"ce-id": name, "Nats-Msg-Id": name} if name else {}
+            whose = attributes.get("source", "")
+            headers |= {"ce-id": name, "Nats-Msg-Id": f"{whose}{name}"} if name else {}
             await client.jetstream().publish(topic, body, headers=headers or None)
         finally:
             await client.close()

@@ -1,0 +1,169 @@
+"""Messages that nobody can run, and engines that cannot run any: neither ends a consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from engine import Closed, Command, DefinitionError, Engine, Envelope, UsageError, Voided
+from engine.relays import Consumer, Message
+from tests.support.brokers import Broker
+from tests.support.counters import Add, Counter, total
+from tests.support.waiting import until
+
+
+def to_command(message: Message) -> Command | Envelope:
+    """Trust a message, as hosts do."""
+    counter, amount, *more = json.loads(message.body)
+    command = Add(counter, amount)
+    return Envelope(command=command, deadline=more[0]) if more else command
+
+
+def consumer_of(broker: Broker, topic: str, **options: Any) -> Consumer:
+    given: dict[str, Any] = {"name": f"of-{topic}", "to_command": to_command}
+    return Consumer(broker.url, topic=topic, dead=f"{topic}-dead", **(given | options))
+
+
+async def topics(broker: Broker, topic: str) -> None:
+    await broker.create(topic)
+    await broker.create(f"{topic}-dead")
+
+
+async def finished(consumer: Consumer, count: int) -> None:
+    def is_done() -> bool:
+        now = consumer.statistics()
+        return now.executed + now.buried >= count
+
+    await until(is_done)
+
+
+async def test_messages_of_two_sources_with_one_id_are_two_commands(
+    broker: Broker, topic: str
+) -> None:
+    await topics(broker, topic)
+    for source in ("till-1", "till-2", "till-1"):
+        await broker.put(topic, "7", b'["a", 1]', source=source)
+    consumer = consumer_of(broker, topic)
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await finished(consumer, 2)
+        assert await total(engine, "a") == "2 at 2"
+
+
+async def test_both_of_two_messages_with_one_id_are_kept_with_the_dead(
+    broker: Broker, topic: str
+) -> None:
+    await topics(broker, topic)
+    for source in ("till-1", "till-2"):
+        await broker.put(topic, "7", b'["a", -1]', source=source)
+    consumer = consumer_of(broker, topic)
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await finished(consumer, 2)
+    dead = await broker.messages(f"{topic}-dead")
+    assert sorted(message.attributes["source"] for message in dead) == ["till-1", "till-2"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[["a"], 1]',
+        b'[{"a": 1}, 1]',
+        b"[null, 1]",
+        b'["", 1]',
+        b'["a", {"b": [1]}]',
+        b'["a", "1"]',
+        b'["a", 1e400]',
+        b"[" * 5_000,
+    ],
+)
+async def test_a_message_that_makes_no_command_is_buried_and_ends_nothing(
+    broker: Broker, topic: str, body: bytes
+) -> None:
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", body)
+    await broker.put(topic, "m-2", b'["a", 1]')
+    consumer = consumer_of(broker, topic, tries=1)
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await finished(consumer, 2)
+        assert await total(engine, "a") == "1 at 1"
+    assert consumer.statistics().buried == 1
+
+
+async def test_a_command_that_misses_its_deadline_each_time_is_buried(
+    broker: Broker, topic: str
+) -> None:
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", b'["a", 1, 1e-9]')
+    await broker.put(topic, "m-2", b'["b", 1]')
+    consumer = consumer_of(broker, topic, tries=2)
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await finished(consumer, 2)
+    (dead,) = await broker.messages(f"{topic}-dead")
+    assert dead.attributes["foldline-reason"] == "DeadlinePassed"
+
+
+class Unsteady(Engine):
+    """Refuses its first commands."""
+
+    refusals: list[Exception]
+
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        if self.refusals:
+            raise self.refusals.pop()
+        return await super().execute(*args, **options)
+
+
+async def test_a_log_that_nobody_owns_for_a_while_ends_no_consumer(
+    broker: Broker, topic: str
+) -> None:
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", b'["a", 1]')
+    consumer = consumer_of(broker, topic)
+    engine = Unsteady([Counter])
+    engine.refusals = [Closed("no process owns the log at the moment")]
+    async with engine, consumer.running(engine):
+        await finished(consumer, 1)
+        assert await total(engine, "a") == "1 at 1"
+    assert consumer.statistics().failures == 1
+
+
+async def test_a_command_that_is_tried_for_long_is_told(
+    broker: Broker, topic: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.relays.consumer.SECONDS", 0.0)
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", b'["a", 1]')
+    consumer = consumer_of(broker, topic)
+    engine = Unsteady([Counter])
+    engine.refusals = [Voided("no room")] * 40
+    with caplog.at_level(logging.WARNING):
+        async with engine, consumer.running(engine):
+            await finished(consumer, 1)
+    told = [record.getMessage() for record in caplog.records if "is tried on" in record.message]
+    assert [text.partition(" after ")[2] for text in told] == [
+        "16 tries (Voided); it is tried on",
+        "32 tries (Voided); it is tried on",
+    ]
+
+
+async def test_an_engine_that_was_not_started_buries_nothing(broker: Broker, topic: str) -> None:
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", b'["a", 1]')
+    consumer = consumer_of(broker, topic)
+    with pytest.raises(UsageError, match="not been started"):
+        await consumer.run(Engine([Counter]))
+    async with Engine([Counter]) as engine:
+        with pytest.raises(UsageError, match="loop of its engine"):
+            await asyncio.to_thread(asyncio.run, consumer.run(engine))
+    assert await broker.messages(f"{topic}-dead") == []
+
+
+def test_an_async_to_command_is_refused(broker: Broker) -> None:
+    async def later(message: Message) -> Command:
+        return Add("a", 1)
+
+    with pytest.raises(DefinitionError, match="not async"):
+        consumer_of(broker, "t", to_command=later)
