@@ -31,6 +31,7 @@ from .errors import Overloaded as Overloaded
 from .errors import ProjectionFailed as ProjectionFailed
 from .errors import ProjectionLag as ProjectionLag
 from .errors import ProjectionUnserved as ProjectionUnserved
+from .errors import ReactionTooDeep as ReactionTooDeep
 from .errors import Rejected as Rejected
 from .errors import StoreFailed as StoreFailed
 from .errors import StoreLocked as StoreLocked
@@ -80,6 +81,9 @@ from .model.projection import Projection as Projection
 from .model.projection import Row as Row
 from .model.projection import Table as Table
 from .model.projection import projects as projects
+from .model.reactor import Reactor as Reactor
+from .model.reactor import reacts as reacts
+from .model.reactor import when_rejected as when_rejected
 from .model.sink import Delivery as Delivery
 from .model.sink import Sink as Sink
 from .model.sql_projection import AsyncSql as AsyncSql
@@ -118,6 +122,7 @@ from .statistics import MembershipStatistics as MembershipStatistics
 from .statistics import ProjectionFailure as ProjectionFailure
 from .statistics import ProjectorStatistics as ProjectorStatistics
 from .statistics import QueryStatistics as QueryStatistics
+from .statistics import ReactionStatistics as ReactionStatistics
 from .statistics import ServerStatistics as ServerStatistics
 from .statistics import SnapshotStatistics as SnapshotStatistics
 from .statistics import StoreStatistics as StoreStatistics
@@ -149,6 +154,7 @@ __all__ = [
     "Meta",
     "Projection",
     "Query",
+    "Reactor",
     "Release",
     "Retired",
     "Row",
@@ -164,7 +170,9 @@ __all__ = [
     "decides",
     "handles",
     "projects",
+    "reacts",
     "upcasts",
+    "when_rejected",
 ]
 
 # Who runs it: the engine, what it is given, and commands on their way.
@@ -244,6 +252,7 @@ __all__ += [
     "ProjectorStatistics",
     "QueryBegan",
     "QueryStatistics",
+    "ReactionStatistics",
     "Retried",
     "ServerStatistics",
     "SnapshotStatistics",
@@ -275,6 +284,7 @@ __all__ += [
     "ProjectionFailed",
     "ProjectionLag",
     "ProjectionUnserved",
+    "ReactionTooDeep",
     "Rejected",
     "StoreFailed",
     "StoreLocked",

@@ -30,6 +30,7 @@ __all__ = [
     "ProjectionFailed",
     "ProjectionLag",
     "ProjectionUnserved",
+    "ReactionTooDeep",
     "Rejected",
     "StoreFailed",
     "StoreLocked",
@@ -274,6 +275,30 @@ class MessageRefused(EngineError):
 
     The author of the relay must act, or an operator. The message was not published.
     """
+
+
+class ReactionTooDeep(EngineError):
+    """An event that reactions led to leads to one more, beyond `Limits.reaction_depth`.
+
+    Reactions that lead to each other never end by themselves: their author must break the circle.
+    Nothing was sent because of the event, which is parked, or stops its reactor.
+    """
+
+    def __init__(self, reactor: str, event: str, depth: int, depth_max: int) -> None:
+        """Name the reactor, the event's type, and how many reactions led to it."""
+        super().__init__(reactor, event, depth, depth_max)
+        self.reactor = reactor
+        self.event = event
+        self.depth = depth
+        self.depth_max = depth_max
+
+    def __str__(self) -> str:
+        """Say which rule broke, and what to do."""
+        return (
+            f"reactor {self.reactor} would react to {self.event}, which {self.depth} reactions in "
+            f"a row led to (Limits.reaction_depth is {self.depth_max}): break the circle, or raise "
+            f"the limit. No command was sent."
+        )
 
 
 class StoreLocked(EngineError):

@@ -119,6 +119,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     sink_stop_seconds: int = 5
     """Seconds that a delivery, or a statement of a SqlProjection, may take when the engine stops.
     Then it is cancelled, and made again after the next start."""
+    reactor_events: int = 4_096
+    """Events that one reactor has under way, or done ahead of one that takes longer."""
+    reactions_at_once: int = 512
+    """Streams because of whose events one reactor executes commands at the same time."""
+    reaction_commands: int = 256
+    """Commands that a reaction gives because of one event."""
+    reaction_depth: int = 64
+    """Reactions in a row, each to an event that the one before led to. Beyond it they are taken for
+    a circle, and the event is parked with ReactionTooDeep."""
     parked_events: int = 10_000
     """Events that one part of a projection sets aside; beyond it the projection stops."""
     query_rows: int = 10_000

@@ -33,6 +33,7 @@ __all__ = [
     "ProjectorState",
     "ProjectorStatistics",
     "QueryStatistics",
+    "ReactionStatistics",
     "StoreStatistics",
     "SubscriptionStatistics",
     "answer_class",
@@ -248,6 +249,19 @@ class ProjectionFailure(msgspec.Struct, frozen=True):
     """The traceback, without the values that were in messages and variables."""
 
 
+class ReactionStatistics(msgspec.Struct, kw_only=True):
+    """What a reactor has done since the start."""
+
+    sent: int = 0
+    """Commands that it has sent, those included that were sent again."""
+    receipts: int = 0
+    """Commands that were executed; also those whose key had been executed before."""
+    rejected: int = 0
+    """Commands that the domain has rejected."""
+    waits: int = 0
+    """Times that a command was sent again later, as the engine had no room or it was voided."""
+
+
 class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of one projector; counts are since the start."""
 
@@ -289,6 +303,8 @@ class ProjectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Projectors that share its keys; what is above is their sum, or the worst of them."""
     building: BuildProgress | None = None
     """How far a build beside the one that serves has come."""
+    reactions: ReactionStatistics | None = None
+    """Of a reactor; None for what is none."""
 
 
 class BuildProgress(msgspec.Struct, frozen=True, kw_only=True):

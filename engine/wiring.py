@@ -31,6 +31,7 @@ from .model.projection import Projection
 from .model.projections import projections_of
 from .model.schema import refuse_misfits, unknown_kinds
 from .model.upcasting import Upcasting
+from .projections.beginning import begin
 from .projections.control import Control
 from .projections.operations import Projections
 from .projections.projector import Projector
@@ -190,6 +191,9 @@ class Wiring:
             self.store,
             self.settings.resources,
             self._logger,
+            self.reception.send,
+            self.reception.commands,
+            self._end_of_log,
             self.entrance.is_ending,
         )
         self.projecting = {
@@ -320,6 +324,9 @@ class Wiring:
             rebuild=self.settings.rebuild,
         )
         for projecting in self.projecting.values():
+            if projecting.definition.reacting is not None:
+                now = self._ports.clock.now
+                await begin(projecting.definition, self.views, self.store, now, self._logger)
             await projecting.open()
 
     async def _end_projecting(self) -> None:

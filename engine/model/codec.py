@@ -63,6 +63,8 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     parties: tuple[tuple[str, int, int], ...] = ()
     """Of a joint decision, on the first of its events: each stream that it was about, the version
     that this came to, and how many events it got. All its events stand next to each other."""
+    depth: int = 0
+    """How many reactions in a row led to the command."""
 
 
 _metadata_decoder = msgspec.json.Decoder(Metadata)
@@ -100,6 +102,7 @@ def decode_meta(stored: StoredEvent) -> Meta:
         metadata.causation,
         metadata.principal,
         metadata.headers,
+        metadata.depth,
     )
 
 

@@ -423,6 +423,8 @@ class Meta(msgspec.Struct, frozen=True):
     """On whose behalf the command came."""
     headers: Mapping[str, str] | None = None
     """What else travelled with the command, by name."""
+    depth: int = 0
+    """How many reactions in a row led to the command."""
 
     @property
     def kind(self) -> str:

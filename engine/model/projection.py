@@ -13,7 +13,7 @@ import inspect
 import typing
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 from zlib import crc32
 
 import msgspec
@@ -27,17 +27,21 @@ from .annotations import (
     refuse_shadowing,
     union_members,
 )
-from .messages import Event, Meta, check_name
-from .rows import Flat, Row, RowShape, Scalar
+from .messages import Command, Event, Meta, check_name
+from .rows import Row, RowShape
+from .table import Cells, SqlTable, Table, TableDefinition
 
 __all__ = [
     "SLICES_MAX",
+    "Begins",
     "Delivering",
     "Dialect",
     "Policy",
     "Projection",
     "ProjectionDefinition",
     "ProjectionHandler",
+    "Reacting",
+    "Refusal",
     "Row",
     "SequenceKey",
     "SqlTable",
@@ -52,7 +56,6 @@ __all__ = [
     "sql_name",
 ]
 
-R = TypeVar("R", bound=Row)
 F = TypeVar("F", bound=Callable[..., Any])
 
 Keys: TypeAlias = Callable[[Any, Meta], Mapping[str, Iterable[Any]]]
@@ -63,6 +66,9 @@ Policy: TypeAlias = Literal["stop", "park"]
 all later events of its key behind it, while the others go on."""
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 """Whose SQL a statement is written in."""
+Begins: TypeAlias = Literal["now", "start"] | int
+"""Where a reactor begins in a log that has events when it is new: at its end, with its first event,
+or after a position."""
 SequenceKey: TypeAlias = Callable[[Any, Meta], str]
 """Gives, for an event, the key whose events are kept in order; by default it is the stream."""
 SLICES_MAX = 64
@@ -76,40 +82,6 @@ def slice_of(key: str, slices: int) -> int:
     return crc32(key.encode()) % slices
 
 
-class Cells(Protocol):
-    """The rows behind a table while a batch is folded."""
-
-    def get(self, key: Scalar, /) -> Flat | None:
-        """Give a row, or None where there is none."""
-        ...
-
-    def set(self, key: Scalar, flat: Flat | None, /) -> None:
-        """Put a row, or take it away with None."""
-        ...
-
-
-class TableDefinition(msgspec.Struct, frozen=True):
-    """One table of a projection."""
-
-    attribute: str
-    """What the projection calls it."""
-    name: str
-    """What SQL calls it: the projection's name, an underscore, the attribute."""
-    projection: str
-    shape: RowShape
-
-
-class SqlTable(msgspec.Struct, frozen=True):
-    """One table that a projection makes by SQL of its own."""
-
-    attribute: str
-    """What its statements call it, in braces."""
-    name: str
-    """What SQL calls it, as with `TableDefinition`."""
-    statements: tuple[str, ...]
-    """What makes it."""
-
-
 class Delivering(msgspec.Struct, frozen=True):
     """What a sink does with events."""
 
@@ -121,70 +93,20 @@ class Delivering(msgspec.Struct, frozen=True):
     events_max: int | None = None  # at once; None for `Limits.sink_events`
 
 
-class Table(Generic[R]):
-    """A table of a projection; declare it as `summaries: Table[OrderSummary]`.
+class Refusal(msgspec.Struct, frozen=True):
+    """What says what follows where a command is rejected."""
 
-    Inside a handler, `self.summaries` reads and changes rows. Elsewhere `Orders.summaries` names
-    the table, for `views.get` and the like.
-    """
-
-    __slots__ = ("_cells", "_encode_key", "_shape", "definition")
-
-    def __init__(self, definition: TableDefinition, cells: Cells | None = None) -> None:
-        self.definition = definition
-        self._shape = definition.shape
-        self._encode_key = definition.shape.encode_key
-        self._cells: Cells = cells if cells is not None else _NoCells(definition.name)
-
-    def get(self, key: Any) -> R | None:
-        """Give the row with this key, or None."""
-        flat = self._cells.get(self._encode_key(key))
-        return None if flat is None else self._shape.build(flat)
-
-    def put(self, row: R) -> None:
-        """Add the row, or replace the one with its key."""
-        if type(row) is not self._shape.row:
-            raise TypeError(
-                f"{self.definition.name} holds {self._shape.row.__name__}, not {type(row).__name__}"
-            )
-        flat = self._shape.flatten(row)
-        self._cells.set(flat[self._shape.key_place], flat)
-
-    def update(self, key: Any, /, **changes: Any) -> None:
-        """Set the fields `changes` of the row with this `key`; KeyError where there is none."""
-        place = self._encode_key(key)
-        flat = self._cells.get(place)
-        if flat is None:
-            raise KeyError(f"{self.definition.name} has no row {key!r} to update: put it first")
-        if self._shape.key in changes:
-            raise ValueError(
-                f"{self._shape.key} is the key of {self.definition.name} and stays: delete the "
-                f"row and put another"
-            )
-        self._cells.set(place, self._shape.changed(flat, changes))
-
-    def delete(self, key: Any) -> None:
-        """Take the row with this key away, if it is there."""
-        self._cells.set(self._encode_key(key), None)
+    function: Callable[..., Any]
+    takes_meta: bool
 
 
-class _NoCells:
-    """Behind a table outside of its projection's handlers: it only names it."""
+class Reacting(msgspec.Struct, frozen=True):
+    """What a reactor does with events, beside its handlers."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def get(self, _key: Scalar) -> Flat | None:
-        raise self._error()
-
-    def set(self, _key: Scalar, _flat: Flat | None) -> None:
-        raise self._error()
-
-    def _error(self) -> UsageError:
-        return UsageError(
-            f"{self._name} is changed by its projection's handlers only; to read it, use "
-            f"`views.get(...)` in a query's answer"
-        )
+    refusals: Mapping[type[Command], Refusal]
+    """What follows a rejection, by class of command."""
+    gives: frozenset[type[Command]]
+    """Classes of command that its methods are annotated to give."""
 
 
 @overload
@@ -244,6 +166,15 @@ class ProjectionDefinition(msgspec.Struct, frozen=True):
     """Instead of tables: how it delivers to a system outside."""
     dialects: tuple[Dialect, ...] = ()
     """Of SQL, that its own statements are written in; none where it has no SQL."""
+    begins: Begins | None = None
+    """Of a reactor, as it was declared."""
+    reacting: Reacting | None = None
+    """Instead of tables: how it gives commands because of events."""
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether it folds events into tables: a sink and a reactor do not."""
+        return self.sink is None and self.reacting is None
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -276,6 +207,8 @@ class Projection:
     """
 
     __definition__: ClassVar[ProjectionDefinition]
+    _on_poison: ClassVar[Policy] = "stop"
+    """Unless its author says otherwise."""
 
     def __init_subclass__(
         cls,
@@ -283,25 +216,42 @@ class Projection:
         name: str | None = None,
         version: int = 1,
         slices: int = 1,
-        on_poison: Policy = "stop",
+        on_poison: Policy | None = None,
         sequence: SequenceKey | None = None,
         dialect: Dialect | Sequence[Dialect] | None = None,
+        begins: Begins | None = None,
         **unknown: object,
     ) -> None:
         """Read the class; raise DefinitionError for whatever the engine could not run."""
         for option in unknown:
-            own = ("name", "version", "slices", "on_poison", "sequence", "dialect")
+            own = ("name", "version", "slices", "on_poison", "sequence", "dialect", "begins")
             refuse_option(f"projection {cls.__qualname__}", option, own)
         super().__init_subclass__()
         if "__read__" in vars(cls):
             return  # a base, which reads its subclasses in a way of its own
         named = _name(cls, name, version)
-        _check_options(cls, slices, on_poison)
+        policy = cls._on_poison if on_poison is None else on_poison
+        _check_options(cls, slices, policy)
         dialects = _dialects(cls, dialect)
         definition = ProjectionDefinition(
-            cls, named, version, {}, {}, frozenset(), slices, on_poison, sequence, dialects=dialects
+            cls,
+            named,
+            version,
+            {},
+            {},
+            frozenset(),
+            slices,
+            policy,
+            sequence,
+            dialects=dialects,
+            begins=begins,
         )
         cls.__definition__ = cls.__read__(definition, defining_namespace(1))
+        if begins is not None and cls.__definition__.reacting is None:
+            raise DefinitionError(
+                f"{cls.__qualname__} has begins=, and is no Reactor: what it keeps is made of all "
+                f"events of the log; drop it"
+            )
         if dialects and not cls.__definition__.sql_tables:
             raise DefinitionError(
                 f"{cls.__qualname__} has a dialect and no SQL of its own: drop it"

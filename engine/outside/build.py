@@ -73,10 +73,10 @@ class OutsideBuild:
         ports: Ports | None = None,
     ) -> None:
         self._definition = projection.__definition__
-        if self._definition.sink is not None:
+        if not self._definition.has_tables:
             raise UsageError(
-                f"{self._definition.name!r} is a sink, which has no tables that could be built "
-                f"beside others"
+                f"{self._definition.name!r} is a sink or a reactor, which has no tables that could "
+                f"be built beside others"
             )
         self._projection = projection
         self._registry = registry

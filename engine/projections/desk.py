@@ -22,6 +22,7 @@ from ..stores.contract.acts import (
     builds_to_drop,
     check_skip,
     is_parked_there,
+    not_repeated_text,
     stopped_there,
 )
 from ..stores.contract.views import Build, DecisionKind, Parked, ProjectionDecision, ViewsStore
@@ -97,6 +98,7 @@ class ProjectionDesk:
 
     async def rebuild(self, reason: str = "", principal: str | None = None) -> None:
         """Begin a build beside the one that serves; nothing happens where one is on its way."""
+        check_repeatable(self._runner.definition, "rebuild")
         if self._runner.definition.sink is not None:
             name = self._runner.definition.name
             raise UsageError(
@@ -168,6 +170,7 @@ class ProjectionDesk:
 
     async def reset(self, reason: str, principal: str | None) -> None:
         """Empty the tables that serve, and fold the log into them from its beginning."""
+        check_repeatable(self._runner.definition, "reset")
         await self._calls.ask(partial(self._reset, reason, principal))
 
     async def _reset(self, reason: str, principal: str | None) -> None:
@@ -277,6 +280,12 @@ class ProjectionDesk:
             return None
         found = await self._views.parked(self._runner.definition.name, after=position - 1, limit=1)
         return found[0] if is_parked_there(position, found) else None
+
+
+def check_repeatable(definition: ProjectionDefinition, act: str) -> None:
+    """Raise UsageError for a reactor, which does nothing twice."""
+    if definition.reacting is not None:
+        raise UsageError(not_repeated_text(definition.name, act))
 
 
 def _is_stopped_by(projector: Projector, position: int) -> bool:

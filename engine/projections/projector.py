@@ -175,12 +175,11 @@ class Projector:
 
     def statistics(self) -> ProjectorStatistics:
         """Give the numbers as they are now; called from any thread."""
-        position = self.position
-        lag = None if self._end_of_log is None else max(0, self._end_of_log() - position)
+        lag = None if self._end_of_log is None else max(0, self._end_of_log() - self.position)
         return ProjectorStatistics(
             name=self.definition.name,
             state=self.state,
-            position=position,
+            position=self.position,
             lag_events=lag,
             lag_seconds=0.0 if lag == 0 else self._age_of_oldest(),
             events=self._work.events,
@@ -195,6 +194,7 @@ class Projector:
             retries=self.back_off.retries,
             retrying=self.retrying,
             parked=self._work.parking.count,
+            reactions=self._work.reactions,
         )
 
     def _age_of_oldest(self) -> float | None:

@@ -330,8 +330,8 @@ class Answers:
     def _named(self, definition: AnswerDefinition) -> Sequence[str]:
         if definition.projections is not None:
             return definition.projections
-        # A sink is outside the views: who wants to wait for one says so.
-        return tuple(n for n, p in self._projectors.items() if p.definition.sink is None)
+        # Sinks and reactors are outside the views: who wants to wait for one says so.
+        return tuple(n for n, p in self._projectors.items() if p.definition.has_tables)
 
     async def _wait_for(
         self, names: Sequence[str], position: int, deadline: float, *, again: bool = False

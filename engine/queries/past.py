@@ -81,7 +81,7 @@ class Pasts:
         self.ports = ports
         self.logger = logger
         self.check_usable = past.check_usable
-        self._projections = tuple(p for p in projections if p.__definition__.sink is None)
+        self._projections = tuple(p for p in projections if p.__definition__.has_tables)
         self._gate = past.gate
         self._decided = decided
         self._open: set[PastViews] = set()

@@ -19,6 +19,7 @@ from .machine import SystemClock, SystemIds, SystemWatcher, SystemWorkers
 __all__ = [
     "CONTROL_FAILPOINTS",
     "FAILPOINTS",
+    "REACTOR_FAILPOINTS",
     "SINK_FAILPOINTS",
     "SWAP_FAILPOINTS",
     "Clock",
@@ -51,6 +52,8 @@ FAILPOINTS: Final = (
 """The steps at which a fault can be hung, in the order of the walk."""
 SINK_FAILPOINTS: Final = ("sink.delivered",)  # the checkpoint has not moved
 """The same where a projection delivers to a system outside."""
+REACTOR_FAILPOINTS: Final = ("reactor.done",)  # commands have their receipts; as above
+"""The same where a reactor executes what follows from events."""
 SWAP_FAILPOINTS: Final = (
     "views.swapping",  # another build is to serve, the commit has not begun
     "views.swapped",  # it serves

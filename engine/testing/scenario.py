@@ -59,7 +59,7 @@ class ManualClock:
 
     def __init__(self, now: datetime | int = 0) -> None:
         """Begin at an aware datetime, or at µs since 1970-01-01 UTC; UsageError without a zone."""
-        self._now = _microseconds(now)
+        self._now = microseconds(now)
         self._elapsed = 0.0
 
     def now(self) -> int:
@@ -81,7 +81,8 @@ class ManualClock:
         self._elapsed += max(0.0, seconds)
 
 
-def _microseconds(moment: datetime | int) -> int:
+def microseconds(moment: datetime | int) -> int:
+    """Give µs since 1970-01-01 UTC; raise UsageError for a datetime without a zone."""
     if isinstance(moment, int):
         return moment
     if moment.utcoffset() is None:
@@ -160,7 +161,7 @@ class Scenario(Generic[A]):
                 f"{trial.handler.decide.__qualname__} is async: write `await ....when_async(...)`"
             )
         context = Context(
-            _microseconds(now),
+            microseconds(now),
             SequentialIds().new_id,
             key,
             correlation,
@@ -191,7 +192,7 @@ class Scenario(Generic[A]):
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command)
         context = Context(
-            _microseconds(now),
+            microseconds(now),
             SequentialIds().new_id,
             key,
             correlation,
@@ -224,7 +225,7 @@ class Scenario(Generic[A]):
         events = tuple(as_events(handler, given))
         before, after = trial.before, _shown(trial.state)
         if after != before:
-            _fail(
+            fail(
                 f"{handler.decide.__qualname__} changed the state; a handler returns events, and "
                 f"appliers change the state",
                 [str(change) for change in difference(self._fold(), trial.state)]
@@ -287,9 +288,9 @@ class Decided(Scenario[A]):
         """Expect exactly these events, in this order; with none, expect that nothing happened."""
         __tracebackhide__ = True  # pytest shows the test's own line
         if self.rejection is not None:
-            _fail("the command was rejected", [f"expected: {_list(events)}", self._found()])
+            fail("the command was rejected", [f"expected: {listed(events)}", self._found()])
         if self.events != events:
-            _fail("other events came", _difference(events, self.events))
+            fail("other events came", _difference(events, self.events))
         return self
 
     def then_rejected(self, code: str, **details: Any) -> Decided[A]:
@@ -297,35 +298,35 @@ class Decided(Scenario[A]):
         __tracebackhide__ = True  # pytest shows the test's own line
         rejection = self.rejection
         if rejection is None or rejection.code != code:
-            _fail("it was to be rejected", [f"expected: rejected as {code!r}", self._found()])
+            fail("it was to be rejected", [f"expected: rejected as {code!r}", self._found()])
         found = {name: rejection.details.get(name) for name in details}
         if found != details:
-            _fail(f"{code} has other details", [f"expected: {details}", f"found:    {found}"])
+            fail(f"{code} has other details", [f"expected: {details}", f"found:    {found}"])
         return self
 
     def then_reply(self, reply: Any) -> Decided[A]:
         """Expect this reply."""
         __tracebackhide__ = True  # pytest shows the test's own line
         if self.rejection is not None:
-            _fail("the command was rejected", [f"expected: the reply {reply!r}", self._found()])
+            fail("the command was rejected", [f"expected: the reply {reply!r}", self._found()])
         if self.reply != reply:
-            _fail("another reply came", [f"expected: {reply!r}", f"found:    {self.reply!r}"])
+            fail("another reply came", [f"expected: {reply!r}", f"found:    {self.reply!r}"])
         return self
 
     def then_claims(self, *claims: UniqueValue) -> Decided[A]:
         """Expect exactly these claims and releases, in any order; with none, expect none."""
         __tracebackhide__ = True  # pytest shows the test's own line
         if self.rejection is not None:
-            _fail("the command was rejected", [f"expected: {_list(claims)}", self._found()])
+            fail("the command was rejected", [f"expected: {listed(claims)}", self._found()])
         if {*map(_claimed, claims)} != {*map(_claimed, self.claims)}:
-            lines = [f"expected: {_list(claims)}", f"found:    {_list(self.claims)}"]
-            _fail("other claims came", lines)
+            lines = [f"expected: {listed(claims)}", f"found:    {listed(self.claims)}"]
+            fail("other claims came", lines)
         return self
 
     def _found(self) -> str:
         if self.rejection is not None:
             return f"found:    rejected as {self.rejection.code!r}: {self.rejection.message}"
-        return f"found:    {_list(self.events)}"
+        return f"found:    {listed(self.events)}"
 
 
 class Folded:
@@ -334,6 +335,11 @@ class Folded:
     def __init__(self, projection: type[Projection]) -> None:
         """Begin with empty tables; raise UsageError for a sink, which has none."""
         definition = projection.__definition__
+        if definition.reacting is not None:
+            raise UsageError(
+                f"{projection.__name__} is a reactor and folds nothing: test it by `reaction("
+                f"{projection.__name__}, event).then(...)` of foldline.testing.reactions"
+            )
         if definition.sink is not None:
             raise UsageError(
                 f"{projection.__name__} is a sink and folds nothing: call it, `await "
@@ -360,7 +366,7 @@ class Folded:
 
         `recorded` is an aware datetime, or µs since 1970-01-01 UTC.
         """
-        at = _microseconds(recorded)
+        at = microseconds(recorded)
         for event in events:
             handler = handler_of(self._definition, type(event))
             self._position += 1
@@ -382,11 +388,11 @@ class Folded:
         """Fail where a handler has changed its event, or kept something beside its tables."""
         where, encode = handler.function.__qualname__, self._registry.encode
         if copy != event and encode(copy) != encode(event):
-            _fail(f"{where} has changed its event", ["what is made of an event is put into a row"])
+            fail(f"{where} has changed its event", ["what is made of an event is put into a row"])
         kept = _kept(self._bound)
         if kept != self._kept:
             names = sorted(name for name in kept if kept[name] != self._kept.get(name))
-            _fail(
+            fail(
                 f"{where} keeps something outside of its tables: {', '.join(names)}",
                 ["only the tables move together with the checkpoint: keep it in a row"],
             )
@@ -432,7 +438,7 @@ def deliveries(
     each event is a copy here, and one that cannot be read back raises.
     """
     registry = EventRegistry({type(event) for event in events})
-    at = _microseconds(recorded)
+    at = microseconds(recorded)
     return [
         Delivery(
             cast("E", registry.copy(event)),
@@ -477,7 +483,8 @@ def _shown(state: Aggregate) -> str:
         return repr(state)
 
 
-def _list(found: Sequence[object]) -> str:
+def listed(found: Sequence[object]) -> str:
+    """Give things as one line."""
     return ", ".join(map(repr, found)) or "nothing"
 
 
@@ -505,6 +512,7 @@ def _difference(expected: Sequence[Event], found: Sequence[Event]) -> list[str]:
     return [*lines, "(- expected, + found)"]
 
 
-def _fail(what: str, lines: Sequence[str]) -> NoReturn:
+def fail(what: str, lines: Sequence[str]) -> NoReturn:
+    """Raise AssertionError with a line that says what, and lines that show it."""
     __tracebackhide__ = True  # pytest shows the test's own line
     raise AssertionError("\n".join([what, *lines]))

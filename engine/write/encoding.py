@@ -134,13 +134,15 @@ def metadatas_of(
     first = further = b""
     own_headers = None if headers is None else dict(headers)
     trace = correlation, causation, principal, own_headers
+    depth = mail.depth
     if traced and ((key is None and not parties) or events > 1):
-        first = further = encode_metadata(Metadata(None, None, 1, *trace))
+        first = further = encode_metadata(Metadata(None, None, 1, *trace, depth=depth))
     if key is not None or claims or parties:
         kept = NOTHING_KEPT if key is None or mail.kept is None else msgspec.Raw(mail.kept)
         known = 1 if key is None else events
         taken, released = _changed(claims) if claims else ((), ())
-        all_of_it = Metadata(key, fingerprint, known, *trace, kept, taken, released, parties)
+        kept_too = kept, taken, released, parties
+        all_of_it = Metadata(key, fingerprint, known, *trace, *kept_too, depth)
         first = encode_metadata(all_of_it)
     return first, further
 

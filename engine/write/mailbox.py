@@ -76,6 +76,8 @@ class Mail(msgspec.Struct):
     """What its handler claims and releases."""
     joint: Together | None = None
     """Where several aggregates decide it: then it stands in the mailbox of each."""
+    depth: int = 0
+    """How many reactions in a row led to it."""
 
 
 class Submit(Protocol):

@@ -82,9 +82,15 @@ class Reception:
         if watch is not None and watch.wants_commands:
             self.submit = ObservedSubmit(watch, self._kinds(), self.take)
 
-    def send(self, envelope: Envelope, /) -> Sent:
-        """Check, copy and post an envelope, behind the gate where there is one; see `Send`."""
+    def send(self, envelope: Envelope, /, depth: int = 0) -> Sent:
+        """Check, copy and post an envelope, behind the gate where there is one.
+
+        `depth` is the number of reactions in a row that led to it. Gives the future of the answer,
+        or what is to be awaited for that. Raises what is wrong with it; then nothing was run.
+        """
         mail = self._prepare(envelope)
+        if depth:
+            mail.depth = depth
         if self._admission is None:
             return self.submit(mail)
         return self._admission.admit(mail, self._places_of(mail), self._post)

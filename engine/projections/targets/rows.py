@@ -22,6 +22,7 @@ from ...model.rows import Flat, Scalar
 from ...model.stored import StoredEvent
 from ...runtime.ports import Ports
 from ...runtime.tracebacks import traceback_text
+from ...statistics import ReactionStatistics
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
 from ..parking import Parking
 from ..scope import may_pass
@@ -76,6 +77,11 @@ class Target(Protocol):
     @property
     def rows(self) -> int:
         """Rows in memory."""
+        ...
+
+    @property
+    def reactions(self) -> ReactionStatistics | None:
+        """What a reactor has done."""
         ...
 
     async def open(self) -> Checkpoint:
@@ -145,6 +151,11 @@ class RowTarget:
     def fetches(self) -> int:
         """Round trips for rows that were not in memory."""
         return self._fold.fetches
+
+    @property
+    def reactions(self) -> None:
+        """Nothing: it is no reactor."""
+        return None
 
     @property
     def rows(self) -> int:

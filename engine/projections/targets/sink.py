@@ -28,6 +28,7 @@ from ...model.stored import StoredEvent
 from ...runtime.contained import contained, is_of_the_moment, members_of
 from ...runtime.ports import Ports
 from ...runtime.tracebacks import traceback_text
+from ...statistics import ReactionStatistics
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
 from ..scope import Scope
 from .courier import Courier, NotDelivered
@@ -86,6 +87,7 @@ class SinkTarget:
         self.events = 0
         self.fetches = 0
         self.rows = 0
+        self.reactions: ReactionStatistics | None = None
 
     async def open(self) -> Checkpoint:
         """Give up to where it has delivered."""

@@ -23,6 +23,7 @@ from ...model.stored import StoredEvent
 from ...runtime.contained import contained
 from ...runtime.ports import Ports
 from ...runtime.tracebacks import traceback_text
+from ...statistics import ReactionStatistics
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
 from ..scope import Scope, may_pass
 from .rows import Prepared
@@ -62,6 +63,7 @@ class SqlTarget:
         self.events = 0
         self.fetches = 0
         self.rows = 0
+        self.reactions: ReactionStatistics | None = None
         self.transaction_seconds = TRANSACTION_SECONDS
         """After which a transaction takes no further event, so that others can write, too."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from ...errors import UsageError
-from .views import BuildState, Parked, Standstill
+from .views import BuildState, Parked, ProjectionDecision, Standstill
 
 __all__ = [
     "DONE_TEXTS",
@@ -18,9 +18,11 @@ __all__ = [
     "build_to_cancel",
     "builds_to_drop",
     "cancelled_text",
+    "check_reset",
     "check_skip",
     "dropped_text",
     "is_parked_there",
+    "not_repeated_text",
     "skipped_text",
     "stopped_there",
 ]
@@ -79,6 +81,20 @@ def dropped_text(builds: Sequence[Tables]) -> str:
     if not builds:
         return "there is no former build to drop"
     return "former builds that are dropped: " + ", ".join(str(build.number) for build in builds)
+
+
+def check_reset(projection: str, decided: Sequence[ProjectionDecision]) -> None:
+    """Raise UsageError for a reactor, which is known by the decision where it begins."""
+    if any(decision.kind == "begin" for decision in decided):
+        raise UsageError(not_repeated_text(projection, "reset"))
+
+
+def not_repeated_text(projection: str, act: str) -> str:
+    """Tell why a reactor is not run again from the beginning."""
+    return (
+        f"{projection!r} is a reactor, and a {act} would send its commands again: nothing was "
+        f"changed. One of another name begins where its `begins=` says"
+    )
 
 
 def check_skip(reason: str) -> None:

@@ -50,7 +50,9 @@ __all__ = [
 BuildState: TypeAlias = Literal["serving", "building", "former"]
 Rebuild: TypeAlias = Literal["refuse", "auto"]
 """What opening does where a projection was declared anew: say so, or build it beside the old."""
-DecisionKind: TypeAlias = Literal["skip", "pause", "resume", "reset", "rebuild", "swap", "drop"]
+DecisionKind: TypeAlias = Literal[
+    "skip", "pause", "resume", "reset", "rebuild", "swap", "drop", "begin"
+]
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -119,13 +121,14 @@ class ProjectionDecision(msgspec.Struct, frozen=True):
     version: int
     """Of the projection, for which an event is skipped."""
     position: int | None = None
-    """Of the event that is skipped."""
+    """Of the event that is skipped, or behind which a reactor begins."""
     reason: str = ""
     """As it was given."""
     principal: str | None = None
     """The person who decided, if that was said."""
     checksum: int | None = None
-    """Of the event that is skipped: in a log that has another one there, it is not."""
+    """Of the event that is skipped, or behind which a reactor begins: in a log that has another one
+    there, neither is so."""
 
 
 class Standstill(msgspec.Struct, frozen=True):
@@ -271,6 +274,11 @@ class ViewsStates(ViewsSource, Protocol):
 
 class ViewsStore(ViewsStates, RequestStore, Protocol):
     """The contract between the projectors and queries, and the storage of their tables."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what it keeps is there for the next process, too."""
+        ...
 
     def check(self, definition: ProjectionDefinition) -> None:
         """Raise DefinitionError for a projection that cannot be kept here; before it is open."""

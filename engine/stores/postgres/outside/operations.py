@@ -28,6 +28,7 @@ from ...contract.acts import (
     build_to_cancel,
     builds_to_drop,
     cancelled_text,
+    check_reset,
     check_skip,
     dropped_text,
     is_parked_there,
@@ -272,6 +273,8 @@ class PostgresOperations:
         if request.kind == "skip":
             return await self._skip(link, request, now)
         if request.kind == "reset":
+            decided = await self._books.decisions(link, request.projection)
+            check_reset(request.projection, decided)
             await self._builds.empty(link, now, None)
         if request.kind != "resume" or await self._books.is_paused(link, request.projection):
             await self._decide(link, request, request.kind, now.version)

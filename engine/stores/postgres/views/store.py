@@ -104,6 +104,11 @@ class PostgresViews(TableReads):
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see."""
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the server keeps it, which it does."""
+        return True
+
     def check(self, definition: ProjectionDefinition) -> None:
         """Raise DefinitionError for SQL that is not PostgreSQL's, or a name that it would cut."""
         check_dialect(definition)

@@ -34,6 +34,7 @@ from ...contract.acts import (
     build_to_cancel,
     builds_to_drop,
     cancelled_text,
+    check_reset,
     check_skip,
     dropped_text,
     is_parked_there,
@@ -322,6 +323,7 @@ class SqliteOperations:
         if request.kind == "skip":
             return self._skip(connection, request, now)
         if request.kind == "reset":
+            check_reset(request.projection, read_decisions(connection, request.projection))
             empty_build(connection, now, None)
         if request.kind != "resume" or is_paused(connection, request.projection):
             self._decide(connection, request, request.kind, now.version)

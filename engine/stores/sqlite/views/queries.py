@@ -64,6 +64,9 @@ class Readable(msgspec.Struct, frozen=True):
 class TableReads:
     """The reads that `ViewsSource` promises, over whatever runs them."""
 
+    is_kept: bool = True
+    """Whether what is read is there for the next process, too."""
+
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         """Run `call(readable, *args)` where views are read."""
         raise NotImplementedError

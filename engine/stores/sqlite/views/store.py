@@ -89,7 +89,7 @@ class SqliteViews(TableReads):
         builder: Builder | None = None,
     ) -> None:
         """Take where they are, and what builds here if that is no engine."""
-        self._path = path
+        self._path, self.is_kept = path, path != MEMORY
         self._bytes_max = bytes_max
         self._builder = builder
         self._logger = safe_logger(logger)
