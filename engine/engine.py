@@ -48,7 +48,7 @@ from .stores.contract.views import Rebuild
 from .stores.urls import StoreName, open_backend
 from .telemetry import Telemetry
 from .wiring import Declared, Settings, Wiring
-from .write.bulk import run_many
+from .write.bulk import Send, run_many
 from .write.reception import checked_resources
 
 __all__ = ["Engine"]
@@ -142,7 +142,7 @@ class Engine:
         self.projections = wiring.projections
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self._life, self._entrance = wiring.life, wiring.entrance
-        self._send = wiring.reception.send
+        self._send: Send = wiring.reception.send
         self._use(reads_of(wiring))
         if join:
             self._join(Joined(wiring, put_together, declared, settings, joinable(store), self._use))

@@ -29,6 +29,7 @@ _KITS = {
         "Testing: scenarios, test engines, store conformance",
         (
             "testing.scenario",
+            "testing.reactions",
             "testing.memory_engine",
             "testing.pytest_plugin",
             "testing.conformance",

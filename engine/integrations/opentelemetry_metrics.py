@@ -166,6 +166,16 @@ def _by(label: str, read: Callable[[EngineStatistics], Mapping[str, int | float 
     return readings
 
 
+def _reactions(numbers: EngineStatistics) -> Iterator[Reading]:
+    for name, projector in numbers.projectors.items():
+        found = projector.reactions
+        if found is not None:
+            told = {"foldline.projection": name}
+            yield found.receipts, {**told, "foldline.outcome": "receipt"}
+            yield found.rejected, {**told, "foldline.outcome": "rejected"}
+            yield found.waits, {**told, "foldline.outcome": "sent-again"}
+
+
 def _projectors(
     read: Callable[[EngineStatistics, str], int | float | None],
 ) -> Read:
@@ -378,6 +388,13 @@ _READERS: Final = [
         _projectors(lambda n, name: n.projectors[name].bus.dropped),
     ),
     _Instrument("gauge", "projector.state", "1", "1 for the state that it is in", _states),
+    _Instrument(
+        "counter",
+        "reactor.commands",
+        "{command}",
+        "Commands of reactors by their outcome",
+        _reactions,
+    ),
     _Instrument("counter", "queries", "{query}", "Queries by how they ended", _queries),
     _Instrument(
         "counter",

@@ -69,14 +69,15 @@ class Reactor(Projection):
     """Base of reactors: `class Shipping(Reactor, name="shipping", begins="now")`.
 
     Mark methods with `@reacts`. Each command that one gives is executed by the engine, at least
-    once, and made exactly once: its key is made of the reactor's name, the event's position and the
+    once, and made exactly once. Its key has the reactor's name, the event's position and the
     command's place. It carries on the event's correlation, and its causation is the event.
     `authorize` is asked with the principal `reactor:<name>`. Commands because of one stream are
     executed in order, each after the receipt of the one before; other streams go on meanwhile.
 
     - `name`: is stored, with how far it has come. A new name is a new reactor.
-    - `begins`: where it begins in a log that has events when it is new: "now" (only what comes from
-      its first start on), "start" (with the first event), or after a position. It is required.
+    - `begins`: where it begins in a log that has events when it is new. "now" is with what comes
+      from its first start on, "start" with the first event, a number after that position. It is
+      required.
     - `on_poison`: "park" sets an event whose reaction or command fails aside, with all later ones
       of its stream; "stop" stops the reactor there.
     - `sequence(event, meta)`: gives the key whose events are kept in order, instead of the stream.
@@ -120,10 +121,11 @@ def commands_given(where: str, given: Any, commands_max: int) -> tuple[Command, 
     """Give the commands that a reaction returned; raise UsageError for anything else."""
     if given is None:
         return ()
-    if isinstance(given, Command):
-        return (given,)
-    if isinstance(given, list | tuple):
-        found = tuple(cast("Sequence[object]", given))
+    returned: object = given
+    if isinstance(returned, Command):
+        return (cast("Command", returned),)
+    if isinstance(returned, list | tuple):
+        found = tuple(cast("Sequence[object]", returned))
         if len(found) > commands_max:
             raise UsageError(
                 f"{where} gave {len(found)} commands, above Limits.reaction_commands at "
@@ -131,11 +133,9 @@ def commands_given(where: str, given: Any, commands_max: int) -> tuple[Command, 
             )
         if all(isinstance(each, Command) for each in found):
             return cast("tuple[Command, ...]", found)
-    if inspect.iscoroutine(given):
-        given.close()
+    kind = type(cast("object", given)).__name__
     raise UsageError(
-        f"{where} gave a {type(given).__name__}: a reaction gives a command, a list of commands, "
-        f"or None"
+        f"{where} gave a {kind}: a reaction gives a command, a list of commands, or None"
     )
 
 
@@ -242,7 +242,7 @@ def _commands_of(method: Callable[..., Any], signature: Signature) -> set[type[C
         for each in (each for one in inner for each in union_members(one)):
             base = typing.get_origin(each) or each
             if isinstance(base, type) and issubclass(base, Command):
-                found.add(base)
+                found.add(cast("type[Command]", base))
             elif each not in (None, type(None)):
                 raise DefinitionError(_returns_text(where, one=_is_one(method)))
     return found

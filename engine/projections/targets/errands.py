@@ -157,11 +157,10 @@ class Errands:
                 return False
             try:
                 post = self._desk.next_post(errand)
-                if post is not None:
-                    sent = self._send(post.envelope, post.depth)
+                sent = None if post is None else self._send(post.envelope, post.depth)
             except BaseException as raised:
                 return self._failed(errand, contained(raised))
-            if post is not None:
+            if sent is not None:
                 future = sent if isinstance(sent, asyncio.Future) else _admitted(sent)
                 future.add_done_callback(partial(self._answered, errand))
                 return True
