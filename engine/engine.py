@@ -29,7 +29,7 @@ from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
 from .members.joined import Joined, Reads, joinable, reads_of
-from .model.aggregate import Aggregate
+from .model.aggregate import Aggregate, AggregateDefinition
 from .model.codec import EventRegistry
 from .model.copying import own_copy
 from .model.difference import Change
@@ -457,6 +457,11 @@ class Engine:
     def limits(self) -> Limits:
         """The bounds that it works within."""
         return self._wiring.settings.limits
+
+    @property
+    def definitions(self) -> Sequence[AggregateDefinition]:
+        """What it knows of its kinds of aggregates."""
+        return self._wiring.definitions
 
     @property
     def failed(self) -> BaseException | None:

@@ -17,10 +17,14 @@ from ..backups.places import FolderPlace
 from ..backups.reading import BackupLog, BackupSource, look_at_files
 from ..outside.copying import CopyProgress
 from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
+from ..outside.verifying_code import Code, verify_code
+from ..running import run
 from ..runtime.folder import Folder
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
+from ..stores.contract.backend import Outside
 from ..stores.contract.verifying import Finding, Report
+from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file, some
 from .output import say
 from .printing import counted
@@ -37,8 +41,11 @@ those before. Claims are folded and compared with their table,
 snapshots with their events and checksums, and each stream with its index.
 
 In files, SQLite looks at each page and index of the log and of its views, and the write-ahead log
-is read. In PostgreSQL the extension amcheck looks at the indexes, if it is installed. The rows of
-views have no checksums: `{COMMAND} projections reset` folds them again.
+is read. In PostgreSQL the extension amcheck looks at the indexes, if it is installed.
+
+The rows of views have no checksums. With --app the code of the application folds them again in
+memory, and snapshots too, and compares. Rows that differ are mended by `{COMMAND} projections
+reset`.
 
 It names all that it finds: nothing is changed. {COMMAND} repair mends events from a backup."""
 
@@ -46,6 +53,7 @@ _EPILOG = f"""\
 JSON fields of a line: wrong, text, position, name (the last two if there is one). The last line has
 "wrong": "nothing" or "something", and findings, position, events, streams, claims, snapshots,
 unlooked.
+{APP_HELP}
 wrong is one of: event, missing, version, time, key, claim, snapshot, index, page, wal, schema,
 type, checkpoint, views, backup, unread
 
@@ -69,6 +77,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "file", metavar="FILE", help="the log, as in sqlite:FILE, or the folder of a backup"
     )
+    parser.add_argument("--app", metavar="APP", help="the application, as module:attribute")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--percent",
@@ -123,7 +132,24 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
     outside = log_file(options.file).outside(ports)
     percent = options.percent or (_PERCENT_MAX if outside.writer() is None else BESIDE_PERCENT)
     lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
-    return verify_log(outside.copy_source(), outside.structure(), report, lane)
+    done = verify_log(outside.copy_source(), outside.structure(), report, lane)
+    if options.app is not None:
+        _compare_code(options.app, outside, done, report, lane)
+    return done
+
+
+def _compare_code(app: str, outside: Outside, done: Verified, report: Report, lane: _Lane) -> None:
+    engine = engine_of(app)
+    code = Code(engine.definitions, engine.declared, engine.registry)
+
+    def found(finding: Finding) -> None:
+        done.findings += 1
+        report(finding)
+
+    async def compare() -> None:
+        await verify_code(outside, code, found, done.unlooked.append, lane.rest)
+
+    run(compare)
 
 
 def _line(finding: Finding) -> str:

@@ -39,7 +39,7 @@ from ..model.stored import StoredEvent
 from ..projections.targets.choose import folding
 from ..runtime.ports import Ports
 from ..stores.contract.log import LogSource
-from ..stores.contract.views import Checkpoint, Part, what_of
+from ..stores.contract.views import Checkpoint, Part, ViewsSource, what_of
 from ..stores.own import FrozenViews, views_in_memory
 from .declared import AnswerDefinition
 from .views import Views
@@ -221,6 +221,13 @@ class PastViews:
             )
         await self._pasts.allow(self._principal, query)
         return cast("A", await definition.function(query, self._views))
+
+    @property
+    def tables(self) -> ViewsSource:
+        """What was folded, to be read without an answer."""
+        if self._store is None:
+            raise Closed("this past is not open: use it inside `async with`")
+        return self._store
 
     # -- folding ----------------------------------------------------------------------------
 

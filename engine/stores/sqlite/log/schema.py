@@ -31,6 +31,7 @@ __all__ = [
     "insert_events",
     "insert_streams",
     "migrate",
+    "odd_triggers",
     "protect",
     "read_schema_version",
 ]
@@ -240,6 +241,19 @@ def protect(connection: Any) -> None:
         with transaction(connection):
             for statement in lacking:
                 run(connection, statement)
+
+
+def odd_triggers(connection: Any) -> list[str]:
+    """Give the triggers of ours that are not as they are made, by name or by what they do."""
+    ours = made((*chain.from_iterable(MIGRATIONS), *_KEPT))
+    texts = {sql for _, sql in ours.values()}
+    found = run(connection, "SELECT type, name, tbl_name, sql FROM sqlite_schema")
+    return [
+        name
+        for kind, name, table, sql in found
+        if ("trigger", name) in ours or sql in texts
+        if ours.get((kind, name)) != (table, sql)
+    ]
 
 
 def migrate(connection: Any, version: int, steps: Sequence[Sequence[str]] = MIGRATIONS) -> None:

@@ -20,10 +20,10 @@ from ...contract.verifying import Finding, Report
 from ..connection import run, set_reading
 from ..files import Files
 from ..log.damage import read_wal, suspect_tail
-from ..log.heads import read_head
-from ..log.schema import MIGRATIONS, check_schema, read_schema_version
+from ..log.schema import MIGRATIONS, check_schema, odd_triggers, read_schema_version
 from ..shape import harden
-from ..views.builds import check_file, read_builds
+from ..views.builds import check_file, read_builds, real_name
+from ..views.parked import read_decisions, read_parked
 
 __all__ = ["SqliteStructure"]
 
@@ -34,6 +34,13 @@ _HEAD_BYTES: Final = 100
 _MAGIC: Final = b"SQLite format 3\0"
 _FORMATS: Final = b"\x02\x02"
 """To write and to read a file with a write-ahead log."""
+_TABLE: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
+_EVENT: Final = (
+    "SELECT s.name, t.name || ' v' || t.version FROM events e "
+    "JOIN streams s ON s.number = e.stream "
+    "JOIN event_types t ON t.number = e.type WHERE e.position = ?"
+)
+_ALL: Final = 2**63 - 1
 _CHECKSUM: Final = "SELECT checksum FROM events WHERE position = ?"
 
 
@@ -53,6 +60,9 @@ class SqliteStructure:
                 self._look_at_head(self._path, found.append)
                 version = read_schema_version(connection, self._path, len(MIGRATIONS))
                 check_schema(connection, self._path, version)
+                for name in odd_triggers(connection):
+                    text = f"the trigger {name!a} of {self._path} is not as an engine makes it"
+                    found.append(Finding("page", text, name=name))
                 self._look_at_wal(connection, found.append)
         except StoreRefused as error:
             found.append(Finding("schema", str(error), name=self._path))
@@ -140,19 +150,27 @@ class SqliteStructure:
                 text = f"{self._views} has views of another log: an engine folds them anew"
                 report(Finding("views", text, name=self._views))
                 return
-            builds = read_builds(views)
-            head = read_head(log)
-            for build in builds:
+            for build in read_builds(views):
+                name = build.projection
                 for at in build.checkpoints.values():
-                    there = run(log, _CHECKSUM, (at.position,))
-                    if at.position and there != [(at.checksum,)]:
-                        where = (
-                            "is behind the end of the log"
-                            if at.position > head.position
-                            else ("names another event than the log has there")
-                        )
-                        text = f"the checkpoint of projection {build.projection!r} {where}"
-                        report(Finding("checkpoint", text, at.position, build.projection))
+                    if at.position and run(log, _CHECKSUM, (at.position,)) != [(at.checksum,)]:
+                        text = f"the checkpoint of projection {name!r} is at no event of the log"
+                        report(Finding("checkpoint", text, at.position, name))
+                for table in build.tables:
+                    if not run(views, _TABLE, (real_name(table, build.number),)):
+                        text = f"projection {name!r} lacks its table {table!a}"
+                        report(Finding("views", text, name=name))
+                for parked in read_parked(views, name, build.number, None, 0, _ALL):
+                    there = run(log, _EVENT, (parked.position,))
+                    if there != [(parked.stream, parked.event)]:
+                        text = f"projection {name!r} has parked an event that the log has not"
+                        report(Finding("views", text, parked.position, name))
+            for decision in read_decisions(views, None):
+                position, checksum = decision.position, decision.checksum
+                there = [(checksum,)] if checksum is None else run(log, _CHECKSUM, (position,))
+                if there != [(checksum,)]:
+                    text = "a decision is about an event that the log has not"
+                    report(Finding("views", text, position, decision.projection))
 
 
 def _head_of(path: str) -> bytes:

@@ -1,0 +1,43 @@
+"""Files to flip bits in: a log at rest, one as a killed process leaves it, and a backup.
+
+Rules: they have events, keys, claims, snapshots, rows, decisions and parked events.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+
+from engine.stores.sqlite.connection import run
+from tests.backups.made import append, backed_up
+from tests.outside.copied import boards, filled
+
+__all__ = ["Files", "given"]
+
+Files = dict[str, list[Path]]
+"""By what they are; the log's file first."""
+
+
+async def given(folder: Path) -> Files:
+    """Make them."""
+    rest, left = folder / "rest.db", folder / "left.db"
+    store = f"sqlite:{rest}"
+    async with boards(store) as engine:
+        await filled(engine)
+        await engine.projections.pause("counts", reason="for a test", principal="ann")
+        await engine.projections.resume("counts", reason="for a test")
+        for source, target in (("rest", "left"), ("rest.views", "left.views")):
+            for ending in ("", "-wal"):
+                shutil.copy(folder / f"{source}.db{ending}", folder / f"{target}.db{ending}")
+    await append(store, 3, metadata=b'{"claims":[["name","x"]]}', stream="late:1")
+    with closing(apsw.Connection(str(rest))) as connection:
+        run(connection, "INSERT INTO claims SELECT 'name', 'x', max(number), 25 FROM streams")
+    backed_up(store, folder / "backup", segment_events=14)
+    return {
+        "rest": [rest, folder / "rest.views.db"],
+        "left": [left, Path(f"{left}-wal"), folder / "left.views.db"],
+        "backup": sorted((folder / "backup").glob("*[!k]")),
+    }
