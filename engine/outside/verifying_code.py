@@ -20,13 +20,14 @@ from ..limits import Limits
 from ..log.history import Histories
 from ..model.aggregate import AggregateDefinition
 from ..model.codec import EventRegistry
-from ..model.projection import Projection, TableDefinition
+from ..model.projection import Projection, ProjectionDefinition, TableDefinition
 from ..model.sameness import first_difference
 from ..model.schema import refuse_misfits
 from ..model.stored import Snapshot
 from ..queries.past import Pasts, PastViews
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
+from ..stores.contract.builds import definition_hash
 from ..stores.contract.outside import NoViewsYet
 from ..stores.contract.verifying import Finding, Report
 from ..stores.contract.views import Selection, ViewsSource
@@ -165,6 +166,10 @@ class _Comparing:
     async def _compare_projection(self, projection: type[Projection]) -> None:
         definition = projection.__definition__
         name = definition.name
+        if not self._is_declared(definition):
+            text = f"projection {name!r} serves tables of another definition than it has here"
+            self._report(Finding("views", text, name=name))
+            return
         if definition.sink is not None:
             return
         why = "it has SQL of its own" if definition.sql_tables else self._aside(name)
@@ -181,6 +186,14 @@ class _Comparing:
             self._unlooked(f"the rows of projection {name!r}: there are none yet")
         except EngineError as error:
             self._report(Finding("views", f"projection {name!r}: {error}", name=name))
+
+    def _is_declared(self, definition: ProjectionDefinition) -> bool:
+        with self._outside.operations(readonly=True) as operations:
+            builds = [b for b in operations.look().builds if b.projection == definition.name]
+        hash_now = definition_hash(definition)
+        return not builds or any(
+            build.state == "serving" and build.fits(definition, hash_now) for build in builds
+        )
 
     def _aside(self, name: str) -> str:
         """Say why what is served need not be what a fold gives."""

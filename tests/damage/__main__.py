@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from .flipping import Flipper, fields
+from .flipping import Flipper
 from .given import given
 
 SHOWN = 20
@@ -48,7 +48,7 @@ def run(flipper: Flipper, numbers: range | list[int]) -> int:
     for (file, outcome), count in sorted(found.items()):
         print(f"{file:24} {outcome:10} {count:8,}")
     for flip in unseen[:SHOWN]:
-        print(f"UNSEEN {flip}: {fields(flip)}")
+        print(f"UNSEEN {flip.number}, byte {flip.byte} of {flip.file}: {flipper.difference(flip)}")
     print(f"{len(numbers):,} flips in {seconds:.1f} s, {len(unseen):,} went unseen")
     return 1 if unseen else 0
 

@@ -40,6 +40,12 @@ _EVENT: Final = (
     "JOIN streams s ON s.number = e.stream "
     "JOIN event_types t ON t.number = e.type WHERE e.position = ?"
 )
+_STRAY: Final = """
+SELECT name FROM sqlite_schema s WHERE type NOT IN ('table', 'index', 'view', 'trigger')
+OR typeof(name) <> 'text' OR lower(tbl_name) NOT IN (
+    SELECT lower(name) FROM sqlite_schema WHERE type IN ('table', 'view'))
+"""
+_STATES: Final = frozenset(("serving", "building", "former"))
 _ALL: Final = 2**63 - 1
 _CHECKSUM: Final = "SELECT checksum FROM events WHERE position = ?"
 
@@ -145,6 +151,9 @@ class SqliteStructure:
             closing(self._connected(self._path)) as log,
         ):
             log_id = check_file(views, self._views)
+            for (name,) in run(views, _STRAY):
+                text = f"the schema of {self._views} has {name!a} on no table that is there"
+                report(Finding("page", text, name=self._views))
             found = run(log, "SELECT log_id FROM about")
             if found != [(log_id,)]:
                 text = f"{self._views} has views of another log: an engine folds them anew"
@@ -152,6 +161,9 @@ class SqliteStructure:
                 return
             for build in read_builds(views):
                 name = build.projection
+                if build.log_id != log_id or build.state not in _STATES:
+                    text = f"a build of projection {name!r} is of another log, or in no state"
+                    report(Finding("views", text, name=name))
                 for at in build.checkpoints.values():
                     if at.position and run(log, _CHECKSUM, (at.position,)) != [(at.checksum,)]:
                         text = f"the checkpoint of projection {name!r} is at no event of the log"
