@@ -17,7 +17,7 @@ from ..errors import Damaged, EngineError, StoreFailed, StoreRefused
 from ..model.stored import EventType, Snapshot, StoredEvent
 from ..outside.claims import fold_claims
 from ..stores.contract.claims import ClaimKey, HeldClaim
-from ..stores.contract.copying import Carried, CopySource, Repaired, foreign_copy
+from ..stores.contract.copying import Carried, CopySource, Repaired
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from ..stores.contract.outside import LogReader
 from ..write.snapshot import is_sound
@@ -45,8 +45,10 @@ class MendedSource:
             self._damaged.__enter__()
             try:
                 if self._damaged.log.log_id != self._spare.log.log_id:
-                    raise foreign_copy(
-                        self._spare.log.name, self._spare.log.log_id, self._damaged.log.log_id
+                    raise StoreRefused(
+                        f"{self._spare.log.name} is of the log {self._spare.log.log_id}, and "
+                        f"{self._damaged.log.name} is {self._damaged.log.log_id}: name a backup of "
+                        f"that one. Nothing was changed"
                     )
             except BaseException:
                 self._damaged.__exit__(None, None, None)

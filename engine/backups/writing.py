@@ -19,7 +19,7 @@ from ..errors import StoreFailed, StoreRefused, UsageError
 from ..model.stored import EventType, Snapshot, StoredEvent
 from ..runtime.package import release
 from ..stores.contract.claims import HeldClaim
-from ..stores.contract.copying import Carried, Mark, Repaired, foreign_copy
+from ..stores.contract.copying import Carried, Mark, Repaired
 from ..stores.contract.outside import LogReader
 from .format import (
     FORM,
@@ -105,7 +105,10 @@ class BackupTarget:
         if found is None:
             return Mark()
         if found.log_id != log_id:
-            raise foreign_copy(self.name, found.log_id, log_id)
+            raise StoreRefused(
+                f"{self.name} has a backup of the log {found.log_id}, and this is {log_id}: name "
+                f"another folder. Nothing was changed"
+            )
         self._segments = list(found.segments)
         self._types, self._recorded = found.types, found.recorded
         if self._segments:

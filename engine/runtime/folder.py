@@ -62,14 +62,14 @@ class Folder:
         """Give the names of what is in it, sorted; nothing where there is no folder."""
         try:
             return sorted(path.name for path in Path(self.path).iterdir())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return ()
 
     def read(self, name: str) -> bytes | None:
         """Give the bytes of a file; None where there is none."""
         try:
             return Path(self.path, name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, data: bytes) -> None:

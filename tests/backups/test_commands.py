@@ -36,6 +36,7 @@ async def test_a_log_is_backed_up_checked_and_restored_up_to_a_position(
     assert out.startswith("backed up to position 60 (all of it) in ")
     assert "checked: 60 events" in out
     await append(store, 1)
+    assert told(capfd, "verify", store.removeprefix("sqlite:"))[0] == 0, "by its path alone"
     status, out, _ = told(capfd, "backup", store, folder)
     assert out.startswith("backed up to position 61 (1 new event) in ")
 
