@@ -77,6 +77,7 @@ from .model.messages import Meta as Meta
 from .model.messages import Query as Query
 from .model.messages import Receipt as Receipt
 from .model.messages import following as following
+from .model.process import ProcessManager as ProcessManager
 from .model.projection import Projection as Projection
 from .model.projection import Row as Row
 from .model.projection import Table as Table
@@ -152,6 +153,7 @@ __all__ = [
     "Event",
     "Id",
     "Meta",
+    "ProcessManager",
     "Projection",
     "Query",
     "Reactor",

@@ -27,8 +27,9 @@ from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
 from .model.given import shown
 from .model.joint import joint_handlers_of
+from .model.process import reactors_of
 from .model.projection import Projection
-from .model.projections import projections_of
+from .model.projections import check_names, projections_of
 from .model.schema import refuse_misfits, unknown_kinds
 from .model.upcasting import Upcasting
 from .projections.beginning import begin
@@ -105,6 +106,8 @@ class Wiring:
         self.definitions = definitions_of(declared.aggregates)
         # As they are now: a list that is registered in may be longer when the engine starts.
         found = projections_of(declared.projections)
+        found += reactors_of(definition.cls for definition in self.definitions)
+        check_names(found)
         self._projections = tuple(definition.cls for definition in found)
         self.registry = registry_of(self.definitions, self._projections, declared.upcasting)
         self._make_write_side()

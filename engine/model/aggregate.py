@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
-from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform
 
 import msgspec
 
-from ..errors import DefinitionError, HandlerFailed, InvalidInput
+from ..errors import DefinitionError, HandlerFailed
 from ..limits import KEY_WINDOW
 from .annotations import (
     Signature,
@@ -31,15 +30,17 @@ from .annotations import (
     union_members,
 )
 from .decisions import Decision, refuse_misdeclared
-from .given import WHOLE_MAX, as_seconds, shown
 from .messages import Command, Event, check_name, is_id, reply_of
 from .replies import ReplyForm
+from .settings import AggregateSettings
 
 __all__ = [
     "Aggregate",
     "AggregateDefinition",
+    "AggregateMeta",
     "CommandHandler",
     "Context",
+    "MoreHandlers",
     "applies",
     "as_events",
     "class_taken",
@@ -52,6 +53,8 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ROLE = "__foldline_role__"
+_BASES = __name__.rpartition(".")[0]
+"""Where bases are declared, which are no aggregates themselves."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_EVENTS = (type(None), typing.Never, typing.NoReturn)
 _RETURNS = "Return an Event, a sequence of Events, or None, or a Decision of these; annotate it so."
@@ -160,6 +163,10 @@ def _is_event(value: object) -> bool:
     return isinstance(value, Event)
 
 
+MoreHandlers: TypeAlias = tuple[CommandHandler, Signature]
+"""A handler of a command that the engine sends, and how its method is annotated."""
+
+
 class AggregateDefinition(msgspec.Struct, frozen=True):
     """All that the engine knows of an aggregate's class."""
 
@@ -195,7 +202,8 @@ class AggregateMeta(msgspec.StructMeta):
         """Make the class; raise DefinitionError for whatever the engine could not run."""
         own = ("kind", "key_window", "deadline", "snapshot_every", "snapshot_version")
         check_options(f"aggregate {class_name}", options, own)
-        resolve_locals(namespace, defining_namespace(1))
+        depth = 1 if mcls is AggregateMeta else 2  # behind a metaclass that is based on this one
+        resolve_locals(namespace, defining_namespace(depth))
         try:
             cls = super().__new__(mcls, class_name, bases, namespace, **options)
         except TypeError as error:
@@ -204,10 +212,12 @@ class AggregateMeta(msgspec.StructMeta):
                 f"field has a default, as `liters: int = 0`, and a mutable one comes from a "
                 f"default_factory."
             ) from error
-        if namespace.get("__module__") != __name__:
+        if not str(namespace.get("__module__")).startswith(_BASES):
             aggregate = cast("type[Aggregate]", cls)
-            settings = _Settings(kind, key_window, deadline, snapshot_every, snapshot_version)
-            aggregate.__definition__ = _define(aggregate, settings, defining_namespace(1))
+            settings = AggregateSettings(
+                kind, key_window, deadline, snapshot_every, snapshot_version
+            )
+            aggregate.__definition__ = _define(aggregate, settings, defining_namespace(depth))
         return cls
 
 
@@ -229,37 +239,14 @@ class Aggregate(msgspec.Struct, metaclass=AggregateMeta):
     version: int = 0
     """The number of its events; 0 means that it does not exist yet. Kept by the engine."""
 
-
-class _Settings(msgspec.Struct, frozen=True):
-    """What stands beside the name of an aggregate's class."""
-
-    kind: str | None
-    key_window: int
-    deadline: float | None
-    snapshot_every: int | None
-    snapshot_version: int
-
-    def check(self, name: str) -> None:
-        for setting in ("key_window", "snapshot_every", "snapshot_version"):
-            value = getattr(self, setting)
-            most = value if setting == "snapshot_version" else WHOLE_MAX
-            if value is not None and not (type(value) is int and 1 <= value <= most):
-                raise DefinitionError(
-                    f"aggregate {name} has {setting}={shown(value)}: give at least 1, as a whole "
-                    f"number"
-                )
-        try:
-            wrong = self.deadline is not None and as_seconds("deadline", self.deadline) <= 0
-        except InvalidInput:
-            wrong = True
-        if wrong:
-            raise DefinitionError(
-                f"aggregate {name} has deadline={shown(self.deadline)}: give seconds above 0"
-            )
+    @classmethod
+    def __more__(cls, kind: str, namespace: Mapping[str, Any]) -> Iterable[MoreHandlers]:
+        """Give handlers of commands that the engine sends; a base of another sort has some."""
+        return ()
 
 
 def _define(
-    cls: type[Aggregate], settings: _Settings, namespace: Mapping[str, Any]
+    cls: type[Aggregate], settings: AggregateSettings, namespace: Mapping[str, Any]
 ) -> AggregateDefinition:
     name = cls.__qualname__
     mend = f'Write `class {cls.__name__}(Aggregate, kind="...")`.'
@@ -277,6 +264,10 @@ def _define(
             _add_handler(handlers, method, signature)
             for event in _returned_events(signature):
                 returned.setdefault(event, signature.where)
+    for handler, signature in cls.__more__(kind, namespace):
+        handlers[handler.command] = handler
+        for event in _returned_events(signature):
+            returned.setdefault(event, signature.where)
     if not handlers:
         raise DefinitionError(f"aggregate {name} handles no command: mark a method with @handles")
     for event, where in returned.items():
@@ -289,20 +280,12 @@ def _define(
         cls,
         kind,
         settings.key_window,
-        None if settings.deadline is None else as_seconds("deadline", settings.deadline),
+        settings.seconds,
         settings.snapshot_every,
-        _stored_version(settings.snapshot_version),
+        settings.stored_version,
         handlers,
         appliers,
     )
-
-
-def _stored_version(version: int) -> int:
-    """Give a number that a column takes: that of a larger one, as of a hash, is a hash of it."""
-    if version <= WHOLE_MAX:
-        return version
-    digest = blake2b(version.to_bytes(version.bit_length() // 8 + 1, "big"), digest_size=8)
-    return int.from_bytes(digest.digest(), "big") >> 1
 
 
 def definitions_of(aggregates: object) -> list[AggregateDefinition]:

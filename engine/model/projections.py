@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import DefinitionError
 from .projection import ProjectionDefinition
 
-__all__ = ["projections_of"]
+__all__ = ["check_names", "projections_of"]
 
 
 def projections_of(projections: object) -> list[ProjectionDefinition]:
@@ -38,11 +38,12 @@ def projections_of(projections: object) -> list[ProjectionDefinition]:
         raise DefinitionError(
             f"`projections` takes a list of classes: write [{found[0].cls.__qualname__}]"
         )
-    _check_names(found)
+    check_names(found)
     return found
 
 
-def _check_names(definitions: Sequence[ProjectionDefinition]) -> None:
+def check_names(definitions: Sequence[ProjectionDefinition]) -> None:
+    """Raise DefinitionError where two have one name, or two of their tables have one in SQL."""
     names: dict[str, ProjectionDefinition] = {}
     tables: dict[str, ProjectionDefinition] = {}
     for definition in definitions:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
@@ -22,7 +22,6 @@ from .annotations import Signature, read_signature, refuse_shadowing, union_memb
 from .annotations import defining_namespace as _namespace
 from .messages import Command, Event, Meta
 from .projection import (
-    Begins,
     Policy,
     Projection,
     ProjectionDefinition,
@@ -32,25 +31,66 @@ from .projection import (
     is_handler,
 )
 
-__all__ = ["Reactor", "reacts", "when_rejected"]
+__all__ = [
+    "By",
+    "Reactor",
+    "check_begins",
+    "commands_given",
+    "is_reaction",
+    "is_refusal",
+    "methods_of",
+    "reacts",
+    "routed_by",
+    "when_rejected",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+By: TypeAlias = str | Callable[[Any, Meta], str | None]
+"""Which instance of a process manager an event is for."""
 _REACTS: Final = "__foldline_reacts__"
 _REFUSED: Final = "__foldline_when_rejected__"
 _SHOWN: Final = "`def paid(self, event: OrderPaid, meta: Meta) -> Ship | None`"
 _SHOWN_REFUSED: Final = "`def refused(self, command: Charge, rejection: Rejected) -> Cancel | None`"
 
 
-def reacts(function: F) -> F:
+@overload
+def reacts(function: F, /) -> F: ...
+@overload
+def reacts(*, by: By) -> Callable[[F], F]: ...
+def reacts(function: Any = None, /, *, by: By | None = None) -> Any:
     """Mark a method of a Reactor: `(self, event: E[, meta: Meta]) -> a command, several or None`.
 
     E is a class of events, or a union of several. It takes its subclasses too, unless they have a
     reaction of their own. It returns a command, a list of commands, or None.
+
+    In a ProcessManager it decides as a handler does, and `by` says which instance an event is for:
+    the field that has its id, or a function of event and Meta that gives it.
     """
-    refuse_shadowing(function, _namespace(1), _REACTS)
-    setattr(function, _REACTS, True)
-    return function
+    namespace = _namespace(1)
+
+    def mark(method: F) -> F:
+        refuse_shadowing(method, namespace, _REACTS)
+        setattr(method, _REACTS, (by,))
+        return method
+
+    return mark if function is None else mark(function)
+
+
+def is_reaction(method: object) -> bool:
+    """Tell whether a method is marked with @reacts."""
+    return hasattr(method, _REACTS)
+
+
+def is_refusal(method: object) -> bool:
+    """Tell whether a method is marked with @when_rejected."""
+    return hasattr(method, _REFUSED)
+
+
+def routed_by(method: object) -> By | None:
+    """Give what was said of the instance that an event is for."""
+    marked: tuple[By | None] = getattr(method, _REACTS)
+    return marked[0]
 
 
 def when_rejected(function: F) -> F:
@@ -92,16 +132,16 @@ class Reactor(Projection):
         """Complete what is known of a subclass; raise DefinitionError for what does not fit."""
         where = cls.__qualname__
         _refuse_foreign(cls, definition)
-        _check_begins(cls, definition.begins)
+        check_begins(f"reactor {where}", definition.begins)
         handlers: dict[type[Event], ProjectionHandler] = {}
         refusals: dict[type[Command], Refusal] = {}
         gives: set[type[Command]] = set()
-        for method in _methods_of(cls):
-            if not (hasattr(method, _REACTS) or hasattr(method, _REFUSED)):
+        for method in methods_of(cls):
+            if not (is_reaction(method) or is_refusal(method)):
                 continue
             signature = read_signature(method, namespace, method=True)
             gives.update(_commands_of(method, signature))
-            if hasattr(method, _REACTS):
+            if is_reaction(method):
                 _add_reaction(handlers, method, signature)
             else:
                 _add_refusal(refusals, method, signature)
@@ -165,19 +205,20 @@ def _refuse_foreign(cls: type[Projection], definition: ProjectionDefinition) -> 
         )
 
 
-def _check_begins(cls: type[Projection], begins: Begins | None) -> None:
+def check_begins(what: str, begins: object) -> None:
     """Raise DefinitionError where a reactor's author has not said where it begins."""
     if begins in ("now", "start") or (type(begins) is int and begins >= 0):
         return
     raise DefinitionError(
-        f"reactor {cls.__qualname__} has begins={begins!r:.40}: say where it begins in a log that "
+        f"{what} has begins={begins!r:.40}: say where it begins in a log that "
         f'has events already. begins="now" is safe: it reacts to what happens from its first '
         f'start on. begins="start" sends a command for each old event, too; a number begins after '
         f"that position"
     )
 
 
-def _methods_of(cls: type) -> Sequence[Callable[..., Any]]:
+def methods_of(cls: type) -> Sequence[Callable[..., Any]]:
+    """Give what can be called of a class, each by the name that it has last."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         found.update((name, value) for name, value in vars(base).items() if callable(value))
@@ -189,6 +230,11 @@ def _add_reaction(
     method: Callable[..., Any],
     signature: Signature,
 ) -> None:
+    if routed_by(method) is not None:
+        raise DefinitionError(
+            f"{signature.where} has by=, which names an instance of a ProcessManager: a reactor "
+            f"has none; drop it"
+        )
     event, *rest = [taken for _, taken in signature.parameters] or [None]
     events = union_members(event)
     fits = all(isinstance(e, type) and issubclass(e, Event) and e is not Event for e in events)
@@ -250,7 +296,7 @@ def _commands_of(method: Callable[..., Any], signature: Signature) -> set[type[C
 
 def _is_one(method: Callable[..., Any]) -> bool:
     """Tell whether a method gives one command at most."""
-    return hasattr(method, _REFUSED)
+    return is_refusal(method)
 
 
 def _returns_text(where: str, *, one: bool) -> str:
