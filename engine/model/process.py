@@ -86,10 +86,10 @@ class ProcessManager(Aggregate, metaclass=ProcessMeta):
     """Base of process managers: `class Dispatch(ProcessManager, kind="dispatch", begins="now")`.
 
     It is an aggregate: it has a state, appliers, and handlers of its own commands. Beside these, a
-    method marked with `@reacts(by=...)` decides an event of another aggregate. `by` is the event's
-    field that has the id of the instance, or a function of event and `Meta` that gives it, or None
-    for an event that is no instance's. What the method returns is what a handler may return:
-    events, or a Decision of events, commands and timers. All of it is stored in one transaction.
+    method marked with `@reacts(by=...)` decides an event of another aggregate. `by` names the
+    event's field that has the id of the instance. It may be a function of event and `Meta` that
+    gives the id, or None for an event that is no instance's. The method returns what a handler may
+    return: events, or a Decision of events and more. All of it is stored in one transaction.
 
     A method marked with `@when_rejected` decides what follows if a command that it gave is
     rejected: `(self, command: C, rejection: Rejected)`.

@@ -64,8 +64,8 @@ def reacts(function: Any = None, /, *, by: By | None = None) -> Any:
     E is a class of events, or a union of several. It takes its subclasses too, unless they have a
     reaction of their own. It returns a command, a list of commands, or None.
 
-    In a ProcessManager it decides as a handler does, and `by` says which instance an event is for:
-    the field that has its id, or a function of event and Meta that gives it.
+    In a ProcessManager it decides as a handler does, and `by` says which instance an event is for.
+    It names the field that has the id, or is a function of event and Meta that gives it.
     """
     namespace = _namespace(1)
 
