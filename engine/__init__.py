@@ -91,6 +91,10 @@ from .model.sql_projection import AsyncSql as AsyncSql
 from .model.sql_projection import Sql as Sql
 from .model.sql_projection import SqlProjection as SqlProjection
 from .model.stored import StoredEvent as StoredEvent
+from .model.timers import After as After
+from .model.timers import At as At
+from .model.timers import CancelTimer as CancelTimer
+from .model.timers import Timer as Timer
 from .model.upcasting import Retired as Retired
 from .model.upcasting import upcasts as upcasts
 from .outside.archive import Archive as Archive
@@ -128,6 +132,7 @@ from .statistics import ServerStatistics as ServerStatistics
 from .statistics import SnapshotStatistics as SnapshotStatistics
 from .statistics import StoreStatistics as StoreStatistics
 from .statistics import SubscriptionStatistics as SubscriptionStatistics
+from .statistics import TimerStatistics as TimerStatistics
 from .stores.contract.log import Store as Store
 from .stores.contract.views import Build as Build
 from .stores.contract.views import Parked as Parked
@@ -144,7 +149,10 @@ from .write.keys import id_from_key as id_from_key
 
 # Who writes a domain: its messages, aggregates and views.
 __all__ = [
+    "After",
     "Aggregate",
+    "At",
+    "CancelTimer",
     "Claim",
     "Command",
     "Context",
@@ -164,6 +172,7 @@ __all__ = [
     "Sql",
     "SqlProjection",
     "Table",
+    "Timer",
     "To",
     "UniqueValue",
     "Views",
@@ -263,6 +272,7 @@ __all__ += [
     "StoredEvent",
     "SubscriptionStatistics",
     "Telemetry",
+    "TimerStatistics",
 ]
 
 # What is raised.

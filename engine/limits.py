@@ -79,6 +79,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Aggregates that one joint decision is about."""
     command_claims: int = 256
     """Unique values that one command claims and releases."""
+    command_timers: int = 256
+    """Timers that one command sets and cancels, and commands that it leads to."""
+    timers_at_once: int = 512
+    """Commands of timers that are in the engine at the same time; the others that are due wait."""
+    timer_retries: int = 5
+    """How often the command of a timer is tried again after its handler has failed, before the
+    timer is set aside. It waits longer each time: a second, doubled up to five minutes."""
     reply_bytes: int = 16 * 1024
     """Reply to one command, encoded; it is kept with the command's key."""
     snapshot_bytes: int = 8 * 1024 * 1024

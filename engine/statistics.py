@@ -36,6 +36,7 @@ __all__ = [
     "ReactionStatistics",
     "StoreStatistics",
     "SubscriptionStatistics",
+    "TimerStatistics",
     "answer_class",
 ]
 
@@ -213,6 +214,27 @@ class ServerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Times that the lease could not be renewed, as the server was away."""
     lease_seconds_left: float
     """Of the lease by which this engine has the log; below 0 another engine may take it."""
+
+
+class TimerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Timers. Counts are since the start."""
+
+    waiting: int
+    """Timers that stand, those included that are due, and without those that are parked."""
+    due: int
+    """Timers that are due and not answered, as far as they have been read."""
+    lag_seconds: float
+    """How long the oldest of these is due."""
+    fired: int
+    """Timers whose commands were answered."""
+    rejected: int
+    """Of these, rejected by the domain."""
+    failed: int
+    """Attempts that failed, and were or will be made again."""
+    parked: int
+    """Timers that are set aside now, since their commands failed too often."""
+    late_seconds: Histogram
+    """Of those fired: from the time for which they were set to the answer."""
 
 
 class SubscriptionStatistics(msgspec.Struct, frozen=True):
@@ -404,6 +426,8 @@ class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """By the name of the query."""
     live: LiveStatistics
     """Queries that are watched."""
+    timers: TimerStatistics
+    """Commands for later."""
     loop_blocked: int
     """How often the event loop was blocked for longer than Limits.loop_blocked_ms."""
     telemetry_failures: int

@@ -31,6 +31,7 @@ from .model.process import reactors_of
 from .model.projection import Projection
 from .model.projections import check_names, projections_of
 from .model.schema import refuse_misfits, unknown_kinds
+from .model.timers import TimedCommands
 from .model.upcasting import Upcasting
 from .projections.beginning import begin
 from .projections.control import Control
@@ -47,6 +48,7 @@ from .stores.contract.backend import Backend
 from .stores.contract.log import Measured, Mortal, Served, Store
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
+from .timers.firing import Firing
 from .write.actor import Actor
 from .write.admission import Admission
 from .write.deliberation import Deliberations
@@ -127,6 +129,9 @@ class Wiring:
     # -- commands -----------------------------------------------------------------------------
 
     def _make_write_side(self) -> None:
+        joint = joint_handlers_of(self._declared.decisions)
+        handlers = [h for d in self.definitions for h in d.handlers.values()]
+        self._timed = TimedCommands((each.command, each.ids) for each in (*handlers, *joint))
         self._intake = Intake(self._limits.commands_accepted)
         self._dispatcher = Dispatcher(self._limits)
         self.directory = Directory(self.store, self._limits, self._ports, self._logger, self.watch)
@@ -141,17 +146,28 @@ class Wiring:
             room_again=self._dispatcher.wake,
             logger=self._logger,
             watch=self.watch,
+            # Timers are made behind what takes their commands.
+            kept=lambda extras, more: self.firing.changed(extras, more),
         )
         self._deliberations = Deliberations(self._limits, self._logger)
         self.reception = Reception(
             [self._kind(definition) for definition in self.definitions],
-            joint_handlers_of(self._declared.decisions),
+            joint,
             self._intake,
             self.directory,
             self._ports,
             self.entrance.check,
             self._make_admission(),
             self.watch,
+        )
+        self.firing = Firing(
+            self.store,
+            self.reception.fire,
+            self._timed,
+            self._ports,
+            self._limits,
+            self._logger,
+            self.entrance.is_ending,
         )
 
     def _make_admission(self) -> Admission | None:
@@ -175,6 +191,7 @@ class Wiring:
             deliberations=self._deliberations,
             turns=self._dispatcher,
             residents=self.directory,
+            timed=self._timed,
             debug=self.settings.debug,
         )
 
@@ -294,6 +311,7 @@ class Wiring:
     def _make_supervisor(self) -> Supervisor:
         ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
         control = Control(self.projections, self.views, self._limits, self._ports, self._logger)
+        timers = (self.firing, self.firing.settling)
         return Supervisor(
             self.life,
             open_all=self._open,
@@ -305,7 +323,7 @@ class Wiring:
             deliberations=self._deliberations,
             snapshots=self.snapshots,
             watch=self._loop_watch,
-            readers=(*self.projecting.values(), self.feeds, self.live, control, *ends),
+            readers=(*self.projecting.values(), self.feeds, self.live, control, *timers, *ends),
             logger=self._logger,
         )
 
@@ -319,6 +337,7 @@ class Wiring:
             self._logger.warning("%s", strange)
         head = await self.store.head()
         self.journal.begin(head.position, head.recorded)
+        self.firing.begin(*await self.store.count_timers())
         await self.views.open(
             self._ports,
             self._limits,
@@ -352,6 +371,7 @@ class Wiring:
             projectors={name: p.statistics() for name, p in self.projecting.items()},
             queries=self.answers.statistics(),
             live=self.live.statistics(),
+            timers=self.firing.statistics(),
             loop_blocked=0 if self._loop_watch is None else self._loop_watch.blocked,
             telemetry_failures=0 if self.watch is None else self.watch.failures,
         )

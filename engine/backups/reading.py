@@ -2,8 +2,8 @@
 
 Rules: each file is proved by its manifest before it is believed, and each event by its checksum and
 its place. It may end at an earlier position, or at a time: what goes along is then as it would have
-been there. Claims are folded from the events. A sink that was further has delivered up to the end.
-Nothing is written. Calls block.
+been there. Claims and timers are folded from the events. A sink that was further has delivered up
+to the end. Nothing is written. Calls block.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import msgspec
 from ..errors import Damaged, StoreFailed, StoreRefused, UsageError
 from ..model.stored import EventType, Snapshot, StoredEvent, verify
 from ..outside.claims import fold_claims
+from ..outside.timers import fold_timers
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import Carried, Repaired
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from ..stores.contract.outside import Found
+from ..stores.contract.timers import TimerKey, WaitingTimer
 from ..stores.contract.verifying import Finding, Report
 from ..stores.contract.views import Checkpoint
 from .format import File, Manifest, Segment, frames_of, named, rows_of
@@ -55,6 +57,7 @@ class BackupLog:
         self._behind = -1
         """The position before the event that these begin with; none where they do not fit."""
         self._claims: dict[ClaimKey, HeldClaim] = {}
+        self._timers: dict[TimerKey, WaitingTimer] = {}
         self._folded = 0
         self._bad: dict[int, Damaged] = {}
         """What was found in a segment that is damaged, by its first position."""
@@ -105,6 +108,7 @@ class BackupLog:
         self._found = None
         self._behind, self._folded = -1, 0
         self._claims.clear()
+        self._timers.clear()
 
     def _end(self, manifest: Manifest) -> Head:
         whole = Head(manifest.position, manifest.checksum, manifest.recorded)
@@ -167,6 +171,7 @@ class BackupLog:
             after = self._behind = event.position
         if page and page[0].position == self._folded + 1:
             fold_claims(self._claims, page)
+            fold_timers(self._timers, page)
             self._folded = after
         return page
 
@@ -194,6 +199,11 @@ class BackupLog:
         while self._folded < self._head.position:
             self.read_feed(self._folded, events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES)
         return self._claims
+
+    def timers(self) -> Mapping[TimerKey, WaitingTimer]:
+        """Give all timers that wait at its end, likewise; also those fired without an event."""
+        self.claims()
+        return self._timers
 
     def _read(self, segment: Segment) -> Iterator[StoredEvent]:
         """Give the events of a segment, each proved."""
@@ -257,6 +267,10 @@ class BackupLog:
         """Raise UsageError: a backup keeps no table of claims."""
         raise _in_order(self.name, f"claims after {after} ({claims_max})")
 
+    def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
+        """Raise UsageError: a backup keeps no table of timers."""
+        raise _in_order(self.name, f"timers after {after} ({timers_max})")
+
 
 def _in_order(name: str, what: str) -> UsageError:
     return UsageError(
@@ -289,12 +303,20 @@ class BackupSource:
         """Tell that nobody writes to it."""
         return False
 
-    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
-        """Give the end, and all claims that are held there to `keep`."""
+    def moment(
+        self,
+        keep_claims: Callable[[Sequence[HeldClaim]], None],
+        keep_timers: Callable[[Sequence[WaitingTimer]], None],
+    ) -> Head:
+        """Give the end, and all claims that are held there, and timers that wait."""
         claims = self.log.claims()
         held = [claims[key] for key in sorted(claims)]
         for begin in range(0, len(held), _CLAIMS):
-            keep(held[begin : begin + _CLAIMS])
+            keep_claims(held[begin : begin + _CLAIMS])
+        timers = self.log.timers()
+        waiting = [timers[key] for key in sorted(timers)]
+        for begin in range(0, len(waiting), _CLAIMS):
+            keep_timers(waiting[begin : begin + _CLAIMS])
         return self.log.head()
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:

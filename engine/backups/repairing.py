@@ -16,10 +16,12 @@ from types import TracebackType
 from ..errors import Damaged, EngineError, StoreFailed, StoreRefused
 from ..model.stored import EventType, Snapshot, StoredEvent
 from ..outside.claims import fold_claims
+from ..outside.timers import fold_timers
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import Carried, CopySource, Repaired
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from ..stores.contract.outside import LogReader
+from ..stores.contract.timers import TimerKey, WaitingTimer
 from ..write.snapshot import is_sound
 
 __all__ = ["MendedSource"]
@@ -74,10 +76,15 @@ class MendedSource:
         """Tell whether an engine has the damaged log open."""
         return self._damaged.is_in_use()
 
-    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
-        """Give the end of the log, and the claims that its events say."""
-        claims = self.log.claims()
-        keep([claims[key] for key in sorted(claims)])
+    def moment(
+        self,
+        keep_claims: Callable[[Sequence[HeldClaim]], None],
+        keep_timers: Callable[[Sequence[WaitingTimer]], None],
+    ) -> Head:
+        """Give the end of the log, and the claims and timers that its events say."""
+        claims, timers = self.log.folded()
+        keep_claims([claims[key] for key in sorted(claims)])
+        keep_timers([timers[key] for key in sorted(timers)])
         return self.log.head()
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
@@ -135,6 +142,7 @@ class _MendedLog:
         self._proved = range(0)
         """Positions that stand between sound events which both have."""
         self._claims: dict[ClaimKey, HeldClaim] = {}
+        self._timers: dict[TimerKey, WaitingTimer] = {}
         self._folded = 0
 
     @property
@@ -185,6 +193,10 @@ class _MendedLog:
         """Give what the log says."""
         return self._log.read_claims(after, claims_max=claims_max)
 
+    def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
+        """Give what the log says."""
+        return self._log.read_timers(after, timers_max=timers_max)
+
     def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
     ) -> Sequence[StreamPage]:
@@ -201,12 +213,12 @@ class _MendedLog:
                 types.append(kind)
         return tuple(types)
 
-    def claims(self) -> dict[ClaimKey, HeldClaim]:
-        """Give all claims that are held at the end, as the events say."""
+    def folded(self) -> tuple[dict[ClaimKey, HeldClaim], dict[TimerKey, WaitingTimer]]:
+        """Give all claims that are held at the end, and timers that wait, as the events say."""
         end = self.head().position
         while self._folded < end:
             self.read_feed(self._folded, events_max=1_000, bytes_max=2**23)
-        return self._claims
+        return self._claims, self._timers
 
     def read_feed(self, after: int, *, events_max: int, bytes_max: int) -> Sequence[StoredEvent]:
         """Read the order after a position; raise Damaged for what is sound nowhere."""
@@ -217,6 +229,7 @@ class _MendedLog:
             )
         if page and page[0].position == self._folded + 1:
             fold_claims(self._claims, page)
+            fold_timers(self._timers, page)
             self._folded = page[-1].position
         return page
 

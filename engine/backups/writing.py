@@ -21,6 +21,7 @@ from ..runtime.package import release
 from ..stores.contract.claims import HeldClaim
 from ..stores.contract.copying import Carried, Mark, Repaired
 from ..stores.contract.outside import LogReader
+from ..stores.contract.timers import WaitingTimer
 from .format import (
     FORM,
     MANIFEST,
@@ -188,11 +189,14 @@ class BackupTarget:
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def clear_claims(self) -> None:
-        """Do nothing: claims follow from the events."""
+    def clear_kept(self) -> None:
+        """Do nothing: claims and timers follow from the events."""
 
     def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
         """Do nothing: claims follow from the events, up to whichever position is restored."""
+
+    def keep_timers(self, timers: Sequence[WaitingTimer]) -> None:
+        """Do nothing, for the same reason."""
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
         """Write snapshots, in place of those of before."""

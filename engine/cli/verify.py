@@ -51,11 +51,11 @@ It names all that it finds: nothing is changed. {COMMAND} repair mends events fr
 
 _EPILOG = f"""\
 JSON fields of a line: wrong, text, position, name (the last two if there is one). The last line has
-"wrong": "nothing" or "something", and findings, position, events, streams, claims, snapshots,
-unlooked.
+"wrong": "nothing" or "something", and findings, position, events, streams, claims, timers,
+snapshots, unlooked.
 {APP_HELP}
-wrong is one of: event, missing, version, time, key, claim, snapshot, index, page, wal, schema,
-type, checkpoint, views, backup, unread
+wrong is one of: event, missing, version, time, key, claim, timer, snapshot, index, page, wal,
+schema, type, checkpoint, views, backup, unread
 
 exit status:
   {DONE}    nothing is wrong
@@ -132,7 +132,8 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
     outside = log_file(options.file).outside(ports)
     percent = options.percent or (_PERCENT_MAX if outside.writer() is None else BESIDE_PERCENT)
     lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
-    done = verify_log(outside.copy_source(), outside.structure(), report, lane)
+    now = ports.clock.now()
+    done = verify_log(outside.copy_source(), outside.structure(), report, lane, now=now)
     if options.app is not None:
         _compare_code(options.app, outside, done, report, lane)
     return done

@@ -84,7 +84,7 @@ def import_log(
         with target:
             begun = target.begin(seen.log.log_id)
             numbering = _write(source, drafts, target, seen, begun, now, on_progress, page_events)
-            target.clear_claims()
+            target.clear_kept()
             for claims in _pages(numbering.held(), _CLAIMS):
                 target.keep_claims(claims)
             target.keep_snapshots(())

@@ -129,6 +129,10 @@ class CommandHandler(msgspec.Struct, frozen=True):
     gives_decisions: bool
     """Whether it may return a Decision."""
 
+    def ids(self, command: Command) -> Sequence[object]:
+        """Give the id of the aggregate that a command names."""
+        return (getattr(command, self.id_field),)
+
     def arguments(
         self, context: Callable[[], Context], resources: Mapping[type, object]
     ) -> list[object]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..errors import Damaged, DefinitionError
+from ..errors import Damaged, DefinitionError, HandlerFailed
 from ..runtime.safely import as_error
 from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
@@ -28,6 +28,7 @@ __all__ = [
     "EventRegistry",
     "Metadata",
     "decode_meta",
+    "read_metadata",
     "schema_hash",
 ]
 
@@ -65,6 +66,13 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     that this came to, and how many events it got. All its events stand next to each other."""
     depth: int = 0
     """How many reactions in a row led to the command."""
+    timers: tuple[tuple[str, int, str, msgspec.Raw], ...] = ()
+    """Timers that the command set: name, time in µs, and its command by name and as JSON; on its
+    first event."""
+    cancels: tuple[str, ...] = ()
+    """Names of timers that it cancelled, if there were any; on its first event."""
+    fired: tuple[str, str, int] | None = None
+    """Stream, name and position of the timer whose command it is; on its first event."""
 
 
 _metadata_decoder = msgspec.json.Decoder(Metadata)
@@ -87,6 +95,16 @@ def decode_metadata(stored: StoredEvent) -> Metadata:
     else:
         return metadata
     raise Damaged(stored.position, what)
+
+
+def read_metadata(carried: bytes) -> Metadata:
+    """Give metadata that stands beside no event; raise HandlerFailed where it cannot be read."""
+    try:
+        return _metadata_decoder.decode(carried) if carried else _NO_METADATA
+    except UNDECODABLE as error:
+        raise HandlerFailed(
+            f"what travels with a timer cannot be read: {text_without_values(error)}"
+        ) from None
 
 
 def decode_meta(stored: StoredEvent) -> Meta:

@@ -1,4 +1,4 @@
-"""What a handler may return beside events: a decision, with a reply, and claims of unique values.
+"""What a handler may return beside events: a decision, with a reply, claims, timers and commands.
 
 Rules: a decision is a value; nothing happens before its events are durable. What is wrong with it
 is told before anything is encoded, and then nothing was written. Handlers that return events alone
@@ -15,8 +15,9 @@ import msgspec
 from ..errors import DefinitionError, HandlerFailed, InvalidInput, Rejected
 from ..limits import CLAIM_LENGTH_MAX, Limits
 from .given import as_text, shown
-from .messages import NO_REPLY, Event, check_name
+from .messages import NO_REPLY, Command, Event, check_name
 from .replies import ReplyForm
+from .timers import NO_TIMERS, Timer
 
 __all__ = [
     "NO_CLAIMS",
@@ -41,7 +42,7 @@ else:
     Reply = TypeVar("Reply", covariant=True)
 
 
-NO_CLAIMS: Final[Sequence[Any]] = ()
+NO_CLAIMS: Final[Sequence[Any]] = NO_TIMERS
 
 
 class Given:
@@ -95,6 +96,10 @@ class Decision(msgspec.Struct, Generic[Events, Reply], frozen=True, gc=False):
     """What the caller gets as `receipt.reply`; of the type that the command's class declares."""
     claims: Sequence[UniqueValue] = NO_CLAIMS
     """Unique values that the aggregate holds from now on, or no more; each named once."""
+    timers: Sequence[Timer] = NO_TIMERS
+    """Commands that are to be run later, or no more; each named once."""
+    commands: Sequence[Command] = NO_TIMERS
+    """Commands that are run as soon as the events are durable, each exactly once."""
 
     if not TYPE_CHECKING:
 

@@ -42,6 +42,7 @@ from .decisions import (
 )
 from .given import shown
 from .messages import Command, Event, is_id, reply_of
+from .timers import NO_TIMERS, Timer
 
 __all__ = [
     "JointHandler",
@@ -66,17 +67,25 @@ class To(Given, Generic[E]):
     """Events for one of the aggregates of a joint decision: `To(source, Withdrawn(5))`.
 
     `aggregate` is one of the states that the function was given. Its events are stored in the order
-    given. `claims` are unique values that this aggregate holds from now on, or no more.
+    given. `claims` are unique values that this aggregate holds from now on, or no more. `timers`
+    and `commands` are what it sets and cancels, and what is run at once, as in a Decision.
     """
 
-    __slots__ = ("aggregate", "claims", "events")
+    __slots__ = ("aggregate", "claims", "commands", "events", "timers")
 
     def __init__(
-        self, aggregate: Aggregate, *events: E, claims: Sequence[UniqueValue] = NO_CLAIMS
+        self,
+        aggregate: Aggregate,
+        *events: E,
+        claims: Sequence[UniqueValue] = NO_CLAIMS,
+        timers: Sequence[Timer] = NO_TIMERS,
+        commands: Sequence[Command] = NO_TIMERS,
     ) -> None:
         self.aggregate = aggregate
         self.events = events
         self.claims = claims
+        self.timers = timers
+        self.commands = commands
 
     def __repr__(self) -> str:
         """Show what it gives to whom."""
@@ -113,6 +122,10 @@ class JointHandler(CommandHandler, frozen=True):
     parties: tuple[Party, ...]
     """In the order of the function's parameters."""
 
+    def ids(self, command: Command) -> Sequence[object]:
+        """Give the ids of all aggregates that a command names."""
+        return [each for party in self.parties for each in party.ids(command)]
+
     def states(self, command: Command, states: Sequence[Aggregate]) -> list[Any]:
         """Give the function's arguments behind the command, of states in the order of parties."""
         left = iter(states)
@@ -134,6 +147,14 @@ class Share(msgspec.Struct, frozen=True):
     """Of the aggregate, among the states that the function was given."""
     events: Sequence[Event]
     claims: Sequence[UniqueValue]
+    timers: Sequence[Timer]
+    """As they were given."""
+    commands: Sequence[Command]
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether it sets or cancels any, or leads to commands."""
+        return self.timers is not NO_TIMERS or self.commands is not NO_TIMERS
 
 
 # -- what a function gives ----------------------------------------------------------------------
@@ -149,10 +170,13 @@ def shares_of(
     where = handler.decide.__qualname__
     given, reply, kept = returned, None, None
     if handler.gives_decisions:
-        if isinstance(returned, Decision) and returned.claims is not NO_CLAIMS:
+        if isinstance(returned, Decision) and any(
+            given is not NO_CLAIMS
+            for given in (returned.claims, returned.timers, returned.commands)
+        ):
             raise HandlerFailed(
-                f"{where} gives claims beside its events: say which aggregate holds them, as "
-                f"To(account, ..., claims=[Claim(...)]). Nothing was written."
+                f"{where} gives claims, timers or commands beside its events: say whose they are, "
+                f"as To(account, ..., claims=[Claim(...)]). Nothing was written."
             )
         given, reply, kept, _ = opened(where, handler.reply, returned, limits)
     shares = [_share(handler, states, each, limits) for each in _listed(where, given)]
@@ -195,7 +219,13 @@ def _share(
     claims = to.claims
     if claims is not NO_CLAIMS:
         claims = checked_claims(where, claims, limits, has_events=bool(events))
-    return Share(place, events, claims)
+    share = Share(place, events, claims, to.timers, to.commands)
+    if share.has_timers and not events:
+        raise HandlerFailed(
+            f"{where} gives timers or commands to an aggregate that gets no event: they are kept "
+            f"with its events. Nothing was written."
+        )
+    return share
 
 
 def _refuse_repeated(where: str, states: Sequence[Aggregate], shares: Sequence[Share]) -> None:

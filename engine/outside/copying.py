@@ -10,7 +10,7 @@ interrupted or killed goes on when it is made again. Calls block.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final, Generic, TypeAlias, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -21,6 +21,7 @@ from ..runtime.ahead import ahead
 from ..stores.contract.claims import HeldClaim
 from ..stores.contract.copying import Carried, CopySource, CopyTarget, Mark, marked
 from ..stores.contract.outside import LogReader
+from ..stores.contract.timers import WaitingTimer
 
 __all__ = ["CopyProgress", "Transferred", "transfer", "verify_copy"]
 
@@ -75,9 +76,9 @@ def transfer(
         # sink is ahead of the log.
         mark = move.up_to(begun, source.log.head().position)
         carried = source.carried()
-        target.clear_claims()
-        claims = _Claims(target.keep_claims)
-        mark = move.up_to(mark, source.moment(claims.keep).position)
+        target.clear_kept()
+        claims, timers = _Kept(target.keep_claims), _Kept(target.keep_timers)
+        mark = move.up_to(mark, source.moment(claims.keep, timers.keep).position)
         snapshots = _Counted(_snapshots(source, mark.position))
         target.keep_snapshots(snapshots)
         in_use = source.is_in_use()
@@ -85,7 +86,7 @@ def transfer(
         target.keep_carried(source.log.event_types(), carried)
         if compared:
             verify_copy(target, mark, on_progress, page_events)
-            _verify_claims(target, claims)
+            _verify_kept(target, claims, timers)
         target.place()
     return Transferred(mark.position, begun.position, snapshots.count, carried, in_use)
 
@@ -151,20 +152,23 @@ def _pages(log: LogReader, after: int, end: int, page_events: int) -> Generator[
         after = page[-1].position
 
 
-class _Claims:
-    """Claims on their way, with a digest of all that have passed."""
+Row = TypeVar("Row")
 
-    def __init__(self, keep: Callable[[Sequence[HeldClaim]], None]) -> None:
+
+class _Kept(Generic[Row]):
+    """Claims or timers on their way, with a digest of all that have passed."""
+
+    def __init__(self, keep: Callable[[Sequence[Row]], None]) -> None:
         self._keep = keep
         self._encode = msgspec.json.Encoder().encode_lines
         self.count = 0
         self.digest = 0
 
-    def keep(self, claims: Sequence[HeldClaim]) -> None:
+    def keep(self, rows: Sequence[Row]) -> None:
         """Hand them on."""
-        self._keep(claims)
-        self.count += len(claims)
-        self.digest = crc32(self._encode(claims), self.digest)
+        self._keep(rows)
+        self.count += len(rows)
+        self.digest = crc32(self._encode(rows), self.digest)
 
 
 class _Counted:
@@ -212,18 +216,27 @@ def verify_copy(
         )
 
 
-def _verify_claims(target: CopyTarget, wanted: _Claims) -> None:
-    """Read the claims that were kept; raise StoreFailed where others were read from the source."""
-    found = _Claims(lambda _: None)
+def _verify_kept(
+    target: CopyTarget, wanted_claims: _Kept[HeldClaim], wanted_timers: _Kept[WaitingTimer]
+) -> None:
+    """Read what was kept beside the events; raise StoreFailed where the source had others."""
+    claims = _Kept[HeldClaim](lambda _: None)
+    timers = _Kept[WaitingTimer](lambda _: None)
     with target.written() as log:
         after = "", ""
         while page := log.read_claims(after, claims_max=_CLAIMS):
-            found.keep(page)
+            claims.keep(page)
             after = page[-1].name, page[-1].value
-    if (found.count, found.digest) != (wanted.count, wanted.digest):
-        raise StoreFailed(
-            f"the copy in {target.name} has {found.count} claims with the digest "
-            f"{found.digest:#010x}, and {wanted.count} with {wanted.digest:#010x} were read from "
-            f"the source: it is no log yet. Run this again, which copies the claims anew",
-            written=False,
-        )
+        behind = "", ""
+        while waiting := log.read_timers(behind, timers_max=_CLAIMS):
+            timers.keep(waiting)
+            behind = waiting[-1].key
+    pairs = ("claims", claims, wanted_claims), ("timers", timers, wanted_timers)
+    for what, found, wanted in pairs:
+        if (found.count, found.digest) != (wanted.count, wanted.digest):
+            raise StoreFailed(
+                f"the copy in {target.name} has {found.count} {what} with the digest "
+                f"{found.digest:#010x}, and {wanted.count} with {wanted.digest:#010x} were read "
+                f"from the source: it is no log yet. Run this again, which copies the {what} anew",
+                written=False,
+            )

@@ -21,9 +21,11 @@ from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import CopySource
 from ..stores.contract.log import StreamRead
 from ..stores.contract.outside import LogReader
+from ..stores.contract.timers import FOREVER, TimerKey, WaitingTimer
 from ..stores.contract.verifying import Finding, Report, Structure, Wrong
 from ..write.snapshot import is_sound
 from .claims import fold_claims
+from .timers import fold_timers, timer_differences
 
 __all__ = ["FINDINGS_MAX", "Verified", "verify_log"]
 
@@ -50,6 +52,7 @@ class Verified(msgspec.Struct):
     """That are sound."""
     streams: int = 0
     claims: int = 0
+    timers: int = 0
     snapshots: int = 0
     findings: int = 0
     unlooked: list[str] = []
@@ -75,11 +78,13 @@ def verify_log(
     lane: Lane,
     *,
     window: Callable[[str], int] = lambda _: _KEY_WINDOW,
+    now: int = FOREVER,
 ) -> Verified:
     """Verify a log, and give what was looked at; each finding goes to `report`.
 
     `structure` is None for a backup, which has none. `window` gives the key window of a kind.
-    Raises StoreFailed where the store cannot be reached at all.
+    Timers that are due behind `now`, in µs, must be there. Raises StoreFailed where the store
+    cannot be reached at all.
     """
     done = Verified()
     told = _Told(report, done)
@@ -88,7 +93,7 @@ def verify_log(
         structure.whole(told.report, lane.rest)
         return done
     with source:
-        _Verifying(source, told, lane, window, by_index=structure is not None).run()
+        _Verifying(source, told, lane, window, now, by_index=structure is not None).run()
     if structure is not None:
         structure.whole(told.report, lane.rest)
     return done
@@ -121,6 +126,7 @@ class _Verifying:
         told: _Told,
         lane: Lane,
         window: Callable[[str], int],
+        now: int,
         *,
         by_index: bool,
     ) -> None:
@@ -129,10 +135,12 @@ class _Verifying:
         self._told = told
         self._lane = lane
         self._window = window
+        self._now = now
         self._by_index = by_index
         self._versions: dict[str, int] = {}
         self._keys: dict[tuple[str, str], int] = {}
         self._claims: dict[ClaimKey, HeldClaim] = {}
+        self._timers: dict[TimerKey, WaitingTimer] = {}
         self._lost: list[int] = []
         """Positions of events that could not be read."""
         self._recorded = 0
@@ -181,7 +189,7 @@ class _Verifying:
             self._recorded = event.recorded
             if b'"key"' in event.metadata:
                 self._look_at_key(event)
-        self._fold_claims(page)
+        self._fold(page)
         if len(versions) > _STREAMS_MAX:
             versions.clear()  # a stream then goes on from wherever it is
             self._told.done.unlooked.append(
@@ -216,9 +224,10 @@ class _Verifying:
         if len(self._keys) > _KEYS_MAX:
             del self._keys[next(iter(self._keys))]
 
-    def _fold_claims(self, page: Sequence[StoredEvent]) -> None:
+    def _fold(self, page: Sequence[StoredEvent]) -> None:
         try:
             fold_claims(self._claims, page)
+            fold_timers(self._timers, page)
         except Damaged as error:
             self._told.say("claim", str(error), error.position)
 
@@ -295,18 +304,24 @@ class _Verifying:
 
     def _compare_claims(self, end: int) -> None:
         held: dict[ClaimKey, HeldClaim] = {}
+        waiting: dict[TimerKey, WaitingTimer] = {}
+
+        def keep_timers(page: Sequence[WaitingTimer]) -> None:
+            waiting.update({timer.key: timer for timer in page})
 
         def keep(page: Sequence[HeldClaim]) -> None:
             held.update({(claim.name, claim.value): claim for claim in page})
 
         try:
-            head = self._source.moment(keep)
+            head = self._source.moment(keep, keep_timers)
         except (EngineError, ValueError, TypeError) as error:
-            self._told.say("claim", f"the table of claims cannot be read: {error}")
+            text = f"the table of claims, or that of timers, cannot be read: {error}"
+            self._told.say("claim", text)
             return
         for page in _pages(self._log, end, head.position, self._is_lost):
-            self._fold_claims(page)
+            self._fold(page)
         self._told.done.claims = len(self._claims)
+        self._compare_timers(waiting)
         for key in sorted(self._claims.keys() | held.keys()):
             log, table = self._claims.get(key), held.get(key)
             if log != table and not (self._lost and log is None):
@@ -315,6 +330,25 @@ class _Verifying:
                     f"{_said(table)} by its table"
                 )
                 self._told.say("claim", text, (log or table or _NOBODY).position, key[0])
+
+    def _compare_timers(self, waiting: dict[TimerKey, WaitingTimer]) -> None:
+        self._told.done.timers = len(waiting)
+        for key, log, table in timer_differences(self._timers, waiting, self._now):
+            if log is None and self._lost:
+                continue
+            text = (
+                f"the timer {key[1]} of {key[0]} is {_waits(log)} by the log, and {_waits(table)} "
+                f"by its table"
+            )
+            position = (log or table or NO_TIMER).position
+            self._told.say("timer", text, position, key[1])
+
+
+NO_TIMER: Final = WaitingTimer("", "", 0, 0, 0, "", b"", b"", 0)
+
+
+def _waits(timer: WaitingTimer | None) -> str:
+    return "not there" if timer is None else f"set at position {timer.position}"
 
 
 _NOBODY: Final = HeldClaim("", "", "", 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -22,12 +22,15 @@ __all__ = [
     "REACTOR_FAILPOINTS",
     "SINK_FAILPOINTS",
     "SWAP_FAILPOINTS",
+    "TIMER_FAILPOINTS",
     "Clock",
     "Ids",
+    "Jumping",
     "Ports",
     "Watcher",
     "Worker",
     "Workers",
+    "jumps_of",
 ]
 
 T = TypeVar("T")
@@ -64,6 +67,11 @@ CONTROL_FAILPOINTS: Final = (
     "control.done",  # it is done or refused, the answer is not written
 )
 """The same where another process asks for something."""
+TIMER_FAILPOINTS: Final = (
+    "timers.due",  # a timer is due, its command is not sent
+    "timers.settling",  # its command wrote nothing, and the timer stands still
+)
+"""The same where a timer is fired."""
 
 
 class Clock(Protocol):
@@ -76,6 +84,24 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Give seconds since some moment; they never go back, and are only good to subtract."""
         ...
+
+
+@runtime_checkable
+class Jumping(Protocol):
+    """What a clock may also be that moves by itself, as one does that a test moves."""
+
+    def on_jump(self, call: Callable[[], None], /) -> Callable[[], None]:
+        """Have it called after each move, in the thread of who moves it; give what ends that."""
+        ...
+
+
+def jumps_of(clock: Clock, call: Callable[[], None]) -> Callable[[], None]:
+    """Have it called when a clock was moved, if it tells of that; give what ends that."""
+    return clock.on_jump(call) if isinstance(clock, Jumping) else _nothing
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class Ids(Protocol):

@@ -7,6 +7,7 @@ nothing survives the process, and `durable` says so. It never copies an event: t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 
 from ..errors import StoreFailed, StoreLocked
 from ..model.stored import EventType, Snapshot, StoredEvent, verify
@@ -20,10 +21,22 @@ from .contract.log import (
     StreamPage,
     StreamRead,
     claim_keys,
+    fired_keys,
     plan,
+)
+from .contract.timers import (
+    BEGINNING,
+    DuePlace,
+    SettledTimer,
+    TimerKey,
+    WaitingTimer,
+    settled_as,
 )
 
 __all__ = ["MemoryStore"]
+
+_STALE_MAX = 1_000
+"""Places of timers that are there no more, beside as many as there are timers."""
 
 
 class MemoryStore:
@@ -38,6 +51,7 @@ class MemoryStore:
         self._streams: dict[str, list[StoredEvent]] = {}
         self._types: dict[tuple[str, int], EventType] = {}
         self._claims: dict[ClaimKey, HeldClaim] = {}
+        self._timers = _Timers()
         self._snapshots: dict[str, Snapshot] = {}
 
     @property
@@ -77,7 +91,10 @@ class MemoryStore:
         versions = {stream: len(self._streams.get(stream, ())) for stream in streams}
         claims = self._claims
         holders = {key: claims[key].stream for key in claim_keys(batch) if key in claims}
-        planned = plan(batch, versions, await self.head(), holders)
+        timers = self._timers
+        there = timers.by_key
+        standing = {key: there[key].position for key in fired_keys(batch) if key in there}
+        planned = plan(batch, versions, await self.head(), holders, standing)
         types = [
             data.type
             for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
@@ -108,7 +125,10 @@ class MemoryStore:
             claims.pop(key, None)
             if change.after is not None:
                 claims[key] = HeldClaim(*key, change.after, change.position)
-        return Committed(planned.outcomes, planned.events)
+        before = len(there)
+        for timer_key, timer in planned.timers.items():
+            timers.put(timer_key, timer)
+        return Committed(planned.outcomes, planned.events, len(there) - before)
 
     async def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
@@ -132,6 +152,35 @@ class MemoryStore:
         """Give the claims behind `after`, at most `claims_max`, in order."""
         keys = sorted(key for key in self._claims if key > after)
         return [self._claims[key] for key in keys[:claims_max]]
+
+    async def read_due(
+        self, after: DuePlace = BEGINNING, *, until: int, timers_max: int
+    ) -> list[WaitingTimer]:
+        """Give the timers that are to be tried up to `until`, at most `timers_max`, in order."""
+        return self._timers.due(after, until, timers_max)
+
+    async def read_timers(
+        self, after: TimerKey = ("", ""), *, timers_max: int
+    ) -> list[WaitingTimer]:
+        """Give the timers behind `after`, at most `timers_max`, in order."""
+        keys = sorted(key for key in self._timers.by_key if key > after)
+        return [self._timers.by_key[key] for key in keys[:timers_max]]
+
+    async def count_timers(self) -> tuple[int, int]:
+        """Give how many timers there are, and how many of them are parked."""
+        there = self._timers.by_key
+        return len(there), sum(timer.parked for timer in there.values())
+
+    async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
+        """Take timers away, or let them wait."""
+        there = self._timers.by_key
+        before = len(there)
+        for each in settled:
+            key = each.stream, each.name
+            timer = there.get(key)
+            if timer is not None and timer.position == each.position:
+                self._timers.put(key, settled_as(timer, each))
+        return before - len(there)
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are."""
@@ -165,3 +214,42 @@ class _Page:
             self._events_left -= 1
             self._empty = False
         return taken
+
+
+class _Timers:
+    """The timers of a log, and which are due first."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[TimerKey, WaitingTimer] = {}
+        self._heap: list[DuePlace] = []
+        """Places of those that are not parked, and of some that are there no more."""
+
+    def put(self, key: TimerKey, timer: WaitingTimer | None) -> None:
+        """Let a timer stand by a name in place of another one; None for none."""
+        if timer is None:
+            self.by_key.pop(key, None)
+            return
+        self.by_key[key] = timer
+        if not timer.parked:
+            heappush(self._heap, timer.place)
+        if len(self._heap) > 2 * len(self.by_key) + _STALE_MAX:
+            self._heap = [each.place for each in self.by_key.values() if not each.parked]
+            heapify(self._heap)
+
+    def due(self, after: DuePlace, until: int, timers_max: int) -> list[WaitingTimer]:
+        """Give those up to a time and behind a place, in order."""
+        seen: list[DuePlace] = []
+        found: list[WaitingTimer] = []
+        while self._heap and self._heap[0][0] <= until and len(found) < timers_max:
+            place = heappop(self._heap)
+            timer = self.by_key.get(place[2:])
+            if timer is None or timer.parked or timer.place != place:
+                continue
+            if seen and seen[-1] == place:
+                continue  # it was set twice for the same time
+            seen.append(place)
+            if place > after:
+                found.append(timer)
+        for place in seen:
+            heappush(self._heap, place)
+        return found

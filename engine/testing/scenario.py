@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar, cast
@@ -22,7 +22,7 @@ from ..errors import Rejected, UsageError
 from ..limits import Limits
 from ..model.aggregate import Aggregate, CommandHandler, Context, as_events
 from ..model.codec import EventRegistry
-from ..model.decisions import Claim, UniqueValue, opened
+from ..model.decisions import Claim, Decision, UniqueValue, opened
 from ..model.difference import difference
 from ..model.messages import Command, Event, Meta
 from ..model.projection import (
@@ -34,12 +34,15 @@ from ..model.projection import (
 )
 from ..model.rows import Flat, Scalar
 from ..model.sink import Delivery
+from ..model.timers import Timer
 from ..stores.own import TablesInSql
+from .pending import NOTHING_PENDING, Pending
 
 __all__ = [
     "Decided",
     "Folded",
     "ManualClock",
+    "Passed",
     "Scenario",
     "SequentialIds",
     "deliveries",
@@ -51,6 +54,7 @@ E = TypeVar("E", bound=Event)
 R = TypeVar("R", bound=Row)
 
 TEST_ID = "test"
+NO_DECISION: Decision[Any, Any] = Decision()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -61,6 +65,7 @@ class ManualClock:
         """Begin at an aware datetime, or at µs since 1970-01-01 UTC; UsageError without a zone."""
         self._now = microseconds(now)
         self._elapsed = 0.0
+        self._told: list[Callable[[], None]] = []
 
     def now(self) -> int:
         """Give the time in µs since 1970-01-01 UTC."""
@@ -79,6 +84,13 @@ class ManualClock:
         """Move the clock; back, with a negative number."""
         self._now += round(seconds * 1_000_000)
         self._elapsed += max(0.0, seconds)
+        for call in tuple(self._told):
+            call()
+
+    def on_jump(self, call: Callable[[], None], /) -> Callable[[], None]:
+        """Have it called when the clock was moved, so that an engine fires what is due then."""
+        self._told.append(call)
+        return lambda: self._told.remove(call)
 
 
 def microseconds(moment: datetime | int) -> int:
@@ -111,8 +123,15 @@ def given(aggregate: type[A], *events: Event, aggregate_id: str = TEST_ID) -> Sc
 class Scenario(Generic[A]):
     """An aggregate with a history."""
 
-    def __init__(self, aggregate: type[A], events: Sequence[Event], aggregate_id: str) -> None:
+    def __init__(
+        self,
+        aggregate: type[A],
+        events: Sequence[Event],
+        aggregate_id: str,
+        pending: Pending = NOTHING_PENDING,
+    ) -> None:
         self._aggregate = aggregate
+        self._pending = pending
         self._registry = EventRegistry(aggregate.__definition__.appliers)
         self._id = aggregate_id
         self.history: tuple[Event, ...] = tuple(events)
@@ -138,7 +157,7 @@ class Scenario(Generic[A]):
         command: Command,
         *,
         resources: Mapping[type, object] | None = None,
-        now: datetime | int = 0,
+        now: datetime | int | None = None,
         key: str | None = None,
         correlation: str | None = None,
         causation: str | None = None,
@@ -148,7 +167,8 @@ class Scenario(Generic[A]):
     ) -> Decided[A]:
         """Let the aggregate decide a command.
 
-        `now` is an aware datetime, or µs since 1970-01-01 UTC; new ids are `id-1`, `id-2` ….
+        `now` is an aware datetime, or µs since 1970-01-01 UTC. If it is not given, it is the time
+        of what came before, and 1970 at first. New ids are `id-1`, `id-2` ….
         `taken` are values that other aggregates hold, so that a claim of one is refused.
 
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
@@ -156,12 +176,13 @@ class Scenario(Generic[A]):
         """
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command)
+        pending = self._pending.at(None if now is None else microseconds(now))
         if trial.handler.is_async:
             raise UsageError(
                 f"{trial.handler.decide.__qualname__} is async: write `await ....when_async(...)`"
             )
         context = Context(
-            microseconds(now),
+            pending.now,
             SequentialIds().new_id,
             key,
             correlation,
@@ -173,14 +194,14 @@ class Scenario(Generic[A]):
             trial.returned = trial.call(context, resources)
         except Rejected as rejected:
             trial.rejection = rejected
-        return self._decision(trial, taken)
+        return self._decision(trial, taken, pending)
 
     async def when_async(
         self,
         command: Command,
         *,
         resources: Mapping[type, object] | None = None,
-        now: datetime | int = 0,
+        now: datetime | int | None = None,
         key: str | None = None,
         correlation: str | None = None,
         causation: str | None = None,
@@ -191,8 +212,9 @@ class Scenario(Generic[A]):
         """Like `when`, for a handler that is `async def`."""
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command)
+        pending = self._pending.at(None if now is None else microseconds(now))
         context = Context(
-            microseconds(now),
+            pending.now,
             SequentialIds().new_id,
             key,
             correlation,
@@ -205,7 +227,7 @@ class Scenario(Generic[A]):
             trial.returned = await returned if inspect.isawaitable(returned) else returned
         except Rejected as rejected:
             trial.rejection = rejected
-        return self._decision(trial, taken)
+        return self._decision(trial, taken, pending)
 
     def _trial(self, command: Command) -> _Trial:
         handler = self._aggregate.__definition__.handlers.get(type(command))
@@ -214,7 +236,20 @@ class Scenario(Generic[A]):
         state = self._fold()
         return _Trial(handler, state, command, _shown(state))
 
-    def _decision(self, trial: _Trial, taken: Sequence[UniqueValue]) -> Decided[A]:
+    def when_time_passes(
+        self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+    ) -> Passed[A]:
+        """Let time pass, after which timers are due that the aggregate has set before.
+
+        They are not run: send their commands with `when`, to this aggregate or to another one.
+        """
+        passed = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        commands, pending = self._pending.due_after(passed.total_seconds())
+        return Passed(self._aggregate, self.history, self._id, pending, commands)
+
+    def _decision(
+        self, trial: _Trial, taken: Sequence[UniqueValue], pending: Pending
+    ) -> Decided[A]:
         __tracebackhide__ = True  # pytest shows the test's own line
         handler = trial.handler
         given, reply = trial.returned, None
@@ -232,10 +267,16 @@ class Scenario(Generic[A]):
                 or ["before: " + before, "after:  " + after],
             )
         rejection = trial.rejection or _refusal(claims, taken)
+        found = self._aggregate, self.history, self._id, pending
         if rejection is not None:
-            return Decided(self._aggregate, self.history, self._id, (), rejection, None, ())
-        history = (*self.history, *events)
-        return Decided(self._aggregate, history, self._id, events, None, reply, tuple(claims))
+            return Decided(*found, (), rejection, None, NO_DECISION)
+        where, version = handler.decide.__qualname__, len(self.history) + 1
+        pending = pending.decided(where, trial.returned, version)
+        found = self._aggregate, (*self.history, *events), self._id, pending
+        decided = isinstance(trial.returned, Decision)
+        whole: Decision[Any, Any] = trial.returned if decided else NO_DECISION
+        decision = msgspec.structs.replace(whole, claims=tuple(claims))
+        return Decided(*found, events, None, reply, decision)
 
 
 class _Trial(msgspec.Struct):
@@ -269,20 +310,25 @@ class Decided(Scenario[A]):
         aggregate: type[A],
         history: Sequence[Event],
         aggregate_id: str,
+        pending: Pending,
         events: tuple[Event, ...],
         rejection: Rejected | None,
         reply: Any,
-        claims: tuple[UniqueValue, ...],
+        decision: Decision[Any, Any],
     ) -> None:
-        super().__init__(aggregate, history, aggregate_id)
+        super().__init__(aggregate, history, aggregate_id, pending)
         self.events = events
         """The events of the command."""
         self.rejection = rejection
         """Why it was rejected, if it was."""
         self.reply = reply
         """What the handler replied."""
-        self.claims = claims
+        self.claims = tuple(decision.claims)
         """What it claimed and released."""
+        self.timers = tuple(decision.timers)
+        """What it set and cancelled."""
+        self.commands = tuple(decision.commands)
+        """What it leads to at once."""
 
     def then(self, *events: Event) -> Decided[A]:
         """Expect exactly these events, in this order; with none, expect that nothing happened."""
@@ -323,10 +369,55 @@ class Decided(Scenario[A]):
             fail("other claims came", lines)
         return self
 
+    def then_timers(self, *timers: Timer) -> Decided[A]:
+        """Expect that exactly these are set and cancelled, in any order; with none, expect none."""
+        __tracebackhide__ = True  # pytest shows the test's own line
+        if self.rejection is not None:
+            fail("the command was rejected", [f"expected: {listed(timers)}", self._found()])
+        rest = list(self.timers)
+        if len(timers) != len(rest) or not all(_struck(rest, timer) for timer in timers):
+            lines = [f"expected: {listed(timers)}", f"found:    {listed(self.timers)}"]
+            fail("other timers came", lines)
+        return self
+
+    def then_commands(self, *commands: Command) -> Decided[A]:
+        """Expect exactly these commands at once, in this order; with none, expect none."""
+        __tracebackhide__ = True  # pytest shows the test's own line
+        if self.rejection is not None:
+            fail("the command was rejected", [f"expected: {listed(commands)}", self._found()])
+        if self.commands != commands:
+            lines = [f"expected: {listed(commands)}", f"found:    {listed(self.commands)}"]
+            fail("other commands came", lines)
+        return self
+
     def _found(self) -> str:
         if self.rejection is not None:
             return f"found:    rejected as {self.rejection.code!r}: {self.rejection.message}"
         return f"found:    {listed(self.events)}"
+
+
+class Passed(Scenario[A]):
+    """Time that has passed; a scenario itself, to go on with."""
+
+    def __init__(
+        self,
+        aggregate: type[A],
+        history: Sequence[Event],
+        aggregate_id: str,
+        pending: Pending,
+        due: tuple[Command, ...],
+    ) -> None:
+        super().__init__(aggregate, history, aggregate_id, pending)
+        self.due = due
+        """The commands of timers that are due now, in the order of their times."""
+
+    def then_due(self, *commands: Command) -> Passed[A]:
+        """Expect exactly these commands to be due, in this order; with none, expect none."""
+        __tracebackhide__ = True  # pytest shows the test's own line
+        if self.due != commands:
+            lines = [f"expected: {listed(commands)}", f"found:    {listed(self.due)}"]
+            fail("other commands are due", lines)
+        return self
 
 
 class Folded:
@@ -491,6 +582,14 @@ def listed(found: Sequence[object]) -> str:
 def _claimed(value: UniqueValue) -> tuple[type[UniqueValue], str, str]:
     """Give what counts of a claim: its code and message are told with the rejection."""
     return type(value), value.name, value.value
+
+
+def _struck(rest: list[Timer], timer: Timer) -> bool:
+    """Strike a timer out of a list; tell whether it was there."""
+    if timer not in rest:
+        return False
+    rest.remove(timer)
+    return True
 
 
 def _refusal(claims: Sequence[UniqueValue], taken: Sequence[UniqueValue]) -> Rejected | None:

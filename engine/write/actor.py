@@ -7,7 +7,7 @@ Rules:
 - A refusal, an empty result or a repeated key that was decided on undurable events follows the
   last of them; decided on durable state, it is answered at once.
 - While an async handler decides, it takes nothing more; the outcome waits for a turn of its own.
-- Behind a command that claims a value it takes nothing more until that is durable or refused.
+- Behind a command that claims a value, or of a timer, it takes nothing until that is settled.
 - In a joint decision it stands still, from its turn until the outcome, and decides nothing itself.
   It counts as there when nothing of it is undurable.
 - Rejected is an answer only where a handler raises it. After any other exception of the host's
@@ -51,8 +51,9 @@ from .kind import Kind
 from .mailbox import Mail, Together, Waiting, count, take, too_late
 from .phase import CLAIMING, COLD, DECIDING, JOINT, LIVE, LOADING, SETTLING, Phase
 from .proving import decide_and_compare
-from .replying import extras_of, first_receipt, recall, unpack
+from .replying import extras_of, first_receipt, recall, timers_of
 from .snapshot import Frozen
+from .unpacking import unpack
 
 __all__ = ["Actor"]
 
@@ -355,11 +356,9 @@ class Actor(Folded):
             self._fail(mail, too_late(mail, self.stream, "was decided too slowly"))
             return
         try:
-            handler = mail.handler
-            given = (
-                unpack(mail, returned, self.kind.limits) if handler.gives_decisions else returned
-            )
-            events = as_events(handler, given)
+            if mail.handler.gives_decisions:
+                returned = unpack(self.kind, mail, returned, self.version)
+            events = as_events(mail.handler, returned)
         except BaseException as error:
             self._fail(mail, error)
             return
@@ -456,9 +455,10 @@ class Actor(Folded):
             entry.record = KeyRecord(mail.fingerprint, expected + 1, self.version, 0, mail.kept)
             self.remember(key, entry.record)
         entry.frozen = self._frozen(expected)
-        if mail.claims:
-            entry.extras = extras_of(mail.claims, self.stream)
-            self.phase = CLAIMING
+        if mail.claims or mail.timers is not None or mail.fired is not None:
+            entry.extras = [*extras_of(mail.claims, self.stream), *timers_of(mail, self.stream)]
+            if mail.claims or mail.fired is not None:
+                self.phase = CLAIMING
         self._tail = entry
         self.kind.journal.submit(entry)
 

@@ -20,8 +20,10 @@ from ..model.codec import NOTHING_KEPT, Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
 from ..model.messages import Event
 from ..model.stored import EventData
+from ..model.timers import SetTimers
 from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
+from ..stores.contract.timers import FiredTimer
 from .kind import EventBinding, Kind
 from .mailbox import Mail
 from .proving import Refold
@@ -50,7 +52,9 @@ def encode_and_fold(
         )
     if metadatas is None:
         key = mail.envelope.key
-        metadatas = metadatas_of(mail, len(events), key, mail.fingerprint, mail.claims)
+        beside = mail.fingerprint, mail.claims
+        timers, fired = mail.timers, mail.fired
+        metadatas = metadatas_of(mail, len(events), key, *beside, timers=timers, fired=fired)
     metadata, further_metadata = metadatas
     bindings, encode, bytes_max = kind.events, kind.registry.encode, kind.limits.event_bytes
     refold = Refold(state) if kind.debug else None
@@ -122,6 +126,9 @@ def metadatas_of(
     fingerprint: int | None,
     claims: Sequence[UniqueValue],
     parties: tuple[tuple[str, int, int], ...] = (),
+    *,
+    timers: SetTimers | None = None,
+    fired: FiredTimer | None = None,
 ) -> tuple[bytes, bytes]:
     """Give the metadata of a command's first event for an aggregate, and of its further ones."""
     envelope = mail.envelope
@@ -135,16 +142,32 @@ def metadatas_of(
     own_headers = None if headers is None else dict(headers)
     trace = correlation, causation, principal, own_headers
     depth = mail.depth
-    if traced and ((key is None and not parties) or events > 1):
+    is_plain = key is None and not parties and timers is None and fired is None
+    if traced and (is_plain or events > 1):
         first = further = encode_metadata(Metadata(None, None, 1, *trace, depth=depth))
-    if key is not None or claims or parties:
+    if key is not None or claims or parties or timers is not None or fired is not None:
         kept = NOTHING_KEPT if key is None or mail.kept is None else msgspec.Raw(mail.kept)
         known = 1 if key is None else events
         taken, released = _changed(claims) if claims else ((), ())
         kept_too = kept, taken, released, parties
         all_of_it = Metadata(key, fingerprint, known, *trace, *kept_too, depth)
+        if timers is not None or fired is not None:
+            all_of_it = msgspec.structs.replace(all_of_it, **_changed_timers(timers, fired))
         first = encode_metadata(all_of_it)
     return first, further
+
+
+def _changed_timers(timers: SetTimers | None, fired: FiredTimer | None) -> dict[str, Any]:
+    """Give what a command does to timers, and whose command it is."""
+    changed: dict[str, Any] = {}
+    if fired is not None:
+        changed["fired"] = (fired.stream, fired.name, fired.position)
+    if timers is not None:
+        changed["cancels"] = timers.cancelled
+        changed["timers"] = tuple(
+            (each.name, each.due, each.command, msgspec.Raw(each.payload)) for each in timers.new
+        )
+    return changed
 
 
 _Values: TypeAlias = tuple[tuple[str, str], ...]

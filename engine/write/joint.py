@@ -26,6 +26,7 @@ from ..errors import Closed, EngineError, Rejected, WrongVersion
 from ..model.joint import JointHandler, Share, shares_of
 from ..model.messages import Receipt
 from ..model.stored import EventData
+from ..model.timers import SetTimers
 from ..stores.contract.log import Write
 from .actor import Actor
 from .deliberation import Deliberation
@@ -34,7 +35,15 @@ from .journal import Entry, EntryPart
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
 from .proving import decide_and_compare
-from .replying import extras_of, first_receipt, joint_receipt, recall
+from .replying import (
+    extras_of,
+    first_receipt,
+    joint_receipt,
+    recall,
+    set_by,
+    timers_of,
+)
+from .unpacking import timers_given
 
 __all__ = ["Joint"]
 
@@ -332,13 +341,39 @@ class Joint:
             failpoint("actor.decided")
         parties = self._parties(shares)
         try:
-            encoded, size = self._encoded(shares, parties)
+            timers = [self._timers_of(share) for share in shares]
+            encoded, size = self._encoded(shares, parties, timers)
         except BaseException as error:  # Rejected too: an applier decides nothing
             self._fail(error)
             return
         if failpoint is not None:
             failpoint("actor.folded")
-        self._kind.journal.submit(self._entry(shares, encoded, size, parties))
+        entry = self._entry(shares, encoded, size, parties)
+        self._put_beside(entry, shares, timers)
+        self._kind.journal.submit(entry)
+
+    def _timers_of(self, share: Share) -> SetTimers | None:
+        if not share.has_timers:
+            return None
+        actor = self._actors[share.place]
+        return timers_given(actor.kind, self.mail, share, actor.version, has_events=True)
+
+    def _put_beside(
+        self, entry: Entry, shares: Sequence[Share], timers: Sequence[SetTimers | None]
+    ) -> None:
+        """Let what is beside the events be stored with them."""
+        mail, actors = self.mail, self._actors
+        mail.claims = [claim for share in shares for claim in share.claims]
+        extras = [
+            extra
+            for share in shares
+            for extra in extras_of(share.claims, actors[share.place].stream)
+        ]
+        extras += timers_of(mail, actors[0].stream)
+        for share, changes in zip(shares, timers, strict=True):
+            if changes is not None:
+                extras += set_by(mail, changes, actors[share.place].stream)
+        entry.extras = extras
 
     def _parties(self, shares: Sequence[Share]) -> tuple[tuple[str, int, int], ...]:
         counts = {share.place: len(share.events) for share in shares}
@@ -348,22 +383,26 @@ class Joint:
         )
 
     def _encoded(
-        self, shares: Sequence[Share], parties: tuple[tuple[str, int, int], ...]
+        self,
+        shares: Sequence[Share],
+        parties: tuple[tuple[str, int, int], ...],
+        timers: Sequence[SetTimers | None],
     ) -> tuple[list[list[EventData]], int]:
         """Give the events of each share as bytes, folded into the states; and all their bytes."""
         mail = self.mail
-        key, fingerprint = mail.envelope.key, mail.fingerprint
+        key, fingerprint, fired = mail.envelope.key, mail.fingerprint, mail.fired
         encoded: list[list[EventData]] = []
         size = 0
-        for share in shares:
+        for share, changes in zip(shares, timers, strict=True):
             actor, count = self._actors[share.place], len(share.events)
-            metadatas = metadatas_of(mail, count, key, fingerprint, share.claims, parties)
+            first_ones = key, fingerprint, share.claims, parties
+            metadatas = metadatas_of(mail, count, *first_ones, timers=changes, fired=fired)
             datas, bytes_ = encode_and_fold(
                 actor.kind, actor.state, actor.version, mail, share.events, metadatas
             )
             encoded.append(datas)
             size += bytes_
-            key, fingerprint, parties = None, None, ()  # they stand at the first event of all
+            key, fingerprint, parties, fired = None, None, (), None  # at the first event of all
         return encoded, size
 
     def _entry(
@@ -400,13 +439,6 @@ class Joint:
             record = KeyRecord(mail.fingerprint, begin, first.version, 0, mail.kept, parties)
             self._actors[shares[0].place].remember(mail.envelope.key, record)
             entry.record = record
-        if any(share.claims for share in shares):
-            mail.claims = [claim for share in shares for claim in share.claims]
-            entry.extras = [
-                extra
-                for share in shares
-                for extra in extras_of(share.claims, self._actors[share.place].stream)
-            ]
         for share, part in zip(shares, (entry, *others), strict=True):
             part.frozen = self._actors[share.place].share(entry, part.write.expected)
         return entry

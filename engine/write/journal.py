@@ -4,7 +4,8 @@ Rules:
 - One batch is with the store and the next one gathers. A batch is bounded by events and bytes.
 - An answer leaves when the version that it was decided on is durable, never before. Rejections,
   empty results and repeated keys that were decided on undurable events follow those events.
-- A claim that another aggregate holds rejects its command alone: no other was decided on it.
+- A claim that another aggregate holds rejects its command alone: no other was decided on it. So
+  does a timer that does not stand any more.
 - A conflict voids its request and every later request of the same stream: those that are in the
   same batch, those that gather, and what the actor has folded. Other streams lose nothing.
 - A joint decision is one request of several streams. Their actors stand still until it is settled,
@@ -44,6 +45,7 @@ from ..stores.contract.log import (
     StreamConflict,
     Write,
 )
+from ..stores.contract.timers import TimerGone
 from ..telemetry import LINKS_MAX, CommitBegan, Observer
 from .keys import KeyRecord
 from .mailbox import Intake, Mail
@@ -112,8 +114,9 @@ class Entry(EntryPart):
     """Of a joint decision: the streams that it is about, as its metadata has them."""
     followers: list[Follower] | None = None
     extras: Sequence[Extra] = ()
-    """What is stored with the events: the command's claims, in their order. Then nothing is decided
-    on this entry before it is settled, so it has no followers."""
+    """What is stored with the events: the command's claims, in their order, and its timers. Where
+    the store may refuse it for one of them, it has no followers: nothing is decided on it before it
+    is settled."""
 
     @property
     def owners(self) -> list[Owner]:
@@ -133,6 +136,10 @@ class Entry(EntryPart):
         self.followers.append(follower)
 
 
+def _nothing(_extras: Sequence[Extra], _more: int) -> None:
+    """Do nothing."""
+
+
 class Journal:
     """Group commit over all actors of one engine."""
 
@@ -146,7 +153,9 @@ class Journal:
         room_again: Callable[[], None],
         logger: logging.Logger,
         watch: Observer | None = None,
+        kept: Callable[[Sequence[Extra], int], None] = _nothing,
     ) -> None:
+        """Take `kept`, which is told the extras that are durable, and how many timers more."""
         self._store = store
         self._intake = intake
         self._limits = limits
@@ -156,6 +165,7 @@ class Journal:
         self._failpoint = ports.failpoint
         self._publish = publish
         self._room_again = room_again
+        self._kept = kept
         self._gathered: deque[Entry] = deque()
         self._gathered_events = 0
         self._gathered_bytes = 0
@@ -286,6 +296,7 @@ class Journal:
 
     def _settle(self, entries: list[Entry], committed: Committed) -> None:
         size = 0
+        extras: list[Extra] = []
         assert len(committed.outcomes) == len(entries), "the store owes one outcome per request"
         for entry, outcome in zip(entries, committed.outcomes, strict=True):
             if isinstance(outcome, Appended) and entry.parties:
@@ -298,16 +309,19 @@ class Journal:
                 assert outcome.versions == (entry.version,)
                 self._answer(entry, outcome.position)
                 size += entry.size
+                extras += entry.extras
                 if entry.frozen is not None:
                     last = committed.events[outcome.position - committed.events[0].position]
                     entry.owner.seal(entry.frozen, last)
-            elif isinstance(outcome, ClaimTaken):
-                self._answer_taken(entry, outcome)
+            elif isinstance(outcome, ClaimTaken | TimerGone):
+                self._answer_refused(entry, outcome)
             else:
                 self._answer_conflict(entry, outcome)
         self._commits += 1
         self._bytes += size
         self._batch_events.record(len(committed.events))
+        if extras:
+            self._kept(extras, committed.timers)
         if committed.events:
             # Not "the next one": where a store has other writers, theirs lie between.
             assert committed.events[0].position > self.position, "positions only grow"
@@ -351,13 +365,16 @@ class Journal:
                 receipt = Receipt(owner.stream, entry.version, position, follower.mail.reply)
                 self._intake.answer(follower.mail, receipt)
 
-    def _answer_taken(self, entry: Entry, outcome: ClaimTaken) -> None:
-        """Reject a command that claims what another aggregate holds; it alone was decided on it."""
+    def _answer_refused(self, entry: Entry, outcome: ClaimTaken | TimerGone) -> None:
+        """Refuse a command for what is beside its events; it alone was decided on that."""
         assert entry.incarnation == entry.owner.incarnation, "a void decision was judged"
-        assert entry.followers is None, "nothing is decided on a claim that may be refused"
-        claim = entry.mail.claims[outcome.extra]
-        assert isinstance(claim, Claim), "what is released is not refused"
-        self._intake.refuse(entry.mail, claim.refusal())
+        assert entry.followers is None, "nothing is decided on what may be refused"
+        error: EngineError = Voided("the timer was cancelled or set anew, or has been fired.")
+        if isinstance(outcome, ClaimTaken):
+            claim = entry.mail.claims[outcome.extra]
+            assert isinstance(claim, Claim), "what is released is not refused"
+            error = claim.refusal()
+        self._intake.refuse(entry.mail, error)
         _release(entry.mail)
         for owner in entry.owners:
             owner.voided()

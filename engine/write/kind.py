@@ -17,6 +17,7 @@ from ..model.codec import EventRegistry
 from ..model.messages import Event
 from ..model.projection import Projection
 from ..model.stored import EventType
+from ..model.timers import TimedCommands
 from ..model.upcasting import Upcasting
 from ..runtime.ports import Ports
 from .deliberation import Deliberations
@@ -89,6 +90,8 @@ class Kind(msgspec.Struct, Generic[A], frozen=True):
     deliberations: Deliberations
     turns: Turns[A]
     residents: Residents[A]
+    timed: TimedCommands
+    """The commands that timers may have."""
     debug: bool = False
     """Whether handlers and appliers are checked as they run."""
 

@@ -18,7 +18,9 @@ from ..errors import DeadlinePassed, EngineError, Overloaded
 from ..model.aggregate import CommandHandler
 from ..model.decisions import UniqueValue
 from ..model.messages import Envelope, Receipt
+from ..model.timers import SetTimers
 from ..statistics import IntakeStatistics, answer_class
+from ..stores.contract.timers import FiredTimer
 
 __all__ = ["Intake", "Mail", "Sent", "Submit", "Together", "Waiting", "count", "take", "too_late"]
 
@@ -78,6 +80,12 @@ class Mail(msgspec.Struct):
     """Where several aggregates decide it: then it stands in the mailbox of each."""
     depth: int = 0
     """How many reactions in a row led to it."""
+    timers: SetTimers | None = None
+    """What its handler does to the timers of its aggregate."""
+    fired: FiredTimer | None = None
+    """The timer whose command it is."""
+    wrote: bool = False
+    """Whether the events of it were handed on, for a command of a timer."""
 
 
 class Submit(Protocol):

@@ -32,6 +32,7 @@ from ..model.ids import as_id, check_id
 from ..model.joint import JointHandler
 from ..model.messages import Command, Envelope, Receipt, instead_text
 from ..runtime.ports import Ports
+from ..stores.contract.timers import FiredTimer
 from ..telemetry import Observer
 from .actor import Actor
 from .admission import Admission
@@ -107,6 +108,20 @@ class Reception:
         if envelope.expected is not None:
             _check_expected(envelope, handler)
         return Mail(envelope, handler, loop.create_future(), fingerprint, seconds)
+
+    def fire(self, envelope: Envelope, fired: FiredTimer, depth: int, /) -> Mail:
+        """Post the command of a timer, which nobody is asked about any more; give its mail.
+
+        `depth` is the number of commands and reactions in a row that led to it at once.
+        Raises NotRun, with nothing run.
+        """
+        command = envelope.command
+        route = self._routes[type(command)]
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        mail = Mail(envelope, route.handler, answer, _fingerprint(command), route.seconds)
+        mail.fired, mail.depth = fired, depth
+        self.submit(mail)
+        return mail
 
     def checked(self, envelope: Envelope, /) -> tuple[Envelope, float | None]:
         """Give an envelope that is its call's own, and the seconds of its deadline; see `send`."""

@@ -1,4 +1,4 @@
-"""What a command has beside its events, on its mail: claims, and a reply that is new or kept.
+"""What a command has beside its events, on its mail: claims, timers, a reply that is new or kept.
 
 Rules: a reply is looked at before an event is encoded. A repeated key gets the reply that is kept
 with it, and never runs a handler. It decides nothing, and knows no store.
@@ -10,31 +10,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import EngineError, HandlerFailed, KeyReused
-from ..limits import Limits
-from ..model.codec import Metadata
-from ..model.decisions import NO_CLAIMS, Claim, Decision, UniqueValue, opened
+from ..model.codec import Metadata, encode_metadata
+from ..model.decisions import Claim, UniqueValue
 from ..model.fingerprint import is_of
-from ..model.messages import Receipt
+from ..model.messages import Envelope, Receipt
 from ..model.stored import StoredEvent
+from ..model.timers import SetTimers, is_at_once
 from ..stores.contract.claims import ReleaseClaim, TakeClaim
 from ..stores.contract.log import Extra
+from ..stores.contract.timers import DropTimer, SetTimer
 from .keys import KeyRecord
 from .mailbox import Mail
 
-__all__ = ["extras_of", "first_receipt", "joint_receipt", "recall", "record_of", "unpack"]
-
-
-def unpack(mail: Mail, returned: Any, limits: Limits) -> Any:
-    """Give the events of a decision, and put the rest on its mail; raise HandlerFailed."""
-    handler = mail.handler
-    form = handler.reply
-    given: Any = returned
-    if type(returned) is Decision and form is not None and given.claims is NO_CLAIMS:
-        mail.reply, mail.kept = form.kept(given.reply, limits.reply_bytes)
-        return given.events
-    found = opened(handler.decide.__qualname__, form, returned, limits)
-    events, mail.reply, mail.kept, mail.claims = found
-    return events
+__all__ = [
+    "carried_by",
+    "extras_of",
+    "first_receipt",
+    "joint_receipt",
+    "recall",
+    "record_of",
+    "set_by",
+    "timers_of",
+]
 
 
 def extras_of(claims: Sequence[UniqueValue], stream: str) -> list[Extra]:
@@ -43,6 +40,44 @@ def extras_of(claims: Sequence[UniqueValue], stream: str) -> list[Extra]:
         (TakeClaim if isinstance(claim, Claim) else ReleaseClaim)(claim.name, claim.value, stream)
         for claim in claims
     ]
+
+
+def timers_of(mail: Mail, stream: str) -> list[Extra]:
+    """Give the timer whose command it is, and what its handler does to those of its aggregate."""
+    extras: list[Extra] = []
+    if mail.fired is not None:
+        # Before what is set: a timer may lead to one of its own name.
+        extras.append(mail.fired)
+        mail.wrote = True
+    if mail.timers is not None:
+        extras += set_by(mail, mail.timers, stream)
+    return extras
+
+
+def set_by(mail: Mail, timers: SetTimers, stream: str) -> list[Extra]:
+    """Give what is stored of the timers that a command sets and cancels for a stream."""
+    later, at_once = (carried_by(mail.envelope, depth) for depth in (0, mail.depth + 1))
+    dropped: list[Extra] = [DropTimer(stream, name) for name in timers.cancelled]
+    return dropped + [
+        SetTimer(
+            *(stream, each.name, each.due, each.command, each.payload),
+            at_once if is_at_once(each.name) else later,
+        )
+        for each in timers.new
+    ]
+
+
+def carried_by(traced: Envelope | Metadata, depth: int) -> bytes:
+    """Give what a timer's command carries on of the command that set it; empty for nothing.
+
+    `depth` is the number of commands and reactions in a row that lead to it at once.
+    """
+    correlation, principal = traced.correlation, traced.principal
+    headers = None if traced.headers is None else dict(traced.headers)
+    if correlation is None and principal is None and headers is None and not depth:
+        return b""
+    metadata = Metadata(correlation=correlation, principal=principal, headers=headers, depth=depth)
+    return encode_metadata(metadata)
 
 
 def first_receipt(stream: str, record: KeyRecord, reply: Any) -> Receipt:

@@ -51,7 +51,7 @@ ROOMS: list[set[str]] = [
     {"stores.urls"},
     {"log"},
     {"write", "projections"},
-    {"queries"},
+    {"queries", "timers"},
     {"host", "outside"},
     {"imports", "exports"},
     {"backups"},

@@ -29,7 +29,8 @@ from engine.model.stored import EventData, StoredEvent
 from engine.outside.copying import CopyProgress, Transferred, transfer
 from engine.runtime.ports import Ports
 from engine.stores.contract.claims import HeldClaim, TakeClaim
-from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.contract.log import AppendRequest, Batch, Extra, Write
+from engine.stores.contract.timers import SetTimer, WaitingTimer
 from engine.stores.urls import open_backend
 from engine.testing.conformance import ADDED
 from engine.testing.scenario import ManualClock
@@ -139,14 +140,17 @@ def copy(
     )
 
 
-def log_of(store: str) -> tuple[str, list[StoredEvent], list[object], list[HeldClaim]]:
-    """Give the id of a log, its events, its types and its claims, as others read them."""
+def log_of(
+    store: str,
+) -> tuple[str, list[StoredEvent], list[object], list[HeldClaim], list[WaitingTimer]]:
+    """Give the id of a log, its events, types, claims and timers, as others read them."""
     with open_backend(store).outside(Ports()).log_reader() as log:
         return (
             log.log_id,
             list(log.read_feed(0, events_max=100_000, bytes_max=ALL)),
             list(log.event_types()),
             log.read_claims(claims_max=100_000),
+            log.read_timers(timers_max=100_000),
         )
 
 
@@ -158,8 +162,10 @@ async def raw(store: str, count: int, recorded: Sequence[int] = (1_000,)) -> Non
         data = EventData(ADDED, b'{"amount":%d}' % n)
         stream = f"stream:{n % 50}"
         write = Write(stream, n // 50, [data])
-        claims = [TakeClaim("name", f"ü {n}", stream)] if n % 3 == 0 else []
-        await log.append(Batch([AppendRequest([write], claims)], recorded[n % len(recorded)]))
+        extras: list[Extra] = [TakeClaim("name", f"ü {n}", stream)] if n % 3 == 0 else []
+        if n % 4 == 0:
+            extras.append(SetTimer(stream, f"t-{n}", 1_000 + n, "go", b'{"n":"\xc3\xbc"}', b"{}"))
+        await log.append(Batch([AppendRequest([write], extras)], recorded[n % len(recorded)]))
     await log.close()
 
 

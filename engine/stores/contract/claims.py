@@ -85,7 +85,7 @@ class ClaimBook:
         self._before = holders
         self.changes: dict[ClaimKey, ClaimChange] = {}
 
-    def refusal(self, extras: Sequence[TakeClaim | ReleaseClaim]) -> ClaimTaken | None:
+    def refusal(self, extras: Sequence[object]) -> ClaimTaken | None:
         """Give why a request cannot have what it takes; None if it can."""
         for place, extra in enumerate(extras):
             if type(extra) is TakeClaim:
@@ -94,16 +94,17 @@ class ClaimBook:
                     return ClaimTaken(place)
         return None
 
-    def apply(self, extras: Iterable[TakeClaim | ReleaseClaim], position: int) -> None:
+    def apply(self, extras: Iterable[object], position: int) -> None:
         """Change what a request changes for a stream whose first event is at `position`."""
         for extra in extras:
-            key = extra.name, extra.value
-            holder = self._holder(key)
             if type(extra) is TakeClaim:
-                if holder is None:
+                key = extra.name, extra.value
+                if self._holder(key) is None:
                     self._change(key, extra.stream, position)
-            elif holder == extra.stream:
-                self._change(key, None, position)
+            elif type(extra) is ReleaseClaim:
+                key = extra.name, extra.value
+                if self._holder(key) == extra.stream:
+                    self._change(key, None, position)
 
     def _holder(self, key: ClaimKey) -> str | None:
         change = self.changes.get(key)

@@ -2,10 +2,11 @@
 
 Rules: a log is copied up to one position, event by event as it was stored: stream, version,
 position, recorded, behind, checksum, payload and metadata, with its id, and with the claims that
-are held there. Snapshots come along, and what no log tells: what people decided and asked for, and
-how far sinks have delivered. Tables of projections do not: an engine folds them from the log. A
-target is nobody's log until `place`. What was written to it is durable in the order in which it was
-added, so that a copy that was killed goes on from its last page. All calls block.
+are held there and the timers that wait. Snapshots come along, and what no log tells: what people
+decided and asked for, and how far sinks have delivered. Tables of projections do not: an engine
+folds them from the log. A target is nobody's log until `place`. What was written to it is durable
+in the order in which it was added, so that a copy that was killed goes on from its last page. All
+calls block.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .claims import HeldClaim
 from .log import Head
 from .outside import Found, LogReader
 from .requests import Request
+from .timers import WaitingTimer
 from .views import Parked, ProjectionDecision
 
 __all__ = [
@@ -102,8 +104,12 @@ class CopySource(AbstractContextManager["CopySource"], Protocol):
         """Tell whether an engine has the log open."""
         ...
 
-    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
-        """Give the end of the log, and all claims to `keep`, page by page, as of one moment."""
+    def moment(
+        self,
+        keep_claims: Callable[[Sequence[HeldClaim]], None],
+        keep_timers: Callable[[Sequence[WaitingTimer]], None],
+    ) -> Head:
+        """Give the end of the log, and all claims and timers, page by page, as of one moment."""
         ...
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
@@ -146,12 +152,16 @@ class CopyTarget(AbstractContextManager["CopyTarget"], Protocol):
         """
         ...
 
-    def clear_claims(self) -> None:
-        """Forget what claims were kept."""
+    def clear_kept(self) -> None:
+        """Forget what claims and timers were kept."""
         ...
 
     def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
         """Keep more claims."""
+        ...
+
+    def keep_timers(self, timers: Sequence[WaitingTimer]) -> None:
+        """Keep more timers."""
         ...
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:

@@ -6,10 +6,12 @@ A store keeps a log: events as bytes and numbers, in streams, in one global orde
   there later. A failed batch burns none. The store gives positions; nobody else does.
 - (stream, version) is unique, and versions of a stream are 1, 2, 3 …, by the store's own schema.
 - One request is appended whole or not at all, its events next to each other, and its extras with
-  them: the claims that it takes and releases (`claims`).
+  them: the claims that it takes and releases (`claims`), the timers that it sets, drops and has
+  fired (`timers`).
 - A request that does not fit its streams is answered `Conflict`, and so is every later request of
   the batch that touches one of its streams: they were decided on events that do not exist. The
-  other requests lose nothing. Likewise `ClaimTaken`, for a value that another stream holds.
+  other requests lose nothing. Likewise `ClaimTaken`, for a value that another stream holds, and
+  `TimerGone`, for the command of a timer that does not stand any more.
 - `append` returns when the events are durable, as far as the store promises durability at all.
 - Every event that is read is compared with its checksum, and each page with its order.
 
@@ -36,6 +38,19 @@ from .claims import (
     ReleaseClaim,
     TakeClaim,
 )
+from .timers import (
+    BEGINNING,
+    NO_TIMERS,
+    DropTimer,
+    DuePlace,
+    FiredTimer,
+    SetTimer,
+    SettledTimer,
+    TimerBook,
+    TimerGone,
+    TimerKey,
+    WaitingTimer,
+)
 
 if TYPE_CHECKING:
     from ...runtime.ports import Ports
@@ -59,6 +74,8 @@ __all__ = [
     "StreamRead",
     "Write",
     "claim_keys",
+    "fired_keys",
+    "firsts_of",
     "plan",
 ]
 
@@ -72,7 +89,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     events: Sequence[EventData]
 
 
-Extra: TypeAlias = TakeClaim | ReleaseClaim
+Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer
 """What is stored with the events of a request, in the same transaction."""
 
 
@@ -81,7 +98,7 @@ class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     writes: Sequence[Write]
     extras: Sequence[Extra] = ()
-    """Each names a claim once."""
+    """Claims, each named once; then the timer that was fired; then those set and dropped."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -107,7 +124,7 @@ class StreamConflict(msgspec.Struct, frozen=True, gc=False):
     actual: int
 
 
-Outcome: TypeAlias = Appended | StreamConflict | ClaimTaken
+Outcome: TypeAlias = Appended | StreamConflict | ClaimTaken | TimerGone
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +132,8 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
 
     outcomes: Sequence[Outcome]
     events: Sequence[StoredEvent]
+    timers: int = 0
+    """How many timers more there are behind it; below 0 for fewer."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -266,6 +285,37 @@ class Store(Protocol):
         """
         ...
 
+    async def read_due(
+        self, after: DuePlace = BEGINNING, *, until: int, timers_max: int
+    ) -> list[WaitingTimer]:
+        """Give the timers that are to be tried up to the time `until`, at most `timers_max`.
+
+        Those behind `after`, in the order of their places; parked ones are left out. It takes no
+        longer if many timers wait.
+        """
+        ...
+
+    async def read_timers(
+        self, after: TimerKey = ("", ""), *, timers_max: int
+    ) -> list[WaitingTimer]:
+        """Give the timers behind `after`, parked ones too, at most `timers_max`.
+
+        They are in the order of their streams, and of their names within a stream, by code points.
+        """
+        ...
+
+    async def count_timers(self) -> tuple[int, int]:
+        """Give how many timers there are, and how many of them are parked."""
+        ...
+
+    async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
+        """Remove timers, or let them wait, in one transaction; give how many were removed.
+
+        Each is named once, and left alone if another one stands by its name now. Raises
+        StoreFailed, as `append` does.
+        """
+        ...
+
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
         """Give the snapshots that there are, at most one per stream, in any order."""
         ...
@@ -281,7 +331,16 @@ class Store(Protocol):
 
 def claim_keys(batch: Batch) -> Sequence[ClaimKey]:
     """Give the claims that a batch names, each once; most often none."""
-    return tuple(dict.fromkeys((e.name, e.value) for r in batch.requests for e in r.extras))
+    claims = [
+        e for r in batch.requests for e in r.extras if isinstance(e, TakeClaim | ReleaseClaim)
+    ]
+    return tuple(dict.fromkeys((claim.name, claim.value) for claim in claims))
+
+
+def fired_keys(batch: Batch) -> Sequence[TimerKey]:
+    """Give the timers whose commands a batch has, each once; most often none."""
+    fired = [extra for r in batch.requests for extra in r.extras if isinstance(extra, FiredTimer)]
+    return tuple(dict.fromkeys((timer.stream, timer.name) for timer in fired))
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -293,6 +352,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The new version of each stream that gets events."""
     claims: Mapping[ClaimKey, ClaimChange]
     """The claims that have another holder after it."""
+    timers: Mapping[TimerKey, WaitingTimer | None]
+    """The timers that it sets or removes; None for those that do not stand after it."""
     refused: int
     """How many of the outcomes are none that was appended."""
 
@@ -302,32 +363,35 @@ def plan(
     versions: Mapping[str, int],
     head: Head,
     holders: Mapping[ClaimKey, str] = NO_CLAIMS,
+    standing: Mapping[TimerKey, int] = NO_TIMERS,
 ) -> Plan:
     """Decide what of a batch fits a log that ends at `head`; pure, and the same for every store.
 
     `versions` gives the version of every stream that the batch names; 0 or absent means empty.
-    `holders` gives the streams that hold the claims that it names. Both are as in the transaction
-    that will insert the events.
+    `holders` gives the streams that hold the claims that it names, and `standing` the positions of
+    the timers whose commands it has. All are as in the transaction that will insert the events.
     """
     recorded = max(batch.recorded, head.recorded)
     now: dict[str, int] = {}
     failed: set[str] = set()
     outcomes: list[Outcome] = []
     events: list[StoredEvent] = []
-    book = ClaimBook(holders)
+    book, timers = ClaimBook(holders), TimerBook(standing)
     refused = 0
     position = head.position
     for request in batch.requests:
         assert request.writes, "a request without a write has nothing to answer"
         refusal: Outcome | None = _conflict(request, now, versions, failed)
         if refusal is None and request.extras:
-            refusal = book.refusal(request.extras)
+            refusal = book.refusal(request.extras) or timers.refusal(request.extras)
         if refusal is not None:
             # Everything later on these streams was decided on what is not stored now.
             failed.update(write.stream for write in request.writes)
             outcomes.append(refusal)
             refused += 1
             continue
+        if request.extras:
+            timers.apply(request.extras, firsts_of(request, position))
         after: list[int] = []
         for write in request.writes:
             version = write.expected
@@ -341,7 +405,16 @@ def plan(
             after.append(version)
         outcomes.append(Appended(position, tuple(after)))
     assert position == head.position + len(events)
-    return Plan(outcomes, events, now, book.changes, refused)
+    return Plan(outcomes, events, now, book.changes, timers.changes, refused)
+
+
+def firsts_of(request: AppendRequest, position: int) -> Mapping[str, tuple[int, int]]:
+    """Give position and version of the first event of each stream of a request."""
+    firsts: dict[str, tuple[int, int]] = {}
+    for write in request.writes:
+        firsts[write.stream] = position + 1, write.expected + 1
+        position += len(write.events)
+    return firsts
 
 
 def _conflict(

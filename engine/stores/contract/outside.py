@@ -20,6 +20,7 @@ from ...model.stored import EventType, StoredEvent
 from .claims import ClaimKey, HeldClaim
 from .log import Head, StreamPage, StreamRead
 from .requests import Arguments, Request
+from .timers import TimerKey, WaitingTimer
 from .views import BuildState, Checkpoint, Parked, ProjectionDecision, Standstill, ViewsStates
 
 __all__ = [
@@ -172,6 +173,13 @@ class LogReader(Protocol):
 
     def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Give the claims behind `after`, in order, as `Store.read_claims` does.
+
+        A log that no engine of this release has opened yet has none.
+        """
+        ...
+
+    def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
+        """Give the timers behind `after`, in order, as `Store.read_timers` does.
 
         A log that no engine of this release has opened yet has none.
         """

@@ -21,6 +21,7 @@ Wrong: TypeAlias = Literal[
     "time",
     "key",
     "claim",
+    "timer",
     "snapshot",
     "index",
     "page",

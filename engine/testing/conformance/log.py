@@ -5,9 +5,10 @@ from __future__ import annotations
 from .appending import AppendingCases
 from .claiming import ClaimingCases
 from .reading import ReadingCases
+from .timing import TimingCases
 
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(AppendingCases, ClaimingCases, ReadingCases):
+class StoreConformance(AppendingCases, ClaimingCases, TimingCases, ReadingCases):
     """All cases of a log; abstract in how a store is made."""

@@ -76,6 +76,8 @@ class Tables:
         self.snapshots: dict[str, tuple[Any, ...]] = {}
         self.claims: dict[tuple[str, str], tuple[str, int]] = {}
         """By name and value: the stream that holds it, and the position since when."""
+        self.timers: dict[tuple[str, str], tuple[Any, ...]] = {}
+        """Rows by stream and name."""
 
     @property
     def last(self) -> Event | None:
@@ -150,3 +152,9 @@ class Tables:
 
     def _released(self, name: str, value: str) -> None:
         self.claims.pop((name, value), None)
+
+    def _set(self, row: tuple[Any, ...]) -> None:
+        self.timers[row[0], row[1]] = row
+
+    def _unset(self, stream: str, name: str) -> None:
+        self.timers.pop((stream, name), None)

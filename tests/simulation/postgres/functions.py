@@ -15,6 +15,7 @@ import msgspec
 from .database import Event, Session
 from .expressions import NULL, Expression, UnknownSql, compiled, or_null
 from .plpgsql import Call, Function, Running, Step, Wait
+from .waiting import TIMER_STEPS
 
 __all__ = ["known_step"]
 
@@ -282,7 +283,7 @@ def _append_within(found: re.Match[str]) -> Step:
     values = [compiled(argument) for argument in found["arguments"].split(", ")]
 
     def step(call: Call, variables: dict[str, Any]) -> Running:
-        function: Function = call.tables.functions["append_1"]
+        function: Function = call.tables.functions[f"append_{found['which']}"]
         row: dict[str, Any] = yield from function.run(
             call, [value(variables, {}) for value in values]
         )
@@ -402,7 +403,7 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
     (
         _pattern(
             "SELECT a.state, a.last, a.at, a.bad, a.actual INTO state, last, at, bad, actual FROM "
-            "{s}.append_1(@arguments) a"
+            "{s}.append_@which(@arguments) a"
         ),
         _append_within,
     ),
@@ -421,4 +422,5 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
         ),
         _insert_claims,
     ),
+    *((_pattern(words), make) for words, make in TIMER_STEPS),
 )

@@ -98,7 +98,7 @@ def words(text: str) -> str:
 # -- the text of a migration --------------------------------------------------------------------
 
 _FUNCTION: Final = re.compile(
-    r"CREATE FUNCTION \{s\}\.(?P<name>\w+_[12])\((?P<parameters>[^)]*)\)(?P<head>[^$]*?)"
+    r"CREATE FUNCTION \{s\}\.(?P<name>\w+_[1-9])\((?P<parameters>[^)]*)\)(?P<head>[^$]*?)"
     r"AS \$\$(?P<body>.*?)\$\$;"
 )
 _HEAD: Final = re.compile(

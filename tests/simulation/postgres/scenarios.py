@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.driver import Connection
 from engine.stores.postgres.failures import is_lost, sqlstate_of
-from engine.stores.postgres.log import claims, reading, writer
+from engine.stores.postgres.log import claims, reading, timers, writer
 from engine.stores.postgres.log.schema import lock_key, migrate, presence_key
 from engine.stores.postgres.settings import check_settings
 
@@ -46,6 +46,9 @@ SNAPSHOTS: str = vars(reading)["_SNAPSHOTS"]
 FOUND: str = vars(writer)["_FOUND"]
 HOLDERS: str = vars(claims)["_HOLDERS"]
 READ: str = vars(claims)["_READ"]
+STANDING, DUE, ALL_TIMERS, COUNT, SETTLE = (
+    str(vars(timers)[name]) for name in ("_STANDING", "_DUE", "_ALL", "_COUNT", "_SETTLE")
+)
 BEGIN = "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_1($1, $2)"
 RENEW = "SELECT {s}.renew_session_1($1, $2)"
 END = "SELECT {s}.end_session_1($1)"
@@ -344,6 +347,55 @@ async def claims_change_with_their_events(place: Place) -> Sequence[Any]:
     return told
 
 
+async def timers_change_with_their_events(place: Place) -> Sequence[Any]:
+    connection, session = await opened(place)
+
+    async def append(
+        head: tuple[int, int],
+        event: Any,
+        fired: Any = (),
+        dropped: Any = (),
+        new: Any = (),
+        **rest: Any,
+    ) -> Any:
+        columns = [
+            [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+            for rows, width in ((fired, 3), (dropped, 2), (new, 8))
+        ]
+        extras = [*([],) * 5, *columns[0], *columns[1], *columns[2]]
+        query = (*batch(session, head, event, alone=False, **rest), *extras)
+        return await ask(place, connection, timers.APPEND_TIMERS, *query)
+
+    def row(name: str, due: int, version: int) -> Sequence[Any]:
+        return ["a:1", name, due, 1, version, "expire", b"{}", b""]
+
+    both = [row("t", 5, 1), row("u", 9, 1)]
+    told = [await append((0, 0), ("a:1", 1, 11), new=both, types=ONE_TYPE)]
+    told += [await append((0, 0), ("a:1", 1, 11), new=both)]  # it came late
+    told += [await append((1, 11), ("b:1", 1, 12), [("a:1", "t", 7)], [("a:1", "t")])]  # another
+    told += [await append((1, 11), ("b:1", 1, 12), [("a:1", "t", 1)], [("a:1", "t")])]
+    told += [
+        await append(
+            *((2, 12), ("a:1", 2, 13)),
+            dropped=[("a:1", "u"), ("a:1", "v")],
+            new=[row("u", 7, 2), row("v", 6, 2)],
+            expected={"a:1": 1},
+        )
+    ]
+    settled = [["a:1"] * 3, ["u", "v", "w"], [3, 3, 3], [-1, 60, -1], [0, 2, 0], [False] * 3]
+    told += [await ask(place, connection, SETTLE, session + 1, *settled, ["", "why", ""])]
+    told += [await ask(place, connection, SETTLE, session, *settled, ["", "why", ""])]
+    for query, *values in (
+        (STANDING, ["a:1", "a:1"], ["u", "v"]),
+        (DUE, -1, 0, "", "", 59, 10),
+        (DUE, -1, 0, "", "", 60, 10),
+        (ALL_TIMERS, "a:1", "u", 10),
+        (COUNT,),
+    ):
+        told += [await ask(place, connection, query, *values)]
+    return told
+
+
 SCENARIOS: Sequence[Scenario] = (
     the_schema_is_made_once,
     one_session_has_the_log,
@@ -358,4 +410,5 @@ SCENARIOS: Sequence[Scenario] = (
     a_broken_connection_gives_its_locks_back,
     a_backend_that_is_ended_writes_nothing,
     claims_change_with_their_events,
+    timers_change_with_their_events,
 )

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from .database import Event
 from .expressions import UnknownSql
 from .plpgsql import Call, Function, Running, Wait, functions_of, words
+from .waiting import all_timers, count_timers, due_timers, standing_timers
 
 __all__ = ["SCHEMA", "Asking", "Rows", "Statement", "digest_of", "known_statement"]
 
@@ -273,7 +274,7 @@ def _streams(
     return rows
 
 
-_MIGRATIONS: Final = {"1594b7a3": 1, "f1c98bea": 2}
+_MIGRATIONS: Final = {"1594b7a3": 1, "f1c98bea": 2, "70b2d02f": 3}
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
@@ -292,6 +293,12 @@ _KNOWN: Final[dict[str, Statement]] = {
     "847de9f9": _calling("end_session_1"),
     "50d8fc3b": _calling("append_1", "state", "at", "bad", "actual"),
     "135bebde": _calling("append_2", "state", "at", "bad", "actual"),
+    "f4eda039": _calling("append_3", "state", "at", "bad", "actual", "more"),
+    "45b6ecc0": _at_once(standing_timers),
+    "6afa5fb7": _at_once(due_timers),
+    "50691577": _at_once(all_timers),
+    "01a74ce8": _at_once(count_timers),
+    "f2ef4b4a": _calling("settle_timers_1", "gone"),
     "a9ec07ea": _at_once(_holders),
     "4703fb38": _at_once(_claims),
     "9cda2a05": _calling("keep_snapshots_1"),

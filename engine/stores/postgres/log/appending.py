@@ -27,6 +27,7 @@ from ...contract.log import (
     Write,
 )
 from .claims import ChangedClaims
+from .timers import ChangedTimers, TimersLaidOut, fired_by
 
 __all__ = ["KnownTypes", "Sending", "laid_out", "planned_out"]
 
@@ -63,11 +64,16 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool = False
     """Whether a request of it has several streams: then likewise, as the database leaves out those
     streams alone that do not fit."""
+    timers: ChangedTimers | None = None
+    """Where any change: likewise."""
     plan: Plan | None = None
     """Where the batch was planned before: what it does, if all of it fits."""
 
     def values(self, session: int, head: Head, *, synced: bool) -> tuple[Any, ...]:
-        """Give what the function `append_1` takes, or `append_2` where there are claims."""
+        """Give what `append_1` takes; with claims what `append_2` does, with timers `append_3`."""
+        claims = self.claims
+        if claims is None and self.timers is not None:
+            claims = ChangedClaims.none()
         new = self.new_types
         types = _NO_TYPES
         if new:
@@ -95,17 +101,23 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
             self.plan is None and not self.whole,
             synced,
             *types,
-            *(() if self.claims is None else self.claims.arrays()),
+            *(() if claims is None else claims.arrays()),
+            *(() if self.timers is None else self.timers.arrays()),
         )
 
-    def committed(self, head: Head, at: int, misfits: Mapping[str, int]) -> Committed:
+    def committed(
+        self, head: Head, at: int, misfits: Mapping[str, int], more: int | None = None
+    ) -> Committed:
         """Give what the append did to a log that ended at `head`.
 
-        `at` is the time of its events, `misfits` the versions of the streams that did not fit.
+        `at` is the time of its events, `misfits` the versions of the streams that did not fit, and
+        `more` how many timers more there are; None where nobody has said.
         """
+        if more is None:
+            more = 0 if self.timers is None else self.timers.more
         if self.plan is not None:
             assert not misfits, "what was planned is written whole or not at all"
-            return Committed(self.plan.outcomes, self.plan.events)
+            return Committed(self.plan.outcomes, self.plan.events, more)
         behind = at - self.recorded
         position = head.position
         checksums = self.checksums
@@ -145,7 +157,7 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
                     place += 1
                 versions.append(version)
             outcomes.append(Appended(position, tuple(versions)))
-        return Committed(outcomes, events)
+        return Committed(outcomes, events, more)
 
 
 def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sending | None:
@@ -157,8 +169,11 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
     reached = sending.reached
     claims: ChangedClaims | None = None
     whole = False
+    timers = TimersLaidOut()
     for request in batch.requests:
         whole = whole or len(request.writes) > 1
+        if request.extras and not timers.add(request, len(sending.streams)):
+            return None
         for write in request.writes:
             if request.extras:
                 claims = claims or ChangedClaims.none()
@@ -181,7 +196,9 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
         return sending
     if claims is not None and not claims.are_distinct:
         return None
-    return msgspec.structs.replace(sending, claims=claims, whole=whole)
+    if claims is not None and not claims.names:
+        claims = None  # only timers are beside its events
+    return msgspec.structs.replace(sending, claims=claims, whole=whole, timers=timers.changed())
 
 
 def _empty(batch: Batch) -> Sending:
@@ -282,5 +299,20 @@ def planned_out(batch: Batch, planned: Plan, known: KnownTypes, after: int) -> S
         asked={stream: expected for stream, (expected, _) in first.items() if expected},
         new_types=tuple(new.values()),
         claims=ChangedClaims.planned(planned.claims, after) if planned.claims else None,
+        timers=_planned_timers(batch, planned, after),
         plan=planned,
     )
+
+
+def _planned_timers(batch: Batch, planned: Plan, after: int) -> ChangedTimers | None:
+    """Give the timers that change; those that the batch itself has set need not stand before."""
+    if not planned.timers:
+        return None
+    fired = [
+        timer
+        for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
+        if isinstance(outcome, Appended)
+        for timer in fired_by(request.extras)
+        if timer.position <= after
+    ]
+    return ChangedTimers(fired, planned.timers, after)

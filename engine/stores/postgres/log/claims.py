@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ...contract.claims import ClaimChange, ClaimKey, HeldClaim, TakeClaim
+from ...contract.claims import ClaimChange, ClaimKey, HeldClaim, ReleaseClaim, TakeClaim
 from ...contract.log import Extra
 from ..line import Line
 
@@ -132,9 +132,10 @@ class ChangedClaims(msgspec.Struct, frozen=True):
     def add(self, extras: Sequence[Extra], place: int) -> None:
         """Add what a request changes if what it takes is free, and what it releases is its own."""
         for extra in extras:
-            taken = type(extra) is TakeClaim
-            before, after = (None, extra.stream) if taken else (extra.stream, None)
-            self._add(extra.name, extra.value, before, after, place)
+            if isinstance(extra, TakeClaim):
+                self._add(extra.name, extra.value, None, extra.stream, place)
+            elif isinstance(extra, ReleaseClaim):
+                self._add(extra.name, extra.value, extra.stream, None, place)
 
     @property
     def are_distinct(self) -> bool:

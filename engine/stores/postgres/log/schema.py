@@ -20,6 +20,7 @@ from ..address import Address
 from ..driver import Connection
 from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
+from .timers import TIMERS
 
 __all__ = [
     "COPYING",
@@ -308,6 +309,7 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {s} TO {role};
 MIGRATIONS: Final[Sequence[str]] = (
     _TABLES + _GUARDS + _APPEND + _SESSIONS + _NOT_FOR_ALL,
     CLAIMS,
+    TIMERS,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 

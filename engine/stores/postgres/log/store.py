@@ -22,6 +22,7 @@ from ....runtime.uncancelled import uncancelled
 from ....statistics import ServerStatistics
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Batch, Committed, Head, StreamPage, StreamRead
+from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, WaitingTimer
 from ..address import Address
 from ..driver import Driver, Record, driver_of
 from ..failures import cannot_connect
@@ -38,6 +39,7 @@ from .reading import (
 )
 from .schema import migrate
 from .session import begin_session, end_session, renew_session
+from .timers import count_timers, read_due, read_timers, settle_timers
 from .writer import Writer
 
 __all__ = ["PostgresStore"]
@@ -275,6 +277,32 @@ class PostgresStore:
         """Give the claims behind `after`, in order."""
         return await self._open_lines().run(
             lambda line: read_claims(line, self.address.schema, after, claims_max)
+        )
+
+    async def read_due(
+        self, after: DuePlace = BEGINNING, *, until: int, timers_max: int
+    ) -> list[WaitingTimer]:
+        """Give the timers that are to be tried up to `until`, at most `timers_max`, in order."""
+        return await self._open_lines().run(
+            lambda line: read_due(line, self.address.schema, after, until, timers_max)
+        )
+
+    async def read_timers(
+        self, after: TimerKey = ("", ""), *, timers_max: int
+    ) -> list[WaitingTimer]:
+        """Give the timers behind `after`, at most `timers_max`, in order."""
+        return await self._open_lines().run(
+            lambda line: read_timers(line, self.address.schema, after, timers_max)
+        )
+
+    async def count_timers(self) -> tuple[int, int]:
+        """Give how many timers there are, and how many of them are parked."""
+        return await self._open_lines().run(lambda line: count_timers(line, self.address.schema))
+
+    async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
+        """Take timers away, or let them wait; it may be done twice, which changes nothing more."""
+        return await self._open_lines().run(
+            lambda line: settle_timers(line, self.address.schema, self._session, settled)
         )
 
     async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:

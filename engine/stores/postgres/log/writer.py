@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from ....errors import EngineError, StoreFailed, StoreRefused
-from ...contract.log import Batch, Committed, Head, claim_keys, plan
+from ...contract.log import Batch, Committed, Head, claim_keys, fired_keys, plan
 from ..address import Address
 from ..driver import Connection, Driver, LogMessage, Record
 from ..failures import (
@@ -37,6 +37,7 @@ from .claims import APPEND_CLAIMS, read_holders
 from .reading import read_head, read_types, read_versions
 from .schema import IDLE_SECONDS, lock_key
 from .session import renew_session, show_presence
+from .timers import APPEND_TIMERS, read_standing
 
 __all__ = ["APPEND", "Writer"]
 
@@ -80,6 +81,7 @@ class Writer:
         self._synced = "synchronous_commit" not in address.allowed
         self._append = address.sql(APPEND)
         self._append_claims = address.sql(APPEND_CLAIMS)
+        self._append_timers = address.sql(APPEND_TIMERS)
         self._versions: dict[str, int] = {}
         """Of streams that this writer appended to; emptied by whatever may have made it stale."""
         self.head = Head()
@@ -164,13 +166,15 @@ class Writer:
         line = self._line
         self._warned = False
         append = self._append if sending.claims is None else self._append_claims
+        if sending.timers is not None:
+            append = self._append_timers
         with line.answering(seconds):
-            ((state, at, bad, actual),) = await line.fetch(append, *values)
+            ((state, at, bad, actual, *more),) = await line.fetch(append, *values)
         if state == "done" and self._warned:
             raise _Moved
         if state == "done":
             misfits = dict(zip(bad, actual, strict=True)) if bad else {}
-            return self._done(sending, sending.committed(head, at, misfits), misfits)
+            return self._done(sending, sending.committed(head, at, misfits, *more), misfits)
         if state == "misfit":
             raise _Misfit
         if state == "fenced":
@@ -206,7 +210,8 @@ class Writer:
                 await self.learn_types(line)
             versions = await read_versions(line, schema, sorted(streams))
             holders = await read_holders(line, schema, claim_keys(batch))
-        planned = plan(batch, versions, self.head, holders)
+            standing = await read_standing(line, schema, fired_keys(batch))
+        planned = plan(batch, versions, self.head, holders, standing)
         sending = planned_out(batch, planned, self.types, self.head.position)
         if not planned.events:
             return Committed(planned.outcomes, [])
@@ -451,4 +456,4 @@ class _Moved(Exception):
 
 
 class _Misfit(Exception):
-    """Streams are at other versions or claims are held otherwise; nothing was written."""
+    """Streams, claims or timers are not as they were believed to be; nothing was written."""

@@ -16,10 +16,12 @@ from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, Repaired, foreign_views
 from ...contract.log import Head
 from ...contract.outside import Found
+from ...contract.timers import WaitingTimer
 from ...contract.views import Parked
 from ..log.claims import read_claims
 from ..log.reading import read_head
 from ..log.repairs import READ, THERE
+from ..log.timers import read_timers
 from ..views.builds import Builds
 from ..views.link import Link, Place, transaction
 from ..views.schema import check_schema, has_views
@@ -75,21 +77,35 @@ class PostgresCopySource:
         """Tell whether an engine has the log open."""
         return self._calls.run(is_in_use, self._place)
 
-    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
-        """Give the end of the log, and all claims to `keep`."""
-        return self._calls.run(self._moment, keep)
+    def moment(
+        self,
+        keep_claims: Callable[[Sequence[HeldClaim]], None],
+        keep_timers: Callable[[Sequence[WaitingTimer]], None],
+    ) -> Head:
+        """Give the end of the log, and all claims and timers."""
+        return self._calls.run(self._moment, keep_claims, keep_timers)
 
-    async def _moment(self, link: Link, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
+    async def _moment(
+        self,
+        link: Link,
+        keep_claims: Callable[[Sequence[HeldClaim]], None],
+        keep_timers: Callable[[Sequence[WaitingTimer]], None],
+    ) -> Head:
         schema = self._place.log_schema
         async with transaction(link, _LOOKING):
             head = await read_head(link.line, schema)
-            there = (await link.run(_THERE, f"{schema}.claims"))[0][0]
-            after = ("", "") if there else None
+            after = ("", "") if (await link.run(_THERE, f"{schema}.claims"))[0][0] else None
             while after is not None and (
                 page := await read_claims(link.line, schema, after, _PAGE)
             ):
-                keep(page)
+                keep_claims(page)
                 after = (page[-1].name, page[-1].value)
+            behind = ("", "") if (await link.run(_THERE, f"{schema}.timers"))[0][0] else None
+            while behind is not None and (
+                timers := await read_timers(link.line, schema, behind, _PAGE)
+            ):
+                keep_timers(timers)
+                behind = timers[-1].key
             return head
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:

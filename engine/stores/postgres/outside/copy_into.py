@@ -25,6 +25,7 @@ from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, Mark, Repaired, foreign_copy, rival_copy
 from ...contract.outside import Found
 from ...contract.requests import Request
+from ...contract.timers import WaitingTimer
 from ...contract.views import Parked
 from ..failures import described_failure, sqlstate_of
 from ..log.repairs import MAKE, WRITE
@@ -54,6 +55,7 @@ _COLUMNS: Final = (
     "metadata",
 )
 _CLAIM: Final = ("name", "value", "stream", "position")
+_TIMER: Final = WaitingTimer.__struct_fields__
 _MARK: Final = """
 CREATE TABLE {s}.copying(
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -282,13 +284,14 @@ class PostgresCopyTarget:
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def clear_claims(self) -> None:
-        """Forget what claims were kept."""
-        self._calls.run(self._clear_claims)
+    def clear_kept(self) -> None:
+        """Forget what claims and timers were kept."""
+        self._calls.run(self._clear_kept)
 
-    async def _clear_claims(self, link: Link) -> None:
+    async def _clear_kept(self, link: Link) -> None:
         async with self._writing(link):
             await link.do(self._in("DELETE FROM {s}.claims"))
+            await link.do(self._in("DELETE FROM {s}.timers"))
 
     def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
         """Keep more claims."""
@@ -297,6 +300,14 @@ class PostgresCopyTarget:
     async def _keep_claims(self, link: Link, claims: Sequence[HeldClaim]) -> None:
         async with self._writing(link):
             await self._copy(link, "claims", _CLAIM, map(msgspec.structs.astuple, claims))
+
+    def keep_timers(self, timers: Sequence[WaitingTimer]) -> None:
+        """Keep more timers."""
+        self._calls.run(self._keep_timers, timers)
+
+    async def _keep_timers(self, link: Link, timers: Sequence[WaitingTimer]) -> None:
+        async with self._writing(link):
+            await self._copy(link, "timers", _TIMER, map(msgspec.structs.astuple, timers))
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
         """Keep snapshots, each page in a transaction."""

@@ -15,6 +15,7 @@ from ....errors import Damaged, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
+from ...contract.timers import TimerKey, WaitingTimer
 from ..log.claims import CLAIMS_SINCE, read_claims
 from ..log.reading import (
     events_of_feed,
@@ -26,6 +27,7 @@ from ..log.reading import (
     read_versions,
 )
 from ..log.schema import COPYING, MIGRATIONS, half_copied
+from ..log.timers import TIMERS_SINCE, read_timers
 from ..views.link import Link, Place
 from .blocking import Blocking
 
@@ -46,7 +48,7 @@ class PostgresLogReader:
         self._copying = copying
         self._calls = Blocking(place)
         self._types: dict[int, EventType] = {}
-        self._has_claims = False
+        self._has_claims = self._has_timers = False
         self.log_id = ""
 
     @property
@@ -92,6 +94,7 @@ class PostgresLogReader:
                 f"{len(MIGRATIONS)}: a later release has moved it forward. Use that one"
             )
         self._has_claims = version >= CLAIMS_SINCE
+        self._has_timers = version >= TIMERS_SINCE
         return str(log_id)
 
     def close(self) -> None:
@@ -185,6 +188,17 @@ class PostgresLogReader:
         if not self._has_claims:
             return []
         return await read_claims(link.line, self._place.log_schema, after, claims_max)
+
+    def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
+        """Give the timers behind `after`, in order, as `Store.read_timers` does."""
+        return self._calls.run(self._read_timers, after, timers_max)
+
+    async def _read_timers(
+        self, link: Link, after: TimerKey, timers_max: int
+    ) -> list[WaitingTimer]:
+        if not self._has_timers:
+            return []
+        return await read_timers(link.line, self._place.log_schema, after, timers_max)
 
     async def _know_types(self, link: Link, numbers: set[int]) -> None:
         if not numbers <= self._types.keys():

@@ -25,6 +25,7 @@ __all__ = [
     "APPLICATION_ID",
     "CLAIMS_SINCE",
     "MIGRATIONS",
+    "TIMERS_SINCE",
     "check_inserted",
     "check_schema",
     "guard",
@@ -171,10 +172,35 @@ _CLAIMS: Final = (
     """,
 )
 
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST, _CLAIMS)
+_TIMERS: Final = (
+    # By name, since a timer may be of a stream that its command's batch does not touch.
+    """
+    CREATE TABLE timers(
+        stream TEXT NOT NULL,
+        name TEXT NOT NULL,
+        due INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        command TEXT NOT NULL,
+        payload BLOB NOT NULL,
+        metadata BLOB NOT NULL,
+        next INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        parked INTEGER NOT NULL,
+        cause TEXT NOT NULL,
+        PRIMARY KEY (stream, name)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX timers_by_due ON timers(next, position, stream, name) WHERE parked = 0",
+    "CREATE INDEX timers_parked ON timers(stream, name) WHERE parked <> 0",
+)
+
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST, _CLAIMS, _TIMERS)
 """Statements that lead from schema version n, the index, to n + 1."""
 CLAIMS_SINCE: Final = 2
 """The schema version that has a table of claims; an older one is read as without any."""
+TIMERS_SINCE: Final = 3
+"""The same of timers."""
 
 
 def read_schema_version(connection: Any, path: str, newest: int) -> int:

@@ -17,10 +17,9 @@ from typing import Any, Final, NoReturn, TypeVar
 import apsw
 
 from ....errors import StoreFailed, StoreLocked, StoreRefused
-from ....model.stored import EventType, Snapshot, StoredEvent
+from ....model.stored import EventType, StoredEvent
 from ....runtime.ports import Ports, Worker
 from ....statistics import StoreStatistics
-from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import (
     Appended,
     Batch,
@@ -30,6 +29,7 @@ from ...contract.log import (
     StreamPage,
     StreamRead,
     claim_keys,
+    fired_keys,
     plan,
 )
 from ..connection import (
@@ -49,7 +49,8 @@ from ..files import Lock, files_of
 from ..lock import take_lock
 from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
-from .claims import change_claims, read_claims, read_holders
+from .beside import KeptBeside
+from .claims import change_claims, read_holders
 from .contents import Contents
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
 from .heads import read_head, read_kinds, read_log_id, read_types, read_versions
@@ -65,7 +66,7 @@ from .schema import (
     protect,
     read_schema_version,
 )
-from .snapshots import read_snapshots, write_snapshots
+from .timers import change_timers, read_standing
 
 __all__ = ["SqliteStore"]
 
@@ -77,7 +78,7 @@ CACHED_STREAMS_MAX: Final = 200_000
 _TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
 
 
-class SqliteStore:
+class SqliteStore(KeptBeside):
     """A log in the file `path`, which is looked for from the folder in which this is made.
 
     `open_timeout` is in seconds: how long to wait for its lock.
@@ -286,7 +287,7 @@ class SqliteStore:
         self._look_around()
         try:
             try:
-                planned = self._insert(connection, batch)
+                planned, timers = self._insert(connection, batch)
             except apsw.ConstraintError:
                 # A cache was wrong in a way that only the schema noticed. SQLite does not say
                 # which row: read the truth, and plan once more on it. Inside the transaction, so
@@ -294,14 +295,14 @@ class SqliteStore:
                 self._roll_back(connection)
                 if self._stopped is not None:
                     raise
-                planned = self._insert(connection, batch, believing=False)
+                planned, timers = self._insert(connection, batch, believing=False)
         except BaseException as error:
             self._not_written(connection, error)
         self._commit(connection)
         self._look_around(written=None)
         self._remember(planned)
         self._reach("store.committed")
-        return Committed(planned.outcomes, planned.events)
+        return Committed(planned.outcomes, planned.events, timers)
 
     def _look_around(self, *, written: bool | None = False) -> None:
         """Stop for good where nobody finds what is written; put off what is not, where unseen."""
@@ -314,7 +315,8 @@ class SqliteStore:
             self._stopped = error
             raise StoreFailed(str(error), written=written, stopped=True) from error
 
-    def _insert(self, connection: Any, batch: Batch, *, believing: bool = True) -> Plan:
+    def _insert(self, connection: Any, batch: Batch, *, believing: bool = True) -> tuple[Plan, int]:
+        """Insert what fits; give what that is, and how many timers more there are."""
         run(connection, "BEGIN IMMEDIATE")
         self._reach("store.began")
         if not believing:
@@ -330,8 +332,9 @@ class SqliteStore:
         insert_events(connection, [self._row(event) for event in planned.events])
         if planned.claims:
             change_claims(connection, planned.claims, lambda stream: self._streams[stream][0])
+        timers = change_timers(connection, planned.timers) if planned.timers else 0
         self._reach("store.inserted")
-        return planned
+        return planned, timers
 
     def _plan(self, connection: Any, batch: Batch, believing: bool) -> Plan:
         """Plan on what is remembered; what is not is looked up.
@@ -342,9 +345,11 @@ class SqliteStore:
         writes = [write for request in batch.requests for write in request.writes]
         begun = {write.stream for write in writes if believing and write.expected == 0}
         streams = {write.stream for write in writes}
-        # Claims are not remembered: each batch reads those that it names.
+        # Claims and timers are not remembered: each batch reads those that it names.
         holders = read_holders(connection, claim_keys(batch))
-        return plan(batch, self._versions(connection, streams, begun), self._head, holders)
+        standing = read_standing(connection, fired_keys(batch))
+        versions = self._versions(connection, streams, begun)
+        return plan(batch, versions, self._head, holders, standing)
 
     def _refresh(self, connection: Any) -> None:
         """Read again all that the writer remembers of the file."""
@@ -537,28 +542,17 @@ class SqliteStore:
 
         return name_and_version
 
-    async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
-        """Give the claims behind `after`, in order."""
-        return await self._on_reader(lambda c: read_claims(c, after, claims_max))
-
-    async def read_snapshots(self, streams: Sequence[str]) -> Sequence[Snapshot]:
-        """Give the snapshots that there are."""
-        return await self._on_reader(lambda c: read_snapshots(c, streams))
-
-    async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
-        """Keep these in place of what was kept of their streams."""
-        await self._on_writer(self._write_snapshots, snapshots)
-
-    def _write_snapshots(self, connection: Any, snapshots: Sequence[Snapshot]) -> None:
+    def _keep(self, connection: Any, change: Callable[[Any], T]) -> T:
         if self._stopped is not None:
             raise StoreFailed(f"{self.path} takes nothing more since it failed", written=False)
         self._look_around()
         try:
             run(connection, "BEGIN IMMEDIATE")
-            write_snapshots(connection, snapshots)
+            changed = change(connection)
         except BaseException as error:
             self._not_written(connection, error)
         self._commit(connection)
+        return changed
 
     # -- workers ----------------------------------------------------------------------------
 

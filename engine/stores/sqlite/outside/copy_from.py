@@ -18,11 +18,13 @@ from ...contract.builds import sinks_of
 from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, Repaired, foreign_views
 from ...contract.log import Head
+from ...contract.timers import WaitingTimer
 from ..connection import failures, run, set_reading, snapshot, unreadable
 from ..files import Files
 from ..log.claims import read_claims
 from ..log.heads import read_head
 from ..log.repairs import read_repairs
+from ..log.timers import read_timers
 from ..shape import harden
 from ..views.builds import check_file, read_builds
 from ..views.parked import read_decisions, read_parked
@@ -33,7 +35,7 @@ __all__ = ["SqliteCopySource"]
 
 _ALL: Final = 2**63 - 1
 _PAGE: Final = 2_000
-_CLAIMS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'claims'"
+_THERE: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
 _SNAPSHOTS: Final = (
     "SELECT stream, version, position, checksum, snapshot_version, state FROM snapshots "
     "WHERE stream > ? ORDER BY stream LIMIT ?"
@@ -83,15 +85,23 @@ class SqliteCopySource:
         """Tell whether an engine has the log open."""
         return self._files.is_locked(self._path + ".lock") or self._files.is_held(self._path)
 
-    def moment(self, keep: Callable[[Sequence[HeldClaim]], None]) -> Head:
-        """Give the end of the log, and all claims to `keep`."""
+    def moment(
+        self,
+        keep_claims: Callable[[Sequence[HeldClaim]], None],
+        keep_timers: Callable[[Sequence[WaitingTimer]], None],
+    ) -> Head:
+        """Give the end of the log, and all claims and timers."""
         connection = self._connection
         with unreadable(self._path), snapshot(connection):
             head = read_head(connection)
-            after = ("", "") if run(connection, _CLAIMS) else None
+            after = ("", "") if run(connection, _THERE, ("claims",)) else None
             while after is not None and (page := read_claims(connection, after, _PAGE)):
-                keep(page)
+                keep_claims(page)
                 after = (page[-1].name, page[-1].value)
+            behind = ("", "") if run(connection, _THERE, ("timers",)) else None
+            while behind is not None and (timers := read_timers(connection, behind, _PAGE)):
+                keep_timers(timers)
+                behind = timers[-1].key
             return head
 
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:

@@ -25,6 +25,7 @@ from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, Mark, Repaired, foreign_copy, marked, rival_copy
 from ...contract.outside import Found
 from ...contract.requests import Request
+from ...contract.timers import WaitingTimer
 from ...contract.views import Parked
 from ..connection import durable_settings, run, run_many, set_pragma, transaction
 from ..files import Files, Lock
@@ -32,6 +33,7 @@ from ..log.behind import keep_behind
 from ..log.repairs import keep_repairs
 from ..log.schema import MIGRATIONS, migrate, protect
 from ..log.snapshots import write_snapshots
+from ..log.timers import add_timers
 from ..shape import harden
 from ..views.builds import check_file, open_file
 from ..views.parked import add_decision
@@ -233,10 +235,11 @@ class SqliteCopyTarget:
 
     # -- the rest -----------------------------------------------------------------------------
 
-    def clear_claims(self) -> None:
-        """Forget what claims were kept."""
+    def clear_kept(self) -> None:
+        """Forget what claims and timers were kept."""
         with self._writing():
             run(self._open(), "DELETE FROM claims")
+            run(self._open(), "DELETE FROM timers")
 
     def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
         """Keep more claims, whose streams are known before their events come."""
@@ -248,6 +251,12 @@ class SqliteCopyTarget:
                 "INSERT INTO claims VALUES (?, ?, ?, ?)",
                 [(c.name, c.value, self._streams[c.stream], c.position) for c in claims],
             )
+
+    def keep_timers(self, timers: Sequence[WaitingTimer]) -> None:
+        """Keep more timers."""
+        connection = self._open()
+        with self._writing(), transaction(connection):
+            add_timers(connection, timers)
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
         """Keep snapshots, each page in a transaction."""

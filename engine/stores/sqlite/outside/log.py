@@ -22,13 +22,21 @@ from ....errors import Damaged, StoreFailed, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
+from ...contract.timers import TimerKey, WaitingTimer
 from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
 from ..log.claims import read_claims
 from ..log.damage import read_wal
 from ..log.heads import read_head, read_log_id, read_types
 from ..log.pages import read_feed, read_streams
-from ..log.schema import CLAIMS_SINCE, MIGRATIONS, check_schema, read_schema_version
+from ..log.schema import (
+    CLAIMS_SINCE,
+    MIGRATIONS,
+    TIMERS_SINCE,
+    check_schema,
+    read_schema_version,
+)
+from ..log.timers import read_timers
 from ..place import Place
 
 __all__ = ["SqliteLogReader"]
@@ -56,7 +64,7 @@ class SqliteLogReader:
         self._files = files or SystemFiles()
         self._connection: Any = None
         self._place: Place | None = None
-        self._has_claims = False
+        self._has_claims = self._has_timers = False
         self._types: dict[int, EventType] = {}
 
     @property
@@ -116,6 +124,7 @@ class SqliteLogReader:
             raise StoreRefused(f"{self.path} is empty: no engine has made a log of it yet")
         check_schema(connection, self.path, version)
         self._has_claims = version >= CLAIMS_SINCE
+        self._has_timers = version >= TIMERS_SINCE
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -182,6 +191,13 @@ class SqliteLogReader:
             return []
         with self._reading() as connection:
             return read_claims(connection, after, claims_max)
+
+    def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
+        """Give the timers behind `after`, in order, as `Store.read_timers` does."""
+        if not self._has_timers:
+            return []
+        with self._reading() as connection:
+            return read_timers(connection, after, timers_max)
 
     def _read_page(self, read: Callable[[Any, int], T], events_max: int) -> T:
         """Read a page; where an event in it is damaged, a smaller one that ends before it."""

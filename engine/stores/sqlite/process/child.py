@@ -29,6 +29,8 @@ from .protocol import (
     Line,
     Open,
     Opened,
+    Settled,
+    SettleTimers,
     WriteSnapshots,
     added_of,
     decode_call,
@@ -98,6 +100,8 @@ class _Child:
         if isinstance(call, WriteSnapshots):
             await store.write_snapshots(call.snapshots)
             return Done()
+        if isinstance(call, SettleTimers):
+            return Settled(await store.settle_timers(call.settled))
         if isinstance(call, Close):
             self.has_closed = True
             await store.close()

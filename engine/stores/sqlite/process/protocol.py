@@ -19,6 +19,7 @@ from ....errors import Damaged, EngineError, StoreFailed, StoreLocked, StoreRefu
 from ....model.stored import EventType, Snapshot, StoredEvent
 from ...contract.claims import ClaimTaken
 from ...contract.log import Appended, Batch, Committed, Head, Outcome, StreamConflict
+from ...contract.timers import SettledTimer, TimerGone
 
 __all__ = [
     "Added",
@@ -32,6 +33,8 @@ __all__ = [
     "Look",
     "Open",
     "Opened",
+    "SettleTimers",
+    "Settled",
     "WriteSnapshots",
     "added_of",
     "committed_of",
@@ -63,11 +66,17 @@ class WriteSnapshots(msgspec.Struct, frozen=True, array_like=True, tag=True):
     snapshots: Sequence[Snapshot]
 
 
+class SettleTimers(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Take timers away, or let them wait; answered by Settled."""
+
+    settled: Sequence[SettledTimer]
+
+
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Close the log, and end; answered by Done."""
 
 
-Call: TypeAlias = Open | Look | Append | WriteSnapshots | Close
+Call: TypeAlias = Open | Look | Append | WriteSnapshots | SettleTimers | Close
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -93,6 +102,16 @@ class Added(msgspec.Struct, frozen=True, array_like=True, tag=True):
     wal_merges_put_off: int = 0
     taken: Sequence[tuple[int, int]] = ()
     """Index of a request, and the field of its ClaimTaken."""
+    gone: Sequence[tuple[int, int]] = ()
+    """The same of its TimerGone."""
+    timers: int = 0
+    """As in Committed."""
+
+
+class Settled(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Timers are settled: how many were taken away."""
+
+    gone: int
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -110,7 +129,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     stopped: bool = False
 
 
-Answer: TypeAlias = Opened | Added | Done | Failed
+Answer: TypeAlias = Opened | Added | Settled | Done | Failed
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_call: Final = msgspec.msgpack.Decoder[Call](Call).decode
@@ -136,6 +155,12 @@ def added_of(committed: Committed, wal_merges: int, wal_merges_put_off: int) -> 
             for index, outcome in enumerate(committed.outcomes)
             if isinstance(outcome, ClaimTaken)
         ],
+        [
+            (index, outcome.extra)
+            for index, outcome in enumerate(committed.outcomes)
+            if isinstance(outcome, TimerGone)
+        ],
+        committed.timers,
     )
 
 
@@ -143,6 +168,7 @@ def committed_of(batch: Batch, added: Added) -> Committed:
     """Give what the append of a batch did: the inverse of `added_of`."""
     refused: dict[int, Outcome] = {told[0]: StreamConflict(*told[1:]) for told in added.conflicts}
     refused |= {index: ClaimTaken(extra) for index, extra in added.taken}
+    refused |= {index: TimerGone(extra) for index, extra in added.gone}
     outcomes: list[Outcome] = []
     events: list[StoredEvent] = []
     position, recorded = added.first - 1, added.recorded
@@ -175,7 +201,7 @@ def committed_of(batch: Batch, added: Added) -> Committed:
             versions.append(version)
         outcomes.append(Appended(position, tuple(versions)))
     assert len(events) == len(added.checksums), "each event that was added has a checksum"
-    return Committed(outcomes, events)
+    return Committed(outcomes, events, added.timers)
 
 
 def failed_of(error: BaseException) -> Failed:

@@ -30,6 +30,7 @@ from ....errors import StoreFailed, StoreRefused
 from ....model.stored import EventType, Snapshot
 from ....runtime.package import HOME, bare_import
 from ...contract.log import Batch, Committed, Head
+from ...contract.timers import SettledTimer
 from ..files import SystemFiles, files_of
 from ..log.store import SqliteStore
 from .protocol import (
@@ -44,6 +45,8 @@ from .protocol import (
     Look,
     Open,
     Opened,
+    Settled,
+    SettleTimers,
     WriteSnapshots,
     committed_of,
     decode_answer,
@@ -251,6 +254,12 @@ class SqliteProcessStore(SqliteStore):
         """Keep these in place of what was kept of their streams."""
         done = await self._ask(WriteSnapshots(snapshots))
         assert isinstance(done, Done)
+
+    async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
+        """Take timers away, or let them wait."""
+        answer = await self._ask(SettleTimers(settled))
+        assert isinstance(answer, Settled)
+        return answer.gone
 
     @property
     def merges(self) -> tuple[int, int]:

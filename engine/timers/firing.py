@@ -1,0 +1,366 @@
+"""Fires timers: sends the command of each to its actor when it is due.
+
+Rules:
+- It sleeps until the next timer is due, and is woken when an earlier one is set. It asks the store
+  only for what is due soon, so that a million others cost nothing.
+- No timer is fired early by the engine's clock. Those that are late are fired in the order of their
+  times, so many at once and no more.
+- The command's events take the timer away in their own transaction, which refuses them if the timer
+  was cancelled or set anew meanwhile. A command that writes nothing has it settled afterwards.
+- Rejected is an outcome. What was not run for want of room, or was voided, is sent again. What
+  fails otherwise is tried again later and later, and then set aside with its cause.
+- When the engine stops, nothing more is sent; what is not fired waits in the log.
+
+It decides nothing, and never writes an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+from ..errors import (
+    Closed,
+    Conflict,
+    EngineError,
+    OutcomeUnknown,
+    Overloaded,
+    Rejected,
+    StoreFailed,
+    Voided,
+)
+from ..limits import Limits
+from ..model.codec import Metadata, read_metadata
+from ..model.messages import Envelope
+from ..model.timers import TimedCommands
+from ..runtime.bell import Bell
+from ..runtime.ports import Ports, jumps_of
+from ..runtime.safely import shows_messages, text_of
+from ..statistics import Histogram, TimerStatistics
+from ..stores.contract.log import Extra, Store
+from ..stores.contract.timers import (
+    FOREVER,
+    DropTimer,
+    FiredTimer,
+    SetTimer,
+    SettledTimer,
+    TimerKey,
+    WaitingTimer,
+)
+from ..write.mailbox import Mail
+from .settling import Settling
+
+__all__ = ["Firing"]
+
+_AHEAD: Final = 1_000_000
+"""µs ahead of the clock that are read at once."""
+_PAGE: Final = 1_024
+_SENT_PER_TURN: Final = 32
+"""Commands sent before the event loop gets its turn."""
+_LOOK_SECONDS: Final = 10.0
+"""How long it sleeps at most while a timer waits: the clock may be put right meanwhile."""
+_PAUSE_SECONDS: Final = 0.05
+_PAUSE_SECONDS_MAX: Final = 2.0
+_RETRY_SECONDS_MAX: Final = 300.0
+_CAUSE_MAX: Final = 500
+"""Characters of a cause that are kept."""
+_DOUBLINGS_MAX: Final = 16
+
+
+class Fire(Protocol):
+    """Posts the command of a timer: `Reception.fire`."""
+
+    def __call__(self, envelope: Envelope, fired: FiredTimer, depth: int, /) -> Mail:
+        """Give its mail; raise NotRun, with nothing run."""
+        ...
+
+
+class Firing:
+    """The task that fires the timers of one engine, until `stop`."""
+
+    def __init__(
+        self,
+        store: Store,
+        fire: Fire,
+        known: TimedCommands,
+        ports: Ports,
+        limits: Limits,
+        logger: logging.Logger,
+        is_ending: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._fire = fire
+        self._commands = known
+        self._clock = ports.clock
+        self._failpoint = ports.failpoint
+        self._limits = limits
+        self._logger = logger
+        self._is_ending = is_ending
+        self.settling = Settling(store, ports.failpoint, logger, self._note_settled)
+        """The task beside it, which is to be run too."""
+        self._bell = Bell()
+        self._stopping = Bell()
+        self._ahead: deque[WaitingTimer] = deque()
+        """Those that were read and not sent yet, in order."""
+        self._wanted: dict[TimerKey, int] = {}
+        """Their positions, as far as they are known to stand still."""
+        self._horizon = 0
+        """The time from which on the store has to be asked."""
+        self._wakes_at = 0
+        """The time for which it sleeps; 0 while it is awake."""
+        self._reading: set[TimerKey] | None = None
+        """What changes while the store is asked."""
+        self._flying: dict[tuple[str, str, int], WaitingTimer] = {}
+        """Those that were sent and are not settled."""
+        self._turned_away = False
+        """Whether a command found no room, or was voided: it is sent again after a pause."""
+        self._pause = 0.0
+        self._store_failed = False
+        self._waiting = self._parked = 0
+        self._fired = self._rejected = self._failed = 0
+        self._late_seconds = Histogram.of_seconds()
+
+    def begin(self, timers: int, parked: int) -> None:
+        """Take how many timers there are, and how many of them are parked."""
+        self._waiting, self._parked = timers - parked, parked
+
+    def statistics(self) -> TimerStatistics:
+        """Give the numbers as they are now; called from any thread."""
+        now, ahead = self._clock.now(), self._ahead
+        due = [timer.due for timer in list(self._flying.values())]
+        with contextlib.suppress(IndexError, RuntimeError):
+            due += [timer.due for timer in list(ahead) if timer.next <= now]
+        return TimerStatistics(
+            waiting=self._waiting,
+            due=len(due),
+            lag_seconds=max(0.0, (now - min(due)) / 1e6) if due else 0.0,
+            fired=self._fired,
+            rejected=self._rejected,
+            failed=self._failed,
+            parked=self._parked,
+            late_seconds=self._late_seconds.copy(),
+        )
+
+    # -- what the journal says ----------------------------------------------------------------
+
+    def changed(self, extras: Sequence[Extra], more: int) -> None:
+        """Note what is durable now: timers set and taken away, and how many more there are."""
+        self._waiting += more
+        for extra in extras:
+            if isinstance(extra, SetTimer):
+                self._forget((extra.stream, extra.name))
+                self._look_at(extra.due)
+            elif isinstance(extra, DropTimer | FiredTimer):
+                self._forget((extra.stream, extra.name))
+
+    def _forget(self, key: TimerKey) -> None:
+        self._wanted.pop(key, None)
+        if self._reading is not None:
+            self._reading.add(key)
+
+    def _look_at(self, time: int) -> None:
+        """See that the store is asked at a time of which nothing is known."""
+        self._horizon = min(self._horizon, time)
+        if time < self._wakes_at:
+            self._bell.set()
+
+    # -- its life -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Fire what is due, until `stop`."""
+        end = jumps_of(self._clock, self._bell.set)
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._go_on()
+                    self._store_failed = False
+                except StoreFailed as error:
+                    if not self._store_failed:
+                        self._logger.warning("timers are fired later: %s", error)
+                    self._store_failed = True
+                    self._horizon = 0
+                    await _wait(self._stopping, _PAUSE_SECONDS_MAX)
+        finally:
+            end()
+
+    def stop(self) -> None:
+        """Send nothing more, and let `run` return."""
+        self._stopping.set()
+        self._bell.set()
+
+    async def _go_on(self) -> None:
+        """Send what is due, then sleep until there is more to do."""
+        if self._turned_away:
+            self._turned_away = False
+            self._pause = min(max(2 * self._pause, _PAUSE_SECONDS), _PAUSE_SECONDS_MAX)
+            await _wait(self._stopping, self._pause)
+        self._bell.clear()
+        if self._horizon <= self._clock.now() and not self._is_due():
+            await self._read()
+        sent = 0
+        while self._is_due() and not self._is_full and not self._turned_away:
+            self._send(self._ahead.popleft())
+            sent += 1
+            if sent % _SENT_PER_TURN == 0:
+                await asyncio.sleep(0)
+        await self._sleep()
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._flying) >= self._limits.timers_at_once
+
+    def _is_due(self) -> bool:
+        """Tell whether the first of those that were read is due, and none is before it."""
+        if self._is_ending() or not self._ahead:
+            return False
+        return self._ahead[0].next <= min(self._clock.now(), self._horizon)
+
+    async def _sleep(self) -> None:
+        if self._turned_away:
+            return
+        if self._is_full or self._is_ending():
+            await self._bell.wait()
+            return
+        first = self._ahead[0].next if self._ahead else FOREVER
+        self._wakes_at = min(first, self._horizon)
+        seconds = (self._wakes_at - self._clock.now()) / 1e6
+        if self._wakes_at == FOREVER:
+            await self._bell.wait()
+        elif seconds > 0:
+            await _wait(self._bell, min(seconds, _LOOK_SECONDS))
+        self._wakes_at = 0
+
+    async def _read(self) -> None:
+        """Read what is due now and soon; where that is nothing, when the next one is."""
+        until = self._clock.now() + _AHEAD
+        self._ahead.clear()
+        self._wanted.clear()
+        self._reading = set()
+        self._horizon = FOREVER  # lower again at once, by what is set meanwhile
+        try:
+            most = _PAGE + len(self._flying)
+            page = await self._store.read_due(until=until, timers_max=most)
+            if len(page) == most:
+                until = page[-1].next
+            elif not page:
+                after = until, FOREVER, "", ""
+                later = await self._store.read_due(after, until=FOREVER, timers_max=1)
+                until = later[0].next if later else FOREVER
+            self._horizon = min(self._horizon, until)
+            for timer in page:
+                if timer.key in self._reading:
+                    self._horizon = min(self._horizon, timer.next)  # what became of it is read next
+                elif (*timer.key, timer.position) not in self._flying:
+                    self._ahead.append(timer)
+                    self._wanted[timer.key] = timer.position
+        except BaseException:
+            self._horizon = 0
+            raise
+        finally:
+            self._reading = None
+
+    # -- one of them --------------------------------------------------------------------------
+
+    def _send(self, timer: WaitingTimer) -> None:
+        if self._wanted.pop(timer.key, None) != timer.position:
+            return  # it was taken away since it was read
+        if self._failpoint is not None:
+            self._failpoint("timers.due")
+        self._flying[*timer.key, timer.position] = timer
+        try:
+            fired = FiredTimer(timer.stream, timer.name, timer.position)
+            carried = read_metadata(timer.metadata)
+            mail = self._fire(self._envelope(timer, carried), fired, carried.depth)
+        except EngineError as error:
+            self._take(timer, error, wrote=False)
+        else:
+            mail.answer.add_done_callback(partial(self._answered, timer, mail))
+
+    def _envelope(self, timer: WaitingTimer, carried: Metadata) -> Envelope:
+        event_id = f"{timer.stream}@{timer.version}"
+        return Envelope(
+            command=self._commands.decode(timer.command, timer.payload),
+            key=f"timer:{timer.position}:{timer.name}",
+            correlation=carried.correlation or event_id,
+            causation=event_id,
+            principal=carried.principal,
+            headers=carried.headers,
+        )
+
+    def _answered(self, timer: WaitingTimer, mail: Mail, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        self._take(timer, error, wrote=mail.wrote)
+
+    def _take(self, timer: WaitingTimer, error: BaseException | None, *, wrote: bool) -> None:
+        """Take what a timer's command led to."""
+        if error is None or isinstance(error, Rejected):
+            self._fired += 1
+            self._pause = 0.0
+            self._late_seconds.record(max(0.0, (self._clock.now() - timer.due) / 1e6))
+            if error is None and wrote:
+                self._land(timer)
+                return
+            if isinstance(error, Rejected):
+                self._rejected += 1
+                self._logger.info(
+                    "the timer %s of %s: its command %s was rejected as %s",
+                    timer.name,
+                    timer.stream,
+                    timer.command,
+                    error.code,
+                )
+            self.settling.add(SettledTimer(timer.stream, timer.name, timer.position))
+        elif isinstance(error, Overloaded | Voided | Conflict):
+            self._turned_away = True
+            self._horizon = 0
+            self._land(timer)
+        elif isinstance(error, Closed | OutcomeUnknown):
+            self._land(timer)  # the engine ends, and the next one looks what stands
+        else:
+            self._failed += 1
+            self.settling.add(self._postponed(timer, error))
+
+    def _postponed(self, timer: WaitingTimer, error: BaseException) -> SettledTimer:
+        """Let a timer wait again, or set it aside."""
+        attempts = timer.attempts + 1
+        parked = attempts > self._limits.timer_retries
+        seconds = min(2.0 ** min(attempts - 1, _DOUBLINGS_MAX), _RETRY_SECONDS_MAX)
+        cause = f"{type(error).__name__}: {text_of(error)}"[:_CAUSE_MAX]
+        again = "is set aside" if parked else f"is tried again in {seconds:g} s"
+        self._logger.log(
+            logging.ERROR if parked else logging.WARNING,
+            "the timer %s of %s: its command %s failed with %s, and it %s",
+            timer.name,
+            timer.stream,
+            timer.command,
+            cause if shows_messages(self._logger) else type(error).__name__,
+            again,
+        )
+        time = self._clock.now() + round(seconds * 1e6)
+        return SettledTimer(timer.stream, timer.name, timer.position, time, attempts, parked, cause)
+
+    def _land(self, timer: WaitingTimer) -> None:
+        del self._flying[*timer.key, timer.position]
+        self._bell.set()
+
+    def _note_settled(self, settled: Sequence[SettledTimer], gone: int) -> None:
+        self._waiting -= gone
+        for each in settled:
+            del self._flying[each.stream, each.name, each.position]
+            if each.parked:
+                self._waiting -= 1
+                self._parked += 1
+            elif each.next is not None:
+                self._look_at(each.next)
+        self._bell.set()
+
+
+async def _wait(bell: Bell, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await bell.wait()

@@ -1,0 +1,1 @@
+"""Tests of timers until their commands are answered."""
