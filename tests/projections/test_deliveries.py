@@ -50,6 +50,21 @@ async def test_a_delivery_that_takes_too_long_is_cancelled_and_made_again(
     assert "NotDelivered (deliver of sink outside took longer than 1 s" in caplog.text
 
 
+async def test_a_batch_that_is_too_slow_is_delivered_in_smaller_ones(receiver: Receiver) -> None:
+    async def be_slow(batch: Sequence[Delivery[Any]]) -> None:
+        if len(batch) > 2:
+            await asyncio.Event().wait()
+
+    receiver.hold = be_slow
+    async with sinking(receiver, limits=Limits(sink_seconds=1)) as engine:
+        await engine.projections.pause("outside")
+        position = await add(engine, *"abcdefgh")
+        await engine.projections.resume("outside")
+        await reached(engine, position)
+
+    assert [len(batch) for batch in receiver.tries] == [8, 4, 2, 2, 2, 2]
+
+
 async def test_stopping_gives_a_delivery_up_that_does_not_end(
     receiver: Receiver, file: str
 ) -> None:

@@ -4,7 +4,7 @@ Rules: the checkpoint moves after a delivery and never before, so every event is
 once, and those of a key in order; the next batch is delivered while it moves. What may pass by
 itself is given back, to be tried again as it is. For any other failure the batch is halved, and
 what comes through is noted, until the event is found that fails alone: that one is parked, or stops
-the sink. A broker's failure is no event's: it halves nothing, and parks nothing. Where the
+the sink. A batch that takes too long is tried again as half of it. A broker's failure is no event's: it halves nothing, and parks nothing. Where the
 checkpoint moves over events that are not the sink's, nothing is delivered. How long a delivery may
 take is the courier's.
 """
@@ -103,12 +103,15 @@ class SinkTarget:
                 break
             if isinstance(error, BrokerFailed):
                 raise error
-            if len(batch.picked) == 1 or not self._is_of_one(error):
+            is_of_one = len(batch.picked) > 1 and self._is_of_one(error)
+            if is_of_one or isinstance(error, NotDelivered):
+                # Of a delivery that was too slow, fewer may be through in time.
+                self._suspect = max(self._suspect, batch.picked[-1].position)
+                self._size = max(1, len(batch.picked) // 2)
+            if not is_of_one:
                 self._blame(batch, error)
                 break
             self.parking.undo()
-            self._suspect = max(self._suspect, batch.picked[-1].position)
-            self._size = len(batch.picked) // 2
         if not batch.count:
             return Prepared(0, batch.poison)
         last = events[batch.count - 1]
