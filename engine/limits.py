@@ -119,7 +119,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     sink_events: int = 100
     """Events that a sink is given at once."""
     sink_seconds: int = 30
-    """Seconds that one delivery may take; then it is cancelled, and half of its events are tried."""
+    """Seconds that one delivery may take; then it is cancelled, and half of it is tried."""
     sink_retries: int = 1_000
     """As `projector_retries`, for a sink. A system outside may be away for longer: with waits of up
     to 5 s these are more than an hour."""

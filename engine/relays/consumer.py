@@ -5,8 +5,8 @@ nothing, and another one of the same id is another command. A message is acknowl
 command has a receipt, and never before. What can never be run is published where the host said,
 with the reason; no message ends the consumer, whatever is in it. What the engine has no room for
 now is tried again, with waits, and no more is taken than the window. Commands for one aggregate
-keep the order of their messages. A broker that is down is waited for; one that refuses ends the
-consumer with an error.
+keep the order of their messages (`lanes`). A broker that is down is waited for; one that refuses
+ends the consumer with an error.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from ..errors import (
     WrongVersion,
 )
 from ..limits import KEY_LENGTH_MAX
-from ..model.aggregate import id_field_of
 from ..model.messages import Command, Envelope, check_name
 from ..runtime.contained import contained
 from ..runtime.safely import safe_logger
 from .address import Weakness, read_address
 from .inlet import Inlet, Message, Received, open_inlet
+from .lanes import ids_of, lanes_of
 from .outlet import check_installed
 
 __all__ = ["Consumed", "Consumer"]
@@ -193,10 +193,10 @@ class Consumer:
             self._logger.error("consumer %s has stopped: %s", self._name, task.exception())
 
     async def _execute_all(self, engine: Engine, received: Sequence[Received]) -> None:
-        """Execute a batch, aggregate by aggregate, and acknowledge what is done."""
+        """Execute a batch, lane by lane, and acknowledge what is done."""
         self._counts["received"] += len(received)
         done: list[Received] = []
-        lanes: dict[object, list[tuple[Received, Envelope]]] = {}
+        taken: list[tuple[Received, Envelope]] = []
         for each in received:
             try:
                 envelope = self._envelope_of(each.message)
@@ -208,9 +208,10 @@ class Consumer:
                 self._counts["passed"] += 1
                 done.append(each)
             else:
-                lanes.setdefault(_aggregate_of(envelope.command), []).append((each, envelope))
+                taken.append((each, envelope))
+        lanes = lanes_of([ids_of(envelope.command) for _, envelope in taken])
         ends = await asyncio.gather(
-            *(self._execute_lane(engine, lane, done) for lane in lanes.values()),
+            *(self._execute_lane(engine, [taken[n] for n in lane], done) for lane in lanes),
             return_exceptions=True,
         )
         await self._inlet.acknowledge(done)
@@ -223,7 +224,7 @@ class Consumer:
     async def _execute_lane(
         self, engine: Engine, lane: Sequence[tuple[Received, Envelope]], done: list[Received]
     ) -> None:
-        """Execute the commands of one aggregate, one after the other."""
+        """Execute commands that wait for each other, one after the other."""
         for received, envelope in lane:
             reason = await self._execute(engine, envelope, received.message.id)
             if reason is None:
@@ -309,15 +310,6 @@ def _key_of(message: Message) -> str:
     if len(name) <= KEY_LENGTH_MAX and name.isprintable():
         return name
     return sha256(name.encode(errors="surrogateescape")).hexdigest()
-
-
-def _aggregate_of(command: Command) -> str | None:
-    """Give what commands of one aggregate have in common; others may share it."""
-    try:
-        found: object = getattr(command, id_field_of(type(command)))
-    except (DefinitionError, AttributeError):
-        return None  # the engine says better what is wrong with it
-    return found if isinstance(found, str) else None
 
 
 def _reason_of(error: Exception) -> str:

@@ -4,9 +4,9 @@ Rules: the checkpoint moves after a delivery and never before, so every event is
 once, and those of a key in order; the next batch is delivered while it moves. What may pass by
 itself is given back, to be tried again as it is. For any other failure the batch is halved, and
 what comes through is noted, until the event is found that fails alone: that one is parked, or stops
-the sink. A batch that takes too long is tried again as half of it. A broker's failure is no event's: it halves nothing, and parks nothing. Where the
-checkpoint moves over events that are not the sink's, nothing is delivered. How long a delivery may
-take is the courier's.
+the sink. A batch that takes too long is tried again as half of it. A broker's failure is no
+event's: it halves nothing, and parks nothing. Where the checkpoint moves over events that are not
+the sink's, nothing is delivered. How long a delivery may take is the courier's.
 """
 
 from __future__ import annotations
