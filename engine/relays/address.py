@@ -19,7 +19,7 @@ from ..runtime.secret import Secret
 
 __all__ = ["Address", "Broker", "Weakness", "read_address"]
 
-Broker: TypeAlias = Literal["nats", "redis"]
+Broker: TypeAlias = Literal["nats", "rabbitmq", "redis"]
 Weakness: TypeAlias = Literal["memory", "fsync", "plaintext"]
 """What a broker may lack if `allow` names it: a copy on disk, a sync of it before it confirms, and
 encryption off this machine."""
@@ -27,6 +27,8 @@ encryption off this machine."""
 _SCHEMES: Final[dict[str, tuple[Broker, bool, int]]] = {
     "nats": ("nats", False, 4222),
     "tls": ("nats", True, 4222),
+    "amqp": ("rabbitmq", False, 5672),
+    "amqps": ("rabbitmq", True, 5671),
     "redis": ("redis", False, 6379),
     "rediss": ("redis", True, 6379),
 }
@@ -43,7 +45,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     password: Secret | None = None
     path: str = ""
-    """A database of Redis."""
+    """A database of Redis, or a virtual host of RabbitMQ."""
     is_encrypted: bool = False
     allow: frozenset[Weakness] = frozenset()
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.brokers import Broker, NatsServer, RedisServer
+from tests.support.brokers import Broker, NatsServer, RabbitServer, RedisServer
 
 BROKERS: dict[str, type[Broker]] = {
     "nats": NatsServer,
+    "rabbitmq": RabbitServer,
     "redis": RedisServer,
 }
 _numbers = itertools.count(1)

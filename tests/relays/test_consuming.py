@@ -65,10 +65,11 @@ async def test_each_message_becomes_a_command_with_a_key_of_its_own(
 
 async def test_messages_that_come_again_change_nothing(broker: Broker, topic: str) -> None:
     await topics(broker, topic)
-    for number in range(5):
-        await broker.put(topic, f"m-{number}", b"a 1")
     async with Engine([Counter]) as engine:
         for name in ("first", "second"):  # one that has forgotten what it had read
+            if name == "first" or not broker.keeps_what_was_read:
+                for number in range(5):
+                    await broker.put(topic, f"m-{number}", b"a 1")
             consumer = consumer_of(broker, topic, name=name)
             async with consumer.running(engine):
                 await finished(consumer, 5)

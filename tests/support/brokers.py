@@ -7,6 +7,7 @@ ids that it was started with.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -15,17 +16,18 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
-from tests.support.postgres import free_port
+from tests.support.postgres import children_of, free_port
 
 SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.02
 USER, PASSWORD = "relay", "a-secret-word"
+INSTALL_RABBIT: Final = "apt-get install -y --no-install-recommends rabbitmq-server"
 
 
 class Seen(NamedTuple):
@@ -60,6 +62,8 @@ class Broker:
     """Whether it keeps one of several messages with one id."""
     makes_topics = False
     """Whether a topic is made when it is first published to."""
+    keeps_what_was_read = True
+    """Whether another reader finds a message that one has acknowledged."""
     too_large = 0
     """Bytes of a body that it does not take, and an engine's log does."""
 
@@ -269,6 +273,156 @@ class RedisServer(Broker):
                     names["datacontenttype"] = names.pop("content-type", "")
                     found.append(Seen(topic, names.get("id", ""), names, body))
         return found
+
+
+class RabbitServer(Broker):
+    """RabbitMQ, with a port mapper of its own: both are ended by their process ids."""
+
+    scheme = "amqp"
+    safe_scheme = "amqps"
+    drops_repetitions = False
+    keeps_what_was_read = False
+    too_large = 600_000
+    queues = "classic"
+    """The kind of queue that `create` makes. A quorum queue of RabbitMQ 3.10 that is younger than
+    three minutes is lost with a kill: Ra keeps the names of its servers in a file (`names.dets`)
+    that is written to the disk that often, and finds no leader for what is not named there."""
+    _mapper: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> Sequence[str]:
+        if self._mapper is None:
+            self._mapper_port = free_port()
+            mapper = [program("epmd", INSTALL_RABBIT), "-address", "127.0.0.1"]
+            self._mapper = subprocess.Popen([*mapper, "-port", str(self._mapper_port)])
+        lines = [f"default_user = {USER}", f"default_pass = {PASSWORD}", "loopback_users = none"]
+        lines += [f"max_message_size = {self.too_large}", "disk_free_limit.absolute = 1MB"]
+        lines.append("log.console.level = warning")
+        if self.tls is None:
+            lines.append(f"listeners.tcp.1 = 127.0.0.1:{self.port}")
+        else:
+            lines += ["listeners.tcp = none", f"listeners.ssl.1 = 127.0.0.1:{self.port}"]
+            lines += [f"ssl_options.certfile = {self.tls[0]}"]
+            lines += [f"ssl_options.keyfile = {self.tls[1]}", "ssl_options.verify = verify_none"]
+        (self.folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        (self.folder / "plugins").write_text("[].\n")
+        # Not what is on the path: that one gives up root's rights, and with them its folder.
+        program("rabbitmq-server", INSTALL_RABBIT)
+        return ["/usr/lib/rabbitmq/bin/rabbitmq-server"]
+
+    def environment(self) -> Mapping[str, str]:
+        folder, loopback = self.folder, "{127,0,0,1}"
+        return {
+            **super().environment(),
+            "ERL_EPMD_PORT": str(self._mapper_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_BASE": str(folder),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_NODENAME": f"relay{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                f"-kernel inet_dist_use_interface {loopback} +sbwt none"
+            ),
+        }
+
+    def is_ready(self) -> bool:
+        """Tell whether it speaks: a machine that is being killed takes connections for a moment."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), SECONDS) as asking:
+                asking.sendall(b"AMQP\x00\x00\x09\x01")
+                return self.tls is not None or bool(asking.recv(1))
+        except OSError:
+            return False
+
+    def _end(self, how: signal.Signals) -> None:
+        """End the script with all that it has started; the mapper goes with the last."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if how is signal.SIGTERM:
+            for child in list(_descendants(process.pid)):
+                os.kill(child, how)
+            process.wait(SECONDS)
+            return
+        # The script first, so that it starts nothing more; then what it is the parent of.
+        process.send_signal(signal.SIGSTOP)
+        started = list(_descendants(process.pid))
+        process.kill()
+        process.wait(SECONDS)
+        for child in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        until = time.monotonic() + SECONDS
+        while any(_lives(child) for child in started):
+            assert time.monotonic() < until, "the machine does not end"
+            time.sleep(LOOK_SECONDS)
+
+    def close(self) -> None:
+        super().close()
+        if self._mapper is not None:
+            self._mapper.kill()
+            self._mapper.wait(SECONDS)
+
+    async def client(self) -> Any:
+        import aio_pika
+
+        options: Any = {"ssl": True, "ssl_context": self.trusted} if self.trusted else {}
+        return await aio_pika.connect(
+            host="127.0.0.1", port=self.port, login=USER, password=PASSWORD, **options
+        )
+
+    async def create(self, topic: str, **options: Any) -> None:
+        given: dict[str, Any] = {"durable": True, "arguments": {"x-queue-type": self.queues}}
+        async with await self.client() as connection:
+            channel = await connection.channel()
+            await channel.declare_queue(topic, **{**given, **options})
+
+    async def put(self, topic: str, name: str, body: bytes, **attributes: str) -> None:
+        import aio_pika
+
+        headers: Any = {f"cloudEvents:{key}": value for key, value in attributes.items()}
+        async with await self.client() as connection:
+            channel = await connection.channel()
+            message = aio_pika.Message(body, headers=headers, message_id=name or None)
+            await channel.default_exchange.publish(message, routing_key=topic)
+
+    async def messages(self, topic: str) -> list[Seen]:
+        found: list[Seen] = []
+        async with await self.client() as connection:
+            channel = await connection.channel()
+            queue = await channel.declare_queue(topic, passive=True)
+            total = queue.declaration_result.message_count
+            if not total:
+                return found
+            await channel.set_qos(prefetch_count=total)  # a quorum queue gives 2,000 without
+            async with queue.iterator() as messages:
+                async for message in messages:
+                    names = {
+                        name.removeprefix("cloudEvents:"): str(value)
+                        for name, value in message.headers.items()
+                    }
+                    names["datacontenttype"] = message.content_type or ""
+                    found.append(Seen(topic, message.message_id or "", names, message.body))
+                    if len(found) == total:
+                        break
+        return found
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for child in children_of(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether a process is there, and is not only remembered."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Line:
