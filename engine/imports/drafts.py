@@ -164,19 +164,20 @@ class ExportedDrafts:
         self._kinds = Kinds(definitions)
         self._types = {(kind.name, kind.version): kind for kind in registry.types}
         self._decoder = msgspec.json.Decoder(ExportedLine)
+        self._metadata = msgspec.json.Decoder(Metadata)
 
     def __call__(self, found: SourceEvent) -> Iterator[Draft]:
         """Read a line."""
         try:
             line = self._decoder.decode(found.raw)
-            yield self._draft(line)
+            yield self._draft(line, self._metadata.decode(found.raw))
         except (msgspec.MsgspecError, InvalidInput, Damaged, ValueError) as error:
             raise StoreRefused(
                 f"{self._source}, {found.place}: {_plain(error)}. This is no line of an export "
                 f"that the application can read: give --map for lines of another form"
             ) from error
 
-    def _draft(self, line: ExportedLine) -> Draft:
+    def _draft(self, line: ExportedLine, metadata: Metadata) -> Draft:
         kind, _, own_id = line.stream.partition(":")
         check_id(own_id)
         as_text("stream", line.stream)
@@ -184,10 +185,6 @@ class ExportedDrafts:
             raise InvalidInput(f"its encoding is {line.encoding}, which this release does not know")
         payload = bytes(msgspec.json.format(line.payload, indent=-1))
         time = _microseconds(datetime.fromisoformat(line.recorded)) - line.behind
-        metadata = Metadata(
-            *(line.key, line.fingerprint, line.events, line.correlation, line.causation),
-            *(line.principal, line.headers, line.reply, line.claims, line.releases),
-        )
         encoded = b"" if metadata == Metadata() else encode_metadata(metadata)
         stored = StoredEvent(
             *(1, line.stream, line.version, line.event, line.event_version, time),
@@ -203,7 +200,7 @@ class ExportedDrafts:
             time,
             payload,
             encoded,
-            [*(Claim(*c) for c in line.claims), *(Release(*c) for c in line.releases)],
+            [*(Claim(*c) for c in metadata.claims), *(Release(*c) for c in metadata.releases)],
             line.version,
             line.checksum,
         )

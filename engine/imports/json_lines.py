@@ -14,14 +14,13 @@ from typing import Any
 import msgspec
 
 from ..errors import StoreRefused
-from ..model.codec import NOTHING_KEPT
 from .events import SourceEvent
 
 __all__ = ["ExportedLine", "JsonLinesSource"]
 
 
 class ExportedLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A line that Foldline has written. Fields that it does not know are passed over."""
+    """A line that Foldline has written, but for its `Metadata`, whose fields stand in it too."""
 
     stream: str
     version: int
@@ -34,16 +33,6 @@ class ExportedLine(msgspec.Struct, frozen=True, kw_only=True):
     """By how many µs its writer's clock was behind `recorded`."""
     checksum: int | None = None
     """Of the event as it was stored; compared if it is there."""
-    key: str | None = None
-    fingerprint: int | None = None
-    events: int = 1
-    correlation: str | None = None
-    causation: str | None = None
-    principal: str | None = None
-    headers: dict[str, str] | None = None
-    reply: msgspec.Raw = NOTHING_KEPT
-    claims: tuple[tuple[str, str], ...] = ()
-    releases: tuple[tuple[str, str], ...] = ()
 
 
 class JsonLinesSource:

@@ -91,8 +91,8 @@ class Consumed(msgspec.Struct, frozen=True):
 class Consumer:
     """Executes commands that messages of a broker ask for.
 
-    - `source`: the broker: "nats://host" or "redis://host/0", or "tls://", "rediss://".
-    - `topic`: the subject of NATS, or the stream of Redis, that is read.
+    - `source`: the broker, by the URL that a Relay takes.
+    - `topic`: the subject of NATS, the queue of RabbitMQ, or the stream of Redis, that is read.
     - `name`: how the broker remembers what was read: a durable consumer, a consumer group. One
       process at a time reads under a name.
     - `to_command`: gives the command of a message, or an Envelope, or None for a message to pass
@@ -198,6 +198,9 @@ class Consumer:
         done: list[Received] = []
         taken: list[tuple[Received, Envelope]] = []
         for each in received:
+            if not each.message.id:
+                await self._bury(each, "it has no id")  # none that is the same when it comes again
+                continue
             try:
                 envelope = self._envelope_of(each.message)
             except BaseException as raised:
@@ -210,11 +213,14 @@ class Consumer:
             else:
                 taken.append((each, envelope))
         lanes = lanes_of([ids_of(envelope.command) for _, envelope in taken])
-        ends = await asyncio.gather(
-            *(self._execute_lane(engine, [taken[n] for n in lane], done) for lane in lanes),
-            return_exceptions=True,
-        )
-        await self._inlet.acknowledge(done)
+        try:
+            ends = await asyncio.gather(
+                *(self._execute_lane(engine, [taken[n] for n in lane], done) for lane in lanes),
+                return_exceptions=True,
+            )
+        finally:
+            # Also where it is stopped now: what has a receipt need not come again.
+            await self._inlet.acknowledge(done)
         failed = [end for end in ends if end is not None]
         if failed:
             finished = {id(each) for each in done}

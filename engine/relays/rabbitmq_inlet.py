@@ -131,7 +131,7 @@ class RabbitInlet:
         attributes = _attributes(headers)
         if message.content_type:
             attributes[CONTENT_TYPE] = message.content_type
-        # Without an id there is none that is the same when it comes again: it is buried.
+        # RabbitMQ gives none of its own: a message without one is buried.
         id_ = attributes.get("id") or message.message_id or ""
         return Received(Message(id_, self._topic, attributes, message.body, headers), message)
 

@@ -62,6 +62,8 @@ class Broker:
     """Whether it keeps one of several messages with one id."""
     makes_topics = False
     """Whether a topic is made when it is first published to."""
+    starts_soon = True
+    """Whether it starts in less than a second."""
     keeps_what_was_read = True
     """Whether another reader finds a message that one has acknowledged."""
     too_large = 0
@@ -282,6 +284,7 @@ class RabbitServer(Broker):
     safe_scheme = "amqps"
     drops_repetitions = False
     keeps_what_was_read = False
+    starts_soon = False
     too_large = 600_000
     queues = "classic"
     """The kind of queue that `create` makes. A quorum queue of RabbitMQ 3.10 that is younger than

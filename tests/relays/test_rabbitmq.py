@@ -1,0 +1,147 @@
+"""What is particular to RabbitMQ: queues that lose messages, exchanges, full queues, encryption."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import BrokerFailed, Engine, ProjectionLag
+from engine.relays import Consumer, Message
+from engine.relays.inlet import Received
+from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
+from tests.support.brokers import PASSWORD, USER, RabbitServer
+from tests.support.certificates import certify
+from tests.support.counters import Add, Counter, total
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def rabbit(started: Any) -> RabbitServer:
+    server: RabbitServer = started("rabbitmq")
+    return server
+
+
+async def stopped(engine: Engine, *counters: str) -> str:
+    """Count, wait until the relay has stopped for it, and give why."""
+    with pytest.raises(ProjectionLag, match="stopped"):
+        await published(engine, await add(engine, *counters))
+    failure = (await status(engine)).failure
+    assert failure is not None
+    return failure.cause
+
+
+async def test_a_queue_that_is_lost_with_the_server_is_refused_unless_allowed(
+    rabbit: RabbitServer, topic: str
+) -> None:
+    await rabbit.create(topic, durable=False, arguments=None)
+    async with relaying(relay_to(rabbit, topic)) as engine:
+        assert "is not durable" in await stopped(engine, "a")
+    async with relaying(relay_to(rabbit, topic, allow=["memory"])) as engine:
+        await published(engine, await add(engine, "a"))
+
+    assert len(await rabbit.messages(topic)) == 1
+
+
+async def test_an_exchange_that_leads_to_no_queue_is_an_error_and_no_silence(
+    rabbit: RabbitServer, topic: str
+) -> None:
+    await rabbit.create(topic)
+    exchange = f"{topic}-exchange"
+    async with await rabbit.client() as connection:
+        channel = await connection.channel()
+        declared = await channel.declare_exchange(exchange, "topic", durable=True)
+        async with relaying(relay_to(rabbit, f"exchange:{exchange}/counted.a")) as engine:
+            assert "no queue of" in await stopped(engine, "a", "b")
+            await (await channel.get_queue(topic)).bind(declared, "counted.*")
+            await engine.projections.resume("outbound")
+            await published(engine, 2)
+            log_id = engine._store.log_id
+
+    assert check_order(await rabbit.messages(topic), log_id, 2) == 0
+
+
+async def test_a_queue_that_is_full_is_waited_for(rabbit: RabbitServer, topic: str) -> None:
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await rabbit.create(topic, arguments=full)
+    async with relaying(relay_to(rabbit, topic)) as engine:
+        await published(engine, await add(engine, "a"))
+        position = await add(engine, "a", "a")
+        await until(lambda: engine.statistics().projectors["outbound"].retries > 1)
+        found = await status(engine)
+        assert (found.state, found.parked) == ("retrying", 0)
+        async with await rabbit.client() as connection:
+            queue = await (await connection.channel()).get_queue(topic)
+            waiting = asyncio.ensure_future(published(engine, position))
+            while not waiting.done():
+                await queue.purge()
+                await asyncio.sleep(0.05)
+            await waiting
+        assert (await status(engine)).parked == 0
+
+
+async def test_a_message_without_an_id_is_buried(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Inlet:
+        """Stands for a queue that another library has written to: this one gives each an id."""
+
+        def __init__(self) -> None:
+            self.come = [Received(Message("", "paid", {}, b"1"), None)]
+            self.buried: list[str] = []
+
+        async def fetch(self, count: int) -> list[Received]:
+            await asyncio.sleep(0)
+            come, self.come = self.come, []
+            return come
+
+        async def acknowledge(self, received: list[Received]) -> None:
+            pass
+
+        async def bury(self, received: Received, reason: str) -> None:
+            self.buried.append(reason)
+
+        async def close(self) -> None:
+            pass
+
+    inlet = Inlet()
+    monkeypatch.setattr("engine.relays.consumer.open_inlet", lambda *_: inlet)
+    consumer = Consumer(
+        "amqp://localhost", topic="paid", name="of-b", dead="dead", to_command=lambda _: Add("a", 1)
+    )
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await until(lambda: consumer.statistics().buried == 1)
+        assert await total(engine, "a") == "0 at 0"
+
+    assert inlet.buried == ["it has no id"]
+
+
+async def test_a_queue_that_is_not_there_ends_the_consumer(
+    rabbit: RabbitServer, topic: str
+) -> None:
+    await rabbit.create(topic)
+    consumer = Consumer(
+        rabbit.url, topic=topic, name="of-c", dead="nowhere", to_command=lambda message: None
+    )
+    async with Engine([Counter]) as engine:
+        with pytest.raises(BrokerFailed, match="no queue 'nowhere'"):
+            await consumer.run(engine)
+
+
+@pytest.mark.slow
+async def test_an_encrypted_connection_trusts_only_whom_it_is_told_to(tmp_path: Path) -> None:
+    certificate = certify(tmp_path, "here", "IP:127.0.0.1")
+    server = RabbitServer(tmp_path / "rabbit", tls=(certificate, certificate.with_suffix(".key")))
+    server.trusted = trusted = ssl.create_default_context(cafile=str(certificate))
+    url = server.url_of(USER, PASSWORD, safe=True)
+    server.start()
+    try:
+        await server.create("counted")
+        async with relaying(relay_to(server, url=url, tls=trusted)) as engine:
+            await published(engine, await add(engine, "a"))
+        async with relaying(relay_to(server, url=url)) as engine:
+            assert "no encrypted connection" in await stopped(engine, "a")
+        assert len(await server.messages("counted")) == 1
+    finally:
+        server.close()
