@@ -121,8 +121,12 @@ class RabbitInlet:
                 publisher_confirms=True, on_return_raises=True
             )
             await self._channel.set_qos(prefetch_count=PREFETCH)
-            self._connection.close_callbacks.add(lambda *_: come.put_nowait(None))
-            self._channel.close_callbacks.add(lambda *_: come.put_nowait(None))
+
+            def ended(*_: object) -> None:
+                come.put_nowait(None)
+
+            self._connection.close_callbacks.add(ended)
+            self._channel.close_callbacks.add(ended)
             queue = await self._channel.get_queue(self._topic, ensure=False)
             await queue.consume(come.put)
 

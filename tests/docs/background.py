@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.brokers import NatsServer
+from tests.support.brokers import NatsServer, RabbitServer
 from tests.support.other_stores import OldDatabase
 
 READY_SECONDS: Final = 60
@@ -155,9 +155,26 @@ class Nats:
         self._server.kill()
 
 
-BROKERS: Final[dict[str, type[Redis] | type[Nats] | type[OldDatabase]]] = {
+class Rabbit:
+    """A RabbitMQ server on a free port."""
+
+    name = "RABBITMQ"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = RabbitServer(folder / ".rabbitmq")
+        self._server.start()
+        self.url = self._server.url
+        """Where it is."""
+
+    def end(self) -> None:
+        """End it."""
+        self._server.close()
+
+
+BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | OldDatabase]]] = {
     "REDIS": Redis,
     "NATS": Nats,
+    "RABBITMQ": Rabbit,
     "OLD": OldDatabase,
 }
 """By the name of the variable that says where each is, without `_URL`."""
