@@ -100,9 +100,9 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
     - `to`: the broker: "nats://host", "amqp://host/vhost", "redis://host/0". An encrypted
       connection, which is the rule off this machine, has "tls://", "amqps://" or "rediss://".
     - `events`: classes of events; `[Event]` for all.
-    - `topic`: the subject of NATS, the queue of RabbitMQ (or "exchange:name/key") or the stream of
-      Redis that takes the messages, or a function of event and `Meta` that gives it. In NATS a
-      stream that takes the subject must exist, and in RabbitMQ the queue or exchange.
+    - `topic`: what takes the messages, or a function of event and `Meta` that gives it. It is the
+      subject of NATS, the queue of RabbitMQ or "exchange:name/key", or the stream of Redis. In
+      NATS a stream that takes the subject must exist, and in RabbitMQ the queue or exchange.
     - `version`: raise it to publish everything again, with the same ids.
     - `slices`: so many batches are under way at once, each with streams of its own. Redis takes 1.
     - `on_poison`: what becomes of a message that the broker does not take, or that cannot be
