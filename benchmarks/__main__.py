@@ -37,6 +37,7 @@ SCENARIOS: Final = {
     "grow": "grow",
     "relay": "relay",
     "members": "members",
+    "reactions": "reactions",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}
