@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from .authorization import Authorize, Gate
-from .errors import DefinitionError
+from .errors import DefinitionError, Rejected
 from .host.entrance import Entrance
 from .host.store_end import StoreEnd
 from .host.supervisor import Life, Supervisor
@@ -27,7 +27,8 @@ from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
 from .model.given import shown
 from .model.joint import joint_handlers_of
-from .model.process import reactors_of
+from .model.messages import Command
+from .model.process import reactors_of, refusal_of
 from .model.projection import Projection
 from .model.projections import check_names, projections_of
 from .model.schema import refuse_misfits, unknown_kinds
@@ -168,7 +169,14 @@ class Wiring:
             self._limits,
             self._logger,
             self.entrance.is_ending,
+            self._rejection_told,
         )
+
+    def _rejection_told(self, stream: str, command: Command, rejection: Rejected) -> Command | None:
+        """Give what tells a process manager that its command was rejected."""
+        kind, _, aggregate_id = stream.partition(":")
+        cls = next((d.cls for d in self.definitions if d.kind == kind), Aggregate)
+        return refusal_of(cls, aggregate_id, command, rejection)
 
     def _make_admission(self) -> Admission | None:
         gate = self.gate

@@ -7,8 +7,9 @@ Rules:
   times, so many at once and no more.
 - The command's events take the timer away in their own transaction, which refuses them if the timer
   was cancelled or set anew meanwhile. A command that writes nothing has it settled afterwards.
-- Rejected is an outcome. What was not run for want of room, or was voided, is sent again. What
-  fails otherwise is tried again later and later, and then set aside with its cause.
+- Rejected is an outcome, which the aggregate that set the timer may decide about. What was not run
+  for want of room, or was voided, is sent again. What fails otherwise is tried again later and
+  later, and then set aside with its cause.
 - When the engine stops, nothing more is sent; what is not fired waits in the log.
 
 It decides nothing, and never writes an event.
@@ -24,6 +25,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from ..errors import (
     Closed,
     Conflict,
@@ -36,7 +39,7 @@ from ..errors import (
 )
 from ..limits import Limits
 from ..model.codec import Metadata, read_metadata
-from ..model.messages import Envelope
+from ..model.messages import Command, Envelope
 from ..model.timers import TimedCommands
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports, jumps_of
@@ -80,6 +83,14 @@ class Fire(Protocol):
         ...
 
 
+class TellRejection(Protocol):
+    """Gives what tells an aggregate that a command of its timer was rejected."""
+
+    def __call__(self, stream: str, command: Command, rejection: Rejected, /) -> Command | None:
+        """Give a command for the aggregate; None where it need not hear of it."""
+        ...
+
+
 class Firing:
     """The task that fires the timers of one engine, until `stop`."""
 
@@ -92,7 +103,10 @@ class Firing:
         limits: Limits,
         logger: logging.Logger,
         is_ending: Callable[[], bool],
+        told: TellRejection,
     ) -> None:
+        """Take the log, what posts commands, and what tells who set one that it was rejected."""
+        self._told = told
         self._store = store
         self._fire = fire
         self._commands = known
@@ -293,6 +307,32 @@ class Firing:
         )
 
     def _answered(self, timer: WaitingTimer, mail: Mail, future: asyncio.Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, Rejected) and self._tell(timer, mail.envelope, error):
+            return
+        self._take(timer, error, wrote=mail.wrote)
+
+    def _tell(self, timer: WaitingTimer, envelope: Envelope, rejection: Rejected) -> bool:
+        """Let the aggregate that set a timer hear that its command was rejected, if it wants to.
+
+        What it decides then takes the timer away, as the command's events would have.
+        """
+        command = self._told(timer.stream, envelope.command, rejection)
+        if command is None:
+            return False
+        self._rejected += 1
+        key = f"{envelope.key}:refused"
+        envelope = msgspec.structs.replace(envelope, command=command, key=key)
+        try:
+            fired = FiredTimer(timer.stream, timer.name, timer.position)
+            mail = self._fire(envelope, fired, read_metadata(timer.metadata).depth)
+        except EngineError as error:
+            self._take(timer, error, wrote=False)
+        else:
+            mail.answer.add_done_callback(partial(self._heard, timer, mail))
+        return True
+
+    def _heard(self, timer: WaitingTimer, mail: Mail, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         self._take(timer, error, wrote=mail.wrote)
 
