@@ -84,11 +84,19 @@ async def test_no_command_follows_where_a_reaction_gives_none_and_others_pass() 
         assert (numbers.events, numbers.reactions.sent, numbers.reactions.receipts) == (2, 1, 1)
 
 
+class ByVersion(Reactor, name="shipping", begins="now"):
+    """Sends each to a parcel of its own."""
+
+    @reacts
+    def paid(self, event: Paid, meta: Meta) -> Ship:
+        return Ship(meta.event_id, meta.id)
+
+
 async def test_commands_of_one_stream_keep_their_order_and_others_do_not_wait(
     depot: Depot,
 ) -> None:
     depot.hold["o-1"] = asyncio.Event()
-    async with shop(depot=depot) as engine:
+    async with shop(reactor=ByVersion, depot=depot) as engine:
         await pay(engine, "o-1", "o-2", "o-1", "o-3")
         await until(lambda: {"o-2", "o-3"} <= set(depot.asked))
         assert depot.asked.count("o-1") == 1
