@@ -122,7 +122,9 @@ def arrival(manager: type[Aggregate], event: Event, meta: Meta) -> Command | Non
 
     Raises UsageError for an event that the manager does not react to.
     """
-    process: _Process = cast("Any", manager).__process__
+    process: _Process | None = getattr(manager, "__process__", None)
+    if process is None:
+        raise UsageError(f"{manager.__name__} is no ProcessManager, and takes no events of others")
     bases = (base for base in type(event).__mro__ if base in process.routes)
     route = process.routes.get(next(bases, Event))
     if route is None:

@@ -25,6 +25,7 @@ from ..model.codec import EventRegistry
 from ..model.decisions import Claim, Decision, UniqueValue, opened
 from ..model.difference import difference
 from ..model.messages import Command, Event, Meta
+from ..model.process import arrival, refusal_of
 from ..model.projection import (
     Projection,
     ProjectionHandler,
@@ -154,8 +155,9 @@ class Scenario(Generic[A]):
 
     def when(
         self,
-        command: Command,
+        command: Command | Event,
         *,
+        meta: Meta | None = None,
         resources: Mapping[type, object] | None = None,
         now: datetime | int | None = None,
         key: str | None = None,
@@ -165,8 +167,9 @@ class Scenario(Generic[A]):
         headers: Mapping[str, str] | None = None,
         taken: Sequence[UniqueValue] = (),
     ) -> Decided[A]:
-        """Let the aggregate decide a command.
+        """Let the aggregate decide a command; a process manager, an event of others.
 
+        `meta` is that of an event: where it stands, if the manager looks at that.
         `now` is an aware datetime, or µs since 1970-01-01 UTC. If it is not given, it is the time
         of what came before, and 1970 at first. New ids are `id-1`, `id-2` ….
         `taken` are values that other aggregates hold, so that a claim of one is refused.
@@ -175,7 +178,7 @@ class Scenario(Generic[A]):
         the state, UsageError if the aggregate does not handle the command.
         """
         __tracebackhide__ = True  # pytest shows the test's own line
-        trial = self._trial(command)
+        trial = self._trial(command, meta)
         pending = self._pending.at(None if now is None else microseconds(now))
         if trial.handler.is_async:
             raise UsageError(
@@ -198,8 +201,9 @@ class Scenario(Generic[A]):
 
     async def when_async(
         self,
-        command: Command,
+        command: Command | Event,
         *,
+        meta: Meta | None = None,
         resources: Mapping[type, object] | None = None,
         now: datetime | int | None = None,
         key: str | None = None,
@@ -211,7 +215,7 @@ class Scenario(Generic[A]):
     ) -> Decided[A]:
         """Like `when`, for a handler that is `async def`."""
         __tracebackhide__ = True  # pytest shows the test's own line
-        trial = self._trial(command)
+        trial = self._trial(command, meta)
         pending = self._pending.at(None if now is None else microseconds(now))
         context = Context(
             pending.now,
@@ -229,12 +233,46 @@ class Scenario(Generic[A]):
             trial.rejection = rejected
         return self._decision(trial, taken, pending)
 
-    def _trial(self, command: Command) -> _Trial:
+    def when_rejected(
+        self,
+        command: Command,
+        code: str,
+        message: str = "",
+        *,
+        resources: Mapping[type, object] | None = None,
+    ) -> Decided[A]:
+        """Let a process manager decide what follows if a command that it gave is rejected.
+
+        Raises UsageError if it has no method for that.
+        """
+        __tracebackhide__ = True  # pytest shows the test's own line
+        told = refusal_of(self._aggregate, self._id, command, Rejected(code, message))
+        if told is None:
+            raise UsageError(
+                f"{self._aggregate.__name__} has no method with @when_rejected for a rejected "
+                f"{type(command).__name__}"
+            )
+        return self.when(told, resources=resources)
+
+    def _trial(self, message: Command | Event, meta: Meta | None) -> _Trial:
+        command = message if isinstance(message, Command) else self._arrival(message, meta)
         handler = self._aggregate.__definition__.handlers.get(type(command))
         if handler is None:
             raise UsageError(f"{self._aggregate.__name__} handles no {type(command).__name__}")
         state = self._fold()
         return _Trial(handler, state, command, _shown(state))
+
+    def _arrival(self, event: Event, meta: Meta | None) -> Command:
+        """Give the command that an event becomes for this instance."""
+        name = self._aggregate.__name__
+        routed = arrival(self._aggregate, event, meta or Meta(f"{TEST_ID}:1", 1, 1, 0))
+        instance = None if routed is None else getattr(routed, "instance")  # noqa: B009 - of any
+        if routed is None or instance != self._id:
+            raise UsageError(
+                f"the event is for instance {instance!r} of {name}, and this one is {self._id!r}: "
+                f"write given({name}, ..., aggregate_id=...), or give the event its meta"
+            )
+        return routed
 
     def when_time_passes(
         self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
