@@ -1,6 +1,7 @@
 """How commands, errors and what operators are told travel between processes and stay the same.
 
-Rules: a command arrives as it was sent, or is refused where it was sent. An error arrives as the
+Rules: a command arrives as it was sent, or as its declared types take what was sent, or is refused
+where it was sent. An error arrives as the
 same class, if the other process has that class, or else as the nearest one that both have. Only
 classes of EngineError are made of what comes, and none by its constructor. Values of an error that
 MessagePack has no word for (a Decimal, a date) arrive as texts. Nothing is imported because of a
@@ -9,15 +10,19 @@ name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from ..errors import EngineError, InvalidInput, OutcomeUnknown
+from ..errors import DefinitionError, EngineError, InvalidInput, OutcomeUnknown
 from ..model.messages import Command
 from ..model.sameness import first_difference
-from ..runtime.safely import text_of
+from ..runtime.safely import as_error, described, text_of
+from .moments import decode_with_zones, encode_with_zones, fixed, is_with_zones
 
 __all__ = ["CommandForms", "as_failure", "decode_values", "encode_values", "error_of"]
 
@@ -28,34 +33,43 @@ def _as_text(value: object) -> str:
     """Give what a value of the host's says of itself, or the name of its class."""
     try:
         return str(value).encode("utf-8", "replace").decode()
-    except Exception:
+    except BaseException:  # of the host's class, whatever it is
         return type(value).__name__
 
 
+_TAKEN_FOR: Final[frozenset[tuple[type[Any], type[Any]]]] = frozenset(
+    ((int, float), (tuple, list), (frozenset, set))
+)
+"""Classes of values that a field of another type takes as they are meant."""
 _values: Final = msgspec.msgpack.Encoder(enc_hook=_as_text)
 
 
 class CommandForms:
-    """The commands of one engine, by name."""
+    """The commands of one engine, by name. Raises DefinitionError for one that cannot be sent."""
 
-    def __init__(self, commands: Sequence[type[Command]]) -> None:
+    def __init__(self, commands: Mapping[type[Command], str]) -> None:
+        """Take the classes of command, and the kind of the aggregate that handles each."""
         self._encoder = msgspec.msgpack.Encoder()
+        self._names = _names_of(commands)
+        self._classes = {name: cls for cls, name in self._names.items()}
         self._decoders: Mapping[str, msgspec.msgpack.Decoder[Command]] = {
-            _name_of(cls): msgspec.msgpack.Decoder(cls) for cls in commands
+            name: _decoder_of(cls) for name, cls in self._classes.items()
         }
-        self._names = {cls: _name_of(cls) for cls in commands}
 
     def encode(self, command: Command) -> tuple[str, bytes]:
         """Give a command's name and body; raise InvalidInput if it would arrive changed."""
         name = self._names[type(command)]
         try:
             body = self._encoder.encode(command)
-            changed = first_difference(command, self._decoders[name].decode(body))
-        except Exception as error:
+            changed = first_difference(command, self._decode(name, body), _as_declared)
+            if changed is not None:
+                body = encode_with_zones(command)
+                changed = first_difference(command, self._decode(name, body), _as_declared)
+        except BaseException as error:  # of the command's class, whatever it is
             raise InvalidInput(
                 f"{type(command).__name__} cannot be sent to the process that owns the log"
                 f"{_place_of(error)}: give its fields values of their types. Nothing was run."
-            ) from error
+            ) from as_error(error)
         if changed is not None:
             raise InvalidInput(
                 f"{type(command).__name__}{changed} would arrive as something else in the process "
@@ -65,32 +79,70 @@ class CommandForms:
 
     def decode(self, name: str, body: bytes) -> Command:
         """Give the command; raise InvalidInput if this process does not know it so."""
-        decoder = self._decoders.get(name)
-        if decoder is None:
+        if name not in self._decoders:
             raise InvalidInput(
                 f"the process that owns the log has no command {name!r:.200}: it runs another "
                 f"release. Nothing was run."
             )
         try:
-            return decoder.decode(body)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            return self._decode(name, body)
+        except BaseException as error:  # of the command's class, whatever it is
             raise InvalidInput(
                 f"the process that owns the log declares {name!r:.200} otherwise"
                 f"{_place_of(error)}: it runs another release. Nothing was run."
-            ) from error
+            ) from as_error(error)
+
+    def _decode(self, name: str, body: bytes) -> Command:
+        if is_with_zones(body):
+            return decode_with_zones(body, self._classes[name])
+        return self._decoders[name].decode(body)
 
 
-def _place_of(error: Exception) -> str:
-    """Say where a value is malformed, without the value."""
-    _, found, place = str(error).rpartition(" - at ")
-    return f" (at {place})" if found else f" ({type(error).__name__})"
+def _names_of(commands: Mapping[type[Command], str]) -> Mapping[type[Command], str]:
+    """Name each class by its kind, whatever its module is called in the process that runs it.
+
+    A program is `__main__` where it was started, and has its own name where it is imported.
+    """
+    names = {cls: f"{kind}/{cls.__qualname__}" for cls, kind in commands.items()}
+    often = Counter(names.values())
+    return {
+        cls: name if often[name] == 1 else f"{name} of {cls.__module__}"
+        for cls, name in names.items()
+    }
 
 
-def _name_of(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
+def _decoder_of(cls: type[Command]) -> msgspec.msgpack.Decoder[Command]:
+    try:
+        return msgspec.msgpack.Decoder(cls)
+    except Exception as error:
+        raise DefinitionError(
+            f"{cls.__qualname__} cannot be sent from one process to another, as join=True needs: "
+            f"{described(error)}"
+        ) from error
+
+
+def _as_declared(sent: Any, arrived: Any) -> object:
+    """Give what was sent as a field's declared type takes it, if nothing of it is lost by that.
+
+    An int stands for a float, any sequence for a Sequence, and an enum of texts for a text.
+    """
+    kind: type[Any] = type(sent)
+    into: type[Any] = type(arrived)
+    if kind is datetime:
+        return fixed(sent)
+    made: Any = sent
+    if (kind, into) in _TAKEN_FOR:
+        made = into(sent)
+    elif into in (str, int) and isinstance(sent, Enum) and isinstance(sent, into):
+        made = sent.value
+    return made if into is list or made == sent else sent
 
 
 # -- errors -----------------------------------------------------------------------------------
+
+
+_PART_MAX: Final = 1024 * 1024
+"""Bytes of one value of an error; what is larger, or cannot be encoded, is left out."""
 
 
 def as_failure(error: BaseException) -> tuple[tuple[str, ...], bytes]:
@@ -99,7 +151,29 @@ def as_failure(error: BaseException) -> tuple[tuple[str, ...], bytes]:
         error = OutcomeUnknown(f"the process that owns the log failed with {text_of(error)}")
     classes = tuple(_name_of(cls) for cls in type(error).__mro__ if issubclass(cls, EngineError))
     attributes = {name: value for name, value in vars(error).items() if name != "__notes__"}
-    return classes, encode_values([list(error.args), attributes])
+    values: list[object] = [list(error.args), attributes]
+    if _unsendable(values) is not None:
+        values = [[*map(_sendable, error.args)], _sendable(attributes, 2)]
+    return classes, encode_values(values)
+
+
+def _unsendable(value: object) -> str | None:
+    """Say why a value cannot be sent, or not be read where it arrives; None if it can be."""
+    try:
+        encoded = encode_values(value)
+        msgspec.msgpack.decode(encoded)
+    except Exception:
+        return "is nested too deeply, or in itself"
+    return f"has {len(encoded)} bytes" if len(encoded) > _PART_MAX else None
+
+
+def _sendable(value: object, levels: int = 0) -> object:
+    """Give a value, or a text in its place; in a dict, for each of its values."""
+    if levels and isinstance(value, dict):
+        items = cast("dict[object, object]", value).items()
+        return {_as_text(name): _sendable(each, levels - 1) for name, each in items}
+    why = _unsendable(value)
+    return value if why is None else f"left out, since it {why}"
 
 
 def error_of(classes: Sequence[str], values: bytes) -> EngineError:

@@ -89,7 +89,7 @@ class Joined:
         self.entrance = Entrance(self.life)
         outside = open_backend(store).outside(settings.ports)
         path = outside.meeting()
-        forms = CommandForms(first.reception.commands)
+        forms = CommandForms(first.reception.kinds)
         check = self.entrance.check
         self.forwarding = Forwarding(first.reception.checked_to_send, check, forms, settings.limits)
         self.projections = MemberProjections(self.forwarding, len(declared.projections))
@@ -138,8 +138,11 @@ class Joined:
             settings.ports,
             settings.logger,
         )
-        live = MemberLive(self._onlooker, check, first.gate)
-        return watch, Reads(MemberAnswers(self._onlooker), live, past, feeds, pasts)
+        live = MemberLive(self._onlooker, check, self._is_stopping, first.gate)
+        return watch, Reads(MemberAnswers(self._onlooker, check), live, past, feeds, pasts)
+
+    def _is_stopping(self) -> bool:
+        return self.life.state in ("stopping", "stopped")
 
     def _make(self) -> Wiring:
         """Give an engine to be tried: what was put together is used once."""
@@ -153,7 +156,11 @@ class Joined:
     async def start(self) -> None:
         """Become the owner or a member; raise what prevents both."""
         self.entrance.open()
-        await self._membership.start()
+        try:
+            await self._membership.start()
+        except BaseException:
+            await self._close()
+            raise
 
     async def end(self) -> None:
         """Leave, and close what was opened."""
@@ -183,6 +190,11 @@ class Joined:
         )
 
     # -- what the membership tells ------------------------------------------------------------
+
+    @property
+    def log_id(self) -> str:
+        """Of the log that this process reads."""
+        return self._log.log_id
 
     def begin_owning(self, wiring: Wiring) -> None:
         """Use the engine of this process from now on."""

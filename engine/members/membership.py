@@ -3,28 +3,31 @@
 Rules: the store's own lock decides who owns the log, and nothing else does. Whoever gets it runs an
 engine and lets the others connect; whoever does not connects. Where the owner goes, all try for the
 lock at once, and again until one has it. An engine that failed is not started again in the same
-process: this one leaves, and another takes its place. Nothing is decided by time but how long one
-waits between two tries.
+process: this one leaves, and another takes its place. A member whose engine cannot start stays one,
+says why, and tries again: another may have what it lacks. Nothing is decided by time but how long
+one waits between two tries, and when an owner is said to stand still.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from ..errors import EngineFailed, StoreLocked
+from ..errors import EngineFailed, StoreLocked, StoreRefused
 from ..host.supervisor import Life
 from ..runtime.machine import process_number
 from ..runtime.safely import described
+from ..runtime.uncancelled import uncancelled
 from ..runtime.unix_socket import connect
 from ..statistics import MembershipStatistics
 from ..wiring import Wiring
 from .forms import CommandForms
 from .forwarding import PATIENCE_SECONDS, Forwarding
 from .serving import Serving
-from .wire import PROTOCOL, Hello, Leaving, Left, Line, Message, Welcome
+from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Welcome
 
 __all__ = ["Member", "Membership"]
 
@@ -32,6 +35,13 @@ _REST_SECONDS: Final = 0.02
 """Between two tries to connect with an owner that has just begun."""
 _TRIES: Final = 10
 """To connect, before the lock is tried for again."""
+_AGAIN_SECONDS: Final = 1.0
+"""Between two tries of a process that could not take the log over, or not join its owner."""
+_WELCOME_SECONDS: Final = 2.0
+"""How long an owner is waited for that has a socket and says nothing, before the lock is tried for
+again."""
+_LOOKS: Final = 4
+"""How often an owner is found silent, one after the other, before it is said to stand still."""
 
 
 class Member(Protocol):
@@ -43,6 +53,11 @@ class Member(Protocol):
 
     async def begin_joining(self) -> None:
         """Use what the process has without one."""
+        ...
+
+    @property
+    def log_id(self) -> str:
+        """Of the log that it reads; known when it has joined."""
         ...
 
 
@@ -71,6 +86,8 @@ class Membership:
         self._line: Line | None = None
         self._owner = 0
         """The process that owns the log, 0 where that is not known."""
+        self._log_id = ""
+        """Of its log."""
         self._terms = 0
         """How often this process has become the owner."""
         self._changes = 0
@@ -78,6 +95,10 @@ class Membership:
         self._welcomed: asyncio.Future[Welcome] | None = None
         self._lost = asyncio.Event()
         self._serving: Serving | None = None
+        self._told = ""
+        """What kept this process from taking part, as it was logged last."""
+        self._unreached = ""
+        """Why the owner could not be joined."""
 
     # -- from start to end --------------------------------------------------------------------
 
@@ -101,7 +122,7 @@ class Membership:
         if self._life.state == "running":
             self._life.state = "stopping"
         self._stop.set()
-        await asyncio.wait([self._task])
+        await uncancelled(_ended(self._task))
 
     def statistics(self) -> MembershipStatistics:
         """Give the numbers as they are now."""
@@ -135,22 +156,45 @@ class Membership:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_SECONDS
         while not self._stop.is_set():
-            locked = await self._own(started)
-            if locked is None or self._stop.is_set():
-                continue
-            joined = False
-            for _ in range(_TRIES):
-                joined = await self._join(started)
-                if joined or self._stop.is_set():
-                    break
-                await asyncio.sleep(_REST_SECONDS)
-            if not joined and not started.done() and loop.time() > deadline:
-                raise StoreLocked(
-                    f"{locked} It lets nobody join: give every engine of this log join=True."
-                ) from locked
+            locked, next_try = None, loop.time() + _REST_SECONDS
+            try:
+                locked = await self._own(started)
+                if locked is not None and not self._stop.is_set():
+                    await self._join_often(started)
+            except Exception as error:
+                # What ran and failed is at its end; what could not begin may find another owner.
+                if not started.done() or self._terms:
+                    raise
+                self._tell(error)
+                next_try = loop.time() + _AGAIN_SECONDS
+            if locked is not None and not started.done() and loop.time() > deadline:
+                raise StoreLocked(f"{locked} {self._unreached}") from locked
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(next_try):
+                    await self._stop.wait()
+
+    async def _join_often(self, started: asyncio.Future[None]) -> None:
+        """Be a member until the owner goes; return where none can be joined just now."""
+        time = asyncio.get_running_loop().time
+        end = time() + _WELCOME_SECONDS
+        for _ in range(_TRIES):
+            if await self._join(started) or self._stop.is_set() or time() >= end:
+                return
+            await asyncio.sleep(_REST_SECONDS)
+
+    def _tell(self, error: Exception) -> None:
+        """Log why this process takes no part, once for each reason."""
+        if (why := described(error)) != self._told:
+            self._told = why
+            self._logger.error(
+                "this process can neither take the log over nor join its owner: %s. It tries again "
+                "each second, and answers queries meanwhile",
+                why,
+            )
 
     def _begin(self, started: asyncio.Future[None]) -> None:
         self._changes += 1
+        self._told = ""
         self._life.state = "stopping" if self._stop.is_set() else "running"
         if not started.done():
             started.set_result(None)
@@ -165,6 +209,7 @@ class Membership:
             await wiring.supervisor.start()
         except StoreLocked as locked:
             return locked
+        self._told = ""
         self._terms += 1
         serving = self._serving = Serving(
             self._path,
@@ -172,6 +217,7 @@ class Membership:
             log_id=wiring.store.log_id,
             send=wiring.reception.send,
             projections=wiring.projections,
+            is_owner=lambda: wiring.life.state == "running",
             logger=self._logger,
         )
         try:
@@ -211,17 +257,23 @@ class Membership:
         line = Line(self._receive, self._was_lost)
         try:
             await connect(self._path, lambda: line)
-        except OSError:
+        except OSError as error:
+            self._unreached = (
+                f"It cannot be joined at {self._path} ({described(error)}): give every engine of "
+                f"this log join=True; if it has that, its own log says what is wrong."
+            )
             return False
         self._line = line
         try:
-            line.send(Hello(PROTOCOL, process_number()))
+            line.send(Hello(PROTOCOL, process_number(), asyncio.get_running_loop().time()))
             if not await self._be_welcomed():
                 return False
             await self._member.begin_joining()
+            self._check_log()
             self._forwarding.connected(line)
             self._begin(started)
-            await _first(self._stop.wait(), self._lost.wait())
+            await _first(self._stop.wait(), self._lost.wait(), self._listen(line))
+            await self._drain()
             return True
         finally:
             self._owner = 0
@@ -231,8 +283,13 @@ class Membership:
 
     async def _be_welcomed(self) -> bool:
         assert self._welcomed is not None, "it is made before the line"
-        await _first(_settled(self._welcomed), self._lost.wait(), self._stop.wait())
+        silence = asyncio.sleep(_WELCOME_SECONDS)
+        await _first(_settled(self._welcomed), self._lost.wait(), self._stop.wait(), silence)
         if not self._welcomed.done():
+            self._unreached = (
+                f"It does not answer at {self._path}: its event loop is blocked, or the process "
+                f"stands still."
+            )
             return False
         welcome = self._welcomed.result()
         if welcome.protocol != PROTOCOL:
@@ -240,8 +297,54 @@ class Membership:
                 f"process {welcome.process} owns the log and speaks protocol {welcome.protocol}; "
                 f"this release speaks {PROTOCOL}. Run one release, or stop the older first."
             )
-        self._owner = welcome.process
+        self._owner, self._log_id = welcome.process, welcome.log_id
         return True
+
+    def _check_log(self) -> None:
+        """Raise StoreRefused where the owner has another log than the one that is read here."""
+        if self._member.log_id != self._log_id:
+            raise StoreRefused(
+                f"process {self._owner} owns another log than the one at this path: the file was "
+                f"replaced while it ran. Stop all engines of this log, and see which file is right."
+            )
+
+    async def _listen(self, line: Line) -> None:
+        """Say so where the owner says nothing to who waits for it, and again when it does."""
+        silent = 0
+        try:
+            while True:
+                heard = line.heard
+                # Looks are counted, and not seconds: this process may have stood still itself.
+                await asyncio.sleep(PATIENCE_SECONDS / _LOOKS)
+                if line.heard != heard:
+                    if silent >= _LOOKS:
+                        self._logger.warning("process %d answers again", self._owner)
+                        self._forwarding.hear()
+                    silent = 0
+                elif silent or self._forwarding.is_waiting:
+                    silent += 1
+                    line.send(Listing(0))  # whatever it is at: one that lives answers
+                    if silent >= _LOOKS:
+                        self._forwarding.silence(self._silent(silent))
+        finally:
+            if silent >= _LOOKS:
+                self._forwarding.hear()
+
+    def _silent(self, silent: int) -> str:
+        why = (
+            f"process {self._owner} owns the log and has said nothing for "
+            f"{silent * PATIENCE_SECONDS / _LOOKS:.0f} s: its event loop is blocked, or it stands "
+            f"still."
+        )
+        if silent == _LOOKS:
+            self._logger.error("%s Commands of this process are refused until it answers", why)
+        return why
+
+    async def _drain(self) -> None:
+        """Let the owner answer what it has, where this process leaves."""
+        if self._stop.is_set() and not self._lost.is_set():
+            patience = asyncio.sleep(PATIENCE_SECONDS)
+            await _first(self._forwarding.drain(), self._lost.wait(), patience)
 
     def _receive(self, line: Line, message: Message) -> None:
         if isinstance(message, Welcome):

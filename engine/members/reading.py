@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ..authorization import Gate
-from ..errors import EngineError, UsageError
+from ..errors import Closed, EngineError, UsageError
 from ..limits import Limits
 from ..log.bus import Bus
 from ..log.feed import Asked, Feeds, Wanted
@@ -39,8 +39,9 @@ _REST_MAX: Final = 0.1
 class MemberAnswers:
     """Answers to queries, from the views as they stand."""
 
-    def __init__(self, onlooker: Onlooker) -> None:
+    def __init__(self, onlooker: Onlooker, check_usable: Callable[[], object]) -> None:
         self._onlooker = onlooker
+        self._check_usable = check_usable
 
     async def ask(
         self,
@@ -50,16 +51,25 @@ class MemberAnswers:
         timeout: float | None = None,  # noqa: ASYNC109 - running out of it names who lags
     ) -> A:
         """See `Engine.query`."""
-        return await self._onlooker.query(query, at=at, timeout=timeout)
+        try:
+            return await self._onlooker.query(query, at=at, timeout=timeout)
+        except Closed:
+            self._check_usable()  # it tells why, where the engine ends
+            raise
 
 
 class MemberLive:
     """Queries that are watched in this process."""
 
     def __init__(
-        self, onlooker: Onlooker, check_usable: Callable[[], object], gate: Gate | None
+        self,
+        onlooker: Onlooker,
+        check_usable: Callable[[], object],
+        is_stopping: Callable[[], bool],
+        gate: Gate | None,
     ) -> None:
         self.onlooker = onlooker
+        self.is_stopping = is_stopping
         self._check_usable = check_usable
         self._gate = gate
 
@@ -129,6 +139,11 @@ class MemberQuery(LiveQuery[A]):
             answer = await anext(self._inner)
             self._answer, self._is_begun = answer, True
             return answer
+        except Closed:
+            await self.aclose()
+            if self._source.is_stopping():
+                raise StopAsyncIteration from None
+            raise
         except Exception:  # also the end, a StopAsyncIteration
             await self.aclose()
             raise

@@ -3,7 +3,8 @@
 Rules: what comes over a line is done as if its caller were here: the same checks, the same gate,
 the same bounds. Whoever asks is answered once, in the order in which the answers are there. A
 member that is gone takes nothing back: what it has sent is run. A member of another protocol is
-refused by name. The socket is the owner's alone, and goes with it.
+refused by name. Who does not read his answers is read no more. The socket is the owner's alone, and
+goes with it; where it cannot be made, or is taken away, it is made again as soon as that can be.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from ..errors import UsageError
+from ..errors import OutcomeUnknown, UsageError
 from ..model.messages import Envelope, Receipt
 from ..projections.operations import Projections
 from ..runtime.futures import retrieve
 from ..runtime.machine import process_number
-from ..runtime.safely import described
-from ..runtime.unix_socket import listen, remove
+from ..runtime.safely import as_error, described
+from ..runtime.unix_socket import Listener, listen
 from ..write.bulk import Send
 from .forms import CommandForms, as_failure, decode_values, encode_values
 from .wire import (
@@ -51,6 +52,8 @@ CALLS: Final = frozenset((*_OPERATIONS, "pause", "resume", "reset", "rebuild", "
 """What of `engine.projections` members may call."""
 _FAREWELL_SECONDS: Final = 1.0
 """How long an owner that leaves waits for the last words of its members."""
+_LOOK_SECONDS: Final = 1.0
+"""How often an owner looks whether members still find it."""
 
 
 class _Served(msgspec.Struct, eq=False):
@@ -58,6 +61,8 @@ class _Served(msgspec.Struct, eq=False):
 
     process: int
     since: float
+    behind: float
+    """Seconds to add to a time of its clock, for one of the owner's."""
     commands: int = 0
     waiting: int = 0
 
@@ -73,17 +78,24 @@ class Serving:
         log_id: str,
         send: Send,
         projections: Projections,
+        is_owner: Callable[[], bool],
         logger: logging.Logger,
     ) -> None:
+        """Take what tells whether the log is this process's, and how its engine takes a command."""
         self._path = path
         self._forms = forms
         self._log_id = log_id
         self._send = send
         self._projections = projections
+        self._is_owner = is_owner
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
-        self._server: asyncio.AbstractServer | None = None
+        self._listener: Listener | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._told = ""
+        """Why nobody can connect, as it was logged last."""
+        self._is_leaving = False
         self._members: dict[Line, _Served] = {}
         self._lines: set[Line] = set()
         self._at_work: set[asyncio.Future[Any]] = set()
@@ -92,20 +104,57 @@ class Serving:
         """Done when a member goes."""
 
     async def open(self) -> None:
-        """Let members connect; raise OSError where the socket cannot be made."""
-        self._server = await listen(self._path, self._line)
+        """Let members connect, as soon as that can be."""
+        await self._listen()
+        self._keeper = asyncio.create_task(self._keep(), name="foldline members")
+        self._keeper.add_done_callback(retrieve)
+
+    async def _listen(self) -> None:
+        try:
+            self._listener = await listen(self._path, self._line)
+        except OSError as error:
+            if (why := described(error)) != self._told:
+                self._told = why
+                self._logger.error(
+                    "no process can join this one, which owns the log: %s cannot be listened at "
+                    "(%s). Mend that: it is tried again each second",
+                    self._path,
+                    why,
+                )
+            return
+        if self._told:
+            self._told = ""
+            self._logger.warning("processes can join this one again, at %s", self._path)
+
+    async def _keep(self) -> None:
+        """See that members find this process, also where their way to it is taken away."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            listener = self._listener
+            if not self._is_owner() or (listener is not None and listener.is_at_its_path()):
+                continue
+            if listener is not None:
+                self._told = f"{self._path} was removed or replaced"
+                self._logger.warning("%s: it is made again", self._told)
+                listener.close()
+                self._listener = None
+            await self._listen()
 
     def leave(self) -> None:
         """Take no more members, and ask those that there are to send nothing more.
 
         Called while the log is still this process's: the next owner listens at the same path.
         """
-        if self._server is not None:
-            self._server.close()
-            with contextlib.suppress(OSError):
-                remove(self._path)
-        for line in self._lines:
-            line.send(Leaving())
+        self._is_leaving = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        for line in [*self._lines]:
+            if line in self._members:
+                line.send(Leaving())
+            else:
+                line.close()  # it has sent nothing, and shall not begin
 
     async def close(self) -> None:
         """Let the members go when all that they have sent is answered; the engine has ended."""
@@ -134,7 +183,7 @@ class Serving:
         return [own, *others]
 
     def _line(self) -> Line:
-        line = Line(self._receive, self._lost)
+        line = Line(self._receive, self._lost, holds_back=True)
         self._lines.add(line)
         return line
 
@@ -151,7 +200,8 @@ class Serving:
         if isinstance(message, Hello):
             self._welcome(line, message)
         elif isinstance(message, Listing):
-            line.send(Told(message.number, encode_values(self.members())))
+            found = self.members() if message.number else []  # 0 is to hear whether this one lives
+            line.send(Told(message.number, encode_values(found)))
         elif line not in self._members:
             line.abort()  # who does not say who he is first
         elif isinstance(message, Sent):
@@ -165,6 +215,9 @@ class Serving:
             line.abort()
 
     def _welcome(self, line: Line, hello: Hello) -> None:
+        if self._is_leaving:
+            line.close()
+            return
         line.send(Welcome(PROTOCOL, process_number(), self._log_id))
         if hello.protocol != PROTOCOL:
             self._logger.warning(
@@ -176,7 +229,8 @@ class Serving:
             )
             line.close()
             return
-        self._members[line] = _Served(hello.process, self._loop.time())
+        now = self._loop.time()
+        self._members[line] = _Served(hello.process, now, now - hello.clock)
 
     # -- commands -----------------------------------------------------------------------------
 
@@ -193,16 +247,22 @@ class Serving:
                 causation=sent.causation,
                 principal=sent.principal,
                 headers=sent.headers,
-                deadline=sent.deadline,
+                deadline=self._time_left(member, sent),
             )
             answer = self._send(envelope)
-        except Exception as error:
-            self._answer(line, Failed(sent.number, *as_failure(error)))
+        except BaseException as error:  # of a class of the host's, whatever it is
+            self._answer(line, Failed(sent.number, *as_failure(as_error(error))))
             return
         if isinstance(answer, asyncio.Future):
             answer.add_done_callback(partial(self._done, line, sent.number))
         else:
             self._begin(line, sent.number, _received(sent.number, answer))
+
+    def _time_left(self, member: _Served, sent: Sent) -> float | None:
+        """Give the seconds until a deadline, which may be over."""
+        if sent.deadline is None:
+            return None
+        return sent.deadline + member.behind - self._loop.time()
 
     def _done(self, line: Line, number: int, future: asyncio.Future[Receipt]) -> None:
         self._answer(line, _answer_of(number, future))
@@ -211,7 +271,10 @@ class Serving:
         member = self._members.get(line)
         if member is not None:
             member.waiting -= 1
-        line.send(answer)
+        try:
+            line.send(answer)
+        except Exception as error:
+            line.send(_instead(answer, error))
 
     # -- what takes its time ------------------------------------------------------------------
 
@@ -235,7 +298,7 @@ class Serving:
         call = cast("Callable[..., Awaitable[object]]", getattr(self._projections, called.method))
         try:
             values = decode_values(called.values, dict[str, Any])
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise UsageError(f"a call came malformed: {described(error)}") from error
         return Told(called.number, encode_values(await call(**values)))
 
@@ -245,6 +308,20 @@ async def _received(number: int, sent: Awaitable[asyncio.Future[Receipt]]) -> An
     future = await sent
     await asyncio.wait([future])
     return _answer_of(number, future)
+
+
+def _instead(answer: Answer, error: Exception) -> Failed:
+    """Give what is told where an answer cannot be sent as it is."""
+    assert isinstance(answer, Done | Told | Failed), "no other one is so large"
+    why = f"the answer of the process that owns the log cannot be sent ({described(error)})"
+    if isinstance(answer, Done):
+        told: Exception = OutcomeUnknown(
+            f"{why}. The command was run, and its last event is at position {answer.position} of "
+            f"the log: do not send it again without its key"
+        )
+    else:
+        told = UsageError(f"{why}: ask for less at a time")
+    return Failed(answer.number, *as_failure(told))
 
 
 def _answer_of(number: int, future: asyncio.Future[Receipt]) -> Answer:

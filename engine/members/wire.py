@@ -2,8 +2,9 @@
 
 Rules: a frame is four bytes of length, big end first, and a message in MessagePack. Frames that are
 sent in one turn of the event loop leave together. A line is given up at the first frame that is too
-large or no message: what follows could be anything. Nothing is sent twice, and nothing is known
-here of what is done with a message.
+large or no message: what follows could be anything. The owner reads nothing more from a member that
+does not read its answers; a member always reads. Nothing is sent twice, and nothing is known here
+of what is done with a message.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from ..runtime.unix_socket import keep_from_forks, release
 
 __all__ = [
+    "BODY_MAX",
     "FRAME_MAX",
     "PROTOCOL",
     "Answer",
@@ -40,9 +42,11 @@ PROTOCOL: Final = 1
 """Of the messages below; another one is refused by name."""
 FRAME_MAX: Final = 16 * 1024 * 1024
 """Bytes of a frame."""
+BODY_MAX: Final = FRAME_MAX - 64 * 1024
+"""Bytes of a command, beside which its key, its headers and the like find room."""
 _HEAD: Final = 4
 _UNSENT_MAX: Final = 4 * 1024 * 1024
-"""Bytes that wait for a reader that is slow, above which nothing more is read from it."""
+"""Bytes that wait for a member that reads slowly, above which nothing more is read from it."""
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
@@ -50,6 +54,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
 
     protocol: int
     process: int
+    clock: float = 0.0
+    """Seconds by its own clock, in which it tells its deadlines."""
 
 
 class Welcome(msgspec.Struct, array_like=True, frozen=True, tag="welcome"):
@@ -74,7 +80,8 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, tag="command"):
     principal: str | None
     headers: Mapping[str, str] | None
     deadline: float | None
-    """Seconds that are left."""
+    """By the member's clock: what waits in a line, or for a process that stands still, grows old
+    there."""
 
 
 class Called(msgspec.Struct, array_like=True, frozen=True, tag="call"):
@@ -154,13 +161,24 @@ _decoder: Final = msgspec.msgpack.Decoder(cast("type[Message]", Message))
 
 
 class Line(asyncio.Protocol):
-    """One end of a connection."""
+    """One end of a connection.
+
+    `holds_back`: it reads nothing more from who does not read what he is sent. One of two ends does
+    that: if both did, each could wait for the other.
+    """
 
     def __init__(
-        self, receive: Callable[[Line, Message], None], lost: Callable[[Line], None]
+        self,
+        receive: Callable[[Line, Message], None],
+        lost: Callable[[Line], None],
+        *,
+        holds_back: bool = False,
     ) -> None:
         self._receive = receive
         self._lost = lost
+        self._holds_back = holds_back
+        self.heard = 0
+        """How often something has come."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._read = bytearray()
@@ -211,6 +229,7 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and hand on the messages that are whole."""
+        self.heard += 1
         self._read += data
         start = 0
         while len(self._read) - start >= _HEAD:
@@ -231,13 +250,13 @@ class Line(asyncio.Protocol):
         del self._read[:start]
 
     def pause_writing(self) -> None:
-        """Read nothing more from who does not read what it is sent."""
-        if self._transport is not None:
+        """Read nothing more from who does not read what he is sent."""
+        if self._transport is not None and self._holds_back:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Go on."""
-        if self._transport is not None:
+        if self._transport is not None and self._holds_back:
             self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's

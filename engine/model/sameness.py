@@ -27,23 +27,27 @@ _LEAVES: Final[frozenset[type]] = frozenset(
 )
 """Classes whose values are the same where they are equal."""
 _MISSING: Final = object()
+Adapt: TypeAlias = Callable[[Any, Any], object]
 _Parts: TypeAlias = Iterator[tuple[str, Any, Any, Any]]
 """How a part is found (an attribute, an item), its name, and the part of either value."""
 
 
-def first_difference(one: object, other: object) -> str | None:
+def first_difference(one: object, other: object, adapt: Adapt | None = None) -> str | None:
     """Give the path of the first place where two values are not the same; None where they are.
 
-    Raises RecursionError for what is nested too deeply, and what hashing a host's value raises.
+    `adapt` takes a part of either value, and gives what is compared in place of the first one. With
+    it, it is no difference that a part is one object in two places. Raises RecursionError for what
+    is nested too deeply, and what hashing a host's value raises.
     """
-    found = _Comparison().compare(one, other)
+    found = _Comparison(adapt).compare(one, other)
     return found if found is None else found or "."
 
 
 class _Comparison:
     """One comparison, with the objects that were met."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapt: Adapt | None) -> None:
+        self._adapt = adapt
         self._met: dict[int, object] = {}
         """By the identity of each object of the first value: the one in the other."""
         self._others: dict[int, object] = {}
@@ -51,6 +55,8 @@ class _Comparison:
 
     def compare(self, one: object, other: object) -> str | None:
         """Give the path below here of what differs."""
+        if self._adapt is not None:
+            one = self._adapt(one, other)
         kind = type(one)
         if kind is not type(other):
             return ""
@@ -59,7 +65,7 @@ class _Comparison:
         shape = _SHAPE_OF(kind)
         if not shape.has_parts:
             return None if one is other or _are_equal(kind, one, other) else ""
-        if shape.may_change:
+        if shape.may_change and self._adapt is None:
             if id(one) in self._met:
                 # Met before: then it is the same object there too, and has been compared.
                 return None if self._met[id(one)] is other else ""

@@ -2,42 +2,79 @@
 
 Rules: a socket that is listened at is its owner's alone from its first moment on (mode 0600). A
 path may be as long as the file system takes: where the system takes fewer bytes for a socket, its
-folder is named by a descriptor. What is left of a process that was killed is replaced. A fork lets
-go of the sockets of its parent: else they would stay open when that one is killed, and who waits at
-their other ends would wait for ever.
+folder is named by a descriptor. What is left of a process that was killed is replaced. What others
+have put at the path meanwhile is left to them. A fork lets go of the sockets of its parent: else
+they would stay open when that one is killed, and who waits at their other ends, or is about to
+connect, would wait for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["connect", "keep_from_forks", "listen", "release", "remove"]
+__all__ = ["Listener", "connect", "keep_from_forks", "listen", "release"]
 
 _BYTES_MAX: Final = 100
 """Of a path that each system takes; Linux takes 107 and macOS 103."""
 _DESCRIPTORS: Final = "/proc/self/fd"
 
 _sockets: Final[set[int]] = set()
-"""Descriptors of the connections of this process."""
+"""Descriptors of the sockets of this process."""
 
 
-async def listen(path: str, make: Callable[[], asyncio.BaseProtocol]) -> asyncio.AbstractServer:
+class Listener:
+    """A socket that is listened at, from `listen` to `close`."""
+
+    def __init__(self, path: str, server: asyncio.Server) -> None:
+        self._path = path
+        self._server = server
+        made = Path(path).lstat()
+        self._file = made.st_dev, made.st_ino
+        self._descriptors = [each.fileno() for each in server.sockets]
+        _sockets.update(self._descriptors)
+
+    def is_at_its_path(self) -> bool:
+        """Whether who connects to the path comes here: nobody has removed or replaced it."""
+        try:
+            found = Path(self._path).lstat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._file
+
+    def close(self) -> None:
+        """Listen no more, and take the socket away if it is still there."""
+        _sockets.difference_update(self._descriptors)
+        stands = self.is_at_its_path()
+        self._server.close()
+        if stands:
+            with contextlib.suppress(OSError):
+                _remove(self._path)
+
+
+async def listen(path: str, make: Callable[[], asyncio.BaseProtocol]) -> Listener:
     """Listen at a path; each connection has a protocol of its own.
 
     Raises OSError where that is not possible.
     """
     with _short(path) as short:
-        remove(short)
+        _remove(short)
         loop = asyncio.get_running_loop()
         server = await loop.create_unix_server(make, short, start_serving=False)
-        _keep_private(short)  # nobody can connect before it listens
-        await server.start_serving()
-    return server
+        try:
+            _keep_private(short)  # nobody can connect before it listens
+            listener = Listener(path, server)
+            await server.start_serving()
+        except BaseException:
+            server.close()
+            raise
+    return listener
 
 
 async def connect(path: str, make: Callable[[], asyncio.BaseProtocol]) -> None:
@@ -73,8 +110,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
 
 
-def remove(path: str) -> None:
-    """Take away what is left at a path, where there is anything."""
+def _remove(path: str) -> None:
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "what stands there is no socket: take it away", path)
     Path(path).unlink(missing_ok=True)
 
 

@@ -81,7 +81,7 @@ class Reception:
         self.submit: Submit = self.take
         """How mail is posted: chosen once, so that without a telemetry none is looked for."""
         if watch is not None and watch.wants_commands:
-            self.submit = ObservedSubmit(watch, self._kinds(), self.take)
+            self.submit = ObservedSubmit(watch, self.kinds, self.take)
 
     def send(self, envelope: Envelope, /, depth: int = 0) -> Sent:
         """Check, copy and post an envelope, behind the gate where there is one.
@@ -147,11 +147,6 @@ class Reception:
             check_id(as_id(aggregate_id))
         return envelope, seconds
 
-    @property
-    def commands(self) -> Sequence[type[Command]]:
-        """The classes of command that it takes."""
-        return tuple(self._routes)
-
     def take(self, mail: Mail, /) -> asyncio.Future[Receipt]:
         """Post mail to its actor, and give the future of its answer; see `Submit`."""
         command = mail.envelope.command
@@ -199,7 +194,8 @@ class Reception:
         named = self._named(command, self._routes[type(command)])
         return [(principal, kind.definition.kind, as_id(each)) for kind, each in named]
 
-    def _kinds(self) -> Mapping[type[Command], str]:
+    @property
+    def kinds(self) -> Mapping[type[Command], str]:
         """The kind of aggregate by the class of command that it handles; of several, all kinds."""
         return {
             command: "+".join(dict.fromkeys(k.definition.kind for k in route.kinds or [route.kind]))

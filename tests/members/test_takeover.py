@@ -5,30 +5,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engine import Closed, DeadlinePassed, Engine, EngineFailed, OutcomeUnknown, Ports, Receipt
 from engine.members.wire import FRAME_MAX, PROTOCOL, Hello, Line, Message, Sent, Welcome
-from engine.runtime.unix_socket import connect, listen
+from engine.runtime.unix_socket import listen
 from tests.members.joining import joined, part, some
+from tests.members.lines import Client, cut, serving_of
 from tests.strangers.forking import status_of_fork
 from tests.support.counters import Add, Counter
 from tests.support.tallies import GetTally, Tally
 from tests.support.waiting import until
-
-
-def cut(owner: Engine) -> None:
-    """Break all lines of an owner, as its death would."""
-    for line in [*serving_of(owner)._lines]:
-        line.abort()
-
-
-def serving_of(owner: Engine) -> Any:
-    joined = owner._joined
-    assert joined is not None
-    return joined._membership._serving
 
 
 async def test_an_owner_that_stops_leaves_no_command_unanswered(tmp_path: Path) -> None:
@@ -235,23 +223,6 @@ async def test_a_fork_of_the_owner_keeps_no_member_waiting(tmp_path: Path) -> No
 
 
 # -- what comes over the line -----------------------------------------------------------------
-
-
-class Client:
-    """One end of a line to an owner, for what no member would send."""
-
-    def __init__(self) -> None:
-        self.got: list[Message] = []
-        self.lost = asyncio.Event()
-        self.line = Line(lambda _, message: self.got.append(message), lambda _: self.lost.set())
-
-    async def to(self, path: Path) -> Client:
-        await connect(f"{path}/log.db.members", lambda: self.line)
-        return self
-
-    def write(self, data: bytes) -> None:
-        assert self.line._transport is not None
-        self.line._transport.write(data)
 
 
 @pytest.mark.parametrize(
