@@ -126,8 +126,7 @@ def _as_declared(sent: Any, arrived: Any) -> object:
 
     An int stands for a float, any sequence for a Sequence, and an enum of texts for a text.
     """
-    kind: type[Any] = type(sent)
-    into: type[Any] = type(arrived)
+    kind, into = cast("tuple[type, type]", (type(sent), type(arrived)))
     if kind is datetime:
         return fixed(sent)
     made: Any = sent
@@ -136,6 +135,16 @@ def _as_declared(sent: Any, arrived: Any) -> object:
     elif into in (str, int) and isinstance(sent, Enum) and isinstance(sent, into):
         made = sent.value
     return made if into is list or made == sent else sent
+
+
+def _place_of(error: BaseException) -> str:
+    """Say where a value is malformed, without the value."""
+    _, found, place = text_of(error).rpartition(" - at ")
+    return f" (at {place})" if found else f" ({type(error).__name__})"
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 # -- errors -----------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class Exits:
 def details(how: str) -> dict[str, Any]:
     """Give details of a rejection that no frame holds, or that cannot be encoded."""
     if how == "large":
-        return {"picture": "x" * (17 * 1024 * 1024), "name": "cat"}
+        return {"picture": "x" * 1_100_000, "name": "cat"}
     nested: list[Any] = []
     if how == "in itself":
         nested.append(nested)
