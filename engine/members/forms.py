@@ -126,7 +126,8 @@ def _as_declared(sent: Any, arrived: Any) -> object:
 
     An int stands for a float, any sequence for a Sequence, and an enum of texts for a text.
     """
-    kind, into = cast("tuple[type, type]", (type(sent), type(arrived)))
+    pair: tuple[type[object], type[object]] = (type(sent), type(arrived))
+    kind, into = pair
     if kind is datetime:
         return fixed(sent)
     made: Any = sent
