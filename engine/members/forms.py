@@ -126,8 +126,8 @@ def _as_declared(sent: Any, arrived: Any) -> object:
 
     An int stands for a float, any sequence for a Sequence, and an enum of texts for a text.
     """
-    pair: tuple[type[object], type[object]] = (type(sent), type(arrived))
-    kind, into = pair
+    kind: Any = type(sent)
+    into: Any = type(arrived)
     if kind is datetime:
         return fixed(sent)
     made: Any = sent

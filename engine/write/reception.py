@@ -147,6 +147,11 @@ class Reception:
             check_id(as_id(aggregate_id))
         return envelope, seconds
 
+    @property
+    def commands(self) -> Sequence[type[Command]]:
+        """The classes of command that it takes."""
+        return tuple(self._routes)
+
     def take(self, mail: Mail, /) -> asyncio.Future[Receipt]:
         """Post mail to its actor, and give the future of its answer; see `Submit`."""
         command = mail.envelope.command
