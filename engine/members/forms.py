@@ -121,13 +121,16 @@ def _decoder_of(cls: type[Command]) -> msgspec.msgpack.Decoder[Command]:
         ) from error
 
 
+def _class_of(value: object) -> type[Any]:
+    return type(value)
+
+
 def _as_declared(sent: Any, arrived: Any) -> object:
     """Give what was sent as a field's declared type takes it, if nothing of it is lost by that.
 
     An int stands for a float, any sequence for a Sequence, and an enum of texts for a text.
     """
-    kind: Any = type(sent)
-    into: Any = type(arrived)
+    kind, into = _class_of(sent), _class_of(arrived)
     if kind is datetime:
         return fixed(sent)
     made: Any = sent
