@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from ..errors import DefinitionError
 from ..model.annotations import fields_of
@@ -31,8 +31,9 @@ def ids_of(command: Any) -> frozenset[str]:
 @functools.lru_cache(maxsize=1_000)
 def _fields_of(kind: Any) -> tuple[str, ...]:
     """Give the fields that hold an id, or several, or perhaps one."""
+    is_command = issubclass(kind, Command)
     try:
-        fields = fields_of(kind) if issubclass(kind, Command) else ()
+        fields = fields_of(cast("type[Any]", kind)) if is_command else ()
     except DefinitionError:
         return ()
     return tuple(f.name for f in fields if any(map(is_id, (f.type, *get_args(f.type)))))
