@@ -261,7 +261,10 @@ async def test_no_flipped_bit_of_a_backup_goes_unseen(new: NewStore, tmp_path: P
 
     def read_all() -> None:
         with BackupLog(place(folder)) as log:
-            assert len(log.read_feed(0, events_max=99, bytes_max=10**9)) == 24
+            after = 0
+            while page := log.read_feed(after, events_max=99, bytes_max=10**9):
+                after = page[-1].position  # what stands before a damaged event is given
+            assert after == 24
             assert len(list(log.beside())) == 2
 
     read_all()
