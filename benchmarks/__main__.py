@@ -38,6 +38,7 @@ SCENARIOS: Final = {
     "relay": "relay",
     "members": "members",
     "reactions": "reactions",
+    "backup": "backup",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}

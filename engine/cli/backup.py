@@ -18,7 +18,6 @@ from ..backups.reading import BackupLog
 from ..backups.writing import BackupTarget
 from ..errors import UsageError
 from ..outside.copying import transfer
-from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from .options import DONE, FAILED, USAGE, log_file, some
 from .output import say, tell
@@ -32,7 +31,7 @@ STREAM: Final = "-"
 _PERCENT_MAX: Final = 100
 _PAGE_EVENTS: Final = 5_000
 
-_DESCRIPTION = f"""\
+_DESCRIPTION = """\
 Back a log up into a folder, while its engine runs or not. The first backup has all events; the next
 one into the same folder adds what is new. Each is the log as it was at one position, with its id,
 keys, times and checksums. Snapshots, decisions, requests, and the checkpoints and parked events of
@@ -42,8 +41,8 @@ The folder has files of events and a manifest with a SHA-256 of each. They are w
 any tool may copy the folder elsewhere. If TO is -, one tar of them goes to the output, for another
 command's input.
 
-{COMMAND} restore makes a log of a backup, up to any position or time. {COMMAND} verify reads one
-back. If a backup is interrupted, run the same command again: it continues."""
+`restore` makes a log of a backup, up to any position or time. `verify` reads one back. If a backup
+is interrupted, run the same command again: it continues."""
 
 _EPILOG = f"""\
 exit status:

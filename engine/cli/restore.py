@@ -18,7 +18,6 @@ from ..backups.places import FolderPlace, Place, unpack
 from ..backups.reading import BackupLog, BackupSource
 from ..outside.copying import Transferred, transfer
 from ..runtime.folder import Folder
-from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from .backup import STREAM
 from .options import DONE, FAILED, USAGE, log_file, moment, whole
@@ -28,7 +27,7 @@ from .progress import Shown, ending_tidily
 
 __all__ = ["add_parser", "opened_place"]
 
-_DESCRIPTION = f"""\
+_DESCRIPTION = """\
 Make a log of a backup: in a file, or in a schema in PostgreSQL, whatever store the backup is of. TO
 must be new or empty. The log has the id, the positions, keys, times and checksums that it had, and
 an engine starts on it. Claims are made again from the events. Projections are folded by the engine
@@ -38,7 +37,7 @@ when it starts; sinks go on behind what they have delivered.
 are not in it, and new ones get their positions. Receivers of sinks may know the former ones.
 
 While it is not whole the log has no name that an engine opens. If it is interrupted, run the same
-command again: it continues. {COMMAND} verify reads a backup without restoring it."""
+command again: it continues. `verify` reads a backup without restoring it."""
 
 _EPILOG = f"""\
 exit status:

@@ -20,7 +20,6 @@ from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
 from ..outside.verifying_code import Code, verify_code
 from ..running import run
 from ..runtime.folder import Folder
-from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
 from ..stores.contract.verifying import Finding, Report
@@ -34,7 +33,7 @@ __all__ = ["add_parser"]
 
 _PERCENT_MAX: Final = 100
 
-_DESCRIPTION = f"""\
+_DESCRIPTION = """\
 Look for damage in a log and its views, while the engine runs or not, or in the folder of a backup.
 Each event is compared with its checksum and its place. Versions, times and keys are compared with
 those before. Claims are folded and compared with their table,
@@ -44,10 +43,9 @@ In files, SQLite looks at each page and index of the log and of its views, and t
 is read. In PostgreSQL the extension amcheck looks at the indexes, if it is installed.
 
 The rows of views have no checksums. With --app the code of the application folds them again in
-memory, and snapshots too, and compares. Rows that differ are mended by `{COMMAND} projections
-reset`.
+memory, and snapshots too, and compares. Rows that differ are mended by `projections reset`.
 
-It names all that it finds: nothing is changed. {COMMAND} repair mends events from a backup."""
+It names all that it finds: nothing is changed. `repair` mends events from a backup."""
 
 _EPILOG = f"""\
 JSON fields of a line: wrong, text, position, name (the last two if there is one). The last line has

@@ -9,14 +9,15 @@ page by page; what is written meanwhile is not looked at. Calls block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
 from ..errors import Damaged, EngineError, StoreFailed
-from ..model.codec import decode_metadata
+from ..model.codec import UNDECODABLE
 from ..model.stored import Snapshot, StoredEvent
+from ..runtime.ahead import ahead
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import CopySource
 from ..stores.contract.log import StreamRead
@@ -41,6 +42,15 @@ _FAILED_MAX: Final = 1_000
 """Reads in a row that fail since the store cannot be reached, before that is believed."""
 _KEY_WINDOW: Final = 1_000
 """Of an aggregate whose kind says nothing else."""
+
+
+class _Keyed(msgspec.Struct):
+    """The key alone out of an event's metadata, which is read in a third of the time."""
+
+    key: str | None = None
+
+
+_keyed = msgspec.json.Decoder(_Keyed).decode
 
 
 class Verified(msgspec.Struct):
@@ -160,11 +170,12 @@ class _Verifying:
     # -- events -------------------------------------------------------------------------------
 
     def _walk(self, after: int, end: int) -> None:
-        for page in _pages(self._log, after, end, self._is_lost):
-            self._look_at(page)
-            self._told.done.events += len(page)
-            self._lane.progress(page[-1].position, end)
-            self._lane.rest()
+        with ahead(_pages(self._log, after, end, self._is_lost)) as pages:
+            for page in pages:
+                self._look_at(page)
+                self._told.done.events += len(page)
+                self._lane.progress(page[-1].position, end)
+                self._lane.rest()
 
     def _is_lost(self, position: int, error: EngineError) -> None:
         self._lost.append(position)
@@ -206,15 +217,15 @@ class _Verifying:
 
     def _look_at_key(self, event: StoredEvent) -> None:
         try:
-            key = decode_metadata(event).key
-        except Damaged as error:
-            self._told.say("event", str(error), event.position, event.stream)
+            key = _keyed(event.metadata).key
+        except UNDECODABLE:
+            text = f"the metadata of {event.stream} version {event.version} cannot be read"
+            self._told.say("event", text, event.position, event.stream)
             return
         if key is None:
             return
-        kind = event.stream.partition(":")[0]
         known = self._keys.get((event.stream, key))
-        if known is not None and known > event.version - self._window(kind):
+        if known is not None and known > event.version - self._window_of(event.stream):
             text = (
                 f"{event.stream} has the key of version {known} again at {event.version}, within "
                 f"the key window: the command was run twice"
@@ -223,6 +234,9 @@ class _Verifying:
         self._keys[event.stream, key] = event.version
         if len(self._keys) > _KEYS_MAX:
             del self._keys[next(iter(self._keys))]
+
+    def _window_of(self, stream: str) -> int:
+        return self._window(stream.partition(":")[0])
 
     def _fold(self, page: Sequence[StoredEvent]) -> None:
         try:
@@ -360,7 +374,7 @@ def _said(claim: HeldClaim | None) -> str:
 
 def _pages(
     log: LogReader, after: int, end: int, lost: Callable[[int, EngineError], None]
-) -> Iterator[Sequence[StoredEvent]]:
+) -> Generator[Sequence[StoredEvent]]:
     """Give the events up to a position; `lost` is told of each that cannot be read.
 
     Raises StoreFailed where nothing can be read any more.

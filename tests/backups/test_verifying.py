@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,14 +13,25 @@ import apsw
 import msgspec
 import pytest
 
+from engine import Engine, Meta, Projection, Table, projects
 from engine.__main__ import main
 from engine.outside.verifying import Verified, verify_log
+from engine.outside.verifying_code import Code, verify_code
 from engine.runtime.ports import Ports
 from engine.stores.contract.verifying import Finding
 from engine.stores.sqlite.connection import run
 from engine.stores.urls import open_backend
 from tests.backups.made import append, backed_up, claimed, manifest
-from tests.outside.copied import BOTH, NewStore, boards, filled
+from tests.outside.copied import (
+    BOTH,
+    Board,
+    Count,
+    NewStore,
+    Pinned,
+    boards,
+    declared,
+    filled,
+)
 from tests.support.postgres import Server
 
 
@@ -51,6 +63,27 @@ def changed(path: str, *statements: str) -> None:
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         for statement in statements:
             run(connection, statement)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a log once, with its views, for whoever damages a copy of it."""
+    path = tmp_path_factory.mktemp("made") / "log.db"
+
+    async def make() -> None:
+        async with boards(f"sqlite:{path}") as engine:
+            await filled(engine)
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> str:
+    """Give a copy of it."""
+    for name in ("log.db", "log.views.db"):
+        shutil.copy(made.with_name(name), tmp_path / name)
+    return f"sqlite:{tmp_path / 'log.db'}"
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -93,11 +126,8 @@ DAMAGE: list[tuple[str, str, str | None]] = [
 
 @pytest.mark.parametrize(("statement", "wrong", "position"), DAMAGE)
 async def test_what_is_damaged_is_named_and_what_is_sound_is_counted(
-    new: NewStore, statement: str, wrong: str, position: str | None
+    store: str, statement: str, wrong: str, position: str | None
 ) -> None:
-    store = new("sqlite")
-    async with boards(store) as engine:
-        await filled(engine)
     await append(store, 1, metadata=b'{"claims":[["name","x"]]}')
     changed(store, "INSERT INTO claims VALUES ('name', 'x', 4, 25)")
     assert verified(store)[1] == []
@@ -246,3 +276,79 @@ async def test_a_torn_or_damaged_tail_of_the_write_ahead_log_is_told(
         _, found = verified(f"sqlite:{left}")
         assert [finding.wrong for finding in found] == ["wal"], place
         back()
+
+
+# -- by the application's code ------------------------------------------------------------------
+
+
+async def compared(store: str, *projections: Any) -> tuple[list[Finding], list[str]]:
+    found: list[Finding] = []
+    unlooked: list[str] = []
+    engine = declared() if not projections else Engine([Board], projections=projections)
+    code = Code(engine.definitions, engine.declared, engine.registry)
+    outside = open_backend(store).outside(Ports())
+    await verify_code(outside, code, found.append, unlooked.append, lambda: None)
+    return found, unlooked
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_rows_and_snapshots_are_what_the_code_makes_of_the_events(
+    new: NewStore, kind: str
+) -> None:
+    store = new(kind)
+    async with boards(store) as engine:
+        await filled(engine)
+        assert await compared(store) == ([], []), "beside an engine"
+    assert await compared(store) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("statement", "differ"),
+    [
+        ("UPDATE \"counts_rows:1\" SET notes = 7 WHERE board = 'b1'", 1),
+        ("DELETE FROM \"counts_rows:1\" WHERE board <> 'b1'", 2),
+        ("INSERT INTO \"counts_rows:1\" VALUES ('z', 1)", 1),
+    ],
+)
+async def test_rows_that_the_events_do_not_give_are_counted(
+    store: str, statement: str, differ: int
+) -> None:
+    changed(store.replace(".db", ".views.db"), statement)
+    found, _ = await compared(store)
+    assert [(f.wrong, f.name, f.text.split()[0]) for f in found] == [
+        ("views", "counts", str(differ))
+    ]
+
+
+async def test_a_snapshot_that_its_events_do_not_give_is_named(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def pinned(self: Board, event: Pinned) -> None:
+        self.notes.append(event.note.upper())
+
+    applier: Any = declared().definitions[0].appliers
+    monkeypatch.setitem(applier, Pinned, pinned)
+    found, _ = await compared(store)
+    assert {(f.wrong, f.name) for f in found} == {("snapshot", f"board:b{n}") for n in range(3)}
+
+
+async def test_a_projection_that_was_skipped_or_is_declared_otherwise_is_not_called_sound(
+    store: str,
+) -> None:
+    class Otherwise(Projection, name="counts", version=2):
+        rows: Table[Count]
+
+        @projects
+        def pinned(self, event: Pinned, meta: Meta) -> None: ...
+
+    views = store.replace(".db", ".views.db")
+    changed(
+        views,
+        "INSERT INTO decisions(projection, kind, decided, version, position, reason) "
+        "VALUES ('counts', 'skip', 1, 1, 3, 'for a test')",
+    )
+    found, unlooked = await compared(store)
+    assert (found, unlooked) == ([], ["the rows of projection 'counts': events of it are skipped"])
+    found, _ = await compared(store, Otherwise)
+    assert [(f.wrong, f.name) for f in found] == [("views", "counts")]
