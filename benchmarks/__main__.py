@@ -39,6 +39,7 @@ SCENARIOS: Final = {
     "members": "members",
     "reactions": "reactions",
     "backup": "backup",
+    "transfers": "transfers",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}

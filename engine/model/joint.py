@@ -121,6 +121,8 @@ class JointHandler(CommandHandler, frozen=True):
 
     parties: tuple[Party, ...]
     """In the order of the function's parameters."""
+    is_plain: bool
+    """Whether each of them is one aggregate."""
 
     def ids(self, command: Command) -> Sequence[object]:
         """Give the ids of all aggregates that a command names."""
@@ -140,7 +142,7 @@ class JointHandler(CommandHandler, frozen=True):
         return arguments
 
 
-class Share(msgspec.Struct, frozen=True):
+class Share(msgspec.Struct, frozen=True, gc=False):
     """What a joint decision gives to one of its aggregates."""
 
     place: int
@@ -179,20 +181,37 @@ def shares_of(
                 f"as To(account, ..., claims=[Claim(...)]). Nothing was written."
             )
         given, reply, kept, _ = opened(where, handler.reply, returned, limits)
-    shares = [_share(handler, states, each, limits) for each in _listed(where, given)]
-    _refuse_repeated(where, states, shares)
-    if sum(len(share.events) for share in shares) > limits.command_events:
+    shares: list[Share] = []
+    named: list[UniqueValue] = []
+    places: list[int] = []
+    count = 0
+    for to in _listed(where, given):
+        share = _share(handler, states, to, limits)
+        if share.place in places:
+            state = states[share.place]
+            raise HandlerFailed(
+                f"{where} names {type(state).__definition__.kind}:{state.id} twice: give all its "
+                f"events in one To(...). Nothing was written."
+            )
+        places.append(share.place)
+        if share.events:
+            shares.append(share)
+            named += share.claims
+            count += len(share.events)
+    if len(named) > 1:
+        _refuse_repeated(where, named)
+    if count > limits.command_events:
         raise HandlerFailed(
             f"{where} returned more events than Limits.command_events at {limits.command_events}"
         )
-    return [share for share in shares if share.events], reply, kept
+    return shares, reply, kept
 
 
 def _listed(where: str, given: Any) -> Sequence[To[Event]]:
     if given is None:
         return ()
-    found: object = (given,) if _is_given(given) else given
-    if isinstance(found, list | tuple) and all(map(_is_given, cast("Sequence[object]", found))):
+    found: Any = (given,) if _is_to(given) else given
+    if isinstance(found, list | tuple) and all(map(_is_to, cast("Sequence[object]", found))):
         return cast("Sequence[To[Event]]", found)
     what = "a Decision" if isinstance(given, Decision) else f"a {type(given).__name__}"
     raise HandlerFailed(
@@ -201,26 +220,29 @@ def _listed(where: str, given: Any) -> Sequence[To[Event]]:
     )
 
 
-def _is_given(value: object) -> bool:
-    return isinstance(value, To)
-
-
 def _share(
     handler: JointHandler, states: Sequence[Aggregate], to: To[Event], limits: Limits
 ) -> Share:
-    where = handler.decide.__qualname__
-    place = next((n for n, state in enumerate(states) if state is to.aggregate), None)
-    if place is None:
+    aggregate, events, claims = to.aggregate, to.events, to.claims
+    place = 0
+    for state in states:
+        if state is aggregate:
+            break
+        place += 1
+    else:
         raise HandlerFailed(
-            f"{where} gives events to something that it was not given: the first argument of To is "
-            f"one of its parameters, as in To(source, ...). Nothing was written."
+            f"{handler.decide.__qualname__} gives events to something that it was not given: the "
+            f"first argument of To is one of its parameters, as in To(source, ...). Nothing was "
+            f"written."
         )
-    events = as_events(handler, to.events)
-    claims = to.claims
+    if not all(map(_is_event, events)):
+        as_events(handler, events)  # says what is wrong
     if claims is not NO_CLAIMS:
+        where = handler.decide.__qualname__
         claims = checked_claims(where, claims, limits, has_events=bool(events))
     share = Share(place, events, claims, to.timers, to.commands)
     if share.has_timers and not events:
+        where = handler.decide.__qualname__
         raise HandlerFailed(
             f"{where} gives timers or commands to an aggregate that gets no event: they are kept "
             f"with its events. Nothing was written."
@@ -228,24 +250,23 @@ def _share(
     return share
 
 
-def _refuse_repeated(where: str, states: Sequence[Aggregate], shares: Sequence[Share]) -> None:
-    places: set[int] = set()
-    named: set[tuple[str, str]] = set()
-    for share in shares:
-        if share.place in places:
-            state = states[share.place]
+def _is_event(value: object) -> bool:
+    return isinstance(value, Event)
+
+
+def _is_to(value: object) -> bool:
+    return isinstance(value, To)
+
+
+def _refuse_repeated(where: str, claims: Sequence[UniqueValue]) -> None:
+    known: set[tuple[str, str]] = set()
+    for claim in claims:
+        if (claim.name, claim.value) in known:
             raise HandlerFailed(
-                f"{where} names {type(state).__definition__.kind}:{state.id} twice: give all its "
-                f"events in one To(...). Nothing was written."
+                f"{where} names one value of {claim.name!r} twice in its claims: claim it once or "
+                f"release it once. Nothing was written."
             )
-        places.add(share.place)
-        for claim in share.claims:
-            if (claim.name, claim.value) in named:
-                raise HandlerFailed(
-                    f"{where} names one value of {claim.name!r} twice in its claims: claim it once "
-                    f"or release it once. Nothing was written."
-                )
-            named.add((claim.name, claim.value))
+        known.add((claim.name, claim.value))
 
 
 # -- how it is declared -------------------------------------------------------------------------
@@ -319,6 +340,7 @@ def _read(function: Callable[..., Any], signature: Signature) -> JointHandler:
         reply,
         gives_decisions,
         parties,
+        all(party.form == "one" for party in parties),
     )
 
 
@@ -420,7 +442,7 @@ def _events_named(signature: Signature) -> Iterator[type[Event]]:
         for candidate in (each for part in inner for each in union_members(part)):
             if candidate in _NOTHING:
                 continue
-            events = union_members(typing.get_args(candidate)[0]) if _is_to(candidate) else ()
+            events = union_members(typing.get_args(candidate)[0]) if _names_to(candidate) else ()
             if not events or not all(isinstance(e, type) and issubclass(e, Event) for e in events):
                 raise DefinitionError(
                     f"{signature.where} is annotated to return {signature.returns!r}. {_RETURNS}"
@@ -428,5 +450,5 @@ def _events_named(signature: Signature) -> Iterator[type[Event]]:
             yield from (event for event in events if event is not Event)
 
 
-def _is_to(annotation: Any) -> bool:
+def _names_to(annotation: Any) -> bool:
     return typing.get_origin(annotation) is To

@@ -46,8 +46,14 @@ __all__ = [
     "Passed",
     "Scenario",
     "SequentialIds",
+    "claim_refusal",
+    "claimed",
     "deliveries",
+    "fail",
     "given",
+    "listed",
+    "microseconds",
+    "shown_state",
 ]
 
 A = TypeVar("A", bound=Aggregate)
@@ -260,7 +266,7 @@ class Scenario(Generic[A]):
         if handler is None:
             raise UsageError(f"{self._aggregate.__name__} handles no {type(command).__name__}")
         state = self._fold()
-        return _Trial(handler, state, command, _shown(state))
+        return _Trial(handler, state, command, shown_state(state))
 
     def _arrival(self, event: Event, meta: Meta | None) -> Command:
         """Give the command that an event becomes for this instance."""
@@ -296,7 +302,7 @@ class Scenario(Generic[A]):
             where = handler.decide.__qualname__
             given, reply, _, claims = opened(where, handler.reply, trial.returned, Limits())
         events = tuple(as_events(handler, given))
-        before, after = trial.before, _shown(trial.state)
+        before, after = trial.before, shown_state(trial.state)
         if after != before:
             fail(
                 f"{handler.decide.__qualname__} changed the state; a handler returns events, and "
@@ -304,7 +310,7 @@ class Scenario(Generic[A]):
                 [str(change) for change in difference(self._fold(), trial.state)]
                 or ["before: " + before, "after:  " + after],
             )
-        rejection = trial.rejection or _refusal(claims, taken)
+        rejection = trial.rejection or claim_refusal(claims, taken)
         found = self._aggregate, self.history, self._id, pending
         if rejection is not None:
             return Decided(*found, (), rejection, None, NO_DECISION)
@@ -402,7 +408,7 @@ class Decided(Scenario[A]):
         __tracebackhide__ = True  # pytest shows the test's own line
         if self.rejection is not None:
             fail("the command was rejected", [f"expected: {listed(claims)}", self._found()])
-        if {*map(_claimed, claims)} != {*map(_claimed, self.claims)}:
+        if {*map(claimed, claims)} != {*map(claimed, self.claims)}:
             lines = [f"expected: {listed(claims)}", f"found:    {listed(self.claims)}"]
             fail("other claims came", lines)
         return self
@@ -603,7 +609,7 @@ class _Cells:
             self.flats[key] = flat
 
 
-def _shown(state: Aggregate) -> str:
+def shown_state(state: Aggregate) -> str:
     """Give a state as text; what msgspec cannot encode stands by its repr."""
     try:
         return msgspec.json.encode(state, enc_hook=repr, order="deterministic").decode()
@@ -617,8 +623,8 @@ def listed(found: Sequence[object]) -> str:
     return ", ".join(map(repr, found)) or "nothing"
 
 
-def _claimed(value: UniqueValue) -> tuple[type[UniqueValue], str, str]:
-    """Give what counts of a claim: its code and message are told with the rejection."""
+def claimed(value: UniqueValue) -> tuple[type[UniqueValue], str, str]:
+    """Give what counts of a claim: its code and message go with the rejection."""
     return type(value), value.name, value.value
 
 
@@ -630,7 +636,7 @@ def _struck(rest: list[Timer], timer: Timer) -> bool:
     return True
 
 
-def _refusal(claims: Sequence[UniqueValue], taken: Sequence[UniqueValue]) -> Rejected | None:
+def claim_refusal(claims: Sequence[UniqueValue], taken: Sequence[UniqueValue]) -> Rejected | None:
     """Give the rejection of the first claim of a value that others hold."""
     theirs = {(each.name, each.value) for each in taken}
     wanted = (each for each in claims if isinstance(each, Claim))

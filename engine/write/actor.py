@@ -478,10 +478,21 @@ class Actor(Folded):
         """
         joint = mail.joint
         assert joint is not None
-        self._joint = joint
-        self.phase = JOINT
+        self.stand(joint)
         if self._tail is None:
             joint.arrived(self, in_turn=True)
+
+    def stand(self, joint: Together) -> None:
+        """Stand still for a joint decision."""
+        self._joint = joint
+        self.phase = JOINT
+        self.used = True
+        self.idle = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it has nothing before a command that comes now: it could stand still at once."""
+        return self._waiting is None and self.phase is LIVE and self._tail is None
 
     def put_in(self, mail: Mail) -> None:
         """Have a command behind those that wait; `check_room` and `go_on` come before it."""
@@ -515,9 +526,15 @@ class Actor(Folded):
         self._reload()
 
     def share(self, entry: Entry, before: int) -> Frozen | None:
-        """Have a part in a joint decision's entry, from version `before` on."""
+        """Have a part in a joint decision's entry, from version `before` on, and wait for it."""
+        self._joint = None
+        self.phase = CLAIMING
         self._tail = entry
         return self._frozen(before)
+
+    def is_next(self, mail: Mail) -> bool:
+        """Whether it takes that command in its next turn, and is there then."""
+        return self._waiting is mail and self.phase is LIVE and self._tail is None
 
     # -- answers that write nothing ---------------------------------------------------------
 

@@ -123,10 +123,12 @@ class Directory:
 
     def find_all(self, named: Sequence[tuple[Kind[Actor], object]]) -> list[Actor]:
         """Give the actors of several aggregates, all of them in memory; raises as `find` does."""
+        passivated = self.passivated
         actors = [self.find(kind, aggregate_id) for kind, aggregate_id in named]
-        if any(self._actors.get(actor.stream) is not actor for actor in actors):
-            # One of them made room for another.
-            self._refuse()
+        if passivated != self.passivated:
+            for actor in actors:
+                if self._actors.get(actor.stream) is not actor:
+                    self._refuse()  # one of them made room for another
         return actors
 
     def forget(self, actor: Actor) -> None:

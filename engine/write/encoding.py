@@ -129,8 +129,12 @@ def metadatas_of(
     *,
     timers: SetTimers | None = None,
     fired: FiredTimer | None = None,
+    more: bool = False,
 ) -> tuple[bytes, bytes]:
-    """Give the metadata of a command's first event for an aggregate, and of its further ones."""
+    """Give the metadata of a command's first event for an aggregate, and of its further ones.
+
+    With `more` the latter are wanted, however few events it has.
+    """
     envelope = mail.envelope
     headers = envelope.headers
     correlation, causation = envelope.correlation, envelope.causation
@@ -143,7 +147,7 @@ def metadatas_of(
     trace = correlation, causation, principal, own_headers
     depth = mail.depth
     is_plain = key is None and not parties and timers is None and fired is None
-    if traced and (is_plain or events > 1):
+    if traced and (is_plain or events > 1 or more):
         first = further = encode_metadata(Metadata(None, None, 1, *trace, depth=depth))
     if key is not None or claims or parties or timers is not None or fired is not None:
         kept = NOTHING_KEPT if key is None or mail.kept is None else msgspec.Raw(mail.kept)

@@ -25,7 +25,6 @@ from typing import Any, Final, cast
 from ..errors import Closed, EngineError, Rejected, WrongVersion
 from ..model.joint import JointHandler, Share, shares_of
 from ..model.messages import Receipt
-from ..model.stored import EventData
 from ..model.timers import SetTimers
 from ..stores.contract.log import Write
 from .actor import Actor
@@ -82,20 +81,29 @@ class Joint:
     def post(self) -> None:
         """Accept the command; raise Overloaded if too many wait for one of its aggregates."""
         mail, actors = self.mail, self._actors
+        free = True
         for actor in actors:
-            actor.check_room()
+            if not actor.is_free:
+                free = False
+                actor.check_room()
         # As where one actor accepts: what may find no room on the caller's stack comes first, and
         # can be left undone.
         mail.joint = self
         if mail.seconds is not None:
             mail.due = self._kind.ports.clock.monotonic() + mail.seconds
             self._set_timer(mail.seconds)
-        for actor in actors:
+        for actor in actors[:1] if free else actors:
             actor.go_on()
         self._kind.intake.accepted()
         mail.open = True
-        for actor in actors:
-            actor.put_in(mail)
+        if free:
+            # Nothing is before it: all stand still at once, and it goes on in the first one's turn.
+            self._there, self.turn = len(actors), actors[0]
+            for actor in actors:
+                actor.stand(self)
+        else:
+            for actor in actors:
+                actor.put_in(mail)
 
     def _set_timer(self, seconds: float) -> None:
         loop = self.mail.answer.get_loop()
@@ -105,11 +113,12 @@ class Joint:
 
     def arrived(self, actor: Actor, *, in_turn: bool) -> None:
         """Note that one more of its actors stands still, with nothing undurable."""
-        if self._begun:
-            return
         self._there += 1
         if self._there < len(self._actors):
-            if self._there == 1:
+            if self._there == 1 and not all(
+                a is actor or a.is_next(self.mail) for a in self._actors
+            ):
+                # They wait for something else first, which may take long.
                 self.mail.answer.add_done_callback(self._look_whether_wanted)
         elif in_turn:
             self._take()
@@ -176,6 +185,7 @@ class Joint:
     def _take(self) -> None:
         """Decide, as all are there."""
         mail = self.mail
+        mail.claims = ()
         if mail.answer.done():
             self._kind.intake.drop(mail)
             self.release()
@@ -239,9 +249,10 @@ class Joint:
         """Run the function; an async one gives its awaitable."""
         handler, kind, command = self._handler, self._kind, self.mail.envelope.command
         states = [actor.state for actor in self._actors]
-        arguments = handler.states(command, states)
+        arguments = states if handler.is_plain else handler.states(command, states)
         if handler.takes:
-            arguments += handler.arguments(lambda: kind.context(self.mail), kind.resources)
+            given = handler.arguments(lambda: kind.context(self.mail), kind.resources)
+            arguments = [*arguments, *given]
         if not kind.debug:
             return handler.decide(command, *arguments)
         decide = partial(handler.decide, command, *arguments)
@@ -294,7 +305,7 @@ class Joint:
     def _accept(self, returned: Any) -> None:
         """Take what the function returned."""
         mail = self.mail
-        if self._is_late():
+        if mail.seconds is not None and self._is_late():
             self._fail(too_late(mail, self._streams(), "was decided too slowly"))
             return
         states = [actor.state for actor in self._actors]
@@ -339,17 +350,22 @@ class Joint:
         failpoint = self._kind.failpoint
         if failpoint is not None:
             failpoint("actor.decided")
-        parties = self._parties(shares)
+        counts = [0] * len(self._actors)
+        for share in shares:
+            counts[share.place] = len(share.events)
+        pairs = zip(self._actors, counts, strict=True)
+        parties = tuple([(actor.stream, actor.version + n, n) for actor, n in pairs])
         try:
             timers = [self._timers_of(share) for share in shares]
-            encoded, size = self._encoded(shares, parties, timers)
+            parts, size = self._parts(shares, parties, timers)
         except BaseException as error:  # Rejected too: an applier decides nothing
             self._fail(error)
             return
         if failpoint is not None:
             failpoint("actor.folded")
-        entry = self._entry(shares, encoded, size, parties)
-        self._put_beside(entry, shares, timers)
+        entry = self._entry(shares, parts, size, parties)
+        if self.mail.fired is not None or any(s.claims or s.has_timers for s in shares):
+            self._put_beside(entry, shares, timers)
         self._kind.journal.submit(entry)
 
     def _timers_of(self, share: Share) -> SetTimers | None:
@@ -375,70 +391,59 @@ class Joint:
                 extras += set_by(mail, changes, actors[share.place].stream)
         entry.extras = extras
 
-    def _parties(self, shares: Sequence[Share]) -> tuple[tuple[str, int, int], ...]:
-        counts = {share.place: len(share.events) for share in shares}
-        return tuple(
-            (actor.stream, actor.version + counts.get(place, 0), counts.get(place, 0))
-            for place, actor in enumerate(self._actors)
-        )
-
-    def _encoded(
+    def _parts(
         self,
         shares: Sequence[Share],
         parties: tuple[tuple[str, int, int], ...],
         timers: Sequence[SetTimers | None],
-    ) -> tuple[list[list[EventData]], int]:
-        """Give the events of each share as bytes, folded into the states; and all their bytes."""
+    ) -> tuple[list[EntryPart], int]:
+        """Bring the actors to where the events bring them; give these as bytes, and how many."""
         mail = self.mail
-        key, fingerprint, fired = mail.envelope.key, mail.fingerprint, mail.fired
-        encoded: list[list[EventData]] = []
+        parts: list[EntryPart] = []
         size = 0
+        further = b""
         for share, changes in zip(shares, timers, strict=True):
-            actor, count = self._actors[share.place], len(share.events)
-            first_ones = key, fingerprint, share.claims, parties
-            metadatas = metadatas_of(mail, count, *first_ones, timers=changes, fired=fired)
-            datas, bytes_ = encode_and_fold(
-                actor.kind, actor.state, actor.version, mail, share.events, metadatas
-            )
-            encoded.append(datas)
+            actor, events, claims = self._actors[share.place], share.events, share.claims
+            count = len(events)
+            if not parts:
+                # Key, reply, parties and whose command it is stand at the first event of all.
+                known = mail.envelope.key, mail.fingerprint, claims, parties
+                more = len(shares) > 1
+                beside: dict[str, Any] = {"timers": changes, "fired": mail.fired, "more": more}
+                metadatas = metadatas_of(mail, count, *known, **beside)
+                further = metadatas[1]
+            elif claims or changes is not None:
+                metadatas = metadatas_of(mail, count, None, None, claims, timers=changes)
+            else:
+                metadatas = further, further
+            kind, before = actor.kind, actor.version
+            datas, bytes_ = encode_and_fold(kind, actor.state, before, mail, events, metadatas)
             size += bytes_
-            key, fingerprint, parties, fired = None, None, (), None  # at the first event of all
-        return encoded, size
+            version = actor.version = before + len(datas)
+            write = Write(actor.stream, before, datas)
+            parts.append(EntryPart(actor, actor.incarnation, write, version, None))
+        return parts, size
 
     def _entry(
         self,
         shares: Sequence[Share],
-        encoded: Sequence[Sequence[EventData]],
+        parts: list[EntryPart],
         size: int,
-        parties: Sequence[tuple[str, int, int]],
+        parties: tuple[tuple[str, int, int], ...],
     ) -> Entry:
-        """Bring the actors to where the events bring them; give what the journal takes."""
+        """Give what the journal takes, and let the actors wait for it."""
         mail = self.mail
-        parts: list[EntryPart] = []
-        for share, datas in zip(shares, encoded, strict=True):
-            actor = self._actors[share.place]
-            before, actor.version = actor.version, actor.version + len(datas)
-            write = Write(actor.stream, before, datas)
-            parts.append(EntryPart(actor, actor.incarnation, write, actor.version, None))
-        first, *others = parts
-        entry = Entry(
-            first.owner,
-            first.incarnation,
-            first.write,
-            first.version,
-            None,
-            mail,
-            size,
-            sum(map(len, encoded)),
-            others=others,
-            parties=parties,
-        )
-        if mail.envelope.key is not None:
+        first = parts[0]
+        count = sum([party[2] for party in parties])
+        place = first.owner, first.incarnation, first.write, first.version
+        entry = parts[0] = Entry(*place, None, mail, size, count, None, parts[1:], parties)
+        key = mail.envelope.key
+        if key is not None:
             assert mail.fingerprint is not None
-            begin = first.write.expected + 1
-            record = KeyRecord(mail.fingerprint, begin, first.version, 0, mail.kept, parties)
-            self._actors[shares[0].place].remember(mail.envelope.key, record)
+            begin, version = first.write.expected + 1, first.version
+            record = KeyRecord(mail.fingerprint, begin, version, 0, mail.kept, parties)
+            self._actors[shares[0].place].remember(key, record)
             entry.record = record
-        for share, part in zip(shares, (entry, *others), strict=True):
+        for share, part in zip(shares, parts, strict=True):
             part.frozen = self._actors[share.place].share(entry, part.write.expected)
         return entry

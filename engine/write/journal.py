@@ -127,7 +127,7 @@ class Entry(EntryPart):
         """Give what is stored all or none."""
         if not self.others:
             return AppendRequest((self.write,), self.extras)
-        return AppendRequest((self.write, *(each.write for each in self.others)), self.extras)
+        return AppendRequest([self.write, *[each.write for each in self.others]], self.extras)
 
     def follow(self, follower: Follower) -> None:
         """Let an answer leave right after this entry's own."""
@@ -343,7 +343,8 @@ class Journal:
         assert position == outcome.position
         mail = entry.mail
         self._intake.answer(mail, joint_receipt(entry.parties, position, mail.reply))
-        _release(mail)
+        if len(entry.parties) > len(outcome.versions):
+            _release(mail)  # for those without events
 
     def _answer(self, entry: Entry, position: int) -> None:
         owner = entry.owner

@@ -160,7 +160,7 @@ class Reception:
         self._intake.check()
         route = self._routes[type(command)]
         if route.kinds:
-            Joint(mail, self._directory.find_all(self._named(command, route))).post()
+            self._find_joint(mail, route).post()
         else:
             actor = self._directory.find(route.kind, getattr(command, mail.handler.id_field))
             actor.post(mail)
@@ -168,20 +168,31 @@ class Reception:
             self._failpoint("mailbox.accepted")
         return mail.answer
 
+    def _find_joint(self, mail: Mail, route: _Route) -> Joint:
+        """Bring the actors together that a command names; raise InvalidInput where it cannot."""
+        command = mail.envelope.command
+        actors = self._directory.find_all(self._named(command, route))
+        if len({*actors}) < len(actors):
+            twice = next(actor for actor in actors if actors.count(actor) > 1)
+            raise InvalidInput(
+                f"{type(command).__name__} names {twice.stream!a:.60} twice, and is about "
+                f"different aggregates. Nothing was run."
+            )
+        return Joint(mail, actors)
+
     def _post(self, mail: Mail, /) -> asyncio.Future[Receipt]:
         """Post mail that the gate has let in; the engine may have stopped meanwhile."""
         self._check_usable()
         return self.submit(mail)
 
     def _named(self, command: Command, route: _Route) -> Sequence[tuple[Kind[Actor], object]]:
-        """Give the kind and id of each aggregate that a command names; InvalidInput if it cannot.
-
-        Too many, none, and one that is named twice are refused here, before anything is run.
-        """
+        """Give kind and id of each aggregate that a command names; InvalidInput for how many."""
         handler = route.handler
         if not isinstance(handler, JointHandler):
             return ((route.kind, getattr(command, handler.id_field)),)
         pairs = zip(handler.parties, route.kinds, strict=True)
+        if handler.is_plain:
+            return [(kind, getattr(command, party.field)) for party, kind in pairs]
         found = [(kind, each) for party, kind in pairs for each in party.ids(command)]
         most = route.kind.limits.command_aggregates
         if not 0 < len(found) <= most:
@@ -189,8 +200,6 @@ class Reception:
                 f"{type(command).__name__} names {len(found)} aggregates: it is decided by 1 to "
                 f"{most} (Limits.command_aggregates). Nothing was run."
             )
-        if len(found) > 1:
-            _check_different(command, found)
         return found
 
     def _places_of(self, mail: Mail) -> Sequence[tuple[str | None, str, str]]:
@@ -232,18 +241,6 @@ def checked_resources(given: object) -> dict[type, object]:
     return dict(cast("Mapping[type, object]", found))
 
 
-def _check_different(command: Command, named: Sequence[tuple[Kind[Actor], object]]) -> None:
-    streams: set[tuple[str, str]] = set()
-    for kind, each in named:
-        stream = kind.definition.kind, each if type(each) is str else as_id(each)
-        if stream in streams:
-            raise InvalidInput(
-                f"{type(command).__name__} names {':'.join(stream)[:60]!a} twice, and is about "
-                f"different aggregates. Nothing was run."
-            )
-        streams.add(stream)
-
-
 def _add_joint(routes: dict[type[Command], _Route], decisions: Sequence[JointHandler]) -> None:
     """Add where commands go that several aggregates decide."""
     kinds = {route.kind.definition.cls: route.kind for route in routes.values()}
@@ -261,6 +258,11 @@ def _add_joint(routes: dict[type[Command], _Route], decisions: Sequence[JointHan
                 f"{command.__name__} is decided by {where} and by {other}: keep one"
             )
         own = [kinds[party.aggregate] for party in handler.parties]
+        most = own[0].limits.command_aggregates
+        if len(own) > most:
+            raise DefinitionError(
+                f"{where} takes {len(own)} aggregates, above Limits.command_aggregates at {most}"
+            )
         _check_resources(own[0], handler)
         deadlines = [k.definition.deadline for k in own if k.definition.deadline is not None]
         routes[command] = _Route(own[0], handler, min(deadlines, default=None), own)

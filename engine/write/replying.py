@@ -90,7 +90,7 @@ def first_receipt(stream: str, record: KeyRecord, reply: Any) -> Receipt:
 def joint_receipt(parties: Sequence[tuple[str, int, int]], position: int, reply: Any) -> Receipt:
     """Give the receipt of a joint decision: of the aggregate that its command names first."""
     (stream, version, _), *others = parties
-    return Receipt(stream, version, position, reply, tuple(party[:2] for party in others))
+    return Receipt(stream, version, position, reply, tuple([(s, v) for s, v, _ in others]))
 
 
 def record_of(stored: StoredEvent, metadata: Metadata) -> KeyRecord | None:

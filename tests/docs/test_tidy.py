@@ -194,7 +194,7 @@ LONG_FILES = {
     "stores.sqlite.log.store": 593,
     "stores.sqlite.system_files": 572,
     "stores.sqlite.views.store": 537,
-    "write.actor": 561,
+    "write.actor": 578,
 }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .appending import AppendingCases
 from .claiming import ClaimingCases
+from .joint import JointCases
 from .reading import ReadingCases
 from .timing import TimingCases
 
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(AppendingCases, ClaimingCases, TimingCases, ReadingCases):
+class StoreConformance(AppendingCases, ClaimingCases, JointCases, TimingCases, ReadingCases):
     """All cases of a log; abstract in how a store is made."""
