@@ -157,6 +157,7 @@ class Engine:
         self._joined = joined
         self._life, self._entrance = joined.life, joined.entrance
         self._send, self.projections = joined.forwarding.send, joined.projections
+        self._send_of_many = joined.forwarding.send_of_many
 
     def _use(self, reads: Reads) -> None:
         """Read with these from now on."""
@@ -232,7 +233,7 @@ class Engine:
         an earlier one's answer. To stop early, leave it through `contextlib.aclosing`; what was
         sent is run all the same. Raises UsageError for a `window` below 1, and Closed.
         """
-        return run_many(commands, window, self._send, self._check_usable)
+        return run_many(commands, window, self._send_of_many, self._check_usable)
 
     # -- queries ----------------------------------------------------------------------------
 

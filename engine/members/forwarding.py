@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -38,6 +39,7 @@ from ..write.bulk import Send
 from ..write.mailbox import Sent
 from . import wire
 from .forms import CommandForms, decode_values, encode_values, error_of
+from .patience import Patience
 from .wire import Called, Done, Failed, Line, Message, Told
 
 __all__ = ["PATIENCE_SECONDS", "Forwarding"]
@@ -63,6 +65,8 @@ class _Waiting(msgspec.Struct, eq=False):
     """Whether the owner of this moment has it."""
     is_in_doubt: bool = False
     """Whether an owner that is gone may have run it."""
+    is_patient: bool = False
+    """Whether it is of a stream, and waits where the engine is full."""
     timer: asyncio.TimerHandle | None = None
     """To its deadline, while no owner has it."""
 
@@ -93,6 +97,8 @@ class Forwarding:
         self._given_up = ""
         """Why commands are refused, where that is so."""
         self._drained: asyncio.Event | None = None
+        self._adopted: Patience | None = None
+        """What is run here, and waits where the engine is full."""
         self.forwarded = 0
         """Commands that were sent to another process."""
 
@@ -105,8 +111,15 @@ class Forwarding:
 
     def send(self, envelope: Envelope, /) -> Sent:
         """Take a command; give the future of its answer. Raises as `Reception.send` does."""
+        return self._own(envelope) if self._own is not None else self._forward(envelope)
+
+    def send_of_many(self, envelope: Envelope, /) -> Sent:
+        """Do the same with a command of a stream, which waits behind those before it."""
         if self._own is not None:
             return self._own(envelope)
+        return self._forward(envelope, is_patient=True)
+
+    def _forward(self, envelope: Envelope, *, is_patient: bool = False) -> Sent:
         loop = self._check_usable()
         envelope, seconds = self._check(envelope)
         if len(self._waiting) >= self._commands_max:
@@ -124,6 +137,7 @@ class Forwarding:
             )
         until = None if seconds is None else loop.time() + seconds
         waiting = _Waiting(envelope, name, body, loop.create_future(), until)
+        waiting.is_patient = is_patient
         number = self._next()
         self._waiting[number] = waiting
         if self._line is None:
@@ -193,11 +207,11 @@ class Forwarding:
     def adopt(self, send: Send) -> None:
         """Run all that waits here, and what comes from now on: this process owns the log."""
         self._found()
-        self._own = send
+        self._own, self._adopted = send, Patience(send)
         for number, waiting in [*self._waiting.items()]:
             self._take(number)
             if not waiting.answer.done():
-                _run_here(waiting, send)
+                _run_here(waiting, send, self._adopted)
 
     def silence(self, why: str) -> None:
         """Note that the owner says nothing: who waits for it is told so, and nobody joins them."""
@@ -263,6 +277,7 @@ class Forwarding:
             envelope.principal,
             envelope.headers,
             waiting.until,
+            waiting.is_patient or waiting.is_in_doubt,
         )
         try:
             self._line.send(sent)
@@ -384,18 +399,33 @@ def _receipt_of(done: Done, command: Command) -> Receipt[Any]:
     return Receipt(done.stream, done.version, done.position, reply, done.others)
 
 
-def _run_here(waiting: _Waiting, send: Send) -> None:
+def _run_here(waiting: _Waiting, send: Send, patience: Patience) -> None:
+    if waiting.is_patient or waiting.is_in_doubt:
+        patience.take(partial(_as_left, waiting), partial(_hear, waiting))
+        return
+    try:
+        sent = send(_as_left(waiting))
+    except Exception as error:
+        _settle(waiting.answer, error)
+        return
+    task = asyncio.ensure_future(_received(sent))
+    task.add_done_callback(lambda done: _hand_on(done, waiting))
+
+
+def _as_left(waiting: _Waiting) -> Envelope:
+    """Give a command with what is left of its deadline."""
     seconds = None
     if waiting.until is not None:
         # It was not refused when it came: it is told that it came too late, and nothing else.
         seconds = max(waiting.until - asyncio.get_running_loop().time(), 1e-6)
-    try:
-        sent = send(msgspec.structs.replace(waiting.envelope, deadline=seconds))
-    except Exception as error:
-        _settle(waiting.answer, _as_told(error, waiting))
-        return
-    task = asyncio.ensure_future(_received(sent))
-    task.add_done_callback(lambda done: _hand_on(done, waiting))
+    return msgspec.structs.replace(waiting.envelope, deadline=seconds)
+
+
+def _hear(waiting: _Waiting, sent: asyncio.Future[Receipt] | Exception) -> None:
+    if isinstance(sent, Exception):
+        _settle(waiting.answer, _as_told(sent, waiting))
+    else:
+        sent.add_done_callback(lambda done: _hand_on(done, waiting))
 
 
 async def _received(sent: Sent) -> Receipt:

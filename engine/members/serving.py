@@ -27,6 +27,7 @@ from ..runtime.safely import as_error, described
 from ..runtime.unix_socket import Listener, listen
 from ..write.bulk import Send
 from .forms import CommandForms, as_failure, decode_values, encode_values
+from .patience import Patience
 from .wire import (
     PROTOCOL,
     Answer,
@@ -63,6 +64,7 @@ class _Served(msgspec.Struct, eq=False):
     since: float
     behind: float
     """Seconds to add to a time of its clock, for one of the owner's."""
+    patience: Patience
     commands: int = 0
     waiting: int = 0
 
@@ -230,7 +232,7 @@ class Serving:
             line.close()
             return
         now = self._loop.time()
-        self._members[line] = _Served(hello.process, now, now - hello.clock)
+        self._members[line] = _Served(hello.process, now, now - hello.clock, Patience(self._send))
 
     # -- commands -----------------------------------------------------------------------------
 
@@ -238,18 +240,15 @@ class Serving:
         member = self._members[line]
         member.commands += 1
         member.waiting += 1
+        if sent.is_patient:
+            make = partial(self._envelope_of, member, sent)
+            member.patience.take(make, partial(self._sent, line, sent.number))
+            if member.patience.task is not None:
+                self._at_work.add(member.patience.task)
+                member.patience.task.add_done_callback(self._at_work.discard)
+            return
         try:
-            envelope = Envelope(
-                command=self._forms.decode(sent.name, sent.body),
-                key=sent.key,
-                expected=sent.expected,
-                correlation=sent.correlation,
-                causation=sent.causation,
-                principal=sent.principal,
-                headers=sent.headers,
-                deadline=self._time_left(member, sent),
-            )
-            answer = self._send(envelope)
+            answer = self._send(self._envelope_of(member, sent))
         except BaseException as error:  # of a class of the host's, whatever it is
             self._answer(line, Failed(sent.number, *as_failure(as_error(error))))
             return
@@ -257,6 +256,25 @@ class Serving:
             answer.add_done_callback(partial(self._done, line, sent.number))
         else:
             self._begin(line, sent.number, _received(sent.number, answer))
+
+    def _envelope_of(self, member: _Served, sent: Sent) -> Envelope:
+        """Give a command as it came; raise InvalidInput if this process does not know it so."""
+        return Envelope(
+            command=self._forms.decode(sent.name, sent.body),
+            key=sent.key,
+            expected=sent.expected,
+            correlation=sent.correlation,
+            causation=sent.causation,
+            principal=sent.principal,
+            headers=sent.headers,
+            deadline=self._time_left(member, sent),
+        )
+
+    def _sent(self, line: Line, number: int, answer: asyncio.Future[Receipt] | Exception) -> None:
+        if isinstance(answer, Exception):
+            self._answer(line, Failed(number, *as_failure(answer)))
+        else:
+            answer.add_done_callback(partial(self._done, line, number))
 
     def _time_left(self, member: _Served, sent: Sent) -> float | None:
         """Give the seconds until a deadline, which may be over."""

@@ -82,6 +82,8 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, tag="command"):
     deadline: float | None
     """By the member's clock: what waits in a line, or for a process that stands still, grows old
     there."""
+    is_patient: bool = False
+    """Whether it waits where the engine is full: it is of a stream, or may have been run before."""
 
 
 class Called(msgspec.Struct, array_like=True, frozen=True, tag="call"):

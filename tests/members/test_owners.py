@@ -16,7 +16,9 @@ from engine import (
     DeadlinePassed,
     Engine,
     EngineError,
+    Envelope,
     KeyReused,
+    Limits,
     OutcomeUnknown,
     Overloaded,
     Receipt,
@@ -136,7 +138,6 @@ async def test_a_deadline_goes_on_while_its_command_waits_to_be_read(tmp_path: P
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (Overloaded("full"), OutcomeUnknown),
         (DeadlinePassed("late"), OutcomeUnknown),
         (StreamUnreadable("damaged"), OutcomeUnknown),
         (Rejected("no", "no"), Rejected),
@@ -167,6 +168,41 @@ def raising(error: EngineError) -> Callable[[object], Any]:
         raise error
 
     return send
+
+
+async def test_a_command_that_may_have_been_run_waits_where_the_next_owner_is_full(
+    tmp_path: Path,
+) -> None:
+    async with AsyncExitStack() as stack:
+        owner, member = await some(tmp_path, 2, stack)
+        sent = [asyncio.create_task(member.execute(Add("c", 1), key=str(n))) for n in range(9)]
+        await until(lambda: part(member).forwarded == 9)
+        serving = serving_of(owner)
+        real, full = serving._send, iter(range(5))
+
+        def send(envelope: Envelope) -> Any:
+            if next(full, None) is not None:
+                raise Overloaded("full")
+            return real(envelope)
+
+        serving._send = send
+        cut(owner)
+
+        assert [a.version for a in await asyncio.gather(*sent)] == [*range(1, 10)]
+        assert next(full, None) is None
+
+
+async def test_a_stream_of_commands_waits_where_the_owner_is_full(tmp_path: Path) -> None:
+    few = Limits(mailbox_commands=3)
+    async with AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(joined(tmp_path, limits=few))
+        member = await stack.enter_async_context(joined(tmp_path))
+        commands = [Add("c", 1) for _ in range(200)]
+
+        answers = [answer async for answer in member.execute_many(commands, window=150)]
+
+        assert [a.version for a in answers if isinstance(a, Receipt)] == [*range(1, 201)]
+        assert owner.statistics().position == 200
 
 
 async def test_a_command_that_may_have_been_run_is_never_said_to_be_not_run_where_no_owner_is_left(
