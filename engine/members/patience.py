@@ -33,15 +33,19 @@ class Patience:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._waiting: deque[tuple[Make, Tell]] = deque()
-        self.task: asyncio.Task[None] | None = None
-        """What sends them, while there are any."""
+        self._task: asyncio.Task[None] | None = None
 
-    def take(self, make: Make, tell: Tell) -> None:
-        """Send what `make` gives, as soon as it can be; `tell` its answer to come, or its error."""
+    def take(self, make: Make, tell: Tell) -> asyncio.Task[None] | None:
+        """Send what `make` gives, as soon as it can be; `tell` its answer to come, or its error.
+
+        Gives the task that does so, if it was begun for this one.
+        """
         self._waiting.append((make, tell))
-        if self.task is None or self.task.done():
-            self.task = asyncio.ensure_future(self._run())
-            self.task.add_done_callback(retrieve)
+        if self._task is not None and not self._task.done():
+            return None
+        self._task = asyncio.ensure_future(self._run())
+        self._task.add_done_callback(retrieve)
+        return self._task
 
     async def _run(self) -> None:
         while self._waiting:

@@ -242,10 +242,10 @@ class Serving:
         member.waiting += 1
         if sent.is_patient:
             make = partial(self._envelope_of, member, sent)
-            member.patience.take(make, partial(self._sent, line, sent.number))
-            if member.patience.task is not None:
-                self._at_work.add(member.patience.task)
-                member.patience.task.add_done_callback(self._at_work.discard)
+            begun = member.patience.take(make, partial(self._sent, line, sent.number))
+            if begun is not None:
+                self._at_work.add(begun)
+                begun.add_done_callback(self._at_work.discard)
             return
         try:
             answer = self._send(self._envelope_of(member, sent))

@@ -258,6 +258,16 @@ async def test_a_socket_that_was_taken_away_is_made_again(
             caplog.clear()
 
 
+async def test_a_log_of_a_long_name_has_a_socket_too(tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path}/{'ä' * 60}.db"
+    async with AsyncExitStack() as stack:
+        engines = [joined(tmp_path, store=store) for _ in range(2)]
+        for engine in engines:
+            await stack.enter_async_context(engine)
+
+        assert part(engines[1]).role == "member"
+
+
 async def test_an_owner_that_goes_takes_no_other_ones_socket_away(tmp_path: Path) -> None:
     socket = tmp_path / "log.db.members"
     async with AsyncExitStack() as stack:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
+from typing import Final
 
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
@@ -25,6 +27,9 @@ from .views.patient import PatientViews
 from .views.store import SqliteViews
 
 __all__ = ["SqliteBackend"]
+
+_SOCKET_BYTES_MAX: Final = 80
+"""Of the name of a socket in its folder; the system takes 103 to 107 with what names the folder."""
 
 
 class SqliteBackend:
@@ -101,7 +106,12 @@ class SqliteFiles:
 
     def meeting(self) -> str:
         """Give a place beside the log, whatever name of it was given."""
-        return str(Path(self._log).resolve()) + ".members"
+        log = Path(self._log).resolve()
+        name = f"{log.name}.members"
+        encoded = name.encode("utf-8", "surrogateescape")
+        if len(encoded) > _SOCKET_BYTES_MAX:
+            name = f"{blake2b(encoded, digest_size=16).hexdigest()}.members"
+        return str(log.with_name(name))
 
     def writer(self) -> int | None:
         """Give the process whose note is in the lock's file."""
