@@ -15,8 +15,9 @@ import msgspec
 from ..backups.pace import BESIDE_PERCENT, Pace
 from ..backups.places import FolderPlace
 from ..backups.reading import BackupLog, BackupSource, look_at_files
+from ..engine import Engine
 from ..outside.copying import CopyProgress
-from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
+from ..outside.verifying import FINDINGS_MAX, KEY_WINDOW, Verified, verify_log
 from ..outside.verifying_code import Code, verify_code
 from ..running import run
 from ..runtime.folder import Folder
@@ -131,14 +132,24 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
     percent = options.percent or (_PERCENT_MAX if outside.writer() is None else BESIDE_PERCENT)
     lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
     now = ports.clock.now()
-    done = verify_log(outside.copy_source(), outside.structure(), report, lane, now=now)
-    if options.app is not None:
-        _compare_code(options.app, outside, done, report, lane)
+    engine = None if options.app is None else engine_of(options.app)
+    windows = {d.kind: d.key_window for d in (() if engine is None else engine.definitions)}
+    done = verify_log(
+        outside.copy_source(),
+        outside.structure(),
+        report,
+        lane,
+        window=lambda kind: windows.get(kind, KEY_WINDOW),
+        now=now,
+    )
+    if engine is not None:
+        _compare_code(engine, outside, done, report, lane)
     return done
 
 
-def _compare_code(app: str, outside: Outside, done: Verified, report: Report, lane: _Lane) -> None:
-    engine = engine_of(app)
+def _compare_code(
+    engine: Engine, outside: Outside, done: Verified, report: Report, lane: _Lane
+) -> None:
     code = Code(engine.definitions, engine.declared, engine.registry)
 
     def found(finding: Finding) -> None:

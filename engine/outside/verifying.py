@@ -28,7 +28,7 @@ from ..write.snapshot import is_sound
 from .claims import fold_claims
 from .timers import fold_timers, timer_differences
 
-__all__ = ["FINDINGS_MAX", "Verified", "verify_log"]
+__all__ = ["FINDINGS_MAX", "KEY_WINDOW", "Verified", "verify_log"]
 
 FINDINGS_MAX: Final = 1_000
 """That are told; the rest is counted."""
@@ -40,7 +40,7 @@ _KEYS_MAX: Final = 5_000_000
 """Streams, and keys, that are remembered at a time."""
 _FAILED_MAX: Final = 1_000
 """Reads in a row that fail since the store cannot be reached, before that is believed."""
-_KEY_WINDOW: Final = 1_000
+KEY_WINDOW: Final = 1_000
 """Of an aggregate whose kind says nothing else."""
 
 
@@ -87,7 +87,7 @@ def verify_log(
     report: Report,
     lane: Lane,
     *,
-    window: Callable[[str], int] = lambda _: _KEY_WINDOW,
+    window: Callable[[str], int] = lambda _: KEY_WINDOW,
     now: int = FOREVER,
 ) -> Verified:
     """Verify a log, and give what was looked at; each finding goes to `report`.
@@ -106,6 +106,7 @@ def verify_log(
         _Verifying(source, told, lane, window, now, by_index=structure is not None).run()
     if structure is not None:
         structure.whole(told.report, lane.rest)
+        done.unlooked += structure.unlooked()
     return done
 
 

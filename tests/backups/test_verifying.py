@@ -98,6 +98,8 @@ async def test_nothing_is_wrong_with_a_log_at_work_and_at_rest(new: NewStore, ki
     assert lane.rests
     done, found = verified(store)
     assert (done.snapshots, found) == (3, [])
+    said = " ".join(done.unlooked)
+    assert ("amcheck" in said) == (kind == "postgresql"), "what was not looked at is said"
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -153,6 +155,10 @@ async def test_a_key_that_was_run_twice_within_its_window_is_named(
     assert [(finding.wrong, finding.position, finding.name) for finding in found] == [
         ("key", 2, "a:1")
     ]
+    outside, told = open_backend(store).outside(Ports()), list[Finding]()
+    source, structure = outside.copy_source(), outside.structure()
+    verify_log(source, structure, told.append, Watched(), window={"a": 1}.__getitem__)
+    assert told == [], "a kind that remembers keys for one version runs it again"
 
 
 async def test_a_log_in_postgresql_is_verified_event_by_event(
@@ -199,6 +205,7 @@ async def test_the_command_tells_findings_and_a_summary_and_fails_on_damage(
         "events": 60,
         "streams": 50,
         "claims": 20,
+        "timers": 0,
         "snapshots": 0,
         "findings": 0,
         "unlooked": [],

@@ -7,7 +7,7 @@ nobody has read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -64,4 +64,8 @@ class Structure(Protocol):
 
     def whole(self, report: Report, rest: Callable[[], None]) -> None:
         """Look at every page and index, of the log and of its views; `rest` is called often."""
+        ...
+
+    def unlooked(self) -> Sequence[str]:
+        """Give what could not be looked at, and why; known after `whole`."""
         ...

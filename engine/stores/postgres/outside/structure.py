@@ -8,7 +8,7 @@ Nothing is changed, and no lock is taken that an engine waits for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ....errors import EngineError
@@ -39,6 +39,11 @@ class PostgresStructure:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._unlooked: list[str] = []
+
+    def unlooked(self) -> Sequence[str]:
+        """Give what this server does not look at."""
+        return self._unlooked
 
     def before(self, report: Report) -> bool:
         """Look whether there is a log that this release reads."""
@@ -67,8 +72,11 @@ class PostgresStructure:
             report(Finding("views", str(error), name=self._place.name))
 
     async def _look_at_indexes(self, link: Link, report: Report, rest: Callable[[], None]) -> None:
+        if (await link.run("SHOW data_checksums"))[0][0] != "on":
+            self._unlooked.append("pages, of which this server keeps no data_checksums")
         found = await link.run(_AMCHECK)
         if not found:
+            self._unlooked.append("indexes as a whole: the extension amcheck is not installed")
             return
         schemas = [self._place.log_schema, self._place.schema]
         for oid, name in await link.run(_INDEXES, schemas):
