@@ -6,7 +6,7 @@ import os
 
 from tests.simulation.reacting import run_seed
 
-SEEDS = int(os.environ.get("REACTING_SEEDS", "25"))
+SEEDS = int(os.environ.get("REACTING_SEEDS", "10"))
 
 
 def test_reactions_are_made_once_through_crashes() -> None:
