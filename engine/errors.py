@@ -256,12 +256,12 @@ class StoreFailed(EngineError):
 
 
 class BrokerFailed(EngineError):
-    """A message broker could not do what it was asked, and no message is to blame.
+    """A message broker, or the database of a read model, could not do what it was asked.
 
-    `passes` if it works again by itself: the broker is down, out of reach, or has no room. A relay
-    then retries until it does. Otherwise an operator must act: a credential, a stream or queue that
-    is missing, a setting that is weaker than allowed. What was sent may have arrived; it is sent
-    again with the same id.
+    No message is to blame. `passes` if it works again by itself: the broker is down, out of reach,
+    or has no room. A relay then retries until it does. Otherwise an operator must act: a
+    credential, a stream or queue that is missing, a setting that is weaker than allowed. What was
+    sent may have arrived; it is sent again with the same id.
     """
 
     def __init__(self, message: str, *, passes: bool) -> None:

@@ -36,13 +36,14 @@ _KITS = {
         ),
     ),
     "integrations": (
-        "Integrations: ASGI, FastAPI, server-sent events, OpenTelemetry",
+        "Integrations: ASGI, FastAPI, server-sent events, OpenTelemetry, SQLAlchemy",
         (
             "integrations.asgi",
             "integrations.fastapi",
             "integrations.event_stream",
             "integrations.server",
             "integrations.opentelemetry",
+            "integrations.sqlalchemy",
         ),
     ),
     "relays": ("Relays: message brokers", ("relays",)),

@@ -1,0 +1,216 @@
+"""A read model in any SQL database, kept up to date by SQLAlchemy (the extra `sqlalchemy`).
+
+Rules: events and the position up to which they were applied are one transaction of that database.
+So an event that comes again changes nothing, and each counts once. The database belongs to the
+host: tables that are there already and are not this model's are never touched. Calls of SQLAlchemy
+block, and run in a thread. The library is imported when a model is declared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import types
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Any, ClassVar, Final, TypeAlias, cast
+
+from ..errors import BrokerFailed, DefinitionError
+from ..model.messages import Event, Meta
+from ..model.sink import Delivery, Sink
+
+__all__ = ["Apply", "SqlReadModel"]
+
+Apply: TypeAlias = Callable[[Any, Any, Meta], None]
+"""Changes tables for one event: it takes a connection of SQLAlchemy's, the event and its `Meta`."""
+
+CHECKPOINTS: Final = "foldline_checkpoints"
+NAME_MAX: Final = 100
+_BEING_MADE: Final = -1
+"""In place of a position, while tables are made anew."""
+_DIGITS: Final = 32
+
+
+def _named(delivery: Delivery[Event]) -> str:
+    """Name an event, so that another one at its position is told from it."""
+    meta = delivery.meta
+    text = f"{meta.stream} {meta.version} {meta.recorded} {type(delivery.event).event_name}"
+    return blake2b(text.encode(), digest_size=_DIGITS // 2).hexdigest()
+
+
+class _Keeping(Sink):
+    """What all read models do; a class is made of it for each."""
+
+    model_engine: ClassVar[Any]
+    model_tables: ClassVar[Any]
+    model_apply: ClassVar[Apply]
+    _checkpoints: Any = None
+
+    @classmethod
+    def __read__(cls, definition: Any, namespace: Any) -> Any:
+        """Read a class as any sink's."""
+        return super().__read__(definition, namespace)
+
+    async def keep(self, batch: Sequence[Delivery[Event]]) -> None:
+        """Apply events; return when the database has committed them."""
+        await asyncio.to_thread(self._keep, batch)
+
+    def _keep(self, batch: Sequence[Delivery[Event]]) -> None:
+        with self._failures():
+            if self._checkpoints is None:
+                checkpoints = self._make_checkpoints()
+                self._make_tables(checkpoints, batch[0].log_id)
+                self._checkpoints = checkpoints
+            with self.model_engine.begin() as connection:
+                self._apply(connection, batch)
+
+    def _apply(self, connection: Any, batch: Sequence[Delivery[Event]]) -> None:
+        table, name = self._checkpoints, self.__definition__.name
+        # Locked, so that what a former life of this process still does comes before or after.
+        query = table.select().where(table.c.name == name).with_for_update()
+        position, event = connection.execute(
+            query.with_only_columns(table.c.position, table.c.event)
+        ).one()
+        apply = type(self).model_apply
+        for delivery in batch:
+            if delivery.position == position and _named(delivery) != event:
+                raise self._went_back(position)
+            if delivery.position > position:
+                apply(connection, delivery.event, delivery.meta)
+        if batch[-1].position > position:
+            now = {"position": batch[-1].position, "event": _named(batch[-1])}
+            connection.execute(table.update().where(table.c.name == name).values(**now))
+
+    def _went_back(self, position: int) -> BrokerFailed:
+        return BrokerFailed(
+            f"the read model {self.__definition__.name!r} has another event at position {position} "
+            f"than the log: the log went back, as to a backup. Raise its version, which makes its "
+            f"tables anew. Nothing was changed",
+            passes=False,
+        )
+
+    def _make_checkpoints(self) -> Any:
+        sql: Any = importlib.import_module("sqlalchemy")
+        own = sql.MetaData()
+        table = sql.Table(
+            CHECKPOINTS,
+            own,
+            sql.Column("name", sql.String(NAME_MAX), primary_key=True),
+            sql.Column("version", sql.Integer, nullable=False),
+            sql.Column("log_id", sql.String(NAME_MAX), nullable=False),
+            sql.Column("position", sql.BigInteger, nullable=False),
+            sql.Column("event", sql.String(_DIGITS), nullable=False),
+        )
+        own.create_all(self.model_engine)
+        return table
+
+    def _make_tables(self, table: Any, log_id: str) -> None:
+        """Make the tables, empty, unless they are those of this version and this log."""
+        name, version = self.__definition__.name, self.__definition__.version
+        engine, tables = self.model_engine, self.model_tables
+        making = {"version": version, "log_id": log_id, "position": _BEING_MADE, "event": ""}
+        with engine.begin() as connection:
+            found = connection.execute(table.select().where(table.c.name == name)).one_or_none()
+            if found is None:
+                self._refuse_those_of_others(connection)
+                connection.execute(table.insert().values(name=name, **making))
+            elif (found.version, found.log_id) == (version, log_id) and found.position >= 0:
+                return
+            else:
+                connection.execute(table.update().where(table.c.name == name).values(**making))
+        # Not in the same transaction: some databases commit whatever is open then.
+        tables.drop_all(engine)
+        tables.create_all(engine)
+        with engine.begin() as connection:
+            connection.execute(table.update().where(table.c.name == name).values(position=0))
+
+    def _refuse_those_of_others(self, connection: Any) -> None:
+        sql: Any = importlib.import_module("sqlalchemy")
+        there = set(sql.inspect(connection).get_table_names())
+        if taken := sorted(there & set(self.model_tables.tables)):
+            raise BrokerFailed(
+                f"the read model {self.__definition__.name!r} would make the tables {taken}, which "
+                f"are there already and are not its own: give it other names, or drop them. "
+                f"Nothing was changed",
+                passes=False,
+            )
+
+    @contextmanager
+    def _failures(self) -> Generator[None]:
+        """Say that the database is away, where it is that; a lock, say, is tried for a while."""
+        errors: Any = importlib.import_module("sqlalchemy.exc")
+        try:
+            yield
+        except (errors.OperationalError, errors.InterfaceError) as error:
+            if not error.connection_invalidated and error.statement is not None:
+                raise
+            shown = self.model_engine.url.render_as_string(hide_password=True)
+            failed = BrokerFailed(
+                f"the database {shown} does not do it now ({type(error.orig).__name__})",
+                passes=True,
+            )
+        else:
+            return
+        raise failed
+
+
+def SqlReadModel(  # noqa: N802 - what it gives is a class, to be declared like one
+    name: str,
+    *,
+    engine: Any,
+    tables: Any,
+    events: Sequence[type[Event]],
+    apply: Apply,
+    version: int = 1,
+) -> type[Sink]:
+    """Give a sink that keeps tables of a SQL database: `Engine(projections=[SqlReadModel(...)])`.
+
+    - `name`: of the projection, of at most 100 characters. Two models of one database have two.
+    - `engine`: an `Engine` of SQLAlchemy's. Nothing is connected before the first event.
+    - `tables`: a `MetaData` with the tables, which belong to this model alone. They are made when
+      the first event comes.
+    - `events`: classes of events; `[Event]` for all.
+    - `apply`: is called for each event in the order of the log, with a connection whose transaction
+      is the sink's. It must not commit. What it raises stops the sink.
+    - `version`: raise it to make the tables anew from all events. They are dropped first.
+
+    Each event is applied once, whatever dies and when. A query waits for it if the model is among
+    the projections of its `@answers`, and `at=` is given. A database that is down is waited for. A
+    log with another id makes the tables anew. Raises DefinitionError.
+    """
+    sql: Any = importlib.import_module("sqlalchemy")
+    errors: Any = importlib.import_module("sqlalchemy.exc")
+    if not isinstance(engine, sql.Engine) or not isinstance(tables, sql.MetaData):
+        raise DefinitionError(
+            f"read model {name!r}: engine= is what sqlalchemy.create_engine gives, and tables= is "
+            f"a MetaData"
+        )
+    found: list[Any] = list(events)
+    if not found or not all(isinstance(cls, type) and issubclass(cls, Event) for cls in found):
+        raise DefinitionError(f"read model {name!r}: events= is a list of classes of events")
+    if not callable(apply) or len(name) > NAME_MAX:
+        raise DefinitionError(
+            f"read model {name[:NAME_MAX]!r}: apply= is a function, and the name has at most "
+            f"{NAME_MAX} characters"
+        )
+
+    async def deliver(self: _Keeping, batch: Any) -> None:
+        await self.keep(batch)
+
+    union, delivery, sequence = found[0], cast("Any", Delivery), cast("Any", Sequence)
+    for cls in found[1:]:
+        union = union | cls
+    deliver.__annotations__ = {"batch": sequence[delivery[union]], "return": None}
+    members = {
+        "deliver": deliver,
+        "transient": (OSError, errors.OperationalError),
+        "model_engine": engine,
+        "model_tables": tables,
+        "model_apply": staticmethod(apply),
+        "__module__": __name__,
+        "__doc__": f"Keeps the read model {name}.",
+    }
+    # Not parked: a later event of its key would be applied, and it could not be any more.
+    options = {"name": name, "version": version, "on_poison": "stop"}
+    return types.new_class(f"ReadModel {name}", (_Keeping,), options, lambda ns: ns.update(members))
