@@ -12,6 +12,7 @@ import sqlalchemy as sql
 from engine import (
     DefinitionError,
     Engine,
+    Event,
     Meta,
     Ports,
     Projection,
@@ -75,7 +76,7 @@ def count(connection: Any, event: Added | Emptied, meta: Meta) -> None:
 
 
 def model(database: sql.Engine, version: int = 1, apply: Any = count) -> type[Projection]:
-    events = [Added, Emptied]
+    events: list[type[Event]] = [Added, Emptied]
     return SqlReadModel(
         "totals", engine=database, tables=TABLES, events=events, apply=apply, version=version
     )
