@@ -173,11 +173,11 @@ def SqlReadModel(  # noqa: N802 - what it gives is a class, to be declared like 
     - `events`: classes of events; `[Event]` for all.
     - `apply`: is called for each event in the order of the log, with a connection whose transaction
       is the sink's. It must not commit. What it raises stops the sink.
-    - `version`: raise it to make the tables anew from all events. They are dropped first.
+    - `version`: raise it to drop the tables and create them again from all events.
 
     Each event is applied once, whatever dies and when. A query waits for it if the model is among
     the projections of its `@answers`, and `at=` is given. A database that is down is waited for. A
-    log with another id makes the tables anew. Raises DefinitionError.
+    log with another id does the same as a raised version. Raises DefinitionError.
     """
     sql: Any = importlib.import_module("sqlalchemy")
     errors: Any = importlib.import_module("sqlalchemy.exc")
