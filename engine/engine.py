@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from .authorization import Authorize
-from .errors import EngineError, EngineFailed
+from .errors import DefinitionError, EngineError, EngineFailed
 from .host.portal import Portal
 from .limits import Limits
 from .log.feed import Feed, Kinds, Names
@@ -88,6 +88,8 @@ class Engine:
     - `join`: lets several processes have this engine on one log, as web workers have it. One owns
       the log, the others send it their commands and read for themselves; where it goes, another
       takes its place. Each of them is given the same definitions, and `join=True`.
+    - `listen`: where the owner of a log in PostgreSQL listens for members on other machines,
+      "tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE". Without it members are on this machine.
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
 
     Raises DefinitionError if the definitions contradict each other. Entering raises StoreLocked if
@@ -117,6 +119,7 @@ class Engine:
         log_messages: bool = True,
         debug: bool = False,
         join: bool = False,
+        listen: str | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         settings = Settings(
@@ -145,16 +148,29 @@ class Engine:
         self._send: Send = wiring.reception.send
         self._use(reads_of(wiring))
         if join:
-            self._join(Joined(wiring, put_together, declared, settings, joinable(store), self._use))
+            self._join(put_together, declared, settings, joinable(store), listen, views)
+        elif listen is not None:
+            raise DefinitionError("listen= goes with join=True: without it nobody joins this log")
         self._check_usable = self._entrance.check
         self.declared = tuple(projections)
         """The projections that it was given."""
         self.aggregates = tuple(aggregates)
         """The classes of aggregates that it was given."""
 
-    def _join(self, joined: Joined) -> None:
+    def _join(
+        self,
+        again: Callable[[], Wiring],
+        declared: Declared,
+        settings: Settings,
+        store: StoreName,
+        listen: str | None,
+        views: str | None,
+    ) -> None:
         """Let commands, and what operators do, go to whoever owns the log."""
-        self._joined = joined
+        first, elsewhere = self._wiring, views is not None
+        joined = self._joined = Joined(
+            first, again, declared, settings, store, self._use, listen=listen, elsewhere=elsewhere
+        )
         self._life, self._entrance = joined.life, joined.entrance
         self._send, self.projections = joined.forwarding.send, joined.projections
         self._send_of_many = joined.forwarding.send_of_many

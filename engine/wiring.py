@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from .authorization import Authorize, Gate
-from .errors import DefinitionError, Rejected
+from .errors import DefinitionError, EngineError, Rejected
 from .host.entrance import Entrance
 from .host.store_end import StoreEnd
 from .host.supervisor import Life, Supervisor
@@ -46,7 +46,7 @@ from .queries.past import Pasts
 from .runtime.ports import Ports
 from .statistics import EngineStatistics
 from .stores.contract.backend import Backend
-from .stores.contract.log import Measured, Mortal, Served, Store
+from .stores.contract.log import Leased, Measured, Mortal, Served, Store
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
 from .timers.firing import Firing
@@ -57,7 +57,7 @@ from .write.directory import Directory
 from .write.dispatcher import Dispatcher
 from .write.journal import Journal
 from .write.kind import Kind, bind_events, bind_stored, registry_of
-from .write.mailbox import Intake
+from .write.mailbox import Intake, Mail
 from .write.reception import Reception
 from .write.snapshot import Freezer
 from .write.snapshot_writer import SnapshotWriter
@@ -134,7 +134,8 @@ class Wiring:
         handlers = [h for d in self.definitions for h in d.handlers.values()]
         self._timed = TimedCommands((each.command, each.ids) for each in (*handlers, *joint))
         self._intake = Intake(self._limits.commands_accepted)
-        self._dispatcher = Dispatcher(self._limits)
+        lease = self.store if isinstance(self.store, Leased) else None
+        self._dispatcher = Dispatcher(self._limits, lease)
         self.directory = Directory(self.store, self._limits, self._ports, self._logger, self.watch)
         self.snapshots = SnapshotWriter(self.store, self._limits, self._logger)
         self.bus = Bus(self._limits, self._ports.failpoint)
@@ -261,6 +262,10 @@ class Wiring:
             paused=paused,
             is_busy=lambda: self._intake.open > 0,
         )
+
+    def rescue_by(self, rescue: Callable[[Mail, EngineError], bool]) -> None:
+        """Offer each command that is refused to who may have another engine answer it."""
+        self._intake.rescue = rescue
 
     def _end_of_log(self) -> int:
         return self.journal.position

@@ -1,7 +1,8 @@
-"""`foldline members FILE`: lists the processes that share a log, and which of them owns it.
+"""`foldline members LOG`: lists the processes that share a log, and which of them owns it.
 
-Rules: it asks the owner, through the socket beside the log, and changes nothing. Where there is no
-owner that can be asked, it says so.
+Rules: it asks the owner, through the socket at which members of this machine meet it, and changes
+nothing. Of a log in PostgreSQL the database says who the owner is, and how long its lease lasts.
+Where there is no owner that can be asked, it says so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from ..members.roster import roster
 from ..members.wire import Member
 from ..runtime.ports import Ports
+from ..stores.contract.meeting import Roll
 from .options import DONE, FAILED, USAGE, log_file
 from .output import Output, tell
 from .tables import Column, Table, numbers
@@ -31,11 +33,12 @@ and the members that are connected with it."""
 
 _EPILOG = f"""\
 JSON fields: process, role, seconds (since when it is that), commands (that it has sent to the
-owner), waiting (those without an answer yet)
+owner), waiting (those without an answer yet), lease (seconds that are left of an owner's lease,
+null for a log in a file)
 
 exit status:
   {DONE}    shown, also if nobody shares the log
-  {FAILED}    the owner does not answer, or the socket cannot be opened
+  {FAILED}    the owner does not answer, or the socket or the server cannot be reached
   {USAGE}    wrong arguments
   130  interrupted"""
 
@@ -49,21 +52,49 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument(
+        "file", type=log_file, metavar="LOG", help="sqlite:FILE, or the URL of a PostgreSQL server"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     outside = options.file.outside(Ports())
-    found = asyncio.run(roster(outside.meeting(), _SECONDS))
-    if found is None:
-        tell(_nobody(outside.writer()))
+    place = outside.meeting()
+    found: Sequence[Member] | None
+    if isinstance(place, str):
+        found = asyncio.run(roster(place, _SECONDS))
+        nobody = None if found else _nobody(outside.writer())
+    else:
+        found, nobody = asyncio.run(_of_roll(place))
+    if not found:
+        tell(nobody or "")
         return DONE
     output = Output(utf8=options.json)
     output.show(_lines(found) if options.json else [_table(found)])
     output.flush()
     return DONE
+
+
+async def _of_roll(roll: Roll) -> tuple[Sequence[Member] | None, str | None]:
+    """Give who shares a log in a database, or what to say where that is not to be had."""
+    try:
+        owner = await roll.owner()
+        if owner is None or owner.seconds_left <= 0:
+            return None, _nobody(None)
+        if not owner.address:
+            return None, f"{owner.holder} has this log open, and lets nobody join"
+        found = await roster(roll, _SECONDS)
+        if found is None:
+            return None, (
+                f"{owner.holder} owns this log, and its lease lasts {owner.seconds_left:.1f} s: "
+                f"its members are listed on its machine, for the user whose process it is"
+            )
+        first = msgspec.structs.replace(found[0], lease=owner.seconds_left)
+        return [first, *found[1:]], None
+    finally:
+        await roll.close()
 
 
 def _nobody(writer: int | None) -> str:
@@ -77,9 +108,14 @@ def _lines(members: Sequence[Member]) -> Iterator[str]:
 
 
 def _table(members: Sequence[Member]) -> Table:
-    table = Table(Column("PROCESS"), Column("ROLE"), *numbers(SECONDS=0, COMMANDS=0, WAITING=0))
+    leased = any(one.lease is not None for one in members)
+    lease = numbers(LEASE=0) if leased else ()
+    columns = numbers(SECONDS=0, COMMANDS=0, WAITING=0)
+    table = Table(Column("PROCESS"), Column("ROLE"), *columns, *lease)
     for one in members:
-        table.add(
-            f"{one.process}", one.role, f"{one.seconds:.0f}", f"{one.commands}", f"{one.waiting}"
-        )
+        cells = [f"{one.process}", one.role, f"{one.seconds:.0f}"]
+        cells += [f"{one.commands}", f"{one.waiting}"]
+        if leased:
+            cells.append("" if one.lease is None else f"{one.lease:.1f}")
+        table.add(*cells)
     return table

@@ -27,10 +27,11 @@ from ..model.given import as_text, shown
 from ..model.messages import Event
 from ..model.stored import StoredEvent
 from ..runtime.bell import Bell
+from ..stores.contract.log import LogSource
 from .bus import Bus, Subscription
 from .follower import Follower
 from .history import LoggedEvent, logged
-from .reader import FeedSource, LogReader
+from .reader import LogReader
 
 __all__ = ["Asked", "Feed", "Feeds", "Kinds", "Names", "Wanted"]
 
@@ -78,7 +79,7 @@ class Feeds:
 
     def __init__(
         self,
-        store: FeedSource,
+        store: LogSource,
         bus: Bus,
         registry: EventRegistry,
         definitions: Sequence[AggregateDefinition],
@@ -154,9 +155,10 @@ class Feeds:
             raise InvalidInput(f"after is a position, a whole number from 0 on, not {shown(after)}")
         if self._gate is not None:
             await self._gate.check(principal, "feed", "*")
-        if after > self._position():
+        # What this process has appended last may not be the end, where others append as well.
+        if after > self._position() and after > (end := await self._store.head()).position:
             raise InvalidInput(
-                f"the log ends at position {self._position()}, and the feed was asked for what is "
+                f"the log ends at position {end.position}, and the feed was asked for what is "
                 f"after {shown(after)}: that position belongs to another log, or to one from "
                 f"before a backup was restored"
             )

@@ -29,6 +29,7 @@ from ..errors import (
     Overloaded,
     Rejected,
     UsageError,
+    Voided,
     WrongVersion,
 )
 from ..limits import Limits
@@ -36,7 +37,7 @@ from ..model.messages import Command, Envelope, Receipt, reply_of
 from ..runtime.futures import retrieve
 from ..runtime.safely import as_error, described
 from ..write.bulk import Send
-from ..write.mailbox import Sent
+from ..write.mailbox import Mail, Sent
 from . import wire
 from .forms import CommandForms, decode_values, encode_values, error_of
 from .patience import Patience
@@ -80,7 +81,11 @@ class Forwarding:
         check_usable: Callable[[], asyncio.AbstractEventLoop],
         forms: CommandForms,
         limits: Limits,
+        *,
+        may_lose_it: bool = False,
     ) -> None:
+        """Take whether this process may be a member again behind a time as the owner."""
+        self._may_lose_it = may_lose_it
         self._check = check
         self._check_usable = check_usable
         self._forms = forms
@@ -111,13 +116,24 @@ class Forwarding:
 
     def send(self, envelope: Envelope, /) -> Sent:
         """Take a command; give the future of its answer. Raises as `Reception.send` does."""
-        return self._own(envelope) if self._own is not None else self._forward(envelope)
+        return self._forward(envelope) if self._own is None else self._run_own(envelope)
 
     def send_of_many(self, envelope: Envelope, /) -> Sent:
         """Do the same with a command of a stream, which waits behind those before it."""
         if self._own is not None:
-            return self._own(envelope)
+            return self._run_own(envelope, is_patient=True)
         return self._forward(envelope, is_patient=True)
+
+    def _run_own(self, envelope: Envelope, *, is_patient: bool = False) -> Sent:
+        """Run a command here; let it wait for the next owner, where this one has lost the log."""
+        assert self._own is not None
+        try:
+            return self._own(envelope)
+        except Closed:
+            self._check_usable()  # this process goes, and no other owner is asked
+            if not self._may_lose_it:
+                raise
+        return self._forward(envelope, is_patient=is_patient)
 
     def _forward(self, envelope: Envelope, *, is_patient: bool = False) -> Sent:
         loop = self._check_usable()
@@ -212,6 +228,34 @@ class Forwarding:
             self._take(number)
             if not waiting.answer.done():
                 _run_here(waiting, send, self._adopted)
+
+    def disown(self) -> None:
+        """Let what comes from now on wait for the next owner: this process is it no more."""
+        self._own = None
+        self.lost()
+
+    def rescue(self, mail: Mail, error: EngineError) -> bool:
+        """Take a command that this process's engine had, and does not answer; tell whether so.
+
+        It was not run, or has a key: the next owner is asked.
+        """
+        envelope = mail.envelope
+        doubt = isinstance(error, OutcomeUnknown) and envelope.key is not None
+        if not doubt and not isinstance(error, Closed | Voided):
+            return False
+        try:
+            name, body = self._forms.encode(envelope.command)
+        except EngineError:
+            return False
+        until = None if mail.timer is None else mail.timer.when()
+        waiting = _Waiting(envelope, name, body, mail.answer, until, is_in_doubt=doubt)
+        number = self._next()
+        self._waiting[number] = waiting
+        if self._line is None:
+            self._arm(number, waiting)
+        else:
+            self._post(number, waiting)
+        return True
 
     def silence(self, why: str) -> None:
         """Note that the owner says nothing: who waits for it is told so, and nobody joins them."""

@@ -28,11 +28,14 @@ from ..queries.live import LiveQueries
 from ..queries.past import Pasts
 from ..statistics import EngineStatistics
 from ..stores.contract.log import Store
+from ..stores.contract.meeting import Roll
 from ..stores.urls import StoreName, open_backend
 from ..wiring import Declared, Settings, Wiring
 from .controlling import MemberProjections
 from .forms import CommandForms
 from .forwarding import Forwarding
+from .listening import read_listen
+from .meeting import FileMeeting, LeaseMeeting, Meeting
 from .membership import Membership
 from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive
 
@@ -78,7 +81,11 @@ class Joined:
         settings: Settings,
         store: StoreName,
         use: Callable[[Reads], None],
+        *,
+        listen: str | None = None,
+        elsewhere: bool = False,
     ) -> None:
+        """Take also where an owner listens for other machines, and if views are kept elsewhere."""
         self._first = first
         self._again = again
         self._wiring: Wiring | None = None
@@ -88,10 +95,17 @@ class Joined:
         self.life = Life()
         self.entrance = Entrance(self.life)
         outside = open_backend(store).outside(settings.ports)
-        path = outside.meeting()
+        meeting = _meeting(outside.meeting(), listen, elsewhere)
+        self._reads_on = meeting.keeps_reading
         forms = CommandForms(first.reception.kinds)
         check = self.entrance.check
-        self.forwarding = Forwarding(first.reception.checked_to_send, check, forms, settings.limits)
+        self.forwarding = Forwarding(
+            first.reception.checked_to_send,
+            check,
+            forms,
+            settings.limits,
+            may_lose_it=meeting.keeps_reading,
+        )
         self.projections = MemberProjections(self.forwarding, len(declared.projections))
         self._onlooker = Onlooker(
             projections=[*declared.projections],
@@ -104,7 +118,7 @@ class Joined:
         self._watching: asyncio.Task[None] | None = None
         self._watch, self.reads = self._make_reads(declared, settings)
         self._membership = Membership(
-            self.life, self._make, path, self, self.forwarding, forms, settings.logger
+            self.life, self._make, meeting, self, self.forwarding, forms, settings.logger
         )
 
     def _make_reads(self, declared: Declared, settings: Settings) -> tuple[LogWatch, Reads]:
@@ -196,10 +210,18 @@ class Joined:
         """Of the log that this process reads."""
         return self._log.log_id
 
-    def begin_owning(self, wiring: Wiring) -> None:
+    async def begin_owning(self, wiring: Wiring) -> None:
         """Use the engine of this process from now on."""
         self._wiring, self.projections.own = wiring, wiring.projections
-        self._use(reads_of(wiring))
+        if self._reads_on:
+            # What is begun here goes on where another process has the log next.
+            await self.begin_joining()
+        else:
+            self._use(reads_of(wiring))
+
+    def end_owning(self) -> None:
+        """Let another process's engine do from now on what this one's did."""
+        self._wiring = self.projections.own = None
 
     async def begin_joining(self) -> None:
         """Use the store's views and log, which are opened the first time."""
@@ -223,3 +245,19 @@ class Joined:
         finally:
             self.reads.feeds.stop()
             await asyncio.wait([feeds])
+
+
+def _meeting(found: str | Roll, listen: str | None, elsewhere: bool) -> Meeting:
+    """Give where the processes of a log meet; raise DefinitionError for what does not go there."""
+    if isinstance(found, str):
+        if listen is not None:
+            raise DefinitionError(
+                "listen= goes with join=True and a log in PostgreSQL: the processes of a log in a "
+                "file meet beside it, on one machine"
+            )
+        return FileMeeting(found)
+    if elsewhere:
+        raise DefinitionError(
+            "join=True reads the views in the log's database: leave views= away, or join=True"
+        )
+    return LeaseMeeting(found, None if listen is None else read_listen(listen))

@@ -1,11 +1,12 @@
 """Who owns the log: this process or another, from the start of an engine to its end.
 
-Rules: the store's own lock decides who owns the log, and nothing else does. Whoever gets it runs an
-engine and lets the others connect; whoever does not connects. Where the owner goes, all try for the
-lock at once, and again until one has it. An engine that failed is not started again in the same
-process: this one leaves, and another takes its place. A member whose engine cannot start stays one,
-says why, and tries again: another may have what it lacks. Nothing is decided by time but how long
-one waits between two tries, and when an owner is said to stand still.
+Rules: the store's own lock or lease decides who owns the log, and nothing else does. Whoever gets
+it runs an engine and lets the others connect; whoever does not connects. Where the owner goes, all
+try for it at once, and again until one has it. An engine that failed is not started again in the
+same process: this one leaves, and another takes its place. A member whose engine cannot start stays
+one, says why, and tries again: another may have what it lacks. An owner whose lease has ended is a
+member from then on. Nothing is decided by time but by the store, how long one waits between two
+tries, and when an owner is said to stand still.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from ..errors import EngineFailed, StoreLocked, StoreRefused
+from ..errors import EngineError, EngineFailed, StoreLocked, StoreRefused
 from ..host.supervisor import Life
 from ..runtime.machine import process_number
 from ..runtime.safely import described
 from ..runtime.uncancelled import uncancelled
-from ..runtime.unix_socket import connect
 from ..statistics import MembershipStatistics
+from ..stores.contract.log import Leased
 from ..wiring import Wiring
+from ..write.mailbox import Mail
 from .forms import CommandForms
 from .forwarding import PATIENCE_SECONDS, Forwarding
+from .meeting import Meeting
 from .serving import Serving
-from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Welcome
+from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Refused, Welcome
 
 __all__ = ["Member", "Membership"]
 
@@ -47,8 +50,12 @@ _LOOKS: Final = 4
 class Member(Protocol):
     """What a process does while another one owns the log."""
 
-    def begin_owning(self, wiring: Wiring) -> None:
+    async def begin_owning(self, wiring: Wiring) -> None:
         """Use an engine of this process."""
+        ...
+
+    def end_owning(self) -> None:
+        """Use it no more: another process has the log."""
         ...
 
     async def begin_joining(self) -> None:
@@ -68,7 +75,7 @@ class Membership:
         self,
         life: Life,
         make: Callable[[], Wiring],
-        path: str,
+        meeting: Meeting,
         member: Member,
         forwarding: Forwarding,
         forms: CommandForms,
@@ -76,7 +83,7 @@ class Membership:
     ) -> None:
         self._life = life
         self._make = make
-        self._path = path
+        self._meeting = meeting
         self._member = member
         self._forwarding = forwarding
         self._forms = forms
@@ -146,6 +153,7 @@ class Membership:
                 self._fail(error)
         finally:
             self._forwarding.end("this process is stopping: the command was not run")
+            await self._meeting.close()
         if self._life.state != "failed":
             self._life.state = "stopped"
 
@@ -157,18 +165,24 @@ class Membership:
         deadline = loop.time() + PATIENCE_SECONDS
         while not self._stop.is_set():
             locked, next_try = None, loop.time() + _REST_SECONDS
+            is_vacant = False
             try:
-                locked = await self._own(started)
-                if locked is not None and not self._stop.is_set():
+                is_vacant = await self._meeting.is_vacant()
+                if is_vacant:
+                    locked = await self._own(started)
+                if (locked is not None or not is_vacant) and not self._stop.is_set():
                     await self._join_often(started)
             except Exception as error:
                 # What ran and failed is at its end; what could not begin may find another owner.
-                if not started.done() or self._terms:
+                over = self._life.state == "failed" or not self._meeting.keeps_reading
+                if not started.done() or (self._terms and over):
                     raise
                 self._tell(error)
                 next_try = loop.time() + _AGAIN_SECONDS
-            if locked is not None and not started.done() and loop.time() > deadline:
-                raise StoreLocked(f"{locked} {self._unreached}") from locked
+            is_left_out = locked is not None or not is_vacant
+            if is_left_out and not started.done() and loop.time() > deadline:
+                held = locked or "another process has the log."
+                raise StoreLocked(f"{held} {self._unreached}") from locked
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_try):
                     await self._stop.wait()
@@ -205,34 +219,54 @@ class Membership:
         """Run an engine until this process leaves; give why it cannot, where another one does."""
         wiring = self._make()
         wiring.entrance.open()
+        await self._meeting.prepare(wiring.store)
         try:
             await wiring.supervisor.start()
-        except StoreLocked as locked:
-            return locked
+        except BaseException as error:
+            self._meeting.leave()
+            if isinstance(error, StoreLocked):
+                return error
+            raise
         self._told = ""
         self._terms += 1
-        serving = self._serving = Serving(
-            self._path,
-            self._forms,
-            log_id=wiring.store.log_id,
-            send=wiring.reception.send,
-            projections=wiring.projections,
-            is_owner=lambda: wiring.life.state == "running",
-            logger=self._logger,
-        )
+        serving = self._serve(wiring)
         try:
             await serving.open()
             self._wiring, self._owner = wiring, process_number()
-            self._member.begin_owning(wiring)
+            await self._member.begin_owning(wiring)
             self._forwarding.adopt(wiring.reception.send)
             self._begin(started)
             await self._until_the_end(wiring)
         finally:
             await self._leave_ownership(wiring, serving)
         if wiring.life.failed is not None:
+            if _is_succeeded(wiring):
+                self._logger.warning("%s This process is a member from now on.", wiring.life.failed)
+                return None
             self._life.state = "failed"
             raise wiring.life.failed
         return None
+
+    def _serve(self, wiring: Wiring) -> Serving:
+        serving = self._serving = Serving(
+            self._meeting,
+            self._forms,
+            log_id=wiring.store.log_id,
+            session=getattr(wiring.store, "session", 0),
+            send=wiring.reception.send,
+            projections=wiring.projections,
+            logger=self._logger,
+            is_owner=lambda: wiring.life.state == "running",
+            is_succeeded=lambda: _is_succeeded(wiring),
+        )
+        if self._meeting.keeps_reading:
+
+            def rescue(mail: Mail, error: EngineError) -> bool:
+                own = _is_succeeded(wiring) and not serving.serves(mail.answer)
+                return own and not self._stop.is_set() and self._forwarding.rescue(mail, error)
+
+            wiring.rescue_by(rescue)
+        return serving
 
     async def _until_the_end(self, wiring: Wiring) -> None:
         task = wiring.supervisor.task
@@ -240,13 +274,16 @@ class Membership:
         await _first(self._stop.wait(), _ended(task))
 
     async def _leave_ownership(self, wiring: Wiring, serving: Serving) -> None:
+        if _is_succeeded(wiring) and not self._stop.is_set():
+            self._forwarding.disown()
+            self._member.end_owning()
         serving.leave()
         try:
             # Members whose commands are refused meanwhile send them to the next owner.
             await wiring.supervisor.end()
         finally:
             await serving.close()
-            self._owner = 0
+            self._wiring, self._owner = None, 0
 
     # -- as one of the others -----------------------------------------------------------------
 
@@ -256,23 +293,25 @@ class Membership:
         self._welcomed = asyncio.get_running_loop().create_future()
         line = Line(self._receive, self._was_lost)
         try:
-            await connect(self._path, lambda: line)
+            token = await self._meeting.connect(line)
         except OSError as error:
             self._unreached = (
-                f"It cannot be joined at {self._path} ({described(error)}): give every engine of "
-                f"this log join=True; if it has that, its own log says what is wrong."
+                f"It cannot be joined at {self._meeting.place} ({described(error)}): give every "
+                f"engine of this log join=True; if it has that, its own log says what is wrong."
             )
             return False
         self._line = line
         try:
-            line.send(Hello(PROTOCOL, process_number(), asyncio.get_running_loop().time()))
+            clock = asyncio.get_running_loop().time()
+            line.send(Hello(PROTOCOL, process_number(), clock, token))
             if not await self._be_welcomed():
                 return False
             await self._member.begin_joining()
             self._check_log()
             self._forwarding.connected(line)
             self._begin(started)
-            await _first(self._stop.wait(), self._lost.wait(), self._listen(line))
+            gone = self._meeting.until_gone()
+            await _first(self._stop.wait(), self._lost.wait(), self._listen(line), gone)
             await self._drain()
             return True
         finally:
@@ -287,8 +326,8 @@ class Membership:
         await _first(_settled(self._welcomed), self._lost.wait(), self._stop.wait(), silence)
         if not self._welcomed.done():
             self._unreached = (
-                f"It does not answer at {self._path}: its event loop is blocked, or the process "
-                f"stands still."
+                f"It does not answer at {self._meeting.place}: its event loop is blocked, or the "
+                f"process stands still."
             )
             return False
         welcome = self._welcomed.result()
@@ -297,6 +336,9 @@ class Membership:
                 f"process {welcome.process} owns the log and speaks protocol {welcome.protocol}; "
                 f"this release speaks {PROTOCOL}. Run one release, or stop the older first."
             )
+        if not self._meeting.is_owner(welcome):
+            self._unreached = f"Another one answers at {self._meeting.place}: it lets nobody join."
+            return False
         self._owner, self._log_id = welcome.process, welcome.log_id
         return True
 
@@ -350,6 +392,11 @@ class Membership:
         if isinstance(message, Welcome):
             if self._welcomed is not None and not self._welcomed.done():
                 self._welcomed.set_result(message)
+        elif isinstance(message, Refused):
+            if self._welcomed is not None and not self._welcomed.done():
+                self._welcomed.set_exception(
+                    StoreRefused(f"the owner of the log lets this process not join: {message.why}")
+                )
         elif isinstance(message, Leaving):
             self._forwarding.hold()
             line.send(Left())
@@ -363,6 +410,11 @@ class Membership:
     def _was_lost(self, line: Line) -> None:
         if self._line is None or line is self._line:
             self._lost.set()
+
+
+def _is_succeeded(wiring: Wiring) -> bool:
+    """Tell whether an engine ended only since another one has the log, or may have it."""
+    return isinstance(wiring.store, Leased) and wiring.store.is_succeeded
 
 
 async def _first(*waits: Awaitable[object]) -> None:

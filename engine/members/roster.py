@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 
 from ..errors import StoreFailed
-from ..runtime.unix_socket import connect
+from ..stores.contract.meeting import Roll
 from .forms import decode_values
+from .meeting import FileMeeting, LeaseMeeting
 from .wire import Line, Listing, Member, Message, Told
 
 __all__ = ["roster"]
 
 
-async def roster(path: str, seconds: float) -> list[Member] | None:
-    """Give the owner and its members; None where nobody listens at `path`.
+async def roster(place: str | Roll, seconds: float) -> list[Member] | None:
+    """Give the owner and its members; None where nobody of this machine listens there.
 
     Raises StoreFailed for an owner that does not answer within so many seconds.
     """
+    meeting = FileMeeting(place) if isinstance(place, str) else LeaseMeeting(place, None)
     told: asyncio.Future[list[Member]] = asyncio.get_running_loop().create_future()
 
     def receive(_: Line, message: Message) -> None:
@@ -33,7 +35,7 @@ async def roster(path: str, seconds: float) -> list[Member] | None:
 
     line = Line(receive, lost)
     try:
-        await connect(path, lambda: line)
+        await meeting.connect(line)
     except OSError:
         return None
     line.send(Listing(1))

@@ -5,6 +5,8 @@ the same bounds. Whoever asks is answered once, in the order in which the answer
 member that is gone takes nothing back: what it has sent is run. A member of another protocol is
 refused by name. Who does not read his answers is read no more. The socket is the owner's alone, and
 goes with it; where it cannot be made, or is taken away, it is made again as soon as that can be.
+A line that repeats a number is given up: what came twice would be run twice. Who comes over a
+network is not heard before he has shown the token.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from ..errors import OutcomeUnknown, UsageError
+from ..errors import Closed, OutcomeUnknown, UsageError, Voided
 from ..model.messages import Envelope, Receipt
 from ..projections.operations import Projections
 from ..runtime.futures import retrieve
 from ..runtime.machine import process_number
 from ..runtime.safely import as_error, described
-from ..runtime.unix_socket import Listener, listen
 from ..write.bulk import Send
 from .forms import CommandForms, as_failure, decode_values, encode_values
+from .meeting import Meeting
 from .patience import Patience
 from .wire import (
+    FRAME_MAX,
     PROTOCOL,
     Answer,
     Called,
@@ -41,6 +44,7 @@ from .wire import (
     Listing,
     Member,
     Message,
+    Refused,
     Sent,
     Told,
     Welcome,
@@ -51,6 +55,12 @@ __all__ = ["CALLS", "Serving"]
 _OPERATIONS: Final = ("list", "status", "parked", "decisions", "retry", "skip")
 CALLS: Final = frozenset((*_OPERATIONS, "pause", "resume", "reset", "rebuild", "cancel", "drop"))
 """What of `engine.projections` members may call."""
+_STRANGERS_MAX: Final = 64
+"""Lines of who has not shown a token yet."""
+_STRANGER_SECONDS: Final = 5.0
+"""How long one may take to show it."""
+_STRANGER_BYTES: Final = 4_096
+"""Of a frame of one."""
 _FAREWELL_SECONDS: Final = 1.0
 """How long an owner that leaves waits for the last words of its members."""
 _LOOK_SECONDS: Final = 1.0
@@ -67,6 +77,8 @@ class _Served(msgspec.Struct, eq=False):
     patience: Patience
     commands: int = 0
     waiting: int = 0
+    last: int = -1
+    """The number of what it has sent last."""
 
 
 class Serving:
@@ -74,30 +86,38 @@ class Serving:
 
     def __init__(
         self,
-        path: str,
+        meeting: Meeting,
         forms: CommandForms,
         *,
         log_id: str,
+        session: int,
         send: Send,
         projections: Projections,
         is_owner: Callable[[], bool],
         logger: logging.Logger,
+        is_succeeded: Callable[[], bool],
     ) -> None:
         """Take what tells whether the log is this process's, and how its engine takes a command."""
-        self._path = path
+        self._meeting = meeting
         self._forms = forms
         self._log_id = log_id
+        self._session = session
+        self._is_succeeded = is_succeeded
         self._send = send
         self._projections = projections
         self._is_owner = is_owner
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
-        self._listener: Listener | None = None
+        self._is_listening = False
         self._keeper: asyncio.Task[None] | None = None
         self._told = ""
         """Why nobody can connect, as it was logged last."""
         self._is_leaving = False
+        self._strangers: set[Line] = set()
+        """Those who must show a token first."""
+        self._answers: set[asyncio.Future[Receipt]] = set()
+        """Of the commands of members that are not answered yet."""
         self._members: dict[Line, _Served] = {}
         self._lines: set[Line] = set()
         self._at_work: set[asyncio.Future[Any]] = set()
@@ -113,33 +133,32 @@ class Serving:
 
     async def _listen(self) -> None:
         try:
-            self._listener = await listen(self._path, self._line)
+            await self._meeting.listen(self._line)
         except OSError as error:
             if (why := described(error)) != self._told:
                 self._told = why
                 self._logger.error(
                     "no process can join this one, which owns the log: %s cannot be listened at "
                     "(%s). Mend that: it is tried again each second",
-                    self._path,
+                    self._meeting.place,
                     why,
                 )
             return
+        self._is_listening = True
         if self._told:
             self._told = ""
-            self._logger.warning("processes can join this one again, at %s", self._path)
+            self._logger.warning("processes can join this one again, at %s", self._meeting.place)
 
     async def _keep(self) -> None:
         """See that members find this process, also where their way to it is taken away."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            listener = self._listener
-            if not self._is_owner() or (listener is not None and listener.is_at_its_path()):
+            if not self._is_owner() or (self._is_listening and self._meeting.is_findable()):
                 continue
-            if listener is not None:
-                self._told = f"{self._path} was removed or replaced"
+            if self._is_listening:
+                self._told = f"{self._meeting.place} was removed or replaced"
                 self._logger.warning("%s: it is made again", self._told)
-                listener.close()
-                self._listener = None
+                self._is_listening = False
             await self._listen()
 
     def leave(self) -> None:
@@ -150,8 +169,7 @@ class Serving:
         self._is_leaving = True
         if self._keeper is not None:
             self._keeper.cancel()
-        if self._listener is not None:
-            self._listener.close()
+        self._meeting.leave()
         for line in [*self._lines]:
             if line in self._members:
                 line.send(Leaving())
@@ -184,13 +202,28 @@ class Serving:
         ]
         return [own, *others]
 
-    def _line(self) -> Line:
+    def serves(self, answer: asyncio.Future[Receipt]) -> bool:
+        """Tell whether an answer is for a member."""
+        return answer in self._answers
+
+    def _line(self, trusted: bool) -> Line:
         line = Line(self._receive, self._lost, holds_back=True)
         self._lines.add(line)
+        if not trusted:
+            line.frame_max = _STRANGER_BYTES
+            self._strangers.add(line)
+            self._loop.call_later(_STRANGER_SECONDS, self._give_up, line)
+            if len(self._strangers) > _STRANGERS_MAX:
+                self._loop.call_soon(line.abort)
         return line
+
+    def _give_up(self, line: Line) -> None:
+        if line in self._strangers:
+            line.abort()
 
     def _lost(self, line: Line) -> None:
         self._lines.discard(line)
+        self._strangers.discard(line)
         self._remove(line)
 
     def _remove(self, line: Line) -> None:
@@ -201,26 +234,37 @@ class Serving:
     def _receive(self, line: Line, message: Message) -> None:
         if isinstance(message, Hello):
             self._welcome(line, message)
+        elif line in self._strangers:
+            line.abort()
         elif isinstance(message, Listing):
             found = self.members() if message.number else []  # 0 is to hear whether this one lives
             line.send(Told(message.number, encode_values(found)))
         elif line not in self._members:
             line.abort()  # who does not say who he is first
-        elif isinstance(message, Sent):
-            self._run(line, message)
         elif isinstance(message, Left):
             self._remove(line)
-        elif isinstance(message, Called):
+        elif not isinstance(message, Sent | Called) or message.number <= self._members[line].last:
+            line.abort()
+        elif isinstance(message, Sent):
+            self._run(line, message)
+        else:
+            self._members[line].last = message.number
             self._members[line].waiting += 1
             self._begin(line, message.number, self._call(message))
-        else:
-            line.abort()
 
     def _welcome(self, line: Line, hello: Hello) -> None:
         if self._is_leaving:
             line.close()
             return
-        line.send(Welcome(PROTOCOL, process_number(), self._log_id))
+        if line in self._strangers:
+            if not self._meeting.admits(hello.token):
+                self._logger.warning("somebody has shown a wrong token: he cannot join this log")
+                line.send(Refused("the token of listen= is not the one that the owner has"))
+                line.close()
+                return
+            self._strangers.discard(line)
+            line.frame_max = FRAME_MAX
+        line.send(Welcome(PROTOCOL, process_number(), self._log_id, self._session))
         if hello.protocol != PROTOCOL:
             self._logger.warning(
                 "process %d speaks protocol %d with the process that owns the log, which speaks "
@@ -238,6 +282,7 @@ class Serving:
 
     def _run(self, line: Line, sent: Sent) -> None:
         member = self._members[line]
+        member.last = sent.number
         member.commands += 1
         member.waiting += 1
         if sent.is_patient:
@@ -253,9 +298,10 @@ class Serving:
             self._answer(line, Failed(sent.number, *as_failure(as_error(error))))
             return
         if isinstance(answer, asyncio.Future):
+            self._answers.add(answer)
             answer.add_done_callback(partial(self._done, line, sent.number))
         else:
-            self._begin(line, sent.number, _received(sent.number, answer))
+            self._begin(line, sent.number, self._received(sent.number, answer))
 
     def _envelope_of(self, member: _Served, sent: Sent) -> Envelope:
         """Give a command as it came; raise InvalidInput if this process does not know it so."""
@@ -274,6 +320,7 @@ class Serving:
         if isinstance(answer, Exception):
             self._answer(line, Failed(number, *as_failure(answer)))
         else:
+            self._answers.add(answer)
             answer.add_done_callback(partial(self._done, line, number))
 
     def _time_left(self, member: _Served, sent: Sent) -> float | None:
@@ -283,7 +330,25 @@ class Serving:
         return sent.deadline + member.behind - self._loop.time()
 
     def _done(self, line: Line, number: int, future: asyncio.Future[Receipt]) -> None:
-        self._answer(line, _answer_of(number, future))
+        self._answers.discard(future)
+        self._answer(line, self._answer_of(number, future))
+
+    async def _received(self, number: int, sent: Awaitable[asyncio.Future[Receipt]]) -> Answer:
+        """Give the answer to a command that the gate has to let in."""
+        future = await sent
+        self._answers.add(future)
+        await asyncio.wait([future])
+        self._answers.discard(future)
+        return self._answer_of(number, future)
+
+    def _answer_of(self, number: int, future: asyncio.Future[Receipt]) -> Answer:
+        error = future.exception()
+        if error is None:
+            return _done(number, future.result())
+        if isinstance(error, Voided) and self._is_succeeded():
+            # Nothing was written, and the next owner runs it.
+            error = Closed(str(error))
+        return Failed(number, *as_failure(error))
 
     def _answer(self, line: Line, answer: Answer) -> None:
         member = self._members.get(line)
@@ -321,13 +386,6 @@ class Serving:
         return Told(called.number, encode_values(await call(**values)))
 
 
-async def _received(number: int, sent: Awaitable[asyncio.Future[Receipt]]) -> Answer:
-    """Give the answer to a command that the gate has to let in."""
-    future = await sent
-    await asyncio.wait([future])
-    return _answer_of(number, future)
-
-
 def _instead(answer: Answer, error: Exception) -> Failed:
     """Give what is told where an answer cannot be sent as it is."""
     assert isinstance(answer, Done | Told | Failed), "no other one is so large"
@@ -342,11 +400,7 @@ def _instead(answer: Answer, error: Exception) -> Failed:
     return Failed(answer.number, *as_failure(told))
 
 
-def _answer_of(number: int, future: asyncio.Future[Receipt]) -> Answer:
-    error = future.exception()
-    if error is not None:
-        return Failed(number, *as_failure(error))
-    receipt = future.result()
+def _done(number: int, receipt: Receipt) -> Done:
     reply = None if receipt.reply is None else msgspec.json.encode(receipt.reply)
     place = receipt.stream, receipt.version, receipt.position
     return Done(number, *place, reply, receipt.others)

@@ -33,6 +33,7 @@ __all__ = [
     "Listing",
     "Member",
     "Message",
+    "Refused",
     "Sent",
     "Told",
     "Welcome",
@@ -56,6 +57,12 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     process: int
     clock: float = 0.0
     """Seconds by its own clock, in which it tells its deadlines."""
+    token: str = ""
+    """Asked for by an owner that listens for other machines, and sent to nobody else."""
+
+    def __repr__(self) -> str:
+        """Show no token."""
+        return f"Hello({self.protocol}, {self.process})"
 
 
 class Welcome(msgspec.Struct, array_like=True, frozen=True, tag="welcome"):
@@ -64,6 +71,14 @@ class Welcome(msgspec.Struct, array_like=True, frozen=True, tag="welcome"):
     protocol: int
     process: int
     log_id: str
+    session: int = 0
+    """By which it has the log, where the log is leased."""
+
+
+class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """The owner's answer to who may not join."""
+
+    why: str
 
 
 class Sent(msgspec.Struct, array_like=True, frozen=True, tag="command"):
@@ -152,10 +167,12 @@ class Member(msgspec.Struct, frozen=True):
     """That it has sent to the owner."""
     waiting: int
     """Those of them that have no answer yet."""
+    lease: float | None = None
+    """Seconds until another one may take the log of an owner; None where there is no lease."""
 
 
 Ask: TypeAlias = Hello | Sent | Called | Listing | Left
-Answer: TypeAlias = Welcome | Done | Told | Failed | Leaving
+Answer: TypeAlias = Welcome | Refused | Done | Told | Failed | Leaving
 Message: TypeAlias = Ask | Answer
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -186,7 +203,10 @@ class Line(asyncio.Protocol):
         self._read = bytearray()
         self._unsent: list[bytes] = []
         self._socket = -1
+        self._is_ended = False
         self.is_open = False
+        self.frame_max = FRAME_MAX
+        """Bytes of a frame that is read; fewer while it is not known who sends."""
 
     def send(self, message: Message) -> None:
         """Let a message leave with others of this turn; a line that is lost drops it.
@@ -210,7 +230,8 @@ class Line(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """End the connection at once, or as soon as there is one."""
+        self._is_ended = True
         self._unsent.clear()
         if self._transport is not None:
             self._transport.abort()
@@ -228,6 +249,8 @@ class Line(asyncio.Protocol):
         self._transport.set_write_buffer_limits(_UNSENT_MAX)
         self._socket = keep_from_forks(transport)
         self.is_open = True
+        if self._is_ended:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and hand on the messages that are whole."""
@@ -237,7 +260,7 @@ class Line(asyncio.Protocol):
         while len(self._read) - start >= _HEAD:
             size = int.from_bytes(self._read[start : start + _HEAD], "big")
             end = start + _HEAD + size
-            if size > FRAME_MAX:
+            if size > self.frame_max:
                 self.abort()
                 return
             if len(self._read) < end:

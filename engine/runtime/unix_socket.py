@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Listener", "connect", "keep_from_forks", "listen", "release"]
+__all__ = ["Listener", "connect", "hide", "keep_from_forks", "listen", "release"]
 
 _BYTES_MAX: Final = 100
 """Of a path that each system takes; Linux takes 107 and macOS 103."""
@@ -86,6 +86,11 @@ async def connect(path: str, make: Callable[[], asyncio.BaseProtocol]) -> None:
 def keep_from_forks(transport: asyncio.BaseTransport) -> int:
     """Let forks of this process have none of a connection; give what `release` takes."""
     descriptor: int = transport.get_extra_info("socket").fileno()
+    return hide(descriptor)
+
+
+def hide(descriptor: int) -> int:
+    """Let forks of this process have none of what a descriptor names; give what `release` takes."""
     _sockets.add(descriptor)
     return descriptor
 

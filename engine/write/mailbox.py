@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -137,6 +137,7 @@ class Intake:
         "open",
         "overloaded",
         "repeated",
+        "rescue",
     )
 
     def __init__(self, limit: int) -> None:
@@ -154,6 +155,8 @@ class Intake:
         self.overloaded = 0
         """Commands that were not accepted because the engine or a mailbox was full."""
         self._refused: dict[type[EngineError], int] = {}
+        self.rescue: Callable[[Mail, EngineError], bool] | None = None
+        """Takes a refused command over, where another engine can answer it; tells whether so."""
 
     def check(self) -> None:
         """Raise Overloaded if the engine has all the commands that it may hold."""
@@ -188,8 +191,9 @@ class Intake:
         """Answer with an error."""
         self._settle(mail)
         self._refused[type(error)] = self._refused.get(type(error), 0) + 1
-        if not mail.answer.done():
-            mail.answer.set_exception(error)
+        if mail.answer.done() or (self.rescue is not None and self.rescue(mail, error)):
+            return
+        mail.answer.set_exception(error)
 
     def drop(self, mail: Mail) -> None:
         """Let go of a command whose caller was cancelled before it was run."""

@@ -29,6 +29,7 @@ ALLOWED = {
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
     "runtime.folder": {"os"},  # files of a folder, synced
     "runtime.unix_socket": {"os"},  # what a socket's path is to the system
+    "runtime.private_folder": {"os"},  # a folder's descriptor, which is locked
     "members.joined": {"os"},  # PathLike: what a path is
     "stores.urls": {"os"},  # PathLike and fspath only: what a path is
     "host.entrance": {"os"},  # getpid, register_at_fork: to notice a fork

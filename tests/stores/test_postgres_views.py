@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from engine import StoreFailed
 from engine.stores.contract.backend import Backend
 from engine.stores.urls import open_backend
 from engine.testing.conformance import BackendConformance
@@ -63,6 +64,21 @@ class TestPostgresBackend(BackendConformance):
 
         found = await opened.views.fetch(part(Shelf), {"books": ["a", "b"]})
         assert {flat[0] for flat in found["books"]} == {"a", "b"}
+
+    async def test_an_engine_whose_log_was_taken_over_writes_no_views(self, opened: Opened) -> None:
+        """The next one goes on from where they are."""
+        await opened.put({"books": [Book("a", 1)]})
+        schema = opened.backend.name.rpartition("=")[2]
+        outside = await connected(self.server)
+        try:
+            await outside.execute(f"UPDATE {schema}.sessions SET live = false")
+            with pytest.raises(StoreFailed, match="another one has the log. Nothing was written"):
+                await opened.write(Shelf, 1, 2, {"books": [Book("a", 2)]})
+            await outside.execute(f"UPDATE {schema}.sessions SET live = true")
+        finally:
+            await outside.close()
+
+        assert await opened.write(Shelf, 1, 2, {"books": [Book("a", 3)]}) is True
 
     async def test_rows_for_a_projector_are_asked_for_again_where_the_connection_was_cut(
         self, opened: Opened

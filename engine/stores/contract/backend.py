@@ -16,6 +16,7 @@ from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
 from .copying import CopySource, CopyTarget
 from .log import Store
+from .meeting import Roll
 from .outside import Copied, LogReader, Operations, Shell, ViewsReader
 from .verifying import Structure
 from .views import ViewsStore
@@ -89,10 +90,11 @@ class Outside(Protocol):
         """Give where a log is copied to."""
         ...
 
-    def meeting(self) -> str:
-        """Give the path of the socket at which processes of this machine meet the log's owner.
+    def meeting(self) -> str | Roll:
+        """Give where processes meet that share the log.
 
-        Raises DefinitionError for a store whose owner nobody can meet.
+        That is the path of a socket on this machine, or a roll that says where its owner is. Raises
+        DefinitionError for a store whose owner nobody can meet.
         """
         ...
 

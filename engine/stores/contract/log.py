@@ -63,6 +63,7 @@ __all__ = [
     "Committed",
     "Extra",
     "Head",
+    "Leased",
     "LogSource",
     "Measured",
     "Outcome",
@@ -183,6 +184,28 @@ class Mortal(Protocol):
 
     async def ended(self) -> StoreFailed:
         """Wait until it has ended; give why. Nothing more can be appended then."""
+        ...
+
+
+@runtime_checkable
+class Leased(Protocol):
+    """What a store may also be that has its log for a time only, and renews that time.
+
+    While it is not held, another engine may have the log, and what this process remembers of it may
+    be old: then nothing is decided.
+    """
+
+    def is_held(self) -> bool:
+        """Return whether nobody else can have the log now, by this process's own clock."""
+        ...
+
+    async def held(self) -> None:
+        """Wait until it is held again; raise StoreFailed where that takes too long."""
+        ...
+
+    @property
+    def is_succeeded(self) -> bool:
+        """Whether it ended only because another engine has the log, or may have it by now."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from ...errors import DefinitionError, UsageError
+from ...errors import UsageError
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
@@ -21,6 +21,7 @@ from .outside.copy_from import PostgresCopySource
 from .outside.copy_into import PostgresCopyTarget
 from .outside.log import PostgresLogReader, holder
 from .outside.operations import PostgresOperations
+from .outside.roll import PostgresRoll
 from .outside.shell import PostgresShell
 from .outside.structure import PostgresStructure
 from .outside.views import PostgresViewsReader
@@ -102,12 +103,9 @@ class PostgresOutside:
         """Give where a log is copied to."""
         return PostgresCopyTarget(self._place)
 
-    def meeting(self) -> str:
-        """Refuse: members of a log in a server may be anywhere."""
-        raise DefinitionError(
-            f"{self._address.name}: join=True is for a log in a file today. One engine has a log "
-            f"in PostgreSQL; a second one waits until the first has gone"
-        )
+    def meeting(self) -> PostgresRoll:
+        """Give who has the log, which the database knows."""
+        return PostgresRoll(self._address, self._place.ports)
 
     def writer(self) -> int | None:
         """Give the process that has the log open, as far as its own note tells; None for none."""

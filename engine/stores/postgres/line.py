@@ -117,9 +117,14 @@ class BackOff:
 class Lines:
     """Connections for calls that change nothing, or may be made twice."""
 
-    def __init__(self, driver: Driver, address: Address) -> None:
+    def __init__(
+        self, driver: Driver, address: Address, *, answer_seconds: float | None = None
+    ) -> None:
+        """Take for how long a call may wait for an answer, if not for as long as the URL says."""
         self._driver = driver
         self._address = address
+        self._answer_seconds = answer_seconds or address.answer_seconds
+        self._attempt_seconds = answer_seconds or address.attempt_seconds
         self._idle: list[Line] = []
         self._free = asyncio.Semaphore(_LINES_MAX)
         self._ended = asyncio.Event()
@@ -130,7 +135,7 @@ class Lines:
         Raises StoreFailed where the server refuses it or stays away for too long.
         """
         back_off: BackOff | None = None
-        seconds = self._address.answer_seconds
+        seconds = self._answer_seconds
         while True:
             try:
                 async with self._free:
@@ -148,7 +153,7 @@ class Lines:
                 failed.__cause__ = error
             # The patience counts from the first failure: a server may have kept silent for as long.
             back_off = back_off or BackOff(self._address.patience_seconds)
-            seconds = self._address.attempt_seconds
+            seconds = self._attempt_seconds
             if self._ended.is_set() or not await back_off.pause():
                 raise failed
 

@@ -10,6 +10,7 @@ takes over makes the former session one that appends nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +20,14 @@ from ..address import Address
 from ..line import Line
 from .schema import presence_key
 
-__all__ = ["begin_session", "end_session", "renew_session", "show_presence"]
+__all__ = [
+    "begin_session",
+    "end_session",
+    "holder_text",
+    "read_holder",
+    "renew_session",
+    "show_presence",
+]
 
 _BEGIN: Final = (
     "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_1($1, $2)"
@@ -27,6 +35,20 @@ _BEGIN: Final = (
 _POLL_SECONDS: Final = 0.2
 _MARGIN_SECONDS: Final = 0.05
 """Waited beyond a lease, so that the database finds it over."""
+
+
+_MEETS: Final = ", whose members meet it at "
+
+
+def holder_text(name: str, address: str) -> str:
+    """Give what stands in the database of who has the log: its name, and where others meet it."""
+    return name + _MEETS + address if address else name
+
+
+def read_holder(text: str) -> tuple[str, str]:
+    """Give name and address out of such a text; the address is empty where nobody may join."""
+    name, _, address = text.partition(_MEETS)
+    return name, address
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -39,24 +61,27 @@ class _Held(msgspec.Struct, frozen=True):
     seconds_left: float
 
 
-async def begin_session(line: Line, address: Address, holder: str) -> int:
-    """Take the log; give the number of the session.
+async def begin_session(
+    line: Line, address: Address, holder: str, now: Callable[[], float], *, waits: bool = True
+) -> tuple[int, float]:
+    """Take the log; give the number of the session, and when its lease was asked for, by `now`.
 
-    Waits for the lease of a holder that does not show itself. Raises StoreLocked for one that does.
+    Waits for the lease of a holder that does not show itself, unless `waits` is false. Raises
+    StoreLocked for one that does.
     """
-    now = asyncio.get_running_loop().time
     query = address.sql(_BEGIN)
     seen: _Held | None = None
     while True:
         with line.answering(address.answer_seconds):
+            asked = now()
             row = (await line.fetch(query, holder, address.lease_seconds))[0]
             if row[1] is None:
                 session: int = row[0]
                 await show_presence(line, address, session)
-                return session
+                return session, asked
             held = _Held(*row)
             renewed = seen is not None and seen.lease_until != held.lease_until
-            if renewed or await _is_present(line, address, held.session):
+            if not waits or renewed or await _is_present(line, address, held.session):
                 raise _locked(address, held)
         seen = held
         end = now() + held.seconds_left + _MARGIN_SECONDS
@@ -95,7 +120,7 @@ async def _is_present(line: Line, address: Address, session: int) -> bool:
 
 def _locked(address: Address, held: _Held) -> StoreLocked:
     return StoreLocked(
-        f"{address.name} is open in another engine: {held.holder}, since "
+        f"{address.name} is open in another engine: {read_holder(held.holder)[0]}, since "
         f"{held.opened.isoformat(sep=' ', timespec='seconds')}. Stop that one first: one engine at "
         f"a time has a log"
     )

@@ -33,12 +33,13 @@ from .reading import (
     events_of_feed,
     pages_of_streams,
     read_feed,
+    read_head,
     read_kinds,
     read_snapshots,
     read_streams,
 )
 from .schema import migrate
-from .session import begin_session, end_session, renew_session
+from .session import begin_session, end_session, holder_text, renew_session
 from .timers import count_timers, read_due, read_timers, settle_timers
 from .writer import Writer
 
@@ -47,6 +48,8 @@ __all__ = ["PostgresStore"]
 _LEAVE_SECONDS: Final = 2.0
 _RENEWALS: Final = 3
 """In the time of one lease."""
+_RENEWAL_SECONDS: Final = 1.0
+"""How long one of them may take at least."""
 
 
 class PostgresStore:
@@ -69,6 +72,15 @@ class PostgresStore:
         self._renewed_at = 0.0
         """Before the last renewal was asked for, in seconds of that clock."""
         self._renewals_failed = 0
+        self._renewed = asyncio.Event()
+        """Set at the next renewal."""
+        self._meets = ""
+        self._is_succeeded = False
+
+    @property
+    def session(self) -> int:
+        """The session by which this engine has the log."""
+        return self._session
 
     @property
     def log_id(self) -> str:
@@ -88,9 +100,11 @@ class PostgresStore:
                 await check_settings(line.connection, self.address)
                 await migrate(line.connection, self.address)
             self._now = ports.clock.monotonic
-            self._session = await begin_session(line, self.address, process_name())
-            # Not before: it may have waited for somebody else's to end.
-            self._renewed_at = self._now()
+            holder = holder_text(process_name(), self._meets)
+            waits = not self._meets
+            self._session, self._renewed_at = await begin_session(
+                line, self.address, holder, self._now, waits=waits
+            )
             writer = await self._begin(driver, line)
         except EngineError:
             line.drop()
@@ -104,7 +118,9 @@ class PostgresStore:
         self._writer = writer
         self._lines = Lines(driver, self.address)
         self._ended = asyncio.Event()
-        self._leases = Lines(driver, self.address)
+        # A server that does not answer is asked anew while the lease still runs.
+        seconds = max(self.address.lease_seconds / _RENEWALS, _RENEWAL_SECONDS)
+        self._leases = Lines(driver, self.address, answer_seconds=seconds)
         keeping = self._keep(self._leases)
         self._keeper = asyncio.get_running_loop().create_task(keeping, name="foldline lease")
         await self._check_last_event()
@@ -165,7 +181,39 @@ class PostgresStore:
             writer.fence()
             return False
         self._renewed_at = begun
+        renewed, self._renewed = self._renewed, asyncio.Event()
+        renewed.set()
         return True
+
+    # -- whose log it is ----------------------------------------------------------------------
+
+    def announce(self, address: str) -> None:
+        """Say, as the log is taken, where others meet its owner; who has it is not waited for."""
+        self._meets = address
+
+    def is_held(self) -> bool:
+        """Tell whether the lease runs, counted from before it was asked for."""
+        return self._now() < self._renewed_at + self.address.lease_seconds
+
+    async def held(self) -> None:
+        """Wait for a renewal; raise StoreFailed where none comes within the patience."""
+        seconds = self.address.patience_seconds
+        while not self.is_held():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._renewed.wait()
+            except TimeoutError:
+                raise StoreFailed(
+                    f"{self.address.name}: the lease has ended and could not be renewed for "
+                    f"{seconds:g} s, so another engine may have the log.",
+                    written=False,
+                    passes=True,
+                ) from None
+
+    @property
+    def is_succeeded(self) -> bool:
+        """Whether another engine has the log, or may have taken it while the server was away."""
+        return self._is_succeeded or (self._writer is not None and self._writer.is_succeeded)
 
     async def ended(self) -> StoreFailed:
         """Wait until another engine has the log, or the server may lose it; give which."""
@@ -187,6 +235,7 @@ class PostgresStore:
             if asked is not None:
                 await asked.close()
         if writer is not None:
+            self._is_succeeded = writer.is_succeeded
             async with self._turn:
                 await self._leave(writer.line)
 
@@ -226,8 +275,14 @@ class PostgresStore:
     # -- reading ----------------------------------------------------------------------------
 
     async def head(self) -> Head:
-        """Give the end of the log, as of the last append or the opening."""
-        return self._open_writer().head
+        """Give the end of the log, as of the last append or the opening.
+
+        Another engine may have appended where the lease has ended: then the server is asked.
+        """
+        known = self._open_writer().head
+        if self.is_held():
+            return known
+        return await self._open_lines().run(lambda line: read_head(line, self.address.schema))
 
     async def event_types(self) -> Sequence[EventType]:
         """Give the types in the order of their first use."""

@@ -92,6 +92,8 @@ class Writer:
         """Name and version by number."""
         self.stopped: StoreFailed | None = None
         """Why nothing more is appended."""
+        self.is_succeeded = False
+        """Whether that is only since another engine has the log, or may have it."""
         self.reconnects = 0
         self.found_written = 0
         """Batches whose answer was lost, and that were in the log."""
@@ -410,10 +412,12 @@ class Writer:
             f"Start the engine again when the server is well.",
             written=None,
         )
+        self.is_succeeded = self.stopped is None or self.is_succeeded
         self.stopped = self.stopped or failure
         return failure
 
     def _fenced(self) -> StoreFailed:
+        self.is_succeeded = self.stopped is None or self.is_succeeded
         return self._fail(
             f"{self._address.name}: another engine has taken this log over, since this one did not "
             f"renew its lease in time. Nothing was written. Run one engine."

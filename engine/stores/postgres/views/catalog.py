@@ -168,6 +168,10 @@ class Catalog:
             if plan.make is not None
         }
         async with self._deciding(link):
+            if self.builder is None:
+                # The last write of an engine that had the log before may still be on its way; it is
+                # waited for, and no other comes: `Writes` looks whose log it is.
+                await self.books.run(link, "SELECT 1 FROM {s}.checkpoints FOR UPDATE")
             await self._refuse_change(link, plans)
             await self.books_of.prepare(link, plans, new, self.log_id)
             for plan in plans:

@@ -42,6 +42,7 @@ from ...contract.views import (
 )
 from ..address import Address
 from ..failures import LOCKED, sqlstate_of
+from ..log.store import PostgresStore
 from .catalog import Catalog
 from .lane import Lane
 from .link import Link, Place, transaction
@@ -60,6 +61,8 @@ T = TypeVar("T")
 HELD_SECONDS: Final = 60.0
 """How long somebody outside may hold what is to be dropped or emptied."""
 HELD_AGAIN_SECONDS: Final = 0.5
+IDLE_SECONDS: Final = 2.0
+"""How long a transaction may wait for its next statement, where a lease is shorter."""
 UNSYNCED: Final = "BEGIN; SET LOCAL synchronous_commit = off"
 """Begins what can be folded again."""
 
@@ -79,7 +82,7 @@ class PostgresViews(TableReads):
         self._builder = builder
         self._logger = safe_logger(logger)
         self._told_fallen: Callable[[str], None] | None = None
-        self._use(Ports(), Limits(), "", ())
+        self._use(Ports(), Limits(), "", (), None)
         self._is_open = False
         self._waiting: deque[Gathered] = deque()
 
@@ -89,14 +92,20 @@ class PostgresViews(TableReads):
         limits: Limits,
         log_id: str,
         definitions: Sequence[ProjectionDefinition],
+        session: int | None,
     ) -> None:
         self._ports = ports
+        self._begin = UNSYNCED
+        if session is not None:
+            # An engine that stands still in the middle keeps the next one from nothing for long.
+            ms = int(max(self._address.lease_seconds, IDLE_SECONDS) * 1_000)
+            self._begin += f"; SET LOCAL idle_in_transaction_session_timeout = {ms}"
         self._place = Place(self._address, ports)
         self._lane = Lane(self._place)
         self._fetching = Lane(self._place, reads=True)
         self._catalog = Catalog(self._place, log_id, definitions, self._builder)
         self._stands = Stands(self._place.schema, self._has_fallen)
-        self._writes = Writes(self._catalog, self._stands, self._place.name, self._reach)
+        self._writes = Writes(self._catalog, self._stands, self._place, self._reach, session)
         self._place.connected = self._look_back
         self._states = States(self._place, _Served(self._catalog, self._stands), limits)
         self._rows_max = limits.query_rows
@@ -127,7 +136,8 @@ class PostgresViews(TableReads):
     ) -> None:
         """Open or make the tables of these projections."""
         definitions = [projection.__definition__ for projection in projections]
-        self._use(ports, limits, store.log_id, definitions)
+        session = store.session if isinstance(store, PostgresStore) else None
+        self._use(ports, limits, store.log_id, definitions, session)
         try:
             await self._lane.open()
             if self._builder is not None:
@@ -221,7 +231,7 @@ class PostgresViews(TableReads):
             write.error, write.is_done = error, True
 
     async def _write(self, link: Link, together: Sequence[Changes]) -> None:
-        async with transaction(link, UNSYNCED):
+        async with transaction(link, self._begin):
             for changes in together:
                 await self._writes.rows(link, changes)
                 await self._writes.settle(link, changes)
@@ -250,7 +260,7 @@ class PostgresViews(TableReads):
 
     async def _write_once(self, link: Link, part: Part, call: SqlCall, *, careful: bool) -> Changes:
         own = self._catalog.own(part.definition, part.build)
-        begin = f'{UNSYNCED}; SET LOCAL search_path TO "{self._place.schema}"'
+        begin = f'{self._begin}; SET LOCAL search_path TO "{self._place.schema}"'
         async with transaction(link, begin):
             session = Session(own, link, self._rows_max, careful=careful)
             self._running = part, link

@@ -16,25 +16,36 @@ from ....model.rows import Flat, Scalar
 from ...contract.views import Changes, Checkpoint, Part
 from ..failures import described_failure, sqlstate_of
 from .catalog import Catalog
-from .link import Link, is_unfit
+from .link import Link, Place, is_unfit
 from .stands import Stands
 from .tables import TableSql
 
 __all__ = ["Writes"]
 
 _TOO_LARGE: Final = "54"
+_LIVE: Final = "SELECT 1 FROM {log}.sessions WHERE session = $1 AND live"
 
 
 class Writes:
     """The writes of one catalog's builds."""
 
     def __init__(
-        self, catalog: Catalog, stands: Stands, name: str, reach: Callable[[str], None]
+        self,
+        catalog: Catalog,
+        stands: Stands,
+        place: Place,
+        reach: Callable[[str], None],
+        session: int | None,
     ) -> None:
-        """Take what they are called to people, and what is told of each step."""
+        """Take where they are, what is told of each step, and by which session the log is had.
+
+        Without a session they are written by who has no log: a process that builds beside it.
+        """
+        self._session = session
+        self._log_schema = place.log_schema
         self._catalog = catalog
         self._stands = stands
-        self._name = name
+        self._name = place.name
         self._reach = reach
 
     async def checkpoint(self, link: Link, part: Part) -> Checkpoint:
@@ -127,19 +138,24 @@ class Writes:
         part, before, after = changes.part, changes.before, changes.after
         definition, catalog = part.definition, self._catalog
         assert after.position >= before.position, "a checkpoint never goes back"
-        moved = await catalog.books.run(
-            link,
+        move = (
             "UPDATE {s}.checkpoints SET position = $1, checksum = $2 "
             "WHERE projection = $3 AND build = $4 AND slice = $5 AND position = $6 AND EXISTS ("
             "SELECT 1 FROM {s}.builds WHERE projection = $3 AND number = $4 AND version = $7 "
             "AND definition = $8 AND log_id = $9 AND state <> 'former' "
-            "AND builder IS NOT DISTINCT FROM $10 FOR SHARE) RETURNING 1",
+            "AND builder IS NOT DISTINCT FROM $10 FOR SHARE) AND ($11::integer IS NULL OR EXISTS ("
+            "SELECT 1 FROM {log}.sessions WHERE session = $11 AND live)) RETURNING 1"
+        )
+        moved = await catalog.books.run(
+            link,
+            move.replace("{log}", self._log_schema),
             *(after.position, after.checksum, definition.name, part.build, part.slice),
             *(before.position, definition.version, catalog.hashes[definition.name]),
-            *(catalog.log_id, catalog.builder),
+            *(catalog.log_id, catalog.builder, self._session),
         )
         if len(moved) != 1:
             there = await self.checkpoint(link, part)
+            await self._refuse_former(link, definition.name)
             if there.position < before.position and self._stands.had(part, before.position):
                 # Nobody but this writer moves it, and it never goes back: the server was killed.
                 raise StoreFailed(
@@ -153,4 +169,16 @@ class Writes:
                 f"the views of projection {definition.name!r} are not at position "
                 f"{before.position} any more, where this worker left them: another worker writes "
                 f"them. Nothing was written; stop one of the two."
+            )
+
+    async def _refuse_former(self, link: Link, name: str) -> None:
+        """Raise StoreFailed where another engine has the log by now."""
+        if self._session is not None and not await link.run(
+            _LIVE.replace("{log}", self._log_schema), self._session
+        ):
+            raise StoreFailed(
+                f"the views of projection {name!r} are not written by this engine any more: "
+                f"another one has the log. Nothing was written",
+                written=False,
+                passes=True,
             )

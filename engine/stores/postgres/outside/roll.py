@@ -1,0 +1,76 @@
+"""Who has a log in PostgreSQL, asked by processes that would share it.
+
+Rules: each look is one statement. Nothing is waited for longer than an owner would have to renew
+its lease: whoever asks does so again. Nothing is made where there is no log.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from ....runtime.ports import Ports
+from ...contract.meeting import Owned
+from ..address import Address
+from ..driver import driver_of
+from ..failures import sqlstate_of
+from ..line import Line, Lines
+from ..log.session import end_session, read_holder
+
+__all__ = ["PostgresRoll"]
+
+_PATIENCE_SECONDS: Final = 0.1
+_ANSWER_SECONDS: Final = 1.0
+_NOT_THERE: Final = ("42P01", "3F000")
+_OWNER: Final = (
+    "SELECT s.session, a.log_id, s.holder, greatest("
+    "extract(epoch FROM s.lease_until - clock_timestamp()), "
+    "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
+    ")::double precision FROM {s}.sessions AS s, {s}.about AS a WHERE s.live"
+)
+
+
+class PostgresRoll:
+    """The sessions of the log at an address."""
+
+    def __init__(self, address: Address, ports: Ports) -> None:
+        self._address = msgspec.structs.replace(address, patience_seconds=_PATIENCE_SECONDS)
+        seconds = max(address.lease_seconds / 3, _ANSWER_SECONDS)
+        self._lines = Lines(driver_of(ports), self._address, answer_seconds=seconds)
+        self._query = address.sql(_OWNER)
+
+    @property
+    def name(self) -> str:
+        """The URL of the log without user and password."""
+        return self._address.name
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long a lease is."""
+        return self._address.lease_seconds
+
+    async def owner(self) -> Owned | None:
+        """Give who has the log; None where nobody has, or there is no log yet."""
+        return await self._lines.run(self._owner)
+
+    async def _owner(self, line: Line) -> Owned | None:
+        try:
+            rows = await line.fetch(self._query, self.lease_seconds)
+        except Exception as error:
+            if sqlstate_of(error) in _NOT_THERE:
+                return None
+            raise
+        if not rows:
+            return None
+        session, log_id, text, left = rows[0]
+        holder, address = read_holder(text)
+        return Owned(session, log_id, holder, address, left)
+
+    async def strike(self, session: int) -> None:
+        """Let the log of a session be free, whose process is dead for certain."""
+        await self._lines.run(lambda line: end_session(line, self._address, session))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._lines.close()

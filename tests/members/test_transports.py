@@ -1,0 +1,401 @@
+"""One suite for each way to an owner: a socket with a path, TCP on loopback, and TCP with TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from engine import DefinitionError, Envelope, Receipt, Rejected, StoreFailed, StoreRefused
+from engine.members import serving as serving_module
+from engine.members.forms import CommandForms, error_of
+from engine.members.listening import read_listen
+from engine.members.meeting import LeaseMeeting
+from engine.members.serving import Serving
+from engine.members.wire import (
+    FRAME_MAX,
+    PROTOCOL,
+    Called,
+    Done,
+    Failed,
+    Hello,
+    Line,
+    Listing,
+    Message,
+    Refused,
+    Sent,
+    Told,
+    Welcome,
+)
+from engine.stores.contract.meeting import Owned
+from tests.support.certificates import certify
+from tests.support.counters import Add
+from tests.support.waiting import until
+
+TOKEN = "a-token-of-this-test"
+FORMS = CommandForms({Add: "counter"})
+
+
+class Desk:
+    """What a database says of the owner, in memory; and the store that takes the log there."""
+
+    name = "a log"
+    lease_seconds = 1.0
+    session = 7
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.seconds_left = 60.0
+        self.struck: list[int] = []
+
+    def announce(self, address: str) -> None:
+        self.address = address
+
+    async def owner(self) -> Owned | None:
+        if not self.address:
+            return None
+        return Owned(self.session, "log", "process 1 on a", self.address, self.seconds_left)
+
+    async def strike(self, session: int) -> None:
+        self.struck.append(session)
+
+    async def close(self) -> None:
+        pass
+
+
+class Owner:
+    """An owner that counts, and whose answers the test gives."""
+
+    def __init__(self, listen: str | None, member: str | None, only: str) -> None:
+        self.desk = Desk()
+        self.run: list[Envelope] = []
+        self.meeting = self._meeting(listen)
+        self.joining = self._meeting(member)
+        self._only = only
+
+    def _meeting(self, listen: str | None) -> LeaseMeeting:
+        return LeaseMeeting(self.desk, None if listen is None else read_listen(listen))
+
+    def send(self, envelope: Envelope, /) -> asyncio.Future[Receipt]:
+        self.run.append(envelope)
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        command = cast("Add", envelope.command)
+        if command.amount < 0:
+            answer.set_exception(Rejected("negative", "no", amount=command.amount))
+        else:
+            answer.set_result(Receipt(f"counter:{command.counter_id}", len(self.run), 1))
+        return answer
+
+    @asynccontextmanager
+    async def open(self, **changed: Any) -> AsyncGenerator[Owner]:
+        await self.meeting.prepare(cast("Any", self.desk))
+        places = self.desk.address.split()
+        self.desk.address = next(place for place in places if place.startswith(self._only))
+        options: dict[str, Any] = {
+            "log_id": "log",
+            "session": self.desk.session,
+            "send": self.send,
+            "projections": cast("Any", None),
+            "logger": logging.getLogger("foldline"),
+            "is_owner": lambda: True,
+            "is_succeeded": lambda: False,
+        } | changed
+        self.serving = Serving(self.meeting, FORMS, **options)
+        await self.serving.open()
+        try:
+            yield self
+        finally:
+            self.serving.leave()
+            await self.serving.close()
+
+
+class Member:
+    """One end of a line, for what a member would send, and for what none would."""
+
+    def __init__(self) -> None:
+        self.got: list[Message] = []
+        self.lost = asyncio.Event()
+        self.line = Line(lambda _, message: self.got.append(message), lambda _: self.lost.set())
+
+    async def join(self, owner: Owner, protocol: int = PROTOCOL) -> Member:
+        token = await owner.joining.connect(self.line)
+        self.line.send(Hello(protocol, 1, 0.0, token))
+        return self
+
+    def write(self, data: bytes) -> None:
+        assert self.line._transport is not None
+        self.line._transport.write(data)
+
+    async def answered(self, count: int) -> list[Message]:
+        await until(lambda: len(self.got) >= count or self.lost.is_set())
+        return self.got
+
+    async def ended(self) -> list[Message]:
+        await asyncio.wait_for(self.lost.wait(), 60)
+        return self.got
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    certify(folder, "here", "DNS:localhost,IP:127.0.0.1")
+    certify(folder, "elsewhere", "DNS:elsewhere.example")
+    return folder
+
+
+def listening(folder: Path, name: str = "here", token: str = TOKEN) -> str:
+    files = f"sslcert={folder}/{name}.crt&sslkey={folder}/{name}.key"
+    return f"tcp://:{token}@127.0.0.1:0?{files}&sslrootcert={folder}/{name}.crt"
+
+
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def owner(request: pytest.FixtureRequest, certificates: Path) -> Owner:
+    url = {
+        "unix": None,
+        "tcp": f"tcp://:{TOKEN}@127.0.0.1:0",
+        "tls": listening(certificates),
+    }[request.param]
+    return Owner(url, url, request.param)
+
+
+def sent(number: int, amount: int = 1, key: str | None = None) -> Sent:
+    name, body = FORMS.encode(Add("c", amount))
+    return Sent(number, name, body, key, None, None, None, None, None, None)
+
+
+async def test_commands_are_answered_by_receipts_and_errors(owner: Owner) -> None:
+    async with owner.open():
+        member = await Member().join(owner)
+        for number, amount in ((1, 5), (2, -1), (3, 6)):
+            member.line.send(sent(number, amount))
+        await member.answered(4)
+        member.line.send(Listing(4))
+        welcome, first, refused, third, told = await member.answered(5)
+
+        assert isinstance(welcome, Welcome)
+        assert owner.joining.is_owner(welcome)
+        assert first == Done(1, "counter:c", 1, 1, None)
+        assert isinstance(refused, Failed)
+        assert isinstance(error_of(refused.classes, refused.values), Rejected)
+        assert isinstance(third, Done)
+        assert isinstance(told, Told)
+        member.line.close()
+
+
+async def test_frames_may_come_in_pieces(owner: Owner) -> None:
+    async with owner.open():
+        member = await Member().join(owner)
+        await member.answered(1)
+        member.line.send(sent(1))
+        frames, member.line._unsent = member.line._unsent, []
+        for byte in b"".join(frames):
+            member.write(bytes([byte]))
+            await asyncio.sleep(0)
+        await member.answered(2)
+
+        assert len(owner.run) == 1
+        member.line.close()
+
+
+async def test_a_frame_that_is_cut_is_not_run_and_hurts_no_other_line(owner: Owner) -> None:
+    async with owner.open():
+        member, other = await Member().join(owner), await Member().join(owner)
+        await member.answered(1)
+        member.line.send(sent(1))
+        frames, member.line._unsent = member.line._unsent, []
+        member.write(b"".join(frames)[:-1])
+        member.line.close()
+        await member.ended()
+        other.line.send(sent(1))
+        await other.answered(2)
+
+        assert len(owner.run) == 1
+        other.line.close()
+
+
+@pytest.mark.parametrize("numbers", [(1, 1), (2, 1)], ids=["doubled", "reordered"])
+async def test_a_frame_that_comes_twice_is_run_once(owner: Owner, numbers: tuple[int, int]) -> None:
+    async with owner.open():
+        member = await Member().join(owner)
+        await member.answered(1)
+        for number in numbers:
+            member.line.send(sent(number))
+        await member.ended()
+
+        assert len(owner.run) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (FRAME_MAX + 1).to_bytes(4, "big"),
+        b"\x00\x00\x00\x03abc",
+        b"\x00\x00\x00\x00",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x00\x00\x00\x02\x91\xa1",
+    ],
+    ids=["too-large", "no-message", "empty", "http", "cut"],
+)
+async def test_a_line_that_sends_what_is_no_message_is_ended(owner: Owner, data: bytes) -> None:
+    async with owner.open():
+        member = await Member().join(owner)
+        await member.answered(1)
+        member.write(data)
+        await member.ended()
+
+        assert owner.run == []
+
+
+async def test_another_protocol_is_refused_by_name(owner: Owner) -> None:
+    async with owner.open():
+        member = await Member().join(owner, PROTOCOL + 1)
+        [welcome] = await member.ended()
+
+        assert isinstance(welcome, Welcome)
+        assert welcome.protocol == PROTOCOL
+
+
+async def test_who_does_not_say_who_he_is_is_not_heard(owner: Owner) -> None:
+    async with owner.open():
+        for message in (sent(1), Called(1, "list", b"\x80")):
+            member = Member()
+            await owner.joining.connect(member.line)
+            member.line.send(message)
+            assert await member.ended() == []
+
+        assert owner.run == []
+
+
+async def test_the_owner_of_another_log_at_the_same_place_is_not_believed(owner: Owner) -> None:
+    for changed in ({"log_id": "another"}, {"session": 8}):
+        other = Owner(None, None, "unix")
+        async with other.open(**changed):
+            member = await Member().join(other)
+            [welcome] = await member.answered(1)
+
+            assert isinstance(welcome, Welcome)
+            assert not other.joining.is_owner(welcome)
+            member.line.close()
+
+
+# -- over a network -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", ["", "another-token-than-the-right"])
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+async def test_a_wrong_token_is_refused_and_shown_nowhere(
+    certificates: Path, kind: str, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = listening(certificates) if kind == "tls" else f"tcp://:{TOKEN}@127.0.0.1:0"
+    member_url = url.replace(TOKEN, token) if token else url.replace(f":{TOKEN}@", "")
+    if not token and kind == "tls":
+        member_url = f"tcp://127.0.0.1:0?sslrootcert={certificates}/here.crt"
+    owner = Owner(url, member_url, kind)
+    async with owner.open():
+        member = await Member().join(owner)
+        member.line.send(sent(1))
+        [refused] = await member.ended()
+
+    assert isinstance(refused, Refused)
+    assert owner.run == []
+    shown = f"{refused} {caplog.text} {owner.meeting._where!r} {Hello(1, 1, 0.0, TOKEN)!r}"
+    assert "wrong token" in caplog.text
+    assert TOKEN not in shown
+    assert token == "" or token not in shown
+
+
+async def test_a_wrong_certificate_is_refused_by_the_member(certificates: Path) -> None:
+    owner = Owner(listening(certificates), listening(certificates, "elsewhere"), "tls")
+    async with owner.open():
+        with pytest.raises(StoreRefused, match="does not prove who it is.*sslrootcert") as refused:
+            await Member().join(owner)
+    assert TOKEN not in str(refused.value)
+    owner = Owner(listening(certificates, "elsewhere"), listening(certificates, "elsewhere"), "tls")
+    async with owner.open():
+        with pytest.raises(StoreRefused, match="does not prove who it is"):
+            await Member().join(owner)
+
+
+async def test_nothing_is_sent_without_tls_off_this_machine(certificates: Path) -> None:
+    owner = Owner(None, f"tcp://:{TOKEN}@127.0.0.1:0", "unix")
+    owner.desk.address = "tcp://192.0.2.1:7000"
+    with pytest.raises(StoreRefused, match="asks for no encryption"):
+        await Member().join(owner)
+
+
+async def test_a_stranger_sends_little_and_not_for_long(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "_STRANGER_SECONDS", 0.0)
+    owner = Owner(f"tcp://:{TOKEN}@127.0.0.1:0", f"tcp://:{TOKEN}@127.0.0.1:0", "tcp")
+    async with owner.open():
+        silent = Member()
+        await owner.joining.connect(silent.line)
+        assert await silent.ended() == []
+        monkeypatch.setattr(serving_module, "_STRANGER_SECONDS", 60.0)
+        large = Member()
+        await owner.joining.connect(large.line)
+        large.write((1 << 20).to_bytes(4, "big"))
+        assert await large.ended() == []
+        monkeypatch.setattr(serving_module, "_STRANGERS_MAX", 0)
+        many = Member()
+        await owner.joining.connect(many.line)
+        assert await many.ended() == []
+
+
+async def test_a_port_that_is_taken_is_told(certificates: Path) -> None:
+    owner = Owner(f"tcp://:{TOKEN}@127.0.0.1:0", None, "tcp")
+    async with owner.open():
+        port = owner.desk.address.rpartition(":")[2]
+        other = Owner(f"tcp://:{TOKEN}@127.0.0.1:{port}", None, "tcp")
+        with pytest.raises(
+            StoreFailed, match=f"members cannot be listened for at 127.0.0.1:{port}"
+        ):
+            await other.meeting.prepare(cast("Any", other.desk))
+    missing = listening(certificates).replace("here.key", "none.key")
+    with pytest.raises(StoreFailed, match="cannot be listened for"):
+        await Owner(missing, None, "tls").meeting.prepare(cast("Any", Desk()))
+
+
+async def test_an_owner_is_gone_when_its_lease_is_over_or_another_has_the_log() -> None:
+    owner = Owner(None, None, "unix")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(owner.open())
+        for change in ({"seconds_left": 0.0}, {"session": 8}, {"address": ""}):
+            member = await Member().join(owner)
+            gone = asyncio.ensure_future(owner.joining.until_gone())
+            await asyncio.sleep(0)
+            before = {name: getattr(owner.desk, name) for name in change}
+            vars(owner.desk).update(change)
+            await asyncio.wait_for(gone, 60)
+            vars(owner.desk).update(before)
+            member.line.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("tcp://0.0.0.0:7000", "advertise=NAME"),
+        ("tcp://:abc@127.0.0.1:7000", "fewer than 16 characters"),
+        ("tcp://db.example:7000", "token, and a certificate"),
+        (f"tcp://:{TOKEN}@db.example:7000", "token, and a certificate"),
+        ("tcp://db.example:7000?sslcert=a&sslkey=b", "token, and a certificate"),
+        ("tcp://127.0.0.1:7000?advertise=db.example", "token, and a certificate"),
+        (f"tcp://:{TOKEN}@127.0.0.1:70000", "1 to 65535|0 to 65535"),
+        (f"tcp://:{TOKEN}@127.0.0.1:7000?sslcert=a", "together"),
+        (f"tcp://:{TOKEN}@127.0.0.1:7000?nothing=a", "its options are"),
+        (f"tcp://:{TOKEN}@127.0.0.1:7000?sslkey=", "empty or given twice"),
+        (f"http://:{TOKEN}@127.0.0.1:7000", "write"),
+        (f"tcp://{TOKEN}@127.0.0.1:7000", "write"),
+        (7000, "write"),
+    ],
+)
+def test_a_place_to_listen_at_that_is_not_safe_is_refused(url: object, why: str) -> None:
+    with pytest.raises(DefinitionError, match=why) as refused:
+        read_listen(url)
+    assert TOKEN not in str(refused.value)
