@@ -284,7 +284,7 @@ async def test_an_owner_that_goes_takes_no_other_ones_socket_away(tmp_path: Path
 async def test_a_fork_of_the_owner_does_not_listen_in_its_place(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         [owner] = await some(tmp_path, 1, stack)
-        [descriptor] = serving_of(owner)._listener._descriptors
+        [descriptor] = serving_of(owner)._meeting._listener._descriptors
 
         def is_gone() -> bool:
             return Path(f"/proc/self/fd/{descriptor}").readlink() == Path("/dev/null")
