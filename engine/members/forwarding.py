@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -33,7 +33,7 @@ from ..errors import (
     WrongVersion,
 )
 from ..limits import Limits
-from ..model.messages import Command, Envelope, Receipt, reply_of
+from ..model.messages import Envelope, Receipt, reply_of
 from ..runtime.futures import retrieve
 from ..runtime.safely import as_error, described
 from ..write.bulk import Send
@@ -235,22 +235,17 @@ class Forwarding:
         self.lost()
 
     def rescue(self, mail: Mail, error: EngineError) -> bool:
-        """Take a command that this process's engine had, and does not answer; tell whether so.
-
-        It was not run, or has a key: the next owner is asked.
-        """
-        envelope = mail.envelope
-        doubt = isinstance(error, OutcomeUnknown) and envelope.key is not None
+        """Take a command over whose engine lost the log: not run, or with a key. Tell if so."""
+        doubt = isinstance(error, OutcomeUnknown) and mail.envelope.key is not None
         if not doubt and not isinstance(error, Closed | Voided):
             return False
         try:
-            name, body = self._forms.encode(envelope.command)
+            name, body = self._forms.encode(mail.envelope.command)
         except EngineError:
             return False
         until = None if mail.timer is None else mail.timer.when()
-        waiting = _Waiting(envelope, name, body, mail.answer, until, is_in_doubt=doubt)
-        number = self._next()
-        self._waiting[number] = waiting
+        waiting = _Waiting(mail.envelope, name, body, mail.answer, until, is_in_doubt=doubt)
+        self._waiting[number := self._next()] = waiting
         if self._line is None:
             self._arm(number, waiting)
         else:
@@ -425,7 +420,10 @@ def _as_told(error: BaseException, waiting: _Waiting) -> BaseException:
 def _give_receipt(done: Done, waiting: _Waiting) -> None:
     """Answer with a receipt; if its reply is none here, nobody is told that nothing was run."""
     try:
-        waiting.answer.set_result(_receipt_of(done, waiting.envelope.command))
+        form = reply_of(type(waiting.envelope.command))
+        reply = None if form is None or done.reply is None else form.read(done.reply)
+        receipt = Receipt(done.stream, done.version, done.position, reply, done.others)
+        waiting.answer.set_result(receipt)
     except BaseException as error:  # of the reply's class, whatever it is
         cause = error.__cause__ if isinstance(error, HandlerFailed) else None
         unknown = OutcomeUnknown(
@@ -435,12 +433,6 @@ def _give_receipt(done: Done, waiting: _Waiting) -> None:
         )
         unknown.__cause__ = cause or as_error(error)
         _settle(waiting.answer, unknown)
-
-
-def _receipt_of(done: Done, command: Command) -> Receipt[Any]:
-    form = reply_of(type(command))
-    reply = None if form is None or done.reply is None else form.read(done.reply)
-    return Receipt(done.stream, done.version, done.position, reply, done.others)
 
 
 def _run_here(waiting: _Waiting, send: Send, patience: Patience) -> None:
