@@ -128,7 +128,9 @@ def _kind_of_span(name: str) -> str:
 def test_every_mutant_stands_below_its_promise() -> None:
     text = mutants.tables(REFERENCE / "promises.md")
 
-    assert len(re.findall(r"^## \d+\. ", text, re.MULTILINE)) == 22
+    promises = (REFERENCE / "promises.md").read_text()
+    numbered = re.findall(r"^### (\d+)\. ", promises, re.MULTILINE)
+    assert re.findall(r"^## (\d+)\. ", text, re.MULTILINE) == numbered != []
     for name, mutant in load([]).items():
         section = re.search(
             rf"^## {mutant.promise}\. .*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE
