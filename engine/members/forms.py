@@ -193,7 +193,14 @@ def error_of(classes: Sequence[str], values: bytes) -> EngineError:
     """Give the error that these came from, as near as this process knows it."""
     known = {_name_of(cls): cls for cls in _errors(EngineError)}
     cls = next((known[name] for name in classes if name in known), EngineError)
-    args, attributes = cast("tuple[list[Any], dict[str, Any]]", msgspec.msgpack.decode(values))
+    try:
+        args, attributes = msgspec.msgpack.decode(values, type=tuple[list[Any], dict[str, Any]])
+    except Exception as malformed:
+        # A line that was given up for it would be given up again, with each command on it.
+        return OutcomeUnknown(
+            f"the process that owns the log answered with {classes[:1]}, and the rest of it cannot "
+            f"be read here ({described(malformed)}): it may have run the command or not"
+        )
     error = cls.__new__(cls)
     error.args = tuple(args)
     vars(error).update(attributes)

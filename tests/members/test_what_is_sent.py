@@ -27,7 +27,7 @@ from engine import (
     UsageError,
     handles,
 )
-from engine.members.forms import CommandForms
+from engine.members.forms import CommandForms, error_of
 from tests.members.joining import some
 from tests.members.shops import Colour, Count, Price, Priced, Refuse, Shop, shop
 from tests.support.counters import Add
@@ -158,6 +158,11 @@ async def test_nobody_is_told_that_a_command_was_not_run_since_its_reply_cannot_
                 await asyncio.wait_for(member.execute(Count("s")), 60)
 
         assert (await owner.state(Shop, "s")).count == 1
+
+
+@pytest.mark.parametrize("values", [b"", b"\xc1", b"\x92\x01\x80", b"\x90"])
+def test_an_error_that_cannot_be_read_leaves_the_outcome_open(values: bytes) -> None:
+    assert isinstance(error_of(("engine.errors:Rejected",), values), OutcomeUnknown)
 
 
 async def test_neither_end_waits_for_the_other_where_both_have_much_to_say(
