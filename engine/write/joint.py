@@ -351,12 +351,14 @@ class Joint:
         if failpoint is not None:
             failpoint("actor.decided")
         counts = [0] * len(self._actors)
+        is_beside = self.mail.fired is not None
         for share in shares:
             counts[share.place] = len(share.events)
+            is_beside = is_beside or bool(share.claims) or share.has_timers
         pairs = zip(self._actors, counts, strict=True)
         parties = tuple([(actor.stream, actor.version + n, n) for actor, n in pairs])
         try:
-            timers = [self._timers_of(share) for share in shares]
+            timers = [self._timers_of(s) if is_beside else None for s in shares]
             parts, size = self._parts(shares, parties, timers)
         except BaseException as error:  # Rejected too: an applier decides nothing
             self._fail(error)
@@ -364,7 +366,7 @@ class Joint:
         if failpoint is not None:
             failpoint("actor.folded")
         entry = self._entry(shares, parts, size, parties)
-        if self.mail.fired is not None or any(s.claims or s.has_timers for s in shares):
+        if is_beside:
             self._put_beside(entry, shares, timers)
         self._kind.journal.submit(entry)
 

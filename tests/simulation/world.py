@@ -213,7 +213,8 @@ def free_the_dead() -> None:
         _GRAVES.clear()
         forget_the_dead()
         with warnings.catch_warnings(action="ignore"):  # of what was never awaited
-            gc.collect()
+            for _ in range(3):  # what would not end when it was asked is asked again by the next
+                gc.collect()
     finally:
         sys.unraisablehook = before
         logging.lastResort = handler
