@@ -304,7 +304,8 @@ async def test_authorize_is_asked_once_for_all(tmp_path: Path) -> None:
 
     async def authorize(principal: str | None, action: str, message: object) -> bool:
         asked.append(message)
-        await asyncio.sleep(0)
+        for _ in range(20 if message == Deposit("b", 5) else 1):
+            await asyncio.sleep(0)
         return principal == "ann"
 
     async with bank(authorize=authorize) as engine:
@@ -320,7 +321,7 @@ async def test_authorize_is_asked_once_for_all(tmp_path: Path) -> None:
         receipts = await asyncio.gather(*sent)
 
         assert len(asked) == 6
-        assert [receipt.position for receipt in receipts] == [1, 2, 4, 6, 7]
+        assert [receipt.position for receipt in receipts] == [2, 1, 4, 6, 7]
 
 
 async def test_debug_mode_finds_a_function_that_changes_a_state() -> None:
