@@ -40,6 +40,7 @@ SCENARIOS: Final = {
     "reactions": "reactions",
     "backup": "backup",
     "transfers": "transfers",
+    "timers": "timers",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}

@@ -145,6 +145,7 @@ from .telemetry import Observation as Observation
 from .telemetry import ProjectionBegan as ProjectionBegan
 from .telemetry import QueryBegan as QueryBegan
 from .telemetry import Telemetry as Telemetry
+from .timers.schedule import Schedule as Schedule
 from .write.keys import id_from_key as id_from_key
 
 # Who writes a domain: its messages, aggregates and views.
@@ -168,6 +169,7 @@ __all__ = [
     "Release",
     "Retired",
     "Row",
+    "Schedule",
     "Sink",
     "Sql",
     "SqlProjection",

@@ -27,6 +27,7 @@ from .cli import (
     schema,
     sql,
     tail,
+    timers,
     verify,
 )
 from .cli.options import FAILED
@@ -41,6 +42,7 @@ COMMANDS: Final = (
     log,
     tail,
     claims,
+    timers,
     sql,
     schema,
     projections,

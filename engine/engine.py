@@ -47,6 +47,7 @@ from .stores.contract.log import Store
 from .stores.contract.views import Rebuild
 from .stores.urls import StoreName, open_backend
 from .telemetry import Telemetry
+from .timers.scheduling import Scheduling
 from .wiring import Declared, Settings, Wiring
 from .write.bulk import Send, run_many
 from .write.reception import checked_resources
@@ -58,7 +59,7 @@ Answer = TypeVar("Answer")
 Reply = TypeVar("Reply")
 
 
-class Engine:
+class Engine(Scheduling):
     """Aggregates, their log, and the views of it, in this process: `async with Engine(...)`.
 
     - `aggregates`: classes of Aggregate. Each kind is declared once.
@@ -141,6 +142,8 @@ class Engine:
         self._gate = wiring.gate
         self._directory = wiring.directory
         self._watch = wiring.watch
+        self._known, self._clock = wiring.timed, settings.ports.clock
+        self._retry_parked = self._retry
         self._store, self._views, self._bus = wiring.store, wiring.views, wiring.bus
         self.projections = wiring.projections
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
@@ -156,6 +159,13 @@ class Engine:
         """The projections that it was given."""
         self.aggregates = tuple(aggregates)
         """The classes of aggregates that it was given."""
+
+    async def _retry(self, principal: str | None) -> int:
+        wiring = self._wiring if self._joined is None else self._joined.owning()
+        wiring.entrance.check()
+        if self._gate is not None:
+            await self._gate.check(principal, "control", "timers")
+        return await wiring.firing.retry_parked()
 
     def _join(
         self,

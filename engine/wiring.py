@@ -132,7 +132,7 @@ class Wiring:
     def _make_write_side(self) -> None:
         joint = joint_handlers_of(self._declared.decisions)
         handlers = [h for d in self.definitions for h in d.handlers.values()]
-        self._timed = TimedCommands((each.command, each.ids) for each in (*handlers, *joint))
+        self.timed = TimedCommands((each.command, each.ids) for each in (*handlers, *joint))
         self._intake = Intake(self._limits.commands_accepted)
         lease = self.store if isinstance(self.store, Leased) else None
         self._dispatcher = Dispatcher(self._limits, lease)
@@ -165,7 +165,7 @@ class Wiring:
         self.firing = Firing(
             self.store,
             self.reception.fire,
-            self._timed,
+            self.timed,
             self._ports,
             self._limits,
             self._logger,
@@ -196,11 +196,12 @@ class Wiring:
             failpoint=self._ports.failpoint,
             logger=self._logger,
             freezer=self._freezer(definition),
-            resources=self.settings.resources,
+            # Schedules take what timers know of commands.
+            resources={TimedCommands: self.timed, **self.settings.resources},
             deliberations=self._deliberations,
             turns=self._dispatcher,
             residents=self.directory,
-            timed=self._timed,
+            timed=self.timed,
             debug=self.settings.debug,
         )
 

@@ -260,6 +260,41 @@ _JOURNAL: Final = [
         _one(lambda n: n.position),
     ),
     _Instrument(
+        "level",
+        "timers.waiting",
+        "{timer}",
+        "Timers that stand and are not parked",
+        _one(lambda n: n.timers.waiting),
+    ),
+    _Instrument(
+        "level",
+        "timers.parked",
+        "{timer}",
+        "Timers that are set aside, since their commands failed too often",
+        _one(lambda n: n.timers.parked),
+    ),
+    _Instrument(
+        "gauge",
+        "timers.lag",
+        "s",
+        "How long the oldest timer is due that is not answered",
+        _one(lambda n: n.timers.lag_seconds),
+    ),
+    _Instrument(
+        "counter",
+        "timers.fired",
+        "{timer}",
+        "Timers whose commands were answered",
+        _one(lambda n: n.timers.fired),
+    ),
+    _Instrument(
+        "counter",
+        "timers.failed",
+        "{timer}",
+        "Attempts at the commands of timers that failed",
+        _one(lambda n: n.timers.failed),
+    ),
+    _Instrument(
         "counter", "events", "{event}", "Events committed", _one(lambda n: n.journal.events)
     ),
     _Instrument(

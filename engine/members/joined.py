@@ -14,7 +14,7 @@ from os import PathLike
 
 import msgspec
 
-from ..errors import DefinitionError
+from ..errors import DefinitionError, UsageError
 from ..host.entrance import Entrance
 from ..host.supervisor import Life
 from ..log.bus import Bus
@@ -192,6 +192,12 @@ class Joined:
             self._watching = None
             await self._log.close()
             await self._onlooker.__aexit__(None, None, None)
+
+    def owning(self) -> Wiring:
+        """Give the engine of this process; raise UsageError where another process owns the log."""
+        if self._wiring is None:
+            raise UsageError("another process owns the log: call this there")
+        return self._wiring
 
     def statistics(self) -> EngineStatistics:
         """Give the numbers as they are now."""

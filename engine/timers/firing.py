@@ -183,6 +183,25 @@ class Firing:
         if time < self._wakes_at:
             self._bell.set()
 
+    async def retry_parked(self) -> int:
+        """Let all timers that are parked be due now, as if they had not failed; give how many.
+
+        It returns when that is durable. Raises StoreFailed.
+        """
+        count, after, now = 0, ("", ""), self._clock.now()
+        while page := await self._store.read_timers(after, timers_max=_PAGE):
+            after = page[-1].key
+            parked = [timer for timer in page if timer.parked]
+            if parked:
+                await self._store.settle_timers(
+                    [SettledTimer(t.stream, t.name, t.position, now) for t in parked]
+                )
+            count += len(parked)
+            self._parked -= len(parked)
+            self._waiting += len(parked)
+        self._look_at(now)
+        return count
+
     # -- its life -----------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -209,11 +228,11 @@ class Firing:
 
     async def _go_on(self) -> None:
         """Send what is due, then sleep until there is more to do."""
+        self._bell.clear()  # first: what rings from now on is heard when it sleeps
         if self._turned_away:
             self._turned_away = False
             self._pause = min(max(2 * self._pause, _PAUSE_SECONDS), _PAUSE_SECONDS_MAX)
             await _wait(self._stopping, self._pause)
-        self._bell.clear()
         if self._horizon <= self._clock.now() and not self._is_due():
             await self._read()
         sent = 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cold, feed, filled, grow, members, memory, project, start, watch
+from benchmarks import cold, feed, filled, grow, members, memory, project, start, timers, watch
 from benchmarks.filled import LOG, Orders, Prepared, ScatteredOrders
 from benchmarks.scenario import Cell, Scenario, Wrong
 from benchmarks.workload import OrderOpened
@@ -23,7 +23,7 @@ from benchmarks.writers import write as write_all
 from engine import Meta, projects
 from engine.queries.live import LiveQueries
 
-SCENARIOS = (cold, feed, project, memory, start, grow, watch, members)
+SCENARIOS = (cold, feed, project, memory, start, grow, watch, members, timers)
 
 
 def scenario_of(module: Any, folder: Path, *arguments: str) -> Scenario:

@@ -228,6 +228,12 @@ async def test_what_fails_is_tried_again_and_then_set_aside(
         assert (numbers(engine).parked, numbers(engine).waiting) == (1, 0)
         assert "is set aside" in caplog.text
         assert await events(engine) == ["SwitchedOn"]
+        failing.clear()
+        assert await engine.retry_timers() == 1
+        await fired(engine)
+        assert await events(engine) == ["SwitchedOn", "SwitchedOff"]
+        assert (numbers(engine).parked, numbers(engine).waiting) == (0, 0)
+        assert await engine.retry_timers() == 0
 
 
 async def test_what_failed_and_works_again_is_run(engine: Engine, clock: ManualClock) -> None:
