@@ -1,7 +1,8 @@
 """`python -m tests.crashes kills --trials N`: real processes that die; what was promised must hold.
 
 `python -m tests.crashes power --trials N`: a real file system that loses power; it needs root.
-`python -m tests.crashes members`: processes that share a log, of which some die.
+`python -m tests.crashes members`: processes that share a log, of which some die; with
+`--store postgresql` in a server, which is restarted meanwhile.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
 The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
 """
@@ -162,6 +163,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
     parser.add_argument("what", choices=("kills", "power", "postgres", "members"))
     parser.add_argument("--trials", type=int, default=100, help="for postgres, parts in 100")
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stop", action="store_true", help="end at the first bad seed")
@@ -175,7 +178,8 @@ def main() -> int:
         lives, servers = 2 * options.trials, max(1, options.trials // 10)
         return run_postgres_views(lives, servers, options.first) or broken
     if options.what == "members":
-        return run_members(options.trials, ROUNDS, options.first)
+        in_server = options.store == "postgresql"
+        return run_members(options.trials, options.rounds, options.first, postgres=in_server)
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")

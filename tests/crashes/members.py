@@ -39,6 +39,7 @@ from engine import (
     handles,
     run,
 )
+from tests.support.postgres import Server, postgres_server, wheel_programs
 
 __all__ = ["main", "trial"]
 
@@ -46,6 +47,7 @@ ROOT = Path(__file__).parents[2]
 PROCESSES = 3
 CLIENTS = 8
 NOTEBOOKS = 5
+LEASE_SECONDS = 2
 
 
 class Noted(Event, name="noted"):
@@ -91,13 +93,13 @@ def say(said: Said) -> None:
     os.write(1, msgspec.json.encode(said) + b"\n")
 
 
-async def work(folder: str, name: str) -> None:
+async def work(store: str, name: str) -> None:
     """Send commands until the standard input ends."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Engine([Notebook], store=f"sqlite:{folder}/log.db", join=True) as engine:
+    async with Engine([Notebook], store=store, join=True) as engine:
         os.write(1, msgspec.json.encode(Said(name, False, "ready")) + b"\n")
 
         async def client(number: int) -> None:
@@ -138,8 +140,8 @@ async def work(folder: str, name: str) -> None:
 class Processes:
     """The processes of one trial, and what they have said."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, store: str) -> None:
+        self._store = store
         self._number = 0
         self.running: list[subprocess.Popen[bytes]] = []
         self.said: list[Said] = []
@@ -154,7 +156,7 @@ class Processes:
         self._number += 1
         name = f"p{self._number}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crashes.members", str(self._folder), name],
+            [sys.executable, "-m", "tests.crashes.members", self._store, name],
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )
@@ -209,10 +211,17 @@ class Processes:
             listening.join()
 
 
-def trial(seed: int, folder: Path, rounds: int) -> tuple[list[str], Count[str]]:
-    """Give what is wrong after so many rounds, and how often what was answered."""
+def trial(
+    seed: int, store: str, rounds: int, server: Server | None = None
+) -> tuple[list[str], Count[str]]:
+    """Give what is wrong after so many rounds, and how often what was answered.
+
+    Where the log is in a server, who stands still does so for three leases, and the server is
+    restarted as well.
+    """
     chance = random.Random(seed)
-    processes = Processes(folder)
+    processes = Processes(store)
+    ways = ("kill", "kill", "end", "stand still") + (("restart",) if server is not None else ())
     try:
         for _ in range(PROCESSES):
             processes.start()
@@ -220,10 +229,15 @@ def trial(seed: int, folder: Path, rounds: int) -> tuple[list[str], Count[str]]:
             processes.wait_for_receipts(chance.randrange(1, 60))
             owner, any_of_them = processes.owner(), chance.choice(processes.running)
             chosen = owner if chance.random() < 0.7 else any_of_them
-            what = chance.choice(("kill", "kill", "end", "stand still"))
+            what = chance.choice(ways)
+            if what == "restart":
+                assert server is not None
+                server.stop()
+                server.start()
+                continue
             if what == "stand still":
                 chosen.send_signal(signal.SIGSTOP)
-                time.sleep(chance.random() / 5)
+                time.sleep(chance.random() / 5 if server is None else 3 * LEASE_SECONDS)
                 chosen.send_signal(signal.SIGCONT)
                 continue
             processes.end(chosen, signal.SIGKILL if what == "kill" else signal.SIGTERM)
@@ -233,13 +247,13 @@ def trial(seed: int, folder: Path, rounds: int) -> tuple[list[str], Count[str]]:
         processes.wait_for_receipts(20)
     finally:
         processes.close()
-    return asyncio.run(judge(folder, processes.said)), Count(said.what for said in processes.said)
+    return asyncio.run(judge(store, processes.said)), Count(said.what for said in processes.said)
 
 
-async def judge(folder: Path, said: list[Said]) -> list[str]:
+async def judge(store: str, said: list[Said]) -> list[str]:
     """Compare what was answered with the log."""
     places: dict[str, list[tuple[str, int, int]]] = {}
-    async with Archive([Notebook], store=f"sqlite:{folder}/log.db") as archive:
+    async with Archive([Notebook], store=store) as archive:
         for number in range(NOTEBOOKS):
             async for logged in archive.history(Notebook, f"n{number}"):
                 assert isinstance(logged.event, Noted)
@@ -262,18 +276,27 @@ def _problems(said: list[Said], places: dict[str, list[tuple[str, int, int]]]) -
             yield f"{one.key} was acknowledged at {one.stream} {one.version}, and is at {found}"
         if one.what == "unknown" and one.keyed:
             yield f"{one.key} has a key, and its caller was told that nobody knows"
-        if one.what in ("Closed", "Overloaded") and found:
+        if one.what in ("Closed", "Overloaded", "Voided") and found:
             yield f"{one.key} was called not run ({one.what}), and is at {found}"
-        if one.what not in ("sent", "receipt", "unknown", "Closed", "ready", "owner"):
+        if one.what not in ("sent", "receipt", "unknown", "Closed", "Voided", "ready", "owner"):
             yield f"{one.key} was answered with {one.what}"
 
 
-def main(trials: int, rounds: int, first: int) -> int:
+def main(trials: int, rounds: int, first: int, *, postgres: bool = False) -> int:
     """Run trials; give the exit status."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(postgres_server(wheel_programs())) if postgres else None
+        return _run(trials, rounds, first, server)
+
+
+def _run(trials: int, rounds: int, first: int, server: Server | None) -> int:
     bad, answers, begun = 0, Count[str](), time.monotonic()
     for seed in range(first, first + trials):
         with tempfile.TemporaryDirectory(prefix="members-") as folder:
-            problems, count = trial(seed, Path(folder), rounds)
+            store = f"sqlite:{folder}/log.db"
+            if server is not None:
+                store = server.url(server.new_schema(), f"lease={LEASE_SECONDS}")
+            problems, count = trial(seed, store, rounds, server)
         answers += count
         bad += bool(problems)
         for problem in problems[:5]:

@@ -49,6 +49,14 @@ def test_processes_that_share_a_log_lose_and_double_nothing() -> None:
     assert "1 trials of 10 rounds, 0 bad" in done.stdout
 
 
+@pytest.mark.slow
+def test_processes_that_share_a_log_in_a_server_lose_and_double_nothing() -> None:
+    done = crashes("members", "--store", "postgresql", "--trials", "1", "--rounds", "4")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 trials of 4 rounds, 0 bad" in done.stdout
+
+
 def test_a_disk_that_lies_about_its_syncs_is_found_out() -> None:
     done = crashes("power", "--lying", "--trials", "3")
 
