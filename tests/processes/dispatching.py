@@ -109,8 +109,8 @@ class Dispatch(ProcessManager, kind="dispatch", key_window=1, begins="now"):
     def order_paid(self, event: Paid, meta: Meta, ctx: Context) -> list[Begun | Sent]:
         if event.cents < 0:
             raise Rejected("refund", "this is no payment")
-        begun = [] if self.paid else [Begun(meta.event_id)]
-        return [*begun, Sent(self.box, ctx.now)] if self.box else list(begun)
+        begun = Begun(meta.event_id)
+        return [begun, Sent(self.box, ctx.now)] if self.box else [begun]
 
     @reacts(by="order")
     async def box_packed(self, event: Packed, carrier: Carrier) -> list[Begun | Sent] | None:

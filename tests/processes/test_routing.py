@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine import (
+    Aggregate,
     Command,
     DefinitionError,
     Engine,
@@ -23,6 +24,7 @@ from engine import (
     Row,
     Table,
     applies,
+    handles,
     projects,
     reacts,
     when_rejected,
@@ -37,7 +39,9 @@ from tests.processes.dispatching import (
     Packed,
     Paid,
     Pay,
+    Sent,
     Stop,
+    Stopped,
     depot,
     settled,
 )
@@ -91,6 +95,23 @@ async def test_a_manager_handles_commands_of_its_own() -> None:
         assert engine.statistics().position == 2
 
 
+class Plain(Aggregate, kind="dispatch", key_window=1):
+    """The same kind, by a release that routes nothing."""
+
+    @handles
+    def stop(self, command: Stop) -> Stopped:
+        return Stopped()
+
+    @applies
+    def begun(self, event: Begun) -> None: ...
+
+    @applies
+    def was_sent(self, event: Sent) -> None: ...
+
+    @applies
+    def stopped(self, event: Stopped) -> None: ...
+
+
 async def test_an_event_is_taken_once_though_its_key_was_forgotten_since(tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'log.db'}"
 
@@ -103,8 +124,9 @@ async def test_an_event_is_taken_once_though_its_key_was_forgotten_since(tmp_pat
         async with engine:
             await engine.execute(Pay("o-1", 10))
             await until(lambda: engine.failed is not None)
-    async with Engine([Order, Box, Dispatch], store=url, resources={Carrier: Carrier()}) as engine:
+    async with Engine([Order, Box, Plain], store=url) as engine:
         await engine.execute(Stop("o-1"))  # the manager remembers one key only
+    async with Engine([Order, Box, Dispatch], store=url, resources={Carrier: Carrier()}) as engine:
         await settled_by_state(engine)
         names = [logged.name for logged in (await engine.history(Dispatch, "o-1")).events]
 

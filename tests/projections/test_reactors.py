@@ -23,9 +23,10 @@ from engine import (
 )
 from tests.projections.reacting import (
     Depot,
-    Done,
+    FromTheStart,
     Order,
     Paid,
+    Parcel,
     Pay,
     Ship,
     Shipped,
@@ -240,20 +241,26 @@ async def test_an_error_of_a_reaction_is_its_events(url: str) -> None:
     assert "LookupError" in causes[1]
 
 
-async def test_a_full_engine_is_waited_for(depot: Depot) -> None:
+async def test_a_full_engine_is_waited_for(file: str, depot: Depot) -> None:
     hold = depot.hold["busy"] = asyncio.Event()
+    async with Engine([Order, Parcel], store=file, resources={Depot: depot}) as engine:
+        await pay(engine, "o-1")
     limits = Limits(commands_accepted=1, mailbox_commands=1)
-    async with shop(depot=depot, limits=limits) as engine:
-        await pay(engine, "o-0", parcels=0)
+    async with shop(file, FromTheStart, depot, limits=limits) as engine:
         busy = asyncio.ensure_future(engine.execute(Ship("other", "busy")))
-        await until(lambda: "busy" in depot.asked)
-        follows = asyncio.ensure_future(engine.query(Done(), at=1))
-        await follows
+        numbers = engine.statistics
+
+        def waits() -> bool:
+            found = numbers().projectors["shipping"]
+            return bool(found.retries or (found.reactions and found.reactions.waits > 1))
+
+        await until(waits)
         hold.set()
         await busy
-        await reached(engine, await pay(engine, "o-1"))
+        await reached(engine, 1)
 
         assert "o-1/0" in await shipments(engine)
+        assert numbers().projectors["shipping"].retries == 0
 
 
 async def test_a_circle_of_reactions_ends_with_an_error_that_names_it(depot: Depot) -> None:
