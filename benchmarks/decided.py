@@ -1,8 +1,9 @@
-"""The same work with decisions: every command replied to, or a unique value claimed for each order.
+"""The same work with more to it: a reply, a unique value for each order, or encrypted fields.
 
 Rules: orders, events and keys are those of `workload`. With a reply each command gives the order's
 quantities, of which a client makes no use; the cost of making its own command of each is included.
-With a claim each new order claims a number of its own, one in ten commands.
+With a claim each new order claims a number of its own, one in ten commands. With personal fields
+the item of each event is encrypted, with a key for each order, which is made durable first.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import engine
-from engine import Aggregate, Claim, Command, Decision, Id, applies, handles
+from engine import Aggregate, Claim, Command, Decision, Event, Id, Personal, applies, handles
 
 from .systems import Send, System, Target, commits_of, count_rows, send_of
 from .workload import AdjustOrder, BenchmarkOrder, OpenOrder, OrderAdjusted, OrderOpened
 
 __all__ = ["MODES", "Mode", "decided_system"]
 
-Mode = Literal["off", "reply", "claim"]
-MODES: Sequence[Mode] = ("off", "reply", "claim")
+Mode = Literal["off", "reply", "claim", "personal"]
+MODES: Sequence[Mode] = ("off", "reply", "claim", "personal")
 _NAMES = {
     "off": "events alone",
     "reply": "with a reply",
     "claim": "with a claim an order",
+    "personal": "encrypted, a key an order",
 }
 
 
@@ -100,10 +102,53 @@ class ClaimedOrder(Aggregate, kind="benchmark-order"):
         self.items[event.item] = event.quantity
 
 
+class PersonalOpened(Event, name="personal-opened"):
+    """An order whose item is personal was begun."""
+
+    order_id: str
+    item: Personal[str]
+    quantity: int
+
+
+class PersonalAdjusted(Event, name="personal-adjusted"):
+    """It was changed."""
+
+    order_id: str
+    item: Personal[str]
+    quantity: int
+
+
+class PersonalOrder(Aggregate, kind="benchmark-order"):
+    """An order with personal data, whose subject it is itself."""
+
+    items: dict[str, int] = {}
+
+    @handles
+    def open(self, command: OpenOrder) -> PersonalOpened:
+        """Begin it."""
+        return PersonalOpened(command.order_id, command.item, command.quantity)
+
+    @handles
+    def adjust(self, command: AdjustOrder) -> PersonalAdjusted:
+        """Change an item."""
+        return PersonalAdjusted(command.order_id, command.item, command.quantity)
+
+    @applies
+    def opened(self, event: PersonalOpened) -> None:
+        """Fold the beginning."""
+        self.items[event.item] = event.quantity
+
+    @applies
+    def adjusted(self, event: PersonalAdjusted) -> None:
+        """Fold a change."""
+        self.items[event.item] = event.quantity
+
+
 _AGGREGATES: dict[str, type[Aggregate]] = {
     "off": BenchmarkOrder,
     "reply": RepliedOrder,
     "claim": ClaimedOrder,
+    "personal": PersonalOrder,
 }
 
 

@@ -4,9 +4,9 @@ Floors: the bare actor loop over the same store; the same rows in the same batch
 APSW, without actors, in batches of as many rows as there are clients, which is the most that a
 closed loop can bring together (with one client: one fsynced insert after the other). `--telemetry`
 measures instead what OpenTelemetry costs: each mode beside the engine without one. `--decisions`
-measures what replies and claims cost, beside events alone. `--store postgresql` measures a log in
-PostgreSQL, whose server is started for it; with `--beside`, what it loses beside an open
-transaction of somebody else, or beside a synchronous standby.
+measures what replies, claims and encrypted fields cost, beside events alone. `--store postgresql`
+measures a log in PostgreSQL, whose server is started for it; with `--beside`, what it loses beside
+an open transaction of somebody else, or beside a synchronous standby.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--telemetry", action="store_true", help="what OpenTelemetry costs")
     parser.add_argument(
-        "--decisions", action="store_true", help="what replies and claims of unique values cost"
+        "--decisions", action="store_true", help="what replies, claims and encrypted fields cost"
     )
     neighbours, seconds = [*beside.NEIGHBOURS], beside.SECONDS
     parser.add_argument("--beside", nargs="+", choices=neighbours, help="of PostgreSQL only")

@@ -77,6 +77,8 @@ from .model.messages import Meta as Meta
 from .model.messages import Query as Query
 from .model.messages import Receipt as Receipt
 from .model.messages import following as following
+from .model.personal import ERASED as ERASED
+from .model.personal import Personal as Personal
 from .model.process import ProcessManager as ProcessManager
 from .model.projection import Projection as Projection
 from .model.projection import Row as Row
@@ -100,6 +102,7 @@ from .model.upcasting import upcasts as upcasts
 from .outside.archive import Archive as Archive
 from .outside.onlooker import Onlooker as Onlooker
 from .outside.onlooker import OnlookerQuery as OnlookerQuery
+from .personal.operations import PersonalData as PersonalData
 from .projections.operations import Projections as Projections
 from .projections.operations import Status as Status
 from .projections.retry import Retried as Retried
@@ -133,6 +136,9 @@ from .statistics import SnapshotStatistics as SnapshotStatistics
 from .statistics import StoreStatistics as StoreStatistics
 from .statistics import SubscriptionStatistics as SubscriptionStatistics
 from .statistics import TimerStatistics as TimerStatistics
+from .stores.contract.keys import Erasure as Erasure
+from .stores.contract.keys import KeyStore as KeyStore
+from .stores.contract.keys import SubjectKey as SubjectKey
 from .stores.contract.log import Store as Store
 from .stores.contract.views import Build as Build
 from .stores.contract.views import Parked as Parked
@@ -150,6 +156,7 @@ from .write.keys import id_from_key as id_from_key
 
 # Who writes a domain: its messages, aggregates and views.
 __all__ = [
+    "ERASED",
     "After",
     "Aggregate",
     "At",
@@ -162,6 +169,7 @@ __all__ = [
     "Event",
     "Id",
     "Meta",
+    "Personal",
     "ProcessManager",
     "Projection",
     "Query",
@@ -198,12 +206,14 @@ __all__ += [
     "Envelope",
     "Following",
     "Ids",
+    "KeyStore",
     "Limits",
     "MemoryStore",
     "Portal",
     "Ports",
     "Receipt",
     "Store",
+    "SubjectKey",
     "Watcher",
     "Worker",
     "Workers",
@@ -250,6 +260,7 @@ __all__ += [
     "CommitBegan",
     "DirectoryStatistics",
     "EngineStatistics",
+    "Erasure",
     "Histogram",
     "IntakeStatistics",
     "JournalStatistics",
@@ -258,6 +269,7 @@ __all__ += [
     "MembershipStatistics",
     "Observation",
     "Parked",
+    "PersonalData",
     "ProjectionBegan",
     "ProjectionDecision",
     "ProjectionFailure",

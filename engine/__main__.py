@@ -21,6 +21,7 @@ from .cli import (
     importing,
     log,
     members,
+    personal,
     projections,
     repair,
     restore,
@@ -54,6 +55,7 @@ COMMANDS: Final = (
     repair,
     restore,
     verify,
+    personal,
 )
 INTERRUPTED: Final = 130
 

@@ -24,12 +24,12 @@ from .runtime.within import within
 
 __all__ = ["Action", "Authorize", "Gate"]
 
-Action: TypeAlias = Literal["execute", "query", "history", "feed", "past", "control"]
+Action: TypeAlias = Literal["execute", "query", "history", "feed", "past", "control", "erase"]
 Asked: TypeAlias = Command | Query[Any] | str
 Authorize: TypeAlias = Callable[[str | None, Action, Asked], bool | Awaitable[bool]]
 """`authorize(principal, action, message)`: may they? `message` is the command or the query; for
 "history" it is the stream (`order:o-1`), for "feed" and "past" it is "*", for "control" the
-projection. What is asked of a past is a "query"."""
+projection, for "erase" the subject. What is asked of a past is a "query"."""
 
 
 class Gate:

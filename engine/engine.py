@@ -19,6 +19,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -37,15 +38,17 @@ from .model.given import as_instance, as_seconds
 from .model.messages import Command, Envelope, Query, Receipt
 from .model.projection import Projection
 from .model.upcasting import Retired, Upcasting
+from .personal.operations import PersonalData
 from .projections.operations import checked_rebuild
 from .queries.live import LiveQuery
 from .queries.past import PastViews
 from .runtime.ports import Ports
 from .runtime.safely import described, safe_logger
 from .statistics import EngineStatistics
+from .stores.contract.keys import KeyStore
 from .stores.contract.log import Store
 from .stores.contract.views import Rebuild
-from .stores.urls import StoreName, open_backend
+from .stores.urls import StoreName, open_backend, open_keys
 from .telemetry import Telemetry
 from .timers.scheduling import Scheduling
 from .wiring import Declared, Settings, Wiring
@@ -70,6 +73,8 @@ class Engine(Scheduling):
       a log's file, or a Store.
     - `views`: where the views of a log in PostgreSQL are kept: "sqlite:PATH", or "memory:" to fold
       them again at each start. Other stores know by themselves.
+    - `keys`: where the keys of personal data are kept: "sqlite:PATH", or a KeyStore. Beside a log
+      in SQLite it is a file of its own, `shop.keys.db` for `shop.db`, unless given.
     - `upcasters`, `retired`: what becomes of events that older releases stored.
     - `rebuild`: what happens if a projection is declared otherwise than its views are stored.
       "refuse" raises StoreRefused at the start. "auto" builds it beside the old tables, which serve
@@ -109,6 +114,7 @@ class Engine(Scheduling):
         decisions: Sequence[Callable[..., Any]] = (),
         store: StoreName | Store = "memory:",
         views: str | None = None,
+        keys: str | KeyStore | None = None,
         upcasters: Sequence[Callable[..., Any]] = (),
         retired: Sequence[Retired] = (),
         rebuild: Rebuild = "refuse",
@@ -135,7 +141,9 @@ class Engine(Scheduling):
         declared = Declared(aggregates, projections, answers, upcasting, decisions)
 
         def put_together() -> Wiring:
-            return Wiring(settings, open_backend(store, views), declared, authorize, telemetry)
+            backend = open_backend(store, views)
+            open_own_keys = partial(open_keys, store, keys)
+            return Wiring(settings, backend, declared, authorize, telemetry, open_own_keys)
 
         wiring = self._wiring = put_together()
         self._joined: Joined | None = None
@@ -147,6 +155,8 @@ class Engine(Scheduling):
         self._store, self._views, self._bus = wiring.store, wiring.views, wiring.bus
         self.projections = wiring.projections
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
+        self.personal = PersonalData(wiring.vault, wiring.eraser, wiring.entrance, wiring.gate)
+        """What can be done with personal data at run time: erase a person, list the erasures."""
         self._life, self._entrance = wiring.life, wiring.entrance
         self._send: Send = wiring.reception.send
         self._use(reads_of(wiring))
@@ -184,6 +194,7 @@ class Engine(Scheduling):
         self._life, self._entrance = joined.life, joined.entrance
         self._send, self.projections = joined.forwarding.send, joined.projections
         self._send_of_many = joined.forwarding.send_of_many
+        self.personal.entrance = joined.entrance
 
     def _use(self, reads: Reads) -> None:
         """Read with these from now on."""

@@ -19,11 +19,14 @@ __all__ = [
     "KEY_WINDOW",
     "NAME_LENGTH_MAX",
     "NESTING_MAX",
+    "SUBJECT_LENGTH_MAX",
     "Limits",
 ]
 
 CLAIM_LENGTH_MAX = 500
 """Characters of a unique value that an aggregate claims."""
+SUBJECT_LENGTH_MAX = 500
+"""Characters of the name of a person whose data an event has."""
 ID_LENGTH_MAX = 255
 """Characters of an aggregate's id."""
 KEY_LENGTH_MAX = 255

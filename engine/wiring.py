@@ -34,6 +34,8 @@ from .model.projections import check_names, projections_of
 from .model.schema import refuse_misfits, unknown_kinds
 from .model.timers import TimedCommands
 from .model.upcasting import Upcasting
+from .personal.erasing import Eraser
+from .personal.vault import Vault
 from .projections.beginning import begin
 from .projections.control import Control
 from .projections.operations import Projections
@@ -46,6 +48,7 @@ from .queries.past import Pasts
 from .runtime.ports import Ports
 from .statistics import EngineStatistics
 from .stores.contract.backend import Backend
+from .stores.contract.keys import KeyStore
 from .stores.contract.log import Leased, Measured, Mortal, Served, Store
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
@@ -97,6 +100,7 @@ class Wiring:
         declared: Declared,
         authorize: Authorize | None,
         telemetry: Telemetry | None,
+        keys: Callable[[], KeyStore],
     ) -> None:
         self.settings = settings
         self._limits, self._ports, self._logger = settings.limits, settings.ports, settings.logger
@@ -113,10 +117,14 @@ class Wiring:
         check_names(found)
         self._projections = tuple(definition.cls for definition in found)
         self.registry = registry_of(self.definitions, self._projections, declared.upcasting)
+        self.vault = Vault(keys()) if self.registry.personal else None
+        """The keys of personal data, if any event has some."""
+        self.registry.sealer = self.vault
         self._make_write_side()
         self.views = backend.views(self._logger)
         self._make_projections()
         self._make_queries()
+        self.eraser = self._make_eraser()
         self._loop_watch = loop_watch(self._ports, self._limits, self._logger)
         self.supervisor = self._make_supervisor()
 
@@ -150,6 +158,7 @@ class Wiring:
             watch=self.watch,
             # Timers are made behind what takes their commands.
             kept=lambda extras, more: self.firing.changed(extras, more),
+            before=None if self.vault is None else self.vault.flush,
         )
         self._deliberations = Deliberations(self._limits, self._logger)
         self.reception = Reception(
@@ -206,8 +215,11 @@ class Wiring:
         )
 
     def _freezer(self, definition: AggregateDefinition) -> Freezer | None:
-        keep = self.snapshots.keep
-        return Freezer(definition, self._logger, keep) if definition.snapshot_every else None
+        if not definition.snapshot_every:
+            return None
+        personal = any(self.registry.personal_of(cls) for cls in definition.appliers)
+        sealer = self.vault if personal else None
+        return Freezer(definition, self._logger, self.snapshots.keep, sealer)
 
     # -- projections --------------------------------------------------------------------------
 
@@ -320,16 +332,47 @@ class Wiring:
             self.views,
         )
 
+    # -- personal data ------------------------------------------------------------------------
+
+    def _make_eraser(self) -> Eraser | None:
+        if self.vault is None:
+            return None
+        return Eraser(
+            self.vault,
+            self.directory,
+            self.projecting,
+            self.views,
+            self.registry.personal,
+            self._limits.control_poll_ms,
+            self._ports,
+            self._logger,
+        )
+
+    async def open_keys(self) -> None:
+        """Open the keys of personal data, of the log that is open."""
+        if self.vault is not None:
+            await self.vault.open(self._ports, self.store.log_id)
+
+    async def _close_keys(self) -> None:
+        if self.vault is not None:
+            await self.vault.close()
+
     # -- its life -----------------------------------------------------------------------------
 
     def _make_supervisor(self) -> Supervisor:
+        erasers = () if self.eraser is None else (self.eraser,)
         ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
         control = Control(self.projections, self.views, self._limits, self._ports, self._logger)
         timers = (self.firing, self.firing.settling)
         return Supervisor(
             self.life,
             open_all=self._open,
-            close_all=(self._end_projecting, self.views.close, self.store.close),
+            close_all=(
+                self._end_projecting,
+                self.views.close,
+                self._close_keys,
+                self.store.close,
+            ),
             intake=self._intake,
             journal=self.journal,
             directory=self.directory,
@@ -337,13 +380,22 @@ class Wiring:
             deliberations=self._deliberations,
             snapshots=self.snapshots,
             watch=self._loop_watch,
-            readers=(*self.projecting.values(), self.feeds, self.live, control, *timers, *ends),
+            readers=(
+                *self.projecting.values(),
+                self.feeds,
+                self.live,
+                control,
+                *timers,
+                *erasers,
+                *ends,
+            ),
             logger=self._logger,
         )
 
     async def _open(self) -> None:
         """Open log and views, and look before anything is run whether they fit what is declared."""
         await self.store.open(self._ports)
+        await self.open_keys()
         refuse_misfits(self.registry, await self.store.event_types(), "nothing was run")
         kinds = [definition.kind for definition in self.definitions]
         strange = unknown_kinds(kinds, await self.store.kinds())

@@ -17,6 +17,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..model.codec import UNDECODABLE, EventRegistry
+from ..model.personal import Masking
 from ..model.schema import Finding, Sample, check_samples, check_types
 from ..model.stored import EventType
 from ..runtime.ports import Ports
@@ -170,5 +171,7 @@ def _read(folder: Path) -> Sequence[Sample]:
 
 
 def _registry_of(app: str) -> EventRegistry:
-    """Import the application, and give what it declares."""
-    return engine_of(app).registry
+    """Import the application, and give what it declares, with personal fields masked."""
+    registry = engine_of(app).registry
+    registry.sealer = Masking()
+    return registry

@@ -94,6 +94,7 @@ class Joined:
         self._made = False
         self.life = Life()
         self.entrance = Entrance(self.life)
+        self._ports = settings.ports
         outside = open_backend(store).outside(settings.ports)
         meeting = _meeting(outside.meeting(), listen, elsewhere)
         self._reads_on = meeting.keeps_reading
@@ -190,6 +191,7 @@ class Joined:
             self._watching.cancel()
             await asyncio.wait([self._watching])
             self._watching = None
+            await self._close_keys()
             await self._log.close()
             await self._onlooker.__aexit__(None, None, None)
 
@@ -198,6 +200,15 @@ class Joined:
         if self._wiring is None:
             raise UsageError("another process owns the log: call this there")
         return self._wiring
+
+    async def _open_keys(self) -> None:
+        """Let what is read from the log be decrypted, which the classes of the first engine do."""
+        if self._first.vault is not None:
+            await self._first.vault.open(self._ports, self._log.log_id)
+
+    async def _close_keys(self) -> None:
+        if self._first.vault is not None and self._wiring is not self._first:
+            await self._first.vault.close()
 
     def statistics(self) -> EngineStatistics:
         """Give the numbers as they are now."""
@@ -235,6 +246,7 @@ class Joined:
             await self._onlooker.__aenter__()
             try:
                 await self._log.open()
+                await self._open_keys()
                 await self._watch.look()
             except BaseException:
                 await self._log.close()

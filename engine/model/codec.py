@@ -18,6 +18,7 @@ from ..errors import Damaged, DefinitionError, HandlerFailed
 from ..runtime.safely import as_error
 from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
+from .personal import PersonalForm, Sealer, personal_form
 from .shape import event_type, schema_hash
 from .stored import ENCODING_JSON, EventType, StoredEvent
 from .upcasting import Upcaster, Upcasting
@@ -132,6 +133,8 @@ class _Entry(msgspec.Struct, frozen=True):
     """Gives the copy of an event that was just encoded; HandlerFailed where that is another."""
     chain: tuple[Upcaster, ...]
     """The steps to what it is today; most often none."""
+    personal: PersonalForm | None
+    """Its fields that are stored encrypted; most often none."""
 
 
 class EventRegistry:
@@ -142,6 +145,8 @@ class EventRegistry:
         self.upcasting = upcasting or Upcasting()
         self._by_name: dict[tuple[str, int], _Entry] = {}
         self._types: dict[type[Event], EventType] = {}
+        self.sealer: Sealer | None = None
+        """Encrypts personal fields and decrypts them; given before the first event is read."""
         self.encode: Callable[[Event], bytes] = _encoder.encode
         """Gives the bytes of an event; raises what msgspec raises for what is not encodable."""
         for cls in (*classes, *self.upcasting.classes):
@@ -160,7 +165,9 @@ class EventRegistry:
         exactness = cls.event_exactness or exactness_of(cls, "event")
         decoder = msgspec.json.Decoder(cls)
         read_back = exactness.reader(stored.name, decoder.decode)
-        self._by_name[stored.name, stored.version] = _Entry(cls, stored, decoder, read_back, chain)
+        personal = personal_form(cls, cls.event_subject)
+        entry = _Entry(cls, stored, decoder, read_back, chain, personal)
+        self._by_name[stored.name, stored.version] = entry
         self._types[cls] = stored
 
     @property
@@ -185,6 +192,17 @@ class EventRegistry:
         stored = self._types[cls]
         return self._by_name[stored.name, stored.version].read_back
 
+    def personal_of(self, cls: type[Event]) -> PersonalForm | None:
+        """Give the fields of a class that are stored encrypted."""
+        stored = self._types[cls]
+        return self._by_name[stored.name, stored.version].personal
+
+    @property
+    def personal(self) -> frozenset[str]:
+        """The names that events with personal fields have today."""
+        found = (e.cls for e in self._by_name.values() if e.personal is not None)
+        return frozenset(self.upcasting.today(cls).event_name for cls in found)
+
     def copy(self, event: Event) -> Any:
         """Give what an event is when it has been stored; raises what `reader_of` raises."""
         return self.reader_of(type(event))(event, _encoder.encode(event))
@@ -198,7 +216,7 @@ class EventRegistry:
         better.
         """
         entry = self._by_name.get((name, version))
-        if entry is None or entry.chain:
+        if entry is None or entry.chain or entry.personal is not None:
             return None
         return entry.cls, entry.decoder.decode
 
@@ -240,11 +258,12 @@ class EventRegistry:
             raise Damaged(
                 stored.position, f"{stored.name} has the unknown encoding {stored.encoding}"
             )
+        payload = stored.payload if entry.personal is None else self._opened(entry, stored)
         try:
             try:
-                event: Event = entry.decoder.decode(stored.payload)
+                event: Event = entry.decoder.decode(payload)
             except RecursionError:
-                event = decode_deep(entry.decoder.decode, stored.payload)
+                event = decode_deep(entry.decoder.decode, payload)
         except BaseException as error:  # of the class's own code, whatever it is
             failed = as_error(error)
         else:
@@ -252,6 +271,19 @@ class EventRegistry:
         # Outside of the `except`, so that the error and what its text quotes stay behind.
         what = f"{stored.name} version {stored.event_version}: {text_without_values(failed)}"
         raise Damaged(stored.position, what, refused=is_own_refusal(failed)) from withheld(failed)
+
+    def _opened(self, entry: _Entry, stored: StoredEvent) -> bytes:
+        """Give the JSON of an event with personal fields, decrypted or masked."""
+        assert entry.personal is not None
+        if self.sealer is None:
+            raise Damaged(
+                stored.position, f"{stored.name} has encrypted fields, and no keys were given here"
+            )
+        try:
+            return entry.personal.open(stored, self.sealer)
+        except UNDECODABLE as error:
+            what = f"the personal fields of {stored.name}: {text_without_values(error)}"
+        raise Damaged(stored.position, what)
 
     def _upcast(self, event: Event, chain: tuple[Upcaster, ...], stored: StoredEvent) -> Event:
         for step in chain:

@@ -41,6 +41,7 @@ from .annotations import (
 from .exact import Exactness, exactness_of, refuse_unencodable
 from .for_pydantic import core_schema, json_schema
 from .given import as_whole, shown
+from .personal import personal_form
 from .replies import ReplyForm, reply_form
 
 __all__ = [
@@ -123,10 +124,11 @@ class MessageMeta(msgspec.StructMeta):
         name: str | None = None,
         version: int | None = None,
         added: Sequence[str] = (),
+        subject: str | None = None,
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError where the declaration cannot be stored."""
-        check_options(f"message {class_name}", options, ("name", "version", "added"))
+        check_options(f"message {class_name}", options, ("name", "version", "added", "subject"))
         resolve_locals(namespace, defining_namespace(1))
         if options.get("frozen") is False:
             raise DefinitionError(
@@ -142,7 +144,7 @@ class MessageMeta(msgspec.StructMeta):
             _check_defaults(cast("type[msgspec.Struct]", cls))
             if omits is not None:
                 cls.event_omitted = bool(omits)  # type: ignore[attr-defined]
-            cls.__declare__(name, version, added)  # type: ignore[attr-defined]
+            cls.__declare__(name, version, added, subject)  # type: ignore[attr-defined]
         return cls
 
 
@@ -160,10 +162,14 @@ def _check_defaults(cls: type[msgspec.Struct]) -> None:
         )
 
 
-def _refuse_added(cls: type, what: str, added: object) -> None:
+def _refuse_events_options(cls: type, what: str, added: object, subject: object) -> None:
     if added:
         raise DefinitionError(
             f"{cls.__name__} is a {what}, and only events are stored under a version: drop added"
+        )
+    if subject is not None:
+        raise DefinitionError(
+            f"{cls.__name__} is a {what}, and only events have personal fields: drop subject"
         )
 
 
@@ -195,9 +201,11 @@ class Command(
     __get_pydantic_json_schema__ = classmethod(json_schema)
 
     @classmethod
-    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
+    def __declare__(
+        cls, name: str | None, version: int | None, added: Sequence[str], subject: str | None
+    ) -> None:
         mend = f'Write `class {cls.__name__}(Command, name="...")`.'
-        _refuse_added(cls, "command", added)
+        _refuse_events_options(cls, "command", added, subject)
         if version is not None:
             raise DefinitionError(f"{cls.__name__} is a command, and commands have no version")
         cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
@@ -213,7 +221,8 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     `name` and `version` (1 unless given) are stored with every event of the class. So are all
     fields, those at their defaults too, and each comes back as it was given. `added` names fields
     that a later release has added under the same version, in the order of the releases. Each has a
-    default, which is the value of events that were stored without it.
+    default, which is the value of events that were stored without it. `subject` names the field
+    that says whose data the fields marked `Personal` are; the aggregate's unless given.
     """
 
     event_name: ClassVar[str]
@@ -226,12 +235,16 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
     event_exactness: ClassVar[Exactness | None] = None
     """What is compared as it is stored; None where a field names a type that was not there yet."""
+    event_subject: ClassVar[str | None] = None
+    """The field that names whose data the personal ones are; None where it is the stream."""
 
     __get_pydantic_core_schema__ = classmethod(core_schema)
     __get_pydantic_json_schema__ = classmethod(json_schema)
 
     @classmethod
-    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
+    def __declare__(
+        cls, name: str | None, version: int | None, added: Sequence[str], subject: str | None
+    ) -> None:
         mend = f'Write `class {cls.__name__}(Event, name="{kebab(cls.__name__)}", version=1)`.'
         cls.event_name = check_name(name, f"event {cls.__name__}", mend)
         cls.event_version = 1 if version is None else version
@@ -241,8 +254,10 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
                 f"have at most 18 digits. {mend}"
             )
         cls.event_added = _check_added(cls, added)
+        cls.event_subject = subject
         try:
             cls.event_exactness = exactness_of(cls, "event")
+            personal_form(cls, subject)
         except NameError:  # a type that is declared below: asked again by whoever uses the event
             cls.event_exactness = None
 
@@ -279,9 +294,11 @@ class Query(msgspec.Struct, Generic[Answer], metaclass=MessageMeta, forbid_unkno
     """Its name in statistics and telemetry."""
 
     @classmethod
-    def __declare__(cls, name: str | None, version: int | None, added: Sequence[str]) -> None:
+    def __declare__(
+        cls, name: str | None, version: int | None, added: Sequence[str], subject: str | None
+    ) -> None:
         mend = f'Write `class {cls.__name__}(Query[AnswerType], name="...")`.'
-        _refuse_added(cls, "query", added)
+        _refuse_events_options(cls, "query", added, subject)
         if version is not None:
             raise DefinitionError(f"{cls.__name__} is a query, and queries have no version")
         cls.query_name = check_name(name or kebab(cls.__name__), f"query {cls.__name__}", mend)

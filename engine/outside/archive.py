@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,11 +23,13 @@ from ..model.messages import Receipt
 from ..model.projection import Projection
 from ..model.projections import projections_of
 from ..model.upcasting import Retired, Upcasting
+from ..personal.vault import Vault, reading
 from ..queries.declared import answers_of
 from ..queries.past import Pasts, PastViews
 from ..runtime.ports import Ports
 from ..runtime.safely import safe_logger
-from ..stores.urls import StoreName, open_backend
+from ..stores.contract.keys import KeyStore
+from ..stores.urls import StoreName, open_backend, open_keys
 from .log_file import LogFile
 
 __all__ = ["Archive"]
@@ -41,6 +44,7 @@ class Archive:
     - `store`: the URL or the path that the engine has.
     - `projections`, `answers`: for `past`.
     - `upcasters`, `retired`: those of the engine.
+    - `keys`: as for Engine; personal data of those who were erased is masked.
     - `limits`, `ports`, `logger`: as for Engine.
 
     Raises DefinitionError for a store that has no file, and on entering StoreRefused if there is no
@@ -56,17 +60,21 @@ class Archive:
         answers: Sequence[Callable[..., Any]] = (),
         upcasters: Sequence[Callable[..., Any]] = (),
         retired: Sequence[Retired] = (),
+        keys: str | KeyStore | None = None,
         limits: Limits | None = None,
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        ports = ports or Ports()
+        ports = self._ports = ports or Ports()
         self._source = LogFile(open_backend(store).outside(ports).log_reader(), ports)
         definitions = definitions_of(aggregates)
         projected = projections_of(projections)
         folded = [event for d in definitions for event in d.appliers]
         folded += [event for d in projected for event in d.event_classes]
-        registry = EventRegistry(folded, Upcasting(upcasters, retired))
+        registry = self._registry = EventRegistry(folded, Upcasting(upcasters, retired))
+        if registry.personal:
+            registry.sealer = Vault(open_keys(store, keys))
+        self._opened = AsyncExitStack()
         limits = limits or Limits()
         self._past = Histories(
             self._source,
@@ -83,6 +91,12 @@ class Archive:
     async def __aenter__(self) -> Archive:
         """Open the file."""
         await self._source.open()
+        try:
+            reads = reading(self._registry, self._ports, self._source.log_id)
+            await self._opened.enter_async_context(reads)
+        except BaseException:
+            await self._source.close()
+            raise
         return self
 
     async def __aexit__(
@@ -92,7 +106,10 @@ class Archive:
         traceback: TracebackType | None,
     ) -> None:
         """Close the file."""
-        await self._source.close()
+        try:
+            await self._opened.aclose()
+        finally:
+            await self._source.close()
 
     def history(
         self, aggregate: type[Aggregate], aggregate_id: str, *, after: int = 0, limit: int = 100

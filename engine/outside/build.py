@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Literal, TypeAlias
 
@@ -27,6 +28,7 @@ from ..log.shared_pages import SharedPages
 from ..model.codec import EventRegistry
 from ..model.projection import Projection
 from ..model.schema import refuse_misfits
+from ..personal.vault import reading
 from ..projections.progress import Rate, worst
 from ..projections.projector import Projector
 from ..projections.targets.choose import folding
@@ -90,6 +92,7 @@ class OutsideBuild:
         self._log = LogFile(outside.log_reader(), self._ports)
         self._token = self._ports.ids.new_id()
         self._views = outside.views_beside(self._token, self._logger)
+        self._opened = AsyncExitStack()
         self._projectors: tuple[Projector, ...] = ()
         self._number = 0
         self._begun_at = 0
@@ -121,6 +124,8 @@ class OutsideBuild:
     async def _open(self) -> None:
         await self._log.open()
         refuse_misfits(self._registry, await self._log.event_types(), "nothing was built")
+        reads = reading(self._registry, self._ports, self._log.log_id)
+        await self._opened.enter_async_context(reads)
         await self._views.open(
             self._ports, self._limits, self._log, [self._projection], rebuild="auto"
         )
@@ -170,6 +175,7 @@ class OutsideBuild:
     async def _close(self) -> None:
         try:
             await self._views.close()
+            await self._opened.aclose()
         finally:
             await self._log.close()
 

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from ..errors import DefinitionError
 from ..runtime.ports import Ports
 from .contract.backend import Backend
+from .contract.keys import KeyStore
 from .contract.log import Store
 from .contract.tables import Tables
 from .contract.views import ViewsStore
@@ -32,7 +33,8 @@ from .postgres.outside.tables import PostgresTables
 from .postgres.views.link import views_schema
 from .postgres.views.schema import views_sql
 from .sqlite.backend import SqliteBackend
-from .sqlite.files import files_of
+from .sqlite.files import beside, files_of
+from .sqlite.keys import SqliteKeys
 from .sqlite.log.store import SqliteStore
 from .sqlite.outside.tables import SqliteTables
 from .sqlite.process.store import SqliteProcessStore
@@ -43,6 +45,7 @@ __all__ = [
     "StoreName",
     "backend_of_text",
     "open_backend",
+    "open_keys",
     "open_store",
     "open_tables",
     "open_url",
@@ -127,6 +130,32 @@ def open_backend(store: StoreName | Store, views: str | None = None) -> Backend:
     if isinstance(opened, SqliteStore):
         return SqliteBackend(opened)
     return OwnBackend(opened, repr(store) if isinstance(store, str) else type(opened).__name__)
+
+
+def open_keys(store: StoreName | Store, keys: str | KeyStore | None) -> KeyStore:
+    """Give where the keys of a log's personal data are kept, not yet open.
+
+    Without `keys` they are in a file beside a log in SQLite, and in memory beside one there. Raises
+    DefinitionError for other logs without `keys`, and for what is none.
+    """
+    if keys is not None and not isinstance(keys, str):
+        return keys
+    if keys is not None:
+        scheme, _, path = keys.partition(":")
+        if scheme != "sqlite" or "?" in path:
+            raise DefinitionError(
+                f'keys= is "sqlite:PATH" or a KeyStore, and not {_shown(keys)}: nothing was made'
+            )
+        return SqliteKeys(absolute(_checked(keys, _without_slashes(keys, path))))
+    opened = open_store(store)
+    if isinstance(opened, SqliteStore):
+        return SqliteKeys(beside(opened.path, "keys"))
+    if isinstance(opened, MemoryStore):
+        return SqliteKeys(":memory:")
+    raise DefinitionError(
+        'events with personal fields need their keys in a file of their own: give keys="sqlite:'
+        'PATH", in a place that every process of this log reaches and that is backed up apart'
+    )
 
 
 def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore] | None:

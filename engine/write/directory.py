@@ -32,7 +32,7 @@ from ..stores.contract.log import Store, StreamPage, StreamRead
 from ..telemetry import LoadBegan, Observer
 from .actor import Actor
 from .kind import Kind
-from .snapshot import Distrusted
+from .snapshot import Distrusted, Outdated
 
 __all__ = ["Directory"]
 
@@ -190,6 +190,19 @@ class Directory:
             self.passivated += 1
             del self._actors[actor.stream]
 
+    def let_go(self, actors: Sequence[Actor]) -> list[Actor]:
+        """Let actors leave that are at rest, whatever they are used for; give those that stay."""
+        stay: list[Actor] = []
+        for actor in actors:
+            if self._actors.get(actor.stream) is not actor:
+                continue
+            if actor.at_rest:
+                self.passivated += 1
+                del self._actors[actor.stream]
+            else:
+                stay.append(actor)
+        return stay
+
     def bytes_each(self) -> int:
         """Estimate what one resident aggregate holds: its actor, its state and its keys, in bytes.
 
@@ -283,7 +296,8 @@ class Directory:
 
     def _distrust(self, actor: Actor, why: Distrusted) -> None:
         self.distrusted += 1
-        self._logger.warning(
+        self._logger.log(
+            logging.DEBUG if isinstance(why, Outdated) else logging.WARNING,
             "the snapshot of %s is not used: %s. Its stream is folded from the beginning.",
             actor.stream,
             why,

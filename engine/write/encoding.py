@@ -59,6 +59,7 @@ def encode_and_fold(
     bindings, encode, bytes_max = kind.events, kind.registry.encode, kind.limits.event_bytes
     refold = Refold(state) if kind.debug else None
     datas: list[EventData] = []
+    plain: list[bytes] = []
     size = 0
     for event in events:
         binding = bindings.get(type(event))
@@ -68,6 +69,11 @@ def encode_and_fold(
         binding.apply(state, binding.read_back(event, payload))
         version += 1
         state.version = version
+        if refold is not None:
+            plain.append(payload)
+        if binding.seal is not None:
+            stream = f"{kind.definition.kind}:{state.id}"
+            payload = binding.seal(event, payload, stream, version)
         if datas:
             metadata = further_metadata
         if len(payload) > bytes_max or len(metadata) > bytes_max:
@@ -76,7 +82,7 @@ def encode_and_fold(
         datas.append(EventData(binding.type, payload, metadata))
     if refold is not None:
         bound = [bindings[type(event)] for event in events]
-        folds = [(b.apply, b.decode(d.payload)) for b, d in zip(bound, datas, strict=True)]
+        folds = [(b.apply, b.decode(p)) for b, p in zip(bound, plain, strict=True)]
         refold.compare(state, folds)
     return datas, size
 

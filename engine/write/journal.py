@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -154,9 +154,12 @@ class Journal:
         logger: logging.Logger,
         watch: Observer | None = None,
         kept: Callable[[Sequence[Extra], int], None] = _nothing,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Take `kept`, which is told the extras that are durable, and how many timers more."""
         self._store = store
+        self._before = before
+        """Makes durable what a batch needs to be read, before it is written."""
         self._intake = intake
         self._limits = limits
         self._time = Timekeeper(ports.clock, logger)
@@ -281,6 +284,8 @@ class Journal:
         seen = None if watch is None else watch.begin(_commit_began(entries))
         begin = self._stopwatch()
         try:
+            if self._before is not None:
+                await self._before()
             committed = await self._store.append(Batch(requests, self._time.now()))
         except BaseException as error:
             if watch is not None:

@@ -67,6 +67,9 @@ class EventBinding(msgspec.Struct, frozen=True):
     read_back: Callable[[Any, bytes], Any]
     """Gives the copy that is folded, of an event and its bytes; see `EventRegistry.reader_of`."""
     apply: Callable[[Any, Any], None]
+    seal: Callable[[Any, bytes, str, int], bytes] | None = None
+    """Gives the JSON with personal fields encrypted, of an event and its JSON in a stream at a
+    version; None where the class has none."""
 
 
 class Kind(msgspec.Struct, Generic[A], frozen=True):
@@ -95,6 +98,11 @@ class Kind(msgspec.Struct, Generic[A], frozen=True):
     debug: bool = False
     """Whether handlers and appliers are checked as they run."""
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether its states have what is stored encrypted."""
+        return any(binding.seal is not None for binding in self.events.values())
+
     def context(self, mail: Mail) -> Context:
         """Give what a handler may know besides the state and the command."""
         envelope = mail.envelope
@@ -115,10 +123,24 @@ def bind_events(
     """Give, per event class of a kind, what its actors do with it."""
     return {
         cls: EventBinding(
-            registry.type_of(cls), registry.decoder_of(cls).decode, registry.reader_of(cls), apply
+            registry.type_of(cls),
+            registry.decoder_of(cls).decode,
+            registry.reader_of(cls),
+            apply,
+            _sealing(registry, cls),
         )
         for cls, apply in definition.appliers.items()
     }
+
+
+def _sealing(
+    registry: EventRegistry, cls: type[Event]
+) -> Callable[[Any, bytes, str, int], bytes] | None:
+    form, sealer = registry.personal_of(cls), registry.sealer
+    if form is None:
+        return None
+    assert sealer is not None, "keys are there before anything is written"
+    return lambda event, payload, stream, at: form.seal(event, payload, sealer, stream, at)
 
 
 def bind_stored(

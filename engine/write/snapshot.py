@@ -18,13 +18,15 @@ from zlib import crc32
 
 import msgspec
 
+from ..errors import Damaged
 from ..model.aggregate import Aggregate, AggregateDefinition
 from ..model.codec import NOTHING_KEPT, UNDECODABLE, schema_hash
+from ..model.personal import SNAPSHOTS, Sealer
 from ..model.sameness import first_difference
 from ..model.stored import Snapshot, StoredEvent
 from .keys import KeyRecord, KeyWindow
 
-__all__ = ["Distrusted", "Freezer", "Frozen", "is_sound"]
+__all__ = ["Distrusted", "Freezer", "Frozen", "Outdated", "is_sound"]
 
 _FORM: Final = b"2 "
 """Begins the bytes of every snapshot; another form gets another number.
@@ -41,6 +43,10 @@ _encoder = msgspec.json.Encoder()
 
 class Distrusted(Exception):
     """A snapshot does not fit; says why."""
+
+
+class Outdated(Distrusted):
+    """It was made before a person's data was erased, as all were: nobody need hear of it."""
 
 
 class Frozen(msgspec.Struct):
@@ -86,12 +92,15 @@ class Freezer:
         definition: AggregateDefinition,
         logger: logging.Logger,
         keep: Callable[[Snapshot], None],
+        sealer: Sealer | None = None,
     ) -> None:
         assert definition.snapshot_every is not None
         self.every: int = definition.snapshot_every
         self._definition = definition
         self._logger = logger
         self._keep = keep
+        self._sealer = sealer
+        """Encrypts states that have personal data; None where they have none."""
         self._schema = schema_hash(definition.cls, defaults=True)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(definition.cls)
         self._works = True
@@ -131,6 +140,8 @@ class Freezer:
         body = _encoder.encode(
             (self._schema, self._definition.key_window, msgspec.Raw(frozen.state), keys)
         )
+        if self._sealer is not None:
+            body = self._sealer.seal(SNAPSHOTS, body, event.stream.encode()).encode()
         snapshot = Snapshot(
             event.stream,
             event.version,
@@ -169,10 +180,25 @@ class Freezer:
     def _body(self, snapshot: Snapshot) -> _Body:
         if not is_sound(snapshot):
             raise Distrusted("its bytes are damaged, or of another form")
+        body = snapshot.state[_BODY:]
+        if self._sealer is not None:
+            body = self._unsealed(self._sealer, snapshot, body)
         try:
-            return _body_decoder.decode(snapshot.state[_BODY:])
+            return _body_decoder.decode(body)
         except UNDECODABLE as error:
             raise Distrusted(f"it cannot be decoded ({type(error).__name__})") from error
+
+    def _unsealed(self, sealer: Sealer, snapshot: Snapshot, body: bytes) -> bytes:
+        if body[:1] == b"[":
+            raise Outdated("it was made before its kind had personal data")
+        try:
+            bound = snapshot.stream.encode()
+            opened = sealer.unseal(body.decode("ascii"), bound, snapshot.position)
+        except (Damaged, UnicodeDecodeError) as error:
+            raise Distrusted("it cannot be decrypted") from error
+        if opened is None:
+            raise Outdated("it was made before a person's data was erased")
+        return opened
 
 
 def is_sound(snapshot: Snapshot) -> bool:

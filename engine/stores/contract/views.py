@@ -12,7 +12,7 @@ of a query.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -35,6 +35,7 @@ __all__ = [
     "Part",
     "ProjectionDecision",
     "Rebuild",
+    "Scrubbed",
     "Search",
     "Selected",
     "Selection",
@@ -434,6 +435,18 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
 
         Counted since the opening. Where what one read saw for certain is all that a later one may
         have seen, both saw the same state.
+        """
+        ...
+
+
+@runtime_checkable
+class Scrubbed(Protocol):
+    """What views in a file may also be: what was deleted is still in the file until this."""
+
+    async def scrub(self) -> None:
+        """Write the file anew, without what was deleted or changed; nothing is written meanwhile.
+
+        Needs as much room on the disk as the views take.
         """
         ...
 

@@ -27,6 +27,7 @@ __all__ = [
     "OnlyReads",
     "check_library",
     "close",
+    "cut_wal",
     "durable_settings",
     "failures",
     "floats_are_exact",
@@ -60,6 +61,8 @@ IN_MEMORY: Final = ("temp_store", 2)
 Else it is a file in a folder of the system's, and a batch fails where that is full or read-only.
 """
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+_CUTS: Final = 5
+"""Tries to cut a write-ahead log, each of which waits `BUSY_MS` for readers."""
 SQLITE_OLDEST: Final = (3, 51, 3)
 """Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
 
@@ -339,6 +342,23 @@ def close(connection: apsw.Connection, *, merging: bool) -> None:
     if not merging:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     connection.close()
+
+
+def cut_wal(connection: apsw.Connection, path: str) -> None:
+    """Merge the write-ahead log and cut it to nothing, since its older part has what was deleted.
+
+    Raises StoreFailed where somebody reads who does not end.
+    """
+    for _ in range(_CUTS):
+        [(busy, _, _)] = run(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        if not busy:
+            return
+    raise StoreFailed(
+        f"{path} is being read by somebody who does not end: what was deleted stays in its -wal "
+        f"file until then. End the other process; this is tried again",
+        written=False,
+        passes=True,
+    )
 
 
 def set_reading(connection: apsw.Connection) -> None:

@@ -14,7 +14,7 @@ import apsw
 from ...runtime.ports import Ports
 from .system_files import FileId, FileLock, SystemFiles
 
-__all__ = ["FileId", "FileLock", "Files", "Lock", "SystemFiles", "files_of"]
+__all__ = ["FileId", "FileLock", "Files", "Lock", "SystemFiles", "beside", "files_of"]
 
 
 class Lock(Protocol):
@@ -109,6 +109,14 @@ class Files(Protocol):
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
         ...
+
+
+def beside(log: str, what: str) -> str:
+    """Give the path of what belongs to a log: `shop.views.db` beside `shop.db`."""
+    folder, slash, name = log.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    own = f"{stem}.{what}{dot}{suffix}" if stem else f"{name}.{what}"
+    return f"{folder}{slash}{own}"
 
 
 _MACHINE: Final = SystemFiles()

@@ -45,7 +45,7 @@ from ..connection import (
     set_reading,
     unreadable,
 )
-from ..files import Lock, files_of
+from ..files import Lock, beside, files_of
 from ..lock import take_lock
 from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
@@ -111,10 +111,7 @@ class SqliteStore(KeptBeside):
     @property
     def views_path(self) -> str:
         """Where the views of this log lie: `shop.views.db` beside `shop.db`."""
-        folder, slash, name = self.path.rpartition("/")
-        stem, dot, suffix = name.rpartition(".")
-        beside = f"{stem}.views{dot}{suffix}" if stem else f"{name}.views"
-        return f"{folder}{slash}{beside}"
+        return beside(self.path, "views")
 
     @property
     def log_id(self) -> str:

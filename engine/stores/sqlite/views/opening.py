@@ -13,10 +13,10 @@ from typing import Final
 import apsw
 
 from ....errors import StoreLocked
-from ..connection import BUSY_MS, IN_MEMORY, set_pragma
+from ..connection import BUSY_MS, IN_MEMORY, cut_wal, run, set_pragma
 from ..files import Files, Lock
 
-__all__ = ["hold_views", "set_up"]
+__all__ = ["hold_views", "scrub", "set_up"]
 
 CACHE_KIB: Final = 64 * 1024
 """Pages that the writer keeps; with SQLite's own 2 MiB random keys cost a sixth more."""
@@ -50,3 +50,10 @@ def set_up(connection: apsw.Connection, *, in_memory: bool, bytes_max: int | Non
     if bytes_max is not None:
         set_pragma(connection, "page_size", PAGE_BYTES)
         set_pragma(connection, "max_page_count", max(1, bytes_max // PAGE_BYTES))
+
+
+def scrub(connection: apsw.Connection, path: str) -> None:
+    """Write a file of views anew, without what was deleted; nothing in memory is written anew."""
+    if path != ":memory:":
+        run(connection, "VACUUM")
+        cut_wal(connection, path)

@@ -61,7 +61,7 @@ from .catalog import MEMORY, Builder, Catalog
 from .checkpoints import checkpoint_of, move_checkpoint
 from .driven import Driven, driven
 from .group_commit import GroupCommit
-from .opening import hold_views, set_up
+from .opening import hold_views, scrub, set_up
 from .parked import is_paused, move_parked, parked_keys, read_decisions, skipped
 from .queries import TableReads
 from .requests import read_standstills
@@ -440,13 +440,11 @@ class SqliteViews(TableReads):
 
     async def standstills(self, projection: str) -> Sequence[Standstill]:
         """Give which parts of a projection's builds are stopped, and why."""
-        found = await self._on_writer(read_standstills)
-        return [standstill for standstill in found if standstill.projection == projection]
+        return [s for s in await self._on_writer(read_standstills) if s.projection == projection]
 
     async def note_failure(self, part: Part, failure: ProjectionFailure | None) -> None:
         """Note for other processes why a part is stopped, or that it goes on."""
-        now = self._ports.clock.now()
-        await self._on_writer(self._keeper.note_failure, part, failure, now)
+        await self._on_writer(self._keeper.note_failure, part, failure, self._ports.clock.now())
 
     # -- requests of other processes ----------------------------------------------------------
 
@@ -466,10 +464,13 @@ class SqliteViews(TableReads):
 
     async def answer_request(self, number: int, outcome: Outcome) -> None:
         """Say what became of a request, synced."""
-        now = self._ports.clock.now()
-        await self._on_writer(self._keeper.answer_request, number, outcome, now)
+        await self._on_writer(self._keeper.answer_request, number, outcome, self._ports.clock.now())
 
     # -- the writer ---------------------------------------------------------------------------
+
+    async def scrub(self) -> None:
+        """Write the file anew, without what was deleted from it."""
+        await self._on_writer(scrub, self._path)
 
     async def _on_writer(self, call: Callable[..., T], *args: Any) -> T:
         if self._writer is None:
@@ -505,8 +506,7 @@ class SqliteViews(TableReads):
         try:
             yield
         except apsw.IOError as error:
-            code: int = getattr(error, "extendedresult", 0)
-            self._stopped = code == apsw.SQLITE_IOERR_FSYNC
+            self._stopped = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_FSYNC
             if self._stopped:
                 raise StoreFailed(
                     f"the views {self._path} could not be written: a sync has failed, and whether "

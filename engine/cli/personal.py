@@ -1,0 +1,187 @@
+"""`foldline personal`: erases a person from a log, tells all that it knows of one, lists erasures.
+
+Rules: the log may be in use by its engine or at rest. To erase, the key is destroyed here and now.
+What was made of the data is let go of by the engine that runs, or by the next one as it starts: the
+exit status says which. At rest no `authorize` is asked: who may write the file of keys may do this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from ..errors import UsageError
+from ..model.personal import is_subject
+from ..outside.personal import known_of
+from ..personal.vault import Vault
+from ..running import run
+from ..runtime.ports import Ports
+from ..stores.contract.keys import Erasure
+from ..stores.contract.outside import LogReader
+from ..stores.urls import open_keys
+from .layout import time_text
+from .options import DONE, FAILED, USAGE, log_file, seconds
+from .output import Output, tell
+from .printing import counted
+from .tables import Column, Table, numbers
+
+__all__ = ["add_parser"]
+
+NOT_YET: Final = 3
+WAIT_SECONDS: Final = 10
+LOOK_SECONDS: Final = 0.1
+
+_DESCRIPTION = """\
+Erase a person from a log, show all that it knows of one, and list who was erased. It is about the
+fields of events that are declared as Personal. The keys are found beside a log in a file; give
+--keys if they are elsewhere. At rest no `authorize` is asked."""
+
+_EPILOG = f"""\
+exit status:
+  {DONE}    done, or shown
+  {FAILED}    the files cannot be used. The reason is on the error stream
+  {USAGE}    wrong arguments
+  {NOT_YET}    the key is destroyed. Views and snapshots lose the person when an engine has started
+  130  interrupted"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "personal",
+        help="erase a person, or show what is known of one",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    action = _add(actions, "erase", "destroy the key of a person's data")
+    _add_subject(action)
+    action.add_argument("--reason", metavar="R", default="", help="it is kept")
+    action.add_argument(
+        "--wait",
+        type=seconds,
+        default=WAIT_SECONDS,
+        metavar="SECONDS",
+        help=f"how long to wait for the engine (default: {WAIT_SECONDS})",
+    )
+    action.set_defaults(run=partial(_run, _erase))
+    action = _add(actions, "show", "show all events with personal fields of a person, as JSON")
+    _add_subject(action)
+    action.set_defaults(run=partial(_run, _show))
+    action = _add(actions, "list", "list who was erased, the oldest first")
+    action.add_argument("--json", action="store_true", help="one JSON object a line")
+    action.set_defaults(run=partial(_run, _list))
+
+
+def _run(act: Callable[[argparse.Namespace], Awaitable[int]], options: argparse.Namespace) -> int:
+    return run(partial(act, options))
+
+
+def _add(actions: Any, name: str, told: str) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=told,
+        description=told,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    action.add_argument("--keys", metavar="URL", help="the keys, as in sqlite:FILE")
+    return action
+
+
+def _add_subject(action: argparse.ArgumentParser) -> None:
+    action.add_argument("subject", metavar="SUBJECT", help="the person, as the events name him")
+
+
+@asynccontextmanager
+async def _opened(
+    options: argparse.Namespace, *, only_reads: bool
+) -> AsyncGenerator[tuple[LogReader, Vault]]:
+    """Open the log and its keys."""
+    ports = Ports()
+    with options.file.outside(ports).log_reader() as reader:
+        vault = Vault(open_keys(options.file.log(), options.keys))
+        # Looked at first: what is not there is not made here.
+        await vault.open(ports, reader.log_id, only_reads=True)
+        if not only_reads:
+            await vault.close()
+            await vault.open(ports, reader.log_id)
+        try:
+            yield reader, vault
+        finally:
+            await vault.close()
+
+
+async def _erase(options: argparse.Namespace) -> int:
+    subject: str = options.subject
+    if not is_subject(subject):
+        raise UsageError(f"{subject!r} names no person: nobody was erased")
+    async with _opened(options, only_reads=False) as (_, vault):
+        begun = await vault.erase(subject, options.reason, None)
+        tell(f"{counted(begun.keys, 'key')} destroyed: nobody reads what {subject} had in the log")
+        try:
+            async with asyncio.timeout(options.wait):
+                while await _is_unfinished(vault, begun):  # noqa: ASYNC110 - it is another process
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError:
+            tell("views and snapshots may have it still: an engine that runs lets go of it")
+            return NOT_YET
+    tell("views and memory have nothing of it any more")
+    return DONE
+
+
+async def _is_unfinished(vault: Vault, begun: Erasure) -> bool:
+    return any(each.number == begun.number for each in await vault.store.unfinished())
+
+
+async def _show(options: argparse.Namespace) -> int:
+    output = Output(utf8=True)
+    found = 0
+    async with _opened(options, only_reads=True) as (reader, vault):
+        for known in known_of(reader, vault, options.subject):
+            found += 1
+            output.show([msgspec.json.encode(known).decode()])
+    output.flush()
+    tell(f"{counted(found, 'event')} of {options.subject}")
+    return DONE
+
+
+async def _list(options: argparse.Namespace) -> int:
+    async with _opened(options, only_reads=True) as (_, vault):
+        kept = [each for each in await vault.store.erasures() if is_subject(each.subject)]
+    output = Output(utf8=options.json)
+    if options.json:
+        output.show(msgspec.json.encode(each).decode() for each in kept)
+    elif kept:
+        output.show([_table(kept)])
+    output.flush()
+    if not kept:
+        tell("nobody was erased")
+    return DONE
+
+
+def _table(kept: Sequence[Erasure]) -> Table:
+    table = Table(
+        *numbers(NUMBER=0, KEYS=0),
+        *(Column(each) for each in ("SUBJECT", "ASKED", "FINISHED", "PRINCIPAL", "REASON")),
+    )
+    for each in kept:
+        finished = "" if each.finished is None else time_text(each.finished)
+        table.add(
+            f"{each.number}",
+            f"{each.keys}",
+            each.subject,
+            time_text(each.asked),
+            finished,
+            each.principal or "",
+            each.reason,
+        )
+    return table

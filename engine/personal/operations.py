@@ -1,0 +1,116 @@
+"""What a host does with personal data at run time: erases a person, and lists who was erased.
+
+Rules: the key is destroyed before anything else, by whoever is asked, the owner of the log or not.
+An erasure that was begun is finished, also after a restart, and by another process. `authorize` is
+asked first, with the action "erase" and the subject.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from ..authorization import Gate
+from ..errors import InvalidInput, UsageError
+from ..host.entrance import Entrance
+from ..limits import SUBJECT_LENGTH_MAX
+from ..model.given import as_seconds, as_text
+from ..model.personal import is_subject
+from ..stores.contract.keys import Erasure
+from .erasing import Eraser
+from .vault import Vault
+
+__all__ = ["PersonalData"]
+
+_LOOK_SECONDS: Final = 0.05
+REASON_LENGTH_MAX: Final = 500
+
+
+class PersonalData:
+    """The people of whom the events of one log have personal data."""
+
+    def __init__(
+        self, vault: Vault | None, eraser: Eraser | None, entrance: Entrance, gate: Gate | None
+    ) -> None:
+        self._vault = vault
+        self._eraser = eraser
+        self.entrance = entrance
+        """Says whether the engine can be used."""
+        self._gate = gate
+
+    async def erase(
+        self,
+        subject: str,
+        *,
+        reason: str = "",
+        principal: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - what was begun goes on
+    ) -> Erasure:
+        """Erase a person: destroy the key of his data, and everything that was made of it.
+
+        - `subject`: as the events name him: the field that `subject=` of their class names, or the
+          aggregate's stream, as in `guest:g-1`.
+        - `reason`, `principal`: why, and who asks; both are kept, up to 500 characters each.
+        - `timeout`: seconds to wait until views and memory have nothing of him; unlimited unless
+          given. Then the erasure is given as it stands, and goes on.
+
+        When the key is destroyed, nobody reads his data in the log any more, nor in a copy of it.
+        Then the aggregates that have personal data leave memory, snapshots of them become
+        unreadable, and each projection of such events is built anew, which takes as long as a
+        rebuild. A subject without data is no error: `keys` of the erasure is 0. Sinks and relays
+        have given on what they gave; what a host keeps elsewhere, it erases itself.
+
+        Raises InvalidInput, Forbidden, UsageError if no event of this engine has personal fields,
+        Closed, and StoreFailed if the keys cannot be written. Asked again, it is done again.
+        """
+        vault = self._checked(subject, reason, principal)
+        seconds = None if timeout is None else as_seconds("timeout", timeout)
+        if self._gate is not None:
+            await self._gate.check(principal, "erase", subject)
+        begun = await vault.erase(subject, reason, principal)
+        if self._eraser is not None:
+            self._eraser.ask()
+        return await self._finished(vault, begun, seconds)
+
+    def _checked(self, subject: str, reason: str, principal: str | None) -> Vault:
+        self.entrance.check()
+        if self._vault is None:
+            raise UsageError(
+                "no event of this engine has personal fields, so nobody can be erased: mark them "
+                "as `Personal[...]`. Nothing was done"
+            )
+        if not is_subject(subject):
+            raise InvalidInput(
+                f"a subject is a text of 1 to {SUBJECT_LENGTH_MAX} printable characters: nobody "
+                f"was erased"
+            )
+        for what, text in (("reason", reason), ("principal", principal or "")):
+            if len(as_text(what, text)) > REASON_LENGTH_MAX:
+                raise InvalidInput(f"{what}= has more than {REASON_LENGTH_MAX} characters")
+        return self._vault
+
+    async def _finished(self, vault: Vault, begun: Erasure, seconds: float | None) -> Erasure:
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    kept = await vault.store.erasures(begun.subject)
+                    found = next((e for e in kept if e.number == begun.number), begun)
+                    if found.finished is not None:
+                        return found
+                    self.entrance.check()
+                    await asyncio.sleep(_LOOK_SECONDS)
+        except TimeoutError:
+            return begun
+
+    async def erasures(self, *, principal: str | None = None) -> Sequence[Erasure]:
+        """Give who was erased, when, why and by whom, the oldest first: the audit.
+
+        Raises Forbidden, UsageError and Closed as `erase` does.
+        """
+        self.entrance.check()
+        if self._vault is None:
+            return ()
+        if self._gate is not None:
+            await self._gate.check(principal, "erase", "*")
+        return [e for e in await self._vault.store.erasures() if is_subject(e.subject)]

@@ -1,0 +1,230 @@
+"""The keys in use: encrypts for a subject, and decrypts until he is erased.
+
+Rules: a secret is made before it is needed, and is durable before anything that it encrypted is
+written: `flush` comes before each append. What is encrypted is bound to the place where it stands,
+so it cannot be moved to another. An erasure by another process is seen within a second. Encryption
+is AES in Galois/Counter Mode with a key of 256 bits and a random nonce of 96 bits (NIST SP
+800-38D), by the library `cryptography`. No error and no log line has a secret or a text.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from base64 import b64decode, b64encode
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+
+from ..errors import Damaged, DefinitionError
+from ..model.codec import EventRegistry
+from ..model.personal import SNAPSHOTS
+from ..runtime.ports import Ports
+from ..stores.contract.keys import Erasure, KeyStore, SubjectKey
+
+__all__ = ["Vault", "check_installed", "reading"]
+
+_KEYS_MAX: Final = 65_536
+"""Ciphers that are kept ready."""
+_LOOK_SECONDS: Final = 1.0
+"""How long a cipher is used without a look whether another process has erased anybody."""
+_NONCE_BYTES: Final = 12
+
+
+def check_installed() -> None:
+    """Raise DefinitionError where the library is not installed; nothing is imported."""
+    if importlib.util.find_spec("cryptography") is None:
+        raise DefinitionError(
+            "personal fields need the package cryptography: pip install 'foldline[personal]'"
+        )
+
+
+class _Cipher(msgspec.Struct):
+    number: int
+    subject: str
+    aead: Any
+    """None if the secret is destroyed."""
+
+
+class Vault:
+    """The keys of one log, as one engine uses them."""
+
+    def __init__(self, store: KeyStore) -> None:
+        check_installed()
+        self.store = store
+        self._ports = Ports()
+        self._make_aead: Any = None
+        self._opened = False
+        self._largest = 0
+        self._new: dict[str, SubjectKey] = {}
+        """Keys that are not durable yet, by subject."""
+        self._ciphers: OrderedDict[int, _Cipher] = OrderedDict()
+        self._by_subject: OrderedDict[str, _Cipher] = OrderedDict()
+        self._changes = 0
+        self._looked = 0.0
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def open(self, ports: Ports, log_id: str, *, only_reads: bool = False) -> None:
+        """Open the store of keys; a second call does nothing."""
+        if self._opened:
+            return
+        library: Any = importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
+        self._make_aead = library.AESGCM
+        self._ports = ports
+        self._largest = await self.store.open(ports, log_id, only_reads=only_reads)
+        self._opened = True
+        self._changes, self._looked = self.store.change_count(), ports.clock.monotonic()
+
+    async def close(self) -> None:
+        """Close it; a second call does nothing."""
+        self._opened = False
+        self.forget()
+        await self.store.close()
+
+    # -- encrypting ---------------------------------------------------------------------------
+
+    def seal(self, subject: str, plain: bytes, bound: bytes) -> str:
+        """Give a text that only this subject's key opens, and only beside `bound`."""
+        cipher = self._cipher_of(subject)
+        nonce = bytes.fromhex(self._ports.ids.new_id())[:_NONCE_BYTES]
+        sealed: bytes = cipher.aead.encrypt(nonce, plain, bound)
+        return f"{cipher.number}.{b64encode(nonce + sealed).decode('ascii')}"
+
+    def unseal(self, sealed: str, bound: bytes, position: int) -> bytes | None:
+        """Give what was sealed, or None if its subject has been erased."""
+        cipher = self._named(sealed, position)
+        if cipher.aead is None:
+            return None
+        try:
+            raw = b64decode(sealed.partition(".")[2], validate=True)
+            plain: bytes = cipher.aead.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], bound)
+        except Exception as error:  # InvalidTag of the library, or a text that is none
+            raise Damaged(
+                position,
+                f"its personal fields do not open with key {cipher.number} "
+                f"({type(error).__name__}): they were changed, or stood in another place",
+            ) from None
+        return plain
+
+    def subject_of(self, sealed: str, position: int) -> str:
+        """Give whose data was sealed; raise Damaged as `unseal` does."""
+        return self._named(sealed, position).subject
+
+    def _named(self, sealed: str, position: int) -> _Cipher:
+        """Give the key that a sealed text names."""
+        number = sealed.partition(".")[0]
+        if not (number.isascii() and number.isdecimal()):
+            raise Damaged(position, "its personal fields are no text of ours")
+        cipher = self._cipher(int(number))
+        if cipher is None:
+            raise Damaged(
+                position,
+                f"its personal fields are encrypted with key {number}, which {self.store!r} does "
+                f"not have and never had: give the engine the log's own file of keys",
+            )
+        return cipher
+
+    async def flush(self) -> None:
+        """Make new keys durable: what they have encrypted may be written then."""
+        new = list(self._new.values())
+        if not new:
+            return
+        await self.store.add(new)
+        for key in new:
+            if self._new.get(key.subject) is key:
+                del self._new[key.subject]
+
+    @property
+    def has_new(self) -> bool:
+        """Whether `flush` has something to do."""
+        return bool(self._new)
+
+    # -- erasing ------------------------------------------------------------------------------
+
+    async def erase(self, subject: str, reason: str, principal: str | None) -> Erasure:
+        """Destroy the keys of a subject; from then on nobody reads what they have encrypted."""
+        await self.flush()
+        asked = self._ports.clock.now()
+        erasure = await self.store.erase(Erasure(0, subject, asked, 0, reason, principal))
+        self.forget()
+        return erasure
+
+    async def erase_states(self) -> None:
+        """Destroy the key of snapshots, which have everybody's data in them."""
+        await self.flush()
+        asked = self._ports.clock.now()
+        erasure = await self.store.erase(Erasure(0, SNAPSHOTS, asked, 0))
+        await self.store.finish(erasure.number, asked)
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep no cipher ready: each is looked up again."""
+        self._ciphers.clear()
+        self._by_subject.clear()
+
+    # -- keys ---------------------------------------------------------------------------------
+
+    def _cipher_of(self, subject: str) -> _Cipher:
+        self._look()
+        cipher = self._by_subject.get(subject)
+        if cipher is not None:
+            return cipher
+        key = self._new.get(subject) or self.store.current(subject)
+        if key is None:
+            self._largest += 1
+            secret = bytes.fromhex(self._ports.ids.new_id() + self._ports.ids.new_id())
+            key = self._new[subject] = SubjectKey(self._largest, subject, secret)
+        cipher = self._keep(key)
+        if len(self._by_subject) >= _KEYS_MAX:
+            self._by_subject.popitem(last=False)
+        self._by_subject[subject] = cipher
+        return cipher
+
+    def _cipher(self, number: int) -> _Cipher | None:
+        self._look()
+        cipher = self._ciphers.get(number)
+        if cipher is not None:
+            return cipher
+        key = next((k for k in self._new.values() if k.number == number), None)
+        key = key or self.store.find(number)
+        return None if key is None else self._keep(key)
+
+    def _keep(self, key: SubjectKey) -> _Cipher:
+        aead = None if key.secret is None else self._make_aead(key.secret)
+        cipher = _Cipher(key.number, key.subject, aead)
+        if len(self._ciphers) >= _KEYS_MAX:
+            self._ciphers.popitem(last=False)
+        self._ciphers[key.number] = cipher
+        return cipher
+
+    def _look(self) -> None:
+        """See from time to time whether another process has changed the keys."""
+        now = self._ports.clock.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        changes = self.store.change_count()
+        if changes != self._changes:
+            self._changes = changes
+            self.forget()
+
+    def __repr__(self) -> str:
+        return f"Vault({self.store!r})"
+
+
+@asynccontextmanager
+async def reading(registry: EventRegistry, ports: Ports, log_id: str) -> AsyncGenerator[None]:
+    """Let events be decrypted inside, where the registry was given a vault that nobody opened."""
+    sealer = registry.sealer
+    if not isinstance(sealer, Vault):
+        yield
+        return
+    await sealer.open(ports, log_id, only_reads=True)
+    try:
+        yield
+    finally:
+        await sealer.close()

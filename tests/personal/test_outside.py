@@ -1,0 +1,117 @@
+"""Personal data from other processes: the command line, an archive, a build, a member."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine import ERASED, Archive, StoreRefused
+from engine.__main__ import main
+
+from .hotel import NAME, AllGuests, Guest, Guests, Register, Room, all_guests, hotel, two_guests
+
+
+async def filled(folder: Path) -> str:
+    store = f"sqlite:{folder}/hotel.db"
+    async with hotel(store) as engine:
+        await two_guests(engine)
+    return store
+
+
+async def test_an_archive_reads_with_the_keys_and_masks_who_was_erased(tmp_path: Path) -> None:
+    store = await filled(tmp_path)
+    async with Archive([Guest], store=store) as archive:
+        assert (await archive.state(Guest, "g-1")).name == NAME
+    async with hotel(store) as engine:
+        await engine.personal.erase("guest:g-1")
+        async with Archive([Guest], store=store) as archive:
+            assert (await archive.state(Guest, "g-1")).name == ERASED
+            assert (await archive.state(Guest, "g-2")).name == "Bob Roy"
+
+
+async def test_an_archive_without_the_keys_says_where_they_are_missing(tmp_path: Path) -> None:
+    store = await filled(tmp_path)
+    (tmp_path / "hotel.keys.db").rename(tmp_path / "elsewhere.db")
+    with pytest.raises(StoreRefused, match=r"no keys at .*hotel\.keys\.db"):
+        async with Archive([Guest], store=store):
+            pass
+    assert not (tmp_path / "hotel.keys.db").exists()
+    keys = f"sqlite:{tmp_path}/elsewhere.db"
+    async with Archive([Guest], store=store, keys=keys) as archive:
+        assert (await archive.state(Guest, "g-1")).name == NAME
+
+
+async def test_a_past_of_an_archive_is_masked_too(tmp_path: Path) -> None:
+    store = await filled(tmp_path)
+    async with hotel(store) as engine:
+        await engine.personal.erase("guest:g-1")
+    archive = Archive([Guest, Room], store=store, projections=[Guests], answers=[all_guests])
+    async with archive, archive.past(position=2) as past:
+        rows = await past.query(AllGuests())
+        assert [row.name for row in rows] == [ERASED, "Bob Roy"]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> str:
+    return await filled(tmp_path)
+
+
+def test_the_command_line_shows_what_is_known_of_a_person(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["personal", "show", store, "guest:g-1"]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["name"], each["personal"]) for each in shown] == [
+        ("registered", {"name": NAME, "born": 1981}),
+        ("booked", {"wish": f"a bed for {NAME}"}),
+    ]
+    assert shown[0]["payload"]["country"] == "no"
+
+
+def test_the_command_line_erases_at_rest_and_says_that_views_wait(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["personal", "erase", store, "guest:g-1", "--reason", "asked", "--wait", "0"]) == 3
+    assert "1 key destroyed" in capsys.readouterr().err
+    assert main(["personal", "show", store, "guest:g-1"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["personal", "list", store, "--json"]) == 0
+    [kept] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (kept["subject"], kept["keys"], kept["reason"]) == ("guest:g-1", 1, "asked")
+    assert kept["finished"] is None
+
+
+def test_the_command_line_makes_no_file_of_keys(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hotel.keys.db").unlink()
+    assert main(["personal", "list", store]) == 1
+    assert "no keys at" in capsys.readouterr().err
+    assert not (tmp_path / "hotel.keys.db").exists()
+
+
+async def test_a_member_reads_and_erases_as_the_owner_does(tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path}/hotel.db"
+    async with hotel(store, join=True) as owner, hotel(store, join=True) as member:
+        await two_guests(member)
+        assert (await member.state(Guest, "g-1")).name == NAME
+        erasure = await member.personal.erase("guest:g-1")
+        assert erasure.finished is not None
+        for engine in (owner, member):
+            assert (await engine.state(Guest, "g-1")).name == ERASED
+            rows = await engine.query(AllGuests())
+            assert [row.name for row in rows] == [ERASED, "Bob Roy"]
+
+
+async def test_a_member_that_takes_over_goes_on_with_the_keys(tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path}/hotel.db"
+    async with hotel(store, join=True) as member:
+        async with hotel(store, join=True) as other:
+            await two_guests(other)
+        await member.execute(Register("g-3", "Cy"))
+        assert (await member.state(Guest, "g-3")).name == "Cy"
+        await member.personal.erase("guest:g-3")
+        assert (await member.state(Guest, "g-3")).name == ERASED
+        assert (await member.state(Guest, "g-1")).name == NAME
