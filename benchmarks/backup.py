@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -121,7 +121,7 @@ async def _first(path: Path) -> float:
 
 def _run(*arguments: str | Path) -> float:
     begin = time.perf_counter()
-    status = os.spawnv(os.P_WAIT, sys.executable, _command(arguments))
+    status = subprocess.run(_command(arguments), check=False).returncode
     if status != 0:
         raise Wrong(f"{arguments[0]} ended with status {status}")
     return time.perf_counter() - begin

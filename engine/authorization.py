@@ -28,8 +28,8 @@ Action: TypeAlias = Literal["execute", "query", "history", "feed", "past", "cont
 Asked: TypeAlias = Command | Query[Any] | str
 Authorize: TypeAlias = Callable[[str | None, Action, Asked], bool | Awaitable[bool]]
 """`authorize(principal, action, message)`: may they? `message` is the command or the query; for
-"history" it is the stream (`order:o-1`), for "feed" and "past" it is "*", for "control" the
-projection, for "erase" the subject. What is asked of a past is a "query"."""
+"history" it is the stream (`order:o-1`), for "feed" and "past" it is "*". For "control" it is the
+projection, and for "erase" the subject. What is asked of a past is a "query"."""
 
 
 class Gate:

@@ -30,7 +30,7 @@ from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
 from .members.joined import Joined, Reads, joinable, reads_of
-from .model.aggregate import Aggregate, AggregateDefinition
+from .model.aggregate import Aggregate
 from .model.codec import EventRegistry
 from .model.copying import own_copy
 from .model.difference import Change
@@ -147,9 +147,7 @@ class Engine(Scheduling):
 
         wiring = self._wiring = put_together()
         self._joined: Joined | None = None
-        self._gate = wiring.gate
-        self._directory = wiring.directory
-        self._watch = wiring.watch
+        self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch
         self._known, self._clock = wiring.timed, settings.ports.clock
         self._retry_parked = self._retry
         self._store, self._views, self._bus = wiring.store, wiring.views, wiring.bus
@@ -165,10 +163,8 @@ class Engine(Scheduling):
         elif listen is not None:
             raise DefinitionError("listen= goes with join=True: without it nobody joins this log")
         self._check_usable = self._entrance.check
-        self.declared = tuple(projections)
-        """The projections that it was given."""
-        self.aggregates = tuple(aggregates)
-        """The classes of aggregates that it was given."""
+        self.declared, self.aggregates = tuple(projections), tuple(aggregates)
+        """The projections and the aggregates that it was given."""
 
     async def _retry(self, principal: str | None) -> int:
         wiring = self._wiring if self._joined is None else self._joined.owning()
@@ -495,11 +491,6 @@ class Engine(Scheduling):
     def limits(self) -> Limits:
         """The bounds that it works within."""
         return self._wiring.settings.limits
-
-    @property
-    def definitions(self) -> Sequence[AggregateDefinition]:
-        """What it knows of its kinds of aggregates."""
-        return self._wiring.definitions
 
     @property
     def failed(self) -> BaseException | None:

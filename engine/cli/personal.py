@@ -98,7 +98,7 @@ def _add(actions: Any, name: str, told: str) -> argparse.ArgumentParser:
 
 
 def _add_subject(action: argparse.ArgumentParser) -> None:
-    action.add_argument("subject", metavar="SUBJECT", help="the person, as the events name him")
+    action.add_argument("subject", metavar="SUBJECT", help="the person, as the events name it")
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from ..backups.pace import BESIDE_PERCENT, Pace
 from ..backups.places import FolderPlace
 from ..backups.reading import BackupLog, BackupSource, look_at_files
 from ..engine import Engine
+from ..model.aggregate import definitions_of
 from ..outside.copying import CopyProgress
 from ..outside.verifying import FINDINGS_MAX, KEY_WINDOW, Verified, verify_log
 from ..outside.verifying_code import Code, verify_code
@@ -133,7 +134,8 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
     lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
     now = ports.clock.now()
     engine = None if options.app is None else engine_of(options.app)
-    windows = {d.kind: d.key_window for d in (() if engine is None else engine.definitions)}
+    kinds = () if engine is None else definitions_of(engine.aggregates)
+    windows = {d.kind: d.key_window for d in kinds}
     done = verify_log(
         outside.copy_source(),
         outside.structure(),
@@ -150,7 +152,7 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
 def _compare_code(
     engine: Engine, outside: Outside, done: Verified, report: Report, lane: _Lane
 ) -> None:
-    code = Code(engine.definitions, engine.declared, engine.registry)
+    code = Code(definitions_of(engine.aggregates), engine.declared, engine.registry)
 
     def found(finding: Finding) -> None:
         done.findings += 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import inspect
@@ -40,9 +40,9 @@ _MARK: Final = {"foldline": "personal"}
 Personal: TypeAlias = Annotated[T, msgspec.Meta(extra=_MARK)]
 """The type of an event's field that is stored encrypted: `name: Personal[str]`.
 
-To handlers, appliers and projections it is the type inside. When its subject has been erased, it
-reads as None if its type admits that, as `ERASED` if it is a text, and empty if it is a list, a
-tuple, a set or a dict. Other types are written with None: `Personal[date | None]`.
+To handlers, appliers and projections it is the type inside. If its subject was erased, it reads as
+None if its type admits that, and as `ERASED` if it is a text. A list, a tuple, a set or a dict is
+empty then. Other types are written with None: `Personal[date | None]`.
 """
 
 ERASED: Final = "(erased)"
@@ -231,9 +231,8 @@ def _unmarked(type_: inspect.Type) -> inspect.Type | None:
     """Give the type inside of one that is marked; None if it is not."""
     if not isinstance(type_, inspect.Metadata):
         return None
-    if (type_.extra or {}).get("foldline") == "personal":
-        return type_.type
-    return None
+    extra = cast("dict[str, object]", type_.extra or {})
+    return type_.type if extra.get("foldline") == "personal" else None
 
 
 def _refuse_inside(type_: Any, where: str, inside: tuple[type, ...] = ()) -> None:
@@ -252,7 +251,7 @@ def _refuse_inside(type_: Any, where: str, inside: tuple[type, ...] = ()) -> Non
         for name in type_.__struct_fields__:
             _refuse_inside(getattr(type_, name), where, inside)
     elif isinstance(type_, tuple):
-        for each in type_:
+        for each in cast("tuple[Any, ...]", type_):
             _refuse_inside(each, where, inside)
 
 

@@ -64,9 +64,13 @@ class After(_Waits, frozen=True, gc=False, kw_only=True):
     """
 
     days: float = 0
+    """Of 24 hours."""
     hours: float = 0
+    """Added to the days."""
     minutes: float = 0
+    """Added to both."""
     seconds: float = 0
+    """Added to all of them."""
 
 
 class At(Timer, frozen=True, gc=False):

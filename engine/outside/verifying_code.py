@@ -9,7 +9,7 @@ to be not looked at. Which rows differ is told by their number alone: keys and v
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -207,7 +207,9 @@ class _Comparing:
         return ""
 
     @asynccontextmanager
-    async def _served(self, projection: type[Projection]) -> AsyncIterator[tuple[ViewsSource, int]]:
+    async def _served(
+        self, projection: type[Projection]
+    ) -> AsyncGenerator[tuple[ViewsSource, int]]:
         """Give the tables that serve, as of one moment, and how far they are."""
         name = projection.__definition__.name
         reader = self._outside.views_reader([projection.__definition__], self._limits)
@@ -244,7 +246,7 @@ class _Comparing:
             )
             self._report(Finding("views", text, name=name))
 
-    async def _rows(self, table: TableDefinition, views: ViewsSource) -> AsyncIterator[Any]:
+    async def _rows(self, table: TableDefinition, views: ViewsSource) -> AsyncGenerator[Any]:
         """Give all rows by their keys."""
         read = 0
         while True:

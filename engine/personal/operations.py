@@ -47,22 +47,21 @@ class PersonalData:
         principal: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - what was begun goes on
     ) -> Erasure:
-        """Erase a person: destroy the key of his data, and everything that was made of it.
+        """Erase a person: destroy the key of the data, and everything that was made of it.
 
-        - `subject`: as the events name him: the field that `subject=` of their class names, or the
-          aggregate's stream, as in `guest:g-1`.
+        - `subject`: as the events name the person: the field that `subject=` of their class names,
+          or the aggregate's stream, as in `guest:g-1`.
         - `reason`, `principal`: why, and who asks; both are kept, up to 500 characters each.
-        - `timeout`: seconds to wait until views and memory have nothing of him; unlimited unless
-          given. Then the erasure is given as it stands, and goes on.
+        - `timeout`: seconds to wait until views and memory have nothing of it; unlimited unless
+          given. Then the erasure is given as it stands, and continues.
 
-        When the key is destroyed, nobody reads his data in the log any more, nor in a copy of it.
-        Then the aggregates that have personal data leave memory, snapshots of them become
-        unreadable, and each projection of such events is built anew, which takes as long as a
-        rebuild. A subject without data is no error: `keys` of the erasure is 0. Sinks and relays
-        have given on what they gave; what a host keeps elsewhere, it erases itself.
+        If the key is destroyed, nobody reads the data in the log any more, nor in a copy of it.
+        Then aggregates with personal data leave memory, and their snapshots become unreadable. Each
+        projection of such events is rebuilt. A subject without data is no error: `keys` of the
+        erasure is 0. Sinks and relays keep what they were given.
 
-        Raises InvalidInput, Forbidden, UsageError if no event of this engine has personal fields,
-        Closed, and StoreFailed if the keys cannot be written. Asked again, it is done again.
+        Raises InvalidInput, Forbidden, and Closed. Raises UsageError if no event of this engine has
+        personal fields, and StoreFailed if the keys cannot be written. To ask again is safe.
         """
         vault = self._checked(subject, reason, principal)
         seconds = None if timeout is None else as_seconds("timeout", timeout)

@@ -156,7 +156,7 @@ class MemoryStore:
     async def read_due(
         self, after: DuePlace = BEGINNING, *, until: int, timers_max: int
     ) -> list[WaitingTimer]:
-        """Give the timers that are to be tried up to `until`, at most `timers_max`, in order."""
+        """Give at most `timers_max` timers that are to be tried up to `until`, behind `after`."""
         return self._timers.due(after, until, timers_max)
 
     async def read_timers(

@@ -88,9 +88,13 @@ class Schedule(Aggregate, kind="schedule", snapshot_every=1_000):
     command: str = ""
     """The stored name of the command; empty if nothing is scheduled."""
     payload: str = ""
+    """The command as JSON."""
     every: int = 0
+    """µs from one run to the next; 0 for none."""
     cron: str = ""
+    """Times of further runs, as five fields; empty for none."""
     zone: str = "UTC"
+    """In which these are meant."""
 
     @handles
     def set(self, command: SetSchedule, known: TimedCommands) -> Decision[ScheduleSet]:

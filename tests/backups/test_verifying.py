@@ -15,6 +15,7 @@ import pytest
 
 from engine import Engine, Meta, Projection, Table, projects
 from engine.__main__ import main
+from engine.model.aggregate import definitions_of
 from engine.outside.verifying import Verified, verify_log
 from engine.outside.verifying_code import Code, verify_code
 from engine.runtime.ports import Ports
@@ -292,7 +293,7 @@ async def compared(store: str, *projections: Any) -> tuple[list[Finding], list[s
     found: list[Finding] = []
     unlooked: list[str] = []
     engine = declared() if not projections else Engine([Board], projections=projections)
-    code = Code(engine.definitions, engine.declared, engine.registry)
+    code = Code(definitions_of(engine.aggregates), engine.declared, engine.registry)
     outside = open_backend(store).outside(Ports())
     await verify_code(outside, code, found.append, unlooked.append, lambda: None)
     return found, unlooked

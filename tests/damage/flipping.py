@@ -21,6 +21,7 @@ from engine import Engine, Retired
 from engine.backups.places import FolderPlace
 from engine.backups.reading import BackupLog, BackupSource, look_at_files
 from engine.errors import EngineError
+from engine.model.aggregate import definitions_of
 from engine.outside.verifying import verify_log
 from engine.outside.verifying_code import Code, verify_code
 from engine.runtime.ports import Ports
@@ -66,7 +67,7 @@ class Flip(msgspec.Struct, frozen=True):
 
 
 _ENGINE = Engine([Board], projections=[Counts, Letters], retired=[Retired("added")])
-CODE = Code(_ENGINE.definitions, _ENGINE.declared, _ENGINE.registry)
+CODE = Code(definitions_of(_ENGINE.aggregates), _ENGINE.declared, _ENGINE.registry)
 
 
 class _Lane:

@@ -43,7 +43,9 @@ INSIDE = {
     "Command.command_reply",
     "Engine.registry",
     "Event.event_exactness",
+    "PastViews.tables",
     "PersonalData.entrance",
+    *(f"Schedule.{name}" for name in ("drop", "ran", "run", "set", "was_dropped", "was_set")),
     "Views.of",
 }
 """Without an underscore, since other rooms of the engine use them."""

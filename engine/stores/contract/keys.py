@@ -24,7 +24,7 @@ class SubjectKey(msgspec.Struct, frozen=True, gc=False):
     number: int
     """From 1 on; what is encrypted names it."""
     subject: str
-    """Whose data it encrypts."""
+    """The person whose data it encrypts."""
     secret: bytes | None
     """32 bytes; None if it was destroyed."""
 
@@ -35,7 +35,7 @@ class Erasure(msgspec.Struct, frozen=True):
     number: int
     """In the order of the erasures."""
     subject: str
-    """Who was erased."""
+    """The person that was erased."""
     asked: int
     """When, in µs since 1970-01-01 UTC. The key was destroyed with it."""
     keys: int
@@ -43,7 +43,7 @@ class Erasure(msgspec.Struct, frozen=True):
     reason: str = ""
     """Why, as it was given."""
     principal: str | None = None
-    """Who asked."""
+    """The principal that asked."""
     finished: int | None = None
     """When views and memory had nothing of the person any more; None while they may."""
 
