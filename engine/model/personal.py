@@ -251,7 +251,8 @@ def _refuse_inside(type_: Any, where: str, inside: tuple[type, ...] = ()) -> Non
         for name in type_.__struct_fields__:
             _refuse_inside(getattr(type_, name), where, inside)
     elif isinstance(type_, tuple):
-        for each in cast("tuple[Any, ...]", type_):
+        parts: tuple[Any, ...] = type_
+        for each in parts:
             _refuse_inside(each, where, inside)
 
 

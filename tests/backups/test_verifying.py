@@ -335,7 +335,7 @@ async def test_a_snapshot_that_its_events_do_not_give_is_named(
     def pinned(self: Board, event: Pinned) -> None:
         self.notes.append(event.note.upper())
 
-    applier: Any = declared().definitions[0].appliers
+    applier: Any = definitions_of(declared().aggregates)[0].appliers
     monkeypatch.setitem(applier, Pinned, pinned)
     found, _ = await compared(store)
     assert {(f.wrong, f.name) for f in found} == {("snapshot", f"board:b{n}") for n in range(3)}
