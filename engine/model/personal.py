@@ -251,7 +251,7 @@ def _refuse_inside(type_: Any, where: str, inside: tuple[type, ...] = ()) -> Non
         for name in type_.__struct_fields__:
             _refuse_inside(getattr(type_, name), where, inside)
     elif isinstance(type_, tuple):
-        parts: tuple[Any, ...] = type_
+        parts: list[Any] = [*type_]
         for each in parts:
             _refuse_inside(each, where, inside)
 
