@@ -21,7 +21,7 @@ from collections.abc import (
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .authorization import Authorize
 from .errors import DefinitionError, EngineError, EngineFailed
@@ -156,7 +156,7 @@ class Engine(Scheduling):
         self.personal = PersonalData(wiring.vault, wiring.eraser, wiring.entrance, wiring.gate)
         """What can be done with personal data at run time: erase a person, list the erasures."""
         self._life, self._entrance = wiring.life, wiring.entrance
-        self._send: Send = wiring.reception.send
+        self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:
             self._join(put_together, declared, settings, joinable(store), listen, views)

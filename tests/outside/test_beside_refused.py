@@ -57,7 +57,7 @@ async def test_the_same_version_with_other_tables_is_not_built(path: Path) -> No
 
 async def test_a_sink_has_nothing_to_be_built(path: Path) -> None:
     async with serving(path, "a", named="sink"):
-        with pytest.raises(UsageError, match="is a sink, which has no tables"):
+        with pytest.raises(UsageError, match="is a sink or a reactor, which has no tables"):
             await build(path, "sink-anew")
     assert builds(path) == [(1, 1, "serving")]
 

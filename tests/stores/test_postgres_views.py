@@ -17,7 +17,7 @@ from tests.support.postgres import Server, connected
 
 WAITS_FOR_A_LOCK: Final = """
 SELECT count(*) FROM pg_stat_activity
-WHERE wait_event_type = 'Lock' AND query LIKE '%checkpoints SET position%'
+WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()
 """
 END_THOSE_THAT_FETCH: Final = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity

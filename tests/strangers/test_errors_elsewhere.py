@@ -19,6 +19,7 @@ from engine import (
     ProjectionFailed,
     ProjectionLag,
     ProjectionUnserved,
+    ReactionTooDeep,
     Rejected,
     StoreFailed,
     StoreLocked,
@@ -39,6 +40,7 @@ WITH_MORE: list[EngineError | BadRequest] = [
     ProjectionFailed("sales", 3, "sold", "KeyError"),
     ProjectionLag(7, {"sales": 3}, {"sales": "stopped"}),
     ProjectionUnserved("sales"),
+    ReactionTooDeep("shipping", "order-paid v1", 65, 64),
     Abandoned("given up"),
     BadRequest(400, "bad-key", "no"),
 ]
