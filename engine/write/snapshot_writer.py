@@ -73,6 +73,12 @@ class SnapshotWriter:
         self._bytes = 0
         try:
             await self._store.write_snapshots(snapshots)
+        except asyncio.CancelledError:
+            # The engine ends, and a server may not have heard of them: the last write takes them.
+            for snapshot in snapshots:
+                if snapshot.stream not in self._waiting:
+                    self.keep(snapshot)
+            raise
         except Exception as error:
             self.dropped += len(snapshots)
             self._logger.warning(
