@@ -217,8 +217,7 @@ class Wiring:
     def _freezer(self, definition: AggregateDefinition) -> Freezer | None:
         if not definition.snapshot_every:
             return None
-        personal = any(self.registry.personal_of(cls) for cls in definition.appliers)
-        sealer = self.vault if personal else None
+        sealer = self.vault if self.registry.is_personal(definition.appliers) else None
         return Freezer(definition, self._logger, self.snapshots.keep, sealer)
 
     # -- projections --------------------------------------------------------------------------

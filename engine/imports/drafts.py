@@ -22,6 +22,7 @@ from ..model.decisions import Claim, Decision, Release, UniqueValue, opened
 from ..model.given import as_headers, as_text
 from ..model.ids import as_id, check_id
 from ..model.messages import Event
+from ..model.personal import sealed_of
 from ..model.stored import ENCODING_JSON, EventType, StoredEvent
 from ..model.withheld import text_without_values
 from ..runtime.safely import as_error
@@ -120,6 +121,11 @@ class MappedDrafts:
         if not isinstance(event, Event):
             raise InvalidInput(f"event= is an Event, not a {type(event).__name__}")
         self._kinds.check(as_text("kind", given.kind), type(event))
+        if self._registry.personal_of(type(event)) is not None:
+            raise InvalidInput(
+                f"{type(event).__name__} has personal fields, and an import has no keys to encrypt "
+                f"them with: give these events to a running engine as commands"
+            )
         own_id = as_id(given.id)
         check_id(own_id)
         decision = Decision(event, claims=given.claims)
@@ -190,6 +196,11 @@ class ExportedDrafts:
             *(1, line.stream, line.version, line.event, line.event_version, time),
             *(payload, encoded, ENCODING_JSON, 0),
         )
+        if sealed_of(stored) is not None:
+            raise InvalidInput(
+                f"{line.event} has encrypted fields, whose keys are of the log that was exported, "
+                f"and an import makes another log: `foldline copy` and `restore` keep its id"
+            )
         event = self._registry.decode(stored)
         if event is not None:
             self._kinds.check(kind, type(event))

@@ -246,13 +246,14 @@ class Joined:
             await self._onlooker.__aenter__()
             try:
                 await self._log.open()
-                await self._open_keys()
                 await self._watch.look()
             except BaseException:
                 await self._log.close()
                 await self._onlooker.__aexit__(None, None, None)
                 raise
             self._watching = asyncio.create_task(self._run(), name="foldline log watch")
+        # An engine of this process that has lost the log has closed them.
+        await self._open_keys()
         self._use(self.reads)
 
     async def _run(self) -> None:

@@ -203,6 +203,11 @@ class EventRegistry:
         found = (e.cls for e in self._by_name.values() if e.personal is not None)
         return frozenset(self.upcasting.today(cls).event_name for cls in found)
 
+    def is_personal(self, classes: Iterable[type[Event]]) -> bool:
+        """Tell whether events that are of these classes today have personal fields, or had some."""
+        names = self.personal
+        return any(cls.event_name in names for cls in classes)
+
     def copy(self, event: Event) -> Any:
         """Give what an event is when it has been stored; raises what `reader_of` raises."""
         return self.reader_of(type(event))(event, _encoder.encode(event))

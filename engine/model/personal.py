@@ -65,6 +65,9 @@ _encode: Final = msgspec.json.Encoder().encode
 class Sealer(Protocol):
     """What encrypts for a subject, and decrypts until he is erased."""
 
+    keeps_states: bool
+    """Whether states of aggregates may be sealed just now."""
+
     def seal(self, subject: str, plain: bytes, bound: bytes) -> str:
         """Give a text that nobody reads without the subject's key, or together with other `bound`.
 
@@ -82,6 +85,8 @@ class Sealer(Protocol):
 
 class Masking:
     """Reads every personal field as if its subject had been erased; writes nothing."""
+
+    keeps_states = False
 
     def seal(self, subject: str, plain: bytes, bound: bytes) -> str:  # noqa: ARG002 - the protocol's
         """Refuse: there are no keys."""

@@ -24,6 +24,7 @@ from ..model.projection import Projection, ProjectionDefinition, TableDefinition
 from ..model.sameness import first_difference
 from ..model.schema import refuse_misfits
 from ..model.stored import Snapshot
+from ..personal.vault import reading
 from ..queries.past import Pasts, PastViews
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
@@ -66,7 +67,8 @@ async def verify_code(
     log = LogFile(outside.log_reader(), ports)
     await log.open()
     try:
-        await _Comparing(outside, code, report, unlooked, rest, log, ports).run(snapshots_max)
+        async with reading(code.registry, ports, log.log_id):
+            await _Comparing(outside, code, report, unlooked, rest, log, ports).run(snapshots_max)
     finally:
         await log.close()
 
@@ -143,7 +145,9 @@ class _Comparing:
 
     async def _compare_snapshot(self, definition: AggregateDefinition, snapshot: Snapshot) -> None:
         stream, _, id_ = snapshot.stream.partition(":")
-        freezer = Freezer(definition, self._logger, lambda _: None)
+        registry = self._code.registry
+        sealer = registry.sealer if registry.is_personal(definition.appliers) else None
+        freezer = Freezer(definition, self._logger, lambda _: None, sealer)
         try:
             kept, _ = freezer.open(snapshot)
             folded = await self._histories.state(definition.cls, id_, snapshot.version, None, None)

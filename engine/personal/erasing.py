@@ -64,6 +64,12 @@ class Eraser:
         self._stopping = Bell()
         self._asked = Bell()
         self._changes: int | None = None
+        self._seen: int | None = None
+        """As `_changes`, while something is waited for."""
+        self._gone: set[int] = set()
+        """Unfinished erasures whose persons are in no state any more."""
+        self._told: set[str] = set()
+        """Projections that are known to hold an erasure up."""
 
     # -- the task -----------------------------------------------------------------------------
 
@@ -74,9 +80,11 @@ class Eraser:
             try:
                 await self._look()
             except EngineError as error:
+                self._changes = None
                 self._logger.warning("an erasure is not finished, and is tried again: %s", error)
                 pause = _AGAIN_SECONDS
             except Exception as error:
+                self._changes = None
                 self._logger.error(
                     "an erasure is not finished, and is tried again\n%s", traceback_text(error)
                 )
@@ -90,7 +98,7 @@ class Eraser:
 
     def ask(self) -> None:
         """Look at once: somebody of this process has begun an erasure."""
-        self._changes = None
+        self._changes = self._seen = None
         self._asked.set()
 
     async def _pause(self, seconds: float) -> None:
@@ -106,23 +114,20 @@ class Eraser:
         changes = self._vault.store.change_count()
         if changes == self._changes:
             return
+        # Kept first: who asks meanwhile has it looked at again.
+        self._changes = changes
         begun = await self._vault.store.unfinished()
         if begun:
             await self._finish(begun)
-        if not self._stopping.is_set():
-            self._changes = changes
 
     # -- what is done -------------------------------------------------------------------------
 
     async def _finish(self, begun: Sequence[Erasure]) -> None:
         """Let go of everything that was read before these erasures began."""
-        self._vault.forget()
-        await self._vault.erase_states()
-        await self._empty_memory()
-        for runner in self._projecting.values():
-            await self._begin_again(runner)
-        for runner in self._projecting.values():
-            if not await self._folded_again(runner):
+        await self._let_go(begun)
+        former = {name: await self._begin_again(each) for name, each in self._projecting.items()}
+        for name, runner in self._projecting.items():
+            if not await self._folded_again(runner, former[name]):
                 return
         if self._projecting and isinstance(self._views, Scrubbed):
             await self._views.scrub()
@@ -136,6 +141,16 @@ class Eraser:
                 len(self._projecting),
             )
 
+    async def _let_go(self, begun: Sequence[Erasure]) -> None:
+        """Let states and snapshots lose the persons, and make none of what was read before."""
+        self._vault.forget()
+        self._vault.keeps_states = False
+        await self._vault.erase_states()
+        await self._empty_memory()
+        if not self._stopping.is_set():
+            self._vault.keeps_states = True
+            self._gone = {each.number for each in begun}
+
     async def _empty_memory(self) -> None:
         """Let all aggregates leave memory that were read before; busy ones when they rest."""
         waiting = [actor for actor in self._directory.actors if actor.kind.is_personal]
@@ -144,22 +159,53 @@ class Eraser:
             if waiting:
                 await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _begin_again(self, runner: ProjectionRunner) -> None:
+    async def _begin_again(self, runner: ProjectionRunner) -> frozenset[int]:
+        """Begin a build; give the builds that are not to serve any more."""
         if runner.building and runner.serving:
             # What is on its way may have folded him already.
             with suppress(UsageError):
                 await runner.desk.cancel(_REASON)
         # The first tables of this version have nothing that serves meanwhile.
-        while runner.building and not self._stopping.is_set():  # noqa: ASYNC110 - it is not told
-            await asyncio.sleep(_LOOK_SECONDS)
+        while runner.building and not self._stopping.is_set():
+            await self._rest(runner)
+        former = frozenset(projector.part.build for projector in runner.serving)
         if not self._stopping.is_set():
             await runner.desk.rebuild(_REASON)
+        return former
 
-    async def _folded_again(self, runner: ProjectionRunner) -> bool:
+    async def _folded_again(self, runner: ProjectionRunner, former: frozenset[int]) -> bool:
         """Wait until what is built anew serves; tell whether it does."""
         while not self._stopping.is_set():
-            if not runner.building:
+            if runner.building:
+                await self._rest(runner)
+            elif any(projector.part.build in former for projector in runner.serving):
+                # Somebody has given the build up: what serves has the person still.
+                await self._rest(runner)
+                former = await self._begin_again(runner)
+            else:
+                self._told.discard(runner.definition.name)
                 await runner.desk.drop_former(_REASON)
                 return True
-            await asyncio.sleep(_LOOK_SECONDS)
         return False
+
+    async def _rest(self, runner: ProjectionRunner) -> None:
+        """Wait a moment for a build; tell once that it stands still; let go of who is erased."""
+        name = runner.definition.name
+        still = next((p.state for p in runner.building if p.state in ("paused", "stopped")), None)
+        if still is not None and name not in self._told:
+            self._told.add(name)
+            self._logger.warning(
+                "an erasure is not finished: the new build of projection %s is %s, and what serves "
+                "may have the person still. Resume it",
+                name,
+                still,
+            )
+        await asyncio.sleep(_LOOK_SECONDS)
+        changes = self._vault.store.change_count()
+        if changes == self._seen:
+            return
+        self._seen = changes
+        begun = await self._vault.store.unfinished()
+        if any(each.number not in self._gone for each in begun):
+            # Builds may take long: states do not wait for them.
+            await self._let_go(begun)

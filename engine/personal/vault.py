@@ -1,14 +1,17 @@
 """The keys in use: encrypts for a subject, and decrypts until he is erased.
 
 Rules: a secret is made before it is needed, and is durable before anything that it encrypted is
-written: `flush` comes before each append. What is encrypted is bound to the place where it stands,
-so it cannot be moved to another. An erasure by another process is seen within a second. Encryption
-is AES in Galois/Counter Mode with a key of 256 bits and a random nonce of 96 bits (NIST SP
-800-38D), by the library `cryptography`. No error and no log line has a secret or a text.
+written: `flush` comes before each append. A key's number is the time at which it was made, so a
+file of keys that was lost or set back gives no number again, which would be another person's. What
+is encrypted is bound to the place where it stands, so it cannot be moved to another. An erasure by
+another process is seen within a second. Encryption is AES in Galois/Counter Mode with a key of 256
+bits and a random nonce of 96 bits (NIST SP 800-38D), by the library `cryptography`. No error and no
+log line has a secret or a text.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 from base64 import b64decode, b64encode
@@ -65,6 +68,9 @@ class Vault:
         self._by_subject: OrderedDict[str, _Cipher] = OrderedDict()
         self._changes = 0
         self._looked = 0.0
+        self._flushing = asyncio.Lock()
+        self.keeps_states = True
+        """Whether states may be sealed: not while some in memory have a person who was erased."""
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -130,13 +136,17 @@ class Vault:
 
     async def flush(self) -> None:
         """Make new keys durable: what they have encrypted may be written then."""
-        new = list(self._new.values())
-        if not new:
+        if not self._new:
             return
-        await self.store.add(new)
-        for key in new:
-            if self._new.get(key.subject) is key:
-                del self._new[key.subject]
+        # Before an append and before an erasure, which meet here: each key is added once.
+        async with self._flushing:
+            new = list(self._new.values())
+            if not new:
+                return
+            await self.store.add(new)
+            for key in new:
+                if self._new.get(key.subject) is key:
+                    del self._new[key.subject]
 
     @property
     def has_new(self) -> bool:
@@ -175,7 +185,7 @@ class Vault:
             return cipher
         key = self._new.get(subject) or self.store.current(subject)
         if key is None:
-            self._largest += 1
+            self._largest = max(self._largest + 1, self._ports.clock.now())
             secret = bytes.fromhex(self._ports.ids.new_id() + self._ports.ids.new_id())
             key = self._new[subject] = SubjectKey(self._largest, subject, secret)
         cipher = self._keep(key)

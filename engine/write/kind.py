@@ -101,7 +101,7 @@ class Kind(msgspec.Struct, Generic[A], frozen=True):
     @property
     def is_personal(self) -> bool:
         """Whether its states have what is stored encrypted."""
-        return any(binding.seal is not None for binding in self.events.values())
+        return self.registry.is_personal(self.events)
 
     def context(self, mail: Mail) -> Context:
         """Give what a handler may know besides the state and the command."""

@@ -141,6 +141,8 @@ class Freezer:
             (self._schema, self._definition.key_window, msgspec.Raw(frozen.state), keys)
         )
         if self._sealer is not None:
+            if not self._sealer.keeps_states:
+                return  # it may be of before an erasure, and would be believed behind it
             body = self._sealer.seal(SNAPSHOTS, body, event.stream.encode()).encode()
         snapshot = Snapshot(
             event.stream,

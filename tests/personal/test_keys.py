@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ async def test_a_lost_file_of_keys_is_damage_and_not_an_erasure(tmp_path: Path) 
     for path in tmp_path.glob("hotel.keys*"):
         path.unlink()
     async with hotel(store) as engine:
-        with pytest.raises(StreamUnreadable, match="key 1, which") as failure:
+        with pytest.raises(StreamUnreadable, match=r"key \d+, which") as failure:
             await engine.execute(Note("g-1", "hello"))
         assert isinstance(failure.value.__cause__, Damaged)
 
@@ -92,7 +93,8 @@ def _flip(sealed: bytes) -> bytes:
 
 
 def _other_number(sealed: bytes) -> bytes:
-    return sealed.replace(b'"1.', b'"2.')
+    head, number, tail = re.split(rb'("\d+)\.', sealed, maxsplit=1)
+    return head + b'"%d.' % (int(number[1:]) + 1) + tail
 
 
 @pytest.mark.parametrize("changed", [_flip, _other_number])
@@ -107,7 +109,7 @@ async def test_sealed_bytes_that_were_changed_are_damage(
     stored = _stored(log, 1)
     try:
         assert NAME.encode() in form.open(stored, vault)
-        with pytest.raises(Damaged, match="do not open"):
+        with pytest.raises(Damaged, match="do not open|never had"):
             form.open(_with_payload(stored, changed(stored.payload)), vault)
     finally:
         await vault.close()
