@@ -262,6 +262,8 @@ class Membership:
         if self._meeting.keeps_reading:
 
             def rescue(mail: Mail, error: EngineError) -> bool:
+                if mail.fired is not None or mail.depth:
+                    return False  # the next owner finds in the log what timers and reactors send
                 own = _is_succeeded(wiring) and not serving.serves(mail.answer)
                 return own and not self._stop.is_set() and self._forwarding.rescue(mail, error)
 

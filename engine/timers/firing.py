@@ -411,6 +411,8 @@ class Firing:
         self._waiting -= gone
         for each in settled:
             del self._flying[each.stream, each.name, each.position]
+            if self._reading is not None:
+                self._reading.add((each.stream, each.name))  # it may be read as it was before
             if each.parked:
                 self._waiting -= 1
                 self._parked += 1

@@ -173,6 +173,8 @@ class Actor(Folded):
             mail, self._waiting = take(self._waiting)
             if mail.open:
                 self._refuse_waiting(mail, error)
+        if self.phase is DECIDING:
+            self.distrust()
 
     def _refuse_late(self, mail: Mail) -> None:
         """Answer a command whose deadline has passed before its turn came."""
@@ -420,9 +422,8 @@ class Actor(Folded):
 
     def _ran_out(self) -> None:
         """Answer for an async handler that takes too long, and trust the state no more."""
-        deliberation = self._deliberation
+        deliberation, self._deliberation = self._deliberation, None
         assert deliberation is not None
-        self._deliberation = None
         ran_out = deliberation.ran_out
         why = f"ran {deliberation.seconds:g} s" if ran_out else "was decided too slowly"
         self._fail(deliberation.mail, too_late(deliberation.mail, self.stream, why))
@@ -520,10 +521,12 @@ class Actor(Folded):
             self._be_live()
 
     def distrust(self) -> None:
-        """Stand still no more, and load again: nothing of it is in flight."""
-        assert self._tail is None, "it stands still behind durable events"
+        """Take nothing more, and load again when nothing of it is in flight."""
         self._joint = None
-        self._reload()
+        if self._tail is None:
+            self._reload()
+        else:
+            self.phase = SETTLING
 
     def share(self, entry: Entry, before: int) -> Frozen | None:
         """Have a part in a joint decision's entry, from version `before` on, and wait for it."""
@@ -571,8 +574,5 @@ class Actor(Folded):
         error = failed(mail, self.stream, cause)
         # "Not run" is true whatever becomes of the events before it, so it leaves at once.
         self.kind.intake.refuse(mail, error)
-        if self._tail is None:
-            self._reload()
-        else:
-            self.phase = SETTLING
+        self.distrust()
         self.kind.logger.error("%s", failure_text(error, self.kind.logger))

@@ -146,11 +146,13 @@ class Joint:
     def give_up(self, error: EngineError) -> None:
         """Answer with an error, and let all that stand still go on."""
         deliberation, self._deliberation = self._deliberation, None
-        if deliberation is not None:
-            deliberation.drop()
         if self.mail.open:
             self._kind.intake.refuse(self.mail, error)
-        self.release()
+        if deliberation is None:
+            self.release()
+            return
+        deliberation.drop()
+        self._distrust()
 
     def decide_again(self) -> bool:
         """Have it decided anew, as a stream was not where it was read; give whether it will be."""
@@ -185,7 +187,7 @@ class Joint:
     def _take(self) -> None:
         """Decide, as all are there."""
         mail = self.mail
-        mail.claims = ()
+        mail.claims, mail.wrote = (), False
         if mail.answer.done():
             self._kind.intake.drop(mail)
             self.release()
@@ -340,10 +342,14 @@ class Joint:
         """Answer a command that the host's code could not handle; trust none of the states."""
         error = failed(self.mail, self._streams(), cause)
         self._kind.intake.refuse(self.mail, error)
-        self._there = 0
+        self._distrust()
+        self._kind.logger.error("%s", failure_text(error, self._kind.logger))
+
+    def _distrust(self) -> None:
+        """Let all that stand still load again, as the host's code may have changed their states."""
+        self._there, self.turn = 0, None
         for actor in self._actors:
             actor.distrust()
-        self._kind.logger.error("%s", failure_text(error, self._kind.logger))
 
     def _record(self, shares: Sequence[Share]) -> None:
         """Encode, fold what was encoded, hand on."""

@@ -307,6 +307,7 @@ class Journal:
             if isinstance(outcome, Appended) and entry.parties:
                 self._settle_joint(entry, outcome, committed.events)
                 size += entry.size
+                extras += entry.extras
             elif isinstance(outcome, Appended):
                 # Paired with the store's rule that a failed stream's tail fails: an entry that
                 # was decided on voided state must never be found in the log.
