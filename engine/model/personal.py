@@ -26,6 +26,7 @@ __all__ = [
     "Personal",
     "PersonalForm",
     "Sealer",
+    "has_marks",
     "is_subject",
     "opened_of",
     "personal_form",
@@ -202,6 +203,11 @@ def personal_form(cls: type[msgspec.Struct], subject: str | None = None) -> Pers
         raise DefinitionError(f"{where} has personal fields: drop array_like and tag")
     _check_subject(where, info, personal, subject)
     return PersonalForm(masks, subject)
+
+
+def has_marks(info: inspect.StructType) -> bool:
+    """Tell whether a struct has personal fields."""
+    return any(_unmarked(field.type) is not None for field in info.fields)
 
 
 def refuse_personal(info: inspect.Type, where: str) -> None:

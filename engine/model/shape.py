@@ -3,8 +3,9 @@
 Rules: covered are the encoded names, the order, types and requiredness of all fields, and the same
 of all structs inside. Class names and docstrings are not: they do not show in bytes. A default is
 covered where a stored event may lack its field, since there it is what the event says; elsewhere it
-is not, since all fields are stored. A shape that an earlier release wrote under the same version is
-gone on from only where what is absent there is well defined.
+is not, since all fields are stored. Covered is whether an event has personal fields, and not which:
+they may become more. A shape that an earlier release wrote under the same version is gone on from
+only where what is absent there is well defined.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..errors import DefinitionError
 from .annotations import defaults_of, struct_of
 from .exact import holds_itself
 from .messages import Event
+from .personal import has_marks
 from .stored import EventType
 
 __all__ = ["event_type", "schema_hash"]
@@ -47,8 +49,10 @@ def event_type(cls: type[Event]) -> EventType:
         fields = [f for f in info.fields if f.name not in added[count:]]
         held = msgspec.structs.replace(info, fields=tuple(fields))
         absent = cls.__struct_fields__ if cls.event_omitted else added[:count]
-        hashes.append(_hash(_Shape(True, cls, absent).of(held)))
-        hashes.append(_hash(_Shape(False).of(held)))
+        shapes = _Shape(True, cls, absent).of(held), _Shape(False).of(held)
+        # Gone on from without the mark, and never back: unmarked, what is encrypted is not seen.
+        marked = [["personal", each] for each in shapes] if has_marks(held) else []
+        hashes += [_hash(each) for each in (*marked, *shapes)]
     today, *former = dict.fromkeys(hashes)
     return EventType(cls.event_name, cls.event_version, today, tuple(former))
 

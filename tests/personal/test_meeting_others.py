@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from engine.limits import Limits
 from engine.model.aggregate import definitions_of
 from engine.model.codec import EventRegistry
 from engine.model.sameness import first_difference
+from engine.model.schema import check_types
 from engine.model.upcasting import Upcasting
 from engine.outside import verifying_code
 from engine.outside.verifying_code import Code, verify_code
@@ -209,3 +211,21 @@ def test_what_becomes_of_personal_events_is_personal_too() -> None:
     registry = EventRegistry([Renamed], Upcasting([shortened]))
     assert registry.is_personal([Renamed])
     assert not registry.is_personal([Registered])
+
+
+def made(mark: bool) -> type[Event]:
+    """Give an event as one release declares it."""
+    text: Any = Personal[str] if mark else str
+    return types.new_class(
+        "Told",
+        (Event,),
+        {"name": "told"},
+        lambda body: body.update(__annotations__={"text": text}, text="", __module__=__name__),
+    )
+
+
+def test_a_mark_may_come_and_not_go_again() -> None:
+    """Without the mark a field with a default would read as it, whatever is encrypted."""
+    marked, plain = EventRegistry([made(True)]), EventRegistry([made(False)])
+    assert check_types(marked, plain.types) == []
+    assert [found.rule for found in check_types(plain, marked.types)] == ["changed"]
