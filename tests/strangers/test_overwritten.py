@@ -167,14 +167,18 @@ async def test_folds_of_the_engines_own_are_looked_into_by_nobody(
     )
     limits = Limits(batch_events=1)
     async with Engine([Counter], store=tmp_path / "log.db", limits=limits) as engine:
-        for _ in range(20):
+        rounds = 0
+        while _merges(engine) <= 3:  # how soon it merges depends on how busy the disk is
+            rounds += 1
+            assert rounds < 20
             await add(engine, 60)
-            stored = engine.statistics().store
-            assert stored is not None
-            if stored.wal_merges > 3:  # how often it merges depends on how busy the disk is
-                break
-        assert stored.wal_merges > 3
     assert looked == []
+
+
+def _merges(engine: Engine) -> int:
+    stored = engine.statistics().store
+    assert stored is not None
+    return stored.wal_merges
 
 
 class Full(SystemFiles):
