@@ -296,6 +296,24 @@ async def test_the_gate_is_asked_for_the_reactors_principal(url: str) -> None:
         assert "Forbidden" in parked.cause
 
 
+async def test_a_stop_does_not_wait_for_a_gate_that_never_answers(file: str) -> None:
+    asked = asyncio.Event()
+
+    async def authorize(principal: str | None, action: str, message: object) -> bool:
+        if principal == "reactor:shipping":
+            asked.set()
+            await asyncio.Event().wait()
+        return True
+
+    async with shop(file, authorize=authorize) as engine:
+        await pay(engine, "o-1")
+        await asked.wait()
+
+    async with shop(file) as engine:
+        await until(lambda: engine.statistics().position == 2)
+        assert await shipments(engine) == ["o-1/0"]
+
+
 async def test_the_commands_of_a_reaction_are_bounded() -> None:
     async with shop(limits=Limits(reaction_commands=2)) as engine:
         await pay(engine, "o-1", parcels=3)

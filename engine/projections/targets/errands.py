@@ -5,7 +5,7 @@ before, and each event for the one before; lanes do not wait for each other, and
 under way. What the engine has no room for, and what was voided or left unknown, is sent again with
 its key, after a pause, for as long as the engine runs: no event is to blame. Rejected is an
 outcome. Any other failure stops its lane there, and is the event's. Nothing new is begun while it
-rests, or when the engine stops; what is under way goes to its end. This file knows no checkpoint,
+rests, or when the engine stops; what is accepted goes to its end. This file knows no checkpoint,
 and decides nothing about what has failed.
 """
 
@@ -113,6 +113,8 @@ class Errands:
         """Lanes that can go on, and are not under way."""
         self.under_way = 0
         self._rests = True
+        self._at_gate: dict[Coroutine[Any, Any, Any], asyncio.Future[Receipt]] = {}
+        """Commands that `authorize` has not let in."""
         self.changed = Bell()
         """Set when an errand is done or has failed, and when nothing is under way any more."""
 
@@ -138,6 +140,11 @@ class Errands:
         """Begin no more events until it is to go on."""
         self._rests = True
 
+    def give_up(self) -> None:
+        """Let go of what waits for `authorize`, which nobody has accepted: the engine stops."""
+        for waiting in tuple(self._at_gate.values()):
+            waiting.cancel()
+
     async def clear(self) -> None:
         """Let what is under way end, and forget the rest."""
         self._rests = True
@@ -161,7 +168,7 @@ class Errands:
             except BaseException as raised:
                 return self._failed(errand, contained(raised))
             if sent is not None:
-                future = sent if isinstance(sent, asyncio.Future) else _admitted(sent)
+                future = sent if isinstance(sent, asyncio.Future) else self._admitted(sent)
                 future.add_done_callback(partial(self._answered, errand))
                 return True
             lane.popleft()
@@ -169,6 +176,26 @@ class Errands:
             self.changed.set()
         self._lanes.pop(key, None)
         return False
+
+    def _admitted(
+        self, sent: Coroutine[Any, Any, asyncio.Future[Receipt]]
+    ) -> asyncio.Future[Receipt]:
+        """Give the future of a command that waits for the gate."""
+        has_passed = False
+
+        async def admitted() -> Receipt:
+            nonlocal has_passed
+            try:
+                answer = await sent
+            finally:
+                has_passed = True
+                self._at_gate.pop(sent, None)
+            return await answer
+
+        task = asyncio.ensure_future(admitted())
+        if not has_passed:  # already, where the host starts tasks eagerly
+            self._at_gate[sent] = task
+        return task
 
     def _answered(self, errand: Errand, answer: asyncio.Future[Receipt]) -> None:
         """Go on behind an answer."""
@@ -216,12 +243,3 @@ class Errands:
             self.go_on()
         if not self.under_way:
             self.changed.set()
-
-
-def _admitted(sent: Coroutine[Any, Any, asyncio.Future[Receipt]]) -> asyncio.Future[Receipt]:
-    """Give the future of a command that waits for the gate."""
-
-    async def admitted() -> Receipt:
-        return await (await sent)
-
-    return asyncio.ensure_future(admitted())

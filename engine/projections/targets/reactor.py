@@ -113,6 +113,8 @@ class ReactorTarget:
         self._reactor = definition.bind({})
         self._made = Made(definition.name, log, limits)
         self._errands = Errands(self, send, limits.reactions_at_once, self._is_ending)
+        self._alone: Errands | None = None
+        """Of a parked event that is retried."""
         self._window: dict[int, Errand | Exception] = {}
         """What is not done, by position: errands, and why an event cannot be looked at."""
         self._taken = 0
@@ -206,7 +208,7 @@ class ReactorTarget:
             errand = Errand(stored, event, decode_meta(stored), "")
         except BaseException as undecodable:
             return contained(undecodable)
-        alone = Errands(self, self._send, 1, self._is_ending)
+        alone = self._alone = Errands(self, self._send, 1, self._is_ending)
         alone.add(errand)
         alone.go_on()
         await alone.clear()
@@ -240,9 +242,12 @@ class ReactorTarget:
         return is_of_the_moment(error) or isinstance(error.__cause__, OSError)
 
     def stop(self) -> None:
-        """Begin no more reactions, since the engine stops; what is under way gets its answer."""
+        """Begin no more reactions, since the engine stops; what is accepted gets its answer."""
         self._stopped.set()
         self._errands.changed.set()
+        for errands in (self._errands, self._alone):
+            if errands is not None:
+                errands.give_up()
 
     def _is_ending(self) -> bool:
         return self._stopped.is_set() or self._engine_stops()
