@@ -124,7 +124,7 @@ class Eraser:
 
     async def _finish(self, begun: Sequence[Erasure]) -> None:
         """Let go of everything that was read before these erasures began."""
-        await self._let_go(begun)
+        await self._let_go_of(begun)
         former = {name: await self._begin_again(each) for name, each in self._projecting.items()}
         for name, runner in self._projecting.items():
             if not await self._folded_again(runner, former[name]):
@@ -141,8 +141,10 @@ class Eraser:
                 len(self._projecting),
             )
 
-    async def _let_go(self, begun: Sequence[Erasure]) -> None:
+    async def _let_go_of(self, begun: Sequence[Erasure]) -> None:
         """Let states and snapshots lose the persons, and make none of what was read before."""
+        if all(each.number in self._gone for each in begun):
+            return
         self._vault.forget()
         self._vault.keeps_states = False
         await self._vault.erase_states()
@@ -196,7 +198,7 @@ class Eraser:
             self._told.add(name)
             self._logger.warning(
                 "an erasure is not finished: the new build of projection %s is %s, and what serves "
-                "may have the person still. Resume it",
+                "may have the person still. Resume it, or skip the event that stopped it",
                 name,
                 still,
             )
@@ -206,6 +208,5 @@ class Eraser:
             return
         self._seen = changes
         begun = await self._vault.store.unfinished()
-        if any(each.number not in self._gone for each in begun):
-            # Builds may take long: states do not wait for them.
-            await self._let_go(begun)
+        # Builds may take long: states do not wait for them.
+        await self._let_go_of(begun)
