@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 from ..errors import EngineError, UsageError
+from ..model.personal import is_subject
 from ..projections.runner import ProjectionRunner
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports
@@ -68,6 +69,8 @@ class Eraser:
         """As `_changes`, while something is waited for."""
         self._gone: set[int] = set()
         """Unfinished erasures whose persons are in no state any more."""
+        self._compared = False
+        """Whether views were looked at that may be older than an erasure that is finished."""
         self._told: set[str] = set()
         """Projections that are known to hold an erasure up."""
 
@@ -119,18 +122,17 @@ class Eraser:
         begun = await self._vault.store.unfinished()
         if begun:
             await self._finish(begun)
+        elif not self._compared:
+            await self._compare()
+        self._compared = True
 
     # -- what is done -------------------------------------------------------------------------
 
     async def _finish(self, begun: Sequence[Erasure]) -> None:
         """Let go of everything that was read before these erasures began."""
         await self._let_go_of(begun)
-        former = {name: await self._begin_again(each) for name, each in self._projecting.items()}
-        for name, runner in self._projecting.items():
-            if not await self._folded_again(runner, former[name]):
-                return
-        if self._projecting and isinstance(self._views, Scrubbed):
-            await self._views.scrub()
+        if not await self._fold_again(self._projecting):
+            return
         for erasure in begun:
             await self._vault.store.finish(erasure.number, self._ports.clock.now())
             self._logger.info(
@@ -140,6 +142,38 @@ class Eraser:
                 erasure.keys,
                 len(self._projecting),
             )
+
+    async def _compare(self) -> None:
+        """Fold again what serves and was made before a finished erasure: somebody put it back."""
+        kept = await self._vault.store.erasures()
+        last = max((e.asked for e in kept if e.keys and is_subject(e.subject)), default=0)
+        decided = await self._views.decisions() if last else ()
+        swapped, dropped = (
+            {d.projection for d in decided if d.kind == kind and d.decided >= last}
+            for kind in ("swap", "drop")
+        )
+        older = {
+            name: runner
+            for name, runner in self._projecting.items()
+            if last and runner.serving and name not in swapped & dropped
+        }
+        if older:
+            self._logger.warning(
+                "the views of %s are older than an erasure, as those of an old copy are: they are "
+                "built anew, and may show who was erased until then",
+                ", ".join(sorted(older)),
+            )
+            await self._fold_again(older)
+
+    async def _fold_again(self, projecting: Mapping[str, ProjectionRunner]) -> bool:
+        """Build projections anew beside what serves; tell whether all serve."""
+        former = {name: await self._begin_again(each) for name, each in projecting.items()}
+        for name, runner in projecting.items():
+            if not await self._folded_again(runner, former[name]):
+                return False
+        if projecting and isinstance(self._views, Scrubbed):
+            await self._views.scrub()
+        return True
 
     async def _let_go_of(self, begun: Sequence[Erasure]) -> None:
         """Let states and snapshots lose the persons, and make none of what was read before."""

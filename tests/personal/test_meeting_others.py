@@ -229,3 +229,22 @@ def test_a_mark_may_come_and_not_go_again() -> None:
     marked, plain = EventRegistry([made(True)]), EventRegistry([made(False)])
     assert check_types(marked, plain.types) == []
     assert [found.rule for found in check_types(plain, marked.types)] == ["changed"]
+
+
+async def test_views_of_before_an_erasure_that_are_put_back_are_built_anew(tmp_path: Path) -> None:
+    """As after a disaster: an old copy of log and views, and the keys of today."""
+    store, names = f"sqlite:{tmp_path}/hotel.db", ("hotel.db", "hotel.views.db")
+    async with hotel(store) as engine:
+        await two_guests(engine)
+    old = {name: (tmp_path / name).read_bytes() for name in names}
+    async with hotel(store) as engine:
+        await engine.personal.erase("guest:g-1")
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    for name in names:
+        for beside in ("-wal", "-shm"):
+            (tmp_path / (name + beside)).unlink(missing_ok=True)
+    async with hotel(store) as engine, asyncio.timeout(10):
+        while [p.name for p in tmp_path.iterdir() if NAME.encode() in p.read_bytes()]:
+            await asyncio.sleep(0.02)
+        assert NAME not in {row.name for row in await engine.query(AllGuests())}
