@@ -4,7 +4,7 @@
 many timers be due at one moment as were set, by a clock that is moved, until all are answered.
 `on time` sets one for each millisecond; p99 is the bound of its histogram's bucket, from the time
 that a timer was set for to its answer. `start` opens a log in which so many timers wait, and one in
-which none does, up to the first receipt.
+which none does, up to the first receipt; its rate is how many such starts a second has.
 """
 
 from __future__ import annotations
@@ -181,8 +181,9 @@ async def _on_time(count: int, store: Store | str) -> Mapping[str, float]:
             ahead = 2.0 + number / 1_000 - (time.perf_counter() - begin)
             await engine.execute(SetOne(f"a-{number}", max(0.0, ahead)))
         await _until_fired(engine, count)
+        rate = count / (time.perf_counter() - begin)
         late = engine.statistics().timers.late_seconds.quantile(0.99)
-    return {"p99": late * 1_000}
+    return {"rate": rate, "p99": late * 1_000}
 
 
 async def _until_fired(engine: Engine, count: int) -> None:
@@ -195,7 +196,8 @@ def _start(waiting: int, folder: Path) -> Mapping[str, float]:
     run(_fill, path, waiting)
     begin = time.perf_counter()
     run(_first_receipt, path)
-    return {"start": (time.perf_counter() - begin) * 1_000}
+    seconds = time.perf_counter() - begin
+    return {"rate": 1 / seconds, "start": seconds * 1_000}
 
 
 async def _fill(path: str, waiting: int) -> None:
