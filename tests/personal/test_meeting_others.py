@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from engine import ERASED, Event, Personal, Ports, StoreRefused, StreamUnreadable, upcasts
+from engine import (
+    ERASED,
+    Event,
+    Personal,
+    Ports,
+    StoreFailed,
+    StoreRefused,
+    StreamUnreadable,
+    SubjectKey,
+    upcasts,
+)
 from engine.exports.lines import Omitted, line_of
 from engine.imports.drafts import ExportedDrafts, MappedDrafts
 from engine.imports.events import Imported, SourceEvent
@@ -23,6 +33,7 @@ from engine.model.upcasting import Upcasting
 from engine.outside import verifying_code
 from engine.outside.verifying_code import Code, verify_code
 from engine.personal.vault import Vault
+from engine.stores.contract.keys import Erasure
 from engine.stores.sqlite.keys import SqliteKeys
 from engine.stores.urls import open_backend
 
@@ -248,3 +259,20 @@ async def test_views_of_before_an_erasure_that_are_put_back_are_built_anew(tmp_p
         while [p.name for p in tmp_path.iterdir() if NAME.encode() in p.read_bytes()]:
             await asyncio.sleep(0.02)
         assert NAME not in {row.name for row in await engine.query(AllGuests())}
+
+
+async def test_keys_that_come_again_after_a_failure_are_kept_once(tmp_path: Path) -> None:
+    keys = SqliteKeys(str(tmp_path / "hotel.keys.db"))
+    await keys.open(Ports(), "log")
+    try:
+        one, other = SubjectKey(1, "guest:g-1", b"1" * 32), SubjectKey(2, "guest:g-2", b"2" * 32)
+        await keys.add([one])
+        await keys.add([one, other])
+        assert keys.current("guest:g-2") == other
+        await keys.erase(Erasure(0, "guest:g-1", 1, 0))
+        await keys.add([one])
+        assert keys.current("guest:g-1") is None, "it does not come back"
+        with pytest.raises(StoreFailed):
+            await keys.add([SubjectKey(2, "guest:g-3", b"3" * 32)])
+    finally:
+        await keys.close()

@@ -62,6 +62,9 @@ _TABLES: Final = (
     """,
 )
 _KEY: Final = "SELECT number, subject, secret FROM keys WHERE number = ?"
+_KEPT: Final = """
+    SELECT 1 FROM keys
+    WHERE number = ? AND subject = ? AND coalesce(secret = ?, true)"""
 _CURRENT: Final = """
     SELECT number, subject, secret FROM keys
     WHERE subject = ? AND secret IS NOT NULL ORDER BY number DESC LIMIT 1"""
@@ -201,7 +204,9 @@ class SqliteKeys:
     def _add(self, keys: Sequence[SubjectKey]) -> None:
         rows = [(key.number, key.subject, key.secret) for key in keys]
         with self._writing() as connection:
-            run_many(connection, "INSERT INTO keys VALUES (?, ?, ?)", rows)
+            # After a failure of which nobody knows what was written, they come again.
+            new = [row for row in rows if not run(connection, _KEPT, row)]
+            run_many(connection, "INSERT INTO keys VALUES (?, ?, ?)", new)
 
     async def erase(self, erasure: Erasure) -> Erasure:
         """Destroy all keys of a subject."""
