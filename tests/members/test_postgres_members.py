@@ -21,15 +21,18 @@ from engine import (
     StoreLocked,
     WrongVersion,
 )
+from engine.members.forwarding import Forwarding
 from engine.members.meeting import LeaseMeeting
 from engine.runtime.ports import Ports
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.outside.roll import PostgresRoll
+from engine.write.mailbox import Mail
 from tests.members.joining import joined, part, some
 from tests.support.counters import Add, Counter
 from tests.support.postgres import Server, asked
 from tests.support.tallies import GetTallies, GetTally, Tally
 from tests.support.waiting import until
+from tests.timers.kettles import Kettle, SwitchOn
 
 
 @pytest.fixture
@@ -193,6 +196,27 @@ async def test_what_an_owner_had_in_flight_is_asked_of_the_next_one(
         assert state.total == 1 + len(known)
         assert sorted(a.position for a in known) == list(range(2, 2 + len(known)))
         assert len(known) >= 3
+
+
+async def test_the_command_of_a_timer_that_was_in_flight_is_fired_by_the_next_owner(
+    log: str, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = read_address(log).schema
+    sent_on: list[Mail] = []
+    monkeypatch.setattr(Forwarding, "rescue", lambda _, mail, __: sent_on.append(mail))
+    async with AsyncExitStack() as stack:
+        owner, member = [Engine([Kettle], store=log, join=True) for _ in range(2)]
+        await stack.enter_async_context(owner)
+        await stack.enter_async_context(member)
+        await owner.execute(SwitchOn("k", 0.0005))
+        await asked(postgres, f"SELECT {schema}.end_session_1(1)")
+        async with aclosing(member.feed(follow=True)) as feed:
+            found = [(await anext(feed)).meta.key for _ in range(2)]
+        rows = await asked(postgres, f"SELECT metadata FROM {schema}.events WHERE position = 2")
+
+    assert found == [None, "timer:1:off"]
+    assert b'"fired"' in rows[0][0]
+    assert sent_on == []
 
 
 def test_what_goes_with_no_members_is_refused(log: str) -> None:
