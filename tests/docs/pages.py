@@ -40,6 +40,7 @@ _BLOCK: Final = re.compile(r"^( *)```(\w+)(.*)\n((?:.*\n)*?)^\1```$", re.MULTILI
 _TITLE: Final = re.compile(r'title="([^"]+)"')
 _DIFFERS: Final = (
     (re.compile(r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d+)?"), r"<a day>\1<a time>"),
+    (re.compile(r'(?<="recorded":)\d{16}\b'), "<a moment>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s)\b"), "<a while>"),
     (re.compile(r"^[\d,]+ durable commands/s", re.MULTILINE), "<many> durable commands/s"),
     (re.compile(r"\bcli:[\w-]+"), "cli:<who>"),
