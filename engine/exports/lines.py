@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import Damaged
-from ..model.codec import NOTHING_KEPT, UNDECODABLE, decode_metadata
+from ..model.codec import NOTHING_KEPT, UNDECODABLE, Metadata, decode_metadata
 from ..model.stored import ENCODING_JSON, StoredEvent
 
 __all__ = ["COLUMNS", "Omitted", "line_of", "record_of"]
@@ -39,6 +39,10 @@ COLUMNS: Final[Mapping[str, str]] = {
     "payload": "VARCHAR",
 }
 """Of a record, with their types in SQL; headers and payload are JSON."""
+
+
+_ABSENT: Final = {field.name: field.default for field in msgspec.structs.fields(Metadata)}
+"""What an event says of itself that has nothing of a kind, by field of its metadata."""
 
 
 class Omitted:
@@ -74,7 +78,7 @@ def line_of(stored: StoredEvent, omitted: Omitted) -> bytes:
         if field == "reply":
             if value is not NOTHING_KEPT and bytes(value):
                 line[field] = value
-        elif value is not None and value != () and (field, value) != ("events", 1):
+        elif value != _ABSENT[field]:
             line[field] = value
     if stored.behind:
         line["behind"] = stored.behind

@@ -18,9 +18,12 @@ from typing import Final, TypeVar
 import msgspec
 
 from ..errors import InvalidInput, StoreRefused
+from ..model.codec import decode_metadata
 from ..model.stored import EventType, StoredEvent
 from ..outside.copying import CopyProgress, verify_copy
+from ..outside.timers import fold_timers
 from ..stores.contract.copying import CopyTarget, Mark, marked
+from ..stores.contract.timers import TimerKey, WaitingTimer
 from .drafts import Drafts
 from .events import Source
 from .numbering import Numbering
@@ -83,10 +86,15 @@ def import_log(
         seen = _look(source, drafts, now, on_progress)
         with target:
             begun = target.begin(seen.log.log_id)
-            numbering = _write(source, drafts, target, seen, begun, now, on_progress, page_events)
+            timers: dict[TimerKey, WaitingTimer] = {}
+            numbering = _write(
+                source, drafts, target, seen, begun, now, on_progress, page_events, timers
+            )
             target.clear_kept()
             for claims in _pages(numbering.held(), _CLAIMS):
                 target.keep_claims(claims)
+            for waiting in _pages((timers[key] for key in sorted(timers)), _CLAIMS):
+                target.keep_timers(waiting)
             target.keep_snapshots(())
             target.keep_carried(seen.types, None)
             verify_copy(target, seen.mark, on_progress, page_events)
@@ -144,12 +152,14 @@ def _write(
     now: int,
     on_progress: Progress,
     page_events: int,
+    timers: dict[TimerKey, WaitingTimer],
 ) -> Numbering:
-    """Write what is not there yet; give the numbering at the end."""
+    """Write what is not there yet; give the numbering at the end, and the timers that wait."""
     numbering, mark, end = Numbering(now), Mark(), seen.log.events
     events = _placed(source, drafts, numbering, _Passed())
     for page in _cut(events, begun.position, page_events):
         after = marked(mark, page)
+        _fold_timers(timers, page)
         if after.position > end:
             raise _changed(source)
         if after.position > begun.position:
@@ -161,6 +171,20 @@ def _write(
     if mark != seen.mark or numbering.types != seen.types:
         raise _changed(source)
     return numbering
+
+
+def _fold_timers(timers: dict[TimerKey, WaitingTimer], page: Sequence[StoredEvent]) -> None:
+    """Bring the timers from before some events to behind them.
+
+    What was fired names the place of its timer in the old log, which may be another one here: it is
+    taken away by its name alone, since a timer that waits twice would be fired again.
+    """
+    for stored in page:
+        if b'"fired"' in stored.metadata:
+            fired = decode_metadata(stored).fired
+            if fired is not None:
+                timers.pop((fired[0], fired[1]), None)
+        fold_timers(timers, [stored])
 
 
 def _cut(events: Iterator[StoredEvent], place: int, most: int) -> Generator[list[StoredEvent]]:
