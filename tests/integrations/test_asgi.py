@@ -31,6 +31,7 @@ from engine.errors import (
     ProjectionFailed,
     ProjectionLag,
     ProjectionUnserved,
+    ReactionTooDeep,
     Rejected,
     RowRefused,
     StoreFailed,
@@ -77,6 +78,7 @@ EXPECTED: dict[type[BaseException], tuple[BaseException, int, str, str]] = {
     StoreRefused: (StoreRefused(SECRET), 500, "internal", "no"),
     BrokerFailed: (BrokerFailed(SECRET, passes=True), 500, "internal", "no"),
     MessageRefused: (MessageRefused(SECRET), 500, "internal", "no"),
+    ReactionTooDeep: (ReactionTooDeep(SECRET, "paid v1", 65, 64), 500, "internal", "no"),
 }
 
 
