@@ -158,7 +158,9 @@ def make_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> Rabb
 
 async def connect(address: Address, name: str, tls: ssl.SSLContext | None) -> Any:
     """Connect once; raise BrokerFailed where that fails."""
-    pika: Any = importlib.import_module("aio_pika")
+    # Its import takes long: in a thread, so that the loop is not blocked the first time.
+    loop = asyncio.get_running_loop()
+    pika: Any = await loop.run_in_executor(None, importlib.import_module, "aio_pika")
     errors: Any = importlib.import_module("aiormq.exceptions")
     host, port = address.hosts[0]
     options: dict[str, Any] = {"host": host, "port": port, "virtualhost": address.path or "/"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -232,10 +234,8 @@ async def test_what_cannot_be_exported_leaves_no_file(
 
 
 async def test_a_damaged_event_leaves_no_file(tmp_path: Path, foldline: Foldline) -> None:
-    import sqlite3
-
     await filled("sqlite:" + str(tmp_path / "bank.db"))
-    with sqlite3.connect(tmp_path / "bank.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "bank.db")) as connection, connection:
         connection.execute("DROP TRIGGER IF EXISTS events_no_update")
         names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'")
         for (name,) in names.fetchall():

@@ -240,7 +240,7 @@ async def test_nobody_is_declared_dead_for_one_lease_after_the_server_started(
         owner = await roll.owner()
 
         assert owner is not None
-        assert 3_000 < owner.seconds_left < 3_600
+        assert 0 < owner.seconds_left < 3_600, "the server is younger than its lease"
         assert not await LeaseMeeting(roll, None).is_vacant()
 
 

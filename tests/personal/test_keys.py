@@ -16,6 +16,7 @@ import pytest
 from engine import (
     ERASED,
     Damaged,
+    Erasure,
     Ports,
     StoredEvent,
     StoreFailed,
@@ -249,3 +250,18 @@ async def test_nothing_is_written_where_a_key_cannot_be_kept(tmp_path: Path) -> 
         assert [entry.event.name for entry in page.events] == ["Ann Again"]  # type: ignore[union-attr]
     async with hotel(f"sqlite:{tmp_path}/hotel.db") as engine:
         assert (await engine.state(Guest, "g-1")).name == "Ann Again"
+
+
+async def test_a_secret_is_in_no_file_as_soon_as_it_is_destroyed(tmp_path: Path) -> None:
+    """Also if nothing else is ever done: the process may be killed the moment after."""
+    keys = SqliteKeys(str(tmp_path / "hotel.keys.db"))
+    await keys.open(Ports(), "a-log")
+    try:
+        secret = bytes(range(100, 132))
+        await keys.add([SubjectKey(1, "ann", secret), SubjectKey(2, "bob", secret[::-1])])
+        await keys.erase(Erasure(0, "ann", 1, 0))
+        whole = b"".join(f.read_bytes() for f in tmp_path.iterdir())
+        assert secret not in whole
+        assert secret[::-1] in whole
+    finally:
+        await keys.close()

@@ -37,7 +37,7 @@ from tests.projections.reacting import (
     shipments,
     shop,
 )
-from tests.support.waiting import until
+from tests.support.waiting import settle, until
 
 
 @pytest.fixture
@@ -121,6 +121,18 @@ async def test_so_many_streams_at_a_time_and_no_more(depot: Depot) -> None:
         await reached(engine, 6)
 
     assert len(depot.asked) == 6
+
+
+async def test_so_many_events_are_begun_before_the_first_is_done(depot: Depot) -> None:
+    depot.hold = {"o-1": asyncio.Event()}
+    async with shop(depot=depot, limits=Limits(reactor_events=1)) as engine:
+        await pay(engine, "o-1")
+        await pay(engine, "o-2")
+        await until(lambda: depot.asked == ["o-1"])
+        await settle()
+        assert depot.asked == ["o-1"]
+        depot.hold["o-1"].set()
+        await until(lambda: depot.asked == ["o-1", "o-2"])
 
 
 async def test_what_was_done_is_not_done_again_after_a_restart(file: str) -> None:
