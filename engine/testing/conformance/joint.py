@@ -98,6 +98,19 @@ class JointCases(LogCases):
         assert await append(again, _joint(("a:1", 1, 3), ("b:1", 1, 4))) == [Appended(5, (2, 2))]
         await again.close()
 
+    async def test_a_stream_that_went_on_before_the_store_was_opened_refuses_it_whole(
+        self, store: Store
+    ) -> None:
+        """The store has forgotten all versions, and must ask for them."""
+        await append(store, request("a:1", 0, 1), request("b:1", 0, 2))
+        await append(store, request("b:1", 1, 3))
+        again = await self.reopened(store)
+        outcomes = await append(again, _joint(("a:1", 1, 4), ("b:1", 1, 5)), request("c:1", 0, 6))
+
+        assert outcomes == [StreamConflict("b:1", 1, 2), Appended(4, (1,))]
+        assert numbers(await feed(again, 3)) == [6]
+        await again.close()
+
     async def test_each_stream_of_a_joint_request_claims_for_itself(self, store: Store) -> None:
         """A claim has the position of the first event for the stream that holds it."""
         takes = [TakeClaim("name", "x", "b:1"), TakeClaim("name", "y", "a:1")]
