@@ -5,7 +5,9 @@ is replaced (it must stand there exactly once, so that a mutant cannot rot unsee
 it, and the tests that are run. A mutant is caught when those tests fail, by an assertion or by
 their time; one that names no tests is hunted by the simulation. What fails before a test begins,
 such as an import, catches nothing: the mutant is broken. First the same tests are run on an
-unchanged copy, and must pass: otherwise a broken test would pass for a sharp one.
+unchanged copy, and must pass: otherwise a broken test would pass for a sharp one. `--passed` leaves
+this out, for whoever has just run the tests of this tree; that they pass in a copy was seen when
+they were recorded.
 
 `catches.json` holds the test, or the seed, that caught each mutant last. That alone is run first,
 which takes a third of the time. If it lets the mutant through, all of the mutant's tests are run.
@@ -236,15 +238,17 @@ class Shops:
         return self._pool.map(in_one, *values)
 
 
-def hunt(shops: Shops, mutants: dict[str, Mutant], seeds: int) -> Iterator[Outcome]:
+def hunt(
+    shops: Shops, mutants: dict[str, Mutant], seeds: int, *, passed: bool = False
+) -> Iterator[Outcome]:
     """Plant mutants side by side; raise `RuntimeError` if their tests fail without any."""
-    failed = "" if seeds else check_unchanged(shops, mutants)
+    failed = "" if seeds or passed else check_unchanged(shops, mutants)
     if failed:
         raise RuntimeError(f"the tests fail without any mutant: {failed}")
     yield from shops.map(partial(plant, seeds=seeds), mutants, mutants.values())
 
 
-def hunt_by_catches(shops: Shops, mutants: dict[str, Mutant]) -> Iterator[Outcome]:
+def hunt_by_catches(shops: Shops, mutants: dict[str, Mutant], *, passed: bool) -> Iterator[Outcome]:
     """Try the test that caught each mutant last, then all tests of those that it let through."""
     catches = load_catches()
     quick = {
@@ -252,7 +256,7 @@ def hunt_by_catches(shops: Shops, mutants: dict[str, Mutant]) -> Iterator[Outcom
     }
     caught: set[str] = set()
     try:
-        for outcome in hunt(shops, quick, 0):
+        for outcome in hunt(shops, quick, 0, passed=passed):
             if outcome.caught_by:
                 caught.add(outcome.name)
                 yield outcome
@@ -262,7 +266,7 @@ def hunt_by_catches(shops: Shops, mutants: dict[str, Mutant]) -> Iterator[Outcom
 
 
 def begin(
-    mutants: dict[str, Mutant], jobs: int, seeds: int, *, by_catches: bool
+    mutants: dict[str, Mutant], jobs: int, seeds: int, *, by_catches: bool, passed: bool
 ) -> Iterator[Outcome]:
     """Make the workshops, and hunt the mutants in them."""
     with ExitStack() as stack:
@@ -270,7 +274,7 @@ def begin(
         if seeds or not by_catches:
             yield from hunt(shops, mutants, seeds)
         else:
-            yield from hunt_by_catches(shops, mutants)
+            yield from hunt_by_catches(shops, mutants, passed=passed)
 
 
 def main() -> int:
@@ -287,6 +291,9 @@ def main() -> int:
         "--seeds", type=int, default=0, help="let the simulation find them, in so many seeds"
     )
     parser.add_argument("--all", action="store_true", help="run all tests of each mutant at once")
+    parser.add_argument(
+        "--passed", action="store_true", help="the recorded tests have passed on this tree"
+    )
     parser.add_argument("--record", action="store_true", help="write the catching tests down")
     options = parser.parse_args()
     mutants = load(options.names)
@@ -299,7 +306,13 @@ def main() -> int:
         mutants = {name: mutant for name, mutant in mutants.items() if mutant.simulated}
     outcomes: list[Outcome] = []
     try:
-        for outcome in begin(mutants, options.jobs, options.seeds, by_catches=not options.all):
+        for outcome in begin(
+            mutants,
+            options.jobs,
+            options.seeds,
+            by_catches=not options.all,
+            passed=options.passed and not options.record,
+        ):
             report(outcome)
             outcomes.append(outcome)
             if options.record:  # at once: a whole run takes long, and may be ended
