@@ -1,14 +1,15 @@
 """Takes messages from a RabbitMQ queue.
 
 Rules: what was taken and not acknowledged is the server's again when the connection ends, and comes
-again in its place. The queue forgets what was acknowledged. The dead go to a queue too, and are
-confirmed there before the message is acknowledged.
+again in its place. It is given back in no other way: a quorum queue puts what is refused behind
+what it has given out since. A server that ends the reading of a queue ends the connection here. The
+queue forgets what was acknowledged. The dead go to a queue too, and are confirmed there before the
+message is acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import ssl
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ class RabbitInlet:
         self._connection: Any = None
         self._channel: Any = None
         self._come: asyncio.Queue[Any] = asyncio.Queue()
-        """Messages that the server has given; None where the connection has ended."""
+        """Messages that the server has given; None where it gives no more."""
 
     async def fetch(self, count: int) -> Sequence[Received]:
         """Give messages, at most so many."""
@@ -61,7 +62,11 @@ class RabbitInlet:
         while len(found) < count and not self._come.empty():
             found.append(self._come.get_nowait())
         if None in found:
-            raise BrokerFailed(f"{self._address} has closed the connection", passes=True)
+            raise BrokerFailed(
+                f"{self._address} has closed the connection, or ended the reading of "
+                f"{self._topic!r}: the queue was deleted, or has moved",
+                passes=True,
+            )
         return [self._received(each) for each in found]
 
     async def acknowledge(self, received: Sequence[Received]) -> None:
@@ -74,11 +79,9 @@ class RabbitInlet:
             raise self._failed(error) from None
 
     async def release(self, received: Sequence[Received]) -> None:
-        """Give messages back, to their places."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                for each in reversed(received):
-                    await each.handle.nack(requeue=True)
+        """Give messages back, to their places: with all others that were not acknowledged."""
+        if received:
+            await self.close()
 
     async def bury(self, received: Received, reason: str) -> None:
         """Publish a message to the queue of the dead; once that has it, let it be forgotten."""
@@ -127,6 +130,8 @@ class RabbitInlet:
 
             self._connection.close_callbacks.add(ended)
             self._channel.close_callbacks.add(ended)
+            under = await self._channel.get_underlay_channel()
+            under.on_consumer_cancel_callbacks.add(ended)
             queue = await self._channel.get_queue(self._topic, ensure=False)
             await queue.consume(come.put)
 

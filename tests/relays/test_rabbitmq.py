@@ -11,7 +11,9 @@ import pytest
 
 from engine import BrokerFailed, Engine, ProjectionLag
 from engine.relays import Consumer, Message
+from engine.relays.address import read_address
 from engine.relays.inlet import Received
+from engine.relays.rabbitmq_inlet import RabbitInlet
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
 from tests.support.brokers import PASSWORD, USER, RabbitServer
 from tests.support.certificates import certify
@@ -127,6 +129,76 @@ async def test_a_queue_that_is_not_there_ends_the_consumer(
     async with Engine([Counter]) as engine:
         with pytest.raises(BrokerFailed, match="no queue 'nowhere'"):
             await consumer.run(engine)
+
+
+async def test_a_queue_that_is_made_anew_under_a_consumer_is_read_again(
+    rabbit: RabbitServer, topic: str
+) -> None:
+    for name in (topic, f"{topic}-dead"):
+        await rabbit.create(name)
+    consumer = Consumer(
+        rabbit.url,
+        topic=topic,
+        name="of-d",
+        dead=f"{topic}-dead",
+        to_command=lambda message: Add("a", int(message.body)),
+    )
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await rabbit.put(topic, "1", b"3")
+        await until(lambda: consumer.statistics().executed == 1)
+        async with await rabbit.client() as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(topic)
+            await channel.declare_queue(topic, durable=True)
+        await rabbit.put(topic, "2", b"4")
+        await until(lambda: consumer.statistics().executed == 2)
+        assert await total(engine, "a") == "7 at 2"
+
+
+async def test_a_queue_that_is_deleted_ends_its_consumer_with_a_word(
+    rabbit: RabbitServer, topic: str
+) -> None:
+    for name in (topic, f"{topic}-dead"):
+        await rabbit.create(name)
+    consumer = Consumer(
+        rabbit.url, topic=topic, name="of-e", dead=f"{topic}-dead", to_command=lambda _: Add("a", 1)
+    )
+    async with Engine([Counter]) as engine:
+        running = asyncio.ensure_future(consumer.run(engine))
+        await rabbit.put(topic, "1", b"3")
+        await until(lambda: consumer.statistics().executed == 1)
+        async with await rabbit.client() as connection:
+            await (await connection.channel()).queue_delete(topic)
+        with pytest.raises(BrokerFailed, match="has no queue"):
+            await running
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+async def test_what_is_given_back_comes_again_in_its_order(
+    rabbit: RabbitServer, topic: str, kind: str
+) -> None:
+    for name in (topic, f"{topic}-dead"):
+        await rabbit.create(name, arguments={"x-queue-type": kind})
+    for number in range(12):
+        await rabbit.put(topic, f"m-{number}", b"")
+    inlet = RabbitInlet(read_address(rabbit.url, ()), "of-f", topic, f"{topic}-dead", None)
+    try:
+        taken = await fetched(inlet, 7)
+        await inlet.acknowledge([taken[0], taken[3]])
+        await inlet.release([each for each in taken[1:] if each is not taken[3]])
+        again = await fetched(inlet, 10)
+    finally:
+        await inlet.close()
+
+    assert [each.message.id for each in again] == [f"m-{n}" for n in range(12) if n not in (0, 3)]
+
+
+async def fetched(inlet: RabbitInlet, count: int) -> list[Received]:
+    """Take so many messages, in however many looks."""
+    found: list[Received] = []
+    while len(found) < count:
+        found += await inlet.fetch(count - len(found))
+    return found
 
 
 @pytest.mark.slow
