@@ -2,23 +2,28 @@
 
 Rules: each file is proved by its manifest before it is believed, and each event by its checksum and
 its place. It may end at an earlier position, or at a time: what goes along is then as it would have
-been there. Claims and timers are folded from the events. A sink that was further has delivered up
-to the end. Nothing is written. Calls block.
+been there. It never ends inside of what one command has stored, as far as events say that. Claims
+and timers are folded from the events. A sink that was further has delivered up to the end; a
+reactor goes back to the first event because of which something was made behind the end. Nothing is
+written. Calls block.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
 import msgspec
 
 from ..errors import Damaged, StoreFailed, StoreRefused, UsageError
+from ..model.codec import decode_metadata
 from ..model.stored import EventType, Snapshot, StoredEvent, verify
 from ..outside.claims import fold_claims
 from ..outside.timers import fold_timers
+from ..projections.targets.made import reaction_of
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import Carried, Repaired
 from ..stores.contract.log import Head, StreamPage, StreamRead
@@ -122,13 +127,74 @@ class BackupLog:
             position = self._at
         elif self._until is not None:
             position = self._last_by(manifest.segments, self._until)
-        if position == manifest.position:
+        if position == manifest.position and manifest.whole:
             return whole
+        self._head = whole
+        position = self._checked(position) if position else 0
         if position < 1:
             raise UsageError(f"the backup {self.name} has no event by then: nothing is restored")
-        self._head = whole
         (last,) = self.read_feed(position - 1, events_max=1, bytes_max=1)
         return Head(last.position, last.checksum, last.recorded)
+
+    def _checked(self, position: int) -> int:
+        """Give an end that no command's events are on both sides of.
+
+        Raises UsageError where somebody has named another one.
+        """
+        if self._at is None:
+            with suppress(Damaged):  # whoever reads it says so
+                first, last = self._decision_at(position)
+                return position if last <= position else first - 1
+            return position
+        first, last = self._decision_at(position)
+        if last <= position:
+            return position
+        raise UsageError(
+            f"position {position} of the backup {self.name} is inside of what one command has "
+            f"stored, from {first} to {last}: all of it is restored, or none. Give {first - 1}, or "
+            f"{last}"
+        )
+
+    def _decision_at(self, position: int) -> tuple[int, int]:
+        """Give the first and the last position of the command whose event is at a position.
+
+        Of a command that has left no word of how many events it wrote, that is this position.
+        """
+        before, recorded = position, None
+        while before:
+            after = max(0, before - _PAGE_EVENTS)
+            for event in reversed(list(self._between(after, before))):
+                recorded = event.recorded if recorded is None else recorded
+                count = _events_of(event) if event.recorded == recorded else 1
+                if count:
+                    end = event.position + count - 1
+                    return (event.position, end) if end >= position else (position, position)
+            before = after
+        return position, position
+
+    def _between(self, after: int, end: int) -> Iterator[StoredEvent]:
+        """Give the events behind a position, up to another one."""
+        for segment in self.manifest.segments:
+            if segment.first <= end and segment.after.position > after:
+                yield from (e for e in self._read(segment) if after < e.position <= end)
+
+    def begun_behind(self) -> Mapping[str, int]:
+        """Give by reactor the first event because of which something was made behind the end.
+
+        What is damaged there is passed over: nobody knows what was made in it.
+        """
+        found: dict[str, int] = {}
+        end = self._head.position
+        for segment in self.manifest.segments:
+            if segment.after.position <= end:
+                continue
+            with suppress(Damaged):
+                for event in self._read(segment):
+                    made = reaction_of(event) if event.position > end else None
+                    if made is not None and made.position <= end:
+                        known = found.get(made.reactor, made.position)
+                        found[made.reactor] = min(known, made.position)
+        return found
 
     def _last_by(self, segments: Sequence[Segment], until: int) -> int:
         """Give the position of the last event that was recorded by then; times never go back."""
@@ -353,15 +419,32 @@ class BackupSource:
             name: [event for event in events if event.position <= end.position]
             for name, events in carried.parked.items()
         }
-        sinks = [_at_most(sink, end) for sink in carried.sinks]
+        begun = self.log.begun_behind()
+        sinks = [
+            _at_most(sink, self._before(begun.get(sink.projection), end)) for sink in carried.sinks
+        ]
         return msgspec.structs.replace(carried, sinks=sinks, parked=parked)
 
+    def _before(self, position: int | None, end: Head) -> Checkpoint:
+        """Give the checkpoint before an event, or that of the end."""
+        if position is None:
+            return Checkpoint(end.position, end.checksum)
+        checksum = self.log.checksum_at(position - 1) if position > 1 else None
+        return Checkpoint() if checksum is None else Checkpoint(position - 1, checksum)
 
-def _at_most(sink: Found, end: Head) -> Found:
-    """Give a sink that has delivered no further than up to the end of the log."""
-    last = Checkpoint(end.position, end.checksum)
+
+def _events_of(event: StoredEvent) -> int:
+    """Give how many events the command wrote whose first event this is; 0 if it does not say."""
+    metadata = decode_metadata(event)
+    if metadata.parties:
+        return sum(events for _, _, events in metadata.parties)
+    return metadata.events if metadata.key is not None else 0
+
+
+def _at_most(sink: Found, last: Checkpoint) -> Found:
+    """Give a sink that has delivered no further than this."""
     checkpoints = {
-        slice_: at if at.position <= end.position else last
+        slice_: at if at.position <= last.position else last
         for slice_, at in sink.checkpoints.items()
     }
     return msgspec.structs.replace(sink, checkpoints=checkpoints)

@@ -110,7 +110,8 @@ class BackupTarget:
                 f"{self.name} has a backup of the log {found.log_id}, and this is {log_id}: name "
                 f"another folder. Nothing was changed"
             )
-        self._segments = list(found.segments)
+        # What goes along is that of before until there is a new one.
+        self._segments, self._beside = list(found.segments), list(found.beside)
         self._types, self._recorded = found.types, found.recorded
         if self._segments:
             self._mark = self._segments[-1].after

@@ -11,22 +11,48 @@ This file sends and writes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from ...limits import Limits
 from ...model.codec import decode_metadata
 from ...model.stored import StoredEvent
 from ...stores.contract.log import LogSource
 
-__all__ = ["Made", "key_of"]
+__all__ = ["Made", "key_of", "reaction_of"]
 
 REFUSED = "refused"
 """Behind the place of a command: what followed its rejection."""
+_MADE: Final = b'{"key":"reaction:'
+"""What the metadata begins with of an event whose command a reactor gave."""
 
 
 def key_of(reactor: str, position: int, place: int, *, refused: bool = False) -> str:
     """Give the key of a command: the same each time that its reaction runs."""
     key = f"reaction:{reactor}:{position}:{place}"
     return f"{key}:{REFUSED}" if refused else key
+
+
+class Reaction(NamedTuple):
+    """Which command of a reactor led to an event."""
+
+    reactor: str
+    position: int
+    """Of the event that it is because of."""
+    place: int
+
+
+def reaction_of(stored: StoredEvent) -> Reaction | None:
+    """Give which command of a reactor led to an event; None if none did.
+
+    Raises Damaged.
+    """
+    if not stored.metadata.startswith(_MADE):
+        return None
+    metadata = decode_metadata(stored)
+    if not metadata.depth or metadata.key is None:
+        return None  # somebody else's command, with a key that looks like one of these
+    _, reactor, position, place, *_ = metadata.key.split(":")
+    return Reaction(reactor, int(position), int(place))
 
 
 class Made:
@@ -65,17 +91,10 @@ class Made:
             after = page[-1].position
 
     def _note(self, stored: StoredEvent, wanted: Callable[[int], bool]) -> None:
-        metadata = decode_metadata(stored)
-        if not metadata.depth or metadata.key is None:
-            return  # somebody else's command, with a key that looks like one of these
-        position, place, *_ = metadata.key.removeprefix(self._prefix).split(":")
-        if wanted(int(position)):
+        found = reaction_of(stored)
+        if found is not None and wanted(found.position):
             # What followed a rejection tells of it: the command itself is not decided again.
-            self._places.setdefault(int(position), set()).add(int(place))
-
-    @property
-    def _prefix(self) -> str:
-        return self._begin.decode().removeprefix('{"key":"')
+            self._places.setdefault(found.position, set()).add(found.place)
 
     @property
     def held(self) -> int:
