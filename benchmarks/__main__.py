@@ -39,6 +39,7 @@ SCENARIOS: Final = {
     "members": "members",
     "reactions": "reactions",
     "backup": "backup",
+    "copy": "copy",
     "transfers": "transfers",
     "timers": "timers",
 }

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-__all__ = ["calm_collector", "note_new_aggregates", "run"]
+__all__ = ["calm_collector", "loop_factory", "note_new_aggregates", "run"]
 
 T = TypeVar("T")
 
@@ -87,6 +87,15 @@ def note_new_aggregates(count: int) -> None:
     _collector.note(count)
 
 
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give what makes a loop for `asyncio.Runner`: of uvloop if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
     """Run `main(*args)`, an async function, on uvloop if it is installed, else on asyncio's loop.
 
@@ -97,12 +106,6 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
     if inspect.iscoroutine(given):
         given.close()
         raise TypeError(f"run takes the function and not its call: write run({given.__name__})")
-    try:
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-    except ImportError:
-        factory = None
 
     async def call() -> T:
         called = main(*args)
@@ -111,7 +114,7 @@ def run(main: Callable[..., Awaitable[T]], *args: Any) -> T:
             raise TypeError(f"run takes an async function, and {name} is none: `async def {name}`")
         return await called
 
-    with calm_collector(), asyncio.Runner(loop_factory=factory) as runner:
+    with calm_collector(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(call())
 
 

@@ -10,6 +10,7 @@ interrupted or killed goes on when it is made again. Calls block.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from operator import attrgetter
 from typing import Final, Generic, TypeAlias, TypeVar
 from zlib import crc32
 
@@ -29,6 +30,7 @@ _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 _SNAPSHOTS: Final = 500
 _CLAIMS: Final = 2_000
+_kind_of: Final = attrgetter("name", "event_version")
 
 
 class CopyProgress(msgspec.Struct, frozen=True):
@@ -122,9 +124,8 @@ class _Moving:
     def up_to(self, mark: Mark, end: int) -> Mark:
         """Copy the events behind a mark up to a position; give the mark there."""
         log = self._source.log
-        with ahead(_pages(log, mark.position, end, self._page_events)) as pages:
-            for page, types in pages:
-                after = marked(mark, page)
+        with ahead(_pages(log, mark, end, self._page_events)) as pages:
+            for page, types, after in pages:
                 self._target.add(page, types, mark, after)
                 mark = after
                 self._on_progress(CopyProgress("copied", mark.position, end))
@@ -133,23 +134,23 @@ class _Moving:
         return mark
 
 
-_Page: TypeAlias = tuple[Sequence[StoredEvent], Sequence[EventType]]
-"""Events, and all types that the log has."""
+_Page: TypeAlias = tuple[Sequence[StoredEvent], Sequence[EventType], Mark]
+"""Events, all types that the log has, and the mark behind them."""
 
 
-def _pages(log: LogReader, after: int, end: int, page_events: int) -> Generator[_Page]:
+def _pages(log: LogReader, mark: Mark, end: int, page_events: int) -> Generator[_Page]:
     types = log.event_types()
     known = {(kind.name, kind.version) for kind in types}
-    while after < end:
-        most = min(page_events, end - after)
-        page = log.read_feed(after, events_max=most, bytes_max=_PAGE_BYTES)
+    while mark.position < end:
+        most = min(page_events, end - mark.position)
+        page = log.read_feed(mark.position, events_max=most, bytes_max=_PAGE_BYTES)
         if not page:
             return
-        if not {(event.name, event.event_version) for event in page} <= known:
+        if not known.issuperset(map(_kind_of, page)):
             types = log.event_types()
             known = {(kind.name, kind.version) for kind in types}
-        yield page, types
-        after = page[-1].position
+        mark = marked(mark, page)
+        yield page, types, mark
 
 
 Row = TypeVar("Row")
@@ -203,9 +204,8 @@ def verify_copy(
     found = Mark()
     with target.written() as log:
         end = log.head().position
-        with ahead(_pages(log, 0, end, page_events)) as pages:
-            for page, _ in pages:
-                found = marked(found, page)
+        with ahead(_pages(log, found, end, page_events)) as pages:
+            for _, _, found in pages:
                 on_progress(CopyProgress("verified", found.position, wanted.position))
     if found != wanted:
         raise Damaged(

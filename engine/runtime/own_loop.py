@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from ..running import loop_factory
 from .native import NativeQueue, NativeThread, result_of, start_native
 
 __all__ = ["OwnLoop"]
@@ -29,11 +30,15 @@ class OwnLoop:
 
     def run(self, call: Callable[[], Awaitable[T]]) -> T:
         """Run a call there to its end; give what it gives, raise what it raises."""
+        return result_of(self.begin(call))
+
+    def begin(self, call: Callable[[], Awaitable[T]]) -> Future[T]:
+        """Have a call run there behind those that were begun; give where its end is told."""
         if self._thread is None:
             self._thread = start_native(self._serve, self._name)
         answer: Future[T] = Future()
         self._calls.put((call, answer))
-        return result_of(answer)
+        return answer
 
     def close(self) -> None:
         """End the thread; a second call does nothing."""
@@ -43,7 +48,7 @@ class OwnLoop:
             thread.join()
 
     def _serve(self) -> None:
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             while (item := self._calls.get()) is not None:
                 call, answer = item
                 try:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import beside, cold, databases, feed, project
+from benchmarks import beside, cold, copy, databases, feed, project
 from benchmarks import postgres as on_postgres
 from benchmarks.filled import Orders
 from benchmarks.scenario import Cell, Scenario, Wrong
 from tests.support.postgres import Server
 
 ROOT = Path(__file__).parents[2]
+IN_SERVER = ("--store", "postgresql")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def _on_this_server(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 def cells_of(module: Any, folder: Path, *arguments: str) -> Scenario:
     parser = argparse.ArgumentParser()
     module.add_options(parser)
-    options = parser.parse_args(["--store", "postgresql", *arguments])
+    options = parser.parse_args(arguments)
     options.rounds, options.seconds, options.folder, options.quick = 1, 0.05, folder, True
     scenario: Scenario = module.scenario(options)
     return scenario
@@ -44,8 +45,13 @@ def measured(cell: Cell, folder: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [(feed, ("--events", "512")), (cold, ()), (project, ("--events", "512"))],
-    ids=["feed", "cold", "project"],
+    [
+        (feed, (*IN_SERVER, "--events", "512")),
+        (cold, IN_SERVER),
+        (project, (*IN_SERVER, "--events", "512")),
+        (copy, ("--events", "512")),
+    ],
+    ids=["feed", "cold", "project", "copy"],
 )
 def test_each_cell_of_logs_and_views_gives_figures_and_leaves_no_database(
     module: ModuleType, arguments: tuple[str, ...], tmp_path: Path, postgres: Server

@@ -4,6 +4,8 @@
 `python -m tests.crashes members`: processes that share a log, of which some die; with
 `--store postgresql` in a server, which is restarted meanwhile.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
+`python -m tests.crashes views --trials 200`: so many engines killed in the middle of batches of
+views, and their server again and again meanwhile; `postgres` ends with that too.
 The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
 """
 
@@ -161,7 +163,7 @@ def tell(options: argparse.Namespace, verdict: Verdict) -> None:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
-    parser.add_argument("what", choices=("kills", "power", "postgres", "members"))
+    parser.add_argument("what", choices=("kills", "power", "postgres", "views", "members"))
     parser.add_argument("--trials", type=int, default=100, help="for postgres, parts in 100")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
@@ -177,6 +179,8 @@ def main() -> int:
         broken = run_postgres(faults_of(options.trials), options.first)
         lives, servers = 2 * options.trials, max(1, options.trials // 10)
         return run_postgres_views(lives, servers, options.first) or broken
+    if options.what == "views":
+        return run_postgres_views(options.trials, max(1, options.trials // 20), options.first)
     if options.what == "members":
         in_server = options.store == "postgresql"
         return run_members(options.trials, options.rounds, options.first, postgres=in_server)

@@ -14,8 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import chain
-from typing import Protocol
+from typing import Final, Protocol
 from zlib import crc32
 
 import msgspec
@@ -41,6 +40,8 @@ __all__ = [
     "rival_copy",
 ]
 
+_NUMBER_BYTES: Final = 8
+
 
 class Mark(msgspec.Struct, frozen=True):
     """How far a copy has come."""
@@ -56,9 +57,13 @@ def marked(mark: Mark, events: Sequence[StoredEvent]) -> Mark:
     """Give the mark behind these events, which follow on it."""
     if not events:
         return mark
-    numbers = chain.from_iterable((e.position, e.checksum, e.recorded, e.behind) for e in events)
-    digest = crc32(array("q", numbers).tobytes(), mark.digest)
-    return Mark(events[-1].position, events[-1].checksum, digest)
+    numbers = array("q", bytes(4 * _NUMBER_BYTES * len(events)))
+    # Column by column: an item at a time is more than twice as slow.
+    numbers[0::4] = array("q", [event.position for event in events])
+    numbers[1::4] = array("q", [event.checksum for event in events])
+    numbers[2::4] = array("q", [event.recorded for event in events])
+    numbers[3::4] = array("q", [event.behind for event in events])
+    return Mark(events[-1].position, events[-1].checksum, crc32(numbers, mark.digest))
 
 
 class Carried(msgspec.Struct, frozen=True):

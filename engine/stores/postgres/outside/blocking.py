@@ -7,9 +7,11 @@ between two calls, and never within one. What the server says is told as `failed
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from ....errors import EngineError, StoreFailed
+from ....runtime.native import result_of
 from ....runtime.own_loop import OwnLoop
 from ..failures import sqlstate_of
 from ..views.link import Link, Place, failed, is_lost_line
@@ -52,9 +54,13 @@ class Blocking:
 
     def run(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run `call(link, *args)`; give what it gives."""
+        return result_of(self.begin(call, *args))
+
+    def begin(self, call: Callable[..., Awaitable[T]], *args: Any) -> Future[T]:
+        """Have it run behind those that were begun; give where its end is told."""
         if not self._is_open:
             raise StoreFailed(f"{self._place.name} is closed", written=False)
-        return self._loop.run(lambda: self._run(call, args))
+        return self._loop.begin(lambda: self._run(call, args))
 
     async def _run(self, call: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         link = await self._connected()

@@ -47,7 +47,7 @@ class PostgresCopySource:
         self._place = place
         self._calls = Blocking(place)
         self._builds = Builds(place)
-        self.log = PostgresLogReader(place)
+        self.log = PostgresLogReader(place, walked=True)
         """The log, open inside of `with`."""
 
     def __enter__(self) -> PostgresCopySource:

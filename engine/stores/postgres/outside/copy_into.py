@@ -395,7 +395,7 @@ class PostgresCopyTarget:
 
     def written(self) -> PostgresLogReader:
         """Give the schema to be read."""
-        return PostgresLogReader(self._place, copying=True)
+        return PostgresLogReader(self._place, copying=True, walked=True)
 
     def place(self) -> None:
         """Make it a log, synced."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Final
 
 from ....errors import Damaged, StoreRefused
 from ....model.stored import EventType, StoredEvent
+from ....runtime.native import result_of
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
 from ...contract.timers import TimerKey, WaitingTimer
+from ..driver import Record
 from ..log.claims import CLAIMS_SINCE, read_claims
 from ..log.reading import (
     events_of_feed,
@@ -42,10 +45,17 @@ _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 class PostgresLogReader:
     """The log at a place; use it with `with`."""
 
-    def __init__(self, place: Place, *, copying: bool = False) -> None:
-        """Take where it is; with `copying` a log is read that is being copied to there."""
+    def __init__(self, place: Place, *, copying: bool = False, walked: bool = False) -> None:
+        """Take where it is.
+
+        With `copying` a log is read that is being copied to there. `walked` says that the feed is
+        read from one end to the other, so that a page may be read before it is asked for.
+        """
         self._place = place
         self._copying = copying
+        self._is_walked = walked
+        self._coming: tuple[tuple[int, int, int], Future[Sequence[Record]]] | None = None
+        """What is read ahead: behind which position, events and bytes at most; and its rows."""
         self._calls = Blocking(place)
         self._types: dict[int, EventType] = {}
         self._has_claims = self._has_timers = False
@@ -100,6 +110,7 @@ class PostgresLogReader:
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         self._calls.close()
+        self._coming = None
         self._types.clear()
 
     # -- reading ------------------------------------------------------------------------------
@@ -143,14 +154,8 @@ class PostgresLogReader:
 
     def read_feed(self, after: int, *, events_max: int, bytes_max: int) -> Sequence[StoredEvent]:
         """Read the global order after a position; empty at the end of the log."""
-        return self._calls.run(self._read_feed, after, events_max, bytes_max)
-
-    async def _read_feed(
-        self, link: Link, after: int, events_max: int, bytes_max: int
-    ) -> Sequence[StoredEvent]:
         while True:
-            rows = await read_feed(link.line, self._place.log_schema, after, events_max, bytes_max)
-            await self._know_types(link, {row[3] for row in rows})
+            rows = self._feed_rows(after, events_max, bytes_max)
             try:
                 return events_of_feed(rows, after, self._type)
             except Damaged:
@@ -158,6 +163,36 @@ class PostgresLogReader:
                 if events_max == 1:
                     raise
                 events_max //= 2
+
+    def _feed_rows(self, after: int, events_max: int, bytes_max: int) -> Sequence[Record]:
+        rows = self._taken(after, events_max, bytes_max)
+        if len(rows) < events_max:
+            rows = self._calls.run(self._read_feed, after, events_max, bytes_max)
+        if self._is_walked and len(rows) == events_max:
+            # The server reads on while this page is made into events.
+            asked = (rows[-1][0], events_max, bytes_max)
+            self._coming = asked, self._calls.begin(self._read_feed, *asked)
+        return rows
+
+    def _taken(self, after: int, events_max: int, bytes_max: int) -> Sequence[Record]:
+        """Give what was read ahead, where it is the page that is asked for or begins with it.
+
+        A page that ends early is none: there may be more by now.
+        """
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return ()
+        (begun, most, bytes_), rows = coming
+        if (begun, bytes_) != (after, bytes_max) or most < events_max:
+            return ()
+        return result_of(rows)[:events_max]
+
+    async def _read_feed(
+        self, link: Link, after: int, events_max: int, bytes_max: int
+    ) -> Sequence[Record]:
+        rows = await read_feed(link.line, self._place.log_schema, after, events_max, bytes_max)
+        await self._know_types(link, {row[3] for row in rows})
+        return rows
 
     def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int

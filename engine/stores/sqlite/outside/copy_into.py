@@ -31,7 +31,7 @@ from ..connection import durable_settings, run, run_many, set_pragma, transactio
 from ..files import Files, Lock
 from ..log.behind import keep_behind
 from ..log.repairs import keep_repairs
-from ..log.schema import MIGRATIONS, migrate, protect
+from ..log.schema import MIGRATIONS, insert_events, insert_streams, migrate, protect
 from ..log.snapshots import write_snapshots
 from ..log.timers import add_timers
 from ..shape import harden
@@ -180,11 +180,9 @@ class SqliteCopyTarget:
             self._move_mark(connection, before, after)
             self._keep_types(connection, types)
             self._know_streams(connection, {event.stream for event in events})
-            run_many(
-                connection,
-                "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [self._row(event) for event in events],
-            )
+            # In few statements: each row of its own would hand the interpreter's lock over, and
+            # wait for whoever reads the next page.
+            insert_events(connection, [self._row(event) for event in events])
             keep_behind(connection, events)
 
     def _move_mark(self, connection: apsw.Connection, before: Mark, after: Mark) -> None:
@@ -230,7 +228,7 @@ class SqliteCopyTarget:
         if new:
             last: int = run(connection, "SELECT ifnull(max(number), 0) FROM streams")[0][0]
             rows = list(enumerate(new, last + 1))
-            run_many(connection, "INSERT INTO streams VALUES (?, ?)", rows)
+            insert_streams(connection, rows)
             self._streams.update((name, number) for number, name in rows)
 
     # -- the rest -----------------------------------------------------------------------------
