@@ -26,7 +26,7 @@ from ..errors import Damaged, DefinitionError
 from ..model.codec import EventRegistry
 from ..model.personal import SNAPSHOTS
 from ..runtime.ports import Ports
-from ..stores.contract.keys import Erasure, KeyStore, SubjectKey
+from ..stores.contract.keys import Erasure, KeyStore, PlacedKeys, SubjectKey
 
 __all__ = ["Vault", "check_installed", "reading"]
 
@@ -58,6 +58,7 @@ class Vault:
     def __init__(self, store: KeyStore) -> None:
         check_installed()
         self.store = store
+        self._placed = store if isinstance(store, PlacedKeys) else None
         self._ports = Ports()
         self._make_aead: Any = None
         self._opened = False
@@ -135,7 +136,13 @@ class Vault:
         return cipher
 
     async def flush(self) -> None:
-        """Make new keys durable: what they have encrypted may be written then."""
+        """Make new keys durable: what they have encrypted may be written then.
+
+        Raises StoreFailed where the keys are not there any more: nothing is to be written then that
+        nobody reads after a restart.
+        """
+        if self._placed is not None:
+            self._placed.check()
         if not self._new:
             return
         # Before an append and before an erasure, which meet here: each key is added once.

@@ -9,7 +9,7 @@ used again, also after its secret is destroyed: so what was erased is told from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -103,4 +103,16 @@ class KeyStore(Protocol):
 
     def change_count(self) -> int:
         """Give a number that changes when another process or connection has changed the store."""
+        ...
+
+
+@runtime_checkable
+class PlacedKeys(Protocol):
+    """A store of keys that can be looked for where it was opened."""
+
+    def check(self) -> None:
+        """Raise StoreFailed where another one is there now, or none; before each append.
+
+        What is kept here would be found by nobody after a restart.
+        """
         ...

@@ -3,7 +3,8 @@
 Rules: what is destroyed is overwritten: SQLite zeroes what it deletes (`secure_delete`), and the
 write-ahead log is merged and cut to nothing before a destruction is told. One connection reads, in
 the event loop, without ever waiting for the one that writes, in a worker. The file has mode 0600,
-names its log, and is no part of the log's files: nothing here copies it.
+names its log, and is no part of the log's files: nothing here copies it. It is believed while its
+name leads to the file that was opened: a key in another one would be found by nobody.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .connection import (
     transaction,
 )
 from .files import files_of
+from .place import Place
 
 __all__ = ["SqliteKeys"]
 
@@ -80,6 +82,7 @@ class SqliteKeys:
         self._worker: Worker | None = None
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
+        self._place: Place | None = None
 
     def __repr__(self) -> str:
         return f"SqliteKeys({self._path!r})"
@@ -117,6 +120,8 @@ class SqliteKeys:
                 make_wal_durable(connection, files, self._path)
             with transaction(connection):
                 self._make(connection, log_id)
+            if self._path != MEMORY:
+                self._place = Place(self._path, files, written=True)
             [(largest,)] = run(connection, _LARGEST)
         return int(largest)
 
@@ -197,6 +202,15 @@ class SqliteKeys:
 
     # -- writing, in the worker ---------------------------------------------------------------
 
+    def check(self) -> None:
+        """See `PlacedKeys.check`."""
+        if self._place is None:
+            return
+        try:
+            self._place.check()
+        except StoreRefused as error:
+            raise StoreFailed(f"the keys of personal data: {error}", written=False) from error
+
     async def add(self, keys: Sequence[SubjectKey]) -> None:
         """Keep new keys."""
         await self._on_writer(self._add, keys)
@@ -275,8 +289,10 @@ class SqliteKeys:
     @contextmanager
     def _writing(self) -> Generator[apsw.Connection]:
         assert self._writer is not None, "it is open"
+        self.check()
         with self._failures("written"), transaction(self._writer):
             yield self._writer
+        self.check()
 
     @contextmanager
     def _failures(self, what: str) -> Generator[None]:
