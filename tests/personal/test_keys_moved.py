@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import StoreFailed, Voided
+from engine import Erasure, Ports, StoreFailed, SubjectKey, Voided
+from engine.stores.sqlite.keys import SqliteKeys
 
 from .hotel import NAME, Guest, Register, hotel, two_guests
 
@@ -56,6 +57,24 @@ async def test_nobody_is_called_erased_whose_key_may_be_there(
 
         with pytest.raises(StoreFailed, match="not the file any more"):
             await engine.personal.erase("guest:g-1")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_no_key_is_kept_or_destroyed_in_a_file_that_is_gone(
+    tmp_path: Path, way: Callable[[Path], None]
+) -> None:
+    """As `foldline personal erase` would, without an engine."""
+    keys = SqliteKeys(str(tmp_path / "hotel.keys.db"))
+    await keys.open(Ports(), "a-log")
+    try:
+        await keys.add([SubjectKey(1, "ann", bytes(32))])
+        way(tmp_path / "hotel.keys.db")
+        with pytest.raises(StoreFailed, match="not the file any more"):
+            await keys.erase(Erasure(0, "ann", 1, 0))
+        with pytest.raises(StoreFailed, match="not the file any more"):
+            await keys.add([SubjectKey(2, "bob", bytes(32))])
+    finally:
+        await keys.close()
 
 
 async def test_a_file_of_keys_that_is_put_back_is_used_again(tmp_path: Path) -> None:
