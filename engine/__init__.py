@@ -41,6 +41,9 @@ from .errors import UsageError as UsageError
 from .errors import Voided as Voided
 from .errors import WrongVersion as WrongVersion
 from .explained import explain as _explain
+from .health.bounds import Health as Health
+from .health.report import HealthCheck as HealthCheck
+from .health.report import HealthReport as HealthReport
 from .host.portal import Portal as Portal
 from .limits import Limits as Limits
 from .log.feed import Feed as Feed
@@ -261,6 +264,9 @@ __all__ += [
     "DirectoryStatistics",
     "EngineStatistics",
     "Erasure",
+    "Health",
+    "HealthCheck",
+    "HealthReport",
     "Histogram",
     "IntakeStatistics",
     "JournalStatistics",

@@ -25,6 +25,7 @@ from typing import Any, TypeVar, cast
 
 from .authorization import Authorize
 from .errors import DefinitionError, EngineError, EngineFailed
+from .health.watch import HealthWatch, Healthy
 from .host.portal import Portal
 from .limits import Limits
 from .log.feed import Feed, Kinds, Names
@@ -62,7 +63,7 @@ Answer = TypeVar("Answer")
 Reply = TypeVar("Reply")
 
 
-class Engine(Scheduling):
+class Engine(Scheduling, Healthy):
     """Aggregates, their log, and the views of it, in this process: `async with Engine(...)`.
 
     - `aggregates`: classes of Aggregate. Each kind is declared once.
@@ -156,6 +157,7 @@ class Engine(Scheduling):
         self.personal = PersonalData(wiring.vault, wiring.eraser, wiring.entrance, wiring.gate)
         """What can be done with personal data at run time: erase a person, list the erasures."""
         self._life, self._entrance = wiring.life, wiring.entrance
+        self._health = HealthWatch.of(wiring)
         self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:
@@ -187,7 +189,7 @@ class Engine(Scheduling):
         joined = self._joined = Joined(
             first, again, declared, settings, store, self._use, listen=listen, elsewhere=elsewhere
         )
-        self._life, self._entrance = joined.life, joined.entrance
+        self._life, self._entrance, self._health = joined.life, joined.entrance, joined.health
         self._send, self.projections = joined.forwarding.send, joined.projections
         self._send_of_many = joined.forwarding.send_of_many
         self.personal.entrance = joined.entrance
@@ -442,11 +444,6 @@ class Engine(Scheduling):
         """Give the loop in which the engine runs; raise what prevents its use in this process."""
         return self._entrance.loop()
 
-    @property
-    def is_new(self) -> bool:
-        """Whether it was not started yet."""
-        return self._life.state == "new"
-
     def portal(self) -> Portal:
         """Give a way in for code without an event loop: threads, notebooks, sync frameworks.
 
@@ -479,6 +476,7 @@ class Engine(Scheduling):
         finally:
             if self._watch is not None:
                 self._watch.detach()
+            await self._health.close()
         if self.failed is not None:
             raise EngineFailed(f"the engine failed with {described(self.failed)}") from self.failed
 
@@ -491,8 +489,3 @@ class Engine(Scheduling):
     def limits(self) -> Limits:
         """The bounds that it works within."""
         return self._wiring.settings.limits
-
-    @property
-    def failed(self) -> BaseException | None:
-        """What ended the engine, if it failed."""
-        return self._life.failed

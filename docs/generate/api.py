@@ -41,6 +41,7 @@ _KITS = {
             "integrations.asgi",
             "integrations.fastapi",
             "integrations.event_stream",
+            "integrations.health",
             "integrations.server",
             "integrations.opentelemetry",
             "integrations.sqlalchemy",
@@ -84,12 +85,18 @@ def pages(package: Path) -> Iterator[tuple[str, str]]:
     """Give path and text of each page."""
     for comment, names in groups(package):
         name, title = _TITLES[re.split(r"[:.]", comment)[0]]
-        blocks = "\n\n".join(f"::: foldline.{found}" for found in names)
+        blocks = "\n\n".join(_block(found) for found in names)
         text = f"# {title}\n\nImport these from `foldline`.\n\n{blocks}\n"
         yield f"reference/api/{name}.md", text
     for name, (title, modules) in _KITS.items():
         parts = [f"# {title}", *(_module(package, module) for module in modules)]
         yield f"reference/api/{name}.md", "\n\n".join(parts) + "\n"
+
+
+def _block(name: str) -> str:
+    """Give one name; an engine is made of parts, whose methods are its own."""
+    parts = "\n    options:\n      inherited_members: true" if name == "Engine" else ""
+    return f"::: foldline.{name}{parts}"
 
 
 def _names_of(package: Path, module: str) -> list[str]:

@@ -28,12 +28,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
-from fastapi import Depends, FastAPI, Header, Query, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.requests import HTTPConnection
 
 from ..engine import Engine
 from ..errors import UsageError
+from ..health.bounds import Health
 from ..model.messages import Command, Receipt
 from ..model.messages import Query as Question
 from ..write.keys import id_from_key
@@ -41,6 +42,7 @@ from .asgi import idempotency_key, receipt_headers
 from .bad_request import BadRequest
 from .conditions import expected_version
 from .event_stream import event_stream, last_event
+from .health import answer_of
 from .server import stopping_with
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "asking",
     "engine_lifespan",
     "executing",
+    "health_routes",
     "watching",
 ]
 
@@ -257,6 +260,31 @@ def watching(principal: Principal = _nobody) -> Callable[..., Watching]:
 
 Watch: TypeAlias = Annotated[Watching, Depends(watching())]
 """`watch: Watch` in an endpoint with `response_class=StreamingResponse`: `await watch(query)`."""
+
+
+# -- health ----------------------------------------------------------------------------------
+
+
+def health_routes(bounds: Health | None = None, *, details: bool = False) -> APIRouter:
+    """Give the routes `/live`, `/ready` and `/health`, for `app.include_router(health_routes())`.
+
+    `bounds` and `details` are as for `HealthRoutes`, which says who should ask which of them.
+    """
+    router = APIRouter(tags=["health"])
+
+    def add(what: str, says: str) -> None:
+        async def answer(engine: RunningEngine) -> Response:
+            status, body = await answer_of(what, engine, bounds, details=details)
+            headers = {"Cache-Control": "no-store"}
+            return Response(body, status, headers, media_type="application/json")
+
+        told: dict[int | str, dict[str, Any]] = {503: {"description": says}}
+        router.add_api_route(f"/{what}", answer, name=what, methods=["GET"], responses=told)
+
+    add("live", "Only a new start of the process helps.")
+    add("ready", "Requests should go elsewhere at this moment.")
+    add("health", "A check is beyond its bound: somebody should look.")
+    return router
 
 
 # -- errors ----------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from os import PathLike
 import msgspec
 
 from ..errors import DefinitionError, UsageError
+from ..health.facts import Facts, facts_of
+from ..health.watch import HealthWatch
 from ..host.entrance import Entrance
 from ..host.supervisor import Life
 from ..log.bus import Bus
@@ -38,6 +40,7 @@ from .listening import read_listen
 from .meeting import FileMeeting, LeaseMeeting, Meeting
 from .membership import Membership
 from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive
+from .serving import HEALTH
 
 __all__ = ["Joined", "Reads", "joinable", "reads_of"]
 
@@ -120,6 +123,9 @@ class Joined:
         self._watch, self.reads = self._make_reads(declared, settings)
         self._membership = Membership(
             self.life, self._make, meeting, self, self.forwarding, forms, settings.logger
+        )
+        self.health = HealthWatch(
+            self.life, settings.ports, first.store, self._known_log_id, self._facts, self._role
         )
 
     def _make_reads(self, declared: Declared, settings: Settings) -> tuple[LogWatch, Reads]:
@@ -219,6 +225,20 @@ class Joined:
             position=max(wiring.journal.position, self._watch.position),
             membership=self._membership.statistics(),
         )
+
+    # -- how it is ----------------------------------------------------------------------------
+
+    def _role(self) -> str:
+        return self._membership.statistics().role
+
+    def _known_log_id(self) -> str:
+        return self._log.log_id if self._wiring is None else self._wiring.store.log_id
+
+    async def _facts(self) -> Facts:
+        """Give what the owner tells of itself, whoever that is."""
+        if self._wiring is None:
+            return await self.forwarding.call(HEALTH, Facts)
+        return await facts_of(self._wiring)
 
     # -- what the membership tells ------------------------------------------------------------
 

@@ -15,9 +15,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 from ..errors import EngineError, EngineFailed, StoreLocked, StoreRefused
+from ..health.facts import facts_of
 from ..host.supervisor import Life
 from ..runtime.machine import process_number
 from ..runtime.safely import described
@@ -255,6 +257,7 @@ class Membership:
             session=getattr(wiring.store, "session", 0),
             send=wiring.reception.send,
             projections=wiring.projections,
+            facts=partial(facts_of, wiring),
             logger=self._logger,
             is_owner=lambda: wiring.life.state == "running",
             is_succeeded=lambda: _is_succeeded(wiring),

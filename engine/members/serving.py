@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from ..errors import Closed, OutcomeUnknown, UsageError, Voided
+from ..health.facts import Facts
 from ..model.messages import Envelope, Receipt
 from ..projections.operations import Projections
 from ..runtime.futures import retrieve
@@ -50,11 +51,13 @@ from .wire import (
     Welcome,
 )
 
-__all__ = ["CALLS", "Serving"]
+__all__ = ["CALLS", "HEALTH", "Serving"]
 
 _OPERATIONS: Final = ("list", "status", "parked", "decisions", "retry", "skip")
 CALLS: Final = frozenset((*_OPERATIONS, "pause", "resume", "reset", "rebuild", "cancel", "drop"))
 """What of `engine.projections` members may call."""
+HEALTH: Final = "health"
+"""What members call for the owner's own numbers, which needs no right."""
 _STRANGERS_MAX: Final = 64
 """Lines of who has not shown a token yet."""
 _STRANGER_SECONDS: Final = 5.0
@@ -93,6 +96,7 @@ class Serving:
         session: int,
         send: Send,
         projections: Projections,
+        facts: Callable[[], Awaitable[Facts]],
         is_owner: Callable[[], bool],
         logger: logging.Logger,
         is_succeeded: Callable[[], bool],
@@ -105,6 +109,7 @@ class Serving:
         self._is_succeeded = is_succeeded
         self._send = send
         self._projections = projections
+        self._facts = facts
         self._is_owner = is_owner
         self._logger = logger
         self._loop = asyncio.get_running_loop()
@@ -376,6 +381,8 @@ class Serving:
         self._answer(line, answer)
 
     async def _call(self, called: Called) -> Answer:
+        if called.method == HEALTH:
+            return Told(called.number, encode_values(await self._facts()))
         if called.method not in CALLS:
             raise UsageError(f"members call {sorted(CALLS)}, and not {called.method!r:.100}")
         call = cast("Callable[..., Awaitable[object]]", getattr(self._projections, called.method))

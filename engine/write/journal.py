@@ -162,7 +162,7 @@ class Journal:
         """Makes durable what a batch needs to be read, before it is written."""
         self._intake = intake
         self._limits = limits
-        self._time = Timekeeper(ports.clock, logger)
+        self.time = Timekeeper(ports.clock, logger)
         self._stopwatch = ports.stopwatch
         self._watch = watch
         self._failpoint = ports.failpoint
@@ -190,7 +190,7 @@ class Journal:
     def begin(self, position: int, recorded: int) -> None:
         """Take the end of the log: the position and the time of its last event."""
         self.position = position
-        self._time.begin(recorded)
+        self.time.begin(recorded)
 
     def statistics(self) -> JournalStatistics:
         """Give the numbers as they are now; called from any thread."""
@@ -286,7 +286,7 @@ class Journal:
         try:
             if self._before is not None:
                 await self._before()
-            committed = await self._store.append(Batch(requests, self._time.now()))
+            committed = await self._store.append(Batch(requests, self.time.now()))
         except BaseException as error:
             if watch is not None:
                 watch.end(seen, error)

@@ -50,6 +50,10 @@ class Timekeeper:
         self._recorded = max(self._recorded, now)
         return now
 
+    def behind(self) -> float:
+        """Give how many seconds the clock is behind the last batch, 0 where it is not."""
+        return max(0, self._recorded - self._clock.now()) / _MICROSECONDS
+
     def _look(self) -> int:
         now, steady = self._clock.now(), self._clock.monotonic()
         if now < self._recorded - _BEHIND_MAX:

@@ -59,6 +59,7 @@ ROOMS: list[set[str]] = [
     {"imports", "exports"},
     {"backups"},
     {"wiring"},
+    {"health"},
     {"members"},
     {"engine"},
     {"__init__"},
@@ -194,8 +195,8 @@ LONG_FILES = {
     "model.rows": 557,
     "projections.projector": 590,
     "queries.live": 524,
-    "stores.sqlite.log.store": 593,
-    "stores.sqlite.system_files": 572,
+    "stores.sqlite.log.store": 566,
+    "stores.sqlite.system_files": 569,
     "stores.sqlite.views.store": 537,
     "write.actor": 578,
 }

@@ -80,6 +80,10 @@ class Files(Protocol):
         """Give the bytes of a file, 0 where there is none."""
         ...
 
+    def free(self, path: str) -> int:
+        """Give the bytes that may still be written on the disk of a file; raises OSError."""
+        ...
+
     def rewrite(self, path: str) -> None:
         """Write a file's bytes over themselves, and sync it: what is shown is on the disk then.
 

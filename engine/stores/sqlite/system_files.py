@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 
 from ...errors import StoreLocked, StoreRefused
+from .room import DiskRoom
 
 try:
     import fcntl
@@ -59,7 +60,7 @@ def exists(path: str) -> bool:
     return Path(path).exists()
 
 
-class SystemFiles:
+class SystemFiles(DiskRoom):
     """The machine's file system."""
 
     def connect(self, path: str, *, readonly: bool = False) -> apsw.Connection:
@@ -163,10 +164,6 @@ class SystemFiles:
             except OSError:
                 continue  # it has ended, or is somebody else's
         return sorted(found)
-
-    def size(self, path: str) -> int:
-        """Give the bytes of a file, 0 where there is none."""
-        return self.stamp(path)[0]
 
     def rewrite(self, path: str) -> None:
         """Write a file's bytes over themselves, and sync it; not a database, but what is beside."""

@@ -19,7 +19,6 @@ import apsw
 from ....errors import StoreFailed, StoreLocked, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ....runtime.ports import Ports, Worker
-from ....statistics import StoreStatistics
 from ...contract.log import (
     Appended,
     Batch,
@@ -45,7 +44,8 @@ from ..connection import (
     set_reading,
     unreadable,
 )
-from ..files import Lock, beside, files_of
+from ..disk import SeenOnDisk
+from ..files import Lock, files_of
 from ..lock import take_lock
 from ..system_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
@@ -78,7 +78,7 @@ CACHED_STREAMS_MAX: Final = 200_000
 _TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
 
 
-class SqliteStore(KeptBeside):
+class SqliteStore(KeptBeside, SeenOnDisk):
     """A log in the file `path`, which is looked for from the folder in which this is made.
 
     `open_timeout` is in seconds: how long to wait for its lock.
@@ -107,11 +107,6 @@ class SqliteStore(KeptBeside):
         self._types: dict[tuple[str, int], tuple[int, str]] = {}
         """Number and schema hash by name and version."""
         self._type_names: dict[int, tuple[str, int]] = {}
-
-    @property
-    def views_path(self) -> str:
-        """Where the views of this log lie: `shop.views.db` beside `shop.db`."""
-        return beside(self.path, "views")
 
     @property
     def log_id(self) -> str:
@@ -480,16 +475,6 @@ class SqliteStore(KeptBeside):
         """How often the write-ahead log was merged, and put off, since the start."""
         merger = self._merger
         return (0, 0) if merger is None else (merger.merges, merger.put_off)
-
-    def statistics(self) -> StoreStatistics:
-        """Give the numbers as they are now; called from any thread."""
-        merges, put_off = self.merges
-        return StoreStatistics(
-            file_bytes=files_of(self._ports).size(self.path),
-            wal_bytes=files_of(self._ports).size(self.path + "-wal"),
-            wal_merges=merges,
-            wal_merges_put_off=put_off,
-        )
 
     def _stop(self, error: BaseException) -> None:
         self._stopped = error
