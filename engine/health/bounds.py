@@ -7,8 +7,8 @@ stays the same, since alarms are hung on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection
+from typing import Final, cast
 
 import msgspec
 
@@ -73,7 +73,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """The folder of the log's backup, as `foldline backup` writes it; None for no check."""
     backup_seconds_max: float | None = 93_600.0
     """Age of that backup in seconds; 26 hours allow for one each night."""
-    unready: Sequence[str] = ()
+    unready: Collection[str] = ()
     """Names of checks that make the engine unready too, as "lag.seconds"."""
 
     def __post_init__(self) -> None:
@@ -81,15 +81,24 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             if name not in ("backup", "unready"):
                 _check(name, getattr(self, name))
-        backup: object = self.backup
-        if backup is not None and not (isinstance(backup, str) and backup):
-            raise DefinitionError(f"Health.backup is the path of a folder, not {shown(backup)}")
-        unready: object = self.unready
-        if isinstance(unready, str) or not all(name in CHECKS for name in self.unready):
-            raise DefinitionError(
-                f"Health.unready is a list of names of checks, which are {', '.join(CHECKS)}; and "
-                f"not {shown(unready)}"
-            )
+        _check_folder(self.backup)
+        _check_names(self.unready)
+
+
+def _check_folder(backup: object) -> None:
+    if backup is not None and not (isinstance(backup, str) and backup):
+        raise DefinitionError(f"Health.backup is the path of a folder, not {shown(backup)}")
+
+
+def _check_names(names: object) -> None:
+    given: object = names  # which a type narrowed below is not shown as
+    many = isinstance(names, Collection) and not isinstance(names, str)
+    if many and all(name in CHECKS for name in cast("Collection[object]", names)):
+        return
+    raise DefinitionError(
+        f"Health.unready is a list of names of checks, which are {', '.join(CHECKS)}; and not "
+        f"{shown(given)}"
+    )
 
 
 def _check(name: str, value: object) -> None:

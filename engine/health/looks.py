@@ -62,22 +62,23 @@ class _Look(Generic[T]):
         self._name = name
         self._worker: Worker | None = None
         self._under_way: asyncio.Future[T] | None = None
-        self._asked = self._since = 0.0
+        self._asked = 0.0
         self.seen: T | None = None
 
     async def __call__(self, what: Callable[[], T]) -> float:
         """Look, if what was seen is old; give for how many seconds nothing has been seen."""
         now = self._ports.clock.monotonic
-        if self._under_way is None:
+        under_way = self._under_way
+        if under_way is None:
             if self.seen is not None and now() - self._asked < _FRESH_SECONDS:
                 return 0.0
             self._asked = now()
             self._worker = self._worker or self._ports.workers.start(self._name)
-            self._under_way = asyncio.ensure_future(self._worker.run(what))
-            self._under_way.add_done_callback(self._take)
-            self._under_way.add_done_callback(retrieve)
-        await asyncio.wait([self._under_way], timeout=_PATIENCE_SECONDS)
-        return 0.0 if self._under_way is None else now() - self._asked
+            under_way = self._under_way = asyncio.ensure_future(self._worker.run(what))
+            under_way.add_done_callback(self._take)
+            under_way.add_done_callback(retrieve)
+        await asyncio.wait([under_way], timeout=_PATIENCE_SECONDS)
+        return 0.0 if under_way.done() else now() - self._asked
 
     def _take(self, done: asyncio.Future[T]) -> None:
         self._under_way = None

@@ -158,6 +158,8 @@ _LEASE: Final = "the lease was not renewed: see whether PostgreSQL answers"
 def _of_state(state: str) -> str:
     if state == "failed":
         return "the engine has failed: its log says why. Start it again"
+    if state == "at-rest":
+        return "no engine has the log open"
     return f"the engine is {state}"
 
 

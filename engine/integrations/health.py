@@ -74,12 +74,15 @@ class HealthRoutes:
             await _send(send, _NOT_FOUND, b"")
 
     def _path_of(self, scope: Any) -> str:
-        """Give the path behind where this is mounted; frameworks leave that in it, or take it."""
+        """Give the path behind where this is mounted; frameworks leave that in it, or take it.
+
+        Some end it with a slash.
+        """
         path: str = scope["path"]
         path = path.removeprefix(scope.get("root_path", "").rstrip("/"))
         if self._prefix and not path.startswith(f"{self._prefix}/"):
             return ""
-        return path.removeprefix(self._prefix)
+        return path.removeprefix(self._prefix).rstrip("/")
 
 
 async def answer_of(

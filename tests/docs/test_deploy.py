@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
+from engine.integrations.fastapi import health_routes
 from tests.docs.pages import blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "deploy.md").read_text()
@@ -65,10 +67,12 @@ def test_kubernetes_runs_one_pod_and_asks_a_path_that_there_is() -> None:
     found = manifests()
     bank = found["StatefulSet"]["spec"]
     (container,) = bank["template"]["spec"]["containers"]
-    paths = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")}
+    paths = [container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")]
+    routes = {route.path for route in health_routes().routes if isinstance(route, APIRoute)}
 
-    assert (bank["replicas"], paths) == (1, {"/health"})
-    assert f'@app.get("{paths.pop()}")' in FILES["web.py"]
+    assert (bank["replicas"], paths) == (1, ["/live", "/ready"])
+    assert set(paths) <= routes
+    assert "app.include_router(health_routes())" in FILES["web.py"]
     assert bank["selector"]["matchLabels"] == bank["template"]["metadata"]["labels"]
     assert found["Service"]["spec"]["selector"] == bank["selector"]["matchLabels"]
     (mount,), (claim,) = container["volumeMounts"], bank["volumeClaimTemplates"]

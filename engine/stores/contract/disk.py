@@ -21,6 +21,8 @@ class DiskSpace(msgspec.Struct, frozen=True):
 
     free_bytes: int
     """What this user may still write on it."""
+    file_bytes: int
+    """Size of the log's file."""
     wal_bytes: Mapping[str, int]
     """Size of each write-ahead log: of the "log", and of the "views" if they are in a file."""
 

@@ -34,7 +34,7 @@ class SeenOnDisk:
         files = files_of(ports)
         places = {"log": self.path, "views": self.views_path}
         sizes = {of: files.size(f"{path}-wal") for of, path in places.items()}
-        return DiskSpace(files.free(self.path), sizes)
+        return DiskSpace(files.free(self.path), files.size(self.path), sizes)
 
     def statistics(self) -> StoreStatistics:
         """Give the numbers as they are now; called from any thread."""

@@ -1,0 +1,1 @@
+"""How an engine tells that it is well."""
