@@ -150,14 +150,13 @@ class Engine(Scheduling, Healthy):
         self._joined: Joined | None = None
         self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch
         self._known, self._clock = wiring.timed, settings.ports.clock
-        self._retry_parked = self._retry
         self._store, self._views, self._bus = wiring.store, wiring.views, wiring.bus
         self.projections = wiring.projections
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self.personal = PersonalData(wiring.vault, wiring.eraser, wiring.entrance, wiring.gate)
         """What can be done with personal data at run time: erase a person, list the erasures."""
-        self._life, self._entrance = wiring.life, wiring.entrance
-        self._health = HealthWatch.of(wiring)
+        self._life, self._health = wiring.life, HealthWatch.of(wiring)
+        self._entrance, self._retry_parked = wiring.entrance, self._retry
         self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:

@@ -1,4 +1,4 @@
-"""How an engine is, as those ask who keep it running: may it live, may it be sent requests.
+"""The health of an engine: whether it is live and ready, each check with value and bound.
 
 In comes what a moment tells: numbers of the engine that owns the log, the disk, a backup's
 manifest. Out goes a report, each check of it with its value and its bound. Read `bounds`,

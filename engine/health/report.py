@@ -69,7 +69,7 @@ class HealthCheck(msgspec.Struct, frozen=True, kw_only=True):
     value: int | float | str | None
     """What was found; None where nobody knows."""
     bound: int | float | str | None
-    """What it may be at most, or must be at least; None where it is told only."""
+    """What it may be at most, or must be at least; None where there is none."""
     unit: str = ""
     """"s", "By", "{event}", "{timer}", or nothing."""
     decides: Decides = "nothing"
@@ -92,7 +92,7 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     role: str | None
     """Of an engine with `join=True`: "owner", "member" or "waiting"."""
     position: int | None
-    """The end of the log; None where the owner does not tell."""
+    """The end of the log; None where the owner does not say."""
     checks: tuple[HealthCheck, ...]
     """All of them, in the order of their names in the reference."""
 

@@ -34,7 +34,7 @@ class HealthRoutes:
     - `engine`: the engine, or a function that gives it, or None as long as there is none.
     - `bounds`: of the checks; the usual ones without.
     - `prefix`: what stands before the paths, as "/-"; nothing without.
-    - `details`: whether `/health` tells values, bounds and what to do. Names of projections and
+    - `details`: whether `/health` shows values, bounds and what to do. Names of projections and
       folders are in it: let no stranger reach it.
 
     `/live` is 503 if only a new start of the process helps: give it to what restarts processes.
