@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -146,7 +147,10 @@ def test_wrong_usage_is_told_and_leaves_nothing(
     ("mutant", "found"),
     [
         ("answer-before-commit", "P8: receipts name another place than the log"),
-        ("key-forgotten-by-replay", "P8: commands were run twice"),
+        (
+            "key-forgotten-by-replay",
+            "P8: commands were run twice|P6: what was refused is in the log",
+        ),
         ("mailbox-last-first", "P5: commands of an order were not decided one after the other"),
         ("checkpoint-outside-the-transaction", "P9: views do not stand at the log's end"),
     ],
@@ -164,4 +168,4 @@ def test_a_planted_bug_is_found(tmp_path: Path, mutant: str, found: str) -> None
     done = run(tmp_path / "out", *arguments, root=tmp_path)
 
     assert done.returncode == 1, done.stdout + done.stderr
-    assert found in done.stdout
+    assert re.search(found, done.stdout)  # what shows first depends on where the kills fall
