@@ -3,9 +3,9 @@
 Rules: the parent has no event loop and no thread, and never opens the store: it polls what the
 process writes down. Moments of kills are drawn from the seed, between none and twice the interval
 after a life began, so that some fall into the recovery from the one before. A slow machine is given
-time: of two lives in turn one has answered before it is killed, and a run has no end in peace before
-one such kill. What was not answered is sent again by the next life, and so are some commands that
-were: their receipts must be the same.
+time: of two lives in turn one has answered before it is killed, and a run has no end in peace
+before one such kill. What was not answered is sent again by the next life, and so are some
+commands that were: their receipts must be the same.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def test_wrong_usage_is_told_and_leaves_nothing(
         ("answer-before-commit", "P8: receipts name another place than the log"),
         (
             "key-forgotten-by-replay",
-            "P8: commands were run twice|P6: what was refused is in the log",
+            "P8: commands were run twice|P6: what was refused is",
         ),
         ("mailbox-last-first", "P5: commands of an order were not decided one after the other"),
         ("checkpoint-outside-the-transaction", "P9: views do not stand at the log's end"),
