@@ -199,6 +199,8 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """How often the write-ahead log was merged into the file since the start."""
     wal_merges_put_off: int
     """How often a reader was in the way."""
+    free_bytes: int | None = None
+    """What is free on the disk of the log; None if the disk does not say."""
 
 
 class ServerStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,8 @@ Rules: it only looks, by the names of the files, and opens none of them. It bloc
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ...runtime.ports import Ports
 from ...statistics import StoreStatistics
 from ..contract.disk import DiskSpace
@@ -39,9 +41,14 @@ class SeenOnDisk:
     def statistics(self) -> StoreStatistics:
         """Give the numbers as they are now; called from any thread."""
         merges, put_off = self.merges
+        files = files_of(self._ports)
+        free: int | None = None
+        with suppress(OSError):
+            free = files.free(self.path)
         return StoreStatistics(
-            file_bytes=files_of(self._ports).size(self.path),
-            wal_bytes=files_of(self._ports).size(self.path + "-wal"),
+            file_bytes=files.size(self.path),
+            wal_bytes=files.size(self.path + "-wal"),
             wal_merges=merges,
             wal_merges_put_off=put_off,
+            free_bytes=free,
         )
