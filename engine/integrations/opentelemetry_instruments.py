@@ -401,10 +401,10 @@ DISTRIBUTIONS: Final = (
 )
 
 _PROCESS: Final = [
-    Instrument("gauge", "engine.state", "{engine}", "1 for the state that it is in", _life),
+    Instrument("gauge", "state", "{engine}", "1 for the state that it is in", _life),
     Instrument(
         "counter",
-        "engine.loop.blocked",
+        "loop.blocked",
         "{block}",
         "Times that the event loop was blocked for too long",
         _one(lambda n: n.loop_blocked),
