@@ -54,6 +54,8 @@ class Record(msgspec.Struct, eq=False):
     at: float
     """When it was written, in seconds that do not jump."""
     flushed: bool = False
+    replicated: bool = False
+    """Whether a standby has it."""
 
 
 class Tables:

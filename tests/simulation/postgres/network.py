@@ -20,6 +20,7 @@ from engine.stores.postgres.address import Address
 from engine.stores.postgres.failures import cannot_connect
 from tests.simulation.loop import SimulatedLoop
 
+from .pooler import PooledClient, Pooler
 from .process import Process
 from .server import Backend, Server, server_error
 
@@ -29,6 +30,12 @@ Fault: TypeAlias = Literal["", "request", "late", "reply", "silent"]
 
 _CONNECT_SECONDS: Final = 10.0
 _exceptions: Any = importlib.import_module("asyncpg.exceptions")
+
+
+class _Warning:
+    """A message of the server's, of which only the severity is told."""
+
+    severity_en = "WARNING"
 
 
 class Faults(msgspec.Struct):
@@ -68,8 +75,14 @@ class Network:
         self.starting = False
         self.on_request: Callable[[str, Process], Fault] | None = None
         """Says what becomes of a statement, in place of chance."""
+        self.pooler: Pooler | None = None
         self.connections: list[SimulatedConnection] = []
         self.counts: dict[str, int] = {}
+
+    @property
+    def gate(self) -> Any:
+        """What clients talk to: the pooler, or the server itself."""
+        return self.pooler or self.server
 
     def arrival(self) -> float:
         """Give when something arrives that is sent now."""
@@ -104,7 +117,7 @@ class SimulatedDriver:
         except BaseException:
             connection.terminate()
             raise
-        return connection, address.pooler
+        return connection, address.pooler or network.pooler is not None
 
     async def _reach(self) -> None:
         network = self._network
@@ -127,7 +140,7 @@ class SimulatedConnection:
         self._network = network
         self._loop = network.loop
         self.process = process
-        self.backend: Backend | None = None
+        self.backend: Backend | PooledClient | None = None
         self._closed = False
         self._silent = False
         self._hung_up = False
@@ -138,7 +151,13 @@ class SimulatedConnection:
 
     def begin(self) -> None:
         """The server takes it."""
-        self.backend = self._network.server.connect(self._server_hangs_up, self.process.number)
+        network = self._network
+        backend = network.gate.connect(self._server_hangs_up, self.process.number)
+        if network.pooler is None:
+            backend.warn = self._warn
+        else:
+            backend.warned = self._warn
+        self.backend = backend
         self._network.connections.append(self)
 
     # -- what a store calls -------------------------------------------------------------------
@@ -167,6 +186,11 @@ class SimulatedConnection:
         """Have it planned."""
         await self._call("PREPARE", (query,))
         return SimulatedStatement(self, query)
+
+    async def run_prepared(self, query: str, values: Sequence[Any]) -> Sequence[Any]:
+        """Run what was prepared, in whichever session this is now."""
+        rows: Sequence[Any] = await self._call(query, values, prepared=True)
+        return rows
 
     def transaction(self, *, isolation: str | None = None, readonly: bool = False) -> Block:
         """Give a block."""
@@ -198,20 +222,22 @@ class SimulatedConnection:
 
     # -- a request and its reply --------------------------------------------------------------
 
-    async def _call(self, query: str, values: Sequence[Any]) -> Any:
+    async def _call(self, query: str, values: Sequence[Any], *, prepared: bool = False) -> Any:
         if self._closed:
             raise _exceptions.InterfaceError("connection is closed")
         if self._waiter is not None:
             raise _exceptions.InterfaceError("another operation is in progress")
         self._waiter = waiter = self._loop.create_future()
-        self._send(query, values, waiter)
+        self._send(query, values, waiter, prepared)
         try:
             return await waiter
         except asyncio.CancelledError:
             self._cancel()
             raise
 
-    def _send(self, query: str, values: Sequence[Any], waiter: asyncio.Future[Any]) -> None:
+    def _send(
+        self, query: str, values: Sequence[Any], waiter: asyncio.Future[Any], prepared: bool
+    ) -> None:
         network, backend = self._network, self.backend
         assert backend is not None
         if self.process.dead:
@@ -249,8 +275,24 @@ class SimulatedConnection:
             )
 
         network.server.later(
-            arrives - self._loop.time(), network.server.receive, backend, query, values, answered
+            arrives - self._loop.time(), self._receive, query, values, answered, prepared
         )
+
+    def _receive(self, query: str, values: Sequence[Any], answered: Any, prepared: bool) -> None:
+        gate = self._network.gate
+        gate.receive(self.backend, query, values, answered, prepared=prepared)
+
+    def _warn(self) -> None:
+        """Bring a warning, before the answer that it belongs to."""
+        if self._silent or self._hung_up:
+            return
+        self._came_back = max(self._network.arrival(), self._came_back + 1e-9)
+        self._network.counted("warnings")
+        self._network.server.later(self._came_back - self._loop.time(), self._hear)
+
+    def _hear(self) -> None:
+        for listener in () if self._closed else self._listeners:
+            listener(self, _Warning())
 
     def _fall_silent(self) -> None:
         if not self._silent and self._network.faults.silent_max is not None:
@@ -271,7 +313,7 @@ class SimulatedConnection:
         backend, network = self.backend, self._network
         if backend is not None and not self._closed and not self._silent:
             network.server.later(
-                network.arrival() - self._loop.time(), network.server.cancel, backend
+                network.arrival() - self._loop.time(), network.gate.cancel, backend
             )
 
     # -- how it ends --------------------------------------------------------------------------
@@ -300,7 +342,7 @@ class SimulatedConnection:
         when = max(network.arrival(), self._arrived + 1e-9)
         if self._silent or self.process.lost:
             when += network.random.choice((60.0, 7_200.0))
-        network.server.later(when - self._loop.time(), network.server.end_of_file, backend)
+        network.server.later(when - self._loop.time(), network.gate.end_of_file, backend)
 
     def process_ended(self) -> None:
         """The process is dead: its machine hangs up, if it still can."""
@@ -324,11 +366,12 @@ class SimulatedStatement:
 
     async def fetch(self, *values: Any) -> Sequence[Any]:
         """Run it; give its rows."""
-        return await self._connection.fetch(self._query, *values)
+        return await self._connection.run_prepared(self._query, values)
 
     async def fetchrow(self, *values: Any) -> Any:
         """Run it; give its first row."""
-        return await self._connection.fetchrow(self._query, *values)
+        rows = await self.fetch(*values)
+        return rows[0] if rows else None
 
 
 class Block:

@@ -31,6 +31,7 @@ Answer: TypeAlias = Callable[[Any, BaseException | None], None]
 """Takes the rows, or an error."""
 
 _DEADLOCK_SECONDS: Final = 1.0
+_SYNC: Final = "synchronous_commit"
 _WRITER_SECONDS: Final = 0.4
 """What is committed without a sync is on the disk after at most so long."""
 _CONTEXT: Final = contextvars.Context()
@@ -131,6 +132,8 @@ class _Request(msgspec.Struct):
     query: str
     values: Sequence[Any]
     answer: Answer
+    prepared: bool
+    """Whether the session is to have it prepared."""
 
 
 class Backend:
@@ -153,6 +156,11 @@ class Backend:
         self.answer: Answer | None = None
         self.waits_for: Any = None
         self.committing = False
+        self.replicating = False
+        """Whether its commit is done here, and waits for a standby."""
+        self.prepared: set[str] = set()
+        self.warn: Callable[[], None] = lambda: None
+        """Called where the server warns, before it answers."""
         self.ended = False
         self.told_to_end = False
         """Whether it ends when it is through with what it has."""
@@ -174,6 +182,8 @@ class Server:
         self.backends: list[Backend] = []
         self.clock_ahead = 0.0
         self.commit_seconds = 0.001
+        self.standby_seconds = 0.005
+        self.standby_away_until = 0.0
         self.unknown: list[str] = []
         """What it was asked and does not know."""
         self.crashes = 0
@@ -197,11 +207,19 @@ class Server:
         self.backends.append(backend)
         return backend
 
-    def receive(self, backend: Backend, query: str, values: Sequence[Any], answer: Answer) -> None:
+    def receive(
+        self,
+        backend: Backend,
+        query: str,
+        values: Sequence[Any],
+        answer: Answer,
+        *,
+        prepared: bool = False,
+    ) -> None:
         """Take a statement; it runs when those before it are done."""
         if backend.ended or backend.told_to_end:
             return
-        backend.inbox.append(_Request(query, values, answer))
+        backend.inbox.append(_Request(query, values, answer, prepared))
         if backend.running is None:
             self._next(backend)
 
@@ -217,6 +235,8 @@ class Server:
             return
         if backend.committing:
             backend.told_to_end = True
+            if backend.replicating:
+                self._stop_waiting(backend)
             return
         self._end(backend, server_error("57P01", "terminating connection due to administrator"))
 
@@ -224,6 +244,14 @@ class Server:
         """As a client asks for: the statement fails, but for a commit."""
         if backend.running is not None and not backend.committing:
             self._failed(backend, server_error("57014", "canceling statement due to user request"))
+        elif backend.replicating:
+            self._stop_waiting(backend)
+
+    def _stop_waiting(self, backend: Backend) -> None:
+        """Commit without the standbys, which is told by a warning alone."""
+        backend.replicating = False
+        backend.warn()
+        self._wake_later(backend, 0.0)
 
     def _end(self, backend: Backend, error: BaseException | None = None) -> None:
         backend.ended = True
@@ -247,15 +275,17 @@ class Server:
         request = backend.inbox.popleft()
         backend.answer = request.answer
         backend.waits += 1
-        backend.running = self._perform(backend, request.query, request.values)
+        backend.running = self._perform(backend, request)
         self._advance(backend)
 
-    def _perform(
-        self, backend: Backend, query: str, values: Sequence[Any]
-    ) -> Generator[Wait, None, Any]:
+    def _perform(self, backend: Backend, request: _Request) -> Generator[Wait, None, Any]:
+        query, values = request.query, request.values
         if query == "PREPARE":
             self._known(*values)
+            backend.prepared.add(values[0])
             return []
+        if request.prepared and query not in backend.prepared:
+            raise server_error("26000", "prepared statement does not exist")
         if query == "BEGIN":
             backend.in_block = True
             backend.transaction = Transaction(backend)
@@ -422,7 +452,7 @@ class Server:
             record = Record(transaction.changes, self._loop.time())
             self.records.append(record)
             self.commits += 1
-            if transaction.setting("synchronous_commit") == "off":
+            if transaction.setting(_SYNC) == "off":
                 self.later(self._random.random() * _WRITER_SECONDS, self._flush, record)
             else:
                 backend.committing = True
@@ -430,12 +460,25 @@ class Server:
                 self._flush(record)
                 if self._random.random() < 0.2:
                     yield Wait(seconds=self._random.expovariate(1 / self.commit_seconds))
+                if self.settings.standby_names and transaction.setting(_SYNC) != "local":
+                    yield from self._replicate(backend, record)
                 backend.committing = False
             if self.on_commit is not None:
                 self.on_commit(backend.owner, transaction.changes)
             self.tables.apply(transaction.changes)
         backend.in_block = False
         self._release(backend)
+
+    def _replicate(self, backend: Backend, record: Record) -> Running:
+        """Wait until a standby has a commit, or until the wait is ended from outside."""
+        backend.replicating = True
+        yield Wait(seconds=self._random.expovariate(1 / self.standby_seconds))
+        while backend.replicating and self._loop.time() < self.standby_away_until:
+            yield Wait(seconds=self.standby_seconds)
+        if backend.replicating and record in self.records:
+            for one in self.records[: self.records.index(record) + 1]:
+                one.replicated = True
+        backend.replicating = False
 
     def _flush(self, record: Record) -> None:
         """Have it on the disk, and all before it."""
@@ -444,6 +487,10 @@ class Server:
                 one.flushed = True
 
     # -- its deaths ---------------------------------------------------------------------------
+
+    def replicated(self) -> int:
+        """Give how many commits a standby has: all up to the last that was waited for."""
+        return max((n for n, record in enumerate(self.records, 1) if record.replicated), default=0)
 
     def crash(self, kept: int | None = None) -> list[Record]:
         """End at once; give what is lost. `kept` is how much of it a standby has."""

@@ -17,7 +17,7 @@ from tests.simulation.swarm import Swarm
 
 from .network import Faults
 
-__all__ = ["Incident", "Kind", "Troubles", "draw_commands", "draw_troubles"]
+__all__ = ["Incident", "Kind", "Troubles", "draw_commands", "draw_troubles", "with_standby"]
 
 Kind: TypeAlias = Literal["gentle", "harsh", "takeover", "weak", "lossy"]
 What: TypeAlias = Literal[
@@ -45,6 +45,13 @@ _OF_SERVERS: tuple[What, ...] = (
     *("crash", "restart", "terminate", "terminate", "part", "refuse", "full", "slow disk"),
     *("hold lock", "clock"),
 )
+_WITH_STANDBY: dict[What, What] = {
+    "refuse": "terminate",
+    "full": "crash",
+    "clock": "slow disk",
+    "hold lock": "terminate",
+    "part": "crash",
+}
 _OF_PROCESSES: tuple[What, ...] = ("kill", "close", "lose", "pause", "pause")
 
 
@@ -107,6 +114,12 @@ def draw_troubles(random: Random) -> Troubles:
         cancelled=random.choice((0.0, 0.0, 0.1)),
         loses=random.choice(("unsynced", "failover")) if kind == "lossy" else "",
     )
+
+
+def with_standby(incident: Incident) -> Incident:
+    """Give the same, or what matters more where commits wait for a standby."""
+    what = _WITH_STANDBY.get(incident.what, incident.what)
+    return msgspec.structs.replace(incident, what=what)
 
 
 def _incidents(random: Random, kind: Kind) -> list[Incident]:

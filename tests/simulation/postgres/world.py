@@ -28,6 +28,7 @@ from tests.simulation.world import bury, free_now_and_then, tell
 from .clients import FINAL, Life
 from .database import Change, Record, Tables
 from .network import Faults, Network
+from .pooler import Pooler
 from .process import Process, ProcessesLoop
 from .server import Server, Settings
 from .statements import SCHEMA
@@ -37,6 +38,7 @@ from .troubles import (
     Incident,
     draw_commands,
     draw_troubles,
+    with_standby,
 )
 
 __all__ = ["World", "run_seed"]
@@ -77,6 +79,10 @@ class World:
         self.server.on_commit = self._committed
         self.network = Network(self.loop, self.random, self.server)
         self.network.faults = msgspec.structs.replace(self.troubles.faults)
+        if self.troubles.pooled:
+            self.network.pooler = Pooler(self.server, self.random)
+        # Drawn from nothing, so that what other seeds do does not change.
+        self.has_standby = seed % 4 == 3 and self.troubles.kind in ("gentle", "harsh", "takeover")
         self.lives: list[Life] = []
         self.lost: list[Record] = []
         """Transactions that were committed, as it seemed, and are gone."""
@@ -88,6 +94,9 @@ class World:
         if self.troubles.loses == "unsynced":
             options.append("allow=synchronous_commit")
             self.server.settings.synchronous_commit = "off"
+        if self.has_standby:
+            self.server.settings.standby_names = "standby"
+            self.server.standby_seconds = 4 * self.troubles.commit_seconds
         self._strong = msgspec.structs.replace(self.server.settings)
         self._address = read_address("postgresql://u@127.0.0.1/d?" + "&".join(options))
 
@@ -111,6 +120,8 @@ class World:
             *(f"to be added in statements.py: {unknown}" for unknown in self.server.unknown),
             *(f"P13: an error that nobody saw: {error!r}" for error in self.loop.errors),
         ]
+        if self.network.pooler is not None and self.network.pooler.handed_over:
+            self.counts["transactions handed over"] = self.network.pooler.handed_over
         self.story.steps, self.story.digest = self.loop.steps, self.loop.digest
         self.story.seconds = self.loop.time()
 
@@ -207,6 +218,8 @@ class World:
 
     async def _make_trouble(self) -> None:
         for incident in self.troubles.incidents:
+            if self.has_standby:
+                incident = with_standby(incident)
             await asyncio.sleep(incident.after)
             self.counted(incident.what)
             self._happen(incident)
@@ -231,6 +244,7 @@ class World:
             network.full = True
             self._then(seconds, network, "full", False)
         elif what == "slow disk":
+            server.standby_away_until = self.loop.time() + seconds / 2
             server.commit_seconds = max(0.05, seconds / 5)
             self._then(seconds, server, "commit_seconds", self.troubles.commit_seconds)
         elif what == "hold lock":
@@ -274,6 +288,9 @@ class World:
         self.loop.call_later(seconds * 0.8, self._start_server, settings, seconds * 0.2)
 
     def _kept(self) -> int | None:
+        if self.has_standby:
+            self.counted("standbys promoted")
+            return self.server.replicated()
         if self.troubles.loses != "failover":
             return None
         before = self.loop.time() - _REPLICATION_SECONDS
@@ -310,7 +327,7 @@ class World:
         network, server = self.network, self.server
         network.faults = Faults()
         network.refusing = network.full = network.starting = False
-        network.parted_until = 0.0
+        network.parted_until = server.standby_away_until = 0.0
         server.up, server.commit_seconds = True, 0.001
         server.settings = msgspec.structs.replace(self._strong)
 
