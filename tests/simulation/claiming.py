@@ -48,7 +48,7 @@ from .story import Story
 from .swarm import draw_swarm
 from .world import STEPS_MAX, live, simulated_disk
 
-__all__ = ["Told", "run_seed"]
+__all__ = ["Call", "Guest", "Told", "draw_call", "judged", "run_seed"]
 
 _SILENT = logging.Logger("claiming", logging.CRITICAL + 1)
 _GUESTS, _SEATS, _COMMANDS, _LIVES = 5, 3, 40, 3
@@ -200,7 +200,7 @@ def run_seed(seed: int) -> Told:
     random = Random(seed)
     swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
     story = Story(seed, swarm)
-    calls = [_call(random, number) for number in range(_COMMANDS)]
+    calls = [draw_call(random, number) for number in range(_COMMANDS)]
     with simulated_disk(random, swarm) as disk:
         for life in range(_LIVES + 1):
             quiet = life == _LIVES
@@ -221,12 +221,13 @@ def run_seed(seed: int) -> Told:
             with SqliteLogReader(str(disk.folder / "log.db")) as log:
                 read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
                 events = len(read)
-                problems = [*_judged(calls, read), *_compared(log)]
+                problems = [*judged(calls, read), *_compared(log)]
     told = Counter(type(answer).__name__ for call in calls for answer in call.answers)
     return Told(problems, story.crashes, story.digest, told, events)
 
 
-def _call(random: Random, number: int) -> Call:
+def draw_call(random: Random, number: int) -> Call:
+    """Draw what one client sends."""
     guest = f"g{random.randrange(_GUESTS)}"
     key = f"k{number}" if random.random() < 0.6 else None
     if random.random() < 0.3:
@@ -240,7 +241,7 @@ def _compared(log: SqliteLogReader) -> Iterator[str]:
         yield f"P19: {key} is held by {in_log} in the log, and by {in_table} in the table"
 
 
-def _judged(calls: list[Call], log: Any) -> Iterator[str]:
+def judged(calls: list[Call], log: Any) -> Iterator[str]:
     """Give what cannot be true of the log and of what was told."""
     holder: dict[str, str] = {}
     ever: dict[str, set[str]] = {}

@@ -36,6 +36,7 @@ What: TypeAlias = Literal[
     "close",
     "weaken",
     "unsync",
+    "give up standby",
 ]
 
 PATIENCE_SECONDS = 18.0
@@ -46,11 +47,11 @@ _OF_SERVERS: tuple[What, ...] = (
     *("hold lock", "clock"),
 )
 _WITH_STANDBY: dict[What, What] = {
-    "refuse": "terminate",
+    "refuse": "give up standby",
     "full": "crash",
-    "clock": "slow disk",
-    "hold lock": "terminate",
-    "part": "crash",
+    "clock": "give up standby",
+    "hold lock": "give up standby",
+    "part": "give up standby",
 }
 _OF_PROCESSES: tuple[What, ...] = ("kill", "close", "lose", "pause", "pause")
 

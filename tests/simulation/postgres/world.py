@@ -251,9 +251,31 @@ class World:
             self._hold_lock(seconds)
         elif what == "clock":
             server.clock_ahead += self.random.choice((-5.0, 5.0, 60.0, 3_600.0))
+        elif what == "give up standby":
+            self._give_up_standby(seconds)
         else:
             assert what == "unsync", what
             server.settings.synchronous_commit = "off"
+
+    def _give_up_standby(self, seconds: float) -> None:
+        """The standby is away, somebody ends what waits for it, and then it is promoted."""
+        server, loop = self.server, self.loop
+        server.standby_away_until = loop.time() + seconds
+
+        def end_waits() -> None:
+            for backend in [one for one in server.backends if one.replicating]:
+                end = self.random.choice((server.cancel, server.cancel, server.terminate))
+                end(backend)
+                self.counted("waits for a standby that were ended")
+
+        def promote() -> None:
+            if server.up and not self._over.is_set():
+                self._stop_server("crash", seconds / 2)
+                server.standby_away_until = 0.0
+
+        waits = min(seconds, 1.0) / 2
+        loop.call_later(waits, end_waits)
+        loop.call_later(waits + self.random.choice((0.0, 0.01, waits)), promote)
 
     def _then(self, seconds: float, of: object, name: str, value: Any) -> None:
         self.loop.call_later(seconds, setattr, of, name, value)
