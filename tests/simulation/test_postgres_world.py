@@ -9,27 +9,17 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
 from engine.errors import StoreFailed
 from engine.model.stored import EventType
-from engine.runtime.ports import Ports
 from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
-from engine.stores.postgres.address import read_address
-from engine.stores.postgres.log.store import PostgresStore
 from engine.testing.conformance import append, event, request
-from tests.simulation.fence import fence
 from tests.simulation.loop import DeadLock
-from tests.simulation.machine import SimulatedClock
-from tests.simulation.postgres.database import Tables
-from tests.simulation.postgres.network import Fault, Network, SimulatedDriver
-from tests.simulation.postgres.process import Process, ProcessesLoop, end_of
-from tests.simulation.postgres.server import Server
-from tests.simulation.postgres.statements import SCHEMA
-from tests.simulation.schedule import InOrder
+from tests.simulation.postgres.network import Fault
+from tests.simulation.postgres.place import Place
 
 ROOT = Path(__file__).parent.parent.parent
 HAPPENINGS = (
@@ -37,6 +27,7 @@ HAPPENINGS = (
     *("late faults", "reply faults", "request faults", "silent faults", "OutcomeUnknown"),
     *("ended by StoreLocked", "ended by StoreRefused", "gentle worlds", "takeover worlds"),
     *("engines whose log went back", "engines that said so", "transactions lost", "Voided"),
+    *("standbys promoted", "waits for a standby that were ended", "transactions handed over"),
 )
 
 
@@ -53,56 +44,6 @@ def test_seeds_hold_and_are_full_of_what_breaks() -> None:
     assert done.stdout.startswith("120 seeds, 0 bad")
     for happening in HAPPENINGS:
         assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), (happening, done.stdout)
-
-
-class Place:
-    """A modelled server in a loop, and processes with a store each."""
-
-    def __init__(self, *options: str) -> None:
-        self.loop = ProcessesLoop(InOrder(), 50_000)
-        random = Random(1)
-        self.server = Server(self.loop, random, Tables("0" * 32))
-        self.network = Network(self.loop, random, self.server)
-        self.processes: list[Process] = []
-        options = (f"schema={SCHEMA}", "patience=10", "lease=3", *options)
-        self._address = read_address("postgresql://u@127.0.0.1/d?" + "&".join(options))
-
-    def store(self) -> tuple[PostgresStore, Ports]:
-        """Give a store of another process, which is not open yet."""
-        process = Process(self.loop, len(self.processes) + 1)
-        self.processes.append(process)
-        ports = Ports(
-            clock=SimulatedClock(self.loop, Random(1)),
-            database=SimulatedDriver(self.network, process),
-            watcher=None,
-        )
-        return PostgresStore(self._address), ports
-
-    def faults(self, *faults: tuple[str, Fault]) -> None:
-        """Break the next statements that have these words, one after the other."""
-        left = list(faults)
-
-        def fault(query: str, _: Process) -> Fault:
-            return left.pop(0)[1] if left and left[0][0] in query else ""
-
-        self.network.on_request = fault
-
-    def run(self, main: Awaitable[Any]) -> Any:
-        """Run something to its end in virtual time; give what it gives."""
-        task: asyncio.Task[Any] = self.loop.create_task(_awaited(main))
-        task.add_done_callback(lambda _: self.loop.stop())
-        try:
-            with fence():
-                self.loop.run_forever()
-        finally:
-            end_of(self.loop)
-        assert self.server.unknown == []
-        assert self.loop.errors == []
-        return task.result()
-
-
-async def _awaited(main: Awaitable[Any]) -> Any:
-    return await main
 
 
 @pytest.fixture

@@ -101,3 +101,33 @@ async def test_views_and_their_questions_work_behind_a_pooler(postgres: Server, 
             "select counter from tallies_rows where total < 0", [], rows_max=9, seconds=60
         )
         assert (list(none.names), list(none.rows)) == (["counter"], [])
+
+
+_END_WHO_WRITES_VIEWS = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE application_name = 'foldline' AND query LIKE '%{schema}_views%' AND pid <> pg_backend_pid()
+"""
+
+
+async def test_a_checkpoint_moves_behind_a_pooler_while_its_connections_are_ended(
+    postgres: Server, port: int
+) -> None:
+    """Each batch of the view is a transaction, and may be in another session than the last one."""
+    schema = postgres.new_schema()
+    sent, ended = 0, 0
+    async with tallied(postgres.url(schema, "lease=5", port=port)) as engine:
+        while ended < 3:
+            adds = (engine.execute(Add(f"c{n % 7}", 1), key=str(sent + n)) for n in range(35))
+            await asyncio.gather(*adds)
+            sent += 35
+            [(some,)] = await asked(postgres, _END_WHO_WRITES_VIEWS.format(schema=schema))
+            ended += some
+            found = await engine.query(GetTallies(), at=sent, timeout=60)
+            assert {tally.events for tally in found} == {sent // 7}
+    rows = await asked(
+        postgres,
+        f"SELECT (SELECT max(position) FROM {schema}_views.checkpoints), sum(events), sum(total) "
+        f"FROM {schema}_views.tallies_rows",
+    )
+
+    assert rows == [(sent, sent, sent)]

@@ -76,6 +76,8 @@ class Network:
         self.on_request: Callable[[str, Process], Fault] | None = None
         """Says what becomes of a statement, in place of chance."""
         self.pooler: Pooler | None = None
+        self.is_pooler_hidden = False
+        """Whether a client that connects does not notice it."""
         self.connections: list[SimulatedConnection] = []
         self.counts: dict[str, int] = {}
 
@@ -117,7 +119,8 @@ class SimulatedDriver:
         except BaseException:
             connection.terminate()
             raise
-        return connection, address.pooler or network.pooler is not None
+        is_seen = network.pooler is not None and not network.is_pooler_hidden
+        return connection, address.pooler or is_seen
 
     async def _reach(self) -> None:
         network = self._network

@@ -120,7 +120,7 @@ class _World:
             for one in [one for one in self.network.connections if one.process is process]:
                 one.process_ended()
         else:
-            process.pause(6.0)
+            process.pause(3.2 + 3.0 * self.random.random())
             process.ended.set()
 
     async def _serve(self, process: Process) -> None:
@@ -142,15 +142,17 @@ class _World:
             async with engine:
                 process.spared = False
                 wanted = [call for call in self.calls if _is_wanted(call)]
-                sent = [asyncio.ensure_future(self._send(engine, call)) for call in wanted]
+                # Some take long, so that the engine before this one may come back in between.
+                pause = self.random.choice((0.1, 0.1, 3.0))
+                sent = [asyncio.ensure_future(self._send(engine, call, pause)) for call in wanted]
                 if sent:
                     await asyncio.wait(sent)
                     [one.result() for one in sent]
         except EngineError:
             await asyncio.sleep(0.5)
 
-    async def _send(self, engine: Engine, call: Call) -> None:
-        await asyncio.sleep(self.random.expovariate(1 / 0.1))
+    async def _send(self, engine: Engine, call: Call, pause: float) -> None:
+        await asyncio.sleep(self.random.expovariate(1 / pause))
         if not _is_wanted(call):
             return  # an engine that has taken over was quicker
         place = len(call.answers)
