@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..exports.files import FORMATS, check_format, write_csv, write_lines, write_parquet
 from ..exports.folder import Folder
 from ..exports.lines import COLUMNS, Omitted, line_of, record_of
+from ..log.selection import Selection
 from ..model.stored import StoredEvent
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
@@ -26,7 +27,7 @@ from .options import DONE, FAILED, USAGE, log_file, moment, some, whole
 from .output import say
 from .printing import counted, spreadsheet_cell
 from .progress import ending_tidily
-from .search import Search, Selection
+from .search import Search
 
 __all__ = ["add_parser"]
 

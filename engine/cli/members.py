@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from ..members.roster import roster
+from ..members.roster import who_shares
 from ..members.wire import Member
 from ..runtime.ports import Ports
-from ..stores.contract.meeting import Roll
 from .options import DONE, FAILED, USAGE, log_file
 from .output import Output, tell
 from .tables import Column, Table, numbers
@@ -60,47 +59,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    outside = options.file.outside(Ports())
-    place = outside.meeting()
-    found: Sequence[Member] | None
-    if isinstance(place, str):
-        found = asyncio.run(roster(place, _SECONDS))
-        nobody = None if found else _nobody(outside.writer())
-    else:
-        found, nobody = asyncio.run(_of_roll(place))
+    found, nobody = asyncio.run(who_shares(options.file.outside(Ports()), _SECONDS))
     if not found:
-        tell(nobody or "")
+        tell(nobody)
         return DONE
     output = Output(utf8=options.json)
     output.show(_lines(found) if options.json else [_table(found)])
     output.flush()
     return DONE
-
-
-async def _of_roll(roll: Roll) -> tuple[Sequence[Member] | None, str | None]:
-    """Give who shares a log in a database, or what to say where that is not to be had."""
-    try:
-        owner = await roll.owner()
-        if owner is None or owner.seconds_left <= 0:
-            return None, _nobody(None)
-        if not owner.address:
-            return None, f"{owner.holder} has this log open, and lets nobody join"
-        found = await roster(roll, _SECONDS)
-        if found is None:
-            return None, (
-                f"{owner.holder} owns this log, and its lease lasts {owner.seconds_left:.1f} s: "
-                f"its members are listed on its machine, for the user whose process it is"
-            )
-        first = msgspec.structs.replace(found[0], lease=owner.seconds_left)
-        return [first, *found[1:]], None
-    finally:
-        await roll.close()
-
-
-def _nobody(writer: int | None) -> str:
-    if writer is None:
-        return "no engine has this log open"
-    return f"process {writer} has this log open, and lets nobody join"
 
 
 def _lines(members: Sequence[Member]) -> Iterator[str]:

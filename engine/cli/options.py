@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from ..errors import DefinitionError
+from ..log.selection import Selection
 from ..stores.contract.backend import Backend
 from ..stores.urls import backend_of_text
 from .layout import JsonLines, Layout, TableLines
-from .search import Selection
 
 __all__ = [
     "DONE",

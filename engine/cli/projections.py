@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from ..cli import projections_build
+from ..outside.standings import Standing, Standings
 from ..runtime.ports import Ports
 from ..stores.contract.outside import Operations
 from ..stores.contract.requests import Arguments, Request
@@ -25,7 +26,7 @@ from .layout import time_text
 from .options import DONE, FAILED, USAGE, log_file, seconds, some
 from .output import Output, say, tell
 from .printing import escaped, plain
-from .standing import Standing, Standings, json_line, table_of
+from .standing import json_line, table_of
 from .tables import Table
 
 __all__ = ["add_parser"]
@@ -84,10 +85,9 @@ def add_parser(subparsers: Any) -> None:
             action.add_argument("position", metavar="POSITION", type=some, help="of the event")
         if name == "retry":
             action.add_argument("--key", metavar="K", help="only events of this key")
-        else:
-            action.add_argument(
-                "--reason", metavar="R", default="", required=name == "skip", help="it is kept"
-            )
+        action.add_argument(
+            "--reason", metavar="R", default="", required=name == "skip", help="it is kept"
+        )
         action.add_argument(
             "--wait",
             type=seconds,

@@ -13,44 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-import msgspec
-
-from ..model.codec import decode_metadata
+from ..log.selection import Selection
 from ..model.stored import StoredEvent
 from ..stores.contract.log import StreamRead
 from ..stores.contract.outside import LogReader
 
-__all__ = ["Search", "Selection"]
+__all__ = ["Search"]
 
 PAGE_EVENTS: Final = 1_000
 PAGE_BYTES: Final = 8 * 1024 * 1024
-
-
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for; None and empty select everything. Times are in µs and inclusive."""
-
-    stream: str | None = None
-    names: tuple[str, ...] = ()
-    since: int | None = None
-    until: int | None = None
-    key: str | None = None
-    correlation: str | None = None
-
-    @property
-    def reads_on(self) -> bool:
-        """Whether it passes events over that only reading them can tell."""
-        return bool(self.names) or self.key is not None or self.correlation is not None
-
-    def takes(self, stored: StoredEvent) -> bool:
-        """Tell whether an event is selected, place and time apart."""
-        if self.names and stored.name not in self.names:
-            return False
-        if self.key is None and self.correlation is None:
-            return True
-        metadata = decode_metadata(stored)
-        return (self.key is None or metadata.key == self.key) and (
-            self.correlation is None or metadata.correlation == self.correlation
-        )
 
 
 class _Road(Protocol):

@@ -13,13 +13,14 @@ import signal
 from typing import Any, Final
 
 from ..errors import StoreRefused
+from ..log.selection import Selection
 from ..model.stored import StoredEvent
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend
 from .layout import FIELDS, Layout
 from .options import DONE, FAILED, USAGE, add_common, layout_of, selection_of, whole
 from .output import Output
-from .search import Search, Selection
+from .search import Search
 
 __all__ = ["add_parser"]
 

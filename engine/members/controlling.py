@@ -98,10 +98,17 @@ class MemberProjections(Projections):
         )
 
     async def retry(
-        self, name: str, *, key: str | None = None, principal: str | None = None
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        reason: str = "",
+        principal: str | None = None,
     ) -> Retried:
         """See `Projections.retry`."""
-        return await self._call("retry", Retried, name=name, key=key, principal=principal)
+        # An owner of an earlier release takes no reason.
+        more = {"reason": reason} if reason else {}
+        return await self._call("retry", Retried, name=name, key=key, principal=principal, **more)
 
     async def skip(
         self, name: str, position: int, *, reason: str, principal: str | None = None

@@ -201,6 +201,16 @@ class Joined:
             await self._log.close()
             await self._onlooker.__aexit__(None, None, None)
 
+    @property
+    def wiring(self) -> Wiring:
+        """The engine of this process; while another process owns the log, one that is not open."""
+        return self._wiring or self._first
+
+    @property
+    def log(self) -> Store | LogFile:
+        """What this process reads the log with."""
+        return self._log if self._wiring is None or self._reads_on else self._wiring.store
+
     def owning(self) -> Wiring:
         """Give the engine of this process; raise UsageError where another process owns the log."""
         if self._wiring is None:
@@ -218,7 +228,7 @@ class Joined:
 
     def statistics(self) -> EngineStatistics:
         """Give the numbers as they are now."""
-        wiring = self._wiring or self._first
+        wiring = self.wiring
         return msgspec.structs.replace(
             wiring.statistics(),
             state=self.life.state,

@@ -7,14 +7,18 @@ to be silent. Whoever asks does not become a member.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+
+import msgspec
 
 from ..errors import StoreFailed
+from ..stores.contract.backend import Outside
 from ..stores.contract.meeting import Roll
 from .forms import decode_values
 from .meeting import FileMeeting, LeaseMeeting
 from .wire import Line, Listing, Member, Message, Told
 
-__all__ = ["roster"]
+__all__ = ["roster", "who_shares"]
 
 
 async def roster(place: str | Roll, seconds: float) -> list[Member] | None:
@@ -53,3 +57,40 @@ async def roster(place: str | Roll, seconds: float) -> list[Member] | None:
 
 def _failed(why: str) -> StoreFailed:
     return StoreFailed(why, written=False)
+
+
+async def who_shares(outside: Outside, seconds: float) -> tuple[Sequence[Member], str]:
+    """Give who shares a log; if nobody does, or that is not to be had, why.
+
+    Raises what `roster` raises, and DefinitionError for a store whose owner nobody can meet.
+    """
+    place = outside.meeting()
+    if isinstance(place, str):
+        found = await roster(place, seconds)
+        return found or (), "" if found else _nobody(outside.writer())
+    return await _of_roll(place, seconds)
+
+
+async def _of_roll(roll: Roll, seconds: float) -> tuple[Sequence[Member], str]:
+    try:
+        owner = await roll.owner()
+        if owner is None or owner.seconds_left <= 0:
+            return (), _nobody(None)
+        if not owner.address:
+            return (), f"{owner.holder} has this log open, and lets nobody join"
+        found = await roster(roll, seconds)
+        if found is None:
+            return (), (
+                f"{owner.holder} owns this log, and its lease lasts {owner.seconds_left:.1f} s: "
+                f"its members are listed on its machine, for the user whose process it is"
+            )
+        first = msgspec.structs.replace(found[0], lease=owner.seconds_left)
+        return [first, *found[1:]], ""
+    finally:
+        await roll.close()
+
+
+def _nobody(writer: int | None) -> str:
+    if writer is None:
+        return "no engine has this log open"
+    return f"process {writer} has this log open, and lets nobody join"

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from ..errors import Closed, UsageError
 from ..model.stored import EventType, StoredEvent
 from ..runtime.ports import Ports, Worker
+from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from ..stores.contract.outside import LogReader
+from ..stores.contract.timers import TimerKey, WaitingTimer
 
 __all__ = ["LogFile"]
 
@@ -79,6 +81,20 @@ class LogFile:
         """Read the global order after a position."""
         return await self.worker().run(
             lambda: self._reader.read_feed(after, events_max=events_max, bytes_max=bytes_max)
+        )
+
+    async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
+        """Read as `Store.read_claims` does."""
+        return await self.worker().run(
+            lambda: self._reader.read_claims(after, claims_max=claims_max)
+        )
+
+    async def read_timers(
+        self, after: TimerKey = ("", ""), *, timers_max: int
+    ) -> list[WaitingTimer]:
+        """Read as `Store.read_timers` does."""
+        return await self.worker().run(
+            lambda: self._reader.read_timers(after, timers_max=timers_max)
         )
 
     async def read_streams(

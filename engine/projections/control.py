@@ -36,8 +36,6 @@ __all__ = ["Control"]
 Act: TypeAlias = Callable[[Projections, Request, Arguments], Awaitable[str]]
 """Does what was asked; gives what is to be told."""
 
-POSITIONS_TOLD_MAX: Final = 10
-
 
 class Control:
     """Runs beside the projectors, and like them until `stop`."""
@@ -213,13 +211,12 @@ async def _drop(projections: Projections, request: Request, arguments: Arguments
 
 async def _retry(projections: Projections, request: Request, arguments: Arguments) -> str:
     retried = await projections.retry(
-        request.projection, key=arguments.key, principal=request.principal
+        request.projection,
+        key=arguments.key,
+        reason=arguments.reason,
+        principal=request.principal,
     )
-    text = f"events that are in the tables now: {retried.released}"
-    if retried.failed:
-        first = ", ".join(str(p.position) for p in retried.failed[:POSITIONS_TOLD_MAX])
-        text += f"; keys whose first event failed again: {len(retried.failed)}, at {first}"
-    return text
+    return retried.text
 
 
 async def _skip(projections: Projections, request: Request, arguments: Arguments) -> str:

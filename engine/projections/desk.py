@@ -201,11 +201,16 @@ class ProjectionDesk:
             finally:
                 self._runner.resets += 1
 
-    async def retry(self, key: str | None) -> Retried:
-        """Try parked events again, of one key or all, in order."""
-        return await self._calls.ask(partial(self._retry, key))
+    async def retry(
+        self, key: str | None, reason: str = "", principal: str | None = None
+    ) -> Retried:
+        """Try parked events again, of one key or all, in order; keep who asked, and why."""
+        return await self._calls.ask(partial(self._retry, key, reason, principal))
 
-    async def _retry(self, key: str | None) -> Retried:
+    async def _retry(self, key: str | None, reason: str, principal: str | None) -> Retried:
+        if reason or principal is not None:
+            # Without either there is nothing to keep but that something was tried.
+            await self._views.decide(self._runner.decision("retry", reason, principal))
         released, failed = 0, list[Parked]()
         for projector in self._runner.serving:
             after: int | None = 0

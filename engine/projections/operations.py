@@ -194,10 +194,20 @@ class Projections:
         return await self._views.parked(name, key=key, after=after, limit=limit)
 
     async def retry(
-        self, name: str, *, key: str | None = None, principal: str | None = None
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        reason: str = "",
+        principal: str | None = None,
     ) -> Retried:
-        """Try what is parked again, of one key or all: in order, and no further than it goes."""
-        return await (await self._find(name, principal, key)).desk.retry(key)
+        """Try what is parked again, of one key or all: in order, and no further than it goes.
+
+        With a `reason` or a `principal` it is kept among the decisions.
+        """
+        return await (await self._find(name, principal, key, reason)).desk.retry(
+            key, reason, principal
+        )
 
     async def skip(
         self, name: str, position: int, *, reason: str, principal: str | None = None

@@ -17,6 +17,7 @@ from .projector import Projector
 __all__ = ["Retried", "Retry"]
 
 PARKED_PAGE: Final = 100
+POSITIONS_TOLD_MAX: Final = 10
 
 
 class Retried(msgspec.Struct, frozen=True):
@@ -26,6 +27,15 @@ class Retried(msgspec.Struct, frozen=True):
     """Events that are parked no more: they are in the tables, or skipped."""
     failed: tuple[Parked, ...]
     """Those that failed again, the first of each key; all behind them were left."""
+
+    @property
+    def text(self) -> str:
+        """Both, in words."""
+        text = f"events that are in the tables now: {self.released}"
+        if self.failed:
+            first = ", ".join(str(p.position) for p in self.failed[:POSITIONS_TOLD_MAX])
+            text += f"; keys whose first event failed again: {len(self.failed)}, at {first}"
+        return text
 
 
 class Retry:

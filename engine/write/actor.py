@@ -113,13 +113,17 @@ class Actor(Folded):
             and (self.phase is LIVE or self.phase is COLD)
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for it."""
+        return 0 if self._waiting is None else count(self._waiting)
+
     def check_room(self) -> None:
         """Raise Overloaded if too many commands wait already."""
-        waiting = self._waiting
-        if waiting is not None and count(waiting) >= self.kind.limits.mailbox_commands:
+        if self.waiting >= self.kind.limits.mailbox_commands:
             self.kind.intake.overloaded += 1
             raise Overloaded(
-                f"{count(waiting)} commands wait for {self.stream}, as many as "
+                f"{self.waiting} commands wait for {self.stream}, as many as "
                 f"Limits.mailbox_commands allows. Nothing was run; send again after a pause."
             )
 
@@ -188,8 +192,7 @@ class Actor(Folded):
 
     def footprint(self) -> int:
         """Estimate the bytes that it holds: itself, its state, its keys."""
-        held = sum(footprint(part) for part in (self.stream, self.state, self._keys))
-        return sys.getsizeof(self) + held
+        return sys.getsizeof(self) + sum(map(footprint, (self.stream, self.state, self._keys)))
 
     # -- loading ----------------------------------------------------------------------------
 
@@ -312,10 +315,7 @@ class Actor(Folded):
         return self.kind.ports.clock.monotonic() >= mail.due
 
     def _interrupted(self, mail: Mail) -> None:
-        """Answer where not the aggregate failed, but the process or the engine is ended.
-
-        Nothing of this command was handed to the journal.
-        """
+        """Answer where the process or the engine is ended: nothing was handed to the journal."""
         if mail.open:
             self.kind.intake.refuse(mail, Closed("the engine was interrupted: not run"))
 

@@ -16,6 +16,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import closing
+from heapq import nlargest
 from typing import NoReturn, TypeAlias
 
 from ..errors import Damaged, HandlerFailed, Overloaded
@@ -92,6 +93,11 @@ class Directory:
     def actors(self) -> Sequence[Actor]:
         """The resident actors, as they are now."""
         return tuple(self._actors.values())
+
+    def fullest(self, most: int) -> Sequence[tuple[str, int]]:
+        """Give those for which most commands wait, with how many, the fullest first."""
+        waiting = ((actor.stream, actor.waiting) for actor in self._actors.values())
+        return nlargest(most, (pair for pair in waiting if pair[1]), key=lambda pair: pair[1])
 
     def find(self, kind: Kind[Actor], aggregate_id: object) -> Actor:
         """Give the actor of an aggregate, a cold one if it was not in memory.

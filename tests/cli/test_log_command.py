@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from engine.__main__ import main
-from engine.cli.search import Search, Selection
+from engine.cli.search import Search
+from engine.log.selection import Selection
 from engine.model.stored import checksum_of
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from tests.cli.looking import SECOND, START_US, counters_in, fill, outside, positions, shown

@@ -17,7 +17,7 @@ import pytest
 from engine import Engine, StoreRefused
 from engine.cli.layout import TableLines
 from engine.cli.output import Output
-from engine.cli.search import Selection
+from engine.log.selection import Selection
 from engine.cli.tail import CHECKS_EVERY, _Tail
 from engine.model.stored import checksum_of
 from engine.runtime.ports import Ports

@@ -61,9 +61,11 @@ ROOMS: list[set[str]] = [
     {"wiring"},
     {"health"},
     {"members"},
+    {"operations"},
     {"engine"},
     {"__init__"},
-    {"integrations", "relays", "cli", "testing"},
+    {"integrations", "relays", "testing"},
+    {"cli"},
     {"__main__"},
 ]
 

@@ -52,7 +52,7 @@ BuildState: TypeAlias = Literal["serving", "building", "former"]
 Rebuild: TypeAlias = Literal["refuse", "auto"]
 """What opening does where a projection was declared anew: say so, or build it beside the old."""
 DecisionKind: TypeAlias = Literal[
-    "skip", "pause", "resume", "reset", "rebuild", "swap", "drop", "begin"
+    "skip", "pause", "resume", "reset", "rebuild", "swap", "drop", "begin", "retry"
 ]
 
 

@@ -1,0 +1,241 @@
+"""A log as a person browses it: the newest events first, a page at a time, some of them selected.
+
+Rules: one page looks at `LOOKED_AT_MAX` events at most, and says where to go on if it found too
+few: no question takes long. A time is found by halving, and a stream is read through its index. An
+event that is damaged has its place among the others and says so: it hides none of them. Nothing is
+decoded but what a selection asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias
+
+import msgspec
+
+from ..errors import Damaged
+from ..model.stored import StoredEvent
+from ..stores.contract.log import Head, StreamPage, StreamRead
+from .selection import Selection
+
+__all__ = ["LOOKED_AT_MAX", "Broken", "Browsed", "BrowsedPage", "LogToBrowse", "browse"]
+
+LOOKED_AT_MAX: Final = 20_000
+_PAGE_EVENTS: Final = 1_000
+_PAGE_BYTES: Final = 8 * 1024 * 1024
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """An event that cannot be read."""
+
+    position: int
+    why: str
+
+
+Browsed: TypeAlias = StoredEvent | Broken
+
+
+class BrowsedPage(msgspec.Struct, frozen=True):
+    """Events of a log, the newest first."""
+
+    events: Sequence[Browsed]
+    older: int | None
+    """Go on with the events before this position; None if there are none."""
+    end: int
+    """Position of the log's last event when the page was read."""
+
+
+class LogToBrowse(Protocol):
+    """What is browsed: a store, or a log that another process writes."""
+
+    async def head(self) -> Head:
+        """Give the end of the log."""
+        ...
+
+    async def read_feed(
+        self, after: int, *, events_max: int, bytes_max: int
+    ) -> Sequence[StoredEvent]:
+        """Read as `Store.read_feed` does."""
+        ...
+
+    async def read_streams(
+        self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[StreamPage]:
+        """Read as `Store.read_streams` does."""
+        ...
+
+
+async def browse(
+    log: LogToBrowse,
+    selection: Selection,
+    *,
+    after: int = 0,
+    before: int | None = None,
+    limit: int = 50,
+    kinds: frozenset[str] | None = None,
+) -> BrowsedPage:
+    """Give the last `limit` selected events, newest first.
+
+    Only events after the position `after` and before the position `before` are given, and of
+    aggregates of `kinds`. Raises what the log's reads raise, but Damaged.
+    """
+    head = await log.head()
+    road = _Road(log, selection.stream, head.position)
+    begin, end = await _bounds(road, selection, after, before)
+    found: list[Browsed] = []
+    looked_at, older = 0, None
+    # Only what is shown is read, where nothing is passed over.
+    passes_over = selection.reads_on or kinds is not None
+    step = _PAGE_EVENTS if passes_over else min(limit, _PAGE_EVENTS)
+    while end > begin and len(found) < limit and looked_at < LOOKED_AT_MAX:
+        start = max(begin, end - step)
+        part = await road.between(start, end)
+        for event in reversed(part):
+            if _takes(event, selection, kinds):
+                found.append(_judged(event, selection))
+            older, end = event.position, end - 1
+            looked_at += 1
+            if len(found) == limit:
+                break
+        if not part:
+            break
+    return BrowsedPage(found, older if end > begin else None, head.position)
+
+
+def _takes(event: Browsed, selection: Selection, kinds: frozenset[str] | None) -> bool:
+    if isinstance(event, Broken):
+        return True
+    if kinds is not None and event.stream.partition(":")[0] not in kinds:
+        return False
+    try:
+        return selection.takes(event)
+    except Damaged:
+        return True
+
+
+def _judged(event: Browsed, selection: Selection) -> Browsed:
+    """Give an event; as a broken one if what travelled with it cannot be read."""
+    if isinstance(event, Broken):
+        return event
+    try:
+        selection.takes(event)
+    except Damaged as damaged:
+        return Broken(event.position, str(damaged))
+    return event
+
+
+async def _bounds(
+    road: _Road, selection: Selection, after: int, before: int | None
+) -> tuple[int, int]:
+    """Give how many events of the road stand before those that are looked at, and up to them."""
+    begin, end = 0, await road.end()
+    if after:
+        begin = await road.first(begin, end, lambda e: e.position > after, at_position=after)
+    if before is not None:
+        end = await road.first(begin, end, lambda e: e.position >= before, at_position=before - 1)
+    if (since := selection.since) is not None:
+        begin = await road.first(begin, end, lambda e: e.recorded >= since)
+    if (until := selection.until) is not None:
+        end = await road.first(begin, end, lambda e: e.recorded > until)
+    return begin, end
+
+
+class _Road:
+    """Events that can be counted along: those of the log by position, of a stream by version."""
+
+    def __init__(self, log: LogToBrowse, stream: str | None, end: int) -> None:
+        self._log = log
+        self._stream = stream
+        self._end = end
+
+    async def end(self) -> int:
+        """Give how many there are."""
+        if self._stream is None:
+            return self._end
+        # A log does not say how long a stream is: it is found in as many reads as that has digits.
+        high = 1
+        while await self._is_behind(high):
+            high *= 2
+        low = high // 2
+        while low < high:
+            middle = (low + high) // 2
+            if await self._is_behind(middle):
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    async def _is_behind(self, count: int) -> bool:
+        """Tell whether there are more than so many."""
+        try:
+            return bool(await self.read(count, 1))
+        except Damaged:
+            return True
+
+    async def read(self, after: int, events_max: int) -> Sequence[StoredEvent]:
+        """Give those after the first `after`."""
+        if self._stream is None:
+            wanted = min(events_max, self._end - after)
+            if wanted <= 0:
+                return ()
+            return await self._log.read_feed(after, events_max=wanted, bytes_max=_PAGE_BYTES)
+        reads = [StreamRead(self._stream, after)]
+        [page] = await self._log.read_streams(reads, events_max=events_max, bytes_max=_PAGE_BYTES)
+        return page.events
+
+    async def between(self, after: int, end: int) -> list[Browsed]:
+        """Give those after the first `after`, up to the first `end`, damaged ones as such."""
+        found: list[Browsed] = []
+        wanted = end - after
+        while after < end:
+            try:
+                events = await self.read(after, min(wanted, end - after))
+            except Damaged as damaged:
+                if wanted > 1:
+                    wanted //= 2
+                    continue
+                found.append(Broken(damaged.position, str(damaged)))
+                after += 1
+            else:
+                if not events:
+                    break
+                found += events
+                after += len(events)
+            wanted = min(end - after, wanted * 2) or 1
+        return found
+
+    async def first(
+        self,
+        low: int,
+        high: int,
+        there: Callable[[StoredEvent], bool],
+        *,
+        at_position: int | None = None,
+    ) -> int:
+        """Give how many stand before the first one for which `there` holds, by halving.
+
+        `at_position` is that number itself where the whole log is the road.
+        """
+        if self._stream is None and at_position is not None:
+            return max(low, min(high, at_position))
+        while low < high:
+            middle = (low + high) // 2
+            found = await self._near(middle, high)
+            if found is None:
+                high = middle  # nothing from there on can be read: as if it were behind
+            elif there(found[1]):
+                high = middle
+            else:
+                low = found[0] + 1
+        return low
+
+    async def _near(self, place: int, high: int) -> tuple[int, StoredEvent] | None:
+        """Give the first event from a place on that can be read, with its place."""
+        while place < high:
+            try:
+                events = await self.read(place, 1)
+            except Damaged:
+                place += 1
+                continue
+            return (place, events[0]) if events else None
+        return None
