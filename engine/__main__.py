@@ -16,6 +16,7 @@ from typing import Final
 from .cli import (
     backup,
     claims,
+    console,
     copy,
     dashboard,
     exporting,
@@ -49,6 +50,7 @@ COMMANDS: Final = (
     sql,
     schema,
     projections,
+    console,
     members,
     health,
     dashboard,

@@ -36,13 +36,14 @@ _KITS = {
         ),
     ),
     "integrations": (
-        "Integrations: ASGI, FastAPI, server-sent events, OpenTelemetry, SQLAlchemy",
+        "Integrations: ASGI, FastAPI, console, server-sent events, OpenTelemetry, SQLAlchemy",
         (
             "integrations.asgi",
             "integrations.fastapi",
             "integrations.event_stream",
             "integrations.health",
             "integrations.server",
+            "integrations.console",
             "integrations.opentelemetry",
             "integrations.sqlalchemy",
         ),

@@ -22,7 +22,16 @@ from mkdocs.structure.pages import Page
 ROOT: Final = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]  # mkdocs loads this file by its path, outside of any package
 
-from docs.generate import api, commands, errors, limits, metrics, mutants, navigation  # noqa: E402
+from docs.generate import (  # noqa: E402
+    api,
+    commands,
+    console,
+    errors,
+    limits,
+    metrics,
+    mutants,
+    navigation,
+)
 
 _installed = tempfile.TemporaryDirectory(prefix="foldline-site-")
 (Path(_installed.name) / "foldline").symlink_to(ROOT / "engine", target_is_directory=True)
@@ -65,6 +74,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 GENERATED: Final[dict[str, Callable[[], str]]] = {
     "commands": commands.sections,
+    "console": console.tables,
     "errors": errors.tables,
     "limits": lambda: limits.tables(ROOT / "engine"),
     "metrics": metrics.tables,

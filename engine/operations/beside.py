@@ -152,7 +152,8 @@ class LogOperations(Operations):
         def observe(opened: Outside) -> Sequence[Standing]:
             if self._standings is None:
                 self._standings = Standings(opened, self._ports.clock)
-            return self._standings.observe(opened)
+            self._standings.outside = opened
+            return self._standings.observe()
 
         try:
             return await self._on_views(observe)
@@ -318,7 +319,7 @@ def _answered(opened: Outside, number: int) -> tuple[Request, bool]:
 
 def _shown(standing: Standing) -> ShownProjection:
     # Which number the build has that serves, a standing does not say: it shows as 0.
-    serving = []
+    serving: list[Build] = []
     if standing.version is not None:
         place = (standing.name, 0, standing.version)
         serving.append(Build(*place, "serving", standing.position, True))

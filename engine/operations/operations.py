@@ -8,7 +8,7 @@ and kept with its reason where they keep it. Every call says who asks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from ..log.selection import Selection
 from ..stores.contract.requests import Arguments
@@ -26,11 +26,12 @@ from .answers import (
     Timers,
 )
 
-__all__ = ["ACTS", "PAGE_MAX", "Operations"]
+__all__ = ["ACTS", "PAGE_MAX", "Act", "Operations"]
 
-ACTS = ("pause", "resume", "rebuild", "reset", "cancel", "drop", "retry", "skip")
+Act: TypeAlias = Literal["pause", "resume", "rebuild", "reset", "cancel", "drop", "retry", "skip"]
 """What can be done with a projection."""
-PAGE_MAX = 500
+ACTS: Final[tuple[Act, ...]] = get_args(Act)
+PAGE_MAX: Final = 500
 """Entries of a page."""
 
 

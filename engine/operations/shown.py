@@ -130,7 +130,8 @@ def _built(value: Any) -> Any:
     """Give what JSON can hold of a state, whose keys need not be texts."""
     if isinstance(value, msgspec.Struct):
         return {name: _built(getattr(value, name)) for name in value.__struct_fields__}
-    if isinstance(value, Mapping):
+    is_mapping = isinstance(value, Mapping)
+    if is_mapping:
         fields = cast("Mapping[Any, Any]", value)
         return {_key(key): _built(each) for key, each in fields.items()}
     if isinstance(value, list | tuple | set | frozenset):

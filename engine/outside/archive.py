@@ -111,6 +111,11 @@ class Archive:
         finally:
             await self._source.close()
 
+    @property
+    def registry(self) -> EventRegistry:
+        """The classes of event that it knows, and how stored ones are read."""
+        return self._registry
+
     def history(
         self, aggregate: type[Aggregate], aggregate_id: str, *, after: int = 0, limit: int = 100
     ) -> History:

@@ -67,16 +67,17 @@ class Standings:
     """Looks at all projections of one log, again and again."""
 
     def __init__(self, outside: Operations, clock: Clock) -> None:
-        self._outside = outside
+        self.outside = outside
+        """What is looked at; it may be opened anew between two looks."""
         self._clock = clock
         self._rates: dict[tuple[str, int], Rate] = {}
 
     def observe(self) -> Sequence[Standing]:
         """Look, and give how all of them stand."""
-        looked = self._outside.look()
+        looked = self.outside.look()
         # Asked after the views, so that no projection is ahead of the log.
-        end = self._outside.log.head().position
-        in_use = self._outside.is_in_use()
+        end = self.outside.log.head().position
+        in_use = self.outside.is_in_use()
         return [self._standing(looked, name, end, in_use=in_use) for name in looked.names]
 
     def _standing(self, looked: Looked, name: str, end: int, *, in_use: bool) -> Standing:
@@ -132,7 +133,7 @@ class Standings:
     def _age_after(self, position: int) -> float | None:
         """Give the age in seconds of the event after a position."""
         try:
-            page = self._outside.log.read_feed(position, events_max=1, bytes_max=1)
+            page = self.outside.log.read_feed(position, events_max=1, bytes_max=1)
         except Damaged:
             return None
         return max(0.0, (self._clock.now() - page[0].recorded) / 1e6) if page else None

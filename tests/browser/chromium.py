@@ -119,6 +119,10 @@ class Page:
         """Give a field these words, as somebody types them."""
         await self._page.fill(selector, words)
 
+    async def press(self, key: str) -> None:
+        """Press a key, and let it go."""
+        await self._page.keyboard.press(key)
+
     async def resize(self, width: int, height: int) -> None:
         """Give the page this size."""
         await self._page.set_viewport_size({"width": width, "height": height})
