@@ -40,6 +40,7 @@ from .model.messages import Command, Envelope, Query, Receipt
 from .model.projection import Projection
 from .model.upcasting import Retired, Upcasting
 from .operations.inside import EngineOperations, Parts
+from .operations.operations import Operations
 from .personal.operations import PersonalData
 from .projections.operations import checked_rebuild
 from .queries.live import LiveQuery
@@ -140,8 +141,9 @@ class Engine(Scheduling, Healthy):
             rebuild=checked_rebuild(rebuild),
             resources=checked_resources(resources),
         )
-        upcasting = Upcasting(upcasters, retired)
-        declared = Declared(aggregates, projections, answers, upcasting, decisions)
+        declared = Declared(
+            aggregates, projections, answers, Upcasting(upcasters, retired), decisions
+        )
 
         def put_together() -> Wiring:
             backend = open_backend(store, views)
@@ -166,8 +168,7 @@ class Engine(Scheduling, Healthy):
         elif listen is not None:
             raise DefinitionError("listen= goes with join=True: without it nobody joins this log")
         self._check_usable = self._entrance.check
-        self.operations = self._make_operations(aggregates, store)
-        """What operators see of it and do with it; the console asks nothing else."""
+        self._operations = self._make_operations(aggregates, store)
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
         """The projections and the aggregates that it was given."""
 
@@ -509,6 +510,11 @@ class Engine(Scheduling, Healthy):
             await self._health.close()
         if self.failed is not None:
             raise EngineFailed(f"the engine failed with {described(self.failed)}") from self.failed
+
+    @property
+    def operations(self) -> Operations:
+        """What operators see of it and do with it; the console asks nothing else."""
+        return self._operations
 
     @property
     def registry(self) -> EventRegistry:

@@ -130,7 +130,7 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(
         ["pause", "x"],
         ["skip", "x", "sums", "7"],
         ["skip", "x", "sums", "0", "--reason", "r"],
-        ["retry", "x", "sums", "--reason", "r"],
+        ["retry", "x", "sums", "--reason"],
         ["pause", "x", "sums", "--wait", "-1"],
         ["explode", "x", "sums"],
     ],

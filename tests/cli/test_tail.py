@@ -17,8 +17,8 @@ import pytest
 from engine import Engine, StoreRefused
 from engine.cli.layout import TableLines
 from engine.cli.output import Output
-from engine.log.selection import Selection
 from engine.cli.tail import CHECKS_EVERY, _Tail
+from engine.log.selection import Selection
 from engine.model.stored import checksum_of
 from engine.runtime.ports import Ports
 from engine.stores.sqlite.outside.log import SqliteLogReader
