@@ -19,7 +19,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -39,8 +39,8 @@ from .model.given import as_instance, as_seconds
 from .model.messages import Command, Envelope, Query, Receipt
 from .model.projection import Projection
 from .model.upcasting import Retired, Upcasting
-from .operations.inside import EngineOperations, Parts
 from .operations.operations import Operations
+from .operations.wired import operations_of
 from .personal.operations import PersonalData
 from .projections.operations import checked_rebuild
 from .queries.live import LiveQuery
@@ -48,7 +48,6 @@ from .queries.past import PastViews
 from .runtime.ports import Ports
 from .runtime.safely import described, safe_logger
 from .statistics import EngineStatistics
-from .stores.contract.backend import Outside
 from .stores.contract.keys import KeyStore
 from .stores.contract.log import Store
 from .stores.contract.views import Rebuild
@@ -141,9 +140,8 @@ class Engine(Scheduling, Healthy):
             rebuild=checked_rebuild(rebuild),
             resources=checked_resources(resources),
         )
-        declared = Declared(
-            aggregates, projections, answers, Upcasting(upcasters, retired), decisions
-        )
+        upcasting = Upcasting(upcasters, retired)
+        declared = Declared(aggregates, projections, answers, upcasting, decisions)
 
         def put_together() -> Wiring:
             backend = open_backend(store, views)
@@ -168,36 +166,8 @@ class Engine(Scheduling, Healthy):
         elif listen is not None:
             raise DefinitionError("listen= goes with join=True: without it nobody joins this log")
         self._check_usable = self._entrance.check
-        self._operations = self._make_operations(aggregates, store)
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
         """The projections and the aggregates that it was given."""
-
-    def _make_operations(
-        self, aggregates: Sequence[type[Aggregate]], store: StoreName | Store
-    ) -> EngineOperations:
-        settings, joined = self._wiring.settings, self._joined
-
-        def parts() -> Parts:
-            wiring = self._wiring if joined is None else joined.wiring
-            log = wiring.store if joined is None else joined.log
-            return Parts(
-                log, wiring.registry, self._past, self.projections, wiring.directory.fullest
-            )
-
-        def meeting() -> Outside | None:
-            return None if joined is None else open_backend(joinable(store)).outside(settings.ports)
-
-        return EngineOperations(
-            parts,
-            self.statistics,
-            self._check_usable,
-            aggregates=aggregates,
-            personal=self.personal,
-            retry_timers=self._retry,
-            meeting=meeting,
-            gate=self._gate,
-            clock=settings.ports.clock,
-        )
 
     async def _retry(self, principal: str | None) -> int:
         wiring = self._wiring if self._joined is None else self._joined.owning()
@@ -511,10 +481,12 @@ class Engine(Scheduling, Healthy):
         if self.failed is not None:
             raise EngineFailed(f"the engine failed with {described(self.failed)}") from self.failed
 
-    @property
+    @cached_property
     def operations(self) -> Operations:
         """What operators see of it and do with it; the console asks nothing else."""
-        return self._operations
+        retry, numbers = self._retry, self.statistics
+        classes = self.aggregates
+        return operations_of(self._wiring, self._joined, classes, self.personal, numbers, retry)
 
     @property
     def registry(self) -> EventRegistry:

@@ -12,7 +12,7 @@ __all__ = ["tables"]
 
 
 def tables() -> str:
-    """Give one row for each endpoint: what it takes, what it gives, and the action that it needs."""
+    """Give one row for each endpoint: what it takes and gives, and the action that it needs."""
     lines = ["| call | action | takes | gives | what it is |", "| --- | --- | --- | --- | --- |"]
     for each in ENDPOINTS:
         takes = ", ".join(f"`{name}`" for name in _fields(each.takes)) or "nothing"

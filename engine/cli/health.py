@@ -17,6 +17,7 @@ from ..health.bounds import Health
 from ..health.facts import Facts, ProjectionFacts
 from ..health.looks import look_at_backup
 from ..health.report import Backup, Disk, Found, HealthCheck, HealthReport, judge
+from ..outside.standings import Standing, Standings
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend, Outside
 from ..stores.contract.disk import OnDisk
@@ -25,7 +26,6 @@ from ..stores.contract.outside import LogReader
 from .options import DONE, FAILED, USAGE, log_file, seconds, whole
 from .output import Output
 from .printing import escaped
-from .standing import Standing, Standings
 from .tables import Column, Table
 
 __all__ = ["add_parser"]

@@ -98,7 +98,7 @@ class Joined:
         self.life = Life()
         self.entrance = Entrance(self.life)
         self._ports = settings.ports
-        outside = open_backend(store).outside(settings.ports)
+        outside = self.outside = open_backend(store).outside(settings.ports)
         meeting = _meeting(outside.meeting(), listen, elsewhere)
         self._reads_on = meeting.keeps_reading
         forms = CommandForms(first.reception.kinds)
@@ -205,6 +205,12 @@ class Joined:
     def wiring(self) -> Wiring:
         """The engine of this process; while another process owns the log, one that is not open."""
         return self._wiring or self._first
+
+    @property
+    def past(self) -> Histories:
+        """What this process looks back with."""
+        own = self._wiring is not None and not self._reads_on
+        return self.wiring.past if own else self.reads.past
 
     @property
     def log(self) -> Store | LogFile:

@@ -110,7 +110,7 @@ class EngineOperations(Operations):
         aggregates: Sequence[type[Aggregate]],
         personal: PersonalData,
         retry_timers: Callable[[str | None], Awaitable[int]],
-        meeting: Callable[[], Outside | None],
+        outside: Outside | None,
         gate: Gate | None,
         clock: Clock,
     ) -> None:
@@ -122,7 +122,7 @@ class EngineOperations(Operations):
         }
         self._personal = personal
         self._retry_timers = retry_timers
-        self._meeting = meeting
+        self._outside = outside
         self._gate = gate
         self._clock = clock
         self._pace = Pace()
@@ -326,10 +326,9 @@ class EngineOperations(Operations):
     async def members(self, *, principal: str | None = None) -> Members:
         """See `Operations.members`."""
         await self._begin(principal, "control", "members")
-        outside = self._meeting()
-        if outside is None:
+        if self._outside is None:
             return Members((), "this engine lets nobody join (Engine(join=True) does)")
-        return Members(*await who_shares(outside, _MEMBERS_SECONDS))
+        return Members(*await who_shares(self._outside, _MEMBERS_SECONDS))
 
     async def audit(
         self, *, offset: int = 0, limit: int = 100, principal: str | None = None

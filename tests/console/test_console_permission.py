@@ -11,7 +11,7 @@ import pytest
 
 from engine import Engine, Forbidden
 from engine.errors import DefinitionError
-from engine.integrations.console import Console
+from engine.integrations.console import Console, ConsoleAction
 from engine.integrations.console.app import STATIC
 from engine.integrations.console.endpoints import ENDPOINTS, Endpoint
 from engine.integrations.console.permission import ACTIONS
@@ -69,7 +69,7 @@ async def test_without_permission_every_route_is_forbidden_and_does_nothing(
 
 
 async def test_each_route_needs_its_own_action_and_no_other(tmp_path: Path) -> None:
-    allowed: set[str] = set()
+    allowed: set[ConsoleAction] = set()
 
     async def authorize(principal: str | None, action: str, target: str) -> bool:
         return action in allowed
@@ -77,7 +77,7 @@ async def test_each_route_needs_its_own_action_and_no_other(tmp_path: Path) -> N
     async with notes(tmp_path) as engine, console_of(engine, authorize=authorize) as client:
         await engine.execute(Write("n-1", "one"))
         for endpoint in ENDPOINTS:
-            allowed = set(ACTIONS) - {endpoint.action}
+            allowed = {*ACTIONS} - {endpoint.action}
             assert (await called(client, endpoint)).status_code == 403, endpoint.path
             allowed = {endpoint.action}
             assert (await called(client, endpoint)).status_code in (200, 409), endpoint.path
@@ -89,7 +89,7 @@ async def test_the_action_is_asked_of_the_projection_and_of_the_stream(tmp_path:
 
     async with notes(tmp_path) as engine, console_of(engine, authorize=authorize) as client:
         await engine.execute(Write("n-1", "one"))
-        ours = {"stream": "note:n-1", "payloads": True}
+        ours = {"stream": "note:n-1", "payloads": "true"}
         assert (await client.get("/api/v1/log", params=ours)).status_code == 200
         assert (await client.get("/api/v1/log", params={"stream": "note:n-2"})).status_code == 403
         assert (await client.get("/api/v1/log")).status_code == 403
@@ -104,7 +104,8 @@ async def test_payloads_are_given_to_whoever_may_see_them(tmp_path: Path, path: 
         return action == "look" or (action == "payload" and principal == "boss")
 
     def principal_of(scope: Any) -> str:
-        return dict(scope["headers"]).get(b"x-user", b"").decode()
+        sent: bytes = dict(scope["headers"]).get(b"x-user", b"")
+        return sent.decode()
 
     async with (
         notes(tmp_path) as engine,
@@ -161,7 +162,8 @@ async def test_the_engines_own_authorize_is_asked_as_well(tmp_path: Path) -> Non
         return principal == "ops" or action not in ("control", "feed", "history", "erase")
 
     def principal_of(scope: Any) -> str:
-        return dict(scope["headers"]).get(b"x-user", b"").decode()
+        sent: bytes = dict(scope["headers"]).get(b"x-user", b"")
+        return sent.decode()
 
     async with (
         notes(tmp_path, authorize=engines) as engine,

@@ -1,0 +1,49 @@
+"""Operations of one engine, put together of its stations, or of its part in a shared log.
+
+Rules: who owns a shared log may change, so what is read with is looked up at each call. Nothing is
+opened or asked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from ..members.joined import Joined
+from ..model.aggregate import Aggregate
+from ..personal.operations import PersonalData
+from ..statistics import EngineStatistics
+from ..wiring import Wiring
+from .inside import EngineOperations, Parts
+
+__all__ = ["operations_of"]
+
+
+def operations_of(
+    wiring: Wiring,
+    joined: Joined | None,
+    aggregates: Sequence[type[Aggregate]],
+    personal: PersonalData,
+    statistics: Callable[[], EngineStatistics],
+    retry_timers: Callable[[str | None], Awaitable[int]],
+) -> EngineOperations:
+    """Give the operations of an engine; `joined` is its part in a log that is shared."""
+
+    def parts() -> Parts:
+        if joined is None:
+            now, log, past, projections = wiring, wiring.store, wiring.past, wiring.projections
+            return Parts(log, now.registry, past, projections, now.directory.fullest)
+        now = joined.wiring
+        fullest = now.directory.fullest
+        return Parts(joined.log, now.registry, joined.past, joined.projections, fullest)
+
+    return EngineOperations(
+        parts,
+        statistics,
+        (wiring if joined is None else joined).entrance.check,
+        aggregates=aggregates,
+        personal=personal,
+        retry_timers=retry_timers,
+        outside=None if joined is None else joined.outside,
+        gate=wiring.gate,
+        clock=wiring.settings.ports.clock,
+    )
