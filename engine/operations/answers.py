@@ -201,7 +201,7 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     correlation: str | None = None
     causation: str | None = None
     principal: str | None = None
-    """Who sent the command."""
+    """The sender of the command."""
     headers: Mapping[str, str] | None = None
     payload: msgspec.Raw | None = None
     """As JSON, as the event is today; personal data of who was erased is masked."""
@@ -306,7 +306,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     """The projection, or the person who was erased."""
     principal: str | None
-    """Who did it, if that was said."""
+    """The operator, if that was said."""
     reason: str
     position: int | None = None
     """Of the event that is skipped."""

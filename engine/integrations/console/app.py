@@ -76,8 +76,8 @@ class Console:
     - `engine`: an engine, or `Operations` of a log beside one.
     - `authorize`: a function of principal, action and target, sync or async. It is asked before
       each call; only True allows. Without it only this machine's own browser is answered.
-    - `principal_of`: gives who sends a request, out of its ASGI scope. The engine is told it, and
-      keeps it with what is decided.
+    - `principal_of`: gives who sends a request, out of its ASGI scope. The engine keeps it with
+      what is decided.
     - `hosts`, `origins`: as for `OriginMiddleware`: names that the server goes by, and other sites
       whose pages may ask.
     - `title`: what the page shows above.
