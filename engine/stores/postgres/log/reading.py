@@ -162,16 +162,30 @@ def pages_of_streams(
     found: list[list[StoredEvent]] = [[] for _ in reads]
     tails = [0] * len(reads)
     for row in rows:
-        number, tail, position, version, *rest = row
-        place = int(number) - 1
+        # By name: to gather the rest of a row in a list takes a fifth of the time.
+        number, tail, position, version, kind, at, payload, metadata, encoding, checksum, late = row
+        place: int = number - 1
         tails[place] = tail
         if position is None:
             continue
         read, events = reads[place], found[place]
-        expected = read.after + len(events) + 1
+        stream, expected = read.stream, read.after + len(events) + 1
         if version != expected:
-            raise Damaged(position, f"{read.stream} has version {version} in place of {expected}")
-        events.append(event_of(position, read.stream, version, *rest))
+            raise Damaged(position, f"{stream} has version {version} in place of {expected}")
+        events.append(
+            event_of(
+                position,
+                stream,
+                version,
+                kind,
+                at,
+                payload,
+                metadata,
+                encoding,
+                checksum,
+                late,
+            )
+        )
     return [
         StreamPage(read.stream, events, tail > read.after + len(events))
         for read, events, tail in zip(reads, found, tails, strict=True)

@@ -14,10 +14,11 @@ from contextlib import AbstractAsyncContextManager
 from ....errors import StoreRefused, UsageError
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
-from ...contract.builds import definition_hash, numbered, serving
+from ...contract.builds import numbered, serving
+from ...contract.known_builds import KnownBuilds
 from ...contract.log import LogSource
 from ...contract.outside import Found
-from ...contract.planning import Plan, Planner
+from ...contract.planning import Plan
 from ...contract.requests import Outcome, Request
 from ...contract.views import Build, Parked, Part, ProjectionDecision, Rebuild
 from .builds import Builds
@@ -49,7 +50,7 @@ def tables_of(
     }
 
 
-class Catalog:
+class Catalog(KnownBuilds[TableSql]):
     """The builds and decisions of one schema, for one log and the projections of one program."""
 
     def __init__(
@@ -60,23 +61,13 @@ class Catalog:
         builder: str | None = None,
     ) -> None:
         """Take whose they are, and what builds here if that is no engine."""
+        super().__init__(place.name, log_id, definitions)
         self._place = place
-        self.log_id = log_id
         self.builder = builder
-        self.declared = {d.name: d for d in definitions}
-        self.hashes = {d.name: definition_hash(d) for d in definitions}
         self.books_of = Builds(place)
         self.books = self.books_of.books
-        self._builds: Mapping[str, Sequence[Found]] = {}
-        """As they are in the schema, by projection."""
-        self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
-        """By projection and build, for those with the tables that are declared; by attribute."""
         self._own: dict[tuple[str, int], OwnTables] = {}
         """By projection and build, for those that are written by SQL of their own."""
-        self._serving: Mapping[str, int] = {}
-        """The build that queries read, where it has the tables that are declared."""
-        self.shown: Mapping[str, TableSql] = {}
-        """The tables that queries read, by the name that is declared."""
         self.reals: Mapping[str, str] = {}
         """What tables are declared as, of all builds that serve, by their real names."""
         self.changes = 0
@@ -85,18 +76,6 @@ class Catalog:
         """Whether they may be at this moment, before `shown` says so."""
 
     # -- what there is ------------------------------------------------------------------------
-
-    def serves(self, projection: str) -> bool:
-        """Tell whether the tables that serve can be read as they are declared."""
-        return projection in self._serving
-
-    def is_shown(self, projection: str, build: int) -> bool:
-        """Tell whether queries read a build."""
-        return self._serving.get(projection) == build
-
-    def tables(self, projection: str, build: int) -> Mapping[str, TableSql]:
-        """Give the tables of a build, by attribute."""
-        return self._sql[projection, build]
 
     def own(self, definition: ProjectionDefinition, number: int) -> OwnTables:
         """Give the tables of a build that its projection makes by SQL."""
@@ -110,21 +89,17 @@ class Catalog:
         return known
 
     async def _read(self, link: Link) -> None:
-        found: dict[str, list[Found]] = {}
-        for build in await self.books_of.read(link):
-            found.setdefault(build.projection, []).append(build)
-        self._builds = found
+        self._take(await self.books_of.read(link))
 
     async def _know(self, link: Link, definitions: Sequence[ProjectionDefinition]) -> None:
         """Read again which builds there are of projections, and what they are called."""
         await self._read(link)
-        for definition in definitions:
-            self._know_one(definition)
-        self.shown = {
-            sql.definition.name: sql
-            for build in self._serving.items()
-            for sql in self._sql[build].values()
-        }
+        self._serve(
+            definitions,
+            lambda definition, build: tables_of(
+                self._place, definition, build.number, build.definition, build.slices
+            ),
+        )
         self.reals = {
             self.books_of.real(table, build): table
             for builds in self._builds.values()
@@ -133,19 +108,6 @@ class Catalog:
             for table in build.tables
         }
         self.changes += 1
-
-    def _know_one(self, definition: ProjectionDefinition) -> None:
-        name = definition.name
-        builds = self._builds.get(name, ())
-        for build in builds:
-            if build.definition == self.hashes[name]:
-                self._sql[name, build.number] = tables_of(
-                    self._place, definition, build.number, build.definition, build.slices
-                )
-        now = serving(builds)
-        readable = now is not None and (name, now.number) in self._sql
-        rest = {other: number for other, number in self._serving.items() if other != name}
-        self._serving = {**rest, name: now.number} if now and readable else rest
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -172,7 +134,7 @@ class Catalog:
                 # The last write of an engine that had the log before may still be on its way; it is
                 # waited for, and no other comes: `Writes` looks whose log it is.
                 await self.books.run(link, "SELECT 1 FROM {s}.checkpoints FOR UPDATE")
-            await self._refuse_change(link, plans)
+            self._refuse_change(await self.books_of.read(link), plans)
             await self.books_of.prepare(link, plans, new, self.log_id)
             for plan in plans:
                 if not await self._is_an_engines(link, plan):
@@ -187,25 +149,8 @@ class Catalog:
         def lacks_a_table(build: Found) -> bool:
             return self.books_of.lacks_a_table(there, build)
 
-        planner = Planner(await store.head(), store, lacks_a_table, rebuild, logger)
-        return await planner.plan_all(
-            self.hashes,
-            self.declared,
-            self._builds,
-            place=self._place.name,
-            beside=self.builder is not None,
-        )
-
-    async def _refuse_change(self, link: Link, plans: Sequence[Plan]) -> None:
-        """Raise StoreRefused where somebody made or dropped a build since it was planned."""
-        found = await self.books_of.read(link)
-        for plan in plans:
-            now = {(b.number, b.state) for b in found if b.projection == plan.definition.name}
-            if now != {(build.number, build.state) for build in plan.builds}:
-                raise StoreRefused(
-                    f"the builds of projection {plan.definition.name!r} in {self._place.name} were "
-                    f"changed by another process just now: nothing was changed here; start again"
-                )
+        beside = self.builder is not None
+        return await self._planned(store, lacks_a_table, rebuild, logger, beside=beside)
 
     async def _is_an_engines(self, link: Link, plan: Plan) -> bool:
         """Tell whether an engine at work has the build that a process beside it came for."""
@@ -236,19 +181,7 @@ class Catalog:
     async def builds(self, link: Link, projection: str) -> Sequence[Build]:
         """Give the builds of a projection, by number."""
         await self._read(link)
-        declared, hash_now = self.declared.get(projection), self.hashes.get(projection, "")
-        return [
-            Build(
-                projection,
-                found.number,
-                found.version,
-                found.state,
-                found.position,
-                declared is not None and found.fits(declared, hash_now),
-                found.builder,
-            )
-            for found in self._builds.get(projection, ())
-        ]
+        return self._told(projection)
 
     async def begin(
         self, link: Link, definition: ProjectionDefinition, decision: ProjectionDecision | None

@@ -18,10 +18,11 @@ import msgspec
 from ....errors import StoreRefused, UsageError
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
-from ...contract.builds import definition_hash, numbered, serving
+from ...contract.builds import numbered, serving
+from ...contract.known_builds import KnownBuilds
 from ...contract.log import LogSource
 from ...contract.outside import Found
-from ...contract.planning import Plan, Planner
+from ...contract.planning import Plan
 from ...contract.requests import Outcome, Request
 from ...contract.views import Build, Parked, Part, ProjectionDecision, Rebuild
 from ..connection import floats_are_exact, set_pragma, transaction
@@ -58,7 +59,7 @@ class Builder(msgspec.Struct, frozen=True):
     """Tells whether an engine has the log open."""
 
 
-class Catalog:
+class Catalog(KnownBuilds[TableSql]):
     """The builds and decisions of one file, for one log and the projections of one program."""
 
     def __init__(
@@ -69,37 +70,15 @@ class Catalog:
         builder: Builder | None = None,
     ) -> None:
         """Take whose they are, and what builds here if that is no engine."""
+        super().__init__(path, log_id, definitions)
         self._path = path
-        self.log_id = log_id
         self.builder = None if builder is None else builder.token
         self._beside = builder
-        self.declared = {d.name: d for d in definitions}
-        self.hashes = {d.name: definition_hash(d) for d in definitions}
         self._floats_exact = False
-        self._builds: Mapping[str, Sequence[Found]] = {}
-        """As they are in the file, by projection."""
-        self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
-        """By projection and build, for those with the tables that are declared; by attribute."""
         self._own: dict[tuple[str, int], SqlTables] = {}
         """By projection and build, for those that are written by SQL of their own."""
-        self._serving: Mapping[str, int] = {}
-        """The build that queries read, where it has the tables that are declared."""
-        self.shown: Mapping[str, TableSql] = {}
-        """The tables that queries read, by the name that is declared."""
 
     # -- what there is ------------------------------------------------------------------------
-
-    def serves(self, projection: str) -> bool:
-        """Tell whether the tables that serve can be read as they are declared."""
-        return projection in self._serving
-
-    def is_shown(self, projection: str, build: int) -> bool:
-        """Tell whether queries read a build."""
-        return self._serving.get(projection) == build
-
-    def tables(self, projection: str, build: int) -> Mapping[str, TableSql]:
-        """Give the tables of a build, by attribute."""
-        return self._sql[projection, build]
 
     def own(
         self, connection: apsw.Connection, definition: ProjectionDefinition, number: int
@@ -124,29 +103,12 @@ class Catalog:
         }
 
     def _read(self, connection: apsw.Connection) -> None:
-        found: dict[str, list[Found]] = {}
-        for build in read_builds(connection):
-            found.setdefault(build.projection, []).append(build)
-        self._builds = found
+        self._take(read_builds(connection))
 
     def _know(self, connection: apsw.Connection, definition: ProjectionDefinition) -> None:
         """Read again which builds there are of a projection, and what they are called."""
-        name = definition.name
         self._read(connection)
-        builds = self._builds.get(name, ())
-        for build in builds:
-            if build.definition == self.hashes[name] and (name, build.number) not in self._sql:
-                self._sql[name, build.number] = self._tables_of(definition, build.number)
-        now = serving(builds)
-        readable = now is not None and (name, now.number) in self._sql
-        rest = {other: number for other, number in self._serving.items() if other != name}
-        # One assignment, which a query in another thread sees whole.
-        self._serving = {**rest, name: now.number} if now and readable else rest
-        self.shown = {
-            sql.definition.name: sql
-            for build in self._serving.items()
-            for sql in self._sql[build].values()
-        }
+        self._serve([definition], lambda declared, build: self._tables_of(declared, build.number))
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -166,14 +128,8 @@ class Catalog:
             reals = (real_name(table, build.number).lower() for table in build.tables)
             return any(real not in names for real in reals)
 
-        planner = Planner(await store.head(), store, lacks_a_table, rebuild, logger)
-        return await planner.plan_all(
-            self.hashes,
-            self.declared,
-            self._builds,
-            place=self._path,
-            beside=self.builder is not None,
-        )
+        beside = self.builder is not None
+        return await self._planned(store, lacks_a_table, rebuild, logger, beside=beside)
 
     def prepare(self, connection: apsw.Connection, plans: Sequence[Plan]) -> None:
         """Do what was planned."""
@@ -183,24 +139,13 @@ class Catalog:
             if plan.make is not None
         }
         with self._deciding(connection):
-            self._refuse_change(connection, plans)
+            self._refuse_change(read_builds(connection), plans)
             prepare(connection, plans, new, self.log_id, self._path)
             for plan in plans:
                 if not self._is_an_engines(plan):
                     self._take_over(connection, plan.definition)
         for plan in plans:
             self._know(connection, plan.definition)
-
-    def _refuse_change(self, connection: apsw.Connection, plans: Sequence[Plan]) -> None:
-        """Raise StoreRefused where somebody made or dropped a build since it was planned."""
-        found = read_builds(connection)
-        for plan in plans:
-            now = {(b.number, b.state) for b in found if b.projection == plan.definition.name}
-            if now != {(build.number, build.state) for build in plan.builds}:
-                raise StoreRefused(
-                    f"the builds of projection {plan.definition.name!r} in {self._path} were "
-                    f"changed by another process just now: nothing was changed here; start again"
-                )
 
     def _is_an_engines(self, plan: Plan) -> bool:
         """Tell whether an engine at work has the build that a process beside it came for.
@@ -244,19 +189,7 @@ class Catalog:
     def builds(self, connection: apsw.Connection, projection: str) -> Sequence[Build]:
         """Give the builds of a projection, by number."""
         self._read(connection)
-        declared, hash_now = self.declared.get(projection), self.hashes.get(projection, "")
-        return [
-            Build(
-                projection,
-                found.number,
-                found.version,
-                found.state,
-                found.position,
-                declared is not None and found.fits(declared, hash_now),
-                found.builder,
-            )
-            for found in self._builds.get(projection, ())
-        ]
+        return self._told(projection)
 
     def begin(
         self,
