@@ -154,6 +154,8 @@ from .telemetry import Observation as Observation
 from .telemetry import ProjectionBegan as ProjectionBegan
 from .telemetry import QueryBegan as QueryBegan
 from .telemetry import Telemetry as Telemetry
+from .tenants.tenants import Tenants as Tenants
+from .tenants.tenants import TenantsStatistics as TenantsStatistics
 from .timers.schedule import Schedule as Schedule
 from .write.keys import id_from_key as id_from_key
 
@@ -217,6 +219,7 @@ __all__ += [
     "Receipt",
     "Store",
     "SubjectKey",
+    "Tenants",
     "Watcher",
     "Worker",
     "Workers",
@@ -292,6 +295,7 @@ __all__ += [
     "StoredEvent",
     "SubscriptionStatistics",
     "Telemetry",
+    "TenantsStatistics",
     "TimerStatistics",
 ]
 

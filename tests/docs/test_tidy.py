@@ -30,6 +30,8 @@ ALLOWED = {
     "runtime.folder": {"os"},  # files of a folder, synced
     "runtime.unix_socket": {"os"},  # what a socket's path is to the system
     "runtime.private_folder": {"os"},  # a folder's descriptor, which is locked
+    "tenants.names": {"os"},  # PathLike and fspath only: what a path is
+    "tenants.tenants": {"os"},  # the same
     "members.joined": {"os"},  # PathLike: what a path is
     "stores.urls": {"os"},  # PathLike and fspath only: what a path is
     "host.entrance": {"os"},  # getpid, register_at_fork: to notice a fork
@@ -63,6 +65,7 @@ ROOMS: list[set[str]] = [
     {"members"},
     {"operations"},
     {"engine"},
+    {"tenants"},
     {"__init__"},
     {"integrations", "relays", "testing"},
     {"cli"},

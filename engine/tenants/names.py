@@ -1,0 +1,104 @@
+"""Names of tenants, and the store that each has: a file of a folder, or a schema of a database.
+
+Rules: a name is of small letters, digits, `-` and `_`, so that no name leads out of the folder, and
+no two names to one store on any file system. There is no dot in it, so that none is the name of
+another tenant's views. What is no name is refused before anything is looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Final
+
+from ..errors import DefinitionError, InvalidInput
+from ..model.given import shown
+
+__all__ = ["DatabaseStores", "FolderStores", "check_name", "stores_of"]
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_SCHEMA_LENGTH_MAX: Final = 48
+_ENDING: Final = ".db"
+
+
+def check_name(name: object) -> str:
+    """Give a name as it is, or raise InvalidInput."""
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise InvalidInput(
+        "the name of a tenant is 1 to 40 small letters, digits, '-' and '_', and begins with a "
+        "letter or a digit: nothing was opened"
+    )
+
+
+class FolderStores:
+    """A file for each tenant."""
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = Path(fspath(folder)).absolute()
+        if "?" in str(self.folder):
+            raise DefinitionError(f"folder={shown(folder)}: a '?' in a path begins an option")
+
+    def url(self, name: str) -> str:
+        """Give the store of a tenant."""
+        return f"sqlite:{self.folder / (name + _ENDING)}"
+
+    def prepare(self) -> None:
+        """Make the folder, if it is not there. It blocks."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def is_there(self, name: str) -> bool:
+        """Tell whether a tenant has a store. It blocks."""
+        return (self.folder / (name + _ENDING)).exists()
+
+    def names(self) -> Sequence[str]:
+        """Give the names of all tenants, sorted. It blocks."""
+        found = (path.name.removesuffix(_ENDING) for path in self.folder.glob(f"*{_ENDING}"))
+        return sorted(name for name in found if _NAME.fullmatch(name))
+
+
+class DatabaseStores:
+    """A schema for each tenant, in one database of a PostgreSQL server."""
+
+    def __init__(self, database: str) -> None:
+        if "schema=" in database:
+            raise DefinitionError("database= names no schema: each tenant has its own")
+        self._database = database
+
+    def url(self, name: str) -> str:
+        """Give the store of a tenant; raise InvalidInput where its name is too long for a schema.
+
+        No two names have one schema: `_` is never alone in it.
+        """
+        schema = "t_" + name.replace("_", "_u").replace("-", "_d")
+        if len(schema) > _SCHEMA_LENGTH_MAX:
+            raise InvalidInput(
+                f"the name of this tenant makes a schema of {len(schema)} characters, and "
+                f"{_SCHEMA_LENGTH_MAX} are possible: nothing was opened"
+            )
+        return f"{self._database}{'&' if '?' in self._database else '?'}schema={schema}"
+
+    def prepare(self) -> None:
+        """Do nothing: an engine makes its schema."""
+
+    def is_there(self, name: str) -> bool:  # noqa: ARG002 - only the host knows
+        """Give True: which schemas there are is the host's to know."""
+        return True
+
+    def names(self) -> Sequence[str]:
+        """Give nothing, for the same reason."""
+        return ()
+
+
+def stores_of(
+    folder: str | PathLike[str] | None, database: str | None
+) -> FolderStores | DatabaseStores:
+    """Give where tenants are kept; raise DefinitionError unless exactly one place is given."""
+    if (folder is None) == (database is None):
+        raise DefinitionError("give Tenants either folder= or database=")
+    if database is not None:
+        return DatabaseStores(database)
+    assert folder is not None, "one of them is given"
+    return FolderStores(folder)

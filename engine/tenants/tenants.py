@@ -1,0 +1,317 @@
+"""The engines of many tenants in one process: so many are open at once, and those are in use.
+
+Rules:
+- Two callers who want one tenant share one engine, and it is opened once. Who leaves while it opens
+  does not keep it from the others.
+- An engine in use is never closed for lack of room, nor for being idle. Whoever asks for one that
+  closes waits for that, and gets a new one: no two engines of a tenant have its store at a time.
+- No more than `open_max` are open, those that close included. If all are in use, Overloaded is
+  raised at once.
+- What happens to one tenant (damage, failure, a store that hangs) is told to who asks for it, and
+  keeps nobody from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from os import PathLike
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+
+from ..engine import Engine
+from ..errors import Closed, DefinitionError, InvalidInput, Overloaded, UsageError
+from ..model.given import as_instance, as_seconds, as_whole, shown
+from ..runtime.futures import retrieve
+from ..runtime.ports import Ports, Worker
+from ..runtime.safely import described, safe_logger
+from ..runtime.uncancelled import uncancelled
+from .names import check_name, stores_of
+
+__all__ = ["Tenants", "TenantsStatistics"]
+
+_OPENINGS_AT_ONCE: Final = 8
+
+
+class TenantsStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Tenants` tells of itself. Counts are since the start."""
+
+    open: int
+    """Tenants whose engines are open or opening."""
+    in_use: int
+    """Of these: somebody uses them."""
+    closing: int
+    """Engines that are closing."""
+    opened: int
+    """Times that an engine was opened."""
+    closed: int
+    """Times that one was closed."""
+    refused: int
+    """Times that one could not be opened."""
+    overloaded: int
+    """Times that a caller was turned away, as all that may be open were in use."""
+
+
+class _Tenant:
+    """A tenant whose engine is open, or opening."""
+
+    __slots__ = ("engine", "name", "opening", "used", "users")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.users = 0
+        self.used = 0.0
+        """When it was used last."""
+        self.engine: Engine | None = None
+        self.opening: asyncio.Task[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.users and self.engine is not None
+
+
+class Tenants:
+    """An engine for each tenant: `async with Tenants(...) as tenants`.
+
+    - `make_engine`: makes the engine of one tenant, not yet started, of the URL of its store.
+    - `folder`: where each tenant has a file of its name. It is made if it is not there.
+    - `database`: instead, the URL of a PostgreSQL database in which each has a schema of its own.
+    - `open_max`: engines that are open at once. Each takes threads and open files.
+    - `idle_seconds`: after which an engine that nobody uses is closed; up to half as many more may
+      pass.
+
+    Raises DefinitionError for what contradicts itself. Leaving it closes all engines, which answer
+    what they have accepted, and waits for that.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[str], Engine],
+        *,
+        folder: str | PathLike[str] | None = None,
+        database: str | None = None,
+        open_max: int = 200,
+        idle_seconds: float = 300.0,
+        ports: Ports | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self._make_engine = make_engine
+        self._stores = stores_of(folder, database)
+        self._open_max = as_whole("open_max", open_max, 1)
+        self._idle_seconds = as_seconds("idle_seconds", idle_seconds)
+        self._ports = as_instance("ports", ports, Ports)
+        self._logger = safe_logger(logger)
+        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        """Those that are open or opening, the one that was used last at the end."""
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(self._open_max)
+        self._openings = asyncio.Semaphore(_OPENINGS_AT_ONCE)
+        self._context: contextvars.Context | None = None
+        """That of who started this: an engine is nobody's request."""
+        self._worker: Worker | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self._opened = self._closed = self._refused = self._overloaded = 0
+
+    # -- its life -----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Tenants:
+        """Make the folder, and begin to close what is idle."""
+        if self._context is not None:
+            raise UsageError("Tenants are entered once: make new ones")
+        self._context = contextvars.copy_context()
+        self._worker = self._ports.workers.start("foldline tenants")
+        await self._worker.run(self._stores.prepare)
+        self._sweeper = asyncio.create_task(self._sweep(), name="foldline tenants")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all engines, and wait for that."""
+        self._is_ending = True
+        await uncancelled(self._end())
+
+    async def _end(self) -> None:
+        assert self._sweeper is not None, "what was not started does not end"
+        self._sweeper.cancel()
+        for tenant in [*self._tenants.values()]:
+            self._begin_closing(tenant)
+        while self._closing:
+            await asyncio.wait([*self._closing.values()])
+        assert self._worker is not None
+        await self._worker.close()
+
+    # -- what callers want --------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def engine(self, name: str, *, create: bool = False) -> AsyncGenerator[Engine]:
+        """Give a tenant's engine for as long as it is used: `async with tenants.engine("blue")`.
+
+        - `name`: 1 to 40 small letters, digits, `-` and `_`.
+        - `create`: whether a tenant that has no store yet gets one.
+
+        It is opened if it is not open. Raises InvalidInput for what is no name, and for a tenant
+        that is not there. Raises Overloaded if `open_max` engines are open and all are in use,
+        Closed when these end, and what starting the engine raises. A caller that keeps an engine
+        beyond the `async with` may find it closed.
+        """
+        tenant = await self._take(check_name(name), create=create)
+        assert tenant.engine is not None, "it is open"
+        try:
+            yield tenant.engine
+        finally:
+            self._give_back(tenant)
+
+    async def names(self) -> Sequence[str]:
+        """Give the names of all tenants that have a file, sorted; nothing for a database."""
+        return await self._usable().run(self._stores.names)
+
+    def statistics(self) -> TenantsStatistics:
+        """Give the numbers as they are now."""
+        return TenantsStatistics(
+            open=len(self._tenants),
+            in_use=sum(1 for tenant in self._tenants.values() if tenant.users),
+            closing=len(self._closing),
+            opened=self._opened,
+            closed=self._closed,
+            refused=self._refused,
+            overloaded=self._overloaded,
+        )
+
+    def _usable(self) -> Worker:
+        if self._worker is None:
+            raise UsageError("enter Tenants first: `async with Tenants(...) as tenants`")
+        if self._is_ending:
+            raise Closed("the tenants are closed: nothing was done")
+        return self._worker
+
+    async def _take(self, name: str, *, create: bool) -> _Tenant:
+        """Give a tenant whose engine is open, noted as used once more."""
+        url, is_known = self._stores.url(name), create
+        while True:
+            worker = self._usable()
+            tenant = self._tenants.get(name)
+            if tenant is not None and tenant.engine is not None and tenant.engine.failed:
+                # It has ended by itself. Who uses it is told so by its answers.
+                self._begin_closing(tenant)
+                continue
+            if (closing := self._closing.get(name)) is not None:
+                await asyncio.wait([closing])
+                continue
+            if tenant is None and not is_known:
+                is_known = await worker.run(self._stores.is_there, name)
+                if not is_known:
+                    raise InvalidInput("there is no such tenant, and none was made")
+                continue
+            if tenant is None:
+                tenant = self._begin_opening(name, url)
+            if await self._wait_for(tenant):
+                return tenant
+
+    async def _wait_for(self, tenant: _Tenant) -> bool:
+        """Use a tenant as soon as it is open; give False where it is closed again by then."""
+        assert tenant.opening is not None, "it was begun"
+        tenant.users += 1
+        try:
+            await asyncio.shield(tenant.opening)
+        except BaseException:
+            tenant.users -= 1
+            raise
+        if self._tenants.get(tenant.name) is tenant:
+            return True
+        tenant.users -= 1
+        return False
+
+    def _give_back(self, tenant: _Tenant) -> None:
+        tenant.users -= 1
+        tenant.used = self._ports.clock.monotonic()
+        if self._tenants.get(tenant.name) is tenant:
+            self._tenants.move_to_end(tenant.name)
+
+    # -- opening and closing ------------------------------------------------------------------
+
+    def _begin_opening(self, name: str, url: str) -> _Tenant:
+        self._make_room()
+        tenant = self._tenants[name] = _Tenant(name)
+        tenant.opening = self._task(self._open(tenant, url))
+        return tenant
+
+    def _make_room(self) -> None:
+        if len(self._tenants) < self._open_max:
+            return
+        idle = next((tenant for tenant in self._tenants.values() if tenant.is_idle), None)
+        if idle is None:
+            self._overloaded += 1
+            raise Overloaded(
+                f"{self._open_max} tenants are open, and all are in use: nothing was done. Send it "
+                f"again later, or raise open_max"
+            )
+        self._begin_closing(idle)
+
+    async def _open(self, tenant: _Tenant, url: str) -> None:
+        await self._slots.acquire()  # one that closes may have it still
+        try:
+            async with self._openings:
+                engine = self._made(url)
+                await engine.__aenter__()
+        except BaseException:
+            self._slots.release()
+            self._refused += 1
+            if self._tenants.get(tenant.name) is tenant:
+                del self._tenants[tenant.name]
+            raise
+        self._opened += 1
+        tenant.engine, tenant.used = engine, self._ports.clock.monotonic()
+
+    def _made(self, url: str) -> Engine:
+        made: Any = self._make_engine(url)
+        if not isinstance(made, Engine) or not made.is_new:
+            raise DefinitionError(f"make_engine gives a new Engine each time, not {shown(made)}")
+        return made
+
+    def _begin_closing(self, tenant: _Tenant) -> None:
+        del self._tenants[tenant.name]
+        task = self._closing[tenant.name] = self._task(self._close(tenant))
+        task.add_done_callback(lambda _: self._closing.pop(tenant.name))
+
+    async def _close(self, tenant: _Tenant) -> None:
+        assert tenant.opening is not None, "it was begun"
+        await asyncio.wait([tenant.opening])
+        if tenant.engine is None:
+            return  # it could not be opened, and its callers know
+        try:
+            await tenant.engine.__aexit__(None, None, None)
+        except Exception as error:
+            self._logger.error("the engine of tenant %s: %s", tenant.name, described(error))
+        finally:
+            self._closed += 1
+            self._slots.release()
+
+    def _task(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._context is not None, "it was entered"
+        task = asyncio.get_running_loop().create_task(run, context=self._context.copy())
+        task.add_done_callback(retrieve)
+        return task
+
+    async def _sweep(self) -> None:
+        """Close what is idle, until cancelled."""
+        while True:
+            await asyncio.sleep(self._idle_seconds / 2)
+            self.close_idle()
+
+    def close_idle(self) -> None:
+        """Begin to close each engine that nobody has used for `idle_seconds`."""
+        before = self._ports.clock.monotonic() - self._idle_seconds
+        for tenant in [*self._tenants.values()]:
+            if tenant.is_idle and tenant.used <= before:
+                self._begin_closing(tenant)

@@ -1,0 +1,1 @@
+"""Engines of many tenants in one process."""
