@@ -42,6 +42,7 @@ SCENARIOS: Final = {
     "copy": "copy",
     "transfers": "transfers",
     "timers": "timers",
+    "tenants": "tenants",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}

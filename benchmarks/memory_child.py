@@ -44,12 +44,12 @@ def main(what: str, count: int, meter: str, store: str) -> None:
 def _hold_states(orders: Orders, meter: str) -> tuple[list[Any], int, int]:
     """Fold the orders and keep nothing but their states."""
     held: list[Any] = [None] * orders.count
-    before = _read(meter)
+    before = read_bytes(meter)
     for number in range(orders.count):
         event = OrderOpened(orders.id_of(number), "mouse", 1)
         payload = msgspec.json.encode(event)
         held[number] = fold(orders.id_of(number), [("order-opened", payload)])
-    return held, before, _read(meter)
+    return held, before, read_bytes(meter)
 
 
 async def _hold_engine(orders: Orders, meter: str, store: str, written: bool) -> dict[str, float]:
@@ -61,10 +61,10 @@ async def _hold_engine(orders: Orders, meter: str, store: str, written: bool) ->
     async with engine.Engine([BenchmarkOrder], store=store, limits=limits) as shop:
         # One stays, so that nothing of what is read or made at the first use counts as its share.
         await _send(shop, Orders(1, 1, "first-"), written=True)
-        before = _read(meter)
+        before = read_bytes(meter)
         await _send(shop, orders, written=written)
         await asyncio.sleep(0)
-        after = _read(meter)
+        after = read_bytes(meter)
         numbers = shop.statistics().aggregates
     if numbers.resident != orders.count + 1:
         raise Wrong(f"{numbers.resident:,} orders are in memory, not {orders.count + 1:,}")
@@ -85,7 +85,7 @@ async def _send(shop: engine.Engine, orders: Orders, *, written: bool) -> None:
             raise Wrong(f"an answer is {answer!r} and not {expected.__name__}")
 
 
-def _read(meter: str) -> int:
+def read_bytes(meter: str) -> int:
     """Give the bytes that the process holds, by its resident set or by Python's own account."""
     gc.collect()
     if meter == "traced":
