@@ -40,7 +40,7 @@ _OPENINGS_AT_ONCE: Final = 8
 
 
 class TenantsStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What `Tenants` tells of itself. Counts are since the start."""
+    """The numbers of `Tenants`. Counts are since the start."""
 
     open: int
     """Tenants whose engines are open or opening."""
@@ -61,19 +61,19 @@ class TenantsStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class _Tenant:
     """A tenant whose engine is open, or opening."""
 
-    __slots__ = ("engine", "name", "opening", "used", "users")
+    __slots__ = ("name", "opening", "running", "used", "users")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.users = 0
         self.used = 0.0
         """When it was used last."""
-        self.engine: Engine | None = None
+        self.running: Engine | None = None
         self.opening: asyncio.Task[None] | None = None
 
     @property
     def is_idle(self) -> bool:
-        return not self.users and self.engine is not None
+        return not self.users and self.running is not None
 
 
 class Tenants:
@@ -85,6 +85,8 @@ class Tenants:
     - `open_max`: engines that are open at once. Each takes threads and open files.
     - `idle_seconds`: after which an engine that nobody uses is closed; up to half as many more may
       pass.
+    - `ports`: what this uses of the world: its clock and its thread. Engines have their own.
+    - `logger`: where it logs that an engine could not be closed.
 
     Raises DefinitionError for what contradicts itself. Leaving it closes all engines, which answer
     what they have accepted, and waits for that.
@@ -166,9 +168,9 @@ class Tenants:
         beyond the `async with` may find it closed.
         """
         tenant = await self._take(check_name(name), create=create)
-        assert tenant.engine is not None, "it is open"
+        assert tenant.running is not None, "it is open"
         try:
-            yield tenant.engine
+            yield tenant.running
         finally:
             self._give_back(tenant)
 
@@ -201,7 +203,7 @@ class Tenants:
         while True:
             worker = self._usable()
             tenant = self._tenants.get(name)
-            if tenant is not None and tenant.engine is not None and tenant.engine.failed:
+            if tenant is not None and tenant.running is not None and tenant.running.failed:
                 # It has ended by itself. Who uses it is told so by its answers.
                 self._begin_closing(tenant)
                 continue
@@ -271,7 +273,7 @@ class Tenants:
                 del self._tenants[tenant.name]
             raise
         self._opened += 1
-        tenant.engine, tenant.used = engine, self._ports.clock.monotonic()
+        tenant.running, tenant.used = engine, self._ports.clock.monotonic()
 
     def _made(self, url: str) -> Engine:
         made: Any = self._make_engine(url)
@@ -287,10 +289,10 @@ class Tenants:
     async def _close(self, tenant: _Tenant) -> None:
         assert tenant.opening is not None, "it was begun"
         await asyncio.wait([tenant.opening])
-        if tenant.engine is None:
+        if tenant.running is None:
             return  # it could not be opened, and its callers know
         try:
-            await tenant.engine.__aexit__(None, None, None)
+            await tenant.running.__aexit__(None, None, None)
         except Exception as error:
             self._logger.error("the engine of tenant %s: %s", tenant.name, described(error))
         finally:
