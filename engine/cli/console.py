@@ -27,6 +27,7 @@ from ..running import run
 from ..runtime.machine import user_name
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend
+from ..stores.urls import store_of_text
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file, whole
 from .output import say
@@ -155,7 +156,7 @@ async def _serve(options: argparse.Namespace, engine: Engine | None) -> int:
 def _archive(options: argparse.Namespace, engine: Engine) -> Archive:
     return Archive(
         engine.aggregates,
-        store=options.log.text,
+        store=store_of_text(options.log.text),
         projections=engine.declared,
         upcasters=[step.function for step in engine.registry.upcasting.steps.values()],
         retired=engine.registry.upcasting.retired,

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ..errors import DefinitionError
@@ -50,6 +51,7 @@ __all__ = [
     "open_tables",
     "open_url",
     "sql_of_schema",
+    "store_of_text",
 ]
 
 StoreName: TypeAlias = str | PathLike[str]
@@ -181,6 +183,11 @@ def backend_of_text(text: str) -> Backend:
     if text.partition(":")[0] in ("sqlite", *SCHEMES):
         return open_backend(text)
     return SqliteBackend(SqliteStore(text))
+
+
+def store_of_text(text: str) -> StoreName:
+    """Give what `Engine(store=...)` takes for what a command is given."""
+    return text if text.partition(":")[0] in ("sqlite", *SCHEMES) else Path(text)
 
 
 def open_tables(text: str, ports: Ports) -> Tables:
