@@ -63,8 +63,10 @@ async function showPage() {
   context.signal = stopping.signal;
   document.title = `${title} · ${context.info?.title ?? "Console"}`;
   for (const link of there("pages").children) {
-    if (link.dataset.page === name) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    link.toggleAttribute("aria-current", false);
+    if (link.dataset.page !== name) continue;
+    link.setAttribute("aria-current", "page");
+    link.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
   if (there("page").dataset.page !== name) {
     put(there("page"), made("p", { class: "quiet" }, "Loading …"));
