@@ -19,12 +19,14 @@ from ..runtime.secret import Secret
 
 __all__ = ["Address", "Broker", "Weakness", "read_address"]
 
-Broker: TypeAlias = Literal["nats", "rabbitmq", "redis"]
-Weakness: TypeAlias = Literal["memory", "fsync", "plaintext"]
-"""What a broker may lack if `allow` names it: a copy on disk, a sync of it before it confirms, and
-encryption off this machine."""
+Broker: TypeAlias = Literal["kafka", "nats", "rabbitmq", "redis"]
+Weakness: TypeAlias = Literal["memory", "fsync", "unclean", "plaintext"]
+"""What a broker may lack if `allow` names it: a copy on disk, a sync of it (or a second copy) before
+it confirms, a leader that has all that was confirmed, and encryption off this machine."""
 
 _SCHEMES: Final[dict[str, tuple[Broker, bool, int]]] = {
+    "kafka": ("kafka", False, 9092),
+    "kafkas": ("kafka", True, 9093),
     "nats": ("nats", False, 4222),
     "tls": ("nats", True, 4222),
     "amqp": ("rabbitmq", False, 5672),
@@ -41,7 +43,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     broker: Broker
     scheme: str
     hosts: tuple[tuple[str, int], ...]
-    """Names or addresses with their ports; more than one for NATS only."""
+    """Names or addresses with their ports; more than one for Kafka and NATS only."""
     user: str | None = None
     password: Secret | None = None
     path: str = ""
@@ -87,7 +89,9 @@ def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
             "the URL of a broker ends with its host; one of Redis may have the number of a "
             "database behind it, as redis://localhost/0"
         )
-    if len(hosts) > 1 and broker != "nats":
+    if broker == "kafka" and password is not None and user is None:
+        raise DefinitionError("the URL of Kafka has a user and a password, or neither")
+    if len(hosts) > 1 and broker not in {"kafka", "nats"}:
         raise DefinitionError(f"the URL of {broker} names one host, and this one {len(hosts)}")
     address = Address(
         broker=broker,

@@ -37,7 +37,12 @@ ANSWER_SECONDS: Final = 10.0
 """How long a broker may take to confirm a batch."""
 LINKS_MAX: Final = 20
 """Of a chain of errors that are looked at."""
-_LIBRARIES: Final[dict[Broker, str]] = {"nats": "nats", "redis": "redis", "rabbitmq": "aio_pika"}
+_LIBRARIES: Final[dict[Broker, str]] = {
+    "kafka": "aiokafka",
+    "nats": "nats",
+    "rabbitmq": "aio_pika",
+    "redis": "redis",
+}
 
 
 class Outlet(Protocol):

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from tests.support.brokers import Broker, NatsServer, RabbitServer, RedisServer
+from tests.support.kafka_server import KafkaServer
 
 BROKERS: dict[str, type[Broker]] = {
+    "kafka": KafkaServer,
     "nats": NatsServer,
     "rabbitmq": RabbitServer,
     "redis": RedisServer,

@@ -106,11 +106,12 @@ async def test_a_line_that_is_cut_in_the_middle_of_a_batch_loses_nothing(
         for counter in "abc":
             await engine.execute(Add(counter, 1, 100))
     async with line_to(broker.port) as line:
-        line.left = bytes_
-        url = broker.url_of(USER, PASSWORD, port=line.port)
-        async with relaying(relay_to(broker, topic, url=url), store) as engine:
-            await published(engine, 300)
-            log_id = engine._store.log_id
+        with broker.reached_by(line.port):
+            line.left = bytes_
+            url = broker.url_of(USER, PASSWORD, port=line.port)
+            async with relaying(relay_to(broker, topic, url=url), store) as engine:
+                await published(engine, 300)
+                log_id = engine._store.log_id
         assert line.cuts == 1
 
     again = check_order(await broker.messages(topic), log_id, 300)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
@@ -92,6 +92,11 @@ class Broker:
     @property
     def runs(self) -> bool:
         return self._process is not None
+
+    @contextmanager
+    def reached_by(self, port: int) -> Iterator[None]:
+        """Let clients come by another port: a server that tells where it is tells that one."""
+        yield
 
     def command(self) -> Sequence[str]:
         raise NotImplementedError
