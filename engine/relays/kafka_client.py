@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import ssl
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -131,6 +132,7 @@ def weakness_of(told: Mapping[str, str], copies: int, allow: Collection[str]) ->
 
 async def reach(address: Address, name: str, tls: ssl.SSLContext | None) -> Cluster:
     """Connect to the first server that answers; raise BrokerFailed where none does."""
+    logging.getLogger("aiokafka.conn").addFilter(_without_secrets)
     # Its import takes long: in a thread, so that the loop is not blocked the first time.
     loop = asyncio.get_running_loop()
     module: Any = await loop.run_in_executor(None, importlib.import_module, "aiokafka.conn")
@@ -154,6 +156,13 @@ async def reach(address: Address, name: str, tls: ssl.SSLContext | None) -> Clus
             break
     assert failed is not None
     raise failed
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Tell whether a record of aiokafka may be logged: at DEBUG it shows what signs in."""
+    given: Any = record.args
+    shown = given if isinstance(given, tuple) else ()
+    return not any(type(each).__name__.startswith("SaslAuthenticate") for each in shown)
 
 
 def _options(

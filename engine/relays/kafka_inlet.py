@@ -27,6 +27,8 @@ from .outlet import ANSWER_SECONDS, CONNECT_SECONDS
 
 __all__ = ["KafkaInlet", "make_inlet"]
 
+CLOSE_SECONDS: Final = 1.0
+"""How long a step of closing may take: a server that is down would let it take for ever."""
 LOOK_SECONDS: Final = 10.0
 """After so long a topic is looked at again: it may have got more partitions."""
 
@@ -248,10 +250,22 @@ def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _closed(consumer: Any) -> None:
-    """Close a reader, whatever state it is in."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await consumer.stop()
+    """Close a reader, whatever state it is in.
+
+    Its `stop` waits for a server that is down, and raises the cancellation of a task of its own: so
+    each step is a task here, which is given up after a moment.
+    """
+    steps = [consumer.stop, consumer._client.close]
+    if consumer._fetcher is not None:
+        steps.insert(1, consumer._fetcher.close)
+    for step in steps:
+        task = asyncio.ensure_future(step())
+        _, late = await asyncio.wait({task}, timeout=CLOSE_SECONDS)
+        if late:
+            task.cancel()
+            await asyncio.wait({task}, timeout=CLOSE_SECONDS)
+        if task.done() and not task.cancelled():
+            task.exception()  # it is of no more use, and asyncio would log it
 
 
 def make_inlet(
