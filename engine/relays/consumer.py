@@ -92,7 +92,8 @@ class Consumer:
     """Executes commands that messages of a broker ask for.
 
     - `source`: the broker, by the URL that a Relay takes.
-    - `topic`: the subject of NATS, the queue of RabbitMQ, or the stream of Redis, that is read.
+    - `topic`: what is read: the subject of NATS, the queue of RabbitMQ, the stream of Redis, or the
+      topic of Kafka.
     - `name`: how the broker remembers what was read: a durable consumer, a consumer group. One
       process at a time reads under a name.
     - `to_command`: gives the command of a message, or an Envelope, or None for a message to pass

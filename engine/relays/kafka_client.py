@@ -185,7 +185,9 @@ def _options(
 def is_topic(name: str) -> bool:
     """Tell whether a topic can have a name."""
     signs = name.replace(".", "a").replace("_", "a").replace("-", "a")
-    return len(name) <= TOPIC_MAX and signs.isascii() and signs.isalnum() and name not in {".", ".."}
+    return (
+        len(name) <= TOPIC_MAX and signs.isascii() and signs.isalnum() and name not in {".", ".."}
+    )
 
 
 def missing(address: Address, topic: str) -> BrokerFailed:

@@ -60,8 +60,9 @@ class KafkaInlet:
         try:
             if self._consumer is None:
                 await self._open()
+            consumer: Any = self._consumer
             async with asyncio.timeout(ANSWER_SECONDS):
-                found = await self._consumer.getmany(
+                found = await consumer.getmany(
                     timeout_ms=int(WAIT_SECONDS * 1_000), max_records=count
                 )
             await self._look(is_idle=not found)
@@ -202,8 +203,8 @@ class KafkaInlet:
 
     def _lost(self, tp: Any, offset: int, first: int) -> BrokerFailed:
         return BrokerFailed(
-            f"{first - offset} messages of partition {tp.partition} of {self._topic!r} were deleted "
-            f"before consumer {self._name!r} read them (offset {offset}, the first is {first}): "
+            f"{first - offset} messages of partition {tp.partition} of {self._topic!r} were "
+            f"deleted before consumer {self._name!r} read them (offset {offset}, the first is {first}): "
             f"make the retention longer, and set the group's offset, or give another name=",
             passes=False,
         )

@@ -97,12 +97,14 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
     """Give a sink that publishes events to a message broker: `Engine(projections=[Relay(...)])`.
 
     - `name`: of the projection; its checkpoint is kept under it.
-    - `to`: the broker: "nats://host", "amqp://host/vhost", "redis://host/0". An encrypted
-      connection, which is the rule off this machine, has "tls://", "amqps://" or "rediss://".
+    - `to`: the broker: "nats://host", "amqp://host/vhost", "redis://host/0",
+      "kafka://host,another". An encrypted connection, which is the rule off this machine, has
+      "tls://", "amqps://", "rediss://" or "kafkas://".
     - `events`: classes of events; `[Event]` for all.
     - `topic`: what takes the messages, or a function of event and `Meta` that gives it. It is the
-      subject of NATS, the queue of RabbitMQ or "exchange:name/key", or the stream of Redis. In
-      NATS a stream that takes the subject must exist, and in RabbitMQ the queue or exchange.
+      subject of NATS, the queue of RabbitMQ or "exchange:name/key", the stream of Redis, or the
+      topic of Kafka. In NATS a stream that takes the subject must exist, in RabbitMQ the queue or
+      exchange, and in Kafka the topic.
     - `version`: raise it to publish everything again, with the same ids.
     - `slices`: so many batches are under way at once, each with streams of its own. Redis takes 1.
     - `on_poison`: what becomes of a message that the broker does not take, or that cannot be
@@ -113,8 +115,9 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
     - `source`: the CloudEvents source; `urn:foldline:log:<log id>` unless given.
     - `dataschema`: a URI with `{name}` and `{version}` of the event.
     - `allow`: weak settings that are accepted. "memory": the broker keeps messages in memory only.
-      "fsync": it confirms before the disk has them. "plaintext": the connection is not encrypted,
-      and leaves this machine.
+      "fsync": it confirms before the disk has them, or a second server. "unclean": a server of
+      Kafka that lacks messages may become the leader. "plaintext": the connection is not
+      encrypted, and leaves this machine.
     - `tls`: with which certificates to encrypt; the system's unless given.
 
     Messages are delivered at least once, in order for each stream, with the id

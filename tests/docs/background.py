@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 from tests.support.brokers import NatsServer, RabbitServer
+from tests.support.kafka_server import KafkaServer
 from tests.support.other_stores import OldDatabase
 
 READY_SECONDS: Final = 60
@@ -171,7 +172,24 @@ class Rabbit:
         self._server.close()
 
 
-BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | OldDatabase]]] = {
+class Kafka:
+    """A server that speaks the protocol of Kafka, on a free port."""
+
+    name = "KAFKA"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = KafkaServer(folder / ".kafka", asks=False)
+        self._server.start()
+        self.url = f"kafka://127.0.0.1:{self._server.port}"
+        """Where it is."""
+
+    def end(self) -> None:
+        """End it."""
+        self._server.close()
+
+
+BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | Kafka | OldDatabase]]] = {
+    "KAFKA": Kafka,
     "REDIS": Redis,
     "NATS": Nats,
     "RABBITMQ": Rabbit,

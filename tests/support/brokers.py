@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -94,7 +94,7 @@ class Broker:
         return self._process is not None
 
     @contextmanager
-    def reached_by(self, port: int) -> Iterator[None]:
+    def reached_by(self, port: int) -> Generator[None]:
         """Let clients come by another port: a server that tells where it is tells that one."""
         yield
 

@@ -1,9 +1,9 @@
-"""A server that speaks the protocol of Kafka, for tests and benchmarks: Tansu, over a store that stays.
+"""A server that speaks the protocol of Kafka, for tests and benchmarks: Tansu.
 
-Tansu keeps everything in an object store (here SeaweedFS, by the protocol of S3), and nothing
-itself. `kill` kills Tansu; what it had confirmed is in the store, as on the disks of Kafka. A gate in
-front of it asks for user and password. All are on loopback and free ports, and the processes are
-ended by the ids that they were started with.
+It keeps everything in an object store (here SeaweedFS, by the protocol of S3), and nothing itself.
+`kill` kills Tansu; what it had confirmed is in the store, as on the disks of Kafka. A gate in front
+of it asks for user and password. All are on loopback and free ports, and the processes are ended by
+the ids that they were started with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,16 +119,19 @@ class KafkaServer(Broker):
     partitions = 1
     """Of a topic that `create` makes: with several, its messages have no one order."""
 
-    def __init__(self, folder: Path, *, tls: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, tls: tuple[Path, Path] | None = None, asks: bool = True
+    ) -> None:
         super().__init__(folder, tls=tls)
-        self.inner = free_port() if tls is None else self.port
-        """The port without a gate: encrypted connections have none."""
+        self._asks = asks
+        self.inner = free_port() if asks else self.port
+        """The port behind the gate."""
         self._advertised = self.port
         self._store = ObjectStore(self.folder / "store")
         self._gate: subprocess.Popen[bytes] | None = None
 
     @contextmanager
-    def reached_by(self, port: int) -> Iterator[None]:
+    def reached_by(self, port: int) -> Generator[None]:
         """Tell clients to come by another port, for as long as a block lasts."""
         for advertised in (port, self.port):
             self.kill()
@@ -142,14 +145,17 @@ class KafkaServer(Broker):
         if not self._store.runs:
             _tansu()
             self._store.start()
-            if self.tls is None:
+            if self._asks:
                 self._open_gate()
         super().start()
 
     def _open_gate(self) -> None:
         ports = [str(self.port), str(self.inner)]
         self._gate = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.sasl_gate", *ports, USER, PASSWORD],
+            [
+                *(sys.executable, "-m", "tests.support.sasl_gate", *ports, USER, PASSWORD),
+                *(str(file) for file in self.tls or ()),
+            ],
             cwd=Path(__file__).parents[2],
         )
 
@@ -157,12 +163,9 @@ class KafkaServer(Broker):
         return listens(self.inner) and listens(self.port)
 
     def command(self) -> Sequence[str]:
-        scheme = "tcp" if self.tls is None else "tls"
         options = ["--storage-engine", "s3://tansu/"]
-        options += ["--listener-url", f"{scheme}://127.0.0.1:{self.inner}"]
-        options += ["--advertised-listener-url", f"{scheme}://127.0.0.1:{self._advertised}"]
-        if self.tls is not None:
-            options += ["--cert", str(self.tls[0]), "--key", str(self.tls[1])]
+        options += ["--listener-url", f"tcp://127.0.0.1:{self.inner}"]
+        options += ["--advertised-listener-url", f"tcp://127.0.0.1:{self._advertised}"]
         return [_tansu(), "broker", *options]
 
     def environment(self) -> Mapping[str, str]:
@@ -182,16 +185,10 @@ class KafkaServer(Broker):
 
     def options(self) -> dict[str, Any]:
         """Give how a reader outside connects."""
-        if self.tls is not None:
-            port = f"127.0.0.1:{self.inner}"
-            return {
-                "bootstrap_servers": port,
-                "security_protocol": "SSL",
-                "ssl_context": self.trusted,
-            }
         return {
             "bootstrap_servers": f"127.0.0.1:{self.port}",
-            "security_protocol": "SASL_PLAINTEXT",
+            "security_protocol": "SASL_PLAINTEXT" if self.tls is None else "SASL_SSL",
+            "ssl_context": self.trusted,
             "sasl_plain_username": USER,
             "sasl_plain_password": PASSWORD,
         }
@@ -211,15 +208,20 @@ class KafkaServer(Broker):
 
     async def put(self, topic: str, name: str, body: bytes, **attributes: str) -> None:
         kafka: Any = importlib.import_module("aiokafka")
+        number = int(attributes.pop("partition", "0"))
         headers = [(f"ce_{key}", value.encode()) for key, value in attributes.items()]
         if name:
             headers.append(("ce_id", name.encode()))
         async with kafka.AIOKafkaProducer(**self.options(), acks="all") as producer:
-            await producer.send_and_wait(topic, body, headers=headers)
+            await producer.send_and_wait(topic, body, headers=headers, partition=number)
 
     async def messages(self, topic: str) -> list[Seen]:
+        return [_seen(record) for record in await self.records(topic)]
+
+    async def records(self, topic: str) -> list[Any]:
+        """Give the records of all partitions, each partition's in its order."""
         kafka: Any = importlib.import_module("aiokafka")
-        found: list[Seen] = []
+        found: list[Any] = []
         async with kafka.AIOKafkaConsumer(**self.options(), auto_offset_reset="earliest") as reader:
             await reader.topics()
             assigned = [
@@ -230,13 +232,11 @@ class KafkaServer(Broker):
                 reader.seek(tp, 0)
             while True:
                 for records in (await reader.getmany(timeout_ms=200)).values():
-                    found += [_seen(record) for record in records]
+                    found += records
                 # After a restart Tansu tells wrong ends of partitions; those of a fetch are right.
                 ends = [reader.highwater(tp) for tp in assigned]
                 here = [await reader.position(tp) for tp in assigned]
-                if all(
-                    end is not None and at >= end for at, end in zip(here, ends, strict=True)
-                ):
+                if all(end is not None and at >= end for at, end in zip(here, ends, strict=True)):
                     break
         return found
 

@@ -2,12 +2,14 @@
 
 Tansu keeps no users over an object store, so this stands in for that part of a server: it answers
 what signing in asks (PLAIN), and then passes bytes on.
-`python -m tests.support.sasl_gate PORT INNER USER PASSWORD` runs it until it is killed.
+`python -m tests.support.sasl_gate PORT INNER USER PASSWORD [CERTIFICATE KEY]` runs it until it is
+killed. With a certificate connections must be encrypted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 import sys
 from typing import Final
@@ -26,8 +28,9 @@ class Gate:
         self._ports = (port, inner)
         self._known = [user.encode(), password.encode()]
 
-    async def run(self) -> None:
-        async with await asyncio.start_server(self._serve, "127.0.0.1", self._ports[0]) as server:
+    async def run(self, tls: ssl.SSLContext | None) -> None:
+        port = self._ports[0]
+        async with await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=tls) as server:
             await server.serve_forever()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -91,5 +94,8 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 if __name__ == "__main__":
-    _, port_, inner_, user_, password_ = sys.argv
-    asyncio.run(Gate(int(port_), int(inner_), user_, password_).run())
+    _, port_, inner_, user_, password_, *files = sys.argv
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if files else None
+    if context is not None:
+        context.load_cert_chain(*files)
+    asyncio.run(Gate(int(port_), int(inner_), user_, password_).run(context))
