@@ -21,8 +21,8 @@ __all__ = ["Address", "Broker", "Weakness", "read_address"]
 
 Broker: TypeAlias = Literal["kafka", "nats", "rabbitmq", "redis"]
 Weakness: TypeAlias = Literal["memory", "fsync", "unclean", "plaintext"]
-"""What a broker may lack if `allow` names it: a copy on disk, a sync of it or a second copy before it
-confirms, a leader that has all that was confirmed, and encryption off this machine."""
+"""What a broker may lack if `allow` names it: a copy on disk, a sync of it or a second copy before
+it confirms, a leader that has all that was confirmed, and encryption off this machine."""
 
 _SCHEMES: Final[dict[str, tuple[Broker, bool, int]]] = {
     "kafka": ("kafka", False, 9092),

@@ -14,7 +14,7 @@ import importlib
 import logging
 import ssl
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -132,7 +132,7 @@ def weakness_of(told: Mapping[str, str], copies: int, allow: Collection[str]) ->
 
 async def reach(address: Address, name: str, tls: ssl.SSLContext | None) -> Cluster:
     """Connect to the first server that answers; raise BrokerFailed where none does."""
-    logging.getLogger("aiokafka.conn").addFilter(_without_secrets)
+    _quieten()
     # Its import takes long: in a thread, so that the loop is not blocked the first time.
     loop = asyncio.get_running_loop()
     module: Any = await loop.run_in_executor(None, importlib.import_module, "aiokafka.conn")
@@ -158,11 +158,24 @@ async def reach(address: Address, name: str, tls: ssl.SSLContext | None) -> Clus
     raise failed
 
 
+def _quieten() -> None:
+    """Leave the words of aiokafka out of the log, unless the host has given its logger a level.
+
+    It logs errors that are raised here too, and at DEBUG what signs in, which is left out always.
+    """
+    logger = logging.getLogger("aiokafka")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)
+    logging.getLogger("aiokafka.conn").addFilter(_without_secrets)
+
+
 def _without_secrets(record: logging.LogRecord) -> bool:
-    """Tell whether a record of aiokafka may be logged: at DEBUG it shows what signs in."""
-    given: Any = record.args
-    shown = given if isinstance(given, tuple) else ()
-    return not any(type(each).__name__.startswith("SaslAuthenticate") for each in shown)
+    """Tell whether a record of aiokafka may be logged."""
+    shown: Any = record.args
+    return not (
+        isinstance(shown, tuple)
+        and any(type(each).__name__.startswith("SaslAuth") for each in cast("Any", shown))
+    )
 
 
 def _options(

@@ -85,11 +85,24 @@ class KafkaInlet:
         if not moved or self._consumer is None:
             return
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await self._consumer.commit(moved)
+            await self._commit(moved)
         except Exception as error:
             raise self._refused(error) from None
         self._committed |= moved
+
+    async def _commit(self, offsets: Mapping[Any, int]) -> None:
+        """Move offsets; where it is stopped now, wait a moment for the answer."""
+        task = asyncio.ensure_future(self._consumer.commit(offsets))
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task}, timeout=CLOSE_SECONDS)
+            raise
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.InvalidStateError, asyncio.CancelledError):
+                task.exception()  # it is known here, and asyncio would log it
 
     async def release(self, received: Sequence[Received]) -> None:
         """Read on at the first of these messages."""
@@ -141,8 +154,8 @@ class KafkaInlet:
 
     async def _open(self) -> None:
         """Begin at the offsets of the group, or with the first messages where it has none."""
-        kafka: Any = importlib.import_module("aiokafka")
         self._cluster = await reach(self._address, f"foldline {self._name}", self._tls)
+        kafka: Any = importlib.import_module("aiokafka")
         await self._cluster.partitions(self._dead)
         partitions, _ = await self._cluster.partitions(self._topic)
         self._looked = asyncio.get_running_loop().time()
@@ -204,8 +217,9 @@ class KafkaInlet:
     def _lost(self, tp: Any, offset: int, first: int) -> BrokerFailed:
         return BrokerFailed(
             f"{first - offset} messages of partition {tp.partition} of {self._topic!r} were "
-            f"deleted before consumer {self._name!r} read them (offset {offset}, the first is {first}): "
-            f"make the retention longer, and set the group's offset, or give another name=",
+            f"deleted before consumer {self._name!r} read them (offset {offset}, the first is "
+            f"{first}): make the retention longer, and set the group's offset, or give another "
+            f"name=",
             passes=False,
         )
 

@@ -37,7 +37,14 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         server.close()
 
 
-@pytest.fixture(params=sorted(BROKERS))
+# Kafka's server is a chain of three processes, and its client connects thrice: it has more time.
+PARAMETERS = [
+    pytest.param(name, marks=pytest.mark.slow if name == "kafka" else ())
+    for name in sorted(BROKERS)
+]
+
+
+@pytest.fixture(params=PARAMETERS)
 def broker(request: pytest.FixtureRequest, started: Any) -> Broker:
     """Give each broker's server in turn."""
     server: Broker = started(request.param)

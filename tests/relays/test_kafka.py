@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import ssl
 from collections import defaultdict
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.support.certificates import certify
 from tests.support.counters import Add, Counter, total
 from tests.support.kafka_server import KafkaServer
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -99,6 +102,18 @@ async def test_a_topic_that_syncs_each_message_may_have_one_copy(
         await published(engine, await add(engine, "a"))
 
     assert len(await kafka.messages(topic)) == 1
+
+
+async def test_what_signs_in_is_in_no_log_of_the_client(
+    kafka: KafkaServer, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await kafka.create(topic)
+    caplog.set_level(logging.DEBUG, logger="aiokafka")
+    async with relaying(relay_to(kafka, topic)) as engine:
+        await published(engine, await add(engine, "a"))
+
+    assert "Request to 127.0.0.1" in caplog.text
+    assert PASSWORD not in caplog.text
 
 
 async def test_a_name_that_no_topic_can_have_parks_the_event(
@@ -277,7 +292,6 @@ def test_a_user_without_a_password_is_refused(url: str) -> None:
         read_address(url)
 
 
-@pytest.mark.slow
 async def test_an_encrypted_connection_trusts_only_whom_it_is_told_to(tmp_path: Path) -> None:
     certificate = certify(tmp_path, "here", "IP:127.0.0.1")
     server = KafkaServer(tmp_path / "kafka", tls=(certificate, certificate.with_suffix(".key")))
