@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -37,6 +38,8 @@ from .names import check_name, stores_of
 __all__ = ["Tenants", "TenantsStatistics"]
 
 _OPENINGS_AT_ONCE: Final = 8
+_COLLECTED_AFTER: Final = 100
+"""Engines that were closed, of which the memory is then freed."""
 
 
 class TenantsStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,6 +301,10 @@ class Tenants:
         finally:
             self._closed += 1
             self._slots.release()
+            if self._closed % _COLLECTED_AFTER == 0 and gc.isenabled():
+                # An engine is a circle of references, and old by now: Python would let thousands
+                # of them gather before it looks.
+                gc.collect()
 
     def _task(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._context is not None, "it was entered"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
+import weakref
 from collections import Counter as Counts
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from engine import (
     Tenants,
     UsageError,
 )
+from engine.tenants import tenants as module
 from engine.testing.scenario import ManualClock
 from tests.support.counters import Add, Counter
 from tests.support.postgres import Server
@@ -270,6 +272,24 @@ async def test_many_callers_of_more_tenants_than_may_be_open_lose_nothing(tmp_pa
 
     assert len(made.names) >= 8
     assert tenants.statistics().closed == len(made.names)
+
+
+async def test_engines_that_were_closed_leave_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COLLECTED_AFTER", 4)
+    seen: list[weakref.ref[Engine]] = []
+
+    def make(store: str) -> Engine:
+        engine = Engine([Counter], store=store)
+        seen.append(weakref.ref(engine))
+        return engine
+
+    async with Tenants(make, folder=tmp_path, open_max=1) as tenants:
+        for number in range(9):
+            await add(tenants, f"t{number}")
+        await until(lambda: tenants.statistics().closed == 8)
+        assert sum(engine() is not None for engine in seen[:7]) == 0
 
 
 async def test_an_engine_is_in_nobodys_request(tmp_path: Path) -> None:
