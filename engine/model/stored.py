@@ -45,6 +45,8 @@ class EventData(msgspec.Struct, frozen=True, gc=False, array_like=True):
     payload: bytes
     metadata: bytes = b""
     encoding: int = ENCODING_JSON
+    tags: tuple[str, ...] = ()
+    """What it is found by, each as `name:value`; they are in the payload too."""
 
     @property
     def size(self) -> int:

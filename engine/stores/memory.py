@@ -6,7 +6,8 @@ nothing survives the process, and `durable` says so. It never copies an event: t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
 from ..errors import StoreFailed, StoreLocked
@@ -23,6 +24,14 @@ from .contract.log import (
     claim_keys,
     fired_keys,
     plan,
+)
+from .contract.tags import (
+    Condition,
+    TagForm,
+    TagPage,
+    TagRead,
+    conditions_of,
+    rows_of,
 )
 from .contract.timers import (
     BEGINNING,
@@ -52,6 +61,9 @@ class MemoryStore:
         self._types: dict[tuple[str, int], EventType] = {}
         self._claims: dict[ClaimKey, HeldClaim] = {}
         self._timers = _Timers()
+        self._tags: dict[str, list[int]] = {}
+        """Positions by tag, in order."""
+        self._forms: dict[tuple[str, int], TagForm] = {}
         self._snapshots: dict[str, Snapshot] = {}
 
     @property
@@ -94,7 +106,8 @@ class MemoryStore:
         timers = self._timers
         there = timers.by_key
         standing = {key: there[key].position for key in fired_keys(batch) if key in there}
-        planned = plan(batch, versions, await self.head(), holders, standing)
+        came = frozenset(c for c in conditions_of(batch) if self._has_come(c))
+        planned = plan(batch, versions, await self.head(), holders, standing, came)
         types = [
             data.type
             for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
@@ -125,6 +138,8 @@ class MemoryStore:
             claims.pop(key, None)
             if change.after is not None:
                 claims[key] = HeldClaim(*key, change.after, change.position)
+        for tag, position, _, _ in planned.tags:
+            self._tags.setdefault(tag, []).append(position)
         before = len(there)
         for timer_key, timer in planned.timers.items():
             timers.put(timer_key, timer)
@@ -147,6 +162,43 @@ class MemoryStore:
     ) -> Sequence[StoredEvent]:
         """Read the global order, as `Store.read_feed` says."""
         return _Page(events_max, bytes_max).take(self._log[after : after + events_max])
+
+    def _selected(self, tags: Sequence[str], names: Sequence[str], after: int) -> Iterator[int]:
+        """Give the positions behind one that a query selects, in order."""
+        rows = [self._tags.get(tag, []) for tag in tags]
+        first, *further = rows
+        for place in range(bisect_right(first, after), len(first)):
+            position = first[place]
+            if self._log[position - 1].name in names and all(_has(r, position) for r in further):
+                yield position
+
+    def _has_come(self, condition: Condition) -> bool:
+        return next(self._selected(*condition), None) is not None
+
+    async def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select, as `Store.read_tagged` says."""
+        page = _Page(events_max, bytes_max)
+        pages: list[TagPage] = []
+        for read in reads:
+            selected = [self._log[p - 1] for p in self._selected(read.tags, read.names, read.after)]
+            events = page.take(selected)
+            pages.append(TagPage(events, len(events) < len(selected)))
+        return pages
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Make the index anew where its forms are others."""
+        wanted = {(form.name, form.version): form for form in forms}
+        if wanted == self._forms:
+            return 0
+        tags: dict[str, list[int]] = {}
+        rows = rows_of(self._log, wanted)
+        for tag, position, _, _ in rows:
+            tags.setdefault(tag, []).append(position)
+        before, self._forms, self._tags = self._forms, wanted, tags
+        other = {key for key in wanted if before.get(key) != wanted[key]}
+        return sum((event.name, event.event_version) in other for event in self._log)
 
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Give the claims behind `after`, at most `claims_max`, in order."""
@@ -190,6 +242,11 @@ class MemoryStore:
         """Keep these in place of what was kept of their streams."""
         for snapshot in snapshots:
             self._snapshots[snapshot.stream] = snapshot
+
+
+def _has(positions: Sequence[int], position: int) -> bool:
+    place = bisect_left(positions, position)
+    return place < len(positions) and positions[place] == position
 
 
 class _Page:

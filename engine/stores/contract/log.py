@@ -7,11 +7,12 @@ A store keeps a log: events as bytes and numbers, in streams, in one global orde
 - (stream, version) is unique, and versions of a stream are 1, 2, 3 …, by the store's own schema.
 - One request is appended whole or not at all, its events next to each other, and its extras with
   them: the claims that it takes and releases (`claims`), the timers that it sets, drops and has
-  fired (`timers`).
+  fired (`timers`). Events are found by their tags (`tags`), from their append on.
 - A request that does not fit its streams is answered `Conflict`, and so is every later request of
   the batch that touches one of its streams: they were decided on events that do not exist. The
-  other requests lose nothing. Likewise `ClaimTaken`, for a value that another stream holds, and
-  `TimerGone`, for the command of a timer that does not stand any more.
+  other requests lose nothing. Likewise `ClaimTaken`, for a value that another stream holds,
+  `TimerGone`, for the command of a timer that does not stand any more, and `TagsChanged`, for a
+  condition by tags that does not hold.
 - `append` returns when the events are durable, as far as the store promises durability at all.
 - Every event that is read is compared with its checksum, and each page with its order.
 
@@ -37,6 +38,17 @@ from .claims import (
     HeldClaim,
     ReleaseClaim,
     TakeClaim,
+)
+from .tags import (
+    NOTHING_CAME,
+    Came,
+    TagBook,
+    TagForm,
+    TagPage,
+    TagRead,
+    TagRow,
+    TagsChanged,
+    Unchanged,
 )
 from .timers import (
     BEGINNING,
@@ -90,8 +102,8 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     events: Sequence[EventData]
 
 
-Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer
-"""What is stored with the events of a request, in the same transaction."""
+Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer | Unchanged
+"""What is stored with the events of a request, or checked, in the same transaction."""
 
 
 class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -99,7 +111,8 @@ class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     writes: Sequence[Write]
     extras: Sequence[Extra] = ()
-    """Claims, each named once; then the timer that was fired; then those set and dropped."""
+    """Claims, each named once; then the timer that was fired; then those set and dropped; then
+    conditions by tags."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -125,7 +138,7 @@ class StreamConflict(msgspec.Struct, frozen=True, gc=False):
     actual: int
 
 
-Outcome: TypeAlias = Appended | StreamConflict | ClaimTaken | TimerGone
+Outcome: TypeAlias = Appended | StreamConflict | ClaimTaken | TimerGone | TagsChanged
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
@@ -301,6 +314,25 @@ class Store(Protocol):
         """
         ...
 
+    async def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select: one page each, in the order of `reads`.
+
+        All pages together hold at most `events_max` events and about `bytes_max` bytes, but at
+        least one event if there is one. A page that was cut, or not begun, says `more`.
+        """
+        ...
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Let the index be of these forms; give how many events were indexed anew for that.
+
+        It is asked after `open`, before anything is appended. Events of types whose form is another
+        one now are read and indexed again, all in one transaction. Raises StoreRefused where one
+        does not have what its form says, and StoreFailed; then the index is as it was.
+        """
+        ...
+
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Give the claims behind `after`, at most `claims_max`.
 
@@ -379,6 +411,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The timers that it sets or removes; None for those that do not stand after it."""
     refused: int
     """How many of the outcomes are none that was appended."""
+    tags: Sequence[TagRow] = ()
+    """What the index of tags gets."""
 
 
 def plan(
@@ -387,26 +421,30 @@ def plan(
     head: Head,
     holders: Mapping[ClaimKey, str] = NO_CLAIMS,
     standing: Mapping[TimerKey, int] = NO_TIMERS,
+    came: Came = NOTHING_CAME,
 ) -> Plan:
     """Decide what of a batch fits a log that ends at `head`; pure, and the same for every store.
 
     `versions` gives the version of every stream that the batch names; 0 or absent means empty.
     `holders` gives the streams that hold the claims that it names, and `standing` the positions of
-    the timers whose commands it has. All are as in the transaction that will insert the events.
+    the timers whose commands it has. `came` has those of its conditions by tags that do not hold.
+    All are as in the transaction that will insert the events.
     """
     recorded = max(batch.recorded, head.recorded)
     now: dict[str, int] = {}
     failed: set[str] = set()
     outcomes: list[Outcome] = []
     events: list[StoredEvent] = []
-    book, timers = ClaimBook(holders), TimerBook(standing)
+    book, timers, tagged = ClaimBook(holders), TimerBook(standing), TagBook(came)
+    tags: list[TagRow] = []
     refused = 0
     position = head.position
     for request in batch.requests:
         assert request.writes, "a request without a write has nothing to answer"
         refusal: Outcome | None = _conflict(request, now, versions, failed)
         if refusal is None and request.extras:
-            refusal = book.refusal(request.extras) or timers.refusal(request.extras)
+            extras = request.extras
+            refusal = book.refusal(extras) or timers.refusal(extras) or tagged.refusal(extras)
         if refusal is not None:
             # Everything later on these streams was decided on what is not stored now.
             failed.update(write.stream for write in request.writes)
@@ -424,11 +462,15 @@ def plan(
                 version += 1
                 position += 1
                 events.append(_stored(data, write.stream, version, position, recorded))
+                if data.tags:
+                    kind = data.type
+                    tagged.add(kind.name, data.tags)
+                    tags += [(tag, position, kind.name, kind.version) for tag in data.tags]
             now[write.stream] = version
             after.append(version)
         outcomes.append(Appended(position, tuple(after)))
     assert position == head.position + len(events)
-    return Plan(outcomes, events, now, book.changes, timers.changes, refused)
+    return Plan(outcomes, events, now, book.changes, timers.changes, refused, tags)
 
 
 def firsts_of(request: AppendRequest, position: int) -> Mapping[str, tuple[int, int]]:

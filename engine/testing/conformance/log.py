@@ -1,4 +1,4 @@
-"""The suite of a log: all that a store promises of events, claims, streams and snapshots."""
+"""The suite of a log: all that a store promises of events, claims, tags, streams and snapshots."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from .appending import AppendingCases
 from .claiming import ClaimingCases
 from .joint import JointCases
 from .reading import ReadingCases
+from .tagging import TaggingCases
 from .timing import TimingCases
 
 __all__ = ["StoreConformance"]
 
 
-class StoreConformance(AppendingCases, ClaimingCases, JointCases, TimingCases, ReadingCases):
+class StoreConformance(
+    AppendingCases, ClaimingCases, JointCases, TaggingCases, TimingCases, ReadingCases
+):
     """All cases of a log; abstract in how a store is made."""

@@ -26,7 +26,7 @@ from ....model.stored import ENCODING_JSON, StoredEvent, verify
 from ...contract.log import StreamPage, StreamRead
 from .behind import read_behind
 
-__all__ = ["Types", "read_feed", "read_streams"]
+__all__ = ["Types", "read_feed", "read_selected", "read_streams"]
 
 Types: TypeAlias = Callable[[int], tuple[str, int]]
 """Gives name and version of an event type by its number; KeyError for an unknown one."""
@@ -127,6 +127,11 @@ _NEXT: Final = (
     "SELECT min(e.position) FROM streams s JOIN events e ON e.stream = s.number "
     "WHERE s.name = ?1 AND e.version > ?2"
 )
+_SELECTED: Final = (
+    "s.name AS stream, {columns} FROM json_each(?1) w JOIN events e ON e.position = w.value "
+    "LEFT JOIN streams s ON s.number = e.stream {types}ORDER BY w.key"
+)
+_SELECTED_PAGE: Final = _statements(_SELECTED, "SELECT '[]'")
 _FEED_PAGE: Final = _statements(_FEED, "SELECT '[]'")
 _STREAMS_PAGE: Final = _statements(_STREAMS, _VERSIONS)
 
@@ -144,6 +149,26 @@ def read_feed(
             raise Damaged(after, f"it is missing: the log goes on at position {event.position}")
         events.append(event)
     return events
+
+
+def read_selected(
+    connection: Any, types: Types, positions: Sequence[int], bytes_max: int, at_least_one: bool
+) -> Sequence[StoredEvent]:
+    """Give the events at these positions, in their order, as many as fit; raise Damaged.
+
+    With `at_least_one` the first of them, whatever its size.
+    """
+    asked = msgspec.json.encode(positions).decode()
+    page, _ = _read(connection, _SELECTED_PAGE, (asked, len(positions), bytes_max), types)
+    events: list[StoredEvent] = []
+    for _, event in page:
+        if event.position != positions[len(events)]:
+            raise Damaged(positions[len(events)], "an index has it, and the log has not")
+        events.append(event)
+    if not events:
+        raise Damaged(positions[0], "an index has it, and the log has not")
+    size = len(events[0].payload) + len(events[0].metadata)
+    return events if at_least_one or size <= bytes_max else ()
 
 
 def read_streams(

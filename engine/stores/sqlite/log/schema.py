@@ -25,6 +25,7 @@ __all__ = [
     "APPLICATION_ID",
     "CLAIMS_SINCE",
     "MIGRATIONS",
+    "TAGS_SINCE",
     "TIMERS_SINCE",
     "check_inserted",
     "check_schema",
@@ -195,12 +196,34 @@ _TIMERS: Final = (
     "CREATE INDEX timers_parked ON timers(stream, name) WHERE parked <> 0",
 )
 
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST, _CLAIMS, _TIMERS)
+_TAGS: Final = (
+    """
+    CREATE TABLE tag_forms(
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        fields TEXT NOT NULL,
+        fixed TEXT NOT NULL,
+        PRIMARY KEY (name, version)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE tags(
+        tag TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        type INTEGER NOT NULL,
+        PRIMARY KEY (tag, position)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST, _CLAIMS, _TIMERS, _TAGS)
 """Statements that lead from schema version n, the index, to n + 1."""
 CLAIMS_SINCE: Final = 2
 """The schema version that has a table of claims; an older one is read as without any."""
 TIMERS_SINCE: Final = 3
 """The same of timers."""
+TAGS_SINCE: Final = 4
+"""The same of tags."""
 
 
 def read_schema_version(connection: Any, path: str, newest: int) -> int:

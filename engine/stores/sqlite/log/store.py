@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import apsw
 
-from ....errors import StoreFailed, StoreLocked, StoreRefused
+from ....errors import EngineError, StoreFailed, StoreLocked, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ....runtime.ports import Ports, Worker
 from ...contract.log import (
@@ -31,6 +31,7 @@ from ...contract.log import (
     fired_keys,
     plan,
 )
+from ...contract.tags import TagForm, TagPage, TagRead, conditions_of
 from ..connection import (
     BUSY_MS,
     check_library,
@@ -66,6 +67,7 @@ from .schema import (
     protect,
     read_schema_version,
 )
+from .tags import add_tags, index_tags, is_index_of, read_came, read_tagged
 from .timers import change_timers, read_standing
 
 __all__ = ["SqliteStore"]
@@ -324,6 +326,8 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         insert_events(connection, [self._row(event) for event in planned.events])
         if planned.claims:
             change_claims(connection, planned.claims, lambda stream: self._streams[stream][0])
+        if planned.tags:
+            add_tags(connection, planned.tags, self._types)
         timers = change_timers(connection, planned.timers) if planned.timers else 0
         self._reach("store.inserted")
         return planned, timers
@@ -337,11 +341,12 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         writes = [write for request in batch.requests for write in request.writes]
         begun = {write.stream for write in writes if believing and write.expected == 0}
         streams = {write.stream for write in writes}
-        # Claims and timers are not remembered: each batch reads those that it names.
+        # Claims, timers and tags are not remembered: each batch reads those that it names.
         holders = read_holders(connection, claim_keys(batch))
         standing = read_standing(connection, fired_keys(batch))
         versions = self._versions(connection, streams, begun)
-        return plan(batch, versions, self._head, holders, standing)
+        came = read_came(connection, conditions_of(batch))
+        return plan(batch, versions, self._head, holders, standing, came)
 
     def _refresh(self, connection: Any) -> None:
         """Read again all that the writer remembers of the file."""
@@ -452,7 +457,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             raise StoreFailed(
                 f"{self.path}: {error}, and the transaction could not be taken back", written=None
             ) from error
-        if not isinstance(error, Exception) or isinstance(error, StoreFailed):
+        if not isinstance(error, Exception) or isinstance(error, EngineError):
             raise error
         # Whatever it was, it concerns this batch alone. Others' words may quote a value.
         why = str(error) if isinstance(error, apsw.Error) else type(error).__name__
@@ -510,6 +515,26 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         return await self._on_reader(
             lambda c: read_feed(c, self._types_by(c), after, events_max, bytes_max)
         )
+
+    async def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select."""
+        return await self._on_reader(
+            lambda c: read_tagged(c, self._types_by(c), reads, events_max, bytes_max)
+        )
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Make the index anew where its forms are others, in one transaction."""
+
+        def index(connection: Any) -> int:
+            if is_index_of(connection, forms):
+                return 0
+            return self._keep(
+                connection, lambda c: index_tags(c, self._types_by(c), self._types, forms)
+            )
+
+        return await self._on_writer(index)
 
     def _types_by(self, connection: Any) -> Types:
         def name_and_version(number: int) -> tuple[str, int]:

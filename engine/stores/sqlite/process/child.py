@@ -26,6 +26,7 @@ from .protocol import (
     Append,
     Close,
     Done,
+    IndexTags,
     Line,
     Open,
     Opened,
@@ -102,6 +103,8 @@ class _Child:
             return Done()
         if isinstance(call, SettleTimers):
             return Settled(await store.settle_timers(call.settled))
+        if isinstance(call, IndexTags):
+            return Settled(await store.index_tags(call.forms))
         if isinstance(call, Close):
             self.has_closed = True
             await store.close()

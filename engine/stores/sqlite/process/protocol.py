@@ -19,6 +19,7 @@ from ....errors import Damaged, EngineError, StoreFailed, StoreLocked, StoreRefu
 from ....model.stored import EventType, Snapshot, StoredEvent
 from ...contract.claims import ClaimTaken
 from ...contract.log import Appended, Batch, Committed, Head, Outcome, StreamConflict
+from ...contract.tags import TagForm, TagsChanged
 from ...contract.timers import SettledTimer, TimerGone
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Close",
     "Done",
     "Failed",
+    "IndexTags",
     "Line",
     "Look",
     "Open",
@@ -72,11 +74,17 @@ class SettleTimers(msgspec.Struct, frozen=True, array_like=True, tag=True):
     settled: Sequence[SettledTimer]
 
 
+class IndexTags(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Let the index be of these forms; answered by Settled."""
+
+    forms: Sequence[TagForm]
+
+
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Close the log, and end; answered by Done."""
 
 
-Call: TypeAlias = Open | Look | Append | WriteSnapshots | SettleTimers | Close
+Call: TypeAlias = Open | Look | Append | WriteSnapshots | SettleTimers | IndexTags | Close
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -106,10 +114,12 @@ class Added(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The same of its TimerGone."""
     timers: int = 0
     """As in Committed."""
+    changed: Sequence[tuple[int, int]] = ()
+    """As `taken`, of its TagsChanged."""
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Timers are settled: how many were taken away."""
+    """Timers are settled: how many were taken away. Or tags are: how many events were indexed."""
 
     gone: int
 
@@ -161,6 +171,11 @@ def added_of(committed: Committed, wal_merges: int, wal_merges_put_off: int) -> 
             if isinstance(outcome, TimerGone)
         ],
         committed.timers,
+        [
+            (index, outcome.extra)
+            for index, outcome in enumerate(committed.outcomes)
+            if isinstance(outcome, TagsChanged)
+        ],
     )
 
 
@@ -169,6 +184,7 @@ def committed_of(batch: Batch, added: Added) -> Committed:
     refused: dict[int, Outcome] = {told[0]: StreamConflict(*told[1:]) for told in added.conflicts}
     refused |= {index: ClaimTaken(extra) for index, extra in added.taken}
     refused |= {index: TimerGone(extra) for index, extra in added.gone}
+    refused |= {index: TagsChanged(extra) for index, extra in added.changed}
     outcomes: list[Outcome] = []
     events: list[StoredEvent] = []
     position, recorded = added.first - 1, added.recorded

@@ -30,6 +30,7 @@ from ....errors import StoreFailed, StoreRefused
 from ....model.stored import EventType, Snapshot
 from ....runtime.package import HOME, bare_import
 from ...contract.log import Batch, Committed, Head
+from ...contract.tags import TagForm
 from ...contract.timers import SettledTimer
 from ..files import SystemFiles, files_of
 from ..log.store import SqliteStore
@@ -41,6 +42,7 @@ from .protocol import (
     Close,
     Done,
     Failed,
+    IndexTags,
     Line,
     Look,
     Open,
@@ -258,6 +260,12 @@ class SqliteProcessStore(SqliteStore):
     async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
         """Take timers away, or let them wait."""
         answer = await self._ask(SettleTimers(settled))
+        assert isinstance(answer, Settled)
+        return answer.gone
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Make the index anew where its forms are others."""
+        answer = await self._ask(IndexTags(forms))
         assert isinstance(answer, Settled)
         return answer.gone
 
