@@ -26,7 +26,9 @@ from ...contract.log import (
     StreamConflict,
     Write,
 )
+from ...contract.tags import Unchanged
 from .claims import ChangedClaims
+from .tags import ChangedTags, TagsLaidOut
 from .timers import ChangedTimers, TimersLaidOut, fired_by
 
 __all__ = ["KnownTypes", "Sending", "laid_out", "planned_out"]
@@ -66,13 +68,19 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     streams alone that do not fit."""
     timers: ChangedTimers | None = None
     """Where any change: likewise."""
+    tags: ChangedTags | None = None
+    """Where events have any, or a request has conditions: likewise."""
+    numbers: Mapping[tuple[str, int], int] = {}
+    """Of the types of events that have tags."""
     plan: Plan | None = None
     """Where the batch was planned before: what it does, if all of it fits."""
 
     def values(self, session: int, head: Head, *, synced: bool) -> tuple[Any, ...]:
-        """Give what `append_1` takes; with claims what `append_2` does, with timers `append_3`."""
-        claims = self.claims
-        if claims is None and self.timers is not None:
+        """Give what `append_1` takes; `append_2` with claims, 3 with timers, and 4 with tags."""
+        claims, timers, tags = self.claims, self.timers, self.tags
+        if timers is None and tags is not None:
+            timers = ChangedTimers((), {}, 0)
+        if claims is None and timers is not None:
             claims = ChangedClaims.none()
         new = self.new_types
         types = _NO_TYPES
@@ -102,7 +110,8 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
             synced,
             *types,
             *(() if claims is None else claims.arrays()),
-            *(() if self.timers is None else self.timers.arrays()),
+            *(() if timers is None else timers.arrays()),
+            *(() if tags is None else tags.arrays(self.numbers)),
         )
 
     def committed(
@@ -169,10 +178,12 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
     reached = sending.reached
     claims: ChangedClaims | None = None
     whole = False
-    timers = TimersLaidOut()
+    timers, tagged = TimersLaidOut(), TagsLaidOut()
     for request in batch.requests:
         whole = whole or len(request.writes) > 1
         if request.extras and not timers.add(request, len(sending.streams)):
+            return None
+        if not tagged.add(request, len(sending.streams)):
             return None
         for write in request.writes:
             if request.extras:
@@ -192,13 +203,21 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
             if not write.events or not _lay(sending, write, known):
                 return None
             reached[stream] = version + len(write.events)
-    if claims is None and not whole:
+    tags = tagged.changed()
+    if claims is None and not whole and tags is None:
         return sending
     if claims is not None and not claims.are_distinct:
         return None
     if claims is not None and not claims.names:
         claims = None  # only timers are beside its events
-    return msgspec.structs.replace(sending, claims=claims, whole=whole, timers=timers.changed())
+    return msgspec.structs.replace(
+        sending,
+        claims=claims,
+        whole=whole or tags is not None,
+        timers=timers.changed(),
+        tags=tags,
+        numbers={} if tags is None else {key: number for key, (number, _) in known.items()},
+    )
 
 
 def _empty(batch: Batch) -> Sending:
@@ -300,8 +319,24 @@ def planned_out(batch: Batch, planned: Plan, known: KnownTypes, after: int) -> S
         new_types=tuple(new.values()),
         claims=ChangedClaims.planned(planned.claims, after) if planned.claims else None,
         timers=_planned_timers(batch, planned, after),
+        tags=_planned_tags(batch, planned, after),
+        numbers=numbers,
         plan=planned,
     )
+
+
+def _planned_tags(batch: Batch, planned: Plan, after: int) -> ChangedTags | None:
+    """Give what the index gets, and the conditions of what is appended."""
+    conditions = [
+        (extra.tags, extra.names, extra.after)
+        for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
+        if isinstance(outcome, Appended)
+        for extra in request.extras
+        if type(extra) is Unchanged
+    ]
+    if not planned.tags and not conditions:
+        return None
+    return ChangedTags(planned.tags, conditions, after)
 
 
 def _planned_timers(batch: Batch, planned: Plan, after: int) -> ChangedTimers | None:

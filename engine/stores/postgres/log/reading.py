@@ -18,6 +18,7 @@ from ..driver import Record
 from ..line import Line
 
 __all__ = [
+    "EventReader",
     "TypeNames",
     "Types",
     "events_of_feed",
@@ -144,7 +145,7 @@ def events_of_feed(
     rows: Sequence[Record], after: int, type_names: TypeNames
 ) -> Sequence[StoredEvent]:
     """Give the events of a page. Raises Damaged."""
-    event_of = _Reader(type_names).event
+    event_of = EventReader(type_names).event
     events: list[StoredEvent] = []
     for row in rows:
         after += 1
@@ -158,7 +159,7 @@ def pages_of_streams(
     rows: Sequence[Record], reads: Sequence[StreamRead], type_names: TypeNames
 ) -> Sequence[StreamPage]:
     """Give the pages of streams, in the order of `reads`. Raises Damaged."""
-    event_of = _Reader(type_names).event
+    event_of = EventReader(type_names).event
     found: list[list[StoredEvent]] = [[] for _ in reads]
     tails = [0] * len(reads)
     for row in rows:
@@ -192,7 +193,7 @@ def pages_of_streams(
     ]
 
 
-class _Reader:
+class EventReader:
     """Makes the events of one page."""
 
     def __init__(self, type_names: TypeNames) -> None:

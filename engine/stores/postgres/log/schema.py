@@ -20,6 +20,7 @@ from ..address import Address
 from ..driver import Connection
 from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
+from .tags import TAGS
 from .timers import TIMERS
 
 __all__ = [
@@ -310,6 +311,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     _TABLES + _GUARDS + _APPEND + _SESSIONS + _NOT_FOR_ALL,
     CLAIMS,
     TIMERS,
+    TAGS,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 

@@ -22,10 +22,11 @@ from ....runtime.uncancelled import uncancelled
 from ....statistics import ServerStatistics
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Batch, Committed, Head, StreamPage, StreamRead
+from ...contract.tags import TagForm, TagPage, TagRead
 from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, WaitingTimer
 from ..address import Address
 from ..driver import Driver, Record, driver_of
-from ..failures import cannot_connect
+from ..failures import cannot_connect, described_failure
 from ..line import Line, Lines
 from ..settings import check_settings
 from .claims import read_claims
@@ -40,6 +41,7 @@ from .reading import (
 )
 from .schema import migrate
 from .session import begin_session, end_session, holder_text, renew_session
+from .tags import index_tags, is_index_of, pages_of_tagged, read_tagged
 from .timers import count_timers, read_due, read_timers, settle_timers
 from .writer import Writer
 
@@ -61,6 +63,7 @@ class PostgresStore:
         self.address = address
         self._logger = logger or logging.getLogger("foldline")
         self._turn = asyncio.Lock()
+        self._driver: Driver | None = None
         self._writer: Writer | None = None
         self._lines: Lines | None = None
         self._leases: Lines | None = None
@@ -93,7 +96,7 @@ class PostgresStore:
         """Make the schema or bring it up to date, and take the log; raise as the contract says."""
         if self._writer is not None:
             raise StoreLocked(f"{self.address.name} is open already, by this object: close it")
-        driver = driver_of(ports)
+        driver = self._driver = driver_of(ports)
         line = await Line.connected(driver, self.address)
         try:
             with line.answering(2 * self.address.answer_seconds):  # a migration may have to wait
@@ -327,6 +330,40 @@ class PostgresStore:
         """Read the types again if a page has one that a batch has just brought."""
         if not numbers <= writer.names.keys() | {None}:
             await writer.learn_types(line)
+
+    async def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select."""
+        writer = self._open_writer()
+
+        async def read(line: Line) -> tuple[Sequence[Record], Sequence[int]]:
+            schema = self.address.schema
+            rows, counts = await read_tagged(line, schema, reads, events_max, bytes_max)
+            await self._know_types(line, writer, {row[4] for row in rows})
+            return rows, counts
+
+        return pages_of_tagged(*await self._open_lines().run(read), writer.names.get)
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Make the index anew where its forms are others, in one transaction."""
+        schema, numbers = self.address.schema, self._open_writer().types
+        if await self._open_lines().run(lambda line: is_index_of(line, schema, forms)):
+            return 0
+        assert self._driver is not None
+        # On a connection of its own, which may take as long as the log is.
+        line = await Line.connected(self._driver, self.address)
+        try:
+            return await index_tags(line, schema, self._session, numbers, forms)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise StoreFailed(
+                f"{self.address.name}: its tags were not indexed: {described_failure(error)}",
+                written=False,
+            ) from error
+        finally:
+            await line.close()
 
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Give the claims behind `after`, in order."""

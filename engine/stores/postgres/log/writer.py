@@ -21,6 +21,7 @@ import msgspec
 
 from ....errors import EngineError, StoreFailed, StoreRefused
 from ...contract.log import Batch, Committed, Head, claim_keys, fired_keys, plan
+from ...contract.tags import conditions_of
 from ..address import Address
 from ..driver import Connection, Driver, LogMessage, Record
 from ..failures import (
@@ -37,6 +38,7 @@ from .claims import APPEND_CLAIMS, read_holders
 from .reading import read_head, read_types, read_versions
 from .schema import IDLE_SECONDS, lock_key
 from .session import renew_session, show_presence
+from .tags import APPEND_TAGS, read_came
 from .timers import APPEND_TIMERS, read_standing
 
 __all__ = ["APPEND", "Writer"]
@@ -82,6 +84,7 @@ class Writer:
         self._append = address.sql(APPEND)
         self._append_claims = address.sql(APPEND_CLAIMS)
         self._append_timers = address.sql(APPEND_TIMERS)
+        self._append_tags = address.sql(APPEND_TAGS)
         self._versions: dict[str, int] = {}
         """Of streams that this writer appended to; emptied by whatever may have made it stale."""
         self.head = Head()
@@ -170,6 +173,8 @@ class Writer:
         append = self._append if sending.claims is None else self._append_claims
         if sending.timers is not None:
             append = self._append_timers
+        if sending.tags is not None:
+            append = self._append_tags
         with line.answering(seconds):
             ((state, at, bad, actual, *more),) = await line.fetch(append, *values)
         if state == "done" and self._warned:
@@ -213,7 +218,8 @@ class Writer:
             versions = await read_versions(line, schema, sorted(streams))
             holders = await read_holders(line, schema, claim_keys(batch))
             standing = await read_standing(line, schema, fired_keys(batch))
-        planned = plan(batch, versions, self.head, holders, standing)
+            came = await read_came(line, schema, conditions_of(batch))
+        planned = plan(batch, versions, self.head, holders, standing, came)
         sending = planned_out(batch, planned, self.types, self.head.position)
         if not planned.events:
             return Committed(planned.outcomes, [])
@@ -460,4 +466,4 @@ class _Moved(Exception):
 
 
 class _Misfit(Exception):
-    """Streams, claims or timers are not as they were believed to be; nothing was written."""
+    """Streams, claims, timers or tags are not as they were believed to be; nothing was written."""
