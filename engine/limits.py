@@ -20,6 +20,7 @@ __all__ = [
     "NAME_LENGTH_MAX",
     "NESTING_MAX",
     "SUBJECT_LENGTH_MAX",
+    "TAGS_MAX",
     "Limits",
 ]
 
@@ -31,6 +32,8 @@ ID_LENGTH_MAX = 255
 """Characters of an aggregate's id."""
 KEY_LENGTH_MAX = 255
 """Characters of a command's key."""
+TAGS_MAX = 8
+"""Tags of an event."""
 NAME_LENGTH_MAX = 64
 """Characters of a stored name: of a kind, an event, a projection."""
 KEY_WINDOW = 1_000

@@ -49,7 +49,9 @@ from .runtime.ports import Ports
 from .statistics import EngineStatistics
 from .stores.contract.backend import Backend
 from .stores.contract.keys import KeyStore
-from .stores.contract.log import Leased, Measured, Mortal, Served, Store
+from .stores.contract.log import Store
+from .stores.contract.tags import TagForm
+from .stores.contract.traits import Leased, Measured, Mortal, Served
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
 from .timers.firing import Firing
@@ -64,6 +66,7 @@ from .write.mailbox import Intake, Mail
 from .write.reception import Reception
 from .write.snapshot import Freezer
 from .write.snapshot_writer import SnapshotWriter
+from .write.tagged import Tagged
 
 __all__ = ["Declared", "Settings", "Wiring"]
 
@@ -147,6 +150,7 @@ class Wiring:
         self.directory = Directory(self.store, self._limits, self._ports, self._logger, self.watch)
         self.snapshots = SnapshotWriter(self.store, self._limits, self._logger)
         self.bus = Bus(self._limits, self._ports.failpoint)
+        tagged = Tagged(self.directory) if any(d.tags for d in self.definitions) else None
         self.journal = Journal(
             self.store,
             self._intake,
@@ -159,10 +163,14 @@ class Wiring:
             # Timers are made behind what takes their commands.
             kept=lambda extras, more: self.firing.changed(extras, more),
             before=None if self.vault is None else self.vault.flush,
+            tagged=tagged,
         )
         self._deliberations = Deliberations(self._limits, self._logger)
+        kinds = [self._kind(definition) for definition in self.definitions]
+        if tagged is not None:
+            tagged.know(kinds)
         self.reception = Reception(
-            [self._kind(definition) for definition in self.definitions],
+            kinds,
             joint,
             self._intake,
             self.directory,
@@ -396,6 +404,7 @@ class Wiring:
         await self.store.open(self._ports)
         await self.open_keys()
         refuse_misfits(self.registry, await self.store.event_types(), "nothing was run")
+        await self._index_tags()
         kinds = [definition.kind for definition in self.definitions]
         strange = unknown_kinds(kinds, await self.store.kinds())
         if strange:
@@ -415,6 +424,14 @@ class Wiring:
                 now = self._ports.clock.now
                 await begin(projecting.definition, self.views, self.store, now, self._logger)
             await projecting.open()
+
+    async def _index_tags(self) -> None:
+        """Let events be found by the tags that are declared now, those stored before them too."""
+        indexed = await self.store.index_tags(
+            [TagForm(t.name, t.version, g.fields, g.fixed) for t, g in self.registry.tagged]
+        )
+        if indexed:
+            self._logger.info("%d stored events are found by other tags from now on", indexed)
 
     async def _end_projecting(self) -> None:
         for projecting in self.projecting.values():

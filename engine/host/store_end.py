@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..stores.contract.log import Mortal
+from ..stores.contract.traits import Mortal
 
 __all__ = ["StoreEnd"]
 

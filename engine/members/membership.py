@@ -25,7 +25,7 @@ from ..runtime.machine import process_number
 from ..runtime.safely import described
 from ..runtime.uncancelled import uncancelled
 from ..statistics import MembershipStatistics
-from ..stores.contract.log import Leased
+from ..stores.contract.traits import Leased
 from ..wiring import Wiring
 from ..write.mailbox import Mail
 from .forms import CommandForms

@@ -184,6 +184,8 @@ class AggregateDefinition(msgspec.Struct, frozen=True):
     snapshot_version: int
     handlers: Mapping[type[Command], CommandHandler]
     appliers: Mapping[type[Event], Callable[[Any, Any], None]]
+    tags: tuple[str, ...] = ()
+    """Of a boundary: by which its events are found, wherever they are stored."""
 
 
 @dataclass_transform(field_specifiers=(msgspec.field,))
@@ -272,7 +274,8 @@ def _define(
         handlers[handler.command] = handler
         for event in _returned_events(signature):
             returned.setdefault(event, signature.where)
-    if not handlers:
+    tags: tuple[str, ...] = getattr(cls, "__boundary_tags__", ())
+    if not handlers and not tags:
         raise DefinitionError(f"aggregate {name} handles no command: mark a method with @handles")
     for event, where in returned.items():
         if event not in appliers:
@@ -289,6 +292,7 @@ def _define(
         settings.stored_version,
         handlers,
         appliers,
+        tags,
     )
 
 

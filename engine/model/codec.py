@@ -9,7 +9,7 @@ file knows no async, clock or store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +21,7 @@ from .messages import Event, Meta
 from .personal import PersonalForm, Sealer, personal_form
 from .shape import event_type, schema_hash
 from .stored import ENCODING_JSON, EventType, StoredEvent
+from .tags import EventTags, TagReader, reader_of
 from .upcasting import Upcaster, Upcasting
 from .withheld import is_own_refusal, text_without_values, withheld
 
@@ -135,6 +136,8 @@ class _Entry(msgspec.Struct, frozen=True):
     """The steps to what it is today; most often none."""
     personal: PersonalForm | None
     """Its fields that are stored encrypted; most often none."""
+    tags: EventTags | None
+    """What its events are tagged with; most often nothing."""
 
 
 class EventRegistry:
@@ -166,7 +169,8 @@ class EventRegistry:
         decoder = msgspec.json.Decoder(cls)
         read_back = exactness.reader(stored.name, decoder.decode)
         personal = personal_form(cls, cls.event_subject)
-        entry = _Entry(cls, stored, decoder, read_back, chain, personal)
+        tags = self._tags_of(cls)
+        entry = _Entry(cls, stored, decoder, read_back, chain, personal, tags)
         self._by_name[stored.name, stored.version] = entry
         self._types[cls] = stored
 
@@ -196,6 +200,30 @@ class EventRegistry:
         """Give the fields of a class that are stored encrypted."""
         stored = self._types[cls]
         return self._by_name[stored.name, stored.version].personal
+
+    def _tags_of(self, cls: type[Event]) -> EventTags | None:
+        """Give what events of a class are tagged with; those of a former one as they are today."""
+        tags, today = cls.tags_declared(), self.upcasting.today(cls)
+        wanted = None if today is cls else today.tags_declared()
+        if wanted is not None and (tags is None or not wanted.names <= tags.names):
+            raise DefinitionError(
+                f"{today.__qualname__} has the tags {', '.join(sorted(wanted.names))}, and "
+                f"{cls.__qualname__}, which is upcast to it, has not: declare them there too, by "
+                f"fields of these names. Otherwise no boundary would find its events"
+            )
+        return tags
+
+    def tags_of(self, cls: type[Event]) -> TagReader | None:
+        """Give what reads the tags of events of a class; None where it has none."""
+        stored = self._types[cls]
+        tags = self._by_name[stored.name, stored.version].tags
+        return None if tags is None else reader_of(cls, tags)
+
+    @property
+    def tagged(self) -> Sequence[tuple[EventType, EventTags]]:
+        """The stored types of events that have tags, with these."""
+        entries = self._by_name.values()
+        return [(entry.type, entry.tags) for entry in entries if entry.tags is not None]
 
     @property
     def personal(self) -> frozenset[str]:

@@ -2,8 +2,9 @@
 
 Rules: a field of type Id and a parameter of the same name go together, and the parameter's class
 says whose id it is. All of that is looked at when the function is marked, as a handler is. The
-function reads the states, changes nothing, and says of each event which aggregate it is for. This
-file knows no actor, log or store.
+function reads the states, changes nothing, and says of each event which aggregate it is for; if it
+takes boundaries, it need not: an event is then for the first of them that applies it. This file
+knows no actor, log or store.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from .annotations import (
     read_signature,
     union_members,
 )
+from .boundary import id_by
+from .bounded import assigned, check_fields, is_by_tags
 from .decisions import (
     NO_CLAIMS,
     Decision,
@@ -56,7 +59,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=Event, covariant=True)
-Form: TypeAlias = Literal["one", "one or none", "many"]
+Form: TypeAlias = Literal["one", "one or none", "many", "by tags"]
 
 _MARK: Final = "__foldline_joint__"
 _NOTHING: Final = (type(None), typing.Never, typing.NoReturn)
@@ -99,10 +102,13 @@ class Party(msgspec.Struct, frozen=True):
     field: str
     aggregate: type[Aggregate]
     form: Form
-    """What the field holds: an id, an id or None, or a list of ids."""
+    """What the field holds: an id, an id or None, or a list of ids. "by tags" is the one boundary
+    of several tags, or of whole ones, whose values are in fields by their names, or in none."""
 
     def ids(self, command: Command) -> Sequence[object]:
         """Give what the field names; raise InvalidInput for what is no list of ids."""
+        if self.form == "by tags":
+            return (id_by(self.aggregate.__definition__.tags, self.field, command),)
         given: object = getattr(command, self.field)
         if self.form == "one":
             return (given,)
@@ -123,6 +129,7 @@ class JointHandler(CommandHandler, frozen=True):
     """In the order of the function's parameters."""
     is_plain: bool
     """Whether each of them is one aggregate."""
+    has_boundary: bool = False
 
     def ids(self, command: Command) -> Sequence[object]:
         """Give the ids of all aggregates that a command names."""
@@ -133,7 +140,7 @@ class JointHandler(CommandHandler, frozen=True):
         left = iter(states)
         arguments: list[Any] = []
         for party in self.parties:
-            if party.form == "one":
+            if party.form in ("one", "by tags"):
                 arguments.append(next(left))
             elif party.form == "one or none":
                 arguments.append(None if getattr(command, party.field) is None else next(left))
@@ -185,7 +192,7 @@ def shares_of(
     named: list[UniqueValue] = []
     places: list[int] = []
     count = 0
-    for to in _listed(where, given):
+    for to in _listed(where, given, states if handler.has_boundary else ()):
         share = _share(handler, states, to, limits)
         if share.place in places:
             state = states[share.place]
@@ -207,10 +214,13 @@ def shares_of(
     return shares, reply, kept
 
 
-def _listed(where: str, given: Any) -> Sequence[To[Event]]:
+def _listed(where: str, given: Any, boundaries: Sequence[Aggregate]) -> Sequence[To[Event]]:
+    """Give what each aggregate gets; plain events are for the first of `boundaries` to apply it."""
     if given is None:
         return ()
-    found: Any = (given,) if _is_to(given) else given
+    found: Any = (given,) if _is_to(given) or _is_event(given) else given
+    if boundaries and isinstance(found, list | tuple):
+        found = assigned(cast("Sequence[object]", found), boundaries, To)
     if isinstance(found, list | tuple) and all(map(_is_to, cast("Sequence[object]", found))):
         return cast("Sequence[To[Event]]", found)
     what = "a Decision" if isinstance(given, Decision) else f"a {type(given).__name__}"
@@ -281,9 +291,10 @@ def decides(function: F) -> F:
     `Account | None`. Behind them it may take `ctx: Context` and resources, as a handler does.
 
     It returns `To(aggregate, event, ...)` for each aggregate that gets events, or a Decision of
-    these with a reply. All are stored together or not at all. It raises Rejected to refuse the
-    command. None of the aggregates takes another command until it is known what became of this one.
-    Raises DefinitionError for what does not fit.
+    these with a reply. If it takes a Boundary, it may return plain events: each is stored with the
+    first boundary that applies it. All are stored together or not at all. It raises Rejected to
+    refuse the command. None of the aggregates takes another command until it is known what became
+    of this one. Raises DefinitionError for what does not fit.
     """
     given: object = function
     if not inspect.isfunction(given):
@@ -329,7 +340,8 @@ def _read(function: Callable[..., Any], signature: Signature) -> JointHandler:
     parties, takes = _parameters(signature, command)
     reply, decisions = reply_of(command), decisions_named(signature)
     refuse_misdeclared(where, reply, decisions)
-    _check_events(signature, parties)
+    has_boundary = any(party.aggregate.__definition__.tags for party in parties)
+    _check_events(signature, parties, has_boundary=has_boundary)
     gives_decisions = bool(decisions) or reply is not None
     return JointHandler(
         command,
@@ -341,6 +353,7 @@ def _read(function: Callable[..., Any], signature: Signature) -> JointHandler:
         gives_decisions,
         parties,
         all(party.form == "one" for party in parties),
+        has_boundary,
     )
 
 
@@ -362,13 +375,18 @@ def _parameters(
                 f"behind the command"
             )
         aggregate, form = found
+        if form == "one" and is_by_tags(aggregate.__definition__.tags):
+            check_fields(signature, command, parameter, aggregate.__definition__.tags, fields)
+            parties.append(Party(parameter, aggregate, "by tags"))
+            continue
         if fields.get(parameter) != form:
             raise DefinitionError(
                 f"{where} takes `{parameter}`, {form} of {aggregate.__name__}, and {name} has no "
                 f"field for it: write `{parameter}: {_FIELDS[form]}` in {name}"
             )
         parties.append(Party(parameter, aggregate, form))
-    left = [field for field in fields if field not in {party.field for party in parties}]
+    tags = {t for p in parties if p.form == "by tags" for t in p.aggregate.__definition__.tags}
+    left = [field for field in fields if field not in tags.union(p.field for p in parties)]
     if left or not parties:
         what = f"`{left[0]}` of {name}" if left else f"{name}, of which no field is an Id"
         raise DefinitionError(
@@ -416,14 +434,16 @@ def _is_aggregate(annotation: Any) -> bool:
     )
 
 
-def _check_events(signature: Signature, parties: Sequence[Party]) -> None:
+def _check_events(signature: Signature, parties: Sequence[Party], *, has_boundary: bool) -> None:
     """Raise DefinitionError for an event that is not named, or that no aggregate applies."""
     where = signature.where
     if signature.returns is inspect.Parameter.empty:
         raise DefinitionError(f"{where} does not say what it returns. {_RETURNS}")
-    applied = {event for party in parties for event in party.aggregate.__definition__.appliers}
-    for event in _events_named(signature):
-        if event not in applied:
+    definitions = [party.aggregate.__definition__ for party in parties]
+    applied = {event for definition in definitions for event in definition.appliers}
+    by_boundaries = {e for d in definitions if d.tags for e in d.appliers}
+    for event, is_plain in _events_named(signature, may_be_plain=has_boundary):
+        if event not in (by_boundaries if is_plain else applied):
             names = " or ".join(dict.fromkeys(party.aggregate.__name__ for party in parties))
             raise DefinitionError(
                 f"{where} returns {event.__name__}, and nothing in {names} applies it: add "
@@ -431,7 +451,10 @@ def _check_events(signature: Signature, parties: Sequence[Party]) -> None:
             )
 
 
-def _events_named(signature: Signature) -> Iterator[type[Event]]:
+def _events_named(
+    signature: Signature, *, may_be_plain: bool
+) -> Iterator[tuple[type[Event], bool]]:
+    """Give the events that are named, and of each whether it is given to nobody."""
     for member in union_members(signature.returns):
         inner: tuple[Any, ...] = (member,)
         origin = typing.get_origin(member)
@@ -442,12 +465,15 @@ def _events_named(signature: Signature) -> Iterator[type[Event]]:
         for candidate in (each for part in inner for each in union_members(part)):
             if candidate in _NOTHING:
                 continue
+            is_plain = may_be_plain and not _names_to(candidate)
             events = union_members(typing.get_args(candidate)[0]) if _names_to(candidate) else ()
+            if is_plain:
+                events = (candidate,)
             if not events or not all(isinstance(e, type) and issubclass(e, Event) for e in events):
                 raise DefinitionError(
                     f"{signature.where} is annotated to return {signature.returns!r}. {_RETURNS}"
                 )
-            yield from (event for event in events if event is not Event)
+            yield from ((event, is_plain) for event in events if event is not Event)
 
 
 def _names_to(annotation: Any) -> bool:

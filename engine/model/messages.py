@@ -43,6 +43,7 @@ from .for_pydantic import core_schema, json_schema
 from .given import as_whole, shown
 from .personal import personal_form
 from .replies import ReplyForm, reply_form
+from .tags import EventTags, event_tags
 
 __all__ = [
     "Command",
@@ -125,10 +126,12 @@ class MessageMeta(msgspec.StructMeta):
         version: int | None = None,
         added: Sequence[str] = (),
         subject: str | None = None,
+        tags: Sequence[str] = (),
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError where the declaration cannot be stored."""
-        check_options(f"message {class_name}", options, ("name", "version", "added", "subject"))
+        own = ("name", "version", "added", "subject", "tags")
+        check_options(f"message {class_name}", options, own)
         resolve_locals(namespace, defining_namespace(1))
         if options.get("frozen") is False:
             raise DefinitionError(
@@ -145,7 +148,17 @@ class MessageMeta(msgspec.StructMeta):
             if omits is not None:
                 cls.event_omitted = bool(omits)  # type: ignore[attr-defined]
             cls.__declare__(name, version, added, subject)  # type: ignore[attr-defined]
+            _declare_tags(cls, tags)
         return cls
+
+
+def _declare_tags(cls: Any, tags: Sequence[str]) -> None:
+    if isinstance(cls, type) and issubclass(cls, Event):
+        cls.event_tags = tags
+        with contextlib.suppress(NameError):  # a type that is declared below: asked again
+            cls.tags_declared()
+    elif tags:
+        raise DefinitionError(f"{cls.__name__} is no event, and only events have tags: drop tags")
 
 
 def _are_stored(bases: tuple[type, ...]) -> bool:
@@ -222,7 +235,8 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     fields, those at their defaults too, and each comes back as it was given. `added` names fields
     that a later release has added under the same version, in the order of the releases. Each has a
     default, which is the value of events that were stored without it. `subject` names the field
-    that says whose data the fields marked `Personal` are; the aggregate's unless given.
+    that says whose data the fields marked `Personal` are; the aggregate's unless given. `tags`
+    names fields by whose values a Boundary finds its events.
     """
 
     event_name: ClassVar[str]
@@ -235,6 +249,8 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
     event_exactness: ClassVar[Exactness | None] = None
     """What is compared as it is stored; None where a field names a type that was not there yet."""
+    event_tags: ClassVar[Sequence[str]] = ()
+    """Names of the fields by whose values it is found, and whole tags."""
     event_subject: ClassVar[str | None] = None
     """The field that names whose data the personal ones are; None where it is the stream."""
 
@@ -260,6 +276,11 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
             personal_form(cls, subject)
         except NameError:  # a type that is declared below: asked again by whoever uses the event
             cls.event_exactness = None
+
+    @classmethod
+    def tags_declared(cls) -> EventTags | None:
+        """Give what its events are tagged with; None for nothing. Raises DefinitionError."""
+        return event_tags(cls, cls.event_tags) if cls.event_tags else None
 
 
 def _check_added(cls: type[Event], added: object) -> tuple[str, ...]:

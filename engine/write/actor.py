@@ -44,8 +44,8 @@ from ..runtime.safely import described
 from ..stores.contract.log import Write
 from .deliberation import Deliberation
 from .encoding import encode_and_fold, failed, failure_text
+from .entries import Entry, Follower, decided_on_void
 from .folded import Folded
-from .journal import Entry, Follower, decided_on_void
 from .keys import KeyRecord
 from .kind import Kind
 from .mailbox import Mail, Together, Waiting, count, take, too_late

@@ -32,6 +32,7 @@ from ..statistics import DirectoryStatistics, Histogram
 from ..stores.contract.log import Store, StreamPage, StreamRead
 from ..telemetry import LoadBegan, Observer
 from .actor import Actor
+from .boundary import BoundaryActor, select
 from .kind import Kind
 from .snapshot import Distrusted, Outdated
 
@@ -115,7 +116,8 @@ class Directory:
         if len(self._actors) >= self._limits.resident_aggregates:
             self._make_room()
         try:
-            actor = Actor(kind, stream, aggregate_id)
+            make = BoundaryActor if kind.definition.tags else Actor
+            actor = make(kind, stream, aggregate_id)
         except RecursionError:
             raise  # the caller's stack is used up
         except BaseException as error:
@@ -126,6 +128,10 @@ class Directory:
             ) from as_error(error)
         self._actors[stream] = actor
         return actor
+
+    def resident(self, stream: str) -> Actor | None:
+        """Give the actor of a stream, if it is in memory."""
+        return self._actors.get(stream)
 
     def find_all(self, named: Sequence[tuple[Kind[Actor], object]]) -> list[Actor]:
         """Give the actors of several aggregates, all of them in memory; raises as `find` does."""
@@ -268,6 +274,7 @@ class Directory:
 
     async def _load(self, actors: list[Actor]) -> None:
         remaining = [actor for actor in actors if _begun(actor)]
+        boundaries: list[BoundaryActor] = []
         await self._restore(remaining)
         with closing(ReadAhead(self._read_page)) as ahead:
             while remaining:
@@ -282,7 +289,12 @@ class Directory:
                     for actor in remaining:
                         await self._load([actor])
                     return
-                remaining = await self._fold(remaining, pages)
+                remaining = await self._fold(remaining, pages, boundaries)
+        await select(self._store, self._limits, boundaries, self._selected)
+
+    def _selected(self, actor: BoundaryActor) -> None:
+        self.loads += 1
+        actor.loaded(None)
 
     async def _restore(self, actors: list[Actor]) -> None:
         """Let actors begin at their snapshots, where there are any that fit."""
@@ -329,8 +341,16 @@ class Directory:
             reads, events_max=self._limits.page_events, bytes_max=self._limits.page_bytes
         )
 
-    async def _fold(self, actors: list[Actor], pages: Sequence[StreamPage]) -> list[Actor]:
-        """Fold one page of each actor; give those whose streams go on."""
+    async def _fold(
+        self,
+        actors: list[Actor],
+        pages: Sequence[StreamPage],
+        boundaries: list[BoundaryActor],
+    ) -> list[Actor]:
+        """Fold one page of each actor; give those whose streams go on.
+
+        Boundaries whose streams are read come to `boundaries`: their tags are next.
+        """
         assert len(pages) == len(actors), "the store owes one page per read"
         unfinished: list[Actor] = []
         folded = 0
@@ -354,6 +374,8 @@ class Directory:
                 continue
             if page.more:
                 unfinished.append(actor)
+            elif isinstance(actor, BoundaryActor):
+                boundaries.append(actor)
             else:
                 self.loads += 1
                 self.restored += actor.restored

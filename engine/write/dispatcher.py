@@ -15,7 +15,7 @@ from collections import deque
 from ..errors import StoreFailed, Voided
 from ..limits import Limits
 from ..runtime.bell import Bell
-from ..stores.contract.log import Leased
+from ..stores.contract.traits import Leased
 from .actor import Actor
 from .journal import Journal
 

@@ -9,7 +9,7 @@ leaves a state that must not be used any more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,7 +19,7 @@ from ..model.aggregate import Aggregate
 from ..model.codec import NOTHING_KEPT, Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
 from ..model.messages import Event
-from ..model.stored import EventData
+from ..model.stored import ENCODING_JSON, EventData
 from ..model.timers import SetTimers
 from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
@@ -28,7 +28,11 @@ from .kind import EventBinding, Kind
 from .mailbox import Mail
 from .proving import Refold
 
-__all__ = ["encode_and_fold", "failed", "failure_text", "metadatas_of"]
+__all__ = ["FoldInto", "encode_and_fold", "failed", "failure_text", "metadatas_of"]
+
+
+FoldInto: TypeAlias = Callable[[Event, bytes, tuple[str, ...], int], None]
+"""Folds an event that is decided: itself, its JSON, its tags, and its version."""
 
 
 def encode_and_fold(
@@ -38,10 +42,12 @@ def encode_and_fold(
     mail: Mail,
     events: Sequence[Event],
     metadatas: tuple[bytes, bytes] | None = None,
+    into: FoldInto | None = None,
 ) -> tuple[list[EventData], int]:
     """Give the encoded events of one command, folded into `state` at `version`, and their bytes.
 
     `metadatas` are those of the first and of further events, if they are not the command's own.
+    `into` folds them in place of that, where boundaries are to have them too.
     Raises HandlerFailed, also where an event is not read back as it was given, and whatever
     encoder, decoder and appliers raise.
     """
@@ -57,7 +63,7 @@ def encode_and_fold(
         metadatas = metadatas_of(mail, len(events), key, *beside, timers=timers, fired=fired)
     metadata, further_metadata = metadatas
     bindings, encode, bytes_max = kind.events, kind.registry.encode, kind.limits.event_bytes
-    refold = Refold(state) if kind.debug else None
+    refold = Refold(state) if kind.debug and into is None else None
     datas: list[EventData] = []
     plain: list[bytes] = []
     size = 0
@@ -66,9 +72,13 @@ def encode_and_fold(
         if binding is None:
             raise _unbound(kind, mail, event)
         payload = encode(event)
-        binding.apply(state, binding.read_back(event, payload))
+        tags = () if binding.tags is None else binding.tags(event)
         version += 1
-        state.version = version
+        if into is None:
+            binding.apply(state, binding.read_back(event, payload))
+            state.version = version
+        else:
+            into(event, payload, tags, version)
         if refold is not None:
             plain.append(payload)
         if binding.seal is not None:
@@ -79,7 +89,7 @@ def encode_and_fold(
         if len(payload) > bytes_max or len(metadata) > bytes_max:
             raise _too_large(kind, state, binding, max(len(payload), len(metadata)))
         size += len(payload) + len(metadata)
-        datas.append(EventData(binding.type, payload, metadata))
+        datas.append(EventData(binding.type, payload, metadata, ENCODING_JSON, tags))
     if refold is not None:
         bound = [bindings[type(event)] for event in events]
         folds = [(b.apply, b.decode(p)) for b, p in zip(bound, plain, strict=True)]

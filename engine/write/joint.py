@@ -10,6 +10,8 @@ Rules:
 - A conflict is decided anew, in front of what waits, a few times.
 - Whatever answers the command (a deadline, a caller that leaves, an aggregate that cannot be read,
   the end of the engine) lets all go on.
+- On boundaries it is decided as of the end of the log. It is stored if no event came behind that
+  which one of them folds, and is decided anew otherwise.
 - Its key is kept with its first event, and looked for in each of its aggregates.
 
 It never awaits, and never touches a store.
@@ -22,15 +24,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
-from ..errors import Closed, EngineError, Rejected, WrongVersion
+from ..errors import Closed, EngineError, Rejected, Voided, WrongVersion
 from ..model.joint import JointHandler, Share, shares_of
 from ..model.messages import Receipt
 from ..model.timers import SetTimers
 from ..stores.contract.log import Write
 from .actor import Actor
+from .boundary import BoundaryActor, fold_into
 from .deliberation import Deliberation
 from .encoding import encode_and_fold, failed, failure_text, metadatas_of
-from .journal import Entry, EntryPart
+from .entries import Entry, EntryPart, tags_moved
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
 from .proving import decide_and_compare
@@ -56,11 +59,13 @@ class Joint:
     __slots__ = (
         "_actors",
         "_attempts",
-        "_begun",
+        "_boundaries",
         "_deliberation",
         "_handler",
         "_kind",
+        "_seen",
         "_there",
+        "begun",
         "mail",
         "turn",
     )
@@ -73,8 +78,11 @@ class Joint:
         self._kind = actors[0].kind
         self._there = 0
         """How many of the actors stand still, with nothing undurable."""
-        self._begun = False
+        self.begun = False
         """Whether it is being decided, or was."""
+        self._boundaries = [a for a in actors if isinstance(a, BoundaryActor)]
+        self._seen = 0
+        """The end of the log as it is decided: the boundaries have all up to there."""
         self._attempts = 1
         self._deliberation: Deliberation | None = None
 
@@ -128,13 +136,13 @@ class Joint:
 
     def _look_whether_wanted(self, answer: asyncio.Future[Receipt]) -> None:
         """Let all go on at once, where the caller leaves while they wait for each other."""
-        if answer.cancelled() and self.mail.open and not self._begun:
+        if answer.cancelled() and self.mail.open and not self.begun:
             self._kind.intake.drop(self.mail)
             self.release()
 
     def _refuse_late(self) -> None:
         """Answer a command whose deadline has passed before all were there."""
-        if self.mail.open and not self._begun:
+        if self.mail.open and not self.begun:
             self._refuse(too_late(self.mail, self._streams(), "waited for its turn"))
 
     def release(self) -> None:
@@ -159,7 +167,7 @@ class Joint:
         if self._attempts >= _ATTEMPTS:
             return False
         self._attempts += 1
-        self._begun, self._there, self.turn = False, 0, None
+        self.begun, self._there, self.turn = False, 0, None
         for actor in self._actors:
             # All stand still for it, so it is in front of everything else in each mailbox.
             actor.put_back(self.mail)
@@ -197,7 +205,10 @@ class Joint:
             if self._is_late():
                 self._refuse_late()
                 return
-        self._begun = True
+        self.begun = True
+        self._seen = self._kind.journal.position
+        if self._is_behind():
+            return
         envelope = mail.envelope
         if envelope.key is not None and self._answer_repeat(envelope.key):
             return
@@ -215,6 +226,14 @@ class Joint:
             self._decline(error)
         else:
             self._accept(returned)
+
+    def _is_behind(self) -> bool:
+        """Tell whether a boundary must be read again first, and have that done."""
+        if not any(boundary.is_behind for boundary in self._boundaries):
+            return False
+        if not self.decide_again():
+            self._refuse(Voided(tags_moved(self._streams())))
+        return True
 
     def _is_late(self) -> bool:
         mail = self.mail
@@ -357,7 +376,7 @@ class Joint:
         if failpoint is not None:
             failpoint("actor.decided")
         counts = [0] * len(self._actors)
-        is_beside = self.mail.fired is not None
+        is_beside = self.mail.fired is not None or bool(self._boundaries)
         for share in shares:
             counts[share.place] = len(share.events)
             is_beside = is_beside or bool(share.claims) or share.has_timers
@@ -397,6 +416,10 @@ class Joint:
         for share, changes in zip(shares, timers, strict=True):
             if changes is not None:
                 extras += set_by(mail, changes, actors[share.place].stream)
+        own = entry.owners
+        for boundary in self._boundaries:
+            extras.append(boundary.condition(self._seen, entry.owner.stream))
+        entry.readers = [boundary for boundary in self._boundaries if boundary not in own]
         entry.extras = extras
 
     def _parts(
@@ -425,7 +448,10 @@ class Joint:
             else:
                 metadatas = further, further
             kind, before = actor.kind, actor.version
-            datas, bytes_ = encode_and_fold(kind, actor.state, before, mail, events, metadatas)
+            into = fold_into(actor, self._boundaries) if self._boundaries else None
+            datas, bytes_ = encode_and_fold(
+                kind, actor.state, before, mail, events, metadatas, into
+            )
             size += bytes_
             version = actor.version = before + len(datas)
             write = Write(actor.stream, before, datas)

@@ -8,6 +8,7 @@ Rules:
   does a timer that does not stand any more.
 - A conflict voids its request and every later request of the same stream: those that are in the
   same batch, those that gather, and what the actor has folded. Other streams lose nothing.
+- What was decided on events by their tags is decided anew if one came, as at a conflict.
 - A joint decision is one request of several streams. Their actors stand still until it is settled,
   so nothing is decided on it, and a conflict has it decided anew.
 - A batch of which the store knows that nothing was written voids all of it, in the same way. If the
@@ -25,8 +26,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-import msgspec
-
 from ..errors import Conflict, EngineError, OutcomeUnknown, StoreFailed, Voided
 from ..limits import Limits
 from ..model.decisions import Claim
@@ -37,103 +36,32 @@ from ..statistics import Histogram, JournalStatistics
 from ..stores.contract.claims import ClaimTaken
 from ..stores.contract.log import (
     Appended,
-    AppendRequest,
     Batch,
     Committed,
     Extra,
     Store,
     StreamConflict,
-    Write,
 )
 from ..stores.contract.timers import TimerGone
 from ..telemetry import LINKS_MAX, CommitBegan, Observer
-from .keys import KeyRecord
+from .entries import Entry, Owner, decided_on_void, tags_moved
 from .mailbox import Intake, Mail
 from .recorded_time import Timekeeper
 from .replying import first_receipt, joint_receipt
-from .snapshot import Frozen
 
-__all__ = ["Entry", "EntryPart", "Follower", "Journal", "Owner", "decided_on_void"]
+__all__ = ["Journal", "TagFeed"]
 
 
-class Owner(Protocol):
-    """The actor behind an entry, as far as the journal knows it."""
+class TagFeed(Protocol):
+    """Brings durable events to the boundaries in memory that fold them; see `tagged`."""
 
-    stream: str
-    incarnation: int
-    """Counts up when the actor's undurable events are voided."""
-
-    def settled(self, entry: Entry, position: int) -> None:
-        """The entry is durable, its last event at `position`."""
+    def deliver(self, entry: Entry, events: Sequence[StoredEvent]) -> None:
+        """Bring the events of an entry, which are about to be settled."""
         ...
 
-    def seal(self, frozen: Frozen, event: StoredEvent) -> None:
-        """The state that was frozen with an entry is durable; `event` is its last one."""
+    def forget(self) -> None:
+        """Let all boundaries be read again: somebody else has written to the log."""
         ...
-
-    def voided(self) -> None:
-        """Nothing that is undurable of this actor will be stored: drop the state, load again."""
-        ...
-
-
-class Follower(msgspec.Struct):
-    """An answer that must not leave before the events that it was decided on are durable."""
-
-    mail: Mail
-    error: EngineError | None = None
-    """A refusal; where there is none, the answer is a receipt."""
-    repeated: KeyRecord | None = None
-    """The first command with the same key, whose receipt this is."""
-
-
-class EntryPart(msgspec.Struct):
-    """A command's events for one aggregate."""
-
-    owner: Owner
-    incarnation: int
-    write: Write
-    version: int
-    """Of the stream after it."""
-    frozen: Frozen | None
-    """The state after it, where a snapshot is due."""
-
-
-class Entry(EntryPart):
-    """One command's events on their way to the store; *undurable* until it is settled."""
-
-    mail: Mail
-    size: int
-    """Bytes of its payloads and metadata."""
-    events: int
-    """How many it has, for all its aggregates."""
-    record: KeyRecord | None = None
-    """What the actor remembers of the command's key; gets its position here."""
-    others: Sequence[EntryPart] = ()
-    """Of a joint decision: its events for further aggregates."""
-    parties: Sequence[tuple[str, int, int]] = ()
-    """Of a joint decision: the streams that it is about, as its metadata has them."""
-    followers: list[Follower] | None = None
-    extras: Sequence[Extra] = ()
-    """What is stored with the events: the command's claims, in their order, and its timers. Where
-    the store may refuse it for one of them, it has no followers: nothing is decided on it before it
-    is settled."""
-
-    @property
-    def owners(self) -> list[Owner]:
-        """The actors of all aggregates that it has events for."""
-        return [self.owner, *(other.owner for other in self.others)]
-
-    def request(self) -> AppendRequest:
-        """Give what is stored all or none."""
-        if not self.others:
-            return AppendRequest((self.write,), self.extras)
-        return AppendRequest([self.write, *[each.write for each in self.others]], self.extras)
-
-    def follow(self, follower: Follower) -> None:
-        """Let an answer leave right after this entry's own."""
-        if self.followers is None:
-            self.followers = []
-        self.followers.append(follower)
 
 
 def _nothing(_extras: Sequence[Extra], _more: int) -> None:
@@ -155,11 +83,13 @@ class Journal:
         watch: Observer | None = None,
         kept: Callable[[Sequence[Extra], int], None] = _nothing,
         before: Callable[[], Awaitable[None]] | None = None,
+        tagged: TagFeed | None = None,
     ) -> None:
         """Take `kept`, which is told the extras that are durable, and how many timers more."""
         self._store = store
         self._before = before
         """Makes durable what a batch needs to be read, before it is written."""
+        self._tagged = tagged
         self._intake = intake
         self._limits = limits
         self.time = Timekeeper(ports.clock, logger)
@@ -303,7 +233,12 @@ class Journal:
         size = 0
         extras: list[Extra] = []
         assert len(committed.outcomes) == len(entries), "the store owes one outcome per request"
+        if self._tagged is not None:
+            self._look_for_others(committed)
         for entry, outcome in zip(entries, committed.outcomes, strict=True):
+            if self._tagged is not None and isinstance(outcome, Appended):
+                end = outcome.position - committed.events[0].position + 1
+                self._tagged.deliver(entry, committed.events[end - entry.events : end])
             if isinstance(outcome, Appended) and entry.parties:
                 self._settle_joint(entry, outcome, committed.events)
                 size += entry.size
@@ -321,8 +256,11 @@ class Journal:
                     entry.owner.seal(entry.frozen, last)
             elif isinstance(outcome, ClaimTaken | TimerGone):
                 self._answer_refused(entry, outcome)
+            elif isinstance(outcome, StreamConflict):
+                conflict = Conflict(outcome.stream, outcome.expected, outcome.actual)
+                self._answer_conflict(entry, conflict)
             else:
-                self._answer_conflict(entry, outcome)
+                self._answer_conflict(entry, Voided(tags_moved(entry.owner.stream)))
         self._commits += 1
         self._bytes += size
         self._batch_events.record(len(committed.events))
@@ -333,6 +271,13 @@ class Journal:
             assert committed.events[0].position > self.position, "positions only grow"
             self.position = committed.events[-1].position
             self._events += len(committed.events)
+
+    def _look_for_others(self, committed: Committed) -> None:
+        """Have boundaries read again where events lie between that nobody has brought to them."""
+        assert self._tagged is not None
+        events = committed.events
+        if events and events[0].position != self.position + 1:
+            self._tagged.forget()
 
     def _settle_joint(self, entry: Entry, outcome: Appended, events: Sequence[StoredEvent]) -> None:
         """Answer a joint decision, and let its actors go on."""
@@ -386,7 +331,7 @@ class Journal:
         for owner in entry.owners:
             owner.voided()
 
-    def _answer_conflict(self, entry: Entry, outcome: StreamConflict) -> None:
+    def _answer_conflict(self, entry: Entry, conflict: EngineError) -> None:
         owner = entry.owner
         voided = Voided(decided_on_void(owner.stream))
         if entry.incarnation != owner.incarnation:
@@ -396,7 +341,7 @@ class Journal:
         joint = entry.mail.joint
         if joint is not None and joint.decide_again():
             return
-        self._intake.refuse(entry.mail, Conflict(outcome.stream, outcome.expected, outcome.actual))
+        self._intake.refuse(entry.mail, conflict)
         _release(entry.mail)
         self._void_followers(entry, voided)
         self._void_owners(entry.owners)
@@ -490,11 +435,3 @@ def _outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:
     )
     error.__cause__ = failure
     return error
-
-
-def decided_on_void(stream: str) -> str:
-    """Say why a command is void that looked at events which were then not stored."""
-    return (
-        f"an earlier command of {stream} was not stored, and this one was decided on it. "
-        f"Nothing was written; send again."
-    )

@@ -17,6 +17,7 @@ from ..model.codec import EventRegistry
 from ..model.messages import Event
 from ..model.projection import Projection
 from ..model.stored import EventType
+from ..model.tags import TagReader
 from ..model.timers import TimedCommands
 from ..model.upcasting import Upcasting
 from ..runtime.ports import Ports
@@ -70,6 +71,8 @@ class EventBinding(msgspec.Struct, frozen=True):
     seal: Callable[[Any, bytes, str, int], bytes] | None = None
     """Gives the JSON with personal fields encrypted, of an event and its JSON in a stream at a
     version; None where the class has none."""
+    tags: TagReader | None = None
+    """Gives what an event is tagged with; None where the class has no tags."""
 
 
 class Kind(msgspec.Struct, Generic[A], frozen=True):
@@ -128,6 +131,7 @@ def bind_events(
             registry.reader_of(cls),
             apply,
             _sealing(registry, cls),
+            registry.tags_of(cls),
         )
         for cls, apply in definition.appliers.items()
     }

@@ -31,6 +31,8 @@ class Together(Protocol):
     mail: Mail
     turn: object | None
     """The actor in whose turn it goes on."""
+    begun: bool
+    """Whether it is being decided, or was."""
 
     def arrived(self, actor: Any, *, in_turn: bool) -> None:
         """Note that one more of its actors stands still, with nothing undurable."""

@@ -73,7 +73,7 @@ class Reception:
     ) -> None:
         self._check_usable = check_usable
         self._routes = _routes(kinds)
-        _add_joint(self._routes, decisions)
+        _add_joint(self._routes, kinds, decisions)
         self._intake = intake
         self._directory = directory
         self._failpoint = ports.failpoint
@@ -241,9 +241,13 @@ def checked_resources(given: object) -> dict[type, object]:
     return dict(cast("Mapping[type, object]", found))
 
 
-def _add_joint(routes: dict[type[Command], _Route], decisions: Sequence[JointHandler]) -> None:
+def _add_joint(
+    routes: dict[type[Command], _Route],
+    given: Sequence[Kind[Actor]],
+    decisions: Sequence[JointHandler],
+) -> None:
     """Add where commands go that several aggregates decide."""
-    kinds = {route.kind.definition.cls: route.kind for route in routes.values()}
+    kinds = {kind.definition.cls: kind for kind in given}
     for handler in decisions:
         where, command = handler.decide.__qualname__, handler.command
         for party in handler.parties:

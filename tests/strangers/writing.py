@@ -25,7 +25,7 @@ from engine import (
     handles,
     projects,
 )
-from engine.stores.contract.log import Measured
+from engine.stores.contract.traits import Measured
 
 
 class Put(Command):

@@ -23,11 +23,10 @@ pass `foldline.testing.conformance`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
-from ...errors import StoreFailed
 from ...model.stored import EventData, EventType, Snapshot, StoredEvent, checksum_of
 from .claims import (
     NO_CLAIMS,
@@ -66,7 +65,6 @@ from .timers import (
 
 if TYPE_CHECKING:
     from ...runtime.ports import Ports
-    from ...statistics import ServerStatistics, StoreStatistics
 
 __all__ = [
     "AppendRequest",
@@ -75,12 +73,9 @@ __all__ = [
     "Committed",
     "Extra",
     "Head",
-    "Leased",
     "LogSource",
-    "Measured",
     "Outcome",
     "Plan",
-    "Served",
     "Store",
     "StreamConflict",
     "StreamPage",
@@ -171,55 +166,6 @@ class StreamPage(msgspec.Struct, frozen=True):
     stream: str
     events: Sequence[StoredEvent]
     more: bool
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """What a store that keeps files may also be."""
-
-    def statistics(self) -> StoreStatistics:
-        """Give what is known of the files; called from any thread, at any time."""
-        ...
-
-
-@runtime_checkable
-class Served(Protocol):
-    """What a store in a server may also be."""
-
-    def server_statistics(self) -> ServerStatistics | None:
-        """Give what is known of the server, where the log is open; from any thread."""
-        ...
-
-
-@runtime_checkable
-class Mortal(Protocol):
-    """What a store may also be that can end by itself, while nothing is asked of it."""
-
-    async def ended(self) -> StoreFailed:
-        """Wait until it has ended; give why. Nothing more can be appended then."""
-        ...
-
-
-@runtime_checkable
-class Leased(Protocol):
-    """What a store may also be that has its log for a time only, and renews that time.
-
-    While it is not held, another engine may have the log, and what this process remembers of it may
-    be old: then nothing is decided.
-    """
-
-    def is_held(self) -> bool:
-        """Return whether nobody else can have the log now, by this process's own clock."""
-        ...
-
-    async def held(self) -> None:
-        """Wait until it is held again; raise StoreFailed where that takes too long."""
-        ...
-
-    @property
-    def is_succeeded(self) -> bool:
-        """Whether it ended only because another engine has the log, or may have it by now."""
-        ...
 
 
 class LogSource(Protocol):

@@ -1,4 +1,4 @@
-"""What a log file keeps beside its events: claims and timers, to be read, and snapshots.
+"""What a log file keeps beside its events: claims, timers and tags, to be read, and snapshots.
 
 Rules: reads are done by the reader and writes by the writer of the log, each write in a transaction
 of its own. Claims and timers are changed by an append; here timers are changed whose commands have
@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 
 from ....model.stored import Snapshot
 from ...contract.claims import ClaimKey, HeldClaim
+from ...contract.tags import TagForm, TagPage, TagRead
 from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, WaitingTimer
 from .claims import read_claims
+from .pages import Types
 from .snapshots import read_snapshots, write_snapshots
+from .tags import index_tags, is_index_of, read_tagged
 from .timers import count_timers, read_due, read_timers, settle_timers
 
 __all__ = ["KeptBeside"]
@@ -36,6 +39,28 @@ class KeptBeside:
     def _keep(self, connection: Any, change: Callable[[Any], T]) -> T:
         """Change something in a transaction; raise StoreFailed."""
         raise NotImplementedError
+
+    def _types_by(self, connection: Any) -> Types:
+        """Give what names types of events by their numbers."""
+        raise NotImplementedError
+
+    async def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select."""
+        return await self._on_reader(
+            lambda c: read_tagged(c, self._types_by(c), reads, events_max, bytes_max)
+        )
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Make the index anew where its forms are others, in one transaction."""
+
+        def index(connection: Any) -> int:
+            if is_index_of(connection, forms):
+                return 0
+            return self._keep(connection, lambda c: index_tags(c, self._types_by(c), forms))
+
+        return await self._on_writer(index)
 
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Give the claims behind `after`, in order."""

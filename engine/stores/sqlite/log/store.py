@@ -31,7 +31,7 @@ from ...contract.log import (
     fired_keys,
     plan,
 )
-from ...contract.tags import TagForm, TagPage, TagRead, conditions_of
+from ...contract.tags import conditions_of
 from ..connection import (
     BUSY_MS,
     check_library,
@@ -67,7 +67,7 @@ from .schema import (
     protect,
     read_schema_version,
 )
-from .tags import add_tags, index_tags, is_index_of, read_came, read_tagged
+from .tags import add_tags, read_came
 from .timers import change_timers, read_standing
 
 __all__ = ["SqliteStore"]
@@ -515,26 +515,6 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         return await self._on_reader(
             lambda c: read_feed(c, self._types_by(c), after, events_max, bytes_max)
         )
-
-    async def read_tagged(
-        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
-    ) -> Sequence[TagPage]:
-        """Give the events that queries by tags select."""
-        return await self._on_reader(
-            lambda c: read_tagged(c, self._types_by(c), reads, events_max, bytes_max)
-        )
-
-    async def index_tags(self, forms: Sequence[TagForm]) -> int:
-        """Make the index anew where its forms are others, in one transaction."""
-
-        def index(connection: Any) -> int:
-            if is_index_of(connection, forms):
-                return 0
-            return self._keep(
-                connection, lambda c: index_tags(c, self._types_by(c), self._types, forms)
-            )
-
-        return await self._on_writer(index)
 
     def _types_by(self, connection: Any) -> Types:
         def name_and_version(number: int) -> tuple[str, int]:

@@ -24,6 +24,7 @@ from ...contract.tags import (
     rows_of,
 )
 from ..connection import run
+from .heads import read_types
 from .pages import Types, read_selected
 from .schema import check_inserted
 
@@ -124,12 +125,15 @@ def _by_type(forms: Iterable[TagForm]) -> _Forms:
     return {(form.name, form.version): form for form in forms}
 
 
-def index_tags(connection: Any, types: Types, numbers: Numbers, forms: Sequence[TagForm]) -> int:
+def index_tags(connection: Any, types: Types, forms: Sequence[TagForm]) -> int:
     """Make the index anew for types whose forms are others now; within a transaction.
 
     Gives how many events were indexed.
     """
     kept, wanted = _kept(connection), _by_type(forms)
+    numbers: Numbers = {
+        (name, version): (n, hash_) for n, name, version, hash_ in read_types(connection)
+    }
     other = {key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key)}
     stale = _as_json([numbers[key][0] for key in other if key in numbers])
     run(connection, "DELETE FROM tags WHERE type IN (SELECT value FROM json_each(?))", (stale,))

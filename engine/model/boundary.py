@@ -1,0 +1,140 @@
+"""A boundary: what is folded from all events with some tags, wherever they are stored.
+
+Rules: it is the state that a rule needs which belongs to no aggregate. It has appliers, and each
+event that it applies has all of its tags. It handles no command: functions that are marked with
+`@decides` take it, as they take aggregates. What they give it is stored in a stream of its name,
+which says nothing of what it folds. What does not fit is refused when the class is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+from ..errors import DefinitionError
+from .aggregate import Aggregate, AggregateDefinition, AggregateMeta
+from .messages import Command, kebab
+from .tags import check_tag_names, is_fixed, named
+
+__all__ = ["Boundary", "id_by", "id_of_tags", "tags_by"]
+
+_ESCAPES = ("%", "%25"), ("/", "%2F")
+FIXED_ID = "all"
+"""Of a boundary whose tags no command names."""
+
+
+class BoundaryMeta(AggregateMeta):
+    """Makes the classes of boundaries."""
+
+    def __new__(
+        mcls,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        tags: Sequence[str] = (),
+        **options: Any,
+    ) -> Any:
+        """Make the class; raise DefinitionError for whatever the engine could not run."""
+        if bases == (Aggregate,):
+            return super().__new__(mcls, class_name, bases, namespace, **options)
+        names = check_tag_names(f"boundary {class_name}", tags)
+        if not names:
+            raise DefinitionError(
+                f"boundary {class_name} has no tags: write what its events are about, as `class "
+                f'Course(Boundary, tags=("course",))`'
+            )
+        if options.get("snapshot_every") is not None:
+            raise DefinitionError(
+                f"boundary {class_name} has snapshot_every=: only aggregates have snapshots"
+            )
+        options.setdefault("kind", kebab(class_name))
+        namespace["__boundary_tags__"] = names
+        cls = super().__new__(mcls, class_name, bases, namespace, **options)
+        _check(cast("type[Aggregate]", cls).__definition__)
+        return cls
+
+
+class Boundary(Aggregate, metaclass=BoundaryMeta):
+    """Base of boundaries: `class Course(Boundary, tags=("course",))`, its fields are the state.
+
+    It folds the events that have all of its `tags`, in whichever streams they are, by its appliers.
+    A function marked with `@decides` takes it by a parameter: `course: Course` is the one whose tag
+    has the value of the command's field `course: Id`. If it has several tags, the command has an
+    `Id` field by the name of each. A whole tag, as "invoices:all", needs no field.
+
+    What the function decides is stored only if no event that the boundary folds came meanwhile;
+    otherwise it is decided anew. `version` is the number of events that it has folded. `kind`,
+    which is stored as part of a stream's name, is made of the class name unless given.
+    """
+
+    __boundary_tags__: ClassVar[tuple[str, ...]] = ()
+
+
+def _check(definition: AggregateDefinition) -> None:
+    name = definition.cls.__qualname__
+    if definition.handlers:
+        command = next(iter(definition.handlers))
+        raise DefinitionError(
+            f"boundary {name} handles {command.__name__}: write a function that takes the boundary "
+            f"instead, marked with @decides"
+        )
+    if not definition.appliers:
+        raise DefinitionError(f"boundary {name} applies no event: mark a method with @applies")
+    for event in definition.appliers:
+        tags = event.tags_declared()
+        lacking = [tag for tag in definition.tags if tags is None or tag not in tags.names]
+        if lacking:
+            raise DefinitionError(
+                f"boundary {name} applies {event.__name__}, which has no tag {lacking[0]!r}: write "
+                f'`class {event.__name__}(Event, name=..., tags=("{lacking[0]}",))`'
+            )
+
+
+def id_by(tags: Sequence[str], field: str, command: Command) -> object:
+    """Give the id of the boundary with these tags that a command names, in `field` or in several.
+
+    Several values are one text, of which `tags_by` makes them again.
+    """
+    names = [name for name in tags if not is_fixed(name)]
+    if not names:
+        return FIXED_ID
+    if len(names) == 1:
+        return getattr(command, field)
+    values = [getattr(command, name) for name in names]
+    if not all(isinstance(value, str) and value for value in values):
+        return ""  # which is no id
+    return "/".join(map(_escaped, values))
+
+
+def _escaped(value: str) -> str:
+    for plain, escape in _ESCAPES:
+        value = value.replace(plain, escape)
+    return value
+
+
+def tags_by(tags: Sequence[str], boundary_id: str) -> tuple[str, ...]:
+    """Give the tags by which a boundary with an id finds its events."""
+    names = [name for name in tags if not is_fixed(name)]
+    values = [boundary_id]
+    if len(names) > 1:
+        values = boundary_id.split("/")
+        for plain, escape in reversed(_ESCAPES):
+            values = [value.replace(escape, plain) for value in values]
+    by_name = dict(zip(names, values, strict=False))
+    return tuple(named(name, by_name.get(name, "")) for name in tags)
+
+
+def id_of_tags(tags: Sequence[str], found: Sequence[str]) -> str | None:
+    """Give the id of the boundary that an event with these tags belongs to; None for none."""
+    names = [name for name in tags if not is_fixed(name)]
+    if any(is_fixed(name) and name not in found for name in tags):
+        return None
+    by_name = {name: value for name, _, value in (tag.partition(":") for tag in found)}
+    if any(name not in by_name for name in names):
+        return None
+    if not names:
+        return FIXED_ID
+    if len(names) == 1:
+        return by_name[names[0]]
+    return "/".join(_escaped(by_name[name]) for name in names)

@@ -1,0 +1,206 @@
+"""A boundary in memory: an actor whose state is folded from the events with its tags.
+
+Rules:
+- Its stream says its version and its keys; its state is what the log has by its tags, wherever.
+- Once it is loaded, each durable event that its query selects is brought to it, in order. So it has
+  seen all of them up to the end of the log, as the journal knows that.
+- In a decision it folds what is decided too, before that is durable: what cannot be folded is not
+  written. If that is not stored, it is loaded again.
+- What comes while a decision on it is on its way is not folded. That decision is refused by the
+  store, or has its answer, and then the boundary is loaded again.
+
+It takes no command of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import Damaged
+from ..limits import Limits
+from ..model.boundary import tags_by
+from ..model.codec import decode_metadata
+from ..model.messages import Event
+from ..model.stored import StoredEvent
+from ..runtime.safely import as_error
+from ..stores.contract.log import Store
+from ..stores.contract.tags import TagPage, TagRead, Unchanged
+from .actor import Actor
+from .encoding import FoldInto
+from .entries import Entry
+from .kind import Kind
+from .phase import JOINT, LIVE
+
+__all__ = ["BoundaryActor", "fold_into", "select"]
+
+_FOLD_SLICE = 250
+"""Events folded before the event loop gets its turn."""
+
+
+class BoundaryActor(Actor):
+    """One resident boundary."""
+
+    __slots__ = ("_again", "names", "read_at", "tags")
+
+    def __init__(self, kind: Kind[Actor], stream: str, id: str) -> None:  # noqa: A002 - the domain's word
+        self.tags = tags_by(kind.definition.tags, id)
+        self.names = tuple(sorted(kind.registry.names_of(kind.definition.appliers)))
+        super().__init__(kind, stream, id)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.read_at = 0
+        """Position of the last durable event that it has folded."""
+        self._again = False
+        """Whether an event came, or may have come, that it has not folded."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there may be an event that it has not folded."""
+        return self._again
+
+    def read_on(self) -> TagRead:
+        """Give what is to be read; what comes from now on may not be in it."""
+        self._again = False
+        return TagRead(self.tags, self.names, self.read_at)
+
+    def replay(self, events: Sequence[StoredEvent], end: int) -> None:  # noqa: ARG002 - as `Folded`
+        """Take version and keys of stored events of its stream; see `Folded.replay`."""
+        for stored in events:
+            self.version += 1
+            assert stored.version == self.version, "versions of a stream have no holes"
+            if b'"key"' in stored.metadata:
+                self._replay_key(stored, decode_metadata(stored))
+            self.position = stored.position
+        self._replayed += len(events)
+
+    def fold(self, stored: StoredEvent) -> None:
+        """Fold a durable event that its query selects; raise what its applier raises."""
+        event = self.kind.registry.decode(stored)
+        binding = None if event is None else self.kind.events.get(type(event))
+        if binding is not None:
+            binding.apply(self.state, event)
+            self.state.version += 1
+        self.read_at = stored.position
+
+    def fold_own(self, event: Event, payload: bytes, tags: tuple[str, ...]) -> None:
+        """Fold an event that is decided, if its query selects it."""
+        binding = self.kind.events.get(type(event))
+        if binding is not None and all(tag in tags for tag in self.tags):
+            binding.apply(self.state, binding.read_back(event, payload))
+            self.state.version += 1
+
+    def condition(self, seen: int, stream: str) -> Unchanged:
+        """Give what must hold where a decision is stored that saw all up to position `seen`."""
+        return Unchanged(self.tags, self.names, seen, stream)
+
+    def offer(self, stored: StoredEvent) -> None:
+        """Take a durable event that its query selects."""
+        if stored.position <= self.read_at:
+            return
+        joint = self._joint
+        if self.phase is LIVE or (self.phase is JOINT and joint is not None and not joint.begun):
+            try:
+                self.fold(stored)
+            except BaseException as error:
+                self.kind.logger.error(
+                    "%s cannot fold the event at position %d: %s. It is loaded again",
+                    *(self.stream, stored.position, type(as_error(error)).__name__),
+                )
+                self.forget()
+        else:
+            self._again = True
+
+    def forget(self) -> None:
+        """Be loaded again, as there may be events that it has not folded."""
+        self._again = True
+        if self.phase is LIVE:
+            self._reload()
+
+    def _be_live(self) -> None:
+        if self._again:
+            self._reload()
+        else:
+            super()._be_live()
+
+    def settled(self, entry: Entry, position: int) -> None:
+        """Note that an entry is durable, which it has folded."""
+        self.read_at = position
+        super().settled(entry, position)
+
+
+def fold_into(home: Actor, boundaries: Sequence[BoundaryActor]) -> FoldInto:
+    """Give what folds the events that `home` gets, of a decision on boundaries."""
+
+    def fold(event: Event, payload: bytes, tags: tuple[str, ...], version: int) -> None:
+        if not isinstance(home, BoundaryActor):
+            binding = home.kind.events[type(event)]
+            binding.apply(home.state, binding.read_back(event, payload))
+            home.state.version = version
+        for boundary in boundaries:
+            boundary.fold_own(event, payload, tags)
+
+    return fold
+
+
+# -- loading --------------------------------------------------------------------------------------
+
+
+async def select(
+    store: Store,
+    limits: Limits,
+    actors: list[BoundaryActor],
+    loaded: Callable[[BoundaryActor], None],
+) -> None:
+    """Read what the boundaries fold, until each has all that is in the log."""
+    while actors:
+        reads = [actor.read_on() for actor in actors]
+        try:
+            pages = await store.read_tagged(
+                reads, events_max=limits.page_events, bytes_max=limits.page_bytes
+            )
+        except Exception as error:
+            if len(actors) == 1 or not isinstance(error, Damaged):
+                for actor in actors:
+                    actor.unreadable(error)
+                return
+            # One damaged event must not cost the others their answers: each by itself.
+            for actor in actors:
+                await select(store, limits, [actor], loaded)
+            return
+        actors = await _fold(actors, pages, loaded)
+
+
+async def _fold(
+    actors: list[BoundaryActor],
+    pages: Sequence[TagPage],
+    loaded: Callable[[BoundaryActor], None],
+) -> list[BoundaryActor]:
+    unfinished: list[BoundaryActor] = []
+    folded = 0
+    for actor, page in zip(actors, pages, strict=True):
+        failed = None
+        for stored in page.events:
+            failed = _failure(actor, stored)
+            if failed is not None:
+                break
+            folded += 1
+            if folded % _FOLD_SLICE == 0:
+                await asyncio.sleep(0)
+        if failed is not None:
+            actor.unreadable(failed)
+        elif page.more or actor.is_behind:
+            unfinished.append(actor)
+        else:
+            loaded(actor)
+    return unfinished
+
+
+def _failure(actor: BoundaryActor, stored: StoredEvent) -> Any:
+    try:
+        actor.fold(stored)
+    except BaseException as error:  # of the host's code, whatever it is
+        return as_error(error)
+    return None
