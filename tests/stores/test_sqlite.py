@@ -256,7 +256,10 @@ async def test_a_log_without_claims_gets_them(store: SqliteStore) -> None:
     await append(store, request("a:1", 0, 1))
     await store.close()
     with closing(apsw.Connection(store.path)) as former:
-        former.execute("DROP TABLE timers; DROP TABLE claims; PRAGMA user_version = 1")
+        former.execute(
+            "DROP TABLE tags; DROP TABLE tag_forms; DROP TABLE timers; DROP TABLE claims; "
+            "PRAGMA user_version = 1"
+        )
 
     await store.open(Ports())
 

@@ -196,13 +196,20 @@ async def test_what_is_no_log_of_this_release_is_refused(
             SqliteLogReader(str(tmp_path / name)).open()
 
     outside(store.path, "PRAGMA user_version = 99")
-    with pytest.raises(StoreRefused, match="schema version 99, and this release knows up to 3"):
+    with pytest.raises(StoreRefused, match="schema version 99, and this release knows up to 4"):
         SqliteLogReader(store.path).open()
 
 
 async def test_a_log_of_an_older_release_is_read_as_without_claims(store: SqliteStore) -> None:
     await store.close()
-    outside(store.path, "DROP TABLE timers", "DROP TABLE claims", "PRAGMA user_version = 1")
+    outside(
+        store.path,
+        "DROP TABLE tags",
+        "DROP TABLE tag_forms",
+        "DROP TABLE timers",
+        "DROP TABLE claims",
+        "PRAGMA user_version = 1",
+    )
 
     with SqliteLogReader(store.path) as reader:
         assert everything(reader) == list(range(1, 11))

@@ -80,6 +80,9 @@ class Tables:
         """By name and value: the stream that holds it, and the position since when."""
         self.timers: dict[tuple[str, str], tuple[Any, ...]] = {}
         """Rows by stream and name."""
+        self.tags: dict[str, list[tuple[int, int]]] = {}
+        """Positions and types by tag."""
+        self.tag_forms: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def last(self) -> Event | None:
@@ -157,6 +160,16 @@ class Tables:
 
     def _set(self, row: tuple[Any, ...]) -> None:
         self.timers[row[0], row[1]] = row
+
+    def _tagged(self, tag: str, position: int, kind: int) -> None:
+        self.tags.setdefault(tag, []).append((position, kind))
+
+    def _untagged(self, kinds: tuple[int, ...]) -> None:
+        for tag, rows in self.tags.items():
+            self.tags[tag] = [row for row in rows if row[1] not in kinds]
+
+    def _forms(self, forms: tuple[tuple[Any, ...], ...]) -> None:
+        self.tag_forms = forms
 
     def _unset(self, stream: str, name: str) -> None:
         self.timers.pop((stream, name), None)

@@ -15,6 +15,7 @@ import msgspec
 from .database import Event, Session
 from .expressions import NULL, Expression, UnknownSql, compiled, or_null
 from .plpgsql import Call, Function, Running, Step, Wait
+from .tagging import TAG_STEPS
 from .waiting import TIMER_STEPS
 
 __all__ = ["known_step"]
@@ -409,6 +410,13 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
     ),
     (
         _pattern(
+            "SELECT a.state, a.last, a.at, a.bad, a.actual, a.more INTO state, last, at, bad, "
+            "actual, more FROM {s}.append_@which(@arguments) a"
+        ),
+        _append_within,
+    ),
+    (
+        _pattern(
             "DELETE FROM {s}.claims c USING unnest(c_names, c_values, c_before) AS u(name, value, "
             "holder) WHERE c.name = u.name AND c.value = u.value AND u.holder <> ''"
         ),
@@ -422,5 +430,5 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
         ),
         _insert_claims,
     ),
-    *((_pattern(words), make) for words, make in TIMER_STEPS),
+    *((_pattern(words), make) for words, make in (*TIMER_STEPS, *TAG_STEPS)),
 )

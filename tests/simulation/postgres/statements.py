@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from .database import Event
 from .expressions import UnknownSql
 from .plpgsql import Call, Function, Running, Wait, functions_of, words
+from .tagging import came, counted, tag_forms, tagged, tagged_events
 from .waiting import all_timers, count_timers, due_timers, standing_timers
 
 __all__ = ["SCHEMA", "Asking", "Rows", "Statement", "digest_of", "known_statement"]
@@ -274,7 +275,7 @@ def _streams(
     return rows
 
 
-_MIGRATIONS: Final = {"1594b7a3": 1, "f1c98bea": 2, "70b2d02f": 3}
+_MIGRATIONS: Final = {"1594b7a3": 1, "f1c98bea": 2, "70b2d02f": 3, "c445b7fa": 4}
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
@@ -294,6 +295,14 @@ _KNOWN: Final[dict[str, Statement]] = {
     "50d8fc3b": _calling("append_1", "state", "at", "bad", "actual"),
     "135bebde": _calling("append_2", "state", "at", "bad", "actual"),
     "f4eda039": _calling("append_3", "state", "at", "bad", "actual", "more"),
+    "700dac40": _calling("append_4", "state", "at", "bad", "actual", "more"),
+    "5779f082": _at_once(tag_forms),
+    "84f4ea49": _at_once(came),
+    "444b47fe": _at_once(tagged),
+    "14184007": _at_once(counted),
+    "8db810bd": _calling("begin_index_1", "done"),
+    "92fb0dc3": _calling("add_tags_1", "done"),
+    "305e3007": _at_once(tagged_events),
     "45b6ecc0": _at_once(standing_timers),
     "6afa5fb7": _at_once(due_timers),
     "50691577": _at_once(all_timers),
