@@ -54,6 +54,7 @@ from .model.aggregate import Aggregate as Aggregate
 from .model.aggregate import Context as Context
 from .model.aggregate import applies as applies
 from .model.aggregate import handles as handles
+from .model.boundary import Boundary as Boundary
 from .model.conditions import OneOf as OneOf
 from .model.conditions import Range as Range
 from .model.conditions import above as above

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import msgspec
 
@@ -20,6 +20,7 @@ from ..authorization import Gate
 from ..errors import Damaged, InvalidInput, StreamUnreadable, UsageError
 from ..limits import Limits
 from ..model.aggregate import Aggregate, AggregateDefinition
+from ..model.boundary import tags_by
 from ..model.codec import EventRegistry, decode_meta
 from ..model.difference import Change, difference
 from ..model.for_pydantic import core_schema, json_schema
@@ -30,6 +31,7 @@ from ..model.stored import StoredEvent
 from ..runtime.ports import Workers
 from ..runtime.safely import as_error
 from ..stores.contract.log import StreamPage, StreamRead
+from ..stores.contract.tags import TagPage, TagRead
 
 __all__ = [
     "Histories",
@@ -82,6 +84,17 @@ class StreamSource(Protocol):
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
     ) -> Sequence[StreamPage]:
         """Read as `Store.read_streams` does."""
+        ...
+
+
+@runtime_checkable
+class TagSource(Protocol):
+    """What is also read by tags: a store."""
+
+    async def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Read as `Store.read_tagged` does."""
         ...
 
 
@@ -147,6 +160,8 @@ class Histories:
             _check_version("version", version)
         until = None if at is None else microseconds(at)
         await self.allow(principal, stream)
+        if self._definitions[aggregate].tags:
+            return await self._fold_tagged(aggregate, stream, version, until)
         return await self._fold(aggregate, stream, version, until)
 
     async def difference(
@@ -162,6 +177,8 @@ class Histories:
         _check_version("before", before)
         _check_version("after", after)
         await self.allow(principal, stream)
+        if self._definitions[aggregate].tags:
+            raise UsageError(f"{stream} is a boundary: compare two of its states yourself")
         # Folded one by one: appliers change a state in place, and a copy of any state is not to
         # be had.
         first = await self._fold(aggregate, stream, before, None)
@@ -251,6 +268,42 @@ class Histories:
                     await asyncio.sleep(0)
             if not page.more:
                 break
+        if version is not None and state.version < version:
+            raise InvalidInput(
+                f"{stream} has version {state.version}, and version {version} was asked for"
+            )
+        return state
+
+    async def _fold_tagged(
+        self, aggregate: type[A], stream: str, version: int | None, until: int | None
+    ) -> A:
+        """Fold a boundary, whose version is the number of events that it has folded."""
+        definition, source = self._definitions[aggregate], self._source
+        if not isinstance(source, TagSource):
+            raise UsageError(
+                f"{stream} is a boundary, whose state is given by the engine that has the log. "
+                f"Nothing was read."
+            )
+        state, after = _begun(aggregate, stream), 0
+        names = tuple(sorted(self.registry.names_of(definition.appliers)))
+        tags = tags_by(definition.tags, state.id)
+        most, size = self.limits.page_events, self.limits.page_bytes
+        more = True
+        while more and (version is None or state.version < version):
+            self.check_usable()
+            read = TagRead(tags, names, after)
+            (page,) = await source.read_tagged([read], events_max=most, bytes_max=size)
+            more = page.more
+            for stored in page.events:
+                if until is not None and stored.recorded > until:
+                    return state
+                event, after = self.registry.decode(stored), stored.position
+                if event is not None and type(event) in definition.appliers:
+                    self._fold_one(state, stored, event)
+                    state.version += 1
+                if state.version == version:
+                    return state
+            await asyncio.sleep(0)
         if version is not None and state.version < version:
             raise InvalidInput(
                 f"{stream} has version {state.version}, and version {version} was asked for"

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, cast
 
 from ..errors import DefinitionError
 from .aggregate import Aggregate, AggregateDefinition, AggregateMeta
-from .messages import Command, kebab
-from .tags import check_tag_names, is_fixed, named
+from .messages import Command, Event, kebab
+from .tags import check_tag_names, is_fixed, named, reader_of
 
-__all__ = ["Boundary", "id_by", "id_of_tags", "tags_by"]
+__all__ = ["Boundary", "id_by", "id_of_tags", "selects", "tags_by"]
 
 _ESCAPES = ("%", "%25"), ("/", "%2F")
 FIXED_ID = "all"
@@ -123,6 +123,15 @@ def tags_by(tags: Sequence[str], boundary_id: str) -> tuple[str, ...]:
             values = [value.replace(escape, plain) for value in values]
     by_name = dict(zip(names, values, strict=False))
     return tuple(named(name, by_name.get(name, "")) for name in tags)
+
+
+def selects(definition: AggregateDefinition, boundary_id: str, event: Event) -> bool:
+    """Tell whether the boundary with an id folds an event."""
+    cls = type(event)
+    tags = cls.tags_declared() if cls in definition.appliers else None
+    if tags is None:
+        return False
+    return id_of_tags(definition.tags, reader_of(cls, tags)(event)) == boundary_id
 
 
 def id_of_tags(tags: Sequence[str], found: Sequence[str]) -> str | None:

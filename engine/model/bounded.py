@@ -1,6 +1,6 @@
 """What a function that takes boundaries may leave unsaid: whose an event is, and which field names.
 
-Rules: an event that is given to nobody is for the first boundary that applies it. A boundary of
+Rules: an event that is given to nobody is for the first boundary that folds it. A boundary of
 several tags finds their values in the fields of their names. It knows no function and no actor.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import DefinitionError
 from .aggregate import Aggregate
 from .annotations import Signature
+from .boundary import selects
 from .messages import Command, Event
 from .tags import is_fixed
 
@@ -28,7 +29,7 @@ def assigned(
     plain: dict[int, list[Event]] = {}
     for event in found:
         if isinstance(event, Event):
-            place = _first(states, type(event))
+            place = _first(states, event)
             if place is None:
                 return found
             plain.setdefault(place, []).append(event)
@@ -36,12 +37,16 @@ def assigned(
     return [*given, *(each for each in found if not isinstance(each, Event))]
 
 
-def _first(states: Sequence[Aggregate], event: type[Event]) -> int | None:
+def _first(states: Sequence[Aggregate], event: Event) -> int | None:
+    """Give the place of the first boundary that folds an event, or else of one that applies it."""
+    applying: int | None = None
     for place, state in enumerate(states):
         definition = type(state).__definition__
-        if definition.tags and event in definition.appliers:
-            return place
-    return None
+        if definition.tags and type(event) in definition.appliers:
+            if selects(definition, state.id, event):
+                return place
+            applying = place if applying is None else applying
+    return applying
 
 
 def is_by_tags(tags: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 Rules: a field of type Id and a parameter of the same name go together, and the parameter's class
 says whose id it is. All of that is looked at when the function is marked, as a handler is. The
 function reads the states, changes nothing, and says of each event which aggregate it is for; if it
-takes boundaries, it need not: an event is then for the first of them that applies it. This file
+takes boundaries, it need not: an event is then for the first of them that folds it. This file
 knows no actor, log or store.
 """
 
@@ -215,7 +215,7 @@ def shares_of(
 
 
 def _listed(where: str, given: Any, boundaries: Sequence[Aggregate]) -> Sequence[To[Event]]:
-    """Give what each aggregate gets; plain events are for the first of `boundaries` to apply it."""
+    """Give what each gets; plain events are for the first of `boundaries` that folds them."""
     if given is None:
         return ()
     found: Any = (given,) if _is_to(given) or _is_event(given) else given
@@ -292,7 +292,7 @@ def decides(function: F) -> F:
 
     It returns `To(aggregate, event, ...)` for each aggregate that gets events, or a Decision of
     these with a reply. If it takes a Boundary, it may return plain events: each is stored with the
-    first boundary that applies it. All are stored together or not at all. It raises Rejected to
+    first boundary that folds it. All are stored together or not at all. It raises Rejected to
     refuse the command. None of the aggregates takes another command until it is known what became
     of this one. Raises DefinitionError for what does not fit.
     """

@@ -17,6 +17,7 @@ import msgspec
 from ..errors import InvalidInput, Rejected, UsageError
 from ..limits import Limits
 from ..model.aggregate import Aggregate, Context
+from ..model.boundary import selects
 from ..model.decisions import UniqueValue
 from ..model.ids import as_id
 from ..model.joint import JointHandler, Share, joint_handlers_of, shares_of
@@ -154,8 +155,12 @@ class Together:
         after = dict(self._scenarios)
         for share in shares:
             state = trial.states[share.place]
+            if type(state).__definition__.tags:
+                continue  # it folds by tags, as do the others below
             history = (*self.aggregate(type(state), state.id).history, *share.events)
             after[_stream_of(state)] = Scenario(type(state), history, state.id)
+        decided = [event for share in shares for event in share.events]
+        self._fold_tagged(after, [*(s.state for s in after.values()), *trial.states], decided)
         named = {_stream_of(trial.states[share.place]): share for share in shares}
         return JointlyDecided(
             after,
@@ -164,6 +169,17 @@ class Together:
             reply,
             {stream: share.claims for stream, share in named.items() if share.claims},
         )
+
+    def _fold_tagged(
+        self, after: dict[str, Scenario[Any]], states: Sequence[Aggregate], decided: Sequence[Event]
+    ) -> None:
+        """Give each boundary the events with its tags."""
+        for state in {_stream_of(state): state for state in states}.values():
+            cls = type(state)
+            found = [e for e in decided if selects(cls.__definition__, state.id, e)]
+            if cls.__definition__.tags and found:
+                history = (*self.aggregate(cls, state.id).history, *found)
+                after[_stream_of(state)] = Scenario(cls, history, state.id)
 
 
 class _Trial(msgspec.Struct):

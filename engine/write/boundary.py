@@ -94,7 +94,8 @@ class BoundaryActor(Actor):
 
     def condition(self, seen: int, stream: str) -> Unchanged:
         """Give what must hold where a decision is stored that saw all up to position `seen`."""
-        return Unchanged(self.tags, self.names, seen, stream)
+        # What it has read may be behind what the journal knows, where others write too.
+        return Unchanged(self.tags, self.names, max(seen, self.read_at), stream)
 
     def offer(self, stored: StoredEvent) -> None:
         """Take a durable event that its query selects."""
