@@ -305,7 +305,7 @@ async def test_a_batch_that_was_not_written_leaves_nothing_in_the_states() -> No
         store.failures.append(not_written())
 
         assert await answers(engine, Enrol("c", "s")) == ["Voided"]
-        assert await answers(engine, Enrol("c", "t"), Enrol("c", "u")) == ["ok", "full"]
+        assert await answers(engine, Enrol("c", "s"), Enrol("c", "u")) == ["ok", "full"]
 
 
 async def test_an_unknown_outcome_is_told() -> None:
