@@ -295,7 +295,7 @@ class Histories:
             (page,) = await source.read_tagged([read], events_max=most, bytes_max=size)
             more = page.more
             for stored in page.events:
-                if until is not None and stored.recorded > until:
+                if until is not None and until < stored.recorded:
                     return state
                 event, after = self.registry.decode(stored), stored.position
                 if event is not None and type(event) in definition.appliers:
@@ -304,7 +304,7 @@ class Histories:
                 if state.version == version:
                     return state
             await asyncio.sleep(0)
-        if version is not None and state.version < version:
+        if version is not None and version > state.version:
             raise InvalidInput(
                 f"{stream} has version {state.version}, and version {version} was asked for"
             )

@@ -61,6 +61,7 @@ def named(name: str, value: str) -> str:
 
 def check_tag_names(where: str, tags: object) -> tuple[str, ...]:
     """Give declared names; raise DefinitionError for what are none."""
+    what = shown(tags)
     listed = isinstance(tags, Sequence) and not isinstance(tags, str)
     names = tuple(cast("Sequence[object]", tags)) if listed else ()
     fits = all(
@@ -69,7 +70,7 @@ def check_tag_names(where: str, tags: object) -> tuple[str, ...]:
     )
     if not listed or not fits or len({*names}) < len(names):
         raise DefinitionError(
-            f"{where} has tags={shown(tags)}: write a list of names of fields, each once, as "
+            f"{where} has tags={what}: write a list of names of fields, each once, as "
             f'tags=("course", "student"), or of whole tags, as tags=("invoices:all",)'
         )
     if len(names) > TAGS_MAX:

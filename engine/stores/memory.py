@@ -188,7 +188,7 @@ class MemoryStore:
         return pages
 
     async def index_tags(self, forms: Sequence[TagForm]) -> int:
-        """Make the index anew where its forms are others."""
+        """Make the index again where its forms are others."""
         wanted = {(form.name, form.version): form for form in forms}
         if wanted == self._forms:
             return 0

@@ -90,7 +90,7 @@ def test_what_is_no_tag_is_refused(tags: Any, said: str) -> None:
 def test_only_events_have_tags() -> None:
     with pytest.raises(DefinitionError, match="only events have tags"):
 
-        class Odd(Command, tags=("course",)):  # type: ignore[misc,call-arg]
+        class Odd(Command, tags=("course",)):
             course: Id
 
 

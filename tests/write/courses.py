@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from engine import (
@@ -210,8 +211,8 @@ async def slowly(command: SlowlyEnrol, course: Course) -> list[Enrolled]:
     return [Enrolled(command.course, command.student)]
 
 
-DECISIONS = [offer, enrol, leave, move, issue, slowly]
-KINDS = [Course, Student, Enrolment, Invoices, Desk]
+DECISIONS: list[Callable[..., Any]] = [offer, enrol, leave, move, issue, slowly]
+KINDS: list[type[Aggregate]] = [Course, Student, Enrolment, Invoices, Desk]
 
 
 def school(**settings: Any) -> Engine:

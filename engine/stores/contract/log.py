@@ -271,7 +271,7 @@ class Store(Protocol):
         ...
 
     async def index_tags(self, forms: Sequence[TagForm]) -> int:
-        """Let the index be of these forms; give how many events were indexed anew for that.
+        """Let the index be of these forms; give how many events were indexed for that.
 
         It is asked after `open`, before anything is appended. Events of types whose form is another
         one now are read and indexed again, all in one transaction. Raises StoreRefused where one

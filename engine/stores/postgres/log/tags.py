@@ -293,7 +293,7 @@ async def read_came(line: Line, schema: str, conditions: Sequence[Condition]) ->
     if not conditions:
         return NOTHING_CAME
     rows = await line.fetch(_CAME.replace("{s}", schema), *_columns(conditions))
-    return frozenset(conditions[row[0] - 1] for row in rows)
+    return frozenset(conditions[int(row[0]) - 1] for row in rows)
 
 
 async def read_tagged(
@@ -317,7 +317,8 @@ def pages_of_tagged(
     found: list[list[StoredEvent]] = [[] for _ in counts]
     for row in rows:
         place, *columns = row
-        found[place - 1].append(event_of(*columns))
+        events = found[int(place) - 1]
+        events.append(event_of(*columns))
     return [TagPage(events, n > len(events)) for events, n in zip(found, counts, strict=True)]
 
 
