@@ -97,8 +97,8 @@ TAG_STEPS: Final = (
     ),
     (
         (
-            "INSERT INTO {s}.tags(tag, position, type) SELECT u.tag, p_after + u.place, u.type FROM "
-            "unnest(g_tags, g_places, g_types) AS u(tag, place, type)"
+            "INSERT INTO {s}.tags(tag, position, type) SELECT u.tag, p_after + u.place, u.type "
+            "FROM unnest(g_tags, g_places, g_types) AS u(tag, place, type)"
         ),
         _insert_tags,
     ),
@@ -114,8 +114,8 @@ TAG_STEPS: Final = (
     (
         (
             "INSERT INTO {s}.tag_forms(name, version, fields, fixed) SELECT u.name, u.version, "
-            "u.fields, u.fixed FROM unnest(p_names, p_versions, p_fields, p_fixed) AS u(name, version, "
-            "fields, fixed)"
+            "u.fields, u.fixed FROM unnest(p_names, p_versions, p_fields, p_fixed) AS u(name, "
+            "version, fields, fixed)"
         ),
         _insert_forms,
     ),
