@@ -15,7 +15,7 @@ import msgspec
 from ..errors import EngineError
 from ..projections.runner import ProjectionRunner
 from ..statistics import ProjectorState
-from ..stores.contract.log import Served
+from ..stores.contract.traits import Served
 from ..wiring import Wiring
 
 __all__ = ["Facts", "ProjectionFacts", "facts_of"]
