@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.driver import Connection
 from engine.stores.postgres.failures import is_lost, sqlstate_of
-from engine.stores.postgres.log import claims, reading, timers, writer
+from engine.stores.postgres.log import claims, reading, store, timers, writer
 from engine.stores.postgres.log.schema import lock_key, migrate, presence_key
 from engine.stores.postgres.settings import check_settings
 
@@ -37,6 +37,7 @@ class Place(Protocol):
 
 Scenario: TypeAlias = Callable[[Place], Awaitable[Sequence[Any]]]
 
+ABOUT: str = vars(store)["_ABOUT"]
 TYPES: str = vars(reading)["_TYPES"]
 KINDS: str = vars(reading)["_KINDS"]
 FEED: str = vars(reading)["_FEED"]
@@ -106,7 +107,7 @@ async def the_schema_is_made_once(place: Place) -> Sequence[Any]:
     await check_settings(connection, place.address)
     await migrate(connection, place.address)
     await migrate(connection, place.address)
-    about = await ask(place, connection, "SELECT log_id FROM {s}.about")
+    about = await ask(place, connection, ABOUT)
     empty = [
         await ask(place, connection, query, *values)
         for query, *values in (
@@ -119,7 +120,7 @@ async def the_schema_is_made_once(place: Place) -> Sequence[Any]:
             (CHECKSUM, 1),
         )
     ]
-    return [before, len(about[0][0]), empty]
+    return [before, len(about[0][0]), about[0][1], empty]
 
 
 async def one_session_has_the_log(place: Place) -> Sequence[Any]:

@@ -181,7 +181,7 @@ def _claims(call: Asking, name: str, value: str, claims_max: int) -> Rows:
 
 
 def _log_id(call: Asking) -> Rows:
-    return [(call.tables.log_id,)]
+    return [(call.tables.log_id, bool(call.tables.tag_forms))]
 
 
 def _try_lock(call: Asking, *key: int) -> Rows:
@@ -281,7 +281,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
     "e05d9e23": _at_once(_exists),
     "d67eddae": _at_once(_version),
-    "112e7902": _at_once(_log_id),
+    "aca89d01": _at_once(_log_id),
     "a1069ccb": _limits(10.0, 10.0),
     "1d227a9b": _limits(5.0, 10.0),
     "47bc2fe1": _limits(5.0, 0.0),  # as a mutant has it

@@ -47,6 +47,7 @@ from .writer import Writer
 
 __all__ = ["PostgresStore"]
 
+_ABOUT: Final = "SELECT log_id, EXISTS (SELECT 1 FROM {s}.tag_forms) FROM {s}.about"
 _LEAVE_SECONDS: Final = 2.0
 _RENEWALS: Final = 3
 """In the time of one lease."""
@@ -64,6 +65,8 @@ class PostgresStore:
         self._logger = logger or logging.getLogger("foldline")
         self._turn = asyncio.Lock()
         self._driver: Driver | None = None
+        self._has_forms = False
+        """Whether its index of tags was made by any forms, as it was opened."""
         self._writer: Writer | None = None
         self._lines: Lines | None = None
         self._leases: Lines | None = None
@@ -134,8 +137,8 @@ class PostgresStore:
         try:
             with line.answering(self.address.answer_seconds):
                 await writer.begin()
-                query = self.address.sql("SELECT log_id FROM {s}.about")
-                self._log_id = await line.connection.fetchval(query)
+                query = self.address.sql(_ABOUT)
+                ((self._log_id, self._has_forms),) = await line.connection.fetch(query)
         except Exception:
             await self._leave(line)
             raise
@@ -347,6 +350,8 @@ class PostgresStore:
 
     async def index_tags(self, forms: Sequence[TagForm]) -> int:
         """Make the index anew where its forms are others, in one transaction."""
+        if not forms and not self._has_forms:
+            return 0  # as most logs are, which are not asked once more
         schema, numbers = self.address.schema, self._open_writer().types
         if await self._open_lines().run(lambda line: is_index_of(line, schema, forms)):
             return 0
