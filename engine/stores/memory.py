@@ -22,17 +22,11 @@ from .contract.log import (
     StreamPage,
     StreamRead,
     claim_keys,
+    conditions_of,
     fired_keys,
     plan,
 )
-from .contract.tags import (
-    Condition,
-    TagForm,
-    TagPage,
-    TagRead,
-    conditions_of,
-    rows_of,
-)
+from .contract.tags import Condition, TagForm, TagPage, TagRead, rows_of
 from .contract.timers import (
     BEGINNING,
     DuePlace,

@@ -41,6 +41,7 @@ from .claims import (
 from .tags import (
     NOTHING_CAME,
     Came,
+    Condition,
     TagBook,
     TagForm,
     TagPage,
@@ -82,6 +83,7 @@ __all__ = [
     "StreamRead",
     "Write",
     "claim_keys",
+    "conditions_of",
     "fired_keys",
     "firsts_of",
     "plan",
@@ -342,6 +344,12 @@ def fired_keys(batch: Batch) -> Sequence[TimerKey]:
     """Give the timers whose commands a batch has, each once; most often none."""
     fired = [extra for r in batch.requests for extra in r.extras if isinstance(extra, FiredTimer)]
     return tuple(dict.fromkeys((timer.stream, timer.name) for timer in fired))
+
+
+def conditions_of(batch: Batch) -> Sequence[Condition]:
+    """Give the conditions of a batch, each once; most often none."""
+    found = [e for r in batch.requests for e in r.extras if type(e) is Unchanged]
+    return tuple(dict.fromkeys((e.tags, e.names, e.after) for e in found))
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -11,16 +11,13 @@ alone, and those behind it on its streams.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from ...errors import StoreRefused
 from ...limits import ID_LENGTH_MAX
 from ...model.stored import StoredEvent
-
-if TYPE_CHECKING:
-    from .log import AppendRequest, Batch
 
 __all__ = [
     "NOTHING_CAME",
@@ -33,7 +30,6 @@ __all__ = [
     "TagRow",
     "TagsChanged",
     "Unchanged",
-    "conditions_of",
     "is_tag_value",
     "rows_of",
 ]
@@ -102,12 +98,6 @@ def is_tag_value(value: str) -> bool:
     return 0 < len(value) <= ID_LENGTH_MAX and value.isprintable()
 
 
-def conditions_of(batch: Batch) -> Sequence[Condition]:
-    """Give the conditions of a batch, each once; most often none."""
-    found = [e for r in batch.requests for e in r.extras if type(e) is Unchanged]
-    return tuple(dict.fromkeys((e.tags, e.names, e.after) for e in found))
-
-
 class TagBook:
     """What the requests of a batch bring that conditions of later ones select."""
 
@@ -136,13 +126,6 @@ class TagBook:
         """Take an event that is appended."""
         for tag in tags:
             self._brought.setdefault(tag, []).append((name, tags))
-
-    def add_request(self, request: AppendRequest) -> None:
-        """Take all events of a request that is appended."""
-        for write in request.writes:
-            for data in write.events:
-                if data.tags:
-                    self.add(data.type.name, data.tags)
 
 
 def rows_of(

@@ -20,8 +20,7 @@ from typing import Final
 import msgspec
 
 from ....errors import EngineError, StoreFailed, StoreRefused
-from ...contract.log import Batch, Committed, Head, claim_keys, fired_keys, plan
-from ...contract.tags import conditions_of
+from ...contract.log import Batch, Committed, Head, claim_keys, conditions_of, fired_keys, plan
 from ..address import Address
 from ..driver import Connection, Driver, LogMessage, Record
 from ..failures import (

@@ -28,10 +28,10 @@ from ...contract.log import (
     StreamPage,
     StreamRead,
     claim_keys,
+    conditions_of,
     fired_keys,
     plan,
 )
-from ...contract.tags import conditions_of
 from ..connection import (
     BUSY_MS,
     check_library,
