@@ -71,6 +71,7 @@ else:  # what stands in for it at run time needs no package
     Reply = TypeVar("Reply", covariant=True)
 
 NO_REPLY: Any = None
+_OPTIONS = ("name", "version", "added", "subject", "tags")
 VERSION_MAX = 10**18 - 1
 """Of a class of event: what a store can count to."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -130,8 +131,7 @@ class MessageMeta(msgspec.StructMeta):
         **options: Any,
     ) -> Any:
         """Make the class; raise DefinitionError where the declaration cannot be stored."""
-        own = ("name", "version", "added", "subject", "tags")
-        check_options(f"message {class_name}", options, own)
+        check_options(f"message {class_name}", options, _OPTIONS)
         resolve_locals(namespace, defining_namespace(1))
         if options.get("frozen") is False:
             raise DefinitionError(
@@ -158,7 +158,7 @@ def _declare_tags(cls: Any, tags: Sequence[str]) -> None:
         with contextlib.suppress(NameError):  # a type that is declared below: asked again
             cls.tags_declared()
     elif tags:
-        raise DefinitionError(f"{cls.__name__} is no event, and only events have tags: drop tags")
+        raise DefinitionError(f"{cls.__name__} is none, and only events have tags: drop tags")
 
 
 def _are_stored(bases: tuple[type, ...]) -> bool:
@@ -249,8 +249,7 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
     event_exactness: ClassVar[Exactness | None] = None
     """What is compared as it is stored; None where a field names a type that was not there yet."""
-    event_tags: ClassVar[Sequence[str]] = ()
-    """Names of the fields by whose values it is found, and whole tags."""
+    event_tags: ClassVar[Sequence[str]] = ()  # as declared: see `tags_declared`
     event_subject: ClassVar[str | None] = None
     """The field that names whose data the personal ones are; None where it is the stream."""
 

@@ -28,7 +28,6 @@ from ...contract.log import (
     StreamPage,
     StreamRead,
     claim_keys,
-    conditions_of,
     fired_keys,
     plan,
 )
@@ -326,8 +325,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         insert_events(connection, [self._row(event) for event in planned.events])
         if planned.claims:
             change_claims(connection, planned.claims, lambda stream: self._streams[stream][0])
-        if planned.tags:
-            add_tags(connection, planned.tags, self._types)
+        add_tags(connection, planned.tags, self._types)
         timers = change_timers(connection, planned.timers) if planned.timers else 0
         self._reach("store.inserted")
         return planned, timers
@@ -340,13 +338,11 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         """
         writes = [write for request in batch.requests for write in request.writes]
         begun = {write.stream for write in writes if believing and write.expected == 0}
-        streams = {write.stream for write in writes}
         # Claims, timers and tags are not remembered: each batch reads those that it names.
         holders = read_holders(connection, claim_keys(batch))
         standing = read_standing(connection, fired_keys(batch))
-        versions = self._versions(connection, streams, begun)
-        came = read_came(connection, conditions_of(batch))
-        return plan(batch, versions, self._head, holders, standing, came)
+        versions = self._versions(connection, {write.stream for write in writes}, begun)
+        return plan(batch, versions, self._head, holders, standing, read_came(connection, batch))
 
     def _refresh(self, connection: Any) -> None:
         """Read again all that the writer remembers of the file."""
@@ -444,8 +440,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         return self._stopped is None and forgets(connection, files_of(self._ports), self.path)
 
     def _remember(self, planned: Plan) -> None:
-        for stream, version in planned.versions.items():
-            self._streams[stream] = (self._streams[stream][0], version)
+        self._streams |= {s: (self._streams[s][0], v) for s, v in planned.versions.items()}
         if planned.events:
             last = planned.events[-1]
             self._head = Head(last.position, last.checksum, last.recorded)

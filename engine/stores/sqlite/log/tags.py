@@ -13,10 +13,10 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from ....model.stored import StoredEvent
+from ...contract.log import Batch, conditions_of
 from ...contract.tags import (
     NOTHING_CAME,
     Came,
-    Condition,
     TagForm,
     TagPage,
     TagRead,
@@ -69,8 +69,9 @@ _fields: Final = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 _fixed: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
-def read_came(connection: Any, conditions: Sequence[Condition]) -> Came:
-    """Give those of some conditions that do not hold."""
+def read_came(connection: Any, batch: Batch) -> Came:
+    """Give those of a batch's conditions that do not hold."""
+    conditions = conditions_of(batch)
     if not conditions:
         return NOTHING_CAME
     ((found,),) = run(connection, _CAME, (_as_json(conditions),))
@@ -79,6 +80,8 @@ def read_came(connection: Any, conditions: Sequence[Condition]) -> Came:
 
 def add_tags(connection: Any, rows: Sequence[TagRow], types: Numbers) -> None:
     """Add what events are found by; raise StoreFailed where that is not added."""
+    if not rows:
+        return
     told = [(tag, position, types[name, version][0]) for tag, position, name, version in rows]
     run(connection, _INSERT, (_as_json(told),))
     check_inserted(connection, len(rows))
