@@ -67,6 +67,8 @@ _HOT_BYTES: Final = 1024 * 1024
 _SHOWN_MAX: Final = 10
 """Aggregates of an overview."""
 _KEPT_SECONDS: Final = 1.0
+_HOT_SECONDS: Final = 5.0
+"""Most of what an overview costs is to read the end of the log."""
 _MEMBERS_SECONDS: Final = 2.0
 _TROUBLED: Final = frozenset({"stopped", "paused", "retrying"})
 
@@ -127,6 +129,7 @@ class EngineOperations(Operations):
         self._clock = clock
         self._pace = Pace()
         self._seen: tuple[float, Overview] | None = None
+        self._hot: tuple[float, Sequence[StreamCount], int] | None = None
 
     @property
     def has_states(self) -> bool:
@@ -153,7 +156,9 @@ class EngineOperations(Operations):
         numbers = self._statistics()
         self._pace.look(now, numbers)
         head = await parts.log.head()
-        hot, hot_of = await hot_streams(parts.log, head.position)
+        if self._hot is None or now - self._hot[0] >= _HOT_SECONDS:
+            self._hot = now, *await hot_streams(parts.log, head.position)
+        _, hot, hot_of = self._hot
         projectors = numbers.projectors.values()
         lags = [p.lag_seconds for p in projectors if p.lag_seconds is not None]
         timers, membership = numbers.timers, numbers.membership

@@ -2,7 +2,7 @@
 
 import { address } from "./address.js";
 import { get } from "./api.js";
-import { card, field, json, made, put, table } from "./dom.js";
+import { card, field, heading, json, made, put, table } from "./dom.js";
 import { count, moment } from "./format.js";
 import { row } from "./log.js";
 
@@ -28,7 +28,7 @@ export async function show(where, context) {
     last === 0 ? made("p", { class: "card quiet" }, `${query.stream} has no events.`) : null,
     states ? versions(query, last, signal) : last && may("payload") ? made("p", { class: "quiet" }, "States take the application's code: start the console with --app.") : null,
     last ? card(`Events, ${count(last)} versions`, made("div", { class: "scroll" }, made("table", { "aria-label": "Events", class: "stacked" },
-      made("thead", {}, made("tr", {}, ...["Position", "Recorded", "Aggregate", "Version", "Event", "By"].map((title) => made("th", { scope: "col" }, title)))),
+      made("thead", {}, made("tr", {}, ...["Position", "Recorded", "Aggregate", "Version", "Event", "By"].map(heading))),
       made("tbody", {}, ...page.events.map((each) => row(each))))),
       made("p", { class: "act pages" },
         query.before ? made("a", { href: address("aggregate", { stream: query.stream }) }, "Newest") : null,

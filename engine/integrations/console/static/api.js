@@ -22,7 +22,14 @@ function headers(more = {}) {
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
 }
 
-export async function get(path, query = {}, signal = undefined) {
+let showing;
+
+// What is asked for a page is given up when another one is shown.
+export function askFor(signal) {
+  showing = signal;
+}
+
+export async function get(path, query = {}, signal = showing) {
   const asked = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
     for (const each of Array.isArray(value) ? value : [value]) {

@@ -26,6 +26,12 @@ export function pill(words, kind) {
   return made("span", { class: `pill ${kind}` }, words);
 }
 
+const NUMBERS = new Set(["Position", "Version", "Tries"]);
+
+export function heading(title) {
+  return made("th", { scope: "col", class: NUMBERS.has(title) ? "number" : null }, title);
+}
+
 // A table: columns are [title, class], rows are arrays of what stands in the cells, or elements.
 export function table(about, columns, rows, nothing) {
   if (rows.length === 0) return made("p", { class: "quiet" }, nothing);

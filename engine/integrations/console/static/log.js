@@ -2,7 +2,7 @@
 
 import { address } from "./address.js";
 import { get } from "./api.js";
-import { button, field, json, made, put } from "./dom.js";
+import { button, field, heading, json, made, put } from "./dom.js";
 import { bytes, count, moment } from "./format.js";
 
 const PAGE = 50;
@@ -21,7 +21,7 @@ export async function show(where, context) {
   const live = query.live === "1";
   put(where, filters(context, payloads, live),
     made("div", { class: "card" }, made("div", { class: "scroll" }, made("table", { "aria-label": "Events", class: "stacked", id: "log-table" },
-      made("thead", {}, made("tr", {}, ...["Position", "Recorded", "Aggregate", "Version", "Event", "By"].map((title) => made("th", { scope: "col" }, title)))), body)), none),
+      made("thead", {}, made("tr", {}, ...["Position", "Recorded", "Aggregate", "Version", "Event", "By"].map(heading))), body)), none),
     made("p", { class: "act pages" },
       query.before ? button("Newest", () => go("log", { ...query, before: null, limit: null })) : null,
       page.older !== null ? button(page.events.length < limit ? "Look further back" : "Older", () => go("log", { ...query, before: page.older, live: null, limit: null })) : null,

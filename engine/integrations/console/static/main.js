@@ -1,7 +1,7 @@
 // The console: which page is shown, when it is asked anew, and the keyboard.
 
 import { address } from "./address.js";
-import { get, post } from "./api.js";
+import { askFor, get, post } from "./api.js";
 import { made, put, there } from "./dom.js";
 import * as aggregate from "./aggregate.js";
 import * as log from "./log.js";
@@ -61,6 +61,7 @@ async function showPage() {
   const [, title, show] = PAGES.find(([page]) => page === name) ?? PAGES[0];
   context.query = query;
   context.signal = stopping.signal;
+  askFor(stopping.signal);
   document.title = `${title} · ${context.info?.title ?? "Console"}`;
   for (const link of there("pages").children) {
     link.toggleAttribute("aria-current", false);

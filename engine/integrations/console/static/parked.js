@@ -2,7 +2,7 @@
 
 import { address } from "./address.js";
 import { get } from "./api.js";
-import { button, field, made, put } from "./dom.js";
+import { button, field, heading, made, put } from "./dom.js";
 import { count, lastLine, moment, plural } from "./format.js";
 
 const PAGE = 50;
@@ -39,7 +39,7 @@ export async function show(where, { may, act, go, query }) {
 
 function list(found, name, may, act) {
   return made("div", { class: "scroll card" }, made("table", { "aria-label": "Parked events", class: "stacked" },
-    made("thead", {}, made("tr", {}, ...["Position", "Event", "Aggregate", "Since", "Tries", "Cause"].map((title) => made("th", { scope: "col" }, title)), made("th", { scope: "col" }, made("span", { class: "hidden" }, "Act")))),
+    made("thead", {}, made("tr", {}, ...["Position", "Event", "Aggregate", "Since", "Tries", "Cause"].map(heading), made("th", { scope: "col" }, made("span", { class: "hidden" }, "Act")))),
     made("tbody", {}, ...found.flatMap((each) => rows(each, name, may, act)))));
 }
 
