@@ -21,7 +21,7 @@ from ..log.bus import Bus
 from ..log.feed import Asked, Feeds, Wanted
 from ..model.aggregate import AggregateDefinition
 from ..model.codec import EventRegistry
-from ..model.messages import Query, Receipt
+from ..model.messages import Query, Receipt, position_of
 from ..outside.log_file import LogFile
 from ..outside.onlooker import Onlooker, OnlookerQuery
 from ..queries.live import LiveQuery
@@ -84,18 +84,10 @@ class MemberLive:
         self._check_usable()
         return MemberQuery(self, query, at, timeout, principal)
 
-    async def admit(
-        self,
-        query: Query[Any],
-        at: Receipt | str | int | None,
-        timeout: float | None,  # noqa: ASYNC109 - running out of it names who lags
-        principal: str | None,
-    ) -> None:
-        """Return if the query may be watched, and the views contain what they are to."""
+    async def admit(self, query: Query[Any], principal: str | None) -> None:
+        """Return if the query may be watched."""
         if self._gate is not None:
             await self._gate.check(principal, "query", query)
-        if at is not None:
-            await self.onlooker.query(query, at=at, timeout=timeout)
 
 
 class MemberQuery(LiveQuery[A]):
@@ -134,9 +126,7 @@ class MemberQuery(LiveQuery[A]):
             raise UsageError("this live query is waited for in another task: give each its own")
         self._is_busy = True
         try:
-            if not self._is_begun:
-                await self._source.admit(*self._asked)
-            answer = await anext(self._inner)
+            answer = await (anext(self._inner) if self._is_begun else self._first())
             self._answer, self._is_begun = answer, True
             return answer
         except Closed:
@@ -149,6 +139,22 @@ class MemberQuery(LiveQuery[A]):
             raise
         finally:
             self._is_busy = False
+
+    async def _first(self) -> A:
+        """Give the first answer: it contains what it is to, also where that is taken back."""
+        query, at, timeout, principal = self._asked
+        await self._source.admit(query, principal)
+        if at is None:
+            return await anext(self._inner)
+        until = position_of(at)
+        while True:
+            await self._source.onlooker.query(query, at=at, timeout=timeout)
+            answer = await anext(self._inner)
+            if self._inner.contains(until):
+                return answer
+            # Anew: who watches is given no answer that equals the one before it.
+            await self._inner.aclose()
+            self._inner = self._source.onlooker.watch(query)
 
     async def aclose(self) -> None:
         """Watch no more; a wait for the next answer ends."""

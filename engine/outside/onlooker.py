@@ -171,16 +171,18 @@ class Onlooker:
                 return look
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def look_at(self, query: Query[Any]) -> tuple[int, Any]:
-        """Give an answer, or that there is none yet, behind the position that it contains."""
+    async def look_at(self, query: Query[Any]) -> tuple[int, bool, Any]:
+        """Give an answer, or that there is none yet, behind the position that it contains.
+
+        And whether it contains all, since it has read nothing.
+        """
         self._check_open()
         try:
-            answer, positions = await self._answers.look(own_copy(query))
-            if positions is None:  # it has read nothing, so it contains all
-                positions = await self.positions()
+            answer, read = await self._answers.look(own_copy(query))
+            positions = await self.positions() if read is None else read
         except NoViewsYet:
-            return 0, _NOTHING
-        return min(positions.values(), default=0), answer
+            return 0, False, _NOTHING
+        return min(positions.values(), default=0), read is None, answer
 
     async def _shared_look(self) -> Look | None:
         """Look, or give what another one who watches saw a moment ago; None without views."""
@@ -219,7 +221,11 @@ class OnlookerQuery(Generic[A]):
         self._look: Look | None = None
         self._answer: Any = _NOTHING
         self._position = 0
-        self._is_closed = False
+        self._has_all = self._is_closed = False
+
+    def contains(self, position: int) -> bool:
+        """Tell whether the answer given last surely contains a position."""
+        return self._has_all or self._position >= position
 
     @property
     def position(self) -> int:
@@ -239,10 +245,11 @@ class OnlookerQuery(Generic[A]):
             self._onlooker.enter(self)
             # Looked at before it is asked: what is committed meanwhile is another look.
             look = await self._onlooker.next_look(self._look)
-            position, answer = await self._onlooker.look_at(self._query)
+            position, has_all, answer = await self._onlooker.look_at(self._query)
             self._look = look
             if answer is not _NOTHING and not are_same(self._answer, answer):
                 self._position, self._answer = position, own(answer)
+                self._has_all = has_all
                 return cast("A", answer)
         raise StopAsyncIteration
 

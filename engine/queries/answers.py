@@ -190,12 +190,16 @@ class Answers:
         return answer
 
     async def look(self, query: Query[A]) -> tuple[A, Mapping[str, int] | None]:
-        """Answer a query; give how far the projections are in what the answer has read, too.
+        """Answer a query; give how far the projections are that the answer has read, too.
 
         That is None where it has read nothing. Raises what `ask` does.
         """
         asked = _Asked(query, self._definition_of(query), 0, None, None)
-        return await self._ask(asked), asked.positions
+        answer: A = await self._ask(asked)
+        positions = asked.positions
+        if positions is None or not asked.read:
+            return answer, None
+        return answer, {name: positions[name] for name in asked.read}
 
     async def _ask(self, asked: _Asked) -> Any:
         query = asked.query

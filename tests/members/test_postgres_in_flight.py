@@ -102,7 +102,12 @@ async def test_it_is_made_by_the_next_owner_and_sent_on_by_nobody(
 ) -> None:
     log = postgres.url(postgres.new_schema(), "lease=1")
     sent_on: list[Mail] = []
-    monkeypatch.setattr(Forwarding, "rescue", lambda _, mail, __: sent_on.append(mail))
+
+    def rescue(_: Forwarding, mail: Mail, error: EngineError) -> bool:
+        sent_on.append(mail)
+        return False
+
+    monkeypatch.setattr(Forwarding, "rescue", rescue)
     hands = [Hand(holds=True), Hand(holds=False)]
     async with AsyncExitStack() as stack:
         owner, member = [
