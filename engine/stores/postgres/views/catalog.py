@@ -3,15 +3,17 @@
 Rules: everything here runs on the link that writes, each call whole or not at all. A decision's
 commit is synced, and all commits before it with it: tables can be folded again from the log, and
 what somebody decided cannot. What queries read is one mapping that is replaced and never changed.
+An engine decides while it has the log: whose lease has ended changes nothing under the next one.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
-from ....errors import StoreRefused, UsageError
+from ....errors import StoreFailed, StoreRefused, UsageError
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
 from ...contract.builds import numbered, serving
@@ -33,6 +35,7 @@ __all__ = ["SYNCED", "Catalog", "tables_of"]
 SYNCED = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '60s'"
 BRIEFLY = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '250ms'"
 """For what needs the locks that readers outside may hold: all writes of views wait behind it."""
+_LIVE: Final = "SELECT 1 FROM {log}.sessions WHERE session = $1 AND live"
 
 
 def tables_of(
@@ -59,11 +62,13 @@ class Catalog(KnownBuilds[TableSql]):
         log_id: str,
         definitions: Sequence[ProjectionDefinition],
         builder: str | None = None,
+        session: int | None = None,
     ) -> None:
-        """Take whose they are, and what builds here if that is no engine."""
+        """Take whose they are, what builds here if that is no engine, and the engine's session."""
         super().__init__(place.name, log_id, definitions)
         self._place = place
         self.builder = builder
+        self._session = session
         self.books_of = Builds(place)
         self.books = self.books_of.books
         self._own: dict[tuple[str, int], OwnTables] = {}
@@ -172,9 +177,28 @@ class Catalog(KnownBuilds[TableSql]):
             if mine and (build.state == "building" or self.builder is None):
                 await self.books.forget_failures(link, name, build.number)
 
-    def _deciding(self, link: Link, begin: str = SYNCED) -> AbstractAsyncContextManager[None]:
-        """Commit what is done inside, synced, and all commits before it with it."""
-        return transaction(link, begin)
+    @asynccontextmanager
+    async def _deciding(self, link: Link, begin: str = SYNCED) -> AsyncGenerator[None]:
+        """Commit what is done inside, synced, and all commits before it with it.
+
+        Raises StoreFailed, with nothing changed, where another engine has the log by now.
+        """
+        async with transaction(link, begin):
+            await self.refuse_former(link)
+            yield
+            await self.refuse_former(link)  # it may have stood still meanwhile
+
+    async def refuse_former(self, link: Link) -> None:
+        """Raise StoreFailed where another engine has the log by now."""
+        if self._session is None:
+            return
+        if not await link.run(_LIVE.replace("{log}", self._place.log_schema), self._session):
+            raise StoreFailed(
+                f"the views in {self._place.name} are not written by this engine any more: another "
+                f"one has the log. Nothing was written",
+                written=False,
+                passes=True,
+            )
 
     # -- builds -------------------------------------------------------------------------------
 
@@ -279,7 +303,7 @@ class Catalog(KnownBuilds[TableSql]):
 
         A build that was dropped, or that another process has taken over, is left alone.
         """
-        async with transaction(link):
+        async with self._deciding(link, "BEGIN"):
             mine = (part.definition.name, part.build, self.builder)
             for build in await self.books_of.read(link):
                 if (build.projection, build.number, build.builder) == mine:

@@ -103,7 +103,7 @@ class PostgresViews(TableReads):
         self._place = Place(self._address, ports)
         self._lane = Lane(self._place)
         self._fetching = Lane(self._place, reads=True)
-        self._catalog = Catalog(self._place, log_id, definitions, self._builder)
+        self._catalog = Catalog(self._place, log_id, definitions, self._builder, session)
         self._stands = Stands(self._place.schema, self._has_fallen)
         self._writes = Writes(self._catalog, self._stands, self._place, self._reach, session)
         self._place.connected = self._look_back

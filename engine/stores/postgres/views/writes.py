@@ -23,7 +23,6 @@ from .tables import TableSql
 __all__ = ["Writes"]
 
 _TOO_LARGE: Final = "54"
-_LIVE: Final = "SELECT 1 FROM {log}.sessions WHERE session = $1 AND live"
 
 
 class Writes:
@@ -155,7 +154,7 @@ class Writes:
         )
         if len(moved) != 1:
             there = await self.checkpoint(link, part)
-            await self._refuse_former(link, definition.name)
+            await self._catalog.refuse_former(link)
             if there.position < before.position and self._stands.had(part, before.position):
                 # Nobody but this writer moves it, and it never goes back: the server was killed.
                 raise StoreFailed(
@@ -169,16 +168,4 @@ class Writes:
                 f"the views of projection {definition.name!r} are not at position "
                 f"{before.position} any more, where this worker left them: another worker writes "
                 f"them. Nothing was written; stop one of the two."
-            )
-
-    async def _refuse_former(self, link: Link, name: str) -> None:
-        """Raise StoreFailed where another engine has the log by now."""
-        if self._session is not None and not await link.run(
-            _LIVE.replace("{log}", self._log_schema), self._session
-        ):
-            raise StoreFailed(
-                f"the views of projection {name!r} are not written by this engine any more: "
-                f"another one has the log. Nothing was written",
-                written=False,
-                passes=True,
             )
