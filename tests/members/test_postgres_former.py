@@ -36,7 +36,8 @@ async def test_it_is_refused_and_changes_nothing(postgres: Server, call: str) ->
         before = await owner.projections.decisions("tallies")
 
         with pytest.raises(StoreFailed, match="another one has the log"):
-            await CALLS[call](former)
+            async with asyncio.timeout(10):
+                await CALLS[call](former)
 
         assert await owner.projections.decisions("tallies") == before
         assert len((await owner.projections.status("tallies")).builds) == 1
@@ -46,4 +47,7 @@ async def test_it_is_refused_and_changes_nothing(postgres: Server, call: str) ->
 
 async def ended(engine: Engine) -> None:
     """End an engine that may have failed."""
-    await asyncio.gather(engine.__aexit__(None, None, None), return_exceptions=True)
+    ending = asyncio.ensure_future(engine.__aexit__(None, None, None))
+    await asyncio.wait([ending], timeout=10)  # one that did what it may not has more to do
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
