@@ -224,7 +224,7 @@ class OnlookerQuery(Generic[A]):
         self._has_all = self._is_closed = False
 
     def contains(self, position: int) -> bool:
-        """Tell whether the answer given last surely contains a position."""
+        """Say whether the answer given last surely contains a position."""
         return self._has_all or self._position >= position
 
     @property
