@@ -165,6 +165,7 @@ __all__ = [
     "ERASED",
     "After",
     "Aggregate",
+    "Boundary",
     "At",
     "CancelTimer",
     "Claim",

@@ -82,7 +82,7 @@ def _check(definition: AggregateDefinition) -> None:
     if not definition.appliers:
         raise DefinitionError(f"boundary {name} applies no event: mark a method with @applies")
     for event in definition.appliers:
-        tags = event.tags_declared()
+        tags = event.__tagged__()
         lacking = [tag for tag in definition.tags if tags is None or tag not in tags.names]
         if lacking:
             raise DefinitionError(
@@ -128,7 +128,7 @@ def tags_by(tags: Sequence[str], boundary_id: str) -> tuple[str, ...]:
 def selects(definition: AggregateDefinition, boundary_id: str, event: Event) -> bool:
     """Tell whether the boundary with an id folds an event."""
     cls = type(event)
-    tags = cls.tags_declared() if cls in definition.appliers else None
+    tags = cls.__tagged__() if cls in definition.appliers else None
     if tags is None:
         return False
     return id_of_tags(definition.tags, reader_of(cls, tags)(event)) == boundary_id

@@ -203,8 +203,8 @@ class EventRegistry:
 
     def _tags_of(self, cls: type[Event]) -> EventTags | None:
         """Give what events of a class are tagged with; those of a former one as they are today."""
-        tags, today = cls.tags_declared(), self.upcasting.today(cls)
-        wanted = None if today is cls else today.tags_declared()
+        tags, today = cls.__tagged__(), self.upcasting.today(cls)
+        wanted = None if today is cls else today.__tagged__()
         if wanted is not None and (tags is None or not wanted.names <= tags.names):
             raise DefinitionError(
                 f"{today.__qualname__} has the tags {', '.join(sorted(wanted.names))}, and "

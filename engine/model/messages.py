@@ -156,7 +156,7 @@ def _declare_tags(cls: Any, tags: Sequence[str]) -> None:
     if isinstance(cls, type) and issubclass(cls, Event):
         cls.event_tags = tags
         with contextlib.suppress(NameError):  # a type that is declared below: asked again
-            cls.tags_declared()
+            cls.__tagged__()
     elif tags:
         raise DefinitionError(f"{cls.__name__} is none, and only events have tags: drop tags")
 
@@ -235,8 +235,7 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     fields, those at their defaults too, and each comes back as it was given. `added` names fields
     that a later release has added under the same version, in the order of the releases. Each has a
     default, which is the value of events that were stored without it. `subject` names the field
-    that says whose data the fields marked `Personal` are; the aggregate's unless given. `tags`
-    names fields by whose values a Boundary finds its events.
+    that says whose data the fields marked `Personal` are; the aggregate's unless given.
     """
 
     event_name: ClassVar[str]
@@ -249,7 +248,8 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
     """Whether earlier releases left fields at their defaults out (`omit_defaults=True`)."""
     event_exactness: ClassVar[Exactness | None] = None
     """What is compared as it is stored; None where a field names a type that was not there yet."""
-    event_tags: ClassVar[Sequence[str]] = ()  # as declared: see `tags_declared`
+    event_tags: ClassVar[Sequence[str]] = ()
+    """Names of the fields by whose values boundaries find it, and whole tags."""
     event_subject: ClassVar[str | None] = None
     """The field that names whose data the personal ones are; None where it is the stream."""
 
@@ -277,7 +277,7 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
             cls.event_exactness = None
 
     @classmethod
-    def tags_declared(cls) -> EventTags | None:
+    def __tagged__(cls) -> EventTags | None:
         """Give what its events are tagged with; None for nothing. Raises DefinitionError."""
         return event_tags(cls, cls.event_tags) if cls.event_tags else None
 

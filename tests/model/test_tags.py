@@ -53,13 +53,13 @@ class Enrolment(Boundary, tags=("course", "student")):
 
 
 def test_an_event_has_the_values_of_its_fields() -> None:
-    tags = Enrolled.tags_declared()
+    tags = Enrolled.__tagged__()
     assert tags is not None
     read = reader_of(Enrolled, tags)
 
     assert read(Enrolled("c", 7, "s")) == ("course:c", "student:s", "number:7", "school:all")
     assert read(Enrolled("c", 7)) == ("course:c", "number:7", "school:all")
-    assert Plain.tags_declared() is None
+    assert Plain.__tagged__() is None
 
 
 @pytest.mark.parametrize(
