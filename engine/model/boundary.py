@@ -64,7 +64,7 @@ class Boundary(Aggregate, metaclass=BoundaryMeta):
     `Id` field by the name of each. A whole tag, as "invoices:all", needs no field.
 
     What the function decides is stored only if no event that the boundary folds came meanwhile;
-    otherwise it is decided anew. `version` is the number of events that it has folded. `kind`,
+    otherwise it is decided again. `version` is the number of events that it has folded. `kind`,
     which is stored as part of a stream's name, is made of the class name unless given.
     """
 
