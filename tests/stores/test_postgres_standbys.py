@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from engine import Ports
-from engine.stores.contract.log import Appended, Outcome
+from engine.stores.contract.log import Appended
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.store import PostgresStore
 from engine.testing.conformance import append, feed, numbers, request
@@ -43,16 +44,20 @@ async def configure(server: Server, **settings: str) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def waiting(
-    server: Server, answer: asyncio.Task[Sequence[Outcome]], *, in_append: bool
-) -> int:
+async def waiting(server: Server, answer: asyncio.Task[Any], *, in_append: bool) -> int:
     """Return when a commit waits for standbys, of an append or of another; give its process."""
+    while True:
+        pid, query = await commit_waiting(server, answer)
+        if ("append_1" in query) == in_append:
+            return pid
+
+
+async def commit_waiting(server: Server, answer: asyncio.Task[Any]) -> tuple[int, str]:
     async with asyncio.timeout(60):
         while True:
             assert not answer.done(), "it was answered though no standby has it"
             for pid, query in await asked(server, WAITING):
-                if ("append_1" in query) == in_append:
-                    return int(pid)
+                return int(pid), str(query)
             await asyncio.sleep(0.01)
 
 
@@ -83,3 +88,24 @@ async def test_a_server_that_is_told_to_wait_for_nobody_is_not_obeyed(
 
     await configure(server, synchronous_standby_names="")
     assert await answer == [Appended(2, (2,))]
+
+
+async def test_a_session_that_no_standby_has_is_waited_for(server: Server) -> None:
+    address = read_address(server.url("log", "lease=3600"))
+    first, second = PostgresStore(address), PostgresStore(address)
+    await first.open(Ports())
+    await first.close()
+    await configure(server, synchronous_standby_names="nobody")
+    opening = asyncio.create_task(second.open(Ports()))
+    pid, query = await commit_waiting(server, opening)
+    assert "begin_session" in query
+    await asked(server, f"SELECT pg_cancel_backend({pid})")
+
+    # A failover would take a session away that only the primary has.
+    async with asyncio.timeout(60):
+        while "renew_session" not in (await commit_waiting(server, opening))[1]:
+            await asyncio.sleep(0.01)
+    await configure(server, synchronous_standby_names="")
+    await opening
+    assert await append(second, request("a:1", 0, 1)) == [Appended(1, (1,))]
+    await second.close()

@@ -92,6 +92,10 @@ class Connection(Protocol):
         """Have called, before the answer is given, what the server says besides it."""
         ...
 
+    def remove_log_listener(self, callback: Callable[[Any, LogMessage], None]) -> None:
+        """Call it no more."""
+        ...
+
     def is_closed(self) -> bool:
         """Tell whether it is of no use any more."""
         ...

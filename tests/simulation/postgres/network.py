@@ -205,6 +205,10 @@ class SimulatedConnection:
         """Have called what the server says besides an answer."""
         self._listeners.append(callback)
 
+    def remove_log_listener(self, callback: Callable[[Any, Any], None]) -> None:
+        """Call it no more."""
+        self._listeners.remove(callback)
+
     def is_closed(self) -> bool:
         """Tell whether it is of no use any more."""
         return self._closed
@@ -294,7 +298,7 @@ class SimulatedConnection:
         self._network.server.later(self._came_back - self._loop.time(), self._hear)
 
     def _hear(self) -> None:
-        for listener in () if self._closed else self._listeners:
+        for listener in () if self._closed else [*self._listeners]:
             listener(self, _Warning())
 
     def _fall_silent(self) -> None:

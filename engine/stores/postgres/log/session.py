@@ -10,13 +10,15 @@ takes over makes the former session one that appends nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
 from ....errors import StoreLocked
 from ..address import Address
+from ..driver import Connection, LogMessage
 from ..line import Line
 from .schema import presence_key
 
@@ -72,11 +74,13 @@ async def begin_session(
     query = address.sql(_BEGIN)
     seen: _Held | None = None
     while True:
-        with line.answering(address.answer_seconds):
+        with line.answering(address.answer_seconds), _warnings_of(line) as warnings:
             asked = now()
             row = (await line.fetch(query, holder, address.lease_seconds))[0]
             if row[1] is None:
                 session: int = row[0]
+                if warnings and not await _is_kept(line, address, session, warnings):
+                    continue
                 await show_presence(line, address, session)
                 return session, asked
             held = _Held(*row)
@@ -86,6 +90,33 @@ async def begin_session(
         seen = held
         end = now() + held.seconds_left + _MARGIN_SECONDS
         await asyncio.sleep(min(_POLL_SECONDS, end - now()))
+
+
+@contextmanager
+def _warnings_of(line: Line) -> Iterator[list[str]]:
+    heard: list[str] = []
+
+    def hear(_: Connection, message: LogMessage) -> None:
+        if message.severity_en == "WARNING":
+            heard.append(message.severity_en)
+
+    line.connection.add_log_listener(hear)
+    try:
+        yield heard
+    finally:
+        line.connection.remove_log_listener(hear)
+
+
+async def _is_kept(line: Line, address: Address, session: int, warnings: list[str]) -> bool:
+    """Wait until the standbys have a session whose commit did not; tell whether it still stands.
+
+    Otherwise a failover would take it away, and its engine would be told of another one.
+    """
+    while warnings:
+        warnings.clear()
+        if not await renew_session(line, address, session):
+            return False
+    return True
 
 
 async def renew_session(line: Line, address: Address, session: int) -> bool:
