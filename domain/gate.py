@@ -1,7 +1,8 @@
 """Who may do what in the shop, for `Engine(authorize=...)`.
 
-Rules: whoever is not on the staff may order, change, call off and ask; shipping, returns, the
-looks into the log and the control of projections are the staff's. A gate decides and changes
+Rules: whoever is not on the staff may order, change, pay, call off and ask; shipping, returns,
+stock, the looks into the log and the control of projections are the staff's. Commands that a timer
+sends are not asked about, so `Fulfilment` ships what is paid. A gate decides and changes
 nothing; without one, as on a developer's machine, everybody may do everything.
 """
 
@@ -11,12 +12,14 @@ from collections.abc import Collection
 
 from engine import Authorize
 
+from .model.fulfilment import GiveUp
 from .model.orders import ShipOrder
 from .model.returns import RecordReturn
+from .model.stock import ReceiveStock, ReleaseStock, ReserveStock
 
 __all__ = ["staff_gate"]
 
-OF_THE_STAFF = (ShipOrder, RecordReturn)
+OF_THE_STAFF = (ShipOrder, RecordReturn, ReceiveStock, ReserveStock, ReleaseStock, GiveUp)
 
 
 def staff_gate(staff: Collection[str]) -> Authorize:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from engine import Authorize, Engine, Limits, Onlooker
+from engine import Authorize, Engine, Limits, Onlooker, Ports
 
 from .model.former_events import UPCASTERS
+from .model.fulfilment import Fulfilment
 from .model.orders import Order
 from .model.rates import Rates
 from .model.returns import Return
+from .model.stock import Stock, release_stock, reserve_stock
 from .partners.carrier import Carrier, Pickups
 from .views.catalogue import Catalogue
 from .views.customers import Customers
@@ -41,20 +43,22 @@ def open_shop(
     rates: Rates | None = None,
     carrier: Carrier | None = None,
     join: bool = False,
+    ports: Ports | None = None,
 ) -> Engine:
     """Give the shop's engine on a store; start it with `async with`.
 
     With a `carrier` it is told of each shipped order: of all that the log has, if it is new.
     `authorize` is asked before each command and question (`gate.staff_gate`). `join` lets several
-    processes share it.
+    processes share it. `ports` are for tests, whose clock jumps over a deadline.
     """
     resources: dict[type, object] = {Rates: rates or Rates()}
     if carrier is not None:
         resources[Carrier] = carrier
     return Engine(
-        [Order, Return],
+        [Order, Return, Stock, Fulfilment],
         projections=PROJECTIONS if carrier is None else (*PROJECTIONS, Pickups),
         answers=(*ANSWERS, get_dashboard),
+        decisions=(reserve_stock, release_stock),
         upcasters=UPCASTERS,
         rebuild="auto",
         resources=resources,
@@ -62,6 +66,7 @@ def open_shop(
         store=store,
         limits=limits,
         join=join,
+        ports=ports,
     )
 
 

@@ -2,9 +2,10 @@
 
 Rules: an order is created once, with at least one line; quantities are 1 or more, prices 0 or more,
 and both no larger than the views can add up (`lines`); only a created order can be adjusted,
-shipped or cancelled, each with an error code of its own that stays the same. Handlers decide and
-change nothing; appliers change the state and decide nothing. Events carry what the views need, so
-that no view has to ask another. No clock, and no I/O but what the async handler is given.
+shipped or cancelled, each with an error code of its own that stays the same. One that was checked
+out keeps its lines, and is shipped when it is paid (`payment`). Handlers decide and change nothing;
+appliers change the state and decide nothing. Events carry what the views need, so that no view has
+to ask another. No clock, and no I/O but what the async handler is given.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
-from engine import Aggregate, Command, Event, Id, Rejected, applies, handles
+from engine import Aggregate, Claim, Command, Decision, Event, Id, Rejected, applies, handles
 
 from .lines import (
     Buyer,
@@ -26,6 +27,16 @@ from .lines import (
     total_of,
 )
 from .money import Money
+from .payment import (
+    PAYMENT_MINUTES,
+    Bill,
+    CheckOut,
+    OrderCheckedOut,
+    OrderPaid,
+    OrderReserved,
+    PayOrder,
+    pieces_of,
+)
 from .rates import Rates, converted
 
 __all__ = [
@@ -52,6 +63,9 @@ class Status(StrEnum):
 
     NONE = "none"
     CREATED = "created"
+    CHECKED_OUT = "checked-out"
+    RESERVED = "reserved"
+    PAID = "paid"
     SHIPPED = "shipped"
     CANCELLED = "cancelled"
 
@@ -202,7 +216,7 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
         # What is wrong with the command alone comes before what the order's state forbids: then
         # a refused command that is sent again later is refused with the same code.
         refuse_quantity(command.line_id, command.quantity)
-        self._refuse_unless_created("adjusted")
+        self.refuse_unless("adjusted", Status.CREATED)
         line = self.lines.get(command.line_id)
         if line is None:
             raise Rejected(
@@ -226,7 +240,7 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
     @handles
     async def quote(self, command: QuoteOrder, rates: Rates) -> OrderQuoted:
         """Say the total at the rate of now; the order takes nothing else meanwhile."""
-        self._refuse_unless_created("quoted")
+        self.refuse_unless("quoted", Status.CREATED)
         rate = await rates.of(command.currency)
         if rate is None:
             raise Rejected("currency-unknown", "the shop knows no rate of this currency")
@@ -234,27 +248,46 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
 
     @handles
     def ship(self, command: ShipOrder) -> OrderShipped:
-        """Ship a created order."""
-        self._refuse_unless_created("shipped")
+        """Ship a created order; one that was checked out is shipped when it is paid."""
+        self.refuse_unless("shipped", Status.CREATED, Status.PAID)
         return OrderShipped()
 
     @handles
     def cancel(self, command: CancelOrder) -> OrderCancelled:
-        """Cancel a created order; what was shipped comes back as a return."""
-        self._refuse_unless_created("cancelled")
-        lines = tuple(self.lines.values())
-        return OrderCancelled(
-            self.buyer, self.invoiced_at, lines, self.total, command.reason, command.note
-        )
+        """Cancel an order that is not paid; what was shipped comes back as a return."""
+        self.refuse_unless("cancelled", Status.CREATED, Status.CHECKED_OUT, Status.RESERVED)
+        return self.cancellation(command.reason, command.note)
 
-    def _refuse_unless_created(self, what: str) -> None:
-        if self.status is Status.CREATED:
+    @handles
+    def check_out(self, command: CheckOut) -> Decision[OrderCheckedOut, Bill]:
+        """Reply the bill."""
+        self.refuse_unless("checked out", Status.CREATED)
+        pieces = pieces_of(self.lines.values())
+        return Decision(OrderCheckedOut(pieces), reply=Bill(self.total, PAYMENT_MINUTES))
+
+    @handles
+    def pay(self, command: PayOrder) -> Decision[OrderPaid]:
+        """Take a payment of the whole bill, which pays no other order."""
+        self.refuse_unless("paid", Status.RESERVED)
+        if command.amount != self.total:
+            raise Rejected("amount-differs", f"the bill is {self.total} pence", total=self.total)
+        once = Claim("payment", command.reference, "payment-used", "it has paid another order")
+        return Decision(OrderPaid(command.reference, command.amount), claims=[once])
+
+    def cancellation(self, reason: CancelReason, note: str = "") -> OrderCancelled:
+        """Give the event that cancels it."""
+        lines = tuple(self.lines.values())
+        return OrderCancelled(self.buyer, self.invoiced_at, lines, self.total, reason, note)
+
+    def refuse_unless(self, what: str, *wanted: Status) -> None:
+        """Raise Rejected unless it is in one of these states."""
+        if self.status in wanted:
             return
         code = "order-unknown" if self.status is Status.NONE else f"order-{self.status}"
         found = "unknown" if self.status is Status.NONE else f"{self.status}"
         raise Rejected(
             code,
-            f"order {self.id} is {found} and cannot be {what}: it must be created",
+            f"order {self.id} is {found} and cannot be {what}: it must be {' or '.join(wanted)}",
             status=self.status,
         )
 
@@ -277,6 +310,21 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
     @applies
     def quoted(self, event: OrderQuoted) -> None:
         """Stay as it is: a quotation is for the customer."""
+
+    @applies
+    def checked_out(self, event: OrderCheckedOut) -> None:
+        """Wait for its pieces."""
+        self.status = Status.CHECKED_OUT
+
+    @applies
+    def reserved(self, event: OrderReserved) -> None:
+        """Wait for its payment."""
+        self.status = Status.RESERVED
+
+    @applies
+    def paid(self, event: OrderPaid) -> None:
+        """Be paid."""
+        self.status = Status.PAID
 
     @applies
     def shipped(self, event: OrderShipped) -> None:

@@ -22,6 +22,7 @@ from ..model.orders import (
     OrderQuoted,
     OrderShipped,
 )
+from ..model.payment import OrderCheckedOut, OrderPaid, OrderReserved
 
 __all__ = ["OrderSummary", "Orders"]
 
@@ -31,7 +32,7 @@ class OrderSummary(Row, key="order_id", index=["status", "customer_id", "shipped
 
     order_id: str
     status: str
-    """"created", "shipped" or "cancelled"."""
+    """"created", "shipped" or "cancelled"; what is checked out or paid is "created" until then."""
     customer_id: str | None
     country: str
     invoiced_at: str
@@ -84,7 +85,9 @@ class Orders(Projection, name="orders", version=3):
         self.summaries.update(meta.id, version=meta.version, lines=lines, total=event.total)
 
     @projects(keys=order_of)
-    def quoted(self, event: OrderQuoted, meta: Meta) -> None:
+    def went_on(
+        self, event: OrderQuoted | OrderCheckedOut | OrderReserved | OrderPaid, meta: Meta
+    ) -> None:
         """Show that the order has gone on: who changes it names the version that it shows."""
         self.summaries.update(meta.id, version=meta.version)
 

@@ -26,6 +26,8 @@ from ..views.dashboard import Dashboard
 from ..views.orders import OrderSummary
 from .bodies import (
     Cancellation,
+    CheckedOut,
+    Delivered,
     Differences,
     Done,
     Health,
@@ -34,6 +36,7 @@ from .bodies import (
     OrderAt,
     OrderHistory,
     OrderPage,
+    Payment,
     Products,
 )
 from .demo import Demo, DemoState, no_demo
@@ -103,6 +106,7 @@ def endpoints(principal_of: Principal = nobody, demo: Demo | None = None) -> Seq
     """Give all that the shop answers, but for its pages."""
     return [
         *_changes(OrderRoutes(principal_of)),
+        *_checkout(OrderRoutes(principal_of)),
         *_reads(OrderRoutes(principal_of)),
         *_past(PastRoutes(principal_of)),
         *_health(),
@@ -159,6 +163,41 @@ def _changes(routes: OrderRoutes) -> Sequence[Endpoint]:
             answer=Done,
             parameters=changes,
             refusals=CHANGES,
+        ),
+    ]
+
+
+def _checkout(routes: OrderRoutes) -> Sequence[Endpoint]:
+    order, changes = "/orders/{order_id}", (KEY, MATCH)
+    return [
+        Endpoint(
+            method="POST",
+            path=f"{order}/checkout",
+            handler=routes.check_out,
+            group="checkout",
+            answer=CheckedOut,
+            parameters=changes,
+            refusals=CHANGES,
+        ),
+        Endpoint(
+            method="POST",
+            path=f"{order}/payment",
+            handler=routes.pay,
+            group="checkout",
+            body=Payment,
+            answer=Done,
+            parameters=changes,
+            refusals=CHANGES,
+        ),
+        Endpoint(
+            method="POST",
+            path="/stock/{product}/deliveries",
+            handler=routes.deliver,
+            group="checkout",
+            body=NewQuantity,
+            answer=Delivered,
+            parameters=(KEY_REQUIRED,),
+            refusals=(400, 403, 409, 422, 503),
         ),
     ]
 

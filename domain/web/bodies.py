@@ -22,6 +22,8 @@ from ..views.orders import OrderSummary
 
 __all__ = [
     "Cancellation",
+    "CheckedOut",
+    "Delivered",
     "Differences",
     "Done",
     "FieldChange",
@@ -34,6 +36,7 @@ __all__ = [
     "OrderAt",
     "OrderHistory",
     "OrderPage",
+    "Payment",
     "Products",
 ]
 
@@ -98,6 +101,13 @@ class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: Annotated[str, msgspec.Meta(max_length=2_000)] = ""
 
 
+class Payment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client sends to pay; the amount is in pence."""
+
+    reference: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    amount: Money
+
+
 class Done(msgspec.Struct, frozen=True):
     """The answer to a change: it is durable."""
 
@@ -106,6 +116,24 @@ class Done(msgspec.Struct, frozen=True):
     """The order's, with this change."""
     receipt: str
     """Read with `?at=` this, and what was written is in the answer."""
+
+
+class CheckedOut(msgspec.Struct, frozen=True):
+    """The answer to a checkout: the bill."""
+
+    order_id: str
+    version: int
+    receipt: str
+    total: Money
+    minutes: int
+    """How long the pieces are kept for who has not paid."""
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """The answer to a delivery: it is durable."""
+
+    product: str
+    receipt: str
 
 
 class OrderPage(msgspec.Struct, frozen=True):

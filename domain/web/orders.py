@@ -7,6 +7,8 @@ version that the client looked at.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,9 +26,21 @@ from engine.integrations.asgi import (
 from engine.integrations.event_stream import EventStream, event_stream, last_event
 
 from ..model.orders import AdjustOrderItemQuantity, CancelOrder, Order, ShipOrder
+from ..model.payment import CheckOut, PayOrder
+from ..model.stock import ReceiveStock
 from ..views.dashboard import GetDashboard
 from ..views.queries import GetOrderById, GetPendingOrders, SearchCatalogue
-from .bodies import Cancellation, Done, NewOrder, NewQuantity, OrderPage, Products
+from .bodies import (
+    Cancellation,
+    CheckedOut,
+    Delivered,
+    Done,
+    NewOrder,
+    NewQuantity,
+    OrderPage,
+    Payment,
+    Products,
+)
 from .requests import (
     HANDLING_SECONDS,
     PAGE_ROWS_MAX,
@@ -39,6 +53,8 @@ from .requests import (
 )
 
 __all__ = ["OrderRoutes"]
+
+Reply = TypeVar("Reply")
 
 
 class OrderRoutes:
@@ -75,16 +91,46 @@ class OrderRoutes:
             request, CancelOrder(request.path_params["order_id"], body.reason, body.note)
         )
 
+    async def check_out(self, request: Request) -> Response:
+        """Check an order out: its pieces are reserved, and the answer is its bill."""
+        order_id = request.path_params["order_id"]
+        key = idempotency_key(request.headers, self._principal_of(request))
+        receipt = await self._execute(request, CheckOut(order_id), key, order_id)
+        bill = receipt.reply
+        body = CheckedOut(order_id, receipt.version, receipt.token, bill.total, bill.minutes)
+        return answered(200, body, **receipt_headers(receipt))
+
+    async def pay(self, request: Request) -> Response:
+        """Pay an order whose pieces are reserved; it is shipped then."""
+        body = await sent(request, Payment)
+        order_id = request.path_params["order_id"]
+        return await self._change(request, PayOrder(order_id, body.reference, body.amount))
+
+    async def deliver(self, request: Request) -> Response:
+        """Take pieces of a product into stock."""
+        body = await sent(request, NewQuantity)
+        product, principal = request.path_params["product"], self._principal_of(request)
+        receipt = await engine_of(request).execute(
+            ReceiveStock(product, body.quantity),
+            key=idempotency_key(request.headers, principal, required=True),
+            deadline=HANDLING_SECONDS,
+            principal=principal,
+            correlation=request_id(request),
+        )
+        return answered(200, Delivered(product, receipt.token), **receipt_headers(receipt))
+
     async def _change(
-        self, request: Request, command: AdjustOrderItemQuantity | ShipOrder | CancelOrder
+        self,
+        request: Request,
+        command: AdjustOrderItemQuantity | ShipOrder | CancelOrder | PayOrder,
     ) -> Response:
         key = idempotency_key(request.headers, self._principal_of(request))
         receipt = await self._execute(request, command, key, command.order_id)
         return _done(200, command.order_id, receipt)
 
     async def _execute(
-        self, request: Request, command: Command, key: str | None, order_id: str
-    ) -> Receipt:
+        self, request: Request, command: Command[Reply], key: str | None, order_id: str
+    ) -> Receipt[Reply]:
         current = None
         if asks_for_current(request.headers):
             principal = self._principal_of(request)

@@ -458,7 +458,8 @@ async def test_health_tells_a_live_process_from_a_ready_one(tmp_path: Path) -> N
         assert (await client.get("/health/live")).status_code == 204
         ready = await client.get("/health/ready")
         assert (ready.status_code, ready.json()["engine"]) == (200, "running")
-        assert set(ready.json()["views"]) == {"orders", "catalogue", "sales", "customers"}
+        views = {"orders", "catalogue", "sales", "customers", "fulfilment"}
+        assert set(ready.json()["views"]) == views
 
 
 async def test_a_principal_keeps_their_keys_to_themselves() -> None:
