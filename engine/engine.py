@@ -32,8 +32,8 @@ from .log.feed import Feed, Kinds, Names
 from .log.history import History
 from .members.joined import Joined, Reads, joinable, reads_of
 from .model.aggregate import Aggregate
+from .model.checking import checked_copy
 from .model.codec import EventRegistry
-from .model.copying import own_copy
 from .model.difference import Change
 from .model.given import as_instance, as_seconds
 from .model.messages import Command, Envelope, Query, Receipt
@@ -296,7 +296,7 @@ class Engine(Scheduling, Healthy):
         itself raises.
         """
         self._check_usable()
-        query = own_copy(query)
+        query = checked_copy(query)
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         if self._gate is not None:
             seconds = await self._gate.check_within(seconds, principal, "query", query)
@@ -323,7 +323,7 @@ class Engine(Scheduling, Healthy):
         `Limits.watched_bytes`), and Closed if the engine fails.
         """
         seconds = None if timeout is None else as_seconds("timeout", timeout)
-        return self._live.watch(own_copy(query), at, seconds, principal)
+        return self._live.watch(checked_copy(query), at, seconds, principal)
 
     def statistics(self) -> EngineStatistics:
         """Give the engine's numbers as they are now; may be called from any thread, at any time.

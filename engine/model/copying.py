@@ -22,11 +22,11 @@ from msgspec.structs import astuple, force_setattr
 
 from ..errors import InvalidInput
 
-__all__ = ["own_copy"]
+__all__ = ["ATOMS", "own_copy"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-_ATOMS: Final = frozenset(
+ATOMS: Final = frozenset(
     (str, int, float, bool, type(None), bytes, Decimal, datetime, date, time, timedelta)
 ).union((msgspec.UnsetType,))
 """Of what is of these very types nothing can be changed."""
@@ -39,16 +39,19 @@ def own_copy(message: S) -> S:
     Raises InvalidInput where it cannot be copied.
     """
     given = cast("object", message)  # whoever calls may have given anything
-    if not isinstance(given, msgspec.Struct) or _ATOMS.issuperset(map(type, astuple(given))):
+    if not isinstance(given, msgspec.Struct) or ATOMS.issuperset(map(type, astuple(given))):
         return message  # most often so: messages are frozen
     return cast("S", _own_struct(given))
 
 
 def _own_struct(given: msgspec.Struct) -> msgspec.Struct:
     """Give a struct with fields of its own; itself where nothing of it can change."""
+    values = astuple(given)
     own = given if given.__struct_config__.frozen else copy.copy(given)
-    for name, value in zip(given.__struct_fields__, astuple(given), strict=True):
-        if type(value) in _ATOMS:
+    if ATOMS.issuperset(map(type, values)):
+        return own
+    for name, value in zip(given.__struct_fields__, values, strict=True):
+        if type(value) in ATOMS:
             continue
         try:
             copied = _copied(value)
@@ -65,7 +68,7 @@ def _own_struct(given: msgspec.Struct) -> msgspec.Struct:
 
 def _copied(value: Any) -> Any:
     kind = cast("type[object]", type(value))
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return value
     way = _WAYS.get(kind)
     if way is not None:
@@ -82,15 +85,15 @@ def _copied(value: Any) -> Any:
 
 
 def _copied_list(value: list[Any]) -> list[Any]:
-    return value.copy() if _ATOMS.issuperset(map(type, value)) else list(map(_copied, value))
+    return value.copy() if ATOMS.issuperset(map(type, value)) else list(map(_copied, value))
 
 
 def _copied_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    return value if _ATOMS.issuperset(map(type, value)) else tuple(map(_copied, value))
+    return value if ATOMS.issuperset(map(type, value)) else tuple(map(_copied, value))
 
 
 def _copied_frozenset(value: frozenset[Any]) -> frozenset[Any]:
-    return value if _ATOMS.issuperset(map(type, value)) else copy.deepcopy(value)
+    return value if ATOMS.issuperset(map(type, value)) else copy.deepcopy(value)
 
 
 def _copied_dict(value: dict[Any, Any]) -> dict[Any, Any]:

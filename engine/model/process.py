@@ -238,6 +238,7 @@ def _command_class(class_name: str, name: str, fields: dict[str, Any]) -> type[C
         namespace["__annotations__"] = fields
         namespace["__module__"] = __name__
         namespace["__doc__"] = "Sent by the engine alone."
+        namespace["command_of_engine"] = True
 
     made: Any = types.new_class(class_name, (Command,), {"name": name}, fill)
     command: type[Command] = made

@@ -16,6 +16,7 @@ import msgspec
 
 from ..errors import DefinitionError, HandlerFailed, InvalidInput
 from ..limits import Limits
+from .checking import checked_copy
 from .exact import Exactness, decode_deep, exactness_of
 from .given import as_seconds, as_text, shown
 from .ids import as_id, check_id
@@ -136,9 +137,9 @@ class TimedCommands:
             self._by_name.setdefault(cls.command_name, []).append(cls)
         self._forms: dict[type[Command], _Form] = {}
 
-    def encode(self, where: str, command: object) -> tuple[str, bytes]:
+    def encode(self, where: str, command: Any) -> tuple[str, bytes]:
         """Give a command's stored name and the command as JSON; raise HandlerFailed."""
-        given: type = type(command)
+        given = cast("type[object]", type(command))
         cls = cast("type[Command]", given)
         if cls not in self._ids:
             what = f"{given.__name__}, which no aggregate of this engine handles"
@@ -149,6 +150,11 @@ class TimedCommands:
                 f"Engine([...]) handles. Nothing was written."
             )
         form = self._forms.get(cls) or self._form(where, cls)
+        try:
+            command = checked_copy(command)
+        except InvalidInput as error:
+            told = str(error).replace("Nothing was run", "Nothing was written")
+            raise HandlerFailed(f"{where} gives a timer a command: {told}") from error
         try:
             for each in self._ids[cls](command):
                 check_id(as_id(each))

@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from ..errors import Closed, EngineError, Overloaded, UsageError
 from ..limits import Limits
-from ..model.copying import own_copy
+from ..model.checking import checked_copy
 from ..model.messages import Query, Receipt
 from ..model.projection import Projection, ProjectionDefinition
 from ..model.projections import projections_of
@@ -133,12 +133,12 @@ class Onlooker:
         yet, or others than those declared here, and what `Engine.query` raises.
         """
         self._check_open()
-        return await self._answers.ask(own_copy(query), at, timeout)
+        return await self._answers.ask(checked_copy(query), at, timeout)
 
     def watch(self, query: Query[A]) -> OnlookerQuery[A]:
         """Give what watches a query: `async for answer in onlooker.watch(query)`."""
         self._check_open()
-        return OnlookerQuery(self, own_copy(query))
+        return OnlookerQuery(self, checked_copy(query))
 
     async def positions(self) -> Mapping[str, int]:
         """Give how far the views of each projection are; nothing where there are none yet."""
@@ -178,7 +178,7 @@ class Onlooker:
         """
         self._check_open()
         try:
-            answer, read = await self._answers.look(own_copy(query))
+            answer, read = await self._answers.look(checked_copy(query))
             positions = await self.positions() if read is None else read
         except NoViewsYet:
             return 0, False, _NOTHING

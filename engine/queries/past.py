@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..log.history import Histories, microseconds
 from ..log.reader import LogReader
-from ..model.copying import own_copy
+from ..model.checking import checked_copy
 from ..model.given import shown
 from ..model.messages import Query, Receipt, position_of
 from ..model.projection import Projection, ProjectionDefinition
@@ -206,7 +206,7 @@ class PastViews:
     async def query(self, query: Query[A]) -> A:
         """Ask them, as `Engine.query` asks the views of now."""
         self._pasts.check_usable()
-        query = own_copy(query)
+        query = checked_copy(query)
         if self._views is None:
             raise Closed("this past is not open: use it inside `async with`")
         definition = self._pasts.answers.get(type(query))

@@ -17,7 +17,7 @@ import msgspec
 from ..errors import DeadlinePassed, DefinitionError, InvalidInput, UsageError
 from ..limits import KEY_LENGTH_MAX
 from ..model.aggregate import CommandHandler, Context
-from ..model.copying import own_copy
+from ..model.checking import checked_copy
 from ..model.fingerprint import fingerprint_of
 from ..model.given import (
     as_headers,
@@ -131,7 +131,7 @@ class Reception:
             raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
         deadline = envelope.deadline
         seconds = route.seconds if deadline is None else _time_left(deadline)
-        own = own_copy(command)
+        own = checked_copy(command)
         if own is not command or not _is_own(envelope):
             envelope = _own(envelope, own)
         return envelope, seconds

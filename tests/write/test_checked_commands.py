@@ -1,0 +1,133 @@
+"""A command with a value of a wrong type is refused before any handler runs, whoever sends it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from datetime import timedelta
+from typing import cast
+
+import pytest
+
+from engine import (
+    After,
+    Aggregate,
+    Command,
+    Decision,
+    Engine,
+    Envelope,
+    Event,
+    HandlerFailed,
+    Id,
+    InvalidInput,
+    Reactor,
+    Receipt,
+    Schedule,
+    applies,
+    handles,
+    reacts,
+)
+from tests.support.waiting import until
+
+WRONG = cast("int", "3")
+
+
+class Count(Command):
+    counter: Id
+    by: int = 1
+
+
+class Counted(Event, name="counted"):
+    by: int
+
+
+class Begin(Command):
+    beginning: Id
+
+
+class Plan(Command):
+    beginning: Id
+
+
+class Begun(Event, name="begun"):
+    pass
+
+
+class Counter(Aggregate, kind="counter"):
+    runs: int = 0
+
+    @handles
+    def count(self, command: Count) -> Counted:
+        return Counted(len(str(command.by)))
+
+    @applies
+    def counted(self, event: Counted) -> None:
+        self.runs += 1
+
+
+class Beginning(Aggregate, kind="beginning"):
+    @handles
+    def begin(self, command: Begin) -> Begun:
+        return Begun()
+
+    @handles
+    def plan(self, command: Plan) -> Decision[Begun]:
+        return Decision(Begun(), timers=[After(Count("c-1", WRONG), "late", minutes=1)])
+
+    @applies
+    def begun(self, event: Begun) -> None:
+        pass
+
+
+class Careless(Reactor, name="careless", begins="start", on_poison="park"):
+    @reacts
+    def begun(self, event: Begun) -> Count:
+        return Count("c-1", WRONG)
+
+
+@pytest.fixture
+async def engine() -> AsyncGenerator[Engine]:
+    async with Engine([Counter, Beginning, Schedule], projections=[Careless]) as engine:
+        yield engine
+
+
+async def test_nothing_is_run_or_taken_of_a_command_with_a_wrong_type(engine: Engine) -> None:
+    with pytest.raises(InvalidInput, match="Count.by must be an int, and is a str"):
+        await engine.execute(Count("c-1", WRONG), key="k")
+
+    assert engine.statistics().commands.accepted == 0
+    assert (await engine.execute(Count("c-1", 3), key="k")).version == 1
+
+
+async def test_the_rest_of_a_stream_of_commands_goes_on(engine: Engine) -> None:
+    stream: list[Count | Envelope] = [
+        Count("c-1"),
+        Envelope(command=Count("c-1", WRONG)),
+        Count("c-1"),
+    ]
+    found = [answer async for answer in engine.execute_many(stream)]
+
+    assert isinstance(found[1], InvalidInput)
+    assert [each.version for each in found if isinstance(each, Receipt)] == [1, 2]
+
+
+async def test_a_schedule_of_a_wrong_command_is_refused_when_it_is_given(engine: Engine) -> None:
+    with pytest.raises(InvalidInput, match=r"Count\.by"):
+        await engine.schedule(Count("c-1", WRONG), "late", after=timedelta(hours=1))
+
+    assert engine.statistics().commands.accepted == 0
+
+
+async def test_a_timer_with_a_wrong_command_fails_its_handler_with_the_path(
+    engine: Engine,
+) -> None:
+    with pytest.raises(HandlerFailed, match="Count.by must be an int, and is a str"):
+        await engine.execute(Plan("b-1"))
+
+
+async def test_an_event_whose_reaction_is_wrong_is_parked_with_the_path(engine: Engine) -> None:
+    await engine.execute(Begin("b-1"))
+    await until(lambda: engine.statistics().projectors["careless"].position == 1)
+    (parked,) = await engine.projections.parked("careless")
+
+    assert "Count.by must be an int, and is a str" in parked.cause
+    assert (await engine.state(Counter, "c-1")).runs == 0
