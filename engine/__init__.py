@@ -50,6 +50,8 @@ from .log.feed import Feed as Feed
 from .log.history import History as History
 from .log.history import HistoryPage as HistoryPage
 from .log.history import LoggedEvent as LoggedEvent
+from .middleware import Middleware as Middleware
+from .middleware import QueryCall as QueryCall
 from .model.aggregate import Aggregate as Aggregate
 from .model.aggregate import Context as Context
 from .model.aggregate import applies as applies
@@ -114,6 +116,7 @@ from .queries.declared import answers as answers
 from .queries.live import LiveQuery as LiveQuery
 from .queries.past import PastViews as PastViews
 from .queries.views import Views as Views
+from .retry import Retry as Retry
 from .running import calm_collector as calm_collector
 from .running import run as run
 from .runtime.ports import FAILPOINTS as FAILPOINTS
@@ -216,9 +219,12 @@ __all__ += [
     "KeyStore",
     "Limits",
     "MemoryStore",
+    "Middleware",
     "Portal",
     "Ports",
+    "QueryCall",
     "Receipt",
+    "Retry",
     "Store",
     "SubjectKey",
     "Tenants",

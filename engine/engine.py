@@ -11,10 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
     Callable,
-    Iterable,
     Mapping,
     Sequence,
 )
@@ -24,26 +21,26 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from .authorization import Authorize
-from .errors import DefinitionError, EngineError, EngineFailed
+from .calls import Calls
+from .errors import DefinitionError, EngineFailed
 from .health.watch import HealthWatch, Healthy
 from .host.portal import Portal
 from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
 from .members.joined import Joined, Reads, joinable, reads_of
+from .middleware import Around, Middleware, checked_middleware
 from .model.aggregate import Aggregate
-from .model.checking import checked_copy
 from .model.codec import EventRegistry
 from .model.difference import Change
-from .model.given import as_instance, as_seconds
-from .model.messages import Command, Envelope, Query, Receipt
+from .model.given import as_instance
+from .model.messages import Receipt
 from .model.projection import Projection
 from .model.upcasting import Retired, Upcasting
 from .operations.operations import Operations
 from .operations.wired import operations_of
 from .personal.operations import PersonalData
 from .projections.operations import checked_rebuild
-from .queries.live import LiveQuery
 from .queries.past import PastViews
 from .runtime.ports import Ports
 from .runtime.safely import described, safe_logger
@@ -53,9 +50,8 @@ from .stores.contract.log import Store
 from .stores.contract.views import Rebuild
 from .stores.urls import StoreName, open_backend, open_keys
 from .telemetry import Telemetry
-from .timers.scheduling import Scheduling
 from .wiring import Declared, Settings, Wiring
-from .write.bulk import Send, run_many
+from .write.bulk import Send
 from .write.reception import checked_resources
 
 __all__ = ["Engine"]
@@ -65,7 +61,7 @@ Answer = TypeVar("Answer")
 Reply = TypeVar("Reply")
 
 
-class Engine(Scheduling, Healthy):
+class Engine(Calls, Healthy):
     """Aggregates, their log, and the views of it, in this process: `async with Engine(...)`.
 
     - `aggregates`: classes of Aggregate. Each kind is declared once.
@@ -100,6 +96,7 @@ class Engine(Scheduling, Healthy):
     - `listen`: where the owner of a log in PostgreSQL listens for members on other machines,
       "tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE". Without it members are on this machine.
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
+    - `middleware`: stands around each command and query, the first one outermost.
 
     Raises DefinitionError if the definitions contradict each other. Entering raises StoreLocked if
     another engine has the store, and StoreFailed. It raises StoreRefused if the store cannot be
@@ -131,6 +128,7 @@ class Engine(Scheduling, Healthy):
         join: bool = False,
         listen: str | None = None,
         telemetry: Telemetry | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         settings = Settings(
             limits=as_instance("limits", limits, Limits),
@@ -152,6 +150,7 @@ class Engine(Scheduling, Healthy):
         self._joined: Joined | None = None
         self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch
         self._known, self._clock = wiring.timed, settings.ports.clock
+        self._around = Around(checked_middleware(middleware), settings.ports)
         self._store, self._views, self._bus = wiring.store, wiring.views, wiring.bus
         self.projections = wiring.projections
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
@@ -199,131 +198,6 @@ class Engine(Scheduling, Healthy):
         """Read with these from now on."""
         self._answers, self._live = reads.answers, reads.live
         self._past, self._feeds, self._pasts = reads.past, reads.feeds, reads.pasts
-
-    # -- commands ---------------------------------------------------------------------------
-
-    async def execute(
-        self,
-        command: Command[Reply],
-        *,
-        key: str | None = None,
-        expected: int | Mapping[str, int] | None = None,
-        deadline: float | None = None,
-        correlation: str | None = None,
-        causation: str | None = None,
-        principal: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Receipt[Reply]:
-        """Run one command; return when its events are durable.
-
-        - `command`: is copied when it is taken; a later change of it changes nothing here.
-        - `key`: the caller's name for this command to this aggregate, at most 255 characters. The
-          same key with an equal command gets the first receipt, and nothing is written. It is
-          remembered for `key_window` versions of the aggregate (1,000 unless its kind says
-          otherwise).
-        - `expected`: the version that the aggregate must have when the command is decided. For a
-          joint decision, the versions of some or all of its aggregates, by stream.
-        - `deadline`: seconds from now. A command that is not decided by then is not run. What is
-          decided by then gets its true answer, however long the disk takes.
-        - `correlation`, `causation`, `principal`: texts that the events keep: what the command
-          belongs to, what led to it, and who sent it. `authorize` is asked about this `principal`.
-        - `headers`: other texts by name; the events keep them too.
-
-        Returns the aggregate's stream and version, the position of its last event in the log, and
-        the reply if the command's class declares one. A command without events gets a receipt too.
-
-        Raises Rejected if the domain says no. Raises NotRun (Overloaded, Conflict, Closed, Voided,
-        WrongVersion, DeadlinePassed, HandlerFailed, StreamUnreadable) if nothing was written and
-        sending again is safe. Raises OutcomeUnknown if nobody knows: send it again with its key.
-        Raises KeyReused if the key was another command's, Forbidden, and UsageError. A caller that
-        is cancelled does not half-do a command: it is run whole or not at all.
-        """
-        envelope = Envelope(
-            command=command,
-            key=key,
-            expected=expected,
-            correlation=correlation,
-            causation=causation,
-            principal=principal,
-            headers=headers,
-            deadline=deadline,
-        )
-        sent = self._send(envelope)
-        answer: Any = sent if isinstance(sent, asyncio.Future) else await sent
-        receipt: Receipt[Reply] = await answer
-        return receipt
-
-    def execute_many(
-        self,
-        commands: Iterable[Envelope | Command] | AsyncIterable[Envelope | Command],
-        *,
-        window: int = 256,
-    ) -> AsyncGenerator[Receipt | EngineError, None]:
-        """Run many commands; give their answers in the order of the commands.
-
-        - `commands`: commands, or envelopes if a command has a key, a deadline or the like.
-        - `window`: how many are in the engine at a time, at most.
-
-        Commands for one aggregate run in the order given. An answer that is an error is given, not
-        raised, so that the rest continues. If the engine is overloaded, the next command waits for
-        an earlier one's answer. To stop early, leave it through `contextlib.aclosing`; what was
-        sent is run all the same. Raises UsageError for a `window` below 1, and Closed.
-        """
-        return run_many(commands, window, self._send_of_many, self._check_usable)
-
-    # -- queries ----------------------------------------------------------------------------
-
-    async def query(
-        self,
-        query: Query[Answer],
-        *,
-        at: Receipt | str | int | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - the answer names who lags
-        principal: str | None = None,
-    ) -> Answer:
-        """Ask the views; give the answer that the query's class names.
-
-        - `query`: is copied when it is taken.
-        - `at`: a receipt, its token, or a position. The answer then contains the events up to
-          there.
-        - `timeout`: seconds for `authorize`, the wait and the answer; with `at` 5 unless given,
-          without it unlimited.
-        - `principal`: who asks; for `authorize`.
-
-        Raises ProjectionLag if the views are not there in time, naming who lags and by how much.
-        Raises ProjectionUnserved if other tables than it reads serve. Raises Forbidden if
-        `authorize` says no, Overloaded (`Limits.waits_at`), TimeoutError, and what the answer
-        itself raises.
-        """
-        self._check_usable()
-        query = checked_copy(query)
-        seconds = None if timeout is None else as_seconds("timeout", timeout)
-        if self._gate is not None:
-            seconds = await self._gate.check_within(seconds, principal, "query", query)
-        return await self._answers.ask(query, at=at, timeout=seconds)
-
-    def watch(
-        self,
-        query: Query[Answer],
-        *,
-        at: Receipt | str | int | None = None,
-        timeout: float | None = None,
-        principal: str | None = None,
-    ) -> LiveQuery[Answer]:
-        """Give a query's answer and each new one: `async for answer in engine.watch(query)`.
-
-        - `query`: is copied when it is taken.
-        - `at`: the first answer contains that position, as for `query`.
-        - `timeout`: seconds that the first answer may wait for `at`; 5 unless given.
-        - `principal`: who asks; `authorize` is asked once, when the watch begins.
-
-        A slow reader is given the newest answer and not all of them; `.position` says what it
-        contains. The watch ends when the engine stops. To leave early, use `contextlib.aclosing`.
-        Raises what `query` does, Overloaded (`Limits.watched_queries`, `Limits.watches`,
-        `Limits.watched_bytes`), and Closed if the engine fails.
-        """
-        seconds = None if timeout is None else as_seconds("timeout", timeout)
-        return self._live.watch(checked_copy(query), at, seconds, principal)
 
     def statistics(self) -> EngineStatistics:
         """Give the engine's numbers as they are now; may be called from any thread, at any time.

@@ -5,7 +5,7 @@ takes it. What is wrong is told by its path, with both types and never the value
 is run. A class is studied once, at its first message. What has passed once by its types alone is
 known by them: the next such message costs one look. Where a type cannot be checked (a protocol, a
 type variable) its values are taken as they are; so are ids, which are looked at where they are
-used. A list may stand for a tuple, and an int for a float or a Decimal. It knows no engine.
+used. What a type checker takes is taken, and a list for a tuple. It knows no engine.
 """
 
 from __future__ import annotations
@@ -169,8 +169,7 @@ class _Study:
             return self._struct(info)
         plain = _PLAIN.get(cast("type[object]", type(info)))
         if plain is not None:
-            wanted, classes, refused = plain
-            return self._bounded(info, _instance(wanted, classes, refused))
+            return self._bounded(info, _instance(*plain))
         if isinstance(info, inspect.EnumType | inspect.CustomType):
             return _class_check(info.cls)
         return self._container(info)
@@ -369,24 +368,23 @@ def _mapping(key: _Check, item: _Check) -> _Check:
     return check
 
 
-_NUMBERS: Final = (int, float, Decimal)
-_PLAIN: Final[Mapping[type, tuple[str, tuple[type, ...], tuple[type, ...]]]] = {
-    inspect.NoneType: ("None", (type(None),), ()),
-    inspect.BoolType: ("a bool", (bool,), ()),
-    inspect.IntType: ("an int", (int,), (bool,)),
-    inspect.FloatType: ("a float", (float, int), (bool,)),
-    inspect.StrType: ("a str", (str,), ()),
-    inspect.BytesType: ("bytes", (bytes, bytearray, memoryview), ()),
-    inspect.ByteArrayType: ("bytes", (bytes, bytearray, memoryview), ()),
-    inspect.MemoryViewType: ("bytes", (bytes, bytearray, memoryview), ()),
-    inspect.DateTimeType: ("a datetime", (datetime,), ()),
-    inspect.DateType: ("a date", (date,), (datetime,)),
-    inspect.TimeType: ("a time", (time,), ()),
-    inspect.TimeDeltaType: ("a timedelta", (timedelta,), ()),
-    inspect.UUIDType: ("a UUID", (UUID,), ()),
-    inspect.DecimalType: ("a Decimal", _NUMBERS, (bool,)),
+_PLAIN: Final[Mapping[type, tuple[str, tuple[type, ...]]]] = {
+    inspect.NoneType: ("None", (type(None),)),
+    inspect.BoolType: ("a bool", (bool,)),
+    inspect.IntType: ("an int", (int,)),
+    inspect.FloatType: ("a float", (float, int)),
+    inspect.StrType: ("a str", (str,)),
+    inspect.BytesType: ("bytes", (bytes, bytearray, memoryview)),
+    inspect.ByteArrayType: ("bytes", (bytes, bytearray, memoryview)),
+    inspect.MemoryViewType: ("bytes", (bytes, bytearray, memoryview)),
+    inspect.DateTimeType: ("a datetime", (datetime,)),
+    inspect.DateType: ("a date", (date,)),
+    inspect.TimeType: ("a time", (time,)),
+    inspect.TimeDeltaType: ("a timedelta", (timedelta,)),
+    inspect.UUIDType: ("a UUID", (UUID,)),
+    inspect.DecimalType: ("a Decimal", (int, float, Decimal)),
 }
-"""What values of a type are called, and their classes; the last are refused."""
+"""What values of a type are called, and their classes."""
 
 _BOUNDS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "ge": lambda value, bound: value >= bound,

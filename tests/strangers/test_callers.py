@@ -201,10 +201,10 @@ async def test_an_id_that_does_not_fit_is_refused() -> None:
 
 
 async def test_a_keyed_command_that_cannot_be_encoded_is_its_callers_fault() -> None:
-    async with counters() as engine:
+    async with Engine([Shop]) as engine:
         for bad in (object(), LONE, {"x": {1, object()}}):
-            with pytest.raises(InvalidInput, match="Add has a key and cannot be encoded"):
-                await engine.execute(Add("a", bad), key="k")  # type: ignore[arg-type]
+            with pytest.raises(InvalidInput, match="Order has a key and cannot be encoded"):
+                await engine.execute(Order("a", tags=bad), key="k")
         assert engine.statistics().commands.accepted == 0
 
 

@@ -181,7 +181,7 @@ async def test_expected_in_another_form_is_refused(command: Any, expected: Any, 
         (Share("a", ["b", "c", "b"], 1), "names 'account:b' twice"),
         (Share("a", ["b"], 1, sponsor="a"), "names 'account:a' twice"),
         (Share("a", [f"b-{n}" for n in range(16)], 1), "names 17 aggregates"),
-        (Share("a", "bc", 1), "a list of ids"),  # type: ignore[arg-type]
+        (Share("a", "bc", 1), "targets must be a list or a tuple, and is a str"),  # type: ignore[arg-type]
         (Transfer("a", "", 1), "an aggregate's id|has 0 characters"),
         (Transfer("a", "b\n", 1), "printable"),
         (Transfer("a", 7, 1), "a string"),  # type: ignore[arg-type]
