@@ -25,6 +25,7 @@ from engine import (
     Limits,
     Middleware,
     OutcomeUnknown,
+    Ports,
     Query,
     QueryCall,
     Receipt,
@@ -35,6 +36,7 @@ from engine import (
     applies,
     handles,
 )
+from engine.testing.scenario import ManualClock
 
 GoOn = Callable[[Envelope], Awaitable[Receipt[Any]]]
 
@@ -201,6 +203,20 @@ async def test_a_deadline_counts_what_stands_around_a_command() -> None:
             held.let_go.set()
             await engine.execute(Add("c-1"), deadline=cast("float", "soon"))
         assert (await engine.execute(Add("c-1"), deadline=60)).version == 1
+
+
+async def test_time_that_passes_in_middleware_is_taken_off_a_deadline() -> None:
+    clock = ManualClock()
+
+    class Takes(Middleware):
+        async def execute(self, envelope: Envelope, go_on: GoOn) -> Receipt[Any]:
+            clock.advance(5)
+            return await go_on(envelope)
+
+    async with opened(Takes(), ports=Ports(clock=clock)) as engine:
+        with pytest.raises(DeadlinePassed):
+            await engine.execute(Add("c-1"), deadline=4)
+        assert (await engine.execute(Add("c-1"), deadline=6)).version == 1
 
 
 async def test_a_timeout_counts_what_stands_around_a_query() -> None:
