@@ -85,7 +85,7 @@ class Retry(Middleware):
     async def execute(
         self, envelope: Envelope, go_on: Callable[[Envelope], Awaitable[Receipt[Any]]]
     ) -> Receipt[Any]:
-        """Execute a command, several times where that is safe."""
+        """Do as `Middleware.execute` says, several times where that is safe."""
         begun, pause = self._clock.monotonic(), self._first
         doubt: OutcomeUnknown | None = None
         for left in range(self._times, -1, -1):

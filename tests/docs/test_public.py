@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 import engine
+from engine.calls import Calls
 from engine.stores.contract import log
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,7 @@ def functions() -> Iterator[tuple[str, Any]]:
             yield name, found
     for name, cls in CLASSES.items():
         yield from ((f"{name}.{method}", found) for method, found in members(cls))
+    yield from ((f"Engine.{method}", found) for method, found in members(Calls))
 
 
 def annotated() -> Iterator[tuple[str, Any]]:
