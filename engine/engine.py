@@ -142,12 +142,11 @@ class Engine(Calls, Healthy):
         declared = Declared(aggregates, projections, answers, upcasting, decisions)
 
         def put_together() -> Wiring:
-            backend = open_backend(store, views)
-            open_own_keys = partial(open_keys, store, keys)
-            return Wiring(settings, backend, declared, authorize, telemetry, open_own_keys)
+            backend, own_keys = open_backend(store, views), partial(open_keys, store, keys)
+            return Wiring(settings, backend, declared, authorize, telemetry, own_keys)
 
-        wiring = self._wiring = put_together()
         self._joined: Joined | None = None
+        wiring = self._wiring = put_together()
         self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch
         self._known, self._clock = wiring.timed, settings.ports.clock
         self._around = Around(checked_middleware(middleware), settings.ports)
@@ -166,7 +165,6 @@ class Engine(Calls, Healthy):
             raise DefinitionError("listen= goes with join=True: without it nobody joins this log")
         self._check_usable = self._entrance.check
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
-        """The projections and the aggregates that it was given."""
 
     async def _retry(self, principal: str | None) -> int:
         wiring = self._wiring if self._joined is None else self._joined.owning()
