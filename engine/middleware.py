@@ -51,7 +51,7 @@ class QueryCall(msgspec.Struct, frozen=True):
     timeout: float | None = None
     """Seconds from the call on."""
     principal: str | None = None
-    """Who asks."""
+    """On whose behalf."""
 
 
 class Middleware:
