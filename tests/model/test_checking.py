@@ -148,6 +148,18 @@ class Counted(Command):
     count: int
 
 
+class Few(Command):
+    it: Id
+    few: Annotated[int, msgspec.Meta(le=9)]
+
+
+def test_a_bound_is_looked_at_each_time() -> None:
+    for number in (1, 2):
+        assert checked_copy(Few("f-1", number)).few == number
+    with pytest.raises(InvalidInput, match="few must be at most 9"):
+        checked_copy(Few("f-1", 10))
+
+
 class Unstudied(Command):
     it: Id
     when: datetime | str

@@ -1,4 +1,4 @@
-"""Callers whose values have other types than their fields declare: Python compares the two nowhere.
+"""Callers whose values are changed later, though the declared types do not say that they can be.
 
 What a command holds decides whether it is copied, and what it means whether two of them are equal.
 """
@@ -40,7 +40,7 @@ class Note:
 
 
 class Measure(Command):
-    """None of its fields declares what can be changed."""
+    """None of its fields but the last declares what can be changed."""
 
     site: Id
     places: tuple[int, ...] = ()
@@ -49,6 +49,7 @@ class Measure(Command):
     spot: Spot | None = None
     raw: bytes = b""
     note: Note | None = None
+    anything: Any = None
 
 
 class Measured(Event, name="measured"):
@@ -61,7 +62,8 @@ class Site(Aggregate, kind="site"):
     @handles
     def measure(self, command: Measure) -> Measured:
         kinds = sorted(command.kinds)
-        return Measured(repr((command.places, command.label, kinds, command.spot, command.raw)))
+        rest = (command.spot, command.raw, command.anything)
+        return Measured(repr((command.places, command.label, kinds, *rest)))
 
     @applies
     def measured(self, event: Measured) -> None:
@@ -76,8 +78,8 @@ def given_otherwise(field: str) -> tuple[Measure, Callable[[], Any]]:
     view: Any = memoryview(bytearray(b"ab"))
     commands: dict[str, tuple[Measure, Callable[[], Any]]] = {
         "list-for-a-tuple": (Measure("s", places), lambda: places.append(3)),
-        "list-in-a-tuple": (Measure("s", (places,)), lambda: places.append(3)),
-        "list-for-a-text": (Measure("s", label=places), lambda: places.append(3)),
+        "list-in-a-tuple": (Measure("s", anything=(places,)), lambda: places.append(3)),
+        "list-for-anything": (Measure("s", anything=places), lambda: places.append(3)),
         "set-for-a-frozenset": (Measure("s", kinds=kinds), lambda: kinds.add("b")),
         "list-in-a-frozen-struct": (Measure("s", spot=Spot(places)), lambda: places.append(3)),
         "buffer-for-bytes": (Measure("s", raw=raw), lambda: raw.extend(b"c")),
@@ -89,7 +91,7 @@ def given_otherwise(field: str) -> tuple[Measure, Callable[[], Any]]:
 FIELDS = (
     "list-for-a-tuple",
     "list-in-a-tuple",
-    "list-for-a-text",
+    "list-for-anything",
     "set-for-a-frozenset",
     "list-in-a-frozen-struct",
     "buffer-for-bytes",
