@@ -154,7 +154,7 @@ async def test_a_command_that_would_arrive_changed_is_refused_where_it_was_sent(
             await member.execute(Add("c", 1, tags=OrderedDict(a=[1])))
         with pytest.raises(InvalidInput, match="cannot be sent to the process that owns the log"):
             await member.execute(Add("c", 1 << 70))
-        with pytest.raises(InvalidInput, match=r"cannot be sent .* \(at `\$\.amount`\)"):
+        with pytest.raises(InvalidInput, match=r"Add\.amount must be an int, and is a str"):
             await member.execute(Add("c", "secret"))  # type: ignore[arg-type]
 
         assert part(member).forwarded == 0
