@@ -17,6 +17,7 @@ from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Network, SimulatedConnection, SimulatedDriver
 from tests.simulation.postgres.process import Process, ProcessesLoop, end_of
 from tests.simulation.postgres.scenarios import SCENARIOS, Scenario
+from tests.simulation.postgres.server import Backend
 from tests.simulation.postgres.server import Server as Modelled
 from tests.simulation.postgres.statements import SCHEMA
 from tests.simulation.schedule import InOrder
@@ -44,7 +45,7 @@ class ModelledPlace:
     async def terminate(self, connection: Connection) -> None:
         """End its backend."""
         assert isinstance(connection, SimulatedConnection)
-        assert connection.backend is not None
+        assert isinstance(connection.backend, Backend)
         self.server.terminate(connection.backend)
         await asyncio.sleep(0.1)
 

@@ -10,7 +10,7 @@ takes over makes the former session one that appends nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -93,7 +93,7 @@ async def begin_session(
 
 
 @contextmanager
-def _warnings_of(line: Line) -> Iterator[list[str]]:
+def _warnings_of(line: Line) -> Generator[list[str]]:
     heard: list[str] = []
 
     def hear(_: Connection, message: LogMessage) -> None:
