@@ -41,6 +41,7 @@ SCENARIOS: Final = {
     "backup": "backup",
     "copy": "copy",
     "transfers": "transfers",
+    "courses": "courses",
     "timers": "timers",
     "tenants": "tenants",
 }

@@ -9,16 +9,18 @@ which says nothing of what it folds. What does not fit is refused when the class
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from functools import lru_cache
+from typing import Any, ClassVar, Final, cast
 
 from ..errors import DefinitionError
 from .aggregate import Aggregate, AggregateDefinition, AggregateMeta
 from .messages import Command, Event, kebab
-from .tags import check_tag_names, is_fixed, named, reader_of
+from .tags import TagReader, check_tag_names, is_fixed, named, reader_of
 
 __all__ = ["Boundary", "id_by", "id_of_tags", "selects", "tags_by"]
 
 _ESCAPES = ("%", "%25"), ("/", "%2F")
+_CLASSES_MAX: Final = 1_024
 FIXED_ID = "all"
 """Of a boundary whose tags no command names."""
 
@@ -128,10 +130,15 @@ def tags_by(tags: Sequence[str], boundary_id: str) -> tuple[str, ...]:
 def selects(definition: AggregateDefinition, boundary_id: str, event: Event) -> bool:
     """Tell whether the boundary with an id folds an event."""
     cls = type(event)
-    tags = cls.__tagged__() if cls in definition.appliers else None
-    if tags is None:
-        return False
-    return id_of_tags(definition.tags, reader_of(cls, tags)(event)) == boundary_id
+    read = _reader(cls) if cls in definition.appliers else None
+    return read is not None and id_of_tags(definition.tags, read(event)) == boundary_id
+
+
+@lru_cache(maxsize=_CLASSES_MAX)
+def _reader(cls: type[Event]) -> TagReader | None:
+    """Give what reads the tags of events of a class; kept, since each event asks for it."""
+    tags = cls.__tagged__()
+    return None if tags is None else reader_of(cls, tags)
 
 
 def id_of_tags(tags: Sequence[str], found: Sequence[str]) -> str | None:
