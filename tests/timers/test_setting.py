@@ -41,7 +41,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an id that is none": ({"timers": [after(SwitchOff(""))]}, "cannot be stored"),
     "a value of another type": (
         {"timers": [after(SwitchOff("k", why=7))]},  # type: ignore[arg-type]
-        "cannot be stored",
+        "SwitchOff.why must be a str, and is an int",
     ),
     "a value that is no JSON": ({"timers": [after(SwitchOff("k", tags=["\ud800"]))]}, "stored"),
     "no event": ({"events": None, "timers": [after()]}, "gives timers and no event"),
