@@ -101,6 +101,7 @@ class Owner:
             "session": self.desk.session,
             "send": self.send,
             "projections": cast("Any", None),
+            "facts": cast("Any", None),
             "logger": logging.getLogger("foldline"),
             "is_owner": lambda: True,
             "is_succeeded": lambda: False,

@@ -104,8 +104,9 @@ async def test_skipping_from_outside(path: Path) -> None:
         await asked(path, "retry")
 
         assert await sums(engine) == {"a": 1, "b": 1}
-        (decision,) = await engine.projections.decisions("sums")
-        assert (decision.kind, decision.position, decision.reason) == ("skip", 2, "a test")
+        decisions = await engine.projections.decisions("sums")
+        found = [(one.kind, one.position, one.reason) for one in decisions]
+        assert sorted(found) == [("retry", None, ""), ("skip", 2, "a test")]
 
 
 # -- once, in order ---------------------------------------------------------------------------
