@@ -3,8 +3,8 @@
 Rules: the parent has no event loop and no thread, and never opens the store: it polls what the
 process writes down. Moments of kills are drawn from the seed, between none and twice the interval
 after a life began, so that some fall into the recovery from the one before. A slow machine is given
-time: of two lives in turn one has answered before it is killed, and a run has no end in peace
-before one such kill. What was not answered is sent again by the next life, and so are some
+time: of two lives in turn one answers before it is killed, and a run has no end in peace before one
+such kill. What was not answered is sent again by the next life, and so are some
 commands that were: their receipts must be the same.
 """
 
@@ -115,13 +115,10 @@ class Lives:
         now = time.monotonic()
         self._heard_at = self._answered_at = now
         self.seen.append(Seen(number, now))
-        self._draw_kill(now)
-        for numbers in book.phases:
-            self._send(numbers.phase)
-
-    def _draw_kill(self, now: float) -> None:
         if self._kill_every:
             self._kill_at = now + self._random.uniform(0, 2 * self._kill_every)
+        for numbers in book.phases:
+            self._send(numbers.phase)
 
     def _again(self) -> set[int]:
         book, random = self._book, self._random
@@ -200,7 +197,6 @@ class Lives:
             self._kill_at = math.inf  # the last life is left in peace
             return
         if all(life.first_answer_at is None for life in self.seen[-2:]):
-            self._draw_kill(time.monotonic())
             return
         self.kill()
         self.start()
