@@ -28,6 +28,8 @@ class Outcome(msgspec.Struct, frozen=True):
     events: int
     repeated: int
     retries: int
+    felt: int
+    """Kills of a broker to which something was published, and for which something waited then."""
 
     def __str__(self) -> str:
         return (
@@ -45,18 +47,39 @@ async def run(broker: Broker, topic: str, kills: int, seed: int) -> Outcome:
         async with relaying(relay_to(broker, topic), store) as engine:
             done = asyncio.Event()
             writing = asyncio.create_task(_write(engine, drawn, done))
+            felt = 0
             for _ in range(kills):
+                await _published_more(engine)
                 await asyncio.sleep(drawn.uniform(0.05, 0.4))
                 broker.kill()
                 await asyncio.sleep(drawn.uniform(0, 0.2))
-                await asyncio.to_thread(broker.start)
+                starting = asyncio.create_task(asyncio.to_thread(broker.start))
+                felt += await _has_waited(engine, starting)
+                await starting
             done.set()
             position = await writing
             await published(engine, position, 300)
             retries = engine.statistics().projectors["outbound"].retries
             log_id = engine._store.log_id
         found = await broker.messages(topic)
-    return Outcome(position, check_order(found, log_id, position), retries)
+    return Outcome(position, check_order(found, log_id, position), retries, felt)
+
+
+async def _published_more(engine: Engine) -> None:
+    """Wait until the relay has published something more: one that backs off feels no kill."""
+    before = engine.statistics().projectors["outbound"].position
+    async with asyncio.timeout(120):
+        while engine.statistics().projectors["outbound"].position <= before:
+            await asyncio.sleep(0.01)
+
+
+async def _has_waited(engine: Engine, starting: asyncio.Task[None]) -> bool:
+    """Tell whether events have waited for a broker before it was there again."""
+    while not starting.done():
+        if engine.statistics().projectors["outbound"].lag_events:
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 async def _write(engine: Engine, drawn: random.Random, done: asyncio.Event) -> int:

@@ -10,7 +10,7 @@ from tests.support.brokers import Broker
 
 @pytest.mark.slow
 async def test_a_broker_that_is_killed_under_load_loses_nothing(broker: Broker, topic: str) -> None:
-    outcome = await run(broker, topic, kills=5 if broker.starts_soon else 1, seed=7)
+    outcome = await run(broker, topic, kills=3 if broker.starts_soon else 1, seed=7)
 
-    assert outcome.retries > 0
+    assert outcome.felt > 0
     assert outcome.repeated == 0 or not broker.drops_repetitions

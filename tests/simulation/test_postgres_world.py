@@ -33,7 +33,7 @@ HAPPENINGS = (
 
 def test_seeds_hold_and_are_full_of_what_breaks() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.simulation", "--postgres", "--seeds", "120"],
+        [sys.executable, "-m", "tests.simulation", "--postgres", "--seeds", "200"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
