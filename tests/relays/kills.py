@@ -42,6 +42,7 @@ async def run(broker: Broker, topic: str, kills: int, seed: int) -> Outcome:
     """Kill a broker so many times under load; raise AssertionError where a promise is broken."""
     drawn = random.Random(seed)
     await broker.create(topic)
+    await asyncio.to_thread(broker.settle)
     with tempfile.TemporaryDirectory() as folder:
         store = f"sqlite:{Path(folder) / 'log.db'}"
         async with relaying(relay_to(broker, topic), store) as engine:

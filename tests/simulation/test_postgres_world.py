@@ -41,7 +41,7 @@ def test_seeds_hold_and_are_full_of_what_breaks() -> None:
     )
 
     assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith("120 seeds, 0 bad")
+    assert done.stdout.startswith("200 seeds, 0 bad")
     for happening in HAPPENINGS:
         assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), (happening, done.stdout)
 
