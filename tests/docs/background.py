@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -102,6 +103,10 @@ class Background:
         before = len(self.log)
         self._process.send_signal(signal.SIGINT)
         try:
+            # A person types it again if nothing ends: gevent has lost one on a busy machine.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(READY_SECONDS / 2)
+            self._process.send_signal(signal.SIGINT)
             self._process.wait(READY_SECONDS)
         finally:
             self._process.kill()
