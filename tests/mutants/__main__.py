@@ -262,7 +262,8 @@ def hunt_by_catches(shops: Shops, mutants: dict[str, Mutant], *, passed: bool) -
                 yield outcome
     except RuntimeError as error:  # a test that was renamed; run all tests of each mutant
         print(error, flush=True)
-    yield from hunt(shops, {name: m for name, m in mutants.items() if name not in caught}, 0)
+    others = {name: m for name, m in mutants.items() if name not in caught}
+    yield from hunt(shops, others, 0, passed=passed)
 
 
 def begin(
