@@ -98,9 +98,6 @@ class Broker:
         """Let clients come by another port: a server that tells where it is tells that one."""
         yield
 
-    def settle(self) -> None:
-        """Have written what was made durable, where that takes the server longer than it says."""
-
     def command(self) -> Sequence[str]:
         raise NotImplementedError
 
@@ -355,14 +352,6 @@ class RabbitServer(Broker):
                 return self.tls is not None or bool(asking.recv(1))
         except OSError:
             return False
-
-    def settle(self) -> None:
-        """Have its database of queues written: it keeps what is new for seconds in its memory."""
-        control = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "eval", "mnesia:sync_log()."]
-        environment = {**self.environment(), "PATH": os.environ["PATH"]}
-        subprocess.run(
-            control, cwd=self.folder, env=environment, check=True, capture_output=True, timeout=60
-        )
 
     def _end(self, how: signal.Signals) -> None:
         """End the script with all that it has started; the mapper goes with the last."""
