@@ -42,7 +42,13 @@ STOPPING_SECONDS = 10
 STORE = "sqlite:shop.db"
 REPLAY_SECONDS = 60
 WORKERS_MAX = 64
-WORKER_SECONDS = 60
+WORKER_SECONDS = 15
+"""Within which a worker must answer its parent, from its start on.
+
+A worker that takes longer to start on a busy machine is taken for dead. But a worker that is killed
+while its parent waits for its answer keeps the parent waiting for so long: until then it neither
+starts another nor hears SIGTERM.
+"""
 _WORKER = "FOLDLINE_SHOP_WORKER"
 """What workers are to serve: uvicorn gives them nothing but the environment."""
 
@@ -62,7 +68,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{__name__}:worker" if options.workers > 1 else create_app(store, hosts=hosts),
         factory=options.workers > 1,
         workers=options.workers,
-        # Else a worker that takes longer to start, on a busy machine, is taken for dead.
         timeout_worker_healthcheck=WORKER_SECONDS,
         host=options.host,
         port=options.port,
