@@ -10,6 +10,7 @@ file knows no async, clock or store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from ..runtime.safely import as_error
 from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
 from .personal import PersonalForm, Sealer, personal_form
-from .shape import event_type, schema_hash
+from .shape import CLASSES_MAX, event_type, schema_hash
 from .stored import ENCODING_JSON, EventType, StoredEvent
 from .tags import EventTags, TagReader, reader_of
 from .upcasting import Upcaster, Upcasting
@@ -140,6 +141,11 @@ class _Entry(msgspec.Struct, frozen=True):
     """What its events are tagged with; most often nothing."""
 
 
+@lru_cache(maxsize=CLASSES_MAX)
+def _personal_form(cls: type[Event]) -> PersonalForm | None:
+    return personal_form(cls, cls.event_subject)
+
+
 class EventRegistry:
     """The event classes that an engine knows, by stored name and version, and back."""
 
@@ -168,7 +174,7 @@ class EventRegistry:
         exactness = cls.event_exactness or exactness_of(cls, "event")
         decoder = msgspec.json.Decoder(cls)
         read_back = exactness.reader(stored.name, decoder.decode)
-        personal = personal_form(cls, cls.event_subject)
+        personal = _personal_form(cls)
         tags = self._tags_of(cls)
         entry = _Entry(cls, stored, decoder, read_back, chain, personal, tags)
         self._by_name[stored.name, stored.version] = entry

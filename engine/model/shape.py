@@ -11,8 +11,9 @@ only where what is absent there is well defined.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
@@ -31,6 +32,11 @@ _canonical = msgspec.json.Encoder(order="deterministic", enc_hook=repr)
 _EMPTY: tuple[Any, ...] = (list, dict, set, tuple, frozenset, bytearray)
 
 
+CLASSES_MAX: Final = 4_096
+"""Of how many classes it is kept what they look like: each engine of a process asks anew."""
+
+
+@lru_cache(maxsize=CLASSES_MAX)
 def schema_hash(cls: type[msgspec.Struct], *, defaults: bool = False) -> str:
     """Give 16 hexadecimal digits that change when the encoded form of a struct can change.
 
@@ -39,6 +45,7 @@ def schema_hash(cls: type[msgspec.Struct], *, defaults: bool = False) -> str:
     return _hash(_Shape(defaults).of(_info(cls)))
 
 
+@lru_cache(maxsize=CLASSES_MAX)
 def event_type(cls: type[Event]) -> EventType:
     """Give a class of event as a log stores it, with the shapes that it goes on from."""
     info = _info(cls)
