@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.world import free_the_dead
+from engine.testing.simulation.lives import free_the_dead
 
 
 @pytest.fixture(autouse=True)

@@ -37,8 +37,15 @@ from engine.errors import (
 from engine.limits import Limits
 from engine.model.messages import Receipt
 from engine.runtime.ports import Ports
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.loop import SimulatedLoop
+from engine.testing.simulation.machine import (
+    SimulatedClock,
+    SimulatedFiles,
+    SimulatedIds,
+    SimulatedWorkers,
+)
 
-from .disk import Disk
 from .domain import (
     OPERATION,
     Brittle,
@@ -60,8 +67,6 @@ from .domain import (
     get_count,
     get_journey,
 )
-from .loop import SimulatedLoop
-from .machine import SimulatedClock, SimulatedFiles, SimulatedIds, SimulatedWorkers
 from .others import Others
 from .steward import Steward
 from .story import Operation, Seen, SeenTally, Sending, Story

@@ -18,9 +18,9 @@ from engine.errors import Closed, EngineError, StoreFailed
 from engine.limits import Limits
 from engine.model.stored import EventData
 from engine.stores.contract.log import Appended, AppendRequest, Batch, StreamRead, Write
+from engine.testing.simulation.loop import SimulatedLoop
 
 from .domain import Was
-from .loop import SimulatedLoop
 from .story import Story, Stranger
 
 __all__ = ["Others"]

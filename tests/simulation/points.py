@@ -19,17 +19,18 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from engine.limits import Limits
+from engine.testing.simulation.disk import IMAGES, Disk, Fault
+from engine.testing.simulation.lives import STEPS_MAX
+from engine.testing.simulation.loop import SimulatedLoop
+from engine.testing.simulation.schedule import InOrder
 
 from .checker import judge
-from .disk import IMAGES, Disk, Fault
 from .domain import Brittle
 from .life import Life
-from .loop import SimulatedLoop
-from .schedule import InOrder
 from .story import Story
 from .swarm import Ending, Swarm
 from .sweep import Finding, counts_of
-from .world import STEPS_MAX, live, simulated_disk, tell
+from .world import live, simulated_disk, tell
 
 __all__ = ["EVERY", "Every", "places"]
 

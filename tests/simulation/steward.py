@@ -21,8 +21,8 @@ import apsw
 from engine.engine import Engine
 from engine.errors import Closed, Damaged, ProjectionLag, StoreFailed, StoreRefused, UsageError
 from engine.projections.operations import Status
+from engine.testing.simulation.loop import SimulatedLoop
 
-from .loop import SimulatedLoop
 from .story import Deed, Story
 from .tallies import GetTallies, Tallies
 

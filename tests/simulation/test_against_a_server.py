@@ -12,7 +12,8 @@ import pytest
 
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.driver import Asyncpg, Connection
-from tests.simulation.fence import fence
+from engine.testing.simulation.fence import fence
+from engine.testing.simulation.schedule import InOrder
 from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Network, SimulatedConnection, SimulatedDriver
 from tests.simulation.postgres.process import Process, ProcessesLoop, end_of
@@ -20,7 +21,6 @@ from tests.simulation.postgres.scenarios import SCENARIOS, Scenario
 from tests.simulation.postgres.server import Backend
 from tests.simulation.postgres.server import Server as Modelled
 from tests.simulation.postgres.statements import SCHEMA
-from tests.simulation.schedule import InOrder
 from tests.support.postgres import Server, asked
 
 _STEPS_MAX: Final = 20_000

@@ -17,7 +17,7 @@ from engine.errors import StoreFailed
 from engine.model.stored import EventType
 from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
 from engine.testing.conformance import append, event, request
-from tests.simulation.loop import DeadLock
+from engine.testing.simulation.loop import DeadLock
 from tests.simulation.postgres.network import Fault
 from tests.simulation.postgres.place import Place
 

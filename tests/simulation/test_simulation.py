@@ -21,11 +21,11 @@ from typing import Any, Literal
 import apsw
 import pytest
 
-from tests.simulation.disk import Disk, Fault
-from tests.simulation.fence import Fenced, fence
-from tests.simulation.loop import DeadLock, SimulatedLoop
-from tests.simulation.machine import SimulatedFiles, SimulatedWorkers
-from tests.simulation.schedule import InOrder, Priorities, Schedule, Uniform
+from engine.testing.simulation.disk import Disk, Fault
+from engine.testing.simulation.fence import Fenced, fence
+from engine.testing.simulation.loop import DeadLock, SimulatedLoop
+from engine.testing.simulation.machine import SimulatedFiles, SimulatedWorkers
+from engine.testing.simulation.schedule import InOrder, Priorities, Schedule, Uniform
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -40,14 +40,20 @@ from engine.model.codec import decode_metadata
 from engine.model.stored import StoredEvent
 from engine.outside.timers import compare_timers
 from engine.stores.sqlite.outside.log import SqliteLogReader
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.lives import STEPS_MAX
+from engine.testing.simulation.loop import SimulatedLoop
+from engine.testing.simulation.machine import (
+    SimulatedClock,
+    SimulatedFiles,
+    SimulatedIds,
+    SimulatedWorkers,
+)
+from engine.testing.simulation.schedule import draw_schedule
 
-from .disk import Disk
-from .loop import SimulatedLoop
-from .machine import SimulatedClock, SimulatedFiles, SimulatedIds, SimulatedWorkers
-from .schedule import draw_schedule
 from .story import Story
 from .swarm import draw_swarm
-from .world import STEPS_MAX, live, simulated_disk
+from .world import live, simulated_disk
 
 __all__ = ["Told", "run_seed"]
 

@@ -7,44 +7,30 @@ a dead process speaks. What the story says afterwards is judged by `checker`.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import gc
-import logging
-import shutil
-import sys
-import tempfile
-import warnings
-from collections.abc import Generator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from random import Random
-from typing import Any, Final
+from typing import Any
 
 from engine.errors import Damaged, EngineFailed, StoreFailed, StoreRefused, StreamUnreadable
-from engine.stores.sqlite import wal as sqlite_wal
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.fence import fence
+from engine.testing.simulation.lives import STEPS_MAX, bury, temporary_disk
+from engine.testing.simulation.loop import DeadLock, SimulatedLoop
+from engine.testing.simulation.schedule import draw_schedule
 
-from .disk import Disk
 from .domain import POISON, Brittle, Hang, Put, Slowly, Spoil, Take
-from .fence import fence
 from .life import Life
-from .loop import DeadLock, SimulatedLoop, forget_the_dead, ordered_scopes
-from .schedule import draw_schedule
 from .steward import left_in_the_file
 from .story import Operation, Story
 from .swarm import Ending, Swarm, draw_limits, draw_swarm
 
 __all__ = [
-    "STEPS_MAX",
-    "bury",
-    "free_now_and_then",
-    "free_the_dead",
     "live",
     "run_seed",
     "simulated_disk",
     "tell",
 ]
-
-STEPS_MAX: Final = 200_000
 
 
 def run_seed(seed: int) -> Story:
@@ -94,36 +80,9 @@ def _command(swarm: Swarm, random: Random, cell: str, number: int) -> Any:
     return Put(cell, number, amount, random.choice((1, 1, 1, 2, 5)))
 
 
-@contextlib.contextmanager
-def simulated_disk(random: Random, swarm: Swarm) -> Generator[Disk]:
+def simulated_disk(random: Random, swarm: Swarm) -> AbstractContextManager[Disk]:
     """Give a disk in a folder of its own, and what lives on it its quiet, until the block ends."""
-    folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=_ram()))
-    disk = Disk(folder / "disk", random)
-    gc.disable()
-    try:
-        with ordered_scopes(), _folding_at(swarm.wal_bytes):
-            yield disk
-    finally:
-        disk.dispose()
-        shutil.rmtree(folder, ignore_errors=True)
-        free_now_and_then()
-        gc.enable()
-
-
-def _ram() -> str | None:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-@contextlib.contextmanager
-def _folding_at(wal_bytes: int) -> Generator[None]:
-    """Let small write-ahead logs be folded, which otherwise takes thousands of commits."""
-    before = sqlite_wal.WAL_BYTES_MAX
-    module: Any = sqlite_wal
-    module.WAL_BYTES_MAX = wal_bytes
-    try:
-        yield
-    finally:
-        module.WAL_BYTES_MAX = before
+    return temporary_disk(random, swarm.wal_bytes)
 
 
 # -- one life -----------------------------------------------------------------------------------
@@ -179,45 +138,3 @@ def _look_at_end(story: Story, disk: Disk, life: Life, task: Any, unseen: Sequen
         if not (excused and isinstance(error, declared)):
             story.problems.append(f"P13: life {story.lives} ended with {error!r}")
     story.problems += [f"P13: an error that nobody saw: {e!r}" for e in unseen]
-
-
-def bury(loop: SimulatedLoop) -> None:
-    """Let no `finally` of a dead process speak."""
-    for task in loop.tasks:
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-    loop._ready.clear()  # type: ignore[attr-defined]
-    loop._scheduled.clear()  # type: ignore[attr-defined]
-    loop._closed = True  # type: ignore[attr-defined]
-    _GRAVES.append(loop)
-
-
-_GRAVES: Final[list[SimulatedLoop]] = []
-"""Dead processes, kept until their seed is over: freeing them runs what they had in `finally`."""
-_SEEDS_PER_FREEING: Final = 20
-_freed = [0]
-
-
-def free_now_and_then() -> None:
-    """Free what died in many seeds at once: once each would be most of the time."""
-    _freed[0] += 1
-    if _freed[0] % _SEEDS_PER_FREEING == 0:
-        free_the_dead()
-
-
-@atexit.register
-def free_the_dead() -> None:
-    """Free what died in the seeds before: what it still says has no loop to say it in."""
-    before, sys.unraisablehook = sys.unraisablehook, _say_nothing
-    handler, logging.lastResort = logging.lastResort, None
-    try:
-        _GRAVES.clear()
-        forget_the_dead()
-        with warnings.catch_warnings(action="ignore"):  # of what was never awaited
-            for _ in range(3):  # what would not end when it was asked is asked again by the next
-                gc.collect()
-    finally:
-        sys.unraisablehook = before
-        logging.lastResort = handler
-
-
-def _say_nothing(_: object) -> None: ...

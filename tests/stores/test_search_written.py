@@ -23,8 +23,8 @@ from engine.stores.contract.views import Changes, Checkpoint, ProjectionDecision
 from engine.stores.sqlite.views.search import drops
 from engine.stores.sqlite.views.store import SqliteViews
 from engine.stores.sqlite.views.tables import TableSql
-from tests.simulation.disk import Disk
-from tests.simulation.machine import SimulatedFiles
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.machine import SimulatedFiles
 from tests.stores.offers import (
     OFFERED,
     TABLES,

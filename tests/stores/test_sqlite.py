@@ -28,8 +28,8 @@ from engine.stores.sqlite.log.schema import APPLICATION_ID, MIGRATIONS, migrate,
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.urls import open_url
 from engine.testing.conformance import ADDED, append, event, feed, numbers, request
-from tests.simulation.disk import Disk
-from tests.simulation.machine import SimulatedFiles
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.machine import SimulatedFiles
 from tests.stores.sqlite_conformance import SqliteConformance
 from tests.support.faults import FaultyVfs, VfsFiles
 

@@ -17,8 +17,8 @@ from engine.stores.contract.views import Changes, Checkpoint, Parked, Projection
 from engine.stores.sqlite import wal as sqlite_wal
 from engine.stores.sqlite.views.catalog import Catalog
 from engine.stores.sqlite.views.store import SqliteViews
-from tests.simulation.disk import Disk
-from tests.simulation.machine import SimulatedFiles
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.machine import SimulatedFiles
 from tests.support.shelf import Bought, Counts, Library, Log, Wired, part_of, written
 
 

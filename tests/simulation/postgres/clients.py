@@ -30,8 +30,8 @@ from engine.model.messages import Receipt
 from engine.runtime.ports import Ports
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.log.store import PostgresStore
+from engine.testing.simulation.machine import SimulatedClock, SimulatedIds, SimulatedWorkers
 from tests.simulation.domain import OPERATION, Slowly, cell_class
-from tests.simulation.machine import SimulatedClock, SimulatedIds, SimulatedWorkers
 from tests.simulation.story import Operation, Seen, Sending, Story
 
 from .network import Network, SimulatedDriver

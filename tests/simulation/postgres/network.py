@@ -18,7 +18,7 @@ import msgspec
 
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.failures import cannot_connect
-from tests.simulation.loop import SimulatedLoop
+from engine.testing.simulation.loop import SimulatedLoop
 
 from .pooler import PooledClient, Pooler
 from .process import Process

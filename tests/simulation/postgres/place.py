@@ -13,9 +13,9 @@ from typing import Any
 from engine.runtime.ports import Ports
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.store import PostgresStore
-from tests.simulation.fence import fence
-from tests.simulation.machine import SimulatedClock
-from tests.simulation.schedule import InOrder
+from engine.testing.simulation.fence import fence
+from engine.testing.simulation.machine import SimulatedClock
+from engine.testing.simulation.schedule import InOrder
 
 from .database import Tables
 from .network import Fault, Network, SimulatedDriver

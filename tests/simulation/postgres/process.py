@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from tests.simulation.loop import SimulatedLoop
-from tests.simulation.schedule import Schedule
-from tests.simulation.world import bury
+from engine.testing.simulation.lives import bury
+from engine.testing.simulation.loop import SimulatedLoop
+from engine.testing.simulation.schedule import Schedule
 
 __all__ = ["Process", "ProcessesLoop", "end_of"]
 

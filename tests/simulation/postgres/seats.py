@@ -21,12 +21,12 @@ import msgspec
 from engine import Engine, EngineError, NotRun, OutcomeUnknown, Ports
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.store import PostgresStore
+from engine.testing.simulation.fence import fence
+from engine.testing.simulation.lives import free_now_and_then
+from engine.testing.simulation.loop import ordered_scopes
+from engine.testing.simulation.machine import SimulatedClock, SimulatedIds, SimulatedWorkers
+from engine.testing.simulation.schedule import draw_schedule
 from tests.simulation.claiming import Call, Guest, Told, draw_call, judged
-from tests.simulation.fence import fence
-from tests.simulation.loop import ordered_scopes
-from tests.simulation.machine import SimulatedClock, SimulatedIds, SimulatedWorkers
-from tests.simulation.schedule import draw_schedule
-from tests.simulation.world import free_now_and_then
 
 from .database import Event, Tables
 from .network import Faults, Network, SimulatedDriver

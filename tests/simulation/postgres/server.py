@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from tests.simulation.loop import SimulatedLoop
+from engine.testing.simulation.loop import SimulatedLoop
 
 from .database import Change, Record, Tables
 from .expressions import UnknownSql

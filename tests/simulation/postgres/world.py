@@ -19,11 +19,12 @@ import msgspec
 from engine.errors import EngineError, StoreFailed, StoreLocked, StoreRefused
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.schema import lock_key
-from tests.simulation.fence import fence
-from tests.simulation.loop import DeadLock, ordered_scopes
-from tests.simulation.schedule import draw_schedule
+from engine.testing.simulation.fence import fence
+from engine.testing.simulation.lives import bury, free_now_and_then
+from engine.testing.simulation.loop import DeadLock, ordered_scopes
+from engine.testing.simulation.schedule import draw_schedule
 from tests.simulation.story import Operation, Story
-from tests.simulation.world import bury, free_now_and_then, tell
+from tests.simulation.world import tell
 
 from .clients import FINAL, Life
 from .database import Change, Record, Tables

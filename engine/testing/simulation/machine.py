@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 
 import apsw
 
-from engine.errors import StoreLocked
-from engine.stores.sqlite.files import SystemFiles
-
+from ...errors import StoreLocked
+from ...stores.sqlite.files import SystemFiles
 from .disk import Disk
 from .loop import SimulatedLoop
 
