@@ -36,15 +36,9 @@ from engine.errors import (
 )
 from engine.limits import Limits
 from engine.model.messages import Receipt
-from engine.runtime.ports import Ports
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import (
-    SimulatedClock,
-    SimulatedFiles,
-    SimulatedIds,
-    SimulatedWorkers,
-)
+from engine.testing.simulation.machine import simulated_ports
 
 from .domain import (
     OPERATION,
@@ -151,13 +145,11 @@ class Life:
             rebuild="auto",
             limits=self._limits,
             logger=_SILENT if self._story.seed % _SEEDS_PER_UNRULY_LOGGER else _UNRULY,
-            ports=Ports(
-                clock=SimulatedClock(loop, random),
-                ids=SimulatedIds(random),
-                workers=SimulatedWorkers(loop, random, seconds),
-                files=SimulatedFiles(self._disk),
-                watcher=None,
-                stopwatch=loop.time,
+            ports=simulated_ports(
+                self._disk,
+                loop,
+                random,
+                seconds=seconds,
                 failpoint=None if self.quiet else self._failpoint,
             ),
         )

@@ -27,7 +27,6 @@ from engine import (
     Id,
     Meta,
     OutcomeUnknown,
-    Ports,
     Reactor,
     Receipt,
     Rejected,
@@ -41,12 +40,7 @@ from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.lives import STEPS_MAX
 from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import (
-    SimulatedClock,
-    SimulatedFiles,
-    SimulatedIds,
-    SimulatedWorkers,
-)
+from engine.testing.simulation.machine import simulated_ports
 from engine.testing.simulation.schedule import draw_schedule
 
 from .story import Story
@@ -215,14 +209,7 @@ class _Life:
                 reactions_at_once=random.choice((1, 2, 100)),
             ),
             logger=_SILENT,
-            ports=Ports(
-                clock=SimulatedClock(loop, random),
-                ids=SimulatedIds(random),
-                workers=SimulatedWorkers(loop, random),
-                files=SimulatedFiles(self._disk),
-                watcher=None,
-                stopwatch=loop.time,
-            ),
+            ports=simulated_ports(self._disk, loop, random),
         )
         async with engine:
             sendings = [

@@ -17,11 +17,18 @@ from typing import Any, TypeVar
 import apsw
 
 from ...errors import StoreLocked
+from ...runtime.ports import Clock, Ports
 from ...stores.sqlite.files import SystemFiles
 from .disk import Disk
 from .loop import SimulatedLoop
 
-__all__ = ["SimulatedClock", "SimulatedFiles", "SimulatedIds", "SimulatedWorkers"]
+__all__ = [
+    "SimulatedClock",
+    "SimulatedFiles",
+    "SimulatedIds",
+    "SimulatedWorkers",
+    "simulated_ports",
+]
 
 T = TypeVar("T")
 
@@ -172,3 +179,24 @@ def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | Non
         answer.set_exception(error)
     else:
         answer.set_result(result)
+
+
+def simulated_ports(
+    disk: Disk,
+    loop: SimulatedLoop,
+    random: Random,
+    *,
+    clock: Clock | None = None,
+    seconds: float = 0.001,
+    failpoint: Callable[[str], None] | None = None,
+) -> Ports:
+    """Give the ports of one life; calls of its threads take so many seconds on average."""
+    return Ports(
+        clock=clock or SimulatedClock(loop, random),
+        ids=SimulatedIds(random),
+        workers=SimulatedWorkers(loop, random, seconds),
+        files=SimulatedFiles(disk),
+        watcher=None,
+        stopwatch=loop.time,
+        failpoint=failpoint,
+    )
