@@ -5,7 +5,8 @@
 `--store postgresql` in a server, which is restarted meanwhile.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
 `python -m tests.crashes views --trials 200`: so many engines killed in the middle of batches of
-views, and their server again and again meanwhile; `postgres` ends with that too.
+views, their server again and again meanwhile; then so many servers killed under one engine.
+`postgres` ends with some of both.
 The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
 """
 
@@ -33,6 +34,7 @@ from .kills import run_kills
 from .members import main as run_members
 from .postgres import faults_of
 from .postgres import main as run_postgres
+from .postgres_servers import main as run_postgres_servers
 from .postgres_views import main as run_postgres_views
 from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
@@ -177,10 +179,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, interrupted)
     if options.what == "postgres":
         broken = run_postgres(faults_of(options.trials), options.first)
-        lives, servers = 2 * options.trials, max(1, options.trials // 10)
-        return run_postgres_views(lives, servers, options.first) or broken
+        return run_views(2 * options.trials, options.trials // 3, options.first) or broken
     if options.what == "views":
-        return run_postgres_views(options.trials, max(1, options.trials // 20), options.first)
+        return run_views(options.trials, options.trials, options.first)
     if options.what == "members":
         in_server = options.store == "postgresql"
         return run_members(options.trials, options.rounds, options.first, postgres=in_server)
@@ -189,6 +190,12 @@ def main() -> int:
         print(f"the power cannot be cut here: {why}")
         return CANNOT
     return 1 if run(options) else 0
+
+
+def run_views(engines: int, servers: int, first: int) -> int:
+    """Kill engines and servers in the middle of batches of views."""
+    broken = run_postgres_views(engines, max(1, engines // 20), first)
+    return run_postgres_servers(servers, first) or broken
 
 
 def interrupted(*_: object) -> NoReturn:

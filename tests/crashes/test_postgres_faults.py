@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from tests.crashes.postgres import Faults, run_faults
+from tests.crashes.postgres_servers import STEPS, Trial, kill_servers
 from tests.crashes.postgres_views import World, run_views
 from tests.support.postgres import Server
 
@@ -35,3 +36,20 @@ async def test_the_judge_of_views_sees_an_event_that_counts_twice(postgres: Serv
     world.judge("after")
 
     assert ["1 counters" in problem for problem in world.killed.problems] == [True]
+
+
+async def test_views_have_each_event_once_when_their_server_is_killed_at_each_step() -> None:
+    killed = await kill_servers(len(STEPS))
+
+    assert killed.problems == []
+    assert killed.steps == dict.fromkeys(STEPS, 1)
+
+
+async def test_the_judge_of_servers_sees_what_the_log_does_not_say(postgres: Server) -> None:
+    trial = Trial(postgres, 0)
+    await trial.run(0)
+    assert trial.killed.problems == []
+    postgres.sql(f"UPDATE {trial.schema}_views.told_rows SET total = total + 1")
+    await trial.judge("after")
+
+    assert ["after: told is at" in problem for problem in trial.killed.problems] == [True]

@@ -246,10 +246,10 @@ def children_of(pid: int) -> list[int]:
 
 @contextmanager
 def postgres_server(
-    programs: Path, *, follows: Server | None = None, **settings: str
+    programs: Path, *, follows: Server | None = None, inside: Path | None = None, **settings: str
 ) -> Iterator[Server]:
     """Start a server of these programs, empty or as a standby; end it and remove its folder."""
-    folder = Path(tempfile.mkdtemp(prefix="foldline-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="foldline-postgres-", dir=inside))
     try:
         folder.chmod(0o700)
         server = Server(programs, folder)
