@@ -25,18 +25,18 @@ from engine import (
     Engine,
     EngineError,
     NotRun,
-    Ports,
     Rejected,
 )
 from engine.limits import Limits
 from engine.model.stored import EventData
 from engine.stores.contract.log import AppendRequest, Batch, StreamRead, Write
 from engine.stores.sqlite.outside.log import SqliteLogReader
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.lives import STEPS_MAX
+from engine.testing.simulation.loop import SimulatedLoop
+from engine.testing.simulation.machine import simulated_ports
+from engine.testing.simulation.schedule import draw_schedule
 
-from .disk import Disk
-from .loop import SimulatedLoop
-from .machine import SimulatedClock, SimulatedFiles, SimulatedIds, SimulatedWorkers
-from .schedule import draw_schedule
 from .school import (
     DECISIONS,
     KINDS,
@@ -56,7 +56,7 @@ from .school import (
 from .schoolbook import Call, judged
 from .story import Story
 from .swarm import draw_swarm
-from .world import STEPS_MAX, live, simulated_disk
+from .world import live, simulated_disk
 
 __all__ = ["Told", "run_seed"]
 
@@ -120,14 +120,7 @@ class _Life:
                 actor_commands=1,
             ),
             logger=_SILENT,
-            ports=Ports(
-                clock=SimulatedClock(loop, random),
-                ids=SimulatedIds(random),
-                workers=SimulatedWorkers(loop, random),
-                files=SimulatedFiles(self._disk),
-                watcher=None,
-                stopwatch=loop.time,
-            ),
+            ports=simulated_ports(self._disk, loop, random),
         )
         self._engine = engine
         async with engine:
