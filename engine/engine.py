@@ -50,6 +50,7 @@ from .stores.contract.log import Store
 from .stores.contract.views import Rebuild
 from .stores.urls import StoreName, open_backend, open_keys
 from .telemetry import Telemetry
+from .timers.desk import TimerDesk
 from .wiring import Declared, Settings, Wiring
 from .write.bulk import Send
 from .write.reception import checked_resources
@@ -156,7 +157,7 @@ class Engine(Calls, Healthy):
         self.personal = PersonalData(wiring.vault, wiring.eraser, wiring.entrance, wiring.gate)
         """What can be done with personal data at run time: erase a person, list the erasures."""
         self._life, self._health = wiring.life, HealthWatch.of(wiring)
-        self._entrance, self._retry_parked = wiring.entrance, self._retry
+        self._entrance = wiring.entrance
         self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:
@@ -166,12 +167,10 @@ class Engine(Calls, Healthy):
         self._check_usable = self._entrance.check
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
 
-    async def _retry(self, principal: str | None) -> int:
+    def _timer_desk(self) -> TimerDesk:
         wiring = self._wiring if self._joined is None else self._joined.owning()
         wiring.entrance.check()
-        if self._gate is not None:
-            await self._gate.check(principal, "control", "timers")
-        return await wiring.firing.retry_parked()
+        return wiring.timer_desk
 
     def _join(
         self,
@@ -356,9 +355,9 @@ class Engine(Calls, Healthy):
     @cached_property
     def operations(self) -> Operations:
         """What operators see of it and do with it; the console asks nothing else."""
-        retry, numbers = self._retry, self.statistics
+        desk, numbers = self._timer_desk, self.statistics
         classes = self.aggregates
-        return operations_of(self._wiring, self._joined, classes, self.personal, numbers, retry)
+        return operations_of(self._wiring, self._joined, classes, self.personal, numbers, desk)
 
     @property
     def registry(self) -> EventRegistry:

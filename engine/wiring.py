@@ -54,6 +54,7 @@ from .stores.contract.tags import TagForm
 from .stores.contract.traits import Leased, Measured, Mortal, Served
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
+from .timers.desk import TimerDesk
 from .timers.firing import Firing
 from .write.actor import Actor
 from .write.admission import Admission
@@ -125,6 +126,9 @@ class Wiring:
         self.registry.sealer = self.vault
         self._make_write_side()
         self.views = backend.views(self._logger)
+        self.timer_desk = TimerDesk(
+            *(self.store, self.views, self.firing, self._ports.clock, self.gate)
+        )
         self._make_projections()
         self._make_queries()
         self.eraser = self._make_eraser()
@@ -369,7 +373,14 @@ class Wiring:
     def _make_supervisor(self) -> Supervisor:
         erasers = () if self.eraser is None else (self.eraser,)
         ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
-        control = Control(self.projections, self.views, self._limits, self._ports, self._logger)
+        control = Control(
+            self.projections,
+            self.timer_desk,
+            self.views,
+            self._limits,
+            self._ports,
+            self._logger,
+        )
         timers = (self.firing, self.firing.settling)
         return Supervisor(
             self.life,
@@ -411,7 +422,8 @@ class Wiring:
             self._logger.warning("%s", strange)
         head = await self.store.head()
         self.journal.begin(head.position, head.recorded)
-        self.firing.begin(*await self.store.count_timers())
+        standing = bool(await self.store.read_timers(timers_max=1))
+        self.firing.begin(*await self.store.count_timers(), any_stand=standing)
         await self.views.open(
             self._ports,
             self._limits,

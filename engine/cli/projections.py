@@ -20,21 +20,18 @@ from ..cli import projections_build
 from ..outside.standings import Standing, Standings
 from ..runtime.ports import Ports
 from ..stores.contract.outside import Operations
-from ..stores.contract.requests import Arguments, Request
+from ..stores.contract.requests import Arguments
 from ..stores.contract.views import Parked, ProjectionDecision
+from .asking import NOT_YET, UNKNOWN, add_wait, ask_and_wait
 from .layout import time_text
-from .options import DONE, FAILED, USAGE, log_file, seconds, some
-from .output import Output, say, tell
+from .options import DONE, FAILED, USAGE, log_file, some
+from .output import Output, tell
 from .printing import escaped, plain
 from .standing import json_line, table_of
 from .tables import Table
 
 __all__ = ["add_parser"]
 
-NOT_YET: Final = 3
-UNKNOWN: Final = 4
-WAIT_SECONDS: Final = 10
-ANSWER_POLL_SECONDS: Final = 0.1
 LOOK_SECONDS: Final = 0.5
 """Between the two looks that a speed needs."""
 WATCH_SECONDS: Final = 1.0
@@ -88,13 +85,7 @@ def add_parser(subparsers: Any) -> None:
         action.add_argument(
             "--reason", metavar="R", default="", required=name == "skip", help="it is kept"
         )
-        action.add_argument(
-            "--wait",
-            type=seconds,
-            default=WAIT_SECONDS,
-            metavar="SECONDS",
-            help=f"how long to wait for the engine's answer (default: {WAIT_SECONDS})",
-        )
+        add_wait(action)
         action.set_defaults(run=_run_act, action=name)
     projections_build.add_parser(actions)
 
@@ -238,60 +229,9 @@ def _decision_line(decision: ProjectionDecision, options: argparse.Namespace) ->
 
 
 def _run_act(options: argparse.Namespace) -> int:
-    ports = Ports()
     arguments = Arguments(
         reason=getattr(options, "reason", ""),
         key=getattr(options, "key", None),
         position=getattr(options, "position", None),
     )
-    with options.file.outside(ports).operations() as outside:
-        number = outside.ask(options.action, options.name, arguments)
-        deadline = ports.clock.monotonic() + options.wait
-        try:
-            request, at_rest = _wait(outside, number, deadline, ports)
-        except BrokenPipeError:
-            # Whoever would have read the answer has gone; what was asked for is done all the same.
-            return NOT_YET
-    return _tell_answer(request, options, at_rest=at_rest)
-
-
-def _wait(outside: Operations, number: int, deadline: float, ports: Ports) -> tuple[Request, bool]:
-    """Wait for the answer; give the request, and whether it waits for an engine that is not there.
-
-    Where no engine runs, or it ends meanwhile, what needs none is done here.
-    """
-    output = Output(utf8=False)
-    while True:
-        request = outside.request(number)
-        if request.answered is not None:
-            return request, False
-        if outside.do_at_rest():
-            request = outside.request(number)
-            return request, request.answered is None
-        if ports.clock.monotonic() >= deadline:
-            return request, False
-        output.rest(ANSWER_POLL_SECONDS)
-
-
-def _tell_answer(request: Request, options: argparse.Namespace, *, at_rest: bool) -> int:
-    what = f"{request.kind} {request.projection}"
-    if request.state == "done":
-        say(f"{what}: {request.answer}")
-        return DONE
-    if request.state == "refused":
-        tell(f"refused: {plain(request.answer)}")
-        return FAILED
-    if request.state == "unknown":
-        tell(f"unknown: {plain(request.answer)}")
-        return UNKNOWN
-    if at_rest:
-        tell(
-            f"request {request.number} waits: no engine has {options.file.name} open, and {what} "
-            f"needs the application's code. An engine does it when it starts"
-        )
-    else:
-        tell(
-            f"request {request.number} is not done after {options.wait} s, and waits: the engine "
-            f"is busy, or does not look (Limits.control_poll_ms). It is done without this command"
-        )
-    return NOT_YET
+    return ask_and_wait(options, options.action, options.name, arguments)

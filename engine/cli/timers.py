@@ -1,7 +1,8 @@
-"""`foldline timers FILE`: lists the commands that wait for their time, or verifies them.
+"""`foldline timers FILE`: lists the commands that wait for their time, verifies them, acts on one.
 
-Rules: it only reads, whoever has the log open. It ends with the page, and says how to go on. What
-is in a command is not shown.
+Rules: to list and to verify only reads, whoever has the log open. It ends with the page, and says
+how to go on. What is in a command is not shown. To fire or to cancel one is asked for in the views,
+as `foldline projections` does: the engine that fires timers does it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import msgspec
 from ..outside.timers import ComparedTimers, compare_timers
 from ..runtime.ports import Ports
 from ..stores.contract.outside import LogReader
-from ..stores.contract.timers import WaitingTimer
+from ..stores.contract.requests import Arguments
+from ..stores.contract.timers import WaitingTimer, timer_target
+from .asking import NOT_YET, UNKNOWN, add_wait, ask_and_wait
 from .layout import time_text
 from .options import DONE, FAILED, USAGE, log_file, some
 from .output import Output, tell
@@ -30,6 +33,11 @@ _DESCRIPTION = """\
 List the commands that wait for their time, in the order of their streams and names. The log may be
 in use by its engine. A timer whose command has failed too often is parked.
 
+--fire runs the command of one timer now, also if it has failed or was cancelled.
+
+--cancel keeps it from being run. The timer stays in the log, set aside, with who cancelled it and
+why. The engine that runs does both. If none runs, the next one does it before it fires any timer.
+
 --verify reads the whole log, in which each timer is kept that was set, cancelled or fired, and
 compares it with the table of timers. It needs memory for all timers. A command that wrote nothing
 leaves no trace in the log: a timer that is due may have been fired."""
@@ -39,9 +47,11 @@ JSON fields: stream, name, due (µs since 1970), command, position (of the event
 (when it is tried next), attempts, parked, cause
 
 exit status:
-  {DONE}    shown, also if there are none; or verified
-  {FAILED}    the file cannot be read, or the table is not what the log says
+  {DONE}    shown, also if there are none; verified; or done
+  {FAILED}    refused, or the file cannot be read, or the table is not what the log says
   {USAGE}    wrong arguments
+  {NOT_YET}    not done yet: the request waits for an engine
+  {UNKNOWN}    unknown: the engine ended before it could answer. Look, and ask again
   130  interrupted"""
 
 
@@ -79,10 +89,18 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--verify", action="store_true", help="compare the table with the log")
+    act = parser.add_mutually_exclusive_group()
+    fire, cancel = "run the command of the timer N of the stream S now", "do not run it"
+    act.add_argument("--fire", nargs=2, metavar=("S", "N"), help=fire)
+    act.add_argument("--cancel", nargs=2, metavar=("S", "N"), help=cancel)
+    parser.add_argument("--reason", metavar="R", default="", help="why; it is kept")
+    add_wait(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.fire or options.cancel:
+        return _act(options)
     ports = Ports()
     with options.file.outside(ports).log_reader() as reader:
         if options.verify:
@@ -98,6 +116,13 @@ def _run(options: argparse.Namespace) -> int:
         last = shown[-1]
         tell(f"more after {last.stream} {last.name}: --after {last.stream} {last.name}")
     return DONE
+
+
+def _act(options: argparse.Namespace) -> int:
+    kind = "fire-timer" if options.fire else "cancel-timer"
+    stream, name = options.fire or options.cancel
+    arguments = Arguments(reason=options.reason, stream=stream, timer=name)
+    return ask_and_wait(options, kind, timer_target(stream, name), arguments)
 
 
 def _timers(reader: LogReader, options: argparse.Namespace, most: int) -> Iterator[WaitingTimer]:
@@ -127,6 +152,8 @@ def _table(timers: Sequence[WaitingTimer]) -> Table:
 
 
 def _state(timer: WaitingTimer) -> str:
+    if timer.cancelled:
+        return timer.cause
     if timer.parked:
         return f"parked: {timer.cause}"
     return f"failed {timer.attempts}x: {timer.cause}" if timer.attempts else "waits"

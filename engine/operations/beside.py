@@ -27,6 +27,7 @@ from ..statistics import BuildProgress
 from ..stores.contract.backend import Backend
 from ..stores.contract.outside import Operations as Outside
 from ..stores.contract.requests import Arguments, Request
+from ..stores.contract.timers import timer_target
 from ..stores.contract.views import Build, Parked, ProjectionDecision
 from .answers import (
     Audit,
@@ -41,7 +42,7 @@ from .answers import (
     Timers,
 )
 from .inside import audit_of, claims_of, hot_streams
-from .operations import ACTS, Operations
+from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import PositionPace
 from .shown import as_json, checked_limit, checked_stream, page_of, shown_changes, timers_page
 
@@ -181,6 +182,24 @@ class LogOperations(Operations):
         """See `Operations.act`."""
         if kind not in ACTS:
             raise UsageError(f"{kind!r:.40} is nothing that is done with a projection: {ACTS}")
+        return await self._asked(kind, projection, arguments)
+
+    async def act_on_timer(
+        self,
+        kind: TimerAct,
+        stream: str,
+        name: str,
+        *,
+        reason: str = "",
+        principal: str | None = None,
+    ) -> Done:
+        """See `Operations.act_on_timer`."""
+        arguments = Arguments(reason=reason, stream=stream, timer=name)
+        target = timer_target(stream, name)
+        return await self._asked(f"{checked_timer_act(kind)}-timer", target, arguments)
+
+    async def _asked(self, kind: str, projection: str, arguments: Arguments) -> Done:
+        """Ask for something, and wait a while for the answer."""
         number = await self._on_requests(lambda open_: open_.ask(kind, projection, arguments))
         deadline = self._ports.clock.monotonic() + _ANSWER_SECONDS
         while True:

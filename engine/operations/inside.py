@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 import msgspec
 
 from ..authorization import Action, Gate
-from ..errors import UsageError
+from ..errors import Forbidden, UsageError
 from ..log.browsing import LogToBrowse, browse
 from ..log.history import Histories
 from ..log.selection import Selection
@@ -33,6 +34,7 @@ from ..stores.contract.claims import HeldClaim
 from ..stores.contract.requests import Arguments
 from ..stores.contract.timers import WaitingTimer
 from ..stores.contract.views import Parked, ProjectionDecision
+from ..timers.desk import TimerDesk
 from .answers import (
     Audit,
     AuditEntry,
@@ -48,7 +50,7 @@ from .answers import (
     StreamCount,
     Timers,
 )
-from .operations import ACTS, Operations
+from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import Pace
 from .shown import (
     as_json,
@@ -111,7 +113,7 @@ class EngineOperations(Operations):
         *,
         aggregates: Sequence[type[Aggregate]],
         personal: PersonalData,
-        retry_timers: Callable[[str | None], Awaitable[int]],
+        timer_desk: Callable[[], TimerDesk],
         outside: Outside | None,
         gate: Gate | None,
         clock: Clock,
@@ -123,7 +125,7 @@ class EngineOperations(Operations):
             cls.__definition__.kind: cls for cls in aggregates
         }
         self._personal = personal
-        self._retry_timers = retry_timers
+        self._timer_desk = timer_desk
         self._outside = outside
         self._gate = gate
         self._clock = clock
@@ -243,8 +245,22 @@ class EngineOperations(Operations):
 
     async def retry_timers(self, *, principal: str | None = None) -> Done:
         """See `Operations.retry_timers`."""
-        count = await self._retry_timers(principal)
+        count = await self._timer_desk().retry_parked(principal)
         return Done("done", f"timers that are tried again: {count}")
+
+    async def act_on_timer(
+        self,
+        kind: TimerAct,
+        stream: str,
+        name: str,
+        *,
+        reason: str = "",
+        principal: str | None = None,
+    ) -> Done:
+        """See `Operations.act_on_timer`."""
+        desk = self._timer_desk()
+        act = desk.fire if checked_timer_act(kind) == "fire" else desk.cancel
+        return Done("done", await act(stream, name, reason, principal))
 
     # -- the log ------------------------------------------------------------------------------
 
@@ -344,6 +360,8 @@ class EngineOperations(Operations):
         decisions: list[ProjectionDecision] = []
         for status in await projections.list(principal=principal):
             decisions += await projections.decisions(status.name, principal=principal)
+        with suppress(UsageError, Forbidden):  # of a process that does not own the log, or not his
+            decisions += await self._timer_desk().decisions(principal)
         entries = [audit_of(decision) for decision in decisions]
         entries += [
             AuditEntry(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
+from ..errors import UsageError
 from ..log.selection import Selection
 from ..stores.contract.requests import Arguments
 from ..stores.contract.views import Parked
@@ -26,13 +27,22 @@ from .answers import (
     Timers,
 )
 
-__all__ = ["ACTS", "PAGE_MAX", "Act", "Operations"]
+__all__ = ["ACTS", "PAGE_MAX", "Act", "Operations", "TimerAct", "checked_timer_act"]
 
 Act: TypeAlias = Literal["pause", "resume", "rebuild", "reset", "cancel", "drop", "retry", "skip"]
 """What can be done with a projection."""
 ACTS: Final[tuple[Act, ...]] = get_args(Act)
+TimerAct: TypeAlias = Literal["fire", "cancel"]
+"""What can be done with a timer."""
 PAGE_MAX: Final = 500
 """Entries of a page."""
+
+
+def checked_timer_act(kind: str) -> TimerAct:
+    """Give what is to be done with a timer; raise UsageError for what cannot be."""
+    if kind not in ("fire", "cancel"):
+        raise UsageError(f"{kind!r:.40} is nothing that is done with a timer: fire, cancel")
+    return "fire" if kind == "fire" else "cancel"
 
 
 class Operations(Protocol):
@@ -83,6 +93,21 @@ class Operations(Protocol):
 
     async def retry_timers(self, *, principal: str | None = None) -> Done:
         """Try all timers again that are parked. Raises UsageError where no engine can be asked."""
+        ...
+
+    async def act_on_timer(
+        self,
+        kind: TimerAct,
+        stream: str,
+        name: str,
+        *,
+        reason: str = "",
+        principal: str | None = None,
+    ) -> Done:
+        """Let the command of a timer be run now ("fire"), or not at all ("cancel").
+
+        Raises UsageError if there is no such timer, or its command is being run.
+        """
         ...
 
     async def log(

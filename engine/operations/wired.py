@@ -6,12 +6,13 @@ opened or asked here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from ..members.joined import Joined
 from ..model.aggregate import Aggregate
 from ..personal.operations import PersonalData
 from ..statistics import EngineStatistics
+from ..timers.desk import TimerDesk
 from ..wiring import Wiring
 from .inside import EngineOperations, Parts
 
@@ -24,7 +25,7 @@ def operations_of(
     aggregates: Sequence[type[Aggregate]],
     personal: PersonalData,
     statistics: Callable[[], EngineStatistics],
-    retry_timers: Callable[[str | None], Awaitable[int]],
+    timer_desk: Callable[[], TimerDesk],
 ) -> EngineOperations:
     """Give the operations of an engine; `joined` is its part in a log that is shared."""
 
@@ -42,7 +43,7 @@ def operations_of(
         (wiring if joined is None else joined).entrance.check,
         aggregates=aggregates,
         personal=personal,
-        retry_timers=retry_timers,
+        timer_desk=timer_desk,
         outside=None if joined is None else joined.outside,
         gate=wiring.gate,
         clock=wiring.settings.ports.clock,

@@ -1,7 +1,8 @@
-"""Control from outside: does what other processes ask of the projections, while the engine runs.
+"""Control from outside: does what other processes ask of projections and timers, as it runs.
 
 Rules: it looks for requests a few times a second, by asking SQLite whether anybody else has
-committed, and reads only then. Requests are done one at a time, in the order asked, through the
+committed, and reads only then. An engine without projections looks as long as timers wait.
+Requests are done one at a time, in the order asked, through the
 same code as `engine.projections`, the gate included. Each is marked as begun before it is done, so
 that none is done twice, and answered afterwards; one that a former engine had begun is answered
 *unknown*. What goes wrong here is told in the answer, and never stops the engine.
@@ -23,6 +24,7 @@ from ..runtime.tracebacks import traceback_text
 from ..stores.contract.acts import DONE_TEXTS, cancelled_text, dropped_text, skipped_text
 from ..stores.contract.requests import (
     ENDED_TEXT,
+    TIMER_KINDS,
     Arguments,
     Outcome,
     Request,
@@ -37,18 +39,36 @@ Act: TypeAlias = Callable[[Projections, Request, Arguments], Awaitable[str]]
 """Does what was asked; gives what is to be told."""
 
 
+class TimersToAsk(Protocol):
+    """The timers of the engine, as far as others may ask something of them."""
+
+    def any_wait(self) -> bool:
+        """Tell whether there is one that may be asked for."""
+        ...
+
+    def looked(self) -> None:
+        """Take that what was asked for before the engine ran is done."""
+        ...
+
+    async def do(self, request: Request) -> str:
+        """Do what was asked; give what is to be told."""
+        ...
+
+
 class Control:
     """Runs beside the projectors, and like them until `stop`."""
 
     def __init__(
         self,
         projections: Projections,
+        timers: TimersToAsk,
         store: RequestStore,
         limits: Limits,
         ports: Ports,
         logger: logging.Logger,
     ) -> None:
         self._projections = projections
+        self._timers = timers
         self._store = store
         self._seconds = limits.control_poll_ms / 1_000
         self._failpoint = ports.failpoint
@@ -63,30 +83,35 @@ class Control:
 
     async def run(self) -> None:
         """Look for requests until `stop`."""
-        nobody_asks = not self._seconds or not len(self._projections)
-        if nobody_asks or await self._count_changes() is None:
+        if not self._seconds or await self._count_changes() is None:
+            self._timers.looked()
             await self._stopping.wait()
             return
         while not self._stopping.is_set():
-            try:
-                await self._look()
-                self._failed = False
-            except (StoreFailed, StoreRefused) as error:
-                if not self._failed:
-                    self._logger.warning("requests from outside wait for a while: %s", error)
-                self._failed = True
-            except Exception as error:
-                # Nobody foresaw it; requests wait, and everything else goes on.
-                if not self._failed:
-                    self._logger.error(
-                        "requests from outside wait for a while\n%s", traceback_text(error)
-                    )
-                self._failed = True
+            if len(self._projections) or self._timers.any_wait():
+                await self._look_safely()
+            self._timers.looked()
             try:
                 async with asyncio.timeout(self._seconds):
                     await self._stopping.wait()
             except TimeoutError:
                 pass
+
+    async def _look_safely(self) -> None:
+        try:
+            await self._look()
+            self._failed = False
+        except (StoreFailed, StoreRefused) as error:
+            if not self._failed:
+                self._logger.warning("requests from outside wait for a while: %s", error)
+            self._failed = True
+        except Exception as error:
+            # Nobody foresaw it; requests wait, and everything else goes on.
+            if not self._failed:
+                self._logger.error(
+                    "requests from outside wait for a while\n%s", traceback_text(error)
+                )
+            self._failed = True
 
     def stop(self) -> None:
         """Let `run` return when the request in hand is answered; the others wait for an engine."""
@@ -143,15 +168,18 @@ class Control:
         return outcome
 
     async def _do(self, request: Request) -> Outcome | None:
-        act, arguments = _ACTS.get(request.kind), request.arguments
+        arguments = request.arguments
         why = refusal_of(request.kind, arguments)
-        if why is not None or act is None or arguments is None:
+        if why is not None or arguments is None:
             return Outcome("refused", why or f"this release does not know {request.kind!r}")
         # What fails while parked events are tried may have been preceded by others that did not.
         refusals: tuple[type[EngineError], ...] = (Forbidden, UsageError)
         if request.kind != "retry":
             refusals = (*refusals, StoreRefused)
         try:
+            if request.kind in TIMER_KINDS:
+                return Outcome("done", await self._timers.do(request))
+            act = _ACTS[request.kind]
             return Outcome("done", await act(self._projections, request, arguments))
         except Closed:
             return None  # nothing was decided, and the next engine will

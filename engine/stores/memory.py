@@ -214,8 +214,8 @@ class MemoryStore:
 
     async def count_timers(self) -> tuple[int, int]:
         """Give how many timers there are, and how many of them are parked."""
-        there = self._timers.by_key
-        return len(there), sum(timer.parked for timer in there.values())
+        there = [timer for timer in self._timers.by_key.values() if not timer.cancelled]
+        return len(there), sum(timer.parked for timer in there)
 
     async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
         """Take timers away, or let them wait."""

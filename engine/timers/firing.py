@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -35,6 +35,7 @@ from ..errors import (
     Overloaded,
     Rejected,
     StoreFailed,
+    UsageError,
     Voided,
 )
 from ..limits import Limits
@@ -67,6 +68,8 @@ _SENT_PER_TURN: Final = 32
 """Commands sent before the event loop gets its turn."""
 _LOOK_SECONDS: Final = 10.0
 """How long it sleeps at most while a timer waits: the clock may be put right meanwhile."""
+_BEGIN_SECONDS: Final = 5.0
+"""How long a cancellation that waits for an engine may keep all timers waiting at its start."""
 _PAUSE_SECONDS: Final = 0.05
 _PAUSE_SECONDS_MAX: Final = 2.0
 _RETRY_SECONDS_MAX: Final = 300.0
@@ -131,17 +134,26 @@ class Firing:
         """What changes while the store is asked."""
         self._flying: dict[tuple[str, str, int], WaitingTimer] = {}
         """Those that were sent and are not settled."""
+        self._held: set[TimerKey] = set()
+        """Those that an operator acts on, none of which is sent meanwhile."""
+        self.may_begin = Bell()
+        """Rung when what operators have asked for in advance is done, or need not be waited for."""
         self._turned_away = False
         """Whether a command found no room, or was voided: it is sent again after a pause."""
         self._pause = 0.0
         self._store_failed = False
         self._waiting = self._parked = 0
+        self._cancelled = False
+        """Whether there may be one that an operator has cancelled."""
         self._fired = self._rejected = self._failed = 0
         self._late_seconds = Histogram.of_seconds()
 
-    def begin(self, timers: int, parked: int) -> None:
-        """Take how many timers there are, and how many of them are parked."""
-        self._waiting, self._parked = timers - parked, parked
+    def begin(self, timers: int, parked: int, *, any_stand: bool) -> None:
+        """Take how many timers there are, and how many of them are parked.
+
+        `any_stand` says whether there is any, cancelled ones included.
+        """
+        self._waiting, self._parked, self._cancelled = timers - parked, parked, any_stand
 
     def statistics(self) -> TimerStatistics:
         """Give the numbers as they are now; called from any thread."""
@@ -191,7 +203,7 @@ class Firing:
         count, after, now = 0, ("", ""), self._clock.now()
         while page := await self._store.read_timers(after, timers_max=_PAGE):
             after = page[-1].key
-            parked = [timer for timer in page if timer.parked]
+            parked = [timer for timer in page if _has_failed(timer)]
             if parked:
                 await self._store.settle_timers(
                     [SettledTimer(t.stream, t.name, t.position, now) for t in parked]
@@ -202,12 +214,51 @@ class Firing:
         self._look_at(now)
         return count
 
+    # -- what operators do --------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def held(self, key: TimerKey) -> Generator[None]:
+        """Let a timer not be sent as long as the block lasts; raise UsageError if another holds it.
+
+        It is read again afterwards.
+        """
+        if key in self._held:
+            raise UsageError("somebody else acts on this timer at this moment: nothing was done")
+        self._held.add(key)
+        self._forget(key)
+        try:
+            yield
+        finally:
+            self._held.discard(key)
+            self._forget(key)  # it may be read as it was before
+            self._look_at(0)
+
+    def check_lands(self, timer: WaitingTimer) -> None:
+        """Raise UsageError if the command of a timer is being run."""
+        if (*timer.key, timer.position) in self._flying:
+            raise UsageError(
+                f"the command of the timer {timer.name!r:.100} of {timer.stream!r:.100} is being "
+                f"run at this moment: nothing was done"
+            )
+
+    @property
+    def any_stand(self) -> bool:
+        """Whether there may be a timer."""
+        return self._waiting > 0 or self._parked > 0 or self._cancelled
+
+    def acted(self, before: WaitingTimer, after: WaitingTimer) -> None:
+        """Count what an operator did to a timer."""
+        self._cancelled = self._cancelled or after.cancelled
+        self._waiting += (not after.parked) - (not before.parked)
+        self._parked += _has_failed(after) - _has_failed(before)
+
     # -- its life -----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Fire what is due, until `stop`."""
         end = jumps_of(self._clock, self._bell.set)
         try:
+            await _wait(self.may_begin, _BEGIN_SECONDS)
             while not self._stopping.is_set():
                 try:
                     await self._go_on()
@@ -224,6 +275,7 @@ class Firing:
     def stop(self) -> None:
         """Send nothing more, and let `run` return."""
         self._stopping.set()
+        self.may_begin.set()
         self._bell.set()
 
     async def _go_on(self) -> None:
@@ -288,6 +340,8 @@ class Firing:
             for timer in page:
                 if timer.key in self._reading:
                     self._horizon = min(self._horizon, timer.next)  # what became of it is read next
+                elif timer.key in self._held:
+                    pass  # read again when it is let go
                 elif (*timer.key, timer.position) not in self._flying:
                     self._ahead.append(timer)
                     self._wanted[timer.key] = timer.position
@@ -419,6 +473,10 @@ class Firing:
             elif each.next is not None:
                 self._look_at(each.next)
         self._bell.set()
+
+
+def _has_failed(timer: WaitingTimer) -> bool:
+    return timer.parked and not timer.cancelled
 
 
 async def _wait(bell: Bell, seconds: float) -> None:

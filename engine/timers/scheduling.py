@@ -6,7 +6,6 @@ own begins at the next one that its cron expression has, or after one interval.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -16,6 +15,7 @@ from ..model.given import shown
 from ..model.messages import Command, Receipt, check_name
 from ..model.timers import SECONDS_AHEAD_MAX, SECONDS_PAST_MAX, TimedCommands
 from ..runtime.ports import Clock
+from .desk import TimerDesk
 from .schedule import DropSchedule, SetSchedule, next_run
 
 __all__ = ["Scheduling", "schedule_of"]
@@ -30,7 +30,10 @@ class Scheduling:
 
     _known: TimedCommands
     _clock: Clock
-    _retry_parked: Callable[[str | None], Awaitable[int]]
+
+    def _timer_desk(self) -> TimerDesk:
+        """Give what acts on timers; raise Closed, and UsageError where none are fired."""
+        raise NotImplementedError
 
     async def execute(self, command: Command[Any], *, principal: str | None = None) -> Any:
         """Run one command."""
@@ -89,7 +92,34 @@ class Scheduling:
         for the action "control" of "timers". Raises Forbidden, StoreFailed, and UsageError in a
         process that does not own the log.
         """
-        return await self._retry_parked(principal)
+        return await self._timer_desk().retry_parked(principal)
+
+    async def fire_timer(
+        self, stream: str, name: str, *, reason: str = "", principal: str | None = None
+    ) -> None:
+        """Let the command of a timer be run now, also if it has failed or was cancelled.
+
+        - `stream`: which set the timer, as `order:o-1`.
+        - `name`: of the timer, as `foldline timers` lists it.
+        - `reason`, `principal`: are kept with the decisions about projections.
+        - `principal` also goes to `authorize`, with the action "control" of "timers".
+
+        It returns when that is durable, and does not wait for the command. Raises UsageError if
+        there is no such timer, or its command is being run at this moment, or this process does not
+        own the log; Forbidden; Closed; InvalidInput; and StoreFailed.
+        """
+        await self._timer_desk().fire(stream, name, reason, principal)
+
+    async def cancel_timer(
+        self, stream: str, name: str, *, reason: str = "", principal: str | None = None
+    ) -> None:
+        """Let the command of a timer not be run, whatever its aggregate has decided.
+
+        The timer stays in the log, set aside with who cancelled it and why, so `fire_timer` can let
+        it be run after all. If its aggregate sets a timer of that name again, that one waits as
+        usual. It takes and raises what `fire_timer` does.
+        """
+        await self._timer_desk().cancel(stream, name, reason, principal)
 
 
 def schedule_of(

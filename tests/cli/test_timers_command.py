@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from pathlib import Path
 
 import msgspec
@@ -87,3 +89,23 @@ def test_a_table_that_the_log_does_not_say_is_told(
     assert status == 1
     assert told in err
     assert "timers are not what the log says at position 6" in err
+
+
+def test_a_timer_is_cancelled_by_the_engine_that_starts(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = shown(capsys, "timers", path, "--cancel", "kettle:b", "off", "--reason", "old")
+    assert status == 3
+    assert "An engine does it when it starts" in err
+    status, _, err = shown(capsys, "timers", path, "--fire", "kettle:b", "on")
+    assert (status, "has no timer 'on'" in err) == (1, True)
+
+    async def life() -> None:
+        ports = Ports(clock=ManualClock(START), watcher=None)
+        async with Engine([Kettle], store=f"sqlite:{path}", ports=ports) as engine:
+            await until(lambda: engine.statistics().timers.waiting == 0)
+
+    asyncio.run(life())
+    _, out, _ = shown(capsys, "timers", path, "--name", "off")
+    assert re.search(r"kettle:b +off +switch-off +cancelled by cli:.*: old", out)
+    assert shown(capsys, "timers", path, "--verify")[0] == 0

@@ -256,6 +256,25 @@ async def test_timers_and_claims_are_paged(tmp_path: Path) -> None:
     assert retried["text"] == "timers that are tried again: 0"
 
 
+async def test_a_timer_is_cancelled_and_fired(tmp_path: Path) -> None:
+    async with notes(tmp_path) as engine, console_of(engine) as client:
+        await engine.execute(Write("n-1", "text"))
+        [timer] = (await get(client, "timers"))["timers"]
+        which = {"stream": timer["stream"], "name": timer["name"]}
+        cancelled = await post(client, "timers/cancel", **which, reason="a mistake")
+        [stays] = (await get(client, "timers"))["timers"]
+        fired = await post(client, "timers/fire", **which)
+        audit = await get(client, "audit")
+
+    assert (cancelled["text"], fired["text"]) == (
+        "its command is not run",
+        "its command is run now",
+    )
+    assert (stays["parked"], stays["attempts"]) == (True, 0)
+    assert stays["cause"].endswith("a mistake")
+    assert [e["action"] for e in audit["entries"][:2]] == ["fire-timer", "cancel-timer"]
+
+
 async def test_many_parked_events_are_given_a_page_at_a_time(tmp_path: Path) -> None:
     async with notes(tmp_path) as engine, console_of(engine) as client:
         await parked(engine, 2_000)

@@ -21,6 +21,7 @@ INFO: Final = "/api/v1/console"
 FIELDS: Final[Mapping[str, Any]] = {
     "projection": "notes",
     "stream": "note:n-1",
+    "name": "reminder",
     "before": 0,
     "after": 1,
     "position": 1,

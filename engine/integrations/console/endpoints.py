@@ -28,7 +28,7 @@ from ...operations.answers import (
     ShownState,
     Timers,
 )
-from ...operations.operations import ACTS, PAGE_MAX, Operations
+from ...operations.operations import ACTS, PAGE_MAX, Operations, TimerAct
 from ...runtime.package import release
 from ...stores.contract.requests import Arguments
 from ...stores.contract.views import Parked
@@ -163,6 +163,14 @@ class DoSkip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
+class DoTimer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """With which timer, and why."""
+
+    stream: Text
+    name: Text
+    reason: Reason = ""
+
+
 Call: TypeAlias = Callable[[Operations, Any, Caller], Awaitable[Any]]
 
 
@@ -292,6 +300,15 @@ async def _retry_timers(ask: Operations, _: Nothing, who: Caller) -> Done:
     return await ask.retry_timers(principal=who.principal)
 
 
+def _act_on_timer(kind: TimerAct) -> Call:
+    async def act(ask: Operations, given: DoTimer, who: Caller) -> Done:
+        return await ask.act_on_timer(
+            kind, given.stream, given.name, reason=given.reason, principal=who.principal
+        )
+
+    return act
+
+
 _ABOUT: Final = {
     "pause": "Let a projection rest, over restarts too.",
     "resume": "Let a projection continue, from a pause or after a failure.",
@@ -407,5 +424,21 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
         "retry-timers",
         _retry_timers,
         "Try all timers again that are set aside.",
+    ),
+    _post(
+        "timers/fire",
+        "fire-timer",
+        _act_on_timer("fire"),
+        "Let the command of a timer be run now, also if it has failed or was cancelled.",
+        takes=DoTimer,
+        target="stream",
+    ),
+    _post(
+        "timers/cancel",
+        "cancel-timer",
+        _act_on_timer("cancel"),
+        "Let the command of a timer not be run. The timer stays, set aside.",
+        takes=DoTimer,
+        target="stream",
     ),
 )

@@ -33,6 +33,8 @@ ConsoleAction: TypeAlias = Literal[
     "retry",
     "skip",
     "retry-timers",
+    "fire-timer",
+    "cancel-timer",
 ]
 """What somebody may do. "look" shows numbers, names, ids, who did what, and tracebacks. "payload"
 shows what people wrote: payloads, headers, states, values of claims. "audit" shows what operators

@@ -308,7 +308,10 @@ class Store(Protocol):
         ...
 
     async def count_timers(self) -> tuple[int, int]:
-        """Give how many timers there are, and how many of them are parked."""
+        """Give how many timers there are, and how many of them have failed and are parked.
+
+        Those that an operator has cancelled are in neither number.
+        """
         ...
 
     async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:

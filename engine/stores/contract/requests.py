@@ -1,4 +1,4 @@
-"""Requests: what another process asks to be done with a projection, and what became of it.
+"""Requests: what another process asks to be done with a projection or a timer, and its answer.
 
 Rules: a request waits in the views' file until somebody does it, and is done at most once: it is
 marked as begun, synced, before anything is done, and a crash in between leaves it *unknown*, never
@@ -22,6 +22,7 @@ __all__ = [
     "POSITION_MAX",
     "REQUESTS_KEPT",
     "REQUESTS_OPEN_MAX",
+    "TIMER_KINDS",
     "Arguments",
     "Outcome",
     "Request",
@@ -33,9 +34,14 @@ __all__ = [
 
 RequestState: TypeAlias = Literal["waiting", "begun", "done", "refused", "unknown"]
 
-KINDS: Final = ("pause", "resume", "reset", "rebuild", "cancel", "drop", "retry", "skip")
+TIMER_KINDS: Final = ("fire-timer", "cancel-timer")
+"""What can be asked for of a timer; the request's projection is its `timer_target`."""
+KINDS: Final = (
+    *("pause", "resume", "reset", "rebuild", "cancel", "drop", "retry", "skip"),
+    *TIMER_KINDS,
+)
 """What can be asked for. A later release may ask for more."""
-AT_REST: Final = frozenset(KINDS) - {"rebuild", "retry"}
+AT_REST: Final = frozenset(KINDS) - {"rebuild", "retry", *TIMER_KINDS}
 """What needs none of the application's code, and so no engine."""
 REQUESTS_KEPT: Final = 1_000
 """Requests that a file keeps; the oldest answered ones go."""
@@ -59,6 +65,10 @@ class Arguments(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of parked events; for "retry"."""
     position: int | None = None
     """Of an event; for "skip"."""
+    stream: str | None = None
+    """That has set a timer; for "fire-timer" and "cancel-timer"."""
+    timer: str | None = None
+    """The name of that timer."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -67,6 +77,7 @@ class Request(msgspec.Struct, frozen=True):
     number: int
     kind: str
     projection: str
+    """Its name, or the `timer_target` of a timer."""
     arguments: Arguments | None
     """None where they cannot be read."""
     asked: int
@@ -88,9 +99,11 @@ def refusal_of(kind: str, arguments: Arguments | None) -> str | None:
     """Say why nobody here can do what is asked, or give None; nothing was done of it then."""
     if kind not in KINDS or arguments is None:
         return f"this release does not know {kind!r} so: what goes with it cannot be read"
-    for what, text in (("reason", arguments.reason), ("key", arguments.key or "")):
-        if not is_text(text):
+    for what in ("reason", "key", "stream", "timer"):
+        if not is_text(getattr(arguments, what) or ""):
             return f"the {what} is no text: half of a character is in it"
+    if kind in TIMER_KINDS and not (arguments.stream and arguments.timer):
+        return "a timer has a stream and a name, and one of these was not given"
     return refused_position(arguments.position) if kind == "skip" else None
 
 

@@ -5,16 +5,20 @@ is set, replaced and dropped in the transaction that appends the events which sa
 away in the transaction of its own command's events: a request that says `FiredTimer` is written
 only if the timer still stands as it was read, so that a timer that was dropped or replaced has no
 effect any more, and none has two. A timer whose command writes nothing is taken away by
-`Store.settle_timers`. What stands in a store's table follows from the log, but for that: the
-metadata of events names each change.
+`Store.settle_timers`. One that an operator has cancelled stands parked: the log goes on to say that
+it was set, and he may let it be fired after all. What stands in a store's table follows from the
+log, but for that: the metadata of events names each change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
+
+from ...errors import UsageError
+from .requests import Arguments
 
 __all__ = [
     "BEGINNING",
@@ -29,7 +33,11 @@ __all__ = [
     "TimerGone",
     "TimerKey",
     "WaitingTimer",
+    "check_stands",
+    "find_timer",
+    "no_timer_text",
     "settled_as",
+    "timer_target",
 ]
 
 TimerKey: TypeAlias = tuple[str, str]
@@ -42,6 +50,7 @@ FOREVER: Final = 2**63 - 1
 BEGINNING: Final[DuePlace] = (-1, 0, "", "")
 """The place before all others."""
 NO_TIMERS: Final[Mapping[TimerKey, int]] = {}
+_PAGE: Final = 100
 
 
 class SetTimer(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
@@ -99,12 +108,17 @@ class WaitingTimer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     parked: bool = False
     """Whether it is tried no more until somebody asks for it."""
     cause: str = ""
-    """Why it failed last."""
+    """Why it failed last, or who has cancelled it."""
 
     @property
     def key(self) -> TimerKey:
         """What it is known by."""
         return self.stream, self.name
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether an operator has cancelled it: then it stands parked, and has not failed."""
+        return self.parked and not self.attempts
 
     @property
     def place(self) -> DuePlace:
@@ -188,3 +202,50 @@ def settled_as(timer: WaitingTimer, settled: SettledTimer) -> WaitingTimer | Non
         parked=settled.parked,
         cause=settled.cause,
     )
+
+
+def timer_target(stream: str, name: str) -> str:
+    """Give what an audit calls a timer; no projection can have such a name."""
+    return f"timer {name} of {stream}"
+
+
+def no_timer_text(stream: str, name: str) -> str:
+    """Say that a timer does not stand."""
+    return (
+        f"{stream!r:.100} has no timer {name!r:.100}: it was fired, or cancelled by its aggregate, "
+        f"or never set. Nothing was done"
+    )
+
+
+class TimerPages(Protocol):
+    """What gives pages of timers, in the order of streams and names."""
+
+    def read_timers(self, after: TimerKey, *, timers_max: int) -> Sequence[WaitingTimer]:
+        """Give those behind a stream and a name."""
+        ...
+
+
+def check_stands(log: TimerPages, arguments: Arguments) -> None:
+    """Raise UsageError if the timer does not stand that a request is about."""
+    stream, name = arguments.stream or "", arguments.timer or ""
+    after = stream, ""
+    while page := log.read_timers(after, timers_max=_PAGE):
+        if any(timer.key == (stream, name) for timer in page):
+            return
+        after = page[-1].key
+        if after > (stream, name):
+            break
+    raise UsageError(no_timer_text(stream, name))
+
+
+async def find_timer(
+    read: Callable[[TimerKey, int], Awaitable[Sequence[WaitingTimer]]], stream: str, name: str
+) -> WaitingTimer | None:
+    """Give the timer that a stream has by a name, from pages in the order of streams and names."""
+    after = stream, ""
+    while page := await read(after, _PAGE):
+        for timer in page:
+            if timer.key >= (stream, name):
+                return timer if timer.key == (stream, name) else None
+        after = page[-1].key
+    return None

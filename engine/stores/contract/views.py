@@ -52,7 +52,17 @@ BuildState: TypeAlias = Literal["serving", "building", "former"]
 Rebuild: TypeAlias = Literal["refuse", "auto"]
 """What opening does where a projection was declared anew: say so, or build it beside the old."""
 DecisionKind: TypeAlias = Literal[
-    "skip", "pause", "resume", "reset", "rebuild", "swap", "drop", "begin", "retry"
+    "skip",
+    "pause",
+    "resume",
+    "reset",
+    "rebuild",
+    "swap",
+    "drop",
+    "begin",
+    "retry",
+    "fire-timer",
+    "cancel-timer",
 ]
 
 
@@ -114,7 +124,7 @@ class ProjectionDecision(msgspec.Struct, frozen=True):
     """What a person decided about a projection; it is kept with the views."""
 
     projection: str
-    """By its name."""
+    """By its name; the `timer_target` of a timer."""
     kind: DecisionKind
     """What was decided."""
     decided: int
@@ -122,7 +132,7 @@ class ProjectionDecision(msgspec.Struct, frozen=True):
     version: int
     """Of the projection, for which an event is skipped."""
     position: int | None = None
-    """Of the event that is skipped, or behind which a reactor begins."""
+    """Of the event that is skipped, that has set a timer, or behind which a reactor begins."""
     reason: str = ""
     """As it was given."""
     principal: str | None = None

@@ -14,7 +14,7 @@ from .plpgsql import Call, Running, Step
 
 __all__ = ["TIMER_STEPS", "all_timers", "count_timers", "due_timers", "standing_timers"]
 
-_NEXT, _PARKED, _POSITION = 8, 10, 3
+_NEXT, _ATTEMPTS, _PARKED, _POSITION = 8, 9, 10, 3
 _NEW: Final = (
     *("w_streams", "w_names", "w_dues", "w_places", "w_versions", "w_commands", "w_payloads"),
     "w_metadatas",
@@ -162,5 +162,6 @@ def all_timers(call: Call, stream: str, name: str, timers_max: int) -> Any:
 
 def count_timers(call: Call) -> Any:
     """Give how many wait, and how many are parked."""
-    parked = [row[_PARKED] for row in call.tables.timers.values()]
-    return [(parked.count(False), parked.count(True))]
+    rows = call.tables.timers.values()
+    failed = [row for row in rows if row[_PARKED] and row[_ATTEMPTS] > 0]
+    return [(sum(not row[_PARKED] for row in rows), len(failed))]

@@ -17,13 +17,22 @@ export async function timers(where, { may, act, go, query }) {
     check("timers-parked", parked, "Only those set aside", () => go("timers", { ...query, after_stream: null, after_name: null, parked: parked ? null : 1 })),
     may("payload") ? check("timers-payloads", payloads, "With their commands", () => go("timers", { ...query, payloads: payloads ? null : 1 })) : null,
     may("retry-timers") ? button("Retry all that are set aside", () => act({ path: "timers/retry", body: {}, title: "Retry timers", yes: "Retry", reason: "none", about: "They are due at once." })) : null),
-  card("Timers", table("Timers", [["Due"], ["Aggregate"], ["Name"], ["Command"], ["State"]],
-    found.timers.map((each) => [moment(each.due), stream(each.stream), each.name, each.payload === null ? each.command : made("details", {}, made("summary", {}, each.command), json(each.payload)), standing(each)]), "No timer waits."),
+  card("Timers", table("Timers", [["Due"], ["Aggregate"], ["Name"], ["Command"], ["State"], ["Act"]],
+    found.timers.map((each) => [moment(each.due), stream(each.stream), each.name, each.payload === null ? each.command : made("details", {}, made("summary", {}, each.command), json(each.payload)), standing(each), acts(each, may, act)]), "No timer waits."),
   more(found.after, (after) => go("timers", { ...query, after_stream: after[0], after_name: after[1] }))));
   return 0;
 }
 
+function acts(each, may, act) {
+  const body = { stream: each.stream, name: each.name };
+  const what = `${each.name} of ${each.stream}`;
+  return made("p", { class: "act" },
+    may("fire-timer") ? button("Fire now", () => act({ path: "timers/fire", body, title: "Fire a timer", yes: "Fire now", reason: "optional", about: `${what}: its command is run now.` })) : null,
+    may("cancel-timer") && !(each.parked && !each.attempts) ? button("Cancel", () => act({ path: "timers/cancel", body, title: "Cancel a timer", yes: "Cancel the timer", reason: "optional", danger: true, about: `${what}: its command is not run. The timer stays, set aside.` })) : null);
+}
+
 function standing(each) {
+  if (each.parked && !each.attempts) return [pill("cancelled", "calm"), ` ${each.cause}`];
   if (each.parked) return [pill("set aside", "bad"), ` ${each.cause}`];
   return each.attempts ? [pill(`failed ${each.attempts}×`, "wait"), ` ${each.cause}`] : pill("waits", "calm");
 }

@@ -175,7 +175,7 @@ WHERE (stream, name) > ($1, $2) ORDER BY stream, name LIMIT $3
 """  # noqa: S608 - names of columns alone
 _COUNT: Final = """
 SELECT (SELECT count(*) FROM {s}.timers WHERE NOT parked),
-    (SELECT count(*) FROM {s}.timers WHERE parked)
+    (SELECT count(*) FROM {s}.timers WHERE parked AND attempts > 0)
 """
 _SETTLE: Final = "SELECT {s}.settle_timers_1($1, $2, $3, $4, $5, $6, $7, $8)"
 

@@ -41,11 +41,13 @@ from ...contract.requests import (
     AT_REST,
     ENDED_TEXT,
     REQUESTS_OPEN_MAX,
+    TIMER_KINDS,
     Arguments,
     Outcome,
     Request,
     refusal_of,
 )
+from ...contract.timers import check_stands
 from ...contract.views import DecisionKind, Parked, ProjectionDecision
 from ..failures import sqlstate_of
 from ..log.reading import events_of_feed, read_feed, read_types
@@ -186,13 +188,16 @@ class PostgresOperations:
         """Ask for something; give the number of the request, which is durable then."""
         if (why := refusal_of(kind, arguments)) is not None:
             raise UsageError(f"{why}. Nothing was asked for")
+        if kind in TIMER_KINDS:
+            check_stands(self.log, arguments)
         now = self._clock.now()
         request = Request(0, kind, projection, arguments, now, f"cli:{user_name()}")
         return self._calls.run(self._ask, request)
 
     async def _ask(self, link: Link, request: Request) -> int:
         async with transaction(link, SYNCED):
-            await self._builds_of(link, request.projection)
+            if request.kind not in TIMER_KINDS:
+                await self._builds_of(link, request.projection)
             if await self._books.count_open(link) >= REQUESTS_OPEN_MAX:
                 raise Overloaded(
                     f"{REQUESTS_OPEN_MAX} requests wait in {self._place.name} already: nothing "

@@ -70,7 +70,7 @@ _ALL: Final = f"""
 """  # noqa: S608 - names of columns alone
 _COUNT: Final = """
     SELECT (SELECT count(*) FROM timers WHERE parked = 0),
-        (SELECT count(*) FROM timers WHERE parked <> 0)
+        (SELECT count(*) FROM timers WHERE parked <> 0 AND attempts > 0)
 """
 _ROWS_MAX: Final = 256
 _ROWS_STEP: Final = 32

@@ -47,11 +47,13 @@ from ...contract.requests import (
     AT_REST,
     ENDED_TEXT,
     REQUESTS_OPEN_MAX,
+    TIMER_KINDS,
     Arguments,
     Outcome,
     Request,
     refusal_of,
 )
+from ...contract.timers import check_stands
 from ...contract.views import DecisionKind, Parked, ProjectionDecision
 from ..connection import (
     BUSY_MS,
@@ -231,8 +233,11 @@ class SqliteOperations:
             raise UsageError(f"{why}. Nothing was asked for")
         principal = as_text(f"cli:{user_name()}")
         request = Request(0, kind, projection, arguments, now, principal)
+        if kind in TIMER_KINDS:
+            check_stands(self.log, arguments)
         with failures(self._views, "written"), transaction(connection):
-            self._builds(projection)
+            if kind not in TIMER_KINDS:
+                self._builds(projection)
             if count_open(connection) >= REQUESTS_OPEN_MAX:
                 raise Overloaded(
                     f"{REQUESTS_OPEN_MAX} requests wait in {self._views} already: nothing more was "
