@@ -32,6 +32,7 @@ from weakref import finalize
 from ..errors import Closed, EngineError, OutcomeUnknown, UsageError
 from ..model.given import as_seconds
 from ..model.messages import Command, Envelope, Query, Receipt
+from ..retry import Retry
 from ..runtime.native import in_turn, is_patched, result_of, start_native
 from ..write.bulk import as_taken, check_many, enveloped
 
@@ -56,6 +57,7 @@ class PortalEngine(Protocol):
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
+        retry: Retry | None = None,
     ) -> Coroutine[Any, Any, Receipt[Reply]]:
         """Run one command."""
         ...
@@ -185,9 +187,12 @@ class Portal:
         causation: str | None = None,
         principal: str | None = None,
         headers: Mapping[str, str] | None = None,
+        retry: Retry | None = None,
         timeout: float | None = None,
     ) -> Receipt[Reply]:
         """Run one command, as `Engine.execute` does; return when its events are durable.
+
+        `retry` is how often it is sent again where that is safe, within `timeout`, as `Retry(3)`.
 
         `timeout` is how many seconds the thread waits. When they are over it raises OutcomeUnknown:
         the command may be run all the same, and the same key finds out. `deadline` says instead by
@@ -204,6 +209,7 @@ class Portal:
                 causation=causation,
                 principal=principal,
                 headers=headers,
+                retry=retry,
             )
 
         try:

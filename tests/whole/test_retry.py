@@ -195,3 +195,19 @@ async def test_a_stream_of_commands_stays_in_order() -> None:
 def test_numbers_that_make_no_sense_are_refused(times: int, more: dict[str, float]) -> None:
     with pytest.raises(DefinitionError):
         Retry(times, **more)
+
+
+async def test_a_thread_says_how_often_to_send_again() -> None:
+    asked: list[str | None] = []
+
+    class Counted(Retry):
+        async def execute(
+            self, envelope: Envelope, go_on: Callable[[Envelope], Awaitable[Receipt[Any]]]
+        ) -> Receipt[Any]:
+            asked.append(envelope.key)
+            return await super().execute(envelope, go_on)
+
+    async with Engine([Counter]) as engine:
+        execute = engine.portal().execute
+        receipt = await asyncio.to_thread(execute, Add("c-1"), key="k", retry=Counted(3))
+    assert (receipt.version, asked) == (1, ["k"])
