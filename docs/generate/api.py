@@ -26,11 +26,12 @@ _TITLES = {
 
 _KITS = {
     "testing": (
-        "Testing: scenarios, test engines, store conformance",
+        "Testing: scenarios, test engines, simulation, store conformance",
         (
             "testing.scenario",
             "testing.reactions",
             "testing.memory_engine",
+            "testing.simulation",
             "testing.pytest_plugin",
             "testing.conformance",
         ),

@@ -2,12 +2,14 @@
 
 Rules: while it stands, real clocks, the process's own randomness, new threads and sockets raise
 `Fenced` in the thread that runs the simulation, and work in every other one. It sees what is
-reached through its module (`time.time()`), not a function that was imported by name before.
+reached through its module (`time.time()`), not a function that was imported by name before. Where
+`logs` is set, records of `logging` have their real time, by which nothing is decided.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import random
 import secrets
@@ -42,25 +44,44 @@ _FENCED: Final[tuple[tuple[Any, str, str], ...]] = (
 
 
 @contextlib.contextmanager
-def fence() -> Generator[None]:
-    """Stand as long as the block runs."""
+def fence(*, logs: bool = False) -> Generator[list[str]]:
+    """Stand as long as the block runs; give a list of what was refused meanwhile."""
+    refused: list[str] = []
     inside = threading.get_ident()
+
+    def refuse(text: str) -> bool:
+        """Take note of what is to be refused; give whether it is."""
+        if threading.get_ident() != inside:
+            return False
+        if logs and _is_called_by_logging():
+            return False
+        refused.append(text)
+        return True
+
     originals = [getattr(owner, name) for owner, name, _ in _FENCED]
     for (owner, name, instead), original in zip(_FENCED, originals, strict=True):
-        setattr(owner, name, _refusing(original, owner.__name__, name, instead, inside))
+        text = f"{owner.__name__}.{name} in a simulated world: use {instead}"
+        setattr(owner, name, _refusing(original, text, refuse))
     try:
-        yield
+        yield refused
     finally:
         for (owner, name, _), original in zip(_FENCED, originals, strict=True):
             setattr(owner, name, original)
 
 
+def _is_called_by_logging() -> bool:
+    frame = inspect.currentframe()
+    for _ in range(3):  # this one, what asks it, and what stands in for the function
+        frame = frame and frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == "logging"
+
+
 def _refusing(
-    original: Callable[..., Any], owner: str, name: str, instead: str, inside: int
+    original: Callable[..., Any], text: str, refuse: Callable[[str], bool]
 ) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != inside:
-            return original(*args, **kwargs)
-        raise Fenced(f"{owner}.{name} in a simulated world: use {instead}")
+        if refuse(text):
+            raise Fenced(text)
+        return original(*args, **kwargs)
 
     return call

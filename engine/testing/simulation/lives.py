@@ -98,7 +98,8 @@ def free_now_and_then() -> None:
 def free_the_dead() -> None:
     """Free what died in the seeds before: what it still says has no loop to say it in."""
     before, sys.unraisablehook = sys.unraisablehook, _say_nothing
-    handler, logging.lastResort = logging.lastResort, None
+    level = logging.root.manager.disable
+    logging.disable()
     try:
         _GRAVES.clear()
         forget_the_dead()
@@ -107,7 +108,7 @@ def free_the_dead() -> None:
                 gc.collect()
     finally:
         sys.unraisablehook = before
-        logging.lastResort = handler
+        logging.disable(level)
 
 
 def _say_nothing(_: object) -> None: ...

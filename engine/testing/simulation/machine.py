@@ -27,6 +27,7 @@ __all__ = [
     "SimulatedFiles",
     "SimulatedIds",
     "SimulatedWorkers",
+    "WallClock",
     "simulated_ports",
 ]
 
@@ -48,6 +49,35 @@ class SimulatedClock:
     def monotonic(self) -> float:
         """Give the loop's seconds."""
         return self._loop.time()
+
+
+class WallClock:
+    """Wall time that runs with the loop's, and can be moved ahead of it, as after a sleep."""
+
+    def __init__(self, loop: SimulatedLoop, began: float) -> None:
+        self._loop = loop
+        self.began = began
+        """The wall time at the loop's 0, in seconds since 1970-01-01 UTC."""
+        self._told: list[Callable[[], None]] = []
+
+    def now(self) -> int:
+        """Give µs since 1970."""
+        return int((self.began + self._loop.time()) * 1e6)
+
+    def monotonic(self) -> float:
+        """Give the loop's seconds."""
+        return self._loop.time()
+
+    def advance(self, seconds: float) -> None:
+        """Move it, and tell whoever waits for a time of it."""
+        self.began += seconds
+        for call in tuple(self._told):
+            call()
+
+    def on_jump(self, call: Callable[[], None], /) -> Callable[[], None]:
+        """Have it called after each move; give what ends that."""
+        self._told.append(call)
+        return lambda: self._told.remove(call)
 
 
 class SimulatedIds:
