@@ -149,7 +149,10 @@ def _is_still(engine: Engine) -> bool:
     return (
         numbers.commands.open == 0
         and numbers.timers.due == 0
-        and all(one.position == numbers.position for one in numbers.projectors.values())
+        and all(
+            one.position == numbers.position or one.state in ("stopped", "paused")
+            for one in numbers.projectors.values()
+        )
     )
 
 

@@ -53,7 +53,7 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     disk_errors: int
     """Calls of the disk that failed."""
     answers: dict[str, int]
-    """What clients were told: "receipt", "answer lost", and errors by their class."""
+    """What clients were answered: "receipt", "answer lost", and errors by their class."""
     steps: int
     """Of the event loop."""
     seconds: float
@@ -65,8 +65,10 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 class SimulationFailed(AssertionError):
     """A seed broke the invariant, or ended in an error.
 
-    `seed`, `problems` (what broke), `replay` (the line that runs it again), `trace` (the digest of
-    what happened) and `story` (what clients were told, and how lives ended) say which and how.
+    - `seed`: which one, and `problems`: what broke.
+    - `replay`: the line for a shell that runs it again.
+    - `trace`: a digest of all that happened in it.
+    - `story`: what clients were answered, and how lives ended.
     """
 
     def __init__(
@@ -99,8 +101,8 @@ def simulate(
       `ports=simulation.ports`, not started.
     - `workload(engine, simulation)` is run in each life but the last, and may be cut off anywhere.
       It sends commands by `simulation.execute`.
-    - `invariant(engine, simulation)` is asked at the end of each seed, when the last life has sent
-      again what was in doubt, and projections and timers have nothing left to do. It asserts.
+    - `invariant(engine, simulation)` is asked at the end of each seed, and asserts. By then the
+      last life has sent again what was in doubt, and projections and timers have nothing to do.
     - `seeds`: how many, from 0, or which.
     - `lives`: at most so many lives that end badly, 1 to 20, before the quiet one.
     - `faults`: which troubles there may be; all of them unless given.

@@ -63,9 +63,9 @@ class Sent(msgspec.Struct):
     options: Mapping[str, Any] = {}
     """The other arguments of `execute`."""
     answer: Receipt[Any] | EngineError | None = None
-    """The last answer; None if nobody was told."""
+    """The last answer; None if no answer came."""
     in_doubt: bool = False
-    """Whether it may have been run, and nobody was told."""
+    """Whether it may have been run, and no answer said so."""
 
     @property
     def receipt(self) -> Receipt[Any] | None:
@@ -130,7 +130,7 @@ class Simulation:
         return self._ids.new_id()
 
     async def execute(self, command: Command[Any], *, key: str | None = None, **more: Any) -> Sent:
-        """Send a command, as a client elsewhere does; give what he knows of it in the end.
+        """Send a command, as a client elsewhere does; give what that client knows of it in the end.
 
         An answer may get lost. A command with a key is then sent again, also by later lives, until
         there is an answer. Without a key it is sent again only if it was certainly not run.
@@ -186,7 +186,7 @@ class Simulation:
         self._loop = self._clock = self._ports = self._engine = None
 
     async def pursue(self, sent: Sent) -> None:
-        """Send a command until it is answered, or its client gives up for now."""
+        """Send a command until it is answered, or was sent often enough for now."""
         for _ in range(_ATTEMPTS_IN_PEACE if self.is_quiet else _ATTEMPTS):
             answer = await self._send(sent)
             if not _wants_again(sent, answer):
