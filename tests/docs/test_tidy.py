@@ -42,7 +42,9 @@ ALLOWED = {
     "testing.simulation.fence": FORBIDDEN,  # refuses them
     "testing.simulation.lives": {"random"},  # Random(seed) only, here and below
     "testing.simulation.machine": {"random"},
+    "testing.simulation.running": {"os", "random"},  # the environment's seed
     "testing.simulation.schedule": {"random"},
+    "testing.simulation.simulation": {"random"},
     "cli.output": {"os"},  # streams that were closed: what is written into them goes nowhere
 }
 
