@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -28,8 +29,9 @@ from .errors import (
 from .model.checking import checked_copy
 from .model.given import as_seconds, shown
 from .model.messages import Envelope, Query, Receipt
-from .runtime.futures import is_being_cancelled
+from .runtime.futures import is_being_cancelled, retrieve
 from .runtime.ports import Ports
+from .write.bulk import as_taken
 
 Send = Callable[
     [Envelope], "asyncio.Future[Receipt[Any]] | Awaitable[asyncio.Future[Receipt[Any]]]"
@@ -103,6 +105,18 @@ def _overrides(middleware: Middleware, name: str) -> bool:
     return getattr(type(middleware), name) is not getattr(Middleware, name)
 
 
+class _Passage:
+    """How far one command has come."""
+
+    __slots__ = ("is_over", "is_taken")
+
+    def __init__(self) -> None:
+        self.is_taken = False
+        """Whether the engine has taken it."""
+        self.is_over = False
+        """Whether its caller has an answer."""
+
+
 class Around:
     """What stands around the calls of one engine."""
 
@@ -149,6 +163,7 @@ class Around:
         running = asyncio.ensure_future(self._guarded(envelope, send, taken))
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
+        running.add_done_callback(retrieve)  # who asks may have left
         waiting = asyncio.ensure_future(taken.wait())
         try:
             await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -191,22 +206,27 @@ class Around:
         if type(cast("object", envelope)) is Envelope:
             # The caller's own: middleware awaits, and he may change it meanwhile.
             own = checked_copy(envelope.command)
-            headers = envelope.headers
-            headers = {**headers} if isinstance(headers, dict) else headers
-            envelope = msgspec.structs.replace(envelope, command=own, headers=headers)
+            envelope = as_taken(msgspec.structs.replace(envelope, command=own))
         begun = self._clock.monotonic()
         limit = asyncio.timeout(_seconds(envelope.deadline))
+        passage = _Passage()
 
         async def innermost(given: Envelope) -> Receipt[Any]:
             if not isinstance(cast("object", given), Envelope):
-                raise UsageError(_not_passed_on(given, "an Envelope"))
+                raise UsageError(_not_passed_on(given, "an Envelope", passage))
+            if passage.is_over:
+                raise UsageError(_GO_ON_LATE)
+            if limit.expired():
+                raise _held_too_long(given)  # whoever was cancelled for that has gone on
             if given.deadline is not None:
                 left = as_seconds("deadline", given.deadline) - (self._clock.monotonic() - begun)
                 given = msgspec.structs.replace(given, deadline=left)
             sent = send(given)
             answer = await sent if not isinstance(sent, asyncio.Future) else cast("Any", sent)
-            limit.reschedule(None)  # it has a deadline of its own from here on
+            passage.is_taken = True
             taken()
+            with suppress(RuntimeError):  # of one that is over, where `go_on` is in another task
+                limit.reschedule(None)  # it has a deadline of its own from here on
             receipt: Receipt[Any] = await answer
             return receipt
 
@@ -216,12 +236,12 @@ class Around:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise DeadlinePassed(
-                f"{type(envelope.command).__name__} was still in middleware at its deadline. "
-                f"Nothing was run."
-            ) from None
+            raise _held_too_long(envelope, passage) from None
+        finally:
+            passage.is_over = True
         if type(receipt) is not Receipt:
-            raise UsageError(_not_passed_on(receipt, "the receipt"))
+            told = _not_passed_on(receipt, "the receipt", passage)
+            raise OutcomeUnknown(told) if passage.is_taken else UsageError(told)
         return receipt
 
     async def query(self, call: QueryCall, ask: Callable[[QueryCall], Awaitable[Any]]) -> Any:
@@ -230,12 +250,14 @@ class Around:
         limit = asyncio.timeout(_seconds(call.timeout))
 
         async def innermost(given: QueryCall) -> Any:
-            if not isinstance(cast("object", given), QueryCall):
-                raise UsageError(_not_passed_on(given, "a QueryCall"))
+            given = _checked(given, call)
+            if limit.expired():
+                raise TimeoutError  # whoever was cancelled for that has gone on
             if given.timeout is not None:
                 left = as_seconds("timeout", given.timeout) - (self._clock.monotonic() - begun)
                 given = msgspec.structs.replace(given, timeout=max(0.0, left))
-            limit.reschedule(None)
+            with suppress(RuntimeError):  # of one that is over, where `go_on` is in another task
+                limit.reschedule(None)
             return await ask(given)
 
         try:
@@ -251,9 +273,7 @@ class Around:
     def watch(self, call: QueryCall) -> QueryCall:
         """Give what a watch is begun with."""
         for each in self.watches:
-            call = each(call)
-            if not isinstance(cast("object", call), QueryCall):
-                raise UsageError(_not_passed_on(call, "a QueryCall"))
+            call = _checked(each(call), call)
         return call
 
 
@@ -281,9 +301,34 @@ def _unheard() -> None:
     """Tell nobody."""
 
 
-def _not_passed_on(given: object, wanted: str) -> str:
+def _checked(given: QueryCall, before: QueryCall) -> QueryCall:
+    """Give what middleware has passed on, with a query of the types that it declares."""
+    if not isinstance(cast("object", given), QueryCall):
+        raise UsageError(_not_passed_on(given, "a QueryCall"))
+    if given.query is before.query:
+        return given
+    return msgspec.structs.replace(given, query=checked_copy(given.query))
+
+
+_GO_ON_LATE: Final = (
+    "middleware called go_on when its own method had returned or raised already: call it in the "
+    "method itself, and await it. Nothing was run."
+)
+
+
+def _held_too_long(envelope: Envelope, passage: _Passage | None = None) -> EngineError:
+    """Say that a deadline has passed in middleware, and what that means."""
+    what = f"{type(envelope.command).__name__} was still in middleware at its deadline."
+    if passage is not None and passage.is_taken:
+        return OutcomeUnknown(f"{what} It was taken before: send it again with its key to find out")
+    return DeadlinePassed(f"{what} Nothing was run.")
+
+
+def _not_passed_on(given: object, wanted: str, passage: _Passage | None = None) -> str:
+    ending = "Nothing was run."
+    if passage is not None and passage.is_taken:
+        ending = "The command was taken: send it again with its key to find out."
     return (
         f"middleware gave {shown(given)} in place of {wanted}: call `await go_on(...)` with what "
-        f"you were given, or a changed one, and return what that gives. If it was called, the "
-        f"command may have been run."
+        f"you were given, or a changed one, and return what that gives. {ending}"
     )

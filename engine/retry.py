@@ -18,7 +18,6 @@ from .errors import (
     DefinitionError,
     EngineError,
     KeyReused,
-    NotRun,
     OutcomeUnknown,
     Overloaded,
     Rejected,
@@ -35,8 +34,8 @@ __all__ = ["Retry"]
 
 _PASSING: Final = (Overloaded, Conflict, Voided)
 """What may be over soon; nothing was written."""
-_KNOW_THE_KEY: Final = (KeyReused, Rejected, WrongVersion)
-"""What is answered only if the key was not found."""
+_KNOW_THE_KEY: Final = (KeyReused, OutcomeUnknown, Rejected, WrongVersion)
+"""What the engine answers only if it has not found the key, or does not know either."""
 _TIMES_MAX: Final = 100
 
 
@@ -67,7 +66,10 @@ class Retry(Middleware):
             raise DefinitionError(
                 f"Retry({shown(times)}): give how often, from 1 to {_TIMES_MAX}, as a whole number"
             )
-        if not 0 < first_seconds <= most_seconds < 1e6:
+        given: tuple[object, ...] = first_seconds, most_seconds
+        if not all(type(each) in (int, float) for each in given) or not (
+            0 < first_seconds <= most_seconds < 1e6
+        ):
             raise DefinitionError(
                 f"Retry waits {first_seconds!r:.20} s first and {most_seconds!r:.20} s at most: "
                 f"give seconds above 0, the first no more than the most"
@@ -129,6 +131,6 @@ class Retry(Middleware):
 
 def _answer(error: EngineError, doubt: OutcomeUnknown | None) -> EngineError:
     """Give what a caller is told: not that nothing was run, where an earlier try may have been."""
-    if doubt is None or isinstance(error, _KNOW_THE_KEY) or not isinstance(error, NotRun):
+    if doubt is None or isinstance(error, _KNOW_THE_KEY):
         return error
     return doubt

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Any, ClassVar, Final, cast
 
 from ..errors import DefinitionError
@@ -17,7 +18,7 @@ from .aggregate import Aggregate, AggregateDefinition, AggregateMeta
 from .messages import Command, Event, kebab
 from .tags import TagReader, check_tag_names, is_fixed, named, reader_of
 
-__all__ = ["Boundary", "id_by", "id_of_tags", "selects", "tags_by"]
+__all__ = ["Boundary", "id_by", "ids_of_tags", "selects", "tags_by"]
 
 _ESCAPES = ("%", "%25"), ("/", "%2F")
 _CLASSES_MAX: Final = 1_024
@@ -131,7 +132,7 @@ def selects(definition: AggregateDefinition, boundary_id: str, event: Event) -> 
     """Tell whether the boundary with an id folds an event."""
     cls = type(event)
     read = _reader(cls) if cls in definition.appliers else None
-    return read is not None and id_of_tags(definition.tags, read(event)) == boundary_id
+    return read is not None and boundary_id in ids_of_tags(definition.tags, read(event))
 
 
 @lru_cache(maxsize=_CLASSES_MAX)
@@ -141,16 +142,22 @@ def _reader(cls: type[Event]) -> TagReader | None:
     return None if tags is None else reader_of(cls, tags)
 
 
-def id_of_tags(tags: Sequence[str], found: Sequence[str]) -> str | None:
-    """Give the id of the boundary that an event with these tags belongs to; None for none."""
+def ids_of_tags(tags: Sequence[str], found: Sequence[str]) -> Sequence[str]:
+    """Give the ids of the boundaries with `tags` that an event with the tags `found` belongs to.
+
+    Mostly one or none. There are more if it has several tags of one name, as "region:eu" of a field
+    and "region:all" as a whole tag.
+    """
     names = [name for name in tags if not is_fixed(name)]
     if any(is_fixed(name) and name not in found for name in tags):
-        return None
-    by_name = {name: value for name, _, value in (tag.partition(":") for tag in found)}
-    if any(name not in by_name for name in names):
-        return None
+        return ()
+    values: dict[str, list[str]] = {name: [] for name in names}
+    for tag in found:
+        name, _, value = tag.partition(":")
+        if name in values:
+            values[name].append(value)
     if not names:
-        return FIXED_ID
+        return (FIXED_ID,)
     if len(names) == 1:
-        return by_name[names[0]]
-    return "/".join(_escaped(by_name[name]) for name in names)
+        return values[names[0]]
+    return ["/".join(map(_escaped, each)) for each in product(*values.values())]

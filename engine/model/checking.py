@@ -25,6 +25,7 @@ from msgspec import inspect
 from msgspec.structs import astuple
 
 from ..errors import InvalidInput
+from .annotations import union_members
 from .copying import ATOMS, own_copy
 
 __all__ = ["checked_copy"]
@@ -116,7 +117,7 @@ def _form_of(cls: type[msgspec.Struct]) -> _Form:
     if getattr(cls, "command_of_engine", False):
         return _Form([], True)  # made of what was read from the log, which was checked there
     study = _Study()
-    checks = study.fields(_fields_of(cls))
+    checks = study.fields(_fields_of(cls), _may_be_unset(cls))
     return _Form(checks, study.decides)
 
 
@@ -139,8 +140,35 @@ def _alone(cls: type[msgspec.Struct], name: str) -> inspect.Type | None:
         return None
 
 
+def _may_be_unset(cls: Any) -> Set[str]:
+    """Give the fields that may be UNSET, of which the types as msgspec knows them say nothing."""
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except Exception:  # of names that are not there, or of what stands in place of a type
+        return frozenset(getattr(cls, "__annotations__", ()))
+    return frozenset(name for name, hint in hints.items() if _takes_unset(hint))
+
+
+def _takes_unset(hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    hint = getattr(hint, "__value__", hint)  # of `type Name = ...`
+    return any(each is msgspec.UnsetType for each in union_members(hint))
+
+
 def _sound(_: object) -> None:
     """Take anything."""
+
+
+def _unless_unset(check: _Check) -> _Check:
+    def checked(value: Any) -> _Fault | None:
+        return None if value is msgspec.UNSET else check(value)
+
+    return checked
+
+
+class _Absent:
+    """Stands for a key that is not there."""
 
 
 class _Study:
@@ -151,10 +179,16 @@ class _Study:
         self._known: dict[object, _Form] = {}
         """What is known of each class with fields, which may have itself inside."""
 
-    def fields(self, found: Iterable[tuple[str, inspect.Type]]) -> list[tuple[str, _Check]]:
-        """Give the checks of those fields that have any."""
+    def fields(
+        self, found: Iterable[tuple[str, inspect.Type]], unset: Set[str]
+    ) -> list[tuple[str, _Check]]:
+        """Give the checks of those fields that have any; those in `unset` may be UNSET."""
         pairs = ((name, self.check(kind)) for name, kind in found)
-        return [(name, check) for name, check in pairs if check is not _sound]
+        return [
+            (name, _unless_unset(check) if name in unset else check)
+            for name, check in pairs
+            if check is not _sound
+        ]
 
     def check(self, info: Any) -> _Check:
         """Give what checks a value of a type."""
@@ -199,8 +233,6 @@ class _Study:
             return _sound
 
         def one_of(value: Any) -> _Fault | None:
-            if value is msgspec.UNSET:
-                return None
             faults: list[_Fault] = []
             for check in checks:
                 fault = check(value)
@@ -219,22 +251,27 @@ class _Study:
         cls: Any = typing.get_origin(info.cls) or info.cls
         is_dict = isinstance(info, inspect.TypedDictType)
         outer = _instance(f"a {cls.__name__}", (Mapping if is_dict else cls,))
-        form = self._known.get(cls)
+        form = self._known.get(info.cls)  # a generic class is another one with other arguments
         if form is None:
-            form = self._known[cls] = _Form([], True)
+            form = self._known[info.cls] = _Form([], True)
             before, self.decides = self.decides, True
-            form.checks += self.fields((field.name, field.type) for field in info.fields)
+            pairs = ((field.name, field.type) for field in info.fields)
+            form.checks += self.fields(pairs, _may_be_unset(cls))
             form.decides, self.decides = self.decides, before and self.decides
         read = _item if is_dict else getattr
         checks = form.checks
+        needed = [f.name for f in info.fields if f.required] if is_dict else ()
 
         def inside(value: Any) -> _Fault | None:
             fault = outer(value)
             if fault is not None:
                 return fault
+            for name in needed:
+                if name not in value:
+                    return "", f"a {cls.__name__} with the key {name!r}", _OtherValue
             for name, check in checks:
-                found = read(value, name, msgspec.UNSET)
-                fault = None if found is msgspec.UNSET else check(found)
+                found = read(value, name, _Absent)
+                fault = None if found is _Absent else check(found)
                 if fault is not None:
                     return f".{name}{fault[0]}", fault[1], fault[2]
             return None

@@ -141,8 +141,18 @@ def refusal_of(
     if told is None:
         return None
     made: Any = told
-    refusal: Command = made(instance, command, rejection.code, rejection.message)
+    refusal: Command = made(instance, command, _text(rejection.code), _text(rejection.message))
     return refusal
+
+
+def _text(given: object) -> str:
+    """Give a code or a message as it is stored: the host's may be an enum, or translated late."""
+    if type(given) is str:
+        return given
+    try:
+        return str(given)
+    except Exception:
+        return type(given).__name__
 
 
 def reactors_of(aggregates: Iterable[type[Aggregate]]) -> list[ProjectionDefinition]:

@@ -144,6 +144,7 @@ def _is_taggable(type_: inspect.Type) -> bool:
 def reader_of(cls: type[msgspec.Struct], tags: EventTags) -> TagReader:
     """Give what reads the tags of events of a class."""
     names, fixed, where = tuple(name for name, _ in tags.fields), tags.fixed, cls.__name__
+    may_repeat = any(tag.partition(":")[0] in names for tag in fixed)
 
     def read(event: Any) -> tuple[str, ...]:
         found: list[str] = []
@@ -158,6 +159,8 @@ def reader_of(cls: type[msgspec.Struct], tags: EventTags) -> TagReader:
                     f"{ID_LENGTH_MAX} printable ones. Nothing was written."
                 )
             found.append(f"{name}:{text}")
+        if may_repeat:
+            return tuple(dict.fromkeys((*found, *fixed)))  # a value may make a whole tag
         return (*found, *fixed)
 
     return read

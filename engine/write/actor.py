@@ -31,7 +31,6 @@ from ..errors import (
     Closed,
     EngineError,
     Overloaded,
-    Rejected,
     StreamUnreadable,
     Voided,
     WrongVersion,
@@ -43,7 +42,7 @@ from ..model.stored import StoredEvent
 from ..runtime.safely import described
 from ..stores.contract.log import Write
 from .deliberation import Deliberation
-from .encoding import encode_and_fold, failed, failure_text
+from .encoding import encode_and_fold, failed, failure_text, is_rejection
 from .entries import Entry, Follower, decided_on_void
 from .folded import Folded
 from .keys import KeyRecord
@@ -371,8 +370,7 @@ class Actor(Folded):
 
     def _decline(self, mail: Mail, error: BaseException) -> None:
         """Take what a handler raised: only here is Rejected the domain's answer."""
-        # No future takes a StopIteration, whatever else it is.
-        if isinstance(error, Rejected) and not isinstance(error, StopIteration):
+        if is_rejection(error):
             # Not the error's own method, which may be the host's.
             BaseException.with_traceback(error, None)
             self._refuse(mail, error)

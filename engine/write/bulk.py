@@ -18,6 +18,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
+    Mapping,
 )
 from typing import Protocol, TypeAlias
 
@@ -116,12 +117,13 @@ def as_taken(envelope: Envelope) -> Envelope:
 
     Where that cannot be had it stays as it is: whoever sends it says what is wrong with it.
     """
-    headers = envelope.headers
+    headers, expected = envelope.headers, envelope.expected
     try:
         return msgspec.structs.replace(
             envelope,
             command=own_copy(envelope.command),
             headers=None if headers is None else as_headers(headers),
+            expected={**expected} if isinstance(expected, Mapping) else expected,
         )
     except Exception:
         return envelope

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import msgspec
 
@@ -28,7 +28,7 @@ from .kind import EventBinding, Kind
 from .mailbox import Mail
 from .proving import Refold
 
-__all__ = ["FoldInto", "encode_and_fold", "failed", "failure_text", "metadatas_of"]
+__all__ = ["FoldInto", "encode_and_fold", "failed", "failure_text", "is_rejection", "metadatas_of"]
 
 
 FoldInto: TypeAlias = Callable[[Event, bytes, tuple[str, ...], int], None]
@@ -97,13 +97,29 @@ def encode_and_fold(
     return datas, size
 
 
+def is_rejection(error: BaseException) -> TypeGuard[Rejected]:
+    """Tell whether what a handler raised is the domain's answer, and not a failure of its code.
+
+    A class of the host's that does not call the constructor of Rejected has no code: whoever is to
+    tell of it would fail. No future takes a StopIteration, whatever else it is.
+    """
+    if not isinstance(error, Rejected) or isinstance(error, StopIteration):
+        return False
+    try:
+        return error.code is not None and error.message is not None
+    except BaseException:  # of the host's class, which may do as it likes
+        return False
+
+
 def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
     """Give what the caller is told where the aggregate's own code has failed."""
     if isinstance(cause, HandlerFailed | DeadlinePassed):
         return cause
     why = "see the cause"
-    if isinstance(cause, Rejected):
+    if isinstance(cause, Rejected) and is_rejection(cause):
         why = "a rule belongs into the handler, since an applier decides nothing"
+    elif isinstance(cause, Rejected):
+        why = "its constructor must call that of Rejected, with a code and a message"
     error = HandlerFailed(
         f"{mail.handler.decide.__qualname__} failed on {type(mail.envelope.command).__name__} for "
         f"{stream} with {type(cause).__name__}: {why}. Nothing was written."

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
-from ..errors import Closed, EngineError, Rejected, Voided, WrongVersion
+from ..errors import Closed, EngineError, Voided, WrongVersion
 from ..model.joint import JointHandler, Share, shares_of
 from ..model.messages import Receipt
 from ..model.timers import SetTimers
@@ -32,7 +32,7 @@ from ..stores.contract.log import Write
 from .actor import Actor
 from .boundary import BoundaryActor, fold_into
 from .deliberation import Deliberation
-from .encoding import encode_and_fold, failed, failure_text, metadatas_of
+from .encoding import encode_and_fold, failed, failure_text, is_rejection, metadatas_of
 from .entries import Entry, EntryPart, tags_moved
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
@@ -340,14 +340,15 @@ class Joint:
             self._record(shares)
             return
         parties = [(actor.stream, actor.version, 0) for actor in self._actors]
+        # Where all that it was decided on lies before: who reads at it sees that.
         position = max(actor.position for actor in self._actors)
+        position = max([position, *[boundary.read_at for boundary in self._boundaries]])
         self._kind.intake.answer(mail, joint_receipt(parties, position, mail.reply))
         self.release()
 
     def _decline(self, error: BaseException) -> None:
         """Take what the function raised: only here is Rejected the domain's answer."""
-        # No future takes a StopIteration, whatever else it is.
-        if isinstance(error, Rejected) and not isinstance(error, StopIteration):
+        if is_rejection(error):
             BaseException.with_traceback(error, None)
             self._refuse(error)
         else:

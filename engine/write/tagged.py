@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model.boundary import id_of_tags
+from ..model.boundary import ids_of_tags
 from ..model.stored import StoredEvent
 from .actor import Actor
 from .boundary import BoundaryActor
@@ -49,12 +49,10 @@ class Tagged:
 
     def _bring(self, entry: Entry, stored: StoredEvent, tags: Sequence[str]) -> None:
         for kind, wanted in self._routes.get(stored.name, ()):
-            boundary_id = id_of_tags(wanted, tags)
-            if boundary_id is None:
-                continue
-            actor = self._directory.resident(f"{kind}:{boundary_id}")
-            if isinstance(actor, BoundaryActor) and actor not in entry.owners:
-                actor.offer(stored)
+            for boundary_id in ids_of_tags(wanted, tags):
+                actor = self._directory.resident(f"{kind}:{boundary_id}")
+                if isinstance(actor, BoundaryActor) and actor not in entry.owners:
+                    actor.offer(stored)
 
     def forget(self) -> None:
         """Have all boundaries in memory read again."""

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypedDict, cast
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    cast,
+)
 
 import msgspec
 import pytest
@@ -33,6 +44,23 @@ class Point(NamedTuple):
 
 class Size(TypedDict, total=False):
     width: int
+
+
+class Place(TypedDict):
+    street: str
+    number: NotRequired[int]
+
+
+T = TypeVar("T")
+
+
+class Box(msgspec.Struct, Generic[T], frozen=True):
+    inside: T
+
+
+class Patch(msgspec.Struct, frozen=True):
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    count: int = 0
 
 
 @dataclass
@@ -66,6 +94,11 @@ class Everything(Command):
     few: Annotated[int, msgspec.Meta(ge=1, le=9)] = 1
     code: Annotated[str, msgspec.Meta(pattern="^[a-z]+$", max_length=3)] = "a"
     either: int | Piece | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    some: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+    patch: Patch = Patch()
+    place: Place | None = None
+    boxes: tuple[Box[int], Box[str]] = (Box(1), Box("a"))
     asks: Asks | None = None
     anything: Any = None
 
@@ -88,6 +121,8 @@ SOUND: Sequence[dict[str, Any]] = (
     {"either": 3},
     {"either": Piece("a", 1, (Piece("b", 2),))},
     {"asks": Nothing(), "anything": object()},
+    {"name": "a", "some": 1, "patch": Patch("a", 1)},
+    {"boxes": (Box(2), Box("b")), "place": {"street": "a"}},
 )
 
 
@@ -124,6 +159,13 @@ WRONG: Sequence[tuple[dict[str, Any], str]] = (
     ({"point": Point(1, cast("Any", "2"))}, "point.y must be an int"),
     ({"size": {"width": "3"}}, "size.width must be an int"),
     ({"note": Note(cast("Any", 3))}, "note.text must be a str"),
+    ({"count": msgspec.UNSET}, "count must be an int, and is an UnsetType"),
+    ({"name": 1}, "name must be a str, and is an int"),
+    ({"some": 0}, "some must be at least 1, and is not"),
+    ({"patch": Patch("a", cast("Any", msgspec.UNSET))}, "patch.count must be an int"),
+    ({"boxes": (Box("a"), Box("b"))}, r"boxes\[0\].inside must be an int, and is a str"),
+    ({"boxes": (Box(1), Box(2))}, r"boxes\[1\].inside must be a str, and is an int"),
+    ({"place": {"number": 1}}, "place must be a Place with the key 'street', and is not"),
     ({"few": 10}, "few must be at most 9, and is not"),
     ({"few": "1"}, "few must be an int, and is a str"),
     ({"code": "A"}, "code must be a text that matches .*, and is not"),

@@ -20,8 +20,10 @@ from engine import (
     EngineError,
     Envelope,
     Event,
+    Forbidden,
     HandlerFailed,
     Id,
+    InvalidInput,
     KeyReused,
     Middleware,
     OutcomeUnknown,
@@ -130,7 +132,14 @@ async def test_what_nobody_knows_is_found_out_with_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "last", [Closed("closed"), DeadlinePassed("late"), HandlerFailed("failed")]
+    "last",
+    [
+        Closed("closed"),
+        DeadlinePassed("late"),
+        HandlerFailed("failed"),
+        Forbidden("he has lost the right meanwhile"),
+        InvalidInput("of another middleware"),
+    ],
 )
 async def test_what_was_unknown_once_is_not_called_not_run_later(last: EngineError) -> None:
     async with opened(Faulty(UNKNOWN, last)) as engine:
@@ -190,9 +199,16 @@ async def test_a_stream_of_commands_stays_in_order() -> None:
 
 @pytest.mark.parametrize(
     ("times", "more"),
-    [(0, {}), (101, {}), (True, {}), (3, {"first_seconds": 0}), (3, {"first_seconds": 9})],
+    [
+        (0, {}),
+        (101, {}),
+        (True, {}),
+        (3, {"first_seconds": 0}),
+        (3, {"first_seconds": 9}),
+        (3, {"first_seconds": "1"}),
+    ],
 )
-def test_numbers_that_make_no_sense_are_refused(times: int, more: dict[str, float]) -> None:
+def test_numbers_that_make_no_sense_are_refused(times: int, more: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError):
         Retry(times, **more)
 
