@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, cast
 
 import msgspec
 
@@ -106,9 +106,10 @@ def is_rejection(error: BaseException) -> TypeGuard[Rejected]:
     if not isinstance(error, Rejected) or isinstance(error, StopIteration):
         return False
     try:
-        return error.code is not None and error.message is not None
+        code, message = cast("tuple[object, object]", (error.code, error.message))
     except BaseException:  # of the host's class, which may do as it likes
         return False
+    return code is not None and message is not None
 
 
 def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
