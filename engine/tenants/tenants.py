@@ -8,7 +8,7 @@ Rules:
 - No more than `open_max` are open, those that close included. If all are in use, Overloaded is
   raised at once.
 - What happens to one tenant (damage, failure, a store that hangs) is told to who asks for it, and
-  keeps nobody from the others.
+  keeps nobody from the others: if one closes for long, another one makes room.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import gc
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final
@@ -38,6 +38,8 @@ from .names import check_name, stores_of
 __all__ = ["Tenants", "TenantsStatistics"]
 
 _OPENINGS_AT_ONCE: Final = 8
+SLOW_CLOSE_SECONDS = 5.0
+"""How long an engine that closes is waited for, before another one makes room."""
 _COLLECTED_AFTER: Final = 100
 """Engines that were closed, of which the memory is then freed."""
 
@@ -263,8 +265,28 @@ class Tenants:
             )
         self._begin_closing(idle)
 
+    async def _take_slot(self) -> None:
+        """Wait for room: an engine that closes may have it still, and may never give it back."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SLOW_CLOSE_SECONDS):
+                    await self._slots.acquire()
+                    return
+            idle = next((tenant for tenant in self._tenants.values() if tenant.is_idle), None)
+            if idle is None:
+                self._overloaded += 1
+                raise Overloaded(
+                    f"{self._open_max} tenants may be open: all are in use, or have been closing "
+                    f"for {SLOW_CLOSE_SECONDS:g} s. Nothing was done; send it again later"
+                )
+            self._begin_closing(idle)
+
     async def _open(self, tenant: _Tenant, url: str) -> None:
-        await self._slots.acquire()  # one that closes may have it still
+        try:
+            await self._take_slot()
+        except BaseException:
+            self._drop(tenant)
+            raise
         try:
             async with self._openings:
                 engine = self._made(url)
@@ -272,11 +294,15 @@ class Tenants:
         except BaseException:
             self._slots.release()
             self._refused += 1
-            if self._tenants.get(tenant.name) is tenant:
-                del self._tenants[tenant.name]
+            self._drop(tenant)
             raise
         self._opened += 1
         tenant.running, tenant.used = engine, self._ports.clock.monotonic()
+
+    def _drop(self, tenant: _Tenant) -> None:
+        """Forget a tenant that could not be opened."""
+        if self._tenants.get(tenant.name) is tenant:
+            del self._tenants[tenant.name]
 
     def _made(self, url: str) -> Engine:
         made: Any = self._make_engine(url)

@@ -8,7 +8,7 @@ import random
 import weakref
 from collections import Counter as Counts
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,35 @@ async def test_no_more_are_open_than_may_be_while_one_closes(tmp_path: Path) -> 
         assert await adding == 1
 
     assert made.names == ["blue", "green"]
+
+
+async def test_one_that_never_closes_keeps_nobody_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOW_CLOSE_SECONDS", 0.02)
+    may_end = asyncio.Event()
+    ends = {"stuck": may_end}
+
+    def made(store: str) -> Engine:
+        engine = Slow([Counter], store=store)
+        engine.may_end = ends.get(Path(store).stem) or asyncio.Event()
+        if engine.may_end is not may_end:
+            engine.may_end.set()
+        return engine
+
+    async with Tenants(made, folder=tmp_path, open_max=2) as tenants, AsyncExitStack() as stack:
+        stack.callback(may_end.set)
+        await add(tenants, "stuck")
+        async with tenants.engine("stuck"):
+            await add(tenants, "blue")
+        async with tenants.engine("blue"):
+            with pytest.raises(Overloaded, match="have been closing"):
+                await add(tenants, "green")
+        added = 0
+        while not added:
+            with suppress(Overloaded):  # while "blue" closes
+                added = await add(tenants, "green")
+        assert numbers(tenants)[2] == 1, "it still closes"
 
 
 async def test_who_comes_while_it_closes_waits_and_gets_a_new_one(tmp_path: Path) -> None:
