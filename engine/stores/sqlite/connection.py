@@ -201,6 +201,9 @@ def unreadable(path: str) -> Generator[None]:
     except apsw.Error as error:
         why = f"{path} cannot be read: {error}"
         raise StoreFailed(why, written=False, passes=_passes(error)) from error
+    except UnicodeDecodeError as error:
+        why = f"{path} is damaged: a text in it is no UTF-8. Run `foldline verify {path}`"
+        raise StoreFailed(why, written=False) from error
 
 
 @contextmanager

@@ -147,6 +147,23 @@ _KEPT: Final = (
     CREATE TRIGGER the_log_stays_itself BEFORE UPDATE ON about
     BEGIN SELECT RAISE(ABORT, 'a log keeps its id'); END
     """,
+    # What decisions look into: without a row, a rule that should have held is broken in silence.
+    """
+    CREATE TRIGGER claims_never_go BEFORE DELETE ON claims
+    BEGIN SELECT RAISE(ABORT, 'a claim is released by its aggregate: send that a command'); END
+    """,
+    """
+    CREATE TRIGGER claims_never_change BEFORE UPDATE ON claims
+    BEGIN SELECT RAISE(ABORT, 'a claim is moved by its aggregates: send them commands'); END
+    """,
+    """
+    CREATE TRIGGER tags_never_go BEFORE DELETE ON tags
+    BEGIN SELECT RAISE(ABORT, 'stop the engine, delete from tag_forms: it is made again'); END
+    """,
+    """
+    CREATE TRIGGER tags_never_change BEFORE UPDATE ON tags
+    BEGIN SELECT RAISE(ABORT, 'stop the engine, delete from tag_forms: it is made again'); END
+    """,
 )
 """Triggers for whoever has a shell. They came later; no release looks for any: see `protect`."""
 
