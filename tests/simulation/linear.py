@@ -62,8 +62,8 @@ def entries_of(story: Story, cell: str) -> list[Entry]:
 
 
 def _sendings(story: Story, cell: str) -> Iterator[Entry]:
-    # What writes nothing, or nothing again, is decided on the state that the engine knows: where
-    # somebody else wrote behind its back, that may be an older one. The store compares the rest.
+    # What writes nothing, or nothing again, is decided on the state that the engine knows. Where
+    # somebody wrote into the store who is no engine, that may be an older one; engines never do so.
     alone = all(stranger.cell != cell for stranger in story.strangers)
     for operation in story.operations:
         if operation.command.cell_id != cell:
@@ -77,8 +77,7 @@ def _sendings(story: Story, cell: str) -> Iterator[Entry]:
             elif isinstance(answer, Receipt | Rejected | WrongVersion):
                 repeated = any(one.answer in (answer, None) for one in _before(operation, sending))
                 writes = isinstance(answer, Receipt) and _effect(operation.command)[0]
-                knows = alone and not sending.stale
-                begun = sending.begun if knows or (writes and not repeated) else 0
+                begun = sending.begun if alone or (writes and not repeated) else 0
                 yield Entry(begun, sending.ended, True, operation, answer)
 
 

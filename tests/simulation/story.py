@@ -30,8 +30,6 @@ class Sending(msgspec.Struct):
     """None where the client does not know: given up, crashed, or an unknown outcome."""
     left: int = 0
     """When its caller was gone, where it was cancelled."""
-    stale: bool = False
-    """Whether the engine that answered had lost its log to another one, and did not know."""
 
 
 class Operation(msgspec.Struct):

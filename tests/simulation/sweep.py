@@ -16,12 +16,21 @@ from typing import Final
 import msgspec
 
 from .checker import judge
+from .joining.world import run_joining_seed
 from .postgres.judge import judge_world
+from .postgres.world import World
 from .postgres.world import run_seed as run_postgres_seed
 from .story import Story
 from .world import run_seed
 
-__all__ = ["Finding", "counts_of", "run_worlds", "try_postgres_seed", "try_seed"]
+__all__ = [
+    "Finding",
+    "counts_of",
+    "run_worlds",
+    "try_joining_seed",
+    "try_postgres_seed",
+    "try_seed",
+]
 
 AT_ONCE: Final = 10
 """Worlds that a process takes at a time."""
@@ -65,10 +74,19 @@ def try_seed(seed: int) -> Finding:
 
 def try_postgres_seed(seed: int) -> Finding:
     """Do the same with a seed over a modelled server."""
-    world = run_postgres_seed(seed)
+    return _try_world(seed, run_postgres_seed)
+
+
+def try_joining_seed(seed: int) -> Finding:
+    """Do the same with a seed of engines that share a log on such a server."""
+    return _try_world(seed, run_joining_seed)
+
+
+def _try_world(seed: int, run: Callable[[int], World]) -> Finding:
+    world = run(seed)
     problems = judge_world(world)
     if seed % 100 == 7:
-        again = run_postgres_seed(seed)
+        again = run(seed)
         if again.story.digest != world.story.digest:
             problems.append("the second run of this seed took another way")
     story = world.story

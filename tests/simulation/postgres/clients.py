@@ -28,6 +28,7 @@ from engine.errors import (
 from engine.limits import Limits
 from engine.model.messages import Receipt
 from engine.runtime.ports import Ports
+from engine.stores.contract.log import Head
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.log.store import PostgresStore
 from engine.testing.simulation.machine import SimulatedClock, SimulatedIds, SimulatedWorkers
@@ -68,38 +69,39 @@ class Life:
         self.store = PostgresStore(address, logger=_SILENT)
         self.leaves = asyncio.Event()
         """Set when its host is to close it."""
+        self.stays = False
+        """Whether it sends nothing, and stays until it is to leave."""
         self.opened = False
         self.error: BaseException | None = None
         """With what it ended."""
-        self._cell = cell_class(story.swarm.key_window, story.swarm.snapshot_every)
+        self.cell = cell_class(story.swarm.key_window, story.swarm.snapshot_every)
+
+    @property
+    def head(self) -> Head | None:
+        """The end of the log as its store was told last, as a god sees it."""
+        writer = self.store._writer  # pyright: ignore[reportPrivateUsage]
+        return None if writer is None else writer.head
 
     @property
     def position(self) -> int:
-        """The end of the log as it was told last, as a god sees it; 0 before it is open."""
-        writer = self.store._writer  # pyright: ignore[reportPrivateUsage]
-        return 0 if writer is None else writer.head.position
-
-    @property
-    def overtaken(self) -> bool:
-        """Whether another engine has taken its log, whether or not it knows."""
-        session = self.store._session  # pyright: ignore[reportPrivateUsage]
-        found = self._network.server.tables.sessions.get(session)
-        return self.opened and (found is None or not found.live)
+        """The position of that; 0 before the log is open."""
+        return 0 if self.head is None else self.head.position
 
     async def main(self) -> None:
         """Live, and end."""
         try:
-            async with self._engine() as engine:
+            async with self.make_engine() as engine:
                 self.opened = True
                 self.process.spared = False
-                await self._stay(engine)
+                await self.stay(engine)
         except EngineError as error:
             self.error = error
 
-    def _engine(self) -> Engine:
+    def make_engine(self) -> Engine:
+        """Give the engine that lives."""
         loop, random = self._loop, self._random
         return Engine(
-            [self._cell],
+            [self.cell],
             store=self.store,
             views="memory:",
             limits=Limits(handler_seconds=5),
@@ -111,11 +113,12 @@ class Life:
                 database=SimulatedDriver(self._network, self.process),
                 watcher=None,
                 stopwatch=loop.time,
-                failpoint=None if self.quiet else self._failpoint,
+                failpoint=None if self.quiet else self.failpoint,
             ),
         )
 
-    def _failpoint(self, _: str) -> None:
+    def failpoint(self, _: str) -> None:
+        """Die at a step, by chance."""
         if self._random.random() < self._troubles.step_kills:
             self.kill()
 
@@ -125,7 +128,11 @@ class Life:
         for connection in [c for c in self._network.connections if c.process is self.process]:
             connection.process_ended()
 
-    async def _stay(self, engine: Engine) -> None:
+    async def stay(self, engine: Engine) -> None:
+        """Let clients send, until all is done or it is to leave."""
+        if self.stays:
+            await self.leaves.wait()
+            return
         clients = [
             asyncio.ensure_future(self._client(engine, number))
             for number in range(self._story.swarm.clients)
@@ -138,7 +145,7 @@ class Life:
             if done.done():
                 done.result()
                 if self.quiet:
-                    await self._collect(engine)
+                    await self.collect(engine)
         finally:
             leaving.cancel()
             if not done.done():
@@ -153,7 +160,7 @@ class Life:
                 continue
             if self.leaves.is_set() or engine.failed is not None:
                 break
-            waiting.append(asyncio.ensure_future(self._operate(engine, operation)))
+            waiting.append(asyncio.ensure_future(self.operate(engine, operation)))
             if len(waiting) >= self._story.swarm.burst:
                 await self._all(waiting)
                 if not self.quiet:
@@ -177,8 +184,11 @@ class Life:
             return not operation.in_doubt and not operation.receipts
         return not operation.receipts or self._random.random() < self._story.swarm.repeated
 
-    async def _operate(self, engine: Engine, operation: Operation) -> None:
+    async def operate(self, engine: Engine, operation: Operation) -> None:
+        """Send a command, and again where that is allowed and wanted."""
         for _ in range(3):
+            if operation.key is None and not self._may_send(operation):
+                return  # another engine's client has sent it meanwhile
             sending = Sending(self._story.tick(), self.process.number)
             operation.sendings.append(sending)
             task = asyncio.ensure_future(self._send(engine, operation, sending))
@@ -219,7 +229,6 @@ class Life:
         self._story.answers[type(answer).__name__] += 1
         sending.ended = self._story.tick()
         sending.answer = answer
-        sending.stale = self.overtaken
         if isinstance(answer, NotRun) and not isinstance(answer, FINAL):
             self._refused(operation, answer)
         if isinstance(answer, HandlerFailed) and not isinstance(operation.command, Slowly):
@@ -241,8 +250,7 @@ class Life:
         cell = operation.command.cell_id
         begun = self._story.tick()
         with contextlib.suppress(NotRun, StoreFailed):
-            state: Any = await engine.state(self._cell, cell)
-            begun = 0 if self.overtaken else begun
+            state: Any = await engine.state(self.cell, cell)
             seen = Seen("state", cell, begun, self._story.tick(), state.version, state.total)
             self._story.seen.append(seen)
 
@@ -251,11 +259,12 @@ class Life:
 
     # -- the end ------------------------------------------------------------------------------
 
-    async def _collect(self, engine: Engine) -> None:
+    async def collect(self, engine: Engine) -> None:
+        """Read the log and every cell."""
         story = self._story
         story.log = [logged async for logged in engine.feed()]
         for cell in sorted({logged.meta.id for logged in story.log}):
             begun = story.tick()
-            state: Any = await engine.state(self._cell, cell)
+            state: Any = await engine.state(self.cell, cell)
             seen = Seen("state", cell, begun, story.tick(), state.version, state.total)
             story.seen.append(seen)

@@ -70,6 +70,8 @@ class Network:
         self.faults = Faults()
         self.parted_until = 0.0
         """Up to when nothing passes; what is sent meanwhile passes then."""
+        self.cut_off: dict[int, float] = {}
+        """By the number of a process: until when nothing passes between it and the server."""
         self.refusing = False
         self.full = False
         self.starting = False
@@ -86,9 +88,10 @@ class Network:
         """What clients talk to: the pooler, or the server itself."""
         return self.pooler or self.server
 
-    def arrival(self) -> float:
-        """Give when something arrives that is sent now."""
-        passes = max(self.loop.time(), self.parted_until)
+    def arrival(self, process: Process) -> float:
+        """Give when something arrives that is sent now, by a process or to it."""
+        until = self.cut_off.get(process.number, 0.0)
+        passes = max(self.loop.time(), self.parted_until, until)
         return passes + self.random.expovariate(1 / self.faults.delay_seconds)
 
     def counted(self, what: str) -> None:
@@ -100,17 +103,17 @@ class SimulatedDriver:
     """Connects one process."""
 
     def __init__(self, network: Network, process: Process) -> None:
-        self._network = network
+        self.network = network
         self.process = process
 
     async def connect(self, address: Address) -> tuple[SimulatedConnection, bool]:
         """Connect as `Asyncpg` does, or raise what that raises."""
-        network, loop = self._network, self._network.loop
+        network, loop = self.network, self.network.loop
         connection = SimulatedConnection(network, self.process)
         try:
             await self._reach()
             connection.begin()
-            await asyncio.sleep(network.arrival() - loop.time())
+            await asyncio.sleep(network.arrival(self.process) - loop.time())
             if connection.is_closed():
                 raise ConnectionResetError(104, "Connection reset by peer")
         except (OSError, _exceptions.PostgresError) as error:
@@ -123,8 +126,8 @@ class SimulatedDriver:
         return connection, address.pooler or is_seen
 
     async def _reach(self) -> None:
-        network = self._network
-        seconds = network.arrival() - network.loop.time()
+        network = self.network
+        seconds = network.arrival(self.process) - network.loop.time()
         await asyncio.sleep(min(seconds, _CONNECT_SECONDS))
         if seconds > _CONNECT_SECONDS:
             raise TimeoutError
@@ -223,7 +226,11 @@ class SimulatedConnection:
         """Close it in peace."""
         if not self._closed:
             async with asyncio.timeout(timeout):
-                wait = 3_600.0 if self._silent else self._network.arrival() - self._loop.time()
+                wait = (
+                    3_600.0
+                    if self._silent
+                    else self._network.arrival(self.process) - self._loop.time()
+                )
                 await asyncio.sleep(wait)
         self.terminate()
 
@@ -254,7 +261,7 @@ class SimulatedConnection:
             fault = fault or network.on_request(query, self.process)
         elif not (fault or self.process.spared):
             fault = network.faults.drawn(network.random)
-        arrives = max(network.arrival(), self._arrived + 1e-9)
+        arrives = max(network.arrival(self.process), self._arrived + 1e-9)
         if fault:
             network.counted(f"{fault} faults")
         if fault == "silent":
@@ -274,9 +281,9 @@ class SimulatedConnection:
         def answered(rows: Any, error: BaseException | None) -> None:
             if dumb or self._silent:
                 if fault == "reply":
-                    self._lost_at(network.arrival())
+                    self._lost_at(network.arrival(self.process))
                 return
-            self._came_back = max(network.arrival(), self._came_back + 1e-9)
+            self._came_back = max(network.arrival(self.process), self._came_back + 1e-9)
             network.server.later(
                 self._came_back - self._loop.time(), self._deliver, waiter, rows, error
             )
@@ -293,7 +300,7 @@ class SimulatedConnection:
         """Bring a warning, before the answer that it belongs to."""
         if self._silent or self._hung_up:
             return
-        self._came_back = max(self._network.arrival(), self._came_back + 1e-9)
+        self._came_back = max(self._network.arrival(self.process), self._came_back + 1e-9)
         self._network.counted("warnings")
         self._network.server.later(self._came_back - self._loop.time(), self._hear)
 
@@ -320,7 +327,7 @@ class SimulatedConnection:
         backend, network = self.backend, self._network
         if backend is not None and not self._closed and not self._silent:
             network.server.later(
-                network.arrival() - self._loop.time(), network.gate.cancel, backend
+                network.arrival(self.process) - self._loop.time(), network.gate.cancel, backend
             )
 
     # -- how it ends --------------------------------------------------------------------------
@@ -346,7 +353,7 @@ class SimulatedConnection:
             return
         self._hung_up = True
         network.connections.remove(self)
-        when = max(network.arrival(), self._arrived + 1e-9)
+        when = max(network.arrival(self.process), self._arrived + 1e-9)
         if self._silent or self.process.lost:
             when += network.random.choice((60.0, 7_200.0))
         network.server.later(when - self._loop.time(), network.gate.end_of_file, backend)
@@ -360,7 +367,7 @@ class SimulatedConnection:
         if self._silent or self._hung_up:
             return
         error = error or _exceptions.ConnectionDoesNotExistError("it was closed in the middle")
-        seconds = self._network.arrival() - self._loop.time()
+        seconds = self._network.arrival(self.process) - self._loop.time()
         self._network.server.later(seconds, self._lose, error)
 
 

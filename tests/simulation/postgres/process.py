@@ -18,9 +18,16 @@ from engine.testing.simulation.lives import bury
 from engine.testing.simulation.loop import SimulatedLoop
 from engine.testing.simulation.schedule import Schedule
 
-__all__ = ["Process", "ProcessesLoop", "end_of"]
+__all__ = ["Process", "ProcessesLoop", "current_process", "end_of"]
 
 _PROCESS: Final = contextvars.ContextVar["Process | None"]("process", default=None)
+
+
+def current_process() -> Process:
+    """Give the process whose step runs."""
+    process = _PROCESS.get()
+    assert process is not None, "this is no step of a process"
+    return process
 
 
 class Process:
@@ -41,9 +48,13 @@ class Process:
 
     def run(self, main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start what it runs."""
+        return self.loop.create_task(main, context=self.context())
+
+    def context(self) -> contextvars.Context:
+        """Give what makes a step one of its own."""
         context = contextvars.copy_context()
         context.run(_PROCESS.set, self)
-        return self.loop.create_task(main, context=context)
+        return context
 
     def pause(self, seconds: float) -> None:
         """Let it stand still for so long."""

@@ -16,6 +16,7 @@ from engine.stores.postgres.driver import Connection
 from engine.stores.postgres.failures import is_lost, sqlstate_of
 from engine.stores.postgres.log import claims, reading, store, timers, writer
 from engine.stores.postgres.log.schema import lock_key, migrate, presence_key
+from engine.stores.postgres.outside.roll import OWNER
 from engine.stores.postgres.settings import check_settings
 
 __all__ = ["SCENARIOS", "Place", "Scenario"]
@@ -140,6 +141,21 @@ async def one_session_has_the_log(place: Place) -> Sequence[Any]:
     told += [third == second + 1, holder, await ask(place, other, RENEW, second, 60.0)]
     told += [await ask(place, other, writer.APPEND, *batch(second, (0, 0), ("a:1", 1, 7)))]
     return [*told, await ask(place, other, reading.HEAD)]
+
+
+async def whose_a_log_is_can_be_asked(place: Place) -> Sequence[Any]:
+    connection = await place.connect()
+    told = [await ask(place, connection, OWNER, 60.0)]
+    await check_settings(connection, place.address)
+    await migrate(connection, place.address)
+    told += [await ask(place, connection, OWNER, 60.0)]
+    ((session, *_),) = await ask(place, connection, BEGIN, "first", 60.0)
+    ((told_session, log_id, holder, left),) = await ask(place, connection, OWNER, 60.0)
+    told += [told_session == session, len(log_id), holder, 0 < left <= 60]
+    # Longer than the lease: the server may just have started.
+    ((*_, left),) = await ask(place, connection, OWNER, 9_000_000.0)
+    told += [left > 60, await ask(place, connection, END, session)]
+    return [*told, await ask(place, connection, OWNER, 60.0)]
 
 
 async def presence_shows_while_a_connection_stands(place: Place) -> Sequence[Any]:
@@ -400,6 +416,7 @@ async def timers_change_with_their_events(place: Place) -> Sequence[Any]:
 SCENARIOS: Sequence[Scenario] = (
     the_schema_is_made_once,
     one_session_has_the_log,
+    whose_a_log_is_can_be_asked,
     presence_shows_while_a_connection_stands,
     an_append_is_taken_where_the_log_ends,
     pages_are_cut_by_events_and_bytes,

@@ -89,7 +89,9 @@ class Server:
         self._random = random
         self.tables = tables
         self.settings = Settings()
-        self.up = True
+        self._up = True
+        self.started_at = 0.0
+        """When it was started last, by its clock then."""
         self.records: list[Record] = []
         self.locks: dict[Any, Backend] = {}
         self.queues: dict[Any, deque[Backend]] = {}
@@ -104,6 +106,17 @@ class Server:
         self.commits = 0
         self.on_commit: Callable[[int, list[Change]], None] | None = None
         """Called with the process and its changes, before they are seen."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes connections."""
+        return self._up
+
+    @up.setter
+    def up(self, up: bool) -> None:
+        if up and not self._up:
+            self.started_at = self.clock()
+        self._up = up
 
     def clock(self) -> float:
         """Give the time of its clock, which may be set."""

@@ -20,7 +20,16 @@ from .plpgsql import Call, Function, Running, Wait, functions_of, words
 from .tagging import came, counted, tag_forms, tagged, tagged_events
 from .waiting import all_timers, count_timers, due_timers, standing_timers
 
-__all__ = ["SCHEMA", "Asking", "Rows", "Statement", "digest_of", "known_statement"]
+__all__ = [
+    "SCHEMA",
+    "Asking",
+    "Rows",
+    "Statement",
+    "digest_of",
+    "feed_rows",
+    "known_statement",
+    "stream_rows",
+]
 
 SCHEMA: Final = "simulated"
 """The schema of every modelled log: a name that is no other word of a statement."""
@@ -37,6 +46,10 @@ class Asking(Call, Protocol):
     @property
     def settings(self) -> Sequence[str]:
         """Whether it is a standby, then its settings in the order in which they are read."""
+        ...
+
+    def started_at(self) -> float:
+        """Give the database's time at the start of the server."""
         ...
 
     def try_lock(self, key: Any) -> bool:
@@ -193,6 +206,15 @@ def _unlock(call: Asking, *key: int) -> Rows:
     return [(True,)]
 
 
+def _owner(call: Asking, lease_seconds: float) -> Rows:
+    spared = lease_seconds - (call.clock() - call.started_at())
+    return [
+        (s.session, call.tables.log_id, s.holder, max(s.lease_until - call.clock(), spared))
+        for s in call.tables.sessions.values()
+        if s.live
+    ]
+
+
 def _head(call: Asking) -> Rows:
     last = call.tables.last
     return [] if last is None else [(last.position, last.checksum, last.recorded)]
@@ -239,7 +261,8 @@ def _content(event: Event) -> tuple[Any, ...]:
     )
 
 
-def _feed(call: Asking, after: int, events_max: int, bytes_max: int) -> Rows:
+def feed_rows(call: Asking, after: int, events_max: int, bytes_max: int) -> Rows:
+    """Give the events behind a position."""
     rows: Rows = []
     so_far = 0
     behind = [event for event in call.tables.events if event.position > after]
@@ -250,9 +273,10 @@ def _feed(call: Asking, after: int, events_max: int, bytes_max: int) -> Rows:
     return rows
 
 
-def _streams(
+def stream_rows(
     call: Asking, names: Sequence[str], afters: Sequence[int], events_max: int, bytes_max: int
 ) -> Rows:
+    """Give the events of streams behind versions."""
     rows: Rows = []
     earlier = number = so_far = 0
     for place, (name, after) in enumerate(zip(names, afters, strict=True), 1):
@@ -314,9 +338,10 @@ _KNOWN: Final[dict[str, Statement]] = {
     "b874bd25": _at_once(_try_lock),
     "efc67908": _at_once(_unlock),
     "c837ef09": _at_once(_head),
+    "f32248c9": _at_once(_owner),
     "21354ca7": _at_once(_types),
-    "2ee34c90": _at_once(_feed),
-    "f7e75ea2": _at_once(_streams),
+    "2ee34c90": _at_once(feed_rows),
+    "f7e75ea2": _at_once(stream_rows),
     "6e3a4822": _at_once(_versions),
     "68d06cf9": _at_once(_kinds),
     "9df97314": _at_once(_snapshots),

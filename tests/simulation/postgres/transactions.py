@@ -79,6 +79,10 @@ class Transaction:
         """Give the database's time."""
         return self._server.clock()
 
+    def started_at(self) -> float:
+        """Give the database's time at the start of the server."""
+        return self._server.started_at
+
     def setting(self, name: str) -> str:
         """Give a setting."""
         settings = self._server.settings

@@ -17,7 +17,7 @@ from tests.simulation.swarm import Swarm
 
 from .network import Faults
 
-__all__ = ["Incident", "Kind", "Troubles", "draw_commands", "draw_troubles", "with_standby"]
+__all__ = ["Incident", "Kind", "Troubles", "What", "draw_commands", "draw_troubles", "with_standby"]
 
 Kind: TypeAlias = Literal["gentle", "harsh", "takeover", "weak", "lossy"]
 What: TypeAlias = Literal[
@@ -37,6 +37,9 @@ What: TypeAlias = Literal[
     "weaken",
     "unsync",
     "give up standby",
+    "cut wires",
+    "part wires",
+    "cut off",
 ]
 
 PATIENCE_SECONDS = 18.0

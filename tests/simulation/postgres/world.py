@@ -22,8 +22,9 @@ from engine.stores.postgres.log.schema import lock_key
 from engine.testing.simulation.fence import fence
 from engine.testing.simulation.lives import bury, free_now_and_then
 from engine.testing.simulation.loop import DeadLock, ordered_scopes
-from engine.testing.simulation.schedule import draw_schedule
+from engine.testing.simulation.schedule import Schedule, draw_schedule
 from tests.simulation.story import Operation, Story
+from tests.simulation.swarm import Swarm
 from tests.simulation.world import tell
 
 from .clients import FINAL, Life
@@ -37,6 +38,7 @@ from .troubles import (
     LEASE_SECONDS,
     PATIENCE_SECONDS,
     Incident,
+    Troubles,
     draw_commands,
     draw_troubles,
     with_standby,
@@ -44,7 +46,6 @@ from .troubles import (
 
 __all__ = ["World", "run_seed"]
 
-_STEPS_MAX: Final = 100_000
 _LIVES_MAX: Final = 8
 _SECONDS_MAX: Final = 90.0
 _OPENINGS_MAX: Final = 60
@@ -69,11 +70,16 @@ def run_seed(seed: int) -> World:
 class World:
     """What a seed makes."""
 
+    draw: Callable[[Random], Troubles] = staticmethod(draw_troubles)
+    draw_commands: Callable[[Random], Swarm] = staticmethod(draw_commands)
+    make_loop: Callable[[Schedule, int], ProcessesLoop] = ProcessesLoop
+    steps_max = 100_000
+
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.troubles = draw_troubles(self.random)
-        self.story: Story = tell(seed, draw_commands(self.random), self.random)
-        self.loop = ProcessesLoop(draw_schedule(self.random), _STEPS_MAX)
+        self.troubles = self.draw(self.random)
+        self.story: Story = tell(seed, self.draw_commands(self.random), self.random)
+        self.loop = self.make_loop(draw_schedule(self.random), self.steps_max)
         tables = Tables(f"{self.random.getrandbits(128):032x}")
         self.server = Server(self.loop, self.random, tables)
         self.server.commit_seconds = self.troubles.commit_seconds
@@ -99,9 +105,10 @@ class World:
             self.server.settings.standby_names = "standby"
             self.server.standby_seconds = 4 * self.troubles.commit_seconds
         self._strong = msgspec.structs.replace(self.server.settings)
-        self._address = read_address("postgresql://u@127.0.0.1/d?" + "&".join(options))
+        self.address = read_address("postgresql://u@127.0.0.1/d?" + "&".join(options))
 
-    def _problem(self, text: str) -> None:
+    def problem(self, text: str) -> None:
+        """Note what cannot be true."""
         self.story.problems.append(text)
 
     def run(self) -> None:
@@ -112,11 +119,11 @@ class World:
             self.loop.run_forever()
         except DeadLock as locked:
             names = [o.number for o in self.story.operations if o.in_doubt]
-            self._problem(f"P6: dead-locked: {locked}; in doubt: {names}")
+            self.problem(f"P6: dead-locked: {locked}; in doubt: {names}")
         else:
             error = task.exception()
             if error is not None:
-                self._problem(f"P13: the world ended with {error!r}")
+                self.problem(f"P13: the world ended with {error!r}")
         self.story.problems[:0] = [
             *(f"to be added in statements.py: {unknown}" for unknown in self.server.unknown),
             *(f"P13: an error that nobody saw: {error!r}" for error in self.loop.errors),
@@ -133,13 +140,13 @@ class World:
         trouble.cancel()
         await asyncio.wait([trouble])
         self._over.set()
-        self._heal()
+        self.heal()
         for life in self.lives:
             life.leaves.set() if self.random.random() < 0.5 else life.kill()
         await asyncio.wait(engines)
         for engine in engines:
             engine.result()
-        await self._live_quietly()
+        await self.live_quietly()
 
     # -- who lives ----------------------------------------------------------------------------
 
@@ -159,8 +166,8 @@ class World:
             if not reachable and self.random.random() < 0.7:
                 await self._pause(0.5)  # most hosts try for longer than there is something to see
                 continue
-            life = self._begin(quiet=False)
-            await self._until_it_ends(life)
+            life = self.begin(quiet=False)
+            await self.until_it_ends(life)
             seconds = self.random.choice((0.3, 1.0, LEASE_SECONDS))
             await self._pause(self.random.expovariate(1 / seconds))
 
@@ -169,15 +176,22 @@ class World:
         await asyncio.wait([over], timeout=seconds)
         over.cancel()
 
-    def _begin(self, *, quiet: bool) -> Life:
+    def begin(self, *, quiet: bool) -> Life:
+        """Give a life that has not begun."""
         self.story.lives += 1
         process = Process(self.loop, self.story.lives)
         process.spared = self.random.random() < 0.8
-        life = Life(*(self.story, self.troubles, self.network, process, self._address), quiet=quiet)
+        life = self.new_life(process, quiet)
         self.lives.append(life)
         return life
 
-    async def _until_it_ends(self, life: Life) -> None:
+    def new_life(self, process: Process, quiet: bool) -> Life:
+        """Give what lives in a process."""
+        known = self.story, self.troubles, self.network, process, self.address
+        return Life(*known, quiet=quiet)
+
+    async def until_it_ends(self, life: Life) -> None:
+        """Let it live."""
         task = life.process.run(life.main())
         dead = asyncio.ensure_future(life.process.ended.wait())
         await asyncio.wait([task, dead], return_when=asyncio.FIRST_COMPLETED)
@@ -198,22 +212,23 @@ class World:
         if life.opened:
             declared = () if self.troubles.is_gentle else (EngineError,)
         if not isinstance(error, declared):
-            self._problem(f"P13: life {life.process.number} ended with {error!r}")
+            self.problem(f"P13: life {life.process.number} ended with {error!r}")
 
     def counted(self, what: str) -> None:
         """Count what happened."""
         self.network.counted(what)
 
-    async def _live_quietly(self) -> None:
+    async def live_quietly(self) -> None:
+        """Open the log at the end, send what is left, and read all."""
         for _ in range(_OPENINGS_MAX):
-            life = self._begin(quiet=True)
-            await self._until_it_ends(life)
+            life = self.begin(quiet=True)
+            await self.until_it_ends(life)
             if life.opened:
                 if life.error is not None:
-                    self._problem(f"P13: the last life ended with {life.error!r}")
+                    self.problem(f"P13: the last life ended with {life.error!r}")
                 return
             await asyncio.sleep(1)
-        self._problem(f"P13: the log cannot be opened: {self.lives[-1].error!r}")
+        self.problem(f"P13: the log cannot be opened: {self.lives[-1].error!r}")
 
     # -- what breaks --------------------------------------------------------------------------
 
@@ -223,9 +238,10 @@ class World:
                 incident = with_standby(incident)
             await asyncio.sleep(incident.after)
             self.counted(incident.what)
-            self._happen(incident)
+            self.happen(incident)
 
-    def _happen(self, incident: Incident) -> None:
+    def happen(self, incident: Incident) -> None:
+        """Let something go wrong."""
         what, seconds, server, network = incident.what, incident.seconds, self.server, self.network
         if what in ("kill", "lose", "pause", "close"):
             self._happen_to_a_process(incident)
@@ -345,7 +361,7 @@ class World:
         self.loop.call_later(seconds, server.receive, backend, "COMMIT", (), _nobody)
         self.loop.call_later(seconds, server.end_of_file, backend)
 
-    def _heal(self) -> None:
+    def heal(self) -> None:
         """Let all be well again."""
         network, server = self.network, self.server
         network.faults = Faults()
@@ -359,18 +375,16 @@ class World:
     def _committed(self, owner: int, changes: list[Change]) -> None:
         if not any(name == "event" for name, *_ in changes):
             return
-        life = self.lives[owner - 1]
         settings, strong = self.server.settings, self._strong
         for name in ("fsync", "full_page_writes"):
             if getattr(settings, name) != getattr(strong, name):
-                self._problem(f"P1: life {owner} appends to a server with {name} off")
-        writer: Any = life.store._writer  # pyright: ignore[reportPrivateUsage]
-        if writer is None or not writer.head.position:
+                self.problem(f"P1: life {owner} appends to a server with {name} off")
+        known = self.lives[owner - 1].head
+        if known is None or not known.position:
             return
-        known = writer.head
         found = [e.checksum for e in self.server.tables.events if e.position == known.position]
         if found != [known.checksum]:
-            self._problem(
+            self.problem(
                 f"P15: life {owner} was told of an event at {known.position}, which is not there "
                 f"any more, and appends {len(changes)} changes"
             )

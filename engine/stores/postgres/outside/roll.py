@@ -18,12 +18,12 @@ from ..failures import sqlstate_of
 from ..line import Line, Lines
 from ..log.session import end_session, read_holder
 
-__all__ = ["PostgresRoll"]
+__all__ = ["OWNER", "PostgresRoll"]
 
 _PATIENCE_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 1.0
 _NOT_THERE: Final = ("42P01", "3F000")
-_OWNER: Final = (
+OWNER: Final = (
     "SELECT s.session, a.log_id, s.holder, greatest("
     "extract(epoch FROM s.lease_until - clock_timestamp()), "
     "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
@@ -38,7 +38,7 @@ class PostgresRoll:
         self._address = msgspec.structs.replace(address, patience_seconds=_PATIENCE_SECONDS)
         seconds = max(address.lease_seconds / 3, _ANSWER_SECONDS)
         self._lines = Lines(driver_of(ports), self._address, answer_seconds=seconds)
-        self._query = address.sql(_OWNER)
+        self._query = address.sql(OWNER)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,1 @@
+"""Several engines that share one modelled log: owner, members and the lines between them."""

@@ -1,0 +1,65 @@
+"""Engines that share a log hold what they promise, whatever dies, parts, or stands still.
+
+Judged without an excuse: an answer that was given when the log was another engine's is a false one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.simulation.joining.world import run_joining_seed
+from tests.simulation.postgres.judge import judge_world
+from tests.simulation.postgres.troubles import LEASE_SECONDS, Incident
+
+ROOT: Final = Path(__file__).parent.parent.parent
+SEEDS: Final = 100
+HAPPENINGS: Final = (
+    *("kill", "lose", "pause", "close", "crash", "restart", "part", "terminate", "owners hit"),
+    *("cut wires", "part wires", "cut off", "late faults", "reply faults", "request faults"),
+    *("silent faults", "lines", "OutcomeUnknown", "Closed", "Rejected", "WrongVersion"),
+)
+_OFTEN: Final = 6
+_LONG: Final = 1.5 * LEASE_SECONDS
+SCRIPTS: Final[dict[str, Sequence[Incident]]] = {
+    "the owner does not reach the server": [Incident(1.0, "cut off", _LONG)] * 2,
+    "the owner stands still": [Incident(1.0, "pause", _LONG)] * 2,
+    "the lines to the owner break": [Incident(0.3, "cut wires", 0.0)] * _OFTEN,
+    "nothing happens": [Incident(0.1, "close", 0.0)],
+}
+
+
+def test_seeds_hold_and_are_full_of_what_breaks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--joining", "--seeds", str(SEEDS)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith(f"{SEEDS} seeds, 0 bad")
+    for happening in HAPPENINGS:
+        assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), (happening, done.stdout)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_is_told_is_true(script: str) -> None:
+    for seed in range(8):
+        world = run_joining_seed(seed, *SCRIPTS[script])
+        assert judge_world(world) == [], f"seed {seed}"
+        assert world.story.answers["Rejected"] > 0
+
+
+def test_a_seed_replays_step_by_step() -> None:
+    first, second = (run_joining_seed(3).story for _ in range(2))
+
+    assert (first.digest, first.steps) == (second.digest, second.steps)
