@@ -20,7 +20,7 @@ from tests.simulation.postgres.judge import judge_world
 from tests.simulation.postgres.troubles import LEASE_SECONDS, Incident
 
 ROOT: Final = Path(__file__).parent.parent.parent
-SEEDS: Final = 100
+SEEDS: Final = 60
 HAPPENINGS: Final = (
     *("kill", "lose", "pause", "close", "crash", "restart", "part", "terminate", "owners hit"),
     *("cut wires", "part wires", "cut off", "late faults", "reply faults", "request faults"),
