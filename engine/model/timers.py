@@ -44,6 +44,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _Ids: TypeAlias = Callable[[Any], Sequence[object]]
 _encode: Final = msgspec.json.Encoder().encode
+_NAMES_MAX: Final = 1_000
+_good_names: Final[set[str]] = set()
+"""Names that were looked at before: a program has few."""
 
 
 class Timer(msgspec.Struct, frozen=True, gc=False):
@@ -301,8 +304,13 @@ def _name_of(where: str, timer: object) -> str:
     name: object = named.name
     if type(named) is not CancelTimer and name == "":
         name = getattr(type(cast("After | At", named).command), "command_name", "")
+    if type(name) is str and name in _good_names:
+        return name
     try:
-        return check_name(as_text("the name of a timer", name), "a timer", "")
+        good = check_name(as_text("the name of a timer", name), "a timer", "")
+        if len(_good_names) < _NAMES_MAX:
+            _good_names.add(good)
+        return good
     except (DefinitionError, InvalidInput) as error:
         why = str(error).removesuffix("Nothing was run.").strip()
         raise HandlerFailed(f"{where}: {why} Nothing was written.") from None
@@ -339,12 +347,21 @@ def _moment(where: str, name: str, when: object) -> int:
     )
 
 
+_PLAIN: Final = frozenset({int, float})
 _UNITS: Final[Mapping[str, int]] = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
 
 
 def _seconds(where: str, name: str, timer: After) -> float:
+    seconds: float = 0
     try:
-        return sum(as_seconds(unit, getattr(timer, unit)) * _UNITS[unit] for unit in _UNITS)
+        for unit, factor in _UNITS.items():
+            given: object = getattr(timer, unit)
+            # Most durations have one unit, and are plain numbers.
+            is_plain = type(given) in _PLAIN and abs(cast("float", given)) < SECONDS_AHEAD_MAX
+            number = cast("float", given) if is_plain else as_seconds(unit, given)
+            if number:
+                seconds += number * factor
+        return seconds
     except InvalidInput as error:
         why = str(error).removesuffix("Nothing was run.").strip()
         raise HandlerFailed(

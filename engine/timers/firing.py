@@ -64,7 +64,7 @@ __all__ = ["Firing"]
 _AHEAD: Final = 1_000_000
 """µs ahead of the clock that are read at once."""
 _PAGE: Final = 1_024
-_SENT_PER_TURN: Final = 32
+_SENT_PER_TURN: Final = 64
 """Commands sent before the event loop gets its turn."""
 _LOOK_SECONDS: Final = 10.0
 """How long it sleeps at most while a timer waits: the clock may be put right meanwhile."""

@@ -187,10 +187,9 @@ def metadatas_of(
         known = 1 if key is None else events
         taken, released = _changed(claims) if claims else ((), ())
         kept_too = kept, taken, released, parties
-        all_of_it = Metadata(key, fingerprint, known, *trace, *kept_too, depth)
-        if timers is not None or fired is not None:
-            all_of_it = msgspec.structs.replace(all_of_it, **_changed_timers(timers, fired))
-        first = encode_metadata(all_of_it)
+        changed = {} if timers is None and fired is None else _changed_timers(timers, fired)
+        kept_of_it = key, fingerprint, known, *trace, *kept_too, depth
+        first = encode_metadata(Metadata(*kept_of_it, **changed))
     return first, further
 
 

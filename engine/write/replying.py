@@ -56,15 +56,14 @@ def timers_of(mail: Mail, stream: str) -> list[Extra]:
 
 def set_by(mail: Mail, timers: SetTimers, stream: str) -> list[Extra]:
     """Give what is stored of the timers that a command sets and cancels for a stream."""
-    later, at_once = (carried_by(mail.envelope, depth) for depth in (0, mail.depth + 1))
-    dropped: list[Extra] = [DropTimer(stream, name) for name in timers.cancelled]
-    return dropped + [
-        SetTimer(
-            *(stream, each.name, each.due, each.command, each.payload),
-            at_once if is_at_once(each.name) else later,
-        )
-        for each in timers.new
-    ]
+    later, at_once = carried_by(mail.envelope, 0), b""
+    extras: list[Extra] = [DropTimer(stream, name) for name in timers.cancelled]
+    for each in timers.new:
+        carried = later
+        if is_at_once(each.name):
+            carried = at_once = at_once or carried_by(mail.envelope, mail.depth + 1)
+        extras.append(SetTimer(stream, each.name, each.due, each.command, each.payload, carried))
+    return extras
 
 
 def carried_by(traced: Envelope | Metadata, depth: int) -> bytes:

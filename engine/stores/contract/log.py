@@ -23,7 +23,7 @@ pass `foldline.testing.conformance`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -99,6 +99,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     events: Sequence[EventData]
 
 
+_OF_CLAIMS: Final = frozenset({TakeClaim, ReleaseClaim})
 Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer | Unchanged
 """What is stored with the events of a request, or checked, in the same transaction."""
 
@@ -408,12 +409,14 @@ def plan(
             outcomes.append(refusal)
             refused += 1
             continue
+        holds = False
         if request.extras:
             timers.apply(request.extras, firsts_of(request, position))
+            holds = any(type(extra) in _OF_CLAIMS for extra in request.extras)
         after: list[int] = []
         for write in request.writes:
             version = write.expected
-            if request.extras:
+            if holds:
                 book.apply([e for e in request.extras if e.stream == write.stream], position + 1)
             for data in write.events:
                 version += 1
