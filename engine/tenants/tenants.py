@@ -20,6 +20,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final
@@ -33,13 +34,19 @@ from ..runtime.futures import retrieve
 from ..runtime.ports import Ports, Worker
 from ..runtime.safely import described, safe_logger
 from ..runtime.uncancelled import uncancelled
+from ..stores.contract.outside import TellsNextTimer
+from ..stores.urls import open_backend
 from .names import check_name, stores_of
+from .waking import Waking
 
 __all__ = ["Tenants", "TenantsStatistics"]
 
 _OPENINGS_AT_ONCE: Final = 8
 SLOW_CLOSE_SECONDS = 5.0
 """How long an engine that closes is waited for, before another one makes room."""
+_WAKE_SECONDS: Final = 60.0
+"""How long a tenant is used at most since its timers are due; its engine fires them anyway."""
+_FIRING_SECONDS: Final = 0.02
 _COLLECTED_AFTER: Final = 100
 """Engines that were closed, of which the memory is then freed."""
 
@@ -61,12 +68,14 @@ class TenantsStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Times that one could not be opened."""
     overloaded: int
     """Times that a caller was turned away, as all that may be open were in use."""
+    woken: int
+    """Times that a tenant was opened, or kept open, since one of its timers was due."""
 
 
 class _Tenant:
     """A tenant whose engine is open, or opening."""
 
-    __slots__ = ("name", "opening", "running", "used", "users")
+    __slots__ = ("is_wanted", "name", "opening", "running", "used", "users")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -75,6 +84,8 @@ class _Tenant:
         """When it was used last."""
         self.running: Engine | None = None
         self.opening: asyncio.Task[None] | None = None
+        self.is_wanted = False
+        """Whether a caller has used it, and not only its timers."""
 
     @property
     def is_idle(self) -> bool:
@@ -90,6 +101,8 @@ class Tenants:
     - `open_max`: engines that are open at once. Each takes threads and open files.
     - `idle_seconds`: after which an engine that nobody uses is closed; up to half as many more may
       pass.
+    - `fire_timers`: whether a tenant that is closed is opened when its next timer is due. Without
+      it its timers wait until somebody asks for the tenant.
     - `ports`: what this uses of the world: its clock and its thread. Engines have their own.
     - `logger`: where it logs that an engine could not be closed.
 
@@ -105,6 +118,7 @@ class Tenants:
         database: str | None = None,
         open_max: int = 200,
         idle_seconds: float = 300.0,
+        fire_timers: bool = False,
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
@@ -123,6 +137,17 @@ class Tenants:
         """That of who started this: an engine is nobody's request."""
         self._worker: Worker | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._waking: Waking | None = None
+        if fire_timers:
+            self._waking = Waking(
+                self._wake,
+                self._next_timer,
+                self.names,
+                self._ports,
+                self._logger,
+                self._open_max,
+            )
+        self._waker: asyncio.Task[None] | None = None
         self._is_ending = False
         self._opened = self._closed = self._refused = self._overloaded = 0
 
@@ -136,6 +161,8 @@ class Tenants:
         self._worker = self._ports.workers.start("foldline tenants")
         await self._worker.run(self._stores.prepare)
         self._sweeper = asyncio.create_task(self._sweep(), name="foldline tenants")
+        if self._waking is not None:
+            self._waker = asyncio.create_task(self._waking.run(), name="foldline tenants wake")
         return self
 
     async def __aexit__(
@@ -151,6 +178,9 @@ class Tenants:
     async def _end(self) -> None:
         assert self._sweeper is not None, "what was not started does not end"
         self._sweeper.cancel()
+        if self._waker is not None:
+            self._waker.cancel()
+            await asyncio.wait([self._waker])
         for tenant in [*self._tenants.values()]:
             self._begin_closing(tenant)
         while self._closing:
@@ -174,6 +204,7 @@ class Tenants:
         """
         tenant = await self._take(check_name(name), create=create)
         assert tenant.running is not None, "it is open"
+        tenant.is_wanted = True
         try:
             yield tenant.running
         finally:
@@ -193,6 +224,7 @@ class Tenants:
             closed=self._closed,
             refused=self._refused,
             overloaded=self._overloaded,
+            woken=0 if self._waking is None else self._waking.woken,
         )
 
     def _usable(self) -> Worker:
@@ -250,6 +282,8 @@ class Tenants:
     def _begin_opening(self, name: str, url: str) -> _Tenant:
         self._make_room()
         tenant = self._tenants[name] = _Tenant(name)
+        if self._waking is not None:
+            self._waking.opened(name)
         tenant.opening = self._task(self._open(tenant, url))
         return tenant
 
@@ -303,6 +337,8 @@ class Tenants:
         """Forget a tenant that could not be opened."""
         if self._tenants.get(tenant.name) is tenant:
             del self._tenants[tenant.name]
+            if self._waking is not None:
+                self._task(self._told_closed(tenant.name))
 
     def _made(self, url: str) -> Engine:
         made: Any = self._make_engine(url)
@@ -327,10 +363,46 @@ class Tenants:
         finally:
             self._closed += 1
             self._slots.release()
+            await self._told_closed(tenant.name)
             if self._closed % _COLLECTED_AFTER == 0 and gc.isenabled():
                 # An engine is a circle of references, and old by now: Python would let thousands
                 # of them gather before it looks.
                 gc.collect()
+
+    # -- timers -------------------------------------------------------------------------------
+
+    async def _told_closed(self, name: str) -> None:
+        if self._waking is not None and not self._is_ending:
+            with suppress(Closed):
+                await self._waking.closed(name)
+
+    async def _next_timer(self, name: str) -> int | None:
+        """Give when the next timer of a closed tenant is to be tried, in µs; None for never."""
+        url, ports = self._stores.url(name), self._ports
+
+        def look() -> int | None:
+            with open_backend(url).outside(ports).log_reader() as log:
+                return log.next_timer() if isinstance(log, TellsNextTimer) else None
+
+        return await self._usable().run(look)
+
+    async def _wake(self, name: str) -> None:
+        """Open a tenant, and use it until none of its timers is due."""
+        tenant, clock = await self._take(name, create=False), self._ports.clock
+        begun, left = clock.monotonic(), 0.0
+        try:
+            assert tenant.running is not None, "it is open"
+            while clock.monotonic() - begun < _WAKE_SECONDS:
+                time = await tenant.running.next_timer()
+                left = inf if time is None else (time - clock.now()) / 1e6
+                if left > 0:
+                    break
+                await asyncio.sleep(_FIRING_SECONDS)
+        finally:
+            self._give_back(tenant)
+        is_there = self._tenants.get(name) is tenant and tenant.is_idle
+        if is_there and not tenant.is_wanted and left > self._idle_seconds:
+            self._begin_closing(tenant)
 
     def _task(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._context is not None, "it was entered"

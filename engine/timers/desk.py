@@ -18,6 +18,7 @@ from ..runtime.ports import Clock
 from ..stores.contract.log import Store
 from ..stores.contract.requests import TIMER_KINDS, Request, refusal_of
 from ..stores.contract.timers import (
+    FOREVER,
     SettledTimer,
     WaitingTimer,
     find_timer,
@@ -59,6 +60,11 @@ class TimerDesk:
         """Set a timer aside, so that its command is not run."""
         await self._act("cancel-timer", stream, name, reason, principal)
         return "its command is not run"
+
+    async def next_time(self) -> int | None:
+        """Give when a timer is to be tried next, in µs; None if none waits."""
+        page = await self._store.read_due(until=FOREVER, timers_max=1)
+        return page[0].next if page else None
 
     def any_wait(self) -> bool:
         """Tell whether there is a timer that somebody may ask for."""

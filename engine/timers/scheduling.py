@@ -85,6 +85,14 @@ class Scheduling:
         receipt: Receipt = await self.execute(DropSchedule(name), principal=principal)
         return receipt
 
+    async def next_timer(self) -> int | None:
+        """Give when the next timer is to be tried, in µs since 1970-01-01 UTC; None for never.
+
+        One that is being fired is in it. Raises Closed, StoreFailed, and UsageError in a process
+        that does not own the log.
+        """
+        return await self._timer_desk().next_time()
+
     async def retry_timers(self, *, principal: str | None = None) -> int:
         """Try all timers again that were parked since their commands failed; give how many.
 

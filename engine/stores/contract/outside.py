@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -33,6 +33,7 @@ __all__ = [
     "Operations",
     "Rows",
     "Shell",
+    "TellsNextTimer",
     "ViewsReader",
 ]
 
@@ -193,6 +194,15 @@ class LogReader(Protocol):
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
     ) -> Sequence[StreamPage]:
         """Read as `Store.read_streams` does."""
+        ...
+
+
+@runtime_checkable
+class TellsNextTimer(Protocol):
+    """A log that knows at little cost when its next timer is due."""
+
+    def next_timer(self) -> int | None:
+        """Give when the next timer is to be tried, in µs; None if none waits."""
         ...
 
 

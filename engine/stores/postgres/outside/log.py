@@ -17,7 +17,7 @@ from ....model.stored import EventType, StoredEvent
 from ....runtime.native import result_of
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
-from ...contract.timers import TimerKey, WaitingTimer
+from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..driver import Record
 from ..log.claims import CLAIMS_SINCE, read_claims
 from ..log.reading import (
@@ -30,7 +30,7 @@ from ..log.reading import (
     read_versions,
 )
 from ..log.schema import COPYING, MIGRATIONS, half_copied
-from ..log.timers import TIMERS_SINCE, read_timers
+from ..log.timers import TIMERS_SINCE, read_due, read_timers
 from ..views.link import Link, Place
 from .blocking import Blocking
 
@@ -234,6 +234,16 @@ class PostgresLogReader:
         if not self._has_timers:
             return []
         return await read_timers(link.line, self._place.log_schema, after, timers_max)
+
+    def next_timer(self) -> int | None:
+        """Give when the next timer is to be tried, in µs; None if none waits."""
+        return self._calls.run(self._next_timer)
+
+    async def _next_timer(self, link: Link) -> int | None:
+        if not self._has_timers:
+            return None
+        page = await read_due(link.line, self._place.log_schema, BEGINNING, FOREVER, 1)
+        return page[0].next if page else None
 
     async def _know_types(self, link: Link, numbers: set[int]) -> None:
         if not numbers <= self._types.keys():

@@ -22,7 +22,7 @@ from ....errors import Damaged, StoreFailed, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
-from ...contract.timers import TimerKey, WaitingTimer
+from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
 from ..log.claims import read_claims
@@ -36,7 +36,7 @@ from ..log.schema import (
     check_schema,
     read_schema_version,
 )
-from ..log.timers import read_timers
+from ..log.timers import read_due, read_timers
 from ..place import Place
 
 __all__ = ["SqliteLogReader"]
@@ -198,6 +198,14 @@ class SqliteLogReader:
             return []
         with self._reading() as connection:
             return read_timers(connection, after, timers_max)
+
+    def next_timer(self) -> int | None:
+        """Give when the next timer is to be tried, in µs; None if none waits."""
+        if not self._has_timers:
+            return None
+        with self._reading() as connection:
+            page = read_due(connection, BEGINNING, FOREVER, 1)
+        return page[0].next if page else None
 
     def _read_page(self, read: Callable[[Any, int], T], events_max: int) -> T:
         """Read a page; where an event in it is damaged, a smaller one that ends before it."""

@@ -1,0 +1,151 @@
+"""Wakes tenants that are closed: opens the engine of each when its next timer is due.
+
+Rules:
+- Of a closed tenant only the time of its next timer is kept: a number, and a place in a heap.
+- It is read from the store when the engine has closed; at the start, from each store that is there,
+  one after the other, while callers are served.
+- A tenant is opened when that time has come, and is used until none of its timers is due. So few
+  are woken at once that room is left for callers.
+- A store that cannot be read, and an engine that cannot be opened, is told and tried again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from heapq import heappop, heappush
+from typing import Final
+
+from ..errors import Closed, EngineError, Overloaded
+from ..runtime.bell import Bell
+from ..runtime.ports import Ports, jumps_of
+from ..runtime.safely import described
+
+__all__ = ["Waking"]
+
+_AT_ONCE: Final = 4
+"""Tenants that are woken at a time, if so many may be open; one if fewer may."""
+_LOOK_SECONDS: Final = 60.0
+"""How long it sleeps at most: the clock may be put right meanwhile."""
+_AGAIN: Final = 10_000_000
+"""µs after which what found no room, or failed once, is tried again; twice as long each time."""
+_DOUBLINGS_MAX: Final = 8
+
+
+class Waking:
+    """The task that wakes tenants, until it is cancelled."""
+
+    def __init__(
+        self,
+        wake: Callable[[str], Awaitable[None]],
+        next_timer: Callable[[str], Awaitable[int | None]],
+        names: Callable[[], Awaitable[Sequence[str]]],
+        ports: Ports,
+        logger: logging.Logger,
+        open_max: int,
+    ) -> None:
+        """Take what wakes a tenant, and what reads from a closed one when that is to be done."""
+        self._wake = wake
+        self._next_timer = next_timer
+        self._names = names
+        self._clock = ports.clock
+        self._logger = logger
+        self._at_once = asyncio.Semaphore(_AT_ONCE if open_max > _AT_ONCE else 1)
+        self._times: dict[str, int] = {}
+        """When each closed tenant is to be woken, in µs; of no tenant that is open."""
+        self._heap: list[tuple[int, str]] = []
+        """The same in order, with times that are out of date."""
+        self._open: set[str] = set()
+        self._failures: dict[str, int] = {}
+        self._bell = Bell()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.woken = 0
+
+    def opened(self, name: str) -> None:
+        """Leave a tenant alone: its engine fires its timers."""
+        self._open.add(name)
+        self._times.pop(name, None)
+
+    async def closed(self, name: str) -> None:
+        """Wake a tenant, whose engine has just closed, when its next timer is due."""
+        self._open.discard(name)
+        await self._look_at(name)
+
+    async def _look_at(self, name: str) -> None:
+        try:
+            time = await self._next_timer(name)
+        except EngineError as error:
+            self._logger.warning("the timers of tenant %s are read later: %s", name, error)
+            time = self._again(name)
+        if time is not None:
+            self._wake_at(time, name)
+
+    def _wake_at(self, time: int, name: str) -> None:
+        if name in self._open:
+            return  # somebody has opened it meanwhile
+        self._times[name] = time
+        heappush(self._heap, (time, name))
+        self._bell.set()
+
+    async def run(self) -> None:
+        """Wake tenants, until cancelled."""
+        end = jumps_of(self._clock, self._bell.set)
+        looking = asyncio.create_task(self._look_at_all(), name="foldline tenants look")
+        try:
+            while True:
+                self._bell.clear()
+                self._begin_due()
+                await self._sleep()
+        finally:
+            end()
+            for task in [looking, *self._tasks]:
+                task.cancel()
+            await asyncio.gather(looking, *self._tasks, return_exceptions=True)
+
+    async def _look_at_all(self) -> None:
+        """Learn of the tenants that nobody has opened yet when they are to be woken."""
+        for name in await self._names():
+            if name not in self._open and name not in self._times:
+                with contextlib.suppress(Closed):
+                    await self._look_at(name)
+
+    def _begin_due(self) -> None:
+        now = self._clock.now()
+        while self._heap and self._heap[0][0] <= now:
+            time, name = heappop(self._heap)
+            if self._times.get(name) != time:
+                continue
+            del self._times[name]
+            task = asyncio.create_task(self._wake_one(name), name="foldline tenant woken")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _sleep(self) -> None:
+        seconds = _LOOK_SECONDS
+        if self._heap:
+            seconds = min(seconds, max(0.0, (self._heap[0][0] - self._clock.now()) / 1e6))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._bell.wait()
+
+    async def _wake_one(self, name: str) -> None:
+        async with self._at_once:
+            try:
+                await self._wake(name)
+                self.woken += 1
+                self._failures.pop(name, None)
+            except Closed:
+                pass  # what is due is fired after the next start
+            except Exception as error:
+                time = self._clock.now() + _AGAIN
+                if not isinstance(error, Overloaded):
+                    self._logger.error("tenant %s is woken later: %s", name, described(error))
+                    time = self._again(name)
+                self._wake_at(time, name)
+
+    def _again(self, name: str) -> int:
+        """Give when what has failed is tried again."""
+        failures = self._failures[name] = self._failures.get(name, -1) + 1
+        return self._clock.now() + _AGAIN * 2 ** min(failures, _DOUBLINGS_MAX)

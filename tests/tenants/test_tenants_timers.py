@@ -1,0 +1,124 @@
+"""Timers of tenants that are closed: fired if `fire_timers` says so, at little cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from engine import Engine, Ports, Tenants
+from engine.testing.scenario import ManualClock
+from tests.support.waiting import until
+from tests.timers.kettles import Kettle, SwitchOn, failing, runs
+
+START = 1_700_000_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    runs.clear()
+    failing.clear()
+    yield
+    failing.clear()
+
+
+def made(clock: ManualClock, store: str) -> Engine:
+    return Engine([Kettle], store=store, ports=Ports(clock=clock, watcher=None))
+
+
+def tenants_of(
+    folder: Path, clock: ManualClock, *, fire_timers: bool = True, open_max: int = 2
+) -> Tenants:
+    return Tenants(
+        partial(made, clock),
+        folder=folder,
+        open_max=open_max,
+        idle_seconds=60,
+        fire_timers=fire_timers,
+        ports=Ports(clock=clock, watcher=None),
+    )
+
+
+async def switched_on(tenants: Tenants, *names: str, minutes: float = 30) -> None:
+    for name in names:
+        async with tenants.engine(name, create=True) as engine:
+            await engine.execute(SwitchOn(name, minutes))
+
+
+def fired() -> list[str]:
+    return sorted(kettle for _, kettle, _ in runs)
+
+
+async def closed(tenants: Tenants, clock: ManualClock) -> None:
+    clock.advance(61)
+    tenants.close_idle()
+    await until(lambda: tenants.statistics().open + tenants.statistics().closing == 0)
+
+
+async def test_closed_tenants_are_opened_when_their_timers_are_due(tmp_path: Path) -> None:
+    clock = ManualClock(START)
+    async with tenants_of(tmp_path, clock) as tenants:
+        await switched_on(tenants, "blue", "green", "red")
+        await closed(tenants, clock)
+        opened = tenants.statistics().opened
+        clock.advance(20 * 60)
+        assert tenants.statistics().opened == opened
+        clock.advance(10 * 60)
+        await until(lambda: len(runs) == 3)
+        # Nobody else uses them, so they do not stay in the way of others.
+        await until(lambda: tenants.statistics().open + tenants.statistics().closing == 0)
+        assert (tenants.statistics().woken, tenants.statistics().opened) == (3, opened + 3)
+    assert fired() == ["blue", "green", "red"]
+
+
+async def test_those_that_nobody_has_opened_yet_are_woken_too(tmp_path: Path) -> None:
+    clock = ManualClock(START)
+    async with tenants_of(tmp_path, clock, fire_timers=False) as tenants:
+        await switched_on(tenants, "blue", "green")
+    (tmp_path / "broken.db").write_bytes(b"nothing of SQLite")
+    clock.advance(3_600)
+    async with tenants_of(tmp_path, clock) as tenants:
+        await until(lambda: len(runs) == 2)
+    assert fired() == ["blue", "green"]
+
+
+async def test_without_the_option_a_closed_tenant_waits(tmp_path: Path) -> None:
+    clock = ManualClock(START)
+    async with tenants_of(tmp_path, clock, fire_timers=False) as tenants:
+        await switched_on(tenants, "blue")
+        await closed(tenants, clock)
+        clock.advance(3_600)
+        assert (tenants.statistics().opened, tenants.statistics().woken) == (1, 0)
+        async with tenants.engine("blue") as engine:
+            await until(lambda: engine.statistics().timers.fired)
+
+
+async def test_a_timer_that_fails_is_tried_again_by_a_tenant_that_closed(tmp_path: Path) -> None:
+    clock = ManualClock(START)
+    failing.add("blue")
+    async with tenants_of(tmp_path, clock) as tenants:
+        await switched_on(tenants, "blue", minutes=30)
+        await closed(tenants, clock)
+        clock.advance(30 * 60)
+        await until(lambda: len(runs) == 1)
+        failing.clear()
+
+        def second_try() -> bool:
+            clock.advance(1)
+            return len(runs) == 2
+
+        await until(second_try)
+
+
+async def test_a_tenant_without_room_is_woken_later(tmp_path: Path) -> None:
+    clock = ManualClock(START)
+    async with tenants_of(tmp_path, clock, open_max=1) as tenants:
+        await switched_on(tenants, "blue", "green")
+        await until(lambda: tenants.statistics().closing == 0)
+        async with tenants.engine("green"):
+            clock.advance(31 * 60)
+            await until(lambda: fired() == ["green"] and tenants.statistics().overloaded)
+        clock.advance(11)
+        await until(lambda: fired() == ["blue", "green"])
