@@ -186,6 +186,7 @@ class _Life:
                 batch_events=random.choice((1, 4, 4_096)),
                 timers_at_once=random.choice((1, 3, 512)),
                 timer_retries=1_000,
+                control_poll_ms=0,
             ),
             logger=_SILENT,
             ports=simulated_ports(self._disk, loop, random),

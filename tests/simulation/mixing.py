@@ -1,0 +1,224 @@
+"""A small world of its own that mixes claims, joint decisions, reactions, processes and timers.
+
+Rules: everything comes from the seed, as in `world`, whose loop, disk and machine it uses. Guests
+of a theatre hold seats and pay in. A life ends by a loss of power at any call of the disk, so it
+falls between any two steps: event, claim, timer, reaction, payment. The last life is quiet, sends
+again what is in doubt, and waits until nothing follows any more. Then each booking has come to one
+end, no seat had two holders, no money is lost or made, and no timer was forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from engine import Engine, EngineError, NotRun, OutcomeUnknown, Receipt, Rejected
+from engine.limits import Limits
+from engine.model.stored import StoredEvent
+from engine.outside.claims import compare_claims
+from engine.outside.timers import compare_timers
+from engine.stores.sqlite.outside.log import SqliteLogReader
+from engine.testing.simulation.disk import Disk
+from engine.testing.simulation.lives import STEPS_MAX
+from engine.testing.simulation.loop import SimulatedLoop
+from engine.testing.simulation.machine import simulated_ports
+from engine.testing.simulation.schedule import draw_schedule
+
+from .story import Story
+from .swarm import draw_swarm
+from .theatre import AGGREGATES, DECISIONS, PRICE, REACTORS, Deposit, Hold
+from .world import live, simulated_disk
+
+__all__ = ["Told", "run_seed"]
+
+_SILENT = logging.Logger("mixing", logging.CRITICAL + 1)
+_BOOKINGS, _SEATS, _GUESTS, _LIVES = 7, 4, 3, 2
+_ENDS = frozenset({"confirmed", "expired", "dropped"})
+
+
+class Call(msgspec.Struct):
+    """One command with its key, and what its client was told last."""
+
+    command: Hold | Deposit
+    key: str
+    answer: object = NotRun("it was not sent yet")
+
+
+class Told(msgspec.Struct):
+    """What a seed left behind."""
+
+    problems: list[str]
+    crashes: int
+    digest: str
+    found: Counter[str]
+    """How many events of each name are in the log."""
+
+
+class _Life:
+    """One life: an engine, and its clients."""
+
+    def __init__(
+        self, calls: list[Call], disk: Disk, random: Random, loop: SimulatedLoop, *, quiet: bool
+    ) -> None:
+        self._calls = calls
+        self._disk = disk
+        self._random = random
+        self._loop = loop
+        self.quiet = quiet
+
+    def where(self) -> str:
+        return f"{sum(isinstance(call.answer, NotRun) for call in self._calls)} were not run"
+
+    async def main(self) -> None:
+        loop, random = self._loop, self._random
+        engine = Engine(
+            AGGREGATES,
+            projections=REACTORS,
+            decisions=DECISIONS,
+            store=f"sqlite:{self._disk.folder / 'log.db'}",
+            limits=Limits(
+                resident_aggregates=random.choice((4, 100)),
+                batch_events=random.choice((1, 4, 4_096)),
+                reactor_events=random.choice((1, 3, 100)),
+                timers_at_once=random.choice((1, 3, 512)),
+                control_poll_ms=0,
+            ),
+            logger=_SILENT,
+            ports=simulated_ports(self._disk, loop, random),
+        )
+        async with engine:
+            wanted = [c for c in self._calls if isinstance(c.answer, NotRun | OutcomeUnknown)]
+            await asyncio.gather(*(self._send(engine, call) for call in wanted))
+            if not self.quiet:
+                await asyncio.sleep(random.choice((0.01, 0.2, 0.5)))
+            while self.quiet and not _is_over(engine):
+                await asyncio.sleep(20.0)  # the wall clock may have gone back
+
+    async def _send(self, engine: Engine, call: Call) -> None:
+        await asyncio.sleep(self._random.expovariate(1 / 0.05))
+        call.answer = OutcomeUnknown("it never heard")
+        try:
+            call.answer = await engine.execute(call.command, key=call.key)
+        except EngineError as error:
+            call.answer = error
+
+
+def _is_over(engine: Engine) -> bool:
+    numbers = engine.statistics()
+    return (
+        all(p.position == numbers.position for p in numbers.projectors.values())
+        and not numbers.timers.waiting
+        and not numbers.commands.open
+    )
+
+
+def run_seed(seed: int) -> Told:
+    """Live through a seed; give what became of it, judged."""
+    random = Random(seed)
+    swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
+    story = Story(seed, swarm)
+    calls = [*_calls(random)]
+    with simulated_disk(random, swarm) as disk:
+        for life in range(_LIVES + 1):
+            quiet = life == _LIVES
+            loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
+            disk.write_failures = disk.sync_failures = 0.0
+            if not quiet:
+                disk.write_failures = random.choice((0.0, 0.0, 0.01))
+                disk.crash_at = random.randrange(1, 400)
+                disk.only_killed = random.random() < 0.5
+            made: Any = _Life(calls, disk, random, loop, quiet=quiet)
+            live(story, disk, loop, made)
+            if story.problems:
+                break
+            if not quiet:
+                disk.restart()
+        problems, found = list(story.problems), Counter[str]()
+        if not problems:
+            with SqliteLogReader(str(disk.folder / "log.db")) as log:
+                read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
+                found.update(stored.name for stored in read)
+                problems = [*_judged(calls, read), *_compared(log)]
+    return Told(problems, story.crashes, story.digest, found)
+
+
+def _calls(random: Random) -> Iterator[Call]:
+    for number in range(_GUESTS):
+        cents = random.choice((0, PRICE, 3 * PRICE))
+        if cents:
+            yield Call(Deposit(f"g{number}", f"d{number}", cents), f"d{number}")
+    for number in range(_BOOKINGS):
+        seat, guest = f"s{random.randrange(_SEATS)}", f"g{random.randrange(_GUESTS)}"
+        yield Call(Hold(f"b{number}", seat, guest), f"h{number}")
+
+
+def _compared(log: SqliteLogReader) -> Iterator[str]:
+    for claim, said, there in compare_claims(log).differences:
+        yield f"P19: {claim} is held by {said} in the log, and by {there} in the table"
+    left = log.read_timers(timers_max=100)
+    if left:
+        yield f"P24: {[(timer.stream, timer.name) for timer in left]} are left"
+    for key, in_log, in_table in compare_timers(log, 1 << 62).differences:
+        yield f"P24: {key} is {in_log} in the log, and {in_table} in the table"
+
+
+def _judged(calls: Sequence[Call], log: Sequence[StoredEvent]) -> Iterator[str]:
+    """Give what cannot be true of the log and of what was told."""
+    holder: dict[str, str] = {}
+    seats: dict[str, str] = {}
+    counts: Counter[tuple[str, str, int]] = Counter()
+    cents = 0
+    for stored in log:
+        fields = msgspec.json.decode(stored.payload)
+        booking, moved = fields["booking"], fields.get("cents", 0)
+        counts[booking, stored.name, (moved > 0) - (moved < 0)] += 1
+        cents += moved
+        if stored.name == "held":
+            seat = seats[booking] = fields["seat"]
+            if holder.setdefault(seat, booking) != booking:
+                yield f"P19: {booking} has {seat}, which {holder[seat]} holds"
+        elif stored.name in ("expired", "dropped"):
+            holder.pop(seats[booking], None)
+    # A manager goes on twice where it pays back.
+    twice = [which for which, n in counts.items() if n > 1 and which[1] != "went"]
+    if twice:
+        yield f"P21: {twice} happened twice"
+    yield from _judged_money(calls, counts, cents)
+    for booking in seats:
+        yield from _judged_booking(booking, counts)
+
+
+def _judged_money(
+    calls: Sequence[Call], counts: Counter[tuple[str, str, int]], cents: int
+) -> Iterator[str]:
+    paid_in = 0
+    for call in calls:
+        is_hold = isinstance(call.command, Hold)
+        name = call.command.booking if isinstance(call.command, Hold) else call.command.number
+        times = counts[name, "held" if is_hold else "deposited", 0 if is_hold else 1]
+        if isinstance(call.answer, Receipt) and not times:
+            yield f"P1: {call.command} was acknowledged and is not in the log"
+        if isinstance(call.answer, Rejected) and times:
+            yield f"P7: {call.command} was rejected and is in the log"
+        if isinstance(call.command, Deposit):
+            paid_in += call.command.cents * times
+    if cents != paid_in:
+        yield f"P23: {paid_in} were paid in, and {cents} are there"
+
+
+def _judged_booking(booking: str, counts: Counter[tuple[str, str, int]]) -> Iterator[str]:
+    ends = [end for end in sorted(_ENDS) if counts[booking, end, 0]]
+    if len(ends) != 1:
+        yield f"P21: {booking} came to {ends}"
+        return
+    paid, back = counts[booking, "paid", 1], counts[booking, "refunded", 1]
+    if ends == ["confirmed"] and (paid, back) != (1, 0):
+        yield f"P21: {booking} is confirmed, paid {paid} times and paid back {back} times"
+    if ends != ["confirmed"] and paid != back:
+        yield f"P21: {booking} is {ends[0]}, paid {paid} times and paid back {back} times"
