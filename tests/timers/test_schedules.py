@@ -95,6 +95,11 @@ def at(*fields: int, zone: str = BERLIN, fold: int = 0) -> int:
         ("30 2 * * *", at(2026, 3, 28, 12, 0), at(2026, 3, 29, 3, 0)),  # the hour is missing
         ("30 2 * * *", at(2026, 10, 24, 12, 0), at(2026, 10, 25, 2, 30)),  # it comes twice
         ("30 2 * * *", at(2026, 10, 25, 2, 30), at(2026, 10, 26, 2, 30)),  # it is run once
+        # What is repeated follows the time that passes.
+        ("*/30 * * * *", at(2026, 10, 25, 2, 30), at(2026, 10, 25, 2, 0, fold=1)),
+        ("*/30 2 * * *", at(2026, 10, 25, 2, 30), at(2026, 10, 25, 2, 0, fold=1)),
+        ("0 * * * *", at(2026, 3, 29, 1, 0), at(2026, 3, 29, 3, 0)),
+        ("*/30 2 * * *", at(2026, 3, 28, 12, 0), at(2026, 3, 30, 2, 0)),
     ],
 )
 def test_times_of_a_zone_are_found(cron: str, now: int, expected: int) -> None:
