@@ -200,19 +200,23 @@ class Booking(Aggregate, kind="booking", snapshot_every=2):
 
 
 class Account(Aggregate, kind="account", key_window=2, snapshot_every=3):
-    """Has money, and never owes."""
+    """Has money, and never owes; it remembers two keys, and so knows deposits by their numbers."""
 
     cents: int = 0
+    numbers: list[str] = []
 
     @handles
-    def deposit(self, command: Deposit) -> Deposited:
-        """Take it."""
+    def deposit(self, command: Deposit) -> Deposited | None:
+        """Take it once."""
+        if command.number in self.numbers:
+            return None
         return Deposited(command.number, command.cents)
 
     @applies
     def deposited(self, event: Deposited) -> None:
         """Have it."""
         self.cents += event.cents
+        self.numbers = [*self.numbers, event.booking]
 
     @applies
     def paid(self, event: Paid) -> None:
