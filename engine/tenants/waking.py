@@ -148,4 +148,4 @@ class Waking:
     def _again(self, name: str) -> int:
         """Give when what has failed is tried again."""
         failures = self._failures[name] = self._failures.get(name, -1) + 1
-        return self._clock.now() + _AGAIN * 2 ** min(failures, _DOUBLINGS_MAX)
+        return self._clock.now() + (_AGAIN << min(failures, _DOUBLINGS_MAX))
