@@ -36,6 +36,7 @@ from .payment import (
     OrderReserved,
     PayOrder,
     pieces_of,
+    refuse_reference,
 )
 from .rates import Rates, converted
 
@@ -268,6 +269,7 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
     @handles
     def pay(self, command: PayOrder) -> Decision[OrderPaid]:
         """Take a payment of the whole bill, which pays no other order."""
+        refuse_reference(command.reference)
         self.refuse_unless("paid", Status.RESERVED)
         if command.amount != self.total:
             raise Rejected("amount-differs", f"the bill is {self.total} pence", total=self.total)

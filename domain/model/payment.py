@@ -25,12 +25,16 @@ __all__ = [
     "OrderReserved",
     "PayOrder",
     "pieces_of",
+    "refuse_reference",
 ]
 
 PAYMENT_MINUTES: Final = 15
 """How long the pieces of an order are kept for who has not paid."""
 PRODUCTS_MAX: Final = 15
 """What is reserved in one decision: with their order these are 16 aggregates."""
+
+
+REFERENCE_MAX: Final = 100
 
 
 class Bill(msgspec.Struct, frozen=True):
@@ -83,3 +87,12 @@ def pieces_of(lines: Iterable[Line]) -> dict[str, int]:
     if not all(product.isprintable() and 0 < len(product) <= 200 for product in pieces):
         raise Rejected("product-unknown", "a product has a code of 1 to 200 printable characters")
     return pieces
+
+
+def refuse_reference(reference: str) -> None:
+    """Raise Rejected for what is no number of a payment."""
+    if not reference.isprintable() or not 0 < len(reference) <= REFERENCE_MAX:
+        raise Rejected(
+            "reference-unsound",
+            f"a payment's number has 1 to {REFERENCE_MAX} printable characters",
+        )

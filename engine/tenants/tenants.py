@@ -136,6 +136,8 @@ class Tenants:
         self._context: contextvars.Context | None = None
         """That of who started this: an engine is nobody's request."""
         self._worker: Worker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """That of who entered this: engines are its own."""
         self._sweeper: asyncio.Task[None] | None = None
         self._waking: Waking | None = None
         if fire_timers:
@@ -158,6 +160,7 @@ class Tenants:
         if self._context is not None:
             raise UsageError("Tenants are entered once: make new ones")
         self._context = contextvars.copy_context()
+        self._loop = asyncio.get_running_loop()
         self._worker = self._ports.workers.start("foldline tenants")
         await self._worker.run(self._stores.prepare)
         self._sweeper = asyncio.create_task(self._sweep(), name="foldline tenants")
@@ -230,6 +233,11 @@ class Tenants:
     def _usable(self) -> Worker:
         if self._worker is None:
             raise UsageError("enter Tenants first: `async with Tenants(...) as tenants`")
+        if asyncio.get_running_loop() is not self._loop:
+            raise UsageError(
+                "these Tenants were entered in another event loop: of another thread, or of the "
+                "process that this one was forked from. Enter new ones here. Nothing was done"
+            )
         if self._is_ending:
             raise Closed("the tenants are closed: nothing was done")
         return self._worker

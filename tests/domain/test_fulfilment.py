@@ -72,6 +72,8 @@ def test_the_whole_bill_is_paid_and_no_more() -> None:
 
     reserved.when(PayOrder("test", "p-1", TOTAL)).then(OrderPaid("p-1", TOTAL))
     reserved.when(PayOrder("test", "p-1", TOTAL - 1)).then_rejected("amount-differs")
+    for reference in ("", "p" * 101, "p-1\0", "p-1\n"):
+        reserved.when(PayOrder("test", reference, TOTAL)).then_rejected("reference-unsound")
     paid = given(Order, created(*LINES), OUT, OrderReserved(), OrderPaid("p-1", TOTAL))
     paid.when(CancelOrder("test")).then_rejected("order-paid")
 

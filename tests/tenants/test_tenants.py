@@ -372,6 +372,15 @@ async def test_a_function_that_gives_no_new_engine_is_refused(tmp_path: Path) ->
                     await add(tenants, "blue")
 
 
+async def test_another_event_loop_opens_nothing(tmp_path: Path) -> None:
+    made = Made()
+    async with Tenants(made, folder=tmp_path) as tenants:
+        with pytest.raises(UsageError, match="another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(add(tenants, "blue")))
+        assert not made.engines
+        assert await add(tenants, "blue") == 1
+
+
 async def test_before_the_start_nothing_is_opened(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="enter Tenants first"):
         await add(Tenants(Made(), folder=tmp_path), "blue")
