@@ -30,8 +30,9 @@ from ..stores.contract.tags import TagPage, TagRead, Unchanged
 from .actor import Actor
 from .encoding import FoldInto
 from .entries import Entry
-from .kind import Kind
+from .kind import EventBinding, Kind
 from .phase import JOINT, LIVE
+from .proving import Refolds
 
 __all__ = ["BoundaryActor", "fold_into", "select"]
 
@@ -85,12 +86,14 @@ class BoundaryActor(Actor):
             self.state.version += 1
         self.read_at = stored.position
 
-    def fold_own(self, event: Event, payload: bytes, tags: tuple[str, ...]) -> None:
-        """Fold an event that is decided, if its query selects it."""
+    def fold_own(self, event: Event, payload: bytes, tags: tuple[str, ...]) -> EventBinding | None:
+        """Fold an event that is decided, if its query selects it; give what it was folded by."""
         binding = self.kind.events.get(type(event))
-        if binding is not None and all(tag in tags for tag in self.tags):
-            binding.apply(self.state, binding.read_back(event, payload))
-            self.state.version += 1
+        if binding is None or not all(tag in tags for tag in self.tags):
+            return None
+        binding.apply(self.state, binding.read_back(event, payload))
+        self.state.version += 1
+        return binding
 
     def condition(self, seen: int, stream: str) -> Unchanged:
         """Give what must hold where a decision is stored that saw all up to position `seen`."""
@@ -132,16 +135,25 @@ class BoundaryActor(Actor):
         super().settled(entry, position)
 
 
-def fold_into(home: Actor, boundaries: Sequence[BoundaryActor]) -> FoldInto:
-    """Give what folds the events that `home` gets, of a decision on boundaries."""
+def fold_into(
+    home: Actor, boundaries: Sequence[BoundaryActor], refolds: Refolds | None = None
+) -> FoldInto:
+    """Give what folds the events that `home` gets, of a decision on boundaries.
+
+    `refolds` notes all that is folded.
+    """
 
     def fold(event: Event, payload: bytes, tags: tuple[str, ...], version: int) -> None:
         if not isinstance(home, BoundaryActor):
             binding = home.kind.events[type(event)]
             binding.apply(home.state, binding.read_back(event, payload))
             home.state.version = version
+            if refolds is not None:
+                refolds.note(home.state, binding, payload)
         for boundary in boundaries:
-            boundary.fold_own(event, payload, tags)
+            folded = boundary.fold_own(event, payload, tags)
+            if refolds is not None and folded is not None:
+                refolds.note(boundary.state, folded, payload)
 
     return fold
 

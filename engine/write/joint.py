@@ -36,7 +36,7 @@ from .encoding import encode_and_fold, failed, failure_text, is_rejection, metad
 from .entries import Entry, EntryPart, tags_moved
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
-from .proving import decide_and_compare
+from .proving import Refolds, decide_and_compare
 from .replying import (
     extras_of,
     first_receipt,
@@ -434,6 +434,9 @@ class Joint:
         parts: list[EntryPart] = []
         size = 0
         further = b""
+        refolds = None
+        if self._boundaries and self._kind.debug:
+            refolds = Refolds([actor.state for actor in self._actors])
         for share, changes in zip(shares, timers, strict=True):
             actor, events, claims = self._actors[share.place], share.events, share.claims
             count = len(events)
@@ -449,7 +452,7 @@ class Joint:
             else:
                 metadatas = further, further
             kind, before = actor.kind, actor.version
-            into = fold_into(actor, self._boundaries) if self._boundaries else None
+            into = fold_into(actor, self._boundaries, refolds) if self._boundaries else None
             datas, bytes_ = encode_and_fold(
                 kind, actor.state, before, mail, events, metadatas, into
             )
@@ -457,6 +460,8 @@ class Joint:
             version = actor.version = before + len(datas)
             write = Write(actor.stream, before, datas)
             parts.append(EntryPart(actor, actor.incarnation, write, version, None))
+        if refolds is not None:
+            refolds.compare()
         return parts, size
 
     def _entry(

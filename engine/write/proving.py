@@ -17,8 +17,9 @@ import msgspec
 from ..errors import HandlerFailed, Rejected
 from ..model.aggregate import Aggregate, CommandHandler
 from ..model.sameness import first_difference
+from .kind import EventBinding
 
-__all__ = ["Refold", "decide_and_compare"]
+__all__ = ["Refold", "Refolds", "decide_and_compare"]
 
 
 def decide_and_compare(handler: CommandHandler, state: Aggregate, decide: Callable[[], Any]) -> Any:
@@ -106,3 +107,21 @@ class Refold:
                 f"no random number, nothing shared). Nothing was written. Mend the applier; "
                 f"Engine(debug=True) has found it."
             )
+
+
+class Refolds:
+    """Does so with the states of several, each with what it has folded."""
+
+    def __init__(self, states: Sequence[Aggregate]) -> None:
+        self._of = [(state, Refold(state)) for state in states]
+        self._noted: list[tuple[Aggregate, EventBinding, bytes]] = []
+
+    def note(self, state: Aggregate, binding: EventBinding, payload: bytes) -> None:
+        """Keep what one of them has folded, as JSON."""
+        self._noted.append((state, binding, payload))
+
+    def compare(self) -> None:
+        """Fold it again; raise HandlerFailed where that differs."""
+        for state, refold in self._of:
+            folds = [(b.apply, b.decode(p)) for own, b, p in self._noted if own is state]
+            refold.compare(state, folds)

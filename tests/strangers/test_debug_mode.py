@@ -11,13 +11,16 @@ import pytest
 
 from engine import (
     Aggregate,
+    Boundary,
     Command,
     Engine,
     Event,
     HandlerFailed,
     Id,
     Rejected,
+    To,
     applies,
+    decides,
     handles,
 )
 
@@ -70,6 +73,60 @@ class Desk(Aggregate, kind="desk"):
             self.lock = threading.Lock()
         else:
             self.notes.append(event.what)
+
+
+class File(Command):
+    desk: Id
+    pile: Id
+    what: str
+
+
+class Filed(Event, name="filed", tags=("pile",)):
+    pile: str
+    what: str
+
+
+class Pile(Boundary, tags=("pile",)):
+    sheets: list[str] = []
+
+    @applies
+    def filed(self, event: Filed) -> None:
+        more = f" {next(numbers)}" if event.what == "random" else ""
+        self.sheets.append(f"{event.what}{more}")
+
+
+class Tidy(Command):
+    desk: Id
+
+
+class Cabinet(Aggregate, kind="cabinet"):
+    sheets: list[str] = []
+
+    @handles
+    def tidy(self, command: Tidy) -> None:
+        return None
+
+    @applies
+    def filed(self, event: Filed) -> None:
+        more = f" {next(numbers)}" if event.what == "random-too" else ""
+        self.sheets.append(f"{event.what}{more}")
+
+
+@decides
+def file(command: File, desk: Cabinet, pile: Pile) -> list[To[Filed]]:
+    return [To(desk, Filed(command.pile, command.what))]
+
+
+@pytest.mark.parametrize(
+    ("what", "who"), [("random", r"Pile\.filed"), ("random-too", r"Cabinet\.filed")]
+)
+async def test_an_applier_of_a_decision_by_tags_is_found_too(what: str, who: str) -> None:
+    async with Engine([Cabinet, Pile], decisions=[file], debug=True) as engine:
+        assert (await engine.execute(File("d", "p", "fine"))).version == 1
+        with pytest.raises(HandlerFailed, match=rf"{who}: .*folded twice.* at \.sheets\[1\]"):
+            await engine.execute(File("d", "p", what))
+        assert (await engine.execute(File("d", "p", "fine"))).version == 2
+        assert (await engine.state(Pile, "p")).sheets == ["fine", "fine"]
 
 
 @pytest.mark.parametrize("command", [Do, DoLater])
