@@ -1,9 +1,10 @@
 """A log as a person browses it: the newest events first, a page at a time, some of them selected.
 
 Rules: one page looks at `LOOKED_AT_MAX` events at most, and says where to go on if it found too
-few: no question takes long. A time is found by halving, and a stream is read through its index. An
-event that is damaged has its place among the others and says so: it hides none of them. Nothing is
-decoded but what a selection asks for.
+few: no question takes long. Of what is passed over, and of large payloads, nothing is kept: a page
+of many takes no more memory than one read of the log. A time is found by halving, and a stream is
+read through its index. An event that is damaged has its place among the others and says so: it
+hides none of them. Nothing is decoded but what a selection asks for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..model.stored import StoredEvent
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from .selection import Selection
 
-__all__ = ["LOOKED_AT_MAX", "Broken", "Browsed", "BrowsedPage", "LogToBrowse", "browse"]
+__all__ = ["LOOKED_AT_MAX", "Broken", "Browsed", "BrowsedPage", "Large", "LogToBrowse", "browse"]
 
 LOOKED_AT_MAX: Final = 20_000
 _PAGE_EVENTS: Final = 1_000
@@ -32,7 +33,27 @@ class Broken(msgspec.Struct, frozen=True):
     why: str
 
 
-Browsed: TypeAlias = StoredEvent | Broken
+class Large(msgspec.Struct, frozen=True):
+    """An event whose payload is too large to be kept beside others."""
+
+    event: StoredEvent
+    """Without its payload."""
+    payload_bytes: int
+
+    @property
+    def position(self) -> int:
+        """Its place in the log."""
+        return self.event.position
+
+
+class _Passed(msgspec.Struct, frozen=True):
+    """An event that was not selected."""
+
+    position: int
+
+
+Browsed: TypeAlias = StoredEvent | Large | Broken
+_Looked: TypeAlias = Browsed | _Passed
 
 
 class BrowsedPage(msgspec.Struct, frozen=True):
@@ -73,15 +94,21 @@ async def browse(
     before: int | None = None,
     limit: int = 50,
     kinds: frozenset[str] | None = None,
+    payload_max: int | None = None,
 ) -> BrowsedPage:
     """Give the last `limit` selected events, newest first.
 
     Only events after the position `after` and before the position `before` are given, and of
-    aggregates of `kinds`. Raises what the log's reads raise, but Damaged.
+    aggregates of `kinds`. One whose payload has more bytes than `payload_max` is given as `Large`.
+    Raises what the log's reads raise, but Damaged.
     """
     head = await log.head()
     road = _Road(log, selection.stream, head.position)
     begin, end = await _bounds(road, selection, after, before)
+
+    def look(event: StoredEvent) -> _Looked:
+        return _looked_at(event, selection, kinds, payload_max)
+
     found: list[Browsed] = []
     looked_at, older = 0, None
     # Only what is shown is read, where nothing is passed over.
@@ -89,10 +116,10 @@ async def browse(
     step = _PAGE_EVENTS if passes_over else min(limit, _PAGE_EVENTS)
     while end > begin and len(found) < limit and looked_at < LOOKED_AT_MAX:
         start = max(begin, end - step)
-        part = await road.between(start, end)
+        part = await road.between(start, end, look)
         for event in reversed(part):
-            if _takes(event, selection, kinds):
-                found.append(_judged(event, selection))
+            if not isinstance(event, _Passed):
+                found.append(event)
             older, end = event.position, end - 1
             looked_at += 1
             if len(found) == limit:
@@ -102,26 +129,24 @@ async def browse(
     return BrowsedPage(found, older if end > begin else None, head.position)
 
 
-def _takes(event: Browsed, selection: Selection, kinds: frozenset[str] | None) -> bool:
-    if isinstance(event, Broken):
-        return True
+def _looked_at(
+    event: StoredEvent,
+    selection: Selection,
+    kinds: frozenset[str] | None,
+    payload_max: int | None,
+) -> _Looked:
+    """Give what is kept of an event; a broken one if what travelled with it cannot be read."""
     if kinds is not None and event.stream.partition(":")[0] not in kinds:
-        return False
+        return _Passed(event.position)
     try:
-        return selection.takes(event)
-    except Damaged:
-        return True
-
-
-def _judged(event: Browsed, selection: Selection) -> Browsed:
-    """Give an event; as a broken one if what travelled with it cannot be read."""
-    if isinstance(event, Broken):
-        return event
-    try:
-        selection.takes(event)
+        if not selection.takes(event):
+            return _Passed(event.position)
     except Damaged as damaged:
         return Broken(event.position, str(damaged))
-    return event
+    size = len(event.payload)
+    if payload_max is None or size <= payload_max:
+        return event
+    return Large(msgspec.structs.replace(event, payload=b""), size)
 
 
 async def _bounds(
@@ -183,9 +208,14 @@ class _Road:
         [page] = await self._log.read_streams(reads, events_max=events_max, bytes_max=_PAGE_BYTES)
         return page.events
 
-    async def between(self, after: int, end: int) -> list[Browsed]:
-        """Give those after the first `after`, up to the first `end`, damaged ones as such."""
-        found: list[Browsed] = []
+    async def between(
+        self, after: int, end: int, look: Callable[[StoredEvent], _Looked]
+    ) -> list[_Looked]:
+        """Give what `look` keeps of those after the first `after`, up to the first `end`.
+
+        Damaged ones are given as such.
+        """
+        found: list[_Looked] = []
         wanted = end - after
         while after < end:
             try:
@@ -199,7 +229,7 @@ class _Road:
             else:
                 if not events:
                     break
-                found += events
+                found += map(look, events)
                 after += len(events)
             wanted = min(end - after, wanted * 2) or 1
         return found

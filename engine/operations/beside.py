@@ -44,7 +44,15 @@ from .answers import (
 from .inside import audit_of, claims_of, hot_streams
 from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import PositionPace
-from .shown import as_json, checked_limit, checked_stream, page_of, shown_changes, timers_page
+from .shown import (
+    as_json,
+    checked_limit,
+    checked_stream,
+    page_of,
+    payload_max,
+    shown_changes,
+    timers_page,
+)
 
 __all__ = ["LogOperations"]
 
@@ -250,7 +258,13 @@ class LogOperations(Operations):
         if selection.stream is not None:
             checked_stream(selection.stream)
         found = await browse(
-            self._log, selection, after=after, before=before, limit=limit, kinds=kinds
+            self._log,
+            selection,
+            after=after,
+            before=before,
+            limit=limit,
+            kinds=kinds,
+            payload_max=payload_max(limit, payloads=payloads),
         )
         registry = None if self._archive is None else self._archive.registry
         return page_of(found, registry, payloads=payloads)

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from ..authorization import Action, Gate
-from ..errors import Forbidden, UsageError
+from ..errors import Damaged, Forbidden, UsageError
 from ..log.browsing import LogToBrowse, browse
 from ..log.history import Histories
 from ..log.selection import Selection
@@ -57,6 +57,7 @@ from .shown import (
     checked_limit,
     checked_stream,
     page_of,
+    payload_max,
     shown_changes,
     timers_page,
 )
@@ -283,7 +284,13 @@ class EngineOperations(Operations):
             checked_stream(selection.stream)
             parts = await self._begin(principal, "history", selection.stream)
         found = await browse(
-            parts.log, selection, after=after, before=before, limit=limit, kinds=kinds
+            parts.log,
+            selection,
+            after=after,
+            before=before,
+            limit=limit,
+            kinds=kinds,
+            payload_max=payload_max(limit, payloads=payloads),
         )
         return page_of(found, parts.registry, payloads=payloads)
 
@@ -389,7 +396,10 @@ async def hot_streams(log: LogToBrowse, end: int) -> tuple[Sequence[StreamCount]
     after = max(0, end - HOT_EVENTS)
     if end == 0:
         return (), 0
-    page = await log.read_feed(after, events_max=HOT_EVENTS, bytes_max=_HOT_BYTES)
+    try:
+        page = await log.read_feed(after, events_max=HOT_EVENTS, bytes_max=_HOT_BYTES)
+    except Damaged:
+        return (), 0  # the log's page shows it; who is called for it must see all the rest
     found = Counter(stored.stream for stored in page).most_common(_SHOWN_MAX)
     return [StreamCount(stream, count) for stream, count in found], len(page)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from ..errors import Damaged, InvalidInput
-from ..log.browsing import Broken, Browsed, BrowsedPage
+from ..log.browsing import Broken, Browsed, BrowsedPage, Large
 from ..model.codec import UNDECODABLE, EventRegistry, decode_metadata
 from ..model.difference import ABSENT, Change
 from ..model.stored import ENCODING_JSON, StoredEvent
@@ -29,6 +29,7 @@ __all__ = [
     "checked_limit",
     "checked_stream",
     "page_of",
+    "payload_max",
     "shown_changes",
     "timers_page",
 ]
@@ -62,22 +63,28 @@ def checked_stream(stream: str) -> tuple[str, str]:
     return kind, own_id
 
 
+def payload_max(limit: int, *, payloads: bool) -> int | None:
+    """Give how large a payload may be to be read for a page; None where all are shown whole."""
+    if not payloads:
+        return 0
+    return None if limit == 1 else PAYLOAD_SHOWN_MAX
+
+
 def page_of(browsed: BrowsedPage, registry: EventRegistry | None, *, payloads: bool) -> LogPage:
     """Give a page of the log as it is shown; `registry` has the classes of the program."""
-    alone = len(browsed.events) == 1
-    entries = [_entry(event, registry, payloads=payloads, whole=alone) for event in browsed.events]
+    entries = [_entry(event, registry, payloads=payloads) for event in browsed.events]
     return LogPage(entries, browsed.older, browsed.end)
 
 
-def _entry(
-    event: Browsed, registry: EventRegistry | None, *, payloads: bool, whole: bool
-) -> LogEntry:
-    if isinstance(event, Broken):
-        return LogEntry(position=event.position, damaged=event.why)
+def _entry(browsed: Browsed, registry: EventRegistry | None, *, payloads: bool) -> LogEntry:
+    if isinstance(browsed, Broken):
+        return LogEntry(position=browsed.position, damaged=browsed.why)
+    is_large = isinstance(browsed, Large)
+    event = browsed.event if isinstance(browsed, Large) else browsed
+    size = browsed.payload_bytes if isinstance(browsed, Large) else len(event.payload)
     try:
         metadata = decode_metadata(event)
-        shown = payloads and (whole or len(event.payload) <= PAYLOAD_SHOWN_MAX)
-        payload = _payload(event, registry) if shown else None
+        payload = _payload(event, registry) if payloads and not is_large else None
     except Damaged as damaged:
         return LogEntry(position=event.position, damaged=str(damaged))
     return LogEntry(
@@ -93,7 +100,7 @@ def _entry(
         principal=metadata.principal,
         headers=metadata.headers if payloads else None,
         payload=payload,
-        payload_bytes=len(event.payload),
+        payload_bytes=size,
     )
 
 

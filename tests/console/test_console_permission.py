@@ -190,6 +190,10 @@ ELSEWHERE: Final[list[tuple[dict[str, Any], dict[str, str]]]] = [
     ({}, {"X-Forwarded-For": "127.0.0.1"}),
     ({}, {"Forwarded": "for=127.0.0.1"}),
     ({}, {"Via": "1.1 proxy"}),
+    ({}, {"X-Forwarded-Proto": "https"}),
+    ({}, {"CF-Connecting-IP": "192.0.2.7"}),
+    # A proxy that says nothing, and gives its own Host: the browser names the page it knows.
+    ({}, {"Origin": "https://ops.example", "Sec-Fetch-Site": "same-origin"}),
 ]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, MutableMapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import msgspec
 
@@ -99,7 +99,7 @@ class Console:
     ) -> None:
         self._operations = engine.operations if isinstance(engine, Engine) else engine
         self._logger = safe_logger(logger)
-        self._permission = Permission(authorize, principal_of, self._logger)
+        self._permission = Permission(authorize, principal_of, self._logger, origins)
         self._title = title
         self._files = _files()
         self._endpoints = {(each.path, each.method): each for each in ENDPOINTS}
@@ -124,8 +124,8 @@ class Console:
         path, method = _path_of(scope), scope["method"]
         if path == "" and method in ("GET", "HEAD"):
             # What the page loads stands beside it, wherever the console is mounted.
-            place = scope.get("root_path", "").rpartition("/")[2] + "/"
-            await _send(send, 307, {"Location": place, **_SAFE}, b"")
+            place = quote(_root_of(scope).rpartition("/")[2], safe="")
+            await _send(send, 307, {"Location": f"./{place}/".replace("//", "/"), **_SAFE}, b"")
         elif path in self._files and method in ("GET", "HEAD"):
             await _send_file(send, self._files[path], scope)
         elif path == _INFO or path in self._paths:
@@ -181,8 +181,12 @@ async def _given(endpoint: Endpoint, scope: Scope, receive: Receive, caller: Any
 def _from_query(endpoint: Endpoint, query: bytes) -> Any:
     if len(query) > _QUERY_BYTES:
         raise BadRequest(422, "bad-parameter", "the query is too long")
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise BadRequest(422, "bad-parameter", "the query is no UTF-8") from None
     found: dict[str, Any] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="strict"):
+    for name, value in pairs:
         if name in _LISTS and name in endpoint.takes.__struct_fields__:
             found.setdefault(name, []).append(value)
         elif name in found:
@@ -217,10 +221,15 @@ async def _live(receive: Receive, send: Send) -> None:
 
 def _path_of(scope: Scope) -> str:
     """Give the path below the place where the console is mounted; "" for that place itself."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    path, root = str(scope["path"]), _root_of(scope)
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :]  # as ASGI has it; some frameworks have taken it off already
     return path
+
+
+def _root_of(scope: Scope) -> str:
+    """Give the place where the console is mounted; some servers end it with a slash."""
+    return str(scope.get("root_path", "")).rstrip("/")
 
 
 # -- files -------------------------------------------------------------------------------------

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from ipaddress import ip_address
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from ...authorization import Action, Authorize, Gate
 from ...errors import DefinitionError, Forbidden
 from ...runtime.tracebacks import traceback_text
+from ..origin import origins_of
 
 __all__ = ["ACTIONS", "Caller", "ConsoleAction", "ConsoleAuthorize", "Permission", "PrincipalOf"]
 
@@ -47,8 +49,10 @@ PrincipalOf: TypeAlias = Callable[[Scope], str | Awaitable[str | None] | None]
 """Gives who sends a request, out of its ASGI scope; None for nobody known."""
 
 _PASSED_ON: Final = frozenset(
-    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"}
+    {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
 )
+_FORWARDED: Final = b"x-forwarded-"
+_PAGE: Final = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^/:?#]+)(?::[0-9]+)?")
 
 
 class Caller:
@@ -73,19 +77,21 @@ class Caller:
 
 
 class Permission:
-    """What the host says about callers."""
+    """What the host says about callers; `origins` are other sites whose pages may ask."""
 
     def __init__(
         self,
         authorize: ConsoleAuthorize | None,
         principal_of: PrincipalOf | None,
         logger: logging.Logger,
+        origins: Collection[str] = (),
     ) -> None:
         for name, given in (("authorize", authorize), ("principal_of", principal_of)):
             if given is not None and not callable(given):
                 raise DefinitionError(f"Console({name}=...) is a function, not {given!r:.60}")
         self._principal_of = principal_of
         self._logger = logger
+        self._origins = origins_of(origins)
         self._gate = None
         if authorize is not None:
             # The same rules as for an engine: only True allows, and what fails denies.
@@ -93,7 +99,7 @@ class Permission:
 
     def check_local(self, scope: Scope) -> None:
         """Raise Forbidden where nobody authorizes, and the request may come from elsewhere."""
-        if self._gate is None and not _is_local(scope):
+        if self._gate is None and not _is_local(scope, self._origins):
             raise Forbidden(
                 "this console has no `authorize`, so it answers on this machine only: give "
                 "Console(engine, authorize=...) a function that says who may do what",
@@ -120,19 +126,30 @@ class Permission:
         return Caller(principal, self._gate)
 
 
-def _is_local(scope: Scope) -> bool:
+def _is_local(scope: Scope, origins: Collection[str]) -> bool:
     client = scope.get("client")
     if not client or not _is_loopback(str(client[0])):
         return False
     if str(scope.get("http_version", "1.1")) == "1.0":
         return False  # no browser speaks it, and proxies do by default
     names = {name for name, _ in scope["headers"]}
-    if names & _PASSED_ON:
+    if names & _PASSED_ON or any(name.startswith(_FORWARDED) for name in names):
         return False
-    hosts = [
-        value.decode("latin-1").strip().lower() for n, value in scope["headers"] if n == b"host"
-    ]
+    # A proxy may give it another Host, and leaves the name that the browser knows the page by.
+    pages = _values(scope, b"origin")
+    if not all(page in origins or _is_local_page(page) for page in pages):
+        return False
+    hosts = _values(scope, b"host")
     return len(hosts) == 1 and _is_loopback(_without_port(hosts[0]))
+
+
+def _values(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip().lower() for n, value in scope["headers"] if n == name]
+
+
+def _is_local_page(address: str) -> bool:
+    found = _PAGE.fullmatch(address)
+    return found is not None and _is_loopback(_without_port(found[1]))
 
 
 def _without_port(host: str) -> str:
