@@ -29,6 +29,8 @@ _FRESH_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 0.5
 """How long who asks waits for a look."""
 _CLOSE_SECONDS: Final = 1.0
+_AHEAD_SECONDS: Final = 60.0
+"""By how much the clock that a backup was made by may be ahead of ours."""
 _WINDOW_SECONDS: Final = 3_600.0
 _STEP_SECONDS: Final = 15.0
 _LEAST_SECONDS: Final = 60.0
@@ -82,8 +84,8 @@ class _Look(Generic[T]):
 
     def _take(self, done: asyncio.Future[T]) -> None:
         self._under_way = None
-        if not done.cancelled() and done.exception() is None:
-            self.seen = done.result()
+        failed = done.cancelled() or done.exception() is not None
+        self.seen = None if failed else done.result()  # what was seen before is old by now
 
     def forget(self) -> None:
         """Believe no more what was seen."""
@@ -105,21 +107,24 @@ class Looks:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._clock: Clock = ports.clock
-        self._disk: _Look[DiskSpace | None] = _Look(ports, "foldline disk")
+        self._disk: _Look[DiskSpace | str] = _Look(ports, "foldline disk")
         self._backup: _Look[Backup] = _Look(ports, "foldline backup")
         self._growth = Growth()
         self._folder = ""
 
-    async def disk(self, store: object) -> tuple[Disk | None, float | None]:
-        """Give what is known of a store's disk, and for how long it has not answered."""
+    async def disk(self, store: object) -> tuple[Disk | None, float | None, str]:
+        """Give what is known of a store's disk, and for how long it has not answered.
+
+        Give also why nothing is known, where it has answered.
+        """
         if not isinstance(store, OnDisk):
-            return None, None
+            return None, None, ""
         held = await self._disk(lambda: _space(store, self._ports))
         space = self._disk.seen
-        if space is None:
-            return None, held
+        if space is None or isinstance(space, str):
+            return None, held, space or ""
         left = self._growth.seconds_left(self._clock.monotonic(), space.free_bytes)
-        return Disk(space.free_bytes, dict(space.wal_bytes), left), held
+        return Disk(space.free_bytes, dict(space.wal_bytes), left), held, ""
 
     async def backup(self, folder: str | None, log_id: str) -> Backup | None:
         """Give how old the backup in a folder is, and whether it is of this log."""
@@ -140,11 +145,12 @@ class Looks:
         await asyncio.gather(self._disk.close(), self._backup.close())
 
 
-def _space(store: OnDisk, ports: Ports) -> DiskSpace | None:
+def _space(store: OnDisk, ports: Ports) -> DiskSpace | str:
     try:
         return store.disk(ports)
-    except OSError:
-        return None  # the folder is gone: the engine finds that out at its next commit
+    except OSError as error:
+        # An idle engine would find that out at its next commit only.
+        return f"the file of the log cannot be looked at ({error.strerror}): see where it is"
 
 
 def look_at_backup(folder: str, log_id: str, now: int) -> Backup:
@@ -156,6 +162,10 @@ def look_at_backup(folder: str, log_id: str, now: int) -> Backup:
     if manifest is None:
         return Backup(None, f"there is no backup in {folder}: make one with `foldline backup`")
     age = max(0, now - manifest.made) / 1e6
+    ahead = (manifest.made - now) / 1e6
+    if ahead > _AHEAD_SECONDS:
+        says = f"the backup in {folder} was made {ahead:,.0f} s from now, so its age is not known"
+        return Backup(None, f"{says}: make it again, and see whose clock is wrong")
     if log_id and manifest.log_id != log_id:
         return Backup(age, f"the backup in {folder} is of another log")
     if not manifest.whole:

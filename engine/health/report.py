@@ -54,6 +54,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """None where no disk is known, or it has not answered yet."""
     disk_answer: float | None = None
     """Seconds for which it has not answered; None where there is none to ask."""
+    disk_says: str = ""
+    """Why nothing can be seen of it, though it answers."""
     backup: Backup | None = None
 
 
@@ -88,7 +90,11 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     ok: bool
     """Whether all checks are within their bounds: if not, somebody should look."""
     state: str
-    """Of the engine: "new", "starting", "running", "stopping", "stopped" or "failed"."""
+    """Of the engine: "new", "starting", "running", "stopping", "stopped" or "failed".
+
+    "blocked": its event loop does not answer whoever asks from another one. "abandoned": that loop
+    is closed, and the engine was not ended. "forked": this process has forked from the engine's.
+    """
     role: str | None
     """Of an engine with `join=True`: "owner", "member" or "waiting"."""
     position: int | None
@@ -160,6 +166,12 @@ def _of_state(state: str) -> str:
         return "the engine has failed: its log says why. Start it again"
     if state == "at-rest":
         return "no engine has the log open"
+    if state == "blocked":
+        return "its event loop does not answer: something in it does not let go"
+    if state == "abandoned":
+        return "its event loop was closed under it: end an engine before its loop"
+    if state == "forked":
+        return "it was started in the process that this one has forked from: start one here"
     return f"the engine is {state}"
 
 
@@ -204,7 +216,9 @@ def _of_disk(found: Found, bounds: Health) -> Iterator[HealthCheck]:
     disk = found.disk
     free = None if disk is None else disk.free_bytes
     full = "free some of the disk: without room no command is stored"
-    yield _least("disk.bytes", free, bounds.disk_bytes_min, "By", full)
+    room = _least("disk.bytes", free, bounds.disk_bytes_min, "By", full)
+    says = found.disk_says
+    yield msgspec.structs.replace(room, ok=False, says=says) if says else room
     left = None if disk is None else disk.seconds_left
     soon = "the disk is full by then, as fast as it fills now"
     yield _least("disk.seconds", left, bounds.disk_seconds_min, "s", soon)

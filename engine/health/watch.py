@@ -1,9 +1,10 @@
 """The health of one engine, gathered: its own state, its owner's numbers, the disk, the backup.
 
 Rules: nothing here waits for long: who does not answer in time is told of, and the rest is told all
-the same. A member asks the owner of the log, as its own process folds nothing; many who ask at once
-are one call. It never raises because of what it finds, and works before the start and after the end
-too.
+the same. Who asks from another event loop than the engine's is answered by that loop, or told that
+it stands still. A process that has forked from the engine's has no engine. A member asks the owner
+of the log, as its own process folds nothing; many who ask at once are one call. It never raises
+because of what it finds, and works before the start and after the end too.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from functools import partial
 from typing import Final
 
 from ..errors import EngineError, UsageError
+from ..host.entrance import Entrance
 from ..host.supervisor import Life
 from ..model.given import as_instance
+from ..runtime.futures import retrieve
 from ..runtime.ports import Ports
 from ..runtime.shared_call import SharedCall
 from ..wiring import Wiring
@@ -28,6 +31,9 @@ __all__ = ["HealthWatch", "Healthy"]
 
 _OWNER_SECONDS: Final = 1.0
 """How long an owner may take to tell a member how it is."""
+_LOOP_SECONDS: Final = 2.0
+"""How long the engine's event loop may take to answer who asks from another one."""
+_AT_WORK: Final = ("running", "stopping")
 
 
 class HealthWatch:
@@ -36,6 +42,7 @@ class HealthWatch:
     def __init__(
         self,
         life: Life,
+        entrance: Entrance,
         ports: Ports,
         store: object,
         log_id: Callable[[], str],
@@ -44,6 +51,7 @@ class HealthWatch:
     ) -> None:
         """Take the state, the store whose disk is looked at, and what tells the owner's numbers."""
         self.life = life
+        self._entrance = entrance
         self._store = store
         self._log_id = log_id
         self._facts = SharedCall(facts)
@@ -55,20 +63,42 @@ class HealthWatch:
         """Give that of an engine that has its log alone."""
         ports, store = wiring.settings.ports, wiring.store
         facts = partial(facts_of, wiring)
-        return cls(wiring.life, ports, store, lambda: store.log_id, facts, lambda: None)
+        life, entrance = wiring.life, wiring.entrance
+        return cls(life, entrance, ports, store, lambda: store.log_id, facts, lambda: None)
 
     @property
     def is_live(self) -> bool:
         """Whether nothing but a new start would help; read out of memory."""
-        return self.life.state not in ("failed", "stopped")
+        return self.life.state not in ("failed", "stopped") and not self._entrance.has_forked
 
     async def report(self, bounds: Health) -> HealthReport:
         """Look at everything, and hold it against the bounds."""
-        running = self.life.state in ("running", "stopping")
-        if not running:
+        if self._entrance.has_forked:
+            return judge(Found(state="forked", is_live=False), bounds)
+        if self.life.state not in _AT_WORK:
             found = Found(state=self.life.state, is_live=self.is_live, role=self._role())
             return judge(found, bounds)
-        (facts, owner_says), (disk, answer), backup = await asyncio.gather(
+        if self._entrance.is_elsewhere():
+            return await self._asked_elsewhere(bounds)
+        return await self._report(bounds)
+
+    async def _asked_elsewhere(self, bounds: Health) -> HealthReport:
+        """Have the engine's own event loop report, if it answers."""
+        loop, report = self._entrance.loop_of_start, self.report(bounds)
+        try:
+            asked = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(report, loop))
+        except RuntimeError:
+            report.close()
+            return judge(Found(state="abandoned", is_live=False), bounds)
+        asked.add_done_callback(retrieve)
+        await asyncio.wait([asked], timeout=_LOOP_SECONDS)
+        if asked.done() and not asked.cancelled() and asked.exception() is None:
+            return asked.result()
+        asked.cancel()
+        return judge(Found(state="blocked", is_live=self.is_live), bounds)
+
+    async def _report(self, bounds: Health) -> HealthReport:
+        (facts, owner_says), (disk, answer, disk_says), backup = await asyncio.gather(
             self._ask_owner(),
             self._looks.disk(self._store),
             self._looks.backup(bounds.backup, self._log_id()),
@@ -81,6 +111,7 @@ class HealthWatch:
             facts=facts,
             disk=disk,
             disk_answer=answer,
+            disk_says=disk_says,
             backup=backup,
         )
         return judge(found, bounds)
@@ -128,7 +159,8 @@ class Healthy:
 
         `bounds` are the usual ones unless given. It may be called as often as a load balancer asks:
         no log is read, the event loop is not blocked, and after a second at most it has answered,
-        also if a disk, a backup's folder or the owner of the log does not. No payload, no id of an
+        also if a disk, a backup's folder or the owner of the log does not. It may be called from
+        any event loop, also from one of another thread. No payload, no id of an
         aggregate and no text of an error is in it. Nothing that it finds is raised.
         """
         return await self._health.report(as_instance("bounds", bounds, Health))

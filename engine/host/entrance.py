@@ -93,6 +93,20 @@ class Entrance:
             )
         return loop
 
+    @property
+    def has_forked(self) -> bool:
+        """Whether this process has forked from the one in which the engine was started."""
+        return bool(self._opened) and self._opened["here"][1] != _process
+
+    @property
+    def loop_of_start(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which it was started."""
+        return self._opened["here"][0]
+
+    def is_elsewhere(self) -> bool:
+        """Tell whether it was started in another event loop than the one that runs here."""
+        return bool(self._opened) and asyncio.get_running_loop() is not self.loop_of_start
+
     def is_ending(self) -> bool:
         """Tell whether the engine has begun to stop, or has failed: it takes no more commands."""
         return self._life.state in ("stopping", "stopped", "failed")

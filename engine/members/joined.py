@@ -125,7 +125,13 @@ class Joined:
             self.life, self._make, meeting, self, self.forwarding, forms, settings.logger
         )
         self.health = HealthWatch(
-            self.life, settings.ports, first.store, self._known_log_id, self._facts, self._role
+            self.life,
+            self.entrance,
+            settings.ports,
+            first.store,
+            self._known_log_id,
+            self._facts,
+            self._role,
         )
 
     def _make_reads(self, declared: Declared, settings: Settings) -> tuple[LogWatch, Reads]:

@@ -206,7 +206,7 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     payload: msgspec.Raw | None = None
     """As JSON, as the event is today; personal data of who was erased is masked."""
     payload_bytes: int = 0
-    """As it is stored. A large payload is left out of a page: ask for the event alone."""
+    """As it is stored. One above 16 KiB is left out of a page: ask with a limit of 1."""
     damaged: str | None = None
     """Why it cannot be read, if it cannot; then all but the position is missing."""
 

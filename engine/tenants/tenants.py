@@ -32,7 +32,7 @@ from ..errors import Closed, DefinitionError, InvalidInput, Overloaded, UsageErr
 from ..model.given import as_instance, as_seconds, as_whole, shown
 from ..runtime.futures import retrieve
 from ..runtime.ports import Ports, Worker
-from ..runtime.safely import described, safe_logger
+from ..runtime.safely import as_error, described, safe_logger
 from ..runtime.uncancelled import uncancelled
 from ..stores.contract.outside import TellsNextTimer
 from ..stores.urls import open_backend
@@ -42,6 +42,8 @@ from .waking import Waking
 __all__ = ["Tenants", "TenantsStatistics"]
 
 _OPENINGS_AT_ONCE: Final = 8
+_OPENING_SECONDS: Final = 5.0
+"""After which an engine that still opens is no longer counted among these."""
 SLOW_CLOSE_SECONDS = 5.0
 """How long an engine that closes is waited for, before another one makes room."""
 _WAKE_SECONDS: Final = 60.0
@@ -330,9 +332,7 @@ class Tenants:
             self._drop(tenant)
             raise
         try:
-            async with self._openings:
-                engine = self._made(url)
-                await engine.__aenter__()
+            engine = await self._started(url)
         except BaseException:
             self._slots.release()
             self._refused += 1
@@ -347,6 +347,27 @@ class Tenants:
             del self._tenants[tenant.name]
             if self._waking is not None:
                 self._task(self._told_closed(tenant.name))
+
+    async def _started(self, url: str) -> Engine:
+        """Give an engine that was made and has started; a store that hangs holds up its own."""
+        async with self._openings:
+            starting = asyncio.ensure_future(self._start(url))
+            try:
+                await asyncio.wait([starting], timeout=_OPENING_SECONDS)
+            except asyncio.CancelledError:
+                starting.cancel()
+                raise
+        return await starting
+
+    async def _start(self, url: str) -> Engine:
+        try:
+            return await self._made(url).__aenter__()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            # Of the host's code, whatever it is: an exit would end the event loop of all.
+            raised = as_error(error)
+            raise raised from raised.__cause__
 
     def _made(self, url: str) -> Engine:
         made: Any = self._make_engine(url)

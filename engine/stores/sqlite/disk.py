@@ -5,6 +5,7 @@ Rules: it only looks, by the names of the files, and opens none of them. It bloc
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 
 from ...runtime.ports import Ports
@@ -34,6 +35,8 @@ class SeenOnDisk:
     def disk(self, ports: Ports) -> DiskSpace:
         """Look at what is free, and at the write-ahead logs."""
         files = files_of(ports)
+        if files.identify(self.path) is None:
+            raise FileNotFoundError(errno.ENOENT, "it is not there", self.path)
         places = {"log": self.path, "views": self.views_path}
         sizes = {of: files.size(f"{path}-wal") for of, path in places.items()}
         return DiskSpace(files.free(self.path), files.size(self.path), sizes)
