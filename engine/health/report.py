@@ -92,7 +92,7 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """Of the engine: "new", "starting", "running", "stopping", "stopped" or "failed".
 
-    "blocked": its event loop does not answer whoever asks from another one. "abandoned": that loop
+    "blocked": its event loop does not answer a caller in another one. "abandoned": that loop
     is closed, and the engine was not ended. "forked": this process has forked from the engine's.
     """
     role: str | None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
@@ -50,6 +51,17 @@ class Delivery(msgspec.Struct, Generic[E], frozen=True):
     def position(self) -> int:
         """Its place in the log: the same each time it comes, and higher for each later event."""
         return self.meta.position
+
+    @property
+    def id(self) -> str:
+        """`<log id>-<position>-<12 hex digits>`: the same each time it comes, and no other event's.
+
+        A log that went back to a backup gives its positions and versions to other events, which
+        have other digits.
+        """
+        meta = self.meta
+        text = f"{meta.stream} {meta.version} {meta.recorded}".encode(errors="surrogatepass")
+        return f"{self.log_id}-{meta.position}-{blake2b(text, digest_size=6).hexdigest()}"
 
 
 class Sink(Projection):

@@ -1,8 +1,9 @@
 """An event as a message: the attributes of CloudEvents 1.0, and a body.
 
-Rules: the id is `<log id>-<position>`, the same each time the event is sent, and no other event has
-it. What the event's command carried stays behind, except the trace, correlation and causation: a
-principal or a key is nobody's business outside. How a broker writes attributes is that broker's.
+Rules: the id is that of the delivery, the same each time the event is sent, and no other event has
+it, nor one of what a log was before it went back to a backup. What the event's command carried
+stays behind, except the trace, correlation and causation: a principal or a key is nobody's business
+outside. How a broker writes attributes is that broker's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "headers_of",
     "percent_decoded",
     "percent_encoded",
+    "place_of",
     "waves",
 ]
 
@@ -57,8 +59,18 @@ class Outgoing(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """The same each time it is sent, and no other message's: `<log id>-<position>`."""
+        """The same each time it is sent, and no other message's; see `Delivery.id`."""
         return self.attributes["id"]
+
+    @property
+    def place(self) -> str:
+        """What of the id an event of another history may have too: `<log id>-<position>`."""
+        return place_of(self.id)
+
+
+def place_of(identity: str) -> str:
+    """Give log and position of a message's id."""
+    return identity.rpartition("-")[0]
 
 
 class Former:
@@ -103,7 +115,7 @@ class Former:
         name, version = event.event_name, event.event_version
         attributes = {
             "specversion": "1.0",
-            "id": f"{log_id}-{meta.position}",
+            "id": delivery.id,
             "source": self._source or f"urn:foldline:log:{log_id}",
             "type": name,
             "subject": meta.stream,

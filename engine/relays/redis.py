@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ..errors import BrokerFailed
 from .address import Address, Weakness
-from .message import Outgoing, headers_of, waves
+from .message import Outgoing, headers_of, place_of, waves
 from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
 
 __all__ = ["RedisOutlet", "connect", "make_outlet"]
@@ -47,8 +47,6 @@ _SETTINGS: Final = (
 )
 ID: Final = "ce_id"
 """The field of an entry that has the message's id."""
-TIME: Final = "ce_time"
-"""The field that has the time of its event: no two events of a history's position have the same."""
 
 
 class RedisOutlet:
@@ -122,8 +120,8 @@ class RedisOutlet:
     async def _last(self, topic: str, batch: Sequence[Outgoing]) -> Any:
         """Give the last entry of a stream; raise BrokerFailed where it is of others."""
         found: Any = await self._client.xrevrange(topic, count=1)
-        log_id = batch[0].id.rpartition("-")[0]
-        if found and found[0][1].get(ID, "").rpartition("-")[0] != log_id:
+        log_id = _log_of(batch[0].id)
+        if found and _log_of(found[0][1].get(ID, "")) != log_id:
             raise BrokerFailed(
                 f"the Redis stream {topic!r} of {self._address} has entries that are not of this "
                 f"log, and ids that its positions would collide with: give the relay another topic",
@@ -173,16 +171,21 @@ class RedisOutlet:
     def _is_this(self, message: Outgoing, entry: Any) -> bool:
         """Tell whether an entry is a message; raise BrokerFailed for one of another history."""
         place, fields = entry
-        if fields.get(ID) != message.id:
-            return False
-        if fields.get(TIME) == message.attributes["time"]:
+        if fields.get(ID) == message.id:
             return True
+        if place_of(fields.get(ID, "")) != message.place:
+            return False
         raise BrokerFailed(
             f"the Redis stream {message.topic!r} of {self._address} has another event of this log "
             f"at {place}: the log was restored from a backup, and has gone on otherwise. Remove "
             f"what is lost from the stream, or give the relay another topic",
             passes=False,
         )
+
+
+def _log_of(identity: str) -> str:
+    """Give the id of the log of a message's id."""
+    return place_of(identity).rpartition("-")[0]
 
 
 def _id_of(message: Outgoing) -> str:

@@ -120,8 +120,8 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
       encrypted, and leaves this machine.
     - `tls`: with which certificates to encrypt; the system's unless given.
 
-    Messages are delivered at least once, in order for each stream, with the id
-    `<log id>-<position>`. The checkpoint moves when the broker has confirmed a batch. A broker that
+    Messages are delivered at least once, in order for each stream, each with its `Delivery.id` as
+    id. The checkpoint moves when the broker has confirmed a batch. A broker that
     is down, or has no room, is waited for as long as that takes; writers are never slowed. Wrong
     credentials, a missing topic or a setting that is too weak stop the relay with BrokerFailed.
     Nothing is lost, and it continues when it is resumed. Raises DefinitionError.

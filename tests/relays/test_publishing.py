@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,17 @@ async def test_an_event_is_a_message_in_the_form_of_cloud_events(
         (message,) = await broker.messages(topic)
 
     found = dict(message.attributes)
-    time = found.pop("time")
+    time, identity = found.pop("time"), found["id"]
+    assert re.fullmatch(rf"{log_id}-1-[0-9a-f]{{12}}", identity)
     assert {name: found[name] for name in found if name in EXPECTED} == {
         **EXPECTED,
-        "id": f"{log_id}-1",
+        "id": identity,
         "source": f"urn:foldline:log:{log_id}",
         "traceparent": trace,
     }
     assert time.endswith("Z")
     assert json.loads(message.body) == {"amount": 2, "tags": {"x": [1]}}
-    assert message.id == f"{log_id}-1"
+    assert message.id == identity
     assert "ann@example.com" not in str(message)
     assert "a-key" not in str(message)
     assert "stays" not in str(message)
