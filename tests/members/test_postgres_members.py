@@ -14,12 +14,10 @@ import pytest
 from engine import (
     DefinitionError,
     Engine,
-    InvalidInput,
     OutcomeUnknown,
     Receipt,
     Rejected,
     StoreLocked,
-    WrongVersion,
 )
 from engine.members.forwarding import Forwarding
 from engine.members.meeting import LeaseMeeting
@@ -48,31 +46,6 @@ async def rolling(log: str) -> AsyncGenerator[PostgresRoll]:
         yield found
     finally:
         await found.close()
-
-
-async def test_what_another_engine_appended_is_never_answered_falsely(
-    log: str, tmp_path: Path
-) -> None:
-    async with AsyncExitStack() as stack:
-        owner, member = await some(tmp_path, 2, stack, store=log)
-        await owner.execute(Add("c", 1))
-        assert await member.execute(Add("c", 1)) == Receipt("counter:c", 2, 2)
-        last = await owner.execute(Add("c", 10), key="k")
-
-        with pytest.raises(Rejected) as told:
-            await member.execute(Add("c", -1))
-        assert told.value.details["version"] == 3 if "version" in told.value.details else True
-        assert (await member.execute(Add("c", 1), expected=3)).version == 4
-        with pytest.raises(WrongVersion) as wrong:
-            await member.execute(Add("c", 1), expected=2)
-        assert wrong.value.actual == 4
-        assert await member.execute(Add("c", 10), key="k") == last
-        assert await member.query(GetTally("c"), at=last) == Tally("c", 13, 4)
-        feed = await stack.enter_async_context(aclosing(member.feed(last.position)))
-        assert (await anext(feed)).meta.position == 4
-        assert member.statistics().position == 4
-        with pytest.raises(InvalidInput, match="the log ends at position 4"):
-            await anext(member.feed(5))
 
 
 async def test_members_follow_watch_and_look_back(log: str, tmp_path: Path) -> None:
