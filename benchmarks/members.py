@@ -3,7 +3,10 @@
 Each process opens the same engine with `join=True`. When all take part, each sends in a closed loop
 with its share of the clients, until the time is over; the commands are keyed. The first process
 owns the log, and the others' commands go through it. `alone` is one process without `join=True`.
-`one by one` is a single client: in the owner, and in a member, whose commands are forwarded.
+`one by one` is a single client: in the owner, and in a member, whose commands are forwarded. The
+last group has a view: a member sends 1,000 commands a second and asks its views for each receipt,
+which is timed from the receipt to the answer; `idle` is a member that does nothing. `core` is what
+that process took.
 Afterwards the log is opened again, and has what was acknowledged and nothing else.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -26,6 +29,7 @@ __all__ = ["add_options", "scenario"]
 
 ROOT = Path(__file__).parent.parent
 MODULE = "benchmarks.members_child"
+READER = "benchmarks.members_reader"
 CLIENTS = 256
 PROCESSES = (1, 2, 4)
 
@@ -38,6 +42,9 @@ class Told(msgspec.Struct, frozen=True):
     seconds: float
     p50: float
     """Of one client, in ms."""
+    p99: float = 0.0
+    core: float = 0.0
+    """Percent of a core that the process took."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +56,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     seconds = 0.2 if options.quick else options.seconds
     group, single = f"{options.clients} clients, keyed", "one by one"
+    views = "a member's query at= its receipt"
 
     def cell(name: str, processes: int, joins: bool, clients: int) -> Cell:
         measure = partial(_measure, processes, joins, clients, seconds)
@@ -62,13 +70,20 @@ def scenario(options: argparse.Namespace) -> Scenario:
             "processes": "with uvloop; all on the cores of this machine, the owner among them",
             "rate": "of all processes together",
         },
-        columns=(Column("rate", "/s", "more"), Column("p50", "ms", "less", 3)),
+        columns=(
+            Column("rate", "/s", "more"),
+            Column("p50", "ms", "less", 3),
+            Column("p99", "ms", "less", 1),
+            Column("core", "%", "less", 2),
+        ),
         headline="rate",
         cells=[
             cell("alone", 1, False, options.clients),
             *(cell(f"{n} joined", n, True, options.clients) for n in PROCESSES),
             Cell(single, "owner", partial(_single, "owner", seconds)),
             Cell(single, "member", partial(_single, "member", seconds), ("owner",)),
+            Cell(views, "1,000 commands/s", partial(_views, "reader", seconds)),
+            Cell(views, "idle", partial(_views, "idle", seconds)),
         ],
     )
 
@@ -94,11 +109,29 @@ def _run(
 ) -> Sequence[Told]:
     """Run the processes, the first of which owns the log; check what they left."""
     path = (folder / LOG).resolve()
+    first = [MODULE, str(path)]
+    told = _together(
+        [*first, str(number), str(int(joins)), str(clients[number]), str(seconds)]
+        for number in range(processes)
+    )
+    check_count(path, sum(each.done for each in told))
+    return told
+
+
+def _views(mode: str, seconds: float, folder: Path) -> Mapping[str, float]:
+    path = (folder / LOG).resolve()
+    told = _together([READER, str(path), role, str(seconds)] for role in ("owner", mode))
+    check_count(path, told[1].done)
+    found = {"rate": told[1].done / told[1].seconds, "core": told[1].core}
+    return found | ({"p50": told[1].p50, "p99": told[1].p99} if told[1].done else {})
+
+
+def _together(modules: Iterable[Sequence[str]]) -> Sequence[Told]:
+    """Run processes at once, the first of which owns the log; give what each says."""
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for number in range(processes):
-            command = [sys.executable, "-m", MODULE, str(path), str(number), str(int(joins))]
-            command += [str(clients[number]), str(seconds)]
+        for module in modules:
+            command = [sys.executable, "-m", *module]
             process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
@@ -113,7 +146,6 @@ def _run(
             process.communicate(timeout=60)
             if process.returncode:
                 raise Wrong(f"a process ended with status {process.returncode}")
-    check_count(path, sum(each.done for each in told))
     return told
 
 
