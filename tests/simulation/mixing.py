@@ -18,8 +18,17 @@ from typing import Any
 
 import msgspec
 
-from engine import Engine, EngineError, NotRun, OutcomeUnknown, Receipt, Rejected
+from engine import (
+    Engine,
+    EngineError,
+    NotRun,
+    OutcomeUnknown,
+    Receipt,
+    Rejected,
+    StoreRefused,
+)
 from engine.limits import Limits
+from engine.model.codec import decode_metadata
 from engine.model.stored import StoredEvent
 from engine.outside.claims import compare_claims
 from engine.outside.timers import compare_timers
@@ -39,6 +48,8 @@ __all__ = ["Told", "run_seed"]
 
 _SILENT = logging.Logger("mixing", logging.CRITICAL + 1)
 _BOOKINGS, _SEATS, _GUESTS, _LIVES = 7, 4, 3, 2
+_EVER = 1 << 62
+"""A time when every timer has been due."""
 _ENDS = frozenset({"confirmed", "expired", "dropped"})
 
 
@@ -131,7 +142,9 @@ def run_seed(seed: int) -> Told:
             disk.write_failures = disk.sync_failures = 0.0
             if not quiet:
                 disk.write_failures = random.choice((0.0, 0.0, 0.01))
-                disk.crash_at = random.randrange(1, 400)
+                # An opening makes a hundred calls, and all that follows then some five hundred.
+                early = random.random() < 0.2
+                disk.crash_at = random.randrange(*((1, 100) if early else (100, 600)))
                 disk.only_killed = random.random() < 0.5
             made: Any = _Life(calls, disk, random, loop, quiet=quiet)
             live(story, disk, loop, made)
@@ -139,6 +152,7 @@ def run_seed(seed: int) -> Told:
                 break
             if not quiet:
                 disk.restart()
+                story.problems += _left(str(disk.folder / "log.db"))
         problems, found = list(story.problems), Counter[str]()
         if not problems:
             with SqliteLogReader(str(disk.folder / "log.db")) as log:
@@ -158,13 +172,25 @@ def _calls(random: Random) -> Iterator[Call]:
         yield Call(Hold(f"b{number}", seat, guest), f"h{number}")
 
 
+def _left(path: str) -> list[str]:
+    """Give what a loss of power has left in the tables that is not what the log says."""
+    try:
+        with SqliteLogReader(path) as log:
+            return [
+                f"P24: {key} is {said} in the log, and {there} in the table"
+                for key, said, there in compare_timers(log, _EVER).differences
+            ]
+    except StoreRefused:
+        return []  # the power went before there was a log
+
+
 def _compared(log: SqliteLogReader) -> Iterator[str]:
     for claim, said, there in compare_claims(log).differences:
         yield f"P19: {claim} is held by {said} in the log, and by {there} in the table"
     left = log.read_timers(timers_max=100)
     if left:
         yield f"P24: {[(timer.stream, timer.name) for timer in left]} are left"
-    for key, in_log, in_table in compare_timers(log, 1 << 62).differences:
+    for key, in_log, in_table in compare_timers(log, _EVER).differences:
         yield f"P24: {key} is {in_log} in the log, and {in_table} in the table"
 
 
@@ -179,6 +205,7 @@ def _judged(calls: Sequence[Call], log: Sequence[StoredEvent]) -> Iterator[str]:
         booking, moved = fields["booking"], fields.get("cents", 0)
         counts[booking, stored.name, (moved > 0) - (moved < 0)] += 1
         cents += moved
+        yield from _judged_timers(stored)
         if stored.name == "held":
             seat = seats[booking] = fields["seat"]
             if holder.setdefault(seat, booking) != booking:
@@ -192,6 +219,18 @@ def _judged(calls: Sequence[Call], log: Sequence[StoredEvent]) -> Iterator[str]:
     yield from _judged_money(calls, counts, cents)
     for booking in seats:
         yield from _judged_booking(booking, counts)
+
+
+def _judged_timers(stored: StoredEvent) -> Iterator[str]:
+    """Compare what an event says of timers with what its decision has set and cancelled."""
+    metadata = decode_metadata(stored)
+    named = {name for name, *_ in metadata.timers}
+    if stored.name == "held" and "hold" not in named:
+        yield f"P24: the timer of {stored.stream} is not in the log"
+    if stored.name == "confirmed" and "hold" not in metadata.cancels:
+        yield f"P24: the log does not say that {stored.stream} has cancelled its timer"
+    if stored.name in ("expired", "confirmed") and metadata.fired is None:
+        yield f"P24: {stored.stream} is {stored.name} by no timer"
 
 
 def _judged_money(
