@@ -109,7 +109,7 @@ class _Life:
             if not self.quiet:
                 await asyncio.sleep(random.choice((0.01, 0.2, 0.5)))
             while self.quiet and not _is_over(engine):
-                await asyncio.sleep(20.0)  # the wall clock may have gone back
+                await asyncio.sleep(60.0)  # the wall clock may have gone back
 
     async def _send(self, engine: Engine, call: Call) -> None:
         await asyncio.sleep(self._random.expovariate(1 / 0.05))

@@ -35,6 +35,7 @@ __all__ = [
     "WaitingTimer",
     "check_stands",
     "find_timer",
+    "may_replace",
     "no_timer_text",
     "settled_as",
     "timer_target",
@@ -189,6 +190,14 @@ class TimerBook:
             changed = self.changes[key]
             return None if changed is None else changed.position
         return self._before.get(key)
+
+
+def may_replace(timer: WaitingTimer | None) -> bool:
+    """Tell whether what a batch leaves may take the place of a timer that stood before it.
+
+    A stream that had no event before its request had no timer: most are set as something begins.
+    """
+    return timer is None or timer.version > 1
 
 
 def settled_as(timer: WaitingTimer, settled: SettledTimer) -> WaitingTimer | None:

@@ -23,6 +23,7 @@ from ...contract.timers import (
     TimerBook,
     TimerKey,
     WaitingTimer,
+    may_replace,
 )
 from ..line import Line
 
@@ -197,7 +198,8 @@ class ChangedTimers(msgspec.Struct, frozen=True):
     @property
     def key_columns(self) -> tuple[list[str], list[str]]:
         """The timers that do not stay as they are."""
-        return [stream for stream, _ in self.changes], [name for _, name in self.changes]
+        former = [key for key, timer in self.changes.items() if may_replace(timer)]
+        return [stream for stream, _ in former], [name for _, name in former]
 
     def arrays(self) -> tuple[list[Any], ...]:
         """Give what the function `append_3` takes."""

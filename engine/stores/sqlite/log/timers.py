@@ -19,6 +19,7 @@ from ...contract.timers import (
     SettledTimer,
     TimerKey,
     WaitingTimer,
+    may_replace,
 )
 from ..connection import run
 from .schema import check_inserted
@@ -87,8 +88,10 @@ def read_standing(connection: Any, keys: Sequence[TimerKey]) -> Mapping[TimerKey
 
 def change_timers(connection: Any, changes: Mapping[TimerKey, WaitingTimer | None]) -> int:
     """Change what a batch changes; give how many timers more there are."""
-    run(connection, _DELETE, (_as_json(list(changes)),))
-    gone: int = connection.changes()
+    gone, former = 0, [key for key, timer in changes.items() if may_replace(timer)]
+    if former:
+        run(connection, _DELETE, (_as_json(former),))
+        gone = connection.changes()
     new = [timer for timer in changes.values() if timer is not None]
     add_timers(connection, new)
     return len(new) - gone
