@@ -118,7 +118,9 @@ def file(command: File, desk: Cabinet, pile: Pile) -> list[To[Filed]]:
 
 
 @pytest.mark.parametrize(
-    ("what", "who"), [("random", r"Pile\.filed"), ("random-too", r"Cabinet\.filed")]
+    ("what", "who"),
+    [("random", r"Pile\.filed"), ("random-too", r"Cabinet\.filed")],
+    ids=["boundary", "aggregate"],
 )
 async def test_an_applier_of_a_decision_by_tags_is_found_too(what: str, who: str) -> None:
     async with Engine([Cabinet, Pile], decisions=[file], debug=True) as engine:
