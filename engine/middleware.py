@@ -183,9 +183,9 @@ class Around:
         """Answer a command of a stream, whose other commands go on whatever is raised here."""
         try:
             return await self._run(envelope, send, self.streams, taken.set)
-        except EngineError:
+        except (EngineError, GeneratorExit):
             raise
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # an exit too: it would end the loop
             if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
                 raise
             name = type(envelope.command).__name__

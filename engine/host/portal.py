@@ -34,6 +34,7 @@ from ..model.given import as_seconds
 from ..model.messages import Command, Envelope, Query, Receipt
 from ..retry import Retry
 from ..runtime.native import in_turn, is_patched, result_of, start_native
+from ..runtime.safely import as_error
 from ..write.bulk import as_taken, check_many, enveloped
 
 __all__ = ["Portal", "PortalEngine"]
@@ -284,17 +285,20 @@ class Portal:
                 "a portal is for other threads: it blocks, and here it would block the loop that "
                 "it waits for. Await the engine itself."
             )
-        waiting = function()
+        inner = function()
+        waiting = _without_exit(inner)
         try:
             answer = asyncio.run_coroutine_threadsafe(waiting, loop)
         except RuntimeError as error:
             waiting.close()
+            inner.close()
             raise Closed("the engine has stopped, and its loop is closed: not run") from error
         try:
             return _waited_for(answer, loop, seconds)
         except CancelledError as error:
             if inspect.getcoroutinestate(waiting) == inspect.CORO_CREATED:
                 waiting.close()
+                inner.close()
                 raise Closed("the engine's loop was closed before it took this: not run") from None
             raise OutcomeUnknown(
                 "the engine's loop was ended before this call was answered: what it began may be "
@@ -303,6 +307,14 @@ class Portal:
         except BaseException:
             answer.cancel()
             raise
+
+
+async def _without_exit(waiting: Coroutine[Any, Any, T]) -> T:
+    """Wait for a call; an exit in it, as of middleware, is its error and ends no loop."""
+    try:
+        return await waiting
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise as_error(error) from error
 
 
 _LOOK_SECONDS: Final = 1.0

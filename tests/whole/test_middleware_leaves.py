@@ -17,11 +17,13 @@ from engine import (
     Engine,
     Envelope,
     Event,
+    HandlerFailed,
     Id,
     InvalidInput,
     Limits,
     Middleware,
     OutcomeUnknown,
+    Portal,
     Query,
     QueryCall,
     Receipt,
@@ -204,3 +206,32 @@ async def test_a_query_that_middleware_changes_is_checked_as_the_callers_is() ->
             await engine.query(GetName("ann"))
         with pytest.raises(InvalidInput, match=r"GetName.name must be a str"):
             engine.watch(GetName("ann"))
+
+
+class Leaving(Middleware):
+    """Wants to end the program."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    async def execute(self, envelope: Envelope, go_on: GoOn) -> Receipt[Any]:
+        if isinstance(envelope.command, Add) and envelope.command.by == 13:
+            raise self.error
+        return await go_on(envelope)
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, BaseException])
+async def test_an_exit_in_a_stream_is_one_answer(error: type[BaseException]) -> None:
+    async with opened(Leaving(error)) as engine:
+        stream = [Add("c-1"), Add("c-1", 13), Add("c-1")]
+        found = [each async for each in engine.execute_many(stream)]
+
+    assert [type(each) for each in found] == [Receipt, HandlerFailed, Receipt]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_an_exit_in_a_call_of_a_thread_ends_nothing_else(error: type[BaseException]) -> None:
+    with Portal(opened(Leaving(error))) as portal:
+        with pytest.raises(Exception, match=error.__name__):
+            portal.execute(Add("c-1", 13))
+        assert portal.execute(Add("c-1")).version == 1
