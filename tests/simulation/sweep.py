@@ -18,6 +18,7 @@ import msgspec
 from .checker import judge
 from .joining.world import run_joining_seed
 from .postgres.judge import judge_world
+from .postgres.views_world import run_views_seed
 from .postgres.world import World
 from .postgres.world import run_seed as run_postgres_seed
 from .story import Story
@@ -73,8 +74,15 @@ def try_seed(seed: int) -> Finding:
 
 
 def try_postgres_seed(seed: int) -> Finding:
-    """Do the same with a seed over a modelled server."""
-    return _try_world(seed, run_postgres_seed)
+    """Do the same with a seed over a modelled server; one in five has a world of views as well."""
+    found = _try_world(seed, run_postgres_seed)
+    if seed % 5 != 2:
+        return found
+    world = run_views_seed(seed)
+    problems = [*found.problems, *world.problems]
+    if seed % 100 == 7 and run_views_seed(seed).loop.digest != world.loop.digest:
+        problems.append("the second run of the views of this seed took another way")
+    return Finding(seed, problems, {**found.counts, **world.counts}, found.swarm)
 
 
 def try_joining_seed(seed: int) -> Finding:

@@ -28,6 +28,8 @@ HAPPENINGS = (
     *("ended by StoreLocked", "ended by StoreRefused", "gentle worlds", "takeover worlds"),
     *("engines whose log went back", "engines that said so", "transactions lost", "Voided"),
     *("standbys promoted", "waits for a standby that were ended", "transactions handed over"),
+    *("views: answers", "views: changes of views lost", "views: engines that stood still"),
+    *("views: servers killed", "views: swaps"),
 )
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from .plpgsql import Function
 
-__all__ = ["Change", "Event", "Record", "Session", "Tables"]
+__all__ = ["Change", "Event", "Record", "Session", "Shelves", "Tables"]
 
 Change: TypeAlias = tuple[Any, ...]
 """Its name, and what it takes: ("event", Event), ("lease", 3, 17.5), ..."""
@@ -58,6 +58,31 @@ class Record(msgspec.Struct, eq=False):
     """Whether a standby has it."""
 
 
+class Shelves:
+    """The tables of views: rows by key, by the name of their table."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[Any, tuple[Any, ...]]] = {}
+
+    def copied(self) -> Shelves:
+        """Give the same, which does not change with it."""
+        copy = Shelves()
+        copy.tables = {name: dict(rows) for name, rows in self.tables.items()}
+        return copy
+
+    def apply(self, what: str, table: str, key: Any = None, row: tuple[Any, ...] = ()) -> None:
+        """Make, drop or empty a table, or put or take away a row."""
+        if what == "put":
+            self.tables.setdefault(table, {})[key] = row
+        elif what == "gone":
+            self.tables[table].pop(key, None)
+        elif what == "made":
+            self.tables[table] = {}
+        else:
+            assert what == "dropped", what
+            self.tables.pop(table, None)
+
+
 class Tables:
     """What a schema has in it."""
 
@@ -83,6 +108,7 @@ class Tables:
         self.tags: dict[str, list[tuple[int, int]]] = {}
         """Positions and types by tag."""
         self.tag_forms: tuple[tuple[Any, ...], ...] = ()
+        self.views = Shelves()
 
     @property
     def last(self) -> Event | None:
@@ -170,6 +196,9 @@ class Tables:
 
     def _forms(self, forms: tuple[tuple[Any, ...], ...]) -> None:
         self.tag_forms = forms
+
+    def _views(self, *change: Any) -> None:
+        self.views.apply(*change)
 
     def _unset(self, stream: str, name: str) -> None:
         self.timers.pop((stream, name), None)

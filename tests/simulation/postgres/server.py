@@ -25,6 +25,7 @@ from .expressions import UnknownSql
 from .plpgsql import Running, Wait
 from .statements import Asking, Statement, known_statement
 from .transactions import Settings, Transaction, server_error
+from .viewing import begin
 
 __all__ = ["Answer", "Backend", "Server", "Settings", "server_error"]
 
@@ -106,6 +107,8 @@ class Server:
         self.commits = 0
         self.on_commit: Callable[[int, list[Change]], None] | None = None
         """Called with the process and its changes, before they are seen."""
+        self.on_committed: Callable[[int, list[Change]], None] | None = None
+        """Called so when they are."""
 
     @property
     def up(self) -> bool:
@@ -214,9 +217,10 @@ class Server:
             return []
         if request.prepared and query not in backend.prepared:
             raise server_error("26000", "prepared statement does not exist")
-        if query == "BEGIN":
+        if query.startswith("BEGIN"):
             backend.in_block = True
             backend.transaction = Transaction(backend)
+            yield from self._begin(backend.transaction, query)
             return []
         if query == "ROLLBACK" or (
             query == "COMMIT" and (backend.transaction is None or backend.transaction.failed)
@@ -248,6 +252,13 @@ class Server:
         if function:
             transaction.lock_seconds = before
         return rows
+
+    def _begin(self, transaction: Transaction, query: str) -> Running:
+        try:
+            yield from begin(transaction, query)
+        except UnknownSql as error:
+            self.unknown.append(str(error))
+            raise server_error("0A000", f"the model does not know it: {error}") from None
 
     def _known(self, query: str) -> Statement:
         try:
@@ -394,6 +405,8 @@ class Server:
             if self.on_commit is not None:
                 self.on_commit(backend.owner, transaction.changes)
             self.tables.apply(transaction.changes)
+            if self.on_committed is not None:
+                self.on_committed(backend.owner, transaction.changes)
         backend.in_block = False
         self._release(backend)
 

@@ -18,6 +18,7 @@ from .database import Event
 from .expressions import UnknownSql
 from .plpgsql import Call, Function, Running, Wait, functions_of, words
 from .tagging import came, counted, tag_forms, tagged, tagged_events
+from .viewing import known_of_views
 from .waiting import all_timers, count_timers, due_timers, standing_timers
 
 __all__ = [
@@ -82,7 +83,7 @@ def known_statement(query: str) -> Statement:
     """Give what a statement does; raise UnknownSql."""
     if "CREATE FUNCTION" in query:
         return _migration(words(query).replace(SCHEMA, "{s}"))
-    known = _KNOWN.get(digest_of(query))
+    known = _KNOWN.get(digest_of(query)) or known_of_views(_plain(query), digest_of)
     if known is None:
         raise UnknownSql(f"the statement {digest_of(query)}: {_plain(query)}")
     return known if SCHEMA + "." not in query else _in_the_schema(known)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from .database import Change, Tables
+from .database import Change, Shelves, Tables
 
 if TYPE_CHECKING:
     from .server import Backend
@@ -60,6 +60,9 @@ class Transaction:
         self.idle_seconds = 0.0
         """How long it may wait for its client; 0 for ever."""
         self.failed = False
+        self.is_snapshot = False
+        """Whether all its statements see what the first one saw."""
+        self.snapshot: Shelves | None = None
 
     @property
     def tables(self) -> Tables:

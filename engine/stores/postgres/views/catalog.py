@@ -24,7 +24,7 @@ from ...contract.planning import Plan
 from ...contract.requests import Outcome, Request
 from ...contract.views import Build, Parked, Part, ProjectionDecision, Rebuild
 from .builds import Builds
-from .link import Link, Place, transaction
+from .link import Link, Place, limited, transaction
 from .names import check_names, real_name
 from .schema import make_schema
 from .sql_tables import OwnTables
@@ -183,7 +183,7 @@ class Catalog(KnownBuilds[TableSql]):
 
         Raises StoreFailed, with nothing changed, where another engine has the log by now.
         """
-        async with transaction(link, begin):
+        async with transaction(link, limited(begin, self._place.address)):
             await self.refuse_former(link)
             yield
             await self.refuse_former(link)  # it may have stood still meanwhile

@@ -20,13 +20,24 @@ from ..driver import Record, Statement, driver_of
 from ..failures import described_failure, is_lost, passes_by_itself, sqlstate_of
 from ..line import Line
 
-__all__ = ["Link", "Place", "failed", "is_lost_line", "is_unfit", "transaction", "views_schema"]
+__all__ = [
+    "Link",
+    "Place",
+    "failed",
+    "is_lost_line",
+    "is_unfit",
+    "limited",
+    "transaction",
+    "views_schema",
+]
 
 STATEMENTS_MAX: Final = 200
 """Statements of users that one connection keeps by name."""
 SET_UP: Final = (
     "SET plan_cache_mode = force_custom_plan; SET jit = off; SET client_min_messages = error"
 )
+IDLE_SECONDS: Final = 2.0
+"""How long a transaction may wait for its next statement, where a lease is shorter."""
 _NO_RIGHT: Final = "42501"
 
 
@@ -155,6 +166,15 @@ class Link:
 
 def _names(described: Described) -> Sequence[str]:
     return [attribute.name for attribute in described.get_attributes()]
+
+
+def limited(begin: str, address: Address) -> str:
+    """Give a begin of a transaction whose client may stand still, or be lost, in the middle.
+
+    It keeps its locks for no longer than a lease then, so that the next engine can go on.
+    """
+    ms = int(max(address.lease_seconds, IDLE_SECONDS) * 1_000)
+    return f"{begin}; SET LOCAL idle_in_transaction_session_timeout = {ms}"
 
 
 @asynccontextmanager

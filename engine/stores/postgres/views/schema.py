@@ -11,7 +11,7 @@ from typing import Final
 
 from ....errors import StoreRefused
 from .books import Books
-from .link import Link, Place, transaction
+from .link import Link, Place, limited, transaction
 from .names import literal, quoted
 
 __all__ = ["SCHEMA_VERSION", "check_schema", "has_views", "make_schema", "views_sql"]
@@ -136,7 +136,8 @@ async def has_views(link: Link, place: Place) -> bool:
 async def make_schema(link: Link, place: Place, log_id: str) -> None:
     """Make the schema where there is none; raise StoreRefused for one that cannot be used."""
     lock = (
-        f"BEGIN; SET LOCAL lock_timeout = {LOCK_MS}; SET LOCAL synchronous_commit = on; "
+        f"{limited('BEGIN', place.address)}; SET LOCAL lock_timeout = {LOCK_MS}; "
+        "SET LOCAL synchronous_commit = on; "
         f"SELECT pg_advisory_xact_lock(hashtextextended({literal('foldline ' + place.schema)}, 0))"
     )
     async with transaction(link, lock):

@@ -45,14 +45,14 @@ from ..failures import LOCKED, sqlstate_of
 from ..log.store import PostgresStore
 from .catalog import Catalog
 from .lane import Lane
-from .link import Link, Place, transaction
+from .link import Link, Place, limited, transaction
 from .names import check_names
 from .queries import TableReads
 from .schema import has_views
 from .sql_tables import Again, GivesNothing, Session, check_dialect
 from .stands import Key, Stands
 from .states import Served, States
-from .writes import Writes
+from .writes import UNSYNCED, Writes
 
 __all__ = ["PostgresViews"]
 
@@ -61,10 +61,6 @@ T = TypeVar("T")
 HELD_SECONDS: Final = 60.0
 """How long somebody outside may hold what is to be dropped or emptied."""
 HELD_AGAIN_SECONDS: Final = 0.5
-IDLE_SECONDS: Final = 2.0
-"""How long a transaction may wait for its next statement, where a lease is shorter."""
-UNSYNCED: Final = "BEGIN; SET LOCAL synchronous_commit = off"
-"""Begins what can be folded again."""
 
 
 class PostgresViews(TableReads):
@@ -97,9 +93,7 @@ class PostgresViews(TableReads):
         self._ports = ports
         self._begin = UNSYNCED
         if session is not None:
-            # An engine that stands still in the middle keeps the next one from nothing for long.
-            ms = int(max(self._address.lease_seconds, IDLE_SECONDS) * 1_000)
-            self._begin += f"; SET LOCAL idle_in_transaction_session_timeout = {ms}"
+            self._begin = limited(UNSYNCED, self._address)
         self._place = Place(self._address, ports)
         self._lane = Lane(self._place)
         self._fetching = Lane(self._place, reads=True)

@@ -16,12 +16,18 @@ from ....model.rows import Flat, Scalar
 from ...contract.views import Changes, Checkpoint, Part
 from ..failures import described_failure, sqlstate_of
 from .catalog import Catalog
-from .link import Link, Place, is_unfit
+from .link import Link, Place, is_unfit, limited, transaction
 from .stands import Stands
 from .tables import TableSql
 
-__all__ = ["Writes"]
+__all__ = ["UNSYNCED", "Writes"]
 
+UNSYNCED: Final = "BEGIN; SET LOCAL synchronous_commit = off"
+"""Begins what can be folded again."""
+_CHECKPOINT: Final = (
+    "SELECT position, checksum FROM {s}.checkpoints "
+    "WHERE projection = $1 AND build = $2 AND slice = $3"
+)
 _TOO_LARGE: Final = "54"
 
 
@@ -41,6 +47,7 @@ class Writes:
         Without a session they are written by who has no log: a process that builds beside it.
         """
         self._session = session
+        self._begin = limited(UNSYNCED, place.address)
         self._log_schema = place.log_schema
         self._catalog = catalog
         self._stands = stands
@@ -48,13 +55,18 @@ class Writes:
         self._reach = reach
 
     async def checkpoint(self, link: Link, part: Part) -> Checkpoint:
-        """Give how far a part has come; raise StoreRefused for a build that was dropped."""
-        rows = await self._catalog.books.run(
-            link,
-            "SELECT position, checksum FROM {s}.checkpoints "
-            "WHERE projection = $1 AND build = $2 AND slice = $3",
-            *(part.definition.name, part.build, part.slice),
-        )
+        """Give how far a part has come; raise StoreRefused for a build that was dropped.
+
+        A batch whose line broke may still be on its way to its commit: it is waited for.
+        """
+        async with transaction(link, self._begin):
+            return await self._read_checkpoint(link, part, _CHECKPOINT + " FOR SHARE")
+
+    async def _read_checkpoint(
+        self, link: Link, part: Part, query: str = _CHECKPOINT
+    ) -> Checkpoint:
+        at = part.definition.name, part.build, part.slice
+        rows = await self._catalog.books.run(link, query, *at)
         if not rows:
             raise StoreRefused(
                 f"build {part.build} of projection {part.definition.name!r} is not in the views "
@@ -153,7 +165,7 @@ class Writes:
             *(catalog.log_id, catalog.builder, self._session),
         )
         if len(moved) != 1:
-            there = await self.checkpoint(link, part)
+            there = await self._read_checkpoint(link, part)
             await self._catalog.refuse_former(link)
             if there.position < before.position and self._stands.had(part, before.position):
                 # Nobody but this writer moves it, and it never goes back: the server was killed.
