@@ -67,6 +67,23 @@ async def test_the_owner_of_this_machine_that_is_killed_is_followed_at_once(
         assert again == answers[:2]
 
 
+async def test_an_owner_that_is_told_to_stop_hands_over_at_once_and_leaves_nothing_unknown(
+    postgres: Server, tmp_path: Path
+) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=60")
+    async with AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(running(log))
+        member = await stack.enter_async_context(joined(tmp_path, store=log))
+        sent = [asyncio.create_task(member.execute(Add("c", 1))) for _ in range(20)]
+        await until(lambda: part(member).forwarded == 20)
+        owner.send_signal(signal.SIGTERM)
+
+        async with asyncio.timeout(15):  # a lease is four times as long
+            answers = await asyncio.gather(*sent)
+            await until(lambda: part(member).role == "owner")
+        assert sorted(answer.version for answer in answers) == [*range(1, 21)]
+
+
 async def test_an_owner_that_stands_still_is_followed_when_its_lease_is_over(
     postgres: Server, tmp_path: Path
 ) -> None:
