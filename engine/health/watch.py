@@ -99,7 +99,7 @@ class HealthWatch:
 
     async def _report(self, bounds: Health) -> HealthReport:
         (facts, owner_says), (disk, answer, disk_says), backup = await asyncio.gather(
-            self._ask_owner(),
+            self.ask_owner(),
             self._looks.disk(self._store),
             self._looks.backup(bounds.backup, self._log_id()),
         )
@@ -116,8 +116,8 @@ class HealthWatch:
         )
         return judge(found, bounds)
 
-    async def _ask_owner(self) -> tuple[Facts | None, str]:
-        """Give what the owner tells, or why it does not."""
+    async def ask_owner(self) -> tuple[Facts | None, str]:
+        """Give what the owner of the log tells of itself, or why it does not."""
         try:
             async with asyncio.timeout(_OWNER_SECONDS):
                 return await self._facts(), ""

@@ -46,6 +46,8 @@ class _Keeping(Sink):
     model_tables: ClassVar[Any]
     model_apply: ClassVar[Apply]
     _checkpoints: Any = None
+    _is_before = False
+    """Whether the last event that came has been applied already, and is not the last such one."""
 
     @classmethod
     def __read__(cls, definition: Any, namespace: Any) -> Any:
@@ -76,6 +78,10 @@ class _Keeping(Sink):
         for delivery in batch:
             if delivery.position == position and _named(delivery) != event:
                 raise self._went_back(position)
+            # Who repeats events comes to the last one of them, unless the log has it no more.
+            if delivery.position > position and self._is_before:
+                raise self._went_back(position)
+            self._is_before = delivery.position < position
             if delivery.position > position:
                 apply(connection, delivery.event, delivery.meta)
         if batch[-1].position > position:

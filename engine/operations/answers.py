@@ -117,14 +117,14 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     hot_of: int = 0
     projections: int = 0
     """How many there are."""
-    lag_events: int = 0
-    """Of the projection that is furthest behind."""
+    lag_events: int | None = 0
+    """Of the projection that is furthest behind; None at a member whose owner does not answer."""
     lag_seconds: float | None = None
     """Age of the oldest event that is not in all views."""
     troubled: Sequence[str] = ()
     """Projections that are stopped, paused, or try something again."""
-    parked: int = 0
-    """Events set aside, of all projections."""
+    parked: int | None = 0
+    """Events set aside, of all projections; None as above."""
     timers_waiting: int | None = None
     """Timers that wait for their time."""
     timers_due: int | None = None

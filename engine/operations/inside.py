@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import msgspec
 
 from ..authorization import Action, Gate
 from ..errors import Damaged, Forbidden, UsageError
+from ..health.facts import Facts
 from ..log.browsing import LogToBrowse, browse
 from ..log.history import Histories
 from ..log.selection import Selection
@@ -103,6 +104,10 @@ class Parts(msgspec.Struct, frozen=True):
     """Gives the aggregates for which most commands wait."""
 
 
+AskOwner: TypeAlias = Callable[[], Awaitable[tuple[Facts | None, str]]]
+"""Asks the owner of a shared log how it is; gives None, and why, where it does not answer."""
+
+
 class EngineOperations(Operations):
     """Operations of one engine; see `Operations` for what is asked and given."""
 
@@ -118,6 +123,7 @@ class EngineOperations(Operations):
         outside: Outside | None,
         gate: Gate | None,
         clock: Clock,
+        ask_owner: AskOwner | None = None,
     ) -> None:
         self._parts = parts
         self._statistics = statistics
@@ -130,6 +136,7 @@ class EngineOperations(Operations):
         self._outside = outside
         self._gate = gate
         self._clock = clock
+        self._ask_owner = ask_owner
         self._pace = Pace()
         self._seen: tuple[float, Overview] | None = None
         self._hot: tuple[float, Sequence[StreamCount], int] | None = None
@@ -152,8 +159,15 @@ class EngineOperations(Operations):
         parts = await self._begin(principal, "control", "*")
         now = self._clock.monotonic()
         if self._seen is None or now - self._seen[0] >= _KEPT_SECONDS:
-            self._seen = now, await self._look(parts, now)
+            self._seen = now, await self._of_owner(await self._look(parts, now))
         return self._seen[1]
+
+    async def _of_owner(self, overview: Overview) -> Overview:
+        """Give an overview with what the owner of the log folds and fires, where others own it."""
+        if self._ask_owner is None or overview.role == "owner":
+            return overview
+        facts, _ = await self._ask_owner()
+        return with_facts(overview, facts)
 
     async def _look(self, parts: Parts, now: float) -> Overview:
         numbers = self._statistics()
@@ -382,6 +396,23 @@ class EngineOperations(Operations):
         ]
         entries.sort(key=lambda entry: entry.at, reverse=True)
         return Audit(entries[max(0, offset) :][:limit], len(entries))
+
+
+def with_facts(overview: Overview, facts: Facts | None) -> Overview:
+    """Give a member's overview with what its owner tells, or without what nobody does."""
+    found = () if facts is None else facts.projections
+    lags = [each.lag_seconds for each in found if each.lag_seconds is not None]
+    return msgspec.structs.replace(
+        overview,
+        lag_events=None if facts is None else max((p.lag_events or 0 for p in found), default=0),
+        lag_seconds=max(lags, default=None),
+        troubled=[each.name for each in found if each.state in _TROUBLED],
+        parked=None if facts is None else sum(each.parked for each in found),
+        timers_waiting=None,
+        timers_due=None,
+        timers_parked=None if facts is None else facts.timers_parked,
+        timers_lag_seconds=None if facts is None else facts.timers_overdue,
+    )
 
 
 def _fullest(parts: Parts, numbers: EngineStatistics) -> Sequence[StreamCount]:

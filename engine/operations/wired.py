@@ -45,6 +45,7 @@ def operations_of(
         personal=personal,
         timer_desk=timer_desk,
         outside=None if joined is None else joined.outside,
+        ask_owner=None if joined is None else joined.health.ask_owner,
         gate=wiring.gate,
         clock=wiring.settings.ports.clock,
     )

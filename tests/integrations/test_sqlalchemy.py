@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from engine import (
 from engine.integrations.sqlalchemy import SqlReadModel
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
-from tests.support.counters import Add, Added, Counter, Emptied
+from tests.support.counters import Add, Added, Counter, Emptied, Empty
 from tests.support.mariadb import MariaServer
 from tests.support.shelf import Crash
 from tests.support.waiting import until
@@ -75,8 +75,12 @@ def count(connection: Any, event: Added | Emptied, meta: Meta) -> None:
         connection.execute(TOTALS.insert().values(counter=meta.id, total=event.amount))
 
 
-def model(database: sql.Engine, version: int = 1, apply: Any = count) -> type[Projection]:
-    events: list[type[Event]] = [Added, Emptied]
+def model(
+    database: sql.Engine,
+    version: int = 1,
+    apply: Any = count,
+    events: Sequence[type[Event]] = (Added, Emptied),
+) -> type[Projection]:
     return SqlReadModel(
         "totals", engine=database, tables=TABLES, events=events, apply=apply, version=version
     )
@@ -175,6 +179,28 @@ async def test_a_log_that_went_back_is_noticed(database: sql.Engine, tmp_path: P
         await engine.query(Kept(), at=2)
 
     assert totals(database) == {"a": 1, "b": 1}
+
+
+async def test_a_log_that_went_back_is_noticed_where_it_has_no_event_of_the_model_there(
+    tmp_path: Path,
+) -> None:
+    database = sql.create_engine(f"sqlite:///{tmp_path / 'model.db'}")
+    added: list[type[Event]] = [Added]
+    log, backup = tmp_path / "log.db", tmp_path / "backup.db"
+    async with keeping(model(database, events=added), f"sqlite:{log}") as engine:
+        await engine.query(Kept(), at=await add(engine, "a"))
+        copy_log(SystemFiles(), str(log), str(backup))
+        await engine.query(Kept(), at=await add(engine, "a", "a"))
+    async with keeping(model(database, events=added), f"sqlite:{backup}") as engine:
+        await add(engine, "lost")
+        await engine.execute(Empty("lost"))  # it takes the place of what the model had last
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await engine.query(Kept(), at=await add(engine, "b"))
+        failure = (await engine.projections.status("totals")).failure
+    assert failure is not None
+    assert "the log went back" in failure.cause
+    assert totals(database) == {"a": 3}
+    database.dispose()
 
 
 async def test_tables_of_others_are_not_touched(database: sql.Engine) -> None:
