@@ -37,7 +37,7 @@ _KITS = {
         ),
     ),
     "integrations": (
-        "Integrations: ASGI, FastAPI, console, server-sent events, OpenTelemetry, SQLAlchemy",
+        "Integrations: ASGI, FastAPI, console, MCP, server-sent events, OpenTelemetry, SQLAlchemy",
         (
             "integrations.asgi",
             "integrations.fastapi",
@@ -45,6 +45,7 @@ _KITS = {
             "integrations.health",
             "integrations.server",
             "integrations.console",
+            "integrations.mcp",
             "integrations.opentelemetry",
             "integrations.sqlalchemy",
         ),

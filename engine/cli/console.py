@@ -32,7 +32,7 @@ from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file, whole
 from .output import say
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "archive_of", "named_log"]
 
 _LOOKS: Final = frozenset({"look", "payload", "audit"})
 _PORT_MAX: Final = 65_535
@@ -64,7 +64,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "log", type=_named, metavar="URL", help="the log, as in sqlite:FILE or postgresql://..."
+        "log", type=named_log, metavar="URL", help="the log, as in sqlite:FILE or postgresql://..."
     )
     parser.add_argument("--app", metavar="APP", help="the application, as module:attribute")
     parser.add_argument(
@@ -89,7 +89,8 @@ class _Named(msgspec.Struct, frozen=True):
     backend: Backend
 
 
-def _named(text: str) -> _Named:
+def named_log(text: str) -> _Named:
+    """Give a log by its name on a command line."""
     return _Named(text, log_file(text))
 
 
@@ -113,7 +114,7 @@ async def _serve(options: argparse.Namespace, engine: Engine | None) -> int:
     async with AsyncExitStack() as opened:
         archive = None
         if engine is not None:
-            archive = await opened.enter_async_context(_archive(options, engine))
+            archive = await opened.enter_async_context(archive_of(options, engine))
         operations = await opened.enter_async_context(
             LogOperations(
                 options.log.backend,
@@ -153,7 +154,8 @@ async def _serve(options: argparse.Namespace, engine: Engine | None) -> int:
     return DONE if server.started else FAILED
 
 
-def _archive(options: argparse.Namespace, engine: Engine) -> Archive:
+def archive_of(options: argparse.Namespace, engine: Engine) -> Archive:
+    """Give what reads states of a log as an application shows them."""
     return Archive(
         engine.aggregates,
         store=store_of_text(options.log.text),

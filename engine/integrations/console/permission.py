@@ -107,6 +107,10 @@ class Permission:
                 "look",
             )
 
+    def caller_inside(self, principal: str | None) -> Caller:
+        """Give who asks from inside the process, or over its own stdin."""
+        return Caller(principal, self._gate)
+
     async def caller(self, scope: Scope) -> Caller:
         """Give who sends a request; raise Forbidden if that cannot be told."""
         if self._principal_of is None:
