@@ -27,9 +27,11 @@ __all__ = [
     "Members",
     "Overview",
     "Rates",
+    "Sagas",
     "ShownChange",
     "ShownClaim",
     "ShownProjection",
+    "ShownSaga",
     "ShownState",
     "ShownTimer",
     "StreamCount",
@@ -269,6 +271,37 @@ class Timers(msgspec.Struct, frozen=True):
     timers: Sequence[ShownTimer]
     after: tuple[str, str] | None
     """Go on behind this stream and name; None if this is the last page."""
+
+
+class ShownSaga(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance of a process manager."""
+
+    stream: str
+    """`kind:id` of the instance."""
+    version: int
+    position: int
+    """Of its last event."""
+    event: str
+    """The stored name of that."""
+    recorded: int
+    """When it was written."""
+    timers: Sequence[ShownTimer] = ()
+    """What it waits for, by name; 50 at most."""
+    commands: Sequence[ShownTimer] = ()
+    """Commands that it gave and that are not answered yet, timers and these 50 at most."""
+    state: msgspec.Raw | None = None
+    """Its fields, as JSON."""
+
+
+class Sagas(msgspec.Struct, frozen=True):
+    """Instances of process managers, the one that moved last first."""
+
+    sagas: Sequence[ShownSaga]
+    older: int | None
+    """Go on with `before` this position; None if nothing is left. There may be more to look through
+    even if few or none were found."""
+    note: str = ""
+    """Why there are none, if that is not because none moved."""
 
 
 class ShownClaim(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ from .answers import (
     LogPage,
     Members,
     Overview,
+    Sagas,
     ShownChange,
     ShownProjection,
     ShownState,
@@ -44,6 +45,7 @@ from .answers import (
 from .inside import audit_of, claims_of, hot_streams
 from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import PositionPace
+from .sagas import NO_CODE, process_kinds, sagas_page, with_states
 from .shown import (
     as_json,
     checked_limit,
@@ -312,6 +314,25 @@ class LogOperations(Operations):
             parked=parked,
             payloads=payloads,
         )
+
+    async def sagas(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 50,
+        waiting: bool = False,
+        payloads: bool = False,
+        principal: str | None = None,
+    ) -> Sagas:
+        """See `Operations.sagas`."""
+        checked_limit(limit)
+        if self._archive is None:
+            return Sagas((), None, NO_CODE)
+        kinds = process_kinds([*self._kinds.values()])
+        found = await sagas_page(
+            self._log, kinds, before=before, limit=limit, waiting=waiting, payloads=payloads
+        )
+        return await with_states(self, found, principal) if payloads else found
 
     async def claims(
         self,

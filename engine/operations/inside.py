@@ -44,6 +44,7 @@ from .answers import (
     LogPage,
     Members,
     Overview,
+    Sagas,
     ShownChange,
     ShownClaim,
     ShownProjection,
@@ -53,6 +54,7 @@ from .answers import (
 )
 from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import Pace
+from .sagas import process_kinds, sagas_page, with_states
 from .shown import (
     as_json,
     checked_limit,
@@ -352,6 +354,25 @@ class EngineOperations(Operations):
             parked=parked,
             payloads=payloads,
         )
+
+    async def sagas(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 50,
+        waiting: bool = False,
+        payloads: bool = False,
+        principal: str | None = None,
+    ) -> Sagas:
+        """See `Operations.sagas`."""
+        checked_limit(limit)
+        await self._begin(principal, "control", "timers")
+        log = (await self._begin(principal, "feed", "*")).log
+        kinds = process_kinds([*self._kinds.values()])
+        found = await sagas_page(
+            log, kinds, before=before, limit=limit, waiting=waiting, payloads=payloads
+        )
+        return await with_states(self, found, principal) if payloads else found
 
     async def claims(
         self,

@@ -21,6 +21,7 @@ from .answers import (
     LogPage,
     Members,
     Overview,
+    Sagas,
     ShownChange,
     ShownProjection,
     ShownState,
@@ -154,6 +155,22 @@ class Operations(Protocol):
         principal: str | None = None,
     ) -> Timers:
         """Give timers behind a stream and a name; with `parked`, only those that are set aside."""
+        ...
+
+    async def sagas(
+        self,
+        *,
+        before: int | None = None,
+        limit: int = 50,
+        waiting: bool = False,
+        payloads: bool = False,
+        principal: str | None = None,
+    ) -> Sagas:
+        """Give instances of process managers, the one that moved last before a position first.
+
+        - `waiting`: only those that wait for a timer, or for the answer to a command.
+        - `payloads`: with states, if there is code for them, and with commands.
+        """
         ...
 
     async def claims(

@@ -183,14 +183,15 @@ async def timers_page(
             if len(found) == limit:
                 last = found[-1]
                 return Timers(found, (last.stream, last.name))
-            found.append(_timer(timer, payloads=payloads))
+            found.append(shown_timer(timer, payloads=payloads))
         if len(page) < wanted:
             return Timers(found, None)
         looked_at, after = looked_at + len(page), page[-1].key
     return Timers(found, after)
 
 
-def _timer(timer: WaitingTimer, *, payloads: bool) -> ShownTimer:
+def shown_timer(timer: WaitingTimer, *, payloads: bool) -> ShownTimer:
+    """Give a timer as operators are shown it."""
     return ShownTimer(
         stream=timer.stream,
         name=timer.name,

@@ -135,3 +135,21 @@ async def test_the_keyboard_the_live_tail_and_a_phone(browser: Browser, tmp_path
         await page.until("document.querySelector('#state').textContent.includes('text 0')")
         await keep_shot(page, "aggregate-phone")
         await quiet(page)
+
+
+async def test_process_managers_under_way(browser: Browser, tmp_path: Path) -> None:
+    async with (
+        server("tests.console.served_sagas:app", ROOT, NOTES=str(tmp_path)) as served,
+        browser.page(f"{served.url}/ops/", width=1_200, height=800) as page,
+    ):
+        await page.until("document.querySelector('.tiles') !== null")
+        await page.prefer("light")
+        await at(page, "sagas", "document.querySelectorAll('#page tbody tr').length === 3")
+        assert "patience: give-up" in await page.text("#page tbody tr:last-child")
+        await keep_shot(page, "sagas-light")
+        await page.ask("document.querySelector('#sagas-waiting').click()")
+        await page.until("document.querySelectorAll('#page tbody tr').length === 2")
+        await page.ask("document.querySelector('#sagas-payloads').click()")
+        await page.until("document.querySelectorAll('#page tbody pre').length === 4")
+        await keep_shot(page, "sagas-payloads")
+        await quiet(page)

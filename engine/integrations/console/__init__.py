@@ -14,9 +14,11 @@ from ...operations.answers import LogPage as LogPage
 from ...operations.answers import Members as Members
 from ...operations.answers import Overview as Overview
 from ...operations.answers import Rates as Rates
+from ...operations.answers import Sagas as Sagas
 from ...operations.answers import ShownChange as ShownChange
 from ...operations.answers import ShownClaim as ShownClaim
 from ...operations.answers import ShownProjection as ShownProjection
+from ...operations.answers import ShownSaga as ShownSaga
 from ...operations.answers import ShownState as ShownState
 from ...operations.answers import ShownTimer as ShownTimer
 from ...operations.answers import StreamCount as StreamCount
@@ -43,9 +45,11 @@ __all__ = [
     "Overview",
     "PrincipalOf",
     "Rates",
+    "Sagas",
     "ShownChange",
     "ShownClaim",
     "ShownProjection",
+    "ShownSaga",
     "ShownState",
     "ShownTimer",
     "StreamCount",

@@ -23,6 +23,7 @@ from ...operations.answers import (
     LogPage,
     Members,
     Overview,
+    Sagas,
     ShownChange,
     ShownProjection,
     ShownState,
@@ -123,6 +124,17 @@ class AskTimers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Limit = 100
     parked: bool = False
     payloads: bool = False
+
+
+class AskSagas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which instances of process managers: those that moved last before a position."""
+
+    before: Whole | None = None
+    limit: Limit = 50
+    waiting: bool = False
+    """Only those that wait for a timer, or for the answer to a command."""
+    payloads: bool = False
+    """Whether to give states and commands too: takes the action "payload"."""
 
 
 class AskClaims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -268,6 +280,18 @@ async def _timers(ask: Operations, given: AskTimers, who: Caller) -> Timers:
     )
 
 
+async def _sagas(ask: Operations, given: AskSagas, who: Caller) -> Sagas:
+    if given.payloads:
+        await who.check("payload")
+    return await ask.sagas(
+        before=given.before,
+        limit=given.limit,
+        waiting=given.waiting,
+        payloads=given.payloads,
+        principal=who.principal,
+    )
+
+
 async def _claims(ask: Operations, given: AskClaims, who: Caller) -> Claims:
     return await ask.claims(
         after=(given.after_name, given.after_value), limit=given.limit, principal=who.principal
@@ -391,6 +415,13 @@ ENDPOINTS: Final[Sequence[Endpoint]] = (
         target="stream",
     ),
     _get("timers", _timers, Timers, "Commands that wait for their time.", takes=AskTimers),
+    _get(
+        "sagas",
+        _sagas,
+        Sagas,
+        "Process managers: what each did last, what it waits for, its commands under way.",
+        takes=AskSagas,
+    ),
     _get(
         "claims",
         _claims,

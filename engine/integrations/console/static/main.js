@@ -17,12 +17,13 @@ const PAGES = [
   ["log", "Log", log.show, "look"],
   ["aggregate", "Aggregate", aggregate.show, "look"],
   ["timers", "Timers", tables.timers, "look"],
+  ["sagas", "Sagas", tables.sagas, "look"],
   ["claims", "Claims", tables.claims, "payload"],
   ["members", "Members", tables.members, "look"],
   ["audit", "Audit", tables.audit, "audit"],
 ];
 const KEYS = [
-  ["1 … 9", "the pages, in their order"],
+  ["1 … 9, 0", "the pages, in their order"],
   ["/", "the first field of the page"],
   ["j, k", "the next and the previous row"],
   ["?", "this list"],
@@ -146,7 +147,7 @@ function pressed(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) return;
   const links = [...there("pages").children];
-  if (/^[1-9]$/.test(event.key) && links[event.key - 1]) links[event.key - 1].click();
+  if (/^[0-9]$/.test(event.key)) links[(Number(event.key) + 9) % 10]?.click();
   else if (event.key === "/") there("page").querySelector("input:not([type=range]), select")?.focus();
   else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
   else if (event.key === "?") there("keys").showModal();

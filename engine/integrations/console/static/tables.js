@@ -41,6 +41,21 @@ function more(after, next) {
   return after === null ? null : made("p", { class: "act pages" }, button("Next page", () => next(after)));
 }
 
+export async function sagas(where, { may, go, query }) {
+  const waiting = query.waiting === "1";
+  const payloads = query.payloads === "1" && may("payload");
+  const found = await get("sagas", { before: query.before, waiting: waiting || undefined, payloads: payloads || undefined, limit: PAGE / 2 });
+  const named = (each) => made("li", {}, each.name.includes(".") ? each.command : `${each.name}: ${each.command}`, " ", each.attempts || each.parked ? standing(each) : made("span", { class: "quiet" }, moment(each.due)), each.payload === null ? null : json(each.payload));
+  const listed = (all) => all.length ? made("ul", { class: "plain" }, ...all.map(named)) : made("span", { class: "quiet" }, "none");
+  put(where, made("div", { class: "card filters" },
+    made("label", { class: "check" }, made("input", { type: "checkbox", id: "sagas-waiting", checked: waiting, change: () => go("sagas", { ...query, before: null, waiting: waiting ? null : 1 }) }), "Only those that wait"),
+    may("payload") ? made("label", { class: "check" }, made("input", { type: "checkbox", id: "sagas-payloads", checked: payloads, change: () => go("sagas", { ...query, payloads: payloads ? null : 1 }) }), "With their states") : null),
+  card("Process managers", table("Sagas", [["Moved"], ["Instance"], ["Last event"], ["Waits for"], ["Commands under way"]],
+    found.sagas.map((each) => [moment(each.recorded), [stream(each.stream), each.state === null ? null : json(each.state)], `${each.event}, version ${each.version}`, listed(each.timers), listed(each.commands)]), found.note || "No process manager has moved."),
+  more(found.older, (before) => go("sagas", { ...query, before }))));
+  return 0;
+}
+
 export async function claims(where, { go, query }) {
   const found = await get("claims", { after_name: query.after_name, after_value: query.after_value, limit: PAGE });
   const name = made("input", { id: "claims-name", type: "search", placeholder: "email", value: query.after_name ?? "", autocomplete: "off" });
