@@ -1,7 +1,8 @@
 """`python -m tests.damage --flips N`: flips bits in a log's files; each that matters must be told.
 
-`--seed S` begins elsewhere; a flip is told by its number, and `--only NUMBER` does it alone. The
-exit status is 1 where a flip changed what is read, and `verify` told nothing.
+`--seed S` begins elsewhere, and Ctrl-C sums up what was done. A flip is told by its number, and
+`--only NUMBER` does it alone. The exit status is 1 where a flip changed what is read, and `verify`
+told nothing.
 """
 
 from __future__ import annotations
@@ -39,17 +40,21 @@ def run(flipper: Flipper, numbers: range | list[int]) -> int:
     begun = time.monotonic()
     found: Counter[tuple[str, str]] = Counter()
     unseen = []
-    for number in numbers:
-        flip = flipper.flip(number)
-        found[flip.file, flip.outcome] += 1
-        if flip.outcome == "UNSEEN":
-            unseen.append(flip)
+    try:
+        for number in numbers:
+            flip = flipper.flip(number)
+            found[flip.file, flip.outcome] += 1
+            if flip.outcome == "UNSEEN":
+                unseen.append(flip)
+                print(f"UNSEEN {number} of {flip.file}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        pass  # what was flipped so far is summed up
     seconds = time.monotonic() - begun
     for (file, outcome), count in sorted(found.items()):
         print(f"{file:24} {outcome:10} {count:8,}")
     for flip in unseen[:SHOWN]:
         print(f"UNSEEN {flip.number}, byte {flip.byte} of {flip.file}: {flipper.difference(flip)}")
-    print(f"{len(numbers):,} flips in {seconds:.1f} s, {len(unseen):,} went unseen")
+    print(f"{found.total():,} flips in {seconds:.1f} s, {len(unseen):,} went unseen")
     return 1 if unseen else 0
 
 
