@@ -44,14 +44,14 @@ async def idle(engine: Engine, simulation: Simulation) -> None:
 
 
 def test_a_sound_program_holds_through_all_that_goes_wrong() -> None:
-    done = simulate(engine_of, workload, charged_and_booked_once, seeds=16)
+    done = simulate(engine_of, workload, charged_and_booked_once, seeds=10)
 
-    assert done.seeds == 16
-    assert done.crashes > 8
+    assert done.seeds == 10
+    assert done.crashes > 5
     assert done.disk_errors > 0
-    assert done.answers["receipt"] > 50
-    assert done.answers["answer lost"] > 5
-    assert done.seconds > 8 * 3 * 86_400, "timers of days were waited for"
+    assert done.answers["receipt"] > 30
+    assert done.answers["answer lost"] > 2
+    assert done.seconds > 4 * 3 * 86_400, "timers of days were waited for"
 
 
 def test_a_delivery_that_counts_twice_after_a_crash_is_found_and_replays() -> None:
