@@ -20,7 +20,14 @@ from typing import Final
 
 from .ledger import Ledger, hash_of_code
 from .points import EVERY, Every, places
-from .sweep import Finding, run_worlds, try_joining_seed, try_postgres_seed, try_seed
+from .sweep import (
+    Finding,
+    run_worlds,
+    try_joining_seed,
+    try_mixing_seed,
+    try_postgres_seed,
+    try_seed,
+)
 
 SAVED_EVERY: Final = 500
 _COMMAND: Final = "python -m tests.simulation"
@@ -55,14 +62,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--joining", action="store_true", help="seeds of engines that share a log on such a server"
     )
+    parser.add_argument(
+        "--mixing",
+        action="store_true",
+        help="seeds that mix claims, joint decisions, reactions, processes and timers",
+    )
     parser.add_argument("--step", type=int, default=1, help="of places: only every so many-th")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--stop", action="store_true", help="end at the first bad seed")
     parser.add_argument("--ledger", type=Path, help="a file of what was run, to go on from")
     parser.add_argument("--progress", action="store_true", help="say how far it is, on stderr")
     options = parser.parse_args()
-    if (options.postgres or options.joining) and (options.every or options.ledger):
-        parser.error("a modelled server goes with seeds alone: it has no places and no ledger")
+    other = options.postgres or options.joining or options.mixing
+    if other and (options.every or options.ledger):
+        parser.error("this world goes with seeds alone: it has no places and no ledger")
     return options
 
 
@@ -83,6 +96,8 @@ def _sweep(options: argparse.Namespace, ledger: Ledger | None) -> int:
         world, replay = try_postgres_seed, f"{_COMMAND} --postgres --seeds 1 --first"
     if options.joining:
         world, replay = try_joining_seed, f"{_COMMAND} --joining --seeds 1 --first"
+    if options.mixing:
+        world, replay = try_mixing_seed, f"{_COMMAND} --mixing --seeds 1 --first"
     with contextlib.closing(run_worlds(world, seeds, options.jobs)) as findings:
         for finding in findings:
             done += 1

@@ -17,6 +17,7 @@ import msgspec
 
 from .checker import judge
 from .joining.world import run_joining_seed
+from .mixing import run_seed as run_mixing_seed
 from .postgres.judge import judge_world
 from .postgres.views_world import run_views_seed
 from .postgres.world import World
@@ -29,6 +30,7 @@ __all__ = [
     "counts_of",
     "run_worlds",
     "try_joining_seed",
+    "try_mixing_seed",
     "try_postgres_seed",
     "try_seed",
 ]
@@ -88,6 +90,15 @@ def try_postgres_seed(seed: int) -> Finding:
 def try_joining_seed(seed: int) -> Finding:
     """Do the same with a seed of engines that share a log on such a server."""
     return _try_world(seed, run_joining_seed)
+
+
+def try_mixing_seed(seed: int) -> Finding:
+    """Do the same with a seed that mixes all that follows from events."""
+    told = run_mixing_seed(seed)
+    problems = list(told.problems)
+    if seed % 100 == 7 and run_mixing_seed(seed).digest != told.digest:
+        problems.append("the second run of this seed took another way")
+    return Finding(seed, problems, {**told.found, "crashes": told.crashes})
 
 
 def _try_world(seed: int, run: Callable[[int], World]) -> Finding:
