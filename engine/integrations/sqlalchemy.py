@@ -13,12 +13,12 @@ import importlib
 import types
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
-from typing import Any, ClassVar, Final, TypeAlias, cast
+from typing import Any, ClassVar, Final, TypeAlias
 
 from ..errors import BrokerFailed, DefinitionError
 from ..model.messages import Event, Meta
 from ..model.sink import Delivery, Sink
+from .read_model import DIGITS, batch_of, named
 
 __all__ = ["Apply", "SqlReadModel"]
 
@@ -29,14 +29,6 @@ CHECKPOINTS: Final = "foldline_checkpoints"
 NAME_MAX: Final = 100
 _BEING_MADE: Final = -1
 """In place of a position, while tables are made anew."""
-_DIGITS: Final = 32
-
-
-def _named(delivery: Delivery[Event]) -> str:
-    """Name an event, so that another one at its position is told from it."""
-    meta = delivery.meta
-    text = f"{meta.stream} {meta.version} {meta.recorded} {type(delivery.event).event_name}"
-    return blake2b(text.encode(), digest_size=_DIGITS // 2).hexdigest()
 
 
 class _Keeping(Sink):
@@ -76,7 +68,7 @@ class _Keeping(Sink):
         ).one()
         apply = type(self).model_apply
         for delivery in batch:
-            if delivery.position == position and _named(delivery) != event:
+            if delivery.position == position and named(delivery) != event:
                 raise self._went_back(position)
             # Who repeats events comes to the last one of them, unless the log has it no more.
             if delivery.position > position and self._is_before:
@@ -85,7 +77,7 @@ class _Keeping(Sink):
             if delivery.position > position:
                 apply(connection, delivery.event, delivery.meta)
         if batch[-1].position > position:
-            now = {"position": batch[-1].position, "event": _named(batch[-1])}
+            now = {"position": batch[-1].position, "event": named(batch[-1])}
             connection.execute(table.update().where(table.c.name == name).values(**now))
 
     def _went_back(self, position: int) -> BrokerFailed:
@@ -106,7 +98,7 @@ class _Keeping(Sink):
             sql.Column("version", sql.Integer, nullable=False),
             sql.Column("log_id", sql.String(NAME_MAX), nullable=False),
             sql.Column("position", sql.BigInteger, nullable=False),
-            sql.Column("event", sql.String(_DIGITS), nullable=False),
+            sql.Column("event", sql.String(DIGITS), nullable=False),
         )
         own.create_all(self.model_engine)
         return table
@@ -204,10 +196,7 @@ def SqlReadModel(  # noqa: N802 - what it gives is a class, to be declared like 
     async def deliver(self: _Keeping, batch: Any) -> None:
         await self.keep(batch)
 
-    union, delivery, sequence = found[0], cast("Any", Delivery), cast("Any", Sequence)
-    for cls in found[1:]:
-        union = union | cls
-    deliver.__annotations__ = {"batch": sequence[delivery[union]], "return": None}
+    deliver.__annotations__ = {"batch": batch_of(found), "return": None}
     members = {
         "deliver": deliver,
         "transient": (OSError, errors.OperationalError),

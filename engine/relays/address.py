@@ -6,6 +6,7 @@ connection, unless `allow` says less by name. Nothing is connected or resolved h
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -19,7 +20,7 @@ from ..runtime.secret import Secret
 
 __all__ = ["Address", "Broker", "Weakness", "read_address"]
 
-Broker: TypeAlias = Literal["kafka", "nats", "rabbitmq", "redis"]
+Broker: TypeAlias = Literal["kafka", "nats", "rabbitmq", "redis", "sns", "sqs"]
 Weakness: TypeAlias = Literal["memory", "fsync", "unclean", "plaintext"]
 """What a broker may lack if `allow` names it: a copy on disk, a sync of it or a second copy before
 it confirms, a leader that has all that was confirmed, and encryption off this machine."""
@@ -33,8 +34,14 @@ _SCHEMES: Final[dict[str, tuple[Broker, bool, int]]] = {
     "amqps": ("rabbitmq", True, 5671),
     "redis": ("redis", False, 6379),
     "rediss": ("redis", True, 6379),
+    "sns+http": ("sns", False, 80),
+    "sns": ("sns", True, 443),
+    "sqs+http": ("sqs", False, 80),
+    "sqs": ("sqs", True, 443),
 }
 """By scheme: which broker, whether encrypted, and at which port it listens."""
+AWS: Final = ("sns", "sqs")
+_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +54,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     password: Secret | None = None
     path: str = ""
-    """A database of Redis, or a virtual host of RabbitMQ."""
+    """A database of Redis, or a region of AWS: without one its host is the region."""
     is_encrypted: bool = False
     allow: frozenset[Weakness] = frozenset()
 
@@ -84,13 +91,9 @@ def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
             "the URL of a broker has no options behind a question mark: give them by keyword"
         )
     path = unquote(parts.path.removeprefix("/"))
-    if path and not (broker == "redis" and path.isascii() and path.isdigit()):
-        raise DefinitionError(
-            "the URL of a broker ends with its host; one of Redis may have the number of a "
-            "database behind it, as redis://localhost/0"
-        )
-    if broker == "kafka" and password is not None and user is None:
-        raise DefinitionError("the URL of Kafka has a user and a password, or neither")
+    _check_path(broker, hosts[0][0], path)
+    if broker in {"kafka", *AWS} and password is not None and user is None:
+        raise DefinitionError(f"the URL of {broker} has a user and a password, or neither")
     if len(hosts) > 1 and broker not in {"kafka", "nats"}:
         raise DefinitionError(f"the URL of {broker} names one host, and this one {len(hosts)}")
     address = Address(
@@ -110,6 +113,21 @@ def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
             f'{secure}://, or allow=["plaintext"] for a network that you trust'
         )
     return address
+
+
+def _check_path(broker: Broker, host: str, path: str) -> None:
+    """Raise DefinitionError where a URL says more than is read, or names no region."""
+    if broker in AWS:
+        if not _REGION.fullmatch(path or host):
+            raise DefinitionError(
+                f"the URL of {broker} names a region, as {broker}://eu-central-1, or a host and "
+                f"its region, as {broker}://{broker}.example.com/eu-central-1"
+            )
+    elif path and not (broker == "redis" and path.isascii() and path.isdigit()):
+        raise DefinitionError(
+            "the URL of a broker ends with its host; one of Redis may have the number of a "
+            "database behind it, as redis://localhost/0"
+        )
 
 
 def _host(text: str, default: int) -> tuple[str, int]:

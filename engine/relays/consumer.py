@@ -46,7 +46,7 @@ from ..runtime.safely import safe_logger
 from .address import Weakness, read_address
 from .inlet import Inlet, Message, Received, open_inlet
 from .lanes import ids_of, lanes_of
-from .outlet import check_installed
+from .outlet import check_installed, load
 
 __all__ = ["Consumed", "Consumer"]
 
@@ -92,8 +92,8 @@ class Consumer:
     """Executes commands that messages of a broker ask for.
 
     - `source`: the broker, by the URL that a Relay takes.
-    - `topic`: what is read: the subject of NATS, the queue of RabbitMQ, the stream of Redis, or the
-      topic of Kafka.
+    - `topic`: what is read: the subject of NATS, the queue of RabbitMQ or SQS, the stream of Redis,
+      or the topic of Kafka.
     - `name`: how the broker remembers what was read: a durable consumer, a consumer group. One
       process at a time reads under a name.
     - `to_command`: gives the command of a message, or an Envelope, or None for a message to pass
@@ -166,6 +166,7 @@ class Consumer:
         UsageError for an engine that was not started, or runs elsewhere.
         """
         _check_here(engine)
+        await load(self._address)
         failed_in_a_row = 0
         try:
             while True:

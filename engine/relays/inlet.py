@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
+from ..errors import DefinitionError
 from .address import Address
 
 __all__ = ["REASON", "WAIT_SECONDS", "Inlet", "Message", "Received", "open_inlet"]
@@ -78,6 +79,11 @@ def open_inlet(
     """Give what takes messages, not yet connected.
 
     `name` is what the broker remembers by how far it was read, and `dead` is where the dead go.
+    Raises DefinitionError for a broker that nobody reads.
     """
+    if address.broker == "sns":
+        raise DefinitionError(
+            "a topic of SNS is not read: subscribe a FIFO queue to it, and read that by sqs://"
+        )
     module: Any = importlib.import_module(f".{address.broker}_inlet", __package__)
     return cast("Inlet", module.make_inlet(address, name, topic, dead, tls))

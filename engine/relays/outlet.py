@@ -8,6 +8,7 @@ the projector does. A client library is imported when a connection is made.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import ssl
@@ -24,6 +25,7 @@ __all__ = [
     "PER_TURN",
     "Outlet",
     "check_installed",
+    "load",
     "open_outlet",
     "tls_problem",
 ]
@@ -37,12 +39,15 @@ ANSWER_SECONDS: Final = 10.0
 """How long a broker may take to confirm a batch."""
 LINKS_MAX: Final = 20
 """Of a chain of errors that are looked at."""
-_LIBRARIES: Final[dict[Broker, str]] = {
-    "kafka": "aiokafka",
-    "nats": "nats",
-    "rabbitmq": "aio_pika",
-    "redis": "redis",
+_LIBRARIES: Final[dict[Broker, tuple[str, str]]] = {
+    "kafka": ("aiokafka", "kafka"),
+    "nats": ("nats", "nats"),
+    "rabbitmq": ("aio_pika", "rabbitmq"),
+    "redis": ("redis", "redis"),
+    "sns": ("aiobotocore", "aws"),
+    "sqs": ("aiobotocore", "aws"),
 }
+"""By broker: its client library, and the extra that has it."""
 
 
 class Outlet(Protocol):
@@ -63,11 +68,17 @@ class Outlet(Protocol):
 
 def check_installed(address: Address) -> None:
     """Raise DefinitionError where the client library of a broker is not installed."""
-    library = _LIBRARIES[address.broker]
+    library, extra = _LIBRARIES[address.broker]
     if importlib.util.find_spec(library) is None:
         raise DefinitionError(
-            f"{address} needs the library {library}: pip install 'foldline[{address.broker}]'"
+            f"{address} needs the library {library}: pip install 'foldline[{extra}]'"
         )
+
+
+async def load(address: Address) -> None:
+    """Import the client library of a broker in a thread: the loop is not blocked meanwhile."""
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, importlib.import_module, _LIBRARIES[address.broker][0])
 
 
 def open_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> Outlet:
@@ -78,15 +89,17 @@ def open_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> Outl
 
 def tls_problem(address: Address, error: BaseException | None) -> BrokerFailed | None:
     """Give what is wrong with the encryption of a connection, where it is that."""
+    why: str | None = None
     for _ in range(LINKS_MAX):
         if error is None:
             break
         if isinstance(error, ssl.SSLError):
-            why = getattr(error, "verify_message", "") or "the server does not offer it"
-            return BrokerFailed(
-                f"no encrypted connection to {address}: {why}. Give tls= with the authority that "
-                f"signed the server's certificate, or mend the server",
-                passes=False,
-            )
+            why = why or getattr(error, "verify_message", "")
         error = error.__cause__ or error.__context__
-    return None
+    if why is None:
+        return None
+    return BrokerFailed(
+        f"no encrypted connection to {address}: {why or 'the server does not offer it'}. Give tls= "
+        f"with the authority that signed the server's certificate, or mend the server",
+        passes=False,
+    )

@@ -23,7 +23,7 @@ from .address import Address, Weakness
 from .message import Outgoing, headers_of, place_of, waves
 from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
 
-__all__ = ["RedisOutlet", "connect", "make_outlet"]
+__all__ = ["RedisOutlet", "check_settings", "connect", "failure_of", "make_outlet"]
 
 _HAS_LATER: Final = "equal or smaller"
 _PASSES: Final = (
@@ -68,7 +68,7 @@ class RedisOutlet:
         try:
             if self._client is None:
                 self._client = await connect(self._address, self._name, self._tls)
-                await self._check_settings()
+                self._in_waves = await check_settings(self._client, self._address)
             for topic in {message.topic for message in batch} - self._ends.keys():
                 self._ends[topic] = _place_of(await self._last(topic, batch))
             for wave in waves(batch) if self._in_waves else [batch]:
@@ -90,32 +90,6 @@ class RedisOutlet:
         if client is not None:
             with contextlib.suppress(Exception):
                 await client.aclose()
-
-    async def _check_settings(self) -> None:
-        """Raise BrokerFailed where the server does not keep what it confirms."""
-        errors: Any = importlib.import_module("redis.exceptions")
-        self._in_waves = True
-        try:
-            told: Mapping[str, str] = await self._client.config_get(*_SETTINGS)
-        except errors.ResponseError:
-            self._refuse("memory", "does not tell its settings, so nobody knows what it keeps")
-            return
-        if told.get("appendonly") != "yes":
-            self._refuse("memory", "keeps messages in memory only (appendonly is off)")
-        elif told.get("appendfsync") != "always":
-            self._refuse("fsync", "confirms before the disk has a message (appendfsync)")
-        policy = told.get("maxmemory-policy", "")
-        is_bounded = told.get("maxmemory", "0") != "0"
-        self._in_waves = is_bounded or told.get("min-replicas-to-write", "0") != "0"
-        if is_bounded and policy.startswith("allkeys"):
-            self._refuse("memory", f"removes streams when memory is short ({policy})")
-
-    def _refuse(self, weakness: Weakness, what: str) -> None:
-        if weakness not in self._address.allow:
-            raise BrokerFailed(
-                f'{self._address} {what}: mend that, or give the relay allow=["{weakness}"]',
-                passes=False,
-            )
 
     async def _last(self, topic: str, batch: Sequence[Outgoing]) -> Any:
         """Give the last entry of a stream; raise BrokerFailed where it is of others."""
@@ -186,6 +160,36 @@ class RedisOutlet:
 def _log_of(identity: str) -> str:
     """Give the id of the log of a message's id."""
     return place_of(identity).rpartition("-")[0]
+
+
+async def check_settings(client: Any, address: Address) -> bool:
+    """Tell whether a server may refuse one message and take the next.
+
+    Raises BrokerFailed where it does not keep what it confirms.
+    """
+    errors: Any = importlib.import_module("redis.exceptions")
+
+    def refuse(weakness: Weakness, what: str) -> None:
+        if weakness not in address.allow:
+            raise BrokerFailed(
+                f'{address} {what}: mend that, or give the sink allow=["{weakness}"]',
+                passes=False,
+            )
+
+    try:
+        told: Mapping[str, str] = await client.config_get(*_SETTINGS)
+    except errors.ResponseError:
+        refuse("memory", "does not tell its settings, so nobody knows what it keeps")
+        return True
+    if told.get("appendonly") != "yes":
+        refuse("memory", "keeps all in memory only (appendonly is off)")
+    elif told.get("appendfsync") != "always":
+        refuse("fsync", "confirms before the disk has it (appendfsync)")
+    policy = told.get("maxmemory-policy", "")
+    is_bounded = told.get("maxmemory", "0") != "0"
+    if is_bounded and policy.startswith("allkeys"):
+        refuse("memory", f"removes keys when memory is short ({policy})")
+    return is_bounded or told.get("min-replicas-to-write", "0") != "0"
 
 
 def _id_of(message: Outgoing) -> str:
@@ -276,6 +280,6 @@ def failure_of(address: Address, error: BaseException) -> BrokerFailed:
         what = "has no room" if isinstance(error, errors.OutOfMemoryError) else "takes no messages"
         return BrokerFailed(f"{address} {what} now ({kind})", passes=True)
     return BrokerFailed(
-        f"{address} refuses to add to the stream ({kind}): see its log and this user's rights",
+        f"{address} refuses the command ({kind}): see its log and this user's rights",
         passes=False,
     )

@@ -17,14 +17,16 @@ from typing import Any, ClassVar, Final, Literal, cast
 from ..errors import DefinitionError
 from ..model.messages import Event
 from ..model.sink import Delivery, Sink
-from .address import Address, Weakness, read_address
+from .address import AWS, Address, Weakness, read_address
 from .message import Encode, Former, Outgoing, Topic
-from .outlet import PER_TURN, Outlet, check_installed, open_outlet
+from .outlet import PER_TURN, Outlet, check_installed, load, open_outlet
 
 __all__ = ["Relay"]
 
 BATCH: Final = 1_000
 """Events of one delivery."""
+AWS_BATCH: Final = 200
+"""The same for AWS: if all are of one aggregate, each is a call of its own."""
 PART_BYTES: Final = 1024 * 1024
 """Bodies that are on their way before the broker confirms the first: a slow line gets through."""
 
@@ -53,6 +55,7 @@ class Publishing(Sink):
             if index % PER_TURN == 0:
                 await asyncio.sleep(0)
         if self._outlet is None:
+            await load(self.relay_address)
             name = f"foldline {self.__definition__.name}"
             self._outlet = open_outlet(self.relay_address, name, self.relay_tls)
         for part in parts(messages):
@@ -98,13 +101,14 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
 
     - `name`: of the projection; its checkpoint is kept under it.
     - `to`: the broker: "nats://host", "amqp://host/vhost", "redis://host/0",
-      "kafka://host,another". An encrypted connection, which is the rule off this machine, has
-      "tls://", "amqps://", "rediss://" or "kafkas://".
+      "kafka://host,another", "sqs://region" or "sns://region". An encrypted connection, which is
+      the rule off this machine, has "tls://", "amqps://", "rediss://" or "kafkas://"; SQS and SNS
+      have it always.
     - `events`: classes of events; `[Event]` for all.
     - `topic`: what takes the messages, or a function of event and `Meta` that gives it. It is the
-      subject of NATS, the queue of RabbitMQ or "exchange:name/key", the stream of Redis, or the
-      topic of Kafka. In NATS a stream that takes the subject must exist, in RabbitMQ the queue or
-      exchange, and in Kafka the topic.
+      subject of NATS, the queue of RabbitMQ or "exchange:name/key", the stream of Redis, the
+      topic of Kafka, the FIFO queue of SQS by name or ARN, or the FIFO topic of SNS by ARN. In NATS
+      a stream that takes the subject must exist; of the others only Redis makes what is missing.
     - `version`: raise it to publish everything again, with the same ids.
     - `slices`: so many batches are under way at once, each with streams of its own. Redis takes 1.
     - `on_poison`: what becomes of a message that the broker does not take, or that cannot be
@@ -150,6 +154,7 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
     deliver.__annotations__ = {"batch": sequence[delivery[union]], "return": None}
     members = {
         "deliver": deliver,
+        "events_max": AWS_BATCH if address.broker in AWS else BATCH,
         "relay_address": address,
         "relay_former": former,
         "relay_tls": tls,

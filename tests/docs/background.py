@@ -16,7 +16,8 @@ from typing import Final
 
 import pytest
 
-from tests.support.brokers import NatsServer, RabbitServer
+from tests.support.aws_server import REGION, SqsServer
+from tests.support.brokers import PASSWORD, USER, NatsServer, RabbitServer
 from tests.support.kafka_server import KafkaServer
 from tests.support.other_stores import OldDatabase
 
@@ -193,11 +194,34 @@ class Kafka:
         self._server.close()
 
 
-BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | Kafka | OldDatabase]]] = {
+class Sqs:
+    """An emulator of SQS on a free port, which the clients of AWS are told of too."""
+
+    name = "SQS"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = SqsServer(folder / ".sqs")
+        self._server.start()
+        self.url = self._server.url
+        """Where it is."""
+        self.variables = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.port}",
+            "AWS_ACCESS_KEY_ID": USER,
+            "AWS_SECRET_ACCESS_KEY": PASSWORD,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def end(self) -> None:
+        """End it."""
+        self._server.close()
+
+
+BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase]]] = {
     "KAFKA": Kafka,
     "REDIS": Redis,
     "NATS": Nats,
     "RABBITMQ": Rabbit,
+    "SQS": Sqs,
     "OLD": OldDatabase,
 }
 """By the name of the variable that says where each is, without `_URL`."""

@@ -148,6 +148,7 @@ class Reader:
         brokers = [made(self.folder) for name, made in BROKERS.items() if f"{name}_URL" in text]
         for broker in brokers:
             self._variables[f"{broker.name}_URL"] = broker.url
+            self._variables |= getattr(broker, "variables", {})
         try:
             for block in blocks(text):
                 written += text[end : block.place[0]] + self._do(block, text)

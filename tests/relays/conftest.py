@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.aws_server import SqsServer
 from tests.support.brokers import Broker, NatsServer, RabbitServer, RedisServer
 from tests.support.kafka_server import KafkaServer
 
@@ -16,6 +17,7 @@ BROKERS: dict[str, type[Broker]] = {
     "nats": NatsServer,
     "rabbitmq": RabbitServer,
     "redis": RedisServer,
+    "sqs": SqsServer,
 }
 _numbers = itertools.count(1)
 
@@ -37,10 +39,10 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         server.close()
 
 
-# Kafka's server is a chain of three processes, and its client connects thrice: it has more time.
+SLOW = {"kafka", "sqs"}
+"""A chain of processes, or an emulator in Python: their tests have more time."""
 PARAMETERS = [
-    pytest.param(name, marks=pytest.mark.slow if name == "kafka" else ())
-    for name in sorted(BROKERS)
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(BROKERS)
 ]
 
 

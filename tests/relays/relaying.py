@@ -22,7 +22,12 @@ def relay_to(
     broker: Broker, topic: Any = "counted", *, url: str | None = None, **options: Any
 ) -> type[Projection]:
     given: dict[str, Any] = {"events": [Added], **options}
-    return Relay("outbound", to=url or broker.url, topic=topic, **given)
+
+    def name_of(event: Any, meta: Any) -> str:
+        return broker.named(topic(event, meta))
+
+    where = name_of if callable(topic) else broker.named(topic)
+    return Relay("outbound", to=url or broker.url, topic=where, **given)
 
 
 def relaying(relay: type[Projection], store: str = "memory:", **options: Any) -> Engine:

@@ -28,8 +28,8 @@ def to_command(message: Message) -> Command | Envelope | None:
 
 def consumer_of(broker: Broker, topic: str, **options: Any) -> Consumer:
     given: dict[str, Any] = {"name": f"of-{topic}", "to_command": to_command}
-    given |= {"source": broker.url, "dead": f"{topic}-dead", **options}
-    return Consumer(topic=topic, **given)
+    given |= {"source": broker.url, "dead": broker.named(f"{topic}-dead"), **options}
+    return Consumer(topic=broker.named(topic), **given)
 
 
 async def topics(broker: Broker, topic: str) -> None:
@@ -58,7 +58,7 @@ async def test_each_message_becomes_a_command_with_a_key_of_its_own(
         assert await total(engine, "a") == "7 at 2"
         history = [logged.meta async for logged in engine.history(Counter, "a")]
 
-    assert [meta.key for meta in history] == [f"{topic} m-1", f"{topic} m-2"]
+    assert [meta.key for meta in history] == [f"{broker.named(topic)} m-{n}" for n in (1, 2)]
     assert history[0].correlation == "order 7"
     assert consumer.statistics().passed == 1
 

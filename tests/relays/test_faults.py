@@ -87,7 +87,7 @@ async def test_a_missing_topic_stops_it_until_there_is_one(broker: Broker, topic
             await published(engine, position)
         found = await status(engine)
         assert found.failure is not None
-        assert f"{topic!r}" in found.failure.cause
+        assert f"{broker.named(topic)!r}" in found.failure.cause
         assert found.parked == 0
         await broker.create(topic)
         await engine.projections.resume("outbound")

@@ -25,7 +25,8 @@ def to_command(message: Message) -> Command | Envelope:
 
 def consumer_of(broker: Broker, topic: str, **options: Any) -> Consumer:
     given: dict[str, Any] = {"name": f"of-{topic}", "to_command": to_command}
-    return Consumer(broker.url, topic=topic, dead=f"{topic}-dead", **(given | options))
+    given |= {"topic": broker.named(topic), "dead": broker.named(f"{topic}-dead")}
+    return Consumer(broker.url, **(given | options))
 
 
 async def topics(broker: Broker, topic: str) -> None:

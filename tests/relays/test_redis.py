@@ -40,8 +40,8 @@ def weak(tmp_path: Path) -> Iterator[RedisServer]:
     ("settings", "allow", "said"),
     [
         ({"appendonly": "no"}, "memory", "in memory only"),
-        ({"appendfsync": "everysec"}, "fsync", "before the disk has a message"),
-        ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, "memory", "removes streams"),
+        ({"appendfsync": "everysec"}, "fsync", "before the disk has it"),
+        ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, "memory", "removes keys"),
     ],
 )
 async def test_a_server_that_loses_what_it_confirms_is_refused_unless_allowed(

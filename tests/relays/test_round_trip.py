@@ -45,10 +45,11 @@ async def test_each_effect_is_there_once_though_both_engines_are_killed(
 ) -> None:
     await broker.create(topic)
     await broker.create(f"{topic}-dead")
+    names = [broker.named(topic), broker.named(f"{topic}-dead")]
     logs = {role: f"sqlite:{tmp_path / role}.db" for role in "ab"}
     await asyncio.gather(
         *(
-            lives(role, [broker.url, topic, store, str(COUNT)], random.Random(role))
+            lives(role, [broker.url, *names, store, str(COUNT)], random.Random(role))
             for role, store in logs.items()
         )
     )

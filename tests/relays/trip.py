@@ -1,7 +1,7 @@
 """The round trip of one process each: engine A publishes to a broker, engine B executes what comes.
 
-`python -m tests.relays.trip a|b URL TOPIC STORE COUNT` is killed and started again by a test; what
-it had done is in its log.
+`python -m tests.relays.trip a|b URL TOPIC DEAD STORE COUNT` is killed and started again by a test;
+what it had done is in its log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def to_command(message: Message) -> Command:
     return Add(counter, json.loads(message.body)["amount"])
 
 
-async def send(url: str, topic: str, store: str, count: int) -> None:
+async def send(url: str, topic: str, _: str, store: str, count: int) -> None:
     """Execute the commands that no former life has executed, and publish."""
     relay = Relay("outbound", to=url, events=[Added], topic=topic)
     async with relaying(relay, store) as engine:
@@ -33,10 +33,10 @@ async def send(url: str, topic: str, store: str, count: int) -> None:
     print("done", flush=True)
 
 
-async def receive(url: str, topic: str, store: str, count: int) -> None:
+async def receive(url: str, topic: str, dead: str, store: str, count: int) -> None:
     """Execute what comes, until all has come."""
     options: Any = {"topic": topic, "name": "of-b", "to_command": to_command, "window": 20}
-    consumer = Consumer(url, dead=f"{topic}-dead", **options)
+    consumer = Consumer(url, dead=dead, **options)
     async with Engine([Counter], store=store) as engine, consumer.running(engine):
         while engine.statistics().position < count:
             await asyncio.sleep(0.01)
@@ -45,5 +45,5 @@ async def receive(url: str, topic: str, store: str, count: int) -> None:
 
 if __name__ == "__main__":
     role = send if sys.argv[1] == "a" else receive
-    _, _, url_, topic_, store_, count_ = sys.argv
-    asyncio.run(role(url_, topic_, store_, int(count_)))
+    _, _, url_, topic_, dead_, store_, count_ = sys.argv
+    asyncio.run(role(url_, topic_, dead_, store_, int(count_)))

@@ -153,6 +153,10 @@ class Broker:
             process.send_signal(signal.SIGCONT)
             process.wait(SECONDS)
 
+    def named(self, topic: str) -> str:
+        """Give the name by which a relay or a consumer knows a test's topic."""
+        return topic
+
     # -- what a reader outside does ----------------------------------------------------------
 
     async def create(self, topic: str, **options: Any) -> None:
