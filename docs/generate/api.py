@@ -47,6 +47,7 @@ _KITS = {
             "integrations.console",
             "integrations.mcp",
             "integrations.opentelemetry",
+            "integrations.redis",
             "integrations.sqlalchemy",
         ),
     ),

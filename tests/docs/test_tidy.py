@@ -78,7 +78,8 @@ ROOMS: list[set[str]] = [
     {"engine"},
     {"tenants"},
     {"__init__"},
-    {"integrations", "relays", "testing"},
+    {"relays"},
+    {"integrations", "testing"},
     {"cli"},
     {"__main__"},
 ]

@@ -157,8 +157,6 @@ class Broker:
         """Give the name by which a relay or a consumer knows a test's topic."""
         return topic
 
-    # -- what a reader outside does ----------------------------------------------------------
-
     async def create(self, topic: str, **options: Any) -> None:
         """Make what takes a topic's messages."""
         raise NotImplementedError
