@@ -8,8 +8,8 @@ which says nothing of what it folds. What does not fit is refused when the class
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, ClassVar, Final, cast
 
@@ -18,7 +18,7 @@ from .aggregate import Aggregate, AggregateDefinition, AggregateMeta
 from .messages import Command, Event, kebab
 from .tags import TagReader, check_tag_names, is_fixed, named, reader_of
 
-__all__ = ["Boundary", "id_by", "ids_of_tags", "selects", "tags_by"]
+__all__ = ["Boundary", "finder_of", "id_by", "selects", "tags_by"]
 
 _ESCAPES = ("%", "%25"), ("/", "%2F")
 _CLASSES_MAX: Final = 1_024
@@ -132,7 +132,7 @@ def selects(definition: AggregateDefinition, boundary_id: str, event: Event) -> 
     """Tell whether the boundary with an id folds an event."""
     cls = type(event)
     read = _reader(cls) if cls in definition.appliers else None
-    return read is not None and boundary_id in ids_of_tags(definition.tags, read(event))
+    return read is not None and boundary_id in finder_of(definition.tags)(read(event))
 
 
 @lru_cache(maxsize=_CLASSES_MAX)
@@ -142,14 +142,23 @@ def _reader(cls: type[Event]) -> TagReader | None:
     return None if tags is None else reader_of(cls, tags)
 
 
-def ids_of_tags(tags: Sequence[str], found: Sequence[str]) -> Sequence[str]:
-    """Give the ids of the boundaries with `tags` that an event with the tags `found` belongs to.
+@lru_cache(maxsize=_CLASSES_MAX)
+def finder_of(tags: tuple[str, ...]) -> Callable[[Sequence[str]], Sequence[str]]:
+    """Give what finds the ids of the boundaries with `tags` that an event belongs to, by its tags.
 
     Mostly one or none. There are more if it has several tags of one name, as "region:eu" of a field
-    and "region:all" as a whole tag.
+    and "region:all" as a whole tag. Kept, since each event with tags asks for it.
     """
     names = [name for name in tags if not is_fixed(name)]
-    if any(is_fixed(name) and name not in found for name in tags):
+    if len(names) == len(tags) == 1:
+        prefix = f"{names[0]}:"
+        start = len(prefix)
+        return lambda found: [tag[start:] for tag in found if tag.startswith(prefix)]
+    return partial(_find, names, [name for name in tags if is_fixed(name)])
+
+
+def _find(names: Sequence[str], fixed: Sequence[str], found: Sequence[str]) -> Sequence[str]:
+    if any(name not in found for name in fixed):
         return ()
     values: dict[str, list[str]] = {name: [] for name in names}
     for tag in found:

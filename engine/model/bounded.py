@@ -16,7 +16,7 @@ from .boundary import selects
 from .messages import Command, Event
 from .tags import is_fixed
 
-__all__ = ["assigned", "check_fields", "is_by_tags"]
+__all__ = ["assigned", "check_fields", "first_to_fold", "is_by_tags"]
 
 
 def assigned(
@@ -29,7 +29,7 @@ def assigned(
     plain: dict[int, list[Event]] = {}
     for event in found:
         if isinstance(event, Event):
-            place = _first(states, event)
+            place = first_to_fold(states, event)
             if place is None:
                 return found
             plain.setdefault(place, []).append(event)
@@ -37,7 +37,7 @@ def assigned(
     return [*given, *(each for each in found if not isinstance(each, Event))]
 
 
-def _first(states: Sequence[Aggregate], event: Event) -> int | None:
+def first_to_fold(states: Sequence[Aggregate], event: Event) -> int | None:
     """Give the place of the first boundary that folds an event, or else of one that applies it."""
     applying: int | None = None
     for place, state in enumerate(states):

@@ -33,7 +33,7 @@ from .annotations import (
     union_members,
 )
 from .boundary import id_by
-from .bounded import assigned, check_fields, is_by_tags
+from .bounded import assigned, check_fields, first_to_fold, is_by_tags
 from .decisions import (
     NO_CLAIMS,
     Decision,
@@ -188,6 +188,11 @@ def shares_of(
                 f"as To(account, ..., claims=[Claim(...)]). Nothing was written."
             )
         given, reply, kept, _ = opened(where, handler.reply, returned, limits)
+    if handler.has_boundary and isinstance(given, Event):
+        # Most decisions by tags give one event, and need nothing of what follows.
+        place = first_to_fold(states, given)
+        if place is not None:
+            return [Share(place, (given,), NO_CLAIMS, NO_TIMERS, NO_TIMERS)], reply, kept
     shares: list[Share] = []
     named: list[UniqueValue] = []
     places: list[int] = []

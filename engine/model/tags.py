@@ -143,22 +143,25 @@ def _is_taggable(type_: inspect.Type) -> bool:
 
 def reader_of(cls: type[msgspec.Struct], tags: EventTags) -> TagReader:
     """Give what reads the tags of events of a class."""
-    names, fixed, where = tuple(name for name, _ in tags.fields), tags.fixed, cls.__name__
-    may_repeat = any(tag.partition(":")[0] in names for tag in fixed)
+    fields, fixed, where = [(n, f"{n}:") for n, _ in tags.fields], tags.fixed, cls.__name__
+    may_repeat = any(tag.startswith(begin) for tag in fixed for _, begin in fields)
 
     def read(event: Any) -> tuple[str, ...]:
         found: list[str] = []
-        for name in names:
+        for name, begin in fields:
             value = getattr(event, name)
             if value is None:
                 continue
-            text = str.__str__(value) if isinstance(value, str) else int.__repr__(value)
+            if type(value) is str:
+                text = value
+            else:
+                text = str.__str__(value) if isinstance(value, str) else int.__repr__(value)
             if not 0 < len(text) <= ID_LENGTH_MAX or not text.isprintable():
                 raise HandlerFailed(
                     f"{where}.{name} is a tag with {len(text)} characters: it has 1 to "
                     f"{ID_LENGTH_MAX} printable ones. Nothing was written."
                 )
-            found.append(f"{name}:{text}")
+            found.append(begin + text)
         if may_repeat:
             return tuple(dict.fromkeys((*found, *fixed)))  # a value may make a whole tag
         return (*found, *fixed)

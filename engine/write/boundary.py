@@ -89,8 +89,11 @@ class BoundaryActor(Actor):
     def fold_own(self, event: Event, payload: bytes, tags: tuple[str, ...]) -> EventBinding | None:
         """Fold an event that is decided, if its query selects it; give what it was folded by."""
         binding = self.kind.events.get(type(event))
-        if binding is None or not all(tag in tags for tag in self.tags):
+        if binding is None:
             return None
+        for tag in self.tags:
+            if tag not in tags:
+                return None
         binding.apply(self.state, binding.read_back(event, payload))
         self.state.version += 1
         return binding

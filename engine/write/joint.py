@@ -25,10 +25,11 @@ from functools import partial
 from typing import Any, Final, cast
 
 from ..errors import Closed, EngineError, Voided, WrongVersion
+from ..model.decisions import UniqueValue
 from ..model.joint import JointHandler, Share, shares_of
 from ..model.messages import Receipt
 from ..model.timers import SetTimers
-from ..stores.contract.log import Write
+from ..stores.contract.log import Extra, Write
 from .actor import Actor
 from .boundary import BoundaryActor, fold_into
 from .deliberation import Deliberation
@@ -407,13 +408,15 @@ class Joint:
     ) -> None:
         """Let what is beside the events be stored with them."""
         mail, actors = self.mail, self._actors
-        mail.claims = [claim for share in shares for claim in share.claims]
-        extras = [
-            extra
-            for share in shares
-            for extra in extras_of(share.claims, actors[share.place].stream)
-        ]
-        extras += timers_of(mail, actors[0].stream)
+        extras: list[Extra] = []
+        claims: list[UniqueValue] = []
+        for share in shares:
+            if share.claims:
+                claims += share.claims
+                extras += extras_of(share.claims, actors[share.place].stream)
+        mail.claims = claims
+        if mail.fired is not None or mail.timers is not None:
+            extras += timers_of(mail, actors[0].stream)
         for share, changes in zip(shares, timers, strict=True):
             if changes is not None:
                 extras += set_by(mail, changes, actors[share.place].stream)

@@ -7,17 +7,20 @@ done: it is loaded with its next command. An event without tags costs a look.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-from ..model.boundary import ids_of_tags
+from ..model.boundary import finder_of
 from ..model.stored import StoredEvent
 from .actor import Actor
 from .boundary import BoundaryActor
 from .directory import Directory
-from .entries import Entry
+from .entries import Entry, Owner
 from .kind import Kind
 
 __all__ = ["Tagged"]
+
+_Finder: TypeAlias = Callable[[Sequence[str]], Sequence[str]]
 
 
 class Tagged:
@@ -25,33 +28,35 @@ class Tagged:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._routes: dict[str, list[tuple[str, Sequence[str]]]] = {}
-        """Kind and tags of the boundaries that fold events of a stored name."""
+        self._routes: dict[str, list[tuple[str, _Finder]]] = {}
+        """Of the boundaries that fold events of a stored name: how their streams begin, and what
+        finds the ids of those that an event belongs to."""
 
     def know(self, kinds: Sequence[Kind[Actor]]) -> None:
         """Take the kinds of an engine's boundaries."""
         for kind in kinds:
             definition = kind.definition
+            route = f"{definition.kind}:", finder_of(definition.tags)
             for name in kind.registry.names_of(definition.appliers) if definition.tags else ():
-                self._routes.setdefault(name, []).append((definition.kind, definition.tags))
+                self._routes.setdefault(name, []).append(route)
 
     def deliver(self, entry: Entry, events: Sequence[StoredEvent]) -> None:
         """Bring the events of an entry to all who fold them, and have not yet."""
-        place = 0
+        place, owners = 0, entry.owners
         for part in (entry, *entry.others):
             for data in part.write.events:
                 if data.tags:
-                    self._bring(entry, events[place], data.tags)
+                    self._bring(owners, events[place], data.tags)
                 place += 1
         for owner in entry.readers:
             if isinstance(owner, BoundaryActor):
                 owner.read_at = events[-1].position
 
-    def _bring(self, entry: Entry, stored: StoredEvent, tags: Sequence[str]) -> None:
-        for kind, wanted in self._routes.get(stored.name, ()):
-            for boundary_id in ids_of_tags(wanted, tags):
-                actor = self._directory.resident(f"{kind}:{boundary_id}")
-                if isinstance(actor, BoundaryActor) and actor not in entry.owners:
+    def _bring(self, owners: Sequence[Owner], stored: StoredEvent, tags: Sequence[str]) -> None:
+        for begin, find in self._routes.get(stored.name, ()):
+            for boundary_id in find(tags):
+                actor = self._directory.resident(begin + boundary_id)
+                if isinstance(actor, BoundaryActor) and actor not in owners:
                     actor.offer(stored)
 
     def forget(self) -> None:

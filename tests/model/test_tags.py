@@ -21,7 +21,7 @@ from engine import (
     handles,
     upcasts,
 )
-from engine.model.boundary import ids_of_tags, tags_by
+from engine.model.boundary import finder_of, tags_by
 from engine.model.tags import reader_of
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
@@ -184,14 +184,14 @@ def test_an_id_and_its_tags_lead_to_each_other() -> None:
     two = ("course", "student", "school:all")
     for course, student in (("a", "b"), ("a/b", "c"), ("a", "b/c"), ("%2F", "/%")):
         tags = (f"course:{course}", f"student:{student}", "school:all")
-        (found,) = ids_of_tags(two, (*tags, "number:7"))
+        (found,) = finder_of(two)((*tags, "number:7"))
         assert tags_by(two, found) == tags
-    assert not ids_of_tags(two, ("course:a", "student:b"))
-    assert ids_of_tags(("school:all",), ("school:all",)) == ("all",)
-    assert not ids_of_tags(("course",), ("student:b",))
+    assert not finder_of(two)(("course:a", "student:b"))
+    assert finder_of(("school:all",))(("school:all",)) == ("all",)
+    assert not finder_of(("course",))(("student:b",))
 
 
 def test_an_event_with_several_tags_of_a_name_belongs_to_a_boundary_of_each() -> None:
     tags = ("course:a", "course:all", "student:b")
-    assert ids_of_tags(("course",), tags) == ["a", "all"]
-    assert ids_of_tags(("course", "student"), tags) == ["a/b", "all/b"]
+    assert finder_of(("course",))(tags) == ["a", "all"]
+    assert finder_of(("course", "student"))(tags) == ["a/b", "all/b"]
