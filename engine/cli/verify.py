@@ -52,9 +52,9 @@ It names all that it finds: nothing is changed. `repair` mends events from a bac
 _EPILOG = f"""\
 JSON fields of a line: wrong, text, position, name (the last two if there is one). The last line has
 "wrong": "nothing" or "something", and findings, position, events, streams, claims, timers,
-snapshots, unlooked.
+tags, snapshots, unlooked.
 {APP_HELP}
-wrong is one of: event, missing, version, time, key, claim, timer, snapshot, index, page, wal,
+wrong is one of: event, missing, version, time, key, claim, timer, tag, snapshot, index, page, wal,
 schema, type, checkpoint, views, backup, unread
 
 exit status:

@@ -31,7 +31,7 @@ from ..model.stored import StoredEvent
 from ..runtime.ports import Workers
 from ..runtime.safely import as_error
 from ..stores.contract.log import StreamPage, StreamRead
-from ..stores.contract.tags import TagPage, TagRead
+from ..stores.contract.tags import TagForm, TagPage, TagRead
 
 __all__ = [
     "Histories",
@@ -95,6 +95,15 @@ class TagSource(Protocol):
         self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
     ) -> Sequence[TagPage]:
         """Read as `Store.read_tagged` does."""
+        ...
+
+
+@runtime_checkable
+class SharedTags(TagSource, Protocol):
+    """What is read by tags that another process, and perhaps another release, has indexed."""
+
+    async def tag_forms(self) -> Sequence[TagForm]:
+        """Give the forms by which the index was made."""
         ...
 
 
@@ -284,6 +293,7 @@ class Histories:
                 f"{stream} is a boundary, whose state is given by the engine that has the log. "
                 f"Nothing was read."
             )
+        await self._check_index(source, definition, stream)
         state, after = _begun(aggregate, stream), 0
         names = tuple(sorted(self.registry.names_of(definition.appliers)))
         tags = tags_by(definition.tags, state.id)
@@ -309,6 +319,23 @@ class Histories:
                 f"{stream} has version {state.version}, and version {version} was asked for"
             )
         return state
+
+    async def _check_index(
+        self, source: TagSource, definition: AggregateDefinition, stream: str
+    ) -> None:
+        """Raise StreamUnreadable where the index is of a release whose events have other tags."""
+        if not isinstance(source, SharedTags):
+            return
+        kept = {(form.name, form.version): form for form in await source.tag_forms()}
+        names = self.registry.names_of(definition.appliers)
+        for kind, tags in self.registry.tagged:
+            form = TagForm(kind.name, kind.version, tags.fields, tags.fixed)
+            if kind.name in names and kept.get((kind.name, kind.version)) != form:
+                raise StreamUnreadable(
+                    f"{stream} cannot be folded here: {kind.name} version {kind.version} is found "
+                    f"by other tags in this log than this release declares. Ask again when an "
+                    f"engine of this release has the log, or bring all processes to one release"
+                )
 
     def _apply(self, state: Aggregate, stored: StoredEvent) -> None:
         assert stored.version == state.version + 1, "versions of a stream have no holes"

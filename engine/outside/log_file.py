@@ -14,6 +14,7 @@ from ..runtime.ports import Ports, Worker
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from ..stores.contract.outside import LogReader
+from ..stores.contract.tags import TagForm, TagIndex, TagPage, TagRead
 from ..stores.contract.timers import TimerKey, WaitingTimer
 
 __all__ = ["LogFile"]
@@ -104,3 +105,21 @@ class LogFile:
         return await self.worker().run(
             lambda: self._reader.read_streams(reads, events_max=events_max, bytes_max=bytes_max)
         )
+
+    async def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select."""
+        index = self._index()
+        return await self.worker().run(
+            lambda: index.read_tagged(reads, events_max=events_max, bytes_max=bytes_max)
+        )
+
+    async def tag_forms(self) -> Sequence[TagForm]:
+        """Give the forms by which the index of tags was made."""
+        return await self.worker().run(self._index().tag_forms)
+
+    def _index(self) -> TagIndex:
+        if not isinstance(self._reader, TagIndex):
+            raise UsageError(f"{self._reader.name} has no index of tags")
+        return self._reader

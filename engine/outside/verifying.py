@@ -26,6 +26,7 @@ from ..stores.contract.timers import FOREVER, TimerKey, WaitingTimer
 from ..stores.contract.verifying import Finding, Report, Structure, Wrong
 from ..write.snapshot import is_sound
 from .claims import fold_claims
+from .tags import TagCheck
 from .timers import fold_timers, timer_differences
 
 __all__ = ["FINDINGS_MAX", "KEY_WINDOW", "Verified", "verify_log"]
@@ -63,6 +64,7 @@ class Verified(msgspec.Struct):
     streams: int = 0
     claims: int = 0
     timers: int = 0
+    tags: int = 0
     snapshots: int = 0
     findings: int = 0
     unlooked: list[str] = []
@@ -152,6 +154,8 @@ class _Verifying:
         self._keys: dict[tuple[str, str], int] = {}
         self._claims: dict[ClaimKey, HeldClaim] = {}
         self._timers: dict[TimerKey, WaitingTimer] = {}
+        self._tags: TagCheck | None = None
+        """None where its forms cannot be read."""
         self._lost: list[int] = []
         """Positions of events that could not be read."""
         self._recorded = 0
@@ -161,10 +165,12 @@ class _Verifying:
         """Walk over everything."""
         done = self._told.done
         done.position = end = self._log.head().position
+        self._begin_tags()
         self._walk(0, end)
         done.streams = len(self._versions)
         self._compare_ends()
         self._compare_snapshots()
+        self._compare_tags(end)
         # Last, and together with what was written meanwhile: the table is of one moment.
         self._compare_claims(end)
 
@@ -202,6 +208,8 @@ class _Verifying:
             if b'"key"' in event.metadata:
                 self._look_at_key(event)
         self._fold(page)
+        if self._tags is not None:
+            self._tags.see(page)
         if len(versions) > _STREAMS_MAX:
             versions.clear()  # a stream then goes on from wherever it is
             self._told.done.unlooked.append(
@@ -316,6 +324,29 @@ class _Verifying:
         there = (event.stream, event.version, event.checksum)
         said = (snapshot.stream, snapshot.version, snapshot.checksum)
         return "" if there == said else "it belongs to another event than the log has there"
+
+    def _begin_tags(self) -> None:
+        try:
+            self._tags = TagCheck(self._log)
+        except (EngineError, ValueError, TypeError) as error:
+            self._told.say("tag", f"the index of tags cannot be read: {error}")
+
+    def _compare_tags(self, end: int) -> None:
+        if self._tags is None:
+            return
+        self._told.done.tags = self._tags.rows
+
+        def pages(after: int, end: int) -> Iterator[Sequence[StoredEvent]]:
+            return _pages(self._log, after, end, lambda _position, _error: None)
+
+        try:
+            for (tag, position, _, _), is_in_log in self._tags.differences(pages, end, self._lost):
+                name, verb = tag.partition(":")[0], "does not find" if is_in_log else "finds"
+                has = "that it has" if is_in_log else "that it has not"
+                text = f"the index of tags {verb} the event at position {position} by a tag {name}"
+                self._told.say("tag", f"{text} {has}", position, name)
+        except (EngineError, ValueError, TypeError) as error:
+            self._told.say("tag", f"the index of tags cannot be compared: {error}")
 
     def _compare_claims(self, end: int) -> None:
         held: dict[ClaimKey, HeldClaim] = {}

@@ -11,7 +11,7 @@ alone, and those behind it on its streams.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -25,6 +25,7 @@ __all__ = [
     "Condition",
     "TagBook",
     "TagForm",
+    "TagIndex",
     "TagPage",
     "TagRead",
     "TagRow",
@@ -91,6 +92,25 @@ Came: TypeAlias = frozenset[Condition]
 NOTHING_CAME: Final[Came] = frozenset()
 TagRow: TypeAlias = tuple[str, int, str, int]
 """A tag, the position of an event that has it, and name and version of the event's type."""
+
+
+@runtime_checkable
+class TagIndex(Protocol):
+    """A reader of a log that has an index of tags. Calls block; each may be of another moment."""
+
+    def tag_forms(self) -> Sequence[TagForm]:
+        """Give the forms by which the index was made; empty for a log that has none."""
+        ...
+
+    def read_tags(self, after: tuple[str, int] = ("", 0), *, rows_max: int) -> Sequence[TagRow]:
+        """Give the rows behind a tag and a position, in order of these two."""
+        ...
+
+    def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select, as `Store.read_tagged` does."""
+        ...
 
 
 def is_tag_value(value: str) -> bool:

@@ -22,6 +22,7 @@ Wrong: TypeAlias = Literal[
     "key",
     "claim",
     "timer",
+    "tag",
     "snapshot",
     "index",
     "page",

@@ -16,12 +16,14 @@ import pytest
 from ...errors import DefinitionError, StoreFailed, StoreRefused, UsageError
 from ...limits import Limits
 from ...model.projection import Projection
+from ...model.stored import EventData, EventType
 from ...outside.copying import transfer
 from ...runtime.ports import Ports
 from ...stores.contract.backend import Backend, Outside
 from ...stores.contract.claims import TakeClaim
 from ...stores.contract.log import AppendRequest, Batch, Head, StreamRead, Write
 from ...stores.contract.outside import NoViewsYet, ViewsReader
+from ...stores.contract.tags import TagForm, TagIndex, TagRead
 from ...stores.contract.views import Search, Selection
 from .given_log import ALL, event
 from .given_views import (
@@ -116,6 +118,34 @@ class OutsideCases(BackendCases):
             assert len(reader.event_types()) == 2
             (last,) = reader.read_feed(10, events_max=4, bytes_max=ALL)
             assert last.stream == "shelf:2"
+
+    async def test_tags_are_read_beside_the_engine(self, opened: Opened) -> None:
+        """The forms of the index, its rows in pages, and the events that a query selects."""
+        log, kind = opened.log, EventType("tagged", 1, "00ee")
+        form = TagForm("tagged", 1, (("a", "a"),), ("x:y",))
+        with outside_of(opened).log_reader() as reader:
+            assert isinstance(reader, TagIndex)
+            assert (list(reader.tag_forms()), list(reader.read_tags(rows_max=9))) == ([], [])
+            await log.index_tags([form])
+            events = [
+                EventData(kind, b'{"a":"%d"}' % (n % 2), tags=(f"a:{n % 2}", "x:y"))
+                for n in range(4)
+            ]
+            await log.append(Batch([AppendRequest([Write("shelf:9", 0, events)])], 9))
+
+            assert list(reader.tag_forms()) == [form]
+            rows = list(reader.read_tags(rows_max=3))
+            rows += reader.read_tags(rows[-1][:2], rows_max=9)
+            assert [(tag, place - 10) for tag, place, _, _ in rows] == [
+                *(("a:0", 1), ("a:0", 3), ("a:1", 2), ("a:1", 4)),
+                *(("x:y", number) for number in (1, 2, 3, 4)),
+            ]
+            assert {row[2:] for row in rows} == {("tagged", 1)}
+            reads = [TagRead(("x:y", "a:1"), ("tagged",)), TagRead(("x:y",), ("tagged",), 12)]
+            pages = reader.read_tagged(reads, events_max=9, bytes_max=ALL)
+            theirs = await log.read_tagged(reads, events_max=9, bytes_max=ALL)
+            assert [list(page.events) for page in pages] == [list(page.events) for page in theirs]
+            assert [len(page.events) for page in pages] == [2, 2]
 
     async def test_the_changes_of_a_log_are_counted(self, opened: Opened) -> None:
         """The number is another one whenever something was appended, and else the same."""

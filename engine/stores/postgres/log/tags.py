@@ -42,6 +42,8 @@ __all__ = [
     "is_index_of",
     "pages_of_tagged",
     "read_came",
+    "read_forms",
+    "read_rows",
     "read_tagged",
 ]
 
@@ -202,6 +204,11 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY
     AS u(tag, further, names, after, o) ORDER BY u.o
 """.replace("{selected}", _SELECTED)
 _FORMS: Final = "SELECT name, version, fields, fixed FROM {s}.tag_forms"
+_ROWS: Final = """
+SELECT g.tag, g.position, coalesce(t.name, ''), coalesce(t.version, 0)
+FROM {s}.tags g LEFT JOIN {s}.event_types t ON t.number = g.type
+WHERE (g.tag, g.position) > ($1, $2::bigint) ORDER BY g.tag, g.position LIMIT $3
+"""
 _BEGIN_INDEX: Final = "SELECT {s}.begin_index_1($1, $2, $3, $4, $5, $6)"
 _ADD: Final = "SELECT {s}.add_tags_1($1, $2, $3, $4)"
 _EVENTS_OF: Final = """
@@ -322,6 +329,19 @@ def pages_of_tagged(
     return [TagPage(events, n > len(events)) for events, n in zip(found, counts, strict=True)]
 
 
+async def read_forms(line: Line, schema: str) -> Sequence[TagForm]:
+    """Give the forms by which the index was made."""
+    return tuple((await _kept(line, schema)).values())
+
+
+async def read_rows(
+    line: Line, schema: str, after: tuple[str, int], rows_max: int
+) -> Sequence[TagRow]:
+    """Give rows of the index, in order; a type that is not there has no name."""
+    rows = await line.fetch(_ROWS.replace("{s}", schema), *after, rows_max)
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
 async def is_index_of(line: Line, schema: str, forms: Sequence[TagForm]) -> bool:
     """Tell whether the index is of these forms."""
     return await _kept(line, schema) == _by_type(forms)
@@ -352,7 +372,8 @@ async def index_tags(
     async with line.connection.transaction():
         whole = Line(line.connection, pooled=True)  # nothing is prepared in it
         columns: list[list[Any]] = [
-            [numbers[key][0] for key in other if key in numbers],
+            # Without forms somebody had it made again, whatever it says.
+            [numbers[key][0] for key in numbers if key in other or not kept],
             [form.name for form in forms],
             [form.version for form in forms],
             [_as_json(form.fields) for form in forms],

@@ -17,6 +17,7 @@ from ....model.stored import EventType, StoredEvent
 from ....runtime.native import result_of
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
+from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..driver import Record
 from ..log.claims import CLAIMS_SINCE, read_claims
@@ -30,6 +31,7 @@ from ..log.reading import (
     read_versions,
 )
 from ..log.schema import COPYING, MIGRATIONS, half_copied
+from ..log.tags import TAGS_SINCE, pages_of_tagged, read_forms, read_rows, read_tagged
 from ..log.timers import TIMERS_SINCE, read_due, read_timers
 from ..views.link import Link, Place
 from .blocking import Blocking
@@ -58,7 +60,7 @@ class PostgresLogReader:
         """What is read ahead: behind which position, events and bytes at most; and its rows."""
         self._calls = Blocking(place)
         self._types: dict[int, EventType] = {}
-        self._has_claims = self._has_timers = False
+        self._has_claims = self._has_timers = self._has_tags = False
         self.log_id = ""
 
     @property
@@ -105,6 +107,7 @@ class PostgresLogReader:
             )
         self._has_claims = version >= CLAIMS_SINCE
         self._has_timers = version >= TIMERS_SINCE
+        self._has_tags = version >= TAGS_SINCE
         return str(log_id)
 
     def close(self) -> None:
@@ -244,6 +247,46 @@ class PostgresLogReader:
             return None
         page = await read_due(link.line, self._place.log_schema, BEGINNING, FOREVER, 1)
         return page[0].next if page else None
+
+    def tag_forms(self) -> Sequence[TagForm]:
+        """Give the forms by which the index of tags was made."""
+        return self._calls.run(self._tag_forms)
+
+    async def _tag_forms(self, link: Link) -> Sequence[TagForm]:
+        return await read_forms(link.line, self._place.log_schema) if self._has_tags else ()
+
+    def read_tags(self, after: tuple[str, int] = ("", 0), *, rows_max: int) -> Sequence[TagRow]:
+        """Give rows of the index of tags, in order."""
+        return self._calls.run(self._read_tags, after, rows_max)
+
+    async def _read_tags(
+        self, link: Link, after: tuple[str, int], rows_max: int
+    ) -> Sequence[TagRow]:
+        if not self._has_tags:
+            return ()
+        return await read_rows(link.line, self._place.log_schema, after, rows_max)
+
+    def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select, as `Store.read_tagged` does."""
+        return self._calls.run(self._read_tagged, reads, events_max, bytes_max)
+
+    async def _read_tagged(
+        self, link: Link, reads: Sequence[TagRead], events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        if not self._has_tags:
+            return [TagPage((), False) for _ in reads]
+        schema = self._place.log_schema
+        while True:
+            rows, counts = await read_tagged(link.line, schema, reads, events_max, bytes_max)
+            await self._know_types(link, {row[4] for row in rows})
+            try:
+                return pages_of_tagged(rows, counts, self._type)
+            except Damaged:
+                if events_max == 1:
+                    raise
+                events_max //= 2
 
     async def _know_types(self, link: Link, numbers: set[int]) -> None:
         if not numbers <= self._types.keys():

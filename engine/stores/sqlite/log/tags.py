@@ -28,7 +28,15 @@ from .heads import read_types
 from .pages import Types, read_selected
 from .schema import check_inserted
 
-__all__ = ["add_tags", "index_tags", "is_index_of", "read_came", "read_tagged"]
+__all__ = [
+    "add_tags",
+    "index_tags",
+    "is_index_of",
+    "read_came",
+    "read_forms",
+    "read_rows",
+    "read_tagged",
+]
 
 _Forms: TypeAlias = Mapping[tuple[str, int], TagForm]
 Numbers: TypeAlias = Mapping[tuple[str, int], tuple[int, str]]
@@ -56,6 +64,11 @@ _INSERT: Final = """
     INSERT INTO tags SELECT value->>0, value->>1, value->>2 FROM json_each(?)
 """
 _FORMS: Final = "SELECT name, version, fields, fixed FROM tag_forms"
+_ROWS: Final = """
+    SELECT tags.tag, tags.position, coalesce(event_types.name, ''), coalesce(version, 0)
+    FROM tags LEFT JOIN event_types ON event_types.number = tags.type
+    WHERE (tags.tag, tags.position) > (?, ?) ORDER BY tags.tag, tags.position LIMIT ?
+"""
 _ADD_FORM: Final = "INSERT INTO tag_forms VALUES (?, ?, ?, ?)"
 _EVENTS_OF: Final = (
     "SELECT position FROM events WHERE position > ?1 AND type IN (SELECT value FROM json_each(?2)) "
@@ -112,6 +125,17 @@ def read_tagged(
     return pages
 
 
+def read_forms(connection: Any) -> Sequence[TagForm]:
+    """Give the forms by which the index was made."""
+    return tuple(_kept(connection).values())
+
+
+def read_rows(connection: Any, after: tuple[str, int], rows_max: int) -> Sequence[TagRow]:
+    """Give rows of the index, in order; a type that is not there has no name."""
+    found: Sequence[TagRow] = run(connection, _ROWS, (*after, rows_max))
+    return found
+
+
 def is_index_of(connection: Any, forms: Sequence[TagForm]) -> bool:
     """Tell whether the index is of these forms."""
     return _kept(connection) == _by_type(forms)
@@ -139,7 +163,10 @@ def index_tags(connection: Any, types: Types, forms: Sequence[TagForm]) -> int:
     }
     other = {key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key)}
     stale = _as_json([numbers[key][0] for key in other if key in numbers])
-    run(connection, "DELETE FROM tags WHERE type IN (SELECT value FROM json_each(?))", (stale,))
+    if kept:
+        run(connection, "DELETE FROM tags WHERE type IN (SELECT value FROM json_each(?))", (stale,))
+    else:
+        run(connection, "DELETE FROM tags")  # whatever it says: somebody had it made again
     run(connection, "DELETE FROM tag_forms")
     for form in wanted.values():
         fields, fixed = _as_json(form.fields), _as_json(form.fixed)

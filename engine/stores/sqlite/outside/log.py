@@ -22,6 +22,7 @@ from ....errors import Damaged, StoreFailed, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
+from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
@@ -32,10 +33,12 @@ from ..log.pages import read_feed, read_streams
 from ..log.schema import (
     CLAIMS_SINCE,
     MIGRATIONS,
+    TAGS_SINCE,
     TIMERS_SINCE,
     check_schema,
     read_schema_version,
 )
+from ..log.tags import read_forms, read_rows, read_tagged
 from ..log.timers import read_due, read_timers
 from ..place import Place
 
@@ -64,7 +67,7 @@ class SqliteLogReader:
         self._files = files or SystemFiles()
         self._connection: Any = None
         self._place: Place | None = None
-        self._has_claims = self._has_timers = False
+        self._has_claims = self._has_timers = self._has_tags = False
         self._types: dict[int, EventType] = {}
 
     @property
@@ -125,6 +128,7 @@ class SqliteLogReader:
         check_schema(connection, self.path, version)
         self._has_claims = version >= CLAIMS_SINCE
         self._has_timers = version >= TIMERS_SINCE
+        self._has_tags = version >= TAGS_SINCE
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -206,6 +210,32 @@ class SqliteLogReader:
         with self._reading() as connection:
             page = read_due(connection, BEGINNING, FOREVER, 1)
         return page[0].next if page else None
+
+    def tag_forms(self) -> Sequence[TagForm]:
+        """Give the forms by which the index of tags was made."""
+        if not self._has_tags:
+            return ()
+        with self._reading() as connection:
+            return read_forms(connection)
+
+    def read_tags(self, after: tuple[str, int] = ("", 0), *, rows_max: int) -> Sequence[TagRow]:
+        """Give rows of the index of tags, in order."""
+        if not self._has_tags:
+            return ()
+        with self._reading() as connection:
+            return read_rows(connection, after, rows_max)
+
+    def read_tagged(
+        self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
+    ) -> Sequence[TagPage]:
+        """Give the events that queries by tags select, as `Store.read_tagged` does."""
+        if not self._has_tags:
+            return [TagPage((), False) for _ in reads]
+
+        def read(connection: Any, most: int) -> Sequence[TagPage]:
+            return read_tagged(connection, self._type, reads, most, bytes_max)
+
+        return self._read_page(read, events_max)
 
     def _read_page(self, read: Callable[[Any, int], T], events_max: int) -> T:
         """Read a page; where an event in it is damaged, a smaller one that ends before it."""

@@ -1,0 +1,119 @@
+"""An index of tags is verified: what only it says is named, and what only the log says."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+import pytest_asyncio
+
+from engine import Engine
+from engine.model.stored import StoredEvent
+from engine.outside import tags
+from engine.outside.tags import TagCheck
+from engine.outside.verifying import verify_log
+from engine.runtime.ports import Ports
+from engine.stores.contract.verifying import Finding
+from engine.stores.sqlite.connection import run
+from engine.stores.sqlite.outside.log import SqliteLogReader
+from engine.stores.urls import open_backend
+from tests.outside.copied import NewStore
+from tests.support.postgres import Server
+from tests.write.courses import Course, Enrol, Offer, school
+
+
+class Lane:
+    """Shows nothing, and rests not at all."""
+
+    def progress(self, position: int, end: int) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
+
+
+def verified(store: str) -> tuple[int, list[str]]:
+    """Give how many tags were looked at, and what is wrong."""
+    outside, found = open_backend(store).outside(Ports()), list[Finding]()
+    done = verify_log(outside.copy_source(), outside.structure(), found.append, Lane())
+    return done.tags, [f"{each.wrong} {each.position}: {each.text}" for each in found]
+
+
+async def enrolled(engine: Engine) -> None:
+    """Store three events with five tags."""
+    await engine.execute(Offer("c", 9))
+    await engine.execute(Enrol("c", "s"))
+    await engine.execute(Enrol("c", "t"))
+
+
+@pytest_asyncio.fixture
+async def path(tmp_path: Path) -> Path:
+    async with school(store=f"sqlite:{tmp_path}/log.db") as engine:
+        await enrolled(engine)
+        assert verified(f"sqlite:{tmp_path}/log.db") == (5, []), "at work"
+    return tmp_path / "log.db"
+
+
+def changed(path: Path, statement: str) -> None:
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        run(connection, statement)
+
+
+MISSED = "tag 2: the index of tags does not find the event at position 2 by a tag student"
+ODD = "tag 1: the index of tags finds the event at position 1 by a tag student that it has not"
+DAMAGE: list[tuple[str, list[str]]] = [
+    ("SELECT 1", []),
+    ("DELETE FROM tags WHERE tag = 'student:s'", [f"{MISSED} that it has"]),
+    ("INSERT INTO tags VALUES ('student:s', 1, 1)", [ODD]),
+    ("UPDATE tags SET position = 1 WHERE tag = 'student:s'", [ODD, f"{MISSED} that it has"]),
+]
+
+
+@pytest.mark.parametrize(("statement", "said"), DAMAGE)
+async def test_what_only_one_of_them_says_is_named(
+    path: Path, statement: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tags, "_BLOCK", 2)
+    monkeypatch.setattr(tags, "_PAGE_ROWS", 2)
+    changed(path, statement)
+    count, found = verified(f"sqlite:{path}")
+    assert (count, sorted(found)) == (5, sorted(said))
+
+
+async def test_a_row_of_another_type_is_named_and_an_index_that_is_emptied_is_made_again(
+    path: Path,
+) -> None:
+    changed(path, "UPDATE tags SET type = 9 WHERE tag = 'course:c' AND position = 1")
+    _, found = verified(f"sqlite:{path}")
+    assert len(found) == 2
+
+    with closing(apsw.Connection(str(path))) as connection:
+        run(connection, "DELETE FROM tag_forms")
+    async with school(store=f"sqlite:{path}") as engine:
+        assert (await engine.state(Course, "c")).taken == 2
+    assert verified(f"sqlite:{path}") == (5, [])
+
+
+async def test_an_index_that_is_made_anew_meanwhile_is_not_compared(path: Path) -> None:
+    def pages(after: int, end: int) -> list[list[StoredEvent]]:
+        return [list(log.read_feed(after, events_max=end, bytes_max=1 << 20))]
+
+    with SqliteLogReader(str(path)) as log:
+        check = TagCheck(log)
+        check.see(log.read_feed(0, events_max=9, bytes_max=1 << 20))
+        changed(path, "UPDATE tag_forms SET fixed = '[]', fields = '[]' WHERE name = 'noted'")
+        with pytest.raises(Exception, match="made anew meanwhile"):
+            list(check.differences(pages, 3, []))
+
+
+async def test_a_log_in_postgresql_is_compared_too(new: NewStore, postgres: Server) -> None:
+    store = new("postgresql")
+    async with school(store=store) as engine:
+        await enrolled(engine)
+    assert verified(store) == (5, [])
+    schema = store.partition("schema=")[2].partition("&")[0]
+    postgres.sql(f"DELETE FROM {schema}.tags WHERE tag = 'student:s'")
+    assert verified(store) == (5, [f"{MISSED} that it has"])
