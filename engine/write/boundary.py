@@ -6,6 +6,7 @@ Rules:
   seen all of them up to the end of the log, as the journal knows that.
 - In a decision it folds what is decided too, before that is durable: what cannot be folded is not
   written. If that is not stored, it is loaded again.
+- What comes while it is loaded is folded behind what was read, so that loading comes to an end.
 - What comes while a decision on it is on its way is not folded. That decision is refused by the
   store, or has its answer, and then the boundary is loaded again.
 
@@ -31,11 +32,13 @@ from .actor import Actor
 from .encoding import FoldInto
 from .entries import Entry
 from .kind import EventBinding, Kind
-from .phase import JOINT, LIVE
+from .phase import JOINT, LIVE, LOADING
 from .proving import Refolds
 
 __all__ = ["BoundaryActor", "fold_into", "select"]
 
+_MISSED_MAX = 1_000
+"""Events kept that come while a boundary is loaded; above that it is read once more."""
 _FOLD_SLICE = 250
 """Events folded before the event loop gets its turn."""
 
@@ -43,7 +46,7 @@ _FOLD_SLICE = 250
 class BoundaryActor(Actor):
     """One resident boundary."""
 
-    __slots__ = ("_again", "names", "read_at", "tags")
+    __slots__ = ("_again", "_missed", "names", "read_at", "tags")
 
     def __init__(self, kind: Kind[Actor], stream: str, id: str) -> None:  # noqa: A002 - the domain's word
         self.tags = tags_by(kind.definition.tags, id)
@@ -56,11 +59,18 @@ class BoundaryActor(Actor):
         """Position of the last durable event that it has folded."""
         self._again = False
         """Whether an event came, or may have come, that it has not folded."""
+        self._missed: list[StoredEvent] = []
+        """What came while it was loaded, in order."""
 
     @property
     def is_behind(self) -> bool:
         """Whether there may be an event that it has not folded."""
-        return self._again
+        return self._again or bool(self._missed)
+
+    def take_missed(self) -> Sequence[StoredEvent]:
+        """Give what came while the last page was read, to be folded behind it."""
+        missed, self._missed = self._missed, []
+        return missed
 
     def read_on(self) -> TagRead:
         """Give what is to be read; what comes from now on may not be in it."""
@@ -117,6 +127,8 @@ class BoundaryActor(Actor):
                     *(self.stream, stored.position, type(as_error(error)).__name__),
                 )
                 self.forget()
+        elif self.phase is LOADING and len(self._missed) < _MISSED_MAX:
+            self._missed.append(stored)
         else:
             self._again = True
 
@@ -198,7 +210,9 @@ async def _fold(
     folded = 0
     for actor, page in zip(actors, pages, strict=True):
         failed = None
-        for stored in page.events:
+        for stored in page.events if page.more else [*page.events, *actor.take_missed()]:
+            if stored.position <= actor.read_at:
+                continue
             failed = _failure(actor, stored)
             if failed is not None:
                 break

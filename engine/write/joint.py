@@ -11,7 +11,8 @@ Rules:
 - Whatever answers the command (a deadline, a caller that leaves, an aggregate that cannot be read,
   the end of the engine) lets all go on.
 - On boundaries it is decided as of the end of the log. It is stored if no event came behind that
-  which one of them folds, and is decided anew otherwise.
+  which one of them folds. Otherwise it is decided anew between two batches, and is the first of
+  the next one: so nobody of this engine comes in between again.
 - Its key is kept with its first event, and looked for in each of its aggregates.
 
 It never awaits, and never touches a store.
@@ -63,6 +64,7 @@ class Joint:
         "_boundaries",
         "_deliberation",
         "_handler",
+        "_is_first",
         "_kind",
         "_seen",
         "_there",
@@ -85,6 +87,7 @@ class Joint:
         self._seen = 0
         """The end of the log as it is decided: the boundaries have all up to there."""
         self._attempts = 1
+        self._is_first = False  # of its batch
         self._deliberation: Deliberation | None = None
 
     def post(self) -> None:
@@ -206,8 +209,13 @@ class Joint:
             if self._is_late():
                 self._refuse_late()
                 return
+        journal = self._kind.journal
+        self._is_first = self._attempts > 1 and bool(self._boundaries)
+        if self._is_first and journal.in_flight:
+            journal.call_between(self._go_on_between)
+            return
         self.begun = True
-        self._seen = self._kind.journal.position
+        self._seen = journal.position
         if self._is_behind():
             return
         envelope = mail.envelope
@@ -227,6 +235,11 @@ class Joint:
             self._decline(error)
         else:
             self._accept(returned)
+
+    def _go_on_between(self) -> None:
+        """Decide behind a batch, unless the command has its answer by now."""
+        if self.mail.open and self._there == len(self._actors) and not self.begun:
+            self.take_turn()
 
     def _is_behind(self) -> bool:
         """Tell whether a boundary must be read again first, and have that done."""
@@ -395,7 +408,7 @@ class Joint:
         entry = self._entry(shares, parts, size, parties)
         if is_beside:
             self._put_beside(entry, shares, timers)
-        self._kind.journal.submit(entry)
+        self._kind.journal.submit(entry, first=self._is_first and not self._handler.is_async)
 
     def _timers_of(self, share: Share) -> SetTimers | None:
         if not share.has_timers:

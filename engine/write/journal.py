@@ -105,6 +105,9 @@ class Journal:
         self._wake = asyncio.Event()
         self.has_room = True
         """Whether actors may decide more; otherwise they wait for the batch in flight."""
+        self.in_flight = False
+        """Whether a batch is with the store."""
+        self._between: deque[Callable[[], None]] = deque()
         self._lost = False
         """Whether a commit failed in a way that leaves its outcome unknown: the end."""
         self.position = 0
@@ -136,9 +139,15 @@ class Journal:
             batch_events=self._batch_events.copy(),
         )
 
-    def submit(self, entry: Entry) -> None:
-        """Take an entry into the next batch; `kick` sends it."""
-        self._gathered.append(entry)
+    def submit(self, entry: Entry, *, first: bool = False) -> None:
+        """Take an entry into the next batch; `kick` sends it.
+
+        With `first` it is in front of all that gathers: nothing of its streams does.
+        """
+        if first:
+            self._gathered.appendleft(entry)
+        else:
+            self._gathered.append(entry)
         self._gathered_events += entry.events
         self._gathered_bytes += entry.size
         if (
@@ -146,6 +155,15 @@ class Journal:
             or self._gathered_bytes >= self._limits.batch_bytes
         ):
             self.has_room = False
+
+    def call_between(self, call: Callable[[], None]) -> None:
+        """Have something called once when the batch in flight is settled, before the next one goes.
+
+        Whoever decides then, and submits it as the first, has seen all that comes before it. One is
+        called before each batch, so that two of them do not come in each other's way.
+        """
+        assert self.in_flight
+        self._between.append(call)
 
     def kick(self) -> None:
         """Let the gathered entries go as soon as no batch is in flight."""
@@ -157,8 +175,16 @@ class Journal:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._gathered:
-                await self._commit(self._next_batch())
+            while self._gathered or self._between:
+                if self._between:
+                    self._between.popleft()()
+                if not self._gathered:
+                    continue
+                self.in_flight = True
+                try:
+                    await self._commit(self._next_batch())
+                finally:
+                    self.in_flight = False
 
     def _next_batch(self) -> list[Entry]:
         entries: list[Entry] = []

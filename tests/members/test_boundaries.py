@@ -55,7 +55,7 @@ async def test_a_member_sends_decisions_by_tags_and_gives_the_states_of_boundari
         assert (await archive.state(Course, "c")).taken == 1
 
 
-def release(*tags: str) -> tuple[type[Boundary], type[Command], Any]:
+def release(*tags: str) -> tuple[type[Boundary], Any, Any]:
     """Give a release whose one event has these tags, and which counts by the last one."""
 
     class Sold(Event, name="sold", tags=tags):
