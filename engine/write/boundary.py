@@ -5,7 +5,8 @@ Rules:
 - Once it is loaded, each durable event that its query selects is brought to it, in order. So it has
   seen all of them up to the end of the log, as the journal knows that.
 - In a decision it folds what is decided too, before that is durable: what cannot be folded is not
-  written. If that is not stored, it is loaded again.
+  written. If that is not stored, it goes back to its state before, and reads on from there. Where
+  a state holds more than plain values, no copy was kept, and it is loaded from its beginning.
 - What comes while it is loaded is folded behind what was read, so that loading comes to an end.
 - What comes while a decision on it is on its way is not folded. That decision is refused by the
   store, or has its answer, and then the boundary is loaded again.
@@ -17,10 +18,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from copy import copy
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from ..errors import Damaged
 from ..limits import Limits
+from ..model.aggregate import Aggregate
 from ..model.boundary import tags_by
 from ..model.codec import decode_metadata
 from ..model.messages import Event
@@ -32,11 +38,15 @@ from .actor import Actor
 from .encoding import FoldInto
 from .entries import Entry
 from .kind import EventBinding, Kind
-from .phase import JOINT, LIVE, LOADING
+from .phase import COLD, JOINT, LIVE, LOADING
 from .proving import Refolds
 
 __all__ = ["BoundaryActor", "fold_into", "select"]
 
+_PLAIN = frozenset(
+    (int, str, bool, float, bytes, type(None), datetime, date, time, timedelta, Decimal, UUID)
+)
+"""Types of which a shallow copy of a state shares nothing that changes."""
 _MISSED_MAX = 1_000
 """Events kept that come while a boundary is loaded; above that it is read once more."""
 _FOLD_SLICE = 250
@@ -46,7 +56,7 @@ _FOLD_SLICE = 250
 class BoundaryActor(Actor):
     """One resident boundary."""
 
-    __slots__ = ("_again", "_missed", "names", "read_at", "tags")
+    __slots__ = ("_again", "_kept", "_missed", "names", "read_at", "tags")
 
     def __init__(self, kind: Kind[Actor], stream: str, id: str) -> None:  # noqa: A002 - the domain's word
         self.tags = tags_by(kind.definition.tags, id)
@@ -61,6 +71,8 @@ class BoundaryActor(Actor):
         """Whether an event came, or may have come, that it has not folded."""
         self._missed: list[StoredEvent] = []
         """What came while it was loaded, in order."""
+        self._kept: tuple[Aggregate, int, int] | None = None
+        """State, version and number of keys before the decision on its way; None for no copy."""
 
     @property
     def is_behind(self) -> bool:
@@ -76,6 +88,39 @@ class BoundaryActor(Actor):
         """Give what is to be read; what comes from now on may not be in it."""
         self._again = False
         return TagRead(self.tags, self.names, self.read_at)
+
+    def begin_load(self) -> None:
+        """Start from the state before the decision that was not stored, or from nothing."""
+        kept, self._kept = self._kept, None
+        if kept is None or not self._go_back(*kept):
+            super().begin_load()
+
+    def _go_back(self, state: Aggregate, version: int, keys: int) -> bool:
+        """Be as before a decision; give whether nothing of the keys was lost for it."""
+        held = self._keys
+        if held is not None:
+            held.forget_behind(version)
+        self.state, self.version = state, version
+        self._again, self._missed = False, []
+        return keys == (0 if held is None else len(held))
+
+    def keep(self) -> None:
+        """Keep a copy of the state, before a decision is folded, if it is made of plain values."""
+        state = self.state
+        if all(type(getattr(state, name)) in _PLAIN for name in state.__struct_fields__):
+            keys = 0 if self._keys is None else len(self._keys)
+            self._kept = copy(state), self.version, keys
+
+    def _reload(self) -> None:
+        if self._kept is not None and self._waiting is None:
+            self.phase = COLD  # it stays, and reads on with its next command
+        else:
+            super()._reload()
+
+    def distrust(self) -> None:
+        """Be loaded from the beginning, since the host's code may have changed the state."""
+        self._kept = None
+        super().distrust()
 
     def replay(self, events: Sequence[StoredEvent], end: int) -> None:  # noqa: ARG002 - as `Folded`
         """Take version and keys of stored events of its stream; see `Folded.replay`."""
@@ -146,6 +191,7 @@ class BoundaryActor(Actor):
 
     def settled(self, entry: Entry, position: int) -> None:
         """Note that an entry is durable, which it has folded."""
+        self._kept = None
         self.read_at = position
         super().settled(entry, position)
 

@@ -26,11 +26,10 @@ from functools import partial
 from typing import Any, Final, cast
 
 from ..errors import Closed, EngineError, Voided, WrongVersion
-from ..model.decisions import UniqueValue
 from ..model.joint import JointHandler, Share, shares_of
 from ..model.messages import Receipt
 from ..model.timers import SetTimers
-from ..stores.contract.log import Extra, Write
+from ..stores.contract.log import Write
 from .actor import Actor
 from .boundary import BoundaryActor, fold_into
 from .deliberation import Deliberation
@@ -39,14 +38,7 @@ from .entries import Entry, EntryPart, tags_moved
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
 from .proving import Refolds, decide_and_compare
-from .replying import (
-    extras_of,
-    first_receipt,
-    joint_receipt,
-    recall,
-    set_by,
-    timers_of,
-)
+from .replying import beside_of, first_receipt, joint_receipt, recall
 from .unpacking import timers_given
 
 __all__ = ["Joint"]
@@ -421,18 +413,8 @@ class Joint:
     ) -> None:
         """Let what is beside the events be stored with them."""
         mail, actors = self.mail, self._actors
-        extras: list[Extra] = []
-        claims: list[UniqueValue] = []
-        for share in shares:
-            if share.claims:
-                claims += share.claims
-                extras += extras_of(share.claims, actors[share.place].stream)
-        mail.claims = claims
-        if mail.fired is not None or mail.timers is not None:
-            extras += timers_of(mail, actors[0].stream)
-        for share, changes in zip(shares, timers, strict=True):
-            if changes is not None:
-                extras += set_by(mail, changes, actors[share.place].stream)
+        streams = [actors[share.place].stream for share in shares]
+        extras = beside_of(mail, shares, streams, timers, actors[0].stream)
         own = entry.owners
         for boundary in self._boundaries:
             extras.append(boundary.condition(self._seen, entry.owner.stream))
@@ -447,9 +429,9 @@ class Joint:
     ) -> tuple[list[EntryPart], int]:
         """Bring the actors to where the events bring them; give these as bytes, and how many."""
         mail = self.mail
-        parts: list[EntryPart] = []
-        size = 0
-        further = b""
+        parts, size, further = list[EntryPart](), 0, b""
+        for boundary in self._boundaries:
+            boundary.keep()
         refolds = None
         if self._boundaries and self._kind.debug:
             refolds = Refolds([actor.state for actor in self._actors])

@@ -81,6 +81,12 @@ class KeyWindow:
         oldest = version - self._window
         return [(key, record) for key, record in self._records.items() if record.version > oldest]
 
+    def forget_behind(self, version: int) -> None:
+        """Let go of the keys of commands that end behind a version, as they were not stored."""
+        records = self._records
+        for key in [key for key, record in records.items() if record.version > version]:
+            del records[key]
+
     def remember(self, key: str, record: KeyRecord) -> None:
         """Add a command, in the order of versions; let go of what has left the window."""
         records = self._records

@@ -13,6 +13,7 @@ from ..errors import EngineError, HandlerFailed, KeyReused
 from ..model.codec import Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
 from ..model.fingerprint import is_of
+from ..model.joint import Share
 from ..model.messages import Envelope, Receipt
 from ..model.stored import StoredEvent
 from ..model.timers import SetTimers, is_at_once
@@ -23,6 +24,7 @@ from .keys import KeyRecord
 from .mailbox import Mail
 
 __all__ = [
+    "beside_of",
     "carried_by",
     "extras_of",
     "first_receipt",
@@ -40,6 +42,32 @@ def extras_of(claims: Sequence[UniqueValue], stream: str) -> list[Extra]:
         (TakeClaim if isinstance(claim, Claim) else ReleaseClaim)(claim.name, claim.value, stream)
         for claim in claims
     ]
+
+
+def beside_of(
+    mail: Mail,
+    shares: Sequence[Share],
+    streams: Sequence[str],
+    timers: Sequence[SetTimers | None],
+    first: str,
+) -> list[Extra]:
+    """Give what a joint decision has beside its events, and put its claims on its mail.
+
+    `streams` and `timers` are those of the shares; a timer of the mail is of the stream `first`.
+    """
+    extras: list[Extra] = []
+    claims: list[UniqueValue] = []
+    for share, stream in zip(shares, streams, strict=True):
+        if share.claims:
+            claims += share.claims
+            extras += extras_of(share.claims, stream)
+    mail.claims = claims
+    if mail.fired is not None or mail.timers is not None:
+        extras += timers_of(mail, first)
+    for changes, stream in zip(timers, streams, strict=True):
+        if changes is not None:
+            extras += set_by(mail, changes, stream)
+    return extras
 
 
 def timers_of(mail: Mail, stream: str) -> list[Extra]:

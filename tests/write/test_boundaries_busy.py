@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine import Closed, Engine, Receipt
+from engine import Closed, Engine, Receipt, Voided
+from engine.stores.contract.tags import TagPage, TagRead
+from tests.support.held_store import HeldStore, not_written
 from tests.write.courses import Course, Enrol, Offer, Seize, school
 
-pytestmark = pytest.mark.parametrize("store", ["memory", "sqlite"])
+BOTH = pytest.mark.parametrize("store", ["memory", "sqlite"])
 
 _COUNT = 15
 
@@ -27,6 +31,7 @@ def url(store: str, folder: Path) -> str:
     return "memory:" if store == "memory" else f"sqlite:{folder}/log.db"
 
 
+@BOTH
 async def test_an_aggregate_that_writes_all_the_time_keeps_no_decision_waiting(
     store: str, tmp_path: Path
 ) -> None:
@@ -46,6 +51,7 @@ async def test_an_aggregate_that_writes_all_the_time_keeps_no_decision_waiting(
         assert engine.statistics().journal.conflicts <= _COUNT, "each was decided twice at most"
 
 
+@BOTH
 async def test_decisions_that_are_in_each_others_way_are_all_made(
     store: str, tmp_path: Path
 ) -> None:
@@ -62,6 +68,7 @@ async def test_decisions_that_are_in_each_others_way_are_all_made(
         assert (await engine.state(Course, "c")).taken == 2 * _COUNT
 
 
+@BOTH
 async def test_a_deadline_ends_a_decision_that_waits_for_its_batch(
     store: str, tmp_path: Path
 ) -> None:
@@ -80,3 +87,52 @@ async def test_a_deadline_ends_a_decision_that_waits_for_its_batch(
 
         made = sum(isinstance(answer, Receipt) for answer in answers)
         assert (await engine.state(Course, "c")).taken == made + 1
+
+
+class Reading(HeldStore):
+    """Notes behind which positions boundaries were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[TagRead] = []
+
+    async def read_tagged(self, reads: Sequence[TagRead], **bounds: Any) -> Sequence[TagPage]:
+        self.reads += reads
+        return await super().read_tagged(reads, **bounds)
+
+
+async def test_a_boundary_reads_on_where_a_decision_on_it_was_not_stored() -> None:
+    """By a conflict and by a store that could not write, with and without a key."""
+    store = Reading()
+    async with school(store=store) as engine:
+        await engine.execute(Offer("c", 9))
+        for _ in range(5):
+            await engine.execute(Seize("d", "c", "note"))
+        await engine.execute(Enrol("c", "s"), key="k")
+        store.reads.clear()
+        for attempt in range(3):
+            store.hold()
+            before = len(store.batches)
+            held = asyncio.ensure_future(engine.execute(Seize("d", None, "holds the batch")))
+            while len(store.batches) == before:
+                await asyncio.sleep(0)
+            sent = [
+                asyncio.ensure_future(engine.execute(Seize("d", "c", "note"))),
+                asyncio.ensure_future(engine.execute(Enrol("c", f"t{attempt}"), key=f"t{attempt}")),
+            ]
+            for _ in range(9):
+                await asyncio.sleep(0)
+            store.release()
+            await asyncio.gather(held, *sent)
+        store.failures.append(not_written())
+        with pytest.raises(Voided):
+            await engine.execute(Enrol("c", "u"), key="u")
+
+        assert (await engine.execute(Enrol("c", "u"), key="u")).reply == 4
+        assert (await engine.execute(Enrol("c", "s"), key="k")).reply == 8
+        assert (await engine.execute(Enrol("c", "t1"), key="t1")).reply == 6
+        of_course = [read for read in store.reads if read.tags == ("course:c",)]
+        assert engine.statistics().journal.conflicts == 3
+        assert len(of_course) == 4
+        assert min(read.after for read in of_course) > 5
+        assert (await engine.state(Course, "c")).taken == 5
