@@ -22,7 +22,6 @@ from copy import copy
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 from ..errors import Damaged
 from ..limits import Limits
@@ -44,7 +43,7 @@ from .proving import Refolds
 __all__ = ["BoundaryActor", "fold_into", "select"]
 
 _PLAIN = frozenset(
-    (int, str, bool, float, bytes, type(None), datetime, date, time, timedelta, Decimal, UUID)
+    (int, str, bool, float, bytes, type(None), datetime, date, time, timedelta, Decimal)
 )
 """Types of which a shallow copy of a state shares nothing that changes."""
 _MISSED_MAX = 1_000
