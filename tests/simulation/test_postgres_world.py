@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import StoreFailed
+from engine.errors import StoreFailed, StoreRefused
 from engine.model.stored import EventType
 from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
 from engine.testing.conformance import append, event, request
@@ -62,6 +62,19 @@ def test_a_statement_that_the_model_does_not_know_fails_the_world(place: Place) 
 
     with pytest.raises(AssertionError, match="SELECT 1"):
         place.run(main())
+
+
+def test_a_server_of_an_old_release_is_refused_by_its_version(place: Place) -> None:
+    place.server.settings.version = "14.0"
+
+    async def main() -> str:
+        store, ports = place.store()
+        with pytest.raises(StoreRefused) as refused:
+            await store.open(ports)
+        return str(refused.value)
+
+    assert "is PostgreSQL 14.0: use release 15 or newer" in place.run(main())
+    assert place.server.records == [], "nothing was made there"
 
 
 OPENING: Sequence[str] = (

@@ -36,13 +36,14 @@ class Settings(msgspec.Struct):
     synchronous_commit: str = "on"
     standby_names: str = ""
     standby: bool = False
+    version: str = "18.0"
 
     def row(self) -> Sequence[str]:
         """Give them as the log reads them."""
         return (
             *("true" if self.standby else "false", self.fsync, self.full_page_writes),
-            *(self.synchronous_commit, self.standby_names, "180000", "18.0", "UTF8"),
-            "read committed",
+            *(self.synchronous_commit, self.standby_names),
+            *(f"{float(self.version):.0f}0000", self.version, "UTF8", "read committed"),
         )
 
 
