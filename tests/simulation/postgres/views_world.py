@@ -59,6 +59,8 @@ _LIVES: Final = 4
 _COUNTERS: Final = 3
 _SLICES: Final = 2
 _LEASE_SECONDS: Final = 3.0
+_REBUILD_SECONDS: Final = 20.0
+"""A host waits for so long: of seed 372 a call is answered much later, or never."""
 _STEPS: Final = ("projector.folded", "views.inserted", "views.checkpointed", "views.swapping")
 _STEPS_MAX: Final = 150_000
 _OPENINGS_MAX: Final = 60
@@ -267,9 +269,12 @@ class ViewsWorld:
             await asyncio.sleep(self.random.expovariate(1 / 0.3))
             name = self.random.choice(("listed", "halved"))
             try:
-                await engine.projections.rebuild(name)
+                async with asyncio.timeout(_REBUILD_SECONDS):
+                    await engine.projections.rebuild(name)
             except EngineError:
                 self.counts["views: builds refused"] += 1
+            except TimeoutError:
+                self.counts["views: builds not answered in time"] += 1
             await asyncio.sleep(0.3)
 
     async def _finish(self, engine: Engine) -> None:
