@@ -85,10 +85,11 @@ class Place:
         line = await Line.connected(driver_of(self.ports), self.address)
         link = Link(line)
         try:
-            if not line.pooled:
-                await link.do(SET_UP)
-            if self.connected is not None:
-                await self.connected(link)
+            with line.answering(self.address.answer_seconds):
+                if not line.pooled:
+                    await link.do(SET_UP)
+                if self.connected is not None:
+                    await self.connected(link)
         except BaseException as error:
             link.end()
             if isinstance(error, Exception):
