@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from engine.errors import Damaged
-from engine.log.browsing import Broken, browse
+from engine.log.browsing import Broken, Large, browse
 from engine.log.selection import Selection
 from engine.model.stored import StoredEvent
 from engine.stores.contract.log import Head, StreamPage, StreamRead
@@ -51,7 +51,7 @@ def _event(position: int) -> StoredEvent:
     return StoredEvent(position, stream, version, name, 1, position * 10, b"{}", b"", 0, 0)
 
 
-def positions(events: Sequence[StoredEvent | Broken]) -> list[int]:
+def positions(events: Sequence[StoredEvent | Large | Broken]) -> list[int]:
     return [each.position for each in events]
 
 
