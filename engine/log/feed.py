@@ -99,7 +99,7 @@ class Feeds:
         self._gate = gate
         self._open = 0
         """Feeds that are read at this moment."""
-        self._followers: set[Subscription] = set()
+        self._followers: dict[Subscription, None] = {}
         self._stopping = Bell()
         self._ended = False
         self._failed = False
@@ -180,13 +180,13 @@ class Feeds:
     def follower(self) -> Subscription:
         """Give a place on the bus to one who follows."""
         follower = self._bus.subscribe("feed")
-        self._followers.add(follower)
+        self._followers[follower] = None
         return follower
 
     def drop(self, follower: Subscription) -> None:
         """Take that place away."""
         if follower in self._followers:
-            self._followers.discard(follower)
+            del self._followers[follower]
             self._bus.unsubscribe(follower)
 
     @property

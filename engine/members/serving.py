@@ -124,7 +124,8 @@ class Serving:
         self._answers: set[asyncio.Future[Receipt]] = set()
         """Of the commands of members that are not answered yet."""
         self._members: dict[Line, _Served] = {}
-        self._lines: set[Line] = set()
+        self._lines: dict[Line, None] = {}
+        """In the order in which they came; a set has another order in each run."""
         self._at_work: set[asyncio.Future[Any]] = set()
         """Calls that are not answered yet."""
         self._left: asyncio.Future[None] = self._loop.create_future()
@@ -213,7 +214,7 @@ class Serving:
 
     def _line(self, trusted: bool) -> Line:
         line = Line(self._receive, self._lost, holds_back=True)
-        self._lines.add(line)
+        self._lines[line] = None
         if not trusted:
             line.frame_max = _STRANGER_BYTES
             self._strangers.add(line)
@@ -227,7 +228,7 @@ class Serving:
             line.abort()
 
     def _lost(self, line: Line) -> None:
-        self._lines.discard(line)
+        self._lines.pop(line, None)
         self._strangers.discard(line)
         self._remove(line)
 
