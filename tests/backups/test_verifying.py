@@ -206,6 +206,7 @@ async def test_the_command_tells_findings_and_a_summary_and_fails_on_damage(
         "events": 60,
         "streams": 50,
         "claims": 20,
+        "tags": 0,
         "timers": 0,
         "snapshots": 0,
         "findings": 0,
@@ -326,6 +327,35 @@ async def test_rows_that_the_events_do_not_give_are_counted(
     assert [(f.wrong, f.name, f.text.split()[0]) for f in found] == [
         ("views", "counts", str(differ))
     ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        (
+            "UPDATE checkpoints SET projection = 'c0unts' WHERE projection = 'counts'",
+            {("checkpoint", "counts"), ("views", "c0unts")},
+        ),
+        (
+            "UPDATE checkpoints SET slice = 3 WHERE projection = 'counts'",
+            {("checkpoint", "counts")},
+        ),
+        (
+            "INSERT INTO decisions VALUES (9, 'counts', 'paese', 1, 1, NULL, '', NULL, NULL)",
+            {("views", "counts")},
+        ),
+        (
+            "INSERT INTO parked VALUES ('counts', 9, 3, 0, 'b', 'a v1', 'board:b', 1, 1, '')",
+            {("views", "counts")},
+        ),
+    ],
+)
+def test_what_views_say_of_no_build_and_a_decision_of_no_kind_are_named(
+    store: str, statement: str, named: set[tuple[str, str]]
+) -> None:
+    changed(store.replace(".db", ".views.db"), statement)
+
+    assert {(f.wrong, f.name) for f in verified(store)[1]} == named
 
 
 async def test_a_snapshot_that_its_events_do_not_give_is_named(

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import apsw
 
 from ....errors import Damaged, EngineError, StoreFailed, StoreRefused
+from ...contract.outside import Found
 from ...contract.verifying import Finding, Report
+from ...contract.views import DecisionKind
 from ..connection import run, set_reading
 from ..files import Files
 from ..log.damage import read_wal, suspect_tail
@@ -45,6 +47,14 @@ SELECT name FROM sqlite_schema s WHERE type NOT IN ('table', 'index', 'view', 't
 OR typeof(name) <> 'text' OR lower(tbl_name) NOT IN (
     SELECT lower(name) FROM sqlite_schema WHERE type IN ('table', 'view'))
 """
+_STRAY_ROWS: Final = """
+SELECT DISTINCT kind, projection, build FROM (
+    SELECT 'checkpoints' AS kind, projection, build FROM checkpoints
+    UNION ALL SELECT 'parked events', projection, build FROM parked) AS kept
+WHERE NOT EXISTS (SELECT 1 FROM builds b WHERE b.projection = kept.projection
+    AND b.number = kept.build)
+"""
+_DECISIONS: Final = frozenset(get_args(DecisionKind))
 _STATES: Final = frozenset(("serving", "building", "former"))
 _ALL: Final = 2**63 - 1
 _CHECKSUM: Final = "SELECT checksum FROM events WHERE position = ?"
@@ -164,29 +174,47 @@ class SqliteStructure:
                 report(Finding("views", text, name=self._views))
                 return
             for build in read_builds(views):
-                name = build.projection
-                if build.log_id != log_id or build.state not in _STATES:
-                    text = f"a build of projection {name!r} is of another log, or in no state"
-                    report(Finding("views", text, name=name))
-                for at in build.checkpoints.values():
-                    if at.position and run(log, _CHECKSUM, (at.position,)) != [(at.checksum,)]:
-                        text = f"the checkpoint of projection {name!r} is at no event of the log"
-                        report(Finding("checkpoint", text, at.position, name))
-                for table in build.tables:
-                    if not run(views, _TABLE, (real_name(table, build.number),)):
-                        text = f"projection {name!r} lacks its table {table!a}"
-                        report(Finding("views", text, name=name))
-                for parked in read_parked(views, name, build.number, None, 0, _ALL):
-                    there = run(log, _EVENT, (parked.position,))
-                    if there != [(parked.stream, parked.event)]:
-                        text = f"projection {name!r} has parked an event that the log has not"
-                        report(Finding("views", text, parked.position, name))
-            for decision in read_decisions(views, None):
-                position, checksum = decision.position, decision.checksum
-                there = [(checksum,)] if checksum is None else run(log, _CHECKSUM, (position,))
-                if there != [(checksum,)]:
-                    text = "a decision is about an event that the log has not"
-                    report(Finding("views", text, position, decision.projection))
+                self._look_at_build(views, log, build, log_id, report)
+            for table, projection, build in run(views, _STRAY_ROWS):
+                text = f"{table} are kept for build {build} of {projection!a}, which is not there"
+                report(Finding("views", text, name=str(projection)))
+            _look_at_decisions(views, log, report)
+
+    def _look_at_build(
+        self, views: Any, log: Any, build: Found, log_id: str, report: Report
+    ) -> None:
+        name = build.projection
+        if build.log_id != log_id or build.state not in _STATES:
+            text = f"a build of projection {name!r} is of another log, or in no state"
+            report(Finding("views", text, name=name))
+        if sorted(build.checkpoints) != list(range(build.slices)):
+            text = f"build {build.number} of projection {name!r} lacks a checkpoint of a slice"
+            report(Finding("checkpoint", text, name=name))
+        for at in build.checkpoints.values():
+            if at.position and run(log, _CHECKSUM, (at.position,)) != [(at.checksum,)]:
+                text = f"the checkpoint of projection {name!r} is at no event of the log"
+                report(Finding("checkpoint", text, at.position, name))
+        for table in build.tables:
+            if not run(views, _TABLE, (real_name(table, build.number),)):
+                text = f"projection {name!r} lacks its table {table!a}"
+                report(Finding("views", text, name=name))
+        for parked in read_parked(views, name, build.number, None, 0, _ALL):
+            there = run(log, _EVENT, (parked.position,))
+            if there != [(parked.stream, parked.event)]:
+                text = f"projection {name!r} has parked an event that the log has not"
+                report(Finding("views", text, parked.position, name))
+
+
+def _look_at_decisions(views: Any, log: Any, report: Report) -> None:
+    for decision in read_decisions(views, None):
+        position, checksum = decision.position, decision.checksum
+        there = [(checksum,)] if checksum is None else run(log, _CHECKSUM, (position,))
+        if there != [(checksum,)]:
+            text = "a decision is about an event that the log has not"
+            report(Finding("views", text, position, decision.projection))
+        if decision.kind not in _DECISIONS:
+            text = f"a decision is of the kind {decision.kind!a}, which this release does not know"
+            report(Finding("views", text, position, decision.projection))
 
 
 def _head_of(path: str) -> bytes:
