@@ -24,7 +24,7 @@ from ..files import Files
 from ..log.damage import read_wal, suspect_tail
 from ..log.schema import MIGRATIONS, check_schema, odd_triggers, read_schema_version
 from ..shape import harden
-from ..views.builds import check_file, read_builds, real_name
+from ..views.builds import check_file, odd_tables, read_builds, real_name
 from ..views.parked import read_decisions, read_parked
 
 __all__ = ["SqliteStructure"]
@@ -44,7 +44,7 @@ _EVENT: Final = (
 )
 _STRAY: Final = """
 SELECT name FROM sqlite_schema s WHERE type NOT IN ('table', 'index', 'view', 'trigger')
-OR typeof(name) <> 'text' OR lower(tbl_name) NOT IN (
+OR typeof(name) <> 'text' OR typeof(tbl_name) <> 'text' OR lower(tbl_name) NOT IN (
     SELECT lower(name) FROM sqlite_schema WHERE type IN ('table', 'view'))
 """
 _STRAY_ROWS: Final = """
@@ -167,6 +167,9 @@ class SqliteStructure:
             log_id = check_file(views, self._views)
             for (name,) in run(views, _STRAY):
                 text = f"the schema of {self._views} has {name!a} on no table that is there"
+                report(Finding("page", text, name=self._views))
+            for name in odd_tables(views):
+                text = f"the table {name!a} of {self._views} is not as an engine makes it"
                 report(Finding("page", text, name=self._views))
             found = run(log, "SELECT log_id FROM about")
             if found != [(log_id,)]:

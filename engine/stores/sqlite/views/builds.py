@@ -23,7 +23,7 @@ from ...contract.views import BuildState, Checkpoint
 from ..connection import quoted, readable, run, transaction
 from .requests import REQUESTS_SCHEMA, forget_failures
 from .search import drops
-from .shape import check_books
+from .shape import check_books, odd_books
 from .sql_tables import make_own
 from .tables import TableSql
 
@@ -34,6 +34,7 @@ __all__ = [
     "drop_build",
     "empty_build",
     "make_build",
+    "odd_tables",
     "open_file",
     "read_builds",
     "real_name",
@@ -178,6 +179,11 @@ def check_file(connection: Any, path: str) -> str:
             f"which brings it along"
         )
     return str(run(connection, "SELECT log_id FROM views_meta")[0][0])
+
+
+def odd_tables(connection: Any) -> Sequence[str]:
+    """Name the engine's own tables in a file that are not as this release makes them."""
+    return odd_books(connection, (_META, *_SCHEMA))
 
 
 def _from_the_first_schema(connection: Any) -> None:

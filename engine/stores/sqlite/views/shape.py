@@ -9,13 +9,17 @@ SQLite here runs nothing that the file has. This file changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Final
+
+import apsw
 
 from ....errors import StoreRefused
 from ..connection import quoted, run
 from ..shape import read_shape
 
-__all__ = ["check_books"]
+__all__ = ["check_books", "odd_books"]
 
 BOOKS: Final = (
     "views_meta",
@@ -27,6 +31,10 @@ BOOKS: Final = (
     "failures",
 )
 """The tables of the engine itself in a file of views."""
+_INDEXES: Final = (
+    "SELECT sql FROM main.sqlite_schema WHERE type = 'index' AND lower(tbl_name) = ? "
+    "AND sql IS NOT NULL ORDER BY lower(sql)"
+)
 
 
 def check_books(connection: Any, path: str) -> None:
@@ -41,6 +49,26 @@ def check_books(connection: Any, path: str) -> None:
     for name in BOOKS:
         if any(row[6] for row in run(connection, f"PRAGMA main.table_xinfo({quoted(name)})")):
             raise _refused(path, f"its table {name!a} has columns that are computed")
+
+
+def odd_books(connection: Any, statements: Sequence[str]) -> Sequence[str]:
+    """Name the engine's own tables that have not the columns or indexes that `statements` give."""
+    with closing(apsw.Connection(":memory:")) as made:
+        for statement in statements:
+            run(made, statement)
+        return [name for name in BOOKS if _book(connection, name) != _book(made, name)]
+
+
+def _book(connection: Any, name: str) -> object:
+    """Give what makes a table one of ours; older files have its columns by other statements."""
+    columns = run(connection, f"PRAGMA main.table_xinfo({quoted(name)})")
+    indexes = run(connection, _INDEXES, (name,))
+    return (
+        sorted(
+            (str(column).lower(), kind, must, key) for _, column, kind, must, _, key, _ in columns
+        ),
+        [str(sql).lower() for (sql,) in indexes],
+    )
 
 
 def _refused(path: str, why: str) -> StoreRefused:
