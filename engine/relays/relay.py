@@ -105,9 +105,9 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
       the rule off this machine, has "tls://", "amqps://", "rediss://" or "kafkas://"; SQS and SNS
       have it always.
     - `events`: classes of events; `[Event]` for all.
-    - `topic`: what takes the messages, or a function of event and `Meta` that gives it. It is the
-      subject of NATS, the queue of RabbitMQ or "exchange:name/key", the stream of Redis, the
-      topic of Kafka, the FIFO queue of SQS by name or ARN, or the FIFO topic of SNS by ARN. In NATS
+    - `topic`: what takes the messages, or a function of event and `Meta` that gives it. It is a
+      subject of NATS, a stream of Redis, a topic of Kafka, or a FIFO topic of SNS by its ARN. With
+      RabbitMQ it is a queue or "exchange:name/key", and with SQS a FIFO queue's name or ARN. In NATS
       a stream that takes the subject must exist; of the others only Redis makes what is missing.
     - `version`: raise it to publish everything again, with the same ids.
     - `slices`: so many batches are under way at once, each with streams of its own. Redis takes 1.
