@@ -46,8 +46,10 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[i
     return status, told.out, told.err
 
 
-def outside(path: Path, *statements: str) -> None:
+def outside(path: Path, *statements: str, guarded: bool = True) -> None:
+    """Run statements as a shell does; where not `guarded`, no trigger of the log keeps anything."""
     with closing(apsw.Connection(str(path))) as connection:
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, int(guarded))
         for statement in statements:
             connection.execute(statement).fetchall()
 

@@ -87,7 +87,7 @@ def test_claims_are_verified(path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_table_that_the_log_does_not_say_is_told(
     path: Path, capsys: pytest.CaptureFixture[str], change: str, told: str
 ) -> None:
-    outside(path, change)
+    outside(path, change, guarded=False)
     status, _, err = shown(capsys, "claims", path, "--verify")
 
     assert status == 1

@@ -44,11 +44,20 @@ def test_the_programs_of_the_tutorial_are_typed(tmp_path: Path, installed: Insta
     check(folder, installed, tmp_path / "cache")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give what mypy keeps of the libraries that pages have in common."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
-def test_the_programs_of_the_how_to_pages_are_typed(tmp_path: Path, installed: Installed) -> None:
-    for page in HOWTO:
-        (folder := tmp_path / page.stem).mkdir()
-        reader = Reader(folder, installed)
-        reader.take(HOWTO[0].with_name("bank.md"))
-        reader.take(page)
-        check(folder, installed, tmp_path / "cache", *LENIENT)
+@pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
+def test_the_programs_of_a_how_to_page_are_typed(
+    page: Path, tmp_path: Path, cache: Path, installed: Installed
+) -> None:
+    (folder := tmp_path / "toolshed").mkdir()
+    reader = Reader(folder, installed)
+    reader.take(HOWTO[0].with_name("bank.md"))
+    reader.take(page)
+
+    check(folder, installed, cache, *LENIENT)
