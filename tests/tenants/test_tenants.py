@@ -308,11 +308,11 @@ async def test_engines_that_were_closed_leave_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_COLLECTED_AFTER", 4)
-    seen: list[weakref.ref[Engine]] = []
+    seen: list[weakref.ref[object]] = []
 
     def make(store: str) -> Engine:
         engine = Engine([Counter], store=store)
-        seen.append(weakref.ref(engine))
+        seen.append(weakref.ref(engine.projections))  # in the circle of what an engine is made of
         return engine
 
     before = gc.get_threshold()
