@@ -273,8 +273,8 @@ def RedisReadModel(  # noqa: N802 - what it gives is a class, to be declared lik
       no row. It takes the row before it, whose fields are text as Redis has them, or None, then
       the event and its `Meta`. It only looks at these. What it raises stops the sink.
     - `key`: gives the row that an event changes; the id of its aggregate unless given.
-    - `version`: raise it to make all rows again, under other keys. Readers go on to see the old rows
-      until the new ones are as far.
+    - `version`: raise it to make all rows again, under other keys. Readers go on to see the old
+      rows until the new ones are as far.
 
     Each event changes its row once, whatever dies and when. `read_row` reads a row. A query waits
     for the model if it is among the projections of its `@answers`, and `at=` is given. A server

@@ -107,8 +107,9 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
     - `events`: classes of events; `[Event]` for all.
     - `topic`: what takes the messages, or a function of event and `Meta` that gives it. It is a
       subject of NATS, a stream of Redis, a topic of Kafka, or a FIFO topic of SNS by its ARN. With
-      RabbitMQ it is a queue or "exchange:name/key", and with SQS a FIFO queue's name or ARN. In NATS
-      a stream that takes the subject must exist; of the others only Redis makes what is missing.
+      RabbitMQ it is a queue or "exchange:name/key", and with SQS a FIFO queue's name or ARN. In
+      NATS a stream that takes the subject must exist; of the others only Redis makes what is
+      missing.
     - `version`: raise it to publish everything again, with the same ids.
     - `slices`: so many batches are under way at once, each with streams of its own. Redis takes 1.
     - `on_poison`: what becomes of a message that the broker does not take, or that cannot be
