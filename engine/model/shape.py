@@ -25,7 +25,7 @@ from .messages import Event
 from .personal import has_marks
 from .stored import EventType
 
-__all__ = ["event_type", "schema_hash"]
+__all__ = ["CLASSES_MAX", "event_type", "schema_hash"]
 
 _canonical = msgspec.json.Encoder(order="deterministic", enc_hook=repr)
 
@@ -36,7 +36,6 @@ CLASSES_MAX: Final = 4_096
 """Of how many classes it is kept what they look like: each engine of a process asks anew."""
 
 
-@lru_cache(maxsize=CLASSES_MAX)
 def schema_hash(cls: type[msgspec.Struct], *, defaults: bool = False) -> str:
     """Give 16 hexadecimal digits that change when the encoded form of a struct can change.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
@@ -20,9 +21,10 @@ import msgspec
 
 from ..errors import Damaged
 from ..model.aggregate import Aggregate, AggregateDefinition
-from ..model.codec import NOTHING_KEPT, UNDECODABLE, schema_hash
+from ..model.codec import NOTHING_KEPT, UNDECODABLE
 from ..model.personal import SNAPSHOTS, Sealer
 from ..model.sameness import first_difference
+from ..model.shape import CLASSES_MAX, schema_hash
 from ..model.stored import Snapshot, StoredEvent
 from .keys import KeyRecord, KeyWindow
 
@@ -81,6 +83,11 @@ class _Body(msgspec.Struct, array_like=True):
 _body_decoder = msgspec.json.Decoder(_Body)
 
 
+@lru_cache(maxsize=CLASSES_MAX)
+def _schema_of(cls: type[Aggregate]) -> str:
+    return schema_hash(cls, defaults=True)
+
+
 class Freezer:
     """Makes and opens the snapshots of one kind of aggregate.
 
@@ -101,7 +108,7 @@ class Freezer:
         self._keep = keep
         self._sealer = sealer
         """Encrypts states that have personal data; None where they have none."""
-        self._schema = schema_hash(definition.cls, defaults=True)
+        self._schema = _schema_of(definition.cls)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(definition.cls)
         self._works = True
 

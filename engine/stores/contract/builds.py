@@ -6,14 +6,16 @@ Rules: pure. Every store keeps the same of a build, and asks here what that mean
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from ...errors import StoreRefused, UsageError
-from ...model.codec import schema_hash
 from ...model.projection import ProjectionDefinition
+from ...model.rows import RowShape
+from ...model.shape import CLASSES_MAX, schema_hash
 from .outside import Found
 
 __all__ = ["definition_hash", "numbered", "served_position", "serving", "sinks_of"]
@@ -25,15 +27,20 @@ def definition_hash(definition: ProjectionDefinition) -> str:
     for name in sorted(definition.tables):
         shape = definition.tables[name].shape
         columns = [(c.name, c.sql, c.nullable) for c in shape.columns]
-        # As a struct of resolved types, so that what is inside nested fields is covered too.
-        fields = [(column.name, column.annotation) for column in shape.columns]
-        nested = schema_hash(msgspec.defstruct(shape.row.__name__, fields))
+        nested = _fields_hash(shape)
         searched: list[Any] = [shape.search] if shape.search else []  # absent as in old releases
         searched += ["trigrams"] * shape.trigrams
         shapes.append([name, shape.key, shape.indexes, columns, nested, *searched])
     made = definition.sql_tables
     shapes += [[name, made[name].statements] for name in sorted(made)]
     return blake2b(msgspec.json.encode(shapes), digest_size=8).hexdigest()
+
+
+@lru_cache(maxsize=CLASSES_MAX)
+def _fields_hash(shape: RowShape) -> str:
+    # As a struct of resolved types, so that what is inside nested fields is covered too.
+    fields = [(column.name, column.annotation) for column in shape.columns]
+    return schema_hash(msgspec.defstruct(shape.row.__name__, fields))
 
 
 def serving(builds: Sequence[Found]) -> Found | None:
