@@ -107,7 +107,7 @@ def test_the_schema_is_printed_for_whoever_makes_it_by_hand(postgres: Server, sc
     done = printed(postgres.url(schema), "--role", "postgres")
     assert done.returncode == 0
     postgres.sql(done.stdout)
-    assert postgres.sql(f"SELECT schema_version FROM {schema}.about") == "4"
+    assert postgres.sql(f"SELECT schema_version FROM {schema}.about") == "5"
     for words, told in (
         (("sqlite:shop.db",), "needs no SQL"),
         ((postgres.url(), "--role", 'x"; DROP'), "no plain name"),
@@ -118,7 +118,9 @@ def test_the_schema_is_printed_for_whoever_makes_it_by_hand(postgres: Server, sc
         assert told in wrong.stderr
 
 
-@pytest.mark.parametrize("call", ["append_1", "append_2", "begin_session_1", "keep_snapshots_1"])
+@pytest.mark.parametrize(
+    "call", ["append_1", "append_2", "begin_session_1", "keep_snapshots_1", "join_members_1"]
+)
 async def test_nobody_else_may_call_what_writes(
     postgres: Server, schema: str, role: str, call: str
 ) -> None:

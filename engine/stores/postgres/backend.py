@@ -13,8 +13,10 @@ from ...errors import UsageError
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
+from ..contract.membership import Heed
 from ..contract.views import ViewsStore
 from .address import Address
+from .log.members import Attendance
 from .log.store import PostgresStore
 from .outside.blocking import Blocking
 from .outside.copy_from import PostgresCopySource
@@ -106,6 +108,10 @@ class PostgresOutside:
     def meeting(self) -> PostgresRoll:
         """Give who has the log, which the database knows."""
         return PostgresRoll(self._address, self._place.ports)
+
+    def attendance(self, holder: str, heed: Heed, logger: logging.Logger) -> Attendance:
+        """Give a process's part in the membership of the log, to be joined."""
+        return Attendance(self._address, self._place.ports, holder, heed, logger)
 
     def writer(self) -> int | None:
         """Give the process that has the log open, as far as its own note tells; None for none."""

@@ -14,7 +14,7 @@ import msgspec
 
 from .plpgsql import Function
 
-__all__ = ["Change", "Event", "Record", "Session", "Shelves", "Tables"]
+__all__ = ["Change", "Event", "Member", "Record", "Session", "Shelves", "Tables"]
 
 Change: TypeAlias = tuple[Any, ...]
 """Its name, and what it takes: ("event", Event), ("lease", 3, 17.5), ..."""
@@ -45,6 +45,15 @@ class Session(msgspec.Struct):
     opened: float
     lease_until: float
     live: bool = True
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A row of `members`; times as in `sessions`."""
+
+    member: int
+    holder: str
+    view_seen: int
+    lease_until: float
 
 
 class Record(msgspec.Struct, eq=False):
@@ -97,6 +106,10 @@ class Tables:
         self.numbered = 0
         """The last number that a session was given."""
         self.numbers_logged = 0
+        self.view = 0
+        """The number of the members."""
+        self.members: dict[int, Member] = {}
+        self.members_numbered = 0
         self.types: dict[int, tuple[str, int, str]] = {}
         self.events: list[Event] = []
         self.streams: dict[str, list[Event]] = {}
@@ -167,6 +180,16 @@ class Tables:
 
     def _forgot(self, session: int) -> None:
         del self.sessions[session]
+
+    def _viewed(self, view: int) -> None:
+        self.view = view
+
+    def _joined(self, member: Member) -> None:
+        self.members[member.member] = member
+        self.members_numbered = max(self.members_numbered, member.member)
+
+    def _left(self, member: int) -> None:
+        self.members.pop(member, None)
 
     def _type(self, number: int, name: str, version: int, schema_hash: str) -> None:
         self.types[number] = (name, version, schema_hash)

@@ -71,6 +71,7 @@ def _cardinality(values: Sequence[Any] | _Null) -> Any:
 
 
 _CALLS: Final = {"coalesce": _coalesce, "greatest": _greatest, "cardinality": _cardinality}
+_OF_THE_CALL: Final = ("current_setting", "clock_timestamp")
 
 
 def compiled(text: str) -> Expression:
@@ -98,7 +99,7 @@ def compiled(text: str) -> Expression:
                 raise UnknownSql(f"the name {name} in {text!r}")
             return variables[name]
 
-        known = {"current_setting": variables.get("current_setting"), **_CALLS}
+        known = {name: variables.get(name) for name in _OF_THE_CALL} | _CALLS
         return eval(code, {"value": value, "NULL": NULL, "__builtins__": {}, **known})
 
     return run
@@ -114,6 +115,6 @@ def _python(token: re.Match[str], is_call: bool, text: str) -> str:
         return _WORDS[word]
     if not is_call:
         return f"value({word!r})"
-    if word not in (*_CALLS, "current_setting"):
+    if word not in (*_CALLS, *_OF_THE_CALL):
         raise UnknownSql(f"the function {word} in {text!r}")
     return word

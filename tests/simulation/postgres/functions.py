@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from .attending import MEMBER_STEPS
 from .database import Event, Session
 from .expressions import NULL, Expression, UnknownSql, compiled, or_null
 from .plpgsql import Call, Function, Running, Step, Wait
@@ -430,5 +431,5 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
         ),
         _insert_claims,
     ),
-    *((_pattern(words), make) for words, make in (*TIMER_STEPS, *TAG_STEPS)),
+    *((_pattern(words), make) for words, make in (*TIMER_STEPS, *TAG_STEPS, *MEMBER_STEPS)),
 )

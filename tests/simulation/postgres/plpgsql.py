@@ -77,6 +77,7 @@ class Function(msgspec.Struct, frozen=True):
         variables: dict[str, Any] = dict(zip(self.takes, map(or_null, values), strict=True))
         variables |= dict.fromkeys(self.gives, NULL)
         variables["current_setting"] = call.setting
+        variables["clock_timestamp"] = call.clock
         yield from _run(self.steps, call, variables)
         names = self.gives or ("",)
         row = {name: variables.get(name, NULL) for name in names}

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.driver import Connection
 from engine.stores.postgres.failures import is_lost, sqlstate_of
-from engine.stores.postgres.log import claims, reading, store, timers, writer
+from engine.stores.postgres.log import claims, members, reading, store, timers, writer
 from engine.stores.postgres.log.schema import lock_key, migrate, presence_key
 from engine.stores.postgres.outside.roll import OWNER
 from engine.stores.postgres.settings import check_settings
@@ -51,6 +51,7 @@ READ: str = vars(claims)["_READ"]
 STANDING, DUE, ALL_TIMERS, COUNT, SETTLE = (
     str(vars(timers)[name]) for name in ("_STANDING", "_DUE", "_ALL", "_COUNT", "_SETTLE")
 )
+JOIN, SEEN, VIEW, GONE = (str(vars(members)[n]) for n in ("_JOIN", "_RENEW", "_VIEW", "_LEAVE"))
 BEGIN = "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_1($1, $2)"
 RENEW = "SELECT {s}.renew_session_1($1, $2)"
 END = "SELECT {s}.end_session_1($1)"
@@ -413,7 +414,34 @@ async def timers_change_with_their_events(place: Place) -> Sequence[Any]:
     return told
 
 
+async def members_come_and_go_under_a_number(place: Place) -> Sequence[Any]:
+    connection, _ = await opened(place)
+
+    async def view() -> Any:
+        rows = await ask(place, connection, VIEW, 0.0)
+        return [(*row[:-1], row[-1] is not None and row[-1] > 0) for row in rows]
+
+    none = await ask(place, connection, VIEW, 0.0)
+    said = [[row[:-1] for row in none]]
+    said.append(await ask(place, connection, JOIN, "a", 60.0))
+    said.append(await ask(place, connection, JOIN, "b", 0.0))
+    said.append(await view())
+    said.append(await ask(place, connection, SEEN, 1, 2, 60.0))
+    said.append(await ask(place, connection, SEEN, 1, 1, 60.0))
+    said.append(await ask(place, connection, SEEN, 9, 1, 60.0))
+    said.append(await view())
+    said.append(await ask(place, connection, GONE, 1, False))
+    await asyncio.sleep(0.01)
+    said.append(await ask(place, connection, GONE, 2, False))
+    said.append(await ask(place, connection, GONE, 2, True))
+    said.append(await view())
+    said.append(await ask(place, connection, GONE, 1, True))
+    said.append(await ask(place, connection, JOIN, "c", 60.0))
+    return said
+
+
 SCENARIOS: Sequence[Scenario] = (
+    members_come_and_go_under_a_number,
     the_schema_is_made_once,
     one_session_has_the_log,
     whose_a_log_is_can_be_asked,

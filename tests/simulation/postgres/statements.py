@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeAlias
 
+from .attending import members_seen
 from .database import Event
 from .expressions import UnknownSql
 from .plpgsql import Call, Function, Running, Wait, functions_of, words
@@ -300,7 +301,7 @@ def stream_rows(
     return rows
 
 
-_MIGRATIONS: Final = {"1594b7a3": 1, "f1c98bea": 2, "70b2d02f": 3, "c445b7fa": 4}
+_MIGRATIONS: Final = {"1594b7a3": 1, "f1c98bea": 2, "70b2d02f": 3, "c445b7fa": 4, "c2b24d6d": 5}
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
@@ -321,6 +322,10 @@ _KNOWN: Final[dict[str, Statement]] = {
     "135bebde": _calling("append_2", "state", "at", "bad", "actual"),
     "f4eda039": _calling("append_3", "state", "at", "bad", "actual", "more"),
     "700dac40": _calling("append_4", "state", "at", "bad", "actual", "more"),
+    "84df59ef": _calling("join_members_1", "joined", "number"),
+    "f663e6b3": _calling("renew_member_1"),
+    "4d82aadd": _calling("leave_members_1"),
+    "9dc0be84": _at_once(members_seen),
     "5779f082": _at_once(tag_forms),
     "84f4ea49": _at_once(came),
     "444b47fe": _at_once(tagged),

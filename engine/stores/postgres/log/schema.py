@@ -20,6 +20,7 @@ from ..address import Address
 from ..driver import Connection
 from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
+from .members_sql import MEMBERS
 from .tags import TAGS
 from .timers import TIMERS
 
@@ -312,6 +313,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     CLAIMS,
     TIMERS,
     TAGS,
+    MEMBERS,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 

@@ -1,0 +1,178 @@
+"""The members of a log in PostgreSQL: who is there, under which number, and who has seen it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from engine.runtime.ports import Ports
+from engine.stores.contract.membership import View
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.log.members import Attendance
+from engine.stores.postgres.log.session import holder_text
+from engine.stores.postgres.log.store import PostgresStore
+from tests.support.postgres import Server, asked, connected
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def log(postgres: Server) -> str:
+    url = postgres.url(postgres.new_schema(), "lease=1")
+    store = PostgresStore(read_address(url))
+    await store.open(Ports())
+    await store.close()
+    return url
+
+
+@pytest.fixture
+def long(log: str) -> str:
+    """Give the log with leases that end in no test."""
+    return log.replace("lease=1", "lease=600")
+
+
+class Taking:
+    """A process that takes part, and what it was told."""
+
+    def __init__(self, log: str, name: str) -> None:
+        self.told: list[View] = []
+        self.stumbles_at: int | None = None
+        """The view that it cannot heed."""
+        holder = holder_text(name, f"unix:/{name}")
+        logger = logging.getLogger("foldline")
+        self.attendance = Attendance(read_address(log), Ports(), holder, self._heed, logger)
+
+    def _heed(self, view: View) -> None:
+        if view.number == self.stumbles_at:
+            raise ValueError("it is not heeded")
+        self.told.append(view)
+
+    @property
+    def view(self) -> View:
+        return self.attendance.view
+
+
+@asynccontextmanager
+async def taking(log: str, name: str) -> AsyncGenerator[Taking]:
+    part = Taking(log, name)
+    await part.attendance.join()
+    running = asyncio.create_task(part.attendance.run())
+    try:
+        yield part
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await part.attendance.close()
+
+
+def names(part: Taking) -> list[str]:
+    return [one.holder for one in part.view.members]
+
+
+async def test_the_number_changes_as_members_come_and_go(long: str) -> None:
+    async with taking(long, "a") as a:
+        first = a.view.number
+        async with taking(long, "b") as b:
+            await until(lambda: names(a) == names(b) == ["a", "b"])
+            assert b.view.number == first + 1
+            assert b.view.members[0].address == "unix:/a"
+            await until(lambda: a.view.is_seen_by_all(first + 1))
+            assert a.view.slots() == b.view.slots()
+        await until(lambda: names(a) == ["a"])
+        assert a.view.number == first + 2
+
+
+async def test_who_does_not_renew_is_let_go_when_its_lease_is_over(
+    log: str, postgres: Server
+) -> None:
+    schema = read_address(log).schema
+    async with taking(log, "a") as a:
+        still = Taking(log, "still")
+        await still.attendance.join()
+        member = still.attendance.member
+        until_when = f"SELECT lease_until FROM {schema}.members WHERE member = {member}"
+        [(lease_until,)] = await asked(postgres, until_when)
+        assert still.attendance.is_held()
+        await until(lambda: "still" in names(a))
+        assert not a.view.is_seen_by_all(a.view.number + 1)
+
+        await until(lambda: names(a) == ["a"])
+        [(now,)] = await asked(postgres, "SELECT clock_timestamp()")
+        assert now > lease_until
+        assert not still.attendance.is_held(), "it counts from before it asked"
+        # It is told so, and is nobody any more.
+        await asyncio.wait_for(still.attendance.run(), 10)
+        assert still.told[-1].find(member) is None
+        await still.attendance.close()
+
+
+async def test_a_view_is_told_as_seen_only_behind_what_heeds_it(long: str) -> None:
+    async with taking(long, "a") as a:
+        one = Taking(long, "one")
+        await one.attendance.join()
+        one.stumbles_at = one.view.number + 1
+        async with taking(long, "b") as b:
+            with pytest.raises(ValueError, match="not heeded"):
+                await asyncio.wait_for(one.attendance.run(), 10)
+            await b.attendance.turn()
+            there = b.view.find(one.attendance.member)
+            assert there is not None
+            assert there.view_seen == one.stumbles_at - 1
+        await one.attendance.close()
+
+
+async def test_a_lease_is_counted_from_before_it_was_asked_for(long: str, postgres: Server) -> None:
+    one, other = Taking(long, "one"), Taking(long, "other")
+    for part in (one, other):
+        await part.attendance.join()
+    connection = await connected(postgres)
+    async with connection.transaction():
+        schema = read_address(long).schema
+        await connection.execute(f"SELECT 1 FROM {schema}.members FOR UPDATE")
+        renewing = asyncio.create_task(one.attendance.turn())
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
+        while not await connection.fetch(waits):
+            await asyncio.sleep(0.001)
+        let_on = time.monotonic()
+    await renewing
+    await connection.close()
+
+    assert one.attendance._renewed_at < let_on  # pyright: ignore
+    for part in (one, other):
+        await part.attendance.close()
+
+
+async def test_who_is_dead_for_certain_is_not_waited_for(long: str) -> None:
+    async with taking(long, "a") as a:
+        dead = Taking(long, "dead")
+        await dead.attendance.join()
+        await until(lambda: "dead" in names(a))
+
+        await a.attendance.strike(dead.attendance.member)
+        await until(lambda: names(a) == ["a"])
+        await asyncio.wait_for(dead.attendance.run(), 10)
+        assert not dead.attendance.is_held()
+        await dead.attendance.close()
+
+
+async def test_nobody_is_declared_dead_for_one_lease_after_the_server_started(
+    long: str, postgres: Server
+) -> None:
+    schema = read_address(long).schema
+    long = long.replace("lease=600", "lease=3600")
+    async with taking(long, "a") as a:
+        dead = Taking(long, "dead")
+        await dead.attendance.join()
+        await asked(
+            postgres,
+            f"UPDATE {schema}.members SET lease_until = joined - interval '1 h' WHERE member = $1",
+            dead.attendance.member,
+        )
+        await a.attendance.turn()
+
+        assert names(a) == ["a", "dead"], "the server is younger than its lease"
+        await dead.attendance.close()
