@@ -111,7 +111,7 @@ async def test_who_does_not_renew_is_let_go_when_its_lease_is_over(
 
 
 async def test_a_view_is_told_as_seen_only_behind_what_heeds_it(long: str) -> None:
-    async with taking(long, "a") as a:
+    async with taking(long, "a"):
         one = Taking(long, "one")
         await one.attendance.join()
         one.stumbles_at = one.view.number + 1
