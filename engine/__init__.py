@@ -116,6 +116,7 @@ from .queries.declared import answers as answers
 from .queries.live import LiveQuery as LiveQuery
 from .queries.past import PastViews as PastViews
 from .queries.views import Views as Views
+from .recording.forms import Recording as Recording
 from .retry import Retry as Retry
 from .running import calm_collector as calm_collector
 from .running import run as run
@@ -224,6 +225,7 @@ __all__ += [
     "Ports",
     "QueryCall",
     "Receipt",
+    "Recording",
     "Retry",
     "Store",
     "SubjectKey",

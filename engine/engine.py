@@ -17,6 +17,7 @@ from collections.abc import (
 )
 from datetime import datetime
 from functools import cached_property, partial
+from os import PathLike
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -42,6 +43,7 @@ from .operations.wired import operations_of
 from .personal.operations import PersonalData
 from .projections.operations import checked_rebuild
 from .queries.past import PastViews
+from .recording.forms import Recording, recording_of
 from .runtime.ports import Ports
 from .runtime.safely import described, safe_logger
 from .statistics import EngineStatistics
@@ -98,6 +100,8 @@ class Engine(Calls, Healthy):
       "tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE". Without it members are on this machine.
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
     - `middleware`: stands around each command and query, the first one outermost.
+    - `record`: a folder, or a Recording, in which each decided command is kept with its clock and
+      ids. `foldline replay` decides them again. Commands are in plain text there.
 
     Raises DefinitionError if the definitions contradict each other. Entering raises StoreLocked if
     another engine has the store, and StoreFailed. It raises StoreRefused if the store cannot be
@@ -105,6 +109,8 @@ class Engine(Calls, Healthy):
     commands, answers accepted ones, and closes everything. It raises EngineFailed if the engine has
     failed meanwhile.
     """
+
+    _joined: Joined | None = None
 
     def __init__(
         self,
@@ -130,23 +136,18 @@ class Engine(Calls, Healthy):
         listen: str | None = None,
         telemetry: Telemetry | None = None,
         middleware: Sequence[Middleware] = (),
+        record: Recording | str | PathLike[str] | None = None,
     ) -> None:
-        settings = Settings(
-            limits=as_instance("limits", limits, Limits),
-            ports=as_instance("ports", ports, Ports),
-            logger=safe_logger(logger, messages=log_messages),
-            debug=debug,
-            rebuild=checked_rebuild(rebuild),
-            resources=checked_resources(resources),
+        own_logger = safe_logger(logger, messages=log_messages)
+        settings = _settings(limits, ports, own_logger, debug, rebuild, resources, record)
+        declared = Declared(
+            aggregates, projections, answers, Upcasting(upcasters, retired), decisions
         )
-        upcasting = Upcasting(upcasters, retired)
-        declared = Declared(aggregates, projections, answers, upcasting, decisions)
 
         def put_together() -> Wiring:
             backend, own_keys = open_backend(store, views), partial(open_keys, store, keys)
             return Wiring(settings, backend, declared, authorize, telemetry, own_keys)
 
-        self._joined: Joined | None = None
         wiring = self._wiring = put_together()
         self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch
         self._known, self._clock = wiring.timed, settings.ports.clock
@@ -156,8 +157,8 @@ class Engine(Calls, Healthy):
         """What can be done with projections at run time: list, pause, rebuild, retry and so on."""
         self.personal = PersonalData(wiring.vault, wiring.eraser, wiring.entrance, wiring.gate)
         """What can be done with personal data at run time: erase a person, list the erasures."""
-        self._life, self._health = wiring.life, HealthWatch.of(wiring)
-        self._entrance = wiring.entrance
+        self._life, self._entrance = wiring.life, wiring.entrance
+        self._health = HealthWatch.of(wiring)
         self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:
@@ -166,6 +167,11 @@ class Engine(Calls, Healthy):
             raise DefinitionError("listen= goes with join=True: without it nobody joins this log")
         self._check_usable = self._entrance.check
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
+
+    @property
+    def decisions(self) -> Sequence[Callable[..., Any]]:
+        """The functions marked with `@decides` that it was given."""
+        return tuple(self._wiring.declared.decisions)
 
     def _timer_desk(self) -> TimerDesk:
         wiring = self._wiring if self._joined is None else self._joined.owning()
@@ -368,3 +374,24 @@ class Engine(Calls, Healthy):
     def limits(self) -> Limits:
         """The bounds that it works within."""
         return self._wiring.settings.limits
+
+
+def _settings(
+    limits: Limits | None,
+    ports: Ports | None,
+    logger: logging.Logger,
+    debug: bool,
+    rebuild: Rebuild,
+    resources: Mapping[type, object] | None,
+    record: Recording | str | PathLike[str] | None,
+) -> Settings:
+    """Check how an engine is to work; raise DefinitionError for what it cannot be given."""
+    return Settings(
+        limits=as_instance("limits", limits, Limits),
+        ports=as_instance("ports", ports, Ports),
+        logger=logger,
+        debug=debug,
+        rebuild=checked_rebuild(rebuild),
+        resources=checked_resources(resources),
+        recording=recording_of(record),
+    )

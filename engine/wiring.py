@@ -45,6 +45,8 @@ from .projections.targets.choose import Targets
 from .queries.answers import Answers
 from .queries.live import LiveQueries
 from .queries.past import Pasts
+from .recording.forms import Recording
+from .recording.recorder import recorder_of
 from .runtime.ports import Ports
 from .statistics import EngineStatistics
 from .stores.contract.backend import Backend
@@ -82,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True):
     rebuild: Rebuild
     resources: Mapping[type, object]
     """What handlers and sinks take, by its class."""
+    recording: Recording | None = None
+    """Where commands are recorded."""
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -108,7 +112,7 @@ class Wiring:
     ) -> None:
         self.settings = settings
         self._limits, self._ports, self._logger = settings.limits, settings.ports, settings.logger
-        self._declared = declared
+        self.declared = declared
         self.gate = self._make_gate(authorize)
         self.store: Store = backend.log()
         self.watch = Observer(telemetry, self._logger) if telemetry is not None else None
@@ -145,9 +149,16 @@ class Wiring:
     # -- commands -----------------------------------------------------------------------------
 
     def _make_write_side(self) -> None:
-        joint = joint_handlers_of(self._declared.decisions)
+        joint = joint_handlers_of(self.declared.decisions)
         handlers = [h for d in self.definitions for h in d.handlers.values()]
         self.timed = TimedCommands((each.command, each.ids) for each in (*handlers, *joint))
+        recorder = self._recorder = recorder_of(
+            self.settings.recording, self.timed, self.registry, self._ports, self._logger
+        )
+        definitions = self.definitions
+        if recorder is not None:
+            definitions = [recorder.wrapped(definition) for definition in definitions]
+            joint = [recorder.around(handler) for handler in joint]
         self._intake = Intake(self._limits.commands_accepted)
         lease = self.store if isinstance(self.store, Leased) else None
         self._dispatcher = Dispatcher(self._limits, lease)
@@ -170,7 +181,7 @@ class Wiring:
             tagged=tagged,
         )
         self._deliberations = Deliberations(self._limits, self._logger)
-        kinds = [self._kind(definition) for definition in self.definitions]
+        kinds = [self._kind(definition) for definition in definitions]
         if tagged is not None:
             tagged.know(kinds)
         self.reception = Reception(
@@ -298,7 +309,7 @@ class Wiring:
 
     def _make_queries(self) -> None:
         self.answers = Answers(
-            self._declared.answers,
+            self.declared.answers,
             self.views,
             self.projecting,
             self._limits,
@@ -382,6 +393,7 @@ class Wiring:
             self._logger,
         )
         timers = (self.firing, self.firing.settling)
+        recorders = () if self._recorder is None else (self._recorder,)
         return Supervisor(
             self.life,
             open_all=self._open,
@@ -389,6 +401,7 @@ class Wiring:
                 self._end_projecting,
                 self.views.close,
                 self._close_keys,
+                *(each.close for each in recorders),
                 self.store.close,
             ),
             intake=self._intake,
@@ -406,6 +419,7 @@ class Wiring:
                 *timers,
                 *erasers,
                 *ends,
+                *recorders,
             ),
             logger=self._logger,
         )
@@ -414,6 +428,8 @@ class Wiring:
         """Open log and views, and look before anything is run whether they fit what is declared."""
         await self.store.open(self._ports)
         await self.open_keys()
+        if self._recorder is not None:
+            await self._recorder.open(self.store.log_id)
         refuse_misfits(self.registry, await self.store.event_types(), "nothing was run")
         await self._index_tags()
         kinds = [definition.kind for definition in self.definitions]

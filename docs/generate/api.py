@@ -26,12 +26,13 @@ _TITLES = {
 
 _KITS = {
     "testing": (
-        "Testing: scenarios, test engines, simulation, store conformance",
+        "Testing: scenarios, test engines, simulation, replay, store conformance",
         (
             "testing.scenario",
             "testing.reactions",
             "testing.memory_engine",
             "testing.simulation",
+            "testing.replaying",
             "testing.pytest_plugin",
             "testing.conformance",
         ),

@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows has no flock: there nobody is kept out
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["PARTIAL", "Folder"]
+__all__ = ["PARTIAL", "Folder", "GrowingFile"]
 
 PARTIAL: Final = ".partial"
 """Behind the name of a file that is being written."""
@@ -87,9 +87,44 @@ class Folder:
         Path(partial).rename(Path(self.path, name))
         _sync(self.path)
 
+    def grow(self, name: str) -> GrowingFile:
+        """Begin a file that is written at its end; raise FileExistsError where there is one."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _QUIETLY
+        return GrowingFile(os.open(Path(self.path, name), flags, 0o600))
+
+    def changed(self, name: str) -> float:
+        """Give when a file was written last, in seconds since 1970; 0 where there is none."""
+        try:
+            return Path(self.path, name).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
         Path(self.path, name).unlink(missing_ok=True)
+
+
+class GrowingFile:
+    """A file that is written at its end only, and is not synced; all calls raise OSError."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = 0
+        """Bytes that were written."""
+
+    def write(self, data: bytes) -> None:
+        """Write all of it behind what is there."""
+        left = memoryview(data)
+        while left:
+            count = os.write(self._descriptor, left)
+            self.size += count
+            left = left[count:]
+
+    def close(self) -> None:
+        """Close it; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _sync(path: str) -> None:

@@ -43,6 +43,7 @@ _DIFFERS: Final = (
     (re.compile(r'(?<="recorded":)\d{16}\b'), "<a moment>"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s)\b"), "<a while>"),
     (re.compile(r"^[\d,]+ durable commands/s", re.MULTILINE), "<many> durable commands/s"),
+    (re.compile(r"\bcommands-\d{20}-\w{8}"), "commands-<a file>"),
     (re.compile(r"\bcli:[\w-]+"), "cli:<who>"),
     (re.compile(r"/\S*/(?=[\w.-]+\.db)"), "<a folder>/"),
 )

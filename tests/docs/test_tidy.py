@@ -31,6 +31,9 @@ ALLOWED = {
     "runtime.folder": {"os"},  # files of a folder, synced
     "runtime.unix_socket": {"os"},  # what a socket's path is to the system
     "runtime.private_folder": {"os"},  # a folder's descriptor, which is locked
+    "recording.forms": {"os"},  # PathLike and fspath only: what a path is
+    "testing.replaying": {"os"},  # the same
+    "engine": {"os"},  # PathLike only
     "tenants.names": {"os"},  # PathLike and fspath only: what a path is
     "tenants.tenants": {"os"},  # the same
     "members.joined": {"os"},  # PathLike: what a path is
@@ -68,6 +71,7 @@ ROOMS: list[set[str]] = [
     {"host"},
     {"personal"},
     {"outside"},
+    {"recording"},
     {"imports", "exports"},
     {"backups"},
     {"wiring"},
