@@ -98,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """All that the log has, in their order."""
     segments: Sequence[Segment]
     beside: Sequence[File]
-    """Snapshots, decisions, requests and the checkpoints of sinks."""
+    """Timers, snapshots, decisions, requests and the checkpoints of sinks."""
     sha256: str = ""
     """Of this manifest without it."""
 

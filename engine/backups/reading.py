@@ -3,9 +3,10 @@
 Rules: each file is proved by its manifest before it is believed, and each event by its checksum and
 its place. It may end at an earlier position, or at a time: what goes along is then as it would have
 been there. It never ends inside of what one command has stored, as far as events say that. Claims
-and timers are folded from the events. A sink that was further has delivered up to the end; a
-reactor goes back to the first event because of which something was made behind the end. Nothing is
-written. Calls block.
+are folded from the events. Timers stand as they stood, and at an earlier end as the events say; one
+that an operator had cancelled stays cancelled. A sink that was further has delivered up to the end.
+A reactor goes back to the first event because of which something was made behind the end. Nothing
+is written. Calls block.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _CLAIMS: Final = 2_000
 
 _snapshots: Final = msgspec.msgpack.Decoder(list[Snapshot])
 _carried: Final = msgspec.msgpack.Decoder(Carried)
+_timers: Final = msgspec.msgpack.Decoder(list[WaitingTimer])
 _repairs: Final = msgspec.msgpack.Decoder(list[Repaired])
 _frame: Final = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
 
@@ -267,9 +269,22 @@ class BackupLog:
         return self._claims
 
     def timers(self) -> Mapping[TimerKey, WaitingTimer]:
-        """Give all timers that wait at its end, likewise; also those fired without an event."""
+        """Give all timers that stand at its end.
+
+        No event says that one was cancelled by an operator, has failed, or was fired without an
+        event. At an earlier end those stand that the events say.
+        """
         self.claims()
-        return self._timers
+        kept = self._kept_timers()
+        if kept is None:
+            return self._timers  # an older release has made it
+        if self.manifest.whole and self._head.position == self.manifest.position:
+            return kept
+        return {key: _unless_cancelled(timer, kept.get(key)) for key, timer in self._timers.items()}
+
+    def _kept_timers(self) -> dict[TimerKey, WaitingTimer] | None:
+        pages = [_timers.decode(data) for what, data in self.beside() if what == "timers"]
+        return {timer.key: timer for page in pages for timer in page} if pages else None
 
     def _read(self, segment: Segment) -> Iterator[StoredEvent]:
         """Give the events of a segment, each proved."""
@@ -439,6 +454,12 @@ def _events_of(event: StoredEvent) -> int:
     if metadata.parties:
         return sum(events for _, _, events in metadata.parties)
     return metadata.events if metadata.key is not None else 0
+
+
+def _unless_cancelled(timer: WaitingTimer, kept: WaitingTimer | None) -> WaitingTimer:
+    """Give a timer as an event says, or as an operator has left it."""
+    is_the_same = kept is not None and kept.position == timer.position
+    return kept if kept is not None and is_the_same and kept.cancelled else timer
 
 
 def _at_most(sink: Found, last: Checkpoint) -> Found:

@@ -16,7 +16,7 @@ from types import TracebackType
 from ..errors import Damaged, EngineError, StoreFailed, StoreRefused
 from ..model.stored import EventType, Snapshot, StoredEvent
 from ..outside.claims import fold_claims
-from ..outside.timers import fold_timers
+from ..outside.timers import as_they_stand, fold_timers, table_of
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import Carried, CopySource, Repaired
 from ..stores.contract.log import Head, StreamPage, StreamRead
@@ -33,6 +33,7 @@ class MendedSource:
     def __init__(self, damaged: CopySource, spare: CopySource, now: Callable[[], int]) -> None:
         self._damaged = damaged
         self._spare = spare
+        self._now = now
         self.log = _MendedLog(damaged.log, spare.log, now)
         """The events, open inside of `with`."""
         self.notes: list[str] = []
@@ -81,8 +82,18 @@ class MendedSource:
         keep_claims: Callable[[Sequence[HeldClaim]], None],
         keep_timers: Callable[[Sequence[WaitingTimer]], None],
     ) -> Head:
-        """Give the end of the log, and the claims and timers that its events say."""
+        """Give the end of the log, and the claims and timers that its events say.
+
+        Which timers were cancelled by an operator, or fired without an event, its table alone says.
+        """
         claims, timers = self.log.folded()
+        try:
+            timers = as_they_stand(timers, table_of(self._damaged.log), self._now())
+        except (EngineError, ValueError, TypeError) as error:
+            self.notes.append(
+                f"the table of timers cannot be read ({error}): all wait that the events say. "
+                f"Cancel again what an operator had cancelled, before an engine starts"
+            )
         keep_claims([claims[key] for key in sorted(claims)])
         keep_timers([timers[key] for key in sorted(timers)])
         return self.log.head()

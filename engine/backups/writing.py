@@ -3,7 +3,8 @@
 Rules: a segment is on the disk before a manifest names it, and each manifest is a backup of its own
 position. So a backup that was killed is one up to its last segment, and goes on from there. What is
 there already is not written again; the last segment alone, where it is small, goes into the next
-one. What no manifest names any more is removed last. Everything is in memory only as one segment.
+one. What no manifest names any more is removed last. Everything is in memory only as one segment,
+but for the timers, which are packed.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class BackupTarget:
         self._recorded = 0
         self._types: Sequence[EventType] = ()
         self._beside: list[File] = []
+        self._waiting: SegmentWriter | None = None
+        """Timers, until what goes along is written."""
         self.manifest: Manifest | None = None
         """What is there: of before, and then what was written."""
 
@@ -191,19 +194,23 @@ class BackupTarget:
     # -- the rest -----------------------------------------------------------------------------
 
     def clear_kept(self) -> None:
-        """Do nothing: claims and timers follow from the events."""
+        """Forget what timers were kept; claims follow from the events."""
+        self._waiting = SegmentWriter(self._log_id, "beside", 0, "")
+        self.keep_timers(())  # so that none is told from none that were kept
 
     def keep_claims(self, claims: Sequence[HeldClaim]) -> None:
         """Do nothing: claims follow from the events, up to whichever position is restored."""
 
     def keep_timers(self, timers: Sequence[WaitingTimer]) -> None:
-        """Do nothing, for the same reason."""
+        """Keep more timers: which of them were cancelled, no event says."""
+        assert self._waiting is not None, "`clear_kept` was called"
+        self._waiting.add(_pack(("timers", timers)))
 
     def keep_snapshots(self, snapshots: Iterable[Sequence[Snapshot]]) -> None:
         """Write snapshots, in place of those of before."""
         self._end_segment()
         self._beside = []
-        segment = self._new_beside()
+        segment, self._waiting = self._waiting or self._new_beside(), None
         for page in snapshots:
             if page:
                 segment.add(_pack(("snapshots", list(page))))

@@ -112,7 +112,8 @@ def _run(options: argparse.Namespace) -> int:
             return _export_view(options, to, form, grows=grows)
         with options.file.outside(Ports()).log_reader() as reader:
             if grows:
-                return _add_files(options, reader, Folder(to, form, reader), form)
+                with Folder(to, form, reader) as folder:
+                    return _add_files(options, reader, folder, form)
             count = _write(to, form, _selected(options, reader), Omitted(options.omit))
     say(f"exported {counted(count, 'event')}")
     return DONE

@@ -144,5 +144,11 @@ def _tell(done: ImportedLog, options: argparse.Namespace) -> None:
     else:
         resumed = f", from {done.resumed_at:,} on" if done.resumed_at else ""
         say(f"imported {what}{resumed}, and verified: digest {done.digest:#010x}")
+    if done.due:
+        tell(
+            f"an engine fires {counted(done.due, 'timer')} when it starts, as their time has come: "
+            f"no event says whether the old log had fired or cancelled them. Look with `{COMMAND} "
+            f"timers`, and give it --cancel for those that are not to be fired"
+        )
     if done.passed_over:
         say(f"{counted(done.passed_over, 'event')} of the source became nothing")

@@ -1,9 +1,10 @@
 """Files of records: JSON lines, CSV, Parquet.
 
-Rules: a file has its name when it is complete, and `.partial` behind it until then; nothing is
-written over. Only its owner can read it, since it has what people wrote. Parquet is written by
-DuckDB (the extra `analytics`), which is imported when it is first needed, out of a file of JSON
-lines beside it, so that memory holds no export. No cell of CSV is a formula to a spreadsheet.
+Rules: a file has its name when it is complete and on the disk, and `.partial` behind it until then;
+nothing is written over, and one process at a time writes it. Only its owner can read it, since it
+has what people wrote. Parquet is written by DuckDB (the extra `analytics`), which is imported when
+it is first needed, out of a file of JSON lines beside it, so that memory holds no export. No cell
+of CSV is a formula to a spreadsheet.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any, Final
 import msgspec
 
 from ..errors import StoreRefused, UsageError
+from ..runtime.folder import PARTIAL, Folder
 
 __all__ = ["FORMATS", "Cell", "check_format", "write_csv", "write_lines", "write_parquet"]
 
 FORMATS: Final = ("parquet", "jsonl", "csv")
-PARTIAL: Final = ".partial"
 _MODE: Final = 0o600
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -80,7 +81,8 @@ def write_parquet(path: Path, columns: Mapping[str, str], rows: Iterable[Mapping
                     f"COPY (SELECT {listed} "  # noqa: S608
                     f"FROM read_json(?, format = 'newline_delimited', "
                     f"columns = {_literal(read)}, maximum_object_size = 1073741824)) "
-                    f"TO {_literal(str(partial))} (FORMAT parquet, COMPRESSION zstd)",
+                    f"TO {_literal(str(partial))} "
+                    f"(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
                     [str(lines)],
                 )
         except duckdb.Error as error:
@@ -108,17 +110,23 @@ def _complete(path: Path) -> Generator[Path]:
     """Give a file beside `path` that gets its name at the end, or is taken away."""
     if path.exists():
         raise StoreRefused(f"{path} is there already, and nothing is written over: name another")
-    partial = path.with_name(path.name + PARTIAL)
+    folder, partial = Folder(str(path.parent)), path.with_name(path.name + PARTIAL)
     try:
-        partial.unlink(missing_ok=True)
-        partial.touch(_MODE)
-        yield partial
-        partial.chmod(_MODE)
-        partial.rename(path)
+        if not folder.lock(partial.name):
+            raise StoreRefused(
+                f"another process writes {path}: wait until it has ended. Nothing was written"
+            )
+        try:
+            yield partial
+            partial.chmod(_MODE)
+            folder.place(path.name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise StoreRefused(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        folder.unlock()
 
 
 def _quoted(name: str) -> str:

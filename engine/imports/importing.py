@@ -48,6 +48,9 @@ class ImportedLog(msgspec.Struct, frozen=True):
     digest: int
     """Over the places, times and checksums of all events, in order."""
     resumed_at: int = 0
+    due: int = 0
+    """Timers that are fired when an engine starts, as their time has come: no event says whether
+    the old log had fired or cancelled them."""
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -99,7 +102,8 @@ def import_log(
             target.keep_carried(seen.types, None)
             verify_copy(target, seen.mark, on_progress, page_events)
             target.place()
-    return msgspec.structs.replace(seen.log, resumed_at=begun.position)
+    due = sum(timer.due <= now for timer in timers.values())
+    return msgspec.structs.replace(seen.log, resumed_at=begun.position, due=due)
 
 
 class _Passed:

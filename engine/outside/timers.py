@@ -21,7 +21,14 @@ from ..stores.contract.outside import LogReader
 from ..stores.contract.timers import TimerKey, WaitingTimer
 from ..write.replying import carried_by
 
-__all__ = ["ComparedTimers", "compare_timers", "fold_timers", "timer_differences"]
+__all__ = [
+    "ComparedTimers",
+    "as_they_stand",
+    "compare_timers",
+    "fold_timers",
+    "table_of",
+    "timer_differences",
+]
 
 _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -83,7 +90,7 @@ def compare_timers(log: LogReader, now: int) -> ComparedTimers:
         while page := log.read_feed(position, events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES):
             fold_timers(folded, page)
             position = page[-1].position
-        table = _table(log)
+        table = table_of(log)
         if log.head().position == position:
             found = tuple(timer_differences(folded, table, now))
             return ComparedTimers(position, len(table), found)
@@ -105,12 +112,31 @@ def timer_differences(
             yield key, said, there
 
 
+def as_they_stand(
+    folded: Mapping[TimerKey, WaitingTimer], table: Mapping[TimerKey, WaitingTimer], now: int
+) -> dict[TimerKey, WaitingTimer]:
+    """Give the timers that a log says, each as its table has it.
+
+    One that was due and is not in the table was fired without an event. Where both say otherwise,
+    the log is believed.
+    """
+    found: dict[TimerKey, WaitingTimer] = {}
+    for key, said in folded.items():
+        there = table.get(key)
+        if there is not None:
+            found[key] = there if _untried(there) == said else said
+        elif said.due > now:
+            found[key] = said
+    return found
+
+
 def _untried(timer: WaitingTimer) -> WaitingTimer:
     """Give a timer as it was set: how often it was tried stands in the table alone."""
     return msgspec.structs.replace(timer, next=timer.due, attempts=0, parked=False, cause="")
 
 
-def _table(log: LogReader) -> Mapping[TimerKey, WaitingTimer]:
+def table_of(log: LogReader) -> Mapping[TimerKey, WaitingTimer]:
+    """Give the timers of a log's table."""
     found: dict[TimerKey, WaitingTimer] = {}
     after = "", ""
     while page := log.read_timers(after, timers_max=_PAGE_TIMERS):

@@ -40,13 +40,18 @@ class Folder:
     def lock(self, name: str) -> bool:
         """Keep other processes from locking it, by a file in it; tell whether that could be done.
 
-        `unlock`, or the end of the process, gives it back.
+        `unlock`, or the end of the process, gives it back. Where the file has got another name, or
+        none, who had the lock has just ended: it could not be done.
         """
-        descriptor = os.open(Path(self.path, name), os.O_RDWR | os.O_CREAT | _QUIETLY, 0o600)
+        path = Path(self.path, name)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _QUIETLY, 0o600)
         try:
             if _fcntl is not None:
                 _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
+            return False
+        if not _is_at(descriptor, path):
             os.close(descriptor)
             return False
         self._locked = descriptor
@@ -81,10 +86,15 @@ class Folder:
             left = memoryview(data)
             while left:
                 left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        Path(partial).rename(Path(self.path, name))
+        self.place(name)
+
+    def place(self, name: str) -> None:
+        """Give what was written under a name and `.partial` that name; it is on the disk then."""
+        partial = Path(self.path, name + PARTIAL)
+        _sync(str(partial))
+        partial.rename(Path(self.path, name))
         _sync(self.path)
 
     def grow(self, name: str) -> GrowingFile:
@@ -125,6 +135,13 @@ class GrowingFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sqlite3
 import stat
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from engine.__main__ import main
+from engine.exports.folder import Folder
 from engine.model.stored import EventData, EventType, StoredEvent
+from engine.runtime.folder import Folder as Locked
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.urls import open_backend, open_store
@@ -165,7 +168,7 @@ async def test_a_folder_grows_with_the_log(tmp_path: Path, done: Callable[..., s
     assert first == "exported 6 events into 2 files, to position 6\n"
     assert again == "exported 0 events into 0 files, to position 6\n"
     assert then == "exported 2 events into 1 file, to position 8\n"
-    files = sorted((tmp_path / "lake").iterdir())
+    files = sorted((tmp_path / "lake").glob("events-*"))
     assert [path.name.split("-")[2:4] for path in files] == [
         ["000000000001", "000000000004"],
         ["000000000005", "000000000006"],
@@ -199,7 +202,7 @@ async def test_a_folder_of_another_history_is_refused(
     assert (went_back.status, "it went back" in went_back.told) == (1, True)
     assert (wrote_on.status, "it went back" in wrote_on.told) == (1, True)
     assert (another.status, "a folder of its own" in another.told) == (1, True)
-    assert len(list((tmp_path / "lake").iterdir())) == 1
+    assert len(list((tmp_path / "lake").glob("events-*"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -247,3 +250,79 @@ async def test_a_damaged_event_leaves_no_file(tmp_path: Path, foldline: Foldline
     assert found.status == 1
     assert "position 3" in found.told
     assert not list(tmp_path.glob("events*"))
+
+
+# -- several at a time -----------------------------------------------------------------------------
+
+
+async def test_two_that_export_into_one_folder_at_once_have_no_event_twice(
+    tmp_path: Path, foldline: Foldline
+) -> None:
+    url = "sqlite:" + str(tmp_path / "bank.db")
+    await filled(url)
+    export = ("export", "bank.db", "--to", "lake/", "--format", "csv")
+    with open_backend(url).outside(Ports()).log_reader() as log:
+        with Folder(tmp_path / "lake", "csv", log) as one:
+            before = one.end()  # it has found out where to begin, and is slow
+            async with make_engine(url) as engine:
+                await engine.execute(Deposit("c", 9))
+            while_it_runs = foldline(*export)
+        afterwards = foldline(*export)
+
+    assert before == 0
+    assert (while_it_runs.status, "another process exports" in while_it_runs.told) == (1, True)
+    assert afterwards.said == "exported 8 events into 1 file, to position 8\n"
+
+
+async def test_two_files_with_the_same_events_are_told(tmp_path: Path, foldline: Foldline) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+    export = ("export", "bank.db", "--to", "lake/", "--format", "jsonl")
+    foldline(*export, "--file-events", "2")
+    second = next((tmp_path / "lake").glob("events-*-000000000004-*"))
+    wider = second.name.replace("-000000000003-", "-000000000002-")
+    (second.parent / wider).write_bytes(second.read_bytes())
+
+    found = foldline(*export)
+
+    assert (found.status, "has the same events in" in found.told) == (1, True)
+    assert wider in found.told
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+async def test_a_file_that_is_being_written_is_nobody_elses(
+    tmp_path: Path, foldline: Foldline, form: str
+) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+    there, slow = tmp_path / f"events.{form}", Locked(str(tmp_path))
+    assert slow.lock(f"events.{form}.partial")
+    (tmp_path / f"events.{form}.partial").write_bytes(b"half of it")
+
+    beside = foldline("export", "bank.db", "--to", there.name)
+
+    assert (beside.status, "another process writes" in beside.told) == (1, True)
+    assert (tmp_path / f"events.{form}.partial").read_bytes() == b"half of it"
+    slow.unlock()  # it was killed
+    assert foldline("export", "bank.db", "--to", there.name).status == 0
+    assert not list(tmp_path.glob("*.partial"))
+    assert b"half of it" not in there.read_bytes()
+    assert stat.S_IMODE(there.stat().st_mode) == 0o600
+
+
+async def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, foldline: Foldline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+    synced: list[tuple[str, bool]] = []
+    fsync = os.fsync
+
+    def noting(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        synced.append((name, (tmp_path / "events.csv").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+
+    assert foldline("export", "bank.db", "--to", "events.csv").status == 0
+
+    assert ("events.csv.partial", False) in synced
+    assert (tmp_path.name, True) in synced
