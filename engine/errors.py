@@ -271,9 +271,10 @@ class BrokerFailed(EngineError):
 
 
 class MessageRefused(EngineError):
-    """A broker does not take this one message: it is too large, or malformed.
+    """A broker does not take this one message, or a database this one row: it is malformed.
 
-    The author of the relay must act, or an operator. The message was not published.
+    Or it is too large. The author of the relay or of the read model must act, or an operator. The
+    message was not published, and the row not written.
     """
 
 

@@ -1,11 +1,8 @@
 """A read model in hashes of Redis or Valkey (the extra `redis`), one hash a row.
 
-Rules: a row has the position of the event that it was last changed by, and only a later event
-changes it: what comes again, or late from a former life of the process, changes nothing. Each
-change is one write of the server, so it is there whole or not at all. Rows of a raised version are
-made under keys of their own, and readers find them when they are as far as those that they replace;
-then the old ones are removed. Keys of others are never touched. The library is imported when the
-first event comes.
+Rules: those of `rows`. Each change is one write of the server, so it is there whole or not at all.
+Rows of a raised version are made under keys of their own; then the old ones are removed. Keys of
+others are never touched. The library is imported when the first event comes.
 """
 
 from __future__ import annotations
@@ -14,27 +11,21 @@ import asyncio
 import contextlib
 import importlib
 import ssl
-import types
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import msgspec
 
-from ..errors import BrokerFailed, DefinitionError, UsageError
+from ..errors import BrokerFailed, DefinitionError
 from ..model.messages import Event, Meta
-from ..model.sink import Delivery, Sink
+from ..model.sink import Sink
 from ..relays.address import Address, Weakness, read_address
 from ..relays.outlet import PER_TURN, check_installed, load
 from ..relays.redis import check_settings, connect, failure_of
-from .read_model import batch_of, named
+from .rows import Apply, Change, Found, Row, State, States, row_model
 
 __all__ = ["POSITION", "Apply", "RedisReadModel", "Row", "read_row"]
-
-Row: TypeAlias = Mapping[str, str]
-"""Fields of a hash, by name."""
-Apply: TypeAlias = Callable[[Row | None, Any, Meta], Mapping[str, object] | None]
-"""Gives the row after an event, of the row before it; None for no row."""
 
 POSITION: Final = "@position"
 """The field of a row that has the position of its last event."""
@@ -53,175 +44,112 @@ _REPLACE: Final = (
 )
 
 
-class _State(msgspec.Struct, frozen=True):
-    """What Redis has of a version of a model."""
+class _Place:
+    """Keys of one version of a model."""
 
-    log_id: str
-    position: int
-    event: str
-    """Names the event at that position."""
+    def __init__(
+        self, address: Address, tls: ssl.SSLContext | None, name: str, version: int
+    ) -> None:
+        self._address = address
+        self._tls = tls
+        self._name = name
+        self._own = f"{name}:{version}"
+        """What keys of this version begin with."""
+        self._client: Any = None
+        self._cursor = 0
+        """How far rows of a former version are removed."""
 
+    def where(self) -> str:
+        return str(self._address)
 
-class _Keeping(Sink):
-    """What all read models do; a class is made of it for each."""
+    async def load(self) -> None:
+        await load(self._address)
 
-    model_address: ClassVar[Address]
-    model_tls: ClassVar[ssl.SSLContext | None]
-    model_apply: ClassVar[Apply]
-    model_key: ClassVar[Callable[[Any, Meta], str]]
-    _client: Any = None
-    _state: _State | None = None
-    _former: _State | None = None
-    """Of the version that readers are sent to."""
-    _is_read: bool = False
-    """Whether readers are sent to the rows of this version."""
-    _cursor: int = 0
-    """How far rows of a former version are removed."""
-
-    @classmethod
-    def __read__(cls, definition: Any, namespace: Any) -> Any:
-        """Read a class as any sink's."""
-        return super().__read__(definition, namespace)
-
-    @property
-    def _name(self) -> str:
-        return self.__definition__.name
-
-    @property
-    def _own(self) -> str:
-        """Give what keys of this version begin with."""
-        return f"{self._name}:{self.__definition__.version}"
-
-    async def keep(self, batch: Sequence[Delivery[Event]]) -> None:
-        """Apply events; return when the server has all of them."""
-        if self._client is None:
-            await load(self.model_address)
+    @contextmanager
+    def failures(self) -> Generator[None]:
+        errors: Any = importlib.import_module("redis.exceptions")
         try:
-            with self._failures():
-                if self._client is None:
-                    await self._open(batch[0].log_id)
-                await self._apply(batch)
-                if not self._is_read:
-                    await self._show(batch[-1].position)
-                await self._remove_old()
-        except BaseException:
-            await self.close()
-            raise
+            yield
+        except (errors.RedisError, OSError, TimeoutError) as error:
+            failed = failure_of(self._address, error)
+        else:
+            return
+        raise failed
+
+    async def open(self) -> States:
+        name = f"foldline {self._name}"
+        self._client = await connect(self._address, name, self._tls)
+        await check_settings(self._client, self._address)
+        shown = await self._client.get(self._name)
+        if shown is not None and not shown.startswith(f"{self._name}:"):
+            raise self._not_the_models(repr(self._name))
+        former = await self._read_state(shown or self._own)
+        return States(await self._read_state(self._own), former, shown == self._own)
 
     async def close(self) -> None:
-        """Close the connection."""
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(Exception):
                 await client.aclose()
 
-    async def _open(self, log_id: str) -> None:
-        name = f"foldline {self._name}"
-        self._client = await connect(self.model_address, name, self.model_tls)
-        await check_settings(self._client, self.model_address)
-        shown = await self._client.get(self._name)
-        if shown is not None and not shown.startswith(f"{self._name}:"):
-            raise self._refused(f"has a key {self._name!r} that is not the model's")
-        self._former = await self._read_state(shown or self._own)
-        state = await self._read_state(self._own) or _State(log_id, 0, "")
-        if {log_id} != {each.log_id for each in (state, self._former or state)}:
-            raise self._refused("has rows of another log: give the model another name")
-        if self._state is not None and self._state.position > state.position:
-            raise self._refused(
-                f"has lost rows: it was at position {self._state.position} and is at "
-                f"{state.position}. Raise the version of the model, which makes them anew"
-            )
-        self._state = state
-        self._is_read = shown == self._own
-
-    async def _read_state(self, own: str) -> _State | None:
-        text = await self._client.get(f"{own}:state")
-        try:
-            return None if text is None else msgspec.json.decode(text, type=_State)
-        except msgspec.DecodeError:
-            raise self._refused(f"has a key {own}:state that is not the model's") from None
-
-    async def _apply(self, batch: Sequence[Delivery[Event]]) -> None:
-        state = self._state
-        assert state is not None
-        keys: dict[str, list[Delivery[Event]]] = {}
-        for delivery in batch:
-            if delivery.position == state.position and named(delivery) != state.event:
-                raise self._refused(
-                    f"has another event at position {state.position} than the log: the log went "
-                    f"back, as to a backup. Raise the version of the model, which makes its rows "
-                    f"anew"
-                )
-            key = type(self).model_key(delivery.event, delivery.meta)
-            keys.setdefault(f"{self._own}:row:{key}", []).append(delivery)
-        async with self._client.pipeline(transaction=False) as commands:
-            for key in keys:
-                commands.hgetall(key)
-            rows: Sequence[dict[str, str]] = await commands.execute()
-        async with self._client.pipeline(transaction=False) as commands:
-            for index, (key, row) in enumerate(zip(keys, rows, strict=True), 1):
-                self._change(commands, key, row, keys[key])
-                if index % PER_TURN == 0:
-                    await asyncio.sleep(0)
-            await commands.execute()
-        if batch[-1].position > state.position:
-            state = _State(batch[-1].log_id, batch[-1].position, named(batch[-1]))
-            await self._client.set(f"{self._own}:state", msgspec.json.encode(state))
-            self._state = state
-
-    def _change(
-        self, commands: Any, key: str, row: dict[str, str], events: Sequence[Delivery[Event]]
-    ) -> None:
-        """Add the commands that bring one row up to date."""
-        at = int(row.pop(POSITION, "0"))
-        new: Row | None = row or None
-        later = [delivery for delivery in events if delivery.position > at]
-        if not later:
-            return
-        for delivery in later:
-            made = type(self).model_apply(new, delivery.event, delivery.meta)
-            new = None if made is None else self._fields(made)
-        position = str(later[-1].position)
-        fields = [part for pair in {POSITION: position, **(new or {})}.items() for part in pair]
-        if new and (not at or (row and row.keys() <= new.keys())):
-            commands.eval(_PUT, 1, key, position, *fields)
-        else:  # fields less than before, or none: another hash takes the place of this one
-            other = f"{self._own}:new:{key}"
-            commands.unlink(other)
-            commands.hset(other, items=fields)
-            if not new:
-                commands.expire(other, GONE_SECONDS)
-            commands.eval(_REPLACE, 2, key, other, position)
-
-    def _fields(self, made: Mapping[str, object]) -> Row:
-        """Give a row as Redis has it: all of it text. Raises UsageError for what is none."""
+    def row(self, made: Mapping[str, Any]) -> Row | None:
+        """Give a row as Redis has it: all of it text."""
         found: dict[str, str] = {}
         for name, value in made.items():
             if isinstance(value, bool) or not isinstance(value, str | int | float):
-                raise UsageError(
-                    f"read model {self._name!r}: apply= gave {type(value).__name__} for the field "
-                    f"{name!r}, and a field is a str, int or float"
+                raise TypeError(
+                    f"{type(value).__name__} for the field {name!r}, and a field is a str, int or "
+                    f"float"
                 )
             if name == POSITION:
-                raise UsageError(f"read model {self._name!r}: the field {POSITION!r} is its own")
+                raise ValueError(f"the field {POSITION!r} is the model's own")
             found[name] = str(value)
-        return found
+        return found or None
 
-    async def _show(self, position: int) -> None:
-        """Send readers to the rows of this version, once it is as far as the former one."""
-        if self._former is not None and self._former.position > position:
+    async def read(self, keys: Sequence[str]) -> Sequence[Found]:
+        async with self._client.pipeline(transaction=False) as commands:
+            for key in keys:
+                commands.hgetall(self._key(key))
+            rows: Sequence[dict[str, str]] = await commands.execute()
+        return [Found(int(row.pop(POSITION, "0")), row or None) for row in rows]
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        async with self._client.pipeline(transaction=False) as commands:
+            for index, change in enumerate(changes, 1):
+                self._change(commands, change)
+                if index % PER_TURN == 0:
+                    await asyncio.sleep(0)
+            await commands.execute()
+
+    def _change(self, commands: Any, change: Change) -> None:
+        """Add the commands that bring one row up to date."""
+        key, new, before = self._key(change.key), change.row, change.before
+        position = str(change.position)
+        fields = [part for pair in {POSITION: position, **(new or {})}.items() for part in pair]
+        keeps_all = before.row is not None and new is not None and before.row.keys() <= new.keys()
+        if new and (not before.position or keeps_all):
+            commands.eval(_PUT, 1, key, position, *fields)
             return
+        # Fields less than before, or none: another hash takes the place of this one.
+        other = f"{self._own}:new:{key}"
+        commands.unlink(other)
+        commands.hset(other, items=fields)
+        if not new:
+            commands.expire(other, GONE_SECONDS)
+        commands.eval(_REPLACE, 2, key, other, position)
+
+    async def note(self, state: State) -> None:
+        await self._client.set(f"{self._own}:state", msgspec.json.encode(state))
+
+    async def show(self) -> None:
         shown = await self._client.get(self._name)
         if shown not in (None, self._own):
             await self._client.sadd(f"{self._name}:old", shown)
             await self._client.unlink(f"{shown}:state")  # its rows will be there in part only
         await self._client.set(self._name, self._own)
-        self._is_read = True
 
-    async def _remove_old(self) -> None:
+    async def remove_old(self) -> None:
         """Remove rows of a former version: a page of them, so that nobody waits."""
-        if not self._is_read:
-            return
         for old in await self._client.smembers(f"{self._name}:old"):
             if old == self._own:
                 await self._client.srem(f"{self._name}:old", old)
@@ -234,22 +162,22 @@ class _Keeping(Sink):
                 await self._client.srem(f"{self._name}:old", old)
             return
 
-    def _refused(self, why: str) -> BrokerFailed:
+    def _key(self, key: str) -> str:
+        return f"{self._own}:row:{key}"
+
+    async def _read_state(self, own: str) -> State | None:
+        text = await self._client.get(f"{own}:state")
+        try:
+            return None if text is None else msgspec.json.decode(text, type=State)
+        except msgspec.DecodeError:
+            raise self._not_the_models(f"{own}:state") from None
+
+    def _not_the_models(self, key: str) -> BrokerFailed:
         return BrokerFailed(
-            f"{self.model_address} {why}. Nothing was changed (read model {self._name!r})",
+            f"{self._address} has a key {key} that is not the model's: give the model another "
+            f"name. Nothing was changed (read model {self._name!r})",
             passes=False,
         )
-
-    @contextmanager
-    def _failures(self) -> Generator[None]:
-        errors: Any = importlib.import_module("redis.exceptions")
-        try:
-            yield
-        except (errors.RedisError, OSError, TimeoutError) as error:
-            failed = failure_of(self.model_address, error)
-        else:
-            return
-        raise failed
 
 
 def RedisReadModel(  # noqa: N802 - what it gives is a class, to be declared like one
@@ -284,33 +212,17 @@ def RedisReadModel(  # noqa: N802 - what it gives is a class, to be declared lik
     if address.broker != "redis":
         raise DefinitionError(f"read model {name!r}: to= is the URL of Redis")
     check_installed(address)
-    found: list[Any] = list(events)
-    if not found or not all(isinstance(cls, type) and issubclass(cls, Event) for cls in found):
-        raise DefinitionError(f"read model {name!r}: events= is a list of classes of events")
-    if not callable(apply) or not (key is None or callable(key)):
-        raise DefinitionError(f"read model {name!r}: apply= and key= are functions")
     if ":" in name:
         raise DefinitionError(f"read model {name!r}: the name has no colon, since its keys have")
-
-    async def deliver(self: _Keeping, batch: Any) -> None:
-        await self.keep(batch)
-
-    def own_id(_: Any, meta: Meta) -> str:
-        return meta.id
-
-    deliver.__annotations__ = {"batch": batch_of(found), "return": None}
-    members = {
-        "deliver": deliver,
-        "model_address": address,
-        "model_tls": tls,
-        "model_apply": staticmethod(apply),
-        "model_key": staticmethod(key or own_id),
-        "__module__": __name__,
-        "__doc__": f"Keeps the read model {name} in {address}.",
-    }
-    # Not parked: a later event of its row would be applied, and it could not be any more.
-    options = {"name": name, "version": version, "on_poison": "stop"}
-    return types.new_class(f"ReadModel {name}", (_Keeping,), options, lambda ns: ns.update(members))
+    return row_model(
+        name,
+        place=lambda name: _Place(address, tls, name, version),
+        where=str(address),
+        events=events,
+        apply=apply,
+        key=key,
+        version=version,
+    )
 
 
 async def read_row(client: Any, name: str, key: str) -> dict[str, str] | None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from ..errors import BrokerFailed, DefinitionError
 from ..model.messages import Event, Meta
 from ..model.sink import Delivery, Sink
-from .read_model import DIGITS, batch_of, named
+from .read_model import DIGITS, batch_of, events_of, named
 
 __all__ = ["Apply", "SqlReadModel"]
 
@@ -184,9 +184,7 @@ def SqlReadModel(  # noqa: N802 - what it gives is a class, to be declared like 
             f"read model {name!r}: engine= is what sqlalchemy.create_engine gives, and tables= is "
             f"a MetaData"
         )
-    found: list[Any] = list(events)
-    if not found or not all(isinstance(cls, type) and issubclass(cls, Event) for cls in found):
-        raise DefinitionError(f"read model {name!r}: events= is a list of classes of events")
+    found = events_of(name, events)
     if not callable(apply) or len(name) > NAME_MAX:
         raise DefinitionError(
             f"read model {name[:NAME_MAX]!r}: apply= is a function, and the name has at most "

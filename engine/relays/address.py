@@ -1,4 +1,4 @@
-"""Reads the URL of a message broker, and keeps its password to itself.
+"""Reads the URL of a message broker, or of a database for rows, and keeps its password to itself.
 
 Rules: the password is in no message, repr or name. Off this machine a URL asks for an encrypted
 connection, unless `allow` says less by name. Nothing is connected or resolved here.
@@ -20,7 +20,9 @@ from ..runtime.secret import Secret
 
 __all__ = ["Address", "Broker", "Weakness", "read_address"]
 
-Broker: TypeAlias = Literal["kafka", "nats", "rabbitmq", "redis", "sns", "sqs"]
+Broker: TypeAlias = Literal[
+    "kafka", "mongodb", "nats", "opensearch", "rabbitmq", "redis", "sns", "sqs"
+]
 Weakness: TypeAlias = Literal["memory", "fsync", "unclean", "plaintext"]
 """What a broker may lack if `allow` names it: a copy on disk, a sync of it or a second copy before
 it confirms, a leader that has all that was confirmed, and encryption off this machine."""
@@ -38,8 +40,14 @@ _SCHEMES: Final[dict[str, tuple[Broker, bool, int]]] = {
     "sns": ("sns", True, 443),
     "sqs+http": ("sqs", False, 80),
     "sqs": ("sqs", True, 443),
+    "http": ("opensearch", False, 9200),
+    "https": ("opensearch", True, 9200),
+    "mongodb": ("mongodb", False, 27017),
+    "mongodb+srv": ("mongodb", True, 27017),
 }
 """By scheme: which broker, whether encrypted, and at which port it listens."""
+DATABASES: Final = ("mongodb", "opensearch")
+"""What takes rows of a read model, and no messages."""
 AWS: Final = ("sns", "sqs")
 _REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
 
@@ -50,7 +58,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     broker: Broker
     scheme: str
     hosts: tuple[tuple[str, int], ...]
-    """Names or addresses with their ports; more than one for Kafka and NATS only."""
+    """Names or addresses with their ports; more than one for Kafka, MongoDB and NATS only."""
     user: str | None = None
     password: Secret | None = None
     path: str = ""
@@ -70,21 +78,32 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return (given or ssl.create_default_context()) if self.is_encrypted else None
 
 
-def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
-    """Give what a URL says; raise DefinitionError, with no password in it, where it says none."""
+def read_address(
+    url: object, allow: Sequence[Weakness] = (), *, database: Broker | None = None
+) -> Address:
+    """Give what a URL says of a broker, or of a database where that is asked for.
+
+    Raises DefinitionError, with no password in it, where it says none.
+    """
+    known = [
+        scheme
+        for scheme, (broker, _, _) in _SCHEMES.items()
+        if (broker not in DATABASES if database is None else broker == database)
+    ]
     weak = frozenset(allow)
     if isinstance(allow, str) or not weak <= set(get_args(Weakness)):
         raise DefinitionError(f"allow= is a list of {', '.join(get_args(Weakness))}")
     try:
         assert isinstance(url, str)
         parts = urlsplit(url)
+        assert parts.scheme in known
         broker, is_encrypted, port = _SCHEMES[parts.scheme]
         hosts = tuple(_host(each, port) for each in parts.netloc.rpartition("@")[2].split(","))
         user, password = _who(parts)
     except (AssertionError, KeyError, ValueError):
         raise DefinitionError(
-            f"the URL of a broker is none that this release knows: it begins with one of "
-            f"{', '.join(f'{scheme}://' for scheme in _SCHEMES)}, then has a host"
+            f"the URL of {database or 'a broker'} is none that this release knows: it begins with "
+            f"one of {', '.join(f'{scheme}://' for scheme in known)}, then has a host"
         ) from None
     if parts.query or parts.fragment:
         raise DefinitionError(
@@ -94,7 +113,7 @@ def read_address(url: object, allow: Sequence[Weakness] = ()) -> Address:
     _check_path(broker, hosts[0][0], path)
     if broker in {"kafka", *AWS} and password is not None and user is None:
         raise DefinitionError(f"the URL of {broker} has a user and a password, or neither")
-    if len(hosts) > 1 and broker not in {"kafka", "nats"}:
+    if len(hosts) > 1 and broker not in {"kafka", "mongodb", "nats"}:
         raise DefinitionError(f"the URL of {broker} names one host, and this one {len(hosts)}")
     address = Address(
         broker=broker,

@@ -41,13 +41,15 @@ LINKS_MAX: Final = 20
 """Of a chain of errors that are looked at."""
 _LIBRARIES: Final[dict[Broker, tuple[str, str]]] = {
     "kafka": ("aiokafka", "kafka"),
+    "mongodb": ("pymongo", "mongodb"),
     "nats": ("nats", "nats"),
+    "opensearch": ("aiohttp", "opensearch"),
     "rabbitmq": ("aio_pika", "rabbitmq"),
     "redis": ("redis", "redis"),
     "sns": ("aiobotocore", "aws"),
     "sqs": ("aiobotocore", "aws"),
 }
-"""By broker: its client library, and the extra that has it."""
+"""By broker or database: its client library, and the extra that has it."""
 
 
 class Outlet(Protocol):

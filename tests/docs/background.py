@@ -19,6 +19,7 @@ import pytest
 from tests.support.aws_server import REGION, SqsServer
 from tests.support.brokers import PASSWORD, USER, NatsServer, RabbitServer
 from tests.support.kafka_server import KafkaServer
+from tests.support.opensearch import OpenSearchServer
 from tests.support.other_stores import OldDatabase
 
 READY_SECONDS: Final = 60
@@ -216,12 +217,29 @@ class Sqs:
         self._server.close()
 
 
-BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase]]] = {
+class OpenSearch:
+    """An emulator of OpenSearch on a free port."""
+
+    name = "OPENSEARCH"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = OpenSearchServer(folder / ".opensearch")
+        self._server.start()
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        """Where it is."""
+
+    def end(self) -> None:
+        """End it."""
+        self._server.close()
+
+
+BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase | OpenSearch]]] = {
     "KAFKA": Kafka,
     "REDIS": Redis,
     "NATS": Nats,
     "RABBITMQ": Rabbit,
     "SQS": Sqs,
     "OLD": OldDatabase,
+    "OPENSEARCH": OpenSearch,
 }
 """By the name of the variable that says where each is, without `_URL`."""

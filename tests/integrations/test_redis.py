@@ -1,9 +1,8 @@
-"""A read model in hashes of Redis: each event counts once, and no reader sees it half made."""
+"""What is RedisReadModel's own, beside the suite of all read models (`test_read_models`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,20 +12,13 @@ from engine import (
     Engine,
     Event,
     Meta,
-    Ports,
     Projection,
     ProjectionLag,
-    Query,
-    Views,
-    answers,
 )
 from engine.integrations.redis import POSITION, RedisReadModel, read_row
-from engine.stores.sqlite.outside.copy import copy_log
-from engine.stores.sqlite.system_files import SystemFiles
-from tests.support.brokers import PASSWORD, USER, RedisServer, line_to
-from tests.support.counters import Add, Added, Counter, Emptied, Empty
-from tests.support.shelf import Crash
-from tests.support.waiting import until
+from tests.integrations.places import Kept, keeping
+from tests.support.brokers import USER, RedisServer
+from tests.support.counters import Add, Added, Emptied, Empty
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +50,6 @@ def model(server: RedisServer, version: int = 1, **options: Any) -> type[Project
     events: list[type[Event]] = [Added, Emptied]
     given: dict[str, Any] = {"to": server.url, "events": events, "apply": count, **options}
     return RedisReadModel("totals", version=version, **given)
-
-
-class Kept(Query[None]):
-    """Waits for the model."""
-
-
-def keeping(kept: type[Projection], store: str = "memory:", **options: Any) -> Engine:
-    @answers(projections=[kept])
-    async def answer(query: Kept, views: Views) -> None:
-        return None
-
-    return Engine([Counter], projections=[kept], answers=[answer], store=store, **options)
 
 
 async def add(engine: Engine, *counters: str, amount: int = 1) -> int:
@@ -145,86 +125,6 @@ async def _scripts(client: Any) -> list[str]:
     return [redis._PUT, redis._REPLACE]
 
 
-async def test_a_crash_between_the_write_and_the_checkpoint_counts_nothing_twice(
-    server: RedisServer, client: Any, tmp_path: Path
-) -> None:
-    def crash(reached: str) -> None:
-        if reached == "sink.delivered":
-            raise Crash
-
-    store = f"sqlite:{tmp_path / 'log.db'}"
-    async with Engine([Counter], store=store) as engine:
-        await add(engine, *"abaab")
-        await engine.execute(Empty("b"))
-    crashing = keeping(model(server), store, ports=Ports(failpoint=crash))
-    with pytest.raises(Exception, match="the engine failed with Crash"):
-        async with crashing:
-            await until(lambda: crashing.failed is not None)
-    assert await totals(client, "a", "b") == ["3", None]
-    async with Engine([Counter], store=store) as engine:
-        await add(engine, "a")  # so that old events and a new one come in one batch
-    async with keeping(model(server), store) as engine:
-        await kept(engine, 7)
-    assert await totals(client, "a", "b") == ["4", None]
-
-
-async def test_a_line_that_is_cut_between_rows_and_state_counts_nothing_twice(
-    server: RedisServer, client: Any, tmp_path: Path
-) -> None:
-    store = f"sqlite:{tmp_path / 'log.db'}"
-    async with Engine([Counter], store=store) as engine:
-        await add(engine, *"abc" * 40)
-    async with line_to(server.port) as line:
-        for left in (500, 900, 1_300):
-            await client.flushall()
-            line.left = left
-            url = server.url_of(USER, PASSWORD, port=line.port)
-            async with keeping(model(server, to=url), store) as engine:
-                await engine.projections.reset("totals")
-                await kept(engine, 120)
-            assert await totals(client, *"abc") == ["40"] * 3
-        assert line.cuts == 3
-
-
-async def test_readers_see_the_old_rows_until_the_new_ones_are_as_far(
-    server: RedisServer, client: Any, tmp_path: Path
-) -> None:
-    store = f"sqlite:{tmp_path / 'log.db'}"
-    async with keeping(model(server), store) as engine:
-        await kept(engine, await add(engine, *"ab" * 3))
-    seen: list[str | None] = []
-    shown = [True]
-
-    def doubled(row: Any, event: Any, meta: Meta) -> dict[str, object] | None:
-        if meta.position == 5 and shown:
-            raise ValueError("not yet")
-        return {"total": int((row or {"total": "0"})["total"]) + 2 * event.amount}
-
-    raised = model(server, 2, apply=doubled)
-    async with keeping(raised, store, rebuild="auto") as engine:
-        await until(lambda: engine.statistics().projectors["totals"].position == 4)
-        seen += await totals(client, "a", "b")
-        shown.clear()
-        await engine.projections.resume("totals")
-        await kept(engine, 6)
-        seen += await totals(client, "a", "b")
-        await kept(engine, await add(engine, "a"))
-    assert seen == ["3", "3", "6", "6"]
-    assert await client.keys("totals:1:*") == []
-    assert await client.smembers("totals:old") == set()
-
-
-async def test_a_version_that_is_lowered_again_makes_its_rows_anew(
-    server: RedisServer, client: Any, tmp_path: Path
-) -> None:
-    store = f"sqlite:{tmp_path / 'log.db'}"
-    for version in (1, 2, 1):
-        async with keeping(model(server, version), store, rebuild="auto") as engine:
-            await kept(engine, await add(engine, *"ab"))
-            await kept(engine, engine.statistics().position)
-    assert await totals(client, "a", "b") == ["3", "3"]
-
-
 async def test_rows_of_another_log_and_keys_of_others_are_not_touched(
     server: RedisServer, client: Any
 ) -> None:
@@ -238,44 +138,6 @@ async def test_rows_of_another_log_and_keys_of_others_are_not_touched(
     async with keeping(model(server)) as engine:
         assert "not the model's" in await cause_of(engine, await add(engine, "a"))
     assert await client.get("totals") == "of somebody else"
-
-
-async def test_a_log_that_went_back_is_noticed(
-    server: RedisServer, client: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / "log.db"
-    async with keeping(model(server), f"sqlite:{path}") as engine:
-        await kept(engine, await add(engine, "a"))
-    copy_log(SystemFiles(), str(path), str(tmp_path / "backup.db"))
-    async with keeping(model(server), f"sqlite:{path}") as engine:
-        await kept(engine, await add(engine, "a"))
-    async with keeping(model(server), f"sqlite:{tmp_path / 'backup.db'}") as engine:
-        assert "went back" in await cause_of(engine, await add(engine, "b"))
-
-
-async def test_rows_that_the_server_has_lost_are_noticed(server: RedisServer, client: Any) -> None:
-    async with keeping(model(server)) as engine:
-        await kept(engine, await add(engine, "a"))
-        await client.flushall()
-        server.kill()
-        server.start()
-        assert "has lost rows" in await cause_of(engine, await add(engine, "a"))
-
-
-async def test_a_server_that_dies_is_waited_for_and_has_kept_all(
-    server: RedisServer, client: Any
-) -> None:
-    async with keeping(model(server)) as engine:
-        await kept(engine, await add(engine, *"ab" * 5))
-        server.kill()
-        try:
-            position = await add(engine, "a")
-            await until(lambda: engine.statistics().projectors["totals"].retries > 1)
-        finally:
-            server.start()
-        await kept(engine, position)
-    async with server.client() as reader:
-        assert await totals(reader, "a", "b") == ["6", "5"]
 
 
 async def test_what_apply_raises_or_gives_of_a_wrong_type_stops_it(

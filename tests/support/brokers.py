@@ -415,7 +415,8 @@ class RabbitServer(Broker):
             total = queue.declaration_result.message_count
             if not total:
                 return found
-            await channel.set_qos(prefetch_count=total)  # a quorum queue gives 2,000 without
+            # A quorum queue gives 2,000 without. A number has 16 bits, and 0 is no bound.
+            await channel.set_qos(prefetch_count=total if total < 1 << 16 else 0)
             async with queue.iterator() as messages:
                 async for message in messages:
                     names = {

@@ -1,0 +1,280 @@
+"""Read models as rows of a database elsewhere that changes one row at a time.
+
+Rules: a row has the position of the event that it was last changed by, and only a later event
+changes it: what comes again, or late from a former life of the process, changes nothing. Rows of a
+raised version are made beside the others, and readers find them when they are as far as those that
+they replace. What is not the model's is never touched. Nothing of a database is known here: what
+it does is its `Place`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import msgspec
+
+from ..errors import BrokerFailed, DefinitionError, MessageRefused, UsageError
+from ..model.messages import Event, Meta
+from ..model.sink import Delivery, Sink
+from ..relays.outlet import PER_TURN
+from .read_model import batch_of, events_of, named
+
+__all__ = ["Apply", "Change", "Found", "Key", "Place", "Row", "State", "States", "row_model"]
+
+Row: TypeAlias = Mapping[str, Any]
+"""Fields of a row, by name."""
+Apply: TypeAlias = Callable[[Any, Any, Meta], Mapping[str, Any] | None]
+"""Gives the row after an event, of the row before it; None for no row."""
+Key: TypeAlias = Callable[[Any, Meta], str]
+"""Gives the key of the row that an event changes."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """How far the rows of a version are."""
+
+    log_id: str
+    position: int
+    event: str
+    """Names the event at that position."""
+
+
+class States(msgspec.Struct, frozen=True):
+    """What a database has of a model."""
+
+    own: State | None
+    """Of this version."""
+    former: State | None
+    """Of the version that readers find."""
+    is_shown: bool
+    """Whether readers find this version."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A row as it was found."""
+
+    position: int
+    """Of its last event; 0 where nothing is known."""
+    row: Row | None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a row is to become, unless a later event has changed it already."""
+
+    key: str
+    before: Found
+    position: int
+    row: Row | None
+    """None where there is to be none."""
+
+
+class Place(Protocol):
+    """The rows of one version of a model in one database. Whatever fails, it is closed."""
+
+    def where(self) -> str:
+        """Name the database, without a secret."""
+        ...
+
+    def failures(self) -> AbstractContextManager[None]:
+        """Give what turns errors of the client's into BrokerFailed and MessageRefused."""
+        ...
+
+    async def load(self) -> None:
+        """Import the client, and let the loop run meanwhile."""
+        ...
+
+    async def open(self) -> States:
+        """Connect, and make what is missing; raise BrokerFailed for what is not the model's."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection, where there is one."""
+        ...
+
+    def row(self, made: Mapping[str, Any]) -> Row | None:
+        """Give a row as it will be read; raise TypeError or ValueError for what is none."""
+        ...
+
+    async def read(self, keys: Sequence[str]) -> Sequence[Found]:
+        """Give rows, in the order of their keys."""
+        ...
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        """Change rows; raise MessageRefused where it is one of them that is not taken."""
+        ...
+
+    async def note(self, state: State) -> None:
+        """Keep how far the rows are."""
+        ...
+
+    async def show(self) -> None:
+        """Let readers find the rows of this version, at one moment, and let go of the others."""
+        ...
+
+    async def remove_old(self) -> None:
+        """Remove some of what nobody finds any more."""
+        ...
+
+
+class _Keeping(Sink):
+    """What all such read models do; a class is made of it for each."""
+
+    model_place: ClassVar[Callable[[str], Place]]
+    model_apply: ClassVar[Apply]
+    model_key: ClassVar[Key]
+    _place: Place | None = None
+    _state: State | None = None
+    _former: State | None = None
+    _is_shown: bool = False
+
+    @classmethod
+    def __read__(cls, definition: Any, namespace: Any) -> Any:
+        """Read a class as any sink's."""
+        return super().__read__(definition, namespace)
+
+    async def keep(self, batch: Sequence[Delivery[Event]]) -> None:
+        """Apply events; return when the database has all of them."""
+        place = self._place
+        is_new = place is None
+        if place is None:
+            place = type(self).model_place(self.__definition__.name)
+            await place.load()
+            self._place = place
+        try:
+            with place.failures():
+                if is_new:
+                    self._take(await place.open(), batch[0].log_id)
+                await self._apply(place, batch)
+                is_as_far = self._former is None or self._former.position <= batch[-1].position
+                if not self._is_shown and is_as_far:
+                    await place.show()
+                    self._is_shown = True
+                if self._is_shown:
+                    await place.remove_old()
+        except MessageRefused:
+            raise
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close the connection."""
+        place, self._place = self._place, None
+        if place is not None:
+            await place.close()
+
+    def _take(self, found: States, log_id: str) -> None:
+        state = found.own or State(log_id, 0, "")
+        if {log_id} != {each.log_id for each in (state, found.former or state)}:
+            raise self._refused("has rows of another log: give the model another name")
+        if self._state is not None and self._state.position > state.position:
+            raise self._refused(
+                f"has lost rows: it was at position {self._state.position} and is at "
+                f"{state.position}. Raise the version of the model, which makes them anew"
+            )
+        self._state = state
+        self._former = found.former
+        self._is_shown = found.is_shown
+
+    async def _apply(self, place: Place, batch: Sequence[Delivery[Event]]) -> None:
+        state = self._state
+        assert state is not None
+        keys: dict[str, list[Delivery[Event]]] = {}
+        for delivery in batch:
+            if delivery.position == state.position and named(delivery) != state.event:
+                raise self._refused(
+                    f"has another event at position {state.position} than the log: the log went "
+                    f"back, as to a backup. Raise the version of the model, which makes its rows "
+                    f"anew"
+                )
+            keys.setdefault(self._key_of(delivery), []).append(delivery)
+        changes: list[Change] = []
+        found = zip(keys, await place.read(list(keys)), strict=True)
+        for index, (key, before) in enumerate(found, 1):
+            later = [delivery for delivery in keys[key] if delivery.position > before.position]
+            if later:
+                row = self._row_after(place, before.row, later)
+                changes.append(Change(key, before, later[-1].position, row))
+            if index % PER_TURN == 0:
+                await asyncio.sleep(0)
+        if changes:
+            await place.write(changes)
+        if batch[-1].position > state.position:
+            state = State(batch[-1].log_id, batch[-1].position, named(batch[-1]))
+            await place.note(state)
+            self._state = state
+
+    def _key_of(self, delivery: Delivery[Event]) -> str:
+        key: Any = type(self).model_key(delivery.event, delivery.meta)
+        if isinstance(key, str):
+            return key
+        raise UsageError(
+            f"read model {self.__definition__.name!r}: key= gave {type(key).__name__} for "
+            f"{type(delivery.event).event_name}, and a key is a str"
+        )
+
+    def _row_after(
+        self, place: Place, row: Row | None, events: Sequence[Delivery[Event]]
+    ) -> Row | None:
+        for delivery in events:
+            made = type(self).model_apply(row, delivery.event, delivery.meta)
+            try:
+                row = None if made is None else place.row(made)
+            except (TypeError, ValueError) as error:
+                raise UsageError(
+                    f"read model {self.__definition__.name!r}: apply= gave no row for "
+                    f"{type(delivery.event).event_name}: {error}"
+                ) from None
+        return row
+
+    def _refused(self, why: str) -> BrokerFailed:
+        where = "" if self._place is None else self._place.where()
+        return BrokerFailed(
+            f"{where} {why}. Nothing was changed (read model {self.__definition__.name!r})",
+            passes=False,
+        )
+
+
+def row_model(
+    name: str,
+    *,
+    place: Callable[[str], Place],
+    where: str,
+    events: Sequence[type[Event]],
+    apply: Apply,
+    key: Key | None,
+    version: int,
+    on_poison: Literal["stop", "park"] = "stop",
+    events_max: int | None = None,
+) -> type[Sink]:
+    """Give the class of a read model; raise DefinitionError for what cannot be one.
+
+    With "park" what is set aside is the events of a row, in their order.
+    """
+    found = events_of(name, events)
+    if not callable(apply) or not (key is None or callable(key)):
+        raise DefinitionError(f"read model {name!r}: apply= and key= are functions")
+
+    async def deliver(self: _Keeping, batch: Any) -> None:
+        await self.keep(batch)
+
+    def own_id(_: Any, meta: Meta) -> str:
+        return meta.id
+
+    deliver.__annotations__ = {"batch": batch_of(found), "return": None}
+    members = {
+        "deliver": deliver,
+        "events_max": events_max,
+        "model_place": staticmethod(place),
+        "model_apply": staticmethod(apply),
+        "model_key": staticmethod(key or own_id),
+        "__module__": __name__,
+        "__doc__": f"Keeps the read model {name} in {where}.",
+    }
+    options: dict[str, Any] = {"name": name, "version": version, "on_poison": on_poison}
+    if key is not None:
+        options["sequence"] = key
+    return types.new_class(f"ReadModel {name}", (_Keeping,), options, lambda ns: ns.update(members))

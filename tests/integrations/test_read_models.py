@@ -1,0 +1,284 @@
+"""Read models elsewhere, one suite for all databases: each event counts once, whatever dies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sql
+
+from engine import Engine, Ports, ProjectionLag
+from engine.stores.sqlite.outside.copy import copy_log
+from engine.stores.sqlite.system_files import SystemFiles
+from tests.integrations.places import (
+    Counting,
+    Database,
+    InOpenSearch,
+    InRedis,
+    InSql,
+    Kept,
+    keeping,
+)
+from tests.support.brokers import RedisServer, line_to
+from tests.support.counters import Add, Counter, Empty
+from tests.support.mariadb import MariaServer
+from tests.support.opensearch import OpenSearchServer
+from tests.support.shelf import Crash
+from tests.support.waiting import until
+
+DATABASES = ("redis", "opensearch", "mariadb", "sqlite")
+SERVERS: dict[str, type[Any]] = {
+    "redis": RedisServer,
+    "opensearch": OpenSearchServer,
+    "mariadb": MariaServer,
+}
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """Give a server; it is started when it is first asked for."""
+    running: dict[str, Any] = {}
+
+    def start(name: str) -> Any:
+        if name not in running:
+            server = SERVERS[name](tmp_path_factory.mktemp(name))
+            server.start()
+            running[name] = server
+        return running[name]
+
+    yield start
+    for server in running.values():
+        server.kill()
+
+
+@pytest.fixture(params=DATABASES)
+async def database(
+    request: pytest.FixtureRequest, started: Callable[[str], Any], tmp_path: Path
+) -> AsyncIterator[Database]:
+    """Give each database in turn, empty."""
+    kind = request.param
+    if kind in ("mariadb", "sqlite"):
+        engine = _sqlite(tmp_path) if kind == "sqlite" else _maria(started("mariadb"), tmp_path)
+        yield InSql(engine, None if kind == "sqlite" else started("mariadb"))
+        engine.dispose()
+        return
+    made: Database = {"redis": InRedis, "opensearch": InOpenSearch}[kind](started(kind))
+    await made.empty()
+    yield made
+
+
+def _sqlite(folder: Path) -> sql.Engine:
+    return sql.create_engine(f"sqlite:///{folder / 'model.db'}")
+
+
+def _maria(server: MariaServer, folder: Path) -> sql.Engine:
+    name = f"d{abs(hash(str(folder)))}"
+    with sql.create_engine(server.url).begin() as connection:
+        connection.execute(sql.text(f"CREATE DATABASE {name}"))
+    return sql.create_engine(server.url + name)
+
+
+def of(*names: str) -> pytest.MarkDecorator:
+    """Run a test on these only."""
+    return pytest.mark.parametrize("database", names, indirect=True)
+
+
+async def add(engine: Engine, counters: str) -> int:
+    position = 0
+    for counter in counters:
+        position = (await engine.execute(Add(counter, 1))).position
+    return position
+
+
+async def kept(engine: Engine, position: int) -> None:
+    await engine.query(Kept(), at=position, timeout=30)
+
+
+async def cause_of(engine: Engine, position: int) -> str:
+    with pytest.raises(ProjectionLag, match="stopped"):
+        await kept(engine, position)
+    failure = (await engine.projections.status("totals")).failure
+    assert failure is not None
+    return failure.cause
+
+
+async def test_a_query_waits_for_the_model_and_each_event_counts_once(
+    database: Database, tmp_path: Path
+) -> None:
+    for times in (1, 2):
+        async with keeping(database.model(), tmp_path / "log.db") as engine:
+            await kept(engine, await add(engine, "aba"))
+            assert await database.totals() == {"a": 2 * times, "b": times}
+
+
+async def test_a_row_that_is_removed_is_gone_and_may_come_again(database: Database) -> None:
+    async with keeping(database.model()) as engine:
+        await add(engine, "aab")
+        await kept(engine, (await engine.execute(Empty("a"))).position)
+        assert await database.totals() == {"b": 1}
+        await kept(engine, await add(engine, "a"))
+        assert await database.totals() == {"a": 1, "b": 1}
+
+
+async def test_a_crash_between_the_write_and_the_checkpoint_counts_nothing_twice(
+    database: Database, tmp_path: Path
+) -> None:
+    def crash(reached: str) -> None:
+        if reached == "sink.delivered":
+            raise Crash
+
+    async with Engine([Counter], store=f"sqlite:{tmp_path / 'log.db'}") as engine:
+        await add(engine, "abaab")
+        await engine.execute(Empty("b"))
+    crashing = keeping(database.model(), tmp_path / "log.db", ports=Ports(failpoint=crash))
+    with pytest.raises(Exception, match="the engine failed with Crash"):
+        async with crashing:
+            await until(lambda: crashing.failed is not None)
+    assert await database.totals() == {"a": 3}
+    async with Engine([Counter], store=f"sqlite:{tmp_path / 'log.db'}") as engine:
+        await add(engine, "a")  # so that old events and a new one come in one batch
+    async with keeping(database.model(), tmp_path / "log.db") as engine:
+        await kept(engine, 7)
+    assert await database.totals() == {"a": 4}
+
+
+@of("redis", "opensearch", "mariadb")
+async def test_a_line_that_is_cut_anywhere_counts_nothing_twice(
+    database: Database, tmp_path: Path
+) -> None:
+    async with Engine([Counter], store=f"sqlite:{tmp_path / 'log.db'}") as engine:
+        await add(engine, "abc" * 40)
+    cuts = 0
+    for version, left in enumerate((400, 800, 1_500, 2_500, 4_000, 6_000), 1):
+        async with line_to(database.port) as line:
+            line.left = left
+            model = database.model(version=version, port=line.port)
+            async with keeping(model, tmp_path / "log.db", rebuild="auto") as engine:
+                await kept(engine, 120)
+            cuts += line.cuts
+        assert await database.totals() == {"a": 40, "b": 40, "c": 40}
+    assert cuts >= 4
+
+
+async def test_a_raised_version_makes_the_rows_anew_and_lets_go_of_the_old_ones(
+    database: Database, tmp_path: Path
+) -> None:
+    async with keeping(database.model(), tmp_path / "log.db") as engine:
+        await kept(engine, await add(engine, "aba"))
+    second = database.model(Counting(factor=2), version=2)
+    async with keeping(second, tmp_path / "log.db", rebuild="auto") as engine:
+        await kept(engine, await add(engine, "b"))
+    assert await database.totals() == {"a": 4, "b": 4}
+    assert await database.left(1) == 0
+
+
+@of("redis", "opensearch")
+async def test_readers_find_the_old_rows_until_the_new_ones_are_as_far(
+    database: Database, tmp_path: Path
+) -> None:
+    async with keeping(database.model(), tmp_path / "log.db") as engine:
+        answers = [a async for a in engine.execute_many([Add(c, 1) for c in "ab" * 600])]
+        await kept(engine, len(answers))
+    counting = Counting(factor=2, fails_at=1_100)
+    second = database.model(counting, version=2, **database.stops)
+    async with keeping(second, tmp_path / "log.db", rebuild="auto") as engine:
+        statistics = engine.statistics
+        await until(lambda: statistics().projectors["totals"].state == "stopped")
+        assert statistics().projectors["totals"].position == 1_099
+        assert await database.totals() == {"a": 600, "b": 600}
+        counting.fails_at = 0
+        await engine.projections.resume("totals")
+        await kept(engine, 1_200)
+    assert await database.totals() == {"a": 1_200, "b": 1_200}
+
+
+async def test_a_version_that_is_lowered_again_makes_its_rows_anew(
+    database: Database, tmp_path: Path
+) -> None:
+    for version in (1, 2, 1):
+        model = database.model(version=version)
+        async with keeping(model, tmp_path / "log.db", rebuild="auto") as engine:
+            await add(engine, "ab")
+            await kept(engine, engine.statistics().position)
+    assert await database.totals() == {"a": 3, "b": 3}
+
+
+async def test_rows_of_another_log_are_not_mixed(database: Database, tmp_path: Path) -> None:
+    async with keeping(database.model(), tmp_path / "one.db") as engine:
+        await kept(engine, await add(engine, "aa"))
+    async with keeping(database.model(), tmp_path / "two.db") as engine:
+        position = await add(engine, "b")
+        if database.takes_other_logs:
+            await kept(engine, position)
+            assert await database.totals() == {"b": 1}
+        else:
+            assert "rows of another log" in await cause_of(engine, position)
+            assert await database.totals() == {"a": 2}
+
+
+async def test_what_is_somebody_elses_is_not_touched(database: Database) -> None:
+    await database.occupy()
+    async with keeping(database.model()) as engine:
+        cause = await cause_of(engine, await add(engine, "a"))
+    assert "is not the model's" in cause or "are not its own" in cause
+    assert await database.is_occupied()
+
+
+async def test_a_log_that_went_back_is_noticed(database: Database, tmp_path: Path) -> None:
+    log, backup = tmp_path / "log.db", tmp_path / "backup.db"
+    async with keeping(database.model(), log) as engine:
+        await kept(engine, await add(engine, "a"))
+        copy_log(SystemFiles(), str(log), str(backup))
+        await kept(engine, await add(engine, "a"))
+    async with keeping(database.model(), backup) as engine:
+        assert "went back" in await cause_of(engine, await add(engine, "b"))
+    async with keeping(database.model(version=2), backup, rebuild="auto") as engine:
+        await kept(engine, 2)
+    assert await database.totals() == {"a": 1, "b": 1}
+
+
+@of("redis", "opensearch")
+async def test_rows_that_the_server_has_lost_are_noticed(database: Database) -> None:
+    async with keeping(database.model()) as engine:
+        await kept(engine, await add(engine, "a"))
+        await database.empty()
+        database.kill()
+        database.start()
+        assert "has lost rows" in await cause_of(engine, await add(engine, "a"))
+
+
+@of("redis", "mariadb")
+async def test_a_server_that_dies_is_waited_for_and_has_kept_all(
+    database: Database, tmp_path: Path
+) -> None:
+    async with keeping(database.model(), tmp_path / "log.db") as engine:
+        await kept(engine, await add(engine, "ab" * 5))
+        database.kill()
+        try:
+            position = await add(engine, "a")  # no writer waits for it
+            await until(lambda: engine.statistics().projectors["totals"].retries > 1)
+        finally:
+            database.start()
+        await kept(engine, position)
+    assert await database.totals() == {"a": 6, "b": 5}
+
+
+async def test_what_apply_raises_leaves_nothing_half_done(
+    database: Database, tmp_path: Path
+) -> None:
+    counting = Counting(fails_at=2)
+    async with keeping(database.model(counting), tmp_path / "log.db") as engine:
+        position = await add(engine, "abab")
+        if not database.parks:
+            assert "a secret" in await cause_of(engine, position)
+            assert await database.totals() == {"a": 1}
+            assert (await engine.projections.status("totals")).parked == 0
+            return
+        await kept(engine, position)
+        assert (await engine.projections.status("totals")).parked == 2
+        assert await database.totals() == {"a": 2}
+        counting.fails_at = 0
+        await engine.projections.retry("totals")
+    assert await database.totals() == {"a": 2, "b": 2}
