@@ -2,7 +2,7 @@
 
 Rules: names sort by the time at which a file was begun. A last line without an end is what a
 killed process left, and is passed over; any other line that is no record is told by file and
-number. Files of another log than the one asked for are refused. Nothing is written here.
+number. Files of another log than the one asked for are passed over. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -58,34 +58,39 @@ def is_file(name: str) -> bool:
 
 
 def read_recording(folder: str, log_id: str) -> Iterator[tuple[Place, Decided]]:
-    """Give all decisions of a folder in the order of its files, each with its place.
+    """Give the decisions on a log, in the order of a folder's files, each with its place.
 
-    Raises StoreRefused for a folder without files, for one of another log, and for a line that is
-    no record, after all before it.
+    Raises StoreRefused for a folder without files of that log, and for a line that is no record,
+    after all before it.
     """
     from_folder = Folder(folder)
     names = [name for name in from_folder.names() if is_file(name)]
-    if not names:
+    others: set[str] = set()
+    for name in names:
+        yield from _read(name, from_folder.read(name) or b"", log_id, others)
+    if len(others) == len(names):
         raise StoreRefused(
-            f"{from_folder.path} has no file of a recording: give the folder of record=. Nothing "
+            f"{from_folder.path} has {len(names)} files of a recording, and none of log {log_id}: "
+            f"give the folder of record=, and the log that was recorded or a copy of it. Nothing "
             f"was run."
         )
-    for name in names:
-        yield from _read(name, from_folder.read(name) or b"", log_id)
 
 
-def _read(name: str, data: bytes, log_id: str) -> Iterator[tuple[Place, Decided]]:
+def _read(name: str, data: bytes, log_id: str, others: set[str]) -> Iterator[tuple[Place, Decided]]:
     lines = data.split(b"\n")
     lines.pop()  # nothing, or what was cut off
     heads, decisions = msgspec.json.Decoder(Head), msgspec.json.Decoder(Decided)
     for number, line in enumerate(lines, 1):
         place = Place(name, number)
         try:
-            if number > 1:
-                decided = decisions.decode(line)
-            else:
-                _check(name, heads.decode(line), log_id)
+            if number == 1:
+                head = heads.decode(line)
+                _check(name, head)
+                if head.log != log_id:
+                    others.add(name)
+                    return
                 continue
+            decided = decisions.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StoreRefused(
                 f"{place} is no line of a recording ({type(error).__name__}): the file was changed "
@@ -94,14 +99,9 @@ def _read(name: str, data: bytes, log_id: str) -> Iterator[tuple[Place, Decided]
         yield place, decided
 
 
-def _check(name: str, head: Head, log_id: str) -> None:
+def _check(name: str, head: Head) -> None:
     if head.recording != FORMAT:
         raise StoreRefused(
             f"{name} is of format {head.recording}, and this release reads {FORMAT}: use the "
             f"release that recorded it. Nothing of it was run."
-        )
-    if head.log != log_id:
-        raise StoreRefused(
-            f"{name} was recorded on log {head.log}, and this is {log_id}: give the log, or a copy "
-            f"or backup of it. Nothing of it was run."
         )

@@ -37,6 +37,8 @@ __all__ = [
 Outcome: TypeAlias = Literal["events", "nothing", "rejected", "failed"]
 UNKNOWN: Final = "unknown"
 """Stands for the digest of what cannot be encoded."""
+CANCELLED: Final = "CancelledError"
+"""Code of an async handler that was ended, or that nobody waited for any more."""
 _DIGEST_BYTES: Final = 8
 _HOURS_MAX: Final = 24 * 36_500
 _BYTES_MIN: Final = 1 << 16

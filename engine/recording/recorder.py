@@ -28,6 +28,7 @@ from ..runtime.bell import Bell
 from ..runtime.folder import Folder, GrowingFile
 from ..runtime.ports import Ports, Worker
 from ..runtime.safely import described
+from ..write.deliberation import CURRENT
 from ..write.encoding import is_rejection
 from .files import Head, file_name, is_file
 from .forms import Decided, Gave, Recording, Said, Told, digest, gave, raised
@@ -140,9 +141,9 @@ class Recorder:
             try:
                 returned = await decide(*own)
             except BaseException as error:
-                self._note(taken, None, error)
+                self._note(taken, None, asyncio.CancelledError() if _is_over() else error)
                 raise
-            self._note(taken, returned, None)
+            self._note(taken, returned, asyncio.CancelledError() if _is_over() else None)
             return returned
 
         decides = waiting if handler.is_async else plain
@@ -281,6 +282,12 @@ class Recorder:
         for name in self._folder.names():
             if is_file(name) and 0 < self._folder.changed(name) < oldest:
                 self._folder.remove(name)
+
+
+def _is_over() -> bool:
+    """Tell whether nobody wants the outcome of this async handler any more."""
+    deliberation = CURRENT.get()
+    return deliberation is not None and deliberation.ended
 
 
 class _Taken:

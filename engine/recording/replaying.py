@@ -32,7 +32,7 @@ from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
 from ..write.encoding import is_rejection
 from .files import Place, read_recording
-from .forms import UNKNOWN, Decided, Gave, Told, gave, raised
+from .forms import CANCELLED, UNKNOWN, Decided, Gave, Told, gave, raised
 from .recorder import teller
 
 __all__ = ["Deciding", "Replayed", "Verdict", "replay_log"]
@@ -153,6 +153,8 @@ class _Replaying:
             await self._look_at_the_log(decided)
             if not run:
                 return None
+            if decided.gave.code == CANCELLED:
+                raise _Unknown("it was ended before it decided: by its deadline, or as void")
             handler, command = self._command(decided)
             states = [await self._state(stream, version) for stream, version in decided.streams]
             today, events = await self._decide(handler, command, states, decided)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,16 @@ class Rate:
         self.percent = percent
 
 
+class Dawdle(Command):
+    """Its handler will not be cancelled, and goes on when it is told to."""
+
+    purse: Id
+    cents: int
+
+
+STUBBORN = asyncio.Event()
+
+
 class Convert(Command):
     purse: Id
 
@@ -94,6 +106,13 @@ class Purse(Aggregate, kind="purse"):
     @handles
     async def pay(self, command: Pay) -> list[Paid]:
         return [Paid(command.cents), Paid(0)]
+
+    @handles
+    async def dawdle(self, command: Dawdle) -> Paid:
+        while not STUBBORN.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await STUBBORN.wait()
+        return Paid(command.cents)
 
     @handles
     def buy(self, command: Buy) -> Paid:

@@ -14,6 +14,7 @@ import pytest
 from engine import (
     Aggregate,
     Command,
+    DeadlinePassed,
     DefinitionError,
     Engine,
     Event,
@@ -27,7 +28,18 @@ from engine import (
 )
 from engine.recording.replaying import Replayed
 from engine.testing import replay
-from tests.recording.recorded_shop import PRICES, Buy, Open, Pay, Purse, Rate, sell, shop
+from tests.recording.recorded_shop import (
+    PRICES,
+    STUBBORN,
+    Buy,
+    Dawdle,
+    Open,
+    Pay,
+    Purse,
+    Rate,
+    sell,
+    shop,
+)
 
 
 async def replayed(log: Any, folder: Path, **options: Any) -> list[Replayed]:
@@ -144,13 +156,13 @@ async def test_a_damaged_line_and_another_log_are_refused_by_name(tmp_path: Path
     log = await sell(tmp_path)
     async with shop(tmp_path / "other.db"):
         pass
-    with pytest.raises(StoreRefused, match="was recorded on log"):
+    with pytest.raises(StoreRefused, match="has 1 files of a recording, and none of log"):
         await replayed(tmp_path / "other.db", tmp_path)
     (file,) = (tmp_path / "recorded").iterdir()
     file.write_bytes(file.read_bytes().replace(b'"now"', b'"new"', 1))
     with pytest.raises(StoreRefused, match=r"\.jsonl:2 is no line of a recording"):
         await replayed(log, tmp_path)
-    with pytest.raises(StoreRefused, match="has no file of a recording"):
+    with pytest.raises(StoreRefused, match="has 0 files of a recording"):
         await replayed(log, tmp_path / "nothing")
 
 
@@ -194,6 +206,39 @@ async def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(tmp_
     with pytest.raises(StoreRefused, match="Nothing was run"):
         async with shop(record=tmp_path / "missing" / "recorded"):
             pass
+
+
+async def test_a_handler_that_was_ended_is_unknown_and_hides_nothing_behind_it(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "shop.db"
+    async with shop(log, record=tmp_path / "recorded") as engine:
+        STUBBORN.clear()
+        with pytest.raises(DeadlinePassed):
+            await engine.execute(Dawdle("a", 7), deadline=0.05)
+        await engine.execute(Pay("a", 1))
+        STUBBORN.set()  # the handler that nobody waits for any more goes on to its end
+        await engine.execute(Pay("a", 2))
+        await engine.execute(Pay("a", 3))
+
+    found = await replayed(log, tmp_path)
+
+    verdicts = Counter((each.decided.command, each.verdict) for each in found)
+    assert verdicts == {("dawdle", "unknown"): 1, ("pay", "same"): 3}
+    assert {each.why for each in found if each.decided.command == "dawdle"} == {
+        "it was ended before it decided: by its deadline, or as void"
+    }
+
+
+async def test_files_of_other_logs_in_one_folder_are_passed_over(tmp_path: Path) -> None:
+    log, folder = await sell(tmp_path), tmp_path / "recorded"
+    async with shop(tmp_path / "other.db", record=folder) as engine:
+        await engine.execute(Pay("z", 1))
+
+    assert [each.decided.command for each in await replayed(tmp_path / "other.db", tmp_path)] == [
+        "pay"
+    ]
+    assert len(await replayed(log, tmp_path)) == 11
 
 
 class Named(Event, name="named", version=1, subject="who"):
