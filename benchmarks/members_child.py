@@ -1,4 +1,4 @@
-"""One process of `members`: `python -m benchmarks.members_child LOG NUMBER JOINS CLIENTS SECONDS`.
+"""One process of `members`: `python -m benchmarks.members_child URL NUMBER JOINS CLIENTS SECONDS`.
 
 It prints `ready` when it takes part, sends when it is told to, prints what it has done, and ends
 with its standard input.
@@ -19,9 +19,9 @@ from .members import Told
 from .workload import BenchmarkOrder, commands_of
 
 
-async def main(path: str, number: str, joins: str, clients: str, seconds: str) -> None:
+async def main(store: str, number: str, joins: str, clients: str, seconds: str) -> None:
     """Take part in one run."""
-    async with Engine([BenchmarkOrder], store=f"sqlite:{path}", join=bool(int(joins))) as engine:
+    async with Engine([BenchmarkOrder], store=store, join=bool(int(joins))) as engine:
         tell(b"ready")
         await heard()
         tell(msgspec.json.encode(await send(engine, number, int(clients), float(seconds))))

@@ -1,8 +1,9 @@
-"""One process of `members` that reads: `python -m benchmarks.members_reader LOG MODE SECONDS`.
+"""One process of `members` that reads: `python -m benchmarks.members_reader URL MODE SECONDS`.
 
 MODE is `owner`, which has the log and its views; `reader`, which sends so many commands a second to
-it, and asks its own views for each receipt; or `idle`, which takes part and does nothing. It talks
-with its parent as `members_child` does.
+it, and asks its own views for each receipt; `idle`, which takes part and does nothing; or
+`following`, which follows a feed and watches a query to which nothing comes. It talks with its
+parent as `members_child` does.
 """
 
 from __future__ import annotations
@@ -40,17 +41,19 @@ async def get_summary(query: GetSummary, views: Views) -> Summary | None:
     return await views.get(Summaries.rows, query.order_id)
 
 
-async def main(path: str, mode: str, seconds: str) -> None:
+async def main(store: str, mode: str, seconds: str) -> None:
     """Take part in one run."""
     async with Engine(
         [BenchmarkOrder],
         projections=[Summaries],
         answers=[get_summary],
-        store=f"sqlite:{path}",
+        store=store,
         join=True,
     ) as engine:
         tell(b"ready")
         await heard()
+        following = [follow(engine), watch(engine)] if mode == "following" else []
+        tasks = [asyncio.create_task(each) for each in following]
         await asyncio.sleep(WARM_SECONDS)
         burnt, begun = time.process_time(), time.perf_counter()
         took = await read(engine, float(seconds)) if mode == "reader" else []
@@ -59,6 +62,8 @@ async def main(path: str, mode: str, seconds: str) -> None:
         lasted = time.perf_counter() - begun
         core = (time.process_time() - burnt) / lasted * 100
         tell(msgspec.json.encode(_told(mode, took, lasted, core)))
+        for task in tasks:
+            task.cancel()
         await heard()
 
 
@@ -67,6 +72,18 @@ def _told(mode: str, took: list[float], lasted: float, core: float) -> Told:
         return Told(mode, 0, lasted, 0.0, core=core)
     cuts = statistics.quantiles(took, n=100)
     return Told(mode, len(took), lasted, cuts[49] * 1e3, cuts[98] * 1e3, core)
+
+
+async def follow(engine: Engine) -> None:
+    """Follow the log."""
+    async for _ in engine.feed(follow=True):
+        pass
+
+
+async def watch(engine: Engine) -> None:
+    """Watch one order."""
+    async for _ in engine.watch(GetSummary("none")):
+        pass
 
 
 async def read(engine: Engine, seconds: float) -> list[float]:

@@ -24,7 +24,7 @@ from ..log.feed import Feeds
 from ..log.history import Histories
 from ..model.given import shown
 from ..outside.log_file import LogFile
-from ..outside.onlooker import Onlooker
+from ..outside.onlooker import Onlooker, Waking
 from ..queries.answers import Answers
 from ..queries.live import LiveQueries
 from ..queries.past import Pasts
@@ -137,7 +137,9 @@ class Joined:
     def _make_reads(self, declared: Declared, settings: Settings) -> tuple[LogWatch, Reads]:
         first, check = self._first, self.entrance.check
         bus = Bus(settings.limits)
-        watch = LogWatch(self._log, bus)
+        notices = self._onlooker.notices
+        waking = Waking(notices, None if notices is None else notices.appended)
+        watch = LogWatch(self._log, bus, waking)
         past = Histories(
             self._log,
             first.definitions,

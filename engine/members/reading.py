@@ -2,8 +2,9 @@
 
 Rules: it is opened once and serves over any number of owners, this process among them: what was
 begun here goes on where the owner changes. Queries are answered by views that the owner writes.
-Feeds follow the log, which is looked at some hundred times a second at most, and only while
-somebody follows. Nothing is written, and no owner is asked; the gate is asked as an engine does.
+Feeds follow the log, which is looked at when the server tells of an append, or else some hundred
+times a second at most, and only while somebody follows. Nothing is written, and no owner is asked;
+the gate is asked as an engine does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..model.aggregate import AggregateDefinition
 from ..model.codec import EventRegistry
 from ..model.messages import Query, Receipt, position_of
 from ..outside.log_file import LogFile
-from ..outside.onlooker import Onlooker, OnlookerQuery
+from ..outside.onlooker import TOLD_LOOK_SECONDS, Onlooker, OnlookerQuery, Waking
 from ..queries.live import LiveQuery
 from ..stores.contract.log import LogSource
 
@@ -34,6 +35,8 @@ A = TypeVar("A")
 _REST_MIN: Final = 0.002
 _REST_MAX: Final = 0.1
 """Seconds between two looks at the log: the least after something came, the most at rest."""
+_TOLD_REST: Final = TOLD_LOOK_SECONDS
+"""The same where appends are told, and none was."""
 
 
 class MemberAnswers:
@@ -165,8 +168,10 @@ class MemberQuery(LiveQuery[A]):
 class LogWatch:
     """Lets those in this process who follow the log know what others have appended."""
 
-    def __init__(self, log: LogFile, bus: Bus) -> None:
+    def __init__(self, log: LogFile, bus: Bus, waking: Waking) -> None:
+        """Take what ends a rest early, where the store tells of appends."""
         self._log = log
+        self._waking = waking
         self._bus = bus
         self.position = 0
         """The end of the log, as it was seen last."""
@@ -177,12 +182,14 @@ class LogWatch:
 
     async def run(self) -> None:
         """Look until cancelled: often where something comes, seldom where nothing does."""
-        rest, changes = _REST_MIN, -1
+        rest, changes, known = _REST_MIN, -1, self._waking.known
         while True:
-            await asyncio.sleep(rest)
+            await self._waking.rest(known, _TOLD_REST if self._waking.is_told else rest)
             if not self._bus.is_followed:
                 rest = _REST_MAX
+                await asyncio.sleep(rest)
                 continue
+            known = self._waking.known
             try:
                 seen = await self._log.change_count()
                 if seen == changes:

@@ -2,11 +2,12 @@
 
 Rules: the views' file is opened read-only, whoever has it open for writing; no lock is taken and
 nothing is ever written. What is asked is answered by the same functions as in the engine, from
-tables that are the same: others are refused and not believed (by a `ViewsReader`).
-Whoever watches looks some times a second whether anything was committed, and asks only then; it is
-given what differs from what it had, and misses the answers between. Those who wait for a position
-look together, and the log is asked for its end before they do. It asks no `authorize`: whoever may
-read the file may read all of it.
+tables that are the same: others are refused and not believed (by a `ViewsReader`). Whoever watches
+looks some times a second whether anything was committed, and asks only then; it is given what
+differs from what it had, and misses the answers between. A server that tells of commits is listened
+to: then one looks when it tells, and once a second without that. Those who wait for a position look
+together, and the log is asked for its end before they do. It asks no `authorize`: whoever may read
+the file may read all of it.
 """
 
 from __future__ import annotations
@@ -26,24 +27,53 @@ from ..model.projections import projections_of
 from ..queries.answers import Answers
 from ..queries.question import are_same, own
 from ..runtime.ports import Ports
+from ..runtime.ring import Ring
 from ..runtime.shared_call import SharedCall
 from ..stores.contract.backend import Outside
 from ..stores.contract.log import Head
-from ..stores.contract.outside import Look, NoViewsYet
+from ..stores.contract.outside import Look, Notices, NoViewsYet
 from ..stores.urls import StoreName, open_backend
 from .log_file import LogFile
 
-__all__ = ["LOOK_SECONDS", "Onlooker", "OnlookerQuery"]
+__all__ = ["LOOK_SECONDS", "TOLD_LOOK_SECONDS", "Onlooker", "OnlookerQuery", "Waking"]
 
 A = TypeVar("A")
 
 LOOK_SECONDS: Final = 0.1
 """A tenth of a second is quick for a person, and a look costs next to nothing."""
 
-_REST_SECONDS: Final = 0.002
-"""Between the first two looks of who waits for a position; most often it is there at once."""
+TOLD_LOOK_SECONDS: Final = 1.0
+"""Between two looks where commits are told, and none was."""
+
+_RESTS: Final = (0.002, LOOK_SECONDS)
+"""Seconds between looks of who waits for a position, the first and the longest; most often it is
+there at once."""
+_TOLD_RESTS: Final = (0.05, TOLD_LOOK_SECONDS)
+"""The same, where commits are told."""
 
 _NOTHING: Final = object()
+
+
+class Waking:
+    """Rests between two looks, which end early where something was told."""
+
+    def __init__(self, notices: Notices | None, ring: Ring | None) -> None:
+        self._notices = notices
+        self._ring = ring or Ring()
+
+    @property
+    def is_told(self) -> bool:
+        """Whether somebody tells at the moment; if not, rests must be short."""
+        return self._notices is not None and self._notices.is_heard
+
+    @property
+    def known(self) -> int:
+        """How much was told; taken before a look, and given to the rest behind it."""
+        return self._ring.count
+
+    async def rest(self, known: int, seconds: float) -> None:
+        """Wait until more is told than was known, so many seconds at most."""
+        await self._ring.wait(known, seconds)
 
 
 class Onlooker:
@@ -74,8 +104,10 @@ class Onlooker:
         limits = limits or Limits()
         self._reader = self._outside.views_reader(definitions, limits)
         self._log = _LogEnd(self._outside, ports)
+        notices = self.notices = self._outside.notices()
+        self._waking = Waking(notices, None if notices is None else notices.changed)
         refresh = SharedCall(self._refresh)
-        self._seen = {d.name: _Seen(d, refresh) for d in definitions}
+        self._seen = {d.name: _Seen(d, refresh, self._waking) for d in definitions}
         self._answers = Answers(
             answers,
             self._reader,
@@ -87,6 +119,7 @@ class Onlooker:
         self._open = False
         self._look: Look | None = None
         self._looked_at = float("-inf")
+        self._looking = SharedCall(self._look_now)
         self._watches_max = limits.watches
         self._watching: WeakSet[OnlookerQuery[Any]] = WeakSet()
         """Those that were iterated, as long as anybody has them."""
@@ -99,6 +132,8 @@ class Onlooker:
         try:
             await self._reader.open()
             await self.positions()
+            if self.notices is not None:
+                await self.notices.open()
         except BaseException:
             await self._close()
             raise
@@ -116,6 +151,8 @@ class Onlooker:
     async def _close(self) -> None:
         self._open = False
         try:
+            if self.notices is not None:
+                await self.notices.close()
             await self._log.close()
         finally:
             await self._reader.close()
@@ -165,11 +202,15 @@ class Onlooker:
 
     async def next_look(self, before: Look | None) -> Look:
         """Wait until something was committed since a look, and give the look that saw it."""
+        waking = self._waking
         while True:
+            known = waking.known
             look = await self._shared_look()
             if look is not None and look != before:
                 return look
-            await asyncio.sleep(LOOK_SECONDS)
+            await waking.rest(known, TOLD_LOOK_SECONDS if waking.is_told else LOOK_SECONDS)
+            # Not oftener, however much is told.
+            await asyncio.sleep(self._looked_at + LOOK_SECONDS - asyncio.get_running_loop().time())
 
     async def look_at(self, query: Query[Any]) -> tuple[int, bool, Any]:
         """Give an answer, or that there is none yet, behind the position that it contains.
@@ -187,15 +228,18 @@ class Onlooker:
     async def _shared_look(self) -> Look | None:
         """Look, or give what another one who watches saw a moment ago; None without views."""
         self._check_open()
-        now = asyncio.get_running_loop().time()
         # Half, since a rest may end a moment too soon.
-        if now - self._looked_at >= LOOK_SECONDS / 2:
-            self._looked_at = now
-            try:
-                self._look = await self._reader.look()
-            except NoViewsYet:
-                self._look = None
+        if asyncio.get_running_loop().time() - self._looked_at >= LOOK_SECONDS / 2:
+            await self._looking()
         return self._look
+
+    async def _look_now(self) -> None:
+        begun = asyncio.get_running_loop().time()
+        try:
+            self._look = await self._reader.look()
+        except NoViewsYet:
+            self._look = None
+        self._looked_at = begun
 
     def _check_open(self) -> None:
         if not self._open:
@@ -265,11 +309,15 @@ class _Seen:
     state = "written by another process"
 
     def __init__(
-        self, definition: ProjectionDefinition, refresh: Callable[[], Awaitable[None]]
+        self,
+        definition: ProjectionDefinition,
+        refresh: Callable[[], Awaitable[None]],
+        waking: Waking,
     ) -> None:
         self.definition = definition
         self.position = self.resets = 0
         self._refresh = refresh
+        self._waking = waking
 
     def move(self, position: int) -> None:
         """Note where they are now."""
@@ -279,14 +327,17 @@ class _Seen:
     async def wait_for(self, position: int, deadline: float | None) -> bool:
         """Return whether queries see the event at this position, at the deadline at the latest."""
         loop = asyncio.get_running_loop()
-        rest = _REST_SECONDS
+        rest = 0.0
         while True:
+            known, is_told = self._waking.known, self._waking.is_told
+            least, most = _TOLD_RESTS if is_told else _RESTS
+            rest = min(max(rest, least), most)
             await self._refresh()
             left = rest if deadline is None else deadline - loop.time()
             if self.position >= position or left <= 0:
                 return self.position >= position
-            await asyncio.sleep(min(left, rest))
-            rest = min(rest * 1.5, LOOK_SECONDS)
+            await self._waking.rest(known, min(left, rest))
+            rest *= 1.5
 
 
 class _LogEnd:

@@ -17,7 +17,7 @@ from ...runtime.ports import Ports
 from .copying import CopySource, CopyTarget
 from .log import Store
 from .meeting import Roll
-from .outside import Copied, LogReader, Operations, Shell, ViewsReader
+from .outside import Copied, LogReader, Notices, Operations, Shell, ViewsReader
 from .verifying import Structure
 from .views import ViewsStore
 
@@ -56,6 +56,10 @@ class Outside(Protocol):
         self, projections: Sequence[ProjectionDefinition], limits: Limits
     ) -> ViewsReader:
         """Give the views to be read, not yet open."""
+        ...
+
+    def notices(self) -> Notices | None:
+        """Give what tells that somebody has committed; None where one has to look for it."""
         ...
 
     def views_beside(self, token: str, logger: logging.Logger) -> ViewsStore:

@@ -17,6 +17,7 @@ from ...errors import StoreRefused
 from ...model.projection import ProjectionDefinition
 from ...model.rows import Scalar
 from ...model.stored import EventType, StoredEvent
+from ...runtime.ring import Ring
 from .claims import ClaimKey, HeldClaim
 from .log import Head, StreamPage, StreamRead
 from .requests import Arguments, Request
@@ -30,6 +31,7 @@ __all__ = [
     "Look",
     "Looked",
     "NoViewsYet",
+    "Notices",
     "Operations",
     "Rows",
     "Shell",
@@ -223,6 +225,33 @@ class ViewsReader(ViewsStates, Protocol):
 
     async def positions(self) -> Mapping[str, int]:
         """Give how far each projection is. Raises NoViewsYet, and StoreRefused for other tables."""
+        ...
+
+
+class Notices(Protocol):
+    """What tells that somebody has committed, from `open` to `close`."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether it is known to be told at the moment; if not, who waits looks often himself."""
+        ...
+
+    @property
+    def appended(self) -> Ring:
+        """Rung behind an append, and when it may be that one was missed."""
+        ...
+
+    @property
+    def changed(self) -> Ring:
+        """Rung behind a change of the views, and when it may be that one was missed."""
+        ...
+
+    async def open(self) -> None:
+        """Begin to listen, and go on until closed; nothing is raised where that cannot be."""
+        ...
+
+    async def close(self) -> None:
+        """Listen no more; a second call does nothing."""
         ...
 
 

@@ -22,6 +22,7 @@ from .outside.blocking import Blocking
 from .outside.copy_from import PostgresCopySource
 from .outside.copy_into import PostgresCopyTarget
 from .outside.log import PostgresLogReader, holder
+from .outside.notices import PostgresNotices
 from .outside.operations import PostgresOperations
 from .outside.roll import PostgresRoll
 from .outside.shell import PostgresShell
@@ -78,6 +79,10 @@ class PostgresOutside:
     ) -> PostgresViewsReader:
         """Give the views to be read."""
         return PostgresViewsReader(self._place, projections, limits)
+
+    def notices(self) -> PostgresNotices:
+        """Give what the server tells of commits."""
+        return PostgresNotices(self._place)
 
     def views_beside(self, token: str, logger: logging.Logger) -> PostgresViews:
         """Give the views to a process that builds beside the engine."""

@@ -96,6 +96,16 @@ class Connection(Protocol):
         """Call it no more."""
         ...
 
+    async def add_listener(
+        self, channel: str, callback: Callable[[Any, int, str, str], None]
+    ) -> None:
+        """Listen to a channel; have called, with the notice as its last value, what comes."""
+        ...
+
+    def add_termination_listener(self, callback: Callable[[Any], None]) -> None:
+        """Have called when the connection has ended."""
+        ...
+
     def is_closed(self) -> bool:
         """Tell whether it is of no use any more."""
         ...

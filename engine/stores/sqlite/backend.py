@@ -75,6 +75,9 @@ class SqliteFiles:
         """Give the views to be read."""
         return SqliteViewsReader(self._views, projections, self._ports, limits)
 
+    def notices(self) -> None:
+        """Give nothing: a file tells nobody of a commit."""
+
     def views_beside(self, token: str, logger: logging.Logger) -> SqliteViews:
         """Give the views to a process that builds beside the engine."""
         builder = Builder(token, lambda: self._files.is_locked(self._log + ".lock"))

@@ -120,6 +120,9 @@ class _Outside:
         """Give who has the log."""
         return PostgresRoll(self._address, self._ports)
 
+    def notices(self) -> None:
+        """Tell of no commit: members have to look."""
+
     def log_reader(self) -> _Reader:
         """Give the log to be read."""
         driver: Any = self._ports.database

@@ -30,6 +30,7 @@ from engine.testing.simulation.loop import ordered_scopes
 from engine.testing.simulation.machine import SimulatedClock, SimulatedIds, SimulatedWorkers
 from tests.simulation.domain import Put, Take
 from tests.simulation.postgres.clients import Life
+from tests.simulation.postgres.deaf import deaf
 from tests.simulation.postgres.network import Faults, SimulatedDriver
 from tests.simulation.postgres.process import Process
 from tests.simulation.postgres.troubles import (
@@ -110,7 +111,7 @@ def run_joining_seed(seed: int, *incidents: Incident) -> JoiningWorld:
     world = ScriptedWorld(seed, incidents) if incidents else JoiningWorld(seed)
     gc.disable()
     try:
-        with ordered_scopes(), fence(), modelled(), wired(world.wires):
+        with ordered_scopes(), fence(), deaf(), modelled(), wired(world.wires):
             world.run()
     finally:
         logger.setLevel(level)

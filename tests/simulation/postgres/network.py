@@ -212,6 +212,14 @@ class SimulatedConnection:
         """Call it no more."""
         self._listeners.remove(callback)
 
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None:
+        """Refuse it: the model has no notices."""
+        raise NotImplementedError(channel, callback)
+
+    def add_termination_listener(self, callback: Callable[..., None]) -> None:
+        """Refuse it likewise."""
+        raise NotImplementedError(callback)
+
     def is_closed(self) -> bool:
         """Tell whether it is of no use any more."""
         return self._closed

@@ -18,6 +18,7 @@ from engine.testing.simulation.machine import SimulatedClock
 from engine.testing.simulation.schedule import InOrder
 
 from .database import Tables
+from .deaf import deaf
 from .network import Fault, Network, SimulatedDriver
 from .pooler import Pooler
 from .process import Process, ProcessesLoop, end_of
@@ -66,7 +67,7 @@ class Place:
         task: asyncio.Task[Any] = self.loop.create_task(_awaited(main))
         task.add_done_callback(lambda _: self.loop.stop())
         try:
-            with fence():
+            with fence(), deaf():
                 self.loop.run_forever()
         finally:
             end_of(self.loop)

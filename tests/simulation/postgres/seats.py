@@ -29,6 +29,7 @@ from engine.testing.simulation.schedule import draw_schedule
 from tests.simulation.claiming import Call, Guest, Told, draw_call, judged
 
 from .database import Event, Tables
+from .deaf import deaf
 from .network import Faults, Network, SimulatedDriver
 from .pooler import Pooler
 from .process import Process, ProcessesLoop, end_of
@@ -48,7 +49,7 @@ def run_seats(seed: int) -> Told:
     world = _World(Random(seed))
     gc.disable()
     try:
-        with ordered_scopes(), fence():
+        with ordered_scopes(), fence(), deaf():
             problems = world.run()
     finally:
         end_of(world.loop)

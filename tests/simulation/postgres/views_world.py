@@ -46,6 +46,7 @@ from engine.testing.simulation.schedule import draw_schedule
 from tests.support.counters import Add, Added, Counter
 
 from .database import Change, Tables
+from .deaf import deaf
 from .network import Faults, Network, SimulatedDriver
 from .pooler import Pooler
 from .process import Process, ProcessesLoop, end_of
@@ -103,7 +104,7 @@ def run_views_seed(seed: int) -> ViewsWorld:
     world = ViewsWorld(Random(f"views {seed}"))
     gc.disable()
     try:
-        with ordered_scopes(), fence():
+        with ordered_scopes(), fence(), deaf():
             world.run()
     finally:
         end_of(world.loop)

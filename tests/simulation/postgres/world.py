@@ -29,6 +29,7 @@ from tests.simulation.world import tell
 
 from .clients import FINAL, Life
 from .database import Change, Record, Tables
+from .deaf import deaf
 from .network import Faults, Network
 from .pooler import Pooler
 from .process import Process, ProcessesLoop
@@ -58,7 +59,7 @@ def run_seed(seed: int) -> World:
     world = World(seed)
     gc.disable()
     try:
-        with ordered_scopes(), fence():
+        with ordered_scopes(), fence(), deaf():
             world.run()
     finally:
         bury(world.loop)

@@ -36,6 +36,7 @@ __all__ = [
     "migrate",
     "presence_key",
     "schema_sql",
+    "signed",
     "with_schema",
 ]
 
@@ -332,15 +333,16 @@ _ROLE: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 def lock_key(schema: str) -> LockKey:
     """Give the key of the lock under which a log is appended to, by two numbers."""
-    return LOCK_CLASS, _signed(crc32(schema.encode()))
+    return LOCK_CLASS, signed(crc32(schema.encode()))
 
 
 def presence_key(schema: str, session: int) -> LockKey:
     """Give the key of the lock that a session has for as long as its connection lives."""
-    return _signed(crc32(schema.encode()) ^ LOCK_CLASS), session
+    return signed(crc32(schema.encode()) ^ LOCK_CLASS), session
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
+    """Give a number of 32 bits as the server has it."""
     return number - (1 << 32) if number >= 1 << 31 else number
 
 

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from ....errors import EngineError, StoreFailed, StoreLocked, StoreRefused
@@ -28,6 +29,7 @@ from ..address import Address
 from ..driver import Driver, Record, driver_of
 from ..failures import cannot_connect, described_failure
 from ..line import Line, Lines
+from ..notices import Notice, Of, tell_listeners
 from ..settings import check_settings
 from .claims import read_claims
 from .reading import (
@@ -82,6 +84,7 @@ class PostgresStore:
         """Set at the next renewal."""
         self._meets = ""
         self._is_succeeded = False
+        self._appended = Notice()
 
     @property
     def session(self) -> int:
@@ -129,6 +132,7 @@ class PostgresStore:
         self._leases = Lines(driver, self.address, answer_seconds=seconds)
         keeping = self._keep(self._leases)
         self._keeper = asyncio.get_running_loop().create_task(keeping, name="foldline lease")
+        self._appended.begin(partial(self.tell, "log"))
         await self._check_last_event()
 
     async def _begin(self, driver: Driver, line: Line) -> Writer:
@@ -234,6 +238,7 @@ class PostgresStore:
         writer, self._writer = self._writer, None
         lines, self._lines = self._lines, None
         leases, self._leases = self._leases, None
+        await self._appended.end()
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
@@ -263,7 +268,16 @@ class PostgresStore:
         async with self._turn:
             if self._writer is None:
                 raise self._closed()
-            return await uncancelled(self._writer.append(batch))
+            committed = await uncancelled(self._writer.append(batch))
+        self._appended.note()
+        return committed
+
+    async def tell(self, of: Of) -> bool:
+        """Tell who listens that something was committed; give whether anybody does."""
+        if self._leases is None:
+            return False
+        # Its connections wait for nothing that takes long.
+        return await self._leases.run(lambda line: tell_listeners(line, self.address.schema, of))
 
     async def write_snapshots(self, snapshots: Sequence[Snapshot]) -> None:
         """Keep these in place of what was kept of their streams."""

@@ -17,6 +17,7 @@ from ....model.projection import ProjectionDefinition
 from ...contract.builds import definition_hash, served_position, serving
 from ...contract.outside import Found, Look, NoViewsYet
 from ...contract.views import ViewsState
+from ..failures import sqlstate_of
 from ..views.builds import Builds
 from ..views.catalog import tables_of
 from ..views.lane import Lane
@@ -41,6 +42,8 @@ _LOOK: Final = (
     "(SELECT string_agg(xmin::text, ';' ORDER BY projection, build, slice) FROM {s}.failures))"
 )
 """Which transaction wrote each of the few rows that every commit of an engine writes one of."""
+_NOT_THERE: Final = ("42P01", "3F000")
+"""The SQLSTATEs of a table and of a schema that have been dropped."""
 
 
 class PostgresViewsReader(TableReads):
@@ -56,6 +59,8 @@ class PostgresViewsReader(TableReads):
         self._builds = Builds(place)
         self._lane: Lane | None = None
         self._states: States | None = None
+        self._was_there = False
+        """Whether there were views at the last look."""
         self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
 
     async def open(self) -> None:
@@ -89,7 +94,6 @@ class PostgresViewsReader(TableReads):
         return await self._on_lane(self._positions)
 
     async def _positions(self, link: Link) -> Mapping[str, int]:
-        await self._check_there(link)
         return self._served(await self._read_builds(link))
 
     async def _on_lane(self, call: Callable[[Link], Awaitable[T]]) -> T:
@@ -131,7 +135,6 @@ class PostgresViewsReader(TableReads):
         known: Mapping[Key, int],  # noqa: ARG002 - the contract's
     ) -> Served:
         """Give the tables that serve in the snapshot of an answer, known to be those declared."""
-        await self._check_there(link)
         builds = await self._read_builds(link)
         positions = self._served(builds)
         tables = {
@@ -161,11 +164,25 @@ class PostgresViewsReader(TableReads):
             raise self._nothing_yet()
 
     async def _read_builds(self, link: Link) -> Sequence[Found]:
-        await check_schema(link, self._place)
-        builds = await self._builds.read(link)
+        """Read the builds, in one statement once they were seen."""
+        builds = await self._read_known(link) if self._was_there else None
+        if builds is None:
+            await self._check_there(link)
+            await check_schema(link, self._place)
+            builds = await self._builds.read(link)
         if not builds:
             raise self._nothing_yet()
+        self._was_there = True
         return builds
+
+    async def _read_known(self, link: Link) -> Sequence[Found] | None:
+        try:
+            return await self._builds.read_known(link)
+        except Exception as error:
+            if sqlstate_of(error) not in _NOT_THERE:
+                raise
+            self._was_there = False
+            raise self._nothing_yet() from error
 
     def _served(self, builds: Sequence[Found]) -> Mapping[str, int]:
         """Give the positions of the views; raise StoreRefused for those of another definition."""

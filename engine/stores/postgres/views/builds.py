@@ -10,7 +10,7 @@ projection's is never dropped. Everything here runs inside the caller's transact
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -20,10 +20,12 @@ from ....model.projection import ProjectionDefinition, slice_of
 from ...contract.outside import Found
 from ...contract.planning import Plan
 from ...contract.views import BuildState, Checkpoint
+from ..driver import Record
 from ..failures import described_failure, sqlstate_of
 from .books import Books, kept, shown
 from .link import Link, Place
 from .names import quoted, real_name
+from .schema import SCHEMA_VERSION
 from .sql_tables import make_own
 from .tables import TableSql
 
@@ -31,6 +33,14 @@ __all__ = ["Builds"]
 
 _OTHER_COLUMNS: Final = "42P16"
 _OTHERS_DEPEND: Final = "2BP01"
+_FOUND: Final = (
+    "b.projection, b.number, b.version, b.definition, b.slices, b.log_id, b.tables, b.state, "
+    "b.builder, b.own, c.slice, c.position, c.checksum"
+)
+_REACHED: Final = (
+    "LEFT JOIN {s}.checkpoints AS c ON c.projection = b.projection AND c.build = b.number "
+    "ORDER BY b.projection, b.number, c.slice"
+)
 _COLUMNS: Final = (
     "SELECT c.relname::text, a.attname::text FROM pg_catalog.pg_attribute AS a "
     "JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid "
@@ -52,35 +62,19 @@ class Builds:
 
     async def read(self, link: Link) -> Sequence[Found]:
         """Read which builds there are, of each projection by number."""
+        rows = await self.books.run(link, f"SELECT {_FOUND} FROM {{s}}.builds AS b {_REACHED}")
+        return _found_of(rows)
+
+    async def read_known(self, link: Link) -> Sequence[Found] | None:
+        """Do the same in one statement with a look at the schema; None if it is none of ours."""
         rows = await self.books.run(
             link,
-            "SELECT b.projection, b.number, b.version, b.definition, b.slices, b.log_id, b.tables, "
-            "b.state, b.builder, b.own, c.slice, c.position, c.checksum FROM {s}.builds AS b "
-            "LEFT JOIN {s}.checkpoints AS c ON c.projection = b.projection AND c.build = b.number "
-            "ORDER BY b.projection, b.number, c.slice",
+            f"SELECT {_FOUND}, a.schema_version FROM {{s}}.about AS a "
+            f"LEFT JOIN {{s}}.builds AS b ON true {_REACHED}",
         )
-        found: dict[tuple[str, int], Found] = {}
-        reached: dict[tuple[str, int], dict[int, Checkpoint]] = {}
-        for row in rows:
-            build = row[0], row[1]
-            if build not in found:
-                reached[build] = {}
-                found[build] = Found(
-                    projection=row[0],
-                    number=row[1],
-                    version=row[2],
-                    definition=row[3],
-                    slices=row[4],
-                    log_id=row[5],
-                    tables=msgspec.json.decode(row[6], type=list[str]),
-                    state=row[7],
-                    checkpoints=reached[build],
-                    builder=row[8],
-                    own=row[9],
-                )
-            if row[10] is not None:
-                reached[build][row[10]] = Checkpoint(row[11], row[12])
-        return list(found.values())
+        if not rows or rows[0][13] != SCHEMA_VERSION:
+            return None
+        return _found_of(row for row in rows if row[0] is not None)
 
     async def relations(self, link: Link) -> frozenset[str]:
         """Give the names of all tables and views of the schema."""
@@ -342,3 +336,28 @@ class Builds:
 
     def _named(self, name: str) -> str:
         return f"{quoted(self._schema)}.{quoted(name)}"
+
+
+def _found_of(rows: Iterable[Record]) -> Sequence[Found]:
+    found: dict[tuple[str, int], Found] = {}
+    reached: dict[tuple[str, int], dict[int, Checkpoint]] = {}
+    for row in rows:
+        build = row[0], row[1]
+        if build not in found:
+            reached[build] = {}
+            found[build] = Found(
+                projection=row[0],
+                number=row[1],
+                version=row[2],
+                definition=row[3],
+                slices=row[4],
+                log_id=row[5],
+                tables=msgspec.json.decode(row[6], type=list[str]),
+                state=row[7],
+                checkpoints=reached[build],
+                builder=row[8],
+                own=row[9],
+            )
+        if row[10] is not None:
+            reached[build][row[10]] = Checkpoint(row[11], row[12])
+    return list(found.values())

@@ -29,7 +29,9 @@ T = TypeVar("T")
 LINKS_MAX: Final = 16
 """Connections for queries; an idle server takes a hundred of all its clients."""
 IDLE_MAX: Final = 4
-"""Connections that wait for the next answer."""
+"""Connections that wait for the next answer, however long there is none."""
+SPARE_SECONDS: Final = 10.0
+"""How long more of them wait: to connect for each costs more than most answers."""
 END_SECONDS: Final = 5.0
 """How long the server may take to end a transaction before the connection is given up."""
 
@@ -163,6 +165,9 @@ class States:
         self._places = asyncio.Semaphore(min(limits.answers_at_once, LINKS_MAX))
         self._known: dict[str, tuple[str, int, frozenset[str]]] = {}
         self._idle: list[Link] = []
+        self._spare = 0
+        """How many of them have not been needed of late."""
+        self._trimming: asyncio.TimerHandle | None = None
         self._reading: dict[State, Link] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -209,6 +214,7 @@ class States:
     async def _begun(self) -> Link:
         while self._idle:
             link = self._idle.pop()
+            self._spare = min(self._spare, len(self._idle))
             if link.is_open:
                 try:
                     await link.do(self._begin)
@@ -239,14 +245,30 @@ class States:
         try:
             async with asyncio.timeout(END_SECONDS):
                 await link.do("ROLLBACK")
-                if is_broken or self._is_closed or len(self._idle) >= IDLE_MAX:
+                if is_broken or self._is_closed:
                     await link.close()
                 else:
-                    self._idle.append(link)
+                    self._rest(link)
         except Exception:
             link.end()
         finally:
             self._places.release()
+
+    def _rest(self, link: Link) -> None:
+        """Keep a link for the next answer; those beyond a few only while answers need them."""
+        self._idle.append(link)
+        if len(self._idle) > IDLE_MAX and self._trimming is None:
+            self._spare = len(self._idle)
+            self._trimming = asyncio.get_running_loop().call_later(SPARE_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = None
+        many = len(self._idle) - IDLE_MAX
+        for link in self._idle[: min(self._spare, many)]:
+            self._idle.remove(link)
+            link.end()
+        if len(self._idle) > IDLE_MAX:
+            self._rest(self._idle.pop())
 
     async def passed(self) -> None:
         """Return when all that read now have ended."""
@@ -283,6 +305,8 @@ class States:
     async def close(self) -> None:
         """Close all links; what still reads fails."""
         self._is_closed = True
+        if self._trimming is not None:
+            self._trimming.cancel()
         for link in self._reading.values():
             link.end()
         idle, self._idle = self._idle, []

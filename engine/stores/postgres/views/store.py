@@ -43,6 +43,7 @@ from ...contract.views import (
 from ..address import Address
 from ..failures import LOCKED, sqlstate_of
 from ..log.store import PostgresStore
+from ..notices import Notice
 from .catalog import Catalog
 from .lane import Lane
 from .link import Link, Place, limited, transaction
@@ -81,6 +82,7 @@ class PostgresViews(TableReads):
         self._use(Ports(), Limits(), "", (), None)
         self._is_open = False
         self._waiting: deque[Gathered] = deque()
+        self._changed = Notice()
 
     def _use(
         self,
@@ -142,6 +144,8 @@ class PostgresViews(TableReads):
             raise
         self._fetching.begin()
         self._is_open = True
+        if isinstance(store, PostgresStore):
+            self._changed.begin(partial(store.tell, "views"))
 
     async def _refuse_none(self, link: Link) -> None:
         if not await has_views(link, self._place):
@@ -153,6 +157,7 @@ class PostgresViews(TableReads):
     async def close(self) -> None:
         """Close; a second call does nothing. Queries that still run are ended."""
         self._is_open = False
+        await self._changed.end()
         await self._states.close()
         await self._fetching.close()
         await self._lane.close()
@@ -281,6 +286,7 @@ class PostgresViews(TableReads):
         self._stands.note(part, changes.after.position)
         after = self.transactions(part.definition.name)[1]
         self._seen[part.definition.name] = after, after
+        self._changed.note()
         self._reach("views.committed")
 
     async def parked_keys(self, part: Part) -> Mapping[str, int]:
@@ -350,6 +356,7 @@ class PostgresViews(TableReads):
         self._stands.forget(definition.name)
         await call(link, *args)
         self._seen[definition.name] = before + 1, before + 1
+        self._changed.note()
 
     async def drop(
         self, projection: str, build: int, decision: ProjectionDecision | None = None
