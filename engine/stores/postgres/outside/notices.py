@@ -14,10 +14,8 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final
 
-from ....errors import EngineError
 from ....runtime.ring import Ring
 from ..driver import driver_of
-from ..failures import is_lost
 from ..line import Line
 from ..notices import UNHEARD_SECONDS, channel_of, listeners_key, tell
 from ..views.link import Place
@@ -76,13 +74,8 @@ class PostgresNotices:
 
     async def _run(self) -> None:
         while True:
-            try:
+            with suppress(Exception):  # whoever reads from there is told
                 await self._listen()
-            except EngineError:
-                pass  # whoever reads from there is told
-            except Exception as error:
-                if not is_lost(error):
-                    raise
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _listen(self) -> None:
