@@ -17,7 +17,8 @@ from ..errors import InvalidInput, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..model.conditions import Filter, filters_of
 from ..model.projection import Table, TableDefinition
-from ..model.rows import INTEGER_MAX, INTEGER_MIN, Row, Scalar
+from ..model.columns import INTEGER_MAX, INTEGER_MIN, Scalar
+from ..model.rows import Row
 from ..model.texts import unfit
 from ..stores.contract.views import Search, Selection, ViewsSource
 

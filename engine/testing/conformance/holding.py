@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ...errors import RowRefused, UsageError
-from ...model.rows import INTEGER_MAX, INTEGER_MIN
+from ...model.columns import INTEGER_MAX, INTEGER_MIN
 from ...stores.contract.views import Changes, Search, ViewsState
 from .given_views import (
     ALL_ROWS,
