@@ -15,9 +15,9 @@ import msgspec
 
 from ..errors import InvalidInput, ProjectionUnserved, UsageError
 from ..limits import Limits
+from ..model.columns import INTEGER_MAX, INTEGER_MIN, Scalar
 from ..model.conditions import Filter, filters_of
 from ..model.projection import Table, TableDefinition
-from ..model.columns import INTEGER_MAX, INTEGER_MIN, Scalar
 from ..model.rows import Row
 from ..model.texts import unfit
 from ..stores.contract.views import Search, Selection, ViewsSource
