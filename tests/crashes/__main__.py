@@ -2,7 +2,8 @@
 
 `python -m tests.crashes power --trials N`: a real file system that loses power; it needs root.
 `python -m tests.crashes members`: processes that share a log, of which some die; with
-`--store postgresql` in a server, which is restarted meanwhile.
+`--store postgresql` as on machines of their own, whose network is cut and server restarted.
+With `--seconds 600 --seed N` it is one trial that goes on for so long.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
 `python -m tests.crashes views --trials 200`: so many engines killed in the middle of batches of
 views, their server again and again meanwhile; then so many servers killed under one engine.
@@ -31,7 +32,7 @@ import msgspec
 
 from .judge import judge
 from .kills import run_kills
-from .members import main as run_members
+from .members_trial import main as run_members
 from .postgres import faults_of
 from .postgres import main as run_postgres
 from .postgres_servers import main as run_postgres_servers
@@ -169,7 +170,8 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=100, help="for postgres, parts in 100")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seconds", type=float, default=0, help="of the one trial of members")
+    parser.add_argument("--first", "--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stop", action="store_true", help="end at the first bad seed")
     parser.add_argument(
@@ -184,7 +186,10 @@ def main() -> int:
         return run_views(options.trials, options.trials, options.first)
     if options.what == "members":
         in_server = options.store == "postgresql"
-        return run_members(options.trials, options.rounds, options.first, postgres=in_server)
+        trials = 1 if options.seconds else options.trials
+        return run_members(
+            trials, options.rounds, options.first, postgres=in_server, seconds=options.seconds
+        )
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")

@@ -1,0 +1,145 @@
+"""Compares a log with what each caller was told of it, and when.
+
+It knows nothing of the engine: it reads rows of the log, and what processes said. What was
+acknowledged is there, once and at its place; nothing is there that nobody sent; what was called not
+run is not there; each call has one answer. In each stream no event stands before another that was
+acknowledged before it was sent. A count that was told lies between what was acknowledged before it
+was asked for, and what was sent before it was told.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter as Count
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from .members import Said
+
+__all__ = ["History", "Row", "judge"]
+
+NOT_RUN = ("Closed", "Overloaded", "Voided")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One event of the log."""
+
+    position: int
+    stream: str
+    version: int
+    what: str
+
+
+class History(msgspec.Struct):
+    """What was said in one trial, and who was killed."""
+
+    said: list[Said] = []
+    killed: set[str] = set()
+    """Names of processes whose last calls have no answer."""
+
+
+def judge(history: History, log: Sequence[Row]) -> list[str]:
+    """Give what is wrong."""
+    return [*_of_the_log(log), *_of_the_calls(history), *_of_the_answers(history, log)]
+
+
+def _of_the_log(log: Sequence[Row]) -> Iterator[str]:
+    versions: Count[str] = Count()
+    for place, row in enumerate(log, 1):
+        versions[row.stream] += 1
+        if row.position != place:
+            yield f"position {row.position} stands in place {place}"
+            return
+        if row.version != versions[row.stream]:
+            yield f"{row.stream} has version {row.version} in place {versions[row.stream]}"
+            return
+    for what, count in Count(row.what for row in log).items():
+        if count > 1:
+            yield f"{what} is in the log {count} times"
+
+
+def _of_the_calls(history: History) -> Iterator[str]:
+    open_calls: set[str] = set()
+    for one in history.said:
+        if one.what == "sent":
+            open_calls.add(one.key)
+        elif one.what == "failed":
+            yield f"the engine of {one.key} has failed"
+        elif one.what not in ("ready", "owner", "member", "waiting"):
+            if one.key not in open_calls:
+                yield f"{one.key} was answered, and had no call, or an answer"
+            open_calls.discard(one.key)
+    for key in sorted(open_calls):
+        if key.partition("-")[0] not in history.killed:
+            yield f"{key} was never answered"
+
+
+def _of_the_answers(history: History, log: Sequence[Row]) -> Iterator[str]:
+    places = {row.what: row for row in log}
+    sent = {one.key: one for one in history.said if one.what == "sent"}
+    for key in places.keys() - sent.keys():
+        yield f"{key} is in the log, and nobody sent it"
+    for one in history.said:
+        found = places.get(one.key)
+        if one.what == "receipt":
+            told = one.stream, one.version, one.position
+            if found is None or told != (found.stream, found.version, found.position):
+                yield f"{one.key} was acknowledged at {told}, and the log has {found}"
+        elif one.what == "unknown":
+            if one.keyed:
+                yield f"{one.key} has a key, and its caller was told that nobody knows"
+        elif one.what in NOT_RUN:
+            if found is not None:
+                yield f"{one.key} was called not run ({one.what}), and is at {found.position}"
+        elif one.what not in ("sent", "counted", "ready", "owner", "member", "waiting", "failed"):
+            yield f"{one.key} was answered with {one.what}"
+    streams: dict[str, list[Row]] = {}
+    for row in log:
+        streams.setdefault(row.stream, []).append(row)
+    acknowledged = {one.key: one.at for one in history.said if one.what == "receipt"}
+    begun = {key: one.at for key, one in sent.items()}
+    asked: dict[str, list[Said]] = {}
+    for one in history.said:
+        if one.what == "counted":
+            asked.setdefault(one.stream, []).append(one)
+    for rows in streams.values():
+        yield from _of_the_order(rows, begun, acknowledged)
+    for stream, counts in asked.items():
+        yield from _of_the_counts(counts, streams.get(stream, []), begun, acknowledged)
+
+
+def _of_the_order(
+    rows: list[Row], begun: dict[str, float], acknowledged: dict[str, float]
+) -> Iterator[str]:
+    latest = 0.0
+    for row in rows:
+        at = begun.get(row.what, 0.0)
+        ended = acknowledged.get(row.what)
+        if ended is not None and ended < latest:
+            yield f"{row.what} was acknowledged before one in front of it was sent"
+        latest = max(latest, at)
+
+
+def _of_the_counts(
+    asked: list[Said], rows: list[Row], begun: dict[str, float], acknowledged: dict[str, float]
+) -> Iterator[str]:
+    """Look at each count that was told of one stream."""
+    # The newest event that was certain at a time, and the oldest that could not be there yet.
+    ends = sorted((acknowledged[row.what], row.version) for row in rows if row.what in acknowledged)
+    certain: list[int] = []
+    for _, version in ends:
+        certain.append(max(version, certain[-1] if certain else 0))
+    begins: list[float] = []
+    for row in rows:
+        begins.append(max(begun.get(row.what, 0.0), begins[-1] if begins else 0.0))
+    for one in asked:
+        since = begun.get(one.key, 0.0)
+        before = bisect_left(ends, (since, 0))
+        least = certain[before - 1] if before else 0
+        if one.version < least:
+            yield f"{one.key} was told {one.version} notes, when {least} were acknowledged"
+        elif one.version > len(rows):
+            yield f"{one.key} was told {one.version} notes, and the log has {len(rows)}"
+        elif one.version and begins[one.version - 1] > one.at:
+            yield f"{one.key} was told {one.version} notes, before that many were sent"
