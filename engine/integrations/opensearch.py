@@ -21,11 +21,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from ..brokers.address import Address, read_address
+from ..brokers.client import CONNECT_SECONDS, check_installed, load, tls_problem
 from ..errors import BrokerFailed, DefinitionError, MessageRefused
 from ..model.messages import Event
 from ..model.sink import Sink
-from ..relays.address import Address, read_address
-from ..relays.outlet import CONNECT_SECONDS, check_installed, load, tls_problem
 from .rows import Apply, Change, Found, Key, Row, State, States, row_model
 
 __all__ = ["Apply", "OpenSearchReadModel", "Refresh", "Row"]

@@ -17,11 +17,12 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from ..brokers.address import Address, Weakness, read_address
+from ..brokers.client import check_installed, load
 from ..errors import BrokerFailed, DefinitionError
 from ..model.messages import Event, Meta
 from ..model.sink import Sink
-from ..relays.address import Address, Weakness, read_address
-from ..relays.outlet import PER_TURN, check_installed, load
+from ..relays.outlet import PER_TURN
 from ..relays.redis import check_settings, connect, failure_of
 from .rows import Apply, Change, Found, Row, State, States, row_model
 

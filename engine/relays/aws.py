@@ -20,10 +20,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS, tls_problem
 from ..errors import BrokerFailed
-from .address import Address
 from .message import CONTENT_TYPE, Outgoing
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, tls_problem
+from .outlet import ANSWER_SECONDS
 
 __all__ = [
     "ATTRIBUTES_MAX",

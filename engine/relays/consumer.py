@@ -23,6 +23,8 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
+from ..brokers.address import Weakness, read_address
+from ..brokers.client import check_installed, load
 from ..engine import Engine
 from ..errors import (
     BrokerFailed,
@@ -43,10 +45,8 @@ from ..limits import KEY_LENGTH_MAX
 from ..model.messages import Command, Envelope, check_name
 from ..runtime.contained import contained
 from ..runtime.safely import safe_logger
-from .address import Weakness, read_address
 from .inlet import Inlet, Message, Received, open_inlet
 from .lanes import ids_of, lanes_of
-from .outlet import check_installed, load
 
 __all__ = ["Consumed", "Consumer"]
 

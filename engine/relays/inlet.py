@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
+from ..brokers.address import Address
 from ..errors import DefinitionError
-from .address import Address
 
 __all__ = ["REASON", "WAIT_SECONDS", "Inlet", "Message", "Received", "open_inlet"]
 

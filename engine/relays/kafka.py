@@ -16,11 +16,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS
 from ..errors import BrokerFailed, MessageRefused
-from .address import Address
 from .kafka_client import PREFIX, Cluster, Kept, ended, failure_of, is_topic, reach
 from .message import Outgoing, headers_of
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN
+from .outlet import ANSWER_SECONDS, PER_TURN
 
 __all__ = ["KafkaOutlet", "make_outlet", "make_producer"]
 

@@ -18,9 +18,10 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS, tls_problem
 from ..errors import BrokerFailed
-from .address import Address
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, tls_problem
+from .outlet import ANSWER_SECONDS
 
 __all__ = ["PREFIX", "Cluster", "Kept", "ended", "failure_of", "is_topic", "reach"]
 

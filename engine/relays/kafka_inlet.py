@@ -17,13 +17,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS
 from ..errors import BrokerFailed, MessageRefused
-from .address import Address
 from .inlet import REASON, WAIT_SECONDS, Message, Received
 from .kafka import make_producer
 from .kafka_client import PREFIX, Cluster, ended, failure_of, reach
 from .message import CONTENT_TYPE
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS
+from .outlet import ANSWER_SECONDS
 
 __all__ = ["KafkaInlet", "make_inlet"]
 

@@ -10,24 +10,24 @@ is off: a connection that broke is replaced, and the batch is sent again by the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS
+from ..brokers.nats import connect
 from ..errors import BrokerFailed, MessageRefused
-from .address import Address
 from .message import Outgoing, headers_of, percent_encoded, waves
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
+from .outlet import ANSWER_SECONDS, PER_TURN
 
 __all__ = [
     "HEADERS_MAX",
     "TOO_LARGE",
     "NatsOutlet",
-    "connect",
     "headers_size",
     "make_outlet",
     "matches",
@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 HEADERS_MAX: Final = 65_535
 """Bytes of a message's headers that JetStream stores."""
-CLOSE_SECONDS: Final = 0.5
 TOPICS_MAX: Final = 10_000
 """Subjects whose stream is remembered."""
 _NO_RESPONDERS: Final = 503
@@ -51,7 +50,6 @@ TOO_LARGE: Final = (10_054, 10_097)
 SUBJECT_BYTES_MAX: Final = 2_000
 """Of a subject; a server ends the connection of who sends a line of more than 4,096 bytes."""
 _OTHER_STREAM: Final = 10_060
-_CREDENTIALS: Final = ("authorization", "authentication", "permissions", "credentials")
 
 
 class _Error(msgspec.Struct):
@@ -316,90 +314,6 @@ class NatsOutlet:
 def make_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> NatsOutlet:
     """Give what publishes to NATS."""
     return NatsOutlet(address, name, tls)
-
-
-async def connect(
-    address: Address, name: str, tls: ssl.SSLContext | None, closed: Callable[[], Any]
-) -> Any:
-    """Connect once; raise BrokerFailed where that fails."""
-    nats: Any = importlib.import_module("nats.aio.client")
-    last: list[BaseException] = []
-
-    async def note(error: BaseException) -> None:
-        last.append(error)
-
-    client = nats.Client()
-    options: dict[str, Any] = {
-        "servers": [f"{address.scheme}://{_shown(*host)}" for host in address.hosts],
-        "name": name,
-        "allow_reconnect": False,
-        "max_reconnect_attempts": 1,
-        "reconnect_time_wait": 0,
-        "connect_timeout": CONNECT_SECONDS,
-        "error_cb": note,
-        "closed_cb": closed,
-        **_credentials(address, client),
-    }
-    if address.is_encrypted or tls is not None:
-        options["tls"] = tls or address.tls(None)
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await client.connect(**options)
-        _check_encrypted(address, client)
-    except Exception as error:
-        failed = _cannot_connect(address, [error, *last])
-    else:
-        return client
-    with contextlib.suppress(Exception):
-        # Within a time: where TLS has failed, the client waits for a stream that never ends.
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await client.close()
-    raise failed
-
-
-def _credentials(address: Address, client: Any) -> dict[str, Any]:
-    """Give who asks, by functions: the client calls them when it has seen the server's greeting.
-
-    It would connect in plain text to a server that offers no encryption, and send the password.
-    """
-    password = address.password
-
-    def guarded(text: str | None) -> Callable[[], str | None]:
-        def give() -> str | None:
-            _check_encrypted(address, client)
-            return text
-
-        return give
-
-    if password is None:
-        return {}
-    if address.user is None:
-        return {"token": guarded(password.revealed)}
-    return {"user": guarded(address.user), "password": guarded(password.revealed)}
-
-
-def _check_encrypted(address: Address, client: Any) -> None:
-    if address.is_encrypted and not client._server_info.get("tls_required"):
-        raise ssl.SSLError("the server offers no encryption")
-
-
-def _cannot_connect(address: Address, errors: Sequence[BaseException]) -> BrokerFailed:
-    """Give what a failure to connect means, in words that have no secret in them."""
-    for error in errors:
-        problem = tls_problem(address, error)
-        if problem is not None:
-            return problem
-        if any(word in str(error).lower() for word in _CREDENTIALS):
-            return BrokerFailed(
-                f"{address} refuses the credentials of the URL: mend user, password or token",
-                passes=False,
-            )
-    why = type(errors[-1]).__name__
-    return BrokerFailed(f"{address} cannot be reached ({why})", passes=True)
-
-
-def _shown(name: str, port: int) -> str:
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def _headers(message: Outgoing, stream: str, before: str | None) -> dict[str, str]:

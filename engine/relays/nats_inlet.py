@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 from urllib.parse import quote
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS
+from ..brokers.nats import connect
 from ..errors import BrokerFailed, DefinitionError, MessageRefused
-from .address import Address
 from .inlet import REASON, WAIT_SECONDS, Message, Received
 from .message import CONTENT_TYPE, percent_decoded, percent_encoded
-from .nats import HEADERS_MAX, TOO_LARGE, connect, headers_size, matches
-from .outlet import CONNECT_SECONDS
+from .nats import HEADERS_MAX, TOO_LARGE, headers_size, matches
 
 __all__ = ["NatsInlet", "make_inlet"]
 

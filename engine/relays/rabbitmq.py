@@ -15,10 +15,11 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS, tls_problem
 from ..errors import BrokerFailed, MessageRefused
-from .address import Address
 from .message import CONTENT_TYPE, Outgoing, waves
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, tls_problem
+from .outlet import ANSWER_SECONDS
 
 __all__ = [
     "PREFIXES",

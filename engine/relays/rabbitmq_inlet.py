@@ -15,8 +15,8 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ..brokers.address import Address
 from ..errors import BrokerFailed
-from .address import Address
 from .inlet import REASON, WAIT_SECONDS, Message, Received
 from .message import CONTENT_TYPE
 from .outlet import ANSWER_SECONDS

@@ -18,10 +18,11 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ..brokers.address import Address, Weakness
+from ..brokers.client import CONNECT_SECONDS, tls_problem
 from ..errors import BrokerFailed
-from .address import Address, Weakness
 from .message import Outgoing, headers_of, place_of, waves
-from .outlet import ANSWER_SECONDS, CONNECT_SECONDS, PER_TURN, tls_problem
+from .outlet import ANSWER_SECONDS, PER_TURN
 
 __all__ = ["RedisOutlet", "check_settings", "connect", "failure_of", "make_outlet"]
 

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .address import Address
+from ..brokers.address import Address
 from .inlet import REASON, WAIT_SECONDS, Message, Received
 from .message import CONTENT_TYPE
 from .outlet import ANSWER_SECONDS

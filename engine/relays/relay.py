@@ -14,12 +14,13 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final, Literal, cast
 
+from ..brokers.address import AWS, Address, Weakness, read_address
+from ..brokers.client import check_installed, load
 from ..errors import DefinitionError
 from ..model.messages import Event
 from ..model.sink import Delivery, Sink
-from .address import AWS, Address, Weakness, read_address
 from .message import Encode, Former, Outgoing, Topic
-from .outlet import PER_TURN, Outlet, check_installed, load, open_outlet
+from .outlet import PER_TURN, Outlet, open_outlet
 
 __all__ = ["Relay"]
 

@@ -11,8 +11,8 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..brokers.address import Address
 from ..errors import BrokerFailed
-from .address import Address
 from .aws import DEFAULT_MAX, Entry, code_of
 from .sqs import AwsOutlet, Kept
 

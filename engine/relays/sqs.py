@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
+from ..brokers.address import Address
 from ..errors import BrokerFailed, MessageRefused
-from .address import Address
 from .aws import (
     CALLS,
     DEFAULT_MAX,

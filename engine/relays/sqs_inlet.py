@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
+from ..brokers.address import Address
+from ..brokers.client import CONNECT_SECONDS
 from ..errors import BrokerFailed, MessageRefused
-from .address import Address
 from .aws import ATTRIBUTES_MAX, BATCH_MAX, DEFAULT_MAX, closed, connect, failure_of, look, size_of
 from .inlet import REASON, WAIT_SECONDS, Message, Received
 from .message import CONTENT_TYPE
-from .outlet import CONNECT_SECONDS
 
 __all__ = ["SqsInlet", "make_inlet", "opened"]
 

@@ -76,6 +76,7 @@ ROOMS: list[set[str]] = [
     {"backups"},
     {"wiring"},
     {"health"},
+    {"brokers"},
     {"members"},
     {"operations"},
     {"calls"},

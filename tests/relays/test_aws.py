@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from engine import BrokerFailed, Command, DefinitionError, Engine, ProjectionLag
+from engine.brokers.address import read_address
 from engine.relays import Consumer, Message, Outgoing, Relay
-from engine.relays.address import read_address
 from engine.relays.aws import GROUP_MAX, batches, entry_of, failure_of, group_of, size_of
 from engine.relays.sqs import SqsOutlet
 from engine.relays.sqs_inlet import opened

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from engine import BrokerFailed, Command, DefinitionError, Engine, ProjectionLag
+from engine.brokers.address import read_address
 from engine.relays import Consumer, Message, Outgoing
-from engine.relays.address import read_address
 from engine.relays.kafka import KafkaOutlet
 from engine.relays.kafka_client import Cluster
 from engine.relays.kafka_inlet import KafkaInlet

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from engine import BrokerFailed, Engine, ProjectionLag
+from engine.brokers.address import read_address
 from engine.relays import Consumer, Message
-from engine.relays.address import read_address
 from engine.relays.inlet import Received
 from engine.relays.rabbitmq_inlet import RabbitInlet
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from engine import Command, DefinitionError, Engine, ProjectionLag
+from engine.brokers.address import read_address
 from engine.relays import Consumer, Message
-from engine.relays.address import read_address
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status

@@ -1,0 +1,1 @@
+"""Where a message broker is, and a connection with it: for members, relays and integrations."""
