@@ -97,7 +97,8 @@ class Engine(Calls, Healthy):
       the log, the others send it their commands and read for themselves; where it goes, another
       takes its place. Each of them is given the same definitions, and `join=True`.
     - `listen`: where the owner of a log in PostgreSQL listens for members on other machines,
-      "tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE". Without it members are on this machine.
+      "tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE", or the NATS server on which they meet,
+      "tls://USER:PASSWORD@HOST:PORT?token=TOKEN". Without it members are on this machine.
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
     - `middleware`: stands around each command and query, the first one outermost.
     - `record`: a folder, or a Recording, in which each decided command is kept with its clock and

@@ -17,7 +17,7 @@ from ..errors import BrokerFailed
 from .address import Address
 from .client import CONNECT_SECONDS, tls_problem
 
-__all__ = ["connect"]
+__all__ = ["connect", "new_name"]
 
 CLOSE_SECONDS: Final = 0.5
 _CREDENTIALS: Final = ("authorization", "authentication", "permissions", "credentials")
@@ -60,6 +60,13 @@ async def connect(
         async with asyncio.timeout(CLOSE_SECONDS):
             await client.close()
     raise failed
+
+
+def new_name() -> str:
+    """Give a part of a subject that nobody else has, in letters and digits."""
+    nuid: Any = importlib.import_module("nats.nuid")
+    name: str = nuid.NUID().next().decode()
+    return name
 
 
 def _credentials(address: Address, client: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ read from the views and the log of the store, or from this process's engine whil
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from os import PathLike
 
@@ -99,7 +100,7 @@ class Joined:
         self.entrance = Entrance(self.life)
         self._ports = settings.ports
         outside = self.outside = open_backend(store).outside(settings.ports)
-        meeting = _meeting(outside.meeting(), listen, elsewhere)
+        meeting = _meeting(outside.meeting(), listen, elsewhere, settings.logger)
         self._reads_on = meeting.keeps_reading
         forms = CommandForms(first.reception.kinds)
         check = self.entrance.check
@@ -310,7 +311,9 @@ class Joined:
             await asyncio.wait([feeds])
 
 
-def _meeting(found: str | Roll, listen: str | None, elsewhere: bool) -> Meeting:
+def _meeting(
+    found: str | Roll, listen: str | None, elsewhere: bool, logger: logging.Logger
+) -> Meeting:
     """Give where the processes of a log meet; raise DefinitionError for what does not go there."""
     if isinstance(found, str):
         if listen is not None:
@@ -323,4 +326,4 @@ def _meeting(found: str | Roll, listen: str | None, elsewhere: bool) -> Meeting:
         raise DefinitionError(
             "join=True reads the views in the log's database: leave views= away, or join=True"
         )
-    return LeaseMeeting(found, None if listen is None else read_listen(listen))
+    return LeaseMeeting(found, None if listen is None else read_listen(listen), logger)

@@ -2,7 +2,7 @@
 
 Rules: a meeting finds an owner, and lets an owner be found; who owns the log is decided by the
 store. In a database the owner says where it is met as it takes the log: at a socket in a folder of
-its own, and over TCP if it was asked to listen. Members of the same machine use the socket. An
+its own, and over TCP or NATS if it was asked to. Members of the same machine use the socket. An
 owner is held for alive until its lease is over, or the lock of its folder says that its process is
 gone. Off this machine nothing is sent without TLS; a token is sent to nobody who has not proven who
 he is, and is in no message.
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hmac
+import logging
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,8 @@ from ..runtime.private_folder import PrivateFolder, is_abandoned, remove_abandon
 from ..runtime.unix_socket import Listener, connect, listen
 from ..stores.contract.log import Store
 from ..stores.contract.meeting import Announcing, Owned, Roll
-from .listening import Listen, is_this_machine
+from .fabric import Exchange, join
+from .listening import Fabric, Listen, is_this_machine
 from .wire import Line, Welcome
 
 __all__ = ["FileMeeting", "LeaseMeeting", "MakeLine", "Meeting"]
@@ -39,6 +42,8 @@ _LOOKS: Final = 6
 """In the time of one lease, at least."""
 _MARGIN_SECONDS: Final = 0.02
 _SOCKET: Final = "members"
+_NATS: Final = "nats:"
+_LOGGER: Final = logging.getLogger("foldline")
 
 
 class Meeting(Protocol):
@@ -154,10 +159,15 @@ class LeaseMeeting:
 
     keeps_reading = True
 
-    def __init__(self, roll: Roll, where: Listen | None) -> None:
+    def __init__(
+        self, roll: Roll, where: Listen | Fabric | None, logger: logging.Logger = _LOGGER
+    ) -> None:
         """Take where to listen for other machines, as the owner."""
         self._roll = roll
-        self._where = where
+        self._where = where if isinstance(where, Listen) else None
+        self._fabric = where if isinstance(where, Fabric) else None
+        self._exchange: Exchange | None = None
+        self._logger = logger
         self._folder: PrivateFolder | None = None
         self.place = roll.name
         self._servers: list[asyncio.AbstractServer] = []
@@ -186,6 +196,9 @@ class LeaseMeeting:
             places = [f"unix:{quote(self._folder.path)}"]
             if self._where is not None:
                 places.append(await self._take_port(self._where))
+            if self._fabric is not None:
+                self._exchange = Exchange(self._fabric, self._logger)
+                places.append(f"{_NATS}{self._exchange.subject}")
         except OSError as error:
             self.leave()
             place = "" if self._where is None else f" at {self._where.host}:{self._where.port}"
@@ -216,11 +229,13 @@ class LeaseMeeting:
         return self._make(self._where.token is None)
 
     async def listen(self, make: MakeLine) -> None:
-        """Listen in the folder, and at the port that was taken."""
+        """Listen in the folder, at the port that was taken, and on the NATS server."""
         assert self._folder is not None, "it is prepared before"
         self._make = make
         for server in self._servers:
             await server.start_serving()
+        if self._exchange is not None:
+            self._exchange.open(lambda: make(True))
         if self._listener is not None:
             self._listener.close()
         path = str(Path(self._folder.path) / _SOCKET)
@@ -232,6 +247,8 @@ class LeaseMeeting:
 
     def leave(self) -> None:
         """Take folder and port back."""
+        if self._exchange is not None:
+            self._exchange.leave()
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
@@ -265,7 +282,16 @@ class LeaseMeeting:
             scheme, _, rest = place.partition("://")
             if scheme in ("tcp", "tls"):
                 return await self._connect_over(scheme, rest, line)
+            if place.startswith(_NATS):
+                return await self._connect_on_nats(place.removeprefix(_NATS), line)
         raise ConnectionRefusedError
+
+    async def _connect_on_nats(self, subject: str, line: Line) -> str:
+        if self._fabric is None:
+            why = "it is met over NATS: give this engine the listen= of the others"
+            raise ConnectionRefusedError(errno.ECONNREFUSED, why)
+        await join(self._fabric, subject, line)
+        return ""
 
     async def _connect_over(self, scheme: str, place: str, line: Line) -> str:
         host, _, port = place.rpartition(":")
@@ -321,6 +347,8 @@ class LeaseMeeting:
     async def close(self) -> None:
         """Close the connection to the database."""
         self.leave()
+        if self._exchange is not None:
+            await self._exchange.close()
         await self._roll.close()
 
 

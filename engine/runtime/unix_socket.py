@@ -24,6 +24,7 @@ __all__ = ["Listener", "connect", "hide", "keep_from_forks", "listen", "release"
 _BYTES_MAX: Final = 100
 """Of a path that each system takes; Linux takes 107 and macOS 103."""
 _DESCRIPTORS: Final = "/proc/self/fd"
+_NONE: Final = -1
 
 _sockets: Final[set[int]] = set()
 """Descriptors of the sockets of this process."""
@@ -84,9 +85,12 @@ async def connect(path: str, make: Callable[[], asyncio.BaseProtocol]) -> None:
 
 
 def keep_from_forks(transport: asyncio.BaseTransport) -> int:
-    """Let forks of this process have none of a connection; give what `release` takes."""
-    descriptor: int = transport.get_extra_info("socket").fileno()
-    return hide(descriptor)
+    """Let forks of this process have none of a connection; give what `release` takes.
+
+    One that shares its socket with others is left to who has that.
+    """
+    socket = transport.get_extra_info("socket")
+    return _NONE if socket is None else hide(socket.fileno())
 
 
 def hide(descriptor: int) -> int:

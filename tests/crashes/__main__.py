@@ -169,6 +169,9 @@ def main() -> int:
     parser.add_argument("what", choices=("kills", "power", "postgres", "views", "members"))
     parser.add_argument("--trials", type=int, default=100, help="for postgres, parts in 100")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument(
+        "--wire", choices=("tcp", "nats"), default="tcp", help="between members in PostgreSQL"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
     parser.add_argument("--seconds", type=float, default=0, help="of the one trial of members")
     parser.add_argument("--first", "--seed", type=int, default=0, help="the first seed")
@@ -188,7 +191,12 @@ def main() -> int:
         in_server = options.store == "postgresql"
         trials = 1 if options.seconds else options.trials
         return run_members(
-            trials, options.rounds, options.first, postgres=in_server, seconds=options.seconds
+            trials,
+            options.rounds,
+            options.first,
+            postgres=in_server,
+            on_nats=in_server and options.wire == "nats",
+            seconds=options.seconds,
         )
     why = why_not() if options.what == "power" else ""
     if why:

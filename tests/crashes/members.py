@@ -34,6 +34,7 @@ from engine import (
 )
 from engine.members import meeting
 from engine.runtime.machine import SystemClock
+from tests.members.joining import nowhere
 
 __all__ = ["NOTEBOOKS", "Said"]
 
@@ -116,18 +117,13 @@ async def work(store: str, name: str, listen: str, hours: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if listen:
-        cast("Any", meeting)._folders = _nowhere
+        cast("Any", meeting)._folders = nowhere
     ports = Ports(clock=Off(int(hours)))
     notebooks, listens = [Notebook], listen or None
     async with Engine(notebooks, store=store, join=True, listen=listens, ports=ports) as engine:
         say(Said("ready", name, time.monotonic()))
         clients = (_client(engine, f"{name}-{number}", stop) for number in range(CLIENTS))
         await asyncio.gather(_tell_of_owners(engine, name, stop), *clients)
-
-
-def _nowhere(_: str) -> list[str]:
-    """Give no folder of an owner, as on another machine."""
-    return []
 
 
 async def _client(engine: Engine, name: str, stop: asyncio.Event) -> None:

@@ -27,6 +27,7 @@ from typing import Final
 
 import msgspec
 
+from tests.support.brokers import PASSWORD, USER, NatsServer
 from tests.support.postgres import Server, postgres_server, wheel_programs
 from tests.support.wires import WAYS, Network, Wire
 
@@ -143,9 +144,10 @@ class Trial:
 
     # -- what happens -------------------------------------------------------------------------
 
-    def fault(self, chance: random.Random, server: Server | None) -> None:
+    def fault(self, chance: random.Random, server: Server | None, nats: NatsServer | None) -> None:
         """Let one thing happen, and wait until all have gone on."""
-        what = chance.choice(_ON_FILES if server is None else _ON_A_NETWORK)
+        ways = _ON_FILES if server is None else _ON_A_NETWORK
+        what = chance.choice(ways if nats is None else (*ways, "kill NATS"))
         owner = self.owner()
         is_owner = owner is not None and chance.random() < 0.7
         machine = owner if is_owner and owner is not None else chance.choice(self.machines)
@@ -163,6 +165,11 @@ class Trial:
             assert server is not None
             server.stop()
             server.start()
+        elif what == "kill NATS":
+            assert nats is not None
+            nats.kill()
+            time.sleep(chance.uniform(0.0, STILL_LEASES) * LEASE_SECONDS)
+            nats.start()
         else:
             what = self._cut(what, machine, chance)
         self.let_all_go_on(3)
@@ -255,7 +262,9 @@ class Found(msgspec.Struct):
     pauses: list[Pause] = []
 
 
-def trial(seed: int, rounds: int, seconds: float, server: Server | None) -> Found:
+def trial(
+    seed: int, rounds: int, seconds: float, server: Server | None, nats: NatsServer | None = None
+) -> Found:
     """Run one trial, for so many rounds or so long, and judge it."""
     chance = random.Random(seed)
     with contextlib.ExitStack() as stack:
@@ -266,11 +275,19 @@ def trial(seed: int, rounds: int, seconds: float, server: Server | None) -> Foun
         if server is not None:
             assert network is not None
             for machine in machines:
-                _connect(machine, network, server, schema)
+                _connect(machine, network, server, schema, nats)
         run = Trial(machines, network)
         found = Found(faults=run.faults, pauses=run.pauses)
         try:
-            _run(run, chance, rounds, seconds, server)
+            end = time.monotonic() + seconds
+            for machine in machines:
+                run.start(machine)
+            done = 0
+            while time.monotonic() < end if seconds else done < rounds:
+                done += 1
+                run.let_all_go_on(chance.randrange(1, 20))
+                run.fault(chance, server, nats)
+            run.let_all_go_on(5)
         except AssertionError as error:
             found.problems.append(str(error))
         finally:
@@ -284,31 +301,24 @@ def trial(seed: int, rounds: int, seconds: float, server: Server | None) -> Foun
     return found
 
 
-def _run(
-    run: Trial, chance: random.Random, rounds: int, seconds: float, server: Server | None
-) -> None:
-    end = time.monotonic() + seconds
-    for machine in run.machines:
-        run.start(machine)
-    done = 0
-    while time.monotonic() < end if seconds else done < rounds:
-        done += 1
-        run.let_all_go_on(chance.randrange(1, 20))
-        run.fault(chance, server)
-    run.let_all_go_on(5)
-
-
 def _wires(machines: list[Machine]) -> list[Wire]:
     return [w for m in machines for w in (m.database, m.others) if w is not None]
 
 
-def _connect(machine: Machine, network: Network, server: Server, schema: str) -> None:
+def _connect(
+    machine: Machine, network: Network, server: Server, schema: str, nats: NatsServer | None
+) -> None:
     """Lay the wires of a machine, each at a port that nobody else is given meanwhile."""
     host = f"127.0.0.{machine.number + 2}"
     database = machine.database = network.lay(server.port)
+    machine.store = server.url(schema, f"lease={LEASE_SECONDS}", port=database.port)
+    if nats is not None:
+        machine.others = network.lay(nats.port)
+        place = nats.url_of(USER, PASSWORD, port=machine.others.port)
+        machine.listen = f"{place}?token=of-these-processes"
+        return
     with _below_the_given_ports() as port:
         machine.others = network.lay(port, host=host, port=port)
-    machine.store = server.url(schema, f"lease={LEASE_SECONDS}", port=database.port)
     machine.listen = f"tcp://127.0.0.1:{port}?advertise={host}"
 
 
@@ -333,24 +343,42 @@ def _rows(path: str, server: Server | None, schema: str) -> Generator[Row]:
     if server is None:
         with contextlib.closing(sqlite3.connect(path)) as file:
             found = file.execute("SELECT position, stream, version, payload FROM log")
-            rows = [(str(place), stream, str(v), text) for place, stream, v, text in found]
+            rows = [[str(value) for value in row] for row in found]
     else:
         text = server.sql(f"SELECT position, stream, version, payload FROM {schema}.log")
-        rows = [tuple(line.split("|", 3)) for line in text.splitlines()]
+        rows = [line.split("|", 3) for line in text.splitlines()]
     rows.sort(key=lambda row: int(row[0]))
     for place, stream, version, payload in rows:
         yield Row(int(place), stream, int(version), msgspec.json.decode(payload)["what"])
 
 
+@contextlib.contextmanager
+def _nats_server() -> Generator[NatsServer]:
+    with tempfile.TemporaryDirectory(prefix="members-nats-") as folder:
+        server = NatsServer(Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.close()
+
+
 def main(
-    trials: int, rounds: int, first: int, *, postgres: bool = False, seconds: float = 0
+    trials: int,
+    rounds: int,
+    first: int,
+    *,
+    postgres: bool = False,
+    on_nats: bool = False,
+    seconds: float = 0,
 ) -> int:
     """Run trials, or one for so long; print what they show, and give the exit status."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(postgres_server(wheel_programs())) if postgres else None
+        nats = stack.enter_context(_nats_server()) if on_nats else None
         bad, total, begun = 0, Found(), time.monotonic()
         for seed in range(first, first + trials):
-            found = trial(seed, rounds, seconds, server)
+            found = trial(seed, rounds, seconds, server, nats)
             total.answers += found.answers
             total.faults += found.faults
             total.pauses += found.pauses
@@ -369,7 +397,7 @@ def _tell(found: Found) -> None:
     for what in sorted({(pause.fault, pause.is_takeover) for pause in found.pauses}):
         times = [p.seconds for p in found.pauses if (p.fault, p.is_takeover) == what]
         kind = "another takes the log" if what[1] else "pause"
+        rest = ", ".join(f"{seconds:.2f}" for seconds in sorted(times, reverse=True)[:3])
         print(
-            f"{what[0]}: {kind} in {median(times):.2f} s (median of {len(times)}), "
-            f"{max(times):.2f} s at most"
+            f"{what[0]}: {kind} in {median(times):.2f} s (median of {len(times)}; longest {rest})"
         )

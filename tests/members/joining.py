@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from tests.support.counters import Counter
 from tests.support.tallies import Tallies, get_tallies, get_tally
 
 T = TypeVar("T")
+Process = asyncio.subprocess.Process
 
 
 def joined(path: Path, *, store: str | None = None, **options: Any) -> Engine:
@@ -47,3 +50,28 @@ async def both(engines: list[Engine], ask: Callable[[Engine], Awaitable[T]]) -> 
     """Ask the owner and a member for the same; give what each gave or raised."""
     given = [await asyncio.gather(ask(engine), return_exceptions=True) for engine in engines[:2]]
     return given[0][0], given[1][0]
+
+
+@asynccontextmanager
+async def running(log: str, listen: str = "") -> AsyncGenerator[Process]:
+    """Run a process that owns a log."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "tests.members.child", log, listen],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"ready\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGCONT)
+            assert process.stdin is not None
+            process.stdin.close()
+        await asyncio.wait_for(process.wait(), 60)
+
+
+def nowhere(_: str) -> list[str]:
+    """Give no folder of an owner, in the place of what a member of another machine finds."""
+    return []

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from engine import Closed, Engine, OutcomeUnknown, Receipt, Rejected
-from tests.members.joining import joined, part
+from tests.members.joining import joined, nowhere, part
 from tests.support.counters import Add, Counter, Look, total
 from tests.support.postgres import Server, free_port
 from tests.support.waiting import until
@@ -63,11 +63,6 @@ async def machines(
             for each in found:
                 each.database.release()
                 each.members.release()
-
-
-def nowhere(_: str) -> list[str]:
-    """Give no folder of an owner, as on another machine."""
-    return []
 
 
 def sending(engine: Engine, *keys: str | None) -> list[asyncio.Task[Receipt[Any]]]:

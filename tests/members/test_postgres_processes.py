@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from engine import OutcomeUnknown, Receipt
-from tests.members.joining import joined, part
+from tests.members.joining import joined, nowhere, part, running
 from tests.support.certificates import certify
 from tests.support.counters import Add, Counter
 from tests.support.postgres import Server
 from tests.support.waiting import until
-
-Process = asyncio.subprocess.Process
-
-
-@asynccontextmanager
-async def running(log: str, listen: str = "") -> AsyncGenerator[Process]:
-    """Run a process that owns a log."""
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "tests.members.child", log, listen],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), 60) == b"ready\n"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGCONT)
-            assert process.stdin is not None
-            process.stdin.close()
-        await asyncio.wait_for(process.wait(), 60)
 
 
 async def test_the_owner_of_this_machine_that_is_killed_is_followed_at_once(
@@ -124,7 +100,3 @@ async def test_members_of_other_machines_come_over_tls_with_the_token(
         answer = await asyncio.wait_for(member.execute(Add("c", 1), key="k"), 30)
         assert answer.version == 51
         assert part(member).role == "owner"
-
-
-def nowhere(_: str) -> list[str]:
-    return []

@@ -1,22 +1,20 @@
-"""One suite for each way to an owner: a socket with a path, TCP on loopback, and TCP with TLS."""
+"""One suite for each way to an owner: a socket with a path, TCP on loopback and with TLS, NATS."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from engine import DefinitionError, Envelope, Receipt, Rejected, StoreFailed, StoreRefused
+from engine import DefinitionError, Rejected, StoreFailed, StoreRefused
 from engine.members import serving as serving_module
-from engine.members.forms import CommandForms, error_of
+from engine.members.forms import error_of
 from engine.members.listening import read_listen
-from engine.members.meeting import LeaseMeeting
-from engine.members.serving import Serving
 from engine.members.wire import (
     FRAME_MAX,
     PROTOCOL,
@@ -24,121 +22,15 @@ from engine.members.wire import (
     Done,
     Failed,
     Hello,
-    Line,
     Listing,
-    Message,
     Refused,
-    Sent,
     Told,
     Welcome,
 )
-from engine.stores.contract.meeting import Owned
+from tests.members.transports import FORMS, TOKEN, Desk, Member, Owner, sent
+from tests.support.brokers import NatsServer
 from tests.support.certificates import certify
 from tests.support.counters import Add
-from tests.support.waiting import until
-
-TOKEN = "a-token-of-this-test"
-FORMS = CommandForms({Add: "counter"})
-
-
-class Desk:
-    """What a database says of the owner, in memory; and the store that takes the log there."""
-
-    name = "a log"
-    lease_seconds = 1.0
-    session = 7
-
-    def __init__(self) -> None:
-        self.address = ""
-        self.seconds_left = 60.0
-        self.struck: list[int] = []
-
-    def announce(self, address: str) -> None:
-        self.address = address
-
-    async def owner(self) -> Owned | None:
-        if not self.address:
-            return None
-        return Owned(self.session, "log", "process 1 on a", self.address, self.seconds_left)
-
-    async def strike(self, session: int) -> None:
-        self.struck.append(session)
-
-    async def close(self) -> None:
-        pass
-
-
-class Owner:
-    """An owner that counts, and whose answers the test gives."""
-
-    def __init__(self, listen: str | None, member: str | None, only: str) -> None:
-        self.desk = Desk()
-        self.run: list[Envelope] = []
-        self.meeting = self._meeting(listen)
-        self.joining = self._meeting(member)
-        self._only = only
-
-    def _meeting(self, listen: str | None) -> LeaseMeeting:
-        return LeaseMeeting(self.desk, None if listen is None else read_listen(listen))
-
-    def send(self, envelope: Envelope, /) -> asyncio.Future[Receipt]:
-        self.run.append(envelope)
-        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        command = cast("Add", envelope.command)
-        if command.amount < 0:
-            answer.set_exception(Rejected("negative", "no", amount=command.amount))
-        else:
-            answer.set_result(Receipt(f"counter:{command.counter_id}", len(self.run), 1))
-        return answer
-
-    @asynccontextmanager
-    async def open(self, **changed: Any) -> AsyncGenerator[Owner]:
-        await self.meeting.prepare(cast("Any", self.desk))
-        places = self.desk.address.split()
-        self.desk.address = next(place for place in places if place.startswith(self._only))
-        options: dict[str, Any] = {
-            "log_id": "log",
-            "session": self.desk.session,
-            "send": self.send,
-            "projections": cast("Any", None),
-            "facts": cast("Any", None),
-            "logger": logging.getLogger("foldline"),
-            "is_owner": lambda: True,
-            "is_succeeded": lambda: False,
-        } | changed
-        self.serving = Serving(self.meeting, FORMS, **options)
-        await self.serving.open()
-        try:
-            yield self
-        finally:
-            self.serving.leave()
-            await self.serving.close()
-
-
-class Member:
-    """One end of a line, for what a member would send, and for what none would."""
-
-    def __init__(self) -> None:
-        self.got: list[Message] = []
-        self.lost = asyncio.Event()
-        self.line = Line(lambda _, message: self.got.append(message), lambda _: self.lost.set())
-
-    async def join(self, owner: Owner, protocol: int = PROTOCOL) -> Member:
-        token = await owner.joining.connect(self.line)
-        self.line.send(Hello(protocol, 1, 0.0, token))
-        return self
-
-    def write(self, data: bytes) -> None:
-        assert self.line._transport is not None
-        self.line._transport.write(data)
-
-    async def answered(self, count: int) -> list[Message]:
-        await until(lambda: len(self.got) >= count or self.lost.is_set())
-        return self.got
-
-    async def ended(self) -> list[Message]:
-        await asyncio.wait_for(self.lost.wait(), 60)
-        return self.got
 
 
 @pytest.fixture(scope="module")
@@ -154,19 +46,32 @@ def listening(folder: Path, name: str = "here", token: str = TOKEN) -> str:
     return f"tcp://:{token}@127.0.0.1:0?{files}&sslrootcert={folder}/{name}.crt"
 
 
-@pytest.fixture(params=["unix", "tcp", "tls"])
-def owner(request: pytest.FixtureRequest, certificates: Path) -> Owner:
-    url = {
-        "unix": None,
-        "tcp": f"tcp://:{TOKEN}@127.0.0.1:0",
-        "tls": listening(certificates),
-    }[request.param]
+@pytest.fixture(params=["unix", "tcp", "tls", "nats"])
+def owner(
+    request: pytest.FixtureRequest, certificates: Path, nats: Callable[[], NatsServer]
+) -> Owner:
+    urls: dict[str, Callable[[], str | None]] = {
+        "unix": lambda: None,
+        "tcp": lambda: f"tcp://:{TOKEN}@127.0.0.1:0",
+        "tls": lambda: listening(certificates),
+        "nats": lambda: f"{nats().url}?token={TOKEN}",
+    }
+    url = urls[request.param]()
     return Owner(url, url, request.param)
 
 
-def sent(number: int, amount: int = 1, key: str | None = None) -> Sent:
-    name, body = FORMS.encode(Add("c", amount))
-    return Sent(number, name, body, key, None, None, None, None, None, None)
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], NatsServer]]:
+    """Give a server, which is started for the first test that asks for it."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+
+    def running() -> NatsServer:
+        if not server.runs:
+            server.start()
+        return server
+
+    yield running
+    server.close()
 
 
 async def test_commands_are_answered_by_receipts_and_errors(owner: Owner) -> None:
@@ -200,6 +105,19 @@ async def test_frames_may_come_in_pieces(owner: Owner) -> None:
         await member.answered(2)
 
         assert len(owner.run) == 1
+        member.line.close()
+
+
+async def test_a_large_command_comes_whole(owner: Owner) -> None:
+    name, body = FORMS.encode(Add("c", 1, tags={"x" * 3_000_000: []}))
+    async with owner.open():
+        member = await Member().join(owner)
+        for number in (1, 2):
+            member.line.send(msgspec.structs.replace(sent(number), name=name, body=body))
+        got = await member.answered(3)
+
+        assert [type(message) for message in got] == [Welcome, Done, Done]
+        assert [envelope.command for envelope in owner.run] == [FORMS.decode(name, body)] * 2
         member.line.close()
 
 
@@ -394,6 +312,11 @@ async def test_an_owner_is_gone_when_its_lease_is_over_or_another_has_the_log() 
         (f"http://:{TOKEN}@127.0.0.1:7000", "write"),
         (f"tcp://{TOKEN}@127.0.0.1:7000", "write"),
         (7000, "write"),
+        ("nats://db.example", "write tls://, and give a token"),
+        ("tls://db.example", "write tls://, and give a token"),
+        (f"nats://db.example?token={TOKEN}", "write tls://, and give a token"),
+        ("nats://127.0.0.1?token=abc", "fewer than 16 characters"),
+        (f"nats://127.0.0.1?token={TOKEN}&sslcert=a", "its options are token, sslrootcert"),
     ],
 )
 def test_a_place_to_listen_at_that_is_not_safe_is_refused(url: object, why: str) -> None:
