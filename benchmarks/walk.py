@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from . import beside, closed_loop, decided, floor_rows, peers, postgres
+from . import beside, closed_loop, decided, floor_rows, peers, postgres, umadb_log
 from .scenario import Cell, Scenario
 from .systems import DURABLE, System, engine_system, floor_system
 from .watched import MODES
@@ -27,7 +27,7 @@ __all__ = ["add_options", "scenario"]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this scenario can be told."""
     parser.add_argument("--clients", type=int, nargs="+", help="default: 1 32 256 1000")
-    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--store", choices=("sqlite", "postgresql", "umadb"), default="sqlite")
     parser.add_argument("--telemetry", action="store_true", help="what OpenTelemetry costs")
     parser.add_argument(
         "--decisions", action="store_true", help="what replies, claims and encrypted fields cost"
@@ -42,6 +42,8 @@ def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells."""
     if options.store == "postgresql":
         return _on_postgres(options)
+    if options.store == "umadb":
+        return _on_umadb(options)
     clients: Sequence[int] = options.clients or ([1, 32] if options.quick else [1, 32, 256, 1000])
     found = (
         peers.Found([], [], {})
@@ -101,6 +103,36 @@ def _on_postgres(options: argparse.Namespace) -> Scenario:
         "commands",
         cells,
         found.left_out,
+    )
+
+
+def _on_umadb(options: argparse.Namespace) -> Scenario:
+    """Give the cells of a log in UmaDB, beside the one in SQLite, in the same run."""
+    cells: list[Cell] = []
+    for count in options.clients or ([1, 32] if options.quick else [1, 32, 256]):
+        group = f"umadb, {'1 client' if count == 1 else f'{count:,} clients'}"
+        floor, beside_it = "floor (the bare client)", "engine keyed, SQLite"
+        measure = partial(umadb_log.measure_client, max(1, count // 2), options.seconds)
+        cells.append(Cell(group, floor, measure, ()))
+        systems = ((beside_it, engine_system(durable=True, keyed=True), (floor,)),) + tuple(
+            (system.name, system, (floor, beside_it))
+            for system in (umadb_log.umadb_system(keyed=keyed) for keyed in (False, True))
+        )
+        for name, system, against in systems:
+            work = closed_loop.MANY_ORDERS
+            run = partial(closed_loop.measure, system, work, count, options.seconds)
+            cells.append(Cell(group, name, run, against))
+    return Scenario(
+        "walk",
+        "from a command to its durable receipt in UmaDB, closed loop",
+        {
+            "durability": f"{umadb_log.DURABLE}; {DURABLE}",
+            "floor (the bare client)": "in batches of half as many events as there are clients",
+            "loop": f"uvloop; clients are its tasks; {options.seconds:g} s a cell",
+        },
+        closed_loop.COLUMNS,
+        "commands",
+        cells,
     )
 
 

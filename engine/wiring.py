@@ -53,7 +53,7 @@ from .stores.contract.backend import Backend
 from .stores.contract.keys import KeyStore
 from .stores.contract.log import Store
 from .stores.contract.tags import TagForm
-from .stores.contract.traits import Leased, Measured, Mortal, Served
+from .stores.contract.traits import Leased, Measured, Mortal, Served, lacks_of
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
 from .timers.desk import TimerDesk
@@ -234,12 +234,18 @@ class Wiring:
             turns=self._dispatcher,
             residents=self.directory,
             timed=self.timed,
+            timers_instead=lacks_of(self.store).get("timers"),
             debug=self.settings.debug,
         )
 
     def _freezer(self, definition: AggregateDefinition) -> Freezer | None:
         if not definition.snapshot_every:
             return None
+        if (instead := lacks_of(self.store).get("snapshots")) is not None:
+            raise DefinitionError(
+                f"{definition.cls.__name__} says snapshot_every=, and this store keeps no "
+                f"snapshots. {instead}"
+            )
         sealer = self.vault if self.registry.is_personal(definition.appliers) else None
         return Freezer(definition, self._logger, self.snapshots.keep, sealer)
 

@@ -41,6 +41,11 @@ from .sqlite.outside.tables import SqliteTables
 from .sqlite.process.store import SqliteProcessStore
 from .sqlite.system_files import absolute, exists
 from .sqlite.views.store import SqliteViews
+from .umadb.address import SCHEME as UMADB
+from .umadb.address import read_address as read_umadb_address
+from .umadb.backend import UmadbBackend
+from .umadb.calls import check_installed as check_umadb
+from .umadb.store import UmadbStore
 
 __all__ = [
     "StoreName",
@@ -78,13 +83,14 @@ def open_store(store: StoreName | Store) -> Store:
     if isinstance(given, type) or not all(callable(getattr(given, name, None)) for name in needed):
         raise DefinitionError(
             f"store= is a URL, a path or a store, and here it is {_kind_of(given)}: write "
-            f'"sqlite:PATH", pathlib.Path("PATH"), "postgresql://...", or "memory:"'
+            f'"sqlite:PATH", pathlib.Path("PATH"), "postgresql://...", "umadb://HOST:PORT", or '
+            f'"memory:"'
         )
     return store
 
 
 def open_url(url: StoreName) -> Store:
-    """Give the store of a URL, "memory:", "sqlite:PATH" or "postgresql://...", or of a path.
+    """Give the store of a URL ("memory:", "sqlite:PATH", "postgresql://...") or of a path.
 
     "sqlite:shop.db" is in the current folder; "sqlite:/tmp/shop.db" and "sqlite:///tmp/shop.db" are
     the same file. With "?writer=process" behind it a process of its own writes the log;
@@ -102,6 +108,9 @@ def open_url(url: StoreName) -> Store:
     if url.partition(":")[0] in SCHEMES:
         check_installed()
         return PostgresStore(read_address(url))
+    if url.partition(":")[0] == UMADB:
+        check_umadb()
+        return UmadbStore(read_umadb_address(url))
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite" or not rest or rest == ":memory:":
         raise DefinitionError(
@@ -125,9 +134,11 @@ def open_backend(store: StoreName | Store, views: str | None = None) -> Backend:
     opened = open_store(store)
     if isinstance(opened, PostgresStore):
         return PostgresBackend(opened, _views_elsewhere(views))
+    if isinstance(opened, UmadbStore):
+        return UmadbBackend(opened, _views_elsewhere(views))
     if views is not None:
         raise DefinitionError(
-            "views= goes with a store in PostgreSQL only: other stores know where their views are"
+            "views= goes with a store in a server only: other stores know where their views are"
         )
     if isinstance(opened, SqliteStore):
         return SqliteBackend(opened)
@@ -180,6 +191,8 @@ def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore
 
 def backend_of_text(text: str) -> Backend:
     """Give what a command is given: a path as a shell has it, or a store's URL."""
+    if text.partition(":")[0] == UMADB:
+        return open_backend(text, "memory:")  # whatever is asked of it is refused by name
     if text.partition(":")[0] in ("sqlite", *SCHEMES):
         return open_backend(text)
     return SqliteBackend(SqliteStore(text))
@@ -187,7 +200,7 @@ def backend_of_text(text: str) -> Backend:
 
 def store_of_text(text: str) -> StoreName:
     """Give what `Engine(store=...)` takes for what a command is given."""
-    return text if text.partition(":")[0] in ("sqlite", *SCHEMES) else Path(text)
+    return text if text.partition(":")[0] in ("sqlite", UMADB, *SCHEMES) else Path(text)
 
 
 def open_tables(text: str, ports: Ports) -> Tables:

@@ -98,6 +98,8 @@ class Kind(msgspec.Struct, Generic[A], frozen=True):
     residents: Residents[A]
     timed: TimedCommands
     """The commands that timers may have."""
+    timers_instead: str | None = None
+    """What to do instead, where the store keeps no timers."""
     debug: bool = False
     """Whether handlers and appliers are checked as they run."""
 

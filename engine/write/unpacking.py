@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ..errors import HandlerFailed
 from ..model.decisions import NO_CLAIMS, Decision, opened
 from ..model.messages import Command
 from ..model.timers import NO_TIMERS, SetTimers, Timer, set_timers
@@ -37,6 +38,11 @@ def timers_given(
     has_events: bool,
 ) -> SetTimers | None:
     """Give what a decision at a version does to timers; raise HandlerFailed."""
+    if kind.timers_instead is not None:
+        raise HandlerFailed(
+            f"{mail.handler.decide.__qualname__} gives timers or commands that follow, and this "
+            f"store keeps no timers. {kind.timers_instead}. Nothing was written."
+        )
     return set_timers(
         mail.handler.decide.__qualname__,
         given.timers,

@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import pytest
 
@@ -21,6 +21,7 @@ from tests.support.brokers import PASSWORD, USER, NatsServer, RabbitServer
 from tests.support.kafka_server import KafkaServer
 from tests.support.opensearch import OpenSearchServer
 from tests.support.other_stores import OldDatabase
+from tests.support.umadb_server import UmadbServer
 
 READY_SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.02
@@ -233,7 +234,25 @@ class OpenSearch:
         self._server.close()
 
 
-BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase | OpenSearch]]] = {
+class Uma:
+    """An UmaDB server on a free port."""
+
+    name = "UMADB"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = UmadbServer(folder / ".umadb")
+        self._server.start()
+        self.url = self._server.store_url()
+        """Where it is."""
+
+    def end(self) -> None:
+        """End it."""
+        self._server.close()
+
+
+_Server: TypeAlias = Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase | OpenSearch | Uma
+
+BROKERS: Final[dict[str, type[_Server]]] = {
     "KAFKA": Kafka,
     "REDIS": Redis,
     "NATS": Nats,
@@ -241,5 +260,6 @@ BROKERS: Final[dict[str, type[Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase 
     "SQS": Sqs,
     "OLD": OldDatabase,
     "OPENSEARCH": OpenSearch,
+    "UMADB": Uma,
 }
 """By the name of the variable that says where each is, without `_URL`."""

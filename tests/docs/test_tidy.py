@@ -60,7 +60,7 @@ ROOMS: list[set[str]] = [
     {"model"},
     {"telemetry", "authorization"},
     {"stores.contract"},
-    {"stores.memory", "stores.sqlite", "stores.postgres"},
+    {"stores.memory", "stores.sqlite", "stores.postgres", "stores.umadb"},
     {"stores.own"},
     {"stores.urls"},
     {"log"},
@@ -155,7 +155,7 @@ def test_no_file_outside_the_stores_names_a_database(path: Path) -> None:
         return  # a simulated disk lies below a store
     code = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
     names = {token.string for token in code if token.type == tokenize.NAME}
-    databases = ("sqlite", "apsw", "postgres", "asyncpg")
+    databases = ("sqlite", "apsw", "postgres", "asyncpg", "umadb")
 
     assert not {name for name in names if any(word in name.lower() for word in databases)}
 

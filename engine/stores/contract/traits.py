@@ -1,17 +1,24 @@
-"""What a store may also be: measured, in a server, able to end by itself, leased.
+"""What a store may also be: measured, in a server, able to end by itself, leased, or in part only.
 
-Rules: whoever needs one asks whether a store is it. A store that is none of these is as good.
+Rules: whoever needs one asks whether a store is it. A store that is none of these is as good. One
+that does a part of the contract says which part it lacks: whoever needs that is refused by name,
+before anything is written, and the suite of all stores looks that the store refuses it too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from ...errors import StoreFailed
     from ...statistics import ServerStatistics, StoreStatistics
 
-__all__ = ["Leased", "Measured", "Mortal", "Served"]
+__all__ = ["LACKS", "Lack", "Leased", "Measured", "Mortal", "Partial", "Served", "lacks_of"]
+
+Lack: TypeAlias = Literal["timers", "snapshots", "tags of stored events"]
+"""A part of the contract: timers that wait; states that are kept; tags that are declared later."""
+LACKS: Final[tuple[Lack, ...]] = ("timers", "snapshots", "tags of stored events")
 
 
 @runtime_checkable
@@ -61,3 +68,22 @@ class Leased(Protocol):
     def is_succeeded(self) -> bool:
         """Whether it ended only because another engine has the log, or may have it by now."""
         ...
+
+
+@runtime_checkable
+class Partial(Protocol):
+    """What a store may also be that does a part of the contract.
+
+    It answers as if there were none of what it lacks, and raises StoreFailed with nothing written,
+    or StoreRefused, for what would make some.
+    """
+
+    @property
+    def lacks(self) -> Mapping[Lack, str]:
+        """What it lacks, each with what to do instead."""
+        ...
+
+
+def lacks_of(store: object) -> Mapping[Lack, str]:
+    """Give what a store lacks; most lack nothing."""
+    return store.lacks if isinstance(store, Partial) else {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias, cast
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +17,7 @@ import msgspec
 
 from ...errors import DefinitionError
 from ...runtime.secret import Secret
+from ..contract.hosts import is_this_machine
 
 __all__ = ["SCHEMES", "Address", "Host", "SslMode", "Weakness", "read_address"]
 
@@ -64,12 +64,7 @@ class Host(msgspec.Struct, frozen=True):
     @property
     def is_local(self) -> bool:
         """Whether what is sent to it stays on this machine."""
-        if self.name.startswith("/") or self.name == "localhost":
-            return True
-        try:
-            return ip_address(self.name).is_loopback
-        except ValueError:
-            return False
+        return self.name.startswith("/") or is_this_machine(self.name)
 
     def __str__(self) -> str:
         """Show it as in a URL."""

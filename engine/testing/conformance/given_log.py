@@ -6,10 +6,12 @@ Rules: whatever is asked goes through the contract of stores alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
+import pytest
 import pytest_asyncio
 
 from ...model.stored import EventData, EventType, StoredEvent
@@ -22,8 +24,22 @@ from ...stores.contract.log import (
     StreamRead,
     Write,
 )
+from ...stores.contract.traits import Lack, lacks_of
 
-__all__ = ["ADDED", "ALL", "LogCases", "append", "event", "feed", "numbers", "request", "stream"]
+__all__ = [
+    "ADDED",
+    "ALL",
+    "LogCases",
+    "append",
+    "event",
+    "feed",
+    "needing",
+    "numbers",
+    "request",
+    "stream",
+]
+
+Cases = TypeVar("Cases", bound=Callable[..., Any])
 
 ADDED = EventType("added", 1, "00aa")
 ALL = 1 << 40
@@ -65,6 +81,23 @@ async def stream(store: Store, name: str) -> Sequence[StoredEvent]:
     return pages[0].events
 
 
+def needing(part: Lack) -> Callable[[Cases], Cases]:
+    """Mark a case, or all cases of a class, that a store cannot pass which lacks that part."""
+
+    def mark(cases: Cases) -> Cases:
+        marked: list[Any] = [cases]
+        if isinstance(cases, type):
+            marked = [case for name, case in vars(cases).items() if name.startswith("test_")]
+        for case in marked:
+            setattr(case, _NEEDS, part)
+        return cases
+
+    return mark
+
+
+_NEEDS = "__foldline_needs__"
+
+
 class LogCases(ABC):
     """What the cases of a log start from; abstract in how a store is made."""
 
@@ -84,9 +117,13 @@ class LogCases(ABC):
         """
 
     @pytest_asyncio.fixture
-    async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
-        """Give an open store with an empty log."""
+    async def store(self, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+        """Give an open store with an empty log; pass over what it says that it lacks."""
         store = self.new_store(tmp_path)
+        lacks = lacks_of(store)
+        needed: Lack | None = getattr(request.function, _NEEDS, None)
+        if needed is not None and needed in lacks:
+            pytest.skip(f"the store lacks {needed}: {lacks[needed]}")
         await store.open(Ports())
         yield store
         await store.close()

@@ -19,7 +19,18 @@ from ...stores.contract.log import (
     StreamRead,
     Write,
 )
-from .given_log import ADDED, ALL, LogCases, append, event, feed, numbers, request, stream
+from .given_log import (
+    ADDED,
+    ALL,
+    LogCases,
+    append,
+    event,
+    feed,
+    needing,
+    numbers,
+    request,
+    stream,
+)
 
 __all__ = ["ReadingCases"]
 
@@ -269,6 +280,7 @@ class ReadingCases(LogCases):
 
     # -- snapshots --------------------------------------------------------------------------
 
+    @needing("snapshots")
     async def test_snapshots_are_kept_and_found_by_stream(self, store: Store) -> None:
         """Those asked for come, also after reopening."""
         kept = [Snapshot(f"a:{n}", n, n, n, 1, b"\x00state%d" % n) for n in range(1, 4)]
@@ -279,6 +291,7 @@ class ReadingCases(LogCases):
         assert sorted(found, key=lambda s: s.version) == [kept[0], kept[2]]
         await again.close()
 
+    @needing("snapshots")
     async def test_the_snapshot_given_last_is_kept_also_an_older_one(self, store: Store) -> None:
         """What was kept may be of a history that is no more."""
         for version, state in ((5, b"5"), (7, b"7"), (6, b"6")):
@@ -286,6 +299,7 @@ class ReadingCases(LogCases):
 
         assert [s.state for s in await store.read_snapshots(["a:1"])] == [b"6"]
 
+    @needing("snapshots")
     async def test_many_snapshots_go_in_and_come_out_byte_for_byte(self, store: Store) -> None:
         """Any stream name, any bytes, large and empty."""
         names = [*(f"a:{n}" for n in range(300)), "a:é 'quoted' \"x\"", "a:\U0001f4e6"]

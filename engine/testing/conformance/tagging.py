@@ -18,7 +18,7 @@ from ...stores.contract.log import (
     Write,
 )
 from ...stores.contract.tags import TagForm, TagRead, TagsChanged, Unchanged
-from .given_log import ADDED, ALL, LogCases, append, event, numbers, request
+from .given_log import ADDED, ALL, LogCases, append, event, needing, numbers, request
 
 __all__ = ["TaggingCases"]
 
@@ -176,6 +176,7 @@ class TaggingCases(LogCases):
         ) == [TagsChanged(0), Appended(3, (2,))]
         await again.close()
 
+    @needing("tags of stored events")
     async def test_events_get_the_tags_that_are_declared_later(self, store: Store) -> None:
         """And lose those that are not declared any more."""
         old = [
@@ -198,6 +199,7 @@ class TaggingCases(LogCases):
             TagsChanged(0)
         ]
 
+    @needing("tags of stored events")
     async def test_what_has_no_tag_is_said_and_nothing_is_changed(self, store: Store) -> None:
         """An event whose field is no text and no whole number; null is no tag."""
         await store.index_tags(_FORMS)

@@ -27,7 +27,7 @@ from ...stores.contract.timers import (
     TimerGone,
     WaitingTimer,
 )
-from .given_log import ADDED, LogCases, append, event, feed, numbers, request
+from .given_log import ADDED, LogCases, append, event, feed, needing, numbers, request
 
 __all__ = ["TimingCases"]
 
@@ -60,6 +60,7 @@ async def _due(store: Store, until: int = FOREVER) -> Sequence[str]:
     return [f"{timer.stream}/{timer.name}" for timer in found]
 
 
+@needing("timers")
 class TimingCases(LogCases):
     """Timers of an append."""
 
