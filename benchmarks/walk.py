@@ -16,6 +16,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import msgspec
+
 from . import beside, closed_loop, decided, floor_rows, peers, postgres, umadb_log
 from .scenario import Cell, Scenario
 from .systems import DURABLE, System, engine_system, floor_system
@@ -114,14 +116,13 @@ def _on_umadb(options: argparse.Namespace) -> Scenario:
         floor, beside_it = "floor (the bare client)", "engine keyed, SQLite"
         measure = partial(umadb_log.measure_client, max(1, count // 2), options.seconds)
         cells.append(Cell(group, floor, measure, ()))
-        systems = ((beside_it, engine_system(durable=True, keyed=True), (floor,)),) + tuple(
-            (system.name, system, (floor, beside_it))
-            for system in (umadb_log.umadb_system(keyed=keyed) for keyed in (False, True))
-        )
-        for name, system, against in systems:
+        on_file = msgspec.structs.replace(engine_system(durable=True, keyed=True), name=beside_it)
+        measured = [umadb_log.umadb_system(keyed=keyed) for keyed in (False, True)]
+        for system in (on_file, *measured):
             work = closed_loop.MANY_ORDERS
             run = partial(closed_loop.measure, system, work, count, options.seconds)
-            cells.append(Cell(group, name, run, against))
+            against = (floor,) if system is on_file else (floor, beside_it)
+            cells.append(Cell(group, system.name, run, against))
     return Scenario(
         "walk",
         "from a command to its durable receipt in UmaDB, closed loop",

@@ -26,6 +26,7 @@ ALLOWED = {
     "runtime.native": {"threading", "time"},  # threads that gevent has replaced
     "stores.sqlite.system_files": {"os", "threading"},  # the machine's files
     "imports.event_stores": {"uuid"},  # UUID: the type of a value that is read
+    "stores.umadb.form": {"uuid"},  # UUID: the type of a value that is sent
     "model.checking": {"uuid"},  # UUID: the type of a value that is checked
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
     "runtime.folder": {"os"},  # files of a folder, synced

@@ -101,7 +101,8 @@ class Calls:
             self._worker = self._client = None
             running.cancel()
             raise Away("no answer in time")
-        return running.result()
+        answer: T = running.result()
+        return answer
 
     def _call(self, call: Callable[[Any], T]) -> T:
         try:

@@ -85,9 +85,10 @@ def needing(part: Lack) -> Callable[[Cases], Cases]:
     """Mark a case, or all cases of a class, that a store cannot pass which lacks that part."""
 
     def mark(cases: Cases) -> Cases:
-        marked: list[Any] = [cases]
-        if isinstance(cases, type):
-            marked = [case for name, case in vars(cases).items() if name.startswith("test_")]
+        given: Any = cases
+        marked: list[Any] = [given]
+        if isinstance(given, type):
+            marked = [case for name, case in vars(given).items() if name.startswith("test_")]
         for case in marked:
             setattr(case, _NEEDS, part)
         return cases
