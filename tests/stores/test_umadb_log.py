@@ -207,8 +207,9 @@ async def test_a_server_that_says_nothing_blocks_no_loop(
     assert store.is_held()
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["waited for", "at rest"])
 async def test_a_server_that_lost_events_is_appended_to_no_more(
-    server: UmadbServer, store: UmadbStore, tmp_path: Path
+    server: UmadbServer, store: UmadbStore, tmp_path: Path, waits: bool
 ) -> None:
     """What was acknowledged is gone: nothing is built on that."""
     await append(store, request("a:1", 0, 1))
@@ -220,12 +221,19 @@ async def test_a_server_that_lost_events_is_appended_to_no_more(
     await append(store, request("a:1", 1, 2), request("b:1", 0, 3))
     server.kill()
     shutil.copy(tmp_path / "old", server.folder / "db")
-    server.start()
+    calls: list[object] = []
+    assert store._writer is not None
+    store._writer.calls.wrap = lambda client: calls.append(client) or client
+    waiting = asyncio.create_task(append(store, request("a:1", 2, 4))) if waits else None
+    if waiting is not None:
+        await until(lambda: len(calls) > 2)
+    await asyncio.to_thread(server.start)
 
-    with pytest.raises(StoreFailed, match=r"went back|another engine") as failed:
-        await append(store, request("a:1", 2, 4))
+    with pytest.raises(StoreFailed, match="went back") as failed:
+        await (waiting or append(store, request("a:1", 2, 4)))
     assert failed.value.stopped
-    assert server.client().head() in (2, 3)
+    # A client that has connected again by itself is told by the place that its events got.
+    assert server.client().head() == 2 if waits else server.client().head() in (2, 3)
 
 
 # -- other programs
@@ -417,6 +425,7 @@ async def test_a_claim_that_shares_its_tag_is_told_apart(
         stream = f"a:{number}"
         take = [TakeClaim("email", name, stream)]
         await append(store, AppendRequest([Write(stream, 0, [event(number)])], take))
-    again = AppendRequest([Write("a:2", 0, [event(2)])], [TakeClaim("email", "ann", "a:2")])
-
-    assert await append(store, again) == [ClaimTaken(0)]
+    for stream, outcome in (("a:1", ClaimTaken(0)), ("a:0", Appended(3, (2,)))):
+        takes = [TakeClaim("email", "ann", stream)]
+        again = AppendRequest([Write(stream, 1, [event(2)])], takes)
+        assert await append(store, again) == [outcome]
