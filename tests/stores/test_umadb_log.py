@@ -207,7 +207,7 @@ async def test_a_server_that_says_nothing_blocks_no_loop(
     assert store.is_held()
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["waited for", "at rest"])
+@pytest.mark.parametrize("waits", [True, False], ids=["waited-for", "at-rest"])
 async def test_a_server_that_lost_events_is_appended_to_no_more(
     server: UmadbServer, store: UmadbStore, tmp_path: Path, waits: bool
 ) -> None:
