@@ -12,6 +12,7 @@ from msgspec import Struct as _Struct
 from .authorization import Action as Action
 from .authorization import Authorize as Authorize
 from .engine import Engine as Engine
+from .errors import ArchiveUnread as ArchiveUnread
 from .errors import BrokerFailed as BrokerFailed
 from .errors import Closed as Closed
 from .errors import Conflict as Conflict
@@ -311,6 +312,7 @@ __all__ += [
 
 # What is raised.
 __all__ += [
+    "ArchiveUnread",
     "BrokerFailed",
     "Closed",
     "Conflict",

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from .cli import (
+    archive,
     backup,
     claims,
     console,
@@ -59,6 +60,7 @@ COMMANDS: Final = (
     health,
     dashboard,
     copy,
+    archive,
     importing,
     exporting,
     backup,

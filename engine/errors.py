@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "ArchiveUnread",
     "BrokerFailed",
     "Closed",
     "Conflict",
@@ -234,6 +235,19 @@ class Damaged(EngineError):
     def __str__(self) -> str:
         """Say where and what."""
         return f"the event at position {self.position} cannot be used: {self.what}"
+
+
+class ArchiveUnread(Damaged):
+    """The contents of a stored event are in the cold file of its log, and cannot be read there.
+
+    The file is missing, is another one, or is damaged; `path` names it. Events that were never
+    moved are served. An operator must put the file back, or restore the log from a backup.
+    """
+
+    def __init__(self, position: int, path: str, why: str) -> None:
+        """Name the position, the cold file, and what is wrong with it."""
+        super().__init__(position, f"it was archived, and {why}")
+        self.path = path
 
 
 class StoreFailed(EngineError):

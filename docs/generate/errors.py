@@ -38,6 +38,7 @@ WHO = {
     "OutcomeUnknown": "the caller: send again with the same key",
     "EngineFailed": "the host: restart the engine",
     "Damaged": "an operator: restore a backup, or mend the code",
+    "ArchiveUnread": "an operator: put the cold file back, or restore a backup",
     "StoreFailed": "an operator: see the message",
     "StoreLocked": "an operator: stop the other engine",
     "StoreRefused": "an operator or developer: see the message",

@@ -41,8 +41,8 @@ Each event is compared with its checksum and its place. Versions, times and keys
 those before. Claims are folded and compared with their table,
 snapshots with their events and checksums, and each stream with its index.
 
-In files, SQLite looks at each page and index of the log and of its views, and the write-ahead log
-is read. In PostgreSQL the extension amcheck looks at the indexes, if it is installed.
+In files, SQLite looks at each page and index of the log, of its views and of its cold file. The
+write-ahead log is read. In PostgreSQL the extension amcheck looks at the indexes, if it is there.
 
 The rows of views have no checksums. With --app the code of the application folds them again in
 memory, and snapshots too, and compares. Rows that differ are mended by `projections reset`.
@@ -55,7 +55,7 @@ JSON fields of a line: wrong, text, position, name (the last two if there is one
 tags, snapshots, unlooked.
 {APP_HELP}
 wrong is one of: event, missing, version, time, key, claim, timer, tag, snapshot, index, page, wal,
-schema, type, checkpoint, views, backup, unread
+schema, type, checkpoint, views, archive, backup, unread
 
 exit status:
   {DONE}    nothing is wrong

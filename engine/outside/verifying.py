@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from ..errors import Damaged, EngineError, StoreFailed
+from ..errors import ArchiveUnread, Damaged, EngineError, StoreFailed
 from ..model.codec import UNDECODABLE
 from ..model.stored import Snapshot, StoredEvent
 from ..runtime.ahead import ahead
@@ -187,10 +187,13 @@ class _Verifying:
     def _is_lost(self, position: int, error: EngineError) -> None:
         self._lost.append(position)
         what = error.what if isinstance(error, Damaged) else str(error)
-        if not self._by_index and what == self._told_last:
-            return  # of the same file of a backup
+        is_of_a_file = not self._by_index or isinstance(error, ArchiveUnread)
+        if is_of_a_file and what == self._told_last:
+            return  # of the same one, which a backup or a log has beside
         self._told_last = what
         wrong: Wrong = "missing" if "missing" in what else "event"
+        if isinstance(error, ArchiveUnread):
+            wrong = "archive"
         self._told.say(wrong, f"the event at position {position}: {what}", position)
 
     def _look_at(self, page: Sequence[StoredEvent]) -> None:
@@ -428,9 +431,10 @@ def _pages(
                 continue
             page, error = (), unread
         if page:
-            most, failed = _PAGE_EVENTS, 0
+            most, failed = min(4 * most, _PAGE_EVENTS), 0
             yield page
             after = page[-1].position
         else:
             after += 1
             lost(after, error)
+            most = 1  # what stands beside it may be lost too: from there on in growing steps

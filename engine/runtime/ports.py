@@ -17,6 +17,7 @@ import msgspec
 from .machine import SystemClock, SystemIds, SystemWatcher, SystemWorkers
 
 __all__ = [
+    "ARCHIVE_FAILPOINTS",
     "CONTROL_FAILPOINTS",
     "FAILPOINTS",
     "REACTOR_FAILPOINTS",
@@ -72,6 +73,16 @@ TIMER_FAILPOINTS: Final = (
     "timers.settling",  # its command wrote nothing, and the timer stands still
 )
 """The same where a timer is fired."""
+ARCHIVE_FAILPOINTS: Final = (
+    "archive.made",  # the cold file is there, with nothing in it
+    "archive.copied",  # events are in both files, and nobody has compared them
+    "archive.verified",  # they were compared, and the transaction that removes them is not begun
+    "archive.removing",  # they are removed, the commit has not begun
+    "archive.moved",  # they are in the cold file alone
+    "archive.emptied",  # all are moved, the log's file has its former size
+    "archive.shrunk",  # the log is rewritten, what it was before is in the file yet
+)
+"""The same where closed streams are moved out of a log."""
 
 
 class Clock(Protocol):

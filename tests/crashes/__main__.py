@@ -8,6 +8,7 @@ With `--seconds 600 --seed N` it is one trial that goes on for so long.
 `python -m tests.crashes views --trials 200`: so many engines killed in the middle of batches of
 views, their server again and again meanwhile; then so many servers killed under one engine.
 `postgres` ends with some of both.
+`python -m tests.crashes archive`: closed streams that are moved while the power goes.
 The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
 """
 
@@ -30,6 +31,7 @@ from typing import NoReturn
 
 import msgspec
 
+from .archive import trial as archive_trial
 from .judge import judge
 from .kills import run_kills
 from .members_trial import main as run_members
@@ -41,6 +43,7 @@ from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
 
 CANNOT = 77
+KINDS = ("kills", "power", "archive", "postgres", "views", "members")
 ROUNDS = 10
 """Deaths and other disturbances of one trial of members."""
 SHOWN = 5
@@ -59,6 +62,9 @@ class Verdict(msgspec.Struct):
 
 def judged(options: argparse.Namespace, seed: int, folder: Path) -> Verdict:
     """Run one trial and judge it."""
+    if options.what == "archive":
+        problems = archive_trial(seed, folder / f"archive-{seed}")
+        return Verdict(seed, problems, ["archive"], 0, 0)
     if options.what == "kills":
         story = run_kills(seed, folder)
     else:
@@ -166,7 +172,7 @@ def tell(options: argparse.Namespace, verdict: Verdict) -> None:
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.crashes", description=__doc__)
-    parser.add_argument("what", choices=("kills", "power", "postgres", "views", "members"))
+    parser.add_argument("what", choices=KINDS)
     parser.add_argument("--trials", type=int, default=100, help="for postgres, parts in 100")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument(

@@ -257,8 +257,8 @@ async def test_a_log_without_claims_gets_them(store: SqliteStore) -> None:
     await store.close()
     with closing(apsw.Connection(store.path)) as former:
         former.execute(
-            "DROP TABLE tags; DROP TABLE tag_forms; DROP TABLE timers; DROP TABLE claims; "
-            "PRAGMA user_version = 1"
+            "DROP TABLE archives; DROP TABLE tags; DROP TABLE tag_forms; DROP TABLE timers; "
+            "DROP TABLE claims; PRAGMA user_version = 1"
         )
 
     await store.open(Ports())

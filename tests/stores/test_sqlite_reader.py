@@ -196,7 +196,7 @@ async def test_what_is_no_log_of_this_release_is_refused(
             SqliteLogReader(str(tmp_path / name)).open()
 
     outside(store.path, "PRAGMA user_version = 99")
-    with pytest.raises(StoreRefused, match="schema version 99, and this release knows up to 4"):
+    with pytest.raises(StoreRefused, match="schema version 99, and this release knows up to 5"):
         SqliteLogReader(store.path).open()
 
 

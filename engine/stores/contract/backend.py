@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
+from .archiving import Archiver
 from .copying import CopySource, CopyTarget
 from .log import Store
 from .meeting import Roll
@@ -21,7 +22,7 @@ from .outside import Copied, LogReader, Notices, Operations, Shell, ViewsReader
 from .verifying import Structure
 from .views import ViewsStore
 
-__all__ = ["Backend", "CopiesFiles", "Outside"]
+__all__ = ["Archives", "Backend", "CopiesFiles", "Outside"]
 
 
 class Backend(Protocol):
@@ -117,4 +118,13 @@ class CopiesFiles(Outside, Protocol):
         While their engine runs or not. Nothing is written over. `damaged` takes what stands before
         the damage in a log. Raises StoreRefused, and Damaged for an event that cannot be used.
         """
+        ...
+
+
+@runtime_checkable
+class Archives(Outside, Protocol):
+    """What an `Outside` may also be that keeps closed streams elsewhere."""
+
+    def archiver(self) -> Archiver:
+        """Give what moves closed streams out of the log."""
         ...

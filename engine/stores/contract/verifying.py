@@ -31,6 +31,7 @@ Wrong: TypeAlias = Literal[
     "type",
     "checkpoint",
     "views",
+    "archive",
     "backup",
     "unread",
 ]

@@ -13,6 +13,7 @@ from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
 from ..contract.outside import Copied, Rows
 from .files import files_of
+from .log.archiving import SqliteArchiver
 from .log.store import SqliteStore
 from .outside.bounded import Question, ask_bounded
 from .outside.copy import copy_log
@@ -106,6 +107,10 @@ class SqliteFiles:
     def copy_target(self) -> SqliteCopyTarget:
         """Give where a log is copied to."""
         return SqliteCopyTarget(self._log, self._views, self._files)
+
+    def archiver(self) -> SqliteArchiver:
+        """Give what moves closed streams into the cold file beside the log."""
+        return SqliteArchiver(self._log, self._ports)
 
     def meeting(self) -> str:
         """Give a place beside the log, whatever name of it was given."""

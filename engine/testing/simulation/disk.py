@@ -187,6 +187,12 @@ class Disk:
         if content is not None and not durably:
             self.removals[name] = content
 
+    def renamed(self, name: str, to: str) -> None:
+        """Take note of a new name, whose folder was synced."""
+        self.durable[to] = self.durable.pop(name, bytearray())
+        if name in self.pending:
+            self.pending[to] = self.pending.pop(name)
+
     # -- the loss of power ----------------------------------------------------------------------
 
     def survivors(self, image: Image | None, random: Random) -> dict[str, bytes]:
@@ -345,10 +351,16 @@ class _File(apsw.VFSFile):
         self._disk = disk
         path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
         self._name = Path(path).name
+        self._only_reads = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
         how = disk.reach("open", self._name, changes=False)
         if how is not None:
             raise apsw.CantOpenError(how)
         super().__init__("", name, flags)
+
+    def xLock(self, level: int) -> None:  # noqa: N802
+        if self._only_reads and level > apsw.SQLITE_LOCK_SHARED:
+            raise apsw.BusyError  # which SQLite takes for no; what a system says is raised here
+        super().xLock(level)
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         how = self._disk.reach("read", self._name, changes=False)

@@ -132,6 +132,13 @@ class SimulatedFiles(SystemFiles):
         super().remove(path)
         self._disk.removed(Path(path).name)
 
+    def place(self, path: str, to: str) -> None:
+        """Give a file another name, synced; the power may go before."""
+        if self._disk.reach("rename", Path(path).name) is not None:
+            raise OSError("the power is gone")
+        super().place(path, to)
+        self._disk.renamed(Path(path).name, Path(to).name)
+
 
 class _Lock:
     def __init__(self, disk: Disk, path: str) -> None:

@@ -7,13 +7,15 @@ the interpreter's lock; here each is compared with its checksum, and payload and
 out of it. To cut a page that has too many bytes before they are read, each row is looked up twice;
 so a page is first read as if it fitted, in no more memory than it may have, and most do fit. Where
 anything about a page is odd (a checksum, an unknown type, another encoding, a name that is no
-text), it is read again row by row, which tells what is wrong with which event. Whoever reads
+text), it is read again row by row, which tells what is wrong with which event. Before that, a page
+of which something was moved to the cold file is read once more with what is there. Whoever reads
 compares the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
@@ -25,6 +27,7 @@ from ....errors import Damaged
 from ....model.stored import ENCODING_JSON, StoredEvent, verify
 from ...contract.log import StreamPage, StreamRead
 from .behind import read_behind
+from .cold import MOVED, reach, thaw
 
 __all__ = ["Types", "read_feed", "read_selected", "read_streams"]
 
@@ -46,14 +49,19 @@ _versions_of: Final = msgspec.json.Decoder(list[int]).decode
 
 _FEED: Final = (
     # LEFT: an event whose stream is not there is damaged, and must not look like the log's end.
-    "s.name AS stream, {columns} FROM events e LEFT JOIN streams s ON s.number = e.stream "
+    "s.name AS stream, {columns} FROM events e /*cold*/ LEFT JOIN streams s ON s.number = e.stream "
     "{types}WHERE e.position > ?1 ORDER BY e.position"
 )
 _STREAMS: Final = (
     "w.key AS stream, {columns} FROM json_each(?1) w CROSS JOIN streams s ON s.name = w.value->>0 "
-    "CROSS JOIN events e ON e.stream = s.number AND e.version > w.value->>1 {types}"
+    "CROSS JOIN events e ON e.stream = s.number AND e.version > w.value->>1 /*cold*/ {types}"
 )
 _TYPES: Final = "LEFT JOIN event_types t ON t.number = e.type "
+_HERE: Final = "/*cold*/ "
+# Only an event that was moved is looked for there: a key that is NULL costs no look.
+_COLD: Final = (
+    f"LEFT JOIN cold.events c ON c.position = iif(e.encoding = {MOVED}, e.position, NULL) "
+)
 _NUMBERS: Final = "position, version, type, recorded, encoding, checksum"
 _COLUMNS: Final = "e.position, e.version, e.type, e.recorded, e.encoding, e.checksum, "
 _COLUMN_NAMES: Final = (*_NUMBERS.split(", "), "payload", "metadata")
@@ -118,6 +126,27 @@ def _statements(source: str, versions: str) -> _Statements:
     )
 
 
+def _with_cold(statement: str) -> str:
+    """Let a statement take contents from the cold file where they were moved there."""
+    statement = statement.replace("e.encoding, e.checksum", "e.encoding AS encoding, e.checksum")
+    for column in ("encoding", "payload", "metadata"):
+        statement = statement.replace(f"e.{column}", f"coalesce(c.{column}, e.{column})")
+    return statement.replace(_HERE, _COLD)
+
+
+class _Page(NamedTuple):
+    """How a kind of page is read: out of the log alone, and with its cold file."""
+
+    log: _Statements
+    cold: _Statements
+
+
+def _page(source: str, versions: str) -> _Page:
+    found = _statements(source, versions)
+    log = _Statements(*(statement.replace(_HERE, "") for statement in found))
+    return _Page(log, _Statements(*map(_with_cold, found)))
+
+
 _LAST: Final = "(SELECT max(version) FROM events WHERE stream = s.number)"
 _VERSIONS: Final = (
     f"SELECT json_group_array(coalesce({_LAST}, 0)) "  # noqa: S608 - no value of anybody's
@@ -129,11 +158,11 @@ _NEXT: Final = (
 )
 _SELECTED: Final = (
     "s.name AS stream, {columns} FROM json_each(?1) w JOIN events e ON e.position = w.value "
-    "LEFT JOIN streams s ON s.number = e.stream {types}ORDER BY w.key"
+    "/*cold*/ LEFT JOIN streams s ON s.number = e.stream {types}ORDER BY w.key"
 )
-_SELECTED_PAGE: Final = _statements(_SELECTED, "SELECT '[]'")
-_FEED_PAGE: Final = _statements(_FEED, "SELECT '[]'")
-_STREAMS_PAGE: Final = _statements(_STREAMS, _VERSIONS)
+_SELECTED_PAGE: Final = _page(_SELECTED, "SELECT '[]'")
+_FEED_PAGE: Final = _page(_FEED, "SELECT '[]'")
+_STREAMS_PAGE: Final = _page(_STREAMS, _VERSIONS)
 
 
 def read_feed(
@@ -219,7 +248,7 @@ def _check_nothing_is_lost(
 
 def _read(
     connection: Any,
-    page: _Statements,
+    page: _Page,
     parameters: _Parameters,
     types: Types,
     reads: Sequence[StreamRead] | None = None,
@@ -231,13 +260,27 @@ def _read(
     nothing is said of the order. Raises Damaged where one is not, at its turn.
     """
     names = None if reads is None else [read.stream for read in reads]
-    try:
-        text, blob, versions = _whole(connection, page, parameters, reads or ())
-        numbers = _numbers.decode(text)
-        return zip(numbers, _cut(numbers, blob, types, names), strict=True), versions
-    except (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError, apsw.SQLError):
-        found = connection.execute(page.by_row, parameters).fetchall()
-        return _row_by_row(found, types, names, read_behind(connection)), ()
+    with suppress(*_ODD):
+        return _at_once(connection, page.log, parameters, types, names, reads)
+    if reach(connection) is None:
+        with suppress(*_ODD, apsw.Error):
+            return _at_once(connection, page.cold, parameters, types, names, reads)
+    found = connection.execute(page.log.by_row, parameters).fetchall()
+    return _row_by_row(connection, found, types, names, parameters[2]), ()
+
+
+def _at_once(
+    connection: Any,
+    page: _Statements,
+    parameters: _Parameters,
+    types: Types,
+    names: Sequence[str] | None,
+    reads: Sequence[StreamRead] | None,
+) -> tuple[Iterable[tuple[Sequence[Any], StoredEvent]], Sequence[int]]:
+    """Give the events of a page, as `_read` does. Raises one of _ODD."""
+    text, blob, versions = _whole(connection, page, parameters, reads or ())
+    numbers = _numbers.decode(text)
+    return zip(numbers, _cut(numbers, blob, types, names), strict=True), versions
 
 
 def _whole(
@@ -262,6 +305,9 @@ def _whole(
 
 class _Odd(Exception):
     """A page has something that only its rows can tell."""
+
+
+_ODD: Final = (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError, apsw.SQLError)
 
 
 def _cut(
@@ -298,13 +344,20 @@ def _cut(
 
 
 def _row_by_row(
+    connection: Any,
     rows: Iterable[Sequence[Any]],
     types: Types,
     names: Sequence[str] | None,
-    behind: Callable[[int], int],
+    bytes_max: int,
 ) -> Iterable[tuple[Sequence[Any], StoredEvent]]:
+    behind = read_behind(connection)
+    thawed = 0
     for row in rows:
         key, position, version, kind, recorded, encoding, checksum, payload, metadata = row
+        if encoding == MOVED:
+            encoding, payload, metadata = thaw(connection, position)
+            thawed += len(payload) + len(metadata)
+            row = (*row[:5], encoding, checksum, payload, metadata)
         if key is None:
             raise Damaged(position, "its stream has no name in this log")
         stream = _text(key, position) if names is None else names[int(key)]
@@ -328,6 +381,8 @@ def _row_by_row(
         )
         verify(event)
         yield row, event
+        if thawed >= bytes_max:
+            return  # the statement took these for empty
 
 
 def _check_classes(row: Sequence[Any]) -> None:

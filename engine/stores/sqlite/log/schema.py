@@ -24,6 +24,7 @@ from ..shape import check_shape, harden, made, read_shape
 __all__ = [
     "APPLICATION_ID",
     "CLAIMS_SINCE",
+    "COLD",
     "MIGRATIONS",
     "TAGS_SINCE",
     "TIMERS_SINCE",
@@ -164,6 +165,10 @@ _KEPT: Final = (
     CREATE TRIGGER tags_never_change BEFORE UPDATE ON tags
     BEGIN SELECT RAISE(ABORT, 'stop the engine, delete from tag_forms: it is made again'); END
     """,
+    """
+    CREATE TRIGGER archives_never_go BEFORE DELETE ON archives
+    BEGIN SELECT RAISE(ABORT, 'what was archived stays known'); END
+    """,
 )
 """Triggers for whoever has a shell. They came later; no release looks for any: see `protect`."""
 
@@ -233,7 +238,24 @@ _TAGS: Final = (
     """,
 )
 
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST, _CLAIMS, _TIMERS, _TAGS)
+_ARCHIVES: Final = (
+    # What was moved into the cold file, a row for each run. Since this version an event may be
+    # there: an older release would take what is left of it here for damage.
+    """
+    CREATE TABLE archives(
+        number INTEGER PRIMARY KEY,
+        begun INTEGER NOT NULL,
+        rule TEXT NOT NULL,
+        streams INTEGER NOT NULL,
+        events INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        shrunk INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
+MIGRATIONS: Final[Sequence[Sequence[str]]] = (_FIRST, _CLAIMS, _TIMERS, _TAGS, _ARCHIVES)
 """Statements that lead from schema version n, the index, to n + 1."""
 CLAIMS_SINCE: Final = 2
 """The schema version that has a table of claims; an older one is read as without any."""
@@ -241,6 +263,11 @@ TIMERS_SINCE: Final = 3
 """The same of timers."""
 TAGS_SINCE: Final = 4
 """The same of tags."""
+COLD: Final[Sequence[str]] = (
+    *(made for made in _FIRST if not made.split()[2].startswith(("snap", "events_have", "INDEX"))),
+    *(made for made in _KEPT if made.split()[2].startswith(("streams", "types", "the_log"))),
+)
+"""Statements that make a cold file: events with what they lean on, and what guards both."""
 
 
 def read_schema_version(connection: Any, path: str, newest: int) -> int:

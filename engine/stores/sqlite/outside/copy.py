@@ -2,10 +2,11 @@
 
 Rules: SQLite copies, in one read transaction per file: an engine goes on meanwhile, and folds its
 write-ahead log when the copy is done. The views are copied first, so that they are never ahead of
-the log. Nothing is written over. What was written is synced and then read: each event is compared
-with its checksum and its place, each page with its kind. Until then it has another name, under
-which nobody takes it for a log, also where the copying is killed; the log gets its name last. A
-copy that is not whole is taken away. The source is only read. Calls block.
+the log, and the cold file last, so that it is never behind it. Nothing is written over. What was
+written is synced and then read: each event is compared with its checksum and its place, each page
+with its kind. Until then it has another name, under which nobody takes it for a log, also where the
+copying is killed; the log gets its name last. A copy that is not whole is taken away. The source is
+only read. Calls block.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import apsw
 from ....errors import Damaged, StoreRefused
 from ...contract.log import Head
 from ...contract.outside import Copied
-from ..connection import run, set_reading, snapshot
+from ..connection import run, set_reading, snapshot, unreadable
 from ..files import Files
+from ..log.cold import PARTIAL, cold_path, has_moved
 from ..log.store import SqliteStore
 from ..system_files import exists
 from .log import SqliteLogReader
@@ -28,8 +30,6 @@ from .log import SqliteLogReader
 __all__ = ["PARTIAL", "copy_log", "place_copy", "refuse_what_is_there"]
 
 _ENDINGS: Final = ("", "-wal", "-shm", "-journal")
-PARTIAL: Final = ".partial"
-"""Behind the name of a file that is not whole yet."""
 _PAGES: Final = 2_000
 """How many are copied before somebody who wants it to end is listened to."""
 _PAGE_EVENTS: Final = 1_000
@@ -47,8 +47,10 @@ def copy_log(files: Files, path: str, to: str, *, damaged: bool = False) -> Copi
     with SqliteLogReader(path, files, damaged=damaged):
         pass  # it says what a file is that is no log
     has_views = files.size(views) > 0
-    made = [views_to, to] if has_views else [to]
-    for target in (to, views_to, *(name + PARTIAL for name in made)):
+    cold, cold_to = cold_path(path), cold_path(to)
+    has_cold = _has_cold(files, path)
+    made = [*[views_to] * has_views, *[cold_to] * has_cold, to]
+    for target in (to, views_to, cold_to, *(name + PARTIAL for name in made)):
         refuse_what_is_there(target)
     with ExitStack() as stack:
         for target in made:
@@ -57,6 +59,8 @@ def copy_log(files: Files, path: str, to: str, *, damaged: bool = False) -> Copi
         if has_views:
             _copy(files, views, views_to + PARTIAL)
         _copy(files, path, to + PARTIAL)
+        if has_cold:
+            _copy(files, cold, cold_to + PARTIAL)
         head = _verified(files, to + PARTIAL)
         for target in made:
             place_copy(files, target)
@@ -105,6 +109,17 @@ def place_copy(files: Files, path: str) -> None:
         files.place(path + PARTIAL, path)
     except OSError as error:
         raise StoreRefused(f"{path} cannot be made: {error.strerror}") from error
+
+
+def _has_cold(files: Files, path: str) -> bool:
+    """Tell whether a log has a cold file; raise StoreRefused where that is not there."""
+    with unreadable(path), closing(files.connect(path, readonly=True)) as connection:
+        set_reading(connection)
+        if not has_moved(connection):
+            return False
+    if not exists(cold := cold_path(path)):
+        raise StoreRefused(f"{cold} is not there, and has events of this log: put that file back")
+    return True
 
 
 def _copy(files: Files, path: str, to: str) -> None:

@@ -22,6 +22,7 @@ from ....model.rows import Scalar
 from ...contract.outside import Rows
 from ..connection import only_reads, quoted, run, run_some, set_reading
 from ..files import Files
+from ..log.cold import LOG_WITH_COLD, reach
 from .log import SqliteLogReader
 
 __all__ = ["JoinedTable", "LogAndViews"]
@@ -89,6 +90,8 @@ class LogAndViews:
         if self.has_views:
             # What is attached is opened as the first file was, read-only, and never made.
             run(connection, "ATTACH ? AS views", (self._views,))
+        if reach(connection) is None:
+            run(connection, LOG_WITH_COLD)
         set_reading(connection)
 
     def _close(self) -> None:

@@ -21,9 +21,11 @@ from ...contract.verifying import Finding, Report
 from ...contract.views import DecisionKind
 from ..connection import run, set_reading
 from ..files import Files
+from ..log.cold import cold_path, reach
 from ..log.damage import read_wal, suspect_tail
 from ..log.schema import MIGRATIONS, check_schema, odd_triggers, read_schema_version
 from ..shape import harden
+from ..system_files import exists
 from ..views.builds import check_file, odd_tables, read_builds, real_name
 from ..views.parked import read_decisions, read_parked
 
@@ -132,6 +134,7 @@ class SqliteStructure:
     def whole(self, report: Report, rest: Callable[[], None]) -> None:
         """Look at every page of both files, and at what the views say of the log."""
         self._look_at_pages(self._path, report, rest)
+        self._look_at_cold(report, rest)
         if self._files.size(self._views) == 0:
             return
         self._look_at_pages(self._views, report, rest)
@@ -141,6 +144,19 @@ class SqliteStructure:
             report(Finding("views", str(error), name=self._views))
         except (apsw.Error, OSError, UnicodeDecodeError) as error:
             report(_unread(self._views, error))
+
+    def _look_at_cold(self, report: Report, rest: Callable[[], None]) -> None:
+        """Look at the cold file, if something was moved there."""
+        path = cold_path(self._path)
+        try:
+            with closing(self._connected(self._path)) as connection:
+                why = reach(connection)
+        except (apsw.Error, OSError, UnicodeDecodeError, StoreRefused):
+            return  # of the log, and told
+        if why:
+            report(Finding("archive", f"the cold file of this log: {why}", name=path))
+        if why is None or exists(path):
+            self._look_at_pages(path, report, rest)
 
     def unlooked(self) -> Sequence[str]:
         """Give nothing: all of both files is looked at."""

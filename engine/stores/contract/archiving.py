@@ -1,0 +1,80 @@
+"""What moves the contents of closed streams out of a log, into a cold file beside it.
+
+Rules: a stream is closed if its last event is of one of the types that the rule names, and is old
+enough. Positions, versions, times and checksums stay in the log, so nothing that leans on them
+changes. Contents are copied, read back and compared before any are removed. Where a move ends
+early, each event is in the log, or in both, or in the cold file alone: never in none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from ...errors import DefinitionError
+
+__all__ = ["ArchiveRule", "Archived", "Archiver", "Progress"]
+
+
+class ArchiveRule(msgspec.Struct, frozen=True):
+    """Which streams are closed.
+
+    Raises DefinitionError for a kind, or names of events, that no stream can have.
+    """
+
+    kind: str
+    """Of their aggregates."""
+    closed_by: tuple[str, ...]
+    """The stored names of events, one of which is the last of the stream."""
+    before: int
+    """The time before which that event was recorded, in µs since 1970-01-01 UTC."""
+
+    def __post_init__(self) -> None:
+        """Refuse what selects nothing or everything."""
+        if not self.kind or ":" in self.kind:
+            raise DefinitionError(f"{self.kind!r} is no kind of aggregates: nothing was archived")
+        if not self.closed_by or not all(self.closed_by):
+            raise DefinitionError(
+                f"name the events that close a stream of {self.kind}: nothing was archived"
+            )
+
+    def __str__(self) -> str:
+        """Give it in words, as it is kept in the log."""
+        return f"{self.kind} closed by {', '.join(self.closed_by)}"
+
+
+class Archived(msgspec.Struct):
+    """What was moved, or would be."""
+
+    streams: int = 0
+    events: int = 0
+    bytes: int = 0
+    """Of their payloads and metadata."""
+    before: int = 0
+    """Bytes of the log's file at the beginning."""
+    after: int = 0
+    """Bytes of it now."""
+    cold: str = ""
+    """Where the cold file is."""
+    cold_bytes: int = 0
+    """Bytes of that."""
+    is_shrunk: bool = True
+    """Whether the log's file has given back its room: not where somebody reads it all the time."""
+
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Is told how many events were moved, and how many there are to be."""
+
+
+class Archiver(Protocol):
+    """Moves closed streams of one log, which no engine has open meanwhile."""
+
+    async def archive(self, rule: ArchiveRule, progress: Progress, *, dry_run: bool) -> Archived:
+        """Move what the rule selects, and give the room back; or only look, for `dry_run`.
+
+        Raises StoreLocked where an engine has the log. A move that ended early goes on where it
+        was when it is asked for again.
+        """
+        ...

@@ -1,0 +1,150 @@
+"""The cold file beside a log: where the contents of events are that were moved out of it.
+
+Rules: of an event that was moved, the log keeps all but its contents: position, stream, version,
+type, time and checksum. So whatever leans on those finds them where it did. The contents are in
+the cold file at the same position, and the checksum in the log proves them. A connection attaches
+the cold file when it first meets such an event, and not before. A cold file that is not there, or
+is another log's, is named by each event that is wanted from it; nothing else fails.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import apsw
+
+from ....errors import ArchiveUnread, StoreRefused
+from ..connection import run
+from ..files import beside
+from ..shape import check_shape, made, read_shape
+from ..system_files import exists
+from .schema import COLD
+
+__all__ = [
+    "APPLICATION_ID",
+    "COLD_VERSION",
+    "LOG_WITH_COLD",
+    "MOVED",
+    "PARTIAL",
+    "check_cold",
+    "cold_path",
+    "detach",
+    "has_moved",
+    "is_attached",
+    "reach",
+    "thaw",
+]
+
+APPLICATION_ID: Final = 0x464C4131
+"""Marks the file as the cold file of a log ("FLA1"), which no engine opens for a log."""
+COLD_VERSION: Final = 1
+MOVED: Final = -1
+"""The encoding of an event whose contents are in the cold file."""
+
+LOG_WITH_COLD: Final = f"""
+    CREATE TEMP VIEW log AS SELECT hot.position, hot.stream, hot.version, event, event_version,
+        hot.recorded,
+        CASE WHEN c.position IS NULL THEN hot.payload
+            WHEN c.encoding = 0 THEN CAST(c.payload AS TEXT) ELSE hex(c.payload) END AS payload,
+        CASE WHEN c.position IS NULL THEN hot.metadata
+            WHEN c.metadata <> x'' THEN CAST(c.metadata AS TEXT) END AS metadata
+    FROM main.log AS hot
+    LEFT JOIN cold.events AS c ON c.position = (
+        SELECT e.position FROM main.events e WHERE e.position = hot.position
+        AND e.encoding = {MOVED})
+"""  # noqa: S608 - a number of ours
+"""The view `log` for people, with the contents of what was moved."""
+
+PARTIAL: Final = ".partial"
+"""Behind the name of a file that is not whole yet."""
+_SCHEMA: Final = "cold"
+_CONTENTS: Final = "SELECT encoding, payload, metadata FROM cold.events WHERE position = ?"
+_ANY: Final = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'archives'"
+_RUNS: Final = "SELECT 1 FROM main.archives LIMIT 1"
+
+Contents: TypeAlias = tuple[int, bytes, bytes]
+"""Encoding, payload and metadata, not yet compared with anything."""
+
+
+def cold_path(log: str) -> str:
+    """Give where the cold file of a log is: `shop.archive.db` beside `shop.db`.
+
+    Of one that is not whole yet, the name that is not whole yet either.
+    """
+    whole = log.removesuffix(PARTIAL)
+    return beside(whole, "archive") + log[len(whole) :]
+
+
+def has_moved(connection: Any) -> bool:
+    """Tell whether something was moved out of a log, so that it has a cold file."""
+    return bool(run(connection, _ANY) and run(connection, _RUNS))
+
+
+def is_attached(connection: Any) -> bool:
+    """Tell whether a connection has the cold file."""
+    return any(row[1] == _SCHEMA for row in run(connection, "PRAGMA database_list"))
+
+
+def reach(connection: Any) -> str | None:
+    """Attach the cold file of a log that has one; say why that cannot be, None where it could.
+
+    Gives "" for a log of which nothing was moved.
+    """
+    if is_attached(connection):
+        return None
+    if not has_moved(connection):
+        return ""
+    path = cold_path(connection.filename)
+    if not exists(path):
+        return f"{path} is not there: put that file back"
+    try:
+        run(connection, f"ATTACH ? AS {_SCHEMA}", (path,))
+        try:
+            check_cold(connection, path, run(connection, "SELECT log_id FROM main.about")[0][0])
+        except BaseException:
+            detach(connection)
+            raise
+    except (apsw.Error, StoreRefused, UnicodeDecodeError, IndexError) as error:
+        return f"{path} cannot be used: {error}"
+    return None
+
+
+def check_cold(connection: Any, path: str, log_id: str, schema: str = _SCHEMA) -> None:
+    """Raise StoreRefused where a file is not the cold file of this log."""
+    application = run(connection, f"PRAGMA {schema}.application_id")[0][0]
+    version = run(connection, f"PRAGMA {schema}.user_version")[0][0]
+    if application != APPLICATION_ID or version != COLD_VERSION:
+        raise StoreRefused(
+            f"it is no cold file of this release (application id {application:#x}, version "
+            f"{version})"
+        )
+    check_shape(
+        connection, path, read_shape(connection, path, schema), made(tuple(COLD)), schema=schema
+    )
+    found = run(connection, f"SELECT log_id FROM {schema}.about")  # noqa: S608 - a name of ours
+    if found != [(log_id,)]:
+        raise StoreRefused(f"it has events of another log than {log_id}")
+
+
+def detach(connection: Any) -> None:
+    """Let go of the cold file, where it is attached."""
+    if is_attached(connection):
+        run(connection, f"DETACH {_SCHEMA}")
+
+
+def thaw(connection: Any, position: int) -> Contents:
+    """Give the contents of an event that was moved.
+
+    Raises ArchiveUnread, which names the cold file, where they are not to be had.
+    """
+    why, path = reach(connection), cold_path(connection.filename)
+    if why is not None:
+        raise ArchiveUnread(position, path, why or f"nothing was ever moved into {path}")
+    try:
+        found = run(connection, _CONTENTS, (position,))
+    except (apsw.Error, UnicodeDecodeError) as error:
+        raise ArchiveUnread(position, path, f"{path} cannot be read: {error}") from error
+    if not found:
+        raise ArchiveUnread(position, path, f"{path} does not have it")
+    contents: Contents = found[0]
+    return contents

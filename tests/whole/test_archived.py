@@ -1,0 +1,285 @@
+"""A whole engine on a log with a cold file: nobody notices, and what is asked twice is known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from engine import (
+    Aggregate,
+    Archive,
+    ArchiveUnread,
+    Claim,
+    Command,
+    Decision,
+    Engine,
+    Event,
+    Id,
+    KeyReused,
+    Meta,
+    Ports,
+    Projection,
+    Query,
+    Rejected,
+    Row,
+    StreamUnreadable,
+    Table,
+    Views,
+    WrongVersion,
+    answers,
+    applies,
+    handles,
+    projects,
+)
+from engine.__main__ import main
+from engine.stores.contract.archiving import ArchiveRule
+from engine.stores.sqlite.log.archiving import SqliteArchiver
+from engine.stores.sqlite.log.cold import cold_path
+from tests.backups.made import backed_up, restored
+from tests.crashes.archive import read
+
+RULE = ArchiveRule("order", ("order-closed",), 1 << 60)
+
+
+class Open(Command):
+    order_id: Id
+    slip: str
+
+
+class Note(Command):
+    order_id: Id
+    text: str
+
+
+class Close(Command):
+    order_id: Id
+
+
+class Opened(Event, name="order-opened"):
+    slip: str
+
+
+class Noted(Event, name="order-noted"):
+    text: str
+
+
+class Closed(Event, name="order-closed"):
+    pass
+
+
+class Order(Aggregate, kind="order"):
+    notes: list[str] = []
+
+    @handles
+    def open(self, command: Open) -> Decision[Opened]:
+        claim = Claim("slip", command.slip, "slip-taken", "another order has this slip")
+        return Decision([Opened(command.slip)], claims=[claim])
+
+    @handles
+    def note(self, command: Note) -> Noted:
+        return Noted(command.text)
+
+    @handles
+    def close(self, command: Close) -> Closed:
+        return Closed()
+
+    @applies
+    def opened(self, event: Opened) -> None:
+        self.notes.append(event.slip)
+
+    @applies
+    def noted(self, event: Noted) -> None:
+        self.notes.append(event.text)
+
+    @applies
+    def closed(self, event: Closed) -> None:
+        self.notes.append("closed")
+
+
+class Shown(Row, key="order_id"):
+    order_id: str
+    notes: str
+
+
+class Orders(Projection, name="orders", version=1):
+    shown: Table[Shown]
+
+    @projects
+    def noted(self, event: Noted, meta: Meta) -> None:
+        row = self.shown.get(meta.id) or Shown(meta.id, "")
+        self.shown.put(Shown(meta.id, f"{row.notes} {event.text}"))
+
+
+class GetAll(Query[list[Shown]]):
+    pass
+
+
+@answers(projections=[Orders])
+async def get_all(query: GetAll, views: Views) -> list[Shown]:
+    return await views.find(Orders.shown, order_by="order_id")
+
+
+def engine(path: str) -> Engine:
+    return Engine([Order], projections=[Orders], answers=[get_all], store=f"sqlite:{path}")
+
+
+async def filled(path: str) -> None:
+    """Store six orders, of which the first three are closed."""
+    async with engine(path) as running:
+        for n in range(6):
+            await running.execute(Open(f"o-{n}", f"s-{n}"), key=f"open-{n}")
+            for m in range(3):
+                await running.execute(Note(f"o-{n}", f"{n}.{m}"), key=f"note-{n}-{m}")
+            if n < 3:
+                await running.execute(Close(f"o-{n}"), key=f"close-{n}")
+
+
+async def archived(path: str) -> None:
+    done = await SqliteArchiver(path, Ports()).archive(RULE, lambda _a, _b: None)
+    assert (done.streams, done.events) == (3, 15)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "shop.db")
+
+
+async def test_keys_versions_and_claims_of_what_was_archived_are_known(path: str) -> None:
+    await filled(path)
+    async with engine(path) as running:
+        first = await running.execute(Note("o-1", "1.1"), key="note-1-1")
+    await archived(path)
+    for store in (path, f"{path}?writer=process"):
+        async with engine(store) as running:
+            assert await running.execute(Note("o-1", "1.1"), key="note-1-1") == first
+            with pytest.raises(KeyReused):
+                await running.execute(Note("o-1", "another"), key="note-1-1")
+            with pytest.raises(WrongVersion):
+                await running.execute(Note("o-1", "late"), expected=3)
+            with pytest.raises(Rejected, match="slip-taken"):
+                await running.execute(Open("o-9", "s-1"))
+            assert (await running.state(Order, "o-0")).notes[-1] == "closed"
+    async with engine(path) as running:
+        again = await running.execute(Note("o-1", "again"), expected=5, key="again")
+        assert (again.version, again.position) == (6, 28)
+        assert (await running.state(Order, "o-1")).notes[-2:] == ["closed", "again"]
+
+
+async def test_histories_pasts_rebuilds_and_feeds_are_as_they_were(path: str) -> None:
+    async def looked() -> list[object]:
+        async with engine(path) as running:
+            found: list[object] = [await running.query(GetAll(), at=27)]
+            found.append([one async for one in running.history(Order, "o-2")])
+            found.append(await running.state(Order, "o-0", version=2))
+            found.append(list(await running.difference(Order, "o-1", 1, 4)))
+            for position in (3, 9, 20):
+                async with running.past(position=position) as past:
+                    found.append(await past.query(GetAll()))
+            found.append([each async for each in running.feed(0)])
+        async with Archive([Order], store=f"sqlite:{path}") as beside:
+            found.append(await beside.state(Order, "o-1", version=3))
+        return found
+
+    await filled(path)
+    before = await looked()
+    await archived(path)
+    assert await looked() == before
+    Path(path).with_name("shop.views.db").unlink()
+    assert await looked() == before, "the views are folded again from both files"
+
+
+async def test_without_the_cold_file_the_rest_is_served_and_who_needs_it_is_told(
+    path: str,
+) -> None:
+    await filled(path)
+    await archived(path)
+    cold = Path(cold_path(path))
+    cold.rename(cold.with_name("elsewhere.db"))
+    async with engine(path) as running:
+        assert (await running.execute(Note("o-5", "more"))).version == 5
+        assert len(await running.query(GetAll())) == 6
+        with pytest.raises(StreamUnreadable, match="shop.archive.db is not there") as told:
+            await running.execute(Note("o-1", "1.1"), key="note-1-1")
+        assert isinstance(told.value.__cause__, ArchiveUnread)
+        cold.with_name("elsewhere.db").rename(cold)
+        assert (await running.execute(Note("o-1", "1.1"), key="note-1-1")).version == 3
+
+
+async def test_backups_copies_and_repairs_have_what_was_moved(path: str, tmp_path: Path) -> None:
+    await filled(path)
+    folder = tmp_path / "backup"
+    backed_up(f"sqlite:{path}", folder)
+    before = read(path)
+    segments = {each.name: each.stat().st_mtime_ns for each in folder.rglob("*") if each.is_file()}
+    await archived(path)
+    backed_up(f"sqlite:{path}", folder)
+    changed = [
+        each.name
+        for each in folder.rglob("*")
+        if each.is_file() and segments.get(each.name) != each.stat().st_mtime_ns
+    ]
+    assert [name for name in changed if name.startswith("events")] == [], "written once"
+    restored(folder, f"sqlite:{tmp_path / 'restored.db'}")
+    assert read(str(tmp_path / "restored.db")) == before
+    assert not Path(cold_path(str(tmp_path / "restored.db"))).exists()
+    copy = str(tmp_path / "copy" / "new.db")
+    Path(copy).parent.mkdir()
+    assert main(["copy", path, copy]) == 0
+    assert read(copy) == before
+    assert sorted(each.name for each in Path(copy).parent.iterdir() if "-" not in each.name) == [
+        "new.archive.db",
+        "new.db",
+        "new.views.db",
+    ]
+    Path(cold_path(copy)).unlink()
+    mended = str(tmp_path / "mended.db")
+    assert main(["repair", copy, mended, "--from", str(folder)]) == 0
+    assert read(mended) == before
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_would_move_and_moves_it(
+    path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(filled(path))
+    rule = ["--kind", "order", "--closed-by", "order-closed"]
+    assert main(["archive", path, *rule, "--dry-run"]) == 0
+    assert "15 events of 3 streams would be moved to" in capfd.readouterr().out
+    assert main(["archive", path, *rule, "--days", "1", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["events"] == 0
+    assert main(["archive", path, *rule, "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["streams"], told["events"], told["is_shrunk"]) == (3, 15, True)
+    assert told["cold"] == cold_path(path)
+    assert main(["verify", path]) == 0
+    assert "nothing is wrong: 27 events of 6 streams" in capfd.readouterr().out
+    assert main(["sql", path, "SELECT payload FROM log WHERE position = 2", "--json"]) == 0
+    assert "0.0" in capfd.readouterr().out, "for people too"
+    assert main(["archive", "postgresql://ann@db.example/bank", *rule]) == 1
+    assert "is no log in a file" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("spoil", ["gone", "flipped"])
+async def test_verify_names_the_cold_file(
+    path: str, spoil: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await filled(path)
+    await archived(path)
+    cold = Path(cold_path(path))
+    if spoil == "gone":
+        cold.unlink()
+    else:
+        cold.write_bytes(cold.read_bytes().replace(b'{"text":"1.1"}', b'{"text":"1.9"}'))
+    assert main(["verify", path, "--json"]) == 1
+    found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert found[-1]["events"] == (12 if spoil == "gone" else 26)
+    if spoil == "gone":
+        assert {each["wrong"] for each in found[:-1]} == {"archive"}
+        assert all("shop.archive.db" in each["text"] for each in found[:-1])
+    else:
+        assert [each.get("position") for each in found[:-1]] == [8]
