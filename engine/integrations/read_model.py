@@ -1,6 +1,7 @@
 """What read models in other databases have in common.
 
-Rules: nothing of a database is known here.
+Rules: a model goes on only where it stands where it was left: on the log's own event, with all that
+was delivered before. Nothing of a database is known here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from hashlib import blake2b
 from typing import Any, Final, cast
 
 from ..errors import DefinitionError
-from ..model.messages import Event
-from ..model.sink import Delivery
+from ..model.messages import Event, Meta
+from ..model.sink import Delivered, Delivery
+from ..runtime.package import COMMAND
 
-__all__ = ["DIGITS", "batch_of", "events_of", "named"]
+__all__ = ["DIGITS", "batch_of", "events_of", "named", "refusal_of"]
 
 DIGITS: Final = 32
 """Of what names an event."""
@@ -21,9 +23,39 @@ DIGITS: Final = 32
 
 def named(delivery: Delivery[Event]) -> str:
     """Name an event, so that another one at its position is told from it."""
-    meta = delivery.meta
-    text = f"{meta.stream} {meta.version} {meta.recorded} {type(delivery.event).event_name}"
+    return _named(delivery.meta, type(delivery.event).event_name)
+
+
+def _named(meta: Meta, name: str) -> str:
+    text = f"{meta.stream} {meta.version} {meta.recorded} {name}"
     return blake2b(text.encode(), digest_size=DIGITS // 2).hexdigest()
+
+
+async def refusal_of(
+    delivered: Delivered | None, position: int, event: str, before: int
+) -> str | None:
+    """Give why a model that says how far it is cannot go on before a position; None if it can.
+
+    `event` names the one that it has at its own `position`. Raises StoreFailed.
+    """
+    if delivered is None:
+        return None
+    if position:
+        there = await delivered.at(position)
+        if there is None or event not in [_named(there[0], name) for name in there[1]]:
+            return (
+                f"has another event at position {position} than the log: the log went back, as to "
+                f"a backup. Raise the version of the model, which makes it anew"
+            )
+    missed = await delivered.missed(position, before)
+    if missed is None:
+        return None
+    return (
+        f"has lost rows: it is at position {position} and lacks the event at {missed}, which was "
+        f"delivered. It went back, as to a backup, or events= has another class since. Have all "
+        f"delivered again, as by `{COMMAND} projections reset`, which counts none twice, or raise "
+        f"the version of the model"
+    )
 
 
 def events_of(name: str, events: Sequence[type[Event]]) -> Sequence[Any]:

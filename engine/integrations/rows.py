@@ -21,7 +21,7 @@ from ..errors import BrokerFailed, DefinitionError, MessageRefused, UsageError
 from ..model.messages import Event, Meta
 from ..model.sink import Delivery, Sink
 from ..relays.outlet import PER_TURN
-from .read_model import batch_of, events_of, named
+from .read_model import batch_of, events_of, named, refusal_of
 
 __all__ = ["Apply", "Change", "Found", "Key", "Place", "Row", "State", "States", "row_model"]
 
@@ -146,7 +146,7 @@ class _Keeping(Sink):
         try:
             with place.failures():
                 if is_new:
-                    self._take(await place.open(), batch[0].log_id)
+                    await self._take(await place.open(), batch[0])
                 await self._apply(place, batch)
                 is_as_far = self._former is None or self._former.position <= batch[-1].position
                 if not self._is_shown and is_as_far:
@@ -166,15 +166,16 @@ class _Keeping(Sink):
         if place is not None:
             await place.close()
 
-    def _take(self, found: States, log_id: str) -> None:
+    async def _take(self, found: States, first: Delivery[Event]) -> None:
+        log_id = first.log_id
         state = found.own or State(log_id, 0, "")
         if {log_id} != {each.log_id for each in (state, found.former or state)}:
             raise self._refused("has rows of another log: give the model another name")
-        if self._state is not None and self._state.position > state.position:
-            raise self._refused(
-                f"has lost rows: it was at position {self._state.position} and is at "
-                f"{state.position}. Raise the version of the model, which makes them anew"
-            )
+        if state != self._state:
+            given = self._delivered, state.position, state.event, first.position
+            why = await refusal_of(*given)
+            if why is not None:
+                raise self._refused(why)
         self._state = state
         self._former = found.former
         self._is_shown = found.is_shown
@@ -184,12 +185,6 @@ class _Keeping(Sink):
         assert state is not None
         keys: dict[str, list[Delivery[Event]]] = {}
         for delivery in batch:
-            if delivery.position == state.position and named(delivery) != state.event:
-                raise self._refused(
-                    f"has another event at position {state.position} than the log: the log went "
-                    f"back, as to a backup. Raise the version of the model, which makes its rows "
-                    f"anew"
-                )
             keys.setdefault(self._key_of(delivery), []).append(delivery)
         changes: list[Change] = []
         found = zip(keys, await place.read(list(keys)), strict=True)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from ..errors import BrokerFailed, DefinitionError
 from ..model.messages import Event, Meta
 from ..model.sink import Delivery, Sink
-from .read_model import DIGITS, batch_of, events_of, named
+from .read_model import DIGITS, batch_of, events_of, named, refusal_of
 
 __all__ = ["Apply", "SqlReadModel"]
 
@@ -38,8 +38,8 @@ class _Keeping(Sink):
     model_tables: ClassVar[Any]
     model_apply: ClassVar[Apply]
     _checkpoints: Any = None
-    _is_before = False
-    """Whether the last event that came has been applied already, and is not the last such one."""
+    _stand: tuple[int, str] | None = None
+    """Position and event up to which the tables are known to be."""
 
     @classmethod
     def __read__(cls, definition: Any, namespace: Any) -> Any:
@@ -48,45 +48,48 @@ class _Keeping(Sink):
 
     async def keep(self, batch: Sequence[Delivery[Event]]) -> None:
         """Apply events; return when the database has committed them."""
-        await asyncio.to_thread(self._keep, batch)
+        while True:
+            stand, is_done = await asyncio.to_thread(self._keep, batch)
+            if not is_done:
+                why = await refusal_of(self._delivered, *stand, batch[0].position)
+                if why is not None:
+                    raise BrokerFailed(
+                        f"the read model {self.__definition__.name!r} {why}. Nothing was changed",
+                        passes=False,
+                    )
+            self._stand = stand
+            if is_done:
+                return
 
-    def _keep(self, batch: Sequence[Delivery[Event]]) -> None:
+    def _keep(self, batch: Sequence[Delivery[Event]]) -> tuple[tuple[int, str], bool]:
+        """Apply events where the tables are as they were left; give where they are, and if so."""
         with self._failures():
             if self._checkpoints is None:
                 checkpoints = self._make_checkpoints()
                 self._make_tables(checkpoints, batch[0].log_id)
                 self._checkpoints = checkpoints
             with self.model_engine.begin() as connection:
-                self._apply(connection, batch)
+                return self._apply(connection, batch)
 
-    def _apply(self, connection: Any, batch: Sequence[Delivery[Event]]) -> None:
+    def _apply(
+        self, connection: Any, batch: Sequence[Delivery[Event]]
+    ) -> tuple[tuple[int, str], bool]:
         table, name = self._checkpoints, self.__definition__.name
         # Locked, so that what a former life of this process still does comes before or after.
         query = table.select().where(table.c.name == name).with_for_update()
         position, event = connection.execute(
             query.with_only_columns(table.c.position, table.c.event)
         ).one()
-        apply = type(self).model_apply
+        if (position, event) != self._stand:
+            return (position, event), False
         for delivery in batch:
-            if delivery.position == position and named(delivery) != event:
-                raise self._went_back(position)
-            # Who repeats events comes to the last one of them, unless the log has it no more.
-            if delivery.position > position and self._is_before:
-                raise self._went_back(position)
-            self._is_before = delivery.position < position
             if delivery.position > position:
-                apply(connection, delivery.event, delivery.meta)
+                type(self).model_apply(connection, delivery.event, delivery.meta)
         if batch[-1].position > position:
-            now = {"position": batch[-1].position, "event": named(batch[-1])}
+            position, event = batch[-1].position, named(batch[-1])
+            now = {"position": position, "event": event}
             connection.execute(table.update().where(table.c.name == name).values(**now))
-
-    def _went_back(self, position: int) -> BrokerFailed:
-        return BrokerFailed(
-            f"the read model {self.__definition__.name!r} has another event at position {position} "
-            f"than the log: the log went back, as to a backup. Raise its version, which makes its "
-            f"tables anew. Nothing was changed",
-            passes=False,
-        )
+        return (position, event), True
 
     def _make_checkpoints(self) -> Any:
         sql: Any = importlib.import_module("sqlalchemy")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -27,7 +27,7 @@ from .projection import (
     is_handler,
 )
 
-__all__ = ["Delivery", "Sink"]
+__all__ = ["Delivered", "Delivery", "Sink"]
 
 E = TypeVar("E", bound=Event, covariant=True)
 
@@ -64,6 +64,24 @@ class Delivery(msgspec.Struct, Generic[E], frozen=True):
         return f"{self.log_id}-{meta.position}-{blake2b(text, digest_size=6).hexdigest()}"
 
 
+class Delivered(Protocol):
+    """What a sink was given, by the log: for one whose receiver tells how far it is."""
+
+    async def at(self, position: int) -> tuple[Meta, Collection[str]] | None:
+        """Give an event's meta, and the names that it has or had; None where the log ends before.
+
+        Raises StoreFailed.
+        """
+        ...
+
+    async def missed(self, after: int, before: int) -> int | None:
+        """Give the first position between two at which an event of the sink was not set aside.
+
+        Raises StoreFailed.
+        """
+        ...
+
+
 class Sink(Projection):
     """Base of sinks, which deliver at least once: `class Search(Sink, name="search", version=1)`.
 
@@ -82,6 +100,8 @@ class Sink(Projection):
     transient: ClassVar[tuple[type[BaseException], ...]] = (OSError,)
     events_max: ClassVar[int | None] = None
     """Events of one delivery, at most; `Limits.sink_events` if it is None."""
+    _delivered: Delivered | None = None
+    """Given by the projector."""
 
     async def close(self) -> None:
         """Close what the sink itself has opened; called once, when it delivers no more.

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sql
 
-from engine import Engine, Event, Meta, Projection, Query, Views, answers
+from engine import (
+    Aggregate,
+    Command,
+    Delivery,
+    Engine,
+    Event,
+    Id,
+    Meta,
+    Projection,
+    Query,
+    Sink,
+    Views,
+    answers,
+    applies,
+    handles,
+)
 from engine.integrations.opensearch import OpenSearchReadModel
 from engine.integrations.redis import RedisReadModel, read_row
 from engine.integrations.sqlalchemy import SqlReadModel
@@ -254,6 +270,11 @@ class InSql(Database):
     async def is_occupied(self) -> bool:
         return await self.totals() == {"theirs": 7}
 
+    async def empty(self) -> None:
+        everything = sql.MetaData()
+        everything.reflect(self.engine)
+        everything.drop_all(self.engine)
+
     @property
     def port(self) -> int:
         assert self.server is not None
@@ -268,6 +289,30 @@ class InSql(Database):
         self.server.start()
 
 
+class Note(Command):
+    note: Id
+
+
+class Noted(Event, name="noted"):
+    """Is no model's."""
+
+
+class Beside(Aggregate, kind="beside"):
+    @handles
+    def take(self, command: Note) -> Noted:
+        return Noted()
+
+    @applies
+    def noted(self, event: Noted) -> None: ...
+
+
+class Deaf(Sink, name="totals", version=1):
+    """Stands for a model whose database forgets what it has confirmed, as one of a backup does."""
+
+    async def deliver(self, batch: Sequence[Delivery[Added | Emptied]]) -> None:
+        return
+
+
 class Kept(Query[None]):
     """Waits for the model."""
 
@@ -280,4 +325,4 @@ def keeping(kept: type[Projection], store: str | Path = "memory:", **options: An
         return None
 
     url = f"sqlite:{store}" if isinstance(store, Path) else store
-    return Engine([Counter], projections=[kept], answers=[answer], store=url, **options)
+    return Engine([Counter, Beside], projections=[kept], answers=[answer], store=url, **options)

@@ -13,12 +13,15 @@ from engine import Engine, Ports, ProjectionLag
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
 from tests.integrations.places import (
+    Beside,
     Counting,
     Database,
+    Deaf,
     InOpenSearch,
     InRedis,
     InSql,
     Kept,
+    Note,
     keeping,
 )
 from tests.support.brokers import RedisServer, line_to
@@ -237,6 +240,74 @@ async def test_a_log_that_went_back_is_noticed(database: Database, tmp_path: Pat
     async with keeping(database.model(version=2), backup, rebuild="auto") as engine:
         await kept(engine, 2)
     assert await database.totals() == {"a": 1, "b": 1}
+
+
+async def test_a_log_that_went_back_is_noticed_before_it_comes_to_where_the_model_is(
+    database: Database, tmp_path: Path
+) -> None:
+    log, backup = tmp_path / "log.db", tmp_path / "backup.db"
+    async with keeping(database.model(), log) as engine:
+        await kept(engine, await add(engine, "a"))
+        copy_log(SystemFiles(), str(log), str(backup))
+        await kept(engine, await add(engine, "aaa"))
+    async with keeping(database.model(), backup) as engine:
+        assert "went back" in await cause_of(engine, await add(engine, "b"))
+    async with Engine([Counter, Beside], store=f"sqlite:{backup}") as engine:
+        await engine.execute(Note("n"))
+        await engine.execute(Note("n"))  # at the position that the model has, and none of its own
+    async with keeping(database.model(), backup) as engine:
+        assert "went back" in await cause_of(engine, await add(engine, "b"))
+    assert await database.totals() == {"a": 4}
+
+
+async def test_a_database_that_went_back_is_noticed_and_mended_by_a_reset(
+    database: Database, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.db"
+    async with keeping(database.model(), log) as engine:
+        await kept(engine, await add(engine, "ab"))
+    async with keeping(Deaf, log) as engine:
+        await kept(engine, await add(engine, "ac"))
+    async with keeping(database.model(), log) as engine:
+        cause = await cause_of(engine, await add(engine, "b"))
+        assert "has lost rows: it is at position 2 and lacks the event at 3" in cause
+        assert await database.totals() == {"a": 1, "b": 1}
+        await engine.projections.reset("totals")
+        await engine.projections.resume("totals")
+        await kept(engine, 5)
+    assert await database.totals() == {"a": 2, "b": 2, "c": 1}
+
+
+async def test_a_database_that_is_empty_is_noticed_and_mended_by_a_reset(
+    database: Database, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.db"
+    async with keeping(database.model(), log) as engine:
+        await kept(engine, await add(engine, "ab"))
+    await database.empty()
+    async with keeping(database.model(), log) as engine:
+        assert "lacks the event at 1" in await cause_of(engine, await add(engine, "b"))
+        await engine.projections.reset("totals")
+        await engine.projections.resume("totals")
+        await kept(engine, 3)
+    assert await database.totals() == {"a": 1, "b": 2}
+
+
+async def test_what_was_skipped_set_aside_or_is_of_no_class_of_the_model_is_not_missed(
+    database: Database, tmp_path: Path
+) -> None:
+    log, counting = tmp_path / "log.db", Counting(fails_at=3)
+    async with keeping(database.model(counting), log) as engine:
+        await add(engine, "aba")
+        if not database.parks:
+            await cause_of(engine, 3)
+            await engine.projections.skip("totals", 3, reason="it is wrong")
+            await engine.projections.resume("totals")
+        await engine.execute(Note("n"))
+        await until(lambda: engine.statistics().projectors["totals"].lag_events == 0)
+    async with keeping(database.model(counting), log) as engine:
+        await kept(engine, await add(engine, "b"))
+    assert await database.totals() == {"a": 1, "b": 2}
 
 
 @of("redis", "opensearch")

@@ -114,6 +114,7 @@ class Targets:
             registry,
             limits,
             ports,
+            log=self._store,
             log_id=lambda: self._store.log_id,
             resources=resources,
             logger=self._logger,

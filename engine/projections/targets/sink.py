@@ -20,6 +20,7 @@ import msgspec
 
 from ...errors import BrokerFailed, DefinitionError, StoreFailed
 from ...limits import Limits
+from ...log.reader import FeedSource
 from ...model.codec import EventRegistry, decode_meta
 from ...model.messages import Event
 from ...model.projection import Delivering
@@ -32,6 +33,7 @@ from ...statistics import ReactionStatistics
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
 from ..scope import Scope
 from .courier import Courier, NotDelivered
+from .delivered import DeliveredEvents
 from .rows import Prepared
 
 __all__ = ["SinkTarget", "resources_of"]
@@ -49,6 +51,7 @@ class SinkTarget:
         limits: Limits,
         ports: Ports,
         *,
+        log: FeedSource,
         log_id: Callable[[], str],
         resources: Sequence[object],
         logger: logging.Logger,
@@ -70,7 +73,9 @@ class SinkTarget:
             now=ports.clock.now,
             may_pass=self.may_pass,
         )
-        self._receiver = cast("Sink", definition.bind({}))
+        receiver = self._receiver = cast("Sink", definition.bind({}))
+        delivered = DeliveredEvents(log, self._scope, registry, views, limits)
+        receiver._delivered = delivered  # pyright: ignore[reportPrivateUsage]
         self._resources = resources
         self._courier = Courier(definition.name, limits, logger, engine_stops=engine_stops)
         self._logger = logger
