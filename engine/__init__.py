@@ -155,6 +155,7 @@ from .stores.contract.views import ProjectionDecision as ProjectionDecision
 from .stores.memory import MemoryStore as MemoryStore
 from .telemetry import CommandBegan as CommandBegan
 from .telemetry import CommitBegan as CommitBegan
+from .telemetry import ForwardBegan as ForwardBegan
 from .telemetry import LoadBegan as LoadBegan
 from .telemetry import Observation as Observation
 from .telemetry import ProjectionBegan as ProjectionBegan
@@ -278,6 +279,7 @@ __all__ += [
     "DirectoryStatistics",
     "EngineStatistics",
     "Erasure",
+    "ForwardBegan",
     "Health",
     "HealthCheck",
     "HealthReport",

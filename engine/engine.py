@@ -194,8 +194,8 @@ class Engine(Calls, Healthy):
             first, again, declared, settings, store, self._use, listen=listen, elsewhere=elsewhere
         )
         self._life, self._entrance, self._health = joined.life, joined.entrance, joined.health
-        self._send, self.projections = joined.forwarding.send, joined.projections
-        self._send_of_many = joined.forwarding.send_of_many
+        self._send, self.projections = joined.send, joined.projections
+        self._send_of_many = joined.send_of_many
         self.personal.entrance = joined.entrance
 
     def _use(self, reads: Reads) -> None:

@@ -368,6 +368,19 @@ class QueryStatistics(msgspec.Struct, frozen=True, kw_only=True):
     wait_seconds: Histogram
     """Of this the wait for `at=`, where it was asked."""
 
+    def plus(self, other: QueryStatistics) -> QueryStatistics:
+        """Give the numbers of both together."""
+        seconds, wait_seconds = self.seconds.copy(), self.wait_seconds.copy()
+        seconds.add(other.seconds)
+        wait_seconds.add(other.wait_seconds)
+        return QueryStatistics(
+            answered=self.answered + other.answered,
+            lagged=self.lagged + other.lagged,
+            failed=self.failed + other.failed,
+            seconds=seconds,
+            wait_seconds=wait_seconds,
+        )
+
 
 class LiveStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Queries that are watched; the asks are among those of `QueryStatistics` too."""
@@ -399,6 +412,11 @@ class MembershipStatistics(msgspec.Struct, frozen=True):
     """How often it has become the owner."""
     forwarded: int
     """Commands that it has sent to an owner."""
+    answers: Mapping[str, int] = {}
+    """To commands that it gave to an owner, by class, as in `commands`. The owner counts them too,
+    among its own."""
+    seconds: float = 0.0
+    """From a command to its answer, of all of these together."""
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):

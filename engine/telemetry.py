@@ -25,6 +25,7 @@ __all__ = [
     "Began",
     "CommandBegan",
     "CommitBegan",
+    "ForwardBegan",
     "LoadBegan",
     "Observation",
     "Observer",
@@ -41,6 +42,25 @@ Headers: TypeAlias = Mapping[str, str]
 
 class CommandBegan(msgspec.Struct, frozen=True):
     """A command came; it ends with its answer."""
+
+    command: Command
+    """As it was sent; a copy."""
+    kind: str
+    """Of the aggregate that it is for."""
+    correlation: str | None
+    """As the caller gave it."""
+    causation: str | None
+    """As the caller gave it."""
+    headers: Headers | None
+    """As the caller gave them."""
+
+
+class ForwardBegan(msgspec.Struct, frozen=True):
+    """A member sends a command to the owner of the log; it ends with its answer.
+
+    The owner's process is shown the same command as `CommandBegan`, with the headers that are given
+    for this one: who counts commands counts those.
+    """
 
     command: Command
     """As it was sent; a copy."""
@@ -92,7 +112,9 @@ class QueryBegan(msgspec.Struct, frozen=True):
     """The position that the views must have reached; 0 where any will do."""
 
 
-Began: TypeAlias = CommandBegan | CommitBegan | LoadBegan | ProjectionBegan | QueryBegan
+Began: TypeAlias = (
+    CommandBegan | CommitBegan | ForwardBegan | LoadBegan | ProjectionBegan | QueryBegan
+)
 Fact: TypeAlias = str | int | float
 
 
@@ -101,7 +123,7 @@ class Observation(Protocol):
 
     @property
     def headers(self) -> Headers | None:
-        """Of a command: what its events are stored with, in place of what the caller gave."""
+        """Of a command, forwarded or not: what its events are stored with, not the caller's."""
         ...
 
     def end(self, error: BaseException | None, facts: Mapping[str, Fact]) -> None:

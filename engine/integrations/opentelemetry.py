@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from opentelemetry import context, metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..errors import Damaged
@@ -30,6 +30,7 @@ from ..telemetry import (
     LINKS_MAX,
     CommandBegan,
     CommitBegan,
+    ForwardBegan,
     LoadBegan,
     Observation,
     ProjectionBegan,
@@ -82,7 +83,8 @@ class OpenTelemetry:
         self._attributes = dict(attributes or {})
         self._source: Source | None = None
         self._begins: dict[type, Callable[[Any], Observation | None]] = {
-            CommandBegan: self._command if spans else self._command_unseen
+            CommandBegan: self._command if spans else self._command_unseen,
+            ForwardBegan: self._forward if spans else self._command_unseen,
         }
         if spans:
             self._begins |= {
@@ -128,6 +130,15 @@ class OpenTelemetry:
     # -- spans ------------------------------------------------------------------------------
 
     def _command(self, began: CommandBegan) -> Observation | None:
+        return self._sent(began, began.command.command_name, SpanKind.INTERNAL)
+
+    def _forward(self, began: ForwardBegan) -> Observation | None:
+        """Begin a span, in which the owner's process has one of its own."""
+        return self._sent(began, f"forward {began.command.command_name}", SpanKind.CLIENT)
+
+    def _sent(
+        self, began: CommandBegan | ForwardBegan, name: str, kind: SpanKind
+    ) -> Observation | None:
         attributes: dict[str, str | bool | int | float] = {
             **self._attributes,
             "foldline.command": began.command.command_name,
@@ -140,14 +151,13 @@ class OpenTelemetry:
         parent = None
         if began.headers and not trace.get_current_span().get_span_context().is_valid:
             parent = _extracted(began.headers)
-        name = began.command.command_name
-        span = self._tracer.start_span(name, context=parent, attributes=attributes)
+        span = self._tracer.start_span(name, context=parent, kind=kind, attributes=attributes)
         if not span.is_recording():
             # Most commands where spans are sampled: there is nothing to end and nothing to carry.
             return None
         return _Observed(span, self._ids, self._carried(began.headers, span.get_span_context()))
 
-    def _command_unseen(self, began: CommandBegan) -> Observation:
+    def _command_unseen(self, began: CommandBegan | ForwardBegan) -> Observation:
         """Without spans of its own the engine still carries on the caller's."""
         current = trace.get_current_span().get_span_context()
         return _Carried(self._carried(began.headers, current))

@@ -105,7 +105,7 @@ def _roles(numbers: EngineStatistics) -> Iterator[Reading]:
             yield int(numbers.membership.role == role), {"foldline.role": role}
 
 
-def _member(read: Callable[[MembershipStatistics], int]) -> Read:
+def _member(read: Callable[[MembershipStatistics], int | float]) -> Read:
     return lambda n: [] if n.membership is None else [(read(n.membership), {})]
 
 
@@ -436,6 +436,20 @@ _PROCESS: Final = [
         "{command}",
         "Commands that the process has sent to an owner",
         _member(lambda membership: membership.forwarded),
+    ),
+    Instrument(
+        "counter",
+        "membership.answers",
+        "{command}",
+        "Commands that the process gave to an owner and that are answered; the owner's are others",
+        _by("answer", lambda n: {} if n.membership is None else n.membership.answers),
+    ),
+    Instrument(
+        "counter",
+        "membership.answers.duration",
+        "s",
+        "Seconds that these answers took, all together",
+        _member(lambda membership: membership.seconds),
     ),
 ]
 

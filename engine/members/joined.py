@@ -41,6 +41,7 @@ from .listening import read_listen
 from .meeting import FileMeeting, LeaseMeeting, Meeting
 from .membership import Membership
 from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive
+from .sending import Sending
 from .serving import HEALTH
 
 __all__ = ["Joined", "Reads", "joinable", "reads_of"]
@@ -104,13 +105,17 @@ class Joined:
         self._reads_on = meeting.keeps_reading
         forms = CommandForms(first.reception.kinds)
         check = self.entrance.check
+        reception = first.reception
+        sending = self._sending = Sending(reception.checked_to_send, reception.kinds, first.watch)
         self.forwarding = Forwarding(
-            first.reception.checked_to_send,
+            sending.check,
             check,
             forms,
             settings.limits,
             may_lose_it=meeting.keeps_reading,
         )
+        self.send = sending.around(self.forwarding.send)
+        self.send_of_many = sending.around(self.forwarding.send_of_many)
         self.projections = MemberProjections(self.forwarding, len(declared.projections))
         self._onlooker = Onlooker(
             projections=[*declared.projections],
@@ -119,6 +124,7 @@ class Joined:
             limits=settings.limits,
             ports=settings.ports,
         )
+        self._onlooker.observe(first.watch)
         self._log = LogFile(outside.log_reader(), settings.ports)
         self._watching: asyncio.Task[None] | None = None
         self._watch, self.reads = self._make_reads(declared, settings)
@@ -244,11 +250,17 @@ class Joined:
     def statistics(self) -> EngineStatistics:
         """Give the numbers as they are now."""
         wiring = self.wiring
+        numbers, read = wiring.statistics(), self._onlooker.statistics()
         return msgspec.structs.replace(
-            wiring.statistics(),
+            numbers,
             state=self.life.state,
+            queries={name: query.plus(read[name]) for name, query in numbers.queries.items()},
             position=max(wiring.journal.position, self._watch.position),
-            membership=self._membership.statistics(),
+            membership=msgspec.structs.replace(
+                self._membership.statistics(),
+                answers=self._sending.answers,
+                seconds=self._sending.seconds,
+            ),
         )
 
     # -- how it is ----------------------------------------------------------------------------

@@ -29,10 +29,12 @@ from ..queries.question import are_same, own
 from ..runtime.ports import Ports
 from ..runtime.ring import Ring
 from ..runtime.shared_call import SharedCall
+from ..statistics import QueryStatistics
 from ..stores.contract.backend import Outside
 from ..stores.contract.log import Head
 from ..stores.contract.outside import Look, Notices, NoViewsYet
 from ..stores.urls import StoreName, open_backend
+from ..telemetry import Observer
 from .log_file import LogFile
 
 __all__ = ["LOOK_SECONDS", "TOLD_LOOK_SECONDS", "Onlooker", "OnlookerQuery", "Waking"]
@@ -188,6 +190,14 @@ class Onlooker:
     def writer(self) -> int | None:
         """Give the process that has the store open, as far as its own note says; None for none."""
         return self._outside.writer()
+
+    def observe(self, watch: Observer | None) -> None:
+        """Tell a telemetry of each query from now on."""
+        self._answers.observe(watch)
+
+    def statistics(self) -> Mapping[str, QueryStatistics]:
+        """Give the numbers as they are now, by the query's name; called from any thread."""
+        return self._answers.statistics()
 
     def enter(self, watching: OnlookerQuery[Any]) -> None:
         """Count one who watches; raise Overloaded where there are too many."""

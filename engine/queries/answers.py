@@ -164,6 +164,10 @@ class Answers:
         """What answers each type of query."""
         return self._by_query
 
+    def observe(self, watch: Observer | None) -> None:
+        """Tell a telemetry of each query from now on."""
+        self._watch = watch
+
     def statistics(self) -> Mapping[str, QueryStatistics]:
         """Give the numbers as they are now, by the query's name; called from any thread."""
         # Every name is there from the start, so that the dict does not change under a reader.

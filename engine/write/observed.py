@@ -20,7 +20,7 @@ from ..statistics import answer_class
 from ..telemetry import CommandBegan, Observation, Observer
 from .mailbox import Mail, Submit
 
-__all__ = ["ObservedSubmit"]
+__all__ = ["ObservedSubmit", "class_of_answer", "tell_answer"]
 
 
 class ObservedSubmit:
@@ -53,23 +53,31 @@ class ObservedSubmit:
             self._watch.end(seen, error, answer=answer_class(type(error)))
             raise
         if seen is not None:
-            answer.add_done_callback(partial(self._answered, seen))
+            answer.add_done_callback(partial(tell_answer, self._watch, seen))
         return answer
 
-    def _answered(self, seen: Observation, future: asyncio.Future[Receipt]) -> None:
-        if future.cancelled():
-            self._watch.end(seen, None, answer="cancelled")
-            return
-        error = future.exception()
-        if error is not None:
-            self._watch.end(seen, error, answer=answer_class(type(error)))
-            return
-        receipt = future.result()
-        self._watch.end(
-            seen,
-            None,
-            answer="receipt",
-            stream=receipt.stream,
-            version=receipt.version,
-            position=receipt.position,
-        )
+
+def class_of_answer(answer: asyncio.Future[Receipt]) -> str:
+    """Give the class of an answer that is there: "receipt", "rejected" and so on."""
+    if answer.cancelled():
+        return "cancelled"
+    error = answer.exception()
+    return "receipt" if error is None else answer_class(type(error))
+
+
+def tell_answer(watch: Observer, seen: Observation, answer: asyncio.Future[Receipt]) -> None:
+    """Tell a telemetry the answer to a command, which is there."""
+    told = class_of_answer(answer)
+    if told != "receipt":
+        error = None if answer.cancelled() else answer.exception()
+        watch.end(seen, error, answer=told)
+        return
+    receipt = answer.result()
+    watch.end(
+        seen,
+        None,
+        answer=told,
+        stream=receipt.stream,
+        version=receipt.version,
+        position=receipt.position,
+    )
