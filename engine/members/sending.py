@@ -82,18 +82,21 @@ class Sending:
         return partial(self._send, send)
 
     def _send(self, send: Send, envelope: Envelope, /) -> Sent:
-        self._begun = None
         try:
             sent = send(envelope)
         except BaseException as error:
-            if (begun := self._begun) is not None:
+            if (begun := self._taken()) is not None:
                 self._answers[answer_class(type(error))] += 1
                 if self._watch is not None:
                     self._watch.end(begun.seen, error, answer=answer_class(type(error)))
             raise
-        if (begun := self._begun) is not None and isinstance(sent, asyncio.Future):
+        if (begun := self._taken()) is not None and isinstance(sent, asyncio.Future):
             sent.add_done_callback(partial(self._answered, begun))
         return sent
+
+    def _taken(self) -> _Begun | None:
+        begun, self._begun = self._begun, None
+        return begun
 
     def _answered(self, begun: _Begun, answer: asyncio.Future[Receipt]) -> None:
         self._answers[class_of_answer(answer)] += 1

@@ -192,7 +192,7 @@ class Onlooker:
         return self._outside.writer()
 
     def observe(self, watch: Observer | None) -> None:
-        """Tell a telemetry of each query from now on."""
+        """Show a telemetry each query from now on."""
         self._answers.observe(watch)
 
     def statistics(self) -> Mapping[str, QueryStatistics]:

@@ -12,15 +12,7 @@ from typing import Any, get_args
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    HistogramDataPoint,
-    InMemoryMetricReader,
-    NumberDataPoint,
-)
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -34,55 +26,9 @@ from engine.stores.sqlite.log.store import SqliteStore
 from engine.telemetry import LINKS_MAX
 from tests.support.counters import Add, Look, Spoil, counters
 from tests.support.held_store import HeldStore
+from tests.support.opentelemetry import Sdk, attributes, context_of
 from tests.support.tallies import AILING, GetTallies, Tallies, get_tallies
 from tests.support.waiting import until
-
-
-class Sdk:
-    """Providers of its own, with everything they export in memory."""
-
-    def __init__(self) -> None:
-        self._exporter = InMemorySpanExporter()
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.reader = InMemoryMetricReader()
-        self.meters = MeterProvider([self.reader])
-
-    def telemetry(self, **options: Any) -> OpenTelemetry:
-        return OpenTelemetry(tracer_provider=self.tracers, meter_provider=self.meters, **options)
-
-    def spans(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self._exporter.get_finished_spans() if span.name == name]
-
-    def all_spans(self) -> tuple[ReadableSpan, ...]:
-        return self._exporter.get_finished_spans()
-
-    def metrics(self) -> dict[str, list[tuple[dict[str, Any], int | float]]]:
-        data = self.reader.get_metrics_data()
-        found: dict[str, list[tuple[dict[str, Any], int | float]]] = {}
-        for resource in data.resource_metrics if data else ():
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    for point in metric.data.data_points:
-                        if isinstance(point, HistogramDataPoint):
-                            continue
-                        assert isinstance(point, NumberDataPoint)
-                        given = (dict(point.attributes or {}), point.value)
-                        found.setdefault(metric.name, []).append(given)
-        return found
-
-    def histograms(self) -> dict[str, list[HistogramDataPoint]]:
-        """Give the points of the histograms, by the instrument's name, with its unit behind."""
-        data = self.reader.get_metrics_data()
-        found: dict[str, list[HistogramDataPoint]] = {}
-        for resource in data.resource_metrics if data else ():
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    for point in metric.data.data_points:
-                        if isinstance(point, HistogramDataPoint):
-                            name = f"{metric.name} {metric.unit}"
-                            found.setdefault(name, []).append(point)
-        return found
 
 
 @pytest.fixture
@@ -95,16 +41,6 @@ def sdk() -> Iterator[Sdk]:
 
 def running(telemetry: OpenTelemetry, store: Any = None) -> Any:
     return counters(store, projections=[Tallies], answers=[get_tallies], telemetry=telemetry)
-
-
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
-
-
-def context_of(span: ReadableSpan) -> trace.SpanContext:
-    context: trace.SpanContext | None = span.context
-    assert context
-    return context
 
 
 async def metas(store: MemoryStore) -> list[Meta]:

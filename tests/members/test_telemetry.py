@@ -21,13 +21,13 @@ from engine import (
     Rejected,
 )
 from engine.integrations.opentelemetry import OpenTelemetry
-from tests.integrations.test_opentelemetry import Sdk, attributes, context_of
 from tests.members.joining import joined, part
 from tests.support.counters import Add, Look
+from tests.support.opentelemetry import Sdk, attributes, context_of
 from tests.support.postgres import Server
+from tests.support.recorder import Raising, Recorder
 from tests.support.tallies import GetTally, Tally
 from tests.support.waiting import until
-from tests.whole.test_telemetry import Raising, Recorder
 
 
 @pytest.fixture(params=["file", "server"])
