@@ -199,6 +199,8 @@ class LogWatch:
                 await self.look()
             except EngineError:
                 rest = _REST_MAX
+                await asyncio.sleep(rest)
+                known -= 1  # it has still to be looked for
                 continue  # who reads the log is told himself
             rest, changes = _REST_MIN, seen
             if self.position != before:

@@ -121,6 +121,8 @@ class Onlooker:
         self._open = False
         self._look: Look | None = None
         self._looked_at = float("-inf")
+        self._known = 0
+        """What was told before that look."""
         self._looking = SharedCall(self._look_now)
         self._watches_max = limits.watches
         self._watching: WeakSet[OnlookerQuery[Any]] = WeakSet()
@@ -214,11 +216,11 @@ class Onlooker:
         """Wait until something was committed since a look, and give the look that saw it."""
         waking = self._waking
         while True:
-            known = waking.known
             look = await self._shared_look()
             if look is not None and look != before:
                 return look
-            await waking.rest(known, TOLD_LOOK_SECONDS if waking.is_told else LOOK_SECONDS)
+            # What was told since then, which another one may have made a moment ago.
+            await waking.rest(self._known, TOLD_LOOK_SECONDS if waking.is_told else LOOK_SECONDS)
             # Not oftener, however much is told.
             await asyncio.sleep(self._looked_at + LOOK_SECONDS - asyncio.get_running_loop().time())
 
@@ -244,12 +246,12 @@ class Onlooker:
         return self._look
 
     async def _look_now(self) -> None:
-        begun = asyncio.get_running_loop().time()
+        begun, known = asyncio.get_running_loop().time(), self._waking.known
         try:
             self._look = await self._reader.look()
         except NoViewsYet:
             self._look = None
-        self._looked_at = begun
+        self._looked_at, self._known = begun, known
 
     def _check_open(self) -> None:
         if not self._open:

@@ -97,6 +97,27 @@ async def test_an_onlooker_is_woken_beside_an_engine_that_nobody_joins(log: str)
         assert await looking.query(GetTally("c"), at=receipt, timeout=FOREVER) == Tally("c", 3, 3)
 
 
+@pytest.mark.usefixtures("only_told")
+async def test_what_is_told_behind_a_look_that_another_one_shares_is_not_missed(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onlooker, "LOOK_SECONDS", 2.0)
+    async with asyncio.timeout(30), AsyncExitStack() as stack:
+        engine = Engine([Counter], projections=[Tallies], answers=[get_tally], store=log)
+        await stack.enter_async_context(engine)
+        await engine.execute(Add("c", 1))
+        looking = Onlooker(projections=[Tallies], answers=[get_tally], store=log)
+        await stack.enter_async_context(looking)
+        found = await heard(looking.notices)
+        watch = await stack.enter_async_context(aclosing(looking.watch(GetTally("c"))))
+        assert await anext(watch) == Tally("c", 1, 1)
+
+        told = found.changed.count
+        await engine.execute(Add("c", 1))
+        await until(lambda: found.changed.count > told)
+        assert await anext(watch) == Tally("c", 2, 2)
+
+
 async def test_who_waits_as_the_connection_breaks_looks_at_once_and_hears_again(
     log: str, tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch, only_told: None
 ) -> None:
