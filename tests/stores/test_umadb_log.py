@@ -223,7 +223,12 @@ async def test_a_server_that_lost_events_is_appended_to_no_more(
     shutil.copy(tmp_path / "old", server.folder / "db")
     calls: list[object] = []
     assert store._writer is not None
-    store._writer.calls.wrap = lambda client: calls.append(client) or client
+
+    def counted(client: object) -> object:
+        calls.append(client)
+        return client
+
+    store._writer.calls.wrap = counted
     waiting = asyncio.create_task(append(store, request("a:1", 2, 4))) if waits else None
     if waiting is not None:
         await until(lambda: len(calls) > 2)
