@@ -1,4 +1,4 @@
-"""`foldline import FROM TO`: a new log out of JSON lines, or of another event store's tables.
+"""`foldline import FROM TO`: a new log out of JSON lines, or of another event store.
 
 Rules: the application is imported for its classes, and never started. FROM is only read. TO is a
 new place, or one where the same import was begun; it is no log before it is whole and verified.
@@ -17,6 +17,7 @@ from ..imports.event_stores import FORMS, TablesSource
 from ..imports.events import Mapping, Source
 from ..imports.importing import ImportedLog, import_log, looked_at
 from ..imports.json_lines import JsonLinesSource
+from ..imports.kurrentdb import KurrentSource
 from ..model.aggregate import definitions_of
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
@@ -30,11 +31,13 @@ from .progress import Shown, ending_tidily
 __all__ = ["add_parser"]
 
 LINES: Final = "jsonl"
+KURRENTDB: Final = "kurrentdb"
 
 _DESCRIPTION = """\
 Make a new log of events that are stored elsewhere. Each keeps its time and its order. FROM has
-JSON lines, or the tables of the Python library eventsourcing, of Marten or of Message DB. Those of
-eventsourcing may be in a SQLite file; the others are in PostgreSQL.
+JSON lines, also those that KurrentDB's clients write, or the tables of the Python library
+eventsourcing, of Marten or of Message DB. Those of eventsourcing may be in a SQLite file; the
+others are in PostgreSQL.
 
 MAP is a function that takes one event of FROM, and says what it becomes. It gives an Imported of
 foldline.imports, or a list of them. It gives None for one that is passed over. JSON
@@ -75,7 +78,10 @@ def add_parser(subparsers: Any) -> None:
         "to", metavar="TO", type=log_file, help="the new log: a file, or postgresql://..."
     )
     parser.add_argument(
-        "--format", choices=(LINES, *FORMS), default=LINES, help=f"of FROM (default: {LINES})"
+        "--format",
+        choices=(LINES, KURRENTDB, *FORMS),
+        default=LINES,
+        help=f"of FROM (default: {LINES})",
     )
     parser.add_argument("--app", metavar="APP", required=True, help="the application that reads TO")
     parser.add_argument("--map", metavar="MAP", help="the mapping function, as module:function")
@@ -116,14 +122,16 @@ def _read(options: argparse.Namespace, engine: Engine, ports: Ports) -> tuple[So
         if options.table is not None:
             raise UsageError("--table names a table, and a file of JSON lines has none")
         source: Source = JsonLinesSource(options.source)
+        if options.format == KURRENTDB:
+            source = KurrentSource(options.source)
+            _check_map(options)
     else:
         in_server = options.source.startswith(("postgresql:", "postgres:"))
         if not in_server and not form.file_table:
             raise UsageError(f"{options.format} keeps events in PostgreSQL: give postgresql://...")
         tables = open_tables(options.source, ports)
         source = TablesSource(tables, form, options.table, in_file=not in_server)
-        if options.map is None:
-            raise UsageError("--map is needed: it says what each event becomes here")
+        _check_map(options)
     if options.map is None:
         return source, ExportedDrafts(
             source.name, engine.registry, definitions_of(engine.aggregates)
@@ -135,6 +143,11 @@ def _read(options: argparse.Namespace, engine: Engine, ports: Ports) -> tuple[So
     return source, MappedDrafts(
         source.name, given, engine.registry, definitions_of(engine.aggregates), engine.limits
     )
+
+
+def _check_map(options: argparse.Namespace) -> None:
+    if options.map is None:
+        raise UsageError("--map is needed: it says what each event becomes here")
 
 
 def _tell(done: ImportedLog, options: argparse.Namespace) -> None:
