@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from engine.runtime.ports import Ports
 from engine.stores.urls import open_backend, open_tables
 from tests.imports import bank
 from tests.imports.bank import Account, Deposit, Deposited, Lost, Open, make_engine
+from tests.imports.running import Ended, command
 from tests.support.other_stores import (
     ANN,
     BOB,
@@ -327,10 +327,6 @@ def test_a_table_that_is_not_there_is_told(tmp_path: Path, postgres: Server) -> 
 # -- what is begun goes on ------------------------------------------------------------------------
 
 
-class Ended(Exception):
-    """Stands for a process that ends."""
-
-
 @pytest.mark.parametrize("kind", BOTH)
 def test_an_import_that_ended_goes_on_when_it_is_made_again(
     kind: str, tmp_path: Path, new: Callable[[str], str]
@@ -418,18 +414,6 @@ def _other(event: StoredEvent) -> StoredEvent:
 
 
 # -- the command ----------------------------------------------------------------------------------
-
-
-def command(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine", "import", *arguments],
-        cwd=folder,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 APP = ("--app", "tests.imports.bank:make_engine")

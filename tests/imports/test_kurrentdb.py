@@ -1,4 +1,4 @@
-"""Files of KurrentDB's events: each form that its clients and its HTTP give, and what is missing."""
+"""Files of KurrentDB's events: each form in which they come, and what is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.runtime.ports import Ports
 from engine.stores.urls import open_backend
 from tests.imports import bank
 from tests.imports.bank import Account, make_engine
-from tests.imports.test_importing import Ended, command
+from tests.imports.running import Ended, command
 from tests.support.other_stores import ANN, BOB, HISTORY
 
 NOW = 1_800_000_000_000_000
