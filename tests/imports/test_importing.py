@@ -348,6 +348,26 @@ def test_an_import_that_ended_goes_on_when_it_is_made_again(
     assert len(log_of(url)) == 40
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_an_import_of_tables_that_ended_goes_on_when_it_is_made_again(
+    store: str, tmp_path: Path, new: Callable[[str], str], request: pytest.FixtureRequest
+) -> None:
+    """Into the other kind of store than the tables are in."""
+    url = new("postgres" if store.endswith("file") else "sqlite")
+
+    def end(progress: CopyProgress) -> None:
+        if (progress.what, progress.position) == ("written", 2):
+            raise Ended
+
+    with old_store(store, tmp_path, request) as source:
+        with pytest.raises(Ended):
+            mapped(source, bank.moved, target_of(url), on_progress=end, page_events=2)
+        done = mapped(source, bank.moved, target_of(url))
+
+    assert (done.resumed_at, done.events, done.streams) == (2, 5, 2)
+    assert [event.version for event in log_of(url)] == [1, 1, 2, 2, 3]
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_another_import_or_a_log_is_not_written_over(
     kind: str, tmp_path: Path, new: Callable[[str], str]

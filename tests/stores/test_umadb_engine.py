@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections import Counter as Counts
@@ -145,6 +146,33 @@ async def test_an_engine_that_is_killed_under_load_loses_and_doubles_nothing(
         receipt = await engine.execute(Add("c-0", 1))
         tallies = await engine.query(GetTallies(), at=receipt)
     assert sum(tally.events for tally in tallies) == len(found) + 1
+
+
+async def test_an_engine_that_stood_still_writes_nothing_behind_the_next_one(
+    server: UmadbServer, views: str, tmp_path: Path
+) -> None:
+    """A process that is stopped for longer than its lease, and goes on later."""
+    command = ["-m", "tests.stores.umadb_child", server.store_url(), views, "0"]
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        acknowledged = [process.stdout.readline().strip() for _ in range(100)][1:]
+        process.send_signal(signal.SIGSTOP)
+        async with engine_of(server, f"sqlite:{tmp_path / 'others.db'}") as engine:
+            process.send_signal(signal.SIGCONT)
+            receipt = await engine.execute(Add("c-0", 1), key="next")
+            acknowledged += process.stdout.read().split()
+            failure = process.stderr.read()
+            await engine.execute(Add("c-0", 1), key="last")
+    found = await keys_in(server)
+
+    assert "another engine has taken the log" in failure
+    assert set(found.values()) == {1}
+    assert {f"k-{number}" for number in acknowledged} <= set(found)
+    # All that the first one wrote stands before what the second one wrote.
+    assert len(found) == receipt.position + 1
 
 
 # -- what it lacks
