@@ -47,6 +47,7 @@ _KITS = {
             "integrations.server",
             "integrations.console",
             "integrations.mcp",
+            "integrations.mongodb",
             "integrations.opensearch",
             "integrations.opentelemetry",
             "integrations.redis",

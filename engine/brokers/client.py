@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import BrokerFailed, DefinitionError
 from .address import Address, Broker
 
-__all__ = ["CONNECT_SECONDS", "check_installed", "load", "tls_problem"]
+__all__ = ["CONNECT_SECONDS", "check_installed", "encryption_failed", "load", "tls_problem"]
 
 CONNECT_SECONDS: Final = 10.0
 """How long one attempt to connect may take."""
@@ -58,10 +58,14 @@ def tls_problem(address: Address, error: BaseException | None) -> BrokerFailed |
         if isinstance(error, ssl.SSLError):
             why = why or getattr(error, "verify_message", "")
         error = error.__cause__ or error.__context__
-    if why is None:
-        return None
+    return None if why is None else encryption_failed(address, why)
+
+
+def encryption_failed(address: Address, why: str) -> BrokerFailed:
+    """Give what is to be done where a connection cannot be encrypted."""
+    given = "tlsCAFile= in the URL" if address.broker == "mongodb" else "tls="
     return BrokerFailed(
-        f"no encrypted connection to {address}: {why or 'the server does not offer it'}. Give tls= "
-        f"with the authority that signed the server's certificate, or mend the server",
+        f"no encrypted connection to {address}: {why or 'the server does not offer it'}. Give "
+        f"{given} with the authority that signed the server's certificate, or mend the server",
         passes=False,
     )

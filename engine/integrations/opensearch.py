@@ -112,6 +112,9 @@ class _Place:
         former = None if self._shown is None else await self._read_state(self._shown)
         return States(own, former, self._shown == self._own)
 
+    async def fail(self) -> None:
+        await self.close()
+
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:

@@ -87,6 +87,9 @@ class _Place:
         former = await self._read_state(shown or self._own)
         return States(await self._read_state(self._own), former, shown == self._own)
 
+    async def fail(self) -> None:
+        await self.close()
+
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:

@@ -72,7 +72,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Place(Protocol):
-    """The rows of one version of a model in one database. Whatever fails, it is closed."""
+    """The rows of one version of a model in one database."""
 
     def where(self) -> str:
         """Name the database, without a secret."""
@@ -88,6 +88,10 @@ class Place(Protocol):
 
     async def open(self) -> States:
         """Connect, and make what is missing; raise BrokerFailed for what is not the model's."""
+        ...
+
+    async def fail(self) -> None:
+        """Let go of what may be broken: something has failed, and `open` comes next, or `close`."""
         ...
 
     async def close(self) -> None:
@@ -126,6 +130,7 @@ class _Keeping(Sink):
     model_apply: ClassVar[Apply]
     model_key: ClassVar[Key]
     _place: Place | None = None
+    _is_open: bool = False
     _state: State | None = None
     _former: State | None = None
     _is_shown: bool = False
@@ -138,15 +143,15 @@ class _Keeping(Sink):
     async def keep(self, batch: Sequence[Delivery[Event]]) -> None:
         """Apply events; return when the database has all of them."""
         place = self._place
-        is_new = place is None
         if place is None:
             place = type(self).model_place(self.__definition__.name)
             await place.load()
             self._place = place
         try:
             with place.failures():
-                if is_new:
+                if not self._is_open:
                     await self._take(await place.open(), batch[0])
+                    self._is_open = True
                 await self._apply(place, batch)
                 is_as_far = self._former is None or self._former.position <= batch[-1].position
                 if not self._is_shown and is_as_far:
@@ -157,12 +162,13 @@ class _Keeping(Sink):
         except MessageRefused:
             raise
         except BaseException:
-            await self.close()
+            self._is_open = False
+            await place.fail()
             raise
 
     async def close(self) -> None:
         """Close the connection."""
-        place, self._place = self._place, None
+        place, self._place, self._is_open = self._place, None, False
         if place is not None:
             await place.close()
 

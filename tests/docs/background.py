@@ -19,6 +19,7 @@ import pytest
 from tests.support.aws_server import REGION, SqsServer
 from tests.support.brokers import PASSWORD, USER, NatsServer, RabbitServer
 from tests.support.kafka_server import KafkaServer
+from tests.support.mongodb import MongoServer
 from tests.support.opensearch import OpenSearchServer
 from tests.support.other_stores import OldDatabase
 from tests.support.umadb_server import UmadbServer
@@ -250,7 +251,23 @@ class Uma:
         self._server.close()
 
 
-_Server: TypeAlias = Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase | OpenSearch | Uma
+class Mongo:
+    """A server that speaks MongoDB's protocol, on a free port."""
+
+    name = "MONGODB"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = MongoServer(folder / ".mongodb")
+        self._server.start()
+        self.url = self._server.url
+        """Where it is."""
+
+    def end(self) -> None:
+        """End it."""
+        self._server.close()
+
+
+_Server: TypeAlias = Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase | OpenSearch | Uma | Mongo
 
 BROKERS: Final[dict[str, type[_Server]]] = {
     "KAFKA": Kafka,
@@ -261,5 +278,6 @@ BROKERS: Final[dict[str, type[_Server]]] = {
     "OLD": OldDatabase,
     "OPENSEARCH": OpenSearch,
     "UMADB": Uma,
+    "MONGODB": Mongo,
 }
 """By the name of the variable that says where each is, without `_URL`."""

@@ -24,12 +24,14 @@ from engine import (
     applies,
     handles,
 )
+from engine.integrations.mongodb import MongoDBReadModel
 from engine.integrations.opensearch import OpenSearchReadModel
 from engine.integrations.redis import RedisReadModel, read_row
 from engine.integrations.sqlalchemy import SqlReadModel
 from tests.support.brokers import RedisServer
 from tests.support.counters import Added, Emptied
 from tests.support.mariadb import MariaServer
+from tests.support.mongodb import MongoServer
 from tests.support.opensearch import OpenSearchServer
 
 EVENTS: list[type[Event]] = [Added, Emptied]
@@ -205,6 +207,67 @@ class InOpenSearch(Database):
 
     async def empty(self) -> None:
         await self.server.empty()
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+
+
+class InMongoDB(Database):
+    """On a server that speaks MongoDB's protocol, and is not MongoDB."""
+
+    parks = True
+    stops: ClassVar[dict[str, Any]] = {"on_poison": "stop"}
+
+    def __init__(self, server: MongoServer) -> None:
+        self.server = server
+
+    def model(
+        self,
+        counting: Counting | None = None,
+        version: int = 1,
+        port: int | None = None,
+        **options: Any,
+    ) -> type[Projection]:
+        given = counting or Counting()
+
+        def apply(row: Any, event: Any, meta: Meta) -> dict[str, object] | None:
+            total = given.after(None if row is None else row["total"], event, meta)
+            return None if total is None else {"total": total, "tags": sorted(event.tags)}
+
+        url = self.server.url_of("relay", "a-secret-word", port=port)
+        options = {"to": url, "events": EVENTS, "apply": apply, **options}
+        return MongoDBReadModel("totals", version=version, **options)
+
+    async def totals(self) -> dict[str, int]:
+        async with self.server.client() as client:
+            found: Any = client["shop"]["totals"].find({"@removed": None})
+            return {document["_id"]: document["total"] async for document in found}
+
+    async def occupy(self) -> None:
+        async with self.server.client() as client:
+            await client["shop"]["totals"].insert_one({"_id": "theirs", "total": 77})
+
+    async def is_occupied(self) -> bool:
+        return await self.totals() == {"theirs": 77}
+
+    async def left(self, version: int) -> int:
+        async with self.server.client() as client:
+            names = await client["shop"].list_collection_names()
+            states = await client["shop"]["foldline_read_models"].count_documents(
+                {"version": version}
+            )
+        return names.count(f"totals.v{version}") + states
+
+    async def empty(self) -> None:
+        async with self.server.client() as client:
+            await client.drop_database("shop")
 
     @property
     def port(self) -> int:

@@ -6,7 +6,7 @@ On an emulator (osmem), with a gate before it for what an emulator does not do.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,10 @@ from tests.support.waiting import until
 MAPPINGS = {"properties": {"total": {"type": "byte"}}}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSearchServer]:
-    made = OpenSearchServer(tmp_path_factory.mktemp("opensearch"))
-    made.start()
-    yield made
-    made.kill()
+@pytest.fixture
+def server(started: Callable[[str], Any]) -> OpenSearchServer:
+    made: OpenSearchServer = started("opensearch")
+    return made
 
 
 @pytest.fixture
@@ -101,7 +99,7 @@ async def test_a_write_that_comes_late_changes_nothing(
             await kept(engine, await add(engine, "b"))
             await kept(engine, await add(engine, "a"))
             await kept(engine, (await engine.execute(Empty("b"))).position)
-    for body in bodies:
+    for body in reversed(bodies):
         await server.bulk(body)
     assert await database.totals() == {"a": 2}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sql
 
 from engine import Engine, Ports, ProjectionLag
+from engine.integrations import mongodb
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
 from tests.integrations.places import (
@@ -17,6 +18,7 @@ from tests.integrations.places import (
     Counting,
     Database,
     Deaf,
+    InMongoDB,
     InOpenSearch,
     InRedis,
     InSql,
@@ -24,50 +26,41 @@ from tests.integrations.places import (
     Note,
     keeping,
 )
-from tests.support.brokers import RedisServer, line_to
+from tests.support.brokers import line_to
 from tests.support.counters import Add, Counter, Empty
 from tests.support.mariadb import MariaServer
-from tests.support.opensearch import OpenSearchServer
 from tests.support.shelf import Crash
 from tests.support.waiting import until
 
-DATABASES = ("redis", "opensearch", "mariadb", "sqlite")
-SERVERS: dict[str, type[Any]] = {
-    "redis": RedisServer,
-    "opensearch": OpenSearchServer,
-    "mariadb": MariaServer,
+# pymongo leaves a socket to the garbage collector where its monitor is ended while it connects.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+
+DATABASES = ("redis", "opensearch", "mongodb", "mariadb", "sqlite")
+KINDS: dict[str, Callable[[Any], Database]] = {
+    "redis": InRedis,
+    "opensearch": InOpenSearch,
+    "mongodb": InMongoDB,
 }
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
-    """Give a server; it is started when it is first asked for."""
-    running: dict[str, Any] = {}
-
-    def start(name: str) -> Any:
-        if name not in running:
-            server = SERVERS[name](tmp_path_factory.mktemp(name))
-            server.start()
-            running[name] = server
-        return running[name]
-
-    yield start
-    for server in running.values():
-        server.kill()
 
 
 @pytest.fixture(params=DATABASES)
 async def database(
-    request: pytest.FixtureRequest, started: Callable[[str], Any], tmp_path: Path
+    request: pytest.FixtureRequest,
+    started: Callable[[str], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Database]:
     """Give each database in turn, empty."""
     kind = request.param
+    monkeypatch.setattr(mongodb, "FIND_SECONDS", 0.5)
     if kind in ("mariadb", "sqlite"):
         engine = _sqlite(tmp_path) if kind == "sqlite" else _maria(started("mariadb"), tmp_path)
         yield InSql(engine, None if kind == "sqlite" else started("mariadb"))
         engine.dispose()
         return
-    made: Database = {"redis": InRedis, "opensearch": InOpenSearch}[kind](started(kind))
+    made: Database = KINDS[kind](started(kind))
     await made.empty()
     yield made
 
@@ -147,7 +140,7 @@ async def test_a_crash_between_the_write_and_the_checkpoint_counts_nothing_twice
     assert await database.totals() == {"a": 4}
 
 
-@of("redis", "opensearch", "mariadb")
+@of("redis", "opensearch", "mongodb", "mariadb")
 async def test_a_line_that_is_cut_anywhere_counts_nothing_twice(
     database: Database, tmp_path: Path
 ) -> None:
@@ -177,7 +170,7 @@ async def test_a_raised_version_makes_the_rows_anew_and_lets_go_of_the_old_ones(
     assert await database.left(1) == 0
 
 
-@of("redis", "opensearch")
+@of("redis", "opensearch", "mongodb")
 async def test_readers_find_the_old_rows_until_the_new_ones_are_as_far(
     database: Database, tmp_path: Path
 ) -> None:
@@ -310,7 +303,7 @@ async def test_what_was_skipped_set_aside_or_is_of_no_class_of_the_model_is_not_
     assert await database.totals() == {"a": 1, "b": 2}
 
 
-@of("redis", "opensearch")
+@of("redis", "opensearch", "mongodb")
 async def test_rows_that_the_server_has_lost_are_noticed(database: Database) -> None:
     async with keeping(database.model()) as engine:
         await kept(engine, await add(engine, "a"))
@@ -320,7 +313,7 @@ async def test_rows_that_the_server_has_lost_are_noticed(database: Database) -> 
         assert "has lost rows" in await cause_of(engine, await add(engine, "a"))
 
 
-@of("redis", "mariadb")
+@of("redis", "mongodb", "mariadb")
 async def test_a_server_that_dies_is_waited_for_and_has_kept_all(
     database: Database, tmp_path: Path
 ) -> None:

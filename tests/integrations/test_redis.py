@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,12 +21,10 @@ from tests.support.brokers import USER, RedisServer
 from tests.support.counters import Add, Added, Emptied, Empty
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path_factory.mktemp("redis"))
-    made.start()
-    yield made
-    made.kill()
+@pytest.fixture
+def server(started: Callable[[str], Any]) -> RedisServer:
+    made: RedisServer = started("redis")
+    return made
 
 
 @pytest.fixture
