@@ -94,6 +94,7 @@ from .model.projection import projects as projects
 from .model.reactor import Reactor as Reactor
 from .model.reactor import reacts as reacts
 from .model.reactor import when_rejected as when_rejected
+from .model.retention import Retention as Retention
 from .model.sink import Delivery as Delivery
 from .model.sink import Sink as Sink
 from .model.sql_projection import AsyncSql as AsyncSql
@@ -300,6 +301,7 @@ __all__ += [
     "QueryBegan",
     "QueryStatistics",
     "ReactionStatistics",
+    "Retention",
     "Retried",
     "ServerStatistics",
     "SnapshotStatistics",

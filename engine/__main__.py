@@ -31,6 +31,7 @@ from .cli import (
     repair,
     replay,
     restore,
+    retention,
     schema,
     sql,
     tail,
@@ -68,6 +69,7 @@ COMMANDS: Final = (
     restore,
     verify,
     personal,
+    retention,
 )
 INTERRUPTED: Final = 130
 

@@ -121,7 +121,10 @@ async def _archived(
     def progress(moved: int, events: int) -> None:
         shown.show(CopyProgress("archived", moved, events))
 
-    return await archiver.archive(rule, progress, dry_run=dry_run)
+    if dry_run:
+        return await archiver.archive(rule, progress, dry_run=True)
+    async with archiver:
+        return await archiver.archive(rule, progress)
 
 
 def _tell(done: Archived, options: argparse.Namespace) -> None:

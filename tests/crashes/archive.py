@@ -88,7 +88,8 @@ async def _trial(seed: int, folder: Path) -> list[str]:
             disk.crash_at = None if life == LIVES - 1 else dice.randrange(1, OPERATIONS)
             disk.only_killed = dice.random() < 0.3
             with suppress(EngineError, apsw.Error, OSError):
-                await SqliteArchiver(_path(disk), _ports(disk)).archive(RULE, lambda _a, _b: None)
+                async with SqliteArchiver(_path(disk), _ports(disk)) as archiver:
+                    await archiver.archive(RULE, lambda _a, _b: None)
             if life < LIVES - 1:
                 disk.power_off()
                 disk.restart()

@@ -48,8 +48,10 @@ def die(name):
         left -= 1
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
-archiver = archiving.SqliteArchiver(sys.argv[1], Ports(failpoint=die))
-asyncio.run(archiver.archive(RULE, lambda a, b: None))
+async def move():
+    async with archiving.SqliteArchiver(sys.argv[1], Ports(failpoint=die)) as archiver:
+        await archiver.archive(RULE, lambda a, b: None)
+asyncio.run(move())
 """
 
 
@@ -64,7 +66,8 @@ async def path(tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def move(path: str, rule: ArchiveRule = RULE) -> Archived:
-    return await SqliteArchiver(path, Ports()).archive(rule, lambda _moved, _events: None)
+    async with SqliteArchiver(path, Ports()) as archiver:
+        return await archiver.archive(rule, lambda _moved, _events: None)
 
 
 def moved(path: str) -> list[int]:
@@ -166,7 +169,8 @@ async def test_no_engine_runs_meanwhile_and_a_look_is_always_possible(path: str)
             )
             refused.append(ran.stderr)
 
-    await SqliteArchiver(path, Ports(failpoint=engine_starts)).archive(RULE, lambda _a, _b: None)
+    async with SqliteArchiver(path, Ports(failpoint=engine_starts)) as archiver:
+        await archiver.archive(RULE, lambda _a, _b: None)
     assert "StoreLocked" in refused[0]
 
 

@@ -138,7 +138,8 @@ async def filled(path: str) -> None:
 
 
 async def archived(path: str) -> None:
-    done = await SqliteArchiver(path, Ports()).archive(RULE, lambda _a, _b: None)
+    async with SqliteArchiver(path, Ports()) as archiver:
+        done = await archiver.archive(RULE, lambda _a, _b: None)
     assert (done.streams, done.events) == (3, 15)
 
 

@@ -9,6 +9,7 @@ early, each event is in the log, or in both, or in the cold file alone: never in
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -68,13 +69,18 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Is told how many events were moved, and how many there are to be."""
 
 
-class Archiver(Protocol):
-    """Moves closed streams of one log, which no engine has open meanwhile."""
+class Archiver(AbstractAsyncContextManager["Archiver"], Protocol):
+    """Moves closed streams of one log, which no engine has open meanwhile.
 
-    async def archive(self, rule: ArchiveRule, progress: Progress, *, dry_run: bool) -> Archived:
+    Inside of `async with` it has the log. Raises StoreLocked there if an engine has it.
+    """
+
+    async def archive(
+        self, rule: ArchiveRule, progress: Progress, *, dry_run: bool = False
+    ) -> Archived:
         """Move what the rule selects, and give the room back; or only look, for `dry_run`.
 
-        Raises StoreLocked where an engine has the log. A move that ended early goes on where it
-        was when it is asked for again.
+        To look, it need not have the log. A move that ended early goes on where it was when it is
+        asked for again.
         """
         ...

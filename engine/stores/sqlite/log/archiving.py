@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from types import TracebackType
 from typing import Any, Final
 
 import apsw
@@ -88,7 +89,7 @@ _EMPTY: Final = f"""
 """  # noqa: S608 - a number of ours
 # What an UPDATE may do to this connection, whatever the code above believes.
 _ONLY_MOVED: Final = f"""
-    CREATE TEMP TRIGGER events_only_move BEFORE UPDATE ON main.events
+    CREATE TEMP TRIGGER IF NOT EXISTS events_only_move BEFORE UPDATE ON main.events
     WHEN new.encoding <> {MOVED} OR new.payload <> x'' OR new.metadata <> x''
         OR (new.position, new.stream, new.version, new.type, new.recorded, new.checksum) IS NOT
            (old.position, old.stream, old.version, old.type, old.recorded, old.checksum)
@@ -131,6 +132,20 @@ class SqliteArchiver(SqliteStore):
         self._cold: Any = None
         self._run = 0
 
+    async def __aenter__(self) -> SqliteArchiver:
+        """Take the log; raise StoreLocked where an engine has it."""
+        await self.open(self._given)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the log back."""
+        await self._end()
+
     async def archive(
         self, rule: ArchiveRule, progress: Progress, *, dry_run: bool = False
     ) -> Archived:
@@ -147,11 +162,7 @@ class SqliteArchiver(SqliteStore):
                 harden(connection)
                 done.streams, done.events, done.bytes = _counted(connection, rule)
         else:
-            await self.open(self._given)
-            try:
-                await self._archive(rule, done, progress)
-            finally:
-                await self._end()
+            await self._archive(rule, done, progress)
         done.after, done.cold_bytes = files.size(self.path), files.size(path)
         return done
 
@@ -230,7 +241,7 @@ class SqliteArchiver(SqliteStore):
         why = reach(connection)
         if why is not None:
             raise StoreRefused(f"{why or 'the log has no cold file'}. Nothing was moved")
-        run(connection, "DROP TRIGGER temp.events_never_change")
+        run(connection, "DROP TRIGGER IF EXISTS temp.events_never_change")
         run(connection, _ONLY_MOVED)
 
     def _close_cold(self, connection: Any) -> None:

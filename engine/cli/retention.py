@@ -1,0 +1,184 @@
+"""`foldline retention FILE RULES`: erases people and archives streams that are due by rules.
+
+Rules: it has the log as an engine has it, so that nobody writes for a person who is being erased.
+`--dry-run` only looks, beside an engine or not. First all people are found, then they are erased,
+then streams are archived. Each erasure is kept with its rule, and each run of the archive too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, cast
+
+import msgspec
+
+from ..errors import UsageError
+from ..model.retention import Retention, closed_before
+from ..outside.retention import DuePerson, due_people
+from ..personal.vault import Vault
+from ..running import run
+from ..runtime.ports import Ports
+from ..stores.contract.archiving import Archiver, ArchiveRule
+from ..stores.contract.backend import Archives
+from ..stores.urls import open_keys
+from .application import attribute_of
+from .options import DONE, FAILED, USAGE, log_file
+from .output import say, tell
+from .printing import counted
+from .progress import ending_tidily
+
+__all__ = ["add_parser"]
+
+NOT_YET: Final = 3
+_PRINCIPAL: Final = "retention"
+
+_DESCRIPTION = """\
+Do what rules of retention say: erase people, and archive streams. RULES is module:attribute, a list
+of Retention, as in shop:RULES.
+
+A person is erased if each stream with personal data of that person is closed, and old enough by a
+rule with erase_after. One open stream of any kind keeps the person. Streams that are due by
+archive_after are moved as `archive` does it.
+
+Look with --dry-run first, which is possible beside an engine. Otherwise stop the engine first:
+while one has the log open, this is refused. A log in PostgreSQL is refused too.
+"""
+
+_EPILOG = f"""\
+JSON: a line for each person (action "erase", subject, streams, reason), and for each rule that
+archives (action "archive", rule, streams, events, bytes). done tells whether it was done.
+
+exit status:
+  {DONE}    done, or shown
+  {FAILED}    not done. The reason is on the error stream
+  {USAGE}    wrong arguments
+  {NOT_YET}    people were erased. Views and snapshots lose them when an engine has started
+  130  interrupted
+  143  ended by SIGTERM"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "retention",
+        help="erase people and archive streams by declared rules",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument("rules", metavar="RULES", help="the rules, as module:attribute")
+    parser.add_argument("--keys", metavar="URL", help="the keys, as in sqlite:FILE")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    rules = _rules_of(options.rules)
+    outside = options.file.outside(Ports())
+    if not isinstance(outside, Archives):
+        raise UsageError(
+            f"{options.file.name} is no log in a file: rules are only run on those. Nothing was "
+            f"changed"
+        )
+    with ending_tidily():
+        return run(partial(_retained, options, rules, outside))
+
+
+def _rules_of(name: str) -> Sequence[Retention]:
+    found: object = attribute_of(name)
+    rules = cast("Sequence[object]", found if isinstance(found, list | tuple) else ())
+    given = [rule for rule in rules if isinstance(rule, Retention)]
+    if not given or len(given) < len(rules):
+        raise UsageError(f"{name} is no list of Retention: nothing was changed")
+    return given
+
+
+async def _retained(
+    options: argparse.Namespace, rules: Sequence[Retention], outside: Archives
+) -> int:
+    archiver = outside.archiver()
+    if options.dry_run:
+        people = await _people(options, rules, outside)
+        _tell_people(people, options)
+        await _archive(options, rules, archiver)
+        return DONE
+    async with archiver:
+        people = await _people(options, rules, outside)
+        await _archive(options, rules, archiver)
+    return NOT_YET if people else DONE
+
+
+async def _people(
+    options: argparse.Namespace, rules: Sequence[Retention], outside: Archives
+) -> list[DuePerson]:
+    """Find who is due, and erase them unless that is only to be shown."""
+    if all(rule.erase_after is None for rule in rules):
+        return []
+    async with _opened(options, outside) as vault:
+        with outside.log_reader() as reader:
+            people = due_people(reader, vault, rules, Ports().clock.now())
+        if not options.dry_run:
+            for person in people:
+                await vault.erase(person.subject, person.reason, _PRINCIPAL)
+                _tell_people([person], options)
+    if people and not options.dry_run:
+        tell("views and snapshots may have them still: the next engine lets go of them")
+    return people
+
+
+@asynccontextmanager
+async def _opened(options: argparse.Namespace, outside: Archives) -> AsyncGenerator[Vault]:
+    """Open the keys, which are not made where there are none."""
+    ports = Ports()
+    with outside.log_reader() as reader:
+        log_id = reader.log_id
+    vault = Vault(open_keys(options.file.log(), options.keys))
+    try:
+        await vault.open(ports, log_id, only_reads=True)
+        if not options.dry_run:
+            await vault.close()
+            await vault.open(ports, log_id)
+        yield vault
+    finally:
+        await vault.close()
+
+
+async def _archive(
+    options: argparse.Namespace, rules: Sequence[Retention], archiver: Archiver
+) -> None:
+    now = Ports().clock.now()
+    for rule in rules:
+        if rule.archive_after is None:
+            continue
+        closed = ArchiveRule(rule.kind, rule.names, closed_before(rule.archive_after, now))
+        done = await archiver.archive(closed, _silent, dry_run=options.dry_run)
+        if options.json:
+            found = {"streams": done.streams, "events": done.events, "bytes": done.bytes}
+            _say_json({"action": "archive", "rule": str(rule), **found}, options)
+        else:
+            verb = "would be archived" if options.dry_run else "archived"
+            what = f"{counted(done.events, 'event')} of {counted(done.streams, 'stream')}"
+            say(f"{what} {verb}: {rule}, {rule.archive_after.days} days")
+
+
+def _silent(_moved: int, _events: int) -> None:
+    """Show nothing: each rule is told when it is done."""
+
+
+def _tell_people(people: Sequence[DuePerson], options: argparse.Namespace) -> None:
+    verb = "would be erased" if options.dry_run else "erased"
+    for person in people:
+        if options.json:
+            _say_json({"action": "erase", **msgspec.structs.asdict(person)}, options)
+        else:
+            streams = counted(person.streams, "stream")
+            say(f"{person.subject} {verb}, with {streams}: {person.reason}")
+
+
+def _say_json(line: Mapping[str, object], options: argparse.Namespace) -> None:
+    say(msgspec.json.encode({**line, "done": not options.dry_run}).decode())

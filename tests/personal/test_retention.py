@@ -1,0 +1,219 @@
+"""Rules of retention: who is erased, who stays, what is archived, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from engine import (
+    ERASED,
+    Aggregate,
+    Command,
+    DefinitionError,
+    Engine,
+    Event,
+    Id,
+    Personal,
+    Ports,
+    Retention,
+    applies,
+    handles,
+)
+from engine.__main__ import main
+from engine.testing.scenario import ManualClock
+
+DAY = timedelta(days=1)
+
+
+class Arrive(Command):
+    stay_id: Id
+    guest: str
+    name: str
+
+
+class Leave(Command):
+    stay_id: Id
+
+
+class Complain(Command):
+    case_id: Id
+    guest: str
+    text: str
+
+
+class Arrived(Event, name="arrived", subject="guest"):
+    guest: str
+    name: Personal[str]
+
+
+class Left(Event, name="left"):
+    pass
+
+
+class Complained(Event, name="complained", subject="guest"):
+    guest: str
+    text: Personal[str]
+
+
+class Stay(Aggregate, kind="stay"):
+    name: str = ""
+
+    @handles
+    def arrive(self, command: Arrive) -> Arrived:
+        return Arrived(command.guest, command.name)
+
+    @handles
+    def leave(self, command: Leave) -> Left:
+        return Left()
+
+    @applies
+    def arrived(self, event: Arrived) -> None:
+        self.name = event.name
+
+    @applies
+    def left(self, event: Left) -> None:
+        pass
+
+
+class Case(Aggregate, kind="case"):
+    text: str = ""
+
+    @handles
+    def complain(self, command: Complain) -> Complained:
+        return Complained(command.guest, command.text)
+
+    @applies
+    def complained(self, event: Complained) -> None:
+        self.text = event.text
+
+
+RULES = [Retention(Stay, [Left], archive_after=30 * DAY, erase_after=365 * DAY)]
+ARCHIVES = [Retention(Stay, [Left], archive_after=30 * DAY)]
+NOTHING: list[Retention] = []
+
+
+def opened(path: Path, days_ago: int = 0) -> Engine:
+    clock = ManualClock(Ports().clock.now() - days_ago * (DAY // timedelta(microseconds=1)))
+    return Engine([Stay, Case], store=f"sqlite:{path}", ports=Ports(clock=clock))
+
+
+async def stays(path: Path) -> None:
+    """Let Ann leave long ago; Bob too, but he came back; Cem too, but he has an open case."""
+    async with opened(path, 500) as engine:
+        for stay, guest in (("1", "ann"), ("2", "bob"), ("3", "cem"), ("4", "ann")):
+            await engine.execute(Arrive(stay, guest, f"{guest} Canary"))
+            await engine.execute(Leave(stay))
+        await engine.execute(Complain("c-1", "cem", "cold soup"))
+    async with opened(path, 100) as engine:
+        await engine.execute(Arrive("5", "bob", "bob Canary"))
+        await engine.execute(Leave("5"))
+    async with opened(path) as engine:
+        await engine.execute(Arrive("6", "dan", "dan Canary"))
+
+
+async def names(path: Path) -> list[str]:
+    async with opened(path) as engine:
+        return [(await engine.state(Stay, str(n))).name for n in range(1, 7)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    asyncio.run(stays(tmp_path / "hotel.db"))
+    return tmp_path / "hotel.db"
+
+
+def told(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[object]]:
+    status = main(["retention", *map(str, arguments), "--json"])
+    return status, [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+
+
+ALL = ["ann Canary", "bob Canary", "cem Canary", "ann Canary", "bob Canary", "dan Canary"]
+RULE = "stay closed by left"
+ANN = {
+    "action": "erase",
+    "subject": "ann",
+    "streams": 2,
+    "reason": f"retention: {RULE}, 365 days",
+}
+
+
+def test_who_is_due_everywhere_is_erased_and_what_is_due_is_archived(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rules = f"{__name__}:RULES"
+    before = path.read_bytes()
+    status, lines = told(capfd, path, rules, "--dry-run")
+    assert status == 0
+    archive = {"action": "archive", "rule": RULE, "streams": 5, "events": 10, "done": False}
+    assert lines[0] == {**ANN, "done": False}
+    assert archive.items() <= dict(lines[1]).items()  # type: ignore[call-overload]
+    assert path.read_bytes() == before
+    assert asyncio.run(names(path)) == ALL, "it was only shown"
+
+    status, lines = told(capfd, path, rules)
+    assert status == 3, "views lose her when an engine has started"
+    assert lines[0] == {**ANN, "done": True}
+    assert asyncio.run(names(path)) == [
+        ERASED if name.startswith("ann") else name for name in ALL
+    ], "bob came back, cem has an open case, dan is here"
+    assert main(["personal", "list", str(path), "--json"]) == 0
+    (kept,) = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert (kept["subject"], kept["reason"]) == ("ann", ANN["reason"])
+    assert kept["principal"] == "retention"
+    assert kept["finished"]
+    sql = "SELECT rule, streams, events FROM archives"
+    assert main(["sql", str(path), sql, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"rule": RULE, "streams": 5, "events": 10}
+    assert not any(b"ann Canary" in file.read_bytes() for file in path.parent.iterdir())
+
+    status, lines = told(capfd, path, rules)
+    assert (status, len(lines)) == (0, 1), "nobody is erased twice"
+    assert main(["verify", str(path)]) == 0
+
+
+def test_rules_are_not_run_beside_an_engine_nor_without_what_they_need(
+    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    holding = (
+        "import sys\nfrom engine.stores.sqlite.system_files import SystemFiles\n"
+        "lock = SystemFiles().lock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, f"{path}.lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert told(capfd, path, f"{__name__}:RULES") == (1, [])
+        holder.communicate()
+    assert asyncio.run(names(path)) == ALL
+    assert told(capfd, path, f"{__name__}:NOTHING") == (1, [])
+    assert told(capfd, "postgresql://ann@db.example/bank", f"{__name__}:RULES") == (1, [])
+    keys = tmp_path / "hotel.keys.db"
+    keys.rename(tmp_path / "elsewhere.db")
+    assert told(capfd, path, f"{__name__}:RULES") == (1, [])
+    assert not keys.exists()
+    assert told(capfd, path, f"{__name__}:ARCHIVES")[0] == 0, "which needs no keys"
+    elsewhere = f"sqlite:{tmp_path}/elsewhere.db"
+    assert told(capfd, path, f"{__name__}:RULES", "--keys", elsewhere)[0] == 3
+
+
+def test_a_rule_that_says_nothing_is_refused() -> None:
+    wrong: list[Callable[[], Retention]] = [
+        lambda: Retention(Stay, []),
+        lambda: Retention(Stay, [Left]),
+        lambda: Retention(Stay, [Left], erase_after=-DAY),
+        lambda: Retention(Stay, ["left"], erase_after=DAY),  # type: ignore[list-item]
+        lambda: Retention(Left, [Left], erase_after=DAY),  # type: ignore[arg-type]
+    ]
+    for rule in wrong:
+        with pytest.raises(DefinitionError):
+            rule()
