@@ -130,8 +130,12 @@ def tags_by(tags: Sequence[str], boundary_id: str) -> tuple[str, ...]:
 
 def selects(definition: AggregateDefinition, boundary_id: str, event: Event) -> bool:
     """Tell whether the boundary with an id folds an event."""
-    cls = type(event)
-    read = _reader(cls) if cls in definition.appliers else None
+    cls, tags = type(event), definition.tags
+    if cls not in definition.appliers:
+        return False
+    if len(tags) == 1 and getattr(event, tags[0], None) == boundary_id:
+        return True  # most often so: each class that is applied has a field of that name
+    read = _reader(cls)
     return read is not None and boundary_id in finder_of(definition.tags)(read(event))
 
 

@@ -23,6 +23,8 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+from msgspec.structs import astuple
+
 from ..errors import Damaged
 from ..limits import Limits
 from ..model.aggregate import Aggregate
@@ -106,7 +108,7 @@ class BoundaryActor(Actor):
     def keep(self) -> None:
         """Keep a copy of the state, before a decision is folded, if it is made of plain values."""
         state = self.state
-        if all(type(getattr(state, name)) in _PLAIN for name in state.__struct_fields__):
+        if _PLAIN.issuperset(map(type, astuple(state))):
             keys = 0 if self._keys is None else len(self._keys)
             self._kept = copy(state), self.version, keys
 
@@ -155,7 +157,8 @@ class BoundaryActor(Actor):
     def condition(self, seen: int, stream: str) -> Unchanged:
         """Give what must hold where a decision is stored that saw all up to position `seen`."""
         # What it has read may be behind what the journal knows, where others write too.
-        return Unchanged(self.tags, self.names, max(seen, self.read_at), stream)
+        after = max(self.read_at, seen)
+        return Unchanged(self.tags, self.names, after, stream)
 
     def offer(self, stored: StoredEvent) -> None:
         """Take a durable event that its query selects."""

@@ -14,6 +14,7 @@ import msgspec
 from ..errors import EngineError
 from ..model.stored import StoredEvent
 from ..stores.contract.log import AppendRequest, Extra, Write
+from ..stores.contract.tags import Unchanged
 from .keys import KeyRecord
 from .mailbox import Mail
 from .snapshot import Frozen
@@ -83,6 +84,8 @@ class Entry(EntryPart):
     the store may refuse it for one of them, it has no followers: nothing is decided on it before it
     is settled."""
 
+    conditions: Sequence[Unchanged] = ()
+    """What must hold of boundaries where it is stored."""
     readers: Sequence[Owner] = ()
     """Of a joint decision: the boundaries without events of their own, which have folded these."""
 
@@ -93,9 +96,10 @@ class Entry(EntryPart):
 
     def request(self) -> AppendRequest:
         """Give what is stored all or none."""
+        extras = [*self.extras, *self.conditions] if self.conditions else self.extras
         if not self.others:
-            return AppendRequest((self.write,), self.extras)
-        return AppendRequest([self.write, *[each.write for each in self.others]], self.extras)
+            return AppendRequest((self.write,), extras)
+        return AppendRequest([self.write, *[each.write for each in self.others]], extras)
 
     def follow(self, follower: Follower) -> None:
         """Let an answer leave right after this entry's own."""

@@ -75,7 +75,9 @@ class Joint:
         """How many of the actors stand still, with nothing undurable."""
         self.begun = False
         """Whether it is being decided, or was."""
-        self._boundaries = [a for a in actors if isinstance(a, BoundaryActor)]
+        self._boundaries: Sequence[BoundaryActor] = ()
+        if self._handler.has_boundary:
+            self._boundaries = [a for a in actors if isinstance(a, BoundaryActor)]
         self._seen = 0
         """The end of the log as it is decided: the boundaries have all up to there."""
         self._attempts = 1
@@ -235,7 +237,10 @@ class Joint:
 
     def _is_behind(self) -> bool:
         """Tell whether a boundary must be read again first, and have that done."""
-        if not any(boundary.is_behind for boundary in self._boundaries):
+        for boundary in self._boundaries:
+            if boundary.is_behind:
+                break
+        else:
             return False
         if not self.decide_again():
             self._refuse(Voided(tags_moved(self._streams())))
@@ -383,14 +388,16 @@ class Joint:
         if failpoint is not None:
             failpoint("actor.decided")
         counts = [0] * len(self._actors)
-        is_beside = self.mail.fired is not None or bool(self._boundaries)
+        is_beside = self.mail.fired is not None
         for share in shares:
             counts[share.place] = len(share.events)
             is_beside = is_beside or bool(share.claims) or share.has_timers
         pairs = zip(self._actors, counts, strict=True)
         parties = tuple([(actor.stream, actor.version + n, n) for actor, n in pairs])
+        timers: Sequence[SetTimers | None] = [None] * len(shares)
         try:
-            timers = [self._timers_of(s) if is_beside else None for s in shares]
+            if is_beside:
+                timers = [self._timers_of(share) for share in shares]
             parts, size = self._parts(shares, parties, timers)
         except BaseException as error:  # Rejected too: an applier decides nothing
             self._fail(error)
@@ -399,7 +406,11 @@ class Joint:
             failpoint("actor.folded")
         entry = self._entry(shares, parts, size, parties)
         if is_beside:
-            self._put_beside(entry, shares, timers)
+            streams = [self._actors[share.place].stream for share in shares]
+            first = self._actors[0].stream
+            entry.extras = beside_of(self.mail, shares, streams, timers, first)
+        if self._boundaries:
+            self._put_conditions(entry, counts)
         self._kind.journal.submit(entry, first=self._is_first and not self._handler.is_async)
 
     def _timers_of(self, share: Share) -> SetTimers | None:
@@ -408,18 +419,13 @@ class Joint:
         actor = self._actors[share.place]
         return timers_given(actor.kind, self.mail, share, actor.version, has_events=True)
 
-    def _put_beside(
-        self, entry: Entry, shares: Sequence[Share], timers: Sequence[SetTimers | None]
-    ) -> None:
-        """Let what is beside the events be stored with them."""
-        mail, actors = self.mail, self._actors
-        streams = [actors[share.place].stream for share in shares]
-        extras = beside_of(mail, shares, streams, timers, actors[0].stream)
-        own = entry.owners
-        for boundary in self._boundaries:
-            extras.append(boundary.condition(self._seen, entry.owner.stream))
-        entry.readers = [boundary for boundary in self._boundaries if boundary not in own]
-        entry.extras = extras
+    def _put_conditions(self, entry: Entry, counts: Sequence[int]) -> None:
+        """Let the events be stored only if no boundary has got another one meanwhile."""
+        seen, stream = self._seen, entry.owner.stream
+        entry.conditions = [boundary.condition(seen, stream) for boundary in self._boundaries]
+        if len(self._actors) > len(entry.others) + 1:
+            pairs = zip(self._actors, counts, strict=True)
+            entry.readers = [a for a, n in pairs if not n and isinstance(a, BoundaryActor)]
 
     def _parts(
         self,
@@ -440,10 +446,13 @@ class Joint:
             count = len(events)
             if not parts:
                 # Key, reply, parties and whose command it is stand at the first event of all.
-                known = mail.envelope.key, mail.fingerprint, claims, parties
-                more = len(shares) > 1
-                beside: dict[str, Any] = {"timers": changes, "fired": mail.fired, "more": more}
-                metadatas = metadatas_of(mail, count, *known, **beside)
+                key, known = mail.envelope.key, mail.fingerprint
+                metadatas = metadatas_of(
+                    *(mail, count, key, known, claims, parties),
+                    timers=changes,
+                    fired=mail.fired,
+                    more=len(shares) > 1,
+                )
                 further = metadatas[1]
             elif claims or changes is not None:
                 metadatas = metadatas_of(mail, count, None, None, claims, timers=changes)

@@ -7,7 +7,7 @@ done: it is loaded with its next command. An event without tags costs a look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TypeAlias
 
 from ..model.boundary import finder_of
@@ -15,7 +15,7 @@ from ..model.stored import StoredEvent
 from .actor import Actor
 from .boundary import BoundaryActor
 from .directory import Directory
-from .entries import Entry, Owner
+from .entries import Entry
 from .kind import Kind
 
 __all__ = ["Tagged"]
@@ -42,21 +42,23 @@ class Tagged:
 
     def deliver(self, entry: Entry, events: Sequence[StoredEvent]) -> None:
         """Bring the events of an entry to all who fold them, and have not yet."""
-        place, owners = 0, entry.owners
+        have_it = {party[0] for party in entry.parties}
+        place = 0
         for part in (entry, *entry.others):
             for data in part.write.events:
                 if data.tags:
-                    self._bring(owners, events[place], data.tags)
+                    self._bring(have_it, events[place], data.tags)
                 place += 1
         for owner in entry.readers:
             if isinstance(owner, BoundaryActor):
                 owner.read_at = events[-1].position
 
-    def _bring(self, owners: Sequence[Owner], stored: StoredEvent, tags: Sequence[str]) -> None:
+    def _bring(self, have_it: Set[str], stored: StoredEvent, tags: Sequence[str]) -> None:
         for begin, find in self._routes.get(stored.name, ()):
             for boundary_id in find(tags):
-                actor = self._directory.resident(begin + boundary_id)
-                if isinstance(actor, BoundaryActor) and actor not in owners:
+                stream = begin + boundary_id
+                actor = None if stream in have_it else self._directory.resident(stream)
+                if isinstance(actor, BoundaryActor):
                     actor.offer(stored)
 
     def forget(self) -> None:

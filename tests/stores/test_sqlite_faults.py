@@ -23,6 +23,7 @@ from engine.stores.contract.log import (
     StreamRead,
     Write,
 )
+from engine.stores.contract.tags import TagsChanged, Unchanged
 from engine.stores.sqlite.log import pages as sqlite_pages
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.testing.conformance import ADDED, ALL, append, feed, numbers, request
@@ -108,6 +109,34 @@ async def test_a_stale_cache_ends_in_a_conflict_of_its_own_stream_alone(
     outcomes = await append(store, request("b:1", 1, 2), request("a:1", 1, 9))
 
     assert outcomes == [Appended(4, (2,)), StreamConflict("a:1", 1, 2)]
+
+
+def about(tag: str, stream: str, expected: int, after: int | None = None) -> AppendRequest:
+    """Append an event with a tag, if none came with it behind a position."""
+    data = EventData(ADDED, b'{"amount":1}', b"", 0, (tag,))
+    extras = [] if after is None else [Unchanged((tag,), (ADDED.name,), after, stream)]
+    return AppendRequest([Write(stream, expected, [data])], extras)
+
+
+async def test_an_event_that_came_with_the_last_batch_counts_for_a_condition(
+    store: SqliteStore,
+) -> None:
+    await append(store, about("a:1", "s:1", 0), about("b:1", "s:2", 0))
+    await append(store, about("a:1", "s:1", 1))
+    outcomes = await append(store, about("a:1", "s:3", 0, 2), about("b:1", "s:4", 0, 2))
+
+    assert outcomes == [TagsChanged(0), Appended(4, (1,))]
+
+
+async def test_a_strangers_event_is_looked_for_by_its_tags(store: SqliteStore) -> None:
+    """The writer knows of no event behind the second; the schema says that there is one."""
+    await append(store, about("a:1", "s:1", 0), request("a:1", 0, 1))
+    await append_as_a_stranger(store, 3, 2)
+    with closing(apsw.Connection(store.path)) as outside:
+        outside.execute("INSERT INTO tags SELECT 'a:1', 3, type FROM events WHERE position = 3")
+
+    assert await append(store, about("a:1", "s:2", 0, 2)) == [TagsChanged(0)]
+    assert await append(store, about("a:1", "s:2", 0, 3)) == [Appended(4, (1,))]
 
 
 async def test_a_stream_that_is_begun_twice_is_a_conflict_of_its_own_stream_alone(

@@ -100,6 +100,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 _OF_CLAIMS: Final = frozenset({TakeClaim, ReleaseClaim})
+_OF_TIMERS: Final = frozenset({SetTimer, DropTimer, FiredTimer})
 Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer | Unchanged
 """What is stored with the events of a request, or checked, in the same transaction."""
 
@@ -400,24 +401,28 @@ def plan(
     for request in batch.requests:
         assert request.writes, "a request without a write has nothing to answer"
         refusal: Outcome | None = _conflict(request, now, versions, failed)
-        if refusal is None and request.extras:
-            extras = request.extras
-            refusal = book.refusal(extras) or timers.refusal(extras) or tagged.refusal(extras)
+        extras = request.extras
+        kinds = set(map(type, extras))
+        if refusal is None and TakeClaim in kinds:
+            refusal = book.refusal(extras)
+        if refusal is None and FiredTimer in kinds:
+            refusal = timers.refusal(extras)
+        if refusal is None and Unchanged in kinds:
+            refusal = tagged.refusal(extras)
         if refusal is not None:
             # Everything later on these streams was decided on what is not stored now.
             failed.update(write.stream for write in request.writes)
             outcomes.append(refusal)
             refused += 1
             continue
-        holds = False
-        if request.extras:
-            timers.apply(request.extras, firsts_of(request, position))
-            holds = any(type(extra) in _OF_CLAIMS for extra in request.extras)
+        if not kinds.isdisjoint(_OF_TIMERS):
+            timers.apply(extras, firsts_of(request, position))
+        holds = not kinds.isdisjoint(_OF_CLAIMS)
         after: list[int] = []
         for write in request.writes:
             version = write.expected
             if holds:
-                book.apply([e for e in request.extras if e.stream == write.stream], position + 1)
+                book.apply([e for e in extras if e.stream == write.stream], position + 1)
             for data in write.events:
                 version += 1
                 position += 1

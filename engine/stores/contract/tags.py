@@ -136,16 +136,20 @@ class TagBook:
         return None
 
     def _has_brought(self, condition: Unchanged) -> bool:
-        brought = self._brought.get(condition.tags[0], ()) if self._brought else ()
-        return any(
-            name in condition.names and all(tag in tags for tag in condition.tags)
-            for name, tags in brought
-        )
+        for name, tags in self._brought.get(condition.tags[0], ()):
+            if name in condition.names and all(tag in tags for tag in condition.tags):
+                return True
+        return False
 
     def add(self, name: str, tags: tuple[str, ...]) -> None:
         """Take an event that is appended."""
+        brought, event = self._brought, (name, tags)
         for tag in tags:
-            self._brought.setdefault(tag, []).append((name, tags))
+            others = brought.get(tag)
+            if others is None:
+                brought[tag] = [event]
+            else:
+                others.append(event)
 
 
 def rows_of(

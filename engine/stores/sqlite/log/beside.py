@@ -40,6 +40,10 @@ class KeptBeside:
         """Change something in a transaction; raise StoreFailed."""
         raise NotImplementedError
 
+    def _refresh(self, connection: Any) -> None:
+        """Read again all that the writer remembers of the file."""
+        raise NotImplementedError
+
     def _types_by(self, connection: Any) -> Types:
         """Give what names types of events by their numbers."""
         raise NotImplementedError
@@ -58,7 +62,9 @@ class KeptBeside:
         def index(connection: Any) -> int:
             if is_index_of(connection, forms):
                 return 0
-            return self._keep(connection, lambda c: index_tags(c, self._types_by(c), forms))
+            count = self._keep(connection, lambda c: index_tags(c, self._types_by(c), forms))
+            self._refresh(connection)  # events have other tags than it remembers
+            return count
 
         return await self._on_writer(index)
 

@@ -66,7 +66,7 @@ from .schema import (
     protect,
     read_schema_version,
 )
-from .tags import add_tags, read_came
+from .tags import RecentTags, add_tags, read_came
 from .timers import change_timers, read_standing
 
 __all__ = ["SqliteStore"]
@@ -108,6 +108,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         self._types: dict[tuple[str, int], tuple[int, str]] = {}
         """Number and schema hash by name and version."""
         self._type_names: dict[int, tuple[str, int]] = {}
+        self._recent = RecentTags()
 
     @property
     def log_id(self) -> str:
@@ -199,10 +200,6 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         if self._head.position:
             # The last event is what every later one builds on: its checksum is compared now.
             read_feed(connection, self._types_by(connection), self._head.position - 1, 1, 1)
-
-    def _read_head(self, connection: Any) -> None:
-        self._head = read_head(connection)
-        self._next_stream = run(connection, "SELECT ifnull(max(number), 0) + 1 FROM streams")[0][0]
 
     def _read_types(self, connection: Any) -> None:
         rows = read_types(connection)
@@ -338,17 +335,19 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         """
         writes = [write for request in batch.requests for write in request.writes]
         begun = {write.stream for write in writes if believing and write.expected == 0}
-        # Claims, timers and tags are not remembered: each batch reads those that it names.
         holders = read_holders(connection, claim_keys(batch))
         standing = read_standing(connection, fired_keys(batch))
         versions = self._versions(connection, {write.stream for write in writes}, begun)
-        return plan(batch, versions, self._head, holders, standing, read_came(connection, batch))
+        came = read_came(connection, batch, self._recent)
+        return plan(batch, versions, self._head, holders, standing, came)
 
     def _refresh(self, connection: Any) -> None:
         """Read again all that the writer remembers of the file."""
         self._streams.clear()
         self._read_types(connection)
-        self._read_head(connection)
+        self._head = read_head(connection)
+        self._next_stream = run(connection, "SELECT ifnull(max(number), 0) + 1 FROM streams")[0][0]
+        self._recent.begin(self._head.position)
 
     def _versions(self, connection: Any, streams: Set[str], begun: Set[str]) -> Mapping[str, int]:
         known = self._streams
@@ -444,6 +443,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         if planned.events:
             last = planned.events[-1]
             self._head = Head(last.position, last.checksum, last.recorded)
+        self._recent.add(planned.tags)
 
     def _not_written(self, connection: Any, error: BaseException) -> NoReturn:
         """Take back what was not committed, and say so."""
