@@ -107,7 +107,7 @@ def _records(line: SourceEvent) -> Iterator[tuple[str, Mapping[str, Any]]]:
     entries = data.get("entries")
     if isinstance(entries, list):
         # A page has its newest event first.
-        given: list[Any] = entries
+        given: Any = cast("Any", entries)
         for number, entry in enumerate(reversed(given)):
             yield f"{line.place}, entry {len(given) - number:,}", entry
         return

@@ -191,9 +191,7 @@ def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore
 
 def backend_of_text(text: str) -> Backend:
     """Give what a command is given: a path as a shell has it, or a store's URL."""
-    if text.partition(":")[0] == UMADB:
-        return open_backend(text, "memory:")  # whatever is asked of it is refused by name
-    if text.partition(":")[0] in ("sqlite", *SCHEMES):
+    if text.partition(":")[0] in ("sqlite", UMADB, *SCHEMES):
         return open_backend(text)
     return SqliteBackend(SqliteStore(text))
 

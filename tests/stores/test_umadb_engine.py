@@ -16,6 +16,7 @@ import pytest
 from engine import (
     After,
     Aggregate,
+    Archive,
     Command,
     Decision,
     DefinitionError,
@@ -23,17 +24,20 @@ from engine import (
     Event,
     HandlerFailed,
     Id,
+    Onlooker,
     Ports,
     Rejected,
     applies,
     handles,
 )
 from engine.model.codec import decode_metadata
+from engine.stores.umadb.calls import umadb
 from engine.stores.urls import backend_of_text
 from engine.testing.conformance import feed
 from tests.support.counters import Add, Counter, Look
 from tests.support.tallies import GetTallies, Tallies, get_tallies, get_tally
 from tests.support.umadb_server import UmadbServer
+from tests.write.courses import Enrol, Offer, school
 
 SECONDS = 60
 
@@ -175,6 +179,44 @@ async def test_an_engine_that_stood_still_writes_nothing_behind_the_next_one(
     assert len(found) == receipt.position + 1
 
 
+async def test_decisions_by_tags_see_all_that_they_select(server: UmadbServer) -> None:
+    """Also those of a former engine; of many at once no more get a seat than there are."""
+    given = {"store": server.store_url(), "views": "memory:"}
+    async with school(**given) as engine:
+        await engine.execute(Offer("c-1", 3))
+        await engine.execute(Enrol("c-1", "s-0"))
+    async with school(**given) as engine:
+        enrolled = await asyncio.gather(
+            *(engine.execute(Enrol("c-1", f"s-{number}")) for number in range(1, 9)),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(each, Rejected) for each in enrolled) == 6
+        with pytest.raises(Rejected):
+            await engine.execute(Enrol("c-1", "s-9"))
+    module, client = umadb(), server.client()
+    query = module.Query([module.QueryItem(types=["student-enrolled"], tags=["course:c-1"])])
+    assert len(list(client.read(query))) == 3
+
+
+async def test_a_command_reads_nothing_more_behind_its_load(server: UmadbServer) -> None:
+    """The end of a stream that was loaded is known, also that it is empty."""
+    async with Engine([Counter], store=server.store_url(), views="memory:") as engine:
+        await engine.execute(Add("c-1", 1))
+        writer = engine._store._writer  # type: ignore[attr-defined]
+        asked: list[object] = []
+        look = writer.calls.asked
+
+        async def counted(call: object) -> object:
+            asked.append(call)
+            return await look(call)
+
+        writer.calls.asked = counted
+        for number in range(5):
+            await engine.execute(Add(f"c-{number}", 1))
+            await engine.execute(Add(f"c-{number}", 1))
+    assert asked == []
+
+
 # -- what it lacks
 
 
@@ -225,5 +267,12 @@ def test_views_are_where_the_host_says() -> None:
 
 
 def test_what_looks_at_a_log_from_outside_is_refused_by_name() -> None:
-    with pytest.raises(DefinitionError, match="read by its engine alone"):
-        backend_of_text("umadb://localhost:1").outside(Ports())
+    url = "umadb://localhost:1"
+    for look in (
+        lambda: backend_of_text(url).outside(Ports()),
+        lambda: Onlooker([Tallies], store=url),
+        lambda: Archive([Counter], store=url),
+        lambda: Engine([Counter], store=url, views="memory:", join=True),
+    ):
+        with pytest.raises(DefinitionError, match="read by its engine alone"):
+            look()

@@ -24,11 +24,6 @@ class UmadbBackend:
     def __init__(
         self, store: UmadbStore, views: Callable[[logging.Logger], ViewsStore] | None
     ) -> None:
-        if views is None:
-            raise DefinitionError(
-                f"{store.address.name} keeps events and no views: say where they are, as in "
-                f'views="sqlite:PATH", or "memory:" for some that are folded anew at each start'
-            )
         self._store = store
         self._views = views
 
@@ -42,7 +37,12 @@ class UmadbBackend:
         return self._store
 
     def views(self, logger: logging.Logger) -> ViewsStore:
-        """Give the views, not yet open."""
+        """Give the views, not yet open; raise DefinitionError where nobody has said where."""
+        if self._views is None:
+            raise DefinitionError(
+                f"{self.name} keeps events and no views: say where they are, as in "
+                f'views="sqlite:PATH", or "memory:" for some that are folded anew at each start'
+            )
         return self._views(logger)
 
     def outside(self, ports: Ports) -> NoReturn:  # noqa: ARG002 - the contract's

@@ -187,10 +187,10 @@ def pages_of_streams(
     room = _Room(events_max, bytes_max)
     pages: list[StreamPage] = []
     for read in reads:
+        # An empty stream too is known then: the event that begins it needs no look of its own.
         page, last = _page_of_stream(client, read, places.get(read.stream), room)
         pages.append(page)
-        if last.version:
-            found[read.stream] = last
+        found[read.stream] = last
     return pages
 
 

@@ -106,7 +106,7 @@ class UmadbStore:
             try:
                 async with self._turn:
                     await writer.renew(seconds)
-            except Away:
+            except (Away, EngineError):
                 # An append finds out what is the matter, and an engine at rest is not in a hurry.
                 self._renewals_failed += 1
                 self._logger.warning("the lease was not renewed: %s is away", self.address.name)
