@@ -40,6 +40,7 @@ from tests.support.umadb_server import UmadbServer
 from tests.write.courses import Enrol, Offer, school
 
 SECONDS = 60
+SERVER_KILLS, ENGINE_KILLS = 5, 4
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ async def test_a_server_that_is_killed_under_load_loses_and_doubles_nothing(
 
     async with engine_of(server, views) as engine:
         writing = [asyncio.create_task(write(engine, client)) for client in range(24)]
-        for _ in range(5):
+        for _ in range(SERVER_KILLS):
             before = len(acknowledged)
             async with asyncio.timeout(SECONDS):
                 while len(acknowledged) < before + 100:
@@ -129,7 +130,7 @@ async def test_an_engine_that_is_killed_under_load_loses_and_doubles_nothing(
     """The next one has the log as soon as its lease has ended, and views count each event once."""
     acknowledged: set[str] = set()
     begun = 0
-    for life in range(4):
+    for life in range(ENGINE_KILLS):
         command = ["-m", "tests.stores.umadb_child", server.store_url(), views, str(begun)]
         with subprocess.Popen(
             [sys.executable, *command], stdout=subprocess.PIPE, text=True
@@ -145,7 +146,7 @@ async def test_an_engine_that_is_killed_under_load_loses_and_doubles_nothing(
 
     assert set(found.values()) == {1}
     assert acknowledged <= set(found)
-    assert len(found) <= len(acknowledged) + 4 * 16  # what was on its way at each kill
+    assert len(found) <= len(acknowledged) + ENGINE_KILLS * 16  # what was on its way at each kill
     async with engine_of(server, views) as engine:
         receipt = await engine.execute(Add("c-0", 1))
         tallies = await engine.query(GetTallies(), at=receipt)
@@ -270,7 +271,7 @@ def test_what_looks_at_a_log_from_outside_is_refused_by_name() -> None:
     url = "umadb://localhost:1"
     for look in (
         lambda: backend_of_text(url).outside(Ports()),
-        lambda: Onlooker([Tallies], store=url),
+        lambda: Onlooker(projections=[Tallies], answers=[get_tallies], store=url),
         lambda: Archive([Counter], store=url),
         lambda: Engine([Counter], store=url, views="memory:", join=True),
     ):
