@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -20,10 +21,11 @@ from engine.model.stored import StoredEvent
 from engine.runtime.ports import ARCHIVE_FAILPOINTS, Ports
 from engine.stores.contract.archiving import Archived, ArchiveRule
 from engine.stores.contract.log import StreamRead
+from engine.stores.contract.tags import TagForm, TagRead
 from engine.stores.sqlite.connection import run
 from engine.stores.sqlite.log import archiving
 from engine.stores.sqlite.log.archiving import SqliteArchiver
-from engine.stores.sqlite.log.cold import MOVED, cold_path
+from engine.stores.sqlite.log.cold import MOVED, cold_path, is_attached
 from engine.stores.sqlite.log.schema import MIGRATIONS, read_schema_version
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteLogReader
@@ -354,6 +356,25 @@ async def test_a_cold_file_of_another_log_is_not_written_to(path: str, tmp_path:
     with pytest.raises(StoreRefused, match="events of another log"):
         await move(path)
     assert not moved(path)
+
+
+async def test_an_index_of_tags_is_made_anew_from_both_files(path: str) -> None:
+    before = read(path)
+    await move(path)
+    store = SqliteStore(path)
+    await store.open(Ports())
+    forms = [TagForm("added", 1, (("stream", "order"),))]
+    with pytest.raises(StoreRefused, match="order"):
+        await store.index_tags(forms)  # no payload has it: each was read for that
+    assert await store.index_tags([TagForm("closed", 1, (("text", "text"),))]) == 8
+    assert not is_attached(store._connection), "no batch locks the cold file"
+    closing_ = next(event for event in before if event.name == "closed")
+    text = msgspec.json.decode(closing_.payload)["text"]
+    (page,) = await store.read_tagged(
+        [TagRead((f"text:{text}",), ("closed",))], events_max=9, bytes_max=ALL
+    )
+    assert page.events == [closing_]
+    await store.close()
 
 
 async def test_a_second_cold_file_is_never_begun(path: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from engine import (
@@ -36,6 +38,7 @@ from engine import (
 )
 from engine.__main__ import main
 from engine.stores.contract.archiving import ArchiveRule
+from engine.stores.sqlite.connection import run
 from engine.stores.sqlite.log.archiving import SqliteArchiver
 from engine.stores.sqlite.log.cold import cold_path
 from tests.backups.made import backed_up, restored
@@ -263,6 +266,32 @@ def test_the_command_says_what_it_would_move_and_moves_it(
     assert "0.0" in capfd.readouterr().out, "for people too"
     assert main(["archive", "postgresql://ann@db.example/bank", *rule]) == 1
     assert "is no log in a file" in capfd.readouterr().err
+
+
+CHANGES = [
+    "UPDATE streams SET name = 'order:o-x' WHERE name = 'order:o-1'",
+    "UPDATE event_types SET version = 7 WHERE name = 'order-noted'",
+    "UPDATE events SET recorded = recorded + 1 WHERE position = 8",
+    "UPDATE events SET payload = x'7b7d' WHERE position = 8",
+    """INSERT INTO events SELECT 999, stream, 999, type, recorded, 0, payload, metadata, checksum
+    FROM events WHERE position = 8""",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_verify_finds_what_was_changed_in_the_cold_file(
+    path: str, change: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await filled(path)
+    await archived(path)
+    with closing(apsw.Connection(cold_path(path))) as shell:
+        for (name,) in run(shell, "SELECT name FROM sqlite_schema WHERE type = 'trigger'"):
+            run(shell, f"DROP TRIGGER {name}")
+        run(shell, change)
+    assert main(["verify", path, "--json"]) == 1
+    found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert found[:-1]
+    assert all(each["wrong"] in ("archive", "event") for each in found[:-1])
 
 
 @pytest.mark.parametrize("spoil", ["gone", "flipped"])

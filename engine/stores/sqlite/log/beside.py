@@ -15,6 +15,7 @@ from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.tags import TagForm, TagPage, TagRead
 from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, WaitingTimer
 from .claims import read_claims
+from .cold import detach
 from .pages import Types
 from .snapshots import read_snapshots, write_snapshots
 from .tags import index_tags, is_index_of, read_tagged
@@ -62,8 +63,11 @@ class KeptBeside:
         def index(connection: Any) -> int:
             if is_index_of(connection, forms):
                 return 0
-            count = self._keep(connection, lambda c: index_tags(c, self._types_by(c), forms))
-            self._refresh(connection)  # events have other tags than it remembers
+            try:
+                count = self._keep(connection, lambda c: index_tags(c, self._types_by(c), forms))
+                self._refresh(connection)  # events have other tags than it remembers
+            finally:
+                detach(connection)  # events may be there, and no batch is to lock that file too
             return count
 
         return await self._on_writer(index)

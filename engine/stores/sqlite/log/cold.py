@@ -31,6 +31,7 @@ __all__ = [
     "detach",
     "has_moved",
     "is_attached",
+    "odd_rows",
     "reach",
     "thaw",
 ]
@@ -61,6 +62,21 @@ _SCHEMA: Final = "cold"
 _CONTENTS: Final = "SELECT encoding, payload, metadata FROM cold.events WHERE position = ?"
 _ANY: Final = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'archives'"
 _RUNS: Final = "SELECT 1 FROM main.archives LIMIT 1"
+
+_ODD: Final = f"""
+    SELECT c.position FROM cold.events c LEFT JOIN main.events e ON e.position = c.position
+    WHERE (c.stream, c.version, c.type, c.recorded, c.checksum) IS NOT
+          (e.stream, e.version, e.type, e.recorded, e.checksum)
+        OR (e.encoding <> {MOVED} AND
+            (c.encoding, c.payload, c.metadata) IS NOT (e.encoding, e.payload, e.metadata))
+    LIMIT ?
+"""  # noqa: S608 - a number of ours
+_ODD_NAMES: Final = (
+    "SELECT number FROM cold.streams WHERE (number, name) NOT IN (SELECT number, name FROM "
+    "main.streams) UNION ALL SELECT number FROM cold.event_types WHERE (number, name, version) "
+    "NOT IN (SELECT number, name, version FROM main.event_types) LIMIT ?"
+)
+ODD_MAX: Final = 100
 
 Contents: TypeAlias = tuple[int, bytes, bytes]
 """Encoding, payload and metadata, not yet compared with anything."""
@@ -126,9 +142,19 @@ def check_cold(connection: Any, path: str, log_id: str, schema: str = _SCHEMA) -
         raise StoreRefused(f"it has events of another log than {log_id}")
 
 
+def odd_rows(connection: Any) -> tuple[list[int], int]:
+    """Give positions at which the cold file says something else than the log.
+
+    Beside them how many names of streams and types are others. At most `ODD_MAX` of both; contents
+    are compared with their checksums by whoever reads them.
+    """
+    positions = [row[0] for row in run(connection, _ODD, (ODD_MAX,))]
+    return positions, len(run(connection, _ODD_NAMES, (ODD_MAX,)))
+
+
 def detach(connection: Any) -> None:
-    """Let go of the cold file, where it is attached."""
-    if is_attached(connection):
+    """Let go of the cold file, where it is attached and no transaction needs it."""
+    if is_attached(connection) and not connection.in_transaction:
         run(connection, f"DETACH {_SCHEMA}")
 
 

@@ -336,9 +336,12 @@ def protect(connection: Any) -> None:
                 run(connection, statement)
 
 
-def odd_triggers(connection: Any) -> list[str]:
-    """Give the triggers of ours that are not as they are made, by name or by what they do."""
-    ours = made((*chain.from_iterable(MIGRATIONS), *_KEPT))
+def odd_triggers(connection: Any, statements: Sequence[str] = ()) -> list[str]:
+    """Give the triggers of ours that are not as they are made, by name or by what they do.
+
+    Without `statements` those of a log.
+    """
+    ours = made(tuple(statements) or (*chain.from_iterable(MIGRATIONS), *_KEPT))
     texts = {sql for _, sql in ours.values()}
     found = run(connection, "SELECT type, name, tbl_name, sql FROM sqlite_schema")
     return [

@@ -21,9 +21,9 @@ from ...contract.verifying import Finding, Report
 from ...contract.views import DecisionKind
 from ..connection import run, set_reading
 from ..files import Files
-from ..log.cold import cold_path, reach
+from ..log.cold import cold_path, odd_rows, reach
 from ..log.damage import read_wal, suspect_tail
-from ..log.schema import MIGRATIONS, check_schema, odd_triggers, read_schema_version
+from ..log.schema import COLD, MIGRATIONS, check_schema, odd_triggers, read_schema_version
 from ..shape import harden
 from ..system_files import exists
 from ..views.builds import check_file, odd_tables, read_builds, real_name
@@ -78,9 +78,7 @@ class SqliteStructure:
                 self._look_at_head(self._path, found.append)
                 version = read_schema_version(connection, self._path, len(MIGRATIONS))
                 check_schema(connection, self._path, version)
-                for name in odd_triggers(connection):
-                    text = f"the trigger {name!a} of {self._path} is not as an engine makes it"
-                    found.append(Finding("page", text, name=name))
+                _look_at_triggers(connection, self._path, (), found.append)
                 self._look_at_wal(connection, found.append)
         except StoreRefused as error:
             found.append(Finding("schema", str(error), name=self._path))
@@ -150,11 +148,23 @@ class SqliteStructure:
         path = cold_path(self._path)
         try:
             with closing(self._connected(self._path)) as connection:
+                connection.set_progress_handler(partial(_go_on, rest), _STEPS)
                 why = reach(connection)
-        except (apsw.Error, OSError, UnicodeDecodeError, StoreRefused):
-            return  # of the log, and told
+                positions, names = odd_rows(connection) if why is None else ([], 0)
+            if why is None:
+                with closing(self._connected(path)) as cold:
+                    _look_at_triggers(cold, path, COLD, report)
+        except (apsw.Error, OSError, UnicodeDecodeError, StoreRefused) as error:
+            report(_unread(path, error))
+            return
         if why:
             report(Finding("archive", f"the cold file of this log: {why}", name=path))
+        for position in positions:
+            text = f"{path} has another event at position {position} than the log"
+            report(Finding("archive", text, position, path))
+        if names:
+            text = f"{path} has other names of streams or of types of events than the log"
+            report(Finding("archive", text, name=path))
         if why is None or exists(path):
             self._look_at_pages(path, report, rest)
 
@@ -222,6 +232,14 @@ class SqliteStructure:
             if there != [(parked.stream, parked.event)]:
                 text = f"projection {name!r} has parked an event that the log has not"
                 report(Finding("views", text, parked.position, name))
+
+
+def _look_at_triggers(
+    connection: Any, path: str, statements: Sequence[str], report: Report
+) -> None:
+    for name in odd_triggers(connection, statements):
+        text = f"the trigger {name!a} of {path} is not as an engine makes it"
+        report(Finding("page", text, name=name))
 
 
 def _look_at_decisions(views: Any, log: Any, report: Report) -> None:
