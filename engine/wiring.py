@@ -271,7 +271,9 @@ class Wiring:
             for projection in self._projections
         }
         self.views.on_fallen(lambda name: self.projecting[name].fall())
-        self.projections = Projections(self.projecting, self.views, self.entrance.check, self.gate)
+        self.projections = Projections(
+            self.projecting, self.views, self.entrance.check, self.gate, self._ports.clock
+        )
 
     def _make_projecting(self, projection: type[Projection]) -> ProjectionRunner:
         self._works.check(projection.__definition__)

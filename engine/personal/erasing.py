@@ -3,7 +3,8 @@
 Rules: an erasure begins with the destruction of the key, in the store of keys, by whoever asks. It
 is unfinished until this task has let go of all that was read before: aggregates leave memory,
 snapshots become unreadable, and every projection of events with personal fields is built anew
-beside the tables that serve, which are then taken away and written over. So one that was begun
+beside the tables that serve, which are then taken away and written over. Tables of projections that
+this program does not declare may have the person too: they are waited for. So one that was begun
 before a crash, or by another process, is finished here. What fails is logged, and tried again. It
 never changes an event.
 """
@@ -20,6 +21,7 @@ from ..errors import EngineError, UsageError
 from ..model.personal import is_subject
 from ..projections.runner import ProjectionRunner
 from ..runtime.bell import Bell
+from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..runtime.tracebacks import traceback_text
 from ..stores.contract.keys import Erasure
@@ -131,7 +133,7 @@ class Eraser:
     async def _finish(self, begun: Sequence[Erasure]) -> None:
         """Let go of everything that was read before these erasures began."""
         await self._let_go_of(begun)
-        if not await self._fold_again(self._projecting):
+        if not await self._fold_again(self._projecting) or not await self._others_are_gone():
             return
         for erasure in begun:
             await self._vault.store.finish(erasure.number, self._ports.clock.now())
@@ -142,6 +144,33 @@ class Eraser:
                 erasure.keys,
                 len(self._projecting),
             )
+
+    async def _others_are_gone(self) -> bool:
+        """Wait until the views have no tables that nobody here can fold again; tell whether so.
+
+        Somebody else may be erased meanwhile: then all is begun anew.
+        """
+        begun, has_waited = self._changes, False
+        while others := await self._views.undeclared():
+            is_asked = self._changes != begun or self._vault.store.change_count() != begun
+            if self._stopping.is_set() or is_asked:
+                self._changes = None
+                return False
+            if not self._told.issuperset(others):
+                self._told.update(others)
+                self._logger.warning(
+                    "an erasure is not finished: the views have tables of %s, which this program "
+                    "does not declare, and the person may be in them. A program that declares them "
+                    "finishes it. If there is none any more, drop them while this one runs: "
+                    "`%s projections drop`, or engine.projections.drop",
+                    ", ".join(others),
+                    COMMAND,
+                )
+            has_waited = True
+            await asyncio.sleep(self._poll_seconds)
+        if has_waited and isinstance(self._views, Scrubbed):
+            await self._views.scrub()
+        return True
 
     async def _compare(self) -> None:
         """Fold again what serves and was made before a finished erasure: somebody put it back."""

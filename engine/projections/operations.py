@@ -16,6 +16,7 @@ from ..authorization import Gate
 from ..errors import DefinitionError, Forbidden, InvalidInput, UsageError
 from ..model.given import as_text
 from ..model.texts import is_text
+from ..runtime.ports import Clock
 from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, ProjectorStatistics
 from ..stores.contract.requests import POSITION_MAX, refused_position
 from ..stores.contract.views import Build, Parked, ProjectionDecision, Rebuild, ViewsStore
@@ -96,7 +97,9 @@ class Projections:
         views: ViewsStore,
         check_usable: Callable[[], object],
         gate: Gate | None,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._projecting = projecting
         self._views = views
         self._check_usable = check_usable
@@ -174,8 +177,22 @@ class Projections:
     async def drop(
         self, name: str, *, reason: str = "", principal: str | None = None
     ) -> Sequence[Build]:
-        """Take the tables of former builds away; give which they were."""
-        return await (await self._find(name, principal, reason)).desk.drop_former(reason, principal)
+        """Take the tables of former builds away; give which they were.
+
+        Of a projection whose tables are in the views, and that the engine does not have, it takes
+        all: a program that declares it folds them again.
+        """
+        await self._check(name, principal, reason)
+        if name in self._projecting or name not in await self._views.undeclared():
+            return await self._named(name).desk.drop_former(reason, principal)
+        builds = await self._views.builds(name)
+        for build in builds:
+            now = self._clock.now()
+            decision = ProjectionDecision(
+                name, "drop", now, build.version, reason=reason, principal=principal
+            )
+            await self._views.drop(name, build.number, decision)
+        return builds
 
     async def parked(
         self,
@@ -226,6 +243,10 @@ class Projections:
         return await self._views.decisions(name)
 
     async def _find(self, name: str, principal: str | None, *texts: object) -> ProjectionRunner:
+        await self._check(name, principal, *texts)
+        return self._named(name)
+
+    async def _check(self, name: str, principal: str | None, *texts: object) -> None:
         self._check_usable()
         said: tuple[object, ...] = (principal, *texts)
         for text in said:
@@ -237,7 +258,6 @@ class Projections:
         # Who may not know which projections there are is not told it by an error either.
         if self._gate is not None:
             await self._gate.check(principal, "control", as_text("projection", name))
-        return self._named(name)
 
     def _named(self, name: str) -> ProjectionRunner:
         # Compared, since what is no name may have no hash.

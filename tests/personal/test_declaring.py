@@ -200,7 +200,7 @@ async def test_events_of_an_older_version_are_opened_before_they_are_upcast(tmp_
             self.name = event.name
 
     store = f"sqlite:{tmp_path}/hotel.db"
-    async with hotel(store) as engine:
+    async with Engine([Guest], store=store) as engine:
         await engine.execute(Register("g-1", "Ann"))
     async with Engine([Later], store=store, upcasters=[renewed]) as later:
         assert (await later.state(Later, "g-1")).name == "ANN"

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from ...errors import StoreRefused
+from ...errors import StoreRefused, UsageError
 from ...model.projection import ProjectionDefinition
 from .builds import definition_hash, serving
 from .log import LogSource
@@ -63,6 +63,22 @@ class KnownBuilds(Generic[Sql]):
     def tables(self, projection: str, build: int) -> Mapping[str, Sql]:
         """Give the tables of a build, by attribute."""
         return self._sql[projection, build]
+
+    def _undeclared(self) -> Sequence[str]:
+        """Name the projections that have tables here, and that this program does not declare."""
+        return sorted(
+            name
+            for name, builds in self._builds.items()
+            if name not in self.declared and any(build.tables for build in builds)
+        )
+
+    def _refuse_drop(self, build: Found) -> None:
+        """Raise UsageError for tables that this program's queries read."""
+        if build.state == "serving" and build.projection in self.declared:
+            raise UsageError(
+                f"build {build.number} of projection {build.projection!r} serves queries: swap "
+                f"another in first, or reset it"
+            )
 
     def _take(self, found: Iterable[Found]) -> None:
         """Remember what was found."""

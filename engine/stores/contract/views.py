@@ -391,6 +391,10 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         """Give the builds of a projection, by number."""
         ...
 
+    async def undeclared(self) -> Sequence[str]:
+        """Name projections that have tables here, and are not this program's, sorted."""
+        ...
+
     async def is_paused(self, projection: str) -> bool:
         """Tell whether the last word on a projection was to pause it."""
         ...

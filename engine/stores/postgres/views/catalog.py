@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from ....errors import StoreFailed, StoreRefused, UsageError
+from ....errors import StoreFailed, StoreRefused
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
 from ...contract.builds import numbered, serving
@@ -207,6 +207,11 @@ class Catalog(KnownBuilds[TableSql]):
         await self._read(link)
         return self._told(projection)
 
+    async def undeclared(self, link: Link) -> Sequence[str]:
+        """Name projections that have tables here, and are not this program's."""
+        await self._read(link)
+        return self._undeclared()
+
     async def begin(
         self, link: Link, definition: ProjectionDefinition, decision: ProjectionDecision | None
     ) -> Build:
@@ -265,11 +270,7 @@ class Catalog(KnownBuilds[TableSql]):
         """Take a build's tables away."""
         await self._read(link)
         found = numbered(self._builds.get(projection, ()), number, projection)
-        if found.state == "serving":
-            raise UsageError(
-                f"build {number} of projection {projection!r} serves queries: swap another in "
-                f"first, or reset it"
-            )
+        self._refuse_drop(found)
         async with self._deciding(link, BRIEFLY):
             await self.books_of.drop(link, found)
             if decision is not None:

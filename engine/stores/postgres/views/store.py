@@ -310,6 +310,10 @@ class PostgresViews(TableReads):
         """Give the builds of a projection, by number."""
         return await self._lane.run(self._catalog.builds, projection)
 
+    async def undeclared(self) -> Sequence[str]:
+        """Name projections that have tables here, and are not this program's."""
+        return await self._lane.run(self._catalog.undeclared)
+
     async def is_paused(self, projection: str) -> bool:
         """Tell whether the last word on a projection was to pause it."""
         return await self._lane.run(self._catalog.books.is_paused, projection)

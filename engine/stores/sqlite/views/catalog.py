@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import apsw
 import msgspec
 
-from ....errors import StoreRefused, UsageError
+from ....errors import StoreRefused
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
 from ...contract.builds import numbered, serving
@@ -191,6 +191,11 @@ class Catalog(KnownBuilds[TableSql]):
         self._read(connection)
         return self._told(projection)
 
+    def undeclared(self, connection: apsw.Connection) -> Sequence[str]:
+        """Name projections that have tables here, and are not this program's."""
+        self._read(connection)
+        return self._undeclared()
+
     def begin(
         self,
         connection: apsw.Connection,
@@ -249,11 +254,7 @@ class Catalog(KnownBuilds[TableSql]):
         """Take a build's tables away."""
         self._read(connection)
         found = numbered(self._builds.get(projection, ()), number, projection)
-        if found.state == "serving":
-            raise UsageError(
-                f"build {number} of projection {projection!r} serves queries: swap another in "
-                f"first, or reset it"
-            )
+        self._refuse_drop(found)
         with self._deciding(connection):
             drop_build(connection, found)
             if decision is not None:
