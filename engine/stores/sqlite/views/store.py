@@ -284,9 +284,6 @@ class SqliteViews(TableReads):
     def _wrote(self, together: Sequence[Changes]) -> None:
         for changes in together:
             self._committed(changes.part)
-        self._merge_wal()
-
-    def _merge_wal(self) -> None:
         if self._wal is not None:
             # Noted before the next write of the same turn: it would fold what the disk has not.
             with self._noting_failed_syncs():
@@ -454,9 +451,8 @@ class SqliteViews(TableReads):
 
     async def change_count(self) -> int | None:
         """Give a number that changes when another process has committed; None where none can."""
-        if self._path == MEMORY:
-            return None
-        return int((await self._on_writer(run, "PRAGMA data_version"))[0][0])
+        in_file = self._path != MEMORY
+        return int((await self._on_writer(run, "PRAGMA data_version"))[0][0]) if in_file else None
 
     async def take_request(self) -> Request | None:
         """Give the first request without an answer; one that waited is now begun, synced."""
