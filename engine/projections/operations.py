@@ -179,8 +179,8 @@ class Projections:
     ) -> Sequence[Build]:
         """Take the tables of former builds away; give which they were.
 
-        Of a projection whose tables are in the views, and that the engine does not have, it takes
-        all: a program that declares it folds them again.
+        Of a projection that the engine does not have it takes all tables that are in the views. A
+        program that declares it folds them again.
         """
         await self._check(name, principal, reason)
         if name in self._projecting or name not in await self._views.undeclared():

@@ -140,7 +140,7 @@ async def test_after_a_fold_that_could_not_be_synced_nothing_is_written_in_the_s
     views._wal.bound.next = 1
     disk.sync_failures = 1.0
     with pytest.raises(StoreFailed, match="a sync has failed"):
-        await views._writer.run(views._merge_wal)
+        await views._writer.run(views._wrote, [])
     disk.sync_failures = 0.0
 
     assert views._stopped
