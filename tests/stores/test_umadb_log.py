@@ -19,13 +19,13 @@ from engine.stores.contract.log import Appended, AppendRequest, Batch, Write
 from engine.stores.contract.tags import TagForm
 from engine.stores.umadb.address import read_address
 from engine.stores.umadb.calls import umadb
-from engine.stores.umadb.session import Mark, read_mark
+from engine.stores.umadb.session import SESSIONS_MAX, Mark, read_mark
 from engine.stores.umadb.store import UmadbStore
 from engine.testing.conformance import ADDED, append, event, feed, numbers, request
 from tests.support.brokers import Line, line_to
 from tests.support.certificates import certify
 from tests.support.umadb_server import UmadbServer
-from tests.support.waiting import until
+from tests.support.waiting import settle, until
 
 
 @pytest.fixture
@@ -117,6 +117,32 @@ def test_a_mark_counts_within_a_session_and_a_session_counts_more() -> None:
     assert read_mark(None).is_given_back
 
 
+def test_a_session_that_counted_to_its_end_begins_another() -> None:
+    last = Mark(7, 9, (1 << 36) - 3)
+    assert last.next() == Mark(7, 9, (1 << 36) - 2)
+    assert last.next().next() == Mark(8, 9)
+    assert last.next().number < last.given_back().number < last.next().next().number
+
+
+async def test_a_log_that_was_opened_too_often_is_refused(server: UmadbServer) -> None:
+    store = server.store()
+    await store.open(Ports())
+    await store.close()
+    number = Mark(SESSIONS_MAX, 1).given_back().number
+    server.client().append([], None, umadb().TrackingInfo("foldline", number))
+    with pytest.raises(StoreRefused, match="as often as it can be"):
+        await store.open(Ports())
+
+
+async def test_a_log_of_a_newer_form_is_refused(server: UmadbServer) -> None:
+    client = server.client()
+    metadata = {"log_id": "a" * 32, "form": "2"}
+    client.append([umadb().Event("foldline.log", b"", [], None, metadata)])
+    with pytest.raises(StoreRefused, match="a form that this release does not know"):
+        await server.store().open(Ports())
+    assert client.get_tracking_info("foldline") is None
+
+
 # -- answers that are lost
 
 
@@ -205,6 +231,24 @@ async def test_a_server_that_says_nothing_blocks_no_loop(
     assert turns > 20
     assert await waiting == [Appended(1, (1,))]
     assert store.is_held()
+
+
+async def test_a_store_is_closed_beside_a_server_that_says_nothing(
+    server: UmadbServer, store: UmadbStore
+) -> None:
+    """Threads whose calls do not come back are left alone."""
+    await append(store, request("a:1", 0, 1))
+    server.freeze()
+    waiting = [asyncio.create_task(feed(store)), asyncio.create_task(feed(store))]
+    await settle()
+    try:
+        async with asyncio.timeout(15):
+            await store.close()
+    finally:
+        server.thaw()
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["waited-for", "at-rest"])

@@ -28,6 +28,7 @@ __all__ = ["Away", "Calls", "NotTaken", "check_installed", "umadb"]
 T = TypeVar("T")
 
 _EXTENSION: Final = "umadb.umadb"
+_CLOSE_SECONDS: Final = 2.0
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_LONGEST: Final = 0.5
 
@@ -164,8 +165,10 @@ class Calls:
         )
 
     async def close(self) -> None:
-        """End the thread."""
+        """End the thread, or leave it alone where its call does not come back."""
         worker, self._worker = self._worker, None
         self._client = None
         if worker is not None:
-            await worker.close()
+            closing = asyncio.ensure_future(worker.close())
+            await asyncio.wait((closing,), timeout=_CLOSE_SECONDS)
+            closing.cancel()

@@ -29,6 +29,7 @@ __all__ = [
     "AHEAD",
     "CLAIMS_TAG",
     "FIRST_TAG",
+    "FORM",
     "HEADER",
     "Beside",
     "Declared",
@@ -44,6 +45,8 @@ AHEAD: Final = 1
 """By how much UmaDB's positions are ahead."""
 HEADER: Final = "foldline.log"
 """The type of the first event."""
+FORM: Final = "1"
+"""Of what is written here; it says so too."""
 FIRST_TAG: Final = "first="
 """On the first event of a type or a kind. No tag of an event has an equals sign before a colon."""
 CLAIMS_TAG: Final = "claims="

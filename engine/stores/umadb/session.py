@@ -14,12 +14,14 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["REGISTER", "Mark", "read_mark"]
+__all__ = ["REGISTER", "SESSIONS_MAX", "Mark", "read_mark"]
 
 REGISTER: Final = "foldline"
 """The name by which the server keeps the number."""
 _COUNT_BITS: Final = 36
 _LEASE_BITS: Final = 8
+SESSIONS_MAX: Final = (1 << 64 - _LEASE_BITS - _COUNT_BITS) - 1
+"""How often a log can be opened."""
 _COUNT_LAST: Final = (1 << _COUNT_BITS) - 1
 _LEASE_LAST: Final = (1 << _LEASE_BITS) - 1
 
@@ -43,7 +45,9 @@ class Mark(msgspec.Struct, frozen=True):
         return not self.session or self.lease_seconds == _LEASE_LAST
 
     def next(self) -> Mark:
-        """Give that of the next append or renewal of the same session."""
+        """Give that of the next append or renewal; one that counted to its end begins a session."""
+        if self.count + 1 == _COUNT_LAST:
+            return Mark(self.session + 1, self.lease_seconds)
         return Mark(self.session, self.lease_seconds, self.count + 1)
 
     def given_back(self) -> Mark:

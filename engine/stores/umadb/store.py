@@ -242,9 +242,14 @@ class UmadbStore:
         They are kept from then on, and brought to the end of the log.
         """
         held = self._held
-        self._held_at = await self._asked(lambda client: claims_behind(client, held, self._held_at))
-        keys = sorted(key for key in held if key > after)
-        return [held[key] for key in keys[:claims_max]]
+
+        def read(client: Any) -> list[HeldClaim]:
+            # All in the thread that reads, where calls are one after the other.
+            self._held_at = claims_behind(client, held, self._held_at)
+            keys = sorted(key for key in held if key > after)
+            return [held[key] for key in keys[:claims_max]]
+
+        return await self._asked(read)
 
     async def read_due(
         self,

@@ -31,9 +31,9 @@ from ..contract.log import (
 from ..contract.timers import DropTimer, FiredTimer, SetTimer
 from .address import Address
 from .calls import Away, Calls, NotTaken, umadb
-from .form import AHEAD, HEADER, Beside, Declared, from_uma, to_uma
+from .form import AHEAD, FORM, HEADER, Beside, Declared, from_uma, to_uma
 from .reading import Known, Places, came, holder_of, known_of, last_of
-from .session import REGISTER, Mark, read_mark
+from .session import REGISTER, SESSIONS_MAX, Mark, read_mark
 
 if TYPE_CHECKING:
     from umadb import Client
@@ -80,6 +80,11 @@ def _header(client: Client) -> str | None:
                 "this UmaDB server has events of another program: a log needs a database of its "
                 "own. Nothing was changed"
             )
+        if found.event.metadata.get("form") != FORM:
+            raise StoreRefused(
+                "this log in UmaDB has a form that this release does not know: start a newer one. "
+                "Nothing was changed"
+            )
         return log_id
     return None
 
@@ -99,6 +104,11 @@ async def _taken(calls: Calls, address: Address, ports: Ports) -> tuple[Mark, fl
         if mark != seen and not mark.is_given_back:
             raise _locked(address)
         seen = mark
+    if seen.session >= SESSIONS_MAX:
+        raise StoreRefused(
+            f"{address.name} was opened {SESSIONS_MAX:,} times, which is as often as it can be: "
+            f"begin a new log, and import this one"
+        )
     mark = Mark(seen.session + 1, address.lease_seconds)
     begun = now()
     try:
@@ -171,7 +181,7 @@ class Writer:
         """Read what the log has; make it where there is none."""
         if log_id is None:
             log_id = self._new_id()
-            event = umadb().Event(HEADER, b"", [], None, {"log_id": log_id, "form": "1"})
+            event = umadb().Event(HEADER, b"", [], None, {"log_id": log_id, "form": FORM})
             await self._send([event], -AHEAD, _is_header(log_id))
         self.log_id = log_id
         last = await self.calls.asked(_last)
