@@ -83,7 +83,7 @@ def test_timers_are_verified(path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_table_that_the_log_does_not_say_is_told(
     path: Path, capsys: pytest.CaptureFixture[str], change: str, told: str
 ) -> None:
-    outside(path, change)
+    outside(path, change, guarded=False)
     status, _, err = shown(capsys, "timers", path, "--verify")
 
     assert status == 1

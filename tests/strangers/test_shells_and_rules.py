@@ -26,6 +26,9 @@ from engine import (
     applies,
     handles,
 )
+from engine.runtime.ports import Ports
+from engine.testing.scenario import ManualClock
+from tests.support.waiting import until
 from tests.write.courses import Course, Enrol, Offer, school
 
 SECONDS = 20
@@ -126,11 +129,35 @@ async def test_no_slip_gives_a_value_to_two(tmp_path: Path, slip: str) -> None:
             await engine.execute(Register("bob", "a@home.org"))
 
 
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        ("DELETE FROM timers", "a timer is cancelled"),
+        ("UPDATE timers SET due = due * 2, next = next * 2", "set again"),
+    ],
+    ids=["deleted", "changed"],
+)
+async def test_no_slip_takes_a_timer_away_or_puts_it_off(
+    tmp_path: Path, slip: str, told: str
+) -> None:
+    path, clock = tmp_path / "log.db", ManualClock()
+    ports = Ports(clock=clock)
+    async with Engine([User], store=f"sqlite:{path}", ports=ports) as engine:
+        await engine.execute(Register("ann", "a@home.org"))
+        assert told in shell(path, slip)
+    assert told in shell(path, slip)
+
+    async with Engine([User], store=f"sqlite:{path}", ports=ports) as engine:
+        clock.advance(2)
+        await until(lambda: engine.statistics().timers.fired == 1)
+
+
 async def test_a_text_that_was_damaged_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     async with Engine([User], store=f"sqlite:{path}") as engine:
         await engine.execute(Register("ann", "a@home.org"))
-    assert shell(path, "UPDATE timers SET stream = CAST(x'ff' AS TEXT)") == ""
+    unguarded = "DROP TRIGGER timers_never_change"
+    assert shell(path, unguarded, "UPDATE timers SET stream = CAST(x'ff' AS TEXT)") == ""
 
     with pytest.raises(StoreFailed, match="a text in it is no UTF-8. Run `foldline verify"):
         async with Engine([User], store=f"sqlite:{path}"):

@@ -158,6 +158,14 @@ _KEPT: Final = (
     BEGIN SELECT RAISE(ABORT, 'a claim is moved by its aggregates: send them commands'); END
     """,
     """
+    CREATE TRIGGER timers_never_go BEFORE DELETE ON timers
+    BEGIN SELECT RAISE(ABORT, 'a timer is cancelled: by its aggregate, or foldline timers'); END
+    """,
+    """
+    CREATE TRIGGER timers_never_change BEFORE UPDATE ON timers
+    BEGIN SELECT RAISE(ABORT, 'a timer is set again by its aggregate: send that a command'); END
+    """,
+    """
     CREATE TRIGGER tags_never_go BEFORE DELETE ON tags
     BEGIN SELECT RAISE(ABORT, 'stop the engine, delete from tag_forms: it is made again'); END
     """,
