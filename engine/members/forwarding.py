@@ -420,7 +420,7 @@ def _as_told(error: BaseException, waiting: _Waiting) -> BaseException:
 def _give_receipt(done: Done, waiting: _Waiting) -> None:
     """Answer with a receipt; if its reply is none here, nobody is told that nothing was run."""
     try:
-        form = reply_of(type(waiting.envelope.command))
+        form = None if done.reply is None else reply_of(type(waiting.envelope.command))
         reply = None if form is None or done.reply is None else form.read(done.reply)
         receipt = Receipt(done.stream, done.version, done.position, reply, done.others)
         waiting.answer.set_result(receipt)
