@@ -99,6 +99,8 @@ class Engine(Calls, Healthy):
     - `listen`: where the owner of a log in PostgreSQL listens for members on other machines,
       "tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE", or the NATS server on which they meet,
       "tls://USER:PASSWORD@HOST:PORT?token=TOKEN". Without it members are on this machine.
+    - `release`: what `foldline members` shows of this process, at most 64 characters. Without it
+      processes that declare the same events and projections show the same.
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
     - `middleware`: stands around each command and query, the first one outermost.
     - `record`: a folder, or a Recording, in which each decided command is kept with its clock and
@@ -135,6 +137,7 @@ class Engine(Calls, Healthy):
         debug: bool = False,
         join: bool = False,
         listen: str | None = None,
+        release: str | None = None,
         telemetry: Telemetry | None = None,
         middleware: Sequence[Middleware] = (),
         record: Recording | str | PathLike[str] | None = None,
@@ -163,9 +166,11 @@ class Engine(Calls, Healthy):
         self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:
-            self._join(put_together, declared, settings, joinable(store), listen, views)
-        elif listen is not None:
-            raise DefinitionError("listen= goes with join=True: without it nobody joins this log")
+            self._join(put_together, declared, settings, joinable(store), listen, views, release)
+        elif listen is not None or release is not None:
+            raise DefinitionError(
+                "listen= and release= go with join=True: without it nobody joins this log"
+            )
         self._check_usable = self._entrance.check
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
 
@@ -187,11 +192,15 @@ class Engine(Calls, Healthy):
         store: StoreName,
         listen: str | None,
         views: str | None,
+        release: str | None,
     ) -> None:
         """Let commands, and what operators do, go to whoever owns the log."""
         first, elsewhere = self._wiring, views is not None
         joined = self._joined = Joined(
-            first, again, declared, settings, store, self._use, listen=listen, elsewhere=elsewhere
+            *(first, again, declared, settings, store, self._use),
+            listen=listen,
+            elsewhere=elsewhere,
+            release=release,
         )
         self._life, self._entrance, self._health = joined.life, joined.entrance, joined.health
         self._send, self.projections = joined.send, joined.projections

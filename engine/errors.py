@@ -399,18 +399,31 @@ class ProjectionLag(EngineError):
 
 
 class ProjectionUnserved(EngineError):
-    """A query needs a projection whose tables are being built, and the old ones are others.
+    """A query needs a projection that serves nothing that it can read.
 
-    Nothing is wrong with the query: ask again when the build has been swapped in.
+    Its tables are being built, and the old ones are others: ask again when the build has been
+    swapped in. Or another process owns the log, and does not keep it as it is declared here: then
+    `release` is what that process runs, and `kept` the version that it keeps, or None.
     """
 
-    def __init__(self, projection: str) -> None:
-        """Name the projection."""
-        super().__init__(projection)
+    def __init__(
+        self, projection: str, release: str | None = None, kept: int | None = None
+    ) -> None:
+        """Name the projection; if another process does not keep it so, also what that one runs."""
+        super().__init__(projection, release, kept)
         self.projection = projection
+        self.release = release
+        self.kept = kept
 
     def __str__(self) -> str:
-        """Say what is waited for."""
+        """Say what is waited for, or who does not keep it."""
+        if self.release is not None:
+            keeps = "does not keep it" if self.kept is None else f"keeps version {self.kept} of it"
+            return (
+                f"projection {self.projection!r} is declared here, and the process that owns the "
+                f"log runs release {self.release!r} and {keeps} as it is declared there: ask a "
+                f"process of that release, or let one of this release own the log"
+            )
         return (
             f"projection {self.projection!r} is being built anew, and its former tables have other "
             f"columns: ask again when it has caught up (`engine.projections.list()` tells how far "

@@ -32,8 +32,8 @@ and the members that are connected with it."""
 
 _EPILOG = f"""\
 JSON fields: process, role, seconds (since when it is that), commands (that it has sent to the
-owner), waiting (those without an answer yet), lease (seconds that are left of an owner's lease,
-null for a log in a file)
+owner), waiting (those without an answer yet), release (what it runs), lease (seconds that are left
+of an owner's lease, null for a log in a file)
 
 exit status:
   {DONE}    shown, also if nobody shares the log
@@ -77,9 +77,9 @@ def _table(members: Sequence[Member]) -> Table:
     leased = any(one.lease is not None for one in members)
     lease = numbers(LEASE=0) if leased else ()
     columns = numbers(SECONDS=0, COMMANDS=0, WAITING=0)
-    table = Table(Column("PROCESS"), Column("ROLE"), *columns, *lease)
+    table = Table(Column("PROCESS"), Column("ROLE"), Column("RELEASE"), *columns, *lease)
     for one in members:
-        cells = [f"{one.process}", one.role, f"{one.seconds:.0f}"]
+        cells = [f"{one.process}", one.role, one.release, f"{one.seconds:.0f}"]
         cells += [f"{one.commands}", f"{one.waiting}"]
         if leased:
             cells.append("" if one.lease is None else f"{one.lease:.1f}")

@@ -117,6 +117,9 @@ def problem_of(
             return Problem(403, "forbidden", "this is not allowed", "no")
         case ProjectionLag():
             return Problem(503, "views-lag", _lag(error), "yes", 1)
+        case ProjectionUnserved() if error.release is not None:
+            detail = f"{error.projection} is of another release: ask again when that is replaced"
+            return Problem(503, "views-of-another-release", detail, "yes", 5)
         case ProjectionUnserved():
             detail = f"{error.projection} is being built anew: ask again when that is done"
             return Problem(503, "views-built", detail, "yes", 5)

@@ -41,8 +41,10 @@ from .listening import read_listen
 from .meeting import FileMeeting, LeaseMeeting, Meeting
 from .membership import Membership
 from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive
+from .releases import not_kept, release_of
 from .sending import Sending
 from .serving import HEALTH
+from .wire import Welcome
 
 __all__ = ["Joined", "Reads", "joinable", "reads_of"]
 
@@ -89,8 +91,10 @@ class Joined:
         *,
         listen: str | None = None,
         elsewhere: bool = False,
+        release: str | None = None,
     ) -> None:
-        """Take also where an owner listens for other machines, and if views are kept elsewhere."""
+        """Take also where an owner listens, if views are kept elsewhere, and the release's name."""
+        self._release = release_of(release, first.registry.types, declared.projections)
         self._first = first
         self._again = again
         self._wiring: Wiring | None = None
@@ -129,7 +133,14 @@ class Joined:
         self._watching: asyncio.Task[None] | None = None
         self._watch, self.reads = self._make_reads(declared, settings)
         self._membership = Membership(
-            self.life, self._make, meeting, self, self.forwarding, forms, settings.logger
+            self.life,
+            self._make,
+            meeting,
+            self,
+            self.forwarding,
+            forms,
+            self._release,
+            settings.logger,
         )
         self.health = HealthWatch(
             self.life,
@@ -289,7 +300,7 @@ class Joined:
         self._wiring, self.projections.own = wiring, wiring.projections
         if self._reads_on:
             # What is begun here goes on where another process has the log next.
-            await self.begin_joining()
+            await self.begin_joining(None)
         else:
             self._use(reads_of(wiring))
 
@@ -297,8 +308,10 @@ class Joined:
         """Let another process's engine do from now on what this one's did."""
         self._wiring = self.projections.own = None
 
-    async def begin_joining(self) -> None:
+    async def begin_joining(self, owner: Welcome | None) -> None:
         """Use the store's views and log, which are opened the first time."""
+        says = owner is None or owner.keeps is not None
+        self._onlooker.leave_out(not_kept(self._release, owner), misfits=says)
         if self._watching is None:
             await self._onlooker.__aenter__()
             try:

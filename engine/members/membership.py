@@ -31,6 +31,7 @@ from ..write.mailbox import Mail
 from .forms import CommandForms
 from .forwarding import PATIENCE_SECONDS, Forwarding
 from .meeting import Meeting
+from .releases import Release
 from .serving import Serving
 from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Refused, Welcome
 
@@ -60,8 +61,8 @@ class Member(Protocol):
         """Use it no more: another process has the log."""
         ...
 
-    async def begin_joining(self) -> None:
-        """Use what the process has without one."""
+    async def begin_joining(self, owner: Welcome | None) -> None:
+        """Use what the process has without one; `owner` says what its owner keeps."""
         ...
 
     @property
@@ -81,9 +82,11 @@ class Membership:
         member: Member,
         forwarding: Forwarding,
         forms: CommandForms,
+        release: Release,
         logger: logging.Logger,
     ) -> None:
         self._life = life
+        self._release = release
         self._make = make
         self._meeting = meeting
         self._member = member
@@ -259,6 +262,7 @@ class Membership:
             projections=wiring.projections,
             facts=partial(facts_of, wiring),
             logger=self._logger,
+            release=self._release,
             is_owner=lambda: wiring.life.state == "running",
             is_succeeded=lambda: _is_succeeded(wiring),
         )
@@ -308,10 +312,10 @@ class Membership:
         self._line = line
         try:
             clock = asyncio.get_running_loop().time()
-            line.send(Hello(PROTOCOL, process_number(), clock, token))
+            line.send(Hello(PROTOCOL, process_number(), clock, token, self._release.name))
             if not await self._be_welcomed():
                 return False
-            await self._member.begin_joining()
+            await self._member.begin_joining(self._welcomed.result())
             self._check_log()
             self._forwarding.connected(line)
             self._begin(started)

@@ -31,6 +31,7 @@ from ..write.bulk import Send
 from .forms import CommandForms, as_failure, decode_values, encode_values
 from .meeting import Meeting
 from .patience import Patience
+from .releases import Release
 from .wire import (
     FRAME_MAX,
     PROTOCOL,
@@ -78,6 +79,7 @@ class _Served(msgspec.Struct, eq=False):
     behind: float
     """Seconds to add to a time of its clock, for one of the owner's."""
     patience: Patience
+    release: str
     commands: int = 0
     waiting: int = 0
     last: int = -1
@@ -94,6 +96,7 @@ class Serving:
         *,
         log_id: str,
         session: int,
+        release: Release,
         send: Send,
         projections: Projections,
         facts: Callable[[], Awaitable[Facts]],
@@ -106,6 +109,7 @@ class Serving:
         self._forms = forms
         self._log_id = log_id
         self._session = session
+        self._release = release
         self._is_succeeded = is_succeeded
         self._send = send
         self._projections = projections
@@ -201,9 +205,9 @@ class Serving:
     def members(self) -> list[Member]:
         """Give who is connected, and this process before them."""
         now = self._loop.time()
-        own = Member(process_number(), "owner", now - self._since, 0, 0)
+        own = Member(process_number(), "owner", now - self._since, 0, 0, self._release.name)
         others = [
-            Member(m.process, "member", now - m.since, m.commands, m.waiting)
+            Member(m.process, "member", now - m.since, m.commands, m.waiting, m.release)
             for m in self._members.values()
         ]
         return [own, *others]
@@ -270,7 +274,10 @@ class Serving:
                 return
             self._strangers.discard(line)
             line.frame_max = FRAME_MAX
-        line.send(Welcome(PROTOCOL, process_number(), self._log_id, self._session))
+        own = self._release
+        line.send(
+            Welcome(PROTOCOL, process_number(), self._log_id, self._session, own.name, own.keeps)
+        )
         if hello.protocol != PROTOCOL:
             self._logger.warning(
                 "process %d speaks protocol %d with the process that owns the log, which speaks "
@@ -282,7 +289,9 @@ class Serving:
             line.close()
             return
         now = self._loop.time()
-        self._members[line] = _Served(hello.process, now, now - hello.clock, Patience(self._send))
+        self._members[line] = _Served(
+            hello.process, now, now - hello.clock, Patience(self._send), hello.release
+        )
 
     # -- commands -----------------------------------------------------------------------------
 

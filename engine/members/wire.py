@@ -59,6 +59,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     """Seconds by its own clock, in which it tells its deadlines."""
     token: str = ""
     """Asked for by an owner that listens for other machines, and sent to nobody else."""
+    release: str = ""
+    """What the member runs."""
 
     def __repr__(self) -> str:
         """Show no token."""
@@ -73,6 +75,10 @@ class Welcome(msgspec.Struct, array_like=True, frozen=True, tag="welcome"):
     log_id: str
     session: int = 0
     """By which it has the log, where the log is leased."""
+    release: str = ""
+    """What it runs; nothing of a release that did not say so."""
+    keeps: Mapping[str, tuple[int, str]] | None = None
+    """Version and hash of each projection that it keeps; None of such a release."""
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
@@ -167,6 +173,8 @@ class Member(msgspec.Struct, frozen=True):
     """That it has sent to the owner."""
     waiting: int
     """Those of them that have no answer yet."""
+    release: str = ""
+    """What it runs; nothing of a release that did not say so."""
     lease: float | None = None
     """Seconds until another one may take the log of an owner; None where there is no lease."""
 

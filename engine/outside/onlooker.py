@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 from weakref import WeakSet
 
-from ..errors import Closed, EngineError, Overloaded, UsageError
+from ..errors import Closed, EngineError, Overloaded, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..model.checking import checked_copy
 from ..model.messages import Query, Receipt
@@ -118,6 +118,7 @@ class Onlooker:
             ports.stopwatch,
             log=self._log,
         )
+        self._unserved: Mapping[str, ProjectionUnserved] = {}
         self._open = False
         self._look: Look | None = None
         self._looked_at = float("-inf")
@@ -174,7 +175,10 @@ class Onlooker:
         yet, or others than those declared here, and what `Engine.query` raises.
         """
         self._check_open()
-        return await self._answers.ask(checked_copy(query), at, timeout)
+        try:
+            return await self._answers.ask(checked_copy(query), at, timeout)
+        except ProjectionUnserved as error:
+            raise self._named(error) from None
 
     def watch(self, query: Query[A]) -> OnlookerQuery[A]:
         """Give what watches a query: `async for answer in onlooker.watch(query)`."""
@@ -192,6 +196,20 @@ class Onlooker:
     def writer(self) -> int | None:
         """Give the process that has the store open, as far as its own note says; None for none."""
         return self._outside.writer()
+
+    def leave_out(self, unserved: Mapping[str, ProjectionUnserved], *, misfits: bool) -> None:
+        """Serve nothing of these projections from now on, and raise what stands for each.
+
+        With `misfits` also of others, as long as their tables are not those that are declared.
+        """
+        self._unserved = unserved
+        self._reader.leave_out(unserved.keys(), misfits=misfits)
+        self._answers.leave_out(unserved.keys())
+
+    def _named(self, error: ProjectionUnserved) -> ProjectionUnserved:
+        """Give the error for a projection that is left out, made anew, or the one that there is."""
+        found = self._unserved.get(error.projection)
+        return error if found is None else ProjectionUnserved(*found.args)
 
     def observe(self, watch: Observer | None) -> None:
         """Show a telemetry each query from now on."""
@@ -235,6 +253,8 @@ class Onlooker:
             positions = await self.positions() if read is None else read
         except NoViewsYet:
             return 0, False, _NOTHING
+        except ProjectionUnserved as error:
+            raise self._named(error) from None
         return min(positions.values(), default=0), read is None, answer
 
     async def _shared_look(self) -> Look | None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from ..errors import InvalidInput, Overloaded, ProjectionLag, UsageError
+from ..errors import InvalidInput, Overloaded, ProjectionLag, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..model.copying import own_copy
 from ..model.messages import Query, Receipt, instead_text, position_of
@@ -143,6 +143,7 @@ class Answers:
         self._projectors = projectors
         self._stopwatch = stopwatch
         self._watch = watch
+        self._left_out: Set[str] = frozenset()
         self._numbers: dict[str, _Numbers] = {}
         tables = {
             table.name: table
@@ -163,6 +164,10 @@ class Answers:
     def definitions(self) -> Mapping[type[Query[Any]], AnswerDefinition]:
         """What answers each type of query."""
         return self._by_query
+
+    def leave_out(self, projections: Set[str]) -> None:
+        """Answer nothing from these projections; they are waited for no more."""
+        self._left_out = projections
 
     def observe(self, watch: Observer | None) -> None:
         """Tell a telemetry of each query from now on."""
@@ -265,7 +270,7 @@ class Answers:
         """Give which projections did not contain the position in what an answer has read."""
         seen = asked.positions
         if seen is not None:
-            return [name for name in asked.read if seen[name] < asked.position]
+            return [n for n in asked.read if n in seen and seen[n] < asked.position]
         return [
             name
             for name in asked.read
@@ -275,6 +280,9 @@ class Answers:
 
     async def _read(self, asked: _Asked) -> Any:
         """Let a query be answered from one state of the views."""
+        for name in asked.definition.projections or ():
+            if name in self._left_out:
+                raise ProjectionUnserved(name)
         for last in (False,) * (TORN_MAX - 1) + (True,):
             state = self._store.state(holding=last)
             views = self._views.of(state, asked.reads)
@@ -291,10 +299,12 @@ class Answers:
                 if last or not state.is_torn:
                     raise
             else:
+                for name in views.read & self._left_out:
+                    raise ProjectionUnserved(name)  # a statement has read what nobody keeps
                 if last or not state.is_torn:
                     return answer
             finally:
-                asked.read |= views.read
+                asked.read |= views.read - self._left_out
                 asked.positions = state.positions
                 state.end()
         raise AssertionError("the last try gives an answer or raises")
@@ -337,9 +347,10 @@ class Answers:
 
     def _named(self, definition: AnswerDefinition) -> Sequence[str]:
         if definition.projections is not None:
-            return definition.projections
+            return tuple(name for name in definition.projections if name not in self._left_out)
         # Sinks and reactors are outside the views: who wants to wait for one says so.
-        return tuple(n for n, p in self._projectors.items() if p.definition.has_tables)
+        names = (n for n, p in self._projectors.items() if p.definition.has_tables)
+        return tuple(name for name in names if name not in self._left_out)
 
     async def _wait_for(
         self, names: Sequence[str], position: int, deadline: float, *, again: bool = False

@@ -7,7 +7,7 @@ is asked here: whoever may open the store may do all of this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
@@ -221,6 +221,14 @@ class ViewsReader(ViewsStates, Protocol):
 
     async def look(self) -> Look:
         """Give what changes whenever somebody has committed; raise NoViewsYet without views."""
+        ...
+
+    def leave_out(self, projections: Set[str], *, misfits: bool) -> None:
+        """Serve nothing of these, and look no more whether their tables are those declared.
+
+        With `misfits` others whose tables are not those declared are left out too, as long as they
+        are, and not refused: whoever keeps them is at work on them.
+        """
         ...
 
     async def positions(self) -> Mapping[str, int]:

@@ -98,6 +98,9 @@ class _Reader:
 class _NoViews:
     """The views of an engine that declares none."""
 
+    def leave_out(self, projections: object, *, misfits: bool) -> None:
+        """Have nothing to leave out."""
+
     async def open(self) -> None:
         """Take calls."""
 

@@ -7,11 +7,11 @@ of another version, or declared otherwise, are refused and not believed.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
-from ....errors import StoreFailed
+from ....errors import StoreFailed, StoreRefused
 from ....limits import Limits
 from ....model.projection import ProjectionDefinition
 from ...contract.builds import definition_hash, served_position, serving
@@ -59,6 +59,8 @@ class PostgresViewsReader(TableReads):
         self._builds = Builds(place)
         self._lane: Lane | None = None
         self._states: States | None = None
+        self._left_out: Set[str] = frozenset()
+        self._leaves_misfits = False
         self._was_there = False
         """Whether there were views at the last look."""
         self._sql: dict[tuple[str, int], Mapping[str, TableSql]] = {}
@@ -101,9 +103,13 @@ class PostgresViewsReader(TableReads):
             raise self._closed()
         return await self._lane.run(call)
 
-    def serves(self, projection: str) -> bool:  # noqa: ARG002 - the contract's
-        """Say yes: each call finds out by itself, and says more."""
-        return True
+    def serves(self, projection: str) -> bool:
+        """Say yes, but for what is left out: each call finds out by itself, and says more."""
+        return projection not in self._left_out
+
+    def leave_out(self, projections: Set[str], *, misfits: bool) -> None:
+        """Serve nothing of these from now on, and with `misfits` of no others' tables."""
+        self._left_out, self._leaves_misfits = projections, misfits
 
     def state(self, *, holding: bool = False) -> ViewsState:  # noqa: ARG002 - the contract's
         """Give the views as they are at its first read; see `ViewsSource.state`."""
@@ -140,6 +146,7 @@ class PostgresViewsReader(TableReads):
         tables = {
             sql.definition.name: sql
             for definition in self._definitions
+            if definition.name in positions
             for now in [serving([b for b in builds if b.projection == definition.name])]
             if now is not None
             for sql in self._tables_of(definition, now).values()
@@ -186,10 +193,16 @@ class PostgresViewsReader(TableReads):
 
     def _served(self, builds: Sequence[Found]) -> Mapping[str, int]:
         """Give the positions of the views; raise StoreRefused for those of another definition."""
-        return {
-            name: served_position(name, declared, builds, self._place.name)
-            for name, declared in self._declared.items()
-        }
+        found: dict[str, int] = {}
+        for name, declared in self._declared.items():
+            if name in self._left_out:
+                continue
+            try:
+                found[name] = served_position(name, declared, builds, self._place.name)
+            except StoreRefused:
+                if not self._leaves_misfits:
+                    raise
+        return found
 
     def _nothing_yet(self) -> NoViewsYet:
         return NoViewsYet(

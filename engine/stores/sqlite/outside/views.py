@@ -11,7 +11,7 @@ hold nothing.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 import apsw
@@ -52,6 +52,8 @@ class SqliteViewsReader(TableReads):
         self._tables = {d.name: list(d.tables.values()) for d in projections}
         self._sql: dict[tuple[str, int], Sequence[tuple[TableDefinition, TableSql]]] = {}
         """By projection and build."""
+        self._left_out: Set[str] = frozenset()
+        self._leaves_misfits = False
         self._floats_exact: bool | None = None
         self._limits = limits
         self._calls = QueryCalls(path)
@@ -89,9 +91,13 @@ class SqliteViewsReader(TableReads):
         """Give how far the views of each projection are."""
         return await self._calls.run(self._open, self._check)
 
-    def serves(self, projection: str) -> bool:  # noqa: ARG002 - the contract's
-        """Say yes: each call finds out by itself, and says more."""
-        return True
+    def serves(self, projection: str) -> bool:
+        """Say yes, but for what is left out: each call finds out by itself, and says more."""
+        return projection not in self._left_out
+
+    def leave_out(self, projections: Set[str], *, misfits: bool) -> None:
+        """Serve nothing of these from now on, and with `misfits` of no others' tables."""
+        self._left_out, self._leaves_misfits = projections, misfits
 
     def state(self, *, holding: bool = False) -> ViewsState:  # noqa: ARG002 - the contract's
         """Give the views as they are at its first read; see `ViewsSource.state`."""
@@ -147,6 +153,7 @@ class SqliteViewsReader(TableReads):
         tables = {
             table.name: sql
             for projection, tables in self._tables.items()
+            if projection in positions
             for now in [serving([b for b in builds if b.projection == projection])]
             if now is not None
             for table, sql in self._tables_of(projection, tables, now)
@@ -222,10 +229,16 @@ class SqliteViewsReader(TableReads):
 
     def _positions(self, builds: Sequence[Found]) -> Mapping[str, int]:
         """Give the positions of the views; raise StoreRefused for those of another definition."""
-        return {
-            name: served_position(name, declared, builds, self.path)
-            for name, declared in self._declared.items()
-        }
+        found: dict[str, int] = {}
+        for name, declared in self._declared.items():
+            if name in self._left_out:
+                continue
+            try:
+                found[name] = served_position(name, declared, builds, self.path)
+            except StoreRefused:
+                if not self._leaves_misfits:
+                    raise
+        return found
 
 
 def _was_moved(connection: apsw.Connection) -> bool:
