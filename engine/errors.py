@@ -402,9 +402,12 @@ class ProjectionUnserved(EngineError):
     """A query needs a projection that serves nothing that it can read.
 
     Its tables are being built, and the old ones are others: ask again when the build has been
-    swapped in. Or another process owns the log, and does not keep it as it is declared here: then
-    `release` is what that process runs, and `kept` the version that it keeps, or None.
+    swapped in. Or another process owns the log, and does not keep it as it is declared here. Then
+    `release` is what that process runs, and `kept` is the version that it keeps, or None.
     """
+
+    release: str | None = None
+    kept: int | None = None
 
     def __init__(
         self, projection: str, release: str | None = None, kept: int | None = None

@@ -46,7 +46,7 @@ WHO = {
     "MessageRefused": "the developer or an operator: see the message",
     "ProjectionFailed": "the developer: mend the projection",
     "ProjectionLag": "the caller: ask again; an operator if the projection has stopped",
-    "ProjectionUnserved": "the caller: ask again when the build is done",
+    "ProjectionUnserved": "the caller: ask again when the build, or the change of release, is done",
     "ReactionTooDeep": "the developer: break the circle of reactions, then retry what is parked",
 }
 """Who must act on each public error, and what they do."""
