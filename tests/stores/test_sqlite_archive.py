@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
@@ -22,7 +23,7 @@ from engine.runtime.ports import ARCHIVE_FAILPOINTS, Ports
 from engine.stores.contract.archiving import Archived, ArchiveRule
 from engine.stores.contract.log import StreamRead
 from engine.stores.contract.tags import TagForm, TagRead
-from engine.stores.sqlite.connection import run
+from engine.stores.sqlite.connection import cut_wal, run
 from engine.stores.sqlite.log import archiving
 from engine.stores.sqlite.log.archiving import SqliteArchiver
 from engine.stores.sqlite.log.cold import MOVED, cold_path, is_attached
@@ -122,6 +123,30 @@ async def test_a_second_run_moves_what_was_closed_since_and_nothing_twice(path: 
     assert (await move(path)).events == 0
     assert (await move(path, ArchiveRule("order", ("added",), 5))).events == 20
     assert read(path) == before
+
+
+def _only_of_the_cold_file(refused: StoreFailed) -> Callable[[Any, str], None]:
+    def some(connection: Any, path: str) -> None:
+        if path.endswith("shop.db"):
+            raise refused
+        cut_wal(connection, path)
+
+    return some
+
+
+async def test_where_the_room_is_not_given_back_the_next_run_does_it(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, size = read(path), Path(path).stat().st_size
+    with monkeypatch.context() as patch:
+        refused = StoreFailed("somebody reads it", written=False)
+        patch.setattr(archiving, "cut_wal", _only_of_the_cold_file(refused))
+        done = await move(path)
+    assert (done.events, done.is_shrunk) == (MOVED_EVENTS, False)
+    assert read(path) == before
+    again = await move(path)
+    assert (again.events, again.is_shrunk) == (0, True)
+    assert again.after < size
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ _CLOSED: Final = f"""
     ORDER BY s.name LIMIT {_PAGE_STREAMS}
 """  # noqa: S608 - numbers of ours
 _SIZES: Final = f"""
-    SELECT position, length(payload) + length(metadata) FROM events
-    WHERE stream = ? AND encoding <> {MOVED} ORDER BY version
-"""  # noqa: S608 - a number of ours
+    SELECT version, position, length(payload) + length(metadata) FROM events
+    WHERE stream = ? AND version > ? AND encoding <> {MOVED} ORDER BY version LIMIT {_PAGE_EVENTS}
+"""  # noqa: S608 - numbers of ours
 _ROWS: Final = """
     SELECT position, stream, version, type, recorded, encoding, payload, metadata, checksum
     FROM events WHERE position IN (SELECT value FROM json_each(?)) ORDER BY position
@@ -333,8 +333,8 @@ class SqliteArchiver(SqliteStore):
             set_pragma(connection, "temp_store", 1)  # in memory it would take as much as the log
             run(connection, "VACUUM main")
             self._reach("archive.shrunk")
-            self._keep(connection, lambda c: run(c, "UPDATE archives SET shrunk = 1"))
             cut_wal(connection, self.path)
+            self._keep(connection, lambda c: run(c, "UPDATE archives SET shrunk = 1"))
         except (apsw.FullError, apsw.BusyError, StoreFailed):
             return False  # what was moved is moved: it is tried again by the next run
         return True
@@ -344,7 +344,7 @@ def _pages(connection: Any, rule: ArchiveRule) -> Iterator[_Page]:
     """Give the events that the rule selects, each stream from its beginning."""
     page = _Page()
     for number, _ in _closed(connection, rule):
-        for position, size in run(connection, _SIZES, (number,)):
+        for position, size in _events(connection, number):
             if len(page.positions) >= _PAGE_EVENTS or page.bytes + size > _PAGE_BYTES:
                 if page.positions:
                     yield page
@@ -354,6 +354,14 @@ def _pages(connection: Any, rule: ArchiveRule) -> Iterator[_Page]:
         page.streams += 1
     if page.positions:
         yield page
+
+
+def _events(connection: Any, stream: int) -> Iterator[tuple[int, int]]:
+    """Give position and size of each event of a stream that was not moved, in order."""
+    version = 0
+    while found := run(connection, _SIZES, (stream, version)):
+        yield from ((position, size) for _, position, size in found)
+        version = found[-1][0]
 
 
 def _next(_connection: Any, pages: Iterator[_Page]) -> _Page | None:
