@@ -5,11 +5,12 @@
 `--store postgresql` as on machines of their own, whose network is cut and server restarted.
 With `--seconds 600 --seed N` it is one trial that goes on for so long.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
+`python -m tests.crashes patroni --packages FOLDER`: a cluster whose leader goes, in three ways.
 `python -m tests.crashes views --trials 200`: so many engines killed in the middle of batches of
 views, their server again and again meanwhile; then so many servers killed under one engine.
 `postgres` ends with some of both.
 `python -m tests.crashes archive`: closed streams that are moved while the power goes.
-The exit status is 1 where a promise was broken, and 77 where this machine cannot cut the power.
+The exit status is 1 where a promise was broken, and 77 where this machine cannot do it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from .archive import trial as archive_trial
 from .judge import judge
 from .kills import run_kills
 from .members_trial import main as run_members
+from .patroni import main as run_patroni
+from .patroni import why_not as why_not_patroni
 from .postgres import faults_of
 from .postgres import main as run_postgres
 from .postgres_servers import main as run_postgres_servers
@@ -43,7 +46,7 @@ from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
 
 CANNOT = 77
-KINDS = ("kills", "power", "archive", "postgres", "views", "members")
+KINDS = ("kills", "power", "archive", "postgres", "views", "members", "patroni")
 ROUNDS = 10
 """Deaths and other disturbances of one trial of members."""
 SHOWN = 5
@@ -179,6 +182,7 @@ def main() -> int:
         "--wire", choices=("tcp", "nats"), default="tcp", help="between members in PostgreSQL"
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
+    parser.add_argument("--packages", default="", help="a folder that has Patroni and psycopg")
     parser.add_argument("--seconds", type=float, default=0, help="of the one trial of members")
     parser.add_argument("--first", "--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -204,6 +208,11 @@ def main() -> int:
             on_nats=in_server and options.wire == "nats",
             seconds=options.seconds,
         )
+    if options.what == "patroni":
+        if why := why_not_patroni(options.packages):
+            print(f"no cluster can run here: {why}")
+            return CANNOT
+        return run_patroni(options.packages)
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")

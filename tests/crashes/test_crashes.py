@@ -57,6 +57,13 @@ def test_processes_that_share_a_log_in_a_server_lose_and_double_nothing() -> Non
     assert "1 trials of 5 rounds, 0 bad" in done.stdout
 
 
+def test_a_cluster_that_cannot_run_here_is_no_success() -> None:
+    done = crashes("patroni", "--packages", "nowhere")
+
+    assert done.returncode == CANNOT
+    assert done.stdout.startswith("no cluster can run here: there is no ")
+
+
 def test_a_disk_that_lies_about_its_syncs_is_found_out() -> None:
     done = crashes("power", "--lying", "--trials", "3")
 

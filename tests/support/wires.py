@@ -48,6 +48,11 @@ class Wire:
         self.lanes: dict[Way, _Lane] = {way: _Lane() for way in WAYS}
         self._open: dict[asyncio.StreamWriter, None] = {}
 
+    @property
+    def is_used(self) -> bool:
+        """Whether something is connected through it."""
+        return bool(self._open)
+
     def hold(self, *ways: Way) -> None:
         """Let nothing pass in these ways."""
         for way in ways:
@@ -175,7 +180,9 @@ async def wire(
     finally:
         listening.close()
         found.release()
-        found.cut()
+        while found.is_used:
+            found.cut()
+            await asyncio.sleep(0)
 
 
 class Network:
