@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,11 @@ __all__ = ["add_options", "scenario"]
 
 COURSES: Final = 10_000
 STUDENTS: Final = 10_000
+_STORES: Final[Mapping[bool, Mapping[str, str | None]]] = {
+    False: {"courses": None},
+    True: {"courses": "", "courses, ?writer=process": "?writer=process"},
+}
+"""What the engine writes with, by whether that is durable: what its file's URL ends with."""
 
 
 class CourseOffered(Event, name="course-offered", tags=("course",), gc=False):
@@ -130,8 +135,9 @@ def scenario(options: argparse.Namespace) -> Scenario:
                 peer = partial(courses_peers.measure, make, courses, clients, options.seconds)
                 cells.append(Cell(group, name, peer))
                 beside = (*beside, name)
-        measured = partial(_measure, durable, courses, clients, options.seconds)
-        cells.append(Cell(group, "courses", measured, beside))
+        for name, asked in _STORES[durable].items():
+            measured = partial(_measure, asked, courses, clients, options.seconds)
+            cells.append(Cell(group, name, measured, beside))
     return Scenario(
         "courses",
         "from a command to its durable receipt, closed loop, decided on two boundaries by tags",
@@ -157,12 +163,12 @@ def _enrolments(courses: int, client: int) -> Iterator[Any]:
 
 
 def _measure(
-    durable: bool, courses: int, clients: int, seconds: float, folder: Path
+    asked: str | None, courses: int, clients: int, seconds: float, folder: Path
 ) -> dict[str, float]:
     path = folder / "engine.db"
-    store = f"sqlite:{path}" if durable else "memory:"
+    store = "memory:" if asked is None else f"sqlite:{path}{asked}"
     figures, answers = engine.run(_run, store, courses, clients, seconds)
-    if durable:
+    if asked is not None:
         _check(path, courses, answers)
     return figures
 

@@ -294,7 +294,7 @@ class _Timers:
         while self._heap and self._heap[0][0] <= until and len(found) < timers_max:
             place = heappop(self._heap)
             timer = self.by_key.get(place[2:])
-            if timer is None or timer.parked or timer.place != place:
+            if timer is None or timer.parked or (timer.next, timer.position) != place[:2]:
                 continue
             if seen and seen[-1] == place:
                 continue  # it was set twice for the same time

@@ -287,13 +287,19 @@ class Firing:
             await _wait(self._stopping, self._pause)
         if self._horizon <= self._clock.now() and not self._is_due():
             await self._read()
-        sent = 0
         while self._is_due() and not self._is_full and not self._turned_away:
-            self._send(self._ahead.popleft())
-            sent += 1
-            if sent % _SENT_PER_TURN == 0:
-                await asyncio.sleep(0)
+            self._send_some()
+            await asyncio.sleep(0)
         await self._sleep()
+
+    def _send_some(self) -> None:
+        """Send what is due now, and no more than a turn's worth."""
+        due, ahead = min(self._clock.now(), self._horizon), self._ahead
+        most = min(_SENT_PER_TURN, self._limits.timers_at_once - len(self._flying))
+        for _ in range(most):
+            if not ahead or ahead[0].next > due or self._turned_away:
+                return
+            self._send(ahead.popleft())
 
     @property
     def _is_full(self) -> bool:
@@ -337,14 +343,16 @@ class Firing:
                 later = await self._store.read_due(after, until=FOREVER, timers_max=1)
                 until = later[0].next if later else FOREVER
             self._horizon = min(self._horizon, until)
+            reading, held, flying = self._reading, self._held, self._flying
             for timer in page:
-                if timer.key in self._reading:
+                key = timer.stream, timer.name
+                if key in reading:
                     self._horizon = min(self._horizon, timer.next)  # what became of it is read next
-                elif timer.key in self._held:
+                elif key in held:
                     pass  # read again when it is let go
-                elif (*timer.key, timer.position) not in self._flying:
+                elif (*key, timer.position) not in flying:
                     self._ahead.append(timer)
-                    self._wanted[timer.key] = timer.position
+                    self._wanted[key] = timer.position
         except BaseException:
             self._horizon = 0
             raise
