@@ -38,7 +38,7 @@ _NUMBER: Final = 8
 _HEAD: Final = _PROOF + _NUMBER + 1
 _DATA, _STILL, _END = b"D", b"S", b"E"
 _PART_MAX: Final = 256 * 1024
-"""Bytes of a line in one message; a server takes a megabyte unless it is set otherwise."""
+"""Bytes of a line in one message, or fewer where the server takes fewer."""
 _STILL_SECONDS: Final = 2.0
 """Between two messages of one end, at most."""
 _JOIN_SECONDS: Final = 5.0
@@ -179,12 +179,13 @@ class _End(asyncio.Transport):
     # -- what leaves --------------------------------------------------------------------------
 
     async def _send(self) -> None:
+        most = min(_PART_MAX, self._connection.client.max_payload - _HEAD)
         try:
             while not self._is_closing or self._unsent:
                 await self._wait()
                 data, self._unsent = self._unsent, bytearray()
-                for start in range(0, len(data), _PART_MAX):
-                    await self._publish(_DATA, bytes(data[start : start + _PART_MAX]))
+                for start in range(0, len(data), most):
+                    await self._publish(_DATA, bytes(data[start : start + most]))
                 if not data and not self._is_closing:
                     await self._publish(_STILL, b"")
                 if self._is_full and not self._is_closing:

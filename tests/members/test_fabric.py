@@ -17,7 +17,7 @@ from engine.members.listening import read_listen
 from engine.members.meeting import LeaseMeeting
 from engine.members.wire import Done, Listing, Welcome
 from tests.members.joining import joined, nowhere, part, running
-from tests.members.transports import TOKEN, Member, Owner, sent
+from tests.members.transports import FORMS, TOKEN, Member, Owner, sent
 from tests.support.brokers import NatsServer
 from tests.support.certificates import certify
 from tests.support.counters import Add, Counter
@@ -206,6 +206,24 @@ async def test_the_server_proves_who_it_is(tmp_path: Path) -> None:
             owner.joining = LeaseMeeting(owner.desk, read_listen(f"{place}/elsewhere.crt"))
             with pytest.raises(StoreRefused, match="no encrypted connection"):
                 await Member().join(owner)
+    finally:
+        server.close()
+
+
+async def test_a_server_that_takes_small_messages_carries_large_commands(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    server.too_large = 1_000
+    server.start()
+    try:
+        place = f"{server.url}?token={TOKEN}"
+        owner = Owner(place, place, "nats")
+        name, body = FORMS.encode(Add("c", 1, tags={"x" * 30_000: []}))
+        async with owner.open():
+            member = await Member().join(owner)
+            member.line.send(msgspec.structs.replace(sent(1), name=name, body=body))
+            await member.answered(2)
+            member.line.close()
+        assert [envelope.command for envelope in owner.run] == [FORMS.decode(name, body)]
     finally:
         server.close()
 

@@ -12,6 +12,7 @@ from engine import Envelope, Receipt, Rejected
 from engine.members.forms import CommandForms
 from engine.members.listening import read_listen
 from engine.members.meeting import LeaseMeeting
+from engine.members.releases import Release
 from engine.members.serving import Serving
 from engine.members.wire import (
     PROTOCOL,
@@ -90,6 +91,7 @@ class Owner:
             "projections": cast("Any", None),
             "facts": cast("Any", None),
             "logger": logging.getLogger("foldline"),
+            "release": Release("a", {}),
             "is_owner": lambda: True,
             "is_succeeded": lambda: False,
         } | changed
