@@ -281,8 +281,9 @@ async def test_only_the_contents_of_events_change_and_a_shell_changes_nothing(pa
         ):
             with closing(apsw.Connection(file)) as shell, pytest.raises(apsw.ConstraintError):
                 run(shell, statement)
-    with closing(apsw.Connection(path)) as shell, pytest.raises(apsw.ConstraintError):
-        run(shell, "DELETE FROM archives")
+    for statement in ("DELETE FROM archives", "UPDATE archives SET events = 1"):
+        with closing(apsw.Connection(path)) as shell, pytest.raises(apsw.ConstraintError):
+            run(shell, statement)
 
 
 async def test_a_release_that_knows_no_cold_file_refuses_the_log_by_name(path: str) -> None:

@@ -177,6 +177,10 @@ _KEPT: Final = (
     CREATE TRIGGER archives_never_go BEFORE DELETE ON archives
     BEGIN SELECT RAISE(ABORT, 'what was archived stays known'); END
     """,
+    """
+    CREATE TRIGGER archives_never_change BEFORE UPDATE ON archives
+    BEGIN SELECT RAISE(ABORT, 'what was archived stays known as it was'); END
+    """,
 )
 """Triggers for whoever has a shell. They came later; no release looks for any: see `protect`."""
 
