@@ -413,8 +413,8 @@ class MembershipStatistics(msgspec.Struct, frozen=True):
     forwarded: int
     """Commands that it has sent to an owner."""
     answers: Mapping[str, int] = {}
-    """To commands that it gave to an owner, by class, as in `commands`. The owner counts them too,
-    among its own."""
+    """To commands that it gave to an owner, by class, as in `commands`, if it has a telemetry. The
+    owner counts them too, among its own."""
     seconds: float = 0.0
     """From a command to its answer, of all of these together."""
 

@@ -3,7 +3,8 @@
 Rules: each command is seen once by the process that sends it, as one that is forwarded, and once by
 the process that runs it, as a command. So whoever adds up commands of all processes counts none
 twice. What the telemetry gives as headers travels with the command: the owner's part of a trace
-hangs on it. A command that this process runs itself is none of these. Nothing is decided here.
+hangs on it. A command that this process runs itself is none of these. Without a telemetry a command
+costs nothing here, and none is counted. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Sending:
         """Take what checks a command before it is forwarded, and whom to tell, if anybody."""
         self._check = check
         self._kinds = kinds
+        self._is_on = watch is not None
         self._watch = watch if watch is not None and watch.wants_commands else None
         self._begun: _Begun | None = None
         """Between the check of a command and its being sent, which is one step."""
@@ -60,6 +62,8 @@ class Sending:
     def check(self, envelope: Envelope, /) -> tuple[Envelope, float | None]:
         """Check a command that is to be forwarded, and begin to watch it."""
         envelope, seconds = self._check(envelope)
+        if not self._is_on:
+            return envelope, seconds
         seen: Observation | None = None
         if self._watch is not None:
             given = envelope.headers
@@ -79,7 +83,7 @@ class Sending:
 
     def around(self, send: Send) -> Send:
         """Give what sends as `send` does, and sees what is forwarded."""
-        return partial(self._send, send)
+        return partial(self._send, send) if self._is_on else send
 
     def _send(self, send: Send, envelope: Envelope, /) -> Sent:
         try:
