@@ -23,9 +23,11 @@ from typing import Any, Final
 import engine
 from engine.model.codec import EventRegistry, decode_meta
 from engine.relays import Outgoing, Relay
+from engine.relays.aws import BATCH_MAX, CALLS, entry_of
 from engine.relays.message import Former
 from engine.stores.memory import MemoryStore
-from tests.support.brokers import Broker, NatsServer, RabbitServer, RedisServer
+from tests.support.aws_server import REGION, SqsServer
+from tests.support.brokers import PASSWORD, USER, Broker, NatsServer, RabbitServer, RedisServer
 from tests.support.kafka_server import KafkaServer
 
 from .filled import CLIENTS, Orders, fill_memory
@@ -42,13 +44,20 @@ WINDOW: Final = 1_000
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the size."""
     parser.add_argument("--messages", type=int, help=f"published, default {EVENTS:,}")
+    parser.add_argument(
+        "--broker",
+        action="append",
+        choices=sorted(_BROKERS),
+        help="this one only; the emulator of SQS is slow, and measured where it is named",
+    )
 
 
 def scenario(options: argparse.Namespace) -> Scenario:
     """Give the cells of those brokers whose servers are here."""
     events = options.messages or (QUICK_EVENTS if options.quick else EVENTS)
     work = _Work(Orders(max(1, events // 10), 10))
-    found = [name for name, (_, program, _) in _BROKERS.items() if _is_here(program)]
+    wanted = options.broker or sorted(_BROKERS.keys() - {"sqs"})
+    found = [name for name in wanted if _is_here(_BROKERS[name][1])]
     return Scenario(
         name="relay",
         title="from a full log to the broker's confirmation of its last event",
@@ -127,7 +136,8 @@ def _measure_floor(work: _Work, name: str, folder: Path) -> Mapping[str, float]:
 
 def _measure_relay(work: _Work, name: str, folder: Path) -> Mapping[str, float]:
     broker, topic = _server(name, folder.parent), _topic(folder)
-    relay = Relay("outbound", to=broker.url, events=[OrderOpened, OrderAdjusted], topic=topic)
+    events = [OrderOpened, OrderAdjusted]
+    relay = Relay("outbound", to=broker.url, events=events, topic=broker.named(topic))
 
     shop = engine.Engine(
         [BenchmarkOrder],
@@ -230,6 +240,38 @@ async def _publish_kafka(broker: Broker, messages: Sequence[Outgoing]) -> None:
         await asyncio.gather(*confirmed)
 
 
+async def _publish_sqs(broker: Broker, messages: Sequence[Outgoing]) -> None:
+    assert isinstance(broker, SqsServer)
+    session: Any = importlib.import_module("aiobotocore.session")
+    config: Any = importlib.import_module("botocore.config")
+    client: Any = session.get_session().create_client(
+        "sqs",
+        region_name=REGION,
+        endpoint_url=f"http://127.0.0.1:{broker.port}",  # as the relay, by the gate
+        aws_access_key_id=USER,
+        aws_secret_access_key=PASSWORD,
+        config=config.Config(max_pool_connections=CALLS),
+    )
+    async with client as queues:
+        url = await broker.queue(queues, messages[0].topic)
+        made = [entry_of(message) for message in messages]
+        parts = [made[begin : begin + BATCH_MAX] for begin in range(0, len(made), BATCH_MAX)]
+        for begin in range(0, len(parts), CALLS):
+            calls = [_send(queues, url, part) for part in parts[begin : begin + CALLS]]
+            await asyncio.gather(*calls)
+
+
+async def _send(queues: Any, url: str, part: Sequence[Mapping[str, Any]]) -> None:
+    entries = [
+        {"Id": str(n), **entry, "MessageBody": entry["Body"]} for n, entry in enumerate(part)
+    ]
+    for entry in entries:
+        del entry["Body"]
+    answer = await queues.send_message_batch(QueueUrl=url, Entries=entries)
+    if answer.get("Failed"):
+        raise Wrong(f"the queue refused {len(answer['Failed'])} messages")
+
+
 _BROKERS: Final[Mapping[str, tuple[type[Broker], str, str]]] = {
     "kafka": (
         KafkaServer,
@@ -239,6 +281,7 @@ _BROKERS: Final[Mapping[str, tuple[type[Broker], str, str]]] = {
     "nats": (NatsServer, "nats-server", "JetStream in files, synced as it is by itself"),
     "rabbitmq": (RabbitServer, "rabbitmq-server", "a durable classic queue, persistent messages"),
     "redis": (RedisServer, "redis-server", "appendonly, appendfsync always"),
+    "sqs": (SqsServer, "moto", "a FIFO queue of moto, an emulator in memory; not AWS"),
 }
 """By name: its server, the program, and what a confirmation is worth."""
 _FLOORS: Final[Mapping[str, Callable[[Broker, Sequence[Outgoing]], Awaitable[None]]]] = {
@@ -246,4 +289,5 @@ _FLOORS: Final[Mapping[str, Callable[[Broker, Sequence[Outgoing]], Awaitable[Non
     "nats": _publish_nats,
     "rabbitmq": _publish_rabbitmq,
     "redis": _publish_redis,
+    "sqs": _publish_sqs,
 }
