@@ -40,6 +40,7 @@ SCENARIOS: Final = {
     "reactions": "reactions",
     "backup": "backup",
     "copy": "copy",
+    "files": "files",
     "transfers": "transfers",
     "courses": "courses",
     "timers": "timers",

@@ -86,6 +86,7 @@ from .model.messages import Receipt as Receipt
 from .model.messages import following as following
 from .model.personal import ERASED as ERASED
 from .model.personal import Personal as Personal
+from .model.private import Private as Private
 from .model.process import ProcessManager as ProcessManager
 from .model.projection import Projection as Projection
 from .model.projection import Row as Row
@@ -184,6 +185,7 @@ __all__ = [
     "Id",
     "Meta",
     "Personal",
+    "Private",
     "ProcessManager",
     "Projection",
     "Query",

@@ -19,10 +19,12 @@ from ..exports.files import FORMATS, check_format, write_csv, write_lines, write
 from ..exports.folder import Folder
 from ..exports.lines import COLUMNS, Omitted, line_of, record_of
 from ..log.selection import Selection
+from ..model.private import private_fields
 from ..model.stored import StoredEvent
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.outside import LogReader, Rows
+from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file, moment, some, whole
 from .output import say
 from .printing import counted, spreadsheet_cell
@@ -35,7 +37,7 @@ ROWS_MAX: Final = 10_000_000
 SECONDS: Final = 3_600
 FILE_EVENTS: Final = 1_000_000
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Write the events of a log, or the rows of a view, into a file for other programs. The ending of
 WHERE gives the form: .parquet, .jsonl or .csv. Parquet needs the extra `analytics` (DuckDB).
 
@@ -43,7 +45,11 @@ If WHERE ends with a slash, or is a folder, each run adds a file of the events t
 There --format gives the form. The names of the files say which positions they have.
 
 JSON lines have all that an event means, with its checksum: `import` makes the same log of them.
-Payloads and headers are what people wrote. --omit leaves a field of all payloads out."""
+Payloads and headers are what people wrote. --omit leaves a field of all payloads out.
+With --app what its classes mark as `Private` or `Personal` is left out, of events and of views.
+Parquet and CSV never have what is encrypted.
+
+{APP_HELP}"""
 
 _EPILOG = f"""\
 examples:
@@ -85,6 +91,9 @@ def add_parser(subparsers: Any) -> None:
         "--omit", action="append", default=[], metavar="F", help="leave this field of payloads out"
     )
     parser.add_argument(
+        "--app", metavar="APP", help="the application, whose private fields are left out"
+    )
+    parser.add_argument(
         "--file-events",
         type=some,
         default=FILE_EVENTS,
@@ -114,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
             if grows:
                 with Folder(to, form, reader) as folder:
                     return _add_files(options, reader, folder, form)
-            count = _write(to, form, _selected(options, reader), Omitted(options.omit))
+            count = _write(to, form, _selected(options, reader), _omitted(options, form))
     say(f"exported {counted(count, 'event')}")
     return DONE
 
@@ -150,16 +159,24 @@ def _add_files(options: argparse.Namespace, reader: LogReader, folder: Folder, f
         )
     after, head = folder.end(), reader.head().position
     files = count = 0
+    omitted = _omitted(options, form)
     while after < head:
         last = min(head, after + options.file_events)
         search = Search(reader, Selection(names=tuple(options.name)))
         search.begin(after)
         events = _upto(search.forward(), last)
-        count += _write(folder.file(after + 1, last), form, events, Omitted(options.omit))
+        count += _write(folder.file(after + 1, last), form, events, omitted)
         files += 1
         after = last
     say(f"exported {counted(count, 'event')} into {counted(files, 'file')}, to position {after:,}")
     return DONE
+
+
+def _omitted(options: argparse.Namespace, form: str) -> Omitted:
+    """Give what is not exported; a line keeps what is encrypted, which `import` takes."""
+    if options.app is None:
+        return Omitted(options.omit, sealed=form != "jsonl")
+    return Omitted(options.omit, engine_of(options.app).registry.private, sealed=True)
 
 
 def _write(path: Path, form: str, events: Iterator[StoredEvent], omitted: Omitted) -> int:
@@ -179,15 +196,39 @@ def _export_view(options: argparse.Namespace, to: Path, form: str, *, grows: boo
     given = (options.since, options.until, options.after, options.upto, options.stream)
     if grows or options.name or options.omit or any(each is not None for each in given):
         raise UsageError("a view goes into a file, whole: --to FILE, without what selects events")
-    name: str = options.view.replace('"', '""')
+    columns = "*" if options.app is None else _open_columns(options)
     shell = options.file.outside(Ports()).shell()
-    statement = f'SELECT * FROM "{name}"'  # noqa: S608 - quoted, and the shell only reads
+    statement = f"SELECT {columns} FROM {_quoted(options.view)}"  # noqa: S608 - quoted, only read
     rows = shell.ask(statement, (), rows_max=ROWS_MAX, seconds=SECONDS)
     if rows.more:
         raise UsageError(f"the view has more than {ROWS_MAX:,} rows: select some by `sql`")
     count = _write_rows(to, form, rows)
     say(f"exported {counted(count, 'row')}")
     return DONE
+
+
+def _open_columns(options: argparse.Namespace) -> str:
+    """Give the columns of a view that are not private, as SQL has them."""
+    definitions = [each.__definition__ for each in engine_of(options.app).declared]
+    if any(
+        options.view == table.name for each in definitions for table in each.sql_tables.values()
+    ):
+        return "*"  # made by SQL of its own, which marks nothing
+    tables = {table.name: table for each in definitions for table in each.tables.values()}
+    if options.view not in tables:
+        raise UsageError(
+            f"{options.app} declares no view {options.view!r}; it declares {sorted(tables)}"
+        )
+    shape = tables[options.view].shape
+    private = private_fields(shape.row)
+    columns = [column.name for column in shape.columns if column.name not in private]
+    if not columns:
+        raise UsageError(f"all columns of {options.view} are private")
+    return ", ".join(map(_quoted, columns))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _write_rows(to: Path, form: str, rows: Rows) -> int:

@@ -2,7 +2,7 @@
 
 Rules: a line has all that an event means and its checksum, so that an event comes back byte by
 byte. Fields that an event does not have are left out. With fields of the payload left out there is
-no checksum: it is another event then.
+no checksum: it is another event then. A record never has what is encrypted in an event.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 from ..errors import Damaged
 from ..model.codec import NOTHING_KEPT, UNDECODABLE, Metadata, decode_metadata
+from ..model.personal import SEALED
 from ..model.stored import ENCODING_JSON, StoredEvent
 
 __all__ = ["COLUMNS", "Omitted", "line_of", "record_of"]
@@ -45,20 +46,36 @@ _ABSENT: Final = {field.name: field.default for field in msgspec.structs.fields(
 """What an event says of itself that has nothing of a kind, by field of its metadata."""
 
 
+_ENCRYPTED: Final = frozenset([SEALED])
+
+
 class Omitted:
-    """Fields of payloads that are not exported, at the first level, whatever event has them."""
+    """Fields of payloads that are not exported, at the first level."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = frozenset(names)
+    def __init__(
+        self,
+        names: Sequence[str],
+        private: Mapping[str, frozenset[str]] | None = None,
+        *,
+        sealed: bool = False,
+    ) -> None:
+        """Take fields of all events, those of events by name, and whether what is encrypted is one.
 
-    def __bool__(self) -> bool:
-        """Tell whether there are any."""
-        return bool(self._names)
+        Without `private` nobody knows which fields are that.
+        """
+        self._names = frozenset([*names, SEALED] if sealed else names)
+        self._private = private or {}
+        self.changes_lines = bool(names) or private is not None
+        """Whether a line may be of another event than the log has."""
 
-    def of(self, payload: bytes) -> bytes:
-        """Give a payload without them; the others stay as they stand."""
+    def of(self, name: str, payload: bytes) -> bytes:
+        """Give an event's payload without them; the others stay as they stand."""
+        names = self._names | self._private.get(name, frozenset())
+        # The engine writes that name as it stands; any other may be written with escapes.
+        if not names or (names == _ENCRYPTED and SEALED.encode() not in payload):
+            return payload
         fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
-        return _encode({n: v for n, v in fields.items() if n not in self._names})
+        return _encode({n: v for n, v in fields.items() if n not in names})
 
 
 def line_of(stored: StoredEvent, omitted: Omitted) -> bytes:
@@ -82,7 +99,7 @@ def line_of(stored: StoredEvent, omitted: Omitted) -> bytes:
             line[field] = value
     if stored.behind:
         line["behind"] = stored.behind
-    if not omitted:
+    if not omitted.changes_lines:
         line["checksum"] = stored.checksum
     line["payload"] = msgspec.Raw(payload)
     return _encode(line)
@@ -118,7 +135,7 @@ def _payload(stored: StoredEvent, omitted: Omitted) -> bytes:
     try:
         stored.payload.decode()  # which JSON's own reader does not look at
         payload = bytes(msgspec.json.format(stored.payload, indent=-1))
-        return omitted.of(payload) if omitted else payload
+        return omitted.of(stored.name, payload)
     except UNDECODABLE as error:
         raise Damaged(stored.position, f"the payload of {stored.name} is no JSON object") from error
 

@@ -9,7 +9,7 @@ file knows no async, clock or store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from ..runtime.safely import as_error
 from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
 from .personal import PersonalForm, Sealer, personal_form
+from .private import private_fields
 from .shape import CLASSES_MAX, event_type, schema_hash
 from .stored import ENCODING_JSON, EventType, StoredEvent
 from .tags import EventTags, TagReader, reader_of
@@ -236,6 +237,14 @@ class EventRegistry:
         """The names that events with personal fields have today."""
         found = (e.cls for e in self._by_name.values() if e.personal is not None)
         return frozenset(self.upcasting.today(cls).event_name for cls in found)
+
+    @property
+    def private(self) -> Mapping[str, frozenset[str]]:
+        """Fields that no export has, by the stored name: those of all its versions."""
+        found: dict[str, frozenset[str]] = {}
+        for (name, _), entry in self._by_name.items():
+            found[name] = found.get(name, frozenset()) | private_fields(entry.cls)
+        return found
 
     def is_personal(self, classes: Iterable[type[Event]]) -> bool:
         """Tell whether events that are of these classes today have personal fields, or had some."""

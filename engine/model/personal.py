@@ -17,10 +17,12 @@ from msgspec import inspect
 
 from ..errors import DefinitionError, HandlerFailed
 from ..limits import SUBJECT_LENGTH_MAX
+from .private import has_inside
 from .stored import StoredEvent
 
 __all__ = [
     "ERASED",
+    "SEALED",
     "SNAPSHOTS",
     "Masking",
     "Personal",
@@ -50,7 +52,7 @@ ERASED: Final = "(erased)"
 """What a personal text reads as when its subject has been erased."""
 SNAPSHOTS: Final = "\0snapshots"
 """The subject that stands for all persons in states of aggregates; no event can name it."""
-_SEALED: Final = "$personal"
+SEALED: Final = "$personal"
 """The name that the sealed fields have together in an event's JSON; no field can have it."""
 _LISTS: Final = (
     inspect.ListType,
@@ -121,7 +123,7 @@ class PersonalForm(msgspec.Struct, frozen=True):
         personal = {name: fields.pop(name) for name in self.masks if name in fields}
         sealed: dict[str, object] = {**fields}
         bound = _bound(stream, version, event.event_name)
-        sealed[_SEALED] = sealer.seal(subject, _encode(personal), bound)
+        sealed[SEALED] = sealer.seal(subject, _encode(personal), bound)
         return _encode(sealed)
 
     def open(self, stored: StoredEvent, sealer: Sealer) -> bytes:
@@ -136,16 +138,16 @@ class PersonalForm(msgspec.Struct, frozen=True):
         found = opened_of(stored, sealed, sealer)
         if found is None:
             fields = _decode_fields(stored.payload)
-            del fields[_SEALED]
+            del fields[SEALED]
             return _encode({**fields, **self.masks})
         return found[1]
 
 
 def sealed_of(stored: StoredEvent) -> str | None:
     """Give what is encrypted in an event; None if nothing is. Raises what msgspec raises."""
-    if _SEALED.encode() not in stored.payload:
+    if SEALED.encode() not in stored.payload:
         return None
-    sealed = _decode_fields(stored.payload).get(_SEALED)
+    sealed = _decode_fields(stored.payload).get(SEALED)
     return None if sealed is None else msgspec.json.decode(sealed, type=str)
 
 
@@ -159,7 +161,7 @@ def opened_of(stored: StoredEvent, sealed: str, sealer: Sealer) -> tuple[bytes, 
     if plain is None:
         return None
     fields = _decode_fields(stored.payload)
-    del fields[_SEALED]
+    del fields[SEALED]
     return plain, _encode({**fields, **_decode_fields(plain)})
 
 
@@ -246,25 +248,12 @@ def _unmarked(type_: inspect.Type) -> inspect.Type | None:
     return type_.type if extra.get("foldline") == "personal" else None
 
 
-def _refuse_inside(type_: Any, where: str, inside: tuple[type, ...] = ()) -> None:
-    if isinstance(type_, inspect.Metadata):
-        if _unmarked(type_) is not None:
-            raise DefinitionError(
-                f"{where} has `Personal` inside its type, where nothing would be encrypted: mark "
-                f"the whole field of the event, as in `name: Personal[str | None]`"
-            )
-        _refuse_inside(type_.type, where, inside)
-    elif isinstance(type_, inspect.StructType | inspect.DataclassType | inspect.TypedDictType):
-        if type_.cls not in inside:
-            for field in type_.fields:
-                _refuse_inside(field.type, where, (*inside, type_.cls))
-    elif isinstance(type_, inspect.Type):
-        for name in type_.__struct_fields__:
-            _refuse_inside(getattr(type_, name), where, inside)
-    elif isinstance(type_, tuple):
-        parts: list[Any] = [*type_]
-        for each in parts:
-            _refuse_inside(each, where, inside)
+def _refuse_inside(type_: inspect.Type, where: str) -> None:
+    if has_inside(type_, "personal"):
+        raise DefinitionError(
+            f"{where} has `Personal` inside its type, where nothing would be encrypted: mark "
+            f"the whole field of the event, as in `name: Personal[str | None]`"
+        )
 
 
 def _mask(where: str, name: str, type_: inspect.Type) -> msgspec.Raw:
