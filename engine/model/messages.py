@@ -42,7 +42,6 @@ from .exact import Exactness, exactness_of, refuse_unencodable
 from .for_pydantic import core_schema, json_schema
 from .given import as_whole, shown
 from .personal import personal_form
-from .private import private_fields
 from .replies import ReplyForm, reply_form
 from .tags import EventTags, event_tags
 
@@ -274,7 +273,6 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
         try:
             cls.event_exactness = exactness_of(cls, "event")
             personal_form(cls, subject)
-            private_fields(cls)
         except NameError:  # a type that is declared below: asked again by whoever uses the event
             cls.event_exactness = None
 

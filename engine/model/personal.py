@@ -17,7 +17,7 @@ from msgspec import inspect
 
 from ..errors import DefinitionError, HandlerFailed
 from ..limits import SUBJECT_LENGTH_MAX
-from .private import has_inside
+from .private import has_inside, private_fields
 from .stored import StoredEvent
 
 __all__ = [
@@ -184,6 +184,7 @@ def personal_form(cls: type[msgspec.Struct], subject: str | None = None) -> Pers
     subject that is none. Raises NameError where a field names a type that is not there yet.
     """
     where = f"event {cls.__qualname__}"
+    private_fields(cls)  # which refuses its own marks inside of types
     info = inspect.type_info(cls)
     assert isinstance(info, inspect.StructType)
     masks: dict[str, msgspec.Raw] = {}
