@@ -19,7 +19,7 @@ from datetime import datetime
 from functools import cached_property, partial
 from os import PathLike
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from .authorization import Authorize
 from .calls import Calls
@@ -30,6 +30,7 @@ from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
 from .members.joined import Joined, Reads, joinable, reads_of
+from .members.spread.declaring import maker_of
 from .middleware import Around, Middleware, checked_middleware
 from .model.aggregate import Aggregate
 from .model.codec import EventRegistry
@@ -49,6 +50,7 @@ from .runtime.safely import described, safe_logger
 from .statistics import EngineStatistics
 from .stores.contract.keys import KeyStore
 from .stores.contract.log import Store
+from .stores.contract.membership import Heed
 from .stores.contract.views import Rebuild
 from .stores.urls import StoreName, open_backend, open_keys
 from .telemetry import Telemetry
@@ -95,7 +97,8 @@ class Engine(Calls, Healthy):
       otherwise a second time. It copies the state for each command.
     - `join`: lets several processes have this engine on one log, as web workers have it. One owns
       the log, the others send it their commands and read for themselves; where it goes, another
-      takes its place. Each of them is given the same definitions, and `join=True`.
+      takes its place. Each of them is given the same definitions, and `join=True`. With "spread"
+      and a log in PostgreSQL each process owns a part of the aggregates, and decides for it.
     - `listen`: where the owner of a log in PostgreSQL listens for members on other machines,
       "tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE", or the NATS server on which they meet,
       "tls://USER:PASSWORD@HOST:PORT?token=TOKEN". Without it members are on this machine.
@@ -135,7 +138,7 @@ class Engine(Calls, Healthy):
         logger: logging.Logger | None = None,
         log_messages: bool = True,
         debug: bool = False,
-        join: bool = False,
+        join: bool | Literal["spread"] = False,
         listen: str | None = None,
         release: str | None = None,
         telemetry: Telemetry | None = None,
@@ -147,11 +150,10 @@ class Engine(Calls, Healthy):
         declared = Declared(
             aggregates, projections, answers, Upcasting(upcasters, retired), decisions
         )
-
-        def put_together() -> Wiring:
-            backend, own_keys = open_backend(store, views), partial(open_keys, store, keys)
-            return Wiring(settings, backend, declared, authorize, telemetry, own_keys)
-
+        put_together = maker_of(
+            *(partial(open_backend, store, views), join == "spread", settings, declared),
+            *(authorize, telemetry, partial(open_keys, store, keys)),
+        )
         wiring = self._wiring = put_together()
         self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch
         self._known, self._clock = wiring.timed, settings.ports.clock
@@ -166,7 +168,9 @@ class Engine(Calls, Healthy):
         self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:
-            self._join(put_together, declared, settings, joinable(store), listen, views, release)
+            spread = put_together if join == "spread" else None
+            known = put_together, declared, settings, joinable(store), listen, views
+            self._join(*known, release, spread)
         elif listen is not None or release is not None:
             raise DefinitionError(
                 "listen= and release= go with join=True: without it nobody joins this log"
@@ -193,6 +197,7 @@ class Engine(Calls, Healthy):
         listen: str | None,
         views: str | None,
         release: str | None,
+        spread: Callable[[Heed], Wiring] | None,
     ) -> None:
         """Let commands, and what operators do, go to whoever owns the log."""
         first, elsewhere = self._wiring, views is not None
@@ -201,6 +206,7 @@ class Engine(Calls, Healthy):
             listen=listen,
             elsewhere=elsewhere,
             release=release,
+            deciding=spread,
         )
         self._life, self._entrance, self._health = joined.life, joined.entrance, joined.health
         self._send, self.projections = joined.send, joined.projections

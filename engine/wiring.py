@@ -22,6 +22,7 @@ from .host.watchdog import loop_watch
 from .limits import Limits
 from .log.bus import Bus
 from .log.feed import Feeds
+from .log.following import following
 from .log.history import Histories
 from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
@@ -392,6 +393,7 @@ class Wiring:
     def _make_supervisor(self) -> Supervisor:
         erasers = () if self.eraser is None else (self.eraser,)
         ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
+        follows = following(self.store, self.bus, self.journal.look_on, self._projections)
         control = Control(
             self.projections,
             self.timer_desk,
@@ -428,6 +430,7 @@ class Wiring:
                 *erasers,
                 *ends,
                 *recorders,
+                *follows,
             ),
             logger=self._logger,
         )

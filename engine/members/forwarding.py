@@ -13,34 +13,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Final, TypeVar
-
-import msgspec
 
 from ..errors import (
     Closed,
     DeadlinePassed,
     EngineError,
-    HandlerFailed,
     InvalidInput,
-    KeyReused,
     OutcomeUnknown,
     Overloaded,
-    Rejected,
     UsageError,
     Voided,
-    WrongVersion,
 )
 from ..limits import Limits
-from ..model.messages import Envelope, Receipt, reply_of
-from ..runtime.futures import retrieve
-from ..runtime.safely import as_error, described
+from ..model.messages import Envelope
+from ..runtime.safely import described
 from ..write.bulk import Send
 from ..write.mailbox import Mail, Sent
 from . import wire
 from .forms import CommandForms, decode_values, encode_values, error_of
 from .patience import Patience
+from .waiting import (
+    LOST,
+    NOBODY,
+    SEND_AGAIN,
+    UNKNOWN,
+    Waiting,
+    as_told,
+    give_receipt,
+    run_here,
+    settle,
+)
 from .wire import Called, Done, Failed, Line, Message, Told
 
 __all__ = ["PATIENCE_SECONDS", "Forwarding"]
@@ -49,27 +52,6 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 10.0
 """How long a command waits for a process that owns the log, and for one that says nothing."""
-_KNOW_THE_KEY: Final = (KeyReused, OutcomeUnknown, Rejected, WrongVersion)
-"""What an owner answers only if it has not found the key of a command, or does not know either."""
-
-
-class _Waiting(msgspec.Struct, eq=False):
-    """A command without an answer."""
-
-    envelope: Envelope
-    name: str
-    body: bytes
-    answer: asyncio.Future[Receipt]
-    until: float | None
-    """By the loop's clock, where it has a deadline."""
-    is_sent: bool = False
-    """Whether the owner of this moment has it."""
-    is_in_doubt: bool = False
-    """Whether an owner that is gone may have run it."""
-    is_patient: bool = False
-    """Whether it is of a stream, and waits where the engine is full."""
-    timer: asyncio.TimerHandle | None = None
-    """To its deadline, while no owner has it."""
 
 
 class Forwarding:
@@ -83,8 +65,13 @@ class Forwarding:
         limits: Limits,
         *,
         may_lose_it: bool = False,
+        astray: Callable[[Waiting], None] | None = None,
     ) -> None:
-        """Take whether this process may be a member again behind a time as the owner."""
+        """Take whether this process may be a member again behind a time as the owner.
+
+        `astray` is given, where there are several owners, what this one of them has not run.
+        """
+        self._astray = astray
         self._may_lose_it = may_lose_it
         self._check = check
         self._check_usable = check_usable
@@ -93,7 +80,7 @@ class Forwarding:
         self._own: Send | None = None
         """Where this process owns the log: how its own engine takes a command."""
         self._line: Line | None = None
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Waiting] = {}
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
         self._owners = 0
@@ -136,6 +123,37 @@ class Forwarding:
         return self._forward(envelope, is_patient=is_patient)
 
     def _forward(self, envelope: Envelope, *, is_patient: bool = False) -> Sent:
+        waiting = self.made(envelope)
+        waiting.is_patient = is_patient
+        self.accept(waiting)
+        return waiting.answer
+
+    def accept(self, waiting: Waiting) -> None:
+        """Take a command over: send it, or let it wait for an owner."""
+        number = self._next()
+        self._waiting[number] = waiting
+        if self._line is None:
+            self._arm(number, waiting)
+        else:
+            self._post(number, waiting)
+
+    def take_all(self) -> list[Waiting]:
+        """Give all that waits here, to be sent another way."""
+        taken = [self._take(number) for number in [*self._waiting]]
+        return [waiting for waiting in taken if waiting is not None]
+
+    @property
+    def count(self) -> int:
+        """How many commands have no answer yet."""
+        return len(self._waiting)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is an owner that takes commands."""
+        return self._line is not None
+
+    def made(self, envelope: Envelope) -> Waiting:
+        """Check a command, and encode it; raise as `send` does."""
         loop = self._check_usable()
         envelope, seconds = self._check(envelope)
         if len(self._waiting) >= self._commands_max:
@@ -152,21 +170,13 @@ class Forwarding:
                 f"be sent to the process that owns the log. Nothing was run."
             )
         until = None if seconds is None else loop.time() + seconds
-        waiting = _Waiting(envelope, name, body, loop.create_future(), until)
-        waiting.is_patient = is_patient
-        number = self._next()
-        self._waiting[number] = waiting
-        if self._line is None:
-            self._arm(number, waiting)
-        else:
-            self._post(number, waiting)
-        return waiting.answer
+        return Waiting(envelope, name, body, loop.create_future(), until)
 
     async def call(self, method: str, as_type: type[T], /, **values: object) -> T:
         """Have the owner do something with its projections; give what it told."""
         loop = self._check_usable()
         if self._line is None or self._given_up:
-            raise Closed(self._given_up or _NOBODY)
+            raise Closed(self._given_up or NOBODY)
         number, told = self._next(), loop.create_future()
         self._calls[number] = told
         try:
@@ -205,20 +215,26 @@ class Forwarding:
         for number, waiting in [*self._waiting.items()]:
             self._return(number, waiting)
         for told in self._calls.values():
-            _settle(told, OutcomeUnknown("the process that owned the log has gone: ask again"))
+            settle(told, OutcomeUnknown("the process that owned the log has gone: ask again"))
         if self._patience is None and gone:
             loop = asyncio.get_running_loop()
             self._patience = loop.call_later(PATIENCE_SECONDS, self._give_up)
 
-    def _return(self, number: int, waiting: _Waiting) -> None:
+    def _return(self, number: int, waiting: Waiting) -> None:
         """Take a command back from an owner that has gone without an answer to it."""
-        if not waiting.is_sent:
+        if waiting.is_sent and waiting.envelope.key is None:
+            self._fail(number, OutcomeUnknown(LOST))
             return
-        if waiting.envelope.key is None:
-            self._fail(number, OutcomeUnknown(_LOST))
-            return
-        waiting.is_sent, waiting.is_in_doubt = False, True
-        self._arm(number, waiting)
+        if waiting.is_sent:
+            waiting.is_sent, waiting.is_in_doubt = False, True
+        self._keep(number, waiting)
+
+    def _keep(self, number: int, waiting: Waiting) -> None:
+        """Let a command wait for the next owner, or go to another one."""
+        if self._astray is None:
+            self._arm(number, waiting)
+        elif (taken := self._take(number)) is not None:
+            self._astray(taken)
 
     def adopt(self, send: Send) -> None:
         """Run all that waits here, and what comes from now on: this process owns the log."""
@@ -227,7 +243,7 @@ class Forwarding:
         for number, waiting in [*self._waiting.items()]:
             self._take(number)
             if not waiting.answer.done():
-                _run_here(waiting, send, self._adopted)
+                run_here(waiting, send, self._adopted)
 
     def disown(self) -> None:
         """Let what comes from now on wait for the next owner: this process is it no more."""
@@ -244,12 +260,7 @@ class Forwarding:
         except EngineError:
             return False
         until = None if mail.timer is None else mail.timer.when()
-        waiting = _Waiting(mail.envelope, name, body, mail.answer, until, is_in_doubt=doubt)
-        self._waiting[number := self._next()] = waiting
-        if self._line is None:
-            self._arm(number, waiting)
-        else:
-            self._post(number, waiting)
+        self.accept(Waiting(mail.envelope, name, body, mail.answer, until, is_in_doubt=doubt))
         return True
 
     def silence(self, why: str) -> None:
@@ -257,11 +268,11 @@ class Forwarding:
         self._given_up = f"{why} The command was not run."
         for number, waiting in [*self._waiting.items()]:
             if waiting.is_sent or waiting.is_in_doubt:
-                self._fail(number, OutcomeUnknown(f"{why} {_SEND_AGAIN}"))
+                self._fail(number, OutcomeUnknown(f"{why} {SEND_AGAIN}"))
             else:
                 self._fail(number, Closed(self._given_up))
         for told in self._calls.values():
-            _settle(told, OutcomeUnknown(f"{why} It may still do what it was asked."))
+            settle(told, OutcomeUnknown(f"{why} It may still do what it was asked."))
 
     def hear(self) -> None:
         """Note that the owner says something again."""
@@ -284,7 +295,7 @@ class Forwarding:
             self._patience.cancel()
         self.lost(gone=False)
         for number, waiting in [*self._waiting.items()]:
-            self._fail(number, OutcomeUnknown(_UNKNOWN) if waiting.is_in_doubt else Closed(why))
+            self._fail(number, OutcomeUnknown(UNKNOWN) if waiting.is_in_doubt else Closed(why))
 
     def _found(self) -> None:
         self._given_up = ""
@@ -293,13 +304,13 @@ class Forwarding:
             self._patience = None
 
     def _give_up(self) -> None:
-        self._patience, self._given_up = None, _NOBODY
+        self._patience, self._given_up = None, NOBODY
         for number, waiting in [*self._waiting.items()]:
-            self._fail(number, OutcomeUnknown(_UNKNOWN) if waiting.is_in_doubt else Closed(_NOBODY))
+            self._fail(number, OutcomeUnknown(UNKNOWN) if waiting.is_in_doubt else Closed(NOBODY))
 
     # -- one command --------------------------------------------------------------------------
 
-    def _post(self, number: int, waiting: _Waiting) -> None:
+    def _post(self, number: int, waiting: Waiting) -> None:
         if waiting.answer.done():
             self._take(number)  # its caller has left before it was sent
             return
@@ -337,7 +348,7 @@ class Forwarding:
         elif isinstance(message, Done):
             waiting = self._take(message.number)
             if waiting is not None and not waiting.answer.done():
-                _give_receipt(message, waiting)
+                give_receipt(message, waiting)
         elif isinstance(message, Failed):
             self._failed(message)
 
@@ -346,7 +357,7 @@ class Forwarding:
         number = failed.number
         told = self._calls.get(number)
         if told is not None:
-            _settle(told, error)
+            settle(told, error)
             return
         waiting = self._waiting.get(number)
         if waiting is None:
@@ -354,26 +365,26 @@ class Forwarding:
         if isinstance(error, Closed):
             # The owner stops and has not run it: the next one will.
             waiting.is_sent = False
-            self._arm(number, waiting)
+            self._keep(number, waiting)
         elif isinstance(error, OutcomeUnknown) and waiting.envelope.key is not None:
             # An owner that does not know has failed: the next one finds it by its key.
             loop = asyncio.get_running_loop()
             loop.call_later(PATIENCE_SECONDS, self._end_doubt, number, self._owners, error)
         else:
-            self._fail(number, _as_told(error, waiting))
+            self._fail(number, as_told(error, waiting))
 
     def _end_doubt(self, number: int, owners: int, error: EngineError) -> None:
         """Answer a command whose owner did not know what became of it, and has not gone."""
         if number in self._waiting and self._owners == owners:
             self._fail(number, error)
 
-    def _arm(self, number: int, waiting: _Waiting) -> None:
+    def _arm(self, number: int, waiting: Waiting) -> None:
         """See that a command that no owner has is answered at its deadline."""
         if waiting.until is not None and waiting.timer is None:
             loop = asyncio.get_running_loop()
             waiting.timer = loop.call_at(waiting.until, self._expire, number)
 
-    def _disarm(self, waiting: _Waiting) -> None:
+    def _disarm(self, waiting: Waiting) -> None:
         if waiting.timer is not None:
             waiting.timer.cancel()
             waiting.timer = None
@@ -386,115 +397,17 @@ class Forwarding:
         passed = DeadlinePassed(
             "the deadline has passed before a process owned the log. Nothing was run."
         )
-        self._fail(number, _as_told(passed, waiting))
+        self._fail(number, as_told(passed, waiting))
 
     def _fail(self, number: int, error: BaseException) -> None:
         waiting = self._take(number)
         if waiting is not None:
-            _settle(waiting.answer, error)
+            settle(waiting.answer, error)
 
-    def _take(self, number: int) -> _Waiting | None:
+    def _take(self, number: int) -> Waiting | None:
         """Give a command that waits no more."""
         waiting = self._waiting.pop(number, None)
         if waiting is not None:
             self._disarm(waiting)
             self._look_if_drained()
         return waiting
-
-
-def _as_told(error: BaseException, waiting: _Waiting) -> BaseException:
-    """Give what is told of a command that an earlier owner may have run, if this one says so."""
-    if not waiting.is_in_doubt or not isinstance(error, EngineError):
-        return error
-    if isinstance(error, _KNOW_THE_KEY):
-        return error
-    doubt = OutcomeUnknown(
-        f"the process that owned the log has gone before it answered: the command may have been "
-        f"run. The next one has not looked for its key, since it answered with {described(error)}. "
-        f"{_SEND_AGAIN}"
-    )
-    doubt.__cause__ = error
-    return doubt
-
-
-def _give_receipt(done: Done, waiting: _Waiting) -> None:
-    """Answer with a receipt; if its reply is none here, nobody is told that nothing was run."""
-    try:
-        form = None if done.reply is None else reply_of(type(waiting.envelope.command))
-        reply = None if form is None or done.reply is None else form.read(done.reply)
-        receipt = Receipt(done.stream, done.version, done.position, reply, done.others)
-        waiting.answer.set_result(receipt)
-    except BaseException as error:  # of the reply's class, whatever it is
-        cause = error.__cause__ if isinstance(error, HandlerFailed) else None
-        unknown = OutcomeUnknown(
-            f"the command was run, and its last event is at position {done.position} of the log. "
-            f"Its reply is of another release, and none of the type declared here: read what it "
-            f"did from a view"
-        )
-        unknown.__cause__ = cause or as_error(error)
-        _settle(waiting.answer, unknown)
-
-
-def _run_here(waiting: _Waiting, send: Send, patience: Patience) -> None:
-    if waiting.is_patient or waiting.is_in_doubt:
-        patience.take(partial(_as_left, waiting), partial(_hear, waiting))
-        return
-    try:
-        sent = send(_as_left(waiting))
-    except Exception as error:
-        _settle(waiting.answer, error)
-        return
-    task = asyncio.ensure_future(_received(sent))
-    task.add_done_callback(lambda done: _hand_on(done, waiting))
-
-
-def _as_left(waiting: _Waiting) -> Envelope:
-    """Give a command with what is left of its deadline."""
-    seconds = None
-    if waiting.until is not None:
-        # It was not refused when it came: it is told that it came too late, and nothing else.
-        seconds = max(waiting.until - asyncio.get_running_loop().time(), 1e-6)
-    return msgspec.structs.replace(waiting.envelope, deadline=seconds)
-
-
-def _hear(waiting: _Waiting, sent: asyncio.Future[Receipt] | Exception) -> None:
-    if isinstance(sent, Exception):
-        _settle(waiting.answer, _as_told(sent, waiting))
-    else:
-        sent.add_done_callback(lambda done: _hand_on(done, waiting))
-
-
-async def _received(sent: Sent) -> Receipt:
-    return await asyncio.shield(sent if isinstance(sent, asyncio.Future) else await sent)
-
-
-def _hand_on(done: asyncio.Future[Receipt], waiting: _Waiting) -> None:
-    answer = waiting.answer
-    if done.cancelled():
-        answer.cancel()
-    elif (error := done.exception()) is not None:
-        _settle(answer, _as_told(error, waiting))
-    elif not answer.done():
-        answer.set_result(done.result())
-
-
-def _settle(future: asyncio.Future[T], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-        # Its caller may have left.
-        future.add_done_callback(retrieve)
-
-
-_SEND_AGAIN: Final = "Send it again with its key; without one, read first."
-_NOBODY: Final = (
-    "no process owns the log at the moment, or it lets nobody join: the command was not run. "
-    "Send it again; start an engine with join=True if none runs."
-)
-_LOST: Final = (
-    "the process that owned the log has gone before it answered: the command may have been "
-    "run. Send commands with a key: then the next owner is asked, and each is run once."
-)
-_UNKNOWN: Final = (
-    "the process that owned the log has gone before it answered, and no other has taken its "
-    "place: the command may have been run. Send it again with its key."
-)

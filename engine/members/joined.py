@@ -32,18 +32,21 @@ from ..queries.past import Pasts
 from ..statistics import EngineStatistics
 from ..stores.contract.log import Store
 from ..stores.contract.meeting import Roll
+from ..stores.contract.membership import Heed
 from ..stores.urls import StoreName, open_backend
 from ..wiring import Declared, Settings, Wiring
 from .controlling import MemberProjections
 from .forms import CommandForms
 from .forwarding import Forwarding
-from .listening import read_listen
+from .listening import Listen, read_listen
 from .meeting import FileMeeting, LeaseMeeting, Meeting
 from .membership import Membership
 from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive
 from .releases import not_kept, release_of
 from .sending import Sending
 from .serving import HEALTH
+from .spread.deciding import Spread
+from .spread.router import Router
 from .wire import Welcome
 
 __all__ = ["Joined", "Reads", "joinable", "reads_of"]
@@ -92,8 +95,12 @@ class Joined:
         listen: str | None = None,
         elsewhere: bool = False,
         release: str | None = None,
+        deciding: Callable[[Heed], Wiring] | None = None,
     ) -> None:
-        """Take also where an owner listens, if views are kept elsewhere, and the release's name."""
+        """Take also where an owner listens, if views are kept elsewhere, and the release's name.
+
+        With `deciding`, which makes an engine that decides, each process owns a part of the log.
+        """
         self._release = release_of(release, first.registry.types, declared.projections)
         self._first = first
         self._again = again
@@ -105,21 +112,24 @@ class Joined:
         self.entrance = Entrance(self.life)
         self._ports = settings.ports
         outside = self.outside = open_backend(store).outside(settings.ports)
-        meeting = _meeting(outside.meeting(), listen, elsewhere, settings.logger)
+        # The port is for those that decide: calls of operators come in at any other one.
+        meeting = _meeting(
+            outside.meeting(), listen, elsewhere, settings.logger, own_port=deciding is None
+        )
+        self.spread: Spread | None = None
         self._reads_on = meeting.keeps_reading
         forms = CommandForms(first.reception.kinds)
-        check = self.entrance.check
         reception = first.reception
         sending = self._sending = Sending(reception.checked_to_send, reception.kinds, first.watch)
-        self.forwarding = Forwarding(
-            sending.check,
-            check,
-            forms,
-            settings.limits,
-            may_lose_it=meeting.keeps_reading,
-        )
+        self._router: Router | None = None
+        if deciding is not None:
+            self._router = self._spread_by(deciding, forms, settings, listen)
+        known = sending.check, self.entrance.check, forms, settings.limits
+        self.forwarding = Forwarding(*known, may_lose_it=meeting.keeps_reading)
         self.send = sending.around(self.forwarding.send)
         self.send_of_many = sending.around(self.forwarding.send_of_many)
+        if self._router is not None:
+            self.send, self.send_of_many = self._router.send, self._router.send_of_many
         self.projections = MemberProjections(self.forwarding, len(declared.projections))
         self._onlooker = Onlooker(
             projections=[*declared.projections],
@@ -133,14 +143,9 @@ class Joined:
         self._watching: asyncio.Task[None] | None = None
         self._watch, self.reads = self._make_reads(declared, settings)
         self._membership = Membership(
-            self.life,
-            self._make,
-            meeting,
-            self,
-            self.forwarding,
-            forms,
-            self._release,
+            *(self.life, self._make, meeting, self, self.forwarding, forms, self._release),
             settings.logger,
+            None if self._router is None else self._router.send,
         )
         self.health = HealthWatch(
             self.life,
@@ -151,6 +156,36 @@ class Joined:
             self._facts,
             self._role,
         )
+
+    def _spread_by(
+        self,
+        deciding: Callable[[Heed], Wiring],
+        forms: CommandForms,
+        settings: Settings,
+        listen: str | None,
+    ) -> Router:
+        """Have commands decided by whoever owns their slots, and some of them here."""
+        meeting = _meeting(self.outside.meeting(), listen, False, settings.logger)
+        if not isinstance(meeting, LeaseMeeting):
+            raise DefinitionError(
+                'join="spread" goes with a log in PostgreSQL: a file has one owner at a time, so '
+                "write join=True"
+            )
+        reception, logger = self._first.reception, settings.logger
+        router = Router(
+            reception.checked_to_send,
+            self.entrance.check,
+            forms,
+            settings.limits,
+            reception.stream_of,
+            meeting,
+            logger,
+        )
+        self.spread = Spread(*(deciding, meeting, router, forms, self._release), logger, self._fail)
+        return router
+
+    def _fail(self, error: BaseException) -> None:
+        self.life.state, self.life.failed = "failed", error
 
     def _make_reads(self, declared: Declared, settings: Settings) -> tuple[LogWatch, Reads]:
         first, check = self._first, self.entrance.check
@@ -205,13 +240,24 @@ class Joined:
         self.entrance.open()
         try:
             await self._membership.start()
+            if self.spread is not None:
+                await self._start_deciding(self.spread)
         except BaseException:
             await self._close()
+            raise
+
+    async def _start_deciding(self, spread: Spread) -> None:
+        try:
+            await spread.start()
+        except BaseException:
+            await self._membership.end()
             raise
 
     async def end(self) -> None:
         """Leave, and close what was opened."""
         try:
+            if self.spread is not None:
+                await self.spread.end()
             await self._membership.end()
         finally:
             await self._close()
@@ -337,7 +383,12 @@ class Joined:
 
 
 def _meeting(
-    found: str | Roll, listen: str | None, elsewhere: bool, logger: logging.Logger
+    found: str | Roll,
+    listen: str | None,
+    elsewhere: bool,
+    logger: logging.Logger,
+    *,
+    own_port: bool = True,
 ) -> Meeting:
     """Give where the processes of a log meet; raise DefinitionError for what does not go there."""
     if isinstance(found, str):
@@ -351,4 +402,11 @@ def _meeting(
         raise DefinitionError(
             "join=True reads the views in the log's database: leave views= away, or join=True"
         )
-    return LeaseMeeting(found, None if listen is None else read_listen(listen), logger)
+    where = None if listen is None else read_listen(listen)
+    if isinstance(where, Listen) and not own_port:
+        where = msgspec.structs.replace(where, port=0)
+    elif where is not None and not own_port:
+        raise DefinitionError(
+            'join="spread" meets at sockets: listen= is "tcp://..." there, and no NATS server'
+        )
+    return LeaseMeeting(found, where, logger)

@@ -273,12 +273,16 @@ class LeaseMeeting:
         owner = self._owner = await self._roll.owner()
         if owner is None or owner.seconds_left <= 0:
             raise ConnectionRefusedError
-        for folder in _folders(owner.address):
+        return await self.connect_at(owner.address, line)
+
+    async def connect_at(self, address: str, line: Line) -> str:
+        """Do so with who has this address; raises as `connect` does."""
+        for folder in _folders(address):
             # Another user's, or on another machine.
             with contextlib.suppress(PermissionError, FileNotFoundError):
                 await connect(str(Path(folder) / _SOCKET), lambda: line)
                 return ""
-        for place in owner.address.split():
+        for place in address.split():
             scheme, _, rest = place.partition("://")
             if scheme in ("tcp", "tls"):
                 return await self._connect_over(scheme, rest, line)
@@ -292,6 +296,10 @@ class LeaseMeeting:
             raise ConnectionRefusedError(errno.ECONNREFUSED, why)
         await join(self._fabric, subject, line)
         return ""
+
+    def is_dead_at(self, address: str) -> bool:
+        """Tell whether who had this address is dead for certain: its folder shows that."""
+        return any(is_abandoned(folder) for folder in _folders(address))
 
     async def _connect_over(self, scheme: str, place: str, line: Line) -> str:
         host, _, port = place.rpartition(":")

@@ -27,6 +27,7 @@ from ..runtime.uncancelled import uncancelled
 from ..statistics import MembershipStatistics
 from ..stores.contract.traits import Leased
 from ..wiring import Wiring
+from ..write.bulk import Send
 from ..write.mailbox import Mail
 from .forms import CommandForms
 from .forwarding import PATIENCE_SECONDS, Forwarding
@@ -84,7 +85,10 @@ class Membership:
         forms: CommandForms,
         release: Release,
         logger: logging.Logger,
+        serve_by: Send | None = None,
     ) -> None:
+        """Take how commands of members are run, where that is not by the owner's own engine."""
+        self._serve_by = serve_by
         self._life = life
         self._release = release
         self._make = make
@@ -258,13 +262,13 @@ class Membership:
             self._forms,
             log_id=wiring.store.log_id,
             session=getattr(wiring.store, "session", 0),
-            send=wiring.reception.send,
+            send=self._serve_by or wiring.reception.send,
             projections=wiring.projections,
             facts=partial(facts_of, wiring),
             logger=self._logger,
             release=self._release,
             is_owner=lambda: wiring.life.state == "running",
-            is_succeeded=lambda: _is_succeeded(wiring),
+            is_another_ones=lambda _: _is_succeeded(wiring),
         )
         if self._meeting.keeps_reading:
 

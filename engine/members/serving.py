@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from ..errors import Closed, OutcomeUnknown, UsageError, Voided
+from ..errors import Closed, EngineError, OutcomeUnknown, UsageError, Voided
 from ..health.facts import Facts
 from ..model.messages import Envelope, Receipt
 from ..projections.operations import Projections
@@ -102,15 +102,18 @@ class Serving:
         facts: Callable[[], Awaitable[Facts]],
         is_owner: Callable[[], bool],
         logger: logging.Logger,
-        is_succeeded: Callable[[], bool],
+        is_another_ones: Callable[[EngineError], bool],
     ) -> None:
-        """Take what tells whether the log is this process's, and how its engine takes a command."""
+        """Take what tells whether the log is this process's, and how its engine takes a command.
+
+        `is_another_ones` tells of an error whether the next owner runs what was not written.
+        """
         self._meeting = meeting
         self._forms = forms
         self._log_id = log_id
         self._session = session
         self._release = release
-        self._is_succeeded = is_succeeded
+        self._is_another_ones = is_another_ones
         self._send = send
         self._projections = projections
         self._facts = facts
@@ -360,7 +363,7 @@ class Serving:
         error = future.exception()
         if error is None:
             return _done(number, future.result())
-        if isinstance(error, Voided) and self._is_succeeded():
+        if isinstance(error, Voided) and self._is_another_ones(error):
             # Nothing was written, and the next owner runs it.
             error = Closed(str(error))
         return Failed(number, *as_failure(error))

@@ -19,7 +19,7 @@ from contextlib import closing
 from heapq import nlargest
 from typing import NoReturn, TypeAlias
 
-from ..errors import Damaged, HandlerFailed, Overloaded
+from ..errors import Damaged, EngineError, HandlerFailed, Overloaded
 from ..limits import Limits
 from ..log.read_ahead import AHEAD, ReadAhead
 from ..model.ids import as_id, check_id
@@ -147,6 +147,12 @@ class Directory:
         """Take out an actor that has no state to keep."""
         if self._actors.get(actor.stream) is actor:
             del self._actors[actor.stream]
+
+    def drop(self, actors: Sequence[Actor], error: EngineError) -> None:
+        """Let actors go that others have from now on, and refuse what waits for them."""
+        for actor in actors:
+            self.forget(actor)
+            actor.refuse_waiting(error)
 
     def _make_room(self) -> None:
         """Let one actor at rest leave, the first that had no command since the last search."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Protocol
 
 from ..errors import Conflict, EngineError, OutcomeUnknown, StoreFailed, Voided
@@ -124,6 +124,15 @@ class Journal:
         """Take the end of the log: the position and the time of its last event."""
         self.position = position
         self.time.begin(recorded)
+
+    def look_on(self, position: int) -> bool:
+        """Take where others have brought the log, for one that commits nothing; tell if it moved.
+
+        Called where nothing is submitted: the position of a commit would lie behind it.
+        """
+        moved = position > self.position
+        self.position = max(self.position, position)
+        return moved
 
     def statistics(self) -> JournalStatistics:
         """Give the numbers as they are now; called from any thread."""
@@ -381,21 +390,27 @@ class Journal:
             )
             error.__cause__ = failure
             self._void(entry, error)
-        self._void_owners([owner for entry in entries for owner in entry.owners])
+        self._void_owners([owner for entry in entries for owner in entry.owners], failure)
 
-    def _void_owners(self, owners: Sequence[Owner]) -> None:
+    def _void_owners(self, owners: Sequence[Owner], cause: StoreFailed | None = None) -> None:
         """Void what gathers of these streams, and what their actors have folded."""
         by_stream = {owner.stream: owner for owner in owners}
+        self.void_gathered(by_stream, cause)
+        for owner in by_stream.values():
+            owner.voided()
+
+    def void_gathered(self, streams: Container[str], cause: StoreFailed | None) -> None:
+        """Void what gathers of these streams; what is with the store goes its way."""
         kept: deque[Entry] = deque()
         for entry in self._gathered:
-            if entry.owner.stream not in by_stream:
+            if entry.owner.stream not in streams:
                 kept.append(entry)
                 continue
             self._left(entry)
-            self._void(entry, Voided(decided_on_void(entry.owner.stream)))
+            error = Voided(decided_on_void(entry.owner.stream))
+            error.__cause__ = cause
+            self._void(entry, error)
         self._gathered = kept
-        for owner in by_stream.values():
-            owner.voided()
 
     def _void(self, entry: Entry, error: EngineError) -> None:
         self._voided += 1

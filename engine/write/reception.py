@@ -78,6 +78,8 @@ class Reception:
         self._directory = directory
         self._failpoint = ports.failpoint
         self._admission = admission
+        self.astray: Callable[[Mail, str], bool] | None = None
+        """Where others decide too: takes over what is not decided here; tells whether it has."""
         self.submit: Submit = self.take
         """How mail is posted: chosen once, so that without a telemetry none is looked for."""
         if watch is not None and watch.wants_commands:
@@ -147,6 +149,14 @@ class Reception:
             check_id(as_id(aggregate_id))
         return envelope, seconds
 
+    def stream_of(self, command: Command) -> str:
+        """Give the stream that decides a command; raise as `send` does."""
+        route = self._routes.get(type(command))
+        if route is None:
+            raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
+        ((kind, aggregate_id),) = self._named(command, route)
+        return f"{kind.definition.kind}:{as_id(aggregate_id)}"
+
     @property
     def commands(self) -> Sequence[type[Command]]:
         """The classes of command that it takes."""
@@ -159,6 +169,8 @@ class Reception:
             self._check_not_inside(command)
         self._intake.check()
         route = self._routes[type(command)]
+        if self.astray is not None and self.astray(mail, self.stream_of(command)):
+            return mail.answer
         if route.kinds:
             self._find_joint(mail, route).post()
         else:

@@ -153,7 +153,7 @@ async def test_nobody_is_told_that_a_command_was_not_run_since_its_reply_cannot_
     async with AsyncExitStack() as stack:
         owner, member = await shops(tmp_path, stack)
         with monkeypatch.context() as patch:
-            patch.setattr("engine.members.forwarding.reply_of", other_release)
+            patch.setattr("engine.members.waiting.reply_of", other_release)
             with pytest.raises(OutcomeUnknown, match="was run, and its last event is at position"):
                 await asyncio.wait_for(member.execute(Count("s")), 60)
 

@@ -27,6 +27,7 @@ from .sweep import (
     try_mixing_seed,
     try_postgres_seed,
     try_seed,
+    try_spread_seed,
 )
 
 SAVED_EVERY: Final = 500
@@ -63,6 +64,9 @@ def _options() -> argparse.Namespace:
         "--joining", action="store_true", help="seeds of engines that share a log on such a server"
     )
     parser.add_argument(
+        "--spread", action="store_true", help="seeds of engines that each own a part of the log"
+    )
+    parser.add_argument(
         "--mixing",
         action="store_true",
         help="seeds that mix claims, joint decisions, reactions, processes and timers",
@@ -73,7 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ledger", type=Path, help="a file of what was run, to go on from")
     parser.add_argument("--progress", action="store_true", help="say how far it is, on stderr")
     options = parser.parse_args()
-    other = options.postgres or options.joining or options.mixing
+    other = options.postgres or options.joining or options.spread or options.mixing
     if other and (options.every or options.ledger):
         parser.error("this world goes with seeds alone: it has no places and no ledger")
     return options
@@ -96,6 +100,8 @@ def _sweep(options: argparse.Namespace, ledger: Ledger | None) -> int:
         world, replay = try_postgres_seed, f"{_COMMAND} --postgres --seeds 1 --first"
     if options.joining:
         world, replay = try_joining_seed, f"{_COMMAND} --joining --seeds 1 --first"
+    if options.spread:
+        world, replay = try_spread_seed, f"{_COMMAND} --spread --seeds 1 --first"
     if options.mixing:
         world, replay = try_mixing_seed, f"{_COMMAND} --mixing --seeds 1 --first"
     with contextlib.closing(run_worlds(world, seeds, options.jobs)) as findings:

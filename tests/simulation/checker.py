@@ -188,18 +188,18 @@ def _order(story: Story, runs: Runs) -> Iterator[str]:
     for stream, placed in by_stream.items():
         for one, place in placed:
             for other, later in placed:
-                if later > place and _comes_before(other, one):
+                if later > place and _comes_before(other, one, in_line=story.in_line):
                     yield (
                         f"P5: {stream}: operation {other.number} came before {one.number}, and "
                         f"stands behind it"
                     )
 
 
-def _comes_before(one: Operation, other: Operation) -> bool:
+def _comes_before(one: Operation, other: Operation, *, in_line: bool) -> bool:
     """Tell whether `one` must stand before `other` in the log, if both are there."""
     first, second = one.sendings, other.sendings
     told = [sending.ended for sending in first if sending.ended and one.receipts]
-    if len(first) == len(second) == 1 and first[0].life == second[0].life:
+    if in_line and len(first) == len(second) == 1 and first[0].life == second[0].life:
         # A mailbox takes commands in the order in which they were sent.
         return first[0].begun < second[0].begun
     receipts = [s.ended for s in first if s.answer in one.receipts]

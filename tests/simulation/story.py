@@ -129,6 +129,8 @@ class Story(msgspec.Struct):
     paused: bool | None = False
     """Whether the tallies were paused for certain, or resumed; None where nobody was told."""
     seen_tallies: list[SeenTally] = []
+    in_line: bool = True
+    """Whether commands are run in the order in which one process sends them to an aggregate."""
     problems: list[str] = []
     answers: Counter[str] = msgspec.field(default_factory=Counter)
     """How often each kind of answer was given."""

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from .checker import judge
-from .joining.world import run_joining_seed
+from .joining.world import run_joining_seed, run_spread_seed
 from .mixing import run_seed as run_mixing_seed
 from .postgres.judge import judge_world
 from .postgres.views_world import run_views_seed
@@ -33,6 +33,7 @@ __all__ = [
     "try_mixing_seed",
     "try_postgres_seed",
     "try_seed",
+    "try_spread_seed",
 ]
 
 AT_ONCE: Final = 10
@@ -90,6 +91,11 @@ def try_postgres_seed(seed: int) -> Finding:
 def try_joining_seed(seed: int) -> Finding:
     """Do the same with a seed of engines that share a log on such a server."""
     return _try_world(seed, run_joining_seed)
+
+
+def try_spread_seed(seed: int) -> Finding:
+    """Do the same with a seed of engines that each own a part of such a log."""
+    return _try_world(seed, run_spread_seed)
 
 
 def try_mixing_seed(seed: int) -> Finding:

@@ -18,6 +18,7 @@ from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Network, SimulatedConnection, SimulatedDriver
 from tests.simulation.postgres.process import Process, ProcessesLoop, end_of
 from tests.simulation.postgres.scenarios import SCENARIOS, Scenario
+from tests.simulation.postgres.scenarios_of_members import SCENARIOS_OF_MEMBERS
 from tests.simulation.postgres.server import Backend
 from tests.simulation.postgres.server import Server as Modelled
 from tests.simulation.postgres.statements import SCHEMA
@@ -100,7 +101,10 @@ async def _told(scenario: Scenario, place: Any) -> Sequence[Any]:
     return await scenario(place)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+ALL: Final = (*SCENARIOS, *SCENARIOS_OF_MEMBERS)
+
+
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.__name__)
 def test_the_model_answers_as_a_server_does(scenario: Scenario, postgres: Server) -> None:
     modelled = ModelledPlace().run(scenario)
     real = RealPlace(postgres).run(scenario)

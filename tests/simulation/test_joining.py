@@ -9,13 +9,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import pytest
 
-from tests.simulation.joining.world import run_joining_seed
+from tests.simulation.joining.world import run_joining_seed, run_spread_seed
 from tests.simulation.postgres.judge import judge_world
 from tests.simulation.postgres.troubles import LEASE_SECONDS, Incident
 
@@ -26,6 +26,7 @@ HAPPENINGS: Final = (
     *("cut wires", "part wires", "cut off", "late faults", "reply faults", "request faults"),
     *("silent faults", "lines", "OutcomeUnknown", "Closed", "Rejected", "WrongVersion"),
 )
+Run: TypeAlias = Callable[..., Any]
 _OFTEN: Final = 6
 _LONG: Final = 1.5 * LEASE_SECONDS
 SCRIPTS: Final[dict[str, Sequence[Incident]]] = {
@@ -36,9 +37,10 @@ SCRIPTS: Final[dict[str, Sequence[Incident]]] = {
 }
 
 
-def test_seeds_hold_and_are_full_of_what_breaks() -> None:
+@pytest.mark.parametrize(("world", "seeds"), [("--joining", SEEDS), ("--spread", SEEDS // 2)])
+def test_seeds_hold_and_are_full_of_what_breaks(world: str, seeds: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.simulation", "--joining", "--seeds", str(SEEDS)],
+        [sys.executable, "-m", "tests.simulation", world, "--seeds", str(seeds)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -46,20 +48,22 @@ def test_seeds_hold_and_are_full_of_what_breaks() -> None:
     )
 
     assert done.returncode == 0, done.stdout
-    assert done.stdout.startswith(f"{SEEDS} seeds, 0 bad")
+    assert done.stdout.startswith(f"{seeds} seeds, 0 bad")
     for happening in HAPPENINGS:
         assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), (happening, done.stdout)
 
 
+@pytest.mark.parametrize("run", [run_joining_seed, run_spread_seed])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_is_told_is_true(script: str) -> None:
-    for seed in range(8):
-        world = run_joining_seed(seed, *SCRIPTS[script])
+def test_what_is_told_is_true(script: str, run: Run) -> None:
+    for seed in range(8 if run is run_joining_seed else 4):
+        world = run(seed, *SCRIPTS[script])
         assert judge_world(world) == [], f"seed {seed}"
         assert world.story.answers["Rejected"] > 0
 
 
-def test_a_seed_replays_step_by_step() -> None:
-    first, second = (run_joining_seed(3).story for _ in range(2))
+@pytest.mark.parametrize("run", [run_joining_seed, run_spread_seed])
+def test_a_seed_replays_step_by_step(run: Run) -> None:
+    first, second = (run(3).story for _ in range(2))
 
     assert (first.digest, first.steps) == (second.digest, second.steps)

@@ -78,7 +78,7 @@ def test_a_server_of_an_old_release_is_refused_by_its_version(place: Place) -> N
 
 
 OPENING: Sequence[str] = (
-    *("current_setting", "pg_class", "CREATE FUNCTION", "begin_session_1", "try_advisory_lock"),
+    *("current_setting", "pg_class", "CREATE FUNCTION", "begin_session_2", "try_advisory_lock"),
     *("PREPARE", "event_types ORDER", "about"),
 )
 

@@ -8,7 +8,7 @@ has nothing for others: what is asked for them raises DefinitionError.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from ...limits import Limits
@@ -18,11 +18,12 @@ from .archiving import Archiver
 from .copying import CopySource, CopyTarget
 from .log import Store
 from .meeting import Roll
+from .membership import Heed
 from .outside import Copied, LogReader, Notices, Operations, Shell, ViewsReader
 from .verifying import Structure
 from .views import ViewsStore
 
-__all__ = ["Archives", "Backend", "CopiesFiles", "Outside"]
+__all__ = ["Archives", "Backend", "CopiesFiles", "Outside", "Spreading"]
 
 
 class Backend(Protocol):
@@ -43,6 +44,21 @@ class Backend(Protocol):
 
     def outside(self, ports: Ports) -> Outside:
         """Give what other processes have; raise DefinitionError for a log of this process alone."""
+        ...
+
+
+@runtime_checkable
+class Spreading(Protocol):
+    """What a backend may also be whose log several processes own, each a part of it."""
+
+    def leading(self) -> Backend:
+        """Give the same for the one that leads: it folds, and appends nothing."""
+        ...
+
+    def deciding(
+        self, heed: Heed, logger: logging.Logger, views: Callable[[logging.Logger], ViewsStore]
+    ) -> Backend:
+        """Give the same for one owner, with views that are none; its log has an `attendance`."""
         ...
 
 

@@ -17,7 +17,19 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
-__all__ = ["SLOTS", "Attending", "Heed", "Present", "View", "owner_of", "owners_of", "slot_of"]
+from ...errors import StoreFailed
+
+__all__ = [
+    "SLOTS",
+    "Attending",
+    "Heed",
+    "Present",
+    "View",
+    "ViewChanged",
+    "owner_of",
+    "owners_of",
+    "slot_of",
+]
 
 SLOTS: Final = 256
 """Parts of the streams of a log: each has one owner at a time."""
@@ -62,6 +74,17 @@ class View(msgspec.Struct, frozen=True):
     def is_seen_by_all(self, number: int, *, but: int = 0) -> bool:
         """Tell whether all members act by view `number` or a later one; `but` is not asked."""
         return all(one.view_seen >= number or one.member == but for one in self.members)
+
+
+class ViewChanged(StoreFailed):
+    """A batch was decided by a view that is none any more: nothing of it was written."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(
+            f"{name}: its members have changed since view {number}, by which this was decided.",
+            written=False,
+            passes=True,
+        )
 
 
 Heed: TypeAlias = Callable[[View], None]

@@ -17,6 +17,7 @@ from ..contract.membership import Heed
 from ..contract.views import ViewsStore
 from .address import Address
 from .log.members import Attendance
+from .log.spread import LeadingStore, SpreadStore
 from .log.store import PostgresStore
 from .outside.blocking import Blocking
 from .outside.copy_from import PostgresCopySource
@@ -51,6 +52,16 @@ class PostgresBackend:
     def log(self) -> PostgresStore:
         """Give the log, not yet open; the same one each time."""
         return self._store
+
+    def leading(self) -> PostgresBackend:
+        """Give the same for the one that leads where several own the log."""
+        return PostgresBackend(LeadingStore(self._store.address), self._views)
+
+    def deciding(
+        self, heed: Heed, logger: logging.Logger, views: Callable[[logging.Logger], ViewsStore]
+    ) -> PostgresBackend:
+        """Give the same for one of several owners, with views of its own that are none."""
+        return PostgresBackend(SpreadStore(self._store.address, heed, logger=logger), views)
 
     def views(self, logger: logging.Logger) -> ViewsStore:
         """Give the views, not yet open."""

@@ -20,6 +20,7 @@ from tests.simulation.postgres.process import Process, ProcessesLoop, current_pr
 __all__ = ["Wires", "WiresLoop", "wired"]
 
 _DELAY_SECONDS: Final = 0.0003
+_FREE_PORTS: Final = 20_000
 _LOST_SECONDS: Final = 60.0
 """Until one hears that the machine at the other end is no more."""
 
@@ -200,11 +201,15 @@ class WiresLoop(ProcessesLoop):
     """A loop whose processes connect over `wires`."""
 
     wires: Wires
+    ports_taken = 0
 
     async def create_server(  # type: ignore[override]
         self, make: Callable[[], Any], host: str, port: int, **_: Any
     ) -> Any:
-        """Listen at a port."""
+        """Listen at a port; at one that nobody has, where it is 0."""
+        if port == 0:
+            self.ports_taken += 1
+            port = _FREE_PORTS + self.ports_taken
         return self.wires.listen(f"{host}:{port}", make)
 
     async def create_connection(  # type: ignore[override]

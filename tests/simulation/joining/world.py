@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -49,7 +49,7 @@ from tests.simulation.swarm import Swarm
 from .reader import modelled
 from .wires import Wires, WiresLoop, wired
 
-__all__ = ["ENGINES", "JoiningWorld", "run_joining_seed"]
+__all__ = ["ENGINES", "JoiningWorld", "run_joining_seed", "run_spread_seed"]
 
 ENGINES: Final = 3
 _PORT: Final = 7_400
@@ -103,12 +103,22 @@ def draw_commands_of_one_cell(random: Random) -> Swarm:
     return msgspec.structs.replace(drawn, clients=2, operations=24, cells=1, burst=1, keyed=0.5)
 
 
-def run_joining_seed(seed: int, *incidents: Incident) -> JoiningWorld:
+def run_spread_seed(seed: int, *incidents: Incident) -> JoiningWorld:
+    """Do as `run_joining_seed` does, where each engine owns a part of the log."""
+    return run_joining_seed(seed, *incidents, join="spread")
+
+
+def run_joining_seed(
+    seed: int, *incidents: Incident, join: bool | Literal["spread"] = True
+) -> JoiningWorld:
     """Live through a seed, with its own incidents or these; give its world, not judged yet."""
     logger = logging.getLogger("foldline")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     world = ScriptedWorld(seed, incidents) if incidents else JoiningWorld(seed)
+    world.join = join
+    # A command that moves on to another owner may be overtaken by one that was sent behind it.
+    world.story.in_line = join is True
     gc.disable()
     try:
         with ordered_scopes(), fence(), deaf(), modelled(), wired(world.wires):
@@ -136,14 +146,26 @@ class JoiningLife(Life):
         """The end of the log as its store was told last, while it owns the log."""
         joined: Any = None if self.engine is None else self.engine._joined  # pyright: ignore
         wiring = None if joined is None else joined.wiring
+        if self._world.join == "spread":
+            wiring = None if joined is None else joined.spread.wiring
+            return None if wiring is None or wiring.store._writer is None else Head()
         writer = None if wiring is None else wiring.store._writer
         return None if writer is None else writer.head
 
     @property
     def is_owner(self) -> bool:
         """Whether it says that it owns the log."""
-        membership = None if self.engine is None else self.engine.statistics().membership
+        if self.engine is None or self._world.join == "spread":
+            return self.is_deciding
+        membership = self.engine.statistics().membership
         return membership is not None and membership.role == "owner"
+
+    @property
+    def is_deciding(self) -> bool:
+        """Whether it decides for a part of the log."""
+        joined: Any = None if self.engine is None else self.engine._joined  # pyright: ignore
+        router = None if joined is None else joined._router
+        return router is not None and any(router._ready)
 
     def make_engine(self) -> Engine:
         """Give the engine."""
@@ -151,7 +173,7 @@ class JoiningLife(Life):
         self.engine = Engine(
             [self.cell],
             store=self._world.url,
-            join=True,
+            join=self._world.join,
             listen=f"tcp://127.0.0.1:{_PORT + self.process.number}",
             limits=Limits(handler_seconds=5),
             ports=Ports(
@@ -237,6 +259,8 @@ class JoiningWorld(World):
     steps_max = 400_000
     probe_seconds = 0.5
     """Between two commands that show what an engine believes."""
+    join: bool | Literal["spread"] = True
+    """How its engines share the log."""
     loop: WiresLoop
     lives: list[Any]
 
@@ -277,8 +301,9 @@ class JoiningWorld(World):
 
     def _to_the_owner(self, incident: Incident) -> None:
         """Let it happen to who owns the log, where the most depends on it."""
-        for life in self.lives:
-            if life.is_owner and not life.process.ended.is_set():
+        owners = [o for o in self.lives if o.is_owner and not o.process.ended.is_set()]
+        if owners:
+            for life in [self.random.choice(owners)]:
                 self.counted("owners hit")
                 if incident.what == "pause":
                     life.process.pause(incident.seconds)

@@ -12,10 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from .database import Member
-from .expressions import compiled
+from .expressions import NULL, compiled
 from .plpgsql import Call, Running, Step, Wait
 
-__all__ = ["MEMBER_STEPS", "members_seen"]
+__all__ = ["MEMBER_STEPS", "deciders_seen", "members_seen"]
 
 
 def _count_view(found: re.Match[str]) -> Step:
@@ -31,13 +31,65 @@ def _count_view(found: re.Match[str]) -> Step:
 
 
 def _insert_member(found: re.Match[str]) -> Step:
+    decides = "decides" in found[0]
+
     def step(call: Call, variables: dict[str, Any]) -> Running:
         call.tables.members_numbered += 1  # a sequence, which is not taken back
-        number = call.tables.members_numbered
-        until = call.clock() + variables["p_lease_seconds"]
-        call.change("joined", Member(number, variables["p_holder"], variables["number"], until))
+        number, now = call.tables.members_numbered, call.clock()
+        until = now + variables["p_lease_seconds"]
+        holder, view = variables["p_holder"], variables["number"]
+        call.change("joined", Member(number, holder, view, until, decides, 0, now))
         variables["joined"] = number
         yield from ()
+
+    return step
+
+
+def _perform_member(found: re.Match[str]) -> Step:
+    condition = compiled(found["where"])
+
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        rows: Sequence[Member] = tuple(call.tables.members.values())
+        variables["FOUND"] = any(condition(variables, msgspec.structs.asdict(r)) for r in rows)
+        yield from ()
+
+    return step
+
+
+def _perform_view(found: re.Match[str]) -> Step:
+    condition = compiled(found["where"])
+
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        variables["FOUND"] = bool(condition(variables, {"view": call.tables.view}))
+        yield from ()
+
+    return step
+
+
+def _select_decider(_: re.Match[str]) -> Step:
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        rows: Sequence[Member] = [m for m in call.tables.members.values() if m.decides]
+        last = max(rows, key=lambda m: m.lease_until, default=None)
+        told = None if last is None else (last.member, last.holder, last.joined, last.lease_until)
+        names = ("session", "holder", "opened", "lease_until")
+        variables |= dict(zip(names, told or (NULL,) * 4, strict=True))
+        left = NULL if last is None else last.lease_until - call.clock()
+        variables["seconds_left"] = left
+        yield from ()
+
+    return step
+
+
+def _take_line(found: re.Match[str]) -> Step:
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        there: Member | None = call.tables.members.get(variables["p_member"])
+        variables["number"] = NULL
+        if there is not None:
+            yield Wait(lock=("member", there.member))
+            there = call.tables.members.get(variables["p_member"])
+        if there is not None:
+            variables["number"] = there.line + 1
+            call.change("joined", msgspec.structs.replace(there, line=there.line + 1))
 
     return step
 
@@ -58,7 +110,8 @@ def _renew_member(found: re.Match[str]) -> Step:
             variables["FOUND"] = True
             view = seen(variables, msgspec.structs.asdict(there))
             until = call.clock() + variables["p_lease_seconds"]
-            call.change("joined", Member(there.member, there.holder, view, until))
+            renewed = msgspec.structs.replace(there, view_seen=view, lease_until=until)
+            call.change("joined", renewed)
 
     return step
 
@@ -79,6 +132,15 @@ def _delete_members(found: re.Match[str]) -> Step:
                 call.change("left", row.member)
 
     return step
+
+
+def deciders_seen(call: Any, lease_seconds: float) -> list[tuple[Any, ...]]:
+    """Give the same of those that decide."""
+    rows = members_seen(call, lease_seconds)
+    found = [row for row in rows if row[1] in call.tables.members]
+    return [row for row in found if call.tables.members[row[1]].decides] or [
+        (call.tables.view, None, None, None, 0.0)
+    ]
 
 
 def members_seen(call: Any, lease_seconds: float) -> list[tuple[Any, ...]]:
@@ -111,4 +173,29 @@ MEMBER_STEPS: Final[tuple[tuple[str, Callable[[re.Match[str]], Step]], ...]] = (
         _renew_member,
     ),
     ("DELETE FROM {s}.members AS m WHERE @where", _delete_members),
+    (
+        (
+            "INSERT INTO {s}.members AS m (holder, view_seen, lease_until, decides) VALUES "
+            "(p_holder, number, clock_timestamp() + make_interval(secs => p_lease_seconds), true) "
+            "RETURNING m.member INTO joined"
+        ),
+        _insert_member,
+    ),
+    ("PERFORM 1 FROM {s}.members m WHERE @where", _perform_member),
+    ("PERFORM 1 FROM {s}.membership v WHERE @where", _perform_view),
+    (
+        (
+            "SELECT m.member, m.holder, m.joined, m.lease_until, extract(epoch FROM m.lease_until "
+            "- clock_timestamp()) INTO session, holder, opened, lease_until, seconds_left FROM "
+            "{s}.members m WHERE m.decides ORDER BY m.lease_until DESC LIMIT 1"
+        ),
+        _select_decider,
+    ),
+    (
+        (
+            "UPDATE {s}.members AS m SET line = m.line + 1 WHERE m.member = p_member RETURNING "
+            "m.line INTO number"
+        ),
+        _take_line,
+    ),
 )

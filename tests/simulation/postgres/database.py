@@ -45,6 +45,7 @@ class Session(msgspec.Struct):
     opened: float
     lease_until: float
     live: bool = True
+    shared: bool = False
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -54,6 +55,9 @@ class Member(msgspec.Struct, frozen=True):
     holder: str
     view_seen: int
     lease_until: float
+    decides: bool = False
+    line: int = 0
+    joined: float = 0.0
 
 
 class Record(msgspec.Struct, eq=False):

@@ -126,14 +126,33 @@ def _forget_sessions(_: re.Match[str]) -> Step:
     return step
 
 
-def _insert_session(_: re.Match[str]) -> Step:
+def _insert_session(found: re.Match[str]) -> Step:
+    shared = "shared" in found[0]
+    by_nobody = "'nobody'" in found[0]
+
     def step(call: Call, variables: dict[str, Any]) -> Running:
         number, logged = call.tables.next_session()
         for change in logged:
             call.change(*change)
+        if by_nobody:
+            call.change("began", Session(number, "nobody", call.clock(), call.clock(), shared=True))
+            return
         until = call.clock() + variables["p_lease_seconds"]
-        call.change("began", Session(number, variables["p_holder"], call.clock(), until))
+        is_shared = shared and bool(variables["p_shared"])
+        begun = Session(number, variables["p_holder"], call.clock(), until, shared=is_shared)
+        call.change("began", begun)
         variables["session"] = number
+        yield from ()
+
+    return step
+
+
+def _select_of_session(found: re.Match[str]) -> Step:
+    condition, into, column = compiled(found["where"]), found["into"], found["column"]
+
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        rows = _sessions(call, variables, condition)
+        variables[into] = getattr(rows[0], column) if rows else NULL
         yield from ()
 
     return step
@@ -349,6 +368,25 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
             "make_interval(secs => p_lease_seconds)) RETURNING sessions.session INTO session"
         ),
         _insert_session,
+    ),
+    (
+        _pattern(
+            "INSERT INTO {s}.sessions(holder, lease_until, shared) VALUES (p_holder, "
+            "clock_timestamp() + make_interval(secs => p_lease_seconds), p_shared) RETURNING "
+            "sessions.session INTO session"
+        ),
+        _insert_session,
+    ),
+    (
+        _pattern(
+            "INSERT INTO {s}.sessions(holder, lease_until, shared) VALUES ('nobody', "
+            "clock_timestamp(), true)"
+        ),
+        _insert_session,
+    ),
+    (
+        _pattern("SELECT s.@column INTO @into FROM {s}.sessions s WHERE @where"),
+        _select_of_session,
     ),
     (
         _pattern("SELECT @columns INTO @names FROM {s}.events e ORDER BY e.position DESC LIMIT 1"),

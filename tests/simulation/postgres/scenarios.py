@@ -14,7 +14,13 @@ from typing import Any, Protocol, TypeAlias
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.driver import Connection
 from engine.stores.postgres.failures import is_lost, sqlstate_of
-from engine.stores.postgres.log import claims, members, reading, store, timers, writer
+from engine.stores.postgres.log import (
+    claims,
+    reading,
+    store,
+    timers,
+    writer,
+)
 from engine.stores.postgres.log.schema import lock_key, migrate, presence_key
 from engine.stores.postgres.outside.roll import OWNER
 from engine.stores.postgres.settings import check_settings
@@ -51,8 +57,9 @@ READ: str = vars(claims)["_READ"]
 STANDING, DUE, ALL_TIMERS, COUNT, SETTLE = (
     str(vars(timers)[name]) for name in ("_STANDING", "_DUE", "_ALL", "_COUNT", "_SETTLE")
 )
-JOIN, SEEN, VIEW, GONE = (str(vars(members)[n]) for n in ("_JOIN", "_RENEW", "_VIEW", "_LEAVE"))
-BEGIN = "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_1($1, $2)"
+BEGIN = (
+    "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_2($1, $2, $3)"
+)
 RENEW = "SELECT {s}.renew_session_1($1, $2)"
 END = "SELECT {s}.end_session_1($1)"
 KEEP = "SELECT {s}.keep_snapshots_1($1, $2, $3, $4, $5, $6)"
@@ -96,7 +103,7 @@ async def opened(place: Place) -> tuple[Connection, int]:
     connection = await place.connect()
     await check_settings(connection, place.address)
     await migrate(connection, place.address)
-    ((session, *_),) = await ask(place, connection, BEGIN, "first", 60.0)
+    ((session, *_),) = await ask(place, connection, BEGIN, "first", 60.0, False)
     return connection, session
 
 
@@ -128,17 +135,17 @@ async def the_schema_is_made_once(place: Place) -> Sequence[Any]:
 async def one_session_has_the_log(place: Place) -> Sequence[Any]:
     connection, first = await opened(place)
     other = await place.connect()
-    ((held, holder, *_, left),) = await ask(place, other, BEGIN, "second", 60.0)
+    ((held, holder, *_, left),) = await ask(place, other, BEGIN, "second", 60.0, False)
     told = [held == first, holder, 0 < left <= 60]
     told += [await ask(place, connection, RENEW, first, 60.0)]
     told += [await ask(place, connection, END, first)]
     told += [await ask(place, connection, RENEW, first, 60.0)]
-    ((second, holder, *_),) = await ask(place, other, BEGIN, "second", 0.01)
+    ((second, holder, *_),) = await ask(place, other, BEGIN, "second", 0.01, False)
     told += [second == first + 1, holder]
     await asyncio.sleep(0.05)
     told += [await ask(place, other, RENEW, second, 0.01)]
     await asyncio.sleep(0.05)
-    ((third, holder, *_),) = await ask(place, connection, BEGIN, "third", 60.0)
+    ((third, holder, *_),) = await ask(place, connection, BEGIN, "third", 60.0, False)
     told += [third == second + 1, holder, await ask(place, other, RENEW, second, 60.0)]
     told += [await ask(place, other, writer.APPEND, *batch(second, (0, 0), ("a:1", 1, 7)))]
     return [*told, await ask(place, other, reading.HEAD)]
@@ -150,7 +157,7 @@ async def whose_a_log_is_can_be_asked(place: Place) -> Sequence[Any]:
     await check_settings(connection, place.address)
     await migrate(connection, place.address)
     told += [await ask(place, connection, OWNER, 60.0)]
-    ((session, *_),) = await ask(place, connection, BEGIN, "first", 60.0)
+    ((session, *_),) = await ask(place, connection, BEGIN, "first", 60.0, False)
     ((told_session, log_id, holder, left),) = await ask(place, connection, OWNER, 60.0)
     told += [told_session == session, len(log_id), holder, 0 < left <= 60]
     # Longer than the lease: the server may just have started.
@@ -302,7 +309,7 @@ async def a_lock_is_waited_for_in_vain(place: Place) -> Sequence[Any]:
         await other.execute(LOCK, *key)
         told = await asyncio.gather(
             ask(place, connection, writer.APPEND, *query),
-            ask(place, third, BEGIN, "third", 1.0),
+            ask(place, third, BEGIN, "third", 1.0, False),
         )
     return [*told, await ask(place, connection, writer.APPEND, *query)]
 
@@ -414,34 +421,7 @@ async def timers_change_with_their_events(place: Place) -> Sequence[Any]:
     return told
 
 
-async def members_come_and_go_under_a_number(place: Place) -> Sequence[Any]:
-    connection, _ = await opened(place)
-
-    async def view() -> Any:
-        rows = await ask(place, connection, VIEW, 0.0)
-        return [(*row[:-1], row[-1] is not None and row[-1] > 0) for row in rows]
-
-    none = await ask(place, connection, VIEW, 0.0)
-    said = [[row[:-1] for row in none]]
-    said.append(await ask(place, connection, JOIN, "a", 60.0))
-    said.append(await ask(place, connection, JOIN, "b", 0.0))
-    said.append(await view())
-    said.append(await ask(place, connection, SEEN, 1, 2, 60.0))
-    said.append(await ask(place, connection, SEEN, 1, 1, 60.0))
-    said.append(await ask(place, connection, SEEN, 9, 1, 60.0))
-    said.append(await view())
-    said.append(await ask(place, connection, GONE, 1, False))
-    await asyncio.sleep(0.01)
-    said.append(await ask(place, connection, GONE, 2, False))
-    said.append(await ask(place, connection, GONE, 2, True))
-    said.append(await view())
-    said.append(await ask(place, connection, GONE, 1, True))
-    said.append(await ask(place, connection, JOIN, "c", 60.0))
-    return said
-
-
 SCENARIOS: Sequence[Scenario] = (
-    members_come_and_go_under_a_number,
     the_schema_is_made_once,
     one_session_has_the_log,
     whose_a_log_is_can_be_asked,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import importlib
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from random import Random
@@ -33,6 +34,7 @@ Answer: TypeAlias = Callable[[Any, BaseException | None], None]
 """Takes the rows, or an error."""
 
 _DEADLOCK_SECONDS: Final = 1.0
+_FUNCTION: Final = re.compile(r"_[1-9]\(")
 _SYNC: Final = "synchronous_commit"
 _WRITER_SECONDS: Final = 0.4
 """What is committed without a sync is on the disk after at most so long."""
@@ -243,7 +245,7 @@ class Server:
             raise server_error("25P02", "current transaction is aborted")
         transaction: Asking = backend.transaction
         statement = self._known(query)
-        function = "_1(" in query and "CREATE" not in query
+        function = bool(_FUNCTION.search(query)) and "CREATE" not in query
         if self.settings.standby and function:
             raise server_error("25006", "cannot execute it in a read-only transaction")
         before = transaction.lock_seconds

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeAlias
 
-from .attending import members_seen
+from .attending import deciders_seen, members_seen
 from .database import Event
 from .expressions import UnknownSql
 from .plpgsql import Call, Function, Running, Wait, functions_of, words
@@ -133,7 +133,7 @@ def _calling(name: str, *columns: str) -> Statement:
 
 
 def _begin(call: Asking, values: Sequence[Any]) -> Running:
-    function: Function = call.tables.functions["begin_session_1"]
+    function: Function = call.tables.functions["begin_session_2"]
     row: dict[str, Any] = yield from function.run(call, values)
     for name in ("opened", "lease_until"):
         if row[name] is not None:
@@ -301,7 +301,14 @@ def stream_rows(
     return rows
 
 
-_MIGRATIONS: Final = {"1594b7a3": 1, "f1c98bea": 2, "70b2d02f": 3, "c445b7fa": 4, "c2b24d6d": 5}
+_MIGRATIONS: Final = {
+    "1594b7a3": 1,
+    "f1c98bea": 2,
+    "70b2d02f": 3,
+    "c445b7fa": 4,
+    "c2b24d6d": 5,
+    "728650a7": 6,
+}
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
@@ -315,7 +322,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "4f9c549a": _locking_as_written,
     "7cf30d87": _locking,
     "11c152e1": _at_once(_nothing),  # CREATE SCHEMA
-    "ff88180f": _begin,
+    "ba6cf072": _begin,
     "e3811781": _calling("renew_session_1"),
     "847de9f9": _calling("end_session_1"),
     "50d8fc3b": _calling("append_1", "state", "at", "bad", "actual"),
@@ -326,6 +333,10 @@ _KNOWN: Final[dict[str, Statement]] = {
     "f663e6b3": _calling("renew_member_1"),
     "4d82aadd": _calling("leave_members_1"),
     "9dc0be84": _at_once(members_seen),
+    "c281db89": _calling("join_members_2", "joined", "number", "other"),
+    "d3aa9223": _at_once(deciders_seen),
+    "5e6b9ab4": _calling("append_5", "state", "last", "at", "bad", "actual"),
+    "08686176": _calling("take_line_1", "number"),
     "5779f082": _at_once(tag_forms),
     "84f4ea49": _at_once(came),
     "444b47fe": _at_once(tagged),

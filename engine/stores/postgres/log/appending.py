@@ -31,7 +31,7 @@ from .claims import ChangedClaims
 from .tags import ChangedTags, TagsLaidOut
 from .timers import ChangedTimers, TimersLaidOut, fired_by
 
-__all__ = ["KnownTypes", "Sending", "laid_out", "planned_out"]
+__all__ = ["KnownTypes", "Sending", "laid_out", "nothing_of", "planned_out"]
 
 KnownTypes: TypeAlias = Mapping[tuple[str, int], tuple[int, str]]
 """Number and schema hash by name and version."""
@@ -174,7 +174,7 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
 
     `current` has the versions of streams that this writer has brought to where they are.
     """
-    sending = _empty(batch)
+    sending = nothing_of(batch)
     reached = sending.reached
     claims: ChangedClaims | None = None
     whole = False
@@ -220,7 +220,8 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
     )
 
 
-def _empty(batch: Batch) -> Sending:
+def nothing_of(batch: Batch) -> Sending:
+    """Give what is sent of a batch before any of it is laid out."""
     return Sending(
         batch=batch,
         recorded=batch.recorded,

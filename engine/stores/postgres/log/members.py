@@ -53,6 +53,8 @@ _LEAVE_SECONDS: Final = 2.0
 class Attendance:
     """One process's part in the membership of a log; see `Attending`."""
 
+    view_query = _VIEW
+
     def __init__(
         self, address: Address, ports: Ports, holder: str, heed: Heed, logger: logging.Logger
     ) -> None:
@@ -132,7 +134,7 @@ class Attendance:
             await self._lines.run(self._renew)
 
     async def _read(self, line: Line) -> View:
-        rows = await line.fetch(self._address.sql(_VIEW), self._address.lease_seconds)
+        rows = await line.fetch(self._address.sql(self.view_query), self._address.lease_seconds)
         there = [
             Present(member, *read_holder(holder), seen, left)
             for _, member, holder, seen, left in rows

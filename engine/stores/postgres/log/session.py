@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _BEGIN: Final = (
-    "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_1($1, $2)"
+    "SELECT session, holder, opened, lease_until, seconds_left FROM {s}.begin_session_2($1, $2, $3)"
 )
 _POLL_SECONDS: Final = 0.2
 _MARGIN_SECONDS: Final = 0.05
@@ -64,19 +64,25 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 async def begin_session(
-    line: Line, address: Address, holder: str, now: Callable[[], float], *, waits: bool = True
+    line: Line,
+    address: Address,
+    holder: str,
+    now: Callable[[], float],
+    *,
+    waits: bool = True,
+    shared: bool = False,
 ) -> tuple[int, float]:
     """Take the log; give the number of the session, and when its lease was asked for, by `now`.
 
     Waits for the lease of a holder that does not show itself, unless `waits` is false. Raises
-    StoreLocked for one that does.
+    StoreLocked for one that does. With `shared` others may append beside it.
     """
     query = address.sql(_BEGIN)
     seen: _Held | None = None
     while True:
         with line.answering(address.answer_seconds), _warnings_of(line) as warnings:
             asked = now()
-            row = (await line.fetch(query, holder, address.lease_seconds))[0]
+            row = (await line.fetch(query, holder, address.lease_seconds, shared))[0]
             if row[1] is None:
                 session: int = row[0]
                 if warnings and not await _is_kept(line, address, session, warnings):

@@ -61,6 +61,8 @@ class PostgresStore:
     """A log in the schema that `address` names."""
 
     durable = True
+    shared = False
+    """Whether others append beside whoever has the session."""
 
     def __init__(self, address: Address, *, logger: logging.Logger | None = None) -> None:
         self.address = address
@@ -109,11 +111,7 @@ class PostgresStore:
                 await check_settings(line.connection, self.address)
                 await migrate(line.connection, self.address)
             self._now = ports.clock.monotonic
-            holder = holder_text(process_name(), self._meets)
-            waits = not self._meets
-            self._session, self._renewed_at = await begin_session(
-                line, self.address, holder, self._now, waits=waits
-            )
+            await self._take(line, ports)
             writer = await self._begin(driver, line)
         except EngineError:
             line.drop()
@@ -135,9 +133,23 @@ class PostgresStore:
         self._appended.begin(partial(self.tell, "log"))
         await self._check_last_event()
 
+    async def _take(self, line: Line, ports: Ports) -> None:  # noqa: ARG002 - for those beneath
+        """Take the log; raise StoreLocked."""
+        self._session, self._renewed_at = await begin_session(
+            line,
+            self.address,
+            holder_text(process_name(), self._meets),
+            self._now,
+            waits=not self._meets,
+            shared=self.shared,
+        )
+
+    def _writer_over(self, driver: Driver, line: Line) -> Writer:
+        return Writer(driver, self.address, line, self._session, self._logger)
+
     async def _begin(self, driver: Driver, line: Line) -> Writer:
         """Read what the log has; give it back where that fails, so that nobody waits for it."""
-        writer = Writer(driver, self.address, line, self._session, self._logger)
+        writer = self._writer_over(driver, line)
         try:
             with line.answering(self.address.answer_seconds):
                 await writer.begin()

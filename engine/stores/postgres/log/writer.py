@@ -285,7 +285,7 @@ class Writer:
         try:
             with line.answering(self._address.attempt_seconds):
                 await check_settings(line.connection, self._address)
-                await show_presence(line, self._address, self._session)
+                await self._show_presence(line)
         except StoreFailed as error:
             line.drop()
             raise _Away(str(error)) from error
@@ -295,6 +295,10 @@ class Writer:
         self._line = self._heard(line)
         self.reconnects += 1
         self._logger.info("%s: connected again", self._address.name)
+
+    async def _show_presence(self, line: Line) -> None:
+        """Let others see at once that this engine lives."""
+        await show_presence(line, self._address, self._session)
 
     async def _look(self, sending: Sending) -> Committed | None:
         """Find out whether a batch is in the log; None where it is not, and must be sent again.

@@ -1,0 +1,189 @@
+"""The life of one owner of several: joins the members, runs an engine for its slots, and leaves.
+
+Rules: the engine that decides has a log and no views, and one row among the members. Where that row
+is declared dead, the engine ends, and another one joins as another member. Who leaves takes nothing
+more, answers what it has, and only then gives its row back. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+from ...errors import EngineError, StoreFailed, StoreLocked
+from ...health.facts import facts_of
+from ...runtime.safely import described
+from ...runtime.uncancelled import uncancelled
+from ...stores.contract.membership import Attending, Heed, View
+from ...wiring import Wiring
+from ..forms import CommandForms
+from ..meeting import LeaseMeeting
+from ..releases import Release
+from ..serving import Serving
+from .router import Router, is_elsewhere
+
+__all__ = ["Spread"]
+
+_AGAIN_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 10.0
+"""How long a process that starts waits for one that has the log alone."""
+
+
+class Spread:
+    """One process's part in the deciding, from `start` to `end`."""
+
+    def __init__(
+        self,
+        make: Callable[[Heed], Wiring],
+        meeting: LeaseMeeting,
+        router: Router,
+        forms: CommandForms,
+        release: Release,
+        logger: logging.Logger,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Take how an engine is made, and who is told where one has failed for good."""
+        self._make = make
+        self._meeting = meeting
+        self._router = router
+        self._forms = forms
+        self._release = release
+        self._logger = logger
+        self._failed = failed
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.wiring: Wiring | None = None
+        """The engine that decides, while this process is a member."""
+        self.terms = 0
+        """How often this process has become a member."""
+
+    async def start(self) -> None:
+        """Become a member; raise what prevents that."""
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(started), name="foldline spread")
+        try:
+            await asyncio.shield(started)
+        except BaseException:
+            self._stop.set()
+            await asyncio.wait([self._task])
+            if started.done() and not started.cancelled():
+                started.exception()
+            raise
+
+    async def end(self) -> None:
+        """Leave: answer what was taken, then give the row back."""
+        if self._task is not None:
+            self._stop.set()
+            await uncancelled(_ended(self._task))
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PATIENCE_SECONDS
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self._take_part(started)
+                except EngineError as error:
+                    waits = isinstance(error, StoreLocked) and loop.time() < deadline
+                    if not started.done() and not waits:
+                        raise
+                    if started.done() and not isinstance(error, StoreFailed | StoreLocked):
+                        raise
+                    self._logger.warning("this process decides nothing: %s", described(error))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_AGAIN_SECONDS):
+                        await self._stop.wait()
+        except BaseException as error:
+            if not started.done():
+                started.set_exception(error)
+            else:
+                self._failed(error)
+        finally:
+            await self._router.end("this process is stopping: the command was not run")
+            await self._meeting.close()
+
+    async def _take_part(self, started: asyncio.Future[None]) -> None:
+        """Be a member until this process leaves, or was declared dead."""
+        wiring = self._make(lambda view: self._heed(wiring, view))
+        wiring.entrance.open()
+        await self._meeting.prepare(wiring.store)
+        try:
+            await wiring.supervisor.start()
+        except BaseException:
+            self._meeting.leave()
+            raise
+        serving = self._serving_of(wiring)
+        try:
+            await serving.open()
+            self.terms += 1
+            self.wiring = wiring
+            wiring.reception.astray = self._router.astray
+            wiring.rescue_by(self._router.rescue)
+            self._router.adopt(wiring, _attending(wiring), serving.serves)
+            if not started.done():
+                started.set_result(None)
+            assert wiring.supervisor.task is not None
+            await _first(self._stop.wait(), _ended(wiring.supervisor.task))
+        finally:
+            self._router.disown()
+            serving.leave()
+            try:
+                await wiring.supervisor.end()
+                await self._answered()
+            finally:
+                self._router.forget()
+                self.wiring = None
+                await serving.close()
+        if wiring.life.failed is not None and not getattr(wiring.store, "is_succeeded", False):
+            raise wiring.life.failed
+
+    async def _answered(self) -> None:
+        """Let other members answer what they have of this process, which leaves."""
+        if self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self._router.drain()
+
+    def _heed(self, wiring: Wiring, view: View) -> None:
+        self._router.heed(wiring, _attending(wiring), view)
+
+    def _serving_of(self, wiring: Wiring) -> Serving:
+        return Serving(
+            self._meeting,
+            self._forms,
+            log_id=wiring.store.log_id,
+            session=getattr(wiring.store, "session", 0),
+            release=self._release,
+            send=self._router.serve,
+            projections=wiring.projections,
+            facts=partial(facts_of, wiring),
+            is_owner=lambda: wiring.life.state == "running",
+            logger=self._logger,
+            is_another_ones=lambda error: (
+                is_elsewhere(error) or bool(getattr(wiring.store, "is_succeeded", False))
+            ),
+        )
+
+
+def _attending(wiring: Wiring) -> Attending:
+    store: Any = wiring.store
+    attending: Attending = store.attendance
+    return attending
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Return when the first of these is done."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

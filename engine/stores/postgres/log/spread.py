@@ -1,0 +1,196 @@
+"""A log in PostgreSQL with several owners: the store of one of them, and of the one that leads.
+
+Rules: each owner decides and appends for the slots that are its own by the view of the members; the
+one that leads has the shared session besides, folds the projections, and appends nothing by it.
+An owner tells by `is_held` whether it may decide: while its lease runs, and it acts by the view
+that the database has, as far as it was told. Timers and tags are not kept for several owners: a
+log that has any is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ....errors import StoreFailed, StoreLocked, StoreRefused
+from ....runtime.machine import process_name
+from ....runtime.ports import Ports
+from ....runtime.safely import described
+from ...contract.log import Batch, Committed, Head
+from ...contract.membership import Heed, View, ViewChanged
+from ...contract.tags import TagForm
+from ...contract.timers import BEGINNING, DuePlace, TimerKey, WaitingTimer
+from ...contract.traits import Lack
+from ..address import Address
+from ..driver import Driver
+from ..line import Line, Lines
+from .members import Attendance
+from .reading import read_head
+from .session import holder_text, read_holder
+from .spread_writer import SpreadWriter
+from .store import PostgresStore
+from .writer import Writer
+
+__all__ = ["LeadingStore", "SpreadStore"]
+
+_REST_SECONDS: Final = 0.005
+"""Between two looks whether the lease was renewed."""
+_JOIN: Final = "SELECT joined, number, other FROM {s}.join_members_2($1, $2)"
+# As for all members, and of those that decide.
+_VIEW: Final = (
+    "SELECT v.view, m.member, m.holder, m.view_seen, greatest("
+    "extract(epoch FROM m.lease_until - clock_timestamp()), "
+    "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
+    ")::double precision FROM {s}.membership AS v LEFT JOIN {s}.members AS m ON m.decides "
+    "ORDER BY m.member"
+)
+
+
+class _Deciding(Attendance):
+    """The part of one that decides."""
+
+    view_query = _VIEW
+
+    async def _join(self, line: Line) -> None:
+        asked, lease = self._now(), self._address.lease_seconds
+        query = self._address.sql(_JOIN)
+        ((member, _, other),) = await line.fetch(query, self._holder, lease)
+        if other is not None:
+            raise StoreLocked(
+                f"{self._address.name} is open in an engine that has it alone: "
+                f"{read_holder(other)[0]}. Stop that one first, or give all of them "
+                f'join="spread"'
+            )
+        self.member, self._renewed_at = member, asked
+
+
+class LeadingStore(PostgresStore):
+    """The log for the one that leads: it reads, and appends nothing."""
+
+    shared = True
+    lacks: Mapping[Lack, str] = {
+        "timers": 'Write join=True, where one process owns all: with "spread" nobody fires them'
+    }
+
+    async def append(self, batch: Batch) -> Committed:  # noqa: ARG002 - the contract's
+        """Raise: commands are decided by the owners of their slots."""
+        raise StoreFailed(
+            f"{self.address.name} has several owners: nothing is appended by the one that leads",
+            written=False,
+        )
+
+    async def head(self) -> Head:
+        """Ask where the log ends, since others append to it."""
+        return await self._open_lines().run(lambda line: read_head(line, self.address.schema))
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:  # noqa: ARG002 - the contract's
+        """Index nothing: there are no tags."""
+        return 0
+
+    async def read_due(
+        self,
+        after: DuePlace = BEGINNING,  # noqa: ARG002 - the contract's
+        *,
+        until: int,  # noqa: ARG002
+        timers_max: int,  # noqa: ARG002
+    ) -> list[WaitingTimer]:
+        """Give none: timers are not kept for several owners."""
+        return []
+
+    async def read_timers(
+        self,
+        after: TimerKey = ("", ""),
+        *,
+        timers_max: int,
+    ) -> list[WaitingTimer]:
+        """Give none; raise StoreRefused for a log that has some."""
+        found = await super().read_timers(after, timers_max=timers_max)
+        if found:
+            raise StoreRefused(
+                f"{self.address.name} has timers, as of {found[0].stream}, and nobody fires them "
+                f'where several processes own the log: leave join="spread", or let them be fired '
+                f"by one owner first"
+            )
+        return []
+
+
+class SpreadStore(LeadingStore):
+    """The log for one of its owners; `heed` is told of each view, see `Heed`."""
+
+    def __init__(
+        self, address: Address, heed: Heed, *, logger: logging.Logger | None = None
+    ) -> None:
+        super().__init__(address, logger=logger)
+        self._heed = heed
+        self._changed_at = 0
+        """The view that was found to be none any more."""
+        self.attendance: Attendance | None = None
+
+    @property
+    def view(self) -> View:
+        """The members, as this one acts by them."""
+        return View() if self.attendance is None else self.attendance.view
+
+    async def _take(self, line: Line, ports: Ports) -> None:  # noqa: ARG002 - of another one
+        holder = holder_text(process_name(), self._meets)
+        self.attendance = _Deciding(self.address, ports, holder, self._told, self._logger)
+        await self.attendance.join()
+        self._session = self.attendance.member
+
+    def _told(self, view: View) -> None:
+        assert self.attendance is not None
+        self._session = self.attendance.member
+        self._heed(view)
+
+    def _writer_over(self, driver: Driver, line: Line) -> Writer:
+        return SpreadWriter(driver, self.address, line, self._session, self._logger)
+
+    async def _keep(self, lines: Lines) -> None:  # noqa: ARG002 - the attendance has its own
+        """Stay a member until this one was declared dead."""
+        assert self.attendance is not None
+        try:
+            await self.attendance.run()
+        except Exception as error:
+            self._logger.error("the members cannot be heeded: %s", described(error))
+        self._open_writer().fence()
+        self._ended.set()
+
+    async def _leave(self, line: Line) -> None:
+        if self.attendance is not None:
+            await self.attendance.close()
+        await line.close()
+
+    def is_held(self) -> bool:
+        """Tell whether the lease runs, and the view is not known to be an old one."""
+        attendance = self.attendance
+        if attendance is None or attendance.view.number <= self._changed_at:
+            return False
+        return attendance.is_held()
+
+    async def held(self) -> None:
+        """Wait until it is held again; raise StoreFailed where that takes too long."""
+        end = self._now() + self.address.patience_seconds
+        while not self.is_held():
+            if self._now() >= end:
+                raise StoreFailed(
+                    f"{self.address.name}: the lease of this owner has ended and could not be "
+                    f"renewed for {self.address.patience_seconds:g} s, so others may own its part.",
+                    written=False,
+                    passes=True,
+                )
+            await asyncio.sleep(_REST_SECONDS)
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append under the view of this moment, by which all in the batch was decided."""
+        writer = self._open_writer()
+        assert isinstance(writer, SpreadWriter)
+        assert self.attendance is not None
+        writer.view = self.attendance.view.number
+        try:
+            return await PostgresStore.append(self, batch)
+        except ViewChanged:
+            self._changed_at = max(self._changed_at, writer.view)
+            self.attendance.look()
+            raise

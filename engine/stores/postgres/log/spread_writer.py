@@ -1,0 +1,199 @@
+"""The connection of one of several owners, that appends under the view it decided by.
+
+Rules: as for `Writer`, but the log goes on between two batches of this one, since others append.
+What was planned is planned and written under the lock that an append takes. Whoever looks what
+became of a batch takes a new line first: then what may still be on its way is refused, and the
+outcome is certain. A view that has changed is no failure of the store: nothing was written, and
+ViewChanged is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+from ...contract.log import Batch, Committed, Head, claim_keys, plan
+from ...contract.membership import ViewChanged
+from ..driver import Record
+from ..line import Line
+from .appending import Sending, nothing_of, planned_out
+from .claims import ChangedClaims, read_holders
+from .reading import read_head, read_versions
+from .schema import lock_key
+from .writer import (
+    _FOUND,  # pyright: ignore[reportPrivateUsage]
+    _LIMITS,  # pyright: ignore[reportPrivateUsage]
+    _WAIT_FOR_STANDBYS,  # pyright: ignore[reportPrivateUsage]
+    Writer,
+    _Course,  # pyright: ignore[reportPrivateUsage]
+    _Misfit,  # pyright: ignore[reportPrivateUsage]
+    _Moved,  # pyright: ignore[reportPrivateUsage]
+)
+
+__all__ = ["SpreadWriter"]
+
+_APPEND: Final = (
+    "SELECT state, last, at, bad, actual FROM {s}.append_5("
+    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, "
+    "$20, $21, $22, $23, $24)"
+)
+_TAKE_LINE: Final = "SELECT {s}.take_line_1($1)"
+_Done: TypeAlias = tuple[Committed, Mapping[str, int]]
+"""What was done, and the versions of the streams that did not fit."""
+
+
+class SpreadWriter(Writer):
+    """Appends for one member, whose number is the session's here."""
+
+    view = 0
+    """The view that the batch in hand was decided by."""
+    _number = 0
+    """Of its line."""
+
+    async def begin(self) -> None:
+        """Read the end of the log and its types; get ready to append."""
+        self._append = self._address.sql(_APPEND)
+        await super().begin()
+
+    async def _send(self, sending: Sending, seconds: float) -> Committed:
+        """Have it written; raise _Misfit for a new plan, _Moved where its outcome is to be sought.
+
+        Raises ViewChanged where it was decided by another view.
+        """
+        self._warned = False
+        done: _Done | None = None
+        with self._line.answering(seconds):
+            while done is None:
+                done = await self._append_once(self._line, sending)
+        if self._warned:
+            raise _Moved
+        return self._done(sending, *done)
+
+    async def _append_once(self, line: Line, sending: Sending) -> _Done | None:
+        """Append; give None where that is to be done again, behind a commit."""
+        row = await self._call(line, sending)
+        if row is None:
+            return None
+        last, at, bad, actual = row
+        misfits = dict(zip(bad, actual, strict=True)) if bad else {}
+        return sending.committed(Head(last), at, misfits), misfits
+
+    async def _call(self, line: Line, sending: Sending) -> Record | None:
+        claims = sending.claims or ChangedClaims.none()
+        _, _, _, *rest = sending.values(0, Head(), synced=self._synced)
+        if sending.claims is None:
+            rest += claims.arrays()
+        values = (self._session, self._number, self.view, *rest)
+        ((state, *row),) = await line.fetch(self._append, *values)
+        if state == "done":
+            return row
+        if state == "again":
+            return None
+        if state == "misfit":
+            raise _Misfit
+        if state == "moved":
+            raise ViewChanged(self._address.name, self.view)
+        if state == "fenced":
+            raise self._fenced()
+        raise _Moved
+
+    async def _try(self, course: _Course) -> Committed:
+        if self._line.is_closed:
+            await self._connect()
+        if course.unsure is not None:
+            found = await self._look(course.unsure)
+            if found is not None:
+                return found
+            # It is certain that nothing of it comes any more.
+            course.sending = None if course.unsure.plan is not None else course.unsure
+            course.unsure = None
+            self.written_again += 1
+        if course.sending is not None:
+            course.sent = True
+            return await self._send(course.sending, self._address.attempt_seconds)
+        return await self._plan_and_send(course)
+
+    async def _plan_and_send(self, course: _Course) -> Committed:
+        """Plan a batch on what is there, and write it before anybody else writes."""
+        batch, connection = course.batch, self._line.connection
+        line = Line(connection, pooled=True)
+        self._warned = False
+        done: _Done | None = None
+        while done is None:
+            with self._line.answering(self._address.answer_seconds):
+                async with connection.transaction():
+                    await self._lock(line)
+                    sending = await self._planned(line, batch)
+                    if isinstance(sending, Committed):
+                        # What is refused was decided by this view as well.
+                        if await self._call(line, nothing_of(batch)) is not None:
+                            return sending
+                        continue
+                    course.sending, course.sent = sending, True
+                    done = await self._append_once(line, sending)
+        if self._warned:
+            raise _Moved
+        assert course.sending is not None
+        return self._done(course.sending, *done)
+
+    async def _lock(self, line: Line) -> None:
+        connection = line.connection
+        await connection.execute(_LIMITS)
+        if self._synced:
+            await connection.execute(_WAIT_FOR_STANDBYS)
+        key = lock_key(self._address.schema)
+        await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
+
+    async def _planned(self, line: Line, batch: Batch) -> Sending | Committed:
+        schema = self._address.schema
+        streams = {write.stream for request in batch.requests for write in request.writes}
+        await self.check_history(line)
+        await self.learn_types(line)
+        head = await read_head(line, schema)
+        versions = await read_versions(line, schema, sorted(streams))
+        holders = await read_holders(line, schema, claim_keys(batch))
+        planned = plan(batch, versions, head, holders)
+        if not planned.events:
+            return Committed(planned.outcomes, [])
+        return planned_out(batch, planned, self.types, head.position)
+
+    async def _look(self, sending: Sending) -> Committed | None:
+        """Find out whether a batch is in the log; None where it is not, and never will be."""
+        first, connection = sending.first, self._line.connection
+        line = Line(connection, pooled=True)
+        self._warned = False
+        with self._line.answering(self._address.attempt_seconds):
+            async with connection.transaction():
+                await self._lock(line)
+                await self.check_history(line)
+                wanted = [version + 1 for version, _ in first.values()]
+                query = self._address.sql(_FOUND)
+                rows = await connection.fetch(query, list(first), wanted)
+                ((number,),) = await line.fetch(self._address.sql(_TAKE_LINE), self._session)
+        if self._warned:
+            raise _Moved
+        misfits: dict[str, int] = {}
+        at, before = 0, 0
+        for stream, position, checksum, recorded, version in rows:
+            if position is None or checksum != sending.checksums[first[stream][1]]:
+                misfits[stream] = version
+            else:
+                at, before = recorded, min(before or position, position)
+        if number is None:
+            self._fenced()  # what was found is in the log all the same
+        else:
+            self._number = number
+        if len(misfits) == len(first):
+            if number is None:
+                raise self._fenced()
+            return None
+        self.found_written += 1
+        return self._done(sending, sending.committed(Head(before - 1), at, misfits), misfits)
+
+    async def _show_presence(self, line: Line) -> None:
+        """Show nothing: the lease alone tells that a member lives."""
+
+    def _judged(self, course: _Course, error: Exception) -> Exception | None:
+        if isinstance(error, ViewChanged):
+            return error
+        return super()._judged(course, error)

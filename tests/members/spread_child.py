@@ -1,0 +1,65 @@
+"""A process that owns a part of a log, and writes down what each of its own commands was told.
+
+It runs until it is told to stop. Times are of the system's monotonic clock, which all processes
+of a machine share. A line is written before a command is sent, and one when it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from engine import Engine, EngineError, WrongVersion, run
+from tests.support.counters import Add, Counter
+
+COUNTERS: Final = 24
+_NEVER: Final = 1_000_000
+
+
+async def main(url: str, path: str, seed: str, clients: str) -> None:
+    """Take part until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    with Path(path).open("w", buffering=1) as book:
+        async with Engine([Counter], store=url, join="spread") as engine:
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            asking = [
+                asyncio.create_task(client(engine, book, f"{seed}-{n}", stop))
+                for n in range(int(clients))
+            ]
+            await stop.wait()
+            await asyncio.gather(*asking)
+
+
+async def client(engine: Engine, book: Any, name: str, stop: asyncio.Event) -> None:
+    """Send one command after the other."""
+    choose, number = random.Random(name), 0
+    while not stop.is_set():
+        number += 1
+        counter, chance = f"c{choose.randrange(COUNTERS)}", choose.random()
+        key = f"{name}-{number}" if chance < 0.6 else None
+        expected = _NEVER if chance > 0.75 else None
+        write(book, name, number, counter, key, "sent", 0)
+        try:
+            receipt = await engine.execute(Add(counter, 1), key=key, expected=expected)
+            write(book, name, number, counter, key, "done", receipt.version)
+        except WrongVersion as error:
+            write(book, name, number, counter, key, "seen", error.actual)
+        except EngineError as error:
+            write(book, name, number, counter, key, type(error).__name__, 0)
+        await asyncio.sleep(choose.random() * 0.02)
+
+
+def write(book: Any, *values: Any) -> None:
+    book.write(json.dumps([time.monotonic(), *values]) + "\n")
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])
