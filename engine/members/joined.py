@@ -25,7 +25,7 @@ from ..log.feed import Feeds
 from ..log.history import Histories
 from ..model.given import shown
 from ..outside.log_file import LogFile
-from ..outside.onlooker import Onlooker, Waking
+from ..outside.onlooker import Waking
 from ..queries.answers import Answers
 from ..queries.live import LiveQueries
 from ..queries.past import Pasts
@@ -41,7 +41,7 @@ from .forwarding import Forwarding
 from .listening import Listen, read_listen
 from .meeting import FileMeeting, LeaseMeeting, Meeting
 from .membership import Membership
-from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive
+from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive, MemberViews
 from .releases import not_kept, release_of
 from .sending import Sending
 from .serving import HEALTH
@@ -131,7 +131,7 @@ class Joined:
         if self._router is not None:
             self.send, self.send_of_many = self._router.send, self._router.send_of_many
         self.projections = MemberProjections(self.forwarding, len(declared.projections))
-        self._onlooker = Onlooker(
+        self._onlooker = MemberViews(
             projections=[*declared.projections],
             answers=declared.answers,
             store=store,

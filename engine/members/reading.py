@@ -10,13 +10,13 @@ the gate is asked as an engine does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from ..authorization import Gate
-from ..errors import Closed, EngineError, UsageError
+from ..errors import Closed, EngineError, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..log.bus import Bus
 from ..log.feed import Asked, Feeds, Wanted
@@ -27,8 +27,9 @@ from ..outside.log_file import LogFile
 from ..outside.onlooker import TOLD_LOOK_SECONDS, Onlooker, OnlookerQuery, Waking
 from ..queries.live import LiveQuery
 from ..stores.contract.log import LogSource
+from ..telemetry import Observer
 
-__all__ = ["LogWatch", "MemberAnswers", "MemberFeeds", "MemberLive", "MemberQuery"]
+__all__ = ["LogWatch", "MemberAnswers", "MemberFeeds", "MemberLive", "MemberQuery", "MemberViews"]
 
 A = TypeVar("A")
 
@@ -37,6 +38,23 @@ _REST_MAX: Final = 0.1
 """Seconds between two looks at the log: the least after something came, the most at rest."""
 _TOLD_REST: Final = TOLD_LOOK_SECONDS
 """The same where appends are told, and none was."""
+
+
+class MemberViews(Onlooker):
+    """The views of a log whose owner may be another process."""
+
+    def leave_out(self, unserved: Mapping[str, ProjectionUnserved], *, misfits: bool) -> None:
+        """Serve nothing of these projections from now on, and raise what stands for each.
+
+        With `misfits` also of others, as long as their tables are not those that are declared.
+        """
+        self._unserved = unserved
+        self._reader.leave_out(unserved.keys(), misfits=misfits)
+        self._answers.leave_out(unserved.keys())
+
+    def observe(self, watch: Observer | None) -> None:
+        """Show a telemetry each query from now on."""
+        self._answers.observe(watch)
 
 
 class MemberAnswers:

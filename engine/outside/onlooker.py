@@ -34,7 +34,6 @@ from ..stores.contract.backend import Outside
 from ..stores.contract.log import Head
 from ..stores.contract.outside import Look, Notices, NoViewsYet
 from ..stores.urls import StoreName, open_backend
-from ..telemetry import Observer
 from .log_file import LogFile
 
 __all__ = ["LOOK_SECONDS", "TOLD_LOOK_SECONDS", "Onlooker", "OnlookerQuery", "Waking"]
@@ -197,23 +196,10 @@ class Onlooker:
         """Give the process that has the store open, as far as its own note says; None for none."""
         return self._outside.writer()
 
-    def leave_out(self, unserved: Mapping[str, ProjectionUnserved], *, misfits: bool) -> None:
-        """Serve nothing of these projections from now on, and raise what stands for each.
-
-        With `misfits` also of others, as long as their tables are not those that are declared.
-        """
-        self._unserved = unserved
-        self._reader.leave_out(unserved.keys(), misfits=misfits)
-        self._answers.leave_out(unserved.keys())
-
     def _named(self, error: ProjectionUnserved) -> ProjectionUnserved:
         """Give the error for a projection that is left out, made anew, or the one that there is."""
         found = self._unserved.get(error.projection)
         return error if found is None else ProjectionUnserved(*found.args)
-
-    def observe(self, watch: Observer | None) -> None:
-        """Show a telemetry each query from now on."""
-        self._answers.observe(watch)
 
     def statistics(self) -> Mapping[str, QueryStatistics]:
         """Give the numbers as they are now, by the query's name; called from any thread."""
