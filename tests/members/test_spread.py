@@ -280,13 +280,12 @@ async def test_timers_are_refused_by_name(log: str) -> None:
 async def test_what_comes_late_over_a_former_line_is_not_written(
     log: str, postgres: Server
 ) -> None:
-    async with owners(log, 1) as [engine]:
-        await engine.execute(Add("c", 1))
     store = SpreadStore(read_address(log), lambda _: None)
     await store.open(Ports())
     try:
+        await store.append(Batch([request("counter:c", 0, 1)], 0))
         await asked(postgres, store.address.sql("SELECT {s}.take_line_1($1)"), store.session)
-        with pytest.raises(StoreFailed) as failed:
+        with pytest.raises(StoreFailed, match="taken this log over") as failed:
             await store.append(Batch([request("counter:c", 1, 2)], 0))
         assert failed.value.written is False
         assert await events_of(postgres, log, "c") == 1
