@@ -34,6 +34,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+_STEADY: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+"""The clock that also counts while the machine is suspended: a lease ends meanwhile."""
+
 
 class SystemClock:
     """The machine's wall clock."""
@@ -44,7 +47,7 @@ class SystemClock:
 
     def monotonic(self) -> float:
         """Give seconds; not the loop's own time, which uvloop keeps still during a callback."""
-        return time.monotonic()
+        return time.monotonic() if _STEADY is None else time.clock_gettime(_STEADY)
 
 
 class SystemIds:

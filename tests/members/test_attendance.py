@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from engine import StoreFailed
 from engine.runtime.ports import Ports
 from engine.stores.contract.membership import View
 from engine.stores.postgres.address import read_address
@@ -42,13 +44,14 @@ class Taking:
         self.told: list[View] = []
         self.stumbles_at: int | None = None
         """The view that it cannot heed."""
+        self.stumbles_by: Exception = ValueError("it is not heeded")
         holder = holder_text(name, f"unix:/{name}")
         logger = logging.getLogger("foldline")
         self.attendance = Attendance(read_address(log), Ports(), holder, self._heed, logger)
 
     def _heed(self, view: View) -> None:
         if view.number == self.stumbles_at:
-            raise ValueError("it is not heeded")
+            raise self.stumbles_by
         self.told.append(view)
 
     @property
@@ -125,6 +128,44 @@ async def test_a_view_is_told_as_seen_only_behind_what_heeds_it(long: str) -> No
         await one.attendance.close()
 
 
+async def test_who_could_not_heed_a_view_is_a_member_no_more(long: str) -> None:
+    one = Taking(long, "one")
+    await one.attendance.join()
+    one.stumbles_at = one.view.number + 1
+    one.stumbles_by = StoreFailed("it is not heeded", written=False)
+    async with taking(long, "b") as b:
+        await asyncio.wait_for(one.attendance.run(), 10)
+        assert not one.attendance.is_held()
+        await b.attendance.turn()
+        there = b.view.find(one.attendance.member)
+        assert there is not None
+        assert there.view_seen == one.stumbles_at - 1, "nobody decides for what it may still keep"
+    await one.attendance.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE {s}.membership SET view = view - 1",
+        "INSERT INTO {s}.members(holder, view_seen, lease_until) VALUES ('x', 0, 'infinity')",
+    ],
+    ids=["an earlier number", "the same number of others"],
+)
+async def test_who_finds_that_the_number_went_back_joins_anew(
+    long: str, postgres: Server, change: str
+) -> None:
+    """As behind a failover that lost who came last: the number may come again for others."""
+    one = Taking(long, "one")
+    await one.attendance.join()
+    member, told = one.attendance.member, len(one.told)
+    await asked(postgres, change.format(s=read_address(long).schema))
+    await asyncio.wait_for(one.attendance.run(), 10)
+
+    assert not one.attendance.is_held()
+    assert [view.find(member) for view in one.told[told:]] == [None]
+    await one.attendance.close()
+
+
 async def test_a_lease_is_counted_from_before_it_was_asked_for(long: str, postgres: Server) -> None:
     one, other = Taking(long, "one"), Taking(long, "other")
     for part in (one, other):
@@ -137,13 +178,31 @@ async def test_a_lease_is_counted_from_before_it_was_asked_for(long: str, postgr
         waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
         while not await connection.fetch(waits):
             await asyncio.sleep(0.001)
-        let_on = time.monotonic()
+        let_on = Ports().clock.monotonic()
     await renewing
     await connection.close()
 
     assert one.attendance._renewed_at < let_on  # pyright: ignore
     for part in (one, other):
         await part.attendance.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such clock")
+async def test_a_lease_ends_while_the_machine_is_suspended(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that Python calls monotonic stands still then, and the database's does not."""
+    one = Taking(log, "one")
+    await one.attendance.join()
+    steady = time.clock_gettime
+
+    def later(clock: int) -> float:
+        return steady(clock) + 60
+
+    monkeypatch.setattr(time, "clock_gettime", later)
+
+    assert not one.attendance.is_held()
+    await one.attendance.close()
 
 
 async def test_who_is_dead_for_certain_is_not_waited_for(long: str) -> None:

@@ -28,10 +28,11 @@ from engine.stores.contract.log import Batch
 from engine.stores.contract.membership import slot_of
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.spread import SpreadStore
+from engine.testing.conformance import append
 from engine.testing.conformance.given_log import request
 from tests.members.spread_run import run_owners
 from tests.support.counters import Add, Counter
-from tests.support.postgres import Server, asked
+from tests.support.postgres import Server, asked, lose
 from tests.support.tallies import GetTally, Tallies, get_tallies, get_tally
 from tests.support.tallies import Tally as Tallied
 from tests.support.waiting import until
@@ -288,6 +289,24 @@ async def test_what_comes_late_over_a_former_line_is_not_written(
         with pytest.raises(StoreFailed, match="taken this log over") as failed:
             await store.append(Batch([request("counter:c", 1, 2)], 0))
         assert failed.value.written is False
+        assert await events_of(postgres, log, "c") == 1
+    finally:
+        await store.close()
+
+
+async def test_a_log_that_lost_what_was_acknowledged_gets_nothing_more(
+    log: str, postgres: Server
+) -> None:
+    """A version behind those that are lost would leave a gap in its stream."""
+    store = SpreadStore(read_address(log), lambda _: None)
+    await store.open(Ports())
+    try:
+        for version in range(3):
+            await append(store, request("counter:c", version, 1))
+        await lose(postgres, store.address.schema, 2)
+        with pytest.raises(StoreFailed, match="the log went back") as failed:
+            await append(store, request("counter:c", 3, 1))
+        assert (failed.value.written, failed.value.stopped) == (False, True)
         assert await events_of(postgres, log, "c") == 1
     finally:
         await store.close()

@@ -22,7 +22,14 @@ from engine.stores.postgres.log.writer import Writer
 from engine.testing.conformance import ALL, append, event, feed, numbers, request
 from tests.support.counters import Add, Counter
 from tests.support.cutting import CutLine, Fault, cut_line
-from tests.support.postgres import Server, asked, connected, postgres_server, wheel_programs
+from tests.support.postgres import (
+    Server,
+    asked,
+    connected,
+    lose,
+    postgres_server,
+    wheel_programs,
+)
 from tests.support.waiting import settle, until
 
 
@@ -254,12 +261,6 @@ async def test_other_events_in_place_of_those_that_were_acknowledged_stop_the_lo
 
     assert failed.value.stopped
     assert await asked(postgres, f"SELECT count(*) FROM {schema}.events") == [(3,)]
-
-
-async def lose(postgres: Server, schema: str, position: int) -> None:
-    await asked(postgres, f"ALTER TABLE {schema}.events DISABLE TRIGGER ALL")
-    await asked(postgres, f"DELETE FROM {schema}.events WHERE position >= $1", position)
-    await asked(postgres, f"ALTER TABLE {schema}.events ENABLE TRIGGER ALL")
 
 
 # -- a server that stays away

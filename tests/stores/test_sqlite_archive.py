@@ -18,10 +18,10 @@ import pytest_asyncio
 
 from engine import ArchiveUnread, Damaged, StoreFailed, StoreLocked, StoreRefused
 from engine.errors import DefinitionError
-from engine.model.stored import StoredEvent
+from engine.model.stored import EventData, StoredEvent
 from engine.runtime.ports import ARCHIVE_FAILPOINTS, Ports
 from engine.stores.contract.archiving import Archived, ArchiveRule
-from engine.stores.contract.log import StreamRead
+from engine.stores.contract.log import AppendRequest, Batch, StreamRead, Write
 from engine.stores.contract.tags import TagForm, TagRead
 from engine.stores.sqlite.connection import cut_wal, run
 from engine.stores.sqlite.log import archiving
@@ -31,7 +31,7 @@ from engine.stores.sqlite.log.schema import MIGRATIONS, read_schema_version
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.conformance import ALL
-from tests.crashes.archive import RULE, fill, read, trial
+from tests.crashes.archive import ADDED, CLOSED, RULE, fill, read, trial
 from tests.support import warm
 
 MOVED_EVENTS = 40
@@ -410,6 +410,34 @@ async def test_a_second_cold_file_is_never_begun(path: str) -> None:
     with pytest.raises(StoreRefused, match="it is not there: put that file back"):
         await move(path, ArchiveRule("order", ("added",), 5))
     assert not cold.exists()
+
+
+async def test_nothing_is_moved_into_an_older_cold_file(path: str) -> None:
+    """What is moved then would not be in the right one, and what was moved before not in this."""
+
+    async def close(order: int) -> None:
+        store = SqliteStore(path)
+        await store.open(Ports())
+        wanted = [(f"order:{order}", 5, CLOSED), (f"other:{order}", 0, ADDED)]
+        writes = [Write(name, version, [EventData(k, b"2")]) for name, version, k in wanted]
+        await store.append(Batch([AppendRequest([write]) for write in writes], 9))
+        await store.close()
+
+    cold = Path(cold_path(path))
+    await move(path)
+    older = cold.read_bytes()
+    await close(0)
+    assert (await move(path)).streams == 1
+    right, there = cold.read_bytes(), moved(path)
+    await close(3)
+    whole = read(path)
+    cold.write_bytes(older)
+    with pytest.raises(StoreRefused, match="older than the log. Nothing was moved"):
+        await move(path)
+    assert moved(path) == there
+    cold.write_bytes(right)
+    assert (await move(path)).streams == 1
+    assert read(path) == whole
 
 
 async def test_a_reader_that_was_open_before_finds_what_is_moved_meanwhile(path: str) -> None:

@@ -282,3 +282,10 @@ async def asked(server: Server, query: str, *values: Any) -> list[tuple[Any, ...
         return [tuple(row) for row in await connection.fetch(query, *values)]
     finally:
         await connection.close()
+
+
+async def lose(postgres: Server, schema: str, position: int) -> None:
+    """Lose the events from a position on, as a failover does."""
+    await asked(postgres, f"ALTER TABLE {schema}.events DISABLE TRIGGER ALL")
+    await asked(postgres, f"DELETE FROM {schema}.events WHERE position >= $1", position)
+    await asked(postgres, f"ALTER TABLE {schema}.events ENABLE TRIGGER ALL")

@@ -5,7 +5,9 @@ that an append takes, whenever a row comes or goes; a row whose lease is over go
 member sees that. A member renews its lease by a task of its own, and counts it from before it asked
 for it, by its own monotonic clock. It tells which view it acts by only after it has heeded it.
 Nobody is declared dead for one lease after the server started: nobody could renew anything before.
-A member that was declared dead joins anew, as another one. Nothing here writes an event.
+A member that was declared dead joins anew, as another one. So does each where the number went back,
+as by a failover that lost something: the same number may stand for others then. Nothing here writes
+an event.
 """
 
 from __future__ import annotations
@@ -125,10 +127,18 @@ class Attendance:
 
     async def _see(self) -> None:
         """See who is there; heed that, then tell that it was."""
-        before, self.view = self.view, await self._lines.run(self._read)
-        self._is_dead = self.view.find(self.member) is None
-        if _facts(before) != _facts(self.view):
-            self._heed(self.view)
+        before, found = self.view, await self._lines.run(self._read)
+        if _went_back(before, found):
+            there = tuple(one for one in found.members if one.member != self.member)
+            found = View(found.number, there)
+        self.view = found
+        self._is_dead = found.find(self.member) is None
+        if _facts(before) != _facts(found):
+            try:
+                self._heed(found)
+            except BaseException:
+                self._is_dead = True  # it may keep what is another one's
+                raise
         if self._seen != self.view.number:
             self._seen = self.view.number
             await self._lines.run(self._renew)
@@ -175,6 +185,13 @@ class Attendance:
                 # Its lease ends by itself.
                 self._logger.info("member %d has not left: %s", member, type(error).__name__)
         await self._lines.close()
+
+
+def _went_back(before: View, now: View) -> bool:
+    """Tell whether the database has forgotten a view, whose number may come again for others."""
+    if now.number != before.number:
+        return now.number < before.number
+    return [one.member for one in now.members] != [one.member for one in before.members]
 
 
 def _facts(view: View) -> object:

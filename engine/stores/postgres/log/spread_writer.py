@@ -4,7 +4,8 @@ Rules: as for `Writer`, but the log goes on between two batches of this one, sin
 What was planned is planned and written under the lock that an append takes. Whoever looks what
 became of a batch takes a new line first: then what may still be on its way is refused, and the
 outcome is certain. A view that has changed is no failure of the store: nothing was written, and
-ViewChanged is raised.
+ViewChanged is raised. Since the log may end anywhere, each append asks whether the last event of
+this one is there: a log that has lost it, as by a failover, gets nothing more.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ from .writer import (
 
 __all__ = ["SpreadWriter"]
 
+# No member has the number NULL: nothing is appended to a log that has lost what this one wrote.
 _APPEND: Final = (
     "SELECT state, last, at, bad, actual FROM {s}.append_5("
-    "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, "
+    "CASE WHEN $25::bigint = 0 OR EXISTS (SELECT FROM {s}.events WHERE position = $25::bigint "
+    "AND checksum = $26::bigint) THEN $1::integer END, "
+    "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, "
     "$20, $21, $22, $23, $24)"
 )
 _TAKE_LINE: Final = "SELECT {s}.take_line_1($1)"
@@ -83,7 +87,8 @@ class SpreadWriter(Writer):
         _, _, _, *rest = sending.values(0, Head(), synced=self._synced)
         if sending.claims is None:
             rest += claims.arrays()
-        values = (self._session, self._number, self.view, *rest)
+        known = self.head.position, self.head.checksum
+        values = (self._session, self._number, self.view, *rest, *known)
         ((state, *row),) = await line.fetch(self._append, *values)
         if state == "done":
             return row
@@ -94,6 +99,7 @@ class SpreadWriter(Writer):
         if state == "moved":
             raise ViewChanged(self._address.name, self.view)
         if state == "fenced":
+            await self.check_history(line)
             raise self._fenced()
         raise _Moved
 

@@ -47,6 +47,7 @@ from .cold import (
     check_cold,
     cold_path,
     detach,
+    lacks,
     reach,
 )
 from .damage import check_beside, read_wal
@@ -241,6 +242,13 @@ class SqliteArchiver(SqliteStore):
         why = reach(connection)
         if why is not None:
             raise StoreRefused(f"{why or 'the log has no cold file'}. Nothing was moved")
+        lacking = lacks(connection)
+        if lacking:
+            raise StoreRefused(
+                f"{cold_path(self.path)} does not have the event at position {lacking}, which was "
+                f"moved there: that file is older than the log. Nothing was moved: no file would "
+                f"have all. Put the right file back, and run the command again"
+            )
         run(connection, "DROP TRIGGER IF EXISTS temp.events_never_change")
         run(connection, _ONLY_MOVED)
 

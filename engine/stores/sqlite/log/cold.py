@@ -31,6 +31,7 @@ __all__ = [
     "detach",
     "has_moved",
     "is_attached",
+    "lacks",
     "odd_rows",
     "reach",
     "thaw",
@@ -76,6 +77,11 @@ _ODD_NAMES: Final = (
     "main.streams) UNION ALL SELECT number FROM cold.event_types WHERE (number, name, version) "
     "NOT IN (SELECT number, name, version FROM main.event_types) LIMIT ?"
 )
+_LACKING: Final = f"""
+    SELECT e.position FROM main.events e WHERE e.encoding = {MOVED} AND NOT EXISTS (
+        SELECT 1 FROM cold.events c WHERE (c.position, c.checksum) = (e.position, e.checksum))
+    LIMIT 1
+"""  # noqa: S608 - a number of ours
 ODD_MAX: Final = 100
 
 Contents: TypeAlias = tuple[int, bytes, bytes]
@@ -150,6 +156,12 @@ def odd_rows(connection: Any) -> tuple[list[int], int]:
     """
     positions = [row[0] for row in run(connection, _ODD, (ODD_MAX,))]
     return positions, len(run(connection, _ODD_NAMES, (ODD_MAX,)))
+
+
+def lacks(connection: Any) -> int:
+    """Give the position of an event that was moved, and is not in the cold file; 0 for none."""
+    found = run(connection, _LACKING)
+    return found[0][0] if found else 0
 
 
 def detach(connection: Any) -> None:
