@@ -118,13 +118,23 @@ class Lines:
     """Connections for calls that change nothing, or may be made twice."""
 
     def __init__(
-        self, driver: Driver, address: Address, *, answer_seconds: float | None = None
+        self,
+        driver: Driver,
+        address: Address,
+        *,
+        answer_seconds: float | None = None,
+        longest_seconds: float = 0.0,
     ) -> None:
-        """Take for how long a call may wait for an answer, if not for as long as the URL says."""
+        """Take for how long a call may wait for an answer, if not for as long as the URL says.
+
+        A call that was not answered is made again, and may wait twice as long each time, up to
+        `longest_seconds`: a server that is slow would never answer in time otherwise.
+        """
         self._driver = driver
         self._address = address
         self._answer_seconds = answer_seconds or address.answer_seconds
         self._attempt_seconds = answer_seconds or address.attempt_seconds
+        self._longest_seconds = max(longest_seconds, self._attempt_seconds)
         self._idle: list[Line] = []
         self._free = asyncio.Semaphore(_LINES_MAX)
         self._ended = asyncio.Event()
@@ -153,7 +163,8 @@ class Lines:
                 failed.__cause__ = error
             # The patience counts from the first failure: a server may have kept silent for as long.
             back_off = back_off or BackOff(self._address.patience_seconds)
-            seconds = self._attempt_seconds
+            is_slow = isinstance(failed.__cause__, TimeoutError)
+            seconds = min(2 * seconds, self._longest_seconds) if is_slow else self._attempt_seconds
             if self._ended.is_set() or not await back_off.pause():
                 raise failed
 

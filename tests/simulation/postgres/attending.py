@@ -45,6 +45,18 @@ def _insert_member(found: re.Match[str]) -> Step:
     return step
 
 
+def _lock_members(found: re.Match[str]) -> Step:
+    condition = compiled(found["where"])
+
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        rows: Sequence[Member] = tuple(call.tables.members.values())
+        for row in rows:
+            if condition(variables, msgspec.structs.asdict(row)):
+                yield Wait(lock=("member", row.member))
+
+    return step
+
+
 def _perform_member(found: re.Match[str]) -> Step:
     condition = compiled(found["where"])
 
@@ -181,6 +193,7 @@ MEMBER_STEPS: Final[tuple[tuple[str, Callable[[re.Match[str]], Step]], ...]] = (
         ),
         _insert_member,
     ),
+    ("PERFORM 1 FROM {s}.members m WHERE @where FOR UPDATE", _lock_members),
     ("PERFORM 1 FROM {s}.members m WHERE @where", _perform_member),
     ("PERFORM 1 FROM {s}.membership v WHERE @where", _perform_view),
     (

@@ -67,6 +67,16 @@ def _sessions(call: Call, variables: dict[str, Any], condition: Expression) -> l
     return [row for row in rows if condition(variables, msgspec.structs.asdict(row))]
 
 
+def _lock_sessions(found: re.Match[str]) -> Step:
+    condition = compiled(found["where"])
+
+    def step(call: Call, variables: dict[str, Any]) -> Running:
+        for row in _sessions(call, variables, condition):
+            yield Wait(lock=("session", row.session))
+
+    return step
+
+
 def _perform_session(found: re.Match[str]) -> Step:
     condition = compiled(found["where"])
 
@@ -346,6 +356,7 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Step]], ...
         re.compile(r"PERFORM set_config\('(?P<name>[a-z_.]+)', '(?P<value>[^']*)', true\)"),
         _set_config,
     ),
+    (_pattern("PERFORM 1 FROM {s}.sessions s WHERE @where FOR UPDATE"), _lock_sessions),
     (_pattern("PERFORM 1 FROM {s}.sessions s WHERE @where"), _perform_session),
     (
         _pattern(

@@ -165,7 +165,9 @@ class SpreadStore(LeadingStore):
     def is_held(self) -> bool:
         """Tell whether the lease runs, and the view is not known to be an old one."""
         attendance = self.attendance
-        if attendance is None or attendance.view.number <= self._changed_at:
+        if attendance is None or self.stopped is not None:
+            return False
+        if attendance.view.number <= self._changed_at:
             return False
         return attendance.is_held()
 
@@ -173,6 +175,8 @@ class SpreadStore(LeadingStore):
         """Wait until it is held again; raise StoreFailed where that takes too long."""
         end = self._now() + self.address.patience_seconds
         while not self.is_held():
+            if self.stopped is not None:
+                raise StoreFailed(str(self.stopped), written=False, stopped=True)
             if self._now() >= end:
                 raise StoreFailed(
                     f"{self.address.name}: the lease of this owner has ended and could not be "

@@ -21,7 +21,8 @@ ALTER TABLE {s}.sessions ADD COLUMN shared boolean NOT NULL DEFAULT false;
 ALTER TABLE {s}.members ADD COLUMN decides boolean NOT NULL DEFAULT false;
 ALTER TABLE {s}.members ADD COLUMN line integer NOT NULL DEFAULT 0;
 
--- As begin_session_1; nobody has the log alone while members decide whose leases run.
+-- As begin_session_1; nobody has the log alone while members decide whose leases run. A renewal
+-- that is on its way is waited for first: who asked for it is told that he has the log.
 CREATE FUNCTION {s}.begin_session_2(
     p_holder text, p_lease_seconds double precision, p_shared boolean,
     OUT session integer, OUT holder text, OUT opened timestamptz, OUT lease_until timestamptz,
@@ -33,6 +34,8 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM pg_advisory_xact_lock({lock});
+    PERFORM 1 FROM {s}.members m WHERE m.decides FOR UPDATE;
+    PERFORM 1 FROM {s}.sessions s WHERE s.live FOR UPDATE;
     IF NOT p_shared THEN
         SELECT m.member, m.holder, m.joined, m.lease_until,
                 extract(epoch FROM m.lease_until - clock_timestamp())
@@ -69,6 +72,7 @@ CREATE FUNCTION {s}.join_members_2(
     SET lock_timeout = '5s'
 AS $$ BEGIN
     PERFORM pg_advisory_xact_lock({lock});
+    PERFORM 1 FROM {s}.sessions s WHERE s.live FOR UPDATE;
     SELECT s.holder INTO other FROM {s}.sessions s
         WHERE s.live AND NOT s.shared AND s.lease_until > clock_timestamp();
     IF other IS NOT NULL THEN

@@ -127,7 +127,8 @@ class PostgresStore:
         self._ended = asyncio.Event()
         # A server that does not answer is asked anew while the lease still runs.
         seconds = max(self.address.lease_seconds / _RENEWALS, _RENEWAL_SECONDS)
-        self._leases = Lines(driver, self.address, answer_seconds=seconds)
+        lease = self.address.lease_seconds
+        self._leases = Lines(driver, self.address, answer_seconds=seconds, longest_seconds=lease)
         keeping = self._keep(self._leases)
         self._keeper = asyncio.get_running_loop().create_task(keeping, name="foldline lease")
         self._appended.begin(partial(self.tell, "log"))
@@ -213,14 +214,25 @@ class PostgresStore:
         """Say, as the log is taken, where others meet its owner; who has it is not waited for."""
         self._meets = address
 
+    @property
+    def stopped(self) -> StoreFailed | None:
+        """Why nothing is appended any more; the log may be another engine's then."""
+        return None if self._writer is None else self._writer.stopped
+
     def is_held(self) -> bool:
-        """Tell whether the lease runs, counted from before it was asked for."""
-        return self._now() < self._renewed_at + self.address.lease_seconds
+        """Tell whether the lease runs, counted from before it was asked for.
+
+        An engine that was told of another one holds nothing, whatever is left of its lease.
+        """
+        ends = self._renewed_at + self.address.lease_seconds
+        return self.stopped is None and self._now() < ends
 
     async def held(self) -> None:
         """Wait for a renewal; raise StoreFailed where none comes within the patience."""
         seconds = self.address.patience_seconds
         while not self.is_held():
+            if self.stopped is not None:
+                raise StoreFailed(str(self.stopped), written=False, stopped=True)
             try:
                 async with asyncio.timeout(seconds):
                     await self._renewed.wait()
