@@ -74,12 +74,15 @@ def _check(wiring: Wiring, declared: Declared) -> None:
     """Raise DefinitionError for what has one owner of the whole log only."""
     why = ""
     tagged = next((d.kind for d in wiring.definitions if d.tags), None)
+    marked = next((t.name for t, _ in wiring.registry.tagged), None)
     acting = (p.definition for p in wiring.projecting.values())
     reactor = next((d.name for d in acting if d.reacting is not None), None)
     if declared.decisions:
         why = "decisions= names what several aggregates decide together"
     elif tagged is not None:
         why = f"{tagged} decides by tags, on events of all streams"
+    elif marked is not None:
+        why = f"{marked} has tags, whose index one process keeps"
     elif reactor is not None:
         why = f"{reactor} gives commands because of events"
     elif wiring.settings.recording is not None:

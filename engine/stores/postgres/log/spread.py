@@ -85,8 +85,17 @@ class LeadingStore(PostgresStore):
         """Ask where the log ends, since others append to it."""
         return await self._open_lines().run(lambda line: read_head(line, self.address.schema))
 
-    async def index_tags(self, forms: Sequence[TagForm]) -> int:  # noqa: ARG002 - the contract's
-        """Index nothing: there are no tags."""
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Index nothing; raise StoreRefused for a log that has an index, which nobody would keep.
+
+        Who decides by it later would miss the events that were appended meanwhile.
+        """
+        if forms or self._has_forms:
+            raise StoreRefused(
+                f"{self.address.name} has an index of tags, and nobody keeps it where several "
+                f'processes own the log: leave join="spread". If no event has tags any more, one '
+                f"engine with join=True takes the index away as it starts"
+            )
         return 0
 
     async def read_due(
