@@ -71,6 +71,8 @@ async def test_an_engine_that_does_not_renew_its_lease_loses_the_log(
         await append(store, request("a:1", 1, 2))
     assert (failed.value.written, failed.value.stopped) == (False, True)
     assert store.is_succeeded
+    with pytest.raises(StoreFailed, match="another engine has taken the log"):
+        await store.held()  # at once, whatever its patience is
     assert (await store.ended()) is failed.value
     assert await append(second, request("a:1", 1, 3)) == [Appended(2, (2,))]
     assert numbers(await feed(second)) == [1, 3]

@@ -113,13 +113,16 @@ class UmadbStore:
 
     def is_held(self) -> bool:
         """Tell whether the lease runs, counted from before it was asked for."""
-        return self._writer is not None and self._writer.lease_left > 0
+        writer = self._writer
+        return writer is not None and writer.stopped is None and writer.lease_left > 0
 
     async def held(self) -> None:
         """Wait for a renewal; raise StoreFailed where none comes within the patience."""
         seconds = self.address.patience_seconds
         while not self.is_held():
             writer = self._open_writer()
+            if writer.stopped is not None:
+                raise StoreFailed(str(writer.stopped), written=False, stopped=True)
             try:
                 async with asyncio.timeout(seconds):
                     await writer.renewed.wait()
