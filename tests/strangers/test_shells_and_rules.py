@@ -28,8 +28,9 @@ from engine import (
 )
 from engine.runtime.ports import Ports
 from engine.testing.scenario import ManualClock
+from tests.support.postgres import Server
 from tests.support.waiting import until
-from tests.write.courses import Course, Enrol, Offer, school
+from tests.write.courses import DECISIONS, KINDS, Course, Enrol, Offer, school
 
 SECONDS = 20
 SHELL = (
@@ -162,3 +163,27 @@ async def test_a_text_that_was_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="a text in it is no UTF-8. Run `foldline verify"):
         async with Engine([User], store=f"sqlite:{path}"):
             pass
+
+
+@pytest.mark.parametrize("table", ["claims", "timers", "tags"])
+@pytest.mark.parametrize("slip", ["DELETE FROM", "TRUNCATE", "UPDATE"])
+async def test_no_slip_of_an_administrator_takes_a_row_in_postgresql(
+    postgres: Server, table: str, slip: str
+) -> None:
+    schema, clock = postgres.new_schema(), ManualClock()
+    store, ports = postgres.url(schema, "lease=1"), Ports(clock=clock)
+    change = " SET position = position + 1" if slip == "UPDATE" else ""
+    kept = f"rows of {table} are changed by functions"
+    async with Engine([User, *KINDS], decisions=DECISIONS, store=store, ports=ports) as e:
+        await e.execute(Register("ann", "a@home.org"))
+        await e.execute(Offer("c", 1))
+        await e.execute(Enrol("c", "ann"))
+        with pytest.raises(AssertionError, match=kept):
+            postgres.sql(f"{slip} {schema}.{table}{change}")
+
+        with pytest.raises(Rejected, match="taken"):
+            await e.execute(Register("bob", "a@home.org"))
+        with pytest.raises(Rejected, match="full"):
+            await e.execute(Enrol("c", "bob"))
+        clock.advance(2)
+        await until(lambda: e.statistics().timers.fired == 1)

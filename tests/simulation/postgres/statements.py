@@ -308,6 +308,7 @@ _MIGRATIONS: Final = {
     "c445b7fa": 4,
     "c2b24d6d": 5,
     "728650a7": 6,
+    "759db8e8": 7,
 }
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {

@@ -21,6 +21,7 @@ from ..driver import Connection
 from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
 from .members_sql import MEMBERS
+from .slips import SLIPS
 from .spread_sql import SPREAD
 from .tags import TAGS
 from .timers import TIMERS
@@ -317,6 +318,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     TAGS,
     MEMBERS,
     SPREAD,
+    SLIPS,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 
