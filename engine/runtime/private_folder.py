@@ -53,8 +53,8 @@ def is_abandoned(path: str) -> bool:
     except OSError:
         return False
     try:
-        # Shared: others may be asking at the same moment.
-        return _lock(descriptor, alone=False)
+        # Shared: others may be asking at the same moment. Who takes its folder away may live on.
+        return _lock(descriptor, alone=False) and (Path(path) / _NAME).exists()
     finally:
         os.close(descriptor)
 

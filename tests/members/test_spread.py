@@ -346,6 +346,23 @@ async def test_what_comes_late_over_a_former_line_is_not_written(
         await store.close()
 
 
+async def test_who_has_joined_again_still_says_who_is_dead(log: str) -> None:
+    long = log.replace("lease=5", "lease=600")
+    async with owners(long, 2) as [first, second]:
+        before = deciding(first).store.attendance.member
+        await deciding(second).store.attendance.strike(before)
+        await until(
+            lambda: (
+                deciding(first) is not None
+                and deciding(first).store.attendance.member not in (0, before)
+                and is_settled(first, 2)
+            )
+        )
+        [(dead, peer)] = router(first)._peers.items()
+        await peer._strike(dead)
+        await until(lambda: router(first)._view.find(dead) is None)
+
+
 async def test_a_log_that_lost_what_was_acknowledged_gets_nothing_more(
     log: str, postgres: Server
 ) -> None:

@@ -273,9 +273,14 @@ class Router:
                     self._forwarding(),
                     wiring.store.log_id,
                     self.place_all,
-                    attending.strike,
+                    self._strike,
                     self._logger,
                 )
+
+    async def _strike(self, member: int) -> None:
+        """Note that a member is dead, as the member that this process is now."""
+        if self._own is not None:
+            await self._own.attending.strike(member)
 
     def _part(self, peer: Peer) -> None:
         task = peer.close()
