@@ -183,7 +183,9 @@ class Projections:
         program that declares it folds them again.
         """
         await self._check(name, principal, reason)
-        if name in self._projecting or name not in await self._views.undeclared():
+        # Compared, since what is no name may have no hash.
+        is_declared = any(name == own for own in self._projecting)
+        if is_declared or not any(name == each for each in await self._views.undeclared()):
             return await self._named(name).desk.drop_former(reason, principal)
         builds = await self._views.builds(name)
         for build in builds:
