@@ -61,6 +61,8 @@ class Waiting(msgspec.Struct, eq=False):
     """Whether an owner that is gone may have run it."""
     is_patient: bool = False
     """Whether it is of a stream, and waits where the engine is full."""
+    is_served: bool = False
+    """Whether another member has sent it, which sends it on itself."""
     since: float | None = None
     """Since when it waits for one of several owners, by the loop's clock."""
     timer: asyncio.TimerHandle | None = None

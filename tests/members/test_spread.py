@@ -25,10 +25,12 @@ from engine import (
     StoreFailed,
     StoreLocked,
     StoreRefused,
+    Voided,
     WrongVersion,
     applies,
     handles,
 )
+from engine.members.spread.router import is_elsewhere
 from engine.model.messages import Envelope
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import Batch
@@ -243,6 +245,48 @@ async def test_who_does_not_own_a_slot_answers_nobody(log: str) -> None:
         assert receipt.version == 1
         assert deciding(first).directory.resident(f"counter:{foreign}") is None
         assert deciding(second).directory.resident(f"counter:{foreign}") is not None
+
+
+async def test_what_another_member_has_sent_is_never_sent_on(log: str) -> None:
+    """It may have gone to the next owner too by now, and be answered there."""
+    async with owners(log, 2) as [first, second]:
+        foreign = owned_by(second)[0]
+        envelope = Envelope(command=Add(foreign, 1), key="k")
+        ways = router(first)
+        # It comes while the slot was gained and is not ready, and then the slot moves.
+        slot = slot_of(f"counter:{foreign}")
+        ways._gained[slot] = ways._view.number + 1
+        waiting = ways.serve(envelope)
+        ways.place_all()
+        assert not waiting.done()
+        del ways._gained[slot]
+        ways.place_all()
+        with pytest.raises(Closed, match="another process's"):
+            await waiting
+        # It was let in, by a gate that took its time, as the slot had moved.
+        with pytest.raises(Closed, match="another process's"):
+            ways._decide_for_another(envelope)
+
+        receipt = await second.execute(Add(foreign, 6), expected=0)
+        assert receipt.version == 1, "nothing of it was run"
+
+
+async def test_what_another_member_has_sent_goes_back_where_it_was_decided_by_an_old_view(
+    log: str,
+) -> None:
+    long = log.replace("lease=5", "lease=600")
+    async with owners(long, 1) as [first]:
+        look_no_more(first)
+        async with spread(long) as second:
+            await until(lambda: len(router(second)._view.members) == 2)
+            lost = owned_by(second)[0]
+            with pytest.raises(Voided) as voided:
+                await router(first).serve(Envelope(command=Add(lost, 1), key="k"))
+            assert is_elsewhere(voided.value)
+            await deciding(first).store.attendance.turn()
+            await until(lambda: is_settled(second, 2))
+
+            assert (await second.execute(Add(lost, 6), expected=0)).version == 1
 
 
 async def test_what_moved_is_dropped_as_the_view_is_heeded(log: str) -> None:

@@ -123,7 +123,7 @@ class Spread:
             self.wiring = wiring
             wiring.reception.astray = self._router.astray
             wiring.rescue_by(self._router.rescue)
-            self._router.adopt(wiring, _attending(wiring), serving.serves)
+            self._router.adopt(wiring, _attending(wiring))
             if not started.done():
                 started.set_result(None)
             assert wiring.supervisor.task is not None

@@ -5,14 +5,17 @@ with a view only when all members act by that view: who had the slot before has 
 is dead, and no answer of his can be older than what is decided here. What is not to be decided here
 any more is dropped in the step in which a view is heeded. A command that was not run goes to the
 owner that there is by then, and no caller sees that; one that may have been run and has no key is
-unknown to its caller. Commands wait for an owner only so long as the patience.
+unknown to its caller. Who was sent a command by another member never sends it on, and says that it
+was not run: that one may have sent it elsewhere already, and of two copies on their way the answer
+to one may be old. Commands wait for an owner only so long as the patience.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Final
 
 import msgspec
@@ -36,6 +39,9 @@ _SOON_SECONDS: Final = 0.01
 """Before a command is tried again that its owner has not taken."""
 _LOOK_SECONDS: Final = 0.5
 """How often it is looked whose patience is over."""
+_ELSEWHERE: Final = "the aggregate is another process's by now: the command was not run"
+_SERVING: ContextVar[bool] = ContextVar("foldline_serving", default=False)
+"""Whether what comes to this process's engine was sent by another member."""
 
 
 def is_elsewhere(error: BaseException) -> bool:
@@ -48,7 +54,6 @@ class _Own(msgspec.Struct, eq=False):
 
     wiring: Wiring
     attending: Attending
-    serves: Callable[[asyncio.Future[Receipt]], bool]
     patience: Patience
 
 
@@ -86,6 +91,8 @@ class Router:
         """Whether this process takes nothing to decide, whatever is its own."""
         self._is_over = False
         self._giving_up: asyncio.Task[None] | None = None
+        self._served: set[asyncio.Future[Receipt]] = set()
+        """Answers of this process's engine to commands of other members."""
         self.moved = 0
         """Commands that went another way than the first one."""
 
@@ -133,12 +140,35 @@ class Router:
         """Take the command of another member, if its slot is this one's; raise Closed."""
         own, slot = self._own, slot_of(self._stream_of(envelope.command))
         if own is None or self._is_leaving or slot not in self._gained:
-            raise Closed("the aggregate is another process's by now: the command was not run")
+            raise Closed(_ELSEWHERE)
         if self._ready[slot]:
-            return own.wiring.reception.send(envelope)
+            return self._decide_for_another(envelope)
         waiting = self._limbo.made(envelope)
+        waiting.is_served = True
         self._place(waiting)
         return waiting.answer
+
+    def _decide_for_another(self, envelope: Envelope, /) -> Sent:
+        """Let this process's engine decide what another member has sent."""
+        assert self._own is not None
+        token = _SERVING.set(True)
+        try:
+            sent = self._own.wiring.reception.send(envelope)
+        finally:
+            _SERVING.reset(token)
+        return self._note(sent) if isinstance(sent, asyncio.Future) else self._let_in(sent)
+
+    async def _let_in(self, sent: Awaitable[asyncio.Future[Receipt]]) -> asyncio.Future[Receipt]:
+        token = _SERVING.set(True)
+        try:
+            return self._note(await sent)
+        finally:
+            _SERVING.reset(token)
+
+    def _note(self, answer: asyncio.Future[Receipt]) -> asyncio.Future[Receipt]:
+        self._served.add(answer)
+        answer.add_done_callback(self._served.discard)
+        return answer
 
     # -- where commands go --------------------------------------------------------------------
 
@@ -149,10 +179,14 @@ class Router:
         slot = slot_of(self._stream_of(waiting.envelope.command))
         own = self._own
         if own is not None and self._ready[slot]:
-            run_here(waiting, own.wiring.reception.send, own.patience)
+            send = self._decide_for_another if waiting.is_served else own.wiring.reception.send
+            run_here(waiting, send, own.patience)
+            return
+        if waiting.is_served and slot not in self._gained:
+            settle(waiting.answer, Closed(_ELSEWHERE))
             return
         peer = self._peers.get(self._owners[slot]) if self._owners else None
-        if peer is not None and peer.forwarding.is_connected:
+        if peer is not None and peer.forwarding.is_connected and not waiting.is_served:
             peer.forwarding.accept(waiting)
             return
         if waiting.since is None:
@@ -183,8 +217,8 @@ class Router:
         """
         if self._ready[slot_of(stream)]:
             return False
-        closed = Closed("the aggregate is another process's by now: the command was not run")
-        if self._is_over or not self._limbo.rescue(mail, closed):
+        closed = Closed(_ELSEWHERE)
+        if self._is_over or _SERVING.get() or not self._limbo.rescue(mail, closed):
             raise closed
         asyncio.get_running_loop().call_soon(self.place_all)
         return True
@@ -192,7 +226,7 @@ class Router:
     def rescue(self, mail: Mail, error: EngineError) -> bool:
         """Take over what this process's engine refuses, if another member can run it."""
         own = self._own
-        if own is None or self._is_over or own.serves(mail.answer):
+        if own is None or self._is_over or mail.answer in self._served:
             return False
         if not is_elsewhere(error) and not getattr(own.wiring.store, "is_succeeded", False):
             return False
@@ -204,14 +238,9 @@ class Router:
 
     # -- members that come and go -------------------------------------------------------------
 
-    def adopt(
-        self,
-        wiring: Wiring,
-        attending: Attending,
-        serves: Callable[[asyncio.Future[Receipt]], bool],
-    ) -> None:
+    def adopt(self, wiring: Wiring, attending: Attending) -> None:
         """Decide with this engine from now on; its first view was heeded."""
-        self._own = _Own(wiring, attending, serves, Patience(wiring.reception.send))
+        self._own = _Own(wiring, attending, Patience(wiring.reception.send))
         self._gained, self._view, self._is_leaving = {}, View(), False
         if self._giving_up is None:
             self._giving_up = asyncio.create_task(self._give_up(), name="foldline patience")
