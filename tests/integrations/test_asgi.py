@@ -13,6 +13,7 @@ import pytest
 
 from engine import errors
 from engine.errors import (
+    ArchiveUnread,
     BrokerFailed,
     Closed,
     Conflict,
@@ -68,6 +69,7 @@ EXPECTED: dict[type[BaseException], tuple[BaseException, int, str, str]] = {
     HandlerFailed: (HandlerFailed(SECRET), 500, "internal", "no"),
     StreamUnreadable: (StreamUnreadable(SECRET), 500, "internal", "no"),
     Damaged: (Damaged(7, SECRET), 500, "internal", "no"),
+    ArchiveUnread: (ArchiveUnread(7, SECRET, SECRET), 500, "internal", "no"),
     UsageError: (UsageError(SECRET), 500, "internal", "no"),
     DefinitionError: (DefinitionError(SECRET), 500, "internal", "no"),
     EngineFailed: (EngineFailed(SECRET), 500, "internal", "no"),

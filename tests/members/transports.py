@@ -93,7 +93,7 @@ class Owner:
             "logger": logging.getLogger("foldline"),
             "release": Release("a", {}),
             "is_owner": lambda: True,
-            "is_succeeded": lambda: False,
+            "is_another_ones": lambda _: False,
         } | changed
         self.serving = Serving(self.meeting, FORMS, **options)
         await self.serving.open()

@@ -11,6 +11,7 @@ import pytest
 
 import engine
 from engine import (
+    ArchiveUnread,
     BrokerFailed,
     Conflict,
     Damaged,
@@ -36,6 +37,7 @@ WITH_MORE: list[EngineError | BadRequest] = [
     Conflict("order:1", 3, 4),
     WrongVersion("order:1", 3, 4),
     Damaged(7, "a flipped bit"),
+    ArchiveUnread(7, "shop.archive.db", "the file is not there"),
     Forbidden("no", "mallory", "execute"),
     ProjectionFailed("sales", 3, "sold", "KeyError"),
     ProjectionLag(7, {"sales": 3}, {"sales": "stopped"}),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import warnings
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -106,5 +107,7 @@ def end_of(loop: ProcessesLoop) -> None:
     bury(loop)
     for task in loop.tasks:
         coroutine: Any = task.get_coro()
-        with contextlib.suppress(BaseException):
+        with contextlib.suppress(BaseException), warnings.catch_warnings():
+            # Who was killed awaits nothing that he had just called.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             coroutine.close()

@@ -48,7 +48,8 @@ async def several_append_under_the_view_that_they_decided_by(place: Place) -> Se
 
     def by(member: int, line: int, view: int, *events: Any, **rest: Any) -> Any:
         claims = rest.pop("claims", ([], [], [], [], []))
-        return (member, line, view, *batch(0, (0, 0), *events, **rest)[3:], *claims)
+        own = rest.pop("own", (0, 0))
+        return (member, line, view, *batch(0, (0, 0), *events, **rest)[3:], *claims, *own)
 
     async def append(*values: Any) -> Any:
         return await ask(place, connection, APPEND_BY_ONE, *values)

@@ -132,6 +132,16 @@ def _calling(name: str, *columns: str) -> Statement:
     return run
 
 
+def _appending_behind_own(call: Asking, values: Sequence[Any]) -> Running:
+    """Append by several owners, if the last event that this one wrote is there."""
+    member, *rest, position, checksum = values
+    known = position == 0 or any(
+        e.position == position and e.checksum == checksum for e in call.tables.events
+    )
+    appended = _calling("append_5", "state", "last", "at", "bad", "actual")
+    return (yield from appended(call, (member if known else None, *rest)))
+
+
 def _begin(call: Asking, values: Sequence[Any]) -> Running:
     function: Function = call.tables.functions["begin_session_2"]
     row: dict[str, Any] = yield from function.run(call, values)
@@ -336,7 +346,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "9dc0be84": _at_once(members_seen),
     "c281db89": _calling("join_members_2", "joined", "number", "other"),
     "d3aa9223": _at_once(deciders_seen),
-    "5e6b9ab4": _calling("append_5", "state", "last", "at", "bad", "actual"),
+    "bae8ae9f": _appending_behind_own,
     "08686176": _calling("take_line_1", "number"),
     "5779f082": _at_once(tag_forms),
     "84f4ea49": _at_once(came),

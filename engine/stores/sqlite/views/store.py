@@ -134,15 +134,15 @@ class SqliteViews(TableReads):
     ) -> None:
         """Open or make the tables of these projections."""
         definitions = [projection.__definition__ for projection in projections]
-        self._ports = ports
-        self._rows_max = limits.query_rows
+        self._ports, self._rows_max = ports, limits.query_rows
         self._keeper = Catalog(self._path, store.log_id, definitions, self._builder)
         self._shown = Shown(self._path, ports, limits, self._keeper, self)
         self._writer = ports.workers.start("foldline-views")
         try:
             await self._open(store, rebuild)
-        except BaseException:
-            await self.close()
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit):  # who is collected waits for nothing
+                await self.close()
             raise
 
     async def _open(self, store: LogSource, rebuild: Rebuild) -> None:
