@@ -106,7 +106,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
         return f"sqlite:{tmp_path}/log.db"
     server: Server = request.getfixturevalue("postgres")
-    return server.url(server.new_schema(), "lease=2")
+    return server.url(server.new_schema(), "lease=20")
 
 
 def newer(store: str, **options: Any) -> Engine:

@@ -88,7 +88,10 @@ class ProcessesLoop(SimulatedLoop):
     def go_on(self, process: Process) -> None:
         """Let what a process has waited with be run, or dropped."""
         held: deque[asyncio.Handle] = self._held.pop(process, deque())
-        if not process.dead:
+        if process.dead:
+            for handle in held:
+                _pass_over(handle)
+        else:
             loop: Any = self
             loop._ready.extend(held)
 
@@ -100,6 +103,15 @@ class ProcessesLoop(SimulatedLoop):
             handle._run()
         elif not process.dead:
             self._held.setdefault(process, deque()).append(handle)
+        else:
+            _pass_over(handle)
+
+
+def _pass_over(handle: asyncio.Handle) -> None:
+    """Let what a killed process would have looked at next be no error that nobody saw."""
+    for each in handle._args or ():  # type: ignore[attr-defined]
+        if isinstance(each, asyncio.Future) and each.done() and not each.cancelled():
+            each.exception()
 
 
 def end_of(loop: ProcessesLoop) -> None:
