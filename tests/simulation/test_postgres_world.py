@@ -16,6 +16,8 @@ import pytest
 from engine.errors import StoreFailed, StoreRefused
 from engine.model.stored import EventType
 from engine.stores.contract.log import Appended, AppendRequest, StreamConflict, StreamRead, Write
+from engine.stores.postgres.views.link import SET_UP
+from engine.stores.postgres.views.link import Place as ViewsPlace
 from engine.testing.conformance import append, event, request
 from engine.testing.simulation.loop import DeadLock
 from tests.simulation.postgres.network import Fault
@@ -93,6 +95,20 @@ def test_a_store_is_not_opened_for_ever_over_a_line_that_says_nothing(
         with pytest.raises(StoreFailed) as failed:
             await store.open(ports)
         assert failed.value.passes
+        return asyncio.get_running_loop().time()
+
+    assert place.run(main()) < 25
+
+
+def test_a_connection_of_views_that_says_nothing_as_it_is_made_is_given_up(place: Place) -> None:
+    async def main() -> float:
+        store, ports = place.store()
+        await store.open(ports)
+        views = ViewsPlace(store.address, ports)
+        place.faults((SET_UP, "silent"))
+        with pytest.raises(StoreFailed) as failed:
+            await views.connect()
+        assert (failed.value.written, failed.value.passes) == (False, True)
         return asyncio.get_running_loop().time()
 
     assert place.run(main()) < 25
