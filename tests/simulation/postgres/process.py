@@ -109,7 +109,7 @@ class ProcessesLoop(SimulatedLoop):
 
 def _pass_over(handle: asyncio.Handle) -> None:
     """Let what a killed process would have looked at next be no error that nobody saw."""
-    for each in handle._args or ():  # type: ignore[attr-defined]
+    for each in handle._args or ():
         if isinstance(each, asyncio.Future) and each.done() and not each.cancelled():
             each.exception()
 
