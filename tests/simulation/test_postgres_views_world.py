@@ -111,7 +111,7 @@ def test_a_machine_that_is_lost_in_a_transaction_of_views_keeps_the_next_one_fro
 
     async def main() -> float:
         _, views = await opened(place)
-        place.faults(("COMMIT", "silent"))
+        place.faults(("COMMIT", "unheard"))
         call = (
             views.checkpoint(PART) if what == "checkpoint" else views.begin_build(PART.definition)
         )
@@ -121,6 +121,7 @@ def test_a_machine_that_is_lost_in_a_transaction_of_views_keeps_the_next_one_fro
         await asyncio.sleep(0.1)
         place.processes[0].kill(lost=True)
         assert not task.done()
+        assert any(key[1:2] == ("checkpoints",) for key in place.server.locks), "not in its middle"
         take_away(place)
         began = asyncio.get_running_loop().time()
         _, views = await opened(place)

@@ -26,7 +26,7 @@ from .server import Backend, Server, server_error
 
 __all__ = ["Fault", "Faults", "Network", "SimulatedDriver"]
 
-Fault: TypeAlias = Literal["", "request", "late", "reply", "silent"]
+Fault: TypeAlias = Literal["", "request", "late", "reply", "silent", "unheard"]
 
 _CONNECT_SECONDS: Final = 10.0
 _exceptions: Any = importlib.import_module("asyncpg.exceptions")
@@ -272,9 +272,9 @@ class SimulatedConnection:
         arrives = max(network.arrival(self.process), self._arrived + 1e-9)
         if fault:
             network.counted(f"{fault} faults")
-        if fault == "silent":
+        if fault in {"silent", "unheard"}:
             self._fall_silent()
-            if network.random.random() < 0.5:
+            if fault == "unheard" or network.random.random() < 0.5:
                 return
         if fault == "late":
             self._lost_at(arrives)
