@@ -223,11 +223,15 @@ def _listed(where: str, given: Any, boundaries: Sequence[Aggregate]) -> Sequence
     """Give what each gets; plain events are for the first of `boundaries` that folds them."""
     if given is None:
         return ()
-    found: Any = (given,) if _is_to(given) or _is_event(given) else given
+    found: Any = (given,) if isinstance(cast("object", given), To | Event) else given
     if boundaries and isinstance(found, list | tuple):
         found = assigned(cast("Sequence[object]", found), boundaries, To)
-    if isinstance(found, list | tuple) and all(map(_is_to, cast("Sequence[object]", found))):
-        return cast("Sequence[To[Event]]", found)
+    if isinstance(found, list | tuple):
+        for each in cast("Sequence[object]", found):
+            if not isinstance(each, To):
+                break
+        else:
+            return cast("Sequence[To[Event]]", found)
     what = "a Decision" if isinstance(given, Decision) else f"a {type(given).__name__}"
     raise HandlerFailed(
         f"{where} returned {what}: return [To(aggregate, event), ...], one for each aggregate that "
@@ -250,8 +254,9 @@ def _share(
             f"first argument of To is one of its parameters, as in To(source, ...). Nothing was "
             f"written."
         )
-    if not all(map(_is_event, events)):
-        as_events(handler, events)  # says what is wrong
+    for event in events:
+        if not isinstance(cast("object", event), Event):
+            as_events(handler, events)  # says what is wrong
     if claims is not NO_CLAIMS:
         where = handler.decide.__qualname__
         claims = checked_claims(where, claims, limits, has_events=bool(events))
@@ -263,14 +268,6 @@ def _share(
             f"with its events. Nothing was written."
         )
     return share
-
-
-def _is_event(value: object) -> bool:
-    return isinstance(value, Event)
-
-
-def _is_to(value: object) -> bool:
-    return isinstance(value, To)
 
 
 def _refuse_repeated(where: str, claims: Sequence[UniqueValue]) -> None:

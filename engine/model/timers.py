@@ -8,7 +8,7 @@ file knows no actor, log or clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
 
@@ -124,6 +124,8 @@ class _Form(msgspec.Struct, frozen=True):
     fields: tuple[tuple[str, str], ...]
     """Names in the class and as JSON."""
     tag: tuple[tuple[str, Any], ...]
+    is_whole: bool
+    """Whether the encoder leaves nothing out, so that a new default changes nothing stored."""
     exactness: Exactness
     decode: Any
     read_back: Any
@@ -161,8 +163,7 @@ class TimedCommands:
         try:
             for each in self._ids[cls](command):
                 check_id(as_id(each))
-            fields = {stored: getattr(command, name) for name, stored in form.fields}
-            payload = _encode({**dict(form.tag), **fields})
+            payload = _encode(command) if form.is_whole else _encode(_all_of(form, command))
             form.read_back(command, payload)
         except HandlerFailed as error:
             raise HandlerFailed(f"{where} gives a timer a command: {error}") from error
@@ -212,11 +213,17 @@ class TimedCommands:
             name,
             tuple(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True)),
             () if config.tag is None else ((str(config.tag_field), config.tag),),
+            not config.omit_defaults and not config.array_like,
             exactness,
             decode,
             exactness.reader(f"the command {name}", decode),
         )
         return form
+
+
+def _all_of(form: _Form, command: Command) -> dict[str, Any]:
+    """Give all fields of a command by their encoded names, those at their defaults too."""
+    return dict(form.tag) | {stored: getattr(command, name) for name, stored in form.fields}
 
 
 def set_timers(
@@ -291,7 +298,7 @@ def _listed(where: str, what: str, given: object) -> Sequence[object]:
             f"{where} gives {what}={shown(given)}: write a list, as {what}=[...]. Nothing was "
             f"written."
         )
-    return tuple(cast("Sequence[object]", given))
+    return cast("Sequence[object]", given)
 
 
 def _name_of(where: str, timer: object) -> str:
@@ -348,19 +355,21 @@ def _moment(where: str, name: str, when: object) -> int:
 
 
 _PLAIN: Final = frozenset({int, float})
-_UNITS: Final[Mapping[str, int]] = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
+_UNITS: Final = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+_DEFAULT: Final[object] = 0
 
 
 def _seconds(where: str, name: str, timer: After) -> float:
     seconds: float = 0
     try:
-        for unit, factor in _UNITS.items():
+        for unit, factor in _UNITS:
             given: object = getattr(timer, unit)
-            # Most durations have one unit, and are plain numbers.
-            is_plain = type(given) in _PLAIN and abs(cast("float", given)) < SECONDS_AHEAD_MAX
-            number = cast("float", given) if is_plain else as_seconds(unit, given)
-            if number:
-                seconds += number * factor
+            if given is _DEFAULT:
+                continue  # most durations have one unit
+            plain: Any = given
+            if type(given) not in _PLAIN or not -SECONDS_AHEAD_MAX < plain < SECONDS_AHEAD_MAX:
+                plain = as_seconds(unit, given)
+            seconds += plain * factor
         return seconds
     except InvalidInput as error:
         why = str(error).removesuffix("Nothing was run.").strip()

@@ -86,9 +86,10 @@ def encode_and_fold(
             payload = binding.seal(event, payload, stream, version)
         if datas:
             metadata = further_metadata
-        if len(payload) > bytes_max or len(metadata) > bytes_max:
-            raise _too_large(kind, state, binding, max(len(payload), len(metadata)))
-        size += len(payload) + len(metadata)
+        bytes_, more = len(payload), len(metadata)
+        if bytes_ > bytes_max or more > bytes_max:
+            raise _too_large(kind, state, binding, max(bytes_, more))
+        size += bytes_ + more
         datas.append(EventData(binding.type, payload, metadata, ENCODING_JSON, tags))
     if refold is not None:
         bound = [bindings[type(event)] for event in events]

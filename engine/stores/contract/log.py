@@ -101,6 +101,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 _OF_CLAIMS: Final = frozenset({TakeClaim, ReleaseClaim})
 _OF_TIMERS: Final = frozenset({SetTimer, DropTimer, FiredTimer})
+_NO_KINDS: Final = frozenset[type]()
 Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer | Unchanged
 """What is stored with the events of a request, or checked, in the same transaction."""
 
@@ -402,7 +403,7 @@ def plan(
         assert request.writes, "a request without a write has nothing to answer"
         refusal: Outcome | None = _conflict(request, now, versions, failed)
         extras = request.extras
-        kinds = set(map(type, extras))
+        kinds = frozenset(map(type, extras)) if extras else _NO_KINDS
         if refusal is None and TakeClaim in kinds:
             refusal = book.refusal(extras)
         if refusal is None and FiredTimer in kinds:
@@ -453,12 +454,13 @@ def _conflict(
     versions: Mapping[str, int],
     failed: set[str],
 ) -> StreamConflict | None:
-    seen: set[str] = set()
-    for write in request.writes:
+    writes = request.writes
+    assert len(writes) == 1 or len({w.stream for w in writes}) == len(writes), (
+        f"a request names each stream once, this one {writes}"
+    )
+    for write in writes:
         stream = write.stream
-        assert stream not in seen, f"a request names each stream once, this one {stream} twice"
         assert write.events, f"a write brings events, this one to {stream} has none"
-        seen.add(stream)
         actual = now.get(stream)
         if actual is None:
             actual = versions.get(stream, 0)
