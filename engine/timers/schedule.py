@@ -152,11 +152,12 @@ def next_run(now: int, former: int, every: int, cron: str, zone: str) -> int:
     if every:
         return former + every * ((now - former) // every + 1)
     local = (_EPOCH + now * _MICROSECOND).astimezone(ZoneInfo(zone))
-    try:
-        found = next(_cron(cron, local))
-    except StopIteration:
-        raise InvalidInput(f"cron={cron!r} has no time within the next fifty years") from None
-    return (found - _EPOCH) // _MICROSECOND
+    for found in _cron(cron, local):
+        due = (found - _EPOCH) // _MICROSECOND
+        # In an hour that a zone has twice, the first times found are those of its first round.
+        if due > now:
+            return due
+    raise InvalidInput(f"cron={cron!r} has no time within the next fifty years")
 
 
 def _cron(text: str, local: datetime) -> Iterator[datetime]:

@@ -98,12 +98,30 @@ def at(*fields: int, zone: str = BERLIN, fold: int = 0) -> int:
         # What is repeated follows the time that passes.
         ("*/30 * * * *", at(2026, 10, 25, 2, 30), at(2026, 10, 25, 2, 0, fold=1)),
         ("*/30 2 * * *", at(2026, 10, 25, 2, 30), at(2026, 10, 25, 2, 0, fold=1)),
+        # Behind its time of the first round, it is not run in the second one.
+        ("45 2 * * *", at(2026, 10, 25, 2, 20, fold=1), at(2026, 10, 26, 2, 45)),
+        ("10,50 1-2 * * *", at(2026, 10, 25, 2, 5, fold=1), at(2026, 10, 26, 1, 10)),
         ("0 * * * *", at(2026, 3, 29, 1, 0), at(2026, 3, 29, 3, 0)),
         ("*/30 2 * * *", at(2026, 3, 28, 12, 0), at(2026, 3, 30, 2, 0)),
     ],
 )
 def test_times_of_a_zone_are_found(cron: str, now: int, expected: int) -> None:
     assert next_run(now, now, 0, cron, BERLIN) == expected
+
+
+async def test_a_run_that_is_made_up_for_in_the_hour_that_comes_twice_has_a_next_one() -> None:
+    """Its next time was an hour past: no timer takes that, and the schedule was parked for good."""
+    clock = ManualClock(datetime(2026, 10, 24, 12, tzinfo=UTC))
+    store = MemoryStore()
+    runs.clear()
+    async with kettles(clock, store) as engine:
+        await engine.schedule(Whistle("k"), "nightly", cron="45 2 * * *", zone=BERLIN)
+    clock.advance(13.5 * 3_600)  # 01:30 UTC: 02:30 in Berlin for the second time
+    async with kettles(clock, store) as engine:
+        await whistled(engine, 1)
+        assert await engine.next_timer() == at(2026, 10, 26, 2, 45)
+        told = await engine.schedule(Whistle("k"), "another", cron="40 2 * * *", zone=BERLIN)
+        assert told.version == 1
 
 
 @pytest.mark.parametrize(
