@@ -66,12 +66,14 @@ class Forwarding:
         *,
         may_lose_it: bool = False,
         astray: Callable[[Waiting], None] | None = None,
+        failpoint: Callable[[str], None] | None = None,
     ) -> None:
         """Take whether this process may be a member again behind a time as the owner.
 
         `astray` is given, where there are several owners, what this one of them has not run.
         """
         self._astray = astray
+        self._failpoint = failpoint
         self._may_lose_it = may_lose_it
         self._check = check
         self._check_usable = check_usable
@@ -316,6 +318,8 @@ class Forwarding:
             return
         envelope = waiting.envelope
         assert self._line is not None
+        if self._failpoint is not None:
+            self._failpoint("member.sending")
         sent = wire.Sent(
             number,
             waiting.name,
@@ -341,6 +345,8 @@ class Forwarding:
 
     def received(self, message: Message) -> None:
         """Take an answer of the owner."""
+        if self._failpoint is not None:
+            self._failpoint("member.answered")
         if isinstance(message, Told):
             told = self._calls.get(message.number)
             if told is not None and not told.done():

@@ -125,7 +125,9 @@ class Joined:
         if deciding is not None:
             self._router = self._spread_by(deciding, forms, settings, listen)
         known = sending.check, self.entrance.check, forms, settings.limits
-        self.forwarding = Forwarding(*known, may_lose_it=meeting.keeps_reading)
+        self.forwarding = Forwarding(
+            *known, may_lose_it=meeting.keeps_reading, failpoint=settings.ports.failpoint
+        )
         self.send = sending.around(self.forwarding.send)
         self.send_of_many = sending.around(self.forwarding.send_of_many)
         if self._router is not None:
@@ -146,6 +148,7 @@ class Joined:
             *(self.life, self._make, meeting, self, self.forwarding, forms, self._release),
             settings.logger,
             None if self._router is None else self._router.send,
+            settings.ports.failpoint,
         )
         self.health = HealthWatch(
             self.life,
@@ -180,8 +183,10 @@ class Joined:
             reception.stream_of,
             meeting,
             logger,
+            settings.ports.failpoint,
         )
-        self.spread = Spread(*(deciding, meeting, router, forms, self._release), logger, self._fail)
+        parts = deciding, meeting, router, forms, self._release
+        self.spread = Spread(*parts, logger, self._fail, settings.ports.failpoint)
         return router
 
     def _fail(self, error: BaseException) -> None:

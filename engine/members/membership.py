@@ -86,9 +86,11 @@ class Membership:
         release: Release,
         logger: logging.Logger,
         serve_by: Send | None = None,
+        failpoint: Callable[[str], None] | None = None,
     ) -> None:
         """Take how commands of members are run, where that is not by the owner's own engine."""
         self._serve_by = serve_by
+        self._failpoint = failpoint
         self._life = life
         self._release = release
         self._make = make
@@ -269,6 +271,7 @@ class Membership:
             release=self._release,
             is_owner=lambda: wiring.life.state == "running",
             is_another_ones=lambda _: _is_succeeded(wiring),
+            failpoint=self._failpoint,
         )
         if self._meeting.keeps_reading:
 

@@ -103,6 +103,7 @@ class Serving:
         is_owner: Callable[[], bool],
         logger: logging.Logger,
         is_another_ones: Callable[[EngineError], bool],
+        failpoint: Callable[[str], None] | None = None,
     ) -> None:
         """Take what tells whether the log is this process's, and how its engine takes a command.
 
@@ -114,6 +115,7 @@ class Serving:
         self._session = session
         self._release = release
         self._is_another_ones = is_another_ones
+        self._failpoint = failpoint
         self._send = send
         self._projections = projections
         self._facts = facts
@@ -303,6 +305,8 @@ class Serving:
         member.last = sent.number
         member.commands += 1
         member.waiting += 1
+        if self._failpoint is not None:
+            self._failpoint("owner.asked")
         if sent.is_patient:
             make = partial(self._envelope_of, member, sent)
             begun = member.patience.take(make, partial(self._sent, line, sent.number))
@@ -372,6 +376,8 @@ class Serving:
         member = self._members.get(line)
         if member is not None:
             member.waiting -= 1
+        if self._failpoint is not None:
+            self._failpoint("owner.answering")
         try:
             line.send(answer)
         except Exception as error:

@@ -21,6 +21,7 @@ __all__ = [
     "CONTROL_FAILPOINTS",
     "FAILPOINTS",
     "REACTOR_FAILPOINTS",
+    "SHARED_FAILPOINTS",
     "SINK_FAILPOINTS",
     "SWAP_FAILPOINTS",
     "TIMER_FAILPOINTS",
@@ -73,6 +74,19 @@ TIMER_FAILPOINTS: Final = (
     "timers.settling",  # its command wrote nothing, and the timer stands still
 )
 """The same where a timer is fired."""
+SHARED_FAILPOINTS: Final = (
+    "member.sending",  # a command is to go to another process, and is with none
+    "owner.asked",  # a command of another process has come, and the engine does not have it
+    "owner.answering",  # it is answered, and the other process does not know it
+    "member.answered",  # that answer has come, and the caller does not know it
+    "append.sending",  # a batch is to go to the server
+    "append.answered",  # the server has answered, and nobody else knows it
+    "lease.renewing",  # the lease is to be renewed
+    "lease.renewed",  # the server has renewed it, and the process does not know it
+    "view.seen",  # members have changed, and what moved is not dropped
+    "view.heeded",  # it is dropped, and the server does not know it
+)
+"""The same where processes share a log, or a server has it. The last two need several owners."""
 ARCHIVE_FAILPOINTS: Final = (
     "archive.made",  # the cold file is there, with nothing in it
     "archive.copied",  # events are in both files, and nobody has compared them

@@ -3,7 +3,8 @@
 `python -m tests.crashes power --trials N`: a real file system that loses power; it needs root.
 `python -m tests.crashes members`: processes that share a log, of which some die; with
 `--store postgresql` as on machines of their own, whose network is cut and server restarted.
-With `--seconds 600 --seed N` it is one trial that goes on for so long.
+With `--seconds 600 --seed N` it is one trial that goes on for so long; with `--spread` each of them
+owns a part of the log in PostgreSQL.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
 `python -m tests.crashes patroni --packages FOLDER`: a cluster whose leader goes, in three ways.
 `python -m tests.crashes views --trials 200`: so many engines killed in the middle of batches of
@@ -181,6 +182,7 @@ def main() -> int:
     parser.add_argument(
         "--wire", choices=("tcp", "nats"), default="tcp", help="between members in PostgreSQL"
     )
+    parser.add_argument("--spread", action="store_true", help="each member owns a part of the log")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
     parser.add_argument("--packages", default="", help="a folder that has Patroni and psycopg")
     parser.add_argument("--seconds", type=float, default=0, help="of the one trial of members")
@@ -206,6 +208,7 @@ def main() -> int:
             options.first,
             postgres=in_server,
             on_nats=in_server and options.wire == "nats",
+            is_spread=in_server and options.spread,
             seconds=options.seconds,
         )
     if options.what == "patroni":

@@ -1,8 +1,9 @@
 """One of several processes that share a log, which sends commands until it is told to stop.
 
-`python -m tests.crashes.members STORE NAME LISTEN HOURS` prints what it sends before it does, and
-each answer, as lines of `Said`. LISTEN is where other machines find it: it takes part as if each
-process were on a machine of its own. The clock of its machine is so many hours off.
+`python -m tests.crashes.members STORE NAME LISTEN HOURS JOIN` prints what it sends before it does,
+and each answer, as lines of `Said`. LISTEN is where other machines find it: it takes part as if
+each process were on a machine of its own. The clock of its machine is so many hours off. Where it
+reads the name of a failpoint, it stands still there as soon as it comes by.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -34,15 +37,17 @@ from engine import (
 )
 from engine.members import meeting
 from engine.runtime.machine import SystemClock
-from tests.members.joining import nowhere
 
-__all__ = ["NOTEBOOKS", "Said"]
+__all__ = ["CLIENTS", "NOTEBOOKS", "Said"]
 
 CLIENTS = 8
 NOTEBOOKS = 40
 PAUSE_MAX = 0.02
 """Seconds between two commands of a client: the log is read whole at the end."""
 _HOUR = 3_600_000_000
+_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Ports below these are given by who starts this process."""
+_SCHEDULED = Path(f"/proc/{os.getpid()}/schedstat")
 
 
 class Noted(Event, name="noted"):
@@ -82,7 +87,8 @@ class Said(msgspec.Struct, omit_defaults=True):
     """What a process says of itself, or of one command."""
 
     what: str
-    """"ready", "owner", "failed"; "sent", "receipt", "counted", "unknown", or another error."""
+    """"ready", "owner", "failed", "stops"; "sent", "receipt", "counted", "unknown", or another
+    error."""
     key: str
     """Of the command, also where it is sent without; else the name of the process."""
     at: float
@@ -92,6 +98,8 @@ class Said(msgspec.Struct, omit_defaults=True):
     version: int = 0
     """Of its event; or how many notes there were."""
     position: int = 0
+    waited: float = 0.0
+    """Seconds for which its main thread could have run, and the system ran something else."""
 
 
 class Off(SystemClock):
@@ -104,12 +112,33 @@ class Off(SystemClock):
         return super().now() + self._off
 
 
+class Stops:
+    """Lets this process stand still at a failpoint, once for each name that comes in."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._at = ""
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while line := os.read(0, 64):
+            self._at = line.decode().strip()
+
+    def reach(self, failpoint: str) -> None:
+        """Stand still, if it is here."""
+        if failpoint == self._at:
+            self._at = ""
+            say(Said("stops", self._name, time.monotonic()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def say(said: Said) -> None:
+    said.waited = int(_SCHEDULED.read_text().split()[1]) / 1e9
     # One call, so that what a killed process has said is whole lines.
     os.write(1, msgspec.json.encode(said) + b"\n")
 
 
-async def work(store: str, name: str, listen: str, hours: str) -> None:
+async def work(store: str, name: str, listen: str, hours: str, join: str) -> None:
     """Send commands until a signal comes."""
     logging.disable()  # it would tell of nearly every fault
     stop = asyncio.Event()
@@ -117,13 +146,31 @@ async def work(store: str, name: str, listen: str, hours: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if listen:
-        cast("Any", meeting)._folders = nowhere
-    ports = Ports(clock=Off(int(hours)))
-    notebooks, listens = [Notebook], listen or None
-    async with Engine(notebooks, store=store, join=True, listen=listens, ports=ports) as engine:
+        _hide_folders(is_all=join != "spread")
+    ports = Ports(clock=Off(int(hours)), failpoint=Stops(name).reach)
+    owns: Any = "spread" if join == "spread" else True
+    async with Engine(
+        [Notebook], store=store, join=owns, listen=listen or None, ports=ports
+    ) as engine:
         say(Said("ready", name, time.monotonic()))
         clients = (_client(engine, f"{name}-{number}", stop) for number in range(CLIENTS))
         await asyncio.gather(_tell_of_owners(engine, name, stop), *clients)
+
+
+def _hide_folders(*, is_all: bool) -> None:
+    """Let processes be met over the network, as on machines of their own.
+
+    Of several owners it is those who decide: calls of operators come in at ports that no wire has.
+    """
+    module: Any = cast("Any", meeting)
+    real, first = module._folders, int(_GIVEN.read_text().split()[0])
+
+    def folders(address: str) -> list[str]:
+        ports = [place.rpartition(":")[2] for place in address.split() if "://" in place]
+        hidden = is_all or any(int(port) < first for port in ports)
+        return [] if hidden else real(address)
+
+    module._folders = folders
 
 
 async def _client(engine: Engine, name: str, stop: asyncio.Event) -> None:

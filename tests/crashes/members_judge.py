@@ -20,6 +20,7 @@ from .members import Said
 __all__ = ["History", "Row", "judge"]
 
 NOT_RUN = ("Closed", "Overloaded", "Voided")
+_OF_PROCESSES = ("ready", "owner", "member", "waiting", "stops")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ def _of_the_calls(history: History) -> Iterator[str]:
             open_calls.add(one.key)
         elif one.what == "failed":
             yield f"the engine of {one.key} has failed"
-        elif one.what not in ("ready", "owner", "member", "waiting"):
+        elif one.what not in _OF_PROCESSES:
             if one.key not in open_calls:
                 yield f"{one.key} was answered, and had no call, or an answer"
             open_calls.discard(one.key)
@@ -92,7 +93,7 @@ def _of_the_answers(history: History, log: Sequence[Row]) -> Iterator[str]:
         elif one.what in NOT_RUN:
             if found is not None:
                 yield f"{one.key} was called not run ({one.what}), and is at {found.position}"
-        elif one.what not in ("sent", "counted", "ready", "owner", "member", "waiting", "failed"):
+        elif one.what not in ("sent", "counted", "failed", *_OF_PROCESSES):
             yield f"{one.key} was answered with {one.what}"
     streams: dict[str, list[Row]] = {}
     for row in log:

@@ -3,7 +3,8 @@
 On a file some are killed, stopped, or stand still. In a server each is as on a machine of its own:
 the wires between them and to the database are cut in one way or both, late, or end in the middle of
 a frame; the server is restarted; and the clock of one machine is an hour off. After each fault all
-go on, or the trial ends there. At the end the log is read by SQL, and judged by what was told.
+go on, or the trial ends there. Some stand still, or are killed, at a failpoint: each that the store
+comes by has its turn. At the end the log is read by SQL, and judged by what was told.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ import threading
 import time
 from collections import Counter as Count
 from collections.abc import Callable, Generator
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 import msgspec
 
+from engine.runtime.ports import FAILPOINTS, SHARED_FAILPOINTS
 from tests.support.brokers import PASSWORD, USER, NatsServer
 from tests.support.postgres import Server, postgres_server, wheel_programs
 from tests.support.wires import WAYS, Network, Wire
 
-from .members import Said
+from .members import CLIENTS, Said
 from .members_judge import History, Row, judge
+from .members_times import Pause, late, longest_wait, told
 
 __all__ = ["main"]
 
@@ -43,7 +44,8 @@ STILL_LEASES: Final = 3
 _SECONDS: Final = 60.0
 """Within which all must have gone on after a fault."""
 _DYING: Final = ("kill", "kill", "end")
-_ON_FILES: Final = (*_DYING, "stand still")
+_AT: Final = ("stand still at", "stand still at", "kill at")
+_ON_FILES: Final = (*_DYING, "stand still", *_AT)
 _ON_A_NETWORK: Final = (
     *_DYING,
     "stand still",
@@ -53,7 +55,22 @@ _ON_A_NETWORK: Final = (
     "end in a frame",
     "late",
     "restart",
+    *_AT,
 )
+_ALL: Final = 5
+"""Receipts of each client behind a fault: some of these commands were for whoever it befell."""
+_TAKEOVER_SECONDS: Final = 1.0
+"""Behind the end of a lease, where there is one."""
+_WALK: Final = [n for n in FAILPOINTS if n.partition(".")[0] not in ("projector", "views")]
+_VIEWS: Final = ("view.seen", "view.heeded")
+
+
+def _failpoints(in_server: bool, is_spread: bool) -> list[str]:
+    """Give those that the processes of a trial come by."""
+    if not in_server:
+        return [*_WALK, *SHARED_FAILPOINTS[:4]]
+    walk = [name for name in _WALK if not name.startswith("store.")]
+    return [*walk, *(n for n in SHARED_FAILPOINTS if is_spread or n not in _VIEWS)]
 
 
 class Machine:
@@ -70,26 +87,25 @@ class Machine:
         self.process: subprocess.Popen[bytes] | None = None
 
 
-class Pause(msgspec.Struct):
-    """How long nobody else was answered behind a fault."""
-
-    fault: str
-    seconds: float
-    is_takeover: bool
-
-
 class Trial:
     """The processes of one trial, and what they have said."""
 
-    def __init__(self, machines: list[Machine], network: Network | None) -> None:
+    def __init__(
+        self, machines: list[Machine], network: Network | None, *, is_spread: bool = False
+    ) -> None:
         self.history = History()
         self.pauses: list[Pause] = []
         self.faults: Count[str] = Count()
         self.machines = machines
         self._network = network
+        self._is_spread = is_spread
+        self._failpoints: list[str] = []
+        """That have their turn next; all have one before any has another."""
+        self._stopped: set[str] = set()
+        """Names of processes that stand still at a failpoint."""
         self._number = 0
         self._answers: Count[str] = Count()
-        """By process."""
+        """By client."""
         self._roles: dict[str, str] = {}
         self._listening: list[threading.Thread] = []
         self._news = threading.Condition()
@@ -98,10 +114,12 @@ class Trial:
         """Start a process, and wait until it takes part."""
         self._number += 1
         name = machine.name = f"p{self._number}"
-        words = [machine.store, name, machine.listen, str(machine.hours)]
+        join = "spread" if self._is_spread else "one"
+        words = [machine.store, name, machine.listen, str(machine.hours), join]
         process = machine.process = subprocess.Popen(
             [sys.executable, "-m", "tests.crashes.members", *words],
             cwd=ROOT,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         listening = threading.Thread(target=self._listen, args=(name, process))
@@ -119,7 +137,9 @@ class Trial:
             with self._news:
                 self.history.said.append(said)
                 if said.what == "receipt":
-                    self._answers[name] += 1
+                    self._answers[said.key.rpartition("-")[0]] += 1
+                elif said.what == "stops":
+                    self._stopped.add(name)
                 elif said.key == name:
                     self._roles[name] = said.what
                 self._news.notify_all()
@@ -130,11 +150,16 @@ class Trial:
                 raise AssertionError(f"waited for {what} for {_SECONDS:g} s: {self._roles}")
 
     def let_all_go_on(self, more: int) -> None:
-        """Wait until each process has so many more receipts."""
-        wanted = {m.name: self._answers[m.name] + more for m in self.machines if m.process}
+        """Wait until each client of each process has so many more receipts.
+
+        Of several owners one that is gone has the aggregates of some commands, and not of all.
+        """
+        living = [m.name for m in self.machines if m.process]
+        clients = [f"{name}-{number}" for name in living for number in range(CLIENTS)]
+        wanted = {client: self._answers[client] + more for client in clients}
         self._wait_for(
-            lambda: all(self._answers[name] >= count for name, count in wanted.items()),
-            f"{more} more receipts of each",
+            lambda: all(self._answers[client] >= count for client, count in wanted.items()),
+            f"{more} more receipts of each client",
         )
 
     def owner(self) -> Machine | None:
@@ -149,13 +174,16 @@ class Trial:
         ways = _ON_FILES if server is None else _ON_A_NETWORK
         what = chance.choice(ways if nats is None else (*ways, "kill NATS"))
         owner = self.owner()
+        if what in _AT:
+            self._at_a_failpoint(what, chance)
+            return
         is_owner = owner is not None and chance.random() < 0.7
         machine = owner if is_owner and owner is not None else chance.choice(self.machines)
         before = len(self.history.said)
         began = time.monotonic()
         if what in ("kill", "end"):
             self._end(machine, signal.SIGKILL if what == "kill" else signal.SIGTERM)
-            self.let_all_go_on(2)
+            self.let_all_go_on(_ALL)
             self._measure(what, machine, began, before, machine is owner)
             self.start(machine)
         elif what == "stand still":
@@ -172,10 +200,49 @@ class Trial:
             nats.start()
         else:
             what = self._cut(what, machine, chance)
-        self.let_all_go_on(3)
+        self.let_all_go_on(_ALL)
         if what not in ("kill", "end"):
             self._measure(what, machine, began, before, machine is owner)
         self.faults[f"{what}, {'owner' if machine is owner else 'member'}"] += 1
+
+    def _at_a_failpoint(self, what: str, chance: random.Random) -> None:
+        """Let a process stand still at the failpoint whose turn it is, and go on or die there."""
+        in_server = self._network is not None
+        if not self._failpoints:
+            self._failpoints = _failpoints(in_server, self._is_spread)
+            chance.shuffle(self._failpoints)
+        place, owner = self._failpoints.pop(), self.owner()
+        is_member = place.startswith("member.")
+        machine = chance.choice([m for m in self.machines if (m is not owner) == is_member])
+        if self._is_spread:
+            machine = chance.choice(self.machines)
+        before = len(self.history.said)
+        process = machine.process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.write(place.encode() + b"\n")
+        process.stdin.flush()
+        gone = None
+        if place in _VIEWS:  # where another one leaves
+            gone = chance.choice([m for m in self.machines if m is not machine])
+            self._end(gone, signal.SIGTERM)
+        name = machine.name
+        self._wait_for(lambda: name in self._stopped, f"{name} to come by {place}")
+        began = time.monotonic()
+        is_killed = what == "kill at"
+        if is_killed:
+            self._end(machine, signal.SIGKILL)
+        else:
+            time.sleep(STILL_LEASES * LEASE_SECONDS if in_server else chance.random() / 5)
+            process.send_signal(signal.SIGCONT)
+        self._stopped.discard(name)
+        self.let_all_go_on(_ALL)
+        self._measure(f"{what}: {place}", machine, began, before, machine is owner)
+        if is_killed:
+            self.start(machine)
+        if gone is not None:
+            self.start(gone)
+        self.faults[f"{what} {place}"] += 1
 
     def _stand_still(self, machine: Machine, seconds: float) -> None:
         assert machine.process is not None
@@ -228,16 +295,11 @@ class Trial:
     def _measure(
         self, what: str, machine: Machine, began: float, before: int, was_owner: bool
     ) -> None:
-        """Note the longest time in which no other process was answered."""
+        """Note the longest that a caller of another process has waited."""
         with self._news:
-            times = sorted(
-                one.at
-                for one in self.history.said[before:]
-                if one.what == "receipt" and not one.key.startswith(f"{machine.name}-")
-            )
-        times = [began, *(at for at in times if at > began)]
-        longest = max((b - a for a, b in pairwise(times)), default=0.0)
-        self.pauses.append(Pause(what, longest, was_owner and self.owner() is not machine))
+            seconds, stalled = longest_wait(self.history.said[before:], machine.name, began)
+        is_takeover = self._is_spread or (was_owner and self.owner() is not machine)
+        self.pauses.append(Pause(what, seconds, stalled, is_takeover))
 
     def close(self) -> None:
         """End all that run."""
@@ -263,7 +325,13 @@ class Found(msgspec.Struct):
 
 
 def trial(
-    seed: int, rounds: int, seconds: float, server: Server | None, nats: NatsServer | None = None
+    seed: int,
+    rounds: int,
+    seconds: float,
+    server: Server | None,
+    nats: NatsServer | None = None,
+    *,
+    is_spread: bool = False,
 ) -> Found:
     """Run one trial, for so many rounds or so long, and judge it."""
     chance = random.Random(seed)
@@ -276,7 +344,7 @@ def trial(
             assert network is not None
             for machine in machines:
                 _connect(machine, network, server, schema, nats)
-        run = Trial(machines, network)
+        run = Trial(machines, network, is_spread=is_spread)
         found = Found(faults=run.faults, pauses=run.pauses)
         try:
             end = time.monotonic() + seconds
@@ -285,7 +353,7 @@ def trial(
             done = 0
             while time.monotonic() < end if seconds else done < rounds:
                 done += 1
-                run.let_all_go_on(chance.randrange(1, 20))
+                run.let_all_go_on(chance.randrange(1, 5))
                 run.fault(chance, server, nats)
             run.let_all_go_on(5)
         except AssertionError as error:
@@ -297,6 +365,8 @@ def trial(
             run.close()
         log = [*_rows(f"{folder}/log.db", server, schema)]
         found.problems += judge(run.history, log)
+        lease = 0 if server is None else LEASE_SECONDS
+        found.problems += late(run.pauses, lease + _TAKEOVER_SECONDS)
         found.answers = Count(said.what for said in run.history.said)
     return found
 
@@ -370,6 +440,7 @@ def main(
     *,
     postgres: bool = False,
     on_nats: bool = False,
+    is_spread: bool = False,
     seconds: float = 0,
 ) -> int:
     """Run trials, or one for so long; print what they show, and give the exit status."""
@@ -378,7 +449,7 @@ def main(
         nats = stack.enter_context(_nats_server()) if on_nats else None
         bad, total, begun = 0, Found(), time.monotonic()
         for seed in range(first, first + trials):
-            found = trial(seed, rounds, seconds, server, nats)
+            found = trial(seed, rounds, seconds, server, nats, is_spread=is_spread)
             total.answers += found.answers
             total.faults += found.faults
             total.pauses += found.pauses
@@ -394,10 +465,4 @@ def main(
 def _tell(found: Found) -> None:
     print(", ".join(f"{count:,} {what}" for what, count in sorted(found.answers.items())))
     print(", ".join(f"{count} {what}" for what, count in sorted(found.faults.items())))
-    for what in sorted({(pause.fault, pause.is_takeover) for pause in found.pauses}):
-        times = [p.seconds for p in found.pauses if (p.fault, p.is_takeover) == what]
-        kind = "another takes the log" if what[1] else "pause"
-        rest = ", ".join(f"{seconds:.2f}" for seconds in sorted(times, reverse=True)[:3])
-        print(
-            f"{what[0]}: {kind} in {median(times):.2f} s (median of {len(times)}; longest {rest})"
-        )
+    print("\n".join(told(found.pauses)))

@@ -45,6 +45,7 @@ class Spread:
         release: Release,
         logger: logging.Logger,
         failed: Callable[[BaseException], None],
+        failpoint: Callable[[str], None] | None,
     ) -> None:
         """Take how an engine is made, and who is told where one has failed for good."""
         self._make = make
@@ -54,6 +55,7 @@ class Spread:
         self._release = release
         self._logger = logger
         self._failed = failed
+        self._failpoint = failpoint
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.wiring: Wiring | None = None
@@ -166,6 +168,7 @@ class Spread:
             is_another_ones=lambda error: (
                 is_elsewhere(error) or bool(getattr(wiring.store, "is_succeeded", False))
             ),
+            failpoint=self._failpoint,
         )
 
 

@@ -69,7 +69,9 @@ class Router:
         stream_of: Callable[[Command], str],
         meets: Meets,
         logger: logging.Logger,
+        failpoint: Callable[[str], None] | None,
     ) -> None:
+        self._failpoint = failpoint
         self._check_usable = check_usable
         self._commands_max = limits.commands_accepted
         self._known = check, check_usable, forms, limits
@@ -97,7 +99,7 @@ class Router:
         """Commands that went another way than the first one."""
 
     def _forwarding(self) -> Forwarding:
-        return Forwarding(*self._known, astray=self._strayed)
+        return Forwarding(*self._known, astray=self._strayed, failpoint=self._failpoint)
 
     # -- what callers do ----------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from engine.errors import (
 )
 from engine.limits import Limits
 from engine.model.messages import Receipt
-from engine.runtime.ports import Ports
+from engine.runtime.ports import SHARED_FAILPOINTS, Ports
 from engine.stores.contract.log import Head
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.log.store import PostgresStore
@@ -117,9 +117,9 @@ class Life:
             ),
         )
 
-    def failpoint(self, _: str) -> None:
-        """Die at a step, by chance."""
-        if self._random.random() < self._troubles.step_kills:
+    def failpoint(self, name: str) -> None:
+        """Die at a step, by chance; steps between processes are messages, which have their own."""
+        if name not in SHARED_FAILPOINTS and self._random.random() < self._troubles.step_kills:
             self.kill()
 
     def kill(self, *, lost: bool = False) -> None:

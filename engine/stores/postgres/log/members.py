@@ -63,6 +63,7 @@ class Attendance:
         """Take what the process is called, with its address as `holder_text` gives it."""
         self._address = address
         self._now = ports.clock.monotonic
+        self._failpoint = ports.failpoint
         self._holder = holder
         self._heed = heed
         self._logger = logger
@@ -134,12 +135,14 @@ class Attendance:
         self.view = found
         self._is_dead = found.find(self.member) is None
         if _facts(before) != _facts(found):
+            self._reach("view.seen")
             try:
                 self._heed(found)
             except BaseException:
                 self._is_dead = True  # it may keep what is another one's
                 raise
         if self._seen != self.view.number:
+            self._reach("view.heeded")
             self._seen = self.view.number
             await self._lines.run(self._renew)
 
@@ -155,11 +158,17 @@ class Attendance:
     async def _renew(self, line: Line) -> None:
         asked = self._now()
         query, lease = self._address.sql(_RENEW), self._address.lease_seconds
+        self._reach("lease.renewing")
         ((renewed,),) = await line.fetch(query, self.member, self._seen, lease)
         if renewed:
+            self._reach("lease.renewed")
             self._renewed_at = asked
         else:
             self._wake.set()  # the next look tells why
+
+    def _reach(self, name: str) -> None:
+        if self._failpoint is not None:
+            self._failpoint(name)
 
     async def _let_go(self, member: int, *, at_once: bool) -> None:
         """Let another member go, if it is there and its lease is over."""

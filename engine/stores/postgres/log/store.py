@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -87,6 +87,7 @@ class PostgresStore:
         self._meets = ""
         self._is_succeeded = False
         self._appended = Notice()
+        self._failpoint: Callable[[str], None] | None = None
 
     @property
     def session(self) -> int:
@@ -110,7 +111,7 @@ class PostgresStore:
             with line.answering(2 * self.address.answer_seconds):  # a migration may have to wait
                 await check_settings(line.connection, self.address)
                 await migrate(line.connection, self.address)
-            self._now = ports.clock.monotonic
+            self._now, self._failpoint = ports.clock.monotonic, ports.failpoint
             await self._take(line, ports)
             writer = await self._begin(driver, line)
         except EngineError:
@@ -198,15 +199,21 @@ class PostgresStore:
             writer.refuse(error)
             return False
         begun = self._now()
+        self._reach("lease.renewing")
         if not await renew_session(line, self.address, self._session):
             with suppress(StoreFailed):  # a server that lost events has lost the session too
                 await writer.check_history(line)
             writer.fence()
             return False
+        self._reach("lease.renewed")
         self._renewed_at = begun
         renewed, self._renewed = self._renewed, asyncio.Event()
         renewed.set()
         return True
+
+    def _reach(self, name: str) -> None:
+        if self._failpoint is not None:
+            self._failpoint(name)
 
     # -- whose log it is ----------------------------------------------------------------------
 
@@ -292,7 +299,9 @@ class PostgresStore:
         async with self._turn:
             if self._writer is None:
                 raise self._closed()
+            self._reach("append.sending")
             committed = await uncancelled(self._writer.append(batch))
+            self._reach("append.answered")
         self._appended.note()
         return committed
 
