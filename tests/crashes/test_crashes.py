@@ -51,10 +51,20 @@ def test_processes_that_share_a_log_lose_and_double_nothing() -> None:
 
 @pytest.mark.slow
 def test_processes_that_share_a_log_in_a_server_lose_and_double_nothing() -> None:
-    done = crashes("members", "--store", "postgresql", "--trials", "1", "--rounds", "5")
+    done = crashes("members", "--store", "postgresql", "--trials", "1", "--rounds", "4")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 trials of 5 rounds, 0 bad" in done.stdout
+    assert "1 trials of 4 rounds, 0 bad" in done.stdout
+
+
+@pytest.mark.slow
+def test_processes_that_own_a_log_together_lose_and_double_nothing() -> None:
+    done = crashes(
+        *("members", "--store", "postgresql", "--spread", "--trials", "1", "--rounds", "2")
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 trials of 2 rounds, 0 bad" in done.stdout
 
 
 def test_a_cluster_that_cannot_run_here_is_no_success() -> None:
