@@ -10,12 +10,20 @@ import asyncio
 import importlib
 import importlib.util
 import ssl
+import traceback
 from typing import Final
 
 from ..errors import BrokerFailed, DefinitionError
 from .address import Address, Broker
 
-__all__ = ["CONNECT_SECONDS", "check_installed", "encryption_failed", "load", "tls_problem"]
+__all__ = [
+    "CONNECT_SECONDS",
+    "check_installed",
+    "encryption_failed",
+    "load",
+    "tls_problem",
+    "unexpected",
+]
 
 CONNECT_SECONDS: Final = 10.0
 """How long one attempt to connect may take."""
@@ -68,4 +76,21 @@ def encryption_failed(address: Address, why: str) -> BrokerFailed:
         f"no encrypted connection to {address}: {why or 'the server does not offer it'}. Give "
         f"{given} with the authority that signed the server's certificate, or mend the server",
         passes=False,
+    )
+
+
+def unexpected(where: object, error: Exception) -> BrokerFailed:
+    """Give what an error means that no client library is known to raise: no event is to blame.
+
+    It passes, as a broker that is down does: what waits is neither parked nor lost meanwhile. Its
+    text is not shown, since it may have what was sent.
+    """
+    line = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        line = f"{frame.f_globals.get('__name__', '')}, line {number}"
+    return BrokerFailed(
+        f"the client library of {where} failed in a way that is not known of it "
+        f"({type(error).__name__} in {line}): it is tried again. See whether its version is one "
+        f"that this program was tested with",
+        passes=True,
     )

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import msgspec
 
-from ..errors import BrokerFailed, DefinitionError, MessageRefused, UsageError
+from ..brokers.client import unexpected
+from ..errors import BrokerFailed, DefinitionError, EngineError, MessageRefused, UsageError
 from ..model.messages import Event, Meta
 from ..model.sink import Delivery, Sink
 from ..relays.outlet import PER_TURN
@@ -148,12 +149,13 @@ class _Keeping(Sink):
             await place.load()
             self._place = place
         try:
-            with place.failures():
-                if not self._is_open:
+            if not self._is_open:
+                with _asking(place):
                     await self._take(await place.open(), batch[0])
-                    self._is_open = True
-                await self._apply(place, batch)
-                is_as_far = self._former is None or self._former.position <= batch[-1].position
+                self._is_open = True
+            await self._apply(place, batch)
+            is_as_far = self._former is None or self._former.position <= batch[-1].position
+            with _asking(place):
                 if not self._is_shown and is_as_far:
                     await place.show()
                     self._is_shown = True
@@ -193,20 +195,22 @@ class _Keeping(Sink):
         for delivery in batch:
             keys.setdefault(self._key_of(delivery), []).append(delivery)
         changes: list[Change] = []
-        found = zip(keys, await place.read(list(keys)), strict=True)
-        for index, (key, before) in enumerate(found, 1):
+        with _asking(place):
+            found = await place.read(list(keys))
+        for index, (key, before) in enumerate(zip(keys, found, strict=True), 1):
             later = [delivery for delivery in keys[key] if delivery.position > before.position]
             if later:
                 row = self._row_after(place, before.row, later)
                 changes.append(Change(key, before, later[-1].position, row))
             if index % PER_TURN == 0:
                 await asyncio.sleep(0)
-        if changes:
-            await place.write(changes)
-        if batch[-1].position > state.position:
-            state = State(batch[-1].log_id, batch[-1].position, named(batch[-1]))
-            await place.note(state)
-            self._state = state
+        with _asking(place):
+            if changes:
+                await place.write(changes)
+            if batch[-1].position > state.position:
+                state = State(batch[-1].log_id, batch[-1].position, named(batch[-1]))
+                await place.note(state)
+                self._state = state
 
     def _key_of(self, delivery: Delivery[Event]) -> str:
         key: Any = type(self).model_key(delivery.event, delivery.meta)
@@ -223,7 +227,8 @@ class _Keeping(Sink):
         for delivery in events:
             made = type(self).model_apply(row, delivery.event, delivery.meta)
             try:
-                row = None if made is None else place.row(made)
+                with place.failures():  # a client may refuse what cannot be sent
+                    row = None if made is None else place.row(made)
             except (TypeError, ValueError) as error:
                 raise UsageError(
                     f"read model {self.__definition__.name!r}: apply= gave no row for "
@@ -237,6 +242,21 @@ class _Keeping(Sink):
             f"{where} {why}. Nothing was changed (read model {self.__definition__.name!r})",
             passes=False,
         )
+
+
+@contextmanager
+def _asking(place: Place) -> Generator[None]:
+    """Let no error of a client's blame an event; `apply` and `key` are not called in here."""
+    try:
+        with place.failures():
+            yield
+    except EngineError:
+        raise
+    except Exception as error:
+        failed = unexpected(place.where(), error)
+    else:
+        return
+    raise failed
 
 
 def row_model(

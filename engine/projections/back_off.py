@@ -40,6 +40,8 @@ class BackOff:
         and can be begun again."""
         self.failures = 0
         """In a row."""
+        self.counted = 0
+        """Those of them that are not waited for however long they last."""
         self.retries = 0
         """Since the start."""
         self.failure: ProjectionFailure | None = None
@@ -56,6 +58,11 @@ class BackOff:
         if not self.waits_for_the_store or not isinstance(cause, StoreFailed | BrokerFailed):
             return False
         return cause.passes
+
+    def count(self, *, is_waited_for: bool, is_over: bool) -> None:
+        """Note that something has failed, unless the engine stops and all `is_over`."""
+        self.failures += not is_over
+        self.counted += not is_over and not is_waited_for
 
     def again(self, cause: Exception, position: int, *, told_max: int) -> float:
         """Note a failure at a checkpoint; give how many seconds to wait for.
@@ -96,7 +103,7 @@ class BackOff:
 
     def over(self, position: int) -> None:
         """Note that something was written."""
-        self.failures = 0
+        self.failures = self.counted = 0
         self.failure = None
         if self._is_told:
             self._is_told = False
@@ -106,5 +113,5 @@ class BackOff:
 
     def forget(self) -> None:
         """Begin to count anew: somebody wants it to go on, or it has stopped."""
-        self.failures = 0
+        self.failures = self.counted = 0
         self.failure = None

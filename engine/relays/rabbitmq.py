@@ -39,6 +39,8 @@ PREFIXES: Final = ("cloudEvents:", "cloudEvents_")
 """Of the headers that are attributes of CloudEvents; the first is what is sent."""
 _EXCHANGE: Final = "exchange:"
 _TOO_LARGE: Final = "larger than"
+_MISSING: Final = "NOT_FOUND - no "
+"""How the server says that nothing of a name is declared."""
 
 
 class RabbitOutlet:
@@ -198,7 +200,11 @@ async def look(
         await declare(name, passive=True)
         if kind == "queue" and durable:
             await declare(name, durable=True)
-    except errors.ChannelNotFoundEntity:
+    except errors.ChannelNotFoundEntity as error:
+        if _MISSING not in str(error):  # its process, or the machine that has it, is not up
+            raise BrokerFailed(
+                f"{address} has the {kind} {name!r}, and cannot use it now", passes=True
+            ) from None
         raise BrokerFailed(
             f"{address} has no {kind} {name!r}, so nothing would keep the message: declare it, "
             f"then go on",

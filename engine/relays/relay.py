@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final, Literal, cast
 
 from ..brokers.address import AWS, Address, Weakness, read_address
-from ..brokers.client import check_installed, load
-from ..errors import DefinitionError
+from ..brokers.client import check_installed, load, unexpected
+from ..errors import BrokerFailed, DefinitionError, EngineError
 from ..model.messages import Event
 from ..model.sink import Delivery, Sink
 from .message import Encode, Former, Outgoing, Topic
@@ -28,6 +28,9 @@ BATCH: Final = 1_000
 """Events of one delivery."""
 AWS_BATCH: Final = 200
 """The same for AWS: if all are of one aggregate, each is a call of its own."""
+SETTLE_SECONDS: Final = 10.0
+"""How long a broker that was out of reach may refuse what it will take: one that starts may not
+know its queues yet."""
 PART_BYTES: Final = 1024 * 1024
 """Bodies that are on their way before the broker confirms the first: a slow line gets through."""
 
@@ -40,6 +43,8 @@ class Publishing(Sink):
     relay_former: ClassVar[Former]
     relay_tls: ClassVar[ssl.SSLContext | None]
     _outlet: Outlet | None = None
+    _away: float = -SETTLE_SECONDS
+    """When the broker was last out of reach, by the event loop's clock."""
 
     @classmethod
     def __read__(cls, definition: Any, namespace: Any) -> Any:
@@ -60,7 +65,26 @@ class Publishing(Sink):
             name = f"foldline {self.__definition__.name}"
             self._outlet = open_outlet(self.relay_address, name, self.relay_tls)
         for part in parts(messages):
-            await self._outlet.publish(part)
+            await self._send(self._outlet, part)
+
+    async def _send(self, outlet: Outlet, part: Sequence[Outgoing]) -> None:
+        """Publish messages; what is wrong with a broker that was away a moment ago may pass."""
+        now = asyncio.get_running_loop().time()
+        try:
+            await outlet.publish(part)
+        except BrokerFailed as error:
+            if error.passes:
+                self._away = now
+            elif now < self._away + SETTLE_SECONDS:
+                error.passes = True
+            raise
+        except EngineError:
+            raise
+        except Exception as error:
+            failed = unexpected(self.relay_address, error)
+        else:
+            return
+        raise failed
 
     async def close(self) -> None:
         """Close the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,3 +36,10 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     yield start
     for server in running.values():
         server.kill()
+
+
+@pytest.fixture(scope="module")
+def collected() -> Iterator[None]:
+    """Let what the tests of a file have left be told of in that file, and in none behind it."""
+    yield
+    gc.collect()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import sqlalchemy as sql
 
 from engine import (
@@ -35,6 +36,14 @@ from tests.support.mongodb import MongoServer
 from tests.support.opensearch import OpenSearchServer
 
 EVENTS: list[type[Event]] = [Added, Emptied]
+# pymongo leaves a socket to the garbage collector where its monitor is ended while it connects.
+SOCKETS_LEFT = [
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+    pytest.mark.usefixtures("collected"),
+]
+"""The marks of a file whose tests do so."""
 
 
 class Counting:

@@ -16,15 +16,13 @@ import pytest
 from engine import DefinitionError, Engine, ProjectionLag
 from engine.integrations import mongodb
 from engine.integrations.mongodb import MongoDBReadModel
-from tests.integrations.places import InMongoDB, Kept, keeping
+from tests.integrations.places import SOCKETS_LEFT, InMongoDB, Kept, keeping
 from tests.support.brokers import PASSWORD, USER
 from tests.support.certificates import certify
 from tests.support.counters import Add, Added, Empty
 from tests.support.mongodb import MongoServer
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = SOCKETS_LEFT
 
 
 @pytest.fixture

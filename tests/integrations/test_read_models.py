@@ -14,6 +14,7 @@ from engine.integrations import mongodb
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
 from tests.integrations.places import (
+    SOCKETS_LEFT,
     Beside,
     Counting,
     Database,
@@ -26,16 +27,13 @@ from tests.integrations.places import (
     Note,
     keeping,
 )
-from tests.support.brokers import line_to
+from tests.support.brokers import PASSWORD, line_to
 from tests.support.counters import Add, Counter, Empty
 from tests.support.mariadb import MariaServer
 from tests.support.shelf import Crash
 from tests.support.waiting import until
 
-# pymongo leaves a socket to the garbage collector where its monitor is ended while it connects.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = SOCKETS_LEFT
 
 DATABASES = ("redis", "opensearch", "mongodb", "mariadb", "sqlite")
 KINDS: dict[str, Callable[[Any], Database]] = {
@@ -346,3 +344,34 @@ async def test_what_apply_raises_leaves_nothing_half_done(
         counting.fails_at = 0
         await engine.projections.retry("totals")
     assert await database.totals() == {"a": 2, "b": 2}
+
+
+@of("redis", "opensearch", "mongodb")
+async def test_an_error_of_the_client_that_nobody_expects_parks_nothing(database: Database) -> None:
+    model: Any = database.model()
+    make, is_broken = model.model_place, True
+
+    def make_odd(name: str) -> Any:
+        place = make(name)
+        write = place.write
+
+        async def fail(changes: Any) -> None:
+            if is_broken:
+                raise KeyError(PASSWORD)
+            await write(changes)
+
+        place.write = fail
+        return place
+
+    model.model_place = staticmethod(make_odd)
+    async with keeping(model) as engine:
+        position = await add(engine, "ab")
+        await until(lambda: engine.statistics().projectors["totals"].retries > 1)
+        found = await engine.projections.status("totals")
+        assert (found.state, found.parked) == ("retrying", 0)
+        assert found.retrying is not None
+        assert "KeyError" in found.retrying.cause
+        assert PASSWORD not in found.retrying.cause
+        is_broken = False
+        await kept(engine, position)
+    assert await database.totals() == {"a": 1, "b": 1}

@@ -65,6 +65,24 @@ async def test_a_broker_that_is_down_is_waited_for_beyond_all_retries(
     assert len(told) <= 3
 
 
+async def test_an_outage_takes_no_patience_from_what_may_pass_after_it(receiver: Receiver) -> None:
+    failing(receiver, passes=True)
+    async with sinking(receiver, sink=Broken, limits=Limits(sink_retries=2)) as engine:
+        position = await add(engine, "a", "b")
+        await until(lambda: engine.statistics().projectors["outside"].retries > 20)
+        left = 2
+
+        async def time_out(batch: Sequence[Delivery[Any]]) -> None:
+            nonlocal left
+            if left:
+                left -= 1
+                raise OSError
+
+        receiver.hold = time_out
+        await until(lambda: engine.statistics().projectors["outside"].position == position)
+        assert (left, (await status(engine)).parked) == (0, 0)
+
+
 async def test_a_broker_that_refuses_everybody_stops_it_and_parks_nothing(
     receiver: Receiver,
 ) -> None:

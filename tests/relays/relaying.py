@@ -48,11 +48,22 @@ async def add(engine: Engine, *counters: str, tags: dict[str, list[int]] | None 
 
 async def published(engine: Engine, position: int, seconds: float = 60) -> None:
     """Wait until the relay has published the event at a position."""
-    await engine.query(Published(), at=position, timeout=seconds)
+    try:
+        await engine.query(Published(), at=position, timeout=seconds)
+    except ProjectionLag as lag:
+        failure = (await status(engine)).failure
+        if failure is not None:
+            lag.add_note(failure.cause)
+        raise
 
 
 async def status(engine: Engine) -> Status:
     return await engine.projections.status("outbound")
+
+
+async def why_it_tries_again(engine: Engine) -> str:
+    retrying = (await status(engine)).retrying
+    return "" if retrying is None else retrying.cause
 
 
 def check_order(found: Sequence[Seen], log_id: str, last: int) -> int:
@@ -87,4 +98,5 @@ __all__ = [
     "relaying",
     "ssl",
     "status",
+    "why_it_tries_again",
 ]

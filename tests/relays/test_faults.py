@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import Engine, ProjectionLag
+from engine.relays import relay
+from engine.relays.message import Outgoing
+from engine.relays.outlet import open_outlet
 from tests.relays.relaying import (
     Counter,
     add,
@@ -16,6 +22,7 @@ from tests.relays.relaying import (
     relay_to,
     relaying,
     status,
+    why_it_tries_again,
 )
 from tests.support.brokers import PASSWORD, USER, Broker, line_to
 from tests.support.counters import Add
@@ -94,6 +101,54 @@ async def test_a_missing_topic_stops_it_until_there_is_one(broker: Broker, topic
         await published(engine, position)
 
         assert check_order(await broker.messages(topic), engine._store.log_id, 2) == 0
+
+
+async def test_a_broker_that_comes_back_may_not_know_its_topics_yet(
+    broker: Broker, topic: str
+) -> None:
+    if broker.makes_topics:
+        pytest.skip("this broker makes a topic when it is first published to")
+    async with line_to(1) as line:  # nobody listens there
+        with broker.reached_by(line.port):
+            url = broker.url_of(USER, PASSWORD, port=line.port)
+            async with relaying(relay_to(broker, topic, url=url)) as engine:
+                position = await add(engine, "a", "b")
+                await until(lambda: engine.statistics().projectors["outbound"].retries > 0)
+                line.lead_to(broker.port)
+                told = f"{broker.named(topic)!r}"
+                while told not in (await why_it_tries_again(engine)):
+                    await asyncio.sleep(0)
+                await broker.create(topic)
+                await published(engine, position)
+                assert check_order(await broker.messages(topic), engine._store.log_id, 2) == 0
+
+
+async def test_an_error_of_the_client_that_nobody_expects_parks_nothing(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.create(topic)
+    is_broken = True
+
+    class Odd:
+        def __init__(self, *given: Any) -> None:
+            self.inner = open_outlet(*given)
+            self.close = self.inner.close
+
+        async def publish(self, batch: Sequence[Outgoing]) -> None:
+            if is_broken:
+                raise KeyError("a secret")
+            await self.inner.publish(batch)
+
+    monkeypatch.setattr(relay, "open_outlet", Odd)
+    async with relaying(relay_to(broker, topic)) as engine:
+        position = await add(engine, "a", "b")
+        await until(lambda: engine.statistics().projectors["outbound"].retries > 1)
+        found = await status(engine)
+        assert (found.state, found.parked) == ("retrying", 0)
+        assert "KeyError" in await why_it_tries_again(engine)
+        assert "a secret" not in str(found)
+        is_broken = False
+        await published(engine, position)
 
 
 @pytest.mark.parametrize("bytes_", [400, 20_000, 60_000])

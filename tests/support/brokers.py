@@ -26,6 +26,8 @@ from tests.support.postgres import children_of, free_port
 
 SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.02
+ANSWER_SECONDS: Final = 2
+"""How long a server that starts may take to answer: some take a connection, and forget it."""
 USER, PASSWORD = "relay", "a-secret-word"
 INSTALL_RABBIT: Final = "apt-get install -y --no-install-recommends rabbitmq-server"
 
@@ -349,7 +351,7 @@ class RabbitServer(Broker):
     def is_ready(self) -> bool:
         """Tell whether it speaks: a machine that is being killed takes connections for a moment."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), SECONDS) as asking:
+            with socket.create_connection(("127.0.0.1", self.port), ANSWER_SECONDS) as asking:
                 asking.sendall(b"AMQP\x00\x00\x09\x01")
                 return self.tls is not None or bool(asking.recv(1))
         except OSError:
@@ -454,6 +456,10 @@ class Line:
         """Bytes until it breaks, in the direction of the server; None for never."""
         self.cuts = 0
         self._writers: list[asyncio.StreamWriter] = []
+
+    def lead_to(self, port: int) -> None:
+        """Lead to another server from now on."""
+        self._server_port = port
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
