@@ -526,9 +526,8 @@ class Projector:
             return False
         if self._stopping:
             return True  # to end, and not to wait before
-        goes_on = not is_poisoned and self.back_off.goes_on(cause)
+        most, goes_on = self._work.retries, not is_poisoned and self.back_off.goes_on(cause)
         self.back_off.count(is_waited_for=goes_on, is_over=isinstance(cause, Abandoned))
-        most = self._work.retries
         if self.back_off.counted > most and not goes_on:
             if is_poisoned and self._work.patience:
                 # Once more: now it is parked, where it may be, or stops the projector.
