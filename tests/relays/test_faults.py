@@ -114,7 +114,7 @@ async def test_a_broker_that_comes_back_may_not_know_its_topics_yet(
             async with relaying(relay_to(broker, topic, url=url)) as engine:
                 position = await add(engine, "a", "b")
                 await until(lambda: engine.statistics().projectors["outbound"].retries > 0)
-                line.lead_to(broker.port)
+                line.server_port = broker.port
                 told = f"{broker.named(topic)!r}"
                 while told not in (await why_it_tries_again(engine)):
                     await asyncio.sleep(0)

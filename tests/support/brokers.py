@@ -25,9 +25,7 @@ from urllib.parse import unquote
 from tests.support.postgres import children_of, free_port
 
 SECONDS: Final = 60
-LOOK_SECONDS: Final = 0.02
-ANSWER_SECONDS: Final = 2
-"""How long a server that starts may take to answer: some take a connection, and forget it."""
+LOOK_SECONDS, ANSWER_SECONDS = 0.02, 2  # some that start take a connection, and forget it
 USER, PASSWORD = "relay", "a-secret-word"
 INSTALL_RABBIT: Final = "apt-get install -y --no-install-recommends rabbitmq-server"
 
@@ -450,20 +448,16 @@ class Line:
     """A way to a server that breaks when so many bytes have gone through it."""
 
     def __init__(self, port: int) -> None:
-        self._server_port = port
+        self.server_port = port
         self.port = 0
         self.left: int | None = None
         """Bytes until it breaks, in the direction of the server; None for never."""
         self.cuts = 0
         self._writers: list[asyncio.StreamWriter] = []
 
-    def lead_to(self, port: int) -> None:
-        """Lead to another server from now on."""
-        self._server_port = port
-
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            back, forth = await asyncio.open_connection("127.0.0.1", self._server_port)
+            back, forth = await asyncio.open_connection("127.0.0.1", self.server_port)
         except OSError:
             writer.transport.abort()
             return
