@@ -138,12 +138,14 @@ from .statistics import IntakeStatistics as IntakeStatistics
 from .statistics import JournalStatistics as JournalStatistics
 from .statistics import LiveStatistics as LiveStatistics
 from .statistics import MembershipStatistics as MembershipStatistics
+from .statistics import OwnerStatistics as OwnerStatistics
 from .statistics import ProjectionFailure as ProjectionFailure
 from .statistics import ProjectorStatistics as ProjectorStatistics
 from .statistics import QueryStatistics as QueryStatistics
 from .statistics import ReactionStatistics as ReactionStatistics
 from .statistics import ServerStatistics as ServerStatistics
 from .statistics import SnapshotStatistics as SnapshotStatistics
+from .statistics import SpreadStatistics as SpreadStatistics
 from .statistics import StoreStatistics as StoreStatistics
 from .statistics import SubscriptionStatistics as SubscriptionStatistics
 from .statistics import TimerStatistics as TimerStatistics
@@ -293,6 +295,7 @@ __all__ += [
     "LoadBegan",
     "MembershipStatistics",
     "Observation",
+    "OwnerStatistics",
     "Parked",
     "PersonalData",
     "ProjectionBegan",
@@ -307,6 +310,7 @@ __all__ += [
     "Retried",
     "ServerStatistics",
     "SnapshotStatistics",
+    "SpreadStatistics",
     "Status",
     "StoreStatistics",
     "StoredEvent",

@@ -399,6 +399,44 @@ class LiveStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Asks that may have seen two states of the views, and were asked again."""
 
 
+class OwnerStatistics(msgspec.Struct, frozen=True):
+    """Another owner of the log, as this process knows it."""
+
+    slots: int
+    """Of 256, by the view of this process."""
+    views_behind: int
+    """How many views it has not heeded yet; 0 where it acts by the one that stands."""
+    lease_seconds_left: float
+    """Of its lease, when the members were looked at last."""
+    waiting: int
+    """Commands that this process has sent to it, and that have no answer yet."""
+    is_connected: bool
+    """Whether commands can be sent to it now."""
+
+
+class SpreadStatistics(msgspec.Struct, frozen=True):
+    """One process's part in the deciding, where several own a log (`Engine(join="spread")`)."""
+
+    member: int
+    """The number by which it stands among the owners; 0 while it is none."""
+    view: int
+    """The number of the members by which it acts."""
+    slots: int
+    """Of 256, that are its own by this view."""
+    slots_ready: int
+    """Those of them for which it decides; the others wait until all have seen the view."""
+    lease_seconds_left: float
+    """Until others may have declared it dead, by its own clock; 0 where that may be so."""
+    decided: int
+    """Commands that its own engine has answered, of callers here and of other owners."""
+    forwarded: int
+    """Commands that were sent to another owner."""
+    moved: int
+    """Times that a command went another way, since its aggregate had moved; callers see none."""
+    owners: Mapping[int, OwnerStatistics]
+    """The others, by their numbers."""
+
+
 class MembershipStatistics(msgspec.Struct, frozen=True):
     """One process's part in the ownership of a log (`Engine(join=True)`)."""
 
@@ -417,6 +455,8 @@ class MembershipStatistics(msgspec.Struct, frozen=True):
     owner counts them too, among its own."""
     seconds: float = 0.0
     """From a command to its answer, of all of these together."""
+    spread: SpreadStatistics | None = None
+    """None without `join="spread"`."""
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):

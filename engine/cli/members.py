@@ -1,8 +1,8 @@
 """`foldline members LOG`: lists the processes that share a log, and which of them owns it.
 
 Rules: it asks the owner, through the socket at which members of this machine meet it, and changes
-nothing. Of a log in PostgreSQL the database says who the owner is, and how long its lease lasts.
-Where there is no owner that can be asked, it says so.
+nothing. Of a log in PostgreSQL the database says who the owner is, and how long its lease lasts; of
+one with several owners, who all of them are. Where there is no owner that can be asked, it says so.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ _SECONDS: Final = 5.0
 
 _DESCRIPTION = """\
 List the processes that share a log (engines with join=True): the owner, which decides and writes,
-and the members that are connected with it."""
+and the members that are connected with it. With join="spread" all owners are listed, also those of
+other machines, of which the database knows slots, lease and views."""
 
 _EPILOG = f"""\
 JSON fields: process, role, seconds (since when it is that), commands (that it has sent to the
-owner), waiting (those without an answer yet), release (what it runs), lease (seconds that are left
-of an owner's lease, null for a log in a file)
+owner, or to other owners), waiting (those without an answer yet), release (what it runs), lease
+(seconds that are left of an owner's lease, null for a log in a file), machine (where that is
+another one); where several own a log, else null: slots (of 256), behind (views of the members that
+it has not heeded), decided (commands), moved (commands that went another way), position (up to
+which its projections and feeds have read the log), lag (events that they had not read when it was
+asked). What a process of another machine does not tell is null.
 
 exit status:
   {DONE}    shown, also if nobody shares the log
@@ -75,13 +80,24 @@ def _lines(members: Sequence[Member]) -> Iterator[str]:
 
 def _table(members: Sequence[Member]) -> Table:
     leased = any(one.lease is not None for one in members)
-    lease = numbers(LEASE=0) if leased else ()
-    columns = numbers(SECONDS=0, COMMANDS=0, WAITING=0)
-    table = Table(Column("PROCESS"), Column("ROLE"), Column("RELEASE"), *columns, *lease)
+    several = any(one.slots is not None for one in members)
+    elsewhere = any(one.machine for one in members)
+    columns = [Column("PROCESS"), *([Column("MACHINE")] if elsewhere else [])]
+    columns += [Column("ROLE"), Column("RELEASE"), *numbers(SECONDS=0, COMMANDS=0, WAITING=0)]
+    columns += numbers(LEASE=0) if leased else ()
+    columns += numbers(SLOTS=0, BEHIND=0, DECIDED=0, MOVED=0, LAG=0) if several else ()
+    table = Table(*columns)
     for one in members:
-        cells = [f"{one.process}", one.role, one.release, f"{one.seconds:.0f}"]
-        cells += [f"{one.commands}", f"{one.waiting}"]
+        cells = [f"{one.process}", *([one.machine] if elsewhere else [])]
+        cells += [one.role, one.release, f"{one.seconds:.0f}"]
+        cells += [_known(one.commands), _known(one.waiting)]
         if leased:
             cells.append("" if one.lease is None else f"{one.lease:.1f}")
+        if several:
+            cells += map(_known, (one.slots, one.behind, one.decided, one.moved, one.lag))
         table.add(*cells)
     return table
+
+
+def _known(number: int | None) -> str:
+    return "" if number is None else f"{number}"

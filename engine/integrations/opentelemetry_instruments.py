@@ -7,8 +7,8 @@ timers: the owner does. Nothing here calls the SDK.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, get_args
 
 import msgspec
 
@@ -16,29 +16,16 @@ from ..statistics import (
     SECONDS,
     SIZES,
     EngineStatistics,
-    MembershipStatistics,
     ProjectorState,
     ServerStatistics,
     StoreStatistics,
     TimerStatistics,
 )
 from ..telemetry import CommitBegan, LoadBegan, ProjectionBegan, QueryBegan
+from .opentelemetry_membership import MEMBERSHIP
+from .opentelemetry_shapes import Attributes, Instrument, Read, Reading, by, one
 
 __all__ = ["DISTRIBUTIONS", "INSTRUMENTS", "Attributes", "Distribution", "Instrument", "Read"]
-
-Attributes: TypeAlias = Mapping[str, str | bool | int | float]
-Reading: TypeAlias = tuple[int | float, Attributes]
-Read: TypeAlias = Callable[[EngineStatistics], Iterable[Reading]]
-
-
-class Instrument(msgspec.Struct, frozen=True):
-    """A count or a level."""
-
-    make: Literal["counter", "level", "gauge"]
-    name: str
-    unit: str
-    description: str
-    read: Read
 
 
 class Distribution(msgspec.Struct, frozen=True):
@@ -52,21 +39,6 @@ class Distribution(msgspec.Struct, frozen=True):
     unit: str
     description: str
     bounds: tuple[float, ...] = SECONDS
-
-
-def _one(read: Callable[[EngineStatistics], int | float]) -> Read:
-    return lambda numbers: [(read(numbers), {})]
-
-
-def _by(label: str, read: Callable[[EngineStatistics], Mapping[str, int | float | None]]) -> Read:
-    """Read numbers by name; what is not known is not told."""
-
-    def readings(numbers: EngineStatistics) -> Iterator[Reading]:
-        for name, number in read(numbers).items():
-            if number is not None:
-                yield number, {f"foldline.{label}": name}
-
-    return readings
 
 
 def _reactions(numbers: EngineStatistics) -> Iterator[Reading]:
@@ -92,21 +64,11 @@ def _projectors(
             return {}
         return {name: read(numbers, name) for name in numbers.projectors}
 
-    return _by("projection", of_all)
+    return by("projection", of_all)
 
 
 def _timers(read: Callable[[TimerStatistics], int | float]) -> Read:
     return lambda numbers: [] if _is_idle(numbers) else [(read(numbers.timers), {})]
-
-
-def _roles(numbers: EngineStatistics) -> Iterator[Reading]:
-    if numbers.membership is not None:
-        for role in ("owner", "member", "waiting"):
-            yield int(numbers.membership.role == role), {"foldline.role": role}
-
-
-def _member(read: Callable[[MembershipStatistics], int | float]) -> Read:
-    return lambda n: [] if n.membership is None else [(read(n.membership), {})]
 
 
 def _life(numbers: EngineStatistics) -> Iterator[Reading]:
@@ -149,42 +111,42 @@ _INTAKE: Final = [
         "commands.answered",
         "{command}",
         "Answered commands by the class of their answer",
-        _by("answer", lambda n: n.commands.answers),
+        by("answer", lambda n: n.commands.answers),
     ),
     Instrument(
         "counter",
         "commands.overloaded",
         "{command}",
         "Commands that were turned away because something was full",
-        _one(lambda n: n.commands.overloaded),
+        one(lambda n: n.commands.overloaded),
     ),
     Instrument(
         "level",
         "commands.open",
         "{command}",
         "Accepted commands without an answer yet",
-        _one(lambda n: n.commands.open),
+        one(lambda n: n.commands.open),
     ),
     Instrument(
         "level",
         "aggregates.resident",
         "{aggregate}",
         "Aggregates in memory",
-        _one(lambda n: n.aggregates.resident),
+        one(lambda n: n.aggregates.resident),
     ),
     Instrument(
         "counter",
         "aggregates.loaded",
         "{aggregate}",
         "Aggregates that were loaded",
-        _one(lambda n: n.aggregates.loaded),
+        one(lambda n: n.aggregates.loaded),
     ),
     Instrument(
         "counter",
         "aggregates.passivated",
         "{aggregate}",
         "Aggregates that left memory",
-        _one(lambda n: n.aggregates.passivated),
+        one(lambda n: n.aggregates.passivated),
     ),
 ]
 
@@ -194,7 +156,7 @@ _JOURNAL: Final = [
         "position",
         "{event}",
         "Position of the last durable event",
-        _one(lambda n: n.position),
+        one(lambda n: n.position),
     ),
     Instrument(
         "level",
@@ -231,36 +193,34 @@ _JOURNAL: Final = [
         "Attempts at the commands of timers that failed",
         _timers(lambda timers: timers.failed),
     ),
-    Instrument(
-        "counter", "events", "{event}", "Events committed", _one(lambda n: n.journal.events)
-    ),
+    Instrument("counter", "events", "{event}", "Events committed", one(lambda n: n.journal.events)),
     Instrument(
         "counter",
         "journal.bytes",
         "By",
         "Payloads and metadata committed",
-        _one(lambda n: n.journal.bytes),
+        one(lambda n: n.journal.bytes),
     ),
     Instrument(
         "level",
         "journal.undurable",
         "{event}",
         "Events that gather for the next commit",
-        _one(lambda n: n.journal.undurable_events),
+        one(lambda n: n.journal.undurable_events),
     ),
     Instrument(
         "counter",
         "journal.conflicts",
         "{command}",
         "Decisions that lost against another writer",
-        _one(lambda n: n.journal.conflicts),
+        one(lambda n: n.journal.conflicts),
     ),
     Instrument(
         "counter",
         "journal.voided",
         "{command}",
         "Decisions dropped because an earlier one was not stored",
-        _one(lambda n: n.journal.voided),
+        one(lambda n: n.journal.voided),
     ),
     Instrument(
         "gauge",
@@ -383,7 +343,7 @@ _READERS: Final = [
         "telemetry.failures",
         "{failure}",
         "Times that the telemetry raised",
-        _one(lambda n: n.telemetry_failures),
+        one(lambda n: n.telemetry_failures),
     ),
 ]
 
@@ -407,50 +367,8 @@ _PROCESS: Final = [
         "loop.blocked",
         "{block}",
         "Times that the event loop was blocked for too long",
-        _one(lambda n: n.loop_blocked),
-    ),
-    Instrument(
-        "gauge",
-        "membership.role",
-        "{process}",
-        "1 for the part that the process has in the ownership of the log",
-        _roles,
-    ),
-    Instrument(
-        "counter",
-        "membership.owners",
-        "{owner}",
-        "Times that the process became the owner, or connected with one",
-        _member(lambda membership: membership.owners_seen),
-    ),
-    Instrument(
-        "counter",
-        "membership.terms",
-        "{term}",
-        "Times that the process became the owner",
-        _member(lambda membership: membership.terms),
-    ),
-    Instrument(
-        "counter",
-        "membership.forwarded",
-        "{command}",
-        "Commands that the process has sent to an owner",
-        _member(lambda membership: membership.forwarded),
-    ),
-    Instrument(
-        "counter",
-        "membership.answers",
-        "{command}",
-        "Commands that the process gave to an owner and that are answered; the owner's are others",
-        _by("answer", lambda n: {} if n.membership is None else n.membership.answers),
-    ),
-    Instrument(
-        "counter",
-        "membership.answers.duration",
-        "s",
-        "Seconds that these answers took, all together",
-        _member(lambda membership: membership.seconds),
+        one(lambda n: n.loop_blocked),
     ),
 ]
 
-INSTRUMENTS: Final = (*_PROCESS, *_INTAKE, *_JOURNAL, *_SERVER, *_READERS)
+INSTRUMENTS: Final = (*_PROCESS, *MEMBERSHIP, *_INTAKE, *_JOURNAL, *_SERVER, *_READERS)

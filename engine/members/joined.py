@@ -131,7 +131,8 @@ class Joined:
         self.send = sending.around(self.forwarding.send)
         self.send_of_many = sending.around(self.forwarding.send_of_many)
         if self._router is not None:
-            self.send, self.send_of_many = self._router.send, self._router.send_of_many
+            self.send = sending.around(self._router.send)
+            self.send_of_many = sending.around(self._router.send_of_many)
         self.projections = MemberProjections(self.forwarding, len(declared.projections))
         self._onlooker = MemberViews(
             projections=[*declared.projections],
@@ -147,7 +148,7 @@ class Joined:
         self._membership = Membership(
             *(self.life, self._make, meeting, self, self.forwarding, forms, self._release),
             settings.logger,
-            None if self._router is None else self._router.send,
+            None if self._router is None else self.send,
             settings.ports.failpoint,
         )
         self.health = HealthWatch(
@@ -177,6 +178,7 @@ class Joined:
         reception, logger = self._first.reception, settings.logger
         router = Router(
             reception.checked_to_send,
+            self._sending.check,
             self.entrance.check,
             forms,
             settings.limits,
@@ -186,11 +188,22 @@ class Joined:
             settings.ports.failpoint,
         )
         parts = deciding, meeting, router, forms, self._release
-        self.spread = Spread(*parts, logger, self._fail, settings.ports.failpoint)
+        self.spread = Spread(
+            *(*parts, logger, self._fail, settings.ports.failpoint),
+            lambda: (self._read_to(), self._wiring is not None),
+        )
         return router
 
     def _fail(self, error: BaseException) -> None:
         self.life.state, self.life.failed = "failed", error
+
+    def _read_to(self) -> int | None:
+        """Give the position up to which all has read that follows the log here; None for none."""
+        running = () if self._wiring is None else self._wiring.projecting.values()
+        found = [projector.statistics().position for projector in running]
+        if self._watch.is_followed:
+            found.append(self._watch.position)
+        return min(found, default=None)
 
     def _make_reads(self, declared: Declared, settings: Settings) -> tuple[LogWatch, Reads]:
         first, check = self._first, self.entrance.check
@@ -313,13 +326,19 @@ class Joined:
         """Give the numbers as they are now."""
         wiring = self.wiring
         numbers, read = wiring.statistics(), self._onlooker.statistics()
+        membership = self._membership.statistics()
+        if self.spread is not None and self._router is not None:
+            numbers, spread = self.spread.statistics(numbers)
+            membership = msgspec.structs.replace(
+                membership, spread=spread, forwarded=spread.forwarded
+            )
         return msgspec.structs.replace(
             numbers,
             state=self.life.state,
             queries={name: query.plus(read[name]) for name, query in numbers.queries.items()},
-            position=max(wiring.journal.position, self._watch.position),
+            position=max(numbers.position, self._watch.position),
             membership=msgspec.structs.replace(
-                self._membership.statistics(),
+                membership,
                 answers=self._sending.answers,
                 seconds=self._sending.seconds,
             ),

@@ -277,11 +277,8 @@ class LeaseMeeting:
 
     async def connect_at(self, address: str, line: Line) -> str:
         """Do so with who has this address; raises as `connect` does."""
-        for folder in _folders(address):
-            # Another user's, or on another machine.
-            with contextlib.suppress(PermissionError, FileNotFoundError):
-                await connect(str(Path(folder) / _SOCKET), lambda: line)
-                return ""
+        if await self.connect_here(address, line):
+            return ""
         for place in address.split():
             scheme, _, rest = place.partition("://")
             if scheme in ("tcp", "tls"):
@@ -289,6 +286,15 @@ class LeaseMeeting:
             if place.startswith(_NATS):
                 return await self._connect_on_nats(place.removeprefix(_NATS), line)
         raise ConnectionRefusedError
+
+    async def connect_here(self, address: str, line: Line) -> bool:
+        """Connect in the folder of who has this address; tell whether that is on this machine."""
+        for folder in _folders(address):
+            # Another user's, or on another machine.
+            with contextlib.suppress(PermissionError, FileNotFoundError):
+                await connect(str(Path(folder) / _SOCKET), lambda: line)
+                return True
+        return False
 
     async def _connect_on_nats(self, subject: str, line: Line) -> str:
         if self._fabric is None:

@@ -194,6 +194,11 @@ class LogWatch:
         self.position = 0
         """The end of the log, as it was seen last."""
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody follows the log here; its end is looked for only then."""
+        return self._bus.is_followed
+
     async def look(self) -> None:
         """See where the log ends now."""
         self.position = (await self._log.head()).position

@@ -1,19 +1,23 @@
 """Who shares a log at this moment, asked of its owner by whoever may open its socket.
 
 Rules: nothing is changed, and nobody is kept waiting: an owner that does not answer in time is said
-to be silent. Whoever asks does not become a member.
+to be silent. Whoever asks does not become a member. Where several own a log, the database has all
+of them, and those of this machine are asked for the rest; what the others would say is not told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from ..errors import StoreFailed
+from ..runtime.machine import read_process_name
 from ..stores.contract.backend import Outside
-from ..stores.contract.meeting import Roll
+from ..stores.contract.meeting import Listed, Owned, Roll
+from ..stores.contract.membership import owners_of
 from .forms import decode_values
 from .meeting import FileMeeting, LeaseMeeting
 from .wire import Line, Listing, Member, Message, Told
@@ -27,6 +31,12 @@ async def roster(place: str | Roll, seconds: float) -> list[Member] | None:
     Raises StoreFailed for an owner that does not answer within so many seconds.
     """
     meeting = FileMeeting(place) if isinstance(place, str) else LeaseMeeting(place, None)
+    return await _asked(meeting.connect, seconds)
+
+
+async def _asked(
+    connect: Callable[[Line], Awaitable[object]], seconds: float
+) -> list[Member] | None:
     told: asyncio.Future[list[Member]] = asyncio.get_running_loop().create_future()
 
     def receive(_: Line, message: Message) -> None:
@@ -39,7 +49,8 @@ async def roster(place: str | Roll, seconds: float) -> list[Member] | None:
 
     line = Line(receive, lost)
     try:
-        await meeting.connect(line)
+        if await connect(line) is False:
+            return None
     except OSError:
         return None
     line.send(Listing(1))
@@ -73,7 +84,10 @@ async def who_shares(outside: Outside, seconds: float) -> tuple[Sequence[Member]
 
 async def _of_roll(roll: Roll, seconds: float) -> tuple[Sequence[Member], str]:
     try:
-        owner = await roll.owner()
+        owner, listed = await roll.owner(), await roll.members()
+        deciding = [one for one in listed if one.decides]
+        if deciding:
+            return await _several(roll, deciding, owner, seconds), ""
         if owner is None or owner.seconds_left <= 0:
             return (), _nobody(None)
         if not owner.address:
@@ -88,6 +102,43 @@ async def _of_roll(roll: Roll, seconds: float) -> tuple[Sequence[Member], str]:
         return [first, *found[1:]], ""
     finally:
         await roll.close()
+
+
+async def _several(
+    roll: Roll, listed: Sequence[Listed], leads: Owned | None, seconds: float
+) -> Sequence[Member]:
+    """Give the owners of a log that has several, on whatever machine they are."""
+    owners = owners_of(tuple(one.member for one in listed))
+    leader = None if leads is None or leads.seconds_left <= 0 else leads.holder
+    # Two engines of one process are called the same: which of them leads they say themselves.
+    alone = [one.holder for one in listed].count(leader or "") == 1
+    meeting = LeaseMeeting(roll, None)
+    told = await asyncio.gather(*(_of_one(meeting, one, seconds) for one in listed))
+    found: list[Member] = []
+    for one, said in zip(listed, told, strict=True):
+        process, machine = read_process_name(one.holder)
+        if said is None:
+            role = "leader" if alone and one.holder == leader else "owner"
+            said = Member(process, role, one.seconds, None, None, machine=machine)
+        found.append(
+            msgspec.structs.replace(
+                said,
+                lease=one.seconds_left,
+                slots=owners.count(one.member),
+                behind=one.views_behind,
+                lag=None if said.position is None else max(0, one.position - said.position),
+            )
+        )
+    return found
+
+
+async def _of_one(meeting: LeaseMeeting, listed: Listed, seconds: float) -> Member | None:
+    """Give what an owner of this machine says of itself; None where it says nothing."""
+    try:
+        found = await _asked(partial(meeting.connect_here, listed.address), seconds)
+    except StoreFailed:
+        return None  # the others are listed, and its lease tells whether it lives
+    return found[0] if found else None
 
 
 def _nobody(writer: int | None) -> str:

@@ -104,11 +104,14 @@ class Serving:
         logger: logging.Logger,
         is_another_ones: Callable[[EngineError], bool],
         failpoint: Callable[[str], None] | None = None,
+        own: Callable[[Member], Member] | None = None,
     ) -> None:
         """Take what tells whether the log is this process's, and how its engine takes a command.
 
-        `is_another_ones` tells of an error whether the next owner runs what was not written.
+        `is_another_ones` tells of an error whether the next owner runs what was not written. `own`
+        gives what one of several owners tells of itself, out of what any owner tells.
         """
+        self._own = own
         self._meeting = meeting
         self._forms = forms
         self._log_id = log_id
@@ -211,6 +214,8 @@ class Serving:
         """Give who is connected, and this process before them."""
         now = self._loop.time()
         own = Member(process_number(), "owner", now - self._since, 0, 0, self._release.name)
+        if self._own is not None:
+            own = self._own(own)
         others = [
             Member(m.process, "member", now - m.since, m.commands, m.waiting, m.release)
             for m in self._members.values()

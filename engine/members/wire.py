@@ -161,22 +161,39 @@ class Failed(msgspec.Struct, array_like=True, frozen=True, tag="failed"):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A process that is connected with the owner, or is the owner."""
+    """A process that shares a log: the owner, one of several owners, or who is connected with it.
+
+    What a process of another machine does not tell is None.
+    """
 
     process: int
     """Its number in the system."""
     role: str
-    """"owner" or "member"."""
+    """"owner" or "member"; "leader" for the one of several owners that runs projections."""
     seconds: float
     """Since when it is that."""
-    commands: int
-    """That it has sent to the owner."""
-    waiting: int
+    commands: int | None
+    """That it has sent to the owner, or to other owners."""
+    waiting: int | None
     """Those of them that have no answer yet."""
     release: str = ""
     """What it runs; nothing of a release that did not say so."""
     lease: float | None = None
     """Seconds until another one may take the log of an owner; None where there is no lease."""
+    machine: str = ""
+    """On which it runs; nothing where that is this one."""
+    slots: int | None = None
+    """That are its own, of 256, where several own the log."""
+    behind: int | None = None
+    """Views of the members that it has not heeded yet: until it has, others wait for it."""
+    decided: int | None = None
+    """Commands that it has decided, where several do."""
+    moved: int | None = None
+    """Times that a command went another way, since its aggregate had moved."""
+    position: int | None = None
+    """Up to which its projections and feeds have read the log; None where it has none."""
+    lag: int | None = None
+    """Events of the log that they had not read when it was asked."""
 
 
 Ask: TypeAlias = Hello | Sent | Called | Listing | Left

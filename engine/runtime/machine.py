@@ -29,6 +29,7 @@ __all__ = [
     "on_fresh_stack",
     "process_name",
     "process_number",
+    "read_process_name",
     "user_name",
 ]
 
@@ -201,6 +202,15 @@ def process_number() -> int:
 def process_name() -> str:
     """Give what people find this process by: its number, and the name of its machine."""
     return f"process {os.getpid()} on {platform.node() or 'an unnamed machine'}"
+
+
+def read_process_name(text: str) -> tuple[int, str]:
+    """Give number and machine out of such a name; 0 and "" of what is none."""
+    word, _, rest = text.partition(" ")
+    number, on, machine = rest.partition(" on ")
+    if word != "process" or not on or not number.isdecimal():
+        return 0, ""
+    return int(number), machine
 
 
 def user_name() -> str:

@@ -158,6 +158,11 @@ class Reception:
         return f"{kind.definition.kind}:{as_id(aggregate_id)}"
 
     @property
+    def answered(self) -> int:
+        """How many commands have had their answer since the start."""
+        return self._intake.answered
+
+    @property
     def commands(self) -> Sequence[type[Command]]:
         """The classes of command that it takes."""
         return tuple(self._routes)

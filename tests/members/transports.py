@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from engine.members.wire import (
     Message,
     Sent,
 )
-from engine.stores.contract.meeting import Owned
+from engine.stores.contract.meeting import Listed, Owned
 from tests.support.counters import Add
 from tests.support.waiting import until
 
@@ -48,6 +48,9 @@ class Desk:
         if not self.address:
             return None
         return Owned(self.session, "log", "process 1 on a", self.address, self.seconds_left)
+
+    async def members(self) -> Sequence[Listed]:
+        return ()
 
     async def strike(self, session: int) -> None:
         self.struck.append(session)

@@ -14,16 +14,20 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
+import msgspec
+
 from ...errors import EngineError, StoreFailed, StoreLocked
 from ...health.facts import facts_of
 from ...runtime.safely import described
 from ...runtime.uncancelled import uncancelled
+from ...statistics import EngineStatistics, SpreadStatistics
 from ...stores.contract.membership import Attending, Heed, View
 from ...wiring import Wiring
 from ..forms import CommandForms
 from ..meeting import LeaseMeeting
 from ..releases import Release
 from ..serving import Serving
+from ..wire import Member
 from .router import Router, is_elsewhere
 
 __all__ = ["Spread"]
@@ -46,8 +50,14 @@ class Spread:
         logger: logging.Logger,
         failed: Callable[[BaseException], None],
         failpoint: Callable[[str], None] | None,
+        reads: Callable[[], tuple[int | None, bool]],
     ) -> None:
-        """Take how an engine is made, and who is told where one has failed for good."""
+        """Take how an engine is made, and who is told where one has failed for good.
+
+        `reads` gives how far those that follow the log here have read it, and whether this process
+        is the one that leads.
+        """
+        self._reads = reads
         self._make = make
         self._meeting = meeting
         self._router = router
@@ -81,6 +91,29 @@ class Spread:
         if self._task is not None:
             self._stop.set()
             await uncancelled(_ended(self._task))
+
+    def statistics(self, leading: EngineStatistics) -> tuple[EngineStatistics, SpreadStatistics]:
+        """Give the numbers of this process with those of its deciding; `leading` has the rest.
+
+        What the part that leads has of commands is nothing: it decides none.
+        """
+        wiring = self.wiring
+        if wiring is None:
+            return leading, self._router.statistics()
+        own = wiring.statistics()
+        numbers = msgspec.structs.replace(
+            leading,
+            position=max(leading.position, own.position),
+            commands=own.commands,
+            handlers_running=own.handlers_running,
+            aggregates=own.aggregates,
+            snapshots=own.snapshots,
+            journal=own.journal,
+            server=own.server,
+            loop_blocked=own.loop_blocked,
+            telemetry_failures=leading.telemetry_failures + own.telemetry_failures,
+        )
+        return numbers, self._router.statistics()
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
@@ -137,8 +170,8 @@ class Spread:
                 await wiring.supervisor.end()
                 await self._answered()
             finally:
-                self._router.forget()
                 self.wiring = None
+                self._router.forget()
                 await serving.close()
         if wiring.life.failed is not None and not getattr(wiring.store, "is_succeeded", False):
             raise wiring.life.failed
@@ -153,6 +186,20 @@ class Spread:
     def _heed(self, wiring: Wiring, view: View) -> None:
         self._router.heed(wiring, _attending(wiring), view)
 
+    def _told(self, owner: Member) -> Member:
+        """Give what this process tells of itself where its owners are listed."""
+        numbers = self._router.statistics()
+        position, leads = self._reads()
+        return msgspec.structs.replace(
+            owner,
+            role="leader" if leads else "owner",
+            commands=numbers.forwarded,
+            waiting=sum(other.waiting for other in numbers.owners.values()),
+            decided=numbers.decided,
+            moved=numbers.moved,
+            position=position,
+        )
+
     def _serving_of(self, wiring: Wiring) -> Serving:
         return Serving(
             self._meeting,
@@ -165,6 +212,7 @@ class Spread:
             facts=partial(facts_of, wiring),
             is_owner=lambda: wiring.life.state == "running",
             logger=self._logger,
+            own=self._told,
             is_another_ones=lambda error: (
                 is_elsewhere(error) or bool(getattr(wiring.store, "is_succeeded", False))
             ),

@@ -24,12 +24,14 @@ from ...errors import Closed, EngineError, OutcomeUnknown, Overloaded, Voided
 from ...limits import Limits
 from ...model.messages import Command, Envelope, Receipt
 from ...runtime.futures import retrieve
+from ...statistics import OwnerStatistics, SpreadStatistics
 from ...stores.contract.membership import SLOTS, Attending, View, ViewChanged, slot_of
 from ...wiring import Wiring
 from ...write.mailbox import Mail, Sent
 from ..forms import CommandForms
 from ..forwarding import PATIENCE_SECONDS, Forwarding
 from ..patience import Patience
+from ..sending import Check
 from ..waiting import NOBODY, UNKNOWN, Waiting, run_here, settle
 from .peer import Meets, Peer
 
@@ -62,7 +64,8 @@ class Router:
 
     def __init__(
         self,
-        check: Callable[[Envelope], tuple[Envelope, float | None]],
+        check: Check,
+        begin: Check,
         check_usable: Callable[[], asyncio.AbstractEventLoop],
         forms: CommandForms,
         limits: Limits,
@@ -71,12 +74,15 @@ class Router:
         logger: logging.Logger,
         failpoint: Callable[[str], None] | None,
     ) -> None:
+        """Take what checks a command, and what also begins to watch one that is sent on."""
         self._failpoint = failpoint
         self._check_usable = check_usable
         self._commands_max = limits.commands_accepted
         self._known = check, check_usable, forms, limits
-        self._limbo = self._forwarding()
+        self._limbo = Forwarding(begin, *self._known[1:], astray=self._strayed, failpoint=failpoint)
         """What has no owner at this moment."""
+        self._guests = self._forwarding()
+        """Makes what other members have sent, whose telemetry has seen it."""
         self._stream_of = stream_of
         self._meets = meets
         self._logger = logger
@@ -97,6 +103,10 @@ class Router:
         """Answers of this process's engine to commands of other members."""
         self.moved = 0
         """Commands that went another way than the first one."""
+        self._forwarded = 0
+        """Commands that were sent to members which have gone."""
+        self._decided = 0
+        """Commands that former engines of this process answered, less all that it handed on."""
 
     def _forwarding(self) -> Forwarding:
         return Forwarding(*self._known, astray=self._strayed, failpoint=self._failpoint)
@@ -145,7 +155,7 @@ class Router:
             raise Closed(_ELSEWHERE)
         if self._ready[slot]:
             return self._decide_for_another(envelope)
-        waiting = self._limbo.made(envelope)
+        waiting = self._guests.made(envelope)
         waiting.is_served = True
         self._place(waiting)
         return waiting.answer
@@ -222,6 +232,7 @@ class Router:
         closed = Closed(_ELSEWHERE)
         if self._is_over or _SERVING.get() or not self._limbo.rescue(mail, closed):
             raise closed
+        self.moved += 1
         asyncio.get_running_loop().call_soon(self.place_all)
         return True
 
@@ -235,6 +246,7 @@ class Router:
         if not self._limbo.rescue(mail, error):
             return False
         self.moved += 1
+        self._decided -= 1  # its engine has counted it as answered
         asyncio.get_running_loop().call_soon(self.place_all)
         return True
 
@@ -256,7 +268,28 @@ class Router:
 
     def forget(self) -> None:
         """Use its engine no more, which has ended and answered everything."""
+        if self._own is not None:
+            self._decided += self._own.wiring.reception.answered
         self._own = None
+
+    def statistics(self) -> SpreadStatistics:
+        """Give the numbers as they are now."""
+        own, view, owners, ready = self._own, self._view, self._owners, self._ready
+        peers = self._peers.copy()
+        sent = sum(peer.forwarding.forwarded for peer in peers.values())
+        return SpreadStatistics(
+            member=0 if own is None else own.attending.member,
+            view=view.number,
+            slots=len(self._gained),
+            slots_ready=sum(ready),
+            lease_seconds_left=0.0 if own is None else own.attending.seconds_left(),
+            decided=self._decided + (0 if own is None else own.wiring.reception.answered),
+            forwarded=self._forwarded + sent,
+            moved=self.moved,
+            owners={
+                number: _as_seen(peer, view, owners.count(number)) for number, peer in peers.items()
+            },
+        )
 
     def heed(self, wiring: Wiring, attending: Attending, view: View) -> None:
         """Act by a view from this step on: drop what is another one's, meet who has come."""
@@ -314,6 +347,7 @@ class Router:
             await self._own.attending.strike(member)
 
     def _part(self, peer: Peer) -> None:
+        self._forwarded += peer.forwarding.forwarded
         task = peer.close()
         self._ended.add(task)
         task.add_done_callback(self._ended.discard)
@@ -349,6 +383,18 @@ class Router:
         self._limbo.end(why)
         if self._ended:
             await asyncio.wait([*self._ended])
+
+
+def _as_seen(peer: Peer, view: View, slots: int) -> OwnerStatistics:
+    there = view.find(peer.there.member) or peer.there
+    forwarding = peer.forwarding
+    return OwnerStatistics(
+        slots,
+        max(0, view.number - there.view_seen),
+        max(0.0, there.seconds_left),
+        forwarding.count,
+        forwarding.is_connected,
+    )
 
 
 def _drop(wiring: Wiring, is_lost: Callable[[str], bool], number: int) -> None:

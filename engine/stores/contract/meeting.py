@@ -6,11 +6,12 @@ itself when it took the log; whoever reads it finds out by himself whether that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-__all__ = ["Announcing", "Owned", "Roll"]
+__all__ = ["Announcing", "Listed", "Owned", "Roll"]
 
 
 class Owned(msgspec.Struct, frozen=True):
@@ -28,6 +29,26 @@ class Owned(msgspec.Struct, frozen=True):
     Never less than what is left of a whole lease since the server started: while it was away, no
     owner could renew anything.
     """
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A process that the database has among the members of a log, on whatever machine."""
+
+    member: int
+    holder: str
+    """What people call the process."""
+    address: str
+    """Where others meet it; empty where nobody can."""
+    decides: bool
+    """Whether it is one of several owners."""
+    views_behind: int
+    """How many views it has not heeded yet."""
+    seconds: float
+    """Since it joined."""
+    seconds_left: float
+    """Of its lease; 0 and less: it may be declared dead."""
+    position: int
+    """The end of the log at that moment."""
 
 
 class Announcing(Protocol):
@@ -63,6 +84,13 @@ class Roll(Protocol):
         """Give who has the log; None where nobody has, or there is no log yet.
 
         Raises StoreFailed and StoreRefused.
+        """
+        ...
+
+    async def members(self) -> Sequence[Listed]:
+        """Give who is among the members, in the order in which they came; raises as `owner` does.
+
+        A process that only sends commands to an owner may be none of them.
         """
         ...
 

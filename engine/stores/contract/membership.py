@@ -108,6 +108,10 @@ class Attending(Protocol):
         """Tell whether nobody has declared this one dead yet, by this process's own clock."""
         ...
 
+    def seconds_left(self) -> float:
+        """Give what is left of the lease by this clock; 0 where it is not held."""
+        ...
+
     def look(self) -> None:
         """Look at the members at once, and not at the next turn."""
         ...

@@ -68,10 +68,12 @@ export async function claims(where, { go, query }) {
   return 0;
 }
 
+const known = (number) => (number === null ? "–" : count(number));
+
 export async function members(where) {
   const found = await get("members");
-  put(where, card("Processes that share the log", table("Members", [["Process", "number"], ["Role"], ["Since", "number"], ["Commands sent", "number"], ["Unanswered", "number"], ["Lease", "number"]],
-    found.members.map((each) => [each.process, pill(each.role, each.role === "owner" ? "good" : "calm"), seconds(each.seconds), count(each.commands), count(each.waiting), each.lease === null ? "–" : seconds(each.lease)]), found.note || "Nobody.")));
+  put(where, card("Processes that share the log", table("Members", [["Process", "number"], ["Role"], ["Since", "number"], ["Commands sent", "number"], ["Unanswered", "number"], ["Lease", "number"], ["Slots", "number"], ["Decided", "number"], ["Lag", "number"]],
+    found.members.map((each) => [each.machine ? `${each.process} on ${each.machine}` : each.process, pill(each.role, each.role === "member" ? "calm" : "good"), seconds(each.seconds), ...[each.commands, each.waiting].map(known), each.lease === null ? "–" : seconds(each.lease), ...[each.slots, each.decided, each.lag].map(known)]), found.note || "Nobody.")));
   return 3000;
 }
 

@@ -82,8 +82,13 @@ class Attendance:
 
     def is_held(self) -> bool:
         """Tell whether the lease runs, counted from before it was asked for."""
-        ends = self._renewed_at + self._address.lease_seconds
-        return self.member != 0 and not self._is_dead and self._now() < ends
+        return self.seconds_left() > 0
+
+    def seconds_left(self) -> float:
+        """Give what is left of it."""
+        if self.member == 0 or self._is_dead:
+            return 0.0
+        return max(0.0, self._renewed_at + self._address.lease_seconds - self._now())
 
     def look(self) -> None:
         """Look at once."""

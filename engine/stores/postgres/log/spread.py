@@ -14,10 +14,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from ....errors import StoreFailed, StoreLocked, StoreRefused
 from ....runtime.machine import process_name
 from ....runtime.ports import Ports
 from ....runtime.safely import described
+from ....statistics import ServerStatistics
 from ...contract.log import Batch, Committed, Head
 from ...contract.membership import Heed, View, ViewChanged
 from ...contract.tags import TagForm
@@ -179,6 +182,13 @@ class SpreadStore(LeadingStore):
         if attendance.view.number <= self._changed_at:
             return False
         return attendance.is_held()
+
+    def server_statistics(self) -> ServerStatistics | None:
+        """Give what is known of the server, with what is left of this member's lease."""
+        found, attendance = super().server_statistics(), self.attendance
+        if found is None or attendance is None:
+            return found
+        return msgspec.structs.replace(found, lease_seconds_left=attendance.seconds_left())
 
     async def held(self) -> None:
         """Wait until it is held again; raise StoreFailed where that takes too long."""

@@ -6,12 +6,13 @@ its lease: whoever asks does so again. Nothing is made where there is no log.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from ....runtime.ports import Ports
-from ...contract.meeting import Owned
+from ...contract.meeting import Listed, Owned
 from ..address import Address
 from ..driver import driver_of
 from ..failures import sqlstate_of
@@ -22,12 +23,22 @@ __all__ = ["OWNER", "PostgresRoll"]
 
 _PATIENCE_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 1.0
-_NOT_THERE: Final = ("42P01", "3F000")
+_NOT_THERE: Final = ("42P01", "3F000", "42703")
+"""No table, no schema, and no such column of a table that an older release made."""
 OWNER: Final = (
     "SELECT s.session, a.log_id, s.holder, greatest("
     "extract(epoch FROM s.lease_until - clock_timestamp()), "
     "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
     ")::double precision FROM {s}.sessions AS s, {s}.about AS a WHERE s.live"
+)
+
+_MEMBERS: Final = (
+    "SELECT m.member, m.holder, m.decides, v.view - m.view_seen, "
+    "extract(epoch FROM clock_timestamp() - m.joined)::double precision, greatest("
+    "extract(epoch FROM m.lease_until - clock_timestamp()), "
+    "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
+    ")::double precision, coalesce((SELECT max(e.position) FROM {s}.events AS e), 0) "
+    "FROM {s}.membership AS v, {s}.members AS m ORDER BY m.member"
 )
 
 
@@ -66,6 +77,22 @@ class PostgresRoll:
         session, log_id, text, left = rows[0]
         holder, address = read_holder(text)
         return Owned(session, log_id, holder, address, left)
+
+    async def members(self) -> Sequence[Listed]:
+        """Give who is among the members; empty where the log has no table of them yet."""
+        return await self._lines.run(self._members)
+
+    async def _members(self, line: Line) -> Sequence[Listed]:
+        try:
+            rows = await line.fetch(self._address.sql(_MEMBERS), self.lease_seconds)
+        except Exception as error:
+            if sqlstate_of(error) in _NOT_THERE:
+                return ()
+            raise
+        return [
+            Listed(member, *read_holder(text), decides, max(0, behind), since, left, end)
+            for member, text, decides, behind, since, left, end in rows
+        ]
 
     async def strike(self, session: int) -> None:
         """Let the log of a session be free, whose process is dead for certain."""
