@@ -25,20 +25,22 @@ _PATIENCE_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 1.0
 _NOT_THERE: Final = ("42P01", "3F000", "42703")
 """No table, no schema, and no such column of a table that an older release made."""
-OWNER: Final = (
-    "SELECT s.session, a.log_id, s.holder, greatest("
-    "extract(epoch FROM s.lease_until - clock_timestamp()), "
+_LEFT: Final = (
+    "greatest(extract(epoch FROM s.lease_until - clock_timestamp()), "
     "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
-    ")::double precision FROM {s}.sessions AS s, {s}.about AS a WHERE s.live"
+    ")::double precision"
+)
+"""Of a lease, in seconds."""
+OWNER: Final = (
+    "SELECT s.session, a.log_id, s.holder, " + _LEFT + " "
+    "FROM {s}.sessions AS s, {s}.about AS a WHERE s.live"
 )
 
 _MEMBERS: Final = (
-    "SELECT m.member, m.holder, m.decides, v.view - m.view_seen, "
-    "extract(epoch FROM clock_timestamp() - m.joined)::double precision, greatest("
-    "extract(epoch FROM m.lease_until - clock_timestamp()), "
-    "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
-    ")::double precision, coalesce((SELECT max(e.position) FROM {s}.events AS e), 0) "
-    "FROM {s}.membership AS v, {s}.members AS m ORDER BY m.member"
+    "SELECT s.member, s.holder, s.decides, v.view - s.view_seen, "  # noqa: S608 - texts of this file
+    "extract(epoch FROM clock_timestamp() - s.joined)::double precision, " + _LEFT + ", "
+    "coalesce((SELECT max(e.position) FROM {s}.events AS e), 0) "
+    "FROM {s}.membership AS v, {s}.members AS s ORDER BY s.member"
 )
 
 
