@@ -240,8 +240,9 @@ class Damaged(EngineError):
 class ArchiveUnread(Damaged):
     """The contents of a stored event are in the cold file of its log, and cannot be read there.
 
-    The file is missing, is another one, or is damaged; `path` names it. Events that were never
-    moved are served. An operator must put the file back, or restore the log from a backup.
+    The file is missing, is another one, or is damaged; `path` names it. In PostgreSQL it is a
+    schema. Events that were never moved are served. An operator must put it back, or restore the
+    log from a backup.
     """
 
     def __init__(self, position: int, path: str, why: str) -> None:

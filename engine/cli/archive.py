@@ -1,8 +1,9 @@
 """`foldline archive FILE --kind K --closed-by N`: closed streams out of a log, into a cold file.
 
-Rules: no engine may have the log open; `--dry-run` only looks, beside an engine or not. What was
-moved stays a part of the log for all that reads it. Where the command is ended, each event is in
-the log or in the cold file, and the same command goes on.
+Rules: no engine may have a log in a file open; in PostgreSQL engines go on meanwhile. `--dry-run`
+only looks, beside an engine or not. What was moved stays a part of the log for all that reads it.
+Where the command is ended, each event is in the log or in the cold file, and the same command goes
+on.
 """
 
 from __future__ import annotations
@@ -43,14 +44,18 @@ Each page is copied, synced, read back and compared before it is removed from th
 SQLite rewrites the log, which takes room for a second one in a folder for temporary files.
 
 Stop the engine first: while one has the log open, this is refused. If it is interrupted, run it
-again: it continues. A log in PostgreSQL cannot be archived yet."""
+again: it continues.
+
+In PostgreSQL, contents move into the schema shop_archive beside the schema shop, while engines run.
+Run it as the owner of the schema. The server gives the room to new rows; VACUUM FULL or pg_repack
+make its files smaller."""
 
 _EPILOG = f"""\
 example:
   {COMMAND} archive shop.db --kind order --closed-by delivered --closed-by cancelled --days 90
 
 JSON fields: streams, events, bytes (of what was moved), before, after (bytes of the log's file),
-cold (the cold file), cold_bytes, is_shrunk
+cold (the cold file, or the schema), cold_bytes, is_shrunk; in PostgreSQL bytes of the table
 
 exit status:
   {DONE}    moved, or nothing was to be moved
@@ -69,7 +74,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, a file or a URL")
     parser.add_argument("--kind", required=True, metavar="K", help="the kind of its aggregates")
     parser.add_argument(
         "--closed-by",
@@ -95,8 +100,8 @@ def _run(options: argparse.Namespace) -> int:
     outside = options.file.outside(ports)
     if not isinstance(outside, Archives):
         raise UsageError(
-            f"{options.file.name} is no log in a file: only those can be archived. Nothing was "
-            f"changed"
+            f"{options.file.name} cannot be archived: only logs in files and in PostgreSQL can. "
+            f"Nothing was changed"
         )
     before = ports.clock.now() - options.days * _DAY
     rule = ArchiveRule(options.kind, tuple(options.closed_by), before)

@@ -44,7 +44,8 @@ rule with erase_after. One open stream of any kind keeps the person. Streams tha
 archive_after are moved as `archive` does it.
 
 Look with --dry-run first, which is possible beside an engine. Otherwise stop the engine first:
-while one has the log open, this is refused. A log in PostgreSQL is refused too.
+while one has the log open, this is refused. In PostgreSQL engines go on while streams are archived,
+and people are not erased by this command.
 """
 
 _EPILOG = f"""\
@@ -69,7 +70,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, a file or a URL")
     parser.add_argument("rules", metavar="RULES", help="the rules, as module:attribute")
     parser.add_argument("--keys", metavar="URL", help="the keys, as in sqlite:FILE")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -82,8 +83,8 @@ def _run(options: argparse.Namespace) -> int:
     outside = options.file.outside(Ports())
     if not isinstance(outside, Archives):
         raise UsageError(
-            f"{options.file.name} is no log in a file: rules are only run on those. Nothing was "
-            f"changed"
+            f"{options.file.name} cannot be archived: rules are only run on logs in files and in "
+            f"PostgreSQL. Nothing was changed"
         )
     with ending_tidily():
         return run(partial(_retained, options, rules, outside))
@@ -102,6 +103,12 @@ async def _retained(
     options: argparse.Namespace, rules: Sequence[Retention], outside: Archives
 ) -> int:
     archiver = outside.archiver()
+    if not archiver.has_log and any(rule.erase_after is not None for rule in rules):
+        raise UsageError(
+            f"an engine may write to {options.file.name} meanwhile, for a person who is being "
+            f"erased: give rules without erase_after, and erase people by `engine.erase`. Nothing "
+            f"was changed"
+        )
     if options.dry_run:
         people = await _people(options, rules, outside)
         _tell_people(people, options)

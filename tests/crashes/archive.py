@@ -21,7 +21,7 @@ from engine.errors import EngineError
 from engine.model.stored import EventData, EventType, StoredEvent
 from engine.runtime.ports import Ports
 from engine.stores.contract.archiving import ArchiveRule
-from engine.stores.contract.log import AppendRequest, Batch, Write
+from engine.stores.contract.log import AppendRequest, Batch, Store, Write
 from engine.stores.sqlite.log import archiving
 from engine.stores.sqlite.log.archiving import SqliteArchiver
 from engine.stores.sqlite.log.cold import MOVED
@@ -41,7 +41,7 @@ OPERATIONS: Final = 220
 """About as many calls that change something as a move makes here."""
 
 
-async def fill(store: SqliteStore, *, streams: int = STREAMS, big: int = 900) -> None:
+async def fill(store: Store, *, streams: int = STREAMS, big: int = 900) -> None:
     """Fill a log with orders, of which two in three are closed, event by event in turns."""
     for version in range(5):
         requests: list[AppendRequest] = []

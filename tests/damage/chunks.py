@@ -38,7 +38,7 @@ def left_alone() -> None:
 
 def noted(ledger: Path, seed: int) -> dict[int, Chunk]:
     """Give the whole chunks of a seed that earlier runs have done, by their first flip."""
-    chunks = []
+    chunks: list[Chunk] = []
     for line in ledger.read_bytes().splitlines() if ledger.exists() else ():
         with suppress(msgspec.MsgspecError):  # the last one, of a run that was killed
             chunks.append(msgspec.json.decode(line, type=Chunk))

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
 from ...errors import DefinitionError
 
-__all__ = ["ArchiveRule", "Archived", "Archiver", "Progress"]
+__all__ = ["MOVED", "ArchiveRule", "Archived", "Archiver", "Progress"]
+
+MOVED: Final = -1
+"""The encoding of an event in the log whose contents are elsewhere."""
 
 
 class ArchiveRule(msgspec.Struct, frozen=True):
@@ -70,10 +73,16 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 class Archiver(AbstractAsyncContextManager["Archiver"], Protocol):
-    """Moves closed streams of one log, which no engine has open meanwhile.
+    """Moves closed streams of one log.
 
-    Inside of `async with` it has the log. Raises StoreLocked there if an engine has it.
+    Some have the log inside of `async with`: then no engine has it open meanwhile, and StoreLocked
+    is raised there if one has. Others move beside engines.
     """
+
+    @property
+    def has_log(self) -> bool:
+        """Whether it has the log inside of `async with`."""
+        ...
 
     async def archive(
         self, rule: ArchiveRule, progress: Progress, *, dry_run: bool = False

@@ -19,6 +19,7 @@ from .address import Address
 from .log.members import Attendance
 from .log.spread import LeadingStore, SpreadStore
 from .log.store import PostgresStore
+from .outside.archiving import PostgresArchiver
 from .outside.blocking import Blocking
 from .outside.copy_from import PostgresCopySource
 from .outside.copy_into import PostgresCopyTarget
@@ -116,6 +117,10 @@ class PostgresOutside:
     def structure(self) -> PostgresStructure:
         """Give both schemas to be looked at for damage."""
         return PostgresStructure(self._place)
+
+    def archiver(self) -> PostgresArchiver:
+        """Give what moves closed streams into a schema beside the log."""
+        return PostgresArchiver(self._place)
 
     def copy_target(self) -> PostgresCopyTarget:
         """Give where a log is copied to."""

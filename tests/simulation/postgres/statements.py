@@ -319,6 +319,7 @@ _MIGRATIONS: Final = {
     "c2b24d6d": 5,
     "728650a7": 6,
     "759db8e8": 7,
+    "a230dd20": 8,
 }
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {

@@ -16,6 +16,7 @@ from ....model.stored import Snapshot, StoredEvent, verify
 from ...contract.log import Head, StreamPage, StreamRead
 from ..driver import Record
 from ..line import Line
+from .cold import FEED, STREAMS, thawed
 
 __all__ = [
     "EventReader",
@@ -129,7 +130,8 @@ async def read_feed(
     line: Line, schema: str, after: int, events_max: int, bytes_max: int
 ) -> Sequence[Record]:
     """Give the rows of a page of the feed; `events_of_feed` makes events of them."""
-    return await line.fetch(_in(_FEED, schema), after, events_max, bytes_max)
+    rows = await line.fetch(_in(_FEED, schema), after, events_max, bytes_max)
+    return await thawed(line, schema, rows, FEED, bytes_max)
 
 
 async def read_streams(
@@ -138,7 +140,8 @@ async def read_streams(
     """Give the rows of pages of streams; `pages_of_streams` makes pages of them."""
     names = [read.stream for read in reads]
     after = [read.after for read in reads]
-    return await line.fetch(_in(_STREAMS, schema), names, after, events_max, bytes_max)
+    rows = await line.fetch(_in(_STREAMS, schema), names, after, events_max, bytes_max)
+    return await thawed(line, schema, rows, STREAMS, bytes_max)
 
 
 def events_of_feed(

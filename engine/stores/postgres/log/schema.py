@@ -20,6 +20,7 @@ from ..address import Address
 from ..driver import Connection
 from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
+from .cold_sql import ARCHIVES
 from .members_sql import MEMBERS
 from .slips import SLIPS
 from .spread_sql import SPREAD
@@ -319,6 +320,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     MEMBERS,
     SPREAD,
     SLIPS,
+    ARCHIVES,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 

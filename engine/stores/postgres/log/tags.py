@@ -30,6 +30,7 @@ from ...contract.tags import (
 )
 from ..driver import Record
 from ..line import Line
+from .cold import FEED, TAGGED, thawed
 from .reading import EventReader, TypeNames
 
 __all__ = [
@@ -216,6 +217,8 @@ SELECT position, stream, version, type, recorded, payload, metadata, encoding, c
 FROM {s}.events WHERE position > $1 AND type = ANY ($2::integer[]) ORDER BY position LIMIT $3
 """
 _PAGE_EVENTS: Final = 2_000
+_PAGE_BYTES: Final = 64 * 1024 * 1024
+"""Of what was archived."""
 
 _fields: Final = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 _fixed: Final = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -312,6 +315,7 @@ async def read_tagged(
     """
     columns = _columns((read.tags, read.names, read.after) for read in reads)
     rows = await line.fetch(_TAGGED.replace("{s}", schema), *columns, events_max, bytes_max)
+    rows = await thawed(line, schema, rows, TAGGED, bytes_max)
     counts = await line.fetch(_COUNTS.replace("{s}", schema), *columns, events_max)
     return rows, [row[0] for row in counts]
 
@@ -394,6 +398,7 @@ async def _index_events(
         found = await line.fetch(query, after, list(by_number), _PAGE_EVENTS)
         if not found:
             break
+        found = await thawed(line, schema, found, FEED, _PAGE_BYTES)
         rows = rows_of([event_of(*row) for row in found], forms)
         columns: list[list[Any]] = [
             [row[0] for row in rows],

@@ -13,6 +13,7 @@ from typing import Final
 
 from ....errors import EngineError
 from ...contract.verifying import Finding, Report
+from ..log.cold_sql import cold_schema
 from ..views.link import Link, Place
 from ..views.schema import check_schema, has_views
 from .blocking import Blocking
@@ -31,6 +32,11 @@ WHERE n.nspname = ANY ($1::text[]) AND a.amname = 'btree' AND i.indisvalid ORDER
 _AMCHECK: Final = """
 SELECT n.nspname::text FROM pg_catalog.pg_extension e
 JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'
+"""
+_THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
+_ODD: Final = """
+SELECT c.position FROM {s}_archive.contents c LEFT JOIN {s}.events e ON e.position = c.position
+WHERE e.checksum IS DISTINCT FROM c.checksum ORDER BY c.position LIMIT 100
 """
 
 
@@ -65,11 +71,20 @@ class PostgresStructure:
 
     async def _look(self, link: Link, report: Report, rest: Callable[[], None]) -> None:
         await self._look_at_indexes(link, report, rest)
+        await self._look_at_archive(link, report)
         try:
             if await has_views(link, self._place):
                 await check_schema(link, self._place)
         except EngineError as error:
             report(Finding("views", str(error), name=self._place.name))
+
+    async def _look_at_archive(self, link: Link, report: Report) -> None:
+        """Compare what was moved with the log; whoever reads compares contents and checksums."""
+        cold = cold_schema(self._place.log_schema)
+        if (await link.run(_THERE, f"{cold}.contents"))[0][0]:
+            for (position,) in await link.run(self._place.address.sql(_ODD)):
+                text = f"the schema {cold} has another event at position {position} than the log"
+                report(Finding("archive", text, position, cold))
 
     async def _look_at_indexes(self, link: Link, report: Report, rest: Callable[[], None]) -> None:
         if (await link.run("SHOW data_checksums"))[0][0] != "on":
@@ -78,7 +93,8 @@ class PostgresStructure:
         if not found:
             self._unlooked.append("indexes as a whole: the extension amcheck is not installed")
             return
-        schemas = [self._place.log_schema, self._place.schema]
+        log = self._place.log_schema
+        schemas = [log, self._place.schema, cold_schema(log)]
         for oid, name in await link.run(_INDEXES, schemas):
             call = f'SELECT "{found[0][0]}".bt_index_check($1::bigint::regclass, true)'
             try:

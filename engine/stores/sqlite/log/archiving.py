@@ -127,6 +127,8 @@ class _Page(msgspec.Struct):
 class SqliteArchiver(SqliteStore):
     """Moves closed streams of the log in the file `path`."""
 
+    has_log = True
+
     def __init__(self, path: str, ports: Ports) -> None:
         super().__init__(path)
         self._given = ports

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import apsw
 
 from ....errors import ArchiveUnread, StoreRefused
+from ...contract.archiving import MOVED
 from ..connection import run
 from ..files import beside
 from ..shape import check_shape, made, read_shape
@@ -40,8 +41,6 @@ __all__ = [
 APPLICATION_ID: Final = 0x464C4131
 """Marks the file as the cold file of a log ("FLA1"), which no engine opens for a log."""
 COLD_VERSION: Final = 1
-MOVED: Final = -1
-"""The encoding of an event whose contents are in the cold file."""
 
 LOG_WITH_COLD: Final = f"""
     CREATE TEMP VIEW log AS SELECT hot.position, hot.stream, hot.version, event, event_version,

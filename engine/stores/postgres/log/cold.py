@@ -1,0 +1,93 @@
+"""Reading what was moved out of a log in PostgreSQL: contents from the schema of its archive.
+
+Rules: only a page that has an event without contents asks for them, so a log without an archive is
+read as before. A page has no more bytes than it may, and ends before an event that is not to be
+had: the page that begins with that event raises ArchiveUnread. Whoever reads compares the checksum
+in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from ....errors import ArchiveUnread
+from ...contract.archiving import MOVED
+from ..driver import Record
+from ..line import Line
+from .cold_sql import cold_schema
+
+__all__ = ["FEED", "STREAMS", "TAGGED", "Places", "thawed"]
+
+_THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
+# Missing ones come without contents, and those that do not fit do not come.
+_THAW: Final = """
+SELECT position, encoding, payload, metadata FROM (
+    SELECT a.o, a.position, c.encoding, c.payload, c.metadata, sum(coalesce(
+            octet_length(c.payload) + octet_length(c.metadata), 0)) OVER (ORDER BY a.o) AS so_far
+    FROM unnest($1::bigint[]) WITH ORDINALITY AS a(position, o)
+    LEFT JOIN {c}.contents c ON c.position = a.position
+) cut WHERE o = 1 OR so_far <= $2 ORDER BY o
+"""
+
+
+class Places(NamedTuple):
+    """Where a row of a page has the position, and the payload before metadata and encoding."""
+
+    position: int
+    payload: int
+    always: int = 0
+    """How many columns stay of a row that does not fit; 0 where it does not come at all."""
+
+
+FEED: Final = Places(0, 5)
+STREAMS: Final = Places(2, 6, 2)
+TAGGED: Final = Places(1, 6)
+
+
+async def thawed(
+    line: Line, schema: str, rows: Sequence[Record], places: Places, bytes_max: int
+) -> Sequence[Record]:
+    """Give the rows of a page with the contents of those that were moved; raise ArchiveUnread."""
+    encoding = places.payload + 2
+    if MOVED not in {row[encoding] for row in rows}:
+        return rows
+    wanted = [row[places.position] for row in rows if row[encoding] == MOVED]
+    cold = cold_schema(schema)
+    why = f"the schema {cold} does not have it"
+    found: dict[int, tuple[Any, ...]] = {}
+    if (await line.fetch(_THERE, f"{cold}.contents"))[0][0]:
+        asked = await line.fetch(_THAW.replace("{c}", cold), wanted, bytes_max)
+        found = {row[0]: tuple(row)[1:] for row in asked}
+    else:
+        found = {wanted[0]: (None, b"", b"")}
+        why = f"the schema {cold} is not there: restore it"
+    return _filled(rows, places, found, bytes_max, ArchiveUnread(wanted[0], cold, why))
+
+
+def _filled(
+    rows: Sequence[Record],
+    places: Places,
+    found: dict[int, tuple[Any, ...]],
+    bytes_max: int,
+    missing: ArchiveUnread,
+) -> Sequence[Record]:
+    at, payload_at, always = places
+    filled: list[Any] = []
+    events = size = 0
+    for number, row in enumerate(rows):
+        payload, metadata, encoding = row[payload_at : payload_at + 3]
+        if encoding == MOVED:
+            encoding, payload, metadata = found.get(row[at], (MOVED, b"", b""))
+            if encoding is None and not events:
+                raise missing
+        is_event = row[at] is not None
+        size += len(payload) + len(metadata) if payload is not None else 0
+        is_unread = encoding == MOVED or (is_event and encoding is None)
+        if is_unread or (events and size > bytes_max):
+            empty = (None,) * (len(row) - always)
+            return filled + [(*tuple(rest)[:always], *empty) for rest in rows[number:] if always]
+        events += is_event
+        parts = tuple(row)
+        filled.append((*parts[:payload_at], payload, metadata, encoding, *parts[payload_at + 3 :]))
+    return filled
