@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from ..stores.contract.disk import OnDisk
 from ..stores.contract.meeting import Roll
 from ..stores.contract.outside import LogReader
 from .options import DONE, FAILED, USAGE, log_file, seconds, whole
-from .output import Output
+from .output import Output, unread
 from .printing import escaped
 from .tables import Column, Table
 
@@ -100,8 +101,9 @@ def _run(options: argparse.Namespace) -> int:
     report = judge(_find(options.file, bounds), bounds)
     output = Output(utf8=options.json)
     encoded = escaped(msgspec.json.encode(report).decode())
-    output.show([encoded] if options.json else [_table(report)])
-    output.flush()
+    with unread(sys.stdout):
+        output.show([encoded] if options.json else [_table(report)])
+        output.flush()
     if not report.ready:
         return NOT_READY
     return DONE if report.ok else NOT_OK

@@ -2,7 +2,8 @@
 
 Rules: lines go to the output and everything else to the error stream. Whatever is written to either
 is plain (`printing`): what others wrote moves no cursor and becomes no line of its own, in
-a table, an error or a traceback. A closed pipe is the wish of whoever read it, and no failure. A
+a table, an error or a traceback. A closed pipe is the wish of whoever read it, and no failure: what
+only shows ends then, and what acts or checks goes on to its end and its status (`say`, `tell`). A
 line that cannot be written for another reason is an error like any other. This file knows no log
 and no events.
 """
@@ -33,6 +34,7 @@ __all__ = [
     "show",
     "tell",
     "terminal_of",
+    "unread",
 ]
 
 DONE: Final = 0
@@ -44,8 +46,9 @@ NOT_DRAWN: Final = (
 
 
 def say(line: str) -> None:
-    """Write a line to the output: a command's answer."""
-    sys.stdout.write(plain(line) + "\n")
+    """Write a line to the output: what became of an act or a check, which ends if nobody reads."""
+    with unread(sys.stdout):
+        sys.stdout.write(plain(line) + "\n")
 
 
 def show(parts: Iterable[str | Table], stream: TextIO | None = None) -> None:
@@ -57,8 +60,18 @@ def show(parts: Iterable[str | Table], stream: TextIO | None = None) -> None:
 
 def tell(text: str) -> None:
     """Write a line to the error stream; of a traceback, its lines."""
-    sys.stderr.write(plain_lines(text) + "\n")
-    sys.stderr.flush()
+    with unread(sys.stderr):
+        sys.stderr.write(plain_lines(text) + "\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def unread(stream: TextIO) -> Generator[None]:
+    """Let a closed pipe end nothing: what is written from then on goes nowhere."""
+    try:
+        yield
+    except BrokenPipeError:
+        abandon_output(stream)
 
 
 def terminal_of(stream: TextIO) -> Terminal | None:
@@ -114,7 +127,8 @@ def run_plainly(main: Callable[[], int]) -> int:
     with plain_errors():
         try:
             status = main()
-            sys.stdout.flush()
+            with unread(sys.stdout):
+                sys.stdout.flush()
         except BrokenPipeError:
             abandon_output()
             return DONE
@@ -134,10 +148,10 @@ def check_texts(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def abandon_output() -> None:
+def abandon_output(stream: TextIO | None = None) -> None:
     """Keep the interpreter from flushing once more, when it ends, what cannot be written."""
     try:
-        number = sys.stdout.fileno()
+        number = (stream or sys.stdout).fileno()
     except (OSError, ValueError):
         return  # nothing that the system knows of
     os.dup2(os.open(os.devnull, os.O_WRONLY), number)

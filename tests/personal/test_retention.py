@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +178,23 @@ def test_who_is_due_everywhere_is_erased_and_what_is_due_is_archived(
     status, lines = told(capfd, path, rules)
     assert (status, len(lines)) == (0, 1), "nobody is erased twice"
     assert main(["verify", str(path)]) == 0
+
+
+def test_a_run_whose_output_nobody_reads_is_made_to_its_end(path: Path) -> None:
+    """It ended behind the first person whom it told of, with the status of what is done."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-u", "-m", "engine", "retention", str(path), f"{__name__}:RULES"],
+        cwd=Path(__file__).parents[2],
+        stdout=writing,
+        timeout=60,
+    )
+    os.close(writing)
+    assert ended.returncode == 3
+    with sqlite3.connect(path) as log:
+        assert log.execute("SELECT events FROM archives").fetchall() == [(10,)]
+    log.close()
 
 
 def test_rules_are_not_run_beside_an_engine_nor_without_what_they_need(

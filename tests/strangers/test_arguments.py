@@ -193,6 +193,32 @@ def test_a_command_whose_output_goes_nowhere_ends_without_a_traceback(
         assert b"Exception ignored" not in told
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("command", "log", "status"), [("verify", "bad.db", 1), ("health", "log.db", 4)]
+)
+def test_a_check_whose_output_nobody_reads_has_its_status(
+    folder: Path, command: str, log: str, status: int, unbuffered: str
+) -> None:
+    """`foldline verify shop.db | head -1` ended with 0 on a damaged log."""
+    sound = (folder / "log.db").read_bytes()
+    (folder / "bad.db").write_bytes(sound.replace(b'"amount":1', b'"amount":3'))
+    assert sound != (folder / "bad.db").read_bytes()
+    reading, writing = os.pipe()
+    os.close(reading)
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    checked = subprocess.run(
+        [sys.executable, "-m", "engine", command, log],
+        cwd=folder,
+        env=settings,
+        stdout=writing,
+        stderr=writing,
+        timeout=60,
+    )
+    os.close(writing)
+    assert checked.returncode == status
+
+
 FULL = [PRINTING[0], PRINTING[1], PRINTING[5]]
 
 
