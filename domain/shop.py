@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from engine import Authorize, Engine, Limits, Onlooker, Ports
+from engine import Authorize, Engine, Limits, Onlooker, Ports, Retry
 
 from .model.former_events import UPCASTERS
 from .model.fulfilment import Fulfilment
@@ -16,6 +16,7 @@ from .model.orders import Order
 from .model.rates import Rates
 from .model.returns import Return
 from .model.stock import Stock, release_stock, reserve_stock
+from .model.vouchers import Voucher, issue_voucher, redeem_voucher
 from .partners.carrier import Carrier, Pickups
 from .views.catalogue import Catalogue
 from .views.customers import Customers
@@ -55,16 +56,18 @@ def open_shop(
     if carrier is not None:
         resources[Carrier] = carrier
     return Engine(
-        [Order, Return, Stock, Fulfilment],
+        [Order, Return, Stock, Fulfilment, Voucher],
         projections=PROJECTIONS if carrier is None else (*PROJECTIONS, Pickups),
         answers=(*ANSWERS, get_dashboard),
-        decisions=(reserve_stock, release_stock),
+        decisions=(reserve_stock, release_stock, issue_voucher, redeem_voucher),
         upcasters=UPCASTERS,
         rebuild="auto",
         resources=resources,
         authorize=authorize,
         store=store,
         limits=limits,
+        # A worker that has just died is no fault of a client's: the next owner answers.
+        middleware=[Retry(3)] if join else [],
         join=join,
         ports=ports,
     )

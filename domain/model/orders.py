@@ -35,6 +35,7 @@ from .payment import (
     OrderPaid,
     OrderReserved,
     PayOrder,
+    VoucherRedeemed,
     pieces_of,
     refuse_reference,
 )
@@ -193,6 +194,13 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
     invoiced_at: str = ""
     lines: dict[LineId, Line] = {}
     total: Money = 0
+    percent_off: int = 0
+    """By a voucher."""
+
+    @property
+    def due(self) -> Money:
+        """What its bill says: the total, less what a voucher takes off, rounded down."""
+        return self.total - self.total * self.percent_off // 100
 
     @handles
     def create(self, command: CreateOrder) -> OrderCreated:
@@ -264,15 +272,15 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
         """Reply the bill."""
         self.refuse_unless("checked out", Status.CREATED)
         pieces = pieces_of(self.lines.values())
-        return Decision(OrderCheckedOut(pieces), reply=Bill(self.total, PAYMENT_MINUTES))
+        return Decision(OrderCheckedOut(pieces), reply=Bill(self.due, PAYMENT_MINUTES))
 
     @handles
     def pay(self, command: PayOrder) -> Decision[OrderPaid]:
         """Take a payment of the whole bill, which pays no other order."""
         refuse_reference(command.reference)
         self.refuse_unless("paid", Status.RESERVED)
-        if command.amount != self.total:
-            raise Rejected("amount-differs", f"the bill is {self.total} pence", total=self.total)
+        if command.amount != self.due:
+            raise Rejected("amount-differs", f"the bill is {self.due} pence", total=self.due)
         once = Claim("payment", command.reference, "payment-used", "it has paid another order")
         return Decision(OrderPaid(command.reference, command.amount), claims=[once])
 
@@ -312,6 +320,11 @@ class Order(Aggregate, kind="order", key_window=4_000, snapshot_every=500):
     @applies
     def quoted(self, event: OrderQuoted) -> None:
         """Stay as it is: a quotation is for the customer."""
+
+    @applies
+    def redeemed(self, event: VoucherRedeemed) -> None:
+        """Have a smaller bill; the lines and their total stay as they are."""
+        self.percent_off = event.percent
 
     @applies
     def checked_out(self, event: OrderCheckedOut) -> None:

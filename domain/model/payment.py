@@ -1,7 +1,8 @@
 """Checkout and payment of an order: the commands, the events, and the bill that is replied.
 
 Rules: who checks out gets the bill at once, in the receipt, and pays within `PAYMENT_MINUTES`. A
-payment has a number of its own, and pays one order. `orders` decides; `fulfilment` leads the way.
+payment has a number of its own, and pays one order. What a voucher takes off is in the bill, and
+in no line. `orders` decides; `fulfilment` leads the way.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
     "OrderPaid",
     "OrderReserved",
     "PayOrder",
+    "VoucherRedeemed",
     "pieces_of",
     "refuse_reference",
 ]
@@ -64,6 +66,13 @@ class OrderCheckedOut(Event, name="order-checked-out", version=1):
 
     pieces: Mapping[str, int]
     """How many of each product."""
+
+
+class VoucherRedeemed(Event, name="voucher-redeemed", version=1, tags=("voucher",)):
+    """The bill of an order is to be some percent less."""
+
+    voucher: str
+    percent: int
 
 
 class OrderReserved(Event, name="order-reserved", version=1):

@@ -38,6 +38,9 @@ from .bodies import (
     OrderPage,
     Payment,
     Products,
+    UsedVoucher,
+    VoucherMade,
+    VoucherOffer,
 )
 from .demo import Demo, DemoState, no_demo
 from .health import alive, ready, statistics
@@ -196,6 +199,26 @@ def _checkout(routes: OrderRoutes) -> Sequence[Endpoint]:
             group="checkout",
             body=NewQuantity,
             answer=Delivered,
+            parameters=(KEY_REQUIRED,),
+            refusals=(400, 403, 409, 422, 503),
+        ),
+        Endpoint(
+            method="POST",
+            path="/vouchers/{voucher}",
+            handler=routes.issue,
+            group="checkout",
+            body=VoucherOffer,
+            answer=VoucherMade,
+            parameters=(KEY_REQUIRED,),
+            refusals=(400, 403, 409, 422, 503),
+        ),
+        Endpoint(
+            method="POST",
+            path=f"{order}/voucher",
+            handler=routes.redeem,
+            group="checkout",
+            body=UsedVoucher,
+            answer=Done,
             parameters=(KEY_REQUIRED,),
             refusals=(400, 403, 409, 422, 503),
         ),

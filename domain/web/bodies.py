@@ -38,6 +38,9 @@ __all__ = [
     "OrderPage",
     "Payment",
     "Products",
+    "UsedVoucher",
+    "VoucherMade",
+    "VoucherOffer",
 ]
 
 # What turns the direction of a line, ends it, or is an order to a terminal is in no name.
@@ -108,6 +111,20 @@ class Payment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     amount: Money
 
 
+class VoucherOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the staff sends to issue a voucher."""
+
+    percent: int
+    uses: int
+    """How many orders may use it."""
+
+
+class UsedVoucher(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client sends to use a voucher for an order."""
+
+    voucher: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+
+
 class Done(msgspec.Struct, frozen=True):
     """The answer to a change: it is durable."""
 
@@ -133,6 +150,13 @@ class Delivered(msgspec.Struct, frozen=True):
     """The answer to a delivery: it is durable."""
 
     product: str
+    receipt: str
+
+
+class VoucherMade(msgspec.Struct, frozen=True):
+    """The answer to a voucher that was issued: it is durable."""
+
+    voucher: str
     receipt: str
 
 

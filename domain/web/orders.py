@@ -28,6 +28,7 @@ from engine.integrations.event_stream import EventStream, event_stream, last_eve
 from ..model.orders import AdjustOrderItemQuantity, CancelOrder, Order, ShipOrder
 from ..model.payment import CheckOut, PayOrder
 from ..model.stock import ReceiveStock
+from ..model.vouchers import IssueVoucher, RedeemVoucher
 from ..views.dashboard import GetDashboard
 from ..views.queries import GetOrderById, GetPendingOrders, SearchCatalogue
 from .bodies import (
@@ -40,6 +41,9 @@ from .bodies import (
     OrderPage,
     Payment,
     Products,
+    UsedVoucher,
+    VoucherMade,
+    VoucherOffer,
 )
 from .requests import (
     HANDLING_SECONDS,
@@ -109,15 +113,24 @@ class OrderRoutes:
     async def deliver(self, request: Request) -> Response:
         """Take pieces of a product into stock."""
         body = await sent(request, NewQuantity)
-        product, principal = request.path_params["product"], self._principal_of(request)
-        receipt = await engine_of(request).execute(
-            ReceiveStock(product, body.quantity),
-            key=idempotency_key(request.headers, principal, required=True),
-            deadline=HANDLING_SECONDS,
-            principal=principal,
-            correlation=request_id(request),
-        )
+        product = request.path_params["product"]
+        receipt = await self._execute_keyed(request, ReceiveStock(product, body.quantity))
         return answered(200, Delivered(product, receipt.token), **receipt_headers(receipt))
+
+    async def issue(self, request: Request) -> Response:
+        """Issue a voucher, which so many orders may use."""
+        body = await sent(request, VoucherOffer)
+        voucher = request.path_params["voucher"]
+        command = IssueVoucher(voucher, body.percent, body.uses)
+        receipt = await self._execute_keyed(request, command)
+        return answered(200, VoucherMade(voucher, receipt.token), **receipt_headers(receipt))
+
+    async def redeem(self, request: Request) -> Response:
+        """Use a voucher for an order that is not checked out yet."""
+        body = await sent(request, UsedVoucher)
+        order_id = request.path_params["order_id"]
+        receipt = await self._execute_keyed(request, RedeemVoucher(order_id, body.voucher))
+        return _done(200, order_id, receipt)
 
     async def _change(
         self,
@@ -141,6 +154,17 @@ class OrderRoutes:
             expected=expected_version(request.headers, current=current),
             deadline=HANDLING_SECONDS,
             principal=self._principal_of(request),
+            correlation=request_id(request),
+        )
+
+    async def _execute_keyed(self, request: Request, command: Command[Reply]) -> Receipt[Reply]:
+        """Execute what has no version that a client looked at."""
+        principal = self._principal_of(request)
+        return await engine_of(request).execute(
+            command,
+            key=idempotency_key(request.headers, principal, required=True),
+            deadline=HANDLING_SECONDS,
+            principal=principal,
             correlation=request_id(request),
         )
 
