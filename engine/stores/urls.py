@@ -23,6 +23,11 @@ from .contract.keys import KeyStore
 from .contract.log import Store
 from .contract.tables import Tables
 from .contract.views import ViewsStore
+from .dynamodb.address import SCHEME as DYNAMODB
+from .dynamodb.address import read_address as read_dynamodb_address
+from .dynamodb.calls import check_installed as check_dynamodb
+from .dynamodb.store import DynamoStore
+from .leased.backend import LeasedBackend
 from .memory import MemoryStore
 from .own import OwnBackend, views_in_memory
 from .postgres.address import SCHEMES, read_address
@@ -43,7 +48,6 @@ from .sqlite.system_files import absolute, exists
 from .sqlite.views.store import SqliteViews
 from .umadb.address import SCHEME as UMADB
 from .umadb.address import read_address as read_umadb_address
-from .umadb.backend import UmadbBackend
 from .umadb.calls import check_installed as check_umadb
 from .umadb.store import UmadbStore
 
@@ -111,6 +115,9 @@ def open_url(url: StoreName) -> Store:
     if url.partition(":")[0] == UMADB:
         check_umadb()
         return UmadbStore(read_umadb_address(url))
+    if url.partition(":")[0] == DYNAMODB:
+        check_dynamodb()
+        return DynamoStore(read_dynamodb_address(url))
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite" or not rest or rest == ":memory:":
         raise DefinitionError(
@@ -134,8 +141,8 @@ def open_backend(store: StoreName | Store, views: str | None = None) -> Backend:
     opened = open_store(store)
     if isinstance(opened, PostgresStore):
         return PostgresBackend(opened, _views_elsewhere(views))
-    if isinstance(opened, UmadbStore):
-        return UmadbBackend(opened, _views_elsewhere(views))
+    if isinstance(opened, UmadbStore | DynamoStore):
+        return LeasedBackend(opened, opened.address.name, _views_elsewhere(views))
     if views is not None:
         raise DefinitionError(
             "views= goes with a store in a server only: other stores know where their views are"
@@ -191,14 +198,14 @@ def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore
 
 def backend_of_text(text: str) -> Backend:
     """Give what a command is given: a path as a shell has it, or a store's URL."""
-    if text.partition(":")[0] in ("sqlite", UMADB, *SCHEMES):
+    if text.partition(":")[0] in ("sqlite", UMADB, DYNAMODB, *SCHEMES):
         return open_backend(text)
     return SqliteBackend(SqliteStore(text))
 
 
 def store_of_text(text: str) -> StoreName:
     """Give what `Engine(store=...)` takes for what a command is given."""
-    return text if text.partition(":")[0] in ("sqlite", UMADB, *SCHEMES) else Path(text)
+    return text if text.partition(":")[0] in ("sqlite", UMADB, DYNAMODB, *SCHEMES) else Path(text)
 
 
 def open_tables(text: str, ports: Ports) -> Tables:

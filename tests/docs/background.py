@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.aws_server import REGION, SqsServer
 from tests.support.brokers import PASSWORD, USER, NatsServer, RabbitServer
+from tests.support.dynamodb_server import DynamoServer
 from tests.support.kafka_server import KafkaServer
 from tests.support.mongodb import MongoServer
 from tests.support.opensearch import OpenSearchServer
@@ -251,6 +252,22 @@ class Uma:
         self._server.close()
 
 
+class Dynamo:
+    """An emulator of DynamoDB on a free port."""
+
+    name = "DYNAMODB"
+
+    def __init__(self, folder: Path) -> None:
+        self._server = DynamoServer(folder / ".dynamodb")
+        self._server.start()
+        self.url = self._server.store_url()
+        """Where it is."""
+
+    def end(self) -> None:
+        """End it."""
+        self._server.close()
+
+
 class Mongo:
     """A server that speaks MongoDB's protocol, on a free port."""
 
@@ -267,7 +284,9 @@ class Mongo:
         self._server.close()
 
 
-_Server: TypeAlias = Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase | OpenSearch | Uma | Mongo
+_Server: TypeAlias = (
+    Redis | Nats | Rabbit | Kafka | Sqs | OldDatabase | OpenSearch | Uma | Dynamo | Mongo
+)
 
 BROKERS: Final[dict[str, type[_Server]]] = {
     "KAFKA": Kafka,
@@ -278,6 +297,7 @@ BROKERS: Final[dict[str, type[_Server]]] = {
     "OLD": OldDatabase,
     "OPENSEARCH": OpenSearch,
     "UMADB": Uma,
+    "DYNAMODB": Dynamo,
     "MONGODB": Mongo,
 }
 """By the name of the variable that says where each is, without `_URL`."""

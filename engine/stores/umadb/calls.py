@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...errors import DefinitionError, EngineError, StoreFailed, StoreRefused
 from ...runtime.ports import Worker, Workers
+from ..leased.holder import Away
 from .address import Address
 
 if TYPE_CHECKING:
     from umadb import Client
 
-__all__ = ["Away", "Calls", "NotTaken", "check_installed", "umadb"]
+__all__ = ["Calls", "NotTaken", "check_installed", "umadb"]
 
 T = TypeVar("T")
 
@@ -31,10 +32,6 @@ _EXTENSION: Final = "umadb.umadb"
 _CLOSE_SECONDS: Final = 2.0
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_LONGEST: Final = 0.5
-
-
-class Away(Exception):
-    """The server gave no answer: what was asked may be done or not."""
 
 
 class NotTaken(Exception):

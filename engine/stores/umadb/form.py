@@ -20,6 +20,7 @@ import msgspec
 from ...errors import Damaged
 from ...model.stored import StoredEvent, verify
 from ..contract.claims import ClaimChange, ClaimKey
+from ..leased.known import Declared
 from .calls import umadb
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ __all__ = [
     "FORM",
     "HEADER",
     "Beside",
-    "Declared",
     "claim_tag",
     "claims_in",
     "declared_in",
@@ -57,14 +57,6 @@ _MASK: Final = (1 << 128) - 1
 
 ClaimRow: TypeAlias = tuple[str, str, str | None, int]
 """Name, value, who holds it then, and since which position."""
-
-
-class Declared(msgspec.Struct, frozen=True, array_like=True):
-    """What the first event of a type says of it."""
-
-    schema_hash: str
-    tags: tuple[tuple[tuple[str, str], ...], tuple[str, ...]] | None
-    """Fields and fixed tags by which events of it are found; None for none."""
 
 
 class Beside(msgspec.Struct, frozen=True):

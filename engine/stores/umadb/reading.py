@@ -6,24 +6,22 @@ checksum, and each page with its order; the first that does not fit is Damaged. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from ...errors import Damaged
-from ...model.stored import EventType, StoredEvent
+from ...model.stored import StoredEvent
 from ..contract.claims import ClaimKey, HeldClaim
 from ..contract.log import StreamPage, StreamRead
 from ..contract.tags import Condition, TagPage, TagRead
+from ..leased.known import Known
+from ..leased.places import Place, Places
 from .calls import umadb
 from .form import (
     AHEAD,
     CLAIMS_TAG,
     FIRST_TAG,
-    Declared,
     claim_tag,
     claims_in,
     declared_in,
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
     from umadb import Client, Query, SequencedEvent
 
 __all__ = [
-    "Known",
-    "Place",
-    "Places",
     "came",
     "claims_behind",
     "holder_of",
@@ -47,71 +42,6 @@ __all__ = [
     "pages_of_streams",
     "pages_of_tagged",
 ]
-
-_PLACES_MAX: Final = 100_000
-
-
-class Place(NamedTuple):
-    """An event of a stream."""
-
-    version: int
-    position: int
-    is_last: bool
-
-
-class Places:
-    """Where streams were read or written last, for some of them.
-
-    A read that began before an append may end behind it: then it tells nothing of those streams.
-    """
-
-    def __init__(self, most: int = _PLACES_MAX) -> None:
-        self._most = most
-        self._places: dict[str, Place] = {}
-        self._reads: list[set[str]] = []
-
-    def get(self, stream: str) -> Place | None:
-        """Give what is known of a stream."""
-        return self._places.get(stream)
-
-    @contextmanager
-    def reading(self) -> Generator[dict[str, Place]]:
-        """Give what a read fills, and keep that at its end."""
-        found: dict[str, Place] = {}
-        written: set[str] = set()
-        self._reads.append(written)
-        try:
-            yield found
-        finally:
-            self._reads = [each for each in self._reads if each is not written]
-        for stream, place in found.items():
-            if stream not in written:
-                self._put(stream, place)
-
-    def appended(self, events: Iterable[StoredEvent]) -> None:
-        """Know the last events of streams."""
-        for event in events:
-            self._put(event.stream, Place(event.version, event.position, is_last=True))
-            for written in self._reads:
-                written.add(event.stream)
-
-    def _put(self, stream: str, place: Place) -> None:
-        self._places.pop(stream, None)
-        self._places[stream] = place
-        if len(self._places) > self._most:
-            del self._places[next(iter(self._places))]
-
-
-class Known(msgspec.Struct, frozen=True):
-    """What the first events of types and kinds say."""
-
-    types: dict[tuple[str, int], Declared]
-    """In the order of their first use."""
-    kinds: set[str]
-
-    def event_types(self) -> list[EventType]:
-        """Give the types as the contract has them."""
-        return [EventType(*key, known.schema_hash) for key, known in self.types.items()]
 
 
 class _Room:

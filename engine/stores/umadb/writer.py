@@ -14,8 +14,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ...errors import StoreFailed, StoreLocked, StoreRefused
-from ...model.stored import EventType, StoredEvent
+from ...errors import StoreFailed, StoreRefused
+from ...model.stored import StoredEvent
 from ...runtime.ports import Ports
 from ..contract.claims import ClaimChange, ClaimKey
 from ..contract.log import (
@@ -29,10 +29,13 @@ from ..contract.log import (
     plan,
 )
 from ..contract.timers import DropTimer, FiredTimer, SetTimer
+from ..leased.holder import MARGIN, POLLS, Away, Holder, locked
+from ..leased.known import Declared
+from ..leased.places import Places
 from .address import Address
-from .calls import Away, Calls, NotTaken, umadb
-from .form import AHEAD, FORM, HEADER, Beside, Declared, from_uma, to_uma
-from .reading import Known, Places, came, holder_of, known_of, last_of
+from .calls import Calls, NotTaken, umadb
+from .form import AHEAD, FORM, HEADER, Beside, from_uma, to_uma
+from .reading import came, holder_of, known_of, last_of
 from .session import REGISTER, SESSIONS_MAX, Mark, read_mark
 
 if TYPE_CHECKING:
@@ -46,9 +49,6 @@ _EVENT_BYTES: Final = 500
 """About what an event has beside its payload and its metadata, tags included."""
 TAGS_BYTES: Final = 3_700
 """Of all tags of one event, which stand in one page of the server's file."""
-_POLLS: Final = 10
-"""In the time of a lease, whether its holder lives."""
-_MARGIN: Final = 1.05
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_LONGEST: Final = 0.5
 _LEAVE_SECONDS: Final = 2.0
@@ -98,11 +98,11 @@ async def _taken(calls: Calls, address: Address, ports: Ports) -> tuple[Mark, fl
     now = ports.clock.monotonic
     seen = read_mark(await calls.asked(_number))
     since = now()
-    while not seen.is_given_back and now() < since + seen.lease_seconds * _MARGIN:
-        await asyncio.sleep(seen.lease_seconds / _POLLS)
+    while not seen.is_given_back and now() < since + seen.lease_seconds * MARGIN:
+        await asyncio.sleep(seen.lease_seconds / POLLS)
         mark = read_mark(await calls.asked(_number))
         if mark != seen and not mark.is_given_back:
-            raise _locked(address)
+            raise locked(address.name)
         seen = mark
     if seen.session >= SESSIONS_MAX:
         raise StoreRefused(
@@ -114,18 +114,11 @@ async def _taken(calls: Calls, address: Address, ports: Ports) -> tuple[Mark, fl
     try:
         await calls.once(_setting(mark), address.patience_seconds)
     except NotTaken:
-        raise _locked(address) from None
+        raise locked(address.name) from None
     except Away as away:
         if read_mark(await calls.asked(_number)) != mark:
             raise calls.out_of_reach(away) from None
     return mark, begun
-
-
-def _locked(address: Address) -> StoreLocked:
-    return StoreLocked(
-        f"{address.name} is open in another engine, which renews its lease. Stop that one first: "
-        f"one engine at a time has a log"
-    )
 
 
 def _setting(mark: Mark) -> Callable[[Client], int]:
@@ -133,7 +126,7 @@ def _setting(mark: Mark) -> Callable[[Client], int]:
     return lambda client: client.append([], None, module.TrackingInfo(REGISTER, mark.number))
 
 
-class Writer:
+class Writer(Holder):
     """The end of the log as this engine knows it, and what it may append."""
 
     def __init__(
@@ -145,37 +138,20 @@ class Writer:
         mark: Mark,
         logger: logging.Logger,
     ) -> None:
+        super().__init__(address.name, address.lease_seconds, ports.clock.monotonic)
         self.calls = calls
         self._address = address
         self._new_id = ports.ids.new_id
-        self._now = ports.clock.monotonic
         self._places = places
         self._mark = mark
         self._logger = logger
-        self.log_id = ""
-        self.head = Head()
-        self.known = Known({}, set())
-        self.forms: Mapping[tuple[str, int], Any] = {}
-        self.stopped: StoreFailed | None = None
-        self._ended = asyncio.Event()
-        self.is_succeeded = False
-        self._renewed_at = 0.0
-        self.renewed = asyncio.Event()
-        self.found_written = 0
-        self.written_again = 0
-
-    # -- whose log it is ----------------------------------------------------------------------
 
     @property
-    def lease_left(self) -> float:
-        """Seconds in which nobody else can have the log."""
-        return self._renewed_at + self._address.lease_seconds - self._now()
+    def reconnects(self) -> int:
+        """Clients that were made in place of another one."""
+        return self.calls.reconnects
 
-    def began(self, moment: float) -> None:
-        """Count the lease from a moment at which it was asked for."""
-        self._renewed_at = moment
-        renewed, self.renewed = self.renewed, asyncio.Event()
-        renewed.set()
+    # -- whose log it is ----------------------------------------------------------------------
 
     async def begin(self, log_id: str | None) -> None:
         """Read what the log has; make it where there is none."""
@@ -191,7 +167,7 @@ class Writer:
 
     async def renew(self, seconds: float) -> None:
         """Let the lease begin anew, unless an append has; raise Away."""
-        if self.stopped is not None or self._now() < self._renewed_at + seconds / 2:
+        if self.stopped is not None or self.has_begun(seconds / 2):
             return
         mark, begun = self._mark.next(), self._now()
         self._mark = mark  # whatever becomes of it: the next number is larger
@@ -207,26 +183,6 @@ class Writer:
         if not self.is_succeeded:
             await self.calls.once(_setting(self._mark.given_back()), _LEAVE_SECONDS)
 
-    async def wait_ended(self) -> StoreFailed:
-        """Wait until it has stopped; give why."""
-        await self._ended.wait()
-        assert self.stopped is not None
-        return self.stopped
-
-    def _stop(self, failure: StoreFailed) -> StoreFailed:
-        self.stopped = failure
-        self._ended.set()
-        return failure
-
-    def _succeeded(self) -> StoreFailed:
-        self.is_succeeded = True
-        return StoreFailed(
-            f"{self._address.name}: another engine has taken the log, since this one did not renew "
-            f"its lease in time. Nothing was written",
-            written=False,
-            stopped=True,
-        )
-
     # -- appending ----------------------------------------------------------------------------
 
     async def append(self, batch: Batch) -> Committed:
@@ -235,7 +191,7 @@ class Writer:
             raise self.stopped
         _check_extras(batch, self._address.name)
         planned = await self._planned(batch)
-        declared = self._declared(batch, planned)
+        declared = self.known.declared(batch, planned, self.forms)
         beside = _beside(planned, declared)
         for position, tags in beside.tags.items():
             if sum(len(tag.encode()) for tag in tags) > TAGS_BYTES:
@@ -262,7 +218,7 @@ class Writer:
             last = events[-1]
             self.head = Head(last.position, last.checksum, last.recorded)
             self._places.appended(events)
-        self._learn(planned, declared)
+        self.known.learn(planned, declared)
         return Committed(planned.outcomes, planned.events)
 
     async def _planned(self, batch: Batch) -> Plan:
@@ -286,40 +242,6 @@ class Writer:
             )
         versions.update((stream, place.version) for stream, place in found.items())
         return plan(batch, versions, self.head, holders, came=arrived)
-
-    def _declared(self, batch: Batch, planned: Plan) -> Mapping[int, Declared | None]:
-        """Give the first events of types and kinds; raise StoreFailed for a type that changed."""
-        found: dict[int, Declared | None] = {}
-        kinds = set(self.known.kinds)
-        types: dict[tuple[str, int], str] = {
-            key: known.schema_hash for key, known in self.known.types.items()
-        }
-        events = iter(planned.events)
-        for request, outcome in zip(batch.requests, planned.outcomes, strict=True):
-            if not isinstance(outcome, Appended):
-                continue
-            for data in (data for write in request.writes for data in write.events):
-                event, type_ = next(events), data.type
-                kind = event.stream.partition(":")[0]
-                if kind not in kinds:
-                    kinds.add(kind)
-                    found[event.position] = None
-                key = type_.name, type_.version
-                if types.get(key) != type_.schema_hash:
-                    _check_type(type_, types.get(key))
-                    types[key] = type_.schema_hash
-                    found[event.position] = Declared(type_.schema_hash, self.forms.get(key))
-        return found
-
-    def _learn(self, planned: Plan, declared: Mapping[int, Declared | None]) -> None:
-        if not declared:
-            return
-        for event in planned.events:
-            if event.position in declared:
-                self.known.kinds.add(event.stream.partition(":")[0])
-                type_ = declared[event.position]
-                if type_ is not None:
-                    self.known.types[event.name, event.event_version] = type_
 
     # -- sending ------------------------------------------------------------------------------
 
@@ -451,15 +373,6 @@ def _check_extras(batch: Batch, name: str) -> None:
                 f"{name} keeps no timers. Nothing was written: use a store in SQLite or PostgreSQL",
                 written=False,
             )
-
-
-def _check_type(type_: EventType, stored: str | None) -> None:
-    if stored is not None and stored not in type_.former:
-        raise StoreFailed(
-            f"{type_.name} version {type_.version} is stored with schema {stored} and comes with "
-            f"{type_.schema_hash}: nothing was written",
-            written=False,
-        )
 
 
 def _beside(planned: Plan, declared: Mapping[int, Declared | None]) -> Beside:

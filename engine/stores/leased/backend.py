@@ -1,4 +1,4 @@
-"""What "umadb://..." opens: a log in a server, and its views where the host says.
+"""What the URL of a log in a server without tables opens: the log, and views where the host says.
 
 Rules: views are never in memory by silence, so `views=` is needed. Nothing outside the engine reads
 this log: what other processes ask for is refused by name. Nothing is connected to here.
@@ -12,27 +12,28 @@ from typing import NoReturn
 
 from ...errors import DefinitionError
 from ...runtime.ports import Ports
+from ..contract.log import Store
 from ..contract.views import ViewsStore
-from .store import UmadbStore
 
-__all__ = ["UmadbBackend"]
+__all__ = ["LeasedBackend"]
 
 
-class UmadbBackend:
+class LeasedBackend:
     """The log that `store` is; `views` makes the views."""
 
     def __init__(
-        self, store: UmadbStore, views: Callable[[logging.Logger], ViewsStore] | None
+        self, store: Store, name: str, views: Callable[[logging.Logger], ViewsStore] | None
     ) -> None:
         self._store = store
+        self._name = name
         self._views = views
 
     @property
     def name(self) -> str:
-        """The URL of the log without its key."""
-        return self._store.address.name
+        """The URL of the log without its secrets."""
+        return self._name
 
-    def log(self) -> UmadbStore:
+    def log(self) -> Store:
         """Give the log, not yet open; the same one each time."""
         return self._store
 

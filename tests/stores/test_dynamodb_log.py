@@ -1,0 +1,436 @@
+"""What is a log's own in DynamoDB: who has it, lost answers, a busy service, its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+
+from engine import Damaged, Ports, StoreFailed, StoreLocked, StoreRefused
+from engine.stores.contract.log import Appended
+from engine.stores.dynamodb.address import read_address
+from engine.stores.dynamodb.calls import Calls, Missing
+from engine.stores.dynamodb.form import SEQUENCER, event_key, key
+from engine.stores.dynamodb.store import DynamoStore
+from engine.testing.conformance import append, feed, numbers, request
+from tests.support.dynamodb_server import CREDENTIALS, DynamoServer
+
+SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DynamoServer]:
+    made = DynamoServer(tmp_path_factory.mktemp("dynamodb"))
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(emulator: DynamoServer) -> DynamoServer:
+    """Give the emulator with another table."""
+    emulator.tables += 1
+    return emulator
+
+
+@pytest.fixture
+async def store(server: DynamoServer) -> AsyncIterator[DynamoStore]:
+    opened = server.store()
+    await opened.open(Ports())
+    yield opened
+    await opened.close()
+
+
+def no_renewals(store: DynamoStore) -> None:
+    """Let the lease run out, as if the process stood still."""
+    assert store._keeper is not None
+    store._keeper.cancel()
+
+
+# -- whose log it is
+
+
+async def test_an_engine_that_does_not_renew_its_lease_loses_the_log(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    """Its transaction is refused by the service, though nobody has written in between."""
+    await append(store, request("a:1", 0, 1))
+    no_renewals(store)
+    second = server.store()
+    await second.open(Ports())
+
+    assert not store.is_held()
+    with pytest.raises(StoreFailed, match="another engine has taken the log") as failed:
+        await append(store, request("a:1", 1, 2))
+    assert (failed.value.written, failed.value.stopped) == (False, True)
+    assert store.is_succeeded
+    with pytest.raises(StoreFailed, match="another engine has taken the log"):
+        await store.held()  # at once, whatever its patience is
+    assert (await store.ended()) is failed.value
+    assert await append(second, request("a:1", 1, 3)) == [Appended(2, (2,))]
+    assert numbers(await feed(second)) == [1, 3]
+    await store.close()  # which does not give the other's log away
+    with pytest.raises(StoreLocked):
+        await server.store().open(Ports())
+    await second.close()
+
+
+async def test_a_renewal_keeps_the_log_and_tells_a_former_engine(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    """A rested engine has its log after its lease; one that was succeeded hears of it at rest."""
+    with pytest.raises(StoreLocked):
+        await server.store().open(Ports())
+    assert store.is_held()
+    await server.change(SEQUENCER, "owner", {"S": "another"})
+
+    async with asyncio.timeout(SECONDS):
+        failure = await store.ended()
+    assert failure.stopped
+    assert store.is_succeeded
+
+
+async def test_one_of_those_that_open_at_once_has_the_log(server: DynamoServer) -> None:
+    """A table and a log that are new are made once, too."""
+    stores = [server.store() for _ in range(4)]
+    opened = await asyncio.gather(*(s.open(Ports()) for s in stores), return_exceptions=True)
+
+    assert [type(each) for each in opened if each is not None] == [StoreLocked] * 3
+    for each in stores:
+        await each.close()
+
+
+async def test_a_log_of_a_newer_form_is_refused(server: DynamoServer, store: DynamoStore) -> None:
+    await store.close()
+    await server.change(SEQUENCER, "form", {"S": "2"})
+    with pytest.raises(StoreRefused, match="form '2', which this release does not know"):
+        await server.store().open(Ports())
+
+
+# -- tables
+
+
+async def test_a_table_that_is_missing_is_made_only_if_the_url_says_so(
+    server: DynamoServer,
+) -> None:
+    """A slip in its name makes no new and empty log."""
+    url = server.store_url().replace("&create=table", "")
+    with pytest.raises(StoreRefused, match="there is no table bank-"):
+        await DynamoStore(read_address(url)).open(Ports())
+    client = await server.client()
+    with pytest.raises(Missing):
+        await client.once("describe_table")
+    await client.close()
+
+
+async def test_a_table_of_another_program_is_left_alone(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    """Whatever keys it has."""
+    await store.close()
+    client = await server.client()
+    await client.once("delete_item", Key=SEQUENCER)
+    await client.once("put_item", Item=key("theirs", "1"))
+    with pytest.raises(StoreRefused, match="items of another program"):
+        await server.store().open(Ports())
+    assert await client.get(SEQUENCER) is None
+    server.tables += 1
+    other = await server.client()
+    await other.once(
+        "create_table",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    with pytest.raises(StoreRefused, match="partition key pk"):
+        await server.store().open(Ports())
+    await client.close()
+    await other.close()
+
+
+async def test_a_global_table_is_refused(
+    server: DynamoServer, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The emulator has one region: that there are others is put into what it says."""
+    await store.close()
+    once = Calls.once
+
+    async def in_regions(self: Calls, operation: str, **given: Any) -> Any:
+        answer = await once(self, operation, **given)
+        if operation == "describe_table":
+            answer["Table"]["Replicas"] = [{"RegionName": "us-east-1"}]
+        return answer
+
+    monkeypatch.setattr(Calls, "once", in_regions)
+    with pytest.raises(StoreRefused, match="global table"):
+        await server.store().open(Ports())
+
+
+async def test_a_program_that_moves_the_log_ends_its_engine(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    """Nothing is appended behind what this engine has not seen."""
+    await append(store, request("a:1", 0, 1))
+    await server.change(SEQUENCER, "position", {"N": "2"})
+    with pytest.raises(StoreFailed, match="another program has written") as failed:
+        await append(store, request("a:1", 1, 2))
+
+    assert (failed.value.written, failed.value.stopped) == (False, True)
+    assert numbers(await feed(store)) == [1]
+
+
+async def test_a_version_is_there_once_whoever_wrote_it(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    """An event that another program put there is not written over."""
+    await append(store, request("a:1", 0, 1))
+    await server.change(event_key("a:1", 2), "name", {"S": "theirs"})
+    with pytest.raises(StoreFailed, match="another program has written"):
+        await append(store, request("a:1", 1, 2))
+    client = await server.client()
+    found = await client.get(event_key("a:1", 2))
+    assert found is not None
+    assert found["name"] == {"S": "theirs"}
+    await client.close()
+
+
+async def test_a_table_that_lost_events_is_appended_to_no_more(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    """What was acknowledged is gone: nothing is built on that."""
+    await append(store, request("a:1", 0, 1))
+    await server.change(SEQUENCER, "position", {"N": "0"})
+    with pytest.raises(StoreFailed, match="the log went back") as failed:
+        await append(store, request("a:1", 1, 2))
+    assert failed.value.stopped
+
+
+async def test_a_log_whose_last_events_are_missing_is_not_opened(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    await append(store, request("a:1", 0, 1))
+    await store.close()
+    client = await server.client()
+    await client.once("delete_item", Key=key("page=0", f"{1:020d}"))
+    await client.close()
+    with pytest.raises(Damaged, match="its page is missing"):
+        await server.store().open(Ports())
+    await server.change(SEQUENCER, "position", {"N": "0"})
+    again = server.store()
+    await again.open(Ports())  # nobody has it: it was given back
+    await again.close()
+
+
+# -- answers that are lost, and a service that says no
+
+
+class Moody:
+    """A way to the service that answers otherwise than it, as often as a test says."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.port = 0
+        self.operation = "TransactWriteItems"
+        self.moods: list[str] = []
+        """What happens to the next calls: `lost` (done, no answer), `cut` (not done, none), or
+        what the service says instead of doing it."""
+        self.seen: list[str] = []
+        """The tokens of the calls."""
+
+    async def serve(self, asked: web.Request) -> web.StreamResponse:
+        body, target = await asked.read(), asked.headers.get("X-Amz-Target", "")
+        mood = ""
+        if target.endswith(f".{self.operation}"):
+            self.seen.append(json.loads(body).get("ClientRequestToken", ""))
+            mood = self.moods.pop(0) if self.moods else ""
+        if mood in ("", "lost"):
+            url = f"http://127.0.0.1:{self._port}/"
+            async with (
+                ClientSession() as session,
+                session.post(url, data=body, headers=asked.headers) as answer,
+            ):
+                told = await answer.read()
+                status, kind = answer.status, answer.headers["Content-Type"]
+            if not mood:
+                return web.Response(body=told, status=status, headers={"Content-Type": kind})
+        if mood in ("lost", "cut"):
+            assert asked.transport is not None
+            asked.transport.abort()
+            return web.Response()
+        status_text, _, code = mood.partition(" ")
+        told_json: dict[str, Any] = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}
+        if "," in code:
+            told_json["__type"], _, reason = code.partition(",")
+            told_json["CancellationReasons"] = [{"Code": reason}, {"Code": "None"}]
+        return web.Response(
+            body=json.dumps(told_json).encode(),
+            status=int(status_text),
+            headers={"Content-Type": "application/x-amz-json-1.0"},
+        )
+
+
+@asynccontextmanager
+async def moody(port: int) -> AsyncGenerator[Moody]:
+    made = Moody(port)
+    app = web.Application(client_max_size=1 << 24)
+    app.router.add_route("*", "/{any:.*}", made.serve)
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.port = runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
+
+
+BUSY = [
+    "400 ProvisionedThroughputExceededException",
+    "400 ThrottlingException",
+    "400 RequestLimitExceeded",
+    "400 TransactionInProgressException",
+    "400 TransactionCanceledException,TransactionConflict",
+    "400 TransactionCanceledException,ThrottlingError",
+    "400 TransactionCanceledException,ProvisionedThroughputExceeded",
+    "500 InternalServerError",
+    "503 ServiceUnavailable",
+]
+
+
+async def test_a_busy_service_is_waited_for(server: DynamoServer) -> None:
+    """Each answer by which nothing was done is asked again, with the same token."""
+    async with moody(server.inner) as line:
+        store = server.store("lease=250", port=line.port)
+        await store.open(Ports())
+        for number, mood in enumerate(BUSY):
+            line.moods, line.seen = [mood, mood], []
+            outcomes = await append(store, request("a:1", number, number))
+            assert outcomes == [Appended(number + 1, (number + 1,))]
+            assert len(line.seen) == 3
+            assert len(set(line.seen)) == 1
+        assert numbers(await feed(store)) == list(range(len(BUSY)))
+        await store.close()
+
+
+@pytest.mark.parametrize("operation", ["Query", "BatchGetItem", "GetItem"])
+async def test_a_read_is_asked_again(server: DynamoServer, operation: str) -> None:
+    async with moody(server.inner) as line:
+        store = server.store("lease=250", port=line.port)
+        await store.open(Ports())
+        await append(store, request("a:1", 0, 1))
+        line.operation, line.moods = operation, ["400 ThrottlingException", "500 Oh", "cut"]
+        if operation == "GetItem":
+            await store.close()
+            await store.open(Ports())
+        assert numbers(await feed(store)) == [1]
+        assert line.seen
+        await store.close()
+
+
+@pytest.mark.parametrize("fault", ["lost", "cut"])
+async def test_a_lost_answer_is_found_out(server: DynamoServer, fault: str) -> None:
+    """Each batch is in the log once, whether it had arrived or not."""
+    async with moody(server.inner) as line:
+        store = server.store("lease=250", port=line.port)
+        await store.open(Ports())
+        for number in range(6):
+            line.moods = [fault] * (1 + number % 2)
+            outcomes = await append(store, request("a:1", 2 * number, number, number))
+            assert outcomes == [Appended(2 * number + 2, (2 * number + 2,))]
+        statistics = store.server_statistics()
+        assert statistics is not None
+        assert statistics.batches_sent_again > 0
+        assert statistics.reconnects == 9
+        assert numbers(await feed(store)) == [number for number in range(6) for _ in "ab"]
+        await store.close()
+
+
+async def test_a_lost_answer_is_found_without_its_token(
+    server: DynamoServer, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service forgets tokens after ten minutes: then the item of the log tells."""
+    assert store.calls is not None
+    once, lost = store.calls.once, ["first"]
+
+    async def forgetful(operation: str, **given: Any) -> Any:
+        given.pop("ClientRequestToken", None)
+        answer = await once(operation, **given)
+        if operation == "transact_write_items" and lost:
+            lost.clear()
+            raise ConnectionResetError
+        return answer
+
+    async def meant(operation: str, **given: Any) -> Any:
+        try:
+            return await forgetful(operation, **given)
+        except ConnectionResetError as error:
+            assert store.calls is not None
+            raise store.calls._meant(error) from None
+
+    monkeypatch.setattr(store.calls, "once", meant)
+    assert await append(store, request("a:1", 0, 1)) == [Appended(1, (1,))]
+    statistics = store.server_statistics()
+    assert statistics is not None
+    assert statistics.batches_found == 1
+    assert await append(store, request("a:1", 1, 2)) == [Appended(2, (2,))]
+
+
+async def test_a_batch_whose_answer_never_comes_is_told_as_unknown(server: DynamoServer) -> None:
+    """A service that has gone is waited for as long as the URL says, and then nothing is told."""
+    async with moody(server.inner) as line:
+        store = server.store("patience=1", "lease=9", port=line.port)
+        await store.open(Ports())
+        await append(store, request("a:1", 0, 1))
+        line.moods = ["cut"] * 1_000
+        with pytest.raises(StoreFailed, match="nobody knows") as failed:
+            await append(store, request("a:1", 1, 2))
+
+        assert failed.value.written is None
+        line.moods = []
+        with pytest.raises(StoreFailed, match="nobody knows"):
+            await append(store, request("a:1", 1, 3))
+        await store.close()
+    again = server.store()
+    await again.open(Ports())
+    assert numbers(await feed(again)) == [1]
+    await again.close()
+
+
+async def test_a_service_that_is_busy_for_too_long_has_written_nothing(
+    server: DynamoServer,
+) -> None:
+    """That is known, so the engine goes on."""
+    async with moody(server.inner) as line:
+        store = server.store("patience=1", "lease=9", port=line.port)
+        await store.open(Ports())
+        line.moods = ["400 ThrottlingException"] * 1_000
+        with pytest.raises(StoreFailed, match="more capacity") as failed:
+            await append(store, request("a:1", 0, 1))
+        assert (failed.value.written, failed.value.passes) == (False, True)
+        line.moods = []
+        assert await append(store, request("a:1", 0, 2)) == [Appended(1, (1,))]
+        await store.close()
+
+
+async def test_credentials_that_are_refused_are_told_and_not_shown(
+    server: DynamoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with moody(server.inner) as line:
+        line.operation = "DescribeTable"
+        for code, words in (
+            ("UnrecognizedClientException", "refuses the credentials"),
+            ("AccessDeniedException", "does not allow a call"),
+        ):
+            line.moods = [f"400 {code}"]
+            with pytest.raises(StoreRefused, match=words) as refused:
+                await server.store(port=line.port).open(Ports())
+            assert not [word for word in CREDENTIALS.values() if word in str(refused.value)]
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreRefused, match="needs credentials, and none were found"):
+        await server.store().open(Ports())
