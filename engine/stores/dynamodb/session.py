@@ -87,15 +87,14 @@ async def begin_log(calls: Calls, ports: Ports) -> Sequencer:
     await _check_table(calls)
     found = await read_sequencer(calls)
     if found is None:
-        if (await calls.asked("scan", Limit=1, ConsistentRead=True))["Items"]:
+        others = (await calls.asked("scan", Limit=1, ConsistentRead=True))["Items"]
+        if others and await read_sequencer(calls) is None:  # which another engine may have made now
             raise StoreRefused(
                 f"{calls.address.name}: this table has items of another program, and a log needs a "
                 f"table of its own. {_NOTHING_CHANGED}"
             )
         await _make(calls, ports)
-        found = await read_sequencer(calls)
-    if found is None:
-        raise StoreRefused(f"{calls.address.name}: the item of the log was taken away. Try again")
+        found = await _again(calls)
     return found
 
 
