@@ -373,6 +373,7 @@ class Wiring:
             self.directory,
             self.projecting,
             self.views,
+            self._works.sink_of,
             self.registry.personal,
             self._limits.control_poll_ms,
             self._ports,

@@ -168,7 +168,8 @@ class _Place:
         errors: Any = importlib.import_module("pymongo.errors")
         writes: list[Any] = []
         for change in changes:
-            earlier = {"_id": change.key, POSITION: {"$lt": change.position}}
+            than = "$lte" if change.is_again else "$lt"
+            earlier = {"_id": change.key, POSITION: {than: change.position}}
             row = {REMOVED: datetime.now(UTC)} if change.row is None else change.row
             document = {**row, "_id": change.key, POSITION: change.position}
             writes.append(pymongo.ReplaceOne(earlier, document, upsert=True))

@@ -161,7 +161,8 @@ class _Place:
         size = 0
         for change in changes:
             where: dict[str, Any] = {"_index": self._own + _WRITE, "_id": change.key}
-            where |= {"version": change.position, "version_type": "external"}
+            kind_of_version = "external_gte" if change.is_again else "external"
+            where |= {"version": change.position, "version_type": kind_of_version}
             kind = "delete" if change.row is None else "index"
             more = _encode({kind: where}) + b"\n"
             if change.row is not None:

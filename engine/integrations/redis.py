@@ -43,6 +43,8 @@ _PUT: Final = f"{_IS_LATER} return redis.call('HSET', KEYS[1], unpack(ARGV, 2))"
 _REPLACE: Final = (
     f"{_IS_LATER} redis.call('RENAME', KEYS[2], KEYS[1]) return 1"  # one write, as the others
 )
+_REPLACE_AGAIN: Final = _REPLACE.replace(">=", ">")
+"""The same of a row that is as far: another row at the same position."""
 
 
 class _Place:
@@ -131,7 +133,7 @@ class _Place:
         position = str(change.position)
         fields = [part for pair in {POSITION: position, **(new or {})}.items() for part in pair]
         keeps_all = before.row is not None and new is not None and before.row.keys() <= new.keys()
-        if new and (not before.position or keeps_all):
+        if new and (not before.position or keeps_all) and not change.is_again:
             commands.eval(_PUT, 1, key, position, *fields)
             return
         # Fields less than before, or none: another hash takes the place of this one.
@@ -140,7 +142,7 @@ class _Place:
         commands.hset(other, items=fields)
         if not new:
             commands.expire(other, GONE_SECONDS)
-        commands.eval(_REPLACE, 2, key, other, position)
+        commands.eval(_REPLACE_AGAIN if change.is_again else _REPLACE, 2, key, other, position)
 
     async def note(self, state: State) -> None:
         await self._client.set(f"{self._own}:state", msgspec.json.encode(state))

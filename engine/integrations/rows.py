@@ -13,19 +13,21 @@ import asyncio
 import types
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from ..brokers.client import unexpected
 from ..errors import BrokerFailed, DefinitionError, EngineError, MessageRefused, UsageError
 from ..model.messages import Event, Meta
-from ..model.sink import Delivery, Sink
+from ..model.sink import Delivered, Delivery, Sink
 from ..relays.outlet import PER_TURN
 from .read_model import batch_of, events_of, named, refusal_of
 
 __all__ = ["Apply", "Change", "Found", "Key", "Place", "Row", "State", "States", "row_model"]
 
+ROWS_AGAIN: Final = 5_000
+"""Rows that are made anew in one reading of the log."""
 Row: TypeAlias = Mapping[str, Any]
 """Fields of a row, by name."""
 Apply: TypeAlias = Callable[[Any, Any, Meta], Mapping[str, Any] | None]
@@ -70,6 +72,9 @@ class Change(msgspec.Struct, frozen=True):
     position: int
     row: Row | None
     """None where there is to be none."""
+    is_again: bool = False
+    """Whether the row is to be another one at the position that it has, since a person was erased.
+    """
 
 
 class Place(Protocol):
@@ -143,15 +148,12 @@ class _Keeping(Sink):
 
     async def keep(self, batch: Sequence[Delivery[Event]]) -> None:
         """Apply events; return when the database has all of them."""
-        place = self._place
-        if place is None:
-            place = type(self).model_place(self.__definition__.name)
-            await place.load()
-            self._place = place
+        place = await self._loaded()
         try:
             if not self._is_open:
                 with _asking(place):
-                    await self._take(await place.open(), batch[0])
+                    first = batch[0]
+                    await self._take(await place.open(), first.log_id, first.position)
                 self._is_open = True
             await self._apply(place, batch)
             is_as_far = self._former is None or self._former.position <= batch[-1].position
@@ -168,20 +170,79 @@ class _Keeping(Sink):
             await place.fail()
             raise
 
+    async def erase(self, subjects: Sequence[str]) -> None:
+        """Make the rows of people anew, of events that have nothing of them any more."""
+        delivered = self._delivered
+        assert delivered is not None, "the projector gives it"
+        keys: dict[str, str] = {}
+        after: int | None = 0
+        while after is not None:
+            page, after = await delivered.again(after, subjects)
+            keys.update((self._key_of(each), each.log_id) for each in page)
+        if not keys:
+            return
+        place = await self._loaded()
+        try:
+            if not self._is_open:
+                with _asking(place):
+                    await self._take(await place.open(), next(iter(keys.values())), None)
+                self._is_open = True
+            for first in range(0, len(keys), ROWS_AGAIN):
+                await self._make_again(place, delivered, list(keys)[first : first + ROWS_AGAIN])
+        except BaseException:
+            self._is_open = False
+            await place.fail()
+            raise
+        if not self._is_shown and self._former is not None:
+            raise BrokerFailed(
+                f"readers of {place.where()} find rows of a former version until those of this one "
+                f"are as far (read model {self.__definition__.name!r})",
+                passes=True,
+            )
+
+    async def _make_again(self, place: Place, delivered: Delivered, keys: Sequence[str]) -> None:
+        """Fold rows from the beginning, up to the event that each has, and put them in place."""
+        with _asking(place):
+            found = dict(zip(keys, await place.read(keys), strict=True))
+        end = max(each.position for each in found.values())
+        rows: dict[str, Row | None] = {}
+        after: int | None = 0
+        while after is not None and after < end:
+            page, after = await delivered.again(after)
+            for delivery in page:
+                key = self._key_of(delivery)
+                if key in found and delivery.position <= found[key].position:
+                    rows[key] = self._row_after(place, rows.get(key), [delivery])
+        changes = [
+            Change(key, before, before.position, rows.get(key), is_again=True)
+            for key, before in found.items()
+            if before.row != rows.get(key)
+        ]
+        if changes:
+            with _asking(place):
+                await place.write(changes)
+
+    async def _loaded(self) -> Place:
+        if self._place is None:
+            place = type(self).model_place(self.__definition__.name)
+            await place.load()
+            self._place = place
+        return self._place
+
     async def close(self) -> None:
         """Close the connection."""
         place, self._place, self._is_open = self._place, None, False
         if place is not None:
             await place.close()
 
-    async def _take(self, found: States, first: Delivery[Event]) -> None:
-        log_id = first.log_id
+    async def _take(self, found: States, log_id: str, first: int | None) -> None:
+        """Take what a database has, before the event at a position, or before none."""
         state = found.own or State(log_id, 0, "")
         if {log_id} != {each.log_id for each in (state, found.former or state)}:
             raise self._refused("has rows of another log: give the model another name")
         if state != self._state:
-            given = self._delivered, state.position, state.event, first.position
-            why = await refusal_of(*given)
+            before = state.position if first is None else first
+            why = await refusal_of(self._delivered, state.position, state.event, before)
             if why is not None:
                 raise self._refused(why)
         self._state = state

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from ..errors import BrokerFailed, DefinitionError
 from ..model.messages import Event, Meta
-from ..model.sink import Delivery, Sink
+from ..model.sink import Delivered, Delivery, Sink
 from .read_model import DIGITS, batch_of, events_of, named, refusal_of
 
 __all__ = ["Apply", "SqlReadModel"]
@@ -27,6 +27,8 @@ Apply: TypeAlias = Callable[[Any, Any, Meta], None]
 
 CHECKPOINTS: Final = "foldline_checkpoints"
 NAME_MAX: Final = 100
+PAGE_SECONDS: Final = 60.0
+"""How long a page of the log may take, while tables are filled anew."""
 _BEING_MADE: Final = -1
 """In place of a position, while tables are made anew."""
 
@@ -61,13 +63,48 @@ class _Keeping(Sink):
             if is_done:
                 return
 
+    async def erase(self, subjects: Sequence[str]) -> None:
+        """Fill the tables anew in one transaction, of events that have nothing of these people."""
+        delivered = self._delivered
+        assert delivered is not None, "the projector gives it"
+        after: int | None = 0
+        log_id = ""
+        while after is not None and not log_id:
+            page, after = await delivered.again(after, subjects)
+            log_id = page[0].log_id if page else ""
+        if log_id:
+            loop = asyncio.get_running_loop()
+            await asyncio.to_thread(self._fill_again, delivered, log_id, loop)
+
+    def _fill_again(
+        self, delivered: Delivered, log_id: str, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        with self._failures():
+            self._prepare(log_id)
+            with self.model_engine.begin() as connection:
+                table, name = self._checkpoints, self.__definition__.name
+                query = table.select().where(table.c.name == name).with_for_update()
+                end = connection.execute(query.with_only_columns(table.c.position)).scalar_one()
+                for each in reversed(self.model_tables.sorted_tables):
+                    connection.execute(each.delete())
+                after: int | None = 0
+                while after is not None and after < end:
+                    asked = asyncio.run_coroutine_threadsafe(delivered.again(after), loop)
+                    page, after = asked.result(PAGE_SECONDS)
+                    for delivery in page:
+                        if delivery.position <= end:
+                            type(self).model_apply(connection, delivery.event, delivery.meta)
+
+    def _prepare(self, log_id: str) -> None:
+        if self._checkpoints is None:
+            checkpoints = self._make_checkpoints()
+            self._make_tables(checkpoints, log_id)
+            self._checkpoints = checkpoints
+
     def _keep(self, batch: Sequence[Delivery[Event]]) -> tuple[tuple[int, str], bool]:
         """Apply events where the tables are as they were left; give where they are, and if so."""
         with self._failures():
-            if self._checkpoints is None:
-                checkpoints = self._make_checkpoints()
-                self._make_tables(checkpoints, batch[0].log_id)
-                self._checkpoints = checkpoints
+            self._prepare(batch[0].log_id)
             with self.model_engine.begin() as connection:
                 return self._apply(connection, batch)
 

@@ -78,6 +78,10 @@ class Sealer(Protocol):
         """
         ...
 
+    def subject_of(self, sealed: str, position: int) -> str:
+        """Give whose data was sealed; raise Damaged as `unseal` does."""
+        ...
+
     def unseal(self, sealed: str, bound: bytes, position: int) -> bytes | None:
         """Give what was sealed, or None if its subject has been erased.
 
@@ -94,6 +98,10 @@ class Masking:
     def seal(self, subject: str, plain: bytes, bound: bytes) -> str:  # noqa: ARG002 - the protocol's
         """Refuse: there are no keys."""
         raise AssertionError("what only masks is never written with")
+
+    def subject_of(self, sealed: str, position: int) -> str:  # noqa: ARG002 - it has no keys
+        """Give nobody."""
+        return ""
 
     def unseal(self, sealed: str, bound: bytes, position: int) -> None:
         """Give the mask."""

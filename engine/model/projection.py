@@ -91,6 +91,7 @@ class Delivering(msgspec.Struct, frozen=True):
     transient: tuple[type[BaseException], ...]
     """Failures that may be over when it is tried again."""
     events_max: int | None = None  # at once; None for `Limits.sink_events`
+    erase: Callable[..., Awaitable[None]] | None = None  # of people; None where it cannot
 
 
 class Refusal(msgspec.Struct, frozen=True):

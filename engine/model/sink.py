@@ -74,6 +74,17 @@ class Delivered(Protocol):
         """
         ...
 
+    async def again(
+        self, after: int, subjects: Collection[str] | None = None
+    ) -> tuple[Sequence[Delivery[Any]], int | None]:
+        """Give a page of what was delivered behind a position, and behind which one to go on.
+
+        Events are as they are today: with masks for who was erased. With `subjects` only those come
+        that have personal data of one of them. None: the log ends. Raises StoreFailed, and what a
+        decoder raises.
+        """
+        ...
+
     async def missed(self, after: int, before: int) -> int | None:
         """Give the first position between two at which an event of the sink was not set aside.
 
@@ -93,6 +104,12 @@ class Sink(Projection):
     tried again, ever more slowly, `Limits.sink_retries` times. For others the batch is halved until
     the event is found that fails alone, which stops the sink or is parked. With `slices`, so many
     batches are under way at once, each with the keys of its own.
+
+    A sink that keeps personal data may lose it when people are erased: write `async def
+    erase(self, subjects: Sequence[str], client: Client)`, with the resources of `deliver`. It runs
+    between two deliveries, and returns when nothing of these people is left in the system outside.
+    It may run more than once for the same people. `engine.personal.erase` waits for it, and names
+    the sink while it fails.
 
     To raise `version`, or to reset it, is to deliver everything again from the beginning.
     """
@@ -138,12 +155,15 @@ class Sink(Projection):
         signature = read_signature(deliver, namespace, method=True)
         events = _events_of(deliver, signature)
         takes = tuple(_resource(signature, *taken) for taken in signature.parameters[1:])
+        erase = _erase_of(getattr(cls, "erase", None), namespace, takes)
         handlers = {event: ProjectionHandler(deliver, True, None) for event in events}
         return msgspec.structs.replace(
             definition,
             handlers=handlers,
             event_names=frozenset(e.event_name for e in events if e is not Event),
-            sink=Delivering(deliver, takes, _transient(where, cls.transient), cls.events_max),
+            sink=Delivering(
+                deliver, takes, _transient(where, cls.transient), cls.events_max, erase
+            ),
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -179,6 +199,22 @@ def _resource(signature: Signature, name: str, annotation: Any) -> type[Any]:
     raise DefinitionError(
         f"{signature.where} takes `{name}`, and what that is cannot be told: annotate it with the "
         f"class under which Engine(resources={{...}}) has it"
+    )
+
+
+def _erase_of(
+    erase: Callable[..., Any] | None, namespace: Mapping[str, Any], takes: Sequence[type[Any]]
+) -> Callable[..., Any] | None:
+    """Give what erases people in the system outside; None where nothing does."""
+    if erase is None:
+        return None
+    signature = read_signature(erase, namespace, method=True)
+    found = [annotation for _, annotation in signature.parameters]
+    if inspect.iscoroutinefunction(erase) and found == [Sequence[str], *takes]:
+        return erase
+    raise DefinitionError(
+        f"{signature.where} erases people in the system outside: it is async, and takes `subjects: "
+        f"Sequence[str]`, then what `deliver` takes after its batch"
     )
 
 

@@ -3,7 +3,8 @@
 Rules: an erasure begins with the destruction of the key, in the store of keys, by whoever asks. It
 is unfinished until this task has let go of all that was read before: aggregates leave memory,
 snapshots become unreadable, and every projection of events with personal fields is built anew
-beside the tables that serve, which are then taken away and written over. Tables of projections that
+beside the tables that serve, which are then taken away and written over. Sinks that can erase are
+asked to: read models elsewhere make the rows of these people anew. Tables of projections that
 this program does not declare may have the person too: they are waited for. So one that was begun
 before a crash, or by another process, is finished here. What fails is logged, and tried again. It
 never changes an event.
@@ -13,19 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from ..errors import EngineError, UsageError
+from ..model.messages import Event
 from ..model.personal import is_subject
+from ..model.projection import Delivering
 from ..projections.runner import ProjectionRunner
+from ..projections.targets.sink import SinkTarget
 from ..runtime.bell import Bell
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
+from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
 from ..stores.contract.keys import Erasure
-from ..stores.contract.views import Scrubbed, ViewsStore
+from ..stores.contract.views import Part, Scrubbed, ViewsStore
 from ..write.directory import Directory
 from .vault import Vault
 
@@ -47,6 +53,7 @@ class Eraser:
         directory: Directory,
         projecting: Mapping[str, ProjectionRunner],
         views: ViewsStore,
+        sink_of: Callable[[Part], SinkTarget],
         personal: frozenset[str],
         poll_ms: int,
         ports: Ports,
@@ -54,12 +61,14 @@ class Eraser:
     ) -> None:
         self._vault = vault
         self._directory = directory
-        self._projecting = {
+        of_people = {
             name: runner
             for name, runner in projecting.items()
-            if runner.definition.has_tables
-            and any(cls.event_name in personal for cls in runner.definition.event_classes)
+            if any(c is Event or c.event_name in personal for c in runner.definition.handlers)
         }
+        self._projecting = {n: r for n, r in of_people.items() if r.definition.has_tables}
+        self._elsewhere = {n: r for n, r in of_people.items() if _erases(r.definition.sink)}
+        self._sink_of = sink_of
         self._views = views
         self._poll_seconds = max(poll_ms, 100) / 1_000
         self._ports = ports
@@ -75,6 +84,8 @@ class Eraser:
         """Whether views were looked at that may be older than an erasure that is finished."""
         self._told: set[str] = set()
         """Projections that are known to hold an erasure up."""
+        self._folded: set[int] = set()
+        """Unfinished erasures whose persons are in no views of this engine any more."""
 
     # -- the task -----------------------------------------------------------------------------
 
@@ -84,6 +95,8 @@ class Eraser:
             pause = self._poll_seconds
             try:
                 await self._look()
+                if self._told.intersection(self._elsewhere):
+                    pause = _AGAIN_SECONDS
             except EngineError as error:
                 self._changes = None
                 self._logger.warning("an erasure is not finished, and is tried again: %s", error)
@@ -133,7 +146,13 @@ class Eraser:
     async def _finish(self, begun: Sequence[Erasure]) -> None:
         """Let go of everything that was read before these erasures began."""
         await self._let_go_of(begun)
-        if not await self._fold_again(self._projecting) or not await self._others_are_gone():
+        numbers = {each.number for each in begun}
+        if not numbers <= self._folded:
+            if not await self._fold_again(self._projecting) or not await self._others_are_gone():
+                return
+            self._folded = numbers
+        if not await self._erased_elsewhere(begun):
+            self._changes = None
             return
         for erasure in begun:
             await self._vault.store.finish(erasure.number, self._ports.clock.now())
@@ -144,6 +163,36 @@ class Eraser:
                 erasure.keys,
                 len(self._projecting),
             )
+
+    @property
+    def waits_for(self) -> Sequence[str]:
+        """Give the projections, of this program or of another, that hold erasures up."""
+        return sorted(self._told)
+
+    async def _erased_elsewhere(self, begun: Sequence[Erasure]) -> bool:
+        """Let sinks erase; tell whether all have. One that fails is named, and asked again."""
+        subjects = [each.subject for each in begun]
+        failed = False
+        for name, runner in self._elsewhere.items():
+            try:
+                for projector in runner.serving:
+                    erase = self._sink_of(projector.part).erase
+                    await projector.ask(partial(erase, subjects))
+            except Exception as error:
+                if self._stopping.is_set():
+                    return False
+                failed = True
+                if name not in self._told:
+                    self._told.add(name)
+                    self._logger.warning(
+                        "an erasure is not finished: sink %s may have the person still, and is "
+                        "asked again\n%s",
+                        name,
+                        traceback_text(error, messages=shows_messages(self._logger)),
+                    )
+            else:
+                self._told.discard(name)
+        return not failed
 
     async def _others_are_gone(self) -> bool:
         """Wait until the views have no tables that nobody here can fold again; tell whether so.
@@ -273,3 +322,7 @@ class Eraser:
         begun = await self._vault.store.unfinished()
         # Builds may take long: states do not wait for them.
         await self._let_go_of(begun)
+
+
+def _erases(sink: Delivering | None) -> bool:
+    return sink is not None and sink.erase is not None

@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from ..authorization import Gate
 from ..errors import InvalidInput, UsageError
 from ..host.entrance import Entrance
@@ -53,12 +55,13 @@ class PersonalData:
           or the aggregate's stream, as in `guest:g-1`.
         - `reason`, `principal`: why, and who asks; both are kept, up to 500 characters each.
         - `timeout`: seconds to wait until views and memory have nothing of it; unlimited unless
-          given. Then the erasure is given as it stands, and continues.
+          given. Then the erasure is given as it stands, with what it `waits_for`, and continues.
 
         If the key is destroyed, nobody reads the data in the log any more, nor in a copy of it.
         Then aggregates with personal data leave memory, and their snapshots become unreadable. Each
-        projection of such events is rebuilt. A subject without data is no error: `keys` of the
-        erasure is 0. Sinks and relays keep what they were given.
+        projection of such events is rebuilt, and read models elsewhere make the rows of this person
+        anew. A subject without data is no error: `keys` of the erasure is 0. Relays, and sinks
+        that have no `erase`, keep what they were given.
 
         Raises InvalidInput, Forbidden, and Closed. Raises UsageError if no event of this engine has
         personal fields, and StoreFailed if the keys cannot be written. To ask again is safe.
@@ -100,7 +103,8 @@ class PersonalData:
                     self.entrance.check()
                     await asyncio.sleep(_LOOK_SECONDS)
         except TimeoutError:
-            return begun
+            waits_for = () if self._eraser is None else tuple(self._eraser.waits_for)
+            return msgspec.structs.replace(begun, waits_for=waits_for)
 
     async def erasures(self, *, principal: str | None = None) -> Sequence[Erasure]:
         """Give who was erased, when, why and by whom, the oldest first: the audit.

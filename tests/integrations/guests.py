@@ -1,8 +1,14 @@
-"""Guests whose names are personal, and a read model elsewhere that has them."""
+"""Guests whose names are personal, and the read models elsewhere that have them, one a database.
+
+Rows are rooms, and a room may have several guests: so a row has more people than the one erased.
+"""
 
 from __future__ import annotations
 
 from typing import Any
+
+import msgspec
+import sqlalchemy as sql
 
 from engine import (
     Aggregate,
@@ -19,22 +25,28 @@ from engine import (
     applies,
     handles,
 )
+from engine.integrations.mongodb import MongoDBReadModel
 from engine.integrations.opensearch import OpenSearchReadModel
+from engine.integrations.redis import RedisReadModel
+from engine.integrations.sqlalchemy import SqlReadModel
+from tests.integrations.places import Database, InMongoDB, InOpenSearch, InRedis, InSql
 
 
 class CheckIn(Command):
     guest: Id
+    room: str
     name: str
 
 
 class CheckedIn(Event, name="checked-in"):
+    room: str
     name: Personal[str]
 
 
 class Guest(Aggregate, kind="guest"):
     @handles
     def check_in(self, command: CheckIn) -> CheckedIn:
-        return CheckedIn(command.name)
+        return CheckedIn(command.room, command.name)
 
     @applies
     def checked_in(self, event: CheckedIn) -> None: ...
@@ -44,12 +56,76 @@ class Kept(Query[None]):
     """Waits for the model."""
 
 
+def _with(names: str | None, event: CheckedIn) -> str:
+    return event.name if names is None else f"{names}, {event.name}"
+
+
 def apply(row: Any, event: CheckedIn, meta: Meta) -> dict[str, object]:
-    return {"name": event.name}
+    return {"names": _with(None if row is None else row["names"], event)}
 
 
-def model(url: str, version: int = 1) -> type[Projection]:
-    return OpenSearchReadModel("guests", to=url, events=[CheckedIn], apply=apply, version=version)
+def room_of(event: CheckedIn, meta: Meta) -> str:
+    return event.room
+
+
+TABLES = sql.MetaData()
+ROOMS = sql.Table(
+    "rooms",
+    TABLES,
+    sql.Column("room", sql.String(50), primary_key=True),
+    sql.Column("names", sql.String(200)),
+)
+
+
+def apply_to_table(connection: Any, event: CheckedIn, meta: Meta) -> None:
+    own = ROOMS.c.room == event.room
+    had = connection.execute(sql.select(ROOMS.c.names).where(own)).scalar()
+    connection.execute(ROOMS.delete().where(own))
+    connection.execute(ROOMS.insert().values(room=event.room, names=_with(had, event)))
+
+
+def model(database: Database, port: int | None = None) -> type[Projection]:
+    """Give the model of a database; `port` leads there another way."""
+    if isinstance(database, InSql):
+        url = database.engine.url if port is None else database.engine.url.set(port=port)
+        engine = database.engine if port is None else sql.create_engine(url, poolclass=sql.NullPool)
+        return SqlReadModel(
+            "guests", engine=engine, tables=TABLES, events=[CheckedIn], apply=apply_to_table
+        )
+    given: dict[str, Any] = {"events": [CheckedIn], "apply": apply, "key": room_of}
+    assert isinstance(database, InRedis | InMongoDB | InOpenSearch)
+    given["to"] = database.server.url_of("relay", "a-secret-word", port=port)
+    if isinstance(database, InRedis):
+        return RedisReadModel("guests", **given)
+    if isinstance(database, InMongoDB):
+        return MongoDBReadModel("guests", **given)
+    return OpenSearchReadModel("guests", **given)
+
+
+async def found_in(database: Database) -> str:
+    """Give all that the server has, as text."""
+    if isinstance(database, InSql):
+        with database.engine.begin() as connection:
+            return str(connection.execute(ROOMS.select().order_by(ROOMS.c.room)).all())
+    if isinstance(database, InRedis):
+        async with database.server.client() as client:
+            keys = [key async for key in client.scan_iter()]
+            kinds = [await client.type(key) for key in keys]
+            hashes = [
+                await client.hgetall(k)
+                for k, kind in zip(keys, kinds, strict=True)
+                if kind == "hash"
+            ]
+            return str([keys, hashes])
+    if isinstance(database, InMongoDB):
+        async with database.server.client() as client:
+            shop = client["shop"]
+            names = await shop.list_collection_names()
+            return str([[row async for row in shop[name].find()] for name in names])
+    assert isinstance(database, InOpenSearch)
+    everything = await database.server.ask("POST", "_all/_search", {"size": 1_000})
+    hits = sorted(everything["hits"]["hits"], key=lambda hit: (hit["_index"], hit["_id"]))
+    return msgspec.json.encode(hits).decode()
 
 
 def make_engine(store: str, kept: type[Projection]) -> Engine:
@@ -57,4 +133,4 @@ def make_engine(store: str, kept: type[Projection]) -> Engine:
     async def answer(query: Kept, views: Views) -> None:
         return None
 
-    return Engine([Guest], projections=[kept], answers=[answer], store=store, rebuild="auto")
+    return Engine([Guest], projections=[kept], answers=[answer], store=store)

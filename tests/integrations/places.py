@@ -35,6 +35,7 @@ from tests.support.mariadb import MariaServer
 from tests.support.mongodb import MongoServer
 from tests.support.opensearch import OpenSearchServer
 
+DATABASES = ("redis", "opensearch", "mongodb", "mariadb", "sqlite")
 EVENTS: list[type[Event]] = [Added, Emptied]
 # pymongo leaves a socket to the garbage collector where its monitor is ended while it connects.
 SOCKETS_LEFT = [

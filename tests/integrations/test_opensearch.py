@@ -275,24 +275,6 @@ async def test_a_batch_of_which_the_answer_is_lost_counts_once(
     assert await database.totals() == {"a": 2, "b": 2}
 
 
-async def test_after_an_erasure_a_raised_version_leaves_nothing_of_the_person(
-    server: OpenSearchServer, database: InOpenSearch, tmp_path: Path
-) -> None:
-    from tests.integrations import guests
-
-    store = f"sqlite:{tmp_path / 'guests.db'}"
-    async with guests.make_engine(store, guests.model(server.url_of(USER, PASSWORD))) as engine:
-        receipt = await engine.execute(guests.CheckIn("g-1", "Ann Lee"))
-        await engine.query(guests.Kept(), at=receipt, timeout=30)
-        assert (await server.ask("GET", "guests/_doc/g-1"))["_source"] == {"name": "Ann Lee"}
-        await engine.personal.erase("guest:g-1")
-    second = guests.model(server.url_of(USER, PASSWORD), version=2)
-    async with guests.make_engine(store, second) as engine:
-        await engine.query(guests.Kept(), at=receipt, timeout=30)
-    assert (await server.ask("GET", "guests/_doc/g-1"))["_source"] == {"name": "(erased)"}
-    assert await server.ask("GET", "guests.v1/_alias") is None
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

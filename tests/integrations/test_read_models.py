@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sql
 
 from engine import Engine, Ports, ProjectionLag
-from engine.integrations import mongodb
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
 from tests.integrations.places import (
@@ -19,59 +16,16 @@ from tests.integrations.places import (
     Counting,
     Database,
     Deaf,
-    InMongoDB,
-    InOpenSearch,
-    InRedis,
-    InSql,
     Kept,
     Note,
     keeping,
 )
 from tests.support.brokers import PASSWORD, line_to
 from tests.support.counters import Add, Counter, Empty
-from tests.support.mariadb import MariaServer
 from tests.support.shelf import Crash
 from tests.support.waiting import until
 
 pytestmark = SOCKETS_LEFT
-
-DATABASES = ("redis", "opensearch", "mongodb", "mariadb", "sqlite")
-KINDS: dict[str, Callable[[Any], Database]] = {
-    "redis": InRedis,
-    "opensearch": InOpenSearch,
-    "mongodb": InMongoDB,
-}
-
-
-@pytest.fixture(params=DATABASES)
-async def database(
-    request: pytest.FixtureRequest,
-    started: Callable[[str], Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Database]:
-    """Give each database in turn, empty."""
-    kind = request.param
-    monkeypatch.setattr(mongodb, "FIND_SECONDS", 0.5)
-    if kind in ("mariadb", "sqlite"):
-        engine = _sqlite(tmp_path) if kind == "sqlite" else _maria(started("mariadb"), tmp_path)
-        yield InSql(engine, None if kind == "sqlite" else started("mariadb"))
-        engine.dispose()
-        return
-    made: Database = KINDS[kind](started(kind))
-    await made.empty()
-    yield made
-
-
-def _sqlite(folder: Path) -> sql.Engine:
-    return sql.create_engine(f"sqlite:///{folder / 'model.db'}")
-
-
-def _maria(server: MariaServer, folder: Path) -> sql.Engine:
-    name = f"d{abs(hash(str(folder)))}"
-    with sql.create_engine(server.url).begin() as connection:
-        connection.execute(sql.text(f"CREATE DATABASE {name}"))
-    return sql.create_engine(server.url + name)
 
 
 def of(*names: str) -> pytest.MarkDecorator:

@@ -57,6 +57,13 @@ def test_what_else_a_sink_takes_is_a_class() -> None:
             async def deliver(self, batch: Sequence[Delivery[Added]], client: str) -> None: ...
 
 
+def test_what_erases_people_takes_what_deliver_takes() -> None:
+    with pytest.raises(DefinitionError, match="erases people in the system outside: it is async"):
+
+        class Wrong(Outside, name="wrong", version=1):
+            async def erase(self, subjects: str) -> None: ...
+
+
 def test_failures_that_may_pass_are_exceptions() -> None:
     with pytest.raises(DefinitionError, match=r"Wrong.transient names exceptions"):
 

@@ -123,6 +123,10 @@ class Targets:
         self._sinks.append(target)
         return target
 
+    def sink_of(self, part: Part) -> SinkTarget:
+        """Give what delivers the events of a sink's part."""
+        return next(sink for sink in self._sinks if sink.part is part)
+
     async def close(self) -> None:
         """Let all sinks close what they have opened, each within a time."""
         await asyncio.gather(*(sink.close() for sink in self._sinks))

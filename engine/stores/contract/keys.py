@@ -46,6 +46,8 @@ class Erasure(msgspec.Struct, frozen=True):
     """The principal that asked."""
     finished: int | None = None
     """When views and memory had nothing of the person any more; None while they may."""
+    waits_for: tuple[str, ...] = ()
+    """Projections and sinks that may have the person still, where this engine waits for them."""
 
 
 class KeyStore(Protocol):

@@ -1,0 +1,112 @@
+"""A person who is erased is gone from read models elsewhere too, and those that fail are named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from engine import Delivery, Engine, Event, Receipt, Sink
+from engine.personal import erasing
+from tests.integrations import guests
+from tests.integrations.guests import CheckIn, found_in
+from tests.integrations.places import SOCKETS_LEFT, Database, InSql
+from tests.support.brokers import line_to
+from tests.support.waiting import until
+
+pytestmark = SOCKETS_LEFT
+
+
+async def filled(engine: Engine) -> Receipt:
+    """Check guests in: two in one room, one alone, and one twice."""
+    for guest, room, name in (("g-1", "r1", "Ann Lee"), ("g-2", "r1", "Bob Roy")):
+        await engine.execute(CheckIn(guest, room, name))
+    await engine.execute(CheckIn("g-3", "r2", "Cid Fox"))
+    receipt = await engine.execute(CheckIn("g-1", "r3", "Ann Lee"))
+    await engine.query(guests.Kept(), at=receipt, timeout=30)
+    return receipt
+
+
+def waiting(engine: Engine) -> Any:
+    """Give what the engine's erasures wait for."""
+    eraser: Any = engine.personal._eraser  # pyright: ignore[reportPrivateUsage]
+    return list(eraser.waits_for)
+
+
+async def test_an_erased_person_is_gone_from_a_read_model_elsewhere(
+    database: Database, tmp_path: Any
+) -> None:
+    store = f"sqlite:{tmp_path / 'guests.db'}"
+    async with guests.make_engine(store, guests.model(database)) as engine:
+        await filled(engine)
+        before = await found_in(database)
+        assert before.count("Ann Lee") == 2
+        erasure = await engine.personal.erase("guest:g-1")
+        assert erasure.finished is not None
+        after = await found_in(database)
+        assert "Ann" not in after
+        assert after.replace("(erased)", "Ann Lee") == before  # nothing else, and no position
+        receipt = await engine.execute(CheckIn("g-4", "r3", "Dan Poe"))
+        await engine.query(guests.Kept(), at=receipt, timeout=30)
+        assert "(erased), Dan Poe" in await found_in(database)
+        assert (await engine.projections.status("guests")).parked == 0
+
+
+async def test_a_read_model_out_of_reach_is_named_and_erased_later(
+    database: Database, tmp_path: Any
+) -> None:
+    if isinstance(database, InSql) and database.server is None:
+        pytest.skip("a file is always in reach")
+    store = f"sqlite:{tmp_path / 'guests.db'}"
+    async with line_to(database.port) as line:
+        model = guests.model(database, line.port)
+        async with guests.make_engine(store, model) as engine:
+            await filled(engine)
+        there, line.server_port = line.server_port, 1
+        async with guests.make_engine(store, model) as engine:
+            await engine.personal.erase("guest:g-1", timeout=0)
+            await until(lambda: waiting(engine) == ["guests"])
+            asked = await engine.personal.erase("guest:g-1", timeout=0)
+            assert (asked.finished, asked.waits_for) == (None, ("guests",))
+        assert "Ann Lee" in await found_in(database)
+        line.server_port = there
+        async with guests.make_engine(store, model) as engine:  # goes on with what was begun
+            erasure = await engine.personal.erase("guest:g-1")
+            assert erasure.finished is not None
+            assert all(each.finished for each in await engine.personal.erasures())
+        assert "Ann" not in await found_in(database)
+
+
+class Client:
+    """A system outside, which is away at first."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self.erased: list[str] = []
+
+
+class Letters(Sink, name="letters", version=1):
+    async def deliver(self, batch: Sequence[Delivery[Event]], client: Client) -> None: ...
+
+    async def erase(self, subjects: Sequence[str], client: Client) -> None:
+        if not client.is_there:
+            raise ConnectionError("a secret")
+        client.erased += subjects
+
+
+async def test_a_sink_of_ones_own_is_asked_until_it_has_erased(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(erasing, "_AGAIN_SECONDS", 0.01)
+    client = Client()
+    store = f"sqlite:{tmp_path / 'guests.db'}"
+    options: Any = {"resources": {Client: client}, "log_messages": False}
+    async with Engine([guests.Guest], projections=[Letters], store=store, **options) as engine:
+        await engine.execute(CheckIn("g-1", "r1", "Ann Lee"))
+        await engine.personal.erase("guest:g-1", timeout=0)
+        await until(lambda: waiting(engine) == ["letters"])
+        client.is_there = True
+        assert (await engine.personal.erase("guest:g-1")).finished is not None
+    assert set(client.erased) == {"guest:g-1"}
+    assert "a secret" not in caplog.text
