@@ -82,7 +82,7 @@ class Client:
     """A system outside, which is away at first."""
 
     def __init__(self) -> None:
-        self.is_there = False
+        self.is_there, self.secret = False, "a secret"
         self.erased: list[str] = []
 
 
@@ -91,7 +91,7 @@ class Letters(Sink, name="letters", version=1):
 
     async def erase(self, subjects: Sequence[str], client: Client) -> None:
         if not client.is_there:
-            raise ConnectionError("a secret")
+            raise ConnectionError(client.secret)
         client.erased += subjects
 
 
