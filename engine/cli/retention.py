@@ -43,6 +43,9 @@ A person is erased if each stream with personal data of that person is closed, a
 rule with erase_after. One open stream of any kind keeps the person. Streams that are due by
 archive_after are moved as `archive` does it.
 
+Nobody is erased by a clock that is more than 30 days ahead of the last event, since no key comes
+back. If the log is at rest and the clock is right, give --at-rest.
+
 Look with --dry-run first, which is possible beside an engine. Otherwise stop the engine first:
 while one has the log open, this is refused. In PostgreSQL engines go on while streams are archived,
 and people are not erased by this command.
@@ -73,6 +76,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("file", type=log_file, metavar="FILE", help="the log, a file or a URL")
     parser.add_argument("rules", metavar="RULES", help="the rules, as module:attribute")
     parser.add_argument("--keys", metavar="URL", help="the keys, as in sqlite:FILE")
+    parser.add_argument(
+        "--at-rest",
+        action="store_true",
+        help="the clock is right, though the last event is more than 30 days old",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(run=_run)
@@ -106,8 +114,8 @@ async def _retained(
     if not archiver.has_log and any(rule.erase_after is not None for rule in rules):
         raise UsageError(
             f"an engine may write to {options.file.name} meanwhile, for a person who is being "
-            f"erased: give rules without erase_after, and erase people by `engine.erase`. Nothing "
-            f"was changed"
+            f"erased: give rules without erase_after, and erase people by `engine.personal.erase`. "
+            f"Nothing was changed"
         )
     if options.dry_run:
         people = await _people(options, rules, outside)
@@ -128,7 +136,7 @@ async def _people(
         return []
     async with _opened(options, outside) as vault:
         with outside.log_reader() as reader:
-            people = due_people(reader, vault, rules, Ports().clock.now())
+            people = due_people(reader, vault, rules, Ports().clock.now(), at_rest=options.at_rest)
         if not options.dry_run:
             for person in people:
                 await vault.erase(person.subject, person.reason, _PRINCIPAL)

@@ -180,6 +180,30 @@ def test_who_is_due_everywhere_is_erased_and_what_is_due_is_archived(
     assert main(["verify", str(path)]) == 0
 
 
+async def left_long_ago(path: Path) -> None:
+    async with opened(path, 500) as engine:
+        await engine.execute(Arrive("1", "ann", "ann Canary"))
+        await engine.execute(Leave("1"))
+
+
+def test_nobody_is_erased_by_a_clock_far_ahead_of_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whose clock began in another year lost the key of everybody who had left."""
+    path = tmp_path / "hotel.db"
+    asyncio.run(left_long_ago(path))
+    for more in ([], ["--dry-run"]):
+        assert main(["retention", str(path), f"{__name__}:RULES", *more]) == 1
+        out, err = capfd.readouterr()
+        assert (out, "more than 30 days before" in err) == ("", True)
+    assert main(["personal", "list", str(path), "--json"]) == 0
+    assert capfd.readouterr().out == "", "nobody was erased"
+    assert told(capfd, path, f"{__name__}:ARCHIVES", "--dry-run")[0] == 0, "which comes back"
+
+    status, lines = told(capfd, path, f"{__name__}:RULES", "--at-rest")
+    assert (status, lines[0]) == (3, {**ANN, "streams": 1, "done": True})
+
+
 def test_a_run_whose_output_nobody_reads_is_made_to_its_end(path: Path) -> None:
     """It ended behind the first person whom it told of, with the status of what is done."""
     reading, writing = os.pipe()
