@@ -37,6 +37,7 @@ SCENARIOS: Final = {
     "grow": "grow",
     "relay": "relay",
     "members": "members",
+    "spread": "spread",
     "reactions": "reactions",
     "backup": "backup",
     "copy": "copy",
