@@ -12,7 +12,7 @@ import random
 import statistics
 import sys
 import time
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -34,9 +34,8 @@ async def main(mode: Mode, url: str, *numbers: str) -> None:
         await come_and_go(url)
         return
     processes, clients, aggregates, seconds, own = (float(number) for number in numbers)
-    async with Engine(
-        [BenchmarkOrder], store=url, **({} if mode == "alone" else {"join": "spread"})
-    ) as engine:
+    join: Literal["spread", False] = False if mode == "alone" else "spread"
+    async with Engine([BenchmarkOrder], store=url, join=join) as engine:
         if mode != "alone":
             await settled(engine, int(processes))
         tell(b"ready")

@@ -28,7 +28,7 @@ from ..errors import InvalidInput
 from .annotations import union_members
 from .copying import ATOMS, own_copy
 
-__all__ = ["checked_copy"]
+__all__ = ["checked_copy", "is_id"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -193,7 +193,7 @@ class _Study:
     def check(self, info: Any) -> _Check:
         """Give what checks a value of a type."""
         if isinstance(info, inspect.Metadata):
-            return _sound if _is_id(info) else self.check(info.type)
+            return _sound if is_id(info) else self.check(info.type)
         if isinstance(info, inspect.UnionType):
             return self._union(info)
         if isinstance(info, inspect.LiteralType):
@@ -309,7 +309,7 @@ class _OtherValue:
     """Stands for a value that has the type, and breaks a bound."""
 
 
-def _is_id(info: inspect.Metadata) -> bool:
+def is_id(info: inspect.Metadata) -> bool:
     extra = cast("dict[str, object]", info.extra or {})
     return extra.get("foldline") == "aggregate-id"
 

@@ -9,9 +9,10 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from engine import (
@@ -224,3 +225,43 @@ def test_a_command_that_no_process_could_read_is_refused_where_the_engine_is_mad
 
     with pytest.raises(DefinitionError):
         Engine([Odd], store="sqlite:unused.db", join=True)
+
+
+class Weigh(Command):
+    scale_id: Id
+    grams: float
+    count: int | None = None
+
+
+class Weighed(Command):
+    scale_id: Id
+    grams: Annotated[int, msgspec.Meta(ge=1)]
+
+
+def test_what_is_known_to_arrive_is_read_back_only_where_a_value_tells() -> None:
+    """Plain values of a class arrive always once they did; any others are looked at each time."""
+    forms = CommandForms({Weigh: "scale", Weighed: "scale"})
+    read: list[bytes] = []
+    inside: Any = forms
+    decode = inside._decode
+
+    def noted(name: str, body: bytes) -> Any:
+        read.append(body)
+        return decode(name, body)
+
+    inside._decode = noted
+    for grams in (1.5, float("nan"), -0.0):
+        forms.encode(Weigh("s", grams, 2**63))
+    assert len(read) == 1, "the first one tells of all"
+    with pytest.raises(InvalidInput, match="cannot be sent"):
+        forms.encode(Weigh("s", 1.5, 2**80))
+    # The same field with an int: some arrive, and some do not.
+    forms.encode(Weigh("s", 3, 1))
+    with pytest.raises(InvalidInput, match=r"Weigh\.grams would arrive as something else"):
+        forms.encode(Weigh("s", 2**60 + 1, 1))
+    forms.encode(Weigh("s", 1.5))
+    assert len(read) > 3
+    # A field that asks something of its value is looked at each time.
+    forms.encode(Weighed("s", 1))
+    with pytest.raises(InvalidInput, match="cannot be sent"):
+        forms.encode(Weighed("s", 0))
