@@ -14,15 +14,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from .errors import Forbidden
+from .errors import DefinitionError, Forbidden
 from .model.copying import own_copy
-from .model.given import as_text
+from .model.given import as_text, shown
 from .model.messages import Command, Query
 from .runtime.futures import is_being_cancelled
 from .runtime.tracebacks import traceback_text
 from .runtime.within import within
 
-__all__ = ["Action", "Authorize", "Gate"]
+__all__ = ["Action", "Authorize", "Gate", "gate_of"]
 
 Action: TypeAlias = Literal["execute", "query", "history", "feed", "past", "control", "erase"]
 Asked: TypeAlias = Command | Query[Any] | str
@@ -30,6 +30,15 @@ Authorize: TypeAlias = Callable[[str | None, Action, Asked], bool | Awaitable[bo
 """`authorize(principal, action, message)`: may they? `message` is the command or the query; for
 "history" it is the stream (`order:o-1`), for "feed" and "past" it is "*". For "control" it is the
 projection, and for "erase" the subject. What is asked of a past is a "query"."""
+
+
+def gate_of(authorize: Authorize | None, logger: logging.Logger) -> Gate | None:
+    """Give the gate of a hook, if there is one; raise DefinitionError for what is none."""
+    if authorize is None:
+        return None
+    if not callable(authorize):
+        raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
+    return Gate(authorize, logger)
 
 
 class Gate:

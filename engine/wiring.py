@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .authorization import Authorize, Gate
+from .authorization import Authorize, gate_of
 from .errors import DefinitionError, EngineError, Rejected
 from .host.entrance import Entrance
 from .host.store_end import StoreEnd
@@ -26,7 +26,6 @@ from .log.following import following
 from .log.history import Histories
 from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
-from .model.given import shown
 from .model.joint import joint_handlers_of
 from .model.messages import Command
 from .model.process import reactors_of, refusal_of
@@ -43,6 +42,7 @@ from .projections.operations import Projections
 from .projections.projector import Projector
 from .projections.runner import ProjectionRunner
 from .projections.targets.choose import Targets
+from .projections.targets.errands import SendReaction
 from .queries.answers import Answers
 from .queries.live import LiveQueries
 from .queries.past import Pasts
@@ -59,6 +59,7 @@ from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
 from .timers.desk import TimerDesk
 from .timers.firing import Firing
+from .timers.giving import Fire
 from .write.actor import Actor
 from .write.admission import Admission
 from .write.deliberation import Deliberations
@@ -97,6 +98,8 @@ class Declared(msgspec.Struct, frozen=True):
     answers: Sequence[Callable[..., Any]]
     upcasting: Upcasting
     decisions: Sequence[Callable[..., Any]] = ()
+    reacts: bool = True
+    """Whether events are brought to process managers: another engine does it for some."""
 
 
 class Wiring:
@@ -114,7 +117,7 @@ class Wiring:
         self.settings = settings
         self._limits, self._ports, self._logger = settings.limits, settings.ports, settings.logger
         self.declared = declared
-        self.gate = self._make_gate(authorize)
+        self.gate = gate_of(authorize, self._logger)
         self.store: Store = backend.log()
         self.watch = Observer(telemetry, self._logger) if telemetry is not None else None
         self.life = Life()
@@ -122,7 +125,8 @@ class Wiring:
         self.definitions = definitions_of(declared.aggregates)
         # As they are now: a list that is registered in may be longer when the engine starts.
         found = projections_of(declared.projections)
-        found += reactors_of(definition.cls for definition in self.definitions)
+        if declared.reacts:
+            found += reactors_of(definition.cls for definition in self.definitions)
         check_names(found)
         self._projections = tuple(definition.cls for definition in found)
         self.registry = registry_of(self.definitions, self._projections, declared.upcasting)
@@ -139,13 +143,6 @@ class Wiring:
         self.eraser = self._make_eraser()
         self._loop_watch = loop_watch(self._ports, self._limits, self._logger)
         self.supervisor = self._make_supervisor()
-
-    def _make_gate(self, authorize: Authorize | None) -> Gate | None:
-        if authorize is None:
-            return None
-        if not callable(authorize):
-            raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
-        return Gate(authorize, self._logger)
 
     # -- commands -----------------------------------------------------------------------------
 
@@ -254,6 +251,7 @@ class Wiring:
 
     def _make_projections(self) -> None:
         self._shared_feed = SharedPages(self.store)
+        self._react: SendReaction = self.reception.send
         self._works = Targets(
             self.views,
             self.registry,
@@ -262,7 +260,7 @@ class Wiring:
             self.store,
             self.settings.resources,
             self._logger,
-            self.reception.send,
+            lambda envelope, depth: self._react(envelope, depth),
             self.reception.commands,
             self._end_of_log,
             self.entrance.is_ending,
@@ -306,6 +304,10 @@ class Wiring:
             paused=paused,
             is_busy=lambda: self._intake.open > 0,
         )
+
+    def give_by(self, react: SendReaction, fire: Fire) -> None:
+        """Send the commands of reactors and timers this way, where others decide too."""
+        self._react, self.firing.fire = react, fire
 
     def rescue_by(self, rescue: Callable[[Mail, EngineError], bool]) -> None:
         """Offer each command that is refused to who may have another engine answer it."""
@@ -394,7 +396,7 @@ class Wiring:
     def _make_supervisor(self) -> Supervisor:
         erasers = () if self.eraser is None else (self.eraser,)
         ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
-        follows = following(self.store, self.bus, self.journal.look_on, self._projections)
+        follows = following(self.store, self.bus, self.journal.look_on, self.firing.look)
         control = Control(
             self.projections,
             self.timer_desk,

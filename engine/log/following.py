@@ -1,4 +1,4 @@
-"""Follows a log that others append to, for an engine that folds what they append.
+"""Follows a log that others append to, for an engine that folds it, and fires its timers.
 
 Rules: it looks often while something comes, and seldom while nothing does. What it finds it does
 not read: it lets everybody who follows the bus read it from the log.
@@ -23,8 +23,11 @@ _REST_MAX: Final = 0.05
 class Following:
     """One engine's look at the end of its log."""
 
-    def __init__(self, log: LogSource, bus: Bus, seen: Callable[[int], bool]) -> None:
-        """Take who is told of the end of the log, and tells whether it has moved."""
+    def __init__(
+        self, log: LogSource, bus: Bus, seen: Callable[[int], bool], moved: Callable[[], None]
+    ) -> None:
+        """Take who is told of the end of the log, and tells whether it has moved; then `moved`."""
+        self._moved = moved
         self._log = log
         self._bus = bus
         self._seen = seen
@@ -45,6 +48,7 @@ class Following:
             rest = _REST_MIN if moved else min(rest * 2, _REST_MAX)
             if moved:
                 self._bus.miss()
+                self._moved()
             try:
                 async with asyncio.timeout(rest):
                     await self._stopped.wait()
@@ -53,7 +57,7 @@ class Following:
 
 
 def following(
-    log: LogSource, bus: Bus, seen: Callable[[int], bool], projections: Sequence[object]
+    log: LogSource, bus: Bus, seen: Callable[[int], bool], moved: Callable[[], None]
 ) -> Sequence[Following]:
-    """Give what follows the log of an engine that folds what others append; most often nothing."""
-    return [Following(log, bus, seen)] if projections and getattr(log, "shared", False) else []
+    """Give what follows the log of the engine that leads, to which others append."""
+    return [Following(log, bus, seen, moved)] if getattr(log, "shared", False) else []

@@ -28,7 +28,6 @@ from ..errors import (
 from ..limits import Limits
 from ..model.messages import Envelope
 from ..runtime.safely import described
-from ..write.bulk import Send
 from ..write.mailbox import Mail, Sent
 from . import wire
 from .forms import CommandForms, decode_values, encode_values, error_of
@@ -38,6 +37,7 @@ from .waiting import (
     NOBODY,
     SEND_AGAIN,
     UNKNOWN,
+    Post,
     Waiting,
     as_told,
     give_receipt,
@@ -79,7 +79,7 @@ class Forwarding:
         self._check_usable = check_usable
         self._forms = forms
         self._commands_max = limits.commands_accepted
-        self._own: Send | None = None
+        self._own: Post | None = None
         """Where this process owns the log: how its own engine takes a command."""
         self._line: Line | None = None
         self._waiting: dict[int, Waiting] = {}
@@ -117,7 +117,7 @@ class Forwarding:
         """Run a command here; let it wait for the next owner, where this one has lost the log."""
         assert self._own is not None
         try:
-            return self._own(envelope)
+            return self._own(envelope, None)
         except Closed:
             self._check_usable()  # this process goes, and no other owner is asked
             if not self._may_lose_it:
@@ -238,10 +238,10 @@ class Forwarding:
         elif (taken := self._take(number)) is not None:
             self._astray(taken)
 
-    def adopt(self, send: Send) -> None:
+    def adopt(self, send: Post) -> None:
         """Run all that waits here, and what comes from now on: this process owns the log."""
         self._found()
-        self._own, self._adopted = send, Patience(send)
+        self._own, self._adopted = send, Patience()
         for number, waiting in [*self._waiting.items()]:
             self._take(number)
             if not waiting.answer.done():
@@ -262,7 +262,9 @@ class Forwarding:
         except EngineError:
             return False
         until = None if mail.timer is None else mail.timer.when()
-        self.accept(Waiting(mail.envelope, name, body, mail.answer, until, is_in_doubt=doubt))
+        waiting = Waiting(mail.envelope, name, body, mail.answer, until, is_in_doubt=doubt)
+        waiting.origin = mail.origin
+        self.accept(waiting)
         return True
 
     def silence(self, why: str) -> None:
@@ -332,6 +334,7 @@ class Forwarding:
             envelope.headers,
             waiting.until,
             waiting.is_patient or waiting.is_in_doubt,
+            waiting.origin,
         )
         try:
             self._line.send(sent)

@@ -46,6 +46,7 @@ from .releases import not_kept, release_of
 from .sending import Sending
 from .serving import HEALTH
 from .spread.deciding import Spread
+from .spread.leading import Leading
 from .spread.router import Router
 from .wire import Welcome
 
@@ -148,7 +149,7 @@ class Joined:
         self._membership = Membership(
             *(self.life, self._make, meeting, self, self.forwarding, forms, self._release),
             settings.logger,
-            None if self._router is None else self.send,
+            None if self._router is None else lambda envelope, _: self.send(envelope),
             settings.ports.failpoint,
         )
         self.health = HealthWatch(
@@ -246,10 +247,11 @@ class Joined:
 
     def _make(self) -> Wiring:
         """Give an engine to be tried: what was put together is used once."""
-        if self._made:
-            return self._again()
+        wiring = self._again() if self._made else self._first
         self._made = True
-        return self._first
+        if self._router is not None:
+            Leading(wiring, self._router.send_from)
+        return wiring
 
     # -- from start to end --------------------------------------------------------------------
 

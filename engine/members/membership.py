@@ -27,13 +27,13 @@ from ..runtime.uncancelled import uncancelled
 from ..statistics import MembershipStatistics
 from ..stores.contract.traits import Leased
 from ..wiring import Wiring
-from ..write.bulk import Send
 from ..write.mailbox import Mail
 from .forms import CommandForms
 from .forwarding import PATIENCE_SECONDS, Forwarding
 from .meeting import Meeting
 from .releases import Release
 from .serving import Serving
+from .waiting import Post
 from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Refused, Welcome
 
 __all__ = ["Member", "Membership"]
@@ -85,7 +85,7 @@ class Membership:
         forms: CommandForms,
         release: Release,
         logger: logging.Logger,
-        serve_by: Send | None = None,
+        serve_by: Post | None = None,
         failpoint: Callable[[str], None] | None = None,
     ) -> None:
         """Take how commands of members are run, where that is not by the owner's own engine."""
@@ -245,7 +245,7 @@ class Membership:
             await serving.open()
             self._wiring, self._owner = wiring, process_number()
             await self._member.begin_owning(wiring)
-            self._forwarding.adopt(wiring.reception.send)
+            self._forwarding.adopt(wiring.reception.send_from)
             self._begin(started)
             await self._until_the_end(wiring)
         finally:
@@ -264,7 +264,7 @@ class Membership:
             self._forms,
             log_id=wiring.store.log_id,
             session=getattr(wiring.store, "session", 0),
-            send=self._serve_by or wiring.reception.send,
+            send=self._serve_by or wiring.reception.send_from,
             projections=wiring.projections,
             facts=partial(facts_of, wiring),
             logger=self._logger,

@@ -13,34 +13,33 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from ..errors import Overloaded
-from ..model.messages import Envelope, Receipt
+from ..model.messages import Receipt
 from ..runtime.futures import retrieve
 from ..runtime.safely import as_error
-from ..write.bulk import Send
+from ..write.mailbox import Sent
 
 __all__ = ["Patience"]
 
 _REST_SECONDS: Final = 0.005
 """Between two tries at an engine that is full."""
 
-Make: TypeAlias = Callable[[], Envelope]
+Post: TypeAlias = Callable[[], Sent]
 Tell: TypeAlias = Callable[["asyncio.Future[Receipt] | Exception"], None]
 
 
 class Patience:
     """One line of such commands."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._waiting: deque[tuple[Make, Tell]] = deque()
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Post, Tell]] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def take(self, make: Make, tell: Tell) -> asyncio.Task[None] | None:
-        """Send what `make` gives, as soon as it can be; `tell` its answer to come, or its error.
+    def take(self, post: Post, tell: Tell) -> asyncio.Task[None] | None:
+        """Send by `post`, as soon as that can be; `tell` the answer to come, or the error.
 
         Gives the task that does so, if it was begun for this one.
         """
-        self._waiting.append((make, tell))
+        self._waiting.append((post, tell))
         if self._task is not None and not self._task.done():
             return None
         self._task = asyncio.ensure_future(self._run())
@@ -49,9 +48,9 @@ class Patience:
 
     async def _run(self) -> None:
         while self._waiting:
-            make, tell = self._waiting[0]
+            post, tell = self._waiting[0]
             try:
-                sent = self._send(make())
+                sent = post()
                 answer = sent if isinstance(sent, asyncio.Future) else await sent
             except Overloaded:
                 await asyncio.sleep(_REST_SECONDS)

@@ -27,11 +27,12 @@ from ..projections.operations import Projections
 from ..runtime.futures import retrieve
 from ..runtime.machine import process_number
 from ..runtime.safely import as_error, described
-from ..write.bulk import Send
+from ..write.mailbox import Sent as Posted
 from .forms import CommandForms, as_failure, decode_values, encode_values
 from .meeting import Meeting
 from .patience import Patience
 from .releases import Release
+from .waiting import Post
 from .wire import (
     FRAME_MAX,
     PROTOCOL,
@@ -97,7 +98,7 @@ class Serving:
         log_id: str,
         session: int,
         release: Release,
-        send: Send,
+        send: Post,
         projections: Projections,
         facts: Callable[[], Awaitable[Facts]],
         is_owner: Callable[[], bool],
@@ -300,7 +301,7 @@ class Serving:
             return
         now = self._loop.time()
         self._members[line] = _Served(
-            hello.process, now, now - hello.clock, Patience(self._send), hello.release
+            hello.process, now, now - hello.clock, Patience(), hello.release
         )
 
     # -- commands -----------------------------------------------------------------------------
@@ -313,14 +314,14 @@ class Serving:
         if self._failpoint is not None:
             self._failpoint("owner.asked")
         if sent.is_patient:
-            make = partial(self._envelope_of, member, sent)
-            begun = member.patience.take(make, partial(self._sent, line, sent.number))
+            post = partial(self._post, member, sent)
+            begun = member.patience.take(post, partial(self._sent, line, sent.number))
             if begun is not None:
                 self._at_work.add(begun)
                 begun.add_done_callback(self._at_work.discard)
             return
         try:
-            answer = self._send(self._envelope_of(member, sent))
+            answer = self._post(member, sent)
         except BaseException as error:  # of a class of the host's, whatever it is
             self._answer(line, Failed(sent.number, *as_failure(as_error(error))))
             return
@@ -329,6 +330,9 @@ class Serving:
             answer.add_done_callback(partial(self._done, line, sent.number))
         else:
             self._begin(line, sent.number, self._received(sent.number, answer))
+
+    def _post(self, member: _Served, sent: Sent) -> Posted:
+        return self._send(self._envelope_of(member, sent), sent.origin)
 
     def _envelope_of(self, member: _Served, sent: Sent) -> Envelope:
         """Give a command as it came; raise InvalidInput if this process does not know it so."""

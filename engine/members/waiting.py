@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -23,8 +23,7 @@ from ..errors import (
 from ..model.messages import Envelope, Receipt, reply_of
 from ..runtime.futures import retrieve
 from ..runtime.safely import as_error, described
-from ..write.bulk import Send
-from ..write.mailbox import Sent
+from ..write.mailbox import Origin, Sent
 from .patience import Patience
 from .wire import Done
 
@@ -33,6 +32,7 @@ __all__ = [
     "NOBODY",
     "SEND_AGAIN",
     "UNKNOWN",
+    "Post",
     "Waiting",
     "as_told",
     "give_receipt",
@@ -44,6 +44,14 @@ T = TypeVar("T")
 
 _KNOW_THE_KEY: Final = (KeyReused, OutcomeUnknown, Rejected, WrongVersion)
 """What an owner answers only if it has not found the key of a command, or does not know either."""
+
+
+class Post(Protocol):
+    """Sends a command into the engine: `Reception.send_from`."""
+
+    def __call__(self, envelope: Envelope, origin: Origin | None, /) -> Sent:
+        """Give what `Reception.send` gives; raise as it does."""
+        ...
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -63,6 +71,8 @@ class Waiting(msgspec.Struct, eq=False):
     """Whether it is of a stream, and waits where the engine is full."""
     is_served: bool = False
     """Whether another member has sent it, which sends it on itself."""
+    origin: Origin | None = None
+    """What it comes from, where it is no caller's."""
     since: float | None = None
     """Since when it waits for one of several owners, by the loop's clock."""
     timer: asyncio.TimerHandle | None = None
@@ -102,12 +112,12 @@ def give_receipt(done: Done, waiting: Waiting) -> None:
         settle(waiting.answer, unknown)
 
 
-def run_here(waiting: Waiting, send: Send, patience: Patience) -> None:
+def run_here(waiting: Waiting, send: Post, patience: Patience) -> None:
     if waiting.is_patient or waiting.is_in_doubt:
-        patience.take(partial(_as_left, waiting), partial(_hear, waiting))
+        patience.take(partial(_post, waiting, send), partial(_hear, waiting))
         return
     try:
-        sent = send(_as_left(waiting))
+        sent = _post(waiting, send)
     except Exception as error:
         settle(waiting.answer, error)
         return
@@ -115,13 +125,13 @@ def run_here(waiting: Waiting, send: Send, patience: Patience) -> None:
     task.add_done_callback(lambda done: _hand_on(done, waiting))
 
 
-def _as_left(waiting: Waiting) -> Envelope:
-    """Give a command with what is left of its deadline."""
+def _post(waiting: Waiting, send: Post) -> Sent:
+    """Send a command with what is left of its deadline."""
     seconds = None
     if waiting.until is not None:
         # It was not refused when it came: it is told that it came too late, and nothing else.
         seconds = max(waiting.until - asyncio.get_running_loop().time(), 1e-6)
-    return msgspec.structs.replace(waiting.envelope, deadline=seconds)
+    return send(msgspec.structs.replace(waiting.envelope, deadline=seconds), waiting.origin)
 
 
 def _hear(waiting: Waiting, sent: asyncio.Future[Receipt] | Exception) -> None:

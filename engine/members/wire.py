@@ -16,6 +16,7 @@ from typing import Final, TypeAlias, cast
 import msgspec
 
 from ..runtime.unix_socket import keep_from_forks, release
+from ..write.mailbox import Origin
 
 __all__ = [
     "BODY_MAX",
@@ -105,6 +106,8 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, tag="command"):
     there."""
     is_patient: bool = False
     """Whether it waits where the engine is full: it is of a stream, or may have been run before."""
+    origin: Origin | None = None
+    """What it comes from, where it is no caller's and there are several owners."""
 
 
 class Called(msgspec.Struct, array_like=True, frozen=True, tag="call"):

@@ -23,7 +23,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -40,7 +40,7 @@ from ..errors import (
 )
 from ..limits import Limits
 from ..model.codec import Metadata, read_metadata
-from ..model.messages import Command, Envelope
+from ..model.messages import Envelope
 from ..model.timers import TimedCommands
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports, jumps_of
@@ -56,7 +56,7 @@ from ..stores.contract.timers import (
     TimerKey,
     WaitingTimer,
 )
-from ..write.mailbox import Mail
+from .giving import Fire, Flying, TellRejection
 from .settling import Settling
 
 __all__ = ["Firing"]
@@ -78,22 +78,6 @@ _CAUSE_MAX: Final = 500
 _DOUBLINGS_MAX: Final = 16
 
 
-class Fire(Protocol):
-    """Posts the command of a timer: `Reception.fire`."""
-
-    def __call__(self, envelope: Envelope, fired: FiredTimer, depth: int, /) -> Mail:
-        """Give its mail; raise NotRun, with nothing run."""
-        ...
-
-
-class TellRejection(Protocol):
-    """Gives what tells an aggregate that a command of its timer was rejected."""
-
-    def __call__(self, stream: str, command: Command, rejection: Rejected, /) -> Command | None:
-        """Give a command for the aggregate; None where it need not hear of it."""
-        ...
-
-
 class Firing:
     """The task that fires the timers of one engine, until `stop`."""
 
@@ -111,7 +95,7 @@ class Firing:
         """Take the log, what posts commands, and what tells who set one that it was rejected."""
         self._told = told
         self._store = store
-        self._fire = fire
+        self.fire = fire
         self._commands = known
         self._clock = ports.clock
         self._failpoint = ports.failpoint
@@ -194,6 +178,10 @@ class Firing:
         self._horizon = min(self._horizon, time)
         if time < self._wakes_at:
             self._bell.set()
+
+    def look(self) -> None:
+        """Ask the store what stands: others may have set timers."""
+        self._look_at(0)
 
     async def retry_parked(self) -> int:
         """Let all timers that are parked be due now, as if they had not failed; give how many.
@@ -370,7 +358,7 @@ class Firing:
         try:
             fired = FiredTimer(timer.stream, timer.name, timer.position)
             carried = read_metadata(timer.metadata)
-            mail = self._fire(self._envelope(timer, carried), fired, carried.depth)
+            mail = self.fire(self._envelope(timer, carried), fired, carried.depth)
         except EngineError as error:
             self._take(timer, error, wrote=False)
         else:
@@ -387,7 +375,7 @@ class Firing:
             headers=carried.headers,
         )
 
-    def _answered(self, timer: WaitingTimer, mail: Mail, future: asyncio.Future[Any]) -> None:
+    def _answered(self, timer: WaitingTimer, mail: Flying, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         if isinstance(error, Rejected) and self._tell(timer, mail.envelope, error):
             return
@@ -406,14 +394,14 @@ class Firing:
         envelope = msgspec.structs.replace(envelope, command=command, key=key)
         try:
             fired = FiredTimer(timer.stream, timer.name, timer.position)
-            mail = self._fire(envelope, fired, read_metadata(timer.metadata).depth)
+            mail = self.fire(envelope, fired, read_metadata(timer.metadata).depth)
         except EngineError as error:
             self._take(timer, error, wrote=False)
         else:
             mail.answer.add_done_callback(partial(self._heard, timer, mail))
         return True
 
-    def _heard(self, timer: WaitingTimer, mail: Mail, future: asyncio.Future[Any]) -> None:
+    def _heard(self, timer: WaitingTimer, mail: Flying, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         self._take(timer, error, wrote=mail.wrote)
 
@@ -441,7 +429,10 @@ class Firing:
             self._horizon = 0
             self._land(timer)
         elif isinstance(error, Closed | OutcomeUnknown):
-            self._land(timer)  # the engine ends, and the next one looks what stands
+            if not self._is_ending():  # whoever decides it has gone, and the next one takes it
+                self._turned_away = True
+                self._horizon = 0
+            self._land(timer)  # else the engine ends, and the next one looks what stands
         else:
             self._failed += 1
             self.settling.add(self._postponed(timer, error))

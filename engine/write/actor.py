@@ -454,7 +454,7 @@ class Actor(Folded):
             entry.record = KeyRecord(mail.fingerprint, expected + 1, self.version, 0, mail.kept)
             self.remember(key, entry.record)
         entry.frozen = self._frozen(expected)
-        if mail.claims or mail.timers is not None or mail.fired is not None:
+        if mail.claims or mail.timers is not None or mail.fired is not None or mail.led:
             entry.extras = [*extras_of(mail.claims, self.stream), *timers_of(mail, self.stream)]
             if mail.claims or mail.fired is not None:
                 self.phase = CLAIMING

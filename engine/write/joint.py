@@ -388,7 +388,7 @@ class Joint:
         if failpoint is not None:
             failpoint("actor.decided")
         counts = [0] * len(self._actors)
-        is_beside = self.mail.fired is not None
+        is_beside = self.mail.fired is not None or self.mail.led > 0
         for share in shares:
             counts[share.place] = len(share.events)
             is_beside = is_beside or bool(share.claims) or share.has_timers

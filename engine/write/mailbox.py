@@ -22,7 +22,18 @@ from ..model.timers import SetTimers
 from ..statistics import IntakeStatistics, answer_class
 from ..stores.contract.timers import FiredTimer
 
-__all__ = ["Intake", "Mail", "Sent", "Submit", "Together", "Waiting", "count", "take", "too_late"]
+__all__ = [
+    "Intake",
+    "Mail",
+    "Origin",
+    "Sent",
+    "Submit",
+    "Together",
+    "Waiting",
+    "count",
+    "take",
+    "too_late",
+]
 
 
 class Together(Protocol):
@@ -53,6 +64,17 @@ class Together(Protocol):
     def decide_again(self) -> bool:
         """Have it decided anew, as a stream was not where it was read; give whether it will be."""
         ...
+
+
+class Origin(msgspec.Struct, array_like=True, frozen=True):
+    """What a command comes from that a reactor or a timer gave, where others decide it."""
+
+    depth: int = 0
+    """How many reactions in a row led to it."""
+    led: int = 0
+    """The session of who leads."""
+    fired: FiredTimer | None = None
+    """The timer whose command it is."""
 
 
 class Mail(msgspec.Struct):
@@ -88,6 +110,15 @@ class Mail(msgspec.Struct):
     """The timer whose command it is."""
     wrote: bool = False
     """Whether the events of it were handed on, for a command of a timer."""
+    led: int = 0
+    """The session of who leads, where he gave it and others decide: it is run while he leads."""
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the command comes from; None of a caller's."""
+        if not self.depth and self.fired is None:
+            return None
+        return Origin(self.depth, self.led, self.fired)
 
 
 class Submit(Protocol):

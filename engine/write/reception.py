@@ -40,7 +40,7 @@ from .deliberation import CURRENT
 from .directory import Directory
 from .joint import Joint
 from .kind import Kind
-from .mailbox import Intake, Mail, Sent, Submit
+from .mailbox import Intake, Mail, Origin, Sent, Submit
 from .observed import ObservedSubmit
 
 __all__ = ["Reception", "checked_resources"]
@@ -95,6 +95,19 @@ class Reception:
         if depth:
             mail.depth = depth
         if self._admission is None:
+            return self.submit(mail)
+        return self._admission.admit(mail, self._places_of(mail), self._post)
+
+    def send_from(self, envelope: Envelope, origin: Origin | None, /) -> Sent:
+        """Do as `send` with what a timer or a reactor of the process that leads has given.
+
+        Nobody is asked about a timer's command, as with `fire`.
+        """
+        if origin is None:
+            return self.send(envelope)
+        mail = self._prepare(envelope)
+        mail.depth, mail.led, mail.fired = origin.depth, origin.led, origin.fired
+        if self._admission is None or origin.fired is not None:
             return self.submit(mail)
         return self._admission.admit(mail, self._places_of(mail), self._post)
 

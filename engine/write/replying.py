@@ -19,6 +19,7 @@ from ..model.stored import StoredEvent
 from ..model.timers import SetTimers, is_at_once
 from ..stores.contract.claims import ReleaseClaim, TakeClaim
 from ..stores.contract.log import Extra
+from ..stores.contract.membership import LedBy
 from ..stores.contract.timers import DropTimer, SetTimer
 from .keys import KeyRecord
 from .mailbox import Mail
@@ -62,7 +63,7 @@ def beside_of(
             claims += share.claims
             extras += extras_of(share.claims, stream)
     mail.claims = claims
-    if mail.fired is not None or mail.timers is not None:
+    if mail.fired is not None or mail.timers is not None or mail.led:
         extras += timers_of(mail, first)
     for changes, stream in zip(timers, streams, strict=True):
         if changes is not None:
@@ -71,8 +72,8 @@ def beside_of(
 
 
 def timers_of(mail: Mail, stream: str) -> list[Extra]:
-    """Give the timer whose command it is, and what its handler does to those of its aggregate."""
-    extras: list[Extra] = []
+    """Give whose command it is, and what its handler does to the timers of its aggregate."""
+    extras: list[Extra] = [LedBy(mail.led)] if mail.led else []
     if mail.fired is not None:
         # Before what is set: a timer may lead to one of its own name.
         extras.append(mail.fired)

@@ -15,11 +15,64 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from engine import Engine, EngineError, WrongVersion, run
-from tests.support.counters import Add, Counter
+from engine import (
+    Aggregate,
+    Command,
+    Decision,
+    Engine,
+    EngineError,
+    Event,
+    Id,
+    Meta,
+    Reactor,
+    WrongVersion,
+    applies,
+    handles,
+    reacts,
+    run,
+)
+from tests.support.counters import Add, Added, Counter
 
 COUNTERS: Final = 24
 _NEVER: Final = 1_000_000
+
+
+class Remembering(Counter, kind="counter", key_window=10_000):
+    """Knows the key of a command also when its process has stood still for long."""
+
+
+class Ring(Command):
+    bell_id: Id
+
+
+class Rung(Event, name="rung"):
+    pass
+
+
+class Bell(Aggregate, kind="bell"):
+    """Lets a timer add once more, to a counter of its own."""
+
+    @handles
+    def ring(self, _command: Ring) -> Decision[Rung]:
+        return Decision(Rung(), commands=[Add(f"m-{self.id}", 1)])
+
+    @applies
+    def rung(self, event: Rung) -> None:
+        pass
+
+
+class Mirror(Reactor, name="mirror", begins="start"):
+    """Rings a bell for whatever was added to a counter of a client."""
+
+    @reacts
+    def added(self, _event: Added, meta: Meta) -> Ring | None:
+        name = meta.stream.removeprefix("counter:")
+        return Ring(name) if name.startswith("c") else None
+
+
+def engine_of(url: str) -> Engine:
+    """Give an engine that owns a part of the log."""
+    return Engine([Remembering, Bell], projections=[Mirror], store=url, join="spread")
 
 
 async def main(url: str, path: str, seed: str, clients: str) -> None:
@@ -27,7 +80,7 @@ async def main(url: str, path: str, seed: str, clients: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     with Path(path).open("w", buffering=1) as book:
-        async with Engine([Counter], store=url, join="spread") as engine:
+        async with engine_of(url) as engine:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             asking = [

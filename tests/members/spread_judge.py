@@ -1,8 +1,9 @@
 """Compares what callers of several owners were told with the log that they have left.
 
-Rules: a receipt is in the log where it says, once; a key is there once at most; what was said not
-to be run is not there; and no answer tells of a version below one that was acknowledged to anybody
-before its command was sent. The log is read without an engine.
+Rules: a receipt is in the log where it says, once; a key is there once at most; a reactor has made
+one command of each event, in the order of its stream, and each of these one by a timer; what was
+said not to be run is not there; and no answer tells of a version below one that was acknowledged to
+anybody before its command was sent. The log is read without an engine.
 """
 
 from __future__ import annotations
@@ -57,7 +58,37 @@ def read_book(path: Path) -> list[Told]:
 
 def judge(told: Sequence[Told], rows: Sequence[Row]) -> list[str]:
     """Give what cannot be true of a log of position, stream, version and key."""
-    return [*_places(rows), *_receipts(told, rows), *_stale(told)]
+    clients = [row for row in rows if kind_of(row) == "client"]
+    return [*_places(rows), *_receipts(told, clients), *_stale(told), *_made(rows)]
+
+
+def kind_of(row: Row) -> str:
+    """Give who has made an event: a client, the reactor, or a timer that it led to."""
+    stream = row[1]
+    if stream.startswith("bell:"):
+        return "reactor"
+    return "timer" if stream.startswith("counter:m-") else "client"
+
+
+def _made(rows: Sequence[Row]) -> Iterator[str]:
+    """Give what was not made once because of each event, or out of the order of their stream."""
+    made: defaultdict[str, list[str | None]] = defaultdict(list)
+    wanted: defaultdict[str, list[str | None]] = defaultdict(list)
+    timed: Counter[str] = Counter()
+    for row in rows:
+        position, stream, _, key = row
+        name = stream.partition(":")[2]
+        if kind_of(row) == "client":
+            wanted[name].append(f"reaction:mirror:{position}:0")
+        elif kind_of(row) == "reactor":
+            made[name].append(key)
+        else:
+            timed[name.removeprefix("m-")] += 1
+    for name in [*{**made, **wanted}]:
+        if made[name] != wanted[name]:
+            yield f"{name} has {made[name]}, and {wanted[name]} follow from its events"
+        if timed[name] != len(made[name]):
+            yield f"{len(made[name])} timers of {name} led to {timed[name]} events"
 
 
 def _places(rows: Sequence[Row]) -> Iterator[str]:

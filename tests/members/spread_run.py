@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from engine.stores.postgres.address import read_address
-from tests.members.spread_judge import Told, judge, read_book
+from tests.members.spread_child import engine_of
+from tests.members.spread_judge import Told, judge, kind_of, read_book
 from tests.support.postgres import Server, asked
 
 __all__ = ["Ran", "run_owners"]
@@ -106,10 +107,7 @@ async def run_owners(
     finally:
         await fleet.end()
     told = [one for book in fleet.books for one in read_book(book)]
-    schema = read_address(url).schema
-    rows: Any = await asked(
-        postgres, f"SELECT position, stream, version, metadata->>'key' FROM {schema}.log ORDER BY 1"
-    )
+    rows = await _rows_when_all_is_mirrored(postgres, url)
     return Ran(
         judge(told, rows),
         Counter(one.what for one in told),
@@ -117,6 +115,20 @@ async def run_owners(
         _gap(told),
         max((one.ended - one.begun for one in told if one.ended is not None), default=0.0),
     )
+
+
+async def _rows_when_all_is_mirrored(postgres: Server, url: str) -> list[Any]:
+    """Give position, stream, version and key of all events, when the reactor is at its end."""
+    schema = read_address(url).schema
+    query = f"SELECT position, stream, version, metadata->>'key' FROM {schema}.log ORDER BY 1"
+    timers = f"SELECT stream, name FROM {schema}.timers"
+    async with engine_of(url), asyncio.timeout(60):
+        while True:
+            rows: list[Any] = await asked(postgres, query)
+            counts = Counter(map(kind_of, rows)).values()
+            if len({*counts}) == 1 and not await asked(postgres, timers):
+                return rows
+            await asyncio.sleep(0.05)
 
 
 def _gap(told: Sequence[Told]) -> float:

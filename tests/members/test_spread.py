@@ -19,7 +19,6 @@ from engine import (
     DefinitionError,
     Engine,
     Event,
-    HandlerFailed,
     Id,
     Rejected,
     StoreFailed,
@@ -46,7 +45,6 @@ from tests.support.postgres import Server, asked, lose
 from tests.support.tallies import GetTally, Tallies, get_tallies, get_tally
 from tests.support.tallies import Tally as Tallied
 from tests.support.waiting import until
-from tests.timers.kettles import Kettle, SwitchOn
 from tests.write.accounts import bank
 from tests.write.courses import school
 
@@ -365,13 +363,6 @@ async def test_one_owner_and_several_are_never_there_at_a_time(log: str) -> None
             await store.open(Ports())
     async with owners(log, 1) as [engine]:
         assert (await engine.execute(Add("c", 1))).version == 2
-
-
-async def test_timers_are_refused_by_name(log: str) -> None:
-    async with Engine([Kettle], store=log, join="spread") as engine:
-        with pytest.raises(HandlerFailed) as failed:
-            await engine.execute(SwitchOn("k", 60))
-        assert "Write join=True" in str(failed.value.__cause__ or failed.value)
 
 
 async def test_what_comes_late_over_a_former_line_is_not_written(

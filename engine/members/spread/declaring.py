@@ -67,7 +67,7 @@ def _spreading(backend: Backend) -> Spreading:
 
 def _only_deciding(declared: Declared) -> Declared:
     """Give what the engine that decides has: its aggregates, and nothing that reads."""
-    return msgspec.structs.replace(declared, projections=(), answers=())
+    return msgspec.structs.replace(declared, projections=(), answers=(), reacts=False)
 
 
 def _check(wiring: Wiring, declared: Declared) -> None:
@@ -75,16 +75,12 @@ def _check(wiring: Wiring, declared: Declared) -> None:
     why = ""
     tagged = next((d.kind for d in wiring.definitions if d.tags), None)
     marked = next((t.name for t, _ in wiring.registry.tagged), None)
-    acting = (p.definition for p in wiring.projecting.values())
-    reactor = next((d.name for d in acting if d.reacting is not None), None)
     if declared.decisions:
         why = "decisions= names what several aggregates decide together"
     elif tagged is not None:
         why = f"{tagged} decides by tags, on events of all streams"
     elif marked is not None:
         why = f"{marked} has tags, whose index one process keeps"
-    elif reactor is not None:
-        why = f"{reactor} gives commands because of events"
     elif wiring.settings.recording is not None:
         why = "record= keeps what one owner decides"
     elif wiring.vault is not None:

@@ -27,7 +27,7 @@ from ...runtime.futures import retrieve
 from ...statistics import OwnerStatistics, SpreadStatistics
 from ...stores.contract.membership import SLOTS, Attending, View, ViewChanged, slot_of
 from ...wiring import Wiring
-from ...write.mailbox import Mail, Sent
+from ...write.mailbox import Mail, Origin, Sent
 from ..forms import CommandForms
 from ..forwarding import PATIENCE_SECONDS, Forwarding
 from ..patience import Patience
@@ -121,16 +121,30 @@ class Router:
         """Do the same with a command of a stream, which waits behind those before it."""
         return self._send(envelope, is_patient=True)
 
-    def _send(self, envelope: Envelope, *, is_patient: bool = False) -> Sent:
+    def send_from(self, envelope: Envelope, origin: Origin | None, /) -> Sent:
+        """Do as `send` with what a timer or a reactor of this process has given, which leads.
+
+        It goes one way alone: who gave it sends it again, as long as this process leads.
+        """
+        if self._own is None and not self._is_over:
+            raise Voided("this process is no member at this moment: the command was not run")
+        return self._send(envelope, origin=origin)
+
+    def _send(
+        self, envelope: Envelope, *, is_patient: bool = False, origin: Origin | None = None
+    ) -> Sent:
+        if self._is_over:
+            raise Closed("this process is stopping: the command was not run")
         own = self._own
         if own is not None and self._is_ready(envelope.command):
             try:
-                return own.wiring.reception.send(envelope)
+                return own.wiring.reception.send_from(envelope, origin)
             except Closed:
                 self._check_usable()  # this process goes, and nobody else is asked
         self._check_room()
-        waiting = self._limbo.made(envelope)
-        waiting.is_patient = is_patient
+        # What no caller has sent is shown to the telemetry of its owner alone.
+        waiting = (self._limbo if origin is None else self._guests).made(envelope)
+        waiting.is_patient, waiting.origin = is_patient, origin
         self._place(waiting)
         return waiting.answer
 
@@ -148,24 +162,24 @@ class Router:
         except Exception:  # it is malformed: whoever checks it says how
             return False
 
-    def serve(self, envelope: Envelope, /) -> Sent:
+    def serve(self, envelope: Envelope, origin: Origin | None = None, /) -> Sent:
         """Take the command of another member, if its slot is this one's; raise Closed."""
         own, slot = self._own, slot_of(self._stream_of(envelope.command))
         if own is None or self._is_leaving or slot not in self._gained:
             raise Closed(_ELSEWHERE)
         if self._ready[slot]:
-            return self._decide_for_another(envelope)
+            return self._decide_for_another(envelope, origin)
         waiting = self._guests.made(envelope)
-        waiting.is_served = True
+        waiting.is_served, waiting.origin = True, origin
         self._place(waiting)
         return waiting.answer
 
-    def _decide_for_another(self, envelope: Envelope, /) -> Sent:
+    def _decide_for_another(self, envelope: Envelope, origin: Origin | None = None, /) -> Sent:
         """Let this process's engine decide what another member has sent."""
         assert self._own is not None
         token = _SERVING.set(True)
         try:
-            sent = self._own.wiring.reception.send(envelope)
+            sent = self._own.wiring.reception.send_from(envelope, origin)
         finally:
             _SERVING.reset(token)
         return self._note(sent) if isinstance(sent, asyncio.Future) else self._let_in(sent)
@@ -191,7 +205,9 @@ class Router:
         slot = slot_of(self._stream_of(waiting.envelope.command))
         own = self._own
         if own is not None and self._ready[slot]:
-            send = self._decide_for_another if waiting.is_served else own.wiring.reception.send
+            send = own.wiring.reception.send_from
+            if waiting.is_served:
+                send = self._decide_for_another
             run_here(waiting, send, own.patience)
             return
         if waiting.is_served and slot not in self._gained:
@@ -214,6 +230,10 @@ class Router:
 
     def _strayed(self, waiting: Waiting) -> None:
         """Take back what a member has not run."""
+        if waiting.origin is not None:
+            unknown = waiting.is_in_doubt
+            settle(waiting.answer, OutcomeUnknown(UNKNOWN) if unknown else Voided(_ELSEWHERE))
+            return
         self.moved += 1
         if waiting.since is None:
             waiting.since = asyncio.get_running_loop().time()
@@ -230,7 +250,8 @@ class Router:
         if self._ready[slot_of(stream)]:
             return False
         closed = Closed(_ELSEWHERE)
-        if self._is_over or _SERVING.get() or not self._limbo.rescue(mail, closed):
+        is_given = mail.origin is not None
+        if self._is_over or _SERVING.get() or is_given or not self._limbo.rescue(mail, closed):
             raise closed
         self.moved += 1
         asyncio.get_running_loop().call_soon(self.place_all)
@@ -241,6 +262,8 @@ class Router:
         own = self._own
         if own is None or self._is_over or mail.answer in self._served:
             return False
+        if mail.origin is not None:
+            return False  # who gave it sends it again, as long as this process leads
         if not is_elsewhere(error) and not getattr(own.wiring.store, "is_succeeded", False):
             return False
         if not self._limbo.rescue(mail, error):
@@ -254,7 +277,7 @@ class Router:
 
     def adopt(self, wiring: Wiring, attending: Attending) -> None:
         """Decide with this engine from now on; its first view was heeded."""
-        self._own = _Own(wiring, attending, Patience(wiring.reception.send))
+        self._own = _Own(wiring, attending, Patience())
         self._gained, self._view, self._is_leaving = {}, View(), False
         if self._giving_up is None:
             self._giving_up = asyncio.create_task(self._give_up(), name="foldline patience")

@@ -220,10 +220,12 @@ class Errands:
 
     def _failed(self, errand: Errand, error: Exception) -> bool:
         """Take a failure: tell whether it is waited for, or else note it at its errand."""
-        if isinstance(error, (Closed, EngineFailed)):
+        # Where others decide too, nobody may have the aggregate at this moment.
+        elsewhere = isinstance(error, Closed) and not self._is_ending()
+        if isinstance(error, (Closed, EngineFailed)) and not elsewhere:
             stops = "the engine stops, and what follows from an event is made at the next start"
             error = Abandoned(stops)
-        elif isinstance(error, _WAITED_FOR):
+        elif elsewhere or isinstance(error, _WAITED_FOR):
             seconds = min(SECONDS * 2.0 ** min(errand.tries, _DOUBLINGS_MAX), SECONDS_MAX)
             errand.tries += 1
             self._desk.waits()

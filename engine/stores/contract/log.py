@@ -38,6 +38,7 @@ from .claims import (
     ReleaseClaim,
     TakeClaim,
 )
+from .membership import LedBy
 from .tags import (
     NOTHING_CAME,
     Came,
@@ -102,7 +103,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
 _OF_CLAIMS: Final = frozenset({TakeClaim, ReleaseClaim})
 _OF_TIMERS: Final = frozenset({SetTimer, DropTimer, FiredTimer})
 _NO_KINDS: Final = frozenset[type]()
-Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer | Unchanged
+Extra: TypeAlias = TakeClaim | ReleaseClaim | SetTimer | DropTimer | FiredTimer | Unchanged | LedBy
 """What is stored with the events of a request, or checked, in the same transaction."""
 
 
@@ -111,8 +112,8 @@ class AppendRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     writes: Sequence[Write]
     extras: Sequence[Extra] = ()
-    """Claims, each named once; then the timer that was fired; then those set and dropped; then
-    conditions by tags."""
+    """Claims, each named once; then who must lead; then the timer that was fired; then those set
+    and dropped; then conditions by tags."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -23,6 +23,8 @@ __all__ = [
     "SLOTS",
     "Attending",
     "Heed",
+    "LeaderChanged",
+    "LedBy",
     "Present",
     "View",
     "ViewChanged",
@@ -85,6 +87,26 @@ class ViewChanged(StoreFailed):
             written=False,
             passes=True,
         )
+
+
+class LeaderChanged(ViewChanged):
+    """A batch has a command of who leads no more: nothing of it was written."""
+
+    def __init__(self, name: str) -> None:
+        StoreFailed.__init__(
+            self,
+            f"{name}: another process leads, and makes what this one's timers and reactors gave.",
+            written=False,
+            passes=True,
+        )
+
+
+class LedBy(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
+    """Write the request only while this session leads: its successor has not begun."""
+
+    session: int
+    stream: str = ""
+    """Of none: as all that stands beside events has one."""
 
 
 Heed: TypeAlias = Callable[[View], None]

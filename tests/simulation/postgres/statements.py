@@ -132,14 +132,18 @@ def _calling(name: str, *columns: str) -> Statement:
     return run
 
 
-def _appending_behind_own(call: Asking, values: Sequence[Any]) -> Running:
+def _appending_behind_own(name: str, *columns: str) -> Statement:
     """Append by several owners, if the last event that this one wrote is there."""
-    member, *rest, position, checksum = values
-    known = position == 0 or any(
-        e.position == position and e.checksum == checksum for e in call.tables.events
-    )
-    appended = _calling("append_5", "state", "last", "at", "bad", "actual")
-    return (yield from appended(call, (member if known else None, *rest)))
+    appended = _calling(name, "state", "last", "at", "bad", "actual", *columns)
+
+    def run(call: Asking, values: Sequence[Any]) -> Running:
+        member, *rest, position, checksum = values
+        known = position == 0 or any(
+            e.position == position and e.checksum == checksum for e in call.tables.events
+        )
+        return (yield from appended(call, (member if known else None, *rest)))
+
+    return run
 
 
 def _begin(call: Asking, values: Sequence[Any]) -> Running:
@@ -320,6 +324,7 @@ _MIGRATIONS: Final = {
     "728650a7": 6,
     "759db8e8": 7,
     "a230dd20": 8,
+    "322218ff": 9,
 }
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
@@ -347,7 +352,8 @@ _KNOWN: Final[dict[str, Statement]] = {
     "9dc0be84": _at_once(members_seen),
     "c281db89": _calling("join_members_2", "joined", "number", "other"),
     "d3aa9223": _at_once(deciders_seen),
-    "bae8ae9f": _appending_behind_own,
+    "bae8ae9f": _appending_behind_own("append_5"),
+    "4fb9cc9a": _appending_behind_own("append_6", "more"),
     "08686176": _calling("take_line_1", "number"),
     "5779f082": _at_once(tag_forms),
     "84f4ea49": _at_once(came),

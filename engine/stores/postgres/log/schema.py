@@ -23,6 +23,7 @@ from .claims import CLAIMS
 from .cold_sql import ARCHIVES
 from .members_sql import MEMBERS
 from .slips import SLIPS
+from .spread_beside_sql import SPREAD_BESIDE
 from .spread_sql import SPREAD
 from .tags import TAGS
 from .timers import TIMERS
@@ -321,6 +322,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     SPREAD,
     SLIPS,
     ARCHIVES,
+    SPREAD_BESIDE,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 

@@ -1,17 +1,17 @@
 """A log in PostgreSQL with several owners: the store of one of them, and of the one that leads.
 
 Rules: each owner decides and appends for the slots that are its own by the view of the members; the
-one that leads has the shared session besides, folds the projections, and appends nothing by it.
-An owner tells by `is_held` whether it may decide: while its lease runs, and it acts by the view
-that the database has, as far as it was told. Timers and tags are not kept for several owners: a
-log that has any is refused.
+one that leads has the shared session besides, folds the projections, settles the timers, and
+appends nothing by it. An owner tells by `is_held` whether it may decide: while its lease runs, and
+it acts by the view that the database has, as far as it was told. Tags are not kept for several
+owners: a log that has an index of them is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -22,10 +22,9 @@ from ....runtime.ports import Ports
 from ....runtime.safely import described
 from ....statistics import ServerStatistics
 from ...contract.log import Batch, Committed, Head
-from ...contract.membership import Heed, View, ViewChanged
+from ...contract.membership import Heed, LeaderChanged, View, ViewChanged
 from ...contract.tags import TagForm
-from ...contract.timers import BEGINNING, DuePlace, TimerKey, WaitingTimer
-from ...contract.traits import Lack
+from ...contract.timers import BEGINNING, DuePlace, WaitingTimer
 from ..address import Address
 from ..driver import Driver
 from ..line import Line, Lines
@@ -73,9 +72,6 @@ class LeadingStore(PostgresStore):
     """The log for the one that leads: it reads, and appends nothing."""
 
     shared = True
-    lacks: Mapping[Lack, str] = {
-        "timers": 'Write join=True, where one process owns all: with "spread" nobody fires them'
-    }
 
     async def append(self, batch: Batch) -> Committed:  # noqa: ARG002 - the contract's
         """Raise: commands are decided by the owners of their slots."""
@@ -101,35 +97,11 @@ class LeadingStore(PostgresStore):
             )
         return 0
 
-    async def read_due(
-        self,
-        after: DuePlace = BEGINNING,  # noqa: ARG002 - the contract's
-        *,
-        until: int,  # noqa: ARG002
-        timers_max: int,  # noqa: ARG002
-    ) -> list[WaitingTimer]:
-        """Give none: timers are not kept for several owners."""
-        return []
-
-    async def read_timers(
-        self,
-        after: TimerKey = ("", ""),
-        *,
-        timers_max: int,
-    ) -> list[WaitingTimer]:
-        """Give none; raise StoreRefused for a log that has some."""
-        found = await super().read_timers(after, timers_max=timers_max)
-        if found:
-            raise StoreRefused(
-                f"{self.address.name} has timers, as of {found[0].stream}, and nobody fires them "
-                f'where several processes own the log: leave join="spread", or let them be fired '
-                f"by one owner first"
-            )
-        return []
-
 
 class SpreadStore(LeadingStore):
     """The log for one of its owners; `heed` is told of each view, see `Heed`."""
+
+    shared = False
 
     def __init__(
         self, address: Address, heed: Heed, *, logger: logging.Logger | None = None
@@ -150,6 +122,16 @@ class SpreadStore(LeadingStore):
         self.attendance = _Deciding(self.address, ports, holder, self._told, self._logger)
         await self.attendance.join()
         self._session = self.attendance.member
+
+    async def read_due(
+        self,
+        after: DuePlace = BEGINNING,  # noqa: ARG002 - the contract's
+        *,
+        until: int,  # noqa: ARG002
+        timers_max: int,  # noqa: ARG002
+    ) -> list[WaitingTimer]:
+        """Give none: the one that leads fires all timers."""
+        return []
 
     def _told(self, view: View) -> None:
         assert self.attendance is not None
@@ -213,6 +195,8 @@ class SpreadStore(LeadingStore):
         writer.view = self.attendance.view.number
         try:
             return await PostgresStore.append(self, batch)
+        except LeaderChanged:
+            raise
         except ViewChanged:
             self._changed_at = max(self._changed_at, writer.view)
             self.attendance.look()

@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from ...contract.log import Batch, Committed, Head, claim_keys, plan
-from ...contract.membership import ViewChanged
+from ...contract.log import Batch, Committed, Head, claim_keys, fired_keys, plan
+from ...contract.membership import LeaderChanged, LedBy, ViewChanged
 from ..driver import Record
 from ..line import Line
 from .appending import Sending, nothing_of, planned_out
 from .claims import ChangedClaims, read_holders
 from .reading import read_head, read_versions
 from .schema import lock_key
+from .timers import ChangedTimers, read_standing
 from .writer import (
     _FOUND,  # pyright: ignore[reportPrivateUsage]
     _LIMITS,  # pyright: ignore[reportPrivateUsage]
@@ -41,6 +42,15 @@ _APPEND: Final = (
     "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, "
     "$20, $21, $22, $23, $24)"
 )
+_APPEND_BESIDE: Final = (
+    "SELECT state, last, at, bad, actual, more FROM {s}.append_6("
+    "CASE WHEN $39::bigint = 0 OR EXISTS (SELECT FROM {s}.events WHERE position = $39::bigint "
+    "AND checksum = $40::bigint) THEN $1::integer END, "
+    "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, "
+    "$20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, "
+    "$37, $38)"
+)
+_NO_TIMERS: Final = ChangedTimers((), {}, 0)
 _TAKE_LINE: Final = "SELECT {s}.take_line_1($1)"
 _Done: TypeAlias = tuple[Committed, Mapping[str, int]]
 """What was done, and the versions of the streams that did not fit."""
@@ -57,6 +67,7 @@ class SpreadWriter(Writer):
     async def begin(self) -> None:
         """Read the end of the log and its types; get ready to append."""
         self._append = self._address.sql(_APPEND)
+        self._append_beside = self._address.sql(_APPEND_BESIDE)
         await super().begin()
 
     async def _send(self, sending: Sending, seconds: float) -> Committed:
@@ -78,24 +89,32 @@ class SpreadWriter(Writer):
         row = await self._call(line, sending)
         if row is None:
             return None
-        last, at, bad, actual = row
+        last, at, bad, actual, *more = row
         misfits = dict(zip(bad, actual, strict=True)) if bad else {}
-        return sending.committed(Head(last), at, misfits), misfits
+        return sending.committed(Head(last), at, misfits, *more), misfits
 
     async def _call(self, line: Line, sending: Sending) -> Record | None:
-        claims = sending.claims or ChangedClaims.none()
+        led, append = _led_by(sending.batch), self._append
+        if len(led) > 1:
+            raise LeaderChanged(self._address.name)
         _, _, _, *rest = sending.values(0, Head(), synced=self._synced)
-        if sending.claims is None:
-            rest += claims.arrays()
+        if sending.claims is None and sending.timers is None:
+            rest += ChangedClaims.none().arrays()
+        if led or sending.timers is not None:
+            append = self._append_beside
+            rest += [] if sending.timers is not None else _NO_TIMERS.arrays()
+            rest.append(next(iter(led), 0))
         known = self.head.position, self.head.checksum
         values = (self._session, self._number, self.view, *rest, *known)
-        ((state, *row),) = await line.fetch(self._append, *values)
+        ((state, *row),) = await line.fetch(append, *values)
         if state == "done":
             return row
         if state == "again":
             return None
         if state == "misfit":
             raise _Misfit
+        if state == "led":
+            raise LeaderChanged(self._address.name)
         if state == "moved":
             raise ViewChanged(self._address.name, self.view)
         if state == "fenced":
@@ -158,7 +177,8 @@ class SpreadWriter(Writer):
         head = await read_head(line, schema)
         versions = await read_versions(line, schema, sorted(streams))
         holders = await read_holders(line, schema, claim_keys(batch))
-        planned = plan(batch, versions, head, holders)
+        standing = await read_standing(line, schema, fired_keys(batch))
+        planned = plan(batch, versions, head, holders, standing)
         if not planned.events:
             return Committed(planned.outcomes, [])
         return planned_out(batch, planned, self.types, head.position)
@@ -203,3 +223,14 @@ class SpreadWriter(Writer):
         if isinstance(error, ViewChanged):
             return error
         return super()._judged(course, error)
+
+
+def _led_by(batch: Batch) -> set[int]:
+    """Give the sessions of who must lead; most often none."""
+    return {
+        extra.session
+        for request in batch.requests
+        if request.extras
+        for extra in request.extras
+        if type(extra) is LedBy
+    }
