@@ -12,7 +12,6 @@ import pytest
 from engine import Closed, Engine, Limits, Meta, Reactor, Voided, reacts
 from engine.model.messages import Envelope
 from engine.write.mailbox import Origin
-from tests.members.spread_child import Mirror
 from tests.support.counters import Add, Added, Counter
 from tests.support.postgres import Server
 from tests.support.waiting import until
@@ -21,6 +20,15 @@ from tests.support.waiting import until
 @pytest.fixture
 def log(postgres: Server) -> str:
     return postgres.url(postgres.new_schema(), "lease=5")
+
+
+class Mirror(Reactor, name="mirror", begins="start"):
+    """Adds once more, to a counter of its own, whatever was added to another one."""
+
+    @reacts
+    def added(self, event: Added, meta: Meta) -> Add | None:
+        name = meta.stream.removeprefix("counter:")
+        return Add(f"m-{name}", event.amount) if name.startswith("c") else None
 
 
 class Circle(Reactor, name="circle", begins="start"):

@@ -121,9 +121,9 @@ async def test_a_process_manager_goes_through_its_steps_wherever_they_are_decide
         await first.__aexit__(None, None, None)
         clock.advance(15 * 60)
         found = await log_of(second, 16)
-        assert [name.partition(" ")[2] for name in found[13:]] == [
-            *("fulfilment-moved", "restocked", "order-cancelled")
-        ]
+        last = [name.partition(" ")[2] for name in found[13:]]
+        # Of two commands that are given together, each has an owner of its own.
+        assert (last[0], {*last[1:]}) == ("fulfilment-moved", {"restocked", "order-cancelled"})
         assert (await second.state(Item, "lamp")).left == 1
         assert (await second.state(Order, "o-2")).state == "cancelled"
         assert (await second.state(Card, "c-2")).charged == 70
