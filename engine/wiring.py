@@ -99,7 +99,7 @@ class Declared(msgspec.Struct, frozen=True):
     upcasting: Upcasting
     decisions: Sequence[Callable[..., Any]] = ()
     reacts: bool = True
-    """Whether events are brought to process managers: another engine does it for some."""
+    """Whether events are brought to process managers here."""
 
 
 class Wiring:
@@ -125,8 +125,7 @@ class Wiring:
         self.definitions = definitions_of(declared.aggregates)
         # As they are now: a list that is registered in may be longer when the engine starts.
         found = projections_of(declared.projections)
-        if declared.reacts:
-            found += reactors_of(definition.cls for definition in self.definitions)
+        found += reactors_of(d.cls for d in self.definitions if declared.reacts)
         check_names(found)
         self._projections = tuple(definition.cls for definition in found)
         self.registry = registry_of(self.definitions, self._projections, declared.upcasting)
