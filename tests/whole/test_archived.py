@@ -268,6 +268,39 @@ def test_the_command_says_what_it_would_move_and_moves_it(
     assert "is no log in a file" in capfd.readouterr().err
 
 
+def test_sql_never_calculates_without_what_was_archived(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A sum left out what a missing or older cold file has not, with status 0."""
+    path = str(tmp_path / "orders.db")
+    asyncio.run(filled(path))
+    cold, older = Path(cold_path(path)), tmp_path / "older.db"
+
+    def asked(what: str) -> tuple[int, str]:
+        status = main(["sql", path, f"SELECT {what} FROM log", "--json"])
+        out, err = capfd.readouterr()
+        return status, out or err
+
+    contents = "sum(length(payload)) AS p, sum(length(metadata)) AS m, count(*) AS n"
+    before = asked(contents)
+    rule = ["--kind", "order", "--closed-by", "order-noted", "--closed-by", "order-closed"]
+    assert main(["archive", path, *rule[:2], *rule[4:], "--days", "0"]) == 0
+    older.write_bytes(cold.read_bytes())
+    assert main(["archive", path, *rule, "--days", "0"]) == 0
+    capfd.readouterr()
+    assert asked(contents) == before
+    whole = cold.rename(tmp_path / "moved.db")
+    for wrong, why in ((None, "is not there"), (older, "does not have it")):
+        if wrong is not None:
+            cold.write_bytes(wrong.read_bytes())
+        for what in ("sum(length(payload))", "max(metadata)"):
+            status, said = asked(what)
+            assert (status, why in said, str(cold) in said) == (1, True, True)
+        assert asked("count(*) AS n") == (0, '{"n":27}\n')
+    whole.replace(cold)
+    assert asked(contents) == before
+
+
 CHANGES = [
     "UPDATE streams SET name = 'order:o-x' WHERE name = 'order:o-1'",
     "UPDATE event_types SET version = 7 WHERE name = 'order-noted'",

@@ -24,7 +24,6 @@ from .schema import COLD
 __all__ = [
     "APPLICATION_ID",
     "COLD_VERSION",
-    "LOG_WITH_COLD",
     "MOVED",
     "PARTIAL",
     "check_cold",
@@ -35,30 +34,33 @@ __all__ = [
     "lacks",
     "odd_rows",
     "reach",
+    "show_moved",
     "thaw",
 ]
 
 APPLICATION_ID: Final = 0x464C4131
 """Marks the file as the cold file of a log ("FLA1"), which no engine opens for a log."""
 COLD_VERSION: Final = 1
+_SCHEMA: Final = "cold"
 
-LOG_WITH_COLD: Final = f"""
+_LOG: Final = f"""
     CREATE TEMP VIEW log AS SELECT hot.position, hot.stream, hot.version, event, event_version,
         hot.recorded,
-        CASE WHEN c.position IS NULL THEN hot.payload
+        CASE WHEN e.encoding <> {MOVED} THEN hot.payload
+            WHEN c.position IS NULL THEN archive_unread(hot.position)
             WHEN c.encoding = 0 THEN CAST(c.payload AS TEXT) ELSE hex(c.payload) END AS payload,
-        CASE WHEN c.position IS NULL THEN hot.metadata
+        CASE WHEN e.encoding <> {MOVED} THEN hot.metadata
+            WHEN c.position IS NULL THEN archive_unread(hot.position)
             WHEN c.metadata <> x'' THEN CAST(c.metadata AS TEXT) END AS metadata
-    FROM main.log AS hot
-    LEFT JOIN cold.events AS c ON c.position = (
-        SELECT e.position FROM main.events e WHERE e.position = hot.position
-        AND e.encoding = {MOVED})
+    FROM main.log AS hot JOIN main.events AS e ON e.position = hot.position
+    LEFT JOIN {{cold}} AS c ON c.position = hot.position AND e.encoding = {MOVED}
 """  # noqa: S608 - a number of ours
 """The view `log` for people, with the contents of what was moved."""
+_COLD: Final = f"{_SCHEMA}.events"
+_NO_COLD: Final = "(SELECT 0 AS position, 0 AS encoding, x'' AS payload, x'' AS metadata)"
 
 PARTIAL: Final = ".partial"
 """Behind the name of a file that is not whole yet."""
-_SCHEMA: Final = "cold"
 _CONTENTS: Final = "SELECT encoding, payload, metadata FROM cold.events WHERE position = ?"
 _ANY: Final = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'archives'"
 _RUNS: Final = "SELECT 1 FROM main.archives LIMIT 1"
@@ -128,6 +130,22 @@ def reach(connection: Any) -> str | None:
     except (apsw.Error, StoreRefused, UnicodeDecodeError, IndexError) as error:
         return f"{path} cannot be used: {error}"
     return None
+
+
+def show_moved(connection: Any) -> None:
+    """Have the view `log` show what was moved; a row whose contents are not to be had ends it.
+
+    Without that, what people calculate of contents would leave out the archived ones.
+    """
+    why, path = reach(connection), cold_path(connection.filename)
+    if why == "":
+        return
+
+    def unread(position: int) -> None:
+        raise ArchiveUnread(position, path, why or f"{path} does not have it")
+
+    connection.create_scalar_function("archive_unread", unread, 1)
+    run(connection, _LOG.format(cold=_COLD if why is None else _NO_COLD))
 
 
 def check_cold(connection: Any, path: str, log_id: str, schema: str = _SCHEMA) -> None:

@@ -22,7 +22,7 @@ from ....model.rows import Scalar
 from ...contract.outside import Rows
 from ..connection import only_reads, quoted, run, run_some, set_reading
 from ..files import Files
-from ..log.cold import LOG_WITH_COLD, reach
+from ..log.cold import show_moved
 from .log import SqliteLogReader
 
 __all__ = ["JoinedTable", "LogAndViews"]
@@ -90,8 +90,7 @@ class LogAndViews:
         if self.has_views:
             # What is attached is opened as the first file was, read-only, and never made.
             run(connection, "ATTACH ? AS views", (self._views,))
-        if reach(connection) is None:
-            run(connection, LOG_WITH_COLD)
+        show_moved(connection)
         set_reading(connection)
 
     def _close(self) -> None:
