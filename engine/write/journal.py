@@ -43,6 +43,7 @@ from ..stores.contract.log import (
     StreamConflict,
 )
 from ..stores.contract.timers import TimerGone
+from ..stores.contract.traits import TakingTurns
 from ..telemetry import LINKS_MAX, CommitBegan, Observer
 from .entries import Entry, Owner, decided_on_void, tags_moved
 from .mailbox import Intake, Mail
@@ -87,6 +88,8 @@ class Journal:
     ) -> None:
         """Take `kept`, which is told the extras that are durable, and how many timers more."""
         self._store = store
+        self._turn = store.turn if isinstance(store, TakingTurns) else None
+        """What is waited for before a batch is gathered, where others append too."""
         self._before = before
         """Makes durable what a batch needs to be read, before it is written."""
         self._tagged = tagged
@@ -187,6 +190,8 @@ class Journal:
             while self._gathered or self._between:
                 if self._between:
                     self._between.popleft()()
+                if self._gathered and self._turn is not None:
+                    await self._turn()
                 if not self._gathered:
                     continue
                 self.in_flight = True

@@ -71,6 +71,19 @@ class Leased(Protocol):
 
 
 @runtime_checkable
+class TakingTurns(Protocol):
+    """What a store may also be to whose log others append at the same time.
+
+    An append waits for those of others. What is gathered meanwhile goes with the next one, so it is
+    better to gather a little longer than to wait with a small batch.
+    """
+
+    async def turn(self) -> None:
+        """Wait, before a batch is gathered, for about as long as it would wait for others."""
+        ...
+
+
+@runtime_checkable
 class Partial(Protocol):
     """What a store may also be that does a part of the contract.
 

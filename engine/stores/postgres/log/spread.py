@@ -37,6 +37,10 @@ from .writer import Writer
 
 __all__ = ["LeadingStore", "SpreadStore"]
 
+_BUSY_EVENTS: Final = 8
+"""Of a batch, from which on its owner is one that appends all the time."""
+_TURN_SECONDS: Final = 0.02
+"""The longest time for which it gathers while others append."""
 _REST_SECONDS: Final = 0.005
 """Between two looks whether the lease was renewed."""
 _JOIN: Final = "SELECT joined, number, other FROM {s}.join_members_2($1, $2)"
@@ -110,6 +114,10 @@ class SpreadStore(LeadingStore):
         self._heed = heed
         self._changed_at = 0
         """The view that was found to be none any more."""
+        self._ended_at = 0
+        """The position of the last event that this one appended."""
+        self._turn_seconds = 0.0
+        """How long to gather before the next append."""
         self.attendance: Attendance | None = None
 
     @property
@@ -165,6 +173,26 @@ class SpreadStore(LeadingStore):
             return False
         return attendance.is_held()
 
+    def _note_turn(self, committed: Committed, seconds: float) -> None:
+        """Find out whether others append between the appends of this one, and gather longer then.
+
+        Half of what an append took is about what it waited for them. Who has little to append waits
+        for nothing: his commands would only be answered later.
+        """
+        events, before = committed.events, self._ended_at
+        if not events:
+            return
+        self._ended_at = events[-1].position
+        is_between = events[0].position > before + 1 and before > 0
+        busy = is_between and len(events) >= _BUSY_EVENTS
+        self._turn_seconds = min(seconds / 2, _TURN_SECONDS) if busy else 0.0
+
+    async def turn(self) -> None:
+        """Wait for the turn of others, if any of them appends all the time as this one does."""
+        seconds, self._turn_seconds = self._turn_seconds, 0.0
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+
     def server_statistics(self) -> ServerStatistics | None:
         """Give what is known of the server, with what is left of this member's lease."""
         found, attendance = super().server_statistics(), self.attendance
@@ -193,8 +221,11 @@ class SpreadStore(LeadingStore):
         assert isinstance(writer, SpreadWriter)
         assert self.attendance is not None
         writer.view = self.attendance.view.number
+        begun = self._now()
         try:
-            return await PostgresStore.append(self, batch)
+            committed = await PostgresStore.append(self, batch)
+            self._note_turn(committed, self._now() - begun)
+            return committed
         except LeaderChanged:
             raise
         except ViewChanged:
