@@ -43,6 +43,7 @@ WHERE gives the form: .parquet, .jsonl or .csv. Parquet needs the extra `analyti
 
 If WHERE ends with a slash, or is a folder, each run adds a file of the events that are new.
 There --format gives the form. The names of the files say which positions they have.
+--since says where a new folder begins, and --until how far this run goes.
 
 JSON lines have all that an event means, with its checksum: `import` makes the same log of them.
 Payloads and headers are what people wrote. --omit leaves a field of all payloads out.
@@ -151,13 +152,24 @@ def _upto(events: Iterator[StoredEvent], end: int) -> Iterator[StoredEvent]:
 
 def _add_files(options: argparse.Namespace, reader: LogReader, folder: Folder, form: str) -> int:
     """Write what is new into files of a folder, each of a range of positions."""
-    given = (options.since, options.until, options.after, options.upto, options.stream)
+    given = (options.after, options.upto, options.stream)
     if any(each is not None for each in given):
         raise UsageError(
-            "a folder has all positions from the first on: --since, --until, --after, --upto and "
-            "--stream go with a file"
+            "a folder has all positions from its first on: --after, --upto and --stream go with a "
+            "file"
         )
     after, head = folder.end(), reader.head().position
+    if options.since is not None:
+        begin = min(head, _end_before(reader, options.since))
+        if 0 < after < begin:
+            raise UsageError(
+                f"the folder has events up to position {after:,}, and --since begins behind "
+                f"position {begin:,}: what is between would be missing. Give an earlier one, or "
+                f"another folder"
+            )
+        after = after or begin
+    if options.until is not None:
+        head = min(head, _end_before(reader, options.until + 1))
     files = count = 0
     omitted = _omitted(options, form)
     while after < head:
@@ -170,6 +182,15 @@ def _add_files(options: argparse.Namespace, reader: LogReader, folder: Folder, f
         after = last
     say(f"exported {counted(count, 'event')} into {counted(files, 'file')}, to position {after:,}")
     return DONE
+
+
+def _end_before(reader: LogReader, time: int) -> int:
+    """Give the last position that was recorded before a time."""
+    end = reader.head().position
+    search = Search(reader, Selection(since=time))
+    search.begin(0)
+    first = next(search.forward(), None)
+    return end if first is None else first.position - 1
 
 
 def _omitted(options: argparse.Namespace, form: str) -> Omitted:

@@ -32,6 +32,8 @@ from .json_lines import ExportedLine
 __all__ = ["Draft", "Drafts", "ExportedDrafts", "MappedDrafts"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+OLD_ID: Final = "old-id"
+"""The header that keeps an event's own id of the source."""
 _UNKNOWN_SCHEMA: Final = ""
 """Of a retired type, whose class is no more."""
 
@@ -130,7 +132,7 @@ class MappedDrafts:
         check_id(own_id)
         decision = Decision(event, claims=given.claims)
         claims = opened("the mapping function", None, decision, self._limits)[3]
-        payload, metadata = self._payload(event), _metadata(given, claims)
+        payload, metadata = self._payload(event), _metadata(given, claims, found.id)
         largest, most = max(len(payload), len(metadata)), self._limits.event_bytes
         if largest > most:
             raise InvalidInput(
@@ -233,10 +235,14 @@ def _microseconds(time: object) -> int:
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
-def _metadata(given: Imported, claims: Sequence[UniqueValue]) -> bytes:
+def _metadata(given: Imported, claims: Sequence[UniqueValue], old_id: str | None) -> bytes:
     def text(name: str, value: str | None) -> str | None:
         return None if value is None else as_text(name, value)
 
+    if old_id is not None:
+        given = msgspec.structs.replace(
+            given, headers={OLD_ID: str(old_id), **(given.headers or {})}
+        )
     headers: Any = None if given.headers is None else as_headers(given.headers)
     taken = tuple((c.name, c.value) for c in claims if isinstance(c, Claim))
     released = tuple((c.name, c.value) for c in claims if not isinstance(c, Claim))

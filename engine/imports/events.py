@@ -60,6 +60,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     causation: str | None = None
     principal: str | None = None
     headers: Values[str, str] | None = None
+    """With it travels the event's own id of the source, as `old-id`, unless that is given here."""
     claims: Sequence[UniqueValue] = ()
     """Unique values that the aggregate holds from this event on, or no more."""
 

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,6 +180,35 @@ async def test_a_folder_grows_with_the_log(tmp_path: Path, done: Callable[..., s
     assert (tmp_path / "whole.jsonl").read_bytes() == together
 
 
+async def test_a_folder_has_what_was_recorded_from_a_time_on_and_up_to_another(
+    tmp_path: Path, done: Callable[..., str], foldline: Foldline
+) -> None:
+    await filled("sqlite:" + str(tmp_path / "bank.db"))
+    times = {
+        event.position: datetime.fromtimestamp(event.recorded / 1e6, UTC).isoformat()
+        for event in log_of("sqlite:" + str(tmp_path / "bank.db"))
+    }
+    export = ("export", "bank.db", "--to", "lake/", "--format", "jsonl")
+    since, until = ("--since", times[3]), ("--until", times[4])
+
+    done(*export, *since, *until)
+    again = done(*export, *since, *until)
+    then = done(*export, *since)
+    done("export", "bank.db", "--to", "other/", "--format", "jsonl", "--until", times[1])
+    gap = foldline("export", "bank.db", "--to", "other/", "--format", "jsonl", "--since", times[6])
+
+    first = next(position for position in times if times[position] == times[3])
+    last = max(position for position in times if times[position] == times[4])
+    assert again == f"exported 0 events into 0 files, to position {last}\n"
+    assert then.endswith("to position 6\n")
+    done("export", "bank.db", "--to", "whole.jsonl", "--after", str(first - 1))
+    files = sorted((tmp_path / "lake").glob("events-*"))
+    together = b"".join(path.read_bytes() for path in files)
+    assert (tmp_path / "whole.jsonl").read_bytes() == together
+    if times[1] != times[6]:
+        assert (gap.status, "would be missing" in gap.told) == (1, True)
+
+
 async def test_a_folder_of_another_history_is_refused(
     tmp_path: Path, done: Callable[..., str], foldline: Foldline
 ) -> None:
@@ -210,7 +240,7 @@ async def test_a_folder_of_another_history_is_refused(
     [
         (("--to", "events.xlsx"), "no ending that gives a form"),
         (("--to", "lake/"), "a folder needs --format"),
-        (("--to", "lake/", "--format", "csv", "--since", "2026-01-01"), "go with a file"),
+        (("--to", "lake/", "--format", "csv", "--after", "1"), "go with a file"),
         (("--to", "x.csv", "--view", "sums", "--name", "deposited"), "a view goes into a file"),
         (("--to", "there.csv"), "is there already"),
         (("--to", "nowhere/x.csv"), "cannot be written"),

@@ -15,6 +15,7 @@ from engine.imports.drafts import MappedDrafts
 from engine.imports.importing import ImportedLog, import_log
 from engine.imports.kurrentdb import KurrentSource
 from engine.model.aggregate import definitions_of
+from engine.model.codec import decode_metadata
 from engine.outside.copying import CopyProgress
 from engine.runtime.ports import Ports
 from engine.stores.urls import open_backend
@@ -134,6 +135,9 @@ async def test_a_log_keeps_streams_versions_times_order_and_ids(form: str, tmp_p
         stored = reader.read_feed(0, events_max=10, bytes_max=10**6)
     times = [datetime.fromtimestamp(event.recorded / 10**6, UTC) for event in stored]
     assert times == [event.recorded for event in found]
+    assert [decode_metadata(event.metadata).headers for event in stored] == [
+        {"old-id": event.id} for event in found
+    ]
     async with make_engine(f"sqlite:{tmp_path / 'new.db'}") as engine:
         assert (await engine.state(Account, ANN.replace("-", ""))).cents == 750
 
