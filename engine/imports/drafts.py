@@ -239,11 +239,8 @@ def _metadata(given: Imported, claims: Sequence[UniqueValue], old_id: str | None
     def text(name: str, value: str | None) -> str | None:
         return None if value is None else as_text(name, value)
 
-    if old_id is not None:
-        given = msgspec.structs.replace(
-            given, headers={OLD_ID: str(old_id), **(given.headers or {})}
-        )
-    headers: Any = None if given.headers is None else as_headers(given.headers)
+    kept = {} if old_id is None else {OLD_ID: str(old_id)}
+    headers = (kept | as_headers(given.headers or {})) or None
     taken = tuple((c.name, c.value) for c in claims if isinstance(c, Claim))
     released = tuple((c.name, c.value) for c in claims if not isinstance(c, Claim))
     metadata = Metadata(

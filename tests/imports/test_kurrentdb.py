@@ -135,7 +135,7 @@ async def test_a_log_keeps_streams_versions_times_order_and_ids(form: str, tmp_p
         stored = reader.read_feed(0, events_max=10, bytes_max=10**6)
     times = [datetime.fromtimestamp(event.recorded / 10**6, UTC) for event in stored]
     assert times == [event.recorded for event in found]
-    assert [decode_metadata(event.metadata).headers for event in stored] == [
+    assert [decode_metadata(event).headers for event in stored] == [
         {"old-id": event.id} for event in found
     ]
     async with make_engine(f"sqlite:{tmp_path / 'new.db'}") as engine:
