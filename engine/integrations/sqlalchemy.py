@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ssl
 import types
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,12 @@ CHECKPOINTS: Final = "foldline_checkpoints"
 NAME_MAX: Final = 100
 PAGE_SECONDS: Final = 60.0
 """How long a page of the log may take, while tables are filled anew."""
+LINKS_MAX: Final = 20
+"""Of a chain of errors that are looked at."""
+# MariaDB's and MySQL's numbers, and SQLSTATE of PostgreSQL.
+_CREDENTIALS: Final = frozenset({1045, 1698, "28P01", "28000"})
+_NO_RIGHT: Final = frozenset({1044, 1049, 1142, 1227, "3D000", "42501"})
+_NOT_ENCRYPTED: Final = frozenset({2026, 3159, 4031})
 _BEING_MADE: Final = -1
 """In place of a position, while tables are made anew."""
 
@@ -180,17 +187,57 @@ class _Keeping(Sink):
         errors: Any = importlib.import_module("sqlalchemy.exc")
         try:
             yield
-        except (errors.OperationalError, errors.InterfaceError) as error:
-            if not error.connection_invalidated and error.statement is not None:
-                raise
+        except errors.DBAPIError as error:
             shown = self.model_engine.url.render_as_string(hide_password=True)
-            failed = BrokerFailed(
-                f"the database {shown} does not do it now ({type(error.orig).__name__})",
-                passes=True,
-            )
+            failed = _refusal_of(shown, error)
+            if failed is None:
+                is_away = isinstance(error, errors.OperationalError | errors.InterfaceError)
+                if not is_away or not (error.connection_invalidated or error.statement is None):
+                    raise
+                failed = BrokerFailed(
+                    f"the database {shown} does not do it now ({type(error.orig).__name__})",
+                    passes=True,
+                )
         else:
             return
         raise failed
+
+
+def _refusal_of(shown: str, error: Any) -> BrokerFailed | None:
+    """Give what an operator must mend, where a driver says so by its number or its SQLSTATE."""
+    orig: Any = error.orig
+    codes = {getattr(orig, "sqlstate", None), *getattr(orig, "args", ())[:1]}
+    why = _tls_failure_of(orig)
+    if why is not None or codes & _NOT_ENCRYPTED:
+        return BrokerFailed(
+            f"no encrypted connection to {shown}: {why or 'the server demands one'}. Give the "
+            f"certificates in connect_args= of create_engine, or mend the server",
+            passes=False,
+        )
+    if codes & _CREDENTIALS:
+        return BrokerFailed(
+            f"the database {shown} refuses the credentials, or a connection that is not encrypted: "
+            f"mend user or password of its engine, or connect_args= of create_engine",
+            passes=False,
+        )
+    if codes & _NO_RIGHT:
+        return BrokerFailed(
+            f"the database {shown} is not there, or this user has no right to its tables "
+            f"({', '.join(sorted(map(str, codes & _NO_RIGHT)))}): mend its name or the rights",
+            passes=False,
+        )
+    return None
+
+
+def _tls_failure_of(error: BaseException | None) -> str | None:
+    """Give what is wrong with a connection's encryption, in the words of the library `ssl`."""
+    for _ in range(LINKS_MAX):
+        if error is None:
+            return None
+        if isinstance(error, ssl.SSLError):
+            return str(getattr(error, "verify_message", "") or error.reason or "it failed")
+        error = getattr(error, "original_exception", None) or error.__cause__ or error.__context__
+    return None
 
 
 def SqlReadModel(  # noqa: N802 - what it gives is a class, to be declared like one

@@ -5,11 +5,15 @@ On a server that speaks its protocol (SecantusDB), and is not MongoDB.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import bson
 import pymongo
 import pytest
 
@@ -175,6 +179,25 @@ async def test_encryption_is_checked(tmp_path: Path) -> None:
     assert "no encrypted connection" in cause
     assert "certificate verify failed" in cause
     assert "tlsCAFile=" in cause
+
+
+async def test_a_server_that_is_too_old_stops_it_and_says_so(database: InMongoDB) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Say, as MongoDB 3.6 does, which protocols are spoken."""
+        hello = {"ismaster": True, "minWireVersion": 0, "maxWireVersion": 6, "ok": 1.0}
+        body = bytes(5) + bson.encode(hello)
+        with contextlib.suppress(asyncio.CancelledError):
+            while head := await reader.read(16):
+                length, request, _, kind = struct.unpack("<iiii", head)
+                await reader.readexactly(length - 16)
+                writer.write(struct.pack("<iiii", 16 + len(body), 1, request, kind) + body)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as old:
+        port = old.sockets[0].getsockname()[1]
+        async with keeping(database.model(port=port)) as engine:
+            cause = await cause_of(engine, await add(engine, "a"))
+    assert "or is too old for the library" in cause
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from engine import (
 )
 from engine.integrations.redis import POSITION, RedisReadModel, read_row
 from tests.integrations.places import Kept, keeping
-from tests.support.brokers import USER, RedisServer
+from tests.support.brokers import PASSWORD, USER, RedisServer
+from tests.support.certificates import certify
 from tests.support.counters import Add, Added, Emptied, Empty
 
 
@@ -155,6 +158,23 @@ async def test_wrong_credentials_stop_it_without_the_secret(server: RedisServer)
         cause = await cause_of(engine, await add(engine, "a"))
     assert "refuses the credentials" in cause
     assert "wr0ng" not in f"{cause}{wrong!r}{vars(wrong)}"
+
+
+async def test_tls_is_checked_and_a_certificate_that_does_not_fit_stops_it(tmp_path: Path) -> None:
+    certificate = certify(tmp_path, "redis", "IP:127.0.0.1")
+    server = RedisServer(tmp_path / "server", tls=(certificate, tmp_path / "redis.key"))
+    server.start()
+    try:
+        url = server.url_of(USER, PASSWORD, safe=True)
+        async with keeping(model(server, to=url)) as engine:  # which the system does not trust
+            cause = await cause_of(engine, await add(engine, "a"))
+        assert "no encrypted connection" in cause
+        assert PASSWORD not in cause
+        trusted = ssl.create_default_context(cafile=str(certificate))
+        async with keeping(model(server, to=url, tls=trusted)) as engine:
+            await kept(engine, await add(engine, "a"))
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from engine.integrations.sqlalchemy import SqlReadModel
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
 from tests.integrations.places import TABLES, TOTALS, Kept, keeping
+from tests.support.certificates import certify
 from tests.support.counters import Add, Added, Empty
+from tests.support.mariadb import MariaServer
 
 
 def count(connection: Any, event: Added, meta: Meta) -> None:
@@ -55,6 +59,78 @@ async def test_a_log_that_went_back_is_noticed_where_it_has_no_event_of_the_mode
     with database.connect() as connection:
         assert [tuple(row) for row in connection.execute(TOTALS.select())] == [("a", 3)]
     database.dispose()
+
+
+async def cause_of(database: sql.Engine, log: Path) -> str:
+    """Give why a model stops that has an event to write; nothing is parked."""
+    async with keeping(model(database), log) as engine:
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await engine.query(Kept(), at=await add(engine, "a"), timeout=30)
+        status = await engine.projections.status("totals")
+    assert (status.position, status.parked) == (0, 0)
+    assert status.failure is not None
+    assert "BrokerFailed" in status.failure.cause
+    assert "wr0ng" not in f"{status}{model(database)!r}"
+    return status.failure.cause
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("root:wr0ng-secret@{}/shop", "refuses the credentials"),
+        ("reader:wr0ng-but-right@{}/shop", "has no right to its tables (1142)"),
+        ("root@{}/nowhere", "is not there, or"),
+    ],
+)
+async def test_what_waiting_does_not_mend_stops_it_and_says_why(
+    name: str, said: str, maria: MariaServer, tmp_path: Path
+) -> None:
+    database = made_for(maria, f"mysql+pymysql://{name}".format(f"127.0.0.1:{maria.port}"))
+    log = tmp_path / "log.db"
+    assert said in await cause_of(database, log)
+    mended = made_for(maria, f"{maria.url}shop")
+    async with keeping(model(mended), log) as engine:
+        await engine.query(Kept(), at=await add(engine, "a"), timeout=30)
+    with mended.begin() as connection:
+        assert [tuple(row) for row in connection.execute(TOTALS.select())] == [("a", 2)]
+        connection.execute(sql.text("DROP DATABASE shop"))
+
+
+def made_for(maria: MariaServer, url: str, **options: Any) -> sql.Engine:
+    """Give an engine of a database `shop` that is there, and that nobody keeps open."""
+    with sql.create_engine(maria.url, **options).begin() as connection:
+        connection.execute(sql.text("CREATE DATABASE IF NOT EXISTS shop"))
+        made = "CREATE USER IF NOT EXISTS reader IDENTIFIED BY 'wr0ng-but-right'"
+        connection.execute(sql.text(made))
+        connection.execute(sql.text("GRANT SELECT ON shop.* TO reader"))
+    return sql.create_engine(url, poolclass=sql.NullPool, **options)
+
+
+async def test_tls_is_checked_and_a_certificate_that_does_not_fit_stops_it(tmp_path: Path) -> None:
+    certificate = certify(tmp_path, "maria", "IP:127.0.0.1")
+    options = (f"--ssl-cert={certificate}", f"--ssl-key={tmp_path / 'maria.key'}")
+    server = MariaServer(tmp_path / "server", *options, "--require-secure-transport=ON")
+    server.start()
+    try:
+        trusted = {"ssl": ssl.create_default_context(cafile=str(certificate))}
+        database = made_for(server, f"{server.url}shop", connect_args=trusted)
+        plain = sql.create_engine(database.url, connect_args={"ssl_disabled": True})
+        assert "or a connection that is not encrypted" in await cause_of(plain, tmp_path / "log.db")
+        unknown = {"ssl": ssl.create_default_context()}
+        distrusts = sql.create_engine(database.url, connect_args=unknown)
+        assert "no encrypted connection" in await cause_of(distrusts, tmp_path / "log.db")
+        async with keeping(model(database), tmp_path / "log.db") as engine:
+            await engine.query(Kept(), at=await add(engine, "a"), timeout=30)
+        with database.connect() as connection:
+            assert [tuple(row) for row in connection.execute(TOTALS.select())] == [("a", 3)]
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def maria(started: Callable[[str], Any]) -> MariaServer:
+    made: MariaServer = started("mariadb")
+    return made
 
 
 def test_what_is_no_engine_of_sqlalchemys_is_refused() -> None:

@@ -22,12 +22,14 @@ INSTALL: Final = "there is no mariadbd: apt-get install -y --no-install-recommen
 class MariaServer:
     """One server; `start` it. Its root has no password, and is known on loopback only."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.program = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
         if self.program is None:
             assert os.environ.get("CI") != "true", INSTALL
             pytest.skip(INSTALL)
         self.folder = folder
+        self.options = options
+        """What it is started with beside the usual."""
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         made = ["mariadb-install-db", "--no-defaults", f"--datadir={folder}/data"]
@@ -49,7 +51,7 @@ class MariaServer:
         assert self.program is not None
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self.program, "--no-defaults", *options], stdout=log, stderr=log
+                [self.program, "--no-defaults", *options, *self.options], stdout=log, stderr=log
             )
         until = time.monotonic() + SECONDS
         while not self._speaks():
