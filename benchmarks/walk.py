@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
-from . import beside, closed_loop, decided, floor_rows, peers, postgres, umadb_log
+from . import beside, closed_loop, decided, dynamodb_log, floor_rows, peers, postgres, umadb_log
 from .scenario import Cell, Scenario
 from .systems import DURABLE, System, engine_system, floor_system
 from .watched import MODES
@@ -29,7 +30,8 @@ __all__ = ["add_options", "scenario"]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this scenario can be told."""
     parser.add_argument("--clients", type=int, nargs="+", help="default: 1 32 256 1000")
-    parser.add_argument("--store", choices=("sqlite", "postgresql", "umadb"), default="sqlite")
+    stores = ("sqlite", "postgresql", "umadb", "dynamodb")
+    parser.add_argument("--store", choices=stores, default="sqlite")
     parser.add_argument("--telemetry", action="store_true", help="what OpenTelemetry costs")
     parser.add_argument(
         "--decisions", action="store_true", help="what replies, claims and encrypted fields cost"
@@ -45,7 +47,11 @@ def scenario(options: argparse.Namespace) -> Scenario:
     if options.store == "postgresql":
         return _on_postgres(options)
     if options.store == "umadb":
-        return _on_umadb(options)
+        given = (umadb_log.umadb_system, umadb_log.measure_client, umadb_log.DURABLE)
+        return _elsewhere("UmaDB", *given, options)
+    if options.store == "dynamodb":
+        given = (dynamodb_log.dynamodb_system, dynamodb_log.measure_client, dynamodb_log.DURABLE)
+        return _elsewhere("DynamoDB", *given, options)
     clients: Sequence[int] = options.clients or ([1, 32] if options.quick else [1, 32, 256, 1000])
     found = (
         peers.Found([], [], {})
@@ -108,16 +114,23 @@ def _on_postgres(options: argparse.Namespace) -> Scenario:
     )
 
 
-def _on_umadb(options: argparse.Namespace) -> Scenario:
-    """Give the cells of a log in UmaDB, beside the one in SQLite, in the same run."""
+def _elsewhere(
+    name: str,
+    system_of: Callable[..., System],
+    measure_client: Callable[[int, float, Path], dict[str, float]],
+    durable: str,
+    options: argparse.Namespace,
+) -> Scenario:
+    """Give the cells of a log in another server, beside the one in SQLite, in the same run."""
     cells: list[Cell] = []
     for count in options.clients or ([1, 32] if options.quick else [1, 32, 256]):
-        group = f"umadb, {'1 client' if count == 1 else f'{count:,} clients'}"
+        group = f"{name.lower()}, {'1 client' if count == 1 else f'{count:,} clients'}"
         floor, beside_it = "floor (the bare client)", "engine keyed, SQLite"
-        measure = partial(umadb_log.measure_client, max(1, count // 2), options.seconds)
-        cells.append(Cell(group, floor, measure, ()))
+        cells.append(
+            Cell(group, floor, partial(measure_client, max(1, count // 2), options.seconds), ())
+        )
         on_file = msgspec.structs.replace(engine_system(durable=True, keyed=True), name=beside_it)
-        measured = [umadb_log.umadb_system(keyed=keyed) for keyed in (False, True)]
+        measured = [system_of(keyed=keyed) for keyed in (False, True)]
         for system in (on_file, *measured):
             work = closed_loop.MANY_ORDERS
             run = partial(closed_loop.measure, system, work, count, options.seconds)
@@ -125,9 +138,9 @@ def _on_umadb(options: argparse.Namespace) -> Scenario:
             cells.append(Cell(group, system.name, run, against))
     return Scenario(
         "walk",
-        "from a command to its durable receipt in UmaDB, closed loop",
+        f"from a command to its durable receipt in {name}, closed loop",
         {
-            "durability": f"{umadb_log.DURABLE}; {DURABLE}",
+            "durability": f"{durable}; {DURABLE}",
             "floor (the bare client)": "in batches of half as many events as there are clients",
             "loop": f"uvloop; clients are its tasks; {options.seconds:g} s a cell",
         },

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.aws_server import REGION, SqsServer
 from tests.support.brokers import PASSWORD, USER, NatsServer, RabbitServer
-from tests.support.dynamodb_server import DynamoServer
+from tests.support.dynamodb_server import CREDENTIALS, DynamoServer
 from tests.support.kafka_server import KafkaServer
 from tests.support.mongodb import MongoServer
 from tests.support.opensearch import OpenSearchServer
@@ -262,6 +262,7 @@ class Dynamo:
         self._server.start()
         self.url = self._server.store_url()
         """Where it is."""
+        self.variables = CREDENTIALS
 
     def end(self) -> None:
         """End it."""

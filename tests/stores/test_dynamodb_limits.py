@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from engine import DefinitionError, Ports, StoreFailed
-from engine.model.stored import EventData, Snapshot
+from engine.model.stored import EventData, EventType, Snapshot
 from engine.stores.contract.claims import TakeClaim
 from engine.stores.contract.log import Appended, AppendRequest, Batch, StreamConflict, Write
 from engine.stores.dynamodb.address import read_address
@@ -46,6 +46,17 @@ async def test_a_batch_larger_than_a_transaction_is_stored_whole(store: DynamoSt
     assert committed.outcomes == [Appended(2 * n + 2, (2,)) for n in range(90)]
     assert numbers(await feed(store)) == [n for n in range(90) for _ in "ab"]
     assert len(await store.read_claims(claims_max=999)) == 90
+
+
+async def test_a_transaction_has_room_for_a_type_that_is_new(store: DynamoStore) -> None:
+    """However few items are left of the hundred, and though its kind is known."""
+    await append(store, request("a:0", 0, 1))
+    for count in (95, 96, 97, 98):
+        new = EventType("added", count, "00bb")
+        requests = [
+            AppendRequest([Write(f"a:{count}-{n}", 0, [event(n, new)])]) for n in range(count)
+        ]
+        assert len(await append(store, *requests)) == count
 
 
 async def test_what_does_not_fit_is_refused_in_each_transaction_of_a_batch(

@@ -12,12 +12,15 @@ import pytest
 from aiohttp import ClientSession, web
 
 from engine import Damaged, Ports, StoreFailed, StoreLocked, StoreRefused
-from engine.stores.contract.log import Appended
+from engine.model.stored import EventData
+from engine.stores.contract.claims import TakeClaim
+from engine.stores.contract.log import Appended, AppendRequest, StreamRead, Write
+from engine.stores.contract.tags import TagRead
 from engine.stores.dynamodb.address import read_address
 from engine.stores.dynamodb.calls import Calls, Missing
 from engine.stores.dynamodb.form import SEQUENCER, event_key, key
 from engine.stores.dynamodb.store import DynamoStore
-from engine.testing.conformance import append, feed, numbers, request
+from engine.testing.conformance import ADDED, append, feed, numbers, request
 from tests.support.dynamodb_server import CREDENTIALS, DynamoServer
 
 SECONDS = 30
@@ -224,6 +227,45 @@ async def test_a_log_whose_last_events_are_missing_is_not_opened(
     again = server.store()
     await again.open(Ports())  # nobody has it: it was given back
     await again.close()
+
+
+async def test_what_is_behind_the_known_end_is_not_in_the_feed(
+    server: DynamoServer, store: DynamoStore
+) -> None:
+    """A transaction shows its items one by one: a page may be there before its events."""
+    await append(store, request("a:1", 0, 1))
+    await server.change(key("page=0", f"{2:020d}"), "first", {"N": "2"})
+    await server.change(key("page=0", f"{2:020d}"), "events", {"L": [{"S": "2 a:1"}]})
+    assert numbers(await feed(store)) == [1]
+
+
+async def test_every_read_is_strongly_consistent(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The emulator is always: what it is asked for is looked at."""
+    once, reads = Calls.once, dict[str, list[bool]]()
+
+    async def looked_at(self: Calls, operation: str, **given: Any) -> Any:
+        if operation in ("get_item", "query", "scan"):
+            reads.setdefault(operation, []).append(given.get("ConsistentRead", False))
+        for asked in given.get("RequestItems", {}).values():
+            reads.setdefault(operation, []).append(asked.get("ConsistentRead", False))
+        return await once(self, operation, **given)
+
+    monkeypatch.setattr(Calls, "once", looked_at)
+    data = EventData(ADDED, b'{"number":1}', tags=("a:x",))
+    write = Write("a:1", 0, [data])
+    await append(store, AppendRequest([write], [TakeClaim("email", "ann", "a:1")]))
+    await feed(store)
+    await store.read_tagged([TagRead(("a:x",), ("added",))], events_max=9, bytes_max=999)
+    await store.read_claims(claims_max=9)
+    await store.read_snapshots(["a:1"])
+    await store.read_streams([StreamRead("a:1")], events_max=9, bytes_max=999)
+    await store.close()
+    await store.open(Ports())
+
+    assert set(reads) == {"get_item", "query", "batch_get_item"}
+    assert all(consistent for asked in reads.values() for consistent in asked)
 
 
 # -- answers that are lost, and a service that says no

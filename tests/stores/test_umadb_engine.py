@@ -131,7 +131,7 @@ async def test_an_engine_that_is_killed_under_load_loses_and_doubles_nothing(
     acknowledged: set[str] = set()
     begun = 0
     for life in range(ENGINE_KILLS):
-        command = ["-m", "tests.stores.umadb_child", server.store_url(), views, str(begun)]
+        command = ["-m", "tests.stores.leased_child", server.store_url(), views, str(begun)]
         with subprocess.Popen(
             [sys.executable, *command], stdout=subprocess.PIPE, text=True
         ) as process:
@@ -157,7 +157,7 @@ async def test_an_engine_that_stood_still_writes_nothing_behind_the_next_one(
     server: UmadbServer, views: str, tmp_path: Path
 ) -> None:
     """A process that is stopped for longer than its lease, and goes on later."""
-    command = ["-m", "tests.stores.umadb_child", server.store_url(), views, "0"]
+    command = ["-m", "tests.stores.leased_child", server.store_url(), views, "0"]
     with subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

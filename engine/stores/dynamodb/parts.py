@@ -74,7 +74,8 @@ class _Measure:
                         f"written: let it bring less, or keep large values elsewhere",
                         written=False,
                     )
-                items += 1 + len(data.tags) + self._first((data.type.name, data.type.version))
+                # The first event of a type says its kind too, which may be known.
+                items += 1 + len(data.tags) + 2 * self._first((data.type.name, data.type.version))
                 size += data.size + _BESIDE_BYTES + _SMALL_BYTES * len(data.tags)
         for extra in request.extras:
             if isinstance(extra, TakeClaim | ReleaseClaim):

@@ -1,4 +1,4 @@
-"""A process with an engine on a log in UmaDB: `python -m tests.stores.umadb_child URL VIEWS FIRST`.
+"""A process with an engine on a log in a server: `-m tests.stores.leased_child URL VIEWS FIRST`.
 
 It writes as many commands as it can until it is killed, each with a key, and prints each answer.
 """
