@@ -221,8 +221,8 @@ class Kept(Aggregate, kind="kept", snapshot_every=10):
 
 
 async def test_a_snapshot_is_kept_for_the_next_engine(server: DynamoServer) -> None:
-    given = {"store": server.store_url(), "views": "memory:"}
-    async with Engine([Kept], **given) as engine:
+    url = server.store_url()
+    async with Engine([Kept], store=url, views="memory:") as engine:
         for _ in range(25):
             await engine.execute(Tick("t-1"))
     store = server.store()
@@ -230,7 +230,7 @@ async def test_a_snapshot_is_kept_for_the_next_engine(server: DynamoServer) -> N
     (snapshot,) = await store.read_snapshots(["kept:t-1"])
     await store.close()
     assert snapshot.version >= 10
-    async with Engine([Kept], **given) as engine:
+    async with Engine([Kept], store=url, views="memory:") as engine:
         assert (await engine.execute(Tick("t-1"))).version == 26
         assert (await engine.state(Kept, "t-1")).ticks == 26
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
 from engine import DefinitionError, Ports, StoreFailed
 from engine.model.stored import EventData, EventType, Snapshot
 from engine.stores.contract.claims import TakeClaim
-from engine.stores.contract.log import Appended, AppendRequest, Batch, StreamConflict, Write
+from engine.stores.contract.log import (
+    Appended,
+    AppendRequest,
+    Batch,
+    StreamConflict,
+    StreamRead,
+    Write,
+)
 from engine.stores.dynamodb.address import read_address
+from engine.stores.dynamodb.calls import Calls
 from engine.stores.dynamodb.store import DynamoStore
 from engine.testing.conformance import ADDED, append, event, feed, numbers, request
 from tests.support.dynamodb_server import DynamoServer
@@ -87,6 +97,25 @@ async def test_a_command_larger_than_a_transaction_is_refused(store: DynamoStore
     assert outcomes == [Appended(96, (96,)), Appended(97, (1,))]
     largest = [EventData(ADDED, b'{"number":1,"x":"' + b"x" * 390_000 + b'"}')] * 7
     assert await append(store, AppendRequest([Write("c:1", 0, largest)])) == [Appended(104, (7,))]
+
+
+async def test_many_streams_are_read_at_once(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that have no event cost no call of their own."""
+    await append(store, *(request(f"a:{n}", 0, n, n) for n in range(0, 40, 4)))
+    once, asked = Calls.once, list[str]()
+
+    async def counted(self: Calls, operation: str, **given: Any) -> Any:
+        asked.append(operation)
+        return await once(self, operation, **given)
+
+    monkeypatch.setattr(Calls, "once", counted)
+    reads = [StreamRead(f"a:{n}") for n in range(40)]
+    pages = await store.read_streams(reads, events_max=999, bytes_max=99_999)
+    assert [numbers(page.events) for page in pages] == [[] if n % 4 else [n, n] for n in range(40)]
+    assert not any(page.more for page in pages)
+    assert Counts(asked) == {"batch_get_item": 1, "query": 10}
 
 
 async def test_a_snapshot_larger_than_an_item_is_refused_and_no_other(store: DynamoStore) -> None:
