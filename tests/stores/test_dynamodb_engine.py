@@ -31,9 +31,9 @@ from engine import (
 from engine.model.codec import decode_metadata
 from engine.stores.urls import backend_of_text
 from engine.testing.conformance import feed
-from tests.stores.test_umadb_engine import Rest, Sleeper
 from tests.support.counters import Add, Counter, Look
 from tests.support.dynamodb_server import DynamoServer
+from tests.support.sleepers import Rest, Sleeper
 from tests.support.tallies import GetTallies, Tallies, get_tallies, get_tally
 from tests.write.courses import Enrol, Offer, school
 

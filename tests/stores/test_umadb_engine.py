@@ -14,16 +14,11 @@ from random import Random
 import pytest
 
 from engine import (
-    After,
     Aggregate,
     Archive,
-    Command,
-    Decision,
     DefinitionError,
     Engine,
-    Event,
     HandlerFailed,
-    Id,
     Onlooker,
     Ports,
     Rejected,
@@ -35,6 +30,7 @@ from engine.stores.umadb.calls import umadb
 from engine.stores.urls import backend_of_text
 from engine.testing.conformance import feed
 from tests.support.counters import Add, Counter, Look
+from tests.support.sleepers import Rest, Rested, Sleeper
 from tests.support.tallies import GetTallies, Tallies, get_tallies, get_tally
 from tests.support.umadb_server import UmadbServer
 from tests.write.courses import Enrol, Offer, school
@@ -219,24 +215,6 @@ async def test_a_command_reads_nothing_more_behind_its_load(server: UmadbServer)
 
 
 # -- what it lacks
-
-
-class Rest(Command):
-    sleeper_id: Id
-
-
-class Rested(Event, name="rested"):
-    pass
-
-
-class Sleeper(Aggregate, kind="sleeper"):
-    @handles
-    def rest(self, command: Rest) -> Decision[Rested]:
-        return Decision(Rested(), timers=[After(command, "wake", days=1)])
-
-    @applies
-    def rested(self, event: Rested) -> None:
-        pass
 
 
 class Kept(Aggregate, kind="kept", snapshot_every=10):
