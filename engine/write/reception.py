@@ -167,6 +167,9 @@ class Reception:
         route = self._routes.get(type(command))
         if route is None:
             raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
+        handler = route.handler
+        if not isinstance(handler, JointHandler):
+            return f"{route.kind.definition.kind}:{as_id(getattr(command, handler.id_field))}"
         ((kind, aggregate_id),) = self._named(command, route)
         return f"{kind.definition.kind}:{as_id(aggregate_id)}"
 

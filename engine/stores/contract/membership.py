@@ -35,6 +35,8 @@ __all__ = [
 
 SLOTS: Final = 256
 """Parts of the streams of a log: each has one owner at a time."""
+_STREAMS_MAX: Final = 1_024
+"""Whose slots are remembered: one command has its slot looked for at each step of its way."""
 _VIEWS_MAX: Final = 16
 """Sets of members whose slots are remembered."""
 
@@ -155,6 +157,7 @@ class Attending(Protocol):
         ...
 
 
+@lru_cache(maxsize=_STREAMS_MAX)
 def slot_of(stream: str) -> int:
     """Give the slot of a stream."""
     return blake2b(stream.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0]
