@@ -149,7 +149,7 @@ class Wiring:
         joint = joint_handlers_of(self.declared.decisions)
         handlers = [h for d in self.definitions for h in d.handlers.values()]
         self.timed = TimedCommands((each.command, each.ids) for each in (*handlers, *joint))
-        recorder = self._recorder = recorder_of(
+        recorder = self.recorder = recorder_of(
             self.settings.recording, self.timed, self.registry, self._ports, self._logger
         )
         definitions = self.definitions
@@ -405,7 +405,7 @@ class Wiring:
             self._logger,
         )
         timers = (self.firing, self.firing.settling)
-        recorders = () if self._recorder is None else (self._recorder,)
+        recorders = () if self.recorder is None else (self.recorder,)
         return Supervisor(
             self.life,
             open_all=self._open,
@@ -441,8 +441,8 @@ class Wiring:
         """Open log and views, and look before anything is run whether they fit what is declared."""
         await self.store.open(self._ports)
         await self.open_keys()
-        if self._recorder is not None:
-            await self._recorder.open(self.store.log_id)
+        if self.recorder is not None:
+            await self.recorder.open(self.store.log_id)
         refuse_misfits(self.registry, await self.store.event_types(), "nothing was run")
         await self._index_tags()
         kinds = [definition.kind for definition in self.definitions]

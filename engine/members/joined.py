@@ -431,8 +431,4 @@ def _meeting(
     where = None if listen is None else read_listen(listen)
     if isinstance(where, Listen) and not own_port:
         where = msgspec.structs.replace(where, port=0)
-    elif where is not None and not own_port:
-        raise DefinitionError(
-            'join="spread" meets at sockets: listen= is "tcp://..." there, and no NATS server'
-        )
     return LeaseMeeting(found, where, logger)

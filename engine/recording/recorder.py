@@ -41,6 +41,8 @@ _GATHERED_MAX: Final = 32 << 20
 """Bytes of lines that wait for the thread; what comes on top is left out, and counted."""
 _LOOK_SECONDS: Final = 30.0
 """Between two looks for files that are to be removed."""
+_CUT: Final = b""
+"""Between lines of two files."""
 _PARTS: Final = 24
 """Of the time that files are kept, the part after which the next one is begun."""
 
@@ -200,6 +202,10 @@ class Recorder:
                 why,
             )
 
+    def cut(self) -> None:
+        """Let what is decided from now on be in another file: it stands on what others stored."""
+        self._lines.append(_CUT)
+
     # -- the task -----------------------------------------------------------------------------
 
     async def open(self, log_id: str) -> None:
@@ -255,6 +261,12 @@ class Recorder:
         self._remove_old()
 
     def _write(self, lines: Sequence[bytes], left_out: int) -> None:
+        if _CUT in lines:
+            place = lines.index(_CUT)
+            self._write(lines[:place], left_out)
+            self._end_file()
+            self._write(lines[place + 1 :], 0 if place else left_out)
+            return
         kept = self._recording.keep_hours * 3_600
         now = self._ports.clock.monotonic()
         if self._file is not None and (

@@ -81,8 +81,6 @@ def _check(wiring: Wiring, declared: Declared) -> None:
         why = f"{tagged} decides by tags, on events of all streams"
     elif marked is not None:
         why = f"{marked} has tags, whose index one process keeps"
-    elif wiring.settings.recording is not None:
-        why = "record= keeps what one owner decides"
     elif wiring.vault is not None:
         why = "events have personal data, whose keys one process makes"
     if why:

@@ -426,6 +426,8 @@ def _drop(wiring: Wiring, is_lost: Callable[[str], bool], number: int) -> None:
     What is with the store goes its way: it was decided while they were this engine's.
     """
     cause = ViewChanged("the log", number)
+    if wiring.recorder is not None:
+        wiring.recorder.cut()
     lost = {actor.stream: actor for actor in wiring.directory.actors if is_lost(actor.stream)}
     wiring.journal.void_gathered(lost, cause)
     error = Voided("another process has the aggregate from now on. Nothing was written.")
