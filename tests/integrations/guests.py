@@ -109,7 +109,7 @@ async def found_in(database: Database) -> str:
             return str(connection.execute(ROOMS.select().order_by(ROOMS.c.room)).all())
     if isinstance(database, InRedis):
         async with database.server.client() as client:
-            keys = [key async for key in client.scan_iter()]
+            keys = sorted([key async for key in client.scan_iter()])
             kinds = [await client.type(key) for key in keys]
             hashes = [
                 await client.hgetall(k)
@@ -120,8 +120,8 @@ async def found_in(database: Database) -> str:
     if isinstance(database, InMongoDB):
         async with database.server.client() as client:
             shop = client["shop"]
-            names = await shop.list_collection_names()
-            return str([[row async for row in shop[name].find()] for name in names])
+            names = sorted(await shop.list_collection_names())
+            return str([[row async for row in shop[name].find().sort("_id")] for name in names])
     assert isinstance(database, InOpenSearch)
     everything = await database.server.ask("POST", "_all/_search", {"size": 1_000})
     hits = sorted(everything["hits"]["hits"], key=lambda hit: (hit["_index"], hit["_id"]))
