@@ -29,6 +29,7 @@ from .host.portal import Portal
 from .limits import Limits
 from .log.feed import Feed, Kinds, Names
 from .log.history import History
+from .members.duties.declaring import Sharing, sharing_of
 from .members.joined import Joined, Reads, joinable, reads_of
 from .members.spread.declaring import maker_of
 from .middleware import Around, Middleware, checked_middleware
@@ -104,6 +105,8 @@ class Engine(Calls, Healthy):
       "tls://USER:PASSWORD@HOST:PORT?token=TOKEN". Without it members are on this machine.
     - `release`: what `foldline members` shows of this process, at most 64 characters. Without it
       processes that declare the same events and projections show the same.
+    - `share_projections`: lets one of the processes run each projection and sink, and not the owner
+      all of them. It goes with `join=True` and a log in PostgreSQL, in each process.
     - `telemetry`: is shown every command, batch, load and query. What it raises hurts none of them.
     - `middleware`: stands around each command and query, the first one outermost.
     - `record`: a folder, or a Recording, in which each decided command is kept with its clock and
@@ -141,6 +144,7 @@ class Engine(Calls, Healthy):
         join: bool | Literal["spread"] = False,
         listen: str | None = None,
         release: str | None = None,
+        share_projections: bool = False,
         telemetry: Telemetry | None = None,
         middleware: Sequence[Middleware] = (),
         record: Recording | str | PathLike[str] | None = None,
@@ -150,10 +154,9 @@ class Engine(Calls, Healthy):
         declared = Declared(
             aggregates, projections, answers, Upcasting(upcasters, retired), decisions
         )
-        put_together = maker_of(
-            *(partial(open_backend, store, views), join == "spread", settings, declared),
-            *(authorize, telemetry, partial(open_keys, store, keys)),
-        )
+        opens, is_spread = partial(open_backend, store, views), join == "spread"
+        more = authorize, telemetry, partial(open_keys, store, keys)
+        put_together = maker_of(opens, is_spread, settings, declared, *more)
         wiring = self._wiring = put_together()
         self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch
         self._known, self._clock = wiring.timed, settings.ports.clock
@@ -168,13 +171,13 @@ class Engine(Calls, Healthy):
         self._send = self._send_of_many = cast("Send", wiring.reception.send)
         self._use(reads_of(wiring))
         if join:
-            spread = put_together if join == "spread" else None
+            spread, shared = put_together if is_spread else None, None
+            if share_projections:
+                shared = sharing_of(wiring, opens, is_spread, settings, declared, *more)
             known = put_together, declared, settings, joinable(store), listen, views
-            self._join(*known, release, spread)
-        elif listen is not None or release is not None:
-            raise DefinitionError(
-                "listen= and release= go with join=True: without it nobody joins this log"
-            )
+            self._join(*known, release, spread, shared)
+        else:
+            _check_alone(listen, release, share_projections)
         self._check_usable = self._entrance.check
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
 
@@ -198,15 +201,17 @@ class Engine(Calls, Healthy):
         views: str | None,
         release: str | None,
         spread: Callable[[Heed], Wiring] | None,
+        shared: Sharing | None,
     ) -> None:
         """Let commands, and what operators do, go to whoever owns the log."""
         first, elsewhere = self._wiring, views is not None
         joined = self._joined = Joined(
-            *(first, again, declared, settings, store, self._use),
+            *(first, again if shared is None else shared.own, declared, settings, store, self._use),
             listen=listen,
             elsewhere=elsewhere,
             release=release,
             deciding=spread,
+            sharing=shared,
         )
         self._life, self._entrance, self._health = joined.life, joined.entrance, joined.health
         self._send, self.projections = joined.send, joined.projections
@@ -390,6 +395,15 @@ class Engine(Calls, Healthy):
     def limits(self) -> Limits:
         """The bounds that it works within."""
         return self._wiring.settings.limits
+
+
+def _check_alone(listen: object, release: object, share_projections: object) -> None:
+    """Raise DefinitionError for what an engine is given that shares its log with none."""
+    if listen is not None or release is not None or share_projections:
+        raise DefinitionError(
+            "listen=, release= and share_projections= go with join=True: without it nobody joins "
+            "this log"
+        )
 
 
 def _settings(

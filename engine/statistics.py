@@ -253,11 +253,11 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True):
 
 
 ProjectorState = Literal[
-    "catching-up", "live", "retrying", "stopped", "paused", "building", "closed"
+    "catching-up", "live", "retrying", "stopped", "paused", "building", "elsewhere", "closed"
 ]
 """Behind the log; at its end; waiting to try again after a failure that may pass; stopped by a
-failure; paused by somebody; serving as its former version left it while the new one is built;
-ended."""
+failure; paused by somebody; serving as its former version left it while the new one is built; run
+by another process that shares the log, or just now by none; ended."""
 
 
 class ProjectionFailure(msgspec.Struct, frozen=True):
@@ -457,6 +457,10 @@ class MembershipStatistics(msgspec.Struct, frozen=True):
     """From a command to its answer, of all of these together."""
     spread: SpreadStatistics | None = None
     """None without `join="spread"`."""
+    member: int = 0
+    """Its number among those that run projections (`share_projections=True`); 0 for none."""
+    duties: tuple[str, ...] = ()
+    """The projections that it runs at this moment."""
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
 from .model.joint import joint_handlers_of
 from .model.messages import Command
 from .model.process import reactors_of, refusal_of
-from .model.projection import Projection
+from .model.projection import Projection, ProjectionDefinition
 from .model.projections import check_names, projections_of
 from .model.schema import refuse_misfits, unknown_kinds
 from .model.timers import TimedCommands
@@ -98,8 +98,8 @@ class Declared(msgspec.Struct, frozen=True):
     answers: Sequence[Callable[..., Any]]
     upcasting: Upcasting
     decisions: Sequence[Callable[..., Any]] = ()
-    reacts: bool = True
-    """Whether events are brought to process managers here."""
+    reacts: bool = True  # whether events are brought to process managers here
+    runs: Callable[[ProjectionDefinition], bool] | None = None  # of the projections; None: all
 
 
 class Wiring:
@@ -114,9 +114,8 @@ class Wiring:
         telemetry: Telemetry | None,
         keys: Callable[[], KeyStore],
     ) -> None:
-        self.settings = settings
+        self.settings, self.declared = settings, declared
         self._limits, self._ports, self._logger = settings.limits, settings.ports, settings.logger
-        self.declared = declared
         self.gate = gate_of(authorize, self._logger)
         self.store: Store = backend.log()
         self.watch = Observer(telemetry, self._logger) if telemetry is not None else None
@@ -124,11 +123,12 @@ class Wiring:
         self.entrance = Entrance(self.life)
         self.definitions = definitions_of(declared.aggregates)
         # As they are now: a list that is registered in may be longer when the engine starts.
-        found = projections_of(declared.projections)
-        found += reactors_of(d.cls for d in self.definitions if declared.reacts)
+        reactors = reactors_of(d.cls for d in self.definitions if declared.reacts)
+        found = [*projections_of(declared.projections), *reactors]
         check_names(found)
-        self._projections = tuple(definition.cls for definition in found)
-        self.registry = registry_of(self.definitions, self._projections, declared.upcasting)
+        every = tuple(definition.cls for definition in found)
+        self._projections = tuple(d.cls for d in found if not declared.runs or declared.runs(d))
+        self.registry = registry_of(self.definitions, every, declared.upcasting)
         self.vault = Vault(keys()) if self.registry.personal else None
         """The keys of personal data, if any event has some."""
         self.registry.sealer = self.vault

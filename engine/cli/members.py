@@ -2,7 +2,8 @@
 
 Rules: it asks the owner, through the socket at which members of this machine meet it, and changes
 nothing. Of a log in PostgreSQL the database says who the owner is, and how long its lease lasts; of
-one with several owners, who all of them are. Where there is no owner that can be asked, it says so.
+one with several owners, who all of them are. It says also which members run projections, and how
+far these have come. Where there is no owner that can be asked, it says so.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..members.duties.shown import Duty, who_runs
 from ..members.roster import who_shares
 from ..members.wire import Member
 from ..runtime.ports import Ports
@@ -40,6 +42,10 @@ it has not heeded), decided (commands), moved (commands that went another way), 
 which its projections and feeds have read the log), lag (events that they had not read when it was
 asked). What a process of another machine does not tell is null.
 
+Where members run the projections (share_projections=True), a line for each projection: duty (its
+name), holder (the process), member (its number), lease (seconds left), state, position,
+lag_events, lag_seconds
+
 exit status:
   {DONE}    shown, also if nobody shares the log
   {FAILED}    the owner does not answer, or the socket or the server cannot be reached
@@ -64,18 +70,34 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    found, nobody = asyncio.run(who_shares(options.file.outside(Ports()), _SECONDS))
+    ports = Ports()
+    outside = options.file.outside(ports)
+    found, nobody = asyncio.run(who_shares(outside, _SECONDS))
+    duties = who_runs(outside, ports.clock)
     if not found:
         tell(nobody)
-        return DONE
     output = Output(utf8=options.json)
-    output.show(_lines(found) if options.json else [_table(found)])
+    if options.json:
+        output.show(_lines([*found, *duties]))
+    else:
+        output.show(([_table(found)] if found else []) + ([_runners(duties)] if duties else []))
     output.flush()
     return DONE
 
 
-def _lines(members: Sequence[Member]) -> Iterator[str]:
-    return (msgspec.json.encode(member).decode() for member in members)
+def _lines(shown: Sequence[Member | Duty]) -> Iterator[str]:
+    return (msgspec.json.encode(one).decode() for one in shown)
+
+
+def _runners(duties: Sequence[Duty]) -> Table:
+    columns = numbers(MEMBER=0, LEASE=0, LAG=0, SECONDS=0)
+    table = Table(Column("PROJECTION"), Column("STATE"), Column("RUN BY"), *columns)
+    for one in duties:
+        lag = "" if one.lag_events is None else f"{one.lag_events}"
+        seconds = "" if one.lag_seconds is None else f"{one.lag_seconds:.1f}"
+        cells = [one.duty, one.state, one.holder, f"{one.member}", f"{one.lease:.1f}"]
+        table.add(*cells, lag, seconds)
+    return table
 
 
 def _table(members: Sequence[Member]) -> Table:

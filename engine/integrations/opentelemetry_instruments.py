@@ -17,6 +17,7 @@ from ..statistics import (
     SIZES,
     EngineStatistics,
     ProjectorState,
+    ProjectorStatistics,
     ServerStatistics,
     StoreStatistics,
     TimerStatistics,
@@ -56,13 +57,19 @@ def _is_idle(numbers: EngineStatistics) -> bool:
     return numbers.membership is not None and numbers.membership.role != "owner"
 
 
+def _run_here(numbers: EngineStatistics) -> Mapping[str, ProjectorStatistics]:
+    """Give the projectors of this process: what members run, each of them tells for itself."""
+    if numbers.membership is not None and numbers.membership.member:
+        found = numbers.projectors
+        return {name: one for name, one in found.items() if one.state != "elsewhere"}
+    return {} if _is_idle(numbers) else numbers.projectors
+
+
 def _projectors(
     read: Callable[[EngineStatistics, str], int | float | None],
 ) -> Read:
     def of_all(numbers: EngineStatistics) -> Mapping[str, int | float | None]:
-        if _is_idle(numbers):
-            return {}
-        return {name: read(numbers, name) for name in numbers.projectors}
+        return {name: read(numbers, name) for name in _run_here(numbers)}
 
     return by("projection", of_all)
 
@@ -77,7 +84,7 @@ def _life(numbers: EngineStatistics) -> Iterator[Reading]:
 
 
 def _states(numbers: EngineStatistics) -> Iterator[Reading]:
-    for name, projector in numbers.projectors.items() if not _is_idle(numbers) else ():
+    for name, projector in _run_here(numbers).items():
         for state in get_args(ProjectorState):
             yield (
                 int(projector.state == state),

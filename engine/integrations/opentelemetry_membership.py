@@ -37,6 +37,11 @@ def _behind(spread: SpreadStatistics) -> int:
     return max((one.views_behind for one in spread.owners.values()), default=0)
 
 
+def _duties(numbers: EngineStatistics) -> Iterator[Reading]:
+    if numbers.membership is not None and numbers.membership.member:
+        yield len(numbers.membership.duties), {}
+
+
 MEMBERSHIP: Final = (
     Instrument(
         "gauge",
@@ -135,5 +140,12 @@ MEMBERSHIP: Final = (
         "{command}",
         "Times that a command went another way, since its aggregate had moved",
         _spread(lambda spread: spread.moved),
+    ),
+    Instrument(
+        "gauge",
+        "membership.duties",
+        "{projection}",
+        "Projections that the process runs, where members share them",
+        _duties,
     ),
 )

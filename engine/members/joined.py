@@ -30,12 +30,17 @@ from ..queries.answers import Answers
 from ..queries.live import LiveQueries
 from ..queries.past import Pasts
 from ..statistics import EngineStatistics
+from ..stores.contract.backend import Runners
 from ..stores.contract.log import Store
 from ..stores.contract.meeting import Roll
 from ..stores.contract.membership import Heed
 from ..stores.urls import StoreName, open_backend
 from ..wiring import Declared, Settings, Wiring
 from .controlling import MemberProjections
+from .duties.asking import SharedProjections
+from .duties.declaring import Sharing
+from .duties.life import Duties
+from .duties.rows import ViewsRows
 from .forms import CommandForms
 from .forwarding import Forwarding
 from .listening import Listen, read_listen
@@ -97,10 +102,12 @@ class Joined:
         elsewhere: bool = False,
         release: str | None = None,
         deciding: Callable[[Heed], Wiring] | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         """Take also where an owner listens, if views are kept elsewhere, and the release's name.
 
         With `deciding`, which makes an engine that decides, each process owns a part of the log.
+        With `sharing` each runs a part of the projections, and `first` is put together for none.
         """
         self._release = release_of(release, first.registry.types, declared.projections)
         self._first = first
@@ -108,7 +115,7 @@ class Joined:
         self._wiring: Wiring | None = None
         """The engine of this process, while it owns the log."""
         self._use = use
-        self._made = False
+        self._made = sharing is not None
         self.life = Life()
         self.entrance = Entrance(self.life)
         self._ports = settings.ports
@@ -134,7 +141,9 @@ class Joined:
         if self._router is not None:
             self.send = sending.around(self._router.send)
             self.send_of_many = sending.around(self._router.send_of_many)
-        self.projections = MemberProjections(self.forwarding, len(declared.projections))
+        self._duties: Duties | None = None
+        self._rows: ViewsRows | None = None
+        self.projections = self._make_projections(sharing, len(declared.projections), settings)
         self._onlooker = MemberViews(
             projections=[*declared.projections],
             answers=declared.answers,
@@ -152,15 +161,8 @@ class Joined:
             None if self._router is None else lambda envelope, _: self.send(envelope),
             settings.ports.failpoint,
         )
-        self.health = HealthWatch(
-            self.life,
-            self.entrance,
-            settings.ports,
-            first.store,
-            self._known_log_id,
-            self._facts,
-            self._role,
-        )
+        looked = first.store, self._known_log_id, self._facts, self._role
+        self.health = HealthWatch(self.life, self.entrance, settings.ports, *looked)
 
     def _spread_by(
         self,
@@ -194,6 +196,20 @@ class Joined:
             lambda: (self._read_to(), self._wiring is not None),
         )
         return router
+
+    def _make_projections(
+        self, sharing: Sharing | None, count: int, settings: Settings
+    ) -> MemberProjections:
+        """Have projections asked where they are run; with `sharing`, run a part of them here."""
+        if sharing is None:
+            return MemberProjections(self.forwarding, count)
+        outside = self.outside
+        assert isinstance(outside, Runners), "it was looked at as the engine was made"
+        self._rows = ViewsRows(outside, settings.ports)
+        known = sharing.definitions, settings.logger, self._fail
+        self._duties = Duties(sharing.fold, outside, *known)
+        asked = self._duties, self._rows, self._first.gate, self.entrance.check
+        return SharedProjections(self.forwarding, count, *asked)
 
     def _fail(self, error: BaseException) -> None:
         self.life.state, self.life.failed = "failed", error
@@ -261,14 +277,16 @@ class Joined:
         try:
             await self._membership.start()
             if self.spread is not None:
-                await self._start_deciding(self.spread)
+                await self._start_beside(self.spread)
+            if self._duties is not None:
+                await self._start_beside(self._duties)
         except BaseException:
             await self._close()
             raise
 
-    async def _start_deciding(self, spread: Spread) -> None:
+    async def _start_beside(self, part: Spread | Duties) -> None:
         try:
-            await spread.start()
+            await part.start()
         except BaseException:
             await self._membership.end()
             raise
@@ -276,6 +294,8 @@ class Joined:
     async def end(self) -> None:
         """Leave, and close what was opened."""
         try:
+            if self._duties is not None:
+                await self._duties.end()
             if self.spread is not None:
                 await self.spread.end()
             await self._membership.end()
@@ -283,6 +303,8 @@ class Joined:
             await self._close()
 
     async def _close(self) -> None:
+        if self._rows is not None:
+            await self._rows.close()
         if self._watching is not None:
             feeds = self.reads.feeds
             feeds.stop()
@@ -334,11 +356,23 @@ class Joined:
             membership = msgspec.structs.replace(
                 membership, spread=spread, forwarded=spread.forwarded
             )
+        position = max(numbers.position, self._watch.position)
+        queries = {name: query.plus(read[name]) for name, query in numbers.queries.items()}
+        projectors = numbers.projectors
+        if (duties := self._duties) is not None:
+            projectors = {**projectors, **duties.statistics(position)}
+            queries = {**read, **queries}  # none of its engines answers any
+            membership = msgspec.structs.replace(
+                membership,
+                member=duties.member,
+                duties=tuple(duties.names),
+            )
         return msgspec.structs.replace(
             numbers,
             state=self.life.state,
-            queries={name: query.plus(read[name]) for name, query in numbers.queries.items()},
-            position=max(numbers.position, self._watch.position),
+            queries=queries,
+            position=position,
+            projectors=projectors,
             membership=msgspec.structs.replace(
                 membership,
                 answers=self._sending.answers,
@@ -357,8 +391,13 @@ class Joined:
     async def _facts(self) -> Facts:
         """Give what the owner tells of itself, whoever that is."""
         if self._wiring is None:
-            return await self.forwarding.call(HEALTH, Facts)
-        return await facts_of(self._wiring)
+            facts = await self.forwarding.call(HEALTH, Facts)
+        else:
+            facts = await facts_of(self._wiring)
+        if not isinstance(self.projections, SharedProjections):
+            return facts
+        shared = await self.projections.facts()
+        return msgspec.structs.replace(facts, projections=(*facts.projections, *shared))
 
     # -- what the membership tells ------------------------------------------------------------
 

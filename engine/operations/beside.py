@@ -21,9 +21,8 @@ from ..members.roster import who_shares
 from ..model.aggregate import Aggregate
 from ..outside.archive import Archive
 from ..outside.log_file import LogFile
-from ..outside.standings import Standing, Standings
+from ..outside.standings import Standing, Standings, progress_of
 from ..runtime.ports import Ports, Worker
-from ..statistics import BuildProgress
 from ..stores.contract.backend import Backend
 from ..stores.contract.outside import Operations as Outside
 from ..stores.contract.requests import Arguments, Request
@@ -389,7 +388,6 @@ def _shown(standing: Standing) -> ShownProjection:
         )
         for build in standing.builds
     ]
-    building = next((b for b in standing.builds if b.state != "former"), None)
     return ShownProjection(
         name=standing.name,
         version=standing.version,
@@ -401,18 +399,7 @@ def _shown(standing: Standing) -> ShownProjection:
         slices=standing.slices,
         parked=standing.parked,
         failure=standing.failure,
-        building=None
-        if building is None
-        else BuildProgress(
-            number=building.number,
-            version=building.version,
-            state="stopped" if building.state == "stopped" else "building",
-            position=building.position,
-            lag_events=building.lag_events,
-            events_per_second=building.events_per_second or 0.0,
-            seconds_left=building.seconds_left,
-            failure=building.failure,
-        ),
+        building=progress_of(standing),
         builds=[*others, *serving],
         requests=standing.requests,
     )

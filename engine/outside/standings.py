@@ -15,11 +15,11 @@ import msgspec
 from ..errors import Damaged
 from ..projections.progress import Rate
 from ..runtime.ports import Clock
-from ..statistics import ProjectionFailure
+from ..statistics import BuildProgress, ProjectionFailure
 from ..stores.contract.outside import Found, Looked, Operations
 from ..stores.contract.requests import Request
 
-__all__ = ["BuildStanding", "Standing", "Standings"]
+__all__ = ["BuildStanding", "Standing", "Standings", "progress_of"]
 
 State: TypeAlias = Literal["live", "catching-up", "building", "paused", "stopped", "at-rest"]
 """`ProjectorState` as others see it, and where no engine has the log open."""
@@ -137,6 +137,23 @@ class Standings:
         except Damaged:
             return None
         return max(0.0, (self._clock.now() - page[0].recorded) / 1e6) if page else None
+
+
+def progress_of(standing: Standing) -> BuildProgress | None:
+    """Give how far a build beside the one that serves has come, if there is one."""
+    building = next((b for b in standing.builds if b.state != "former"), None)
+    if building is None:
+        return None
+    return BuildProgress(
+        number=building.number,
+        version=building.version,
+        state="stopped" if building.state == "stopped" else "building",
+        position=building.position,
+        lag_events=building.lag_events,
+        events_per_second=building.events_per_second or 0.0,
+        seconds_left=building.seconds_left,
+        failure=building.failure,
+    )
 
 
 def _state(

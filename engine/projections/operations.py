@@ -23,7 +23,7 @@ from ..stores.contract.views import Build, Parked, ProjectionDecision, Rebuild, 
 from .retry import Retried
 from .runner import ProjectionRunner
 
-__all__ = ["Projections", "Status", "checked_rebuild"]
+__all__ = ["Projections", "Status", "check_page", "check_texts", "checked_rebuild"]
 
 
 _REBUILDS: Final[Mapping[str, Rebuild]] = {"refuse": "refuse", "auto": "auto"}
@@ -40,6 +40,23 @@ def checked_rebuild(rebuild: object) -> Rebuild:
         f"Engine(rebuild={rebuild!r:.60}): it is 'refuse' or 'auto', and concerns all projections "
         f"that are declared anew. One alone is built anew by `engine.projections.rebuild(name)`"
     )
+
+
+def check_texts(*texts: object) -> None:
+    """Raise InvalidInput for what is given as a text, and is none that can be kept."""
+    for text in texts:
+        if text is not None and not (isinstance(text, str) and is_text(text)):
+            raise InvalidInput(
+                "a reason, a principal and a key are texts, and half of a character is in "
+                "none of them: nothing was done"
+            )
+
+
+def check_page(after: object, limit: object) -> None:
+    """Raise InvalidInput for what is no page of parked events."""
+    for what, number in (("after", after), ("limit", limit)):
+        if type(number) is not int or not 0 <= number <= POSITION_MAX:
+            raise InvalidInput(f"{what}={number!r:.40}: it is a whole number from 0 on")
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,9 +224,7 @@ class Projections:
     ) -> Sequence[Parked]:
         """Give what is parked, in order of position, a page at a time."""
         await self._find(name, principal, key)
-        for what, number in (("after", after), ("limit", limit)):
-            if type(number) is not int or not 0 <= number <= POSITION_MAX:
-                raise InvalidInput(f"{what}={number!r:.40}: it is a whole number from 0 on")
+        check_page(after, limit)
         return await self._views.parked(name, key=key, after=after, limit=limit)
 
     async def retry(
@@ -250,13 +265,7 @@ class Projections:
 
     async def _check(self, name: str, principal: str | None, *texts: object) -> None:
         self._check_usable()
-        said: tuple[object, ...] = (principal, *texts)
-        for text in said:
-            if text is not None and not (isinstance(text, str) and is_text(text)):
-                raise InvalidInput(
-                    "a reason, a principal and a key are texts, and half of a character is in "
-                    "none of them: nothing was done"
-                )
+        check_texts(principal, *texts)
         # Who may not know which projections there are is not told it by an error either.
         if self._gate is not None:
             await self._gate.check(principal, "control", as_text("projection", name))

@@ -30,6 +30,7 @@ _WORST: Final[Sequence[ProjectorState]] = (
     "catching-up",
     "building",
     "live",
+    "elsewhere",
     "closed",
 )
 

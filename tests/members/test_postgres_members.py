@@ -195,7 +195,7 @@ async def test_the_command_of_a_timer_that_was_in_flight_is_fired_by_the_next_ow
 def test_what_goes_with_no_members_is_refused(log: str) -> None:
     with pytest.raises(DefinitionError, match="leave views= away"):
         Engine([Counter], store=log, views="memory:", join=True)
-    with pytest.raises(DefinitionError, match="listen= and release= go with join=True"):
+    with pytest.raises(DefinitionError, match="go with join=True"):
         Engine([Counter], store=log, listen="tcp://127.0.0.1:0")
     with pytest.raises(DefinitionError, match="in PostgreSQL"):
         Engine([Counter], store="sqlite:x.db", join=True, listen="tcp://127.0.0.1:0")

@@ -23,6 +23,7 @@ from .points import EVERY, Every, places
 from .sweep import (
     Finding,
     run_worlds,
+    try_duties_seed,
     try_joining_seed,
     try_mixing_seed,
     try_postgres_seed,
@@ -67,6 +68,9 @@ def _options() -> argparse.Namespace:
         "--spread", action="store_true", help="seeds of engines that each own a part of the log"
     )
     parser.add_argument(
+        "--duties", action="store_true", help="seeds of engines that share a log's projections"
+    )
+    parser.add_argument(
         "--mixing",
         action="store_true",
         help="seeds that mix claims, joint decisions, reactions, processes and timers",
@@ -78,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--progress", action="store_true", help="say how far it is, on stderr")
     options = parser.parse_args()
     other = options.postgres or options.joining or options.spread or options.mixing
+    other = other or options.duties
     if other and (options.every or options.ledger):
         parser.error("this world goes with seeds alone: it has no places and no ledger")
     return options
@@ -100,6 +105,8 @@ def _sweep(options: argparse.Namespace, ledger: Ledger | None) -> int:
         world, replay = try_postgres_seed, f"{_COMMAND} --postgres --seeds 1 --first"
     if options.joining:
         world, replay = try_joining_seed, f"{_COMMAND} --joining --seeds 1 --first"
+    if options.duties:
+        world, replay = try_duties_seed, f"{_COMMAND} --duties --seeds 1 --first"
     if options.spread:
         world, replay = try_spread_seed, f"{_COMMAND} --spread --seeds 1 --first"
     if options.mixing:

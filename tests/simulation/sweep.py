@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from .checker import judge
+from .joining.duties import run_duties_seed
 from .joining.world import run_joining_seed, run_spread_seed
 from .mixing import run_seed as run_mixing_seed
 from .postgres.judge import judge_world
@@ -29,6 +30,7 @@ __all__ = [
     "Finding",
     "counts_of",
     "run_worlds",
+    "try_duties_seed",
     "try_joining_seed",
     "try_mixing_seed",
     "try_postgres_seed",
@@ -96,6 +98,11 @@ def try_joining_seed(seed: int) -> Finding:
 def try_spread_seed(seed: int) -> Finding:
     """Do the same with a seed of engines that each own a part of such a log."""
     return _try_world(seed, run_spread_seed)
+
+
+def try_duties_seed(seed: int) -> Finding:
+    """Do the same with a seed of engines that share the projections of such a log."""
+    return _try_world(seed, run_duties_seed)
 
 
 def try_mixing_seed(seed: int) -> Finding:

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
+from tests.simulation.joining.duties import run_duties_seed
 from tests.simulation.joining.world import run_joining_seed, run_spread_seed
 from tests.simulation.postgres.judge import judge_world
 from tests.simulation.postgres.troubles import LEASE_SECONDS, Incident
@@ -53,6 +54,21 @@ def test_seeds_hold_and_are_full_of_what_breaks(world: str, seeds: int) -> None:
         assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), (happening, done.stdout)
 
 
+def test_shared_projections_are_a_fold_of_the_log_whoever_runs_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--duties", "--seeds", "24"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("24 seeds, 0 bad")
+    for happening in ("duties: handed over", "duties: swaps", "kill", "pause", "cut off"):
+        assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), (happening, done.stdout)
+
+
 @pytest.mark.parametrize("run", [run_joining_seed, run_spread_seed])
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_what_is_told_is_true(script: str, run: Run) -> None:
@@ -62,7 +78,7 @@ def test_what_is_told_is_true(script: str, run: Run) -> None:
         assert world.story.answers["Rejected"] > 0
 
 
-@pytest.mark.parametrize("run", [run_joining_seed, run_spread_seed])
+@pytest.mark.parametrize("run", [run_joining_seed, run_spread_seed, run_duties_seed])
 def test_a_seed_replays_step_by_step(run: Run) -> None:
     first, second = (run(3).story for _ in range(2))
 

@@ -18,12 +18,12 @@ from .archiving import Archiver
 from .copying import CopySource, CopyTarget
 from .log import Store
 from .meeting import Roll
-from .membership import Heed
+from .membership import Attending, Heed, Right, View
 from .outside import Copied, LogReader, Notices, Operations, Shell, ViewsReader
 from .verifying import Structure
 from .views import ViewsStore
 
-__all__ = ["Archives", "Backend", "CopiesFiles", "Outside", "Spreading"]
+__all__ = ["Archives", "Backend", "CopiesFiles", "Outside", "Runners", "Shared", "Spreading"]
 
 
 class Backend(Protocol):
@@ -59,6 +59,35 @@ class Spreading(Protocol):
         self, heed: Heed, logger: logging.Logger, views: Callable[[logging.Logger], ViewsStore]
     ) -> Backend:
         """Give the same for one owner, with views that are none; its log has an `attendance`."""
+        ...
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """What a backend may also be whose projections several processes run, each some of them."""
+
+    def owning(self, but: frozenset[str]) -> Backend:
+        """Give the same for the owner of the log, which leaves the projections named to others."""
+        ...
+
+    def folding(self, right: Right, logger: logging.Logger) -> Backend:
+        """Give the same for who runs projections by this right, and appends nothing."""
+        ...
+
+
+@runtime_checkable
+class Runners(Protocol):
+    """What an `Outside` may also be whose log has members that run projections."""
+
+    def runner(self, name: str, declares: str, heed: Heed, logger: logging.Logger) -> Attending:
+        """Give a process's part among them, to be joined.
+
+        `name` is what people call it, `declares` what others must know of its projections.
+        """
+        ...
+
+    def runners(self) -> View:
+        """Give who they are now; raise StoreFailed and StoreRefused. It blocks."""
         ...
 
 

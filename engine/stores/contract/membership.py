@@ -26,6 +26,7 @@ __all__ = [
     "LeaderChanged",
     "LedBy",
     "Present",
+    "Right",
     "View",
     "ViewChanged",
     "owner_of",
@@ -81,7 +82,7 @@ class View(msgspec.Struct, frozen=True):
 
 
 class ViewChanged(StoreFailed):
-    """A batch was decided by a view that is none any more: nothing of it was written."""
+    """What was done by a view that is none any more: nothing of it was written."""
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(
@@ -155,6 +156,22 @@ class Attending(Protocol):
     async def close(self) -> None:
         """Leave, as far as the server can be reached."""
         ...
+
+
+class Right:
+    """What lets a member run some projections, as long as nobody else may."""
+
+    def __init__(self, names: frozenset[str], part: Attending) -> None:
+        self.names = names
+        self.part = part
+        self.member = part.member
+        self.is_lost = False
+        """Whether one of them is another member's, or may be: nothing is written any more."""
+
+    @property
+    def number(self) -> int:
+        """The view by which they are its own; no number that is one where they are not."""
+        return -1 if self.is_lost else self.part.view.number
 
 
 @lru_cache(maxsize=_STREAMS_MAX)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias, runtime_checkable
+from typing import Final, Protocol, Self, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -25,6 +25,7 @@ from .timers import TimerKey, WaitingTimer
 from .views import BuildState, Checkpoint, Parked, ProjectionDecision, Standstill, ViewsStates
 
 __all__ = [
+    "SHELL",
     "Copied",
     "Found",
     "LogReader",
@@ -45,6 +46,10 @@ Look: TypeAlias = tuple[int, int]
 
 class NoViewsYet(StoreRefused):
     """There are no views, or no engine has put any there yet."""
+
+
+SHELL: Final = ""
+"""Who asks at a shell: the user of the machine."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -302,9 +307,12 @@ class Operations(Protocol):
         """Give what was decided, the oldest first."""
         ...
 
-    def ask(self, kind: str, projection: str, arguments: Arguments) -> int:
+    def ask(
+        self, kind: str, projection: str, arguments: Arguments, *, asked_by: str | None = SHELL
+    ) -> int:
         """Ask for something; give the number of the request, which is durable then.
 
+        `asked_by` is the principal; by itself it is the user of this machine at a shell.
         Raises UsageError for what nobody can do, and Overloaded where too many requests wait.
         """
         ...

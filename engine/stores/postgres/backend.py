@@ -13,10 +13,12 @@ from ...errors import UsageError
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
-from ..contract.membership import Heed
+from ..contract.membership import Heed, Right, View
 from ..contract.views import ViewsStore
 from .address import Address
+from .log.duties import DutyAttendance, DutyStore, SharingStore, runners_of
 from .log.members import Attendance
+from .log.session import holder_text
 from .log.spread import LeadingStore, SpreadStore
 from .log.store import PostgresStore
 from .outside.archiving import PostgresArchiver
@@ -63,6 +65,14 @@ class PostgresBackend:
     ) -> PostgresBackend:
         """Give the same for one of several owners, with views of its own that are none."""
         return PostgresBackend(SpreadStore(self._store.address, heed, logger=logger), views)
+
+    def owning(self, but: frozenset[str]) -> PostgresBackend:
+        """Give the same for the owner of a log whose members run the projections named `but`."""
+        return PostgresBackend(SharingStore(self._store.address, but), self._views)
+
+    def folding(self, right: Right, logger: logging.Logger) -> PostgresBackend:
+        """Give the same for a member that runs projections by this right."""
+        return PostgresBackend(DutyStore(self._store.address, right, logger=logger), self._views)
 
     def views(self, logger: logging.Logger) -> ViewsStore:
         """Give the views, not yet open."""
@@ -133,6 +143,22 @@ class PostgresOutside:
     def attendance(self, holder: str, heed: Heed, logger: logging.Logger) -> Attendance:
         """Give a process's part in the membership of the log, to be joined."""
         return Attendance(self._address, self._place.ports, holder, heed, logger)
+
+    def runner(
+        self, name: str, declares: str, heed: Heed, logger: logging.Logger
+    ) -> DutyAttendance:
+        """Give the part of a process that runs projections; see `Runners.runner`."""
+        holder = holder_text(name, declares)
+        return DutyAttendance(self._address, self._place.ports, holder, heed, logger)
+
+    def runners(self) -> View:
+        """Give the members that run projections, as they stand now."""
+        calls = Blocking(self._place)
+        calls.open()
+        try:
+            return calls.run(runners_of, self._place)
+        finally:
+            calls.close()
 
     def writer(self) -> int | None:
         """Give the process that has the log open, as far as its own note tells; None for none."""

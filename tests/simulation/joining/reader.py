@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -18,12 +18,15 @@ from engine.errors import StoreFailed
 from engine.model.stored import EventType, StoredEvent
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import Head, StreamPage, StreamRead
+from engine.stores.contract.membership import Heed, View
 from engine.stores.contract.outside import NoViewsYet
 from engine.stores.contract.views import ViewsStore
 from engine.stores.own import views_in_memory
 from engine.stores.postgres.address import Address
 from engine.stores.postgres.backend import PostgresBackend
+from engine.stores.postgres.log.duties import DutyAttendance
 from engine.stores.postgres.log.reading import events_of_feed, pages_of_streams
+from engine.stores.postgres.log.session import holder_text
 from engine.stores.postgres.outside.roll import PostgresRoll
 from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Network
@@ -135,10 +138,20 @@ class _Outside:
         """Give no views."""
         return _NoViews()
 
+    def runner(
+        self, name: str, declares: str, heed: Heed, logger: logging.Logger
+    ) -> DutyAttendance:
+        """Give a process's part in the running of projections."""
+        return DutyAttendance(self._address, self._ports, holder_text(name, declares), heed, logger)
+
+    def runners(self) -> View:
+        """Give nobody: no world asks for it."""
+        return View()
+
 
 @contextmanager
-def modelled() -> Generator[None]:
-    """Let engines on a server have their views in memory, and members read the model."""
+def modelled(*, shared: bool = False) -> Generator[None]:
+    """Let members read the model, and engines have their views in memory; not so with `shared`."""
 
     def outside(backend: Any, ports: Ports) -> _Outside:
         return _Outside(backend.log().address, ports)
@@ -147,7 +160,7 @@ def modelled() -> Generator[None]:
         return views_in_memory(logger)
 
     with (
-        mock.patch.object(PostgresBackend, "views", views),
+        nullcontext() if shared else mock.patch.object(PostgresBackend, "views", views),
         mock.patch.object(PostgresBackend, "outside", outside),
     ):
         yield

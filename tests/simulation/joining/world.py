@@ -49,12 +49,17 @@ from tests.simulation.swarm import Swarm
 from .reader import modelled
 from .wires import Wires, WiresLoop, wired
 
-__all__ = ["ENGINES", "JoiningWorld", "run_joining_seed", "run_spread_seed"]
+__all__ = [
+    "ENGINES",
+    "JoiningLife",
+    "JoiningWorld",
+    "live_through",
+    "run_joining_seed",
+    "run_spread_seed",
+]
 
 ENGINES: Final = 3
 _PORT: Final = 7_400
-_FOLLOW_SECONDS: Final = 5.0
-"""Within which a member is shown what is in the log, where all is well."""
 _TOO_MUCH: Final = 1_000_000_000
 _NO_CLIENT: Final = -1
 _WHAT: Final[tuple[What, ...]] = (
@@ -112,23 +117,28 @@ def run_joining_seed(
     seed: int, *incidents: Incident, join: bool | Literal["spread"] = True
 ) -> JoiningWorld:
     """Live through a seed, with its own incidents or these; give its world, not judged yet."""
-    logger = logging.getLogger("foldline")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
     world = ScriptedWorld(seed, incidents) if incidents else JoiningWorld(seed)
     world.join = join
     # A command that moves on to another owner may be overtaken by one that was sent behind it.
     world.story.in_line = join is True
+    live_through(world)
+    return world
+
+
+def live_through(world: JoiningWorld, *, shared: bool = False) -> None:
+    """Run a world to its end; with `shared` its engines share projections on the server."""
+    logger = logging.getLogger("foldline")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     gc.disable()
     try:
-        with ordered_scopes(), fence(), deaf(), modelled(), wired(world.wires):
+        with ordered_scopes(), fence(), deaf(), modelled(shared=shared), wired(world.wires):
             world.run()
     finally:
         logger.setLevel(level)
         bury(world.loop)
         free_now_and_then()
         gc.enable()
-    return world
 
 
 class JoiningLife(Life):
@@ -167,11 +177,16 @@ class JoiningLife(Life):
         router = None if joined is None else joined._router
         return router is not None and any(router._ready)
 
+    def declared(self) -> dict[str, Any]:
+        """Give what an engine is given besides."""
+        return {}
+
     def make_engine(self) -> Engine:
         """Give the engine."""
         loop, random = self.process.loop, self._world.random
         self.engine = Engine(
             [self.cell],
+            **self.declared(),
             store=self._world.url,
             join=self._world.join,
             listen=f"tcp://127.0.0.1:{_PORT + self.process.number}",
@@ -259,6 +274,8 @@ class JoiningWorld(World):
     steps_max = 400_000
     probe_seconds = 0.5
     """Between two commands that show what an engine believes."""
+    follow_seconds = 5.0
+    """Within which a member is shown what is in the log, where all is well."""
     join: bool | Literal["spread"] = True
     """How its engines share the log."""
     loop: WiresLoop
@@ -325,7 +342,7 @@ class JoiningWorld(World):
         slots: list[list[JoiningLife]] = [[] for _ in range(ENGINES - 1)]
         looking = [asyncio.ensure_future(self._look_on(slot, over)) for slot in slots]
         await super().live_quietly()
-        end = self.loop.time() + _FOLLOW_SECONDS
+        end = self.loop.time() + self.follow_seconds
         while self.loop.time() < end and any(map(self._lacks, slots)):
             await asyncio.sleep(0.1)
         for slot in filter(self._lacks, slots):

@@ -15,7 +15,7 @@ from .database import Member
 from .expressions import NULL, compiled
 from .plpgsql import Call, Running, Step, Wait
 
-__all__ = ["MEMBER_STEPS", "deciders_seen", "members_seen"]
+__all__ = ["MEMBER_STEPS", "deciders_seen", "members_seen", "runners_seen"]
 
 
 def _count_view(found: re.Match[str]) -> Step:
@@ -148,9 +148,18 @@ def _delete_members(found: re.Match[str]) -> Step:
 
 def deciders_seen(call: Any, lease_seconds: float) -> list[tuple[Any, ...]]:
     """Give the same of those that decide."""
+    return _seen(call, lease_seconds, decides=True)
+
+
+def runners_seen(call: Any, lease_seconds: float) -> list[tuple[Any, ...]]:
+    """Give the same of those that run projections."""
+    return _seen(call, lease_seconds, decides=False)
+
+
+def _seen(call: Any, lease_seconds: float, *, decides: bool) -> list[tuple[Any, ...]]:
     rows = members_seen(call, lease_seconds)
     found = [row for row in rows if row[1] in call.tables.members]
-    return [row for row in found if call.tables.members[row[1]].decides] or [
+    return [row for row in found if call.tables.members[row[1]].decides is decides] or [
         (call.tables.view, None, None, None, 0.0)
     ]
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Final, Protocol, TypeAlias
 
-from .attending import deciders_seen, members_seen
+from .attending import deciders_seen, members_seen, runners_seen
 from .database import Event
 from .expressions import UnknownSql
 from .plpgsql import Call, Function, Running, Wait, functions_of, words
@@ -352,6 +352,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "9dc0be84": _at_once(members_seen),
     "c281db89": _calling("join_members_2", "joined", "number", "other"),
     "d3aa9223": _at_once(deciders_seen),
+    "ae7a6ca8": _at_once(runners_seen),
     "bae8ae9f": _appending_behind_own("append_5"),
     "4fb9cc9a": _appending_behind_own("append_6", "more"),
     "08686176": _calling("take_line_1", "number"),

@@ -16,7 +16,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from .database import Shelves
-from .expressions import UnknownSql, compiled, or_null
+from .expressions import UnknownSql, or_null
+from .fencing import FENCE, condition, stands_of
 from .plpgsql import Running, Wait
 
 __all__ = ["begin", "known_of_views"]
@@ -164,14 +165,16 @@ def _lock_checkpoints(call: Any, names: Sequence[str]) -> Running:
     return []
 
 
+def _lock_own_checkpoints(call: Any, names: Sequence[str], own: Any) -> Running:
+    for key in sorted(_table(call, "checkpoints")):
+        if key[0] in _listed(own):
+            yield Wait(lock=("views", "checkpoints", key))
+    return []
+
+
 def _relations(call: Any, _: str) -> Rows:
     tables = _shelves(call).tables
     return [(name,) for name in (*tables, *tables.get("shown", {}))]
-
-
-def _is_live(call: Any, session: int) -> Rows:
-    found = call.tables.sessions.get(session)
-    return [(1,)] if found is not None and found.live else []
 
 
 def _insert_build(call: Any, names: Sequence[str], *values: Any) -> Running:
@@ -267,21 +270,26 @@ def _zero(_: Any) -> Rows:
 
 _MOVE: Final = re.compile(
     r'UPDATE "\{s\}_views"\.checkpoints SET position = \$1, checksum = \$2 WHERE (?P<where>.+?) '
-    r'AND EXISTS \(SELECT 1 FROM "\{s\}_views"\.builds WHERE (?P<build>.+?) FOR SHARE\) AND '
-    r"\((?P<either>.+?) OR EXISTS \(SELECT 1 FROM \{s\}\.sessions WHERE (?P<session>.+?)\)\) "
-    r"RETURNING 1"
+    r'AND EXISTS \(SELECT 1 FROM "\{s\}_views"\.builds WHERE (?P<build>.+?) FOR SHARE\)'
+    rf"(?: AND EXISTS \({FENCE}\))? RETURNING 1"
 )
+_HELD: Final = re.compile(FENCE)
 
 
-def _condition(text: str) -> Callable[[Any, Any], Any]:
-    text = re.sub(r"(\w+) IS NOT DISTINCT FROM \$10", "builder_is_same", text)
-    return compiled(re.sub(r"\$(\d+)(?:::\w+)?", r"p\1", text))
+def _held(found: re.Match[str]) -> Handler:
+    stands = stands_of(found)
+
+    def run(call: Any, names: Sequence[str], *values: Any) -> Running:
+        yield from ()
+        given = {f"p{n}": or_null(value) for n, value in enumerate(values, 1)}
+        return [(1,)] if stands(call, given) else []
+
+    return run
 
 
 def _move(found: re.Match[str]) -> Handler:
-    where, build, either, session = map(
-        _condition, found.group("where", "build", "either", "session")
-    )
+    where, build = map(condition, found.group("where", "build"))
+    stands = stands_of(found)
 
     def run(call: Any, names: Sequence[str], *values: Any) -> Running:
         given = {f"p{n}": or_null(value) for n, value in enumerate(values, 1)}
@@ -290,8 +298,7 @@ def _move(found: re.Match[str]) -> Handler:
             for row in _table(call, "builds").values()
         ]
         builds = [row for row in rows if build(given, row) is True]
-        sessions = [msgspec.structs.asdict(one) for one in call.tables.sessions.values()]
-        live = either(given, {}) is True or any(session(given, row) is True for row in sessions)
+        live = stands(call, given)
         for row in builds:
             yield Wait(lock=("views", "builds", (row["projection"], row["number"])))
         moved: Rows = []
@@ -406,6 +413,7 @@ def _empty(found: re.Match[str]) -> Handler:
 _T: Final = r'"\{s\}_views"\."\{t\}"'
 _PATTERNS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Handler]], ...]] = (
     (_MOVE, _move),
+    (_HELD, _held),
     (re.compile(rf'CREATE TABLE {_T} \("counter" text [^;]*'), _make),
     (re.compile(rf"CREATE OR REPLACE VIEW [^;]*FROM {_T}"), _show),
     (re.compile(rf"DROP VIEW IF EXISTS {_SHOWN.pattern}"), _hide),
@@ -448,7 +456,7 @@ _KNOWN: Final[dict[str, Handler]] = {
     "17511678": _begin_checkpoints,
     "fc4c91d0": _insert_build,
     "d6976bfa": _lock_checkpoints,
-    "89c1ba01": _reads(_is_live),
+    "7b98afe6": _lock_own_checkpoints,
     "043e8bca": _reads(_relations),
     "03facd96": _reads(_about),
     "43dac112": _reads(_builds),

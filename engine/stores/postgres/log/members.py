@@ -27,7 +27,7 @@ from ..driver import driver_of
 from ..line import Line, Lines
 from .session import read_holder
 
-__all__ = ["Attendance"]
+__all__ = ["Attendance", "read_view"]
 
 _JOIN: Final = "SELECT joined, number FROM {s}.join_members_1($1, $2)"
 _RENEW: Final = "SELECT {s}.renew_member_1($1, $2, $3)"
@@ -152,13 +152,7 @@ class Attendance:
             await self._lines.run(self._renew)
 
     async def _read(self, line: Line) -> View:
-        rows = await line.fetch(self._address.sql(self.view_query), self._address.lease_seconds)
-        there = [
-            Present(member, *read_holder(holder), seen, left)
-            for _, member, holder, seen, left in rows
-            if member is not None
-        ]
-        return View(rows[0][0], tuple(there))
+        return await read_view(line, self._address, self.view_query)
 
     async def _renew(self, line: Line) -> None:
         asked = self._now()
@@ -199,6 +193,17 @@ class Attendance:
                 # Its lease ends by itself.
                 self._logger.info("member %d has not left: %s", member, type(error).__name__)
         await self._lines.close()
+
+
+async def read_view(line: Line, address: Address, query: str) -> View:
+    """Give the members that a query selects."""
+    rows = await line.fetch(address.sql(query), address.lease_seconds)
+    there = [
+        Present(member, *read_holder(holder), seen, left)
+        for _, member, holder, seen, left in rows
+        if member is not None
+    ]
+    return View(rows[0][0], tuple(there))
 
 
 def _went_back(before: View, now: View) -> bool:

@@ -28,6 +28,7 @@ from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, Wait
 from ..address import Address
 from ..driver import Driver, Record, driver_of
 from ..failures import cannot_connect, described_failure
+from ..fence import AloneFence, Fence
 from ..line import Line, Lines
 from ..notices import Notice, Of, tell_listeners
 from ..settings import check_settings
@@ -93,6 +94,11 @@ class PostgresStore:
     def session(self) -> int:
         """The session by which this engine has the log."""
         return self._session
+
+    @property
+    def fence(self) -> Fence:
+        """By what right this engine writes views."""
+        return AloneFence(self._session)
 
     @property
     def log_id(self) -> str:

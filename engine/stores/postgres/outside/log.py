@@ -39,6 +39,7 @@ from .blocking import Blocking
 __all__ = ["PostgresLogReader", "holder", "is_in_use"]
 
 _HOLDER: Final = "SELECT holder FROM {s}.sessions WHERE live AND lease_until > clock_timestamp()"
+_RUNNER: Final = "SELECT 1 FROM {s}.members WHERE lease_until > clock_timestamp() LIMIT 1"
 _CHECKSUM: Final = "SELECT checksum FROM {s}.events WHERE position = $1"
 _PROCESS: Final = re.compile(r"process (\d+) ")
 _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
@@ -298,8 +299,12 @@ class PostgresLogReader:
 
 
 async def is_in_use(link: Link, place: Place) -> bool:
-    """Tell whether an engine has the log open, or has had it a moment ago."""
-    return bool(await link.run(place.address.sql(_HOLDER)))
+    """Tell whether an engine has the log open or runs projections of it, or did a moment ago."""
+    if await link.run(place.address.sql(_HOLDER)):
+        return True
+    if not (await link.run(_THERE, f"{place.log_schema}.members"))[0][0]:
+        return False
+    return bool(await link.run(place.address.sql(_RUNNER)))
 
 
 async def holder(link: Link, place: Place) -> int | None:

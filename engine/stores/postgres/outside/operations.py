@@ -36,7 +36,7 @@ from ...contract.acts import (
     stopped_there,
 )
 from ...contract.builds import serving
-from ...contract.outside import Found, Looked
+from ...contract.outside import SHELL, Found, Looked
 from ...contract.requests import (
     AT_REST,
     ENDED_TEXT,
@@ -184,14 +184,17 @@ class PostgresOperations:
 
     # -- asking -------------------------------------------------------------------------------
 
-    def ask(self, kind: str, projection: str, arguments: Arguments) -> int:
+    def ask(
+        self, kind: str, projection: str, arguments: Arguments, *, asked_by: str | None = SHELL
+    ) -> int:
         """Ask for something; give the number of the request, which is durable then."""
         if (why := refusal_of(kind, arguments)) is not None:
             raise UsageError(f"{why}. Nothing was asked for")
         if kind in TIMER_KINDS:
             check_stands(self.log, arguments)
         now = self._clock.now()
-        request = Request(0, kind, projection, arguments, now, f"cli:{user_name()}")
+        principal = f"cli:{user_name()}" if asked_by == SHELL else asked_by
+        request = Request(0, kind, projection, arguments, now, principal)
         return self._calls.run(self._ask, request)
 
     async def _ask(self, link: Link, request: Request) -> int:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
 
-from ....errors import StoreFailed, StoreRefused
+from ....errors import StoreRefused
 from ....model.projection import ProjectionDefinition
 from ....statistics import ProjectionFailure
 from ...contract.builds import numbered, serving
@@ -23,10 +22,11 @@ from ...contract.outside import Found
 from ...contract.planning import Plan
 from ...contract.requests import Outcome, Request
 from ...contract.views import Build, Parked, Part, ProjectionDecision, Rebuild
+from ..fence import Fence
 from .builds import Builds
 from .link import Link, Place, limited, transaction
 from .names import check_names, real_name
-from .schema import make_schema
+from .schema import make_schema, views_lock
 from .sql_tables import OwnTables
 from .tables import TableSql
 
@@ -35,7 +35,6 @@ __all__ = ["SYNCED", "Catalog", "tables_of"]
 SYNCED = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '60s'"
 BRIEFLY = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '250ms'"
 """For what needs the locks that readers outside may hold: all writes of views wait behind it."""
-_LIVE: Final = "SELECT 1 FROM {log}.sessions WHERE session = $1 AND live"
 
 
 def tables_of(
@@ -62,13 +61,13 @@ class Catalog(KnownBuilds[TableSql]):
         log_id: str,
         definitions: Sequence[ProjectionDefinition],
         builder: str | None = None,
-        session: int | None = None,
+        fence: Fence | None = None,
     ) -> None:
-        """Take whose they are, what builds here if that is no engine, and the engine's session."""
+        """Take whose they are, what builds here if that is no engine, and the engine's fence."""
         super().__init__(place.name, log_id, definitions)
         self._place = place
         self.builder = builder
-        self._session = session
+        self.fence = fence
         self.books_of = Builds(place)
         self.books = self.books_of.books
         self._own: dict[tuple[str, int], OwnTables] = {}
@@ -138,13 +137,21 @@ class Catalog(KnownBuilds[TableSql]):
             if self.builder is None:
                 # The last write of an engine that had the log before may still be on its way; it is
                 # waited for, and no other comes: `Writes` looks whose log it is.
-                await self.books.run(link, "SELECT 1 FROM {s}.checkpoints FOR UPDATE")
+                await self._wait_for_writes(link)
             self._refuse_change(await self.books_of.read(link), plans)
             await self.books_of.prepare(link, plans, new, self.log_id)
             for plan in plans:
                 if not await self._is_an_engines(link, plan):
                     await self._take_over(link, plan.definition)
         await self._know(link, list(self.declared.values()))
+
+    async def _wait_for_writes(self, link: Link) -> None:
+        query = "SELECT 1 FROM {s}.checkpoints FOR UPDATE"
+        if self.fence is None or not self.fence.locks:
+            await self.books.run(link, query)
+            return
+        query = query.replace(" FOR", " WHERE projection = ANY($1::text[]) FOR")
+        await self.books.run(link, query, [*self.declared])
 
     async def _plan(
         self, link: Link, store: LogSource, rebuild: Rebuild, logger: logging.Logger
@@ -183,22 +190,22 @@ class Catalog(KnownBuilds[TableSql]):
 
         Raises StoreFailed, with nothing changed, where another engine has the log by now.
         """
-        async with transaction(link, limited(begin, self._place.address)):
+        begin = limited(begin, self._place.address)
+        if self.fence is not None and self.fence.locks:
+            begin = f"{begin}; {views_lock(self._place)}"
+        async with transaction(link, begin):
             await self.refuse_former(link)
             yield
             await self.refuse_former(link)  # it may have stood still meanwhile
 
     async def refuse_former(self, link: Link) -> None:
-        """Raise StoreFailed where another engine has the log by now."""
-        if self._session is None:
+        """Raise StoreFailed where another one may write the views by now."""
+        fence = self.fence
+        if fence is None:
             return
-        if not await link.run(_LIVE.replace("{log}", self._place.log_schema), self._session):
-            raise StoreFailed(
-                f"the views in {self._place.name} are not written by this engine any more: another "
-                f"one has the log. Nothing was written",
-                written=False,
-                passes=True,
-            )
+        query = fence.query.replace("{log}", self._place.log_schema)
+        if not await link.run(query, *fence.values):
+            raise fence.fell(self._place.name)
 
     # -- builds -------------------------------------------------------------------------------
 
@@ -313,10 +320,16 @@ class Catalog(KnownBuilds[TableSql]):
     async def take_request(self, link: Link) -> Request | None:
         """Give the first request without an answer, as it was found; it is begun now."""
         found = await self.books.oldest_open(link)
+        if found is not None and self.fence is not None and not self.fence.takes(found.projection):
+            found = await self._oldest_own(link, self.fence)
         if found is not None and found.state == "waiting":
             async with self._deciding(link):
                 await self.books.begin(link, found.number)
         return found
+
+    async def _oldest_own(self, link: Link, fence: Fence) -> Request | None:
+        waiting = await self.books.open_requests(link)
+        return next((one for one in waiting if fence.takes(one.projection)), None)
 
     async def put_back_request(self, link: Link, number: int) -> None:
         """Let a request wait again."""

@@ -14,7 +14,7 @@ from .books import Books
 from .link import Link, Place, limited, transaction
 from .names import literal, quoted
 
-__all__ = ["SCHEMA_VERSION", "check_schema", "has_views", "make_schema", "views_sql"]
+__all__ = ["SCHEMA_VERSION", "check_schema", "has_views", "make_schema", "views_lock", "views_sql"]
 
 SCHEMA_VERSION: Final = 1
 LOCK_MS: Final = 10_000
@@ -133,12 +133,18 @@ async def has_views(link: Link, place: Place) -> bool:
     return bool(await link.run(query, place.schema))
 
 
+def views_lock(place: Place) -> str:
+    """Give what waits for others who make the views, or decide something about them."""
+    return (
+        f"SELECT pg_advisory_xact_lock(hashtextextended({literal('foldline ' + place.schema)}, 0))"
+    )
+
+
 async def make_schema(link: Link, place: Place, log_id: str) -> None:
     """Make the schema where there is none; raise StoreRefused for one that cannot be used."""
     lock = (
         f"{limited('BEGIN', place.address)}; SET LOCAL lock_timeout = {LOCK_MS}; "
-        "SET LOCAL synchronous_commit = on; "
-        f"SELECT pg_advisory_xact_lock(hashtextextended({literal('foldline ' + place.schema)}, 0))"
+        f"SET LOCAL synchronous_commit = on; {views_lock(place)}"
     )
     async with transaction(link, lock):
         if await has_views(link, place):

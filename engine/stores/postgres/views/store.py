@@ -42,6 +42,7 @@ from ...contract.views import (
 )
 from ..address import Address
 from ..failures import LOCKED, sqlstate_of
+from ..fence import Fence
 from ..log.store import PostgresStore
 from ..notices import Notice
 from .catalog import Catalog
@@ -90,18 +91,18 @@ class PostgresViews(TableReads):
         limits: Limits,
         log_id: str,
         definitions: Sequence[ProjectionDefinition],
-        session: int | None,
+        fence: Fence | None,
     ) -> None:
         self._ports = ports
         self._begin = UNSYNCED
-        if session is not None:
+        if fence is not None:
             self._begin = limited(UNSYNCED, self._address)
         self._place = Place(self._address, ports)
         self._lane = Lane(self._place)
         self._fetching = Lane(self._place, reads=True)
-        self._catalog = Catalog(self._place, log_id, definitions, self._builder, session)
+        self._catalog = Catalog(self._place, log_id, definitions, self._builder, fence)
         self._stands = Stands(self._place.schema, self._has_fallen)
-        self._writes = Writes(self._catalog, self._stands, self._place, self._reach, session)
+        self._writes = Writes(self._catalog, self._stands, self._place, self._reach)
         self._place.connected = self._look_back
         self._states = States(self._place, _Served(self._catalog, self._stands), limits)
         self._rows_max = limits.query_rows
@@ -132,8 +133,8 @@ class PostgresViews(TableReads):
     ) -> None:
         """Open or make the tables of these projections."""
         definitions = [projection.__definition__ for projection in projections]
-        session = store.session if isinstance(store, PostgresStore) else None
-        self._use(ports, limits, store.log_id, definitions, session)
+        fence = store.fence if isinstance(store, PostgresStore) else None
+        self._use(ports, limits, store.log_id, definitions, fence)
         try:
             await self._lane.open()
             if self._builder is not None:

@@ -40,13 +40,11 @@ class Writes:
         stands: Stands,
         place: Place,
         reach: Callable[[str], None],
-        session: int | None,
     ) -> None:
-        """Take where they are, what is told of each step, and by which session the log is had.
+        """Take where they are, and what is told of each step.
 
-        Without a session they are written by who has no log: a process that builds beside it.
+        A catalog without a fence is that of who has no log: a process that builds beside it.
         """
-        self._session = session
         self._begin = limited(UNSYNCED, place.address)
         self._log_schema = place.log_schema
         self._catalog = catalog
@@ -154,18 +152,24 @@ class Writes:
             "WHERE projection = $3 AND build = $4 AND slice = $5 AND position = $6 AND EXISTS ("
             "SELECT 1 FROM {s}.builds WHERE projection = $3 AND number = $4 AND version = $7 "
             "AND definition = $8 AND log_id = $9 AND state <> 'former' "
-            "AND builder IS NOT DISTINCT FROM $10 FOR SHARE) AND ($11::integer IS NULL OR EXISTS ("
-            "SELECT 1 FROM {log}.sessions WHERE session = $11 AND live)) RETURNING 1"
+            "AND builder IS NOT DISTINCT FROM $10 FOR SHARE)"
         )
+        fence = catalog.fence
+        by: Sequence[int] = ()
+        if fence is not None:
+            move += f" AND EXISTS ({fence.query.replace('$1', '$11').replace('$2', '$12')})"
+            by = fence.values
         moved = await catalog.books.run(
             link,
-            move.replace("{log}", self._log_schema),
+            move.replace("{log}", self._log_schema) + " RETURNING 1",
             *(after.position, after.checksum, definition.name, part.build, part.slice),
             *(before.position, definition.version, catalog.hashes[definition.name]),
-            *(catalog.log_id, catalog.builder, self._session),
+            *(catalog.log_id, catalog.builder, *by),
         )
         if len(moved) != 1:
             there = await self._read_checkpoint(link, part)
+            if fence is not None and tuple(fence.values) != tuple(by):
+                raise fence.fell(self._name)  # the members were heeded between two statements
             await self._catalog.refuse_former(link)
             if there.position < before.position and self._stands.had(part, before.position):
                 # Nobody but this writer moves it, and it never goes back: the server was killed.

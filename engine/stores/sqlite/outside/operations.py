@@ -42,7 +42,7 @@ from ...contract.acts import (
     stopped_there,
 )
 from ...contract.builds import serving
-from ...contract.outside import Found, Looked
+from ...contract.outside import SHELL, Found, Looked
 from ...contract.requests import (
     AT_REST,
     ENDED_TEXT,
@@ -226,12 +226,14 @@ class SqliteOperations:
 
     # -- asking ---------------------------------------------------------------------------------
 
-    def ask(self, kind: str, projection: str, arguments: Arguments) -> int:
+    def ask(
+        self, kind: str, projection: str, arguments: Arguments, *, asked_by: str | None = SHELL
+    ) -> int:
         """Ask for something; give the number of the request, which is on the disk then."""
         connection, now = self._connection, self._clock.now()
         if (why := refusal_of(kind, arguments)) is not None:
             raise UsageError(f"{why}. Nothing was asked for")
-        principal = as_text(f"cli:{user_name()}")
+        principal = as_text(f"cli:{user_name()}") if asked_by == SHELL else asked_by
         request = Request(0, kind, projection, arguments, now, principal)
         if kind in TIMER_KINDS:
             check_stands(self.log, arguments)

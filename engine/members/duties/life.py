@@ -1,0 +1,297 @@
+"""The life of one process among those that run projections: joins, runs what is its own, leaves.
+
+Rules: an engine that appends nothing runs the projections that are this member's duty, all of them
+together. It begins when every member has seen the view by which they are its own; where one becomes
+another member's, its right ends before that view counts as seen, and a projection that is lost is
+no failure. Where the duties change, the engine ends and another one opens the views again: the
+checkpoints say where to go on. A process that was declared dead joins anew. Nothing is decided
+here, and no row is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
+
+from ...errors import EngineError, StoreFailed
+from ...model.projection import ProjectionDefinition
+from ...projections.progress import nothing_yet
+from ...projections.runner import ProjectionRunner
+from ...runtime.machine import process_name
+from ...runtime.safely import described
+from ...runtime.uncancelled import uncancelled
+from ...statistics import ProjectorStatistics
+from ...stores.contract.backend import Runners
+from ...stores.contract.membership import Attending, Right, View, ViewChanged
+from ...wiring import Wiring
+from .whose import declares, duties_of
+
+__all__ = ["Duties", "MakeFolding"]
+
+MakeFolding: TypeAlias = Callable[[Right], Wiring]
+"""Puts an engine together that runs the projections of a right."""
+
+_AGAIN_SECONDS: Final = 0.5
+"""Before it is tried again, where something failed."""
+_SOON_SECONDS: Final = 0.01
+_REFUSED_SECONDS: Final = 10.0
+"""How long projections are left to the others, where their views were refused to this process."""
+
+
+class _Term:
+    """An engine that runs some projections, from its start to its end."""
+
+    def __init__(self, right: Right, wiring: Wiring) -> None:
+        self.right = right
+        self.wiring = wiring
+        self.is_open = False
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it writes nothing more: its right is lost, or it has ended by itself."""
+        task = self.wiring.supervisor.task
+        return self.right.is_lost or task is None or task.done()
+
+
+class Duties:
+    """One process's part in the running of projections, from `start` to `end`."""
+
+    def __init__(
+        self,
+        make: MakeFolding,
+        outside: Runners,
+        definitions: Sequence[ProjectionDefinition],
+        logger: logging.Logger,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Take how engines are made, and who is told where this part has failed for good."""
+        self._make = make
+        self._outside = outside
+        self.definitions: Mapping[str, ProjectionDefinition] = {d.name: d for d in definitions}
+        self._declares = declares(definitions)
+        self._logger = logger
+        self._failed = failed
+        self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._part: Attending | None = None
+        self._term: _Term | None = None
+        self._wanted: frozenset[str] = frozenset()
+        """What is this member's by the view that was seen last."""
+        self._left_at: dict[str, int] = {}
+        """Where a projection stood as this process ran it last."""
+        self._told = ""
+        """Why nothing is run here, as it was logged last."""
+        self.terms = 0
+        """How often projections were opened here."""
+
+    # -- what is run here ---------------------------------------------------------------------
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The projections that are run here now, in order."""
+        term = self._term
+        return sorted(term.right.names) if term is not None and term.is_open else []
+
+    @property
+    def member(self) -> int:
+        """The number of this member; 0 where it is none."""
+        return 0 if self._part is None else self._part.member
+
+    def running(self, name: str) -> Wiring | None:
+        """Give the engine that runs a projection in this process, if one does."""
+        term = self._term
+        return term.wiring if term is not None and name in self.names else None
+
+    def runner(self, name: str) -> ProjectionRunner | None:
+        """Give what runs a projection in this process, if it is run here."""
+        wiring = self.running(name)
+        return None if wiring is None else wiring.projecting.get(name)
+
+    def statistics(self, end: int) -> Mapping[str, ProjectorStatistics]:
+        """Give the numbers of all projections; of those that others run nothing is known here."""
+        found = {name: self.runner(name) for name in self.definitions}
+        return {
+            name: _elsewhere(name, self._left_at.get(name, 0), end)
+            if runner is None
+            else runner.statistics()
+            for name, runner in found.items()
+        }
+
+    # -- from start to end --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Become a member, and run what is its own; raise what prevents that."""
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(started), name="foldline duties")
+        try:
+            await asyncio.shield(started)
+        except BaseException:
+            self._stop.set()
+            self._wake.set()
+            await asyncio.wait([self._task])
+            if started.done() and not started.cancelled():
+                started.exception()
+            raise
+
+    async def end(self) -> None:
+        """Let the batches in hand be written, then leave; a second call does nothing."""
+        if self._task is not None:
+            self._stop.set()
+            self._wake.set()
+            await uncancelled(_ended(self._task))
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self._take_part(started)
+                except EngineError as error:
+                    if not started.done():
+                        raise
+                    self._tell(error)
+                    if not isinstance(error, StoreFailed):
+                        await self._rest(_REFUSED_SECONDS)
+                await self._rest()
+        except BaseException as error:
+            if not started.done():
+                started.set_exception(error)
+            else:
+                self._failed(error)
+
+    async def _rest(self, seconds: float = _AGAIN_SECONDS) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    def _tell(self, error: EngineError) -> None:
+        """Log why projections are not run here, once for each reason."""
+        if (why := described(error)) != self._told:
+            self._told = why
+            self._logger.warning("this process runs no projections for now: %s", why)
+
+    async def _take_part(self, started: asyncio.Future[None]) -> None:
+        """Be a member until this process leaves, or was declared dead."""
+        name, how = process_name(), _text(self._declares)
+        part = self._part = self._outside.runner(name, how, self._heed, self._logger)
+        running: asyncio.Task[None] | None = None
+        try:
+            await part.join()
+            running = asyncio.create_task(part.run(), name="foldline duties' lease")
+            running.add_done_callback(lambda _: self._wake.set())
+            while not (self._stop.is_set() or running.done()):
+                self._wake.clear()
+                if await self._turn(part, is_first=not started.done()):
+                    if not started.done():
+                        started.set_result(None)
+                    await self._wake.wait()
+            if running.done():
+                running.result()
+        finally:
+            # A lease that still runs is renewed until the last batch is written.
+            if running is None or running.done():
+                self._lose()
+            try:
+                await self._end_term()
+            finally:
+                self._lose()
+                self._part = None
+                if running is not None:
+                    running.cancel()
+                    await asyncio.wait([running])
+                await part.close()
+
+    def _heed(self, view: View) -> None:
+        """Write nothing more of what is not this member's by a view, before that counts as seen."""
+        part = self._part
+        assert part is not None, "it is told of views behind its making"
+        self._wanted = duties_of(view, part.member, self.definitions)
+        if self._term is not None and not self._term.right.names <= self._wanted:
+            self._lose()
+        self._wake.set()
+
+    def _lose(self) -> None:
+        if self._term is not None:
+            self._term.right.is_lost = True
+
+    # -- what is its own ----------------------------------------------------------------------
+
+    async def _turn(self, part: Attending, *, is_first: bool) -> bool:
+        """Run what is this member's by now; tell whether there is nothing more to do."""
+        term, wanted = self._term, self._wanted
+        if term is not None and (term.right.names != wanted or term.is_past):
+            await self._end_term()
+            if term.wiring.life.failed is not None:
+                await self._rest()
+        elif term is None and wanted and _is_seen(part):
+            try:
+                await self._begin_term(Right(wanted, part))
+            except ViewChanged:
+                await asyncio.sleep(_SOON_SECONDS)  # the members are being looked at
+            except StoreFailed as error:
+                if is_first:
+                    raise
+                self._tell(error)
+                await self._rest()
+        return not _is_seen(part) or self._is_as_wanted()
+
+    def _is_as_wanted(self) -> bool:
+        term = self._term
+        if term is None:
+            return not self._wanted
+        return term.right.names == self._wanted and not term.is_past
+
+    async def _begin_term(self, right: Right) -> None:
+        wiring = self._make(right)
+        wiring.entrance.open()
+        # Known before it is open, so that a view that comes meanwhile ends the right.
+        self._term = _Term(right, wiring)
+        try:
+            await wiring.supervisor.start()
+        except BaseException:
+            self._term = None
+            raise
+        self._term.is_open = True
+        assert wiring.supervisor.task is not None, "it was started"
+        wiring.supervisor.task.add_done_callback(lambda _: self._wake.set())
+        self.terms, self._told = self.terms + 1, ""
+        self._logger.info(
+            "this process, member %d of the log, runs %s", right.member, ", ".join(self.names)
+        )
+
+    async def _end_term(self) -> None:
+        term = self._term
+        if term is None:
+            return
+        try:
+            await term.wiring.supervisor.end()
+        except EngineError as error:
+            self._logger.warning("projections ended here: %s", described(error))
+        finally:
+            for name, runner in term.wiring.projecting.items():
+                self._left_at[name] = runner.position
+            self._term = None
+
+
+def _is_seen(part: Attending) -> bool:
+    """Tell whether all members act by the view that this one has."""
+    return part.view.is_seen_by_all(part.view.number, but=part.member)
+
+
+def _text(known: Mapping[str, str]) -> str:
+    return msgspec.json.encode(known).decode()
+
+
+def _elsewhere(name: str, position: int, end: int) -> ProjectorStatistics:
+    """Give the numbers of a projection that another member runs."""
+    numbers = nothing_yet(name, position, end, None)
+    return msgspec.structs.replace(numbers, state="elsewhere", lag_events=None)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

@@ -1,0 +1,171 @@
+"""The fence of a member that runs projections, on a real server: all ways in which it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from engine import Limits, Ports
+from engine.members.duties.whose import declares, duties_of, duty_owner
+from engine.stores.contract.membership import Present, Right, View, ViewChanged
+from engine.stores.contract.views import Changes, Checkpoint, Part, ProjectionDecision, ViewsStore
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.backend import PostgresBackend
+from engine.stores.postgres.log.store import PostgresStore
+from engine.stores.postgres.views.link import Place
+from engine.stores.postgres.views.schema import views_lock
+from tests.support.postgres import Server, asked, connected
+from tests.support.tallies import Tallies
+
+LOGGER = logging.getLogger("foldline")
+PART = Part(Tallies.__definition__, 1)
+
+
+class Somebody:
+    """A member that acts by the view that a test says."""
+
+    def __init__(self, member: int, number: int) -> None:
+        self.member = member
+        self.numbers = [number]
+        self.looks = 0
+
+    @property
+    def view(self) -> View:
+        return View(self.numbers.pop(0) if len(self.numbers) > 1 else self.numbers[0])
+
+    def look(self) -> None:
+        self.looks += 1
+
+
+@asynccontextmanager
+async def folding(
+    postgres: Server,
+) -> AsyncGenerator[tuple[ViewsStore, Any, Right, Callable[[], Any]]]:
+    """Give views that a member writes, the member and its right, and who counts it up."""
+    address = read_address(postgres.url(postgres.new_schema(), "lease=60"))
+    backend = PostgresBackend(PostgresStore(address), None)
+    first = backend.log()
+    await first.open(Ports())
+    outside = backend.outside(Ports())
+    heeded: list[View] = []
+    attendance = outside.runner("somebody", "{}", heeded.append, LOGGER)
+    await attendance.join()
+    who: Any = Somebody(attendance.member, attendance.view.number)
+    right = Right(frozenset({"tallies"}), who)
+    folder = backend.folding(right, LOGGER)
+    log, views = folder.log(), folder.views(LOGGER)
+    await log.open(Ports())
+    await views.open(Ports(), Limits(), log, [Tallies])
+
+    async def count_up() -> None:
+        other = outside.runner("another", "{}", heeded.append, LOGGER)
+        await other.join()
+        await other.close()
+
+    try:
+        yield views, who, right, count_up
+    finally:
+        await views.close()
+        await log.close()
+        await attendance.close()
+        await first.close()
+
+
+def moved(before: int) -> Changes:
+    return Changes(PART, Checkpoint(before), Checkpoint(before + 1, 7), {})
+
+
+async def test_a_batch_under_another_number_writes_nothing_and_is_no_failure(
+    postgres: Server,
+) -> None:
+    async with folding(postgres) as (views, who, _, count_up):
+        await views.write(moved(0))
+        await count_up()
+        with pytest.raises(ViewChanged) as raised:
+            await views.write(moved(1))
+        assert (raised.value.passes, raised.value.written) == (True, False)
+        assert who.looks == 1
+        assert (await views.checkpoint(PART)).position == 1
+        who.numbers = [who.numbers[-1] + 2]
+        await views.write(moved(1))
+
+
+async def test_a_number_that_is_heeded_between_two_statements_is_no_other_worker(
+    postgres: Server,
+) -> None:
+    async with folding(postgres) as (views, who, _, count_up):
+        await count_up()
+        who.numbers = [who.numbers[-1], who.numbers[-1] + 2]
+        with pytest.raises(ViewChanged):
+            await views.write(moved(0))
+        await views.write(moved(0))
+
+
+async def test_who_is_no_member_or_has_lost_its_right_writes_and_decides_nothing(
+    postgres: Server,
+) -> None:
+    async with folding(postgres) as (views, who, right, _):
+        decision = ProjectionDecision("tallies", "pause", 1, 1)
+        right.is_lost = True
+        with pytest.raises(ViewChanged):
+            await views.write(moved(0))
+        with pytest.raises(ViewChanged):
+            await views.decide(decision)
+        right.is_lost = False
+        right.member = who.member + 1
+        with pytest.raises(ViewChanged):
+            await views.write(moved(0))
+        right.member = who.member
+        await views.decide(decision)
+        assert [one.kind for one in await views.decisions("tallies")] == ["pause"]
+
+
+async def test_a_decision_waits_for_one_that_is_on_its_way(postgres: Server) -> None:
+    async with folding(postgres) as (views, _, right, _):
+        known: Any = views
+        other = await connected(postgres)
+        await other.execute("BEGIN")
+        await other.execute(views_lock(Place(known._address, Ports())))
+        deciding = asyncio.ensure_future(views.decide(ProjectionDecision("tallies", "pause", 1, 1)))
+        await until_waiting(postgres)
+        right.is_lost = True
+        await other.execute("COMMIT")
+        await other.close()
+        with pytest.raises(ViewChanged):
+            await deciding
+
+
+async def until_waiting(postgres: Server) -> None:
+    query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with asyncio.timeout(30):
+        while not await asked(postgres, query):
+            await asyncio.sleep(0.02)
+
+
+def test_who_declares_as_the_first_member_runs_it_and_each_runs_a_part() -> None:
+    old = '{"a": "1", "b": "1", "c": "1", "d": "1"}'
+    new = '{"a": "2", "b": "1", "c": "1", "d": "1", "e": "1"}'
+
+    def view(*declared: str) -> View:
+        return View(
+            9, tuple(Present(n, f"p{n}", text, 9, 1.0) for n, text in enumerate(declared, 1))
+        )
+
+    both = view(old, old, new)
+    assert [one and one.member for one in (duty_owner(both, "a"), duty_owner(both, "e"))][1] == 3
+    assert {duty_owner(view(old, *[new] * n), "a").member for n in range(9)} == {1}  # type: ignore[union-attr]
+    assert duty_owner(view(new, old), "a").member == 1  # type: ignore[union-attr]
+    assert duty_owner(view(old), "e") is None
+    names = [f"n{n}" for n in range(40)]
+    text = "{" + ", ".join(f'"{name}": "1"' for name in names) + "}"
+    parts = [duties_of(view(text, text, text), member, names) for member in (1, 2, 3)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert all(parts)
+    fewer = duties_of(view(text, text), 1, names)
+    assert parts[0] <= fewer, "what stays is not moved"
+    assert declares([Tallies.__definition__])["tallies"].startswith("1.1.")
