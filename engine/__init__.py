@@ -21,6 +21,7 @@ from .errors import DeadlinePassed as DeadlinePassed
 from .errors import DefinitionError as DefinitionError
 from .errors import EngineError as EngineError
 from .errors import EngineFailed as EngineFailed
+from .errors import EventUnread as EventUnread
 from .errors import Forbidden as Forbidden
 from .errors import HandlerFailed as HandlerFailed
 from .errors import InvalidInput as InvalidInput
@@ -107,6 +108,7 @@ from .model.timers import At as At
 from .model.timers import CancelTimer as CancelTimer
 from .model.timers import Timer as Timer
 from .model.upcasting import Retired as Retired
+from .model.upcasting import downcasts as downcasts
 from .model.upcasting import upcasts as upcasts
 from .outside.archive import Archive as Archive
 from .outside.onlooker import Onlooker as Onlooker
@@ -207,6 +209,7 @@ __all__ = [
     "answers",
     "applies",
     "decides",
+    "downcasts",
     "handles",
     "projects",
     "reacts",
@@ -331,6 +334,7 @@ __all__ += [
     "DefinitionError",
     "EngineError",
     "EngineFailed",
+    "EventUnread",
     "Forbidden",
     "HandlerFailed",
     "InvalidInput",

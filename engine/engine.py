@@ -81,6 +81,7 @@ class Engine(Calls, Healthy):
     - `keys`: where the keys of personal data are kept: "sqlite:PATH", or a KeyStore. Beside a log
       in SQLite it is a file of its own, `shop.keys.db` for `shop.db`, unless given.
     - `upcasters`, `retired`: what becomes of events that older releases stored.
+    - `downcasters`: functions marked with `@downcasts`, for a rolling release with `join`.
     - `rebuild`: what happens if a projection is declared otherwise than its views are stored.
       "refuse" raises StoreRefused at the start. "auto" builds it beside the old tables, which serve
       until it has caught up.
@@ -133,6 +134,7 @@ class Engine(Calls, Healthy):
         keys: str | KeyStore | None = None,
         upcasters: Sequence[Callable[..., Any]] = (),
         retired: Sequence[Retired] = (),
+        downcasters: Sequence[Callable[..., Any]] = (),
         rebuild: Rebuild = "refuse",
         resources: Mapping[type, object] | None = None,
         authorize: Authorize | None = None,
@@ -151,9 +153,8 @@ class Engine(Calls, Healthy):
     ) -> None:
         own_logger = safe_logger(logger, messages=log_messages)
         settings = _settings(limits, ports, own_logger, debug, rebuild, resources, record)
-        declared = Declared(
-            aggregates, projections, answers, Upcasting(upcasters, retired), decisions
-        )
+        upcasting = Upcasting(upcasters, retired, downcasters)
+        declared = Declared(aggregates, projections, answers, upcasting, decisions)
         opens, is_spread = partial(open_backend, store, views), join == "spread"
         more = authorize, telemetry, partial(open_keys, store, keys)
         put_together = maker_of(opens, is_spread, settings, declared, *more)

@@ -8,6 +8,7 @@ engine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DefinitionError",
     "EngineError",
     "EngineFailed",
+    "EventUnread",
     "Forbidden",
     "HandlerFailed",
     "InvalidInput",
@@ -133,6 +135,29 @@ class Conflict(NotRun):
         return (
             f"{self.stream} is at version {self.actual}, and the command was decided at version "
             f"{self.expected}: another writer was first. Nothing was written; send again."
+        )
+
+
+class EventUnread(NotRun):
+    """A process of the log does not read this version of an event yet: nothing was written.
+
+    It runs an older release. Send again when the last one of those has gone, or declare a
+    downcaster, by which the former version is written meanwhile.
+    """
+
+    def __init__(self, event: str, version: int, readers: Sequence[str]) -> None:
+        """Name the event, its version, and the processes that do not read it."""
+        super().__init__(event, version, readers)
+        self.event = event
+        self.version = version
+        self.readers = tuple(readers)
+
+    def __str__(self) -> str:
+        """Say which rule broke, and who must act."""
+        return (
+            f"{self.event!r} version {self.version} is not written while a process of this log "
+            f"does not read it: {', '.join(self.readers)}. Nothing was written. Replace it by this "
+            f"release and send again, or declare a downcaster (`@downcasts`) for the meantime."
         )
 
 

@@ -30,6 +30,7 @@ WHO = {
     "Conflict": "the caller: send again",
     "WrongVersion": "the client: read again, then decide again",
     "Voided": "the caller: send again",
+    "EventUnread": "an operator: replace the older release; or the developer: add a downcaster",
     "HandlerFailed": "the developer: mend the aggregate",
     "DeadlinePassed": "the caller: send again, with more time",
     "StreamUnreadable": "an operator: see the cause",

@@ -16,6 +16,7 @@ from ..errors import (
     Conflict,
     DeadlinePassed,
     EngineError,
+    EventUnread,
     Forbidden,
     InvalidInput,
     KeyReused,
@@ -144,6 +145,9 @@ def _not_run(error: NotRun) -> Problem:
             return Problem(503, "closed", "the service is stopping: nothing was done", "yes", 5)
         case DeadlinePassed():
             return Problem(503, "deadline-passed", "it took too long and was not done", "yes", 1)
+        case EventUnread():
+            detail = "another process runs an older release: ask again when that is replaced"
+            return Problem(503, "older-release", detail, "yes", 5)
         case Conflict() | Voided():
             return Problem(503, "not-stored", "it could not be stored: nothing was done", "yes", 1)
         case _:

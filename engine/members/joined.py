@@ -109,7 +109,7 @@ class Joined:
         With `deciding`, which makes an engine that decides, each process owns a part of the log.
         With `sharing` each runs a part of the projections, and `first` is put together for none.
         """
-        self._release = release_of(release, first.registry.types, declared.projections)
+        self._release = release_of(release, first.registry, declared.projections)
         self._first = first
         self._again = again
         self._wiring: Wiring | None = None

@@ -31,10 +31,11 @@ from ..write.mailbox import Mail
 from .forms import CommandForms
 from .forwarding import PATIENCE_SECONDS, Forwarding
 from .meeting import Meeting
+from .readable import Readers, digest_of
 from .releases import Release
 from .serving import Serving
 from .waiting import Post
-from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Refused, Welcome
+from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Reads, Refused, Welcome
 
 __all__ = ["Member", "Membership"]
 
@@ -272,6 +273,7 @@ class Membership:
             is_owner=lambda: wiring.life.state == "running",
             is_another_ones=lambda _: _is_succeeded(wiring),
             failpoint=self._failpoint,
+            readers=Readers(wiring.registry),
         )
         if self._meeting.keeps_reading:
 
@@ -319,10 +321,15 @@ class Membership:
         self._line = line
         try:
             clock = asyncio.get_running_loop().time()
-            line.send(Hello(PROTOCOL, process_number(), clock, token, self._release.name))
+            own = self._release
+            says = own.name, digest_of(own.reads)
+            line.send(Hello(PROTOCOL, process_number(), clock, token, *says))
             if not await self._be_welcomed():
                 return False
-            await self._member.begin_joining(self._welcomed.result())
+            welcome = self._welcomed.result()
+            if welcome.reads is not None and welcome.reads != own.reads:
+                line.send(Reads(own.reads))
+            await self._member.begin_joining(welcome)
             self._check_log()
             self._forwarding.connected(line)
             self._begin(started)

@@ -13,10 +13,11 @@ from hashlib import blake2b
 import msgspec
 
 from ..errors import DefinitionError, ProjectionUnserved
+from ..model.codec import EventRegistry
 from ..model.given import shown
 from ..model.projection import Projection
-from ..model.stored import EventType
 from ..stores.contract.builds import definition_hash
+from .readable import reads_of
 from .wire import Welcome
 
 __all__ = ["Release", "not_kept", "release_of"]
@@ -30,10 +31,12 @@ class Release(msgspec.Struct, frozen=True):
     name: str
     keeps: Mapping[str, tuple[int, str]]
     """Version and hash of the tables of each projection that it declares."""
+    reads: Mapping[str, Sequence[int]]
+    """The versions of each event that it reads."""
 
 
 def release_of(
-    name: object, types: Sequence[EventType], projections: Sequence[type[Projection]]
+    name: object, registry: EventRegistry, projections: Sequence[type[Projection]]
 ) -> Release:
     """Give the release of what is declared; without a name it gets one that equal ones share.
 
@@ -42,16 +45,17 @@ def release_of(
     keeps = {
         d.name: (d.version, definition_hash(d)) for p in projections for d in [p.__definition__]
     }
+    reads = reads_of(registry)
     if name is None:
-        events = sorted((kind.name, kind.version, kind.schema_hash) for kind in types)
+        events = sorted((kind.name, kind.version, kind.schema_hash) for kind in registry.types)
         declared = msgspec.json.encode([events, sorted(keeps.items())])
-        return Release(blake2b(declared, digest_size=4).hexdigest(), keeps)
+        return Release(blake2b(declared, digest_size=4).hexdigest(), keeps, reads)
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= _CHARACTERS_MAX:
         raise DefinitionError(
             f"release= is a text of 1 to {_CHARACTERS_MAX} printable characters, and not "
             f"{shown(name)}"
         )
-    return Release(name, keeps)
+    return Release(name, keeps, reads)
 
 
 def not_kept(own: Release, owner: Welcome | None) -> Mapping[str, ProjectionUnserved]:

@@ -31,6 +31,7 @@ from ..write.mailbox import Sent as Posted
 from .forms import CommandForms, as_failure, decode_values, encode_values
 from .meeting import Meeting
 from .patience import Patience
+from .readable import Reader, Readers, Versions, digest_of
 from .releases import Release
 from .waiting import Post
 from .wire import (
@@ -47,6 +48,7 @@ from .wire import (
     Listing,
     Member,
     Message,
+    Reads,
     Refused,
     Sent,
     Told,
@@ -106,6 +108,7 @@ class Serving:
         is_another_ones: Callable[[EngineError], bool],
         failpoint: Callable[[str], None] | None = None,
         own: Callable[[Member], Member] | None = None,
+        readers: Readers | None = None,
     ) -> None:
         """Take what tells whether the log is this process's, and how its engine takes a command.
 
@@ -120,6 +123,7 @@ class Serving:
         self._release = release
         self._is_another_ones = is_another_ones
         self._failpoint = failpoint
+        self._readers = readers
         self._send = send
         self._projections = projections
         self._facts = facts
@@ -202,6 +206,8 @@ class Serving:
                 await self._empty()
         for line in [*self._lines]:
             line.close()
+        if self._readers is not None:
+            self._readers.close()
 
     async def _empty(self) -> None:
         """Return when each member has said that nothing more comes, or is gone."""
@@ -249,6 +255,8 @@ class Serving:
 
     def _remove(self, line: Line) -> None:
         self._members.pop(line, None)
+        if self._readers is not None:
+            self._readers.goes(line)
         if not self._left.done():
             self._left.set_result(None)
 
@@ -264,6 +272,8 @@ class Serving:
             line.abort()  # who does not say who he is first
         elif isinstance(message, Left):
             self._remove(line)
+        elif isinstance(message, Reads):
+            self._hear(line, message.reads)
         elif not isinstance(message, Sent | Called) or message.number <= self._members[line].last:
             line.abort()
         elif isinstance(message, Sent):
@@ -285,10 +295,9 @@ class Serving:
                 return
             self._strangers.discard(line)
             line.frame_max = FRAME_MAX
-        own = self._release
-        line.send(
-            Welcome(PROTOCOL, process_number(), self._log_id, self._session, own.name, own.keeps)
-        )
+        own, process = self._release, process_number()
+        says = self._log_id, self._session, own.name, own.keeps, own.reads
+        line.send(Welcome(PROTOCOL, process, *says))
         if hello.protocol != PROTOCOL:
             self._logger.warning(
                 "process %d speaks protocol %d with the process that owns the log, which speaks "
@@ -303,6 +312,15 @@ class Serving:
         self._members[line] = _Served(
             hello.process, now, now - hello.clock, Patience(), hello.release
         )
+        is_same = hello.reads == digest_of(self._release.reads)
+        self._hear(line, self._release.reads if is_same else None)
+
+    def _hear(self, line: Line, reads: Versions | None) -> None:
+        """Note what a member reads of the log, or that it has not said so yet."""
+        if self._readers is not None:
+            member = self._members[line]
+            who = f"process {member.process} of release {member.release!r}"
+            self._readers.joins(line, Reader(who, reads))
 
     # -- commands -----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ of what is done with a message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -34,6 +34,7 @@ __all__ = [
     "Listing",
     "Member",
     "Message",
+    "Reads",
     "Refused",
     "Sent",
     "Told",
@@ -62,6 +63,8 @@ class Hello(msgspec.Struct, array_like=True, frozen=True, tag="hello"):
     """Asked for by an owner that listens for other machines, and sent to nobody else."""
     release: str = ""
     """What the member runs."""
+    reads: str = ""
+    """A digest of what it reads: who reads the same is told nothing more of that."""
 
     def __repr__(self) -> str:
         """Show no token."""
@@ -80,6 +83,14 @@ class Welcome(msgspec.Struct, array_like=True, frozen=True, tag="welcome"):
     """What it runs; nothing of a release that did not say so."""
     keeps: Mapping[str, tuple[int, str]] | None = None
     """Version and hash of each projection that it keeps; None of such a release."""
+    reads: Mapping[str, Sequence[int]] | None = None
+    """The versions of each event that it reads; None of a Foldline that does not say so."""
+
+
+class Reads(msgspec.Struct, array_like=True, frozen=True, tag="reads"):
+    """What a member reads, if that is something else than what its owner reads."""
+
+    reads: Mapping[str, Sequence[int]]
 
 
 class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
@@ -199,7 +210,7 @@ class Member(msgspec.Struct, frozen=True):
     """Events of the log that they had not read when it was asked."""
 
 
-Ask: TypeAlias = Hello | Sent | Called | Listing | Left
+Ask: TypeAlias = Hello | Reads | Sent | Called | Listing | Left
 Answer: TypeAlias = Welcome | Refused | Done | Told | Failed | Leaving
 Message: TypeAlias = Ask | Answer
 

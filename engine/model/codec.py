@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from ..errors import Damaged, DefinitionError, HandlerFailed
+from ..errors import Damaged, DefinitionError, EventUnread, HandlerFailed
 from ..runtime.safely import as_error
 from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
@@ -29,7 +29,9 @@ from .withheld import is_own_refusal, text_without_values, withheld
 
 __all__ = [
     "UNDECODABLE",
+    "Cast",
     "EventRegistry",
+    "Held",
     "Metadata",
     "decode_meta",
     "read_metadata",
@@ -147,6 +149,19 @@ def _personal_form(cls: type[Event]) -> PersonalForm | None:
     return personal_form(cls, cls.event_subject)
 
 
+Held: TypeAlias = Mapping[type[Event], type[Event] | EventUnread]
+"""What a class is stored as that is not stored as it is, or why it is not stored at all."""
+
+
+class Cast(msgspec.Struct, frozen=True):
+    """The form in which an event is stored, where that is a former one."""
+
+    type: EventType
+    event: Event
+    payload: bytes
+    tags: tuple[str, ...]
+
+
 class EventRegistry:
     """The event classes that an engine knows, by stored name and version, and back."""
 
@@ -159,6 +174,8 @@ class EventRegistry:
         """Encrypts personal fields and decrypts them; given before the first event is read."""
         self.encode: Callable[[Event], bytes] = _encoder.encode
         """Gives the bytes of an event; raises what msgspec raises for what is not encodable."""
+        self.held: Held = {}
+        """Told from outside, where a process of the log may not read all that is written here."""
         for cls in (*classes, *self.upcasting.classes):
             if cls not in self._types:
                 self._add(cls)
@@ -255,6 +272,27 @@ class EventRegistry:
         """Give what an event is when it has been stored; raises what `reader_of` raises."""
         return self.reader_of(type(event))(event, _encoder.encode(event))
 
+    def cast(self, event: Event) -> tuple[Event, Cast | None]:
+        """Give an event as everybody will read it, and how it is stored, if not as it is.
+
+        A downcaster may lose something: what the upcasters make of the rest is what is folded.
+        Raises EventUnread where it may not be stored, and what the host's functions raise.
+        """
+        target = self.held.get(type(event))
+        if target is None:
+            return event, None
+        if isinstance(target, EventUnread):
+            raise EventUnread(*target.args)
+        former = event
+        while type(former) is not target:
+            former = _stepped(self.upcasting.downs[type(former)], former)
+        today = former = self.copy(former)
+        for step in self.upcasting.chain(target):
+            today = self.copy(_stepped(step, today))
+        read = self.tags_of(target)
+        tags = () if read is None else read(former)
+        return today, Cast(self.type_of(target), former, self.encode(former), tags)
+
     def plain_decoder(
         self, name: str, version: int
     ) -> tuple[type[Event], Callable[[bytes], Any]] | None:
@@ -336,9 +374,7 @@ class EventRegistry:
     def _upcast(self, event: Event, chain: tuple[Upcaster, ...], stored: StoredEvent) -> Event:
         for step in chain:
             try:
-                event = step.function(event)
-                if type(event) is not step.target:
-                    raise TypeError(f"it gave a {type(event).__name__}")
+                event = _stepped(step, event)
                 # Encoded and decoded, so that its fields are of their types and shared by nobody.
                 event = self.copy(event)
                 continue
@@ -350,3 +386,11 @@ class EventRegistry:
                 f"{stored.event_version}: {text_without_values(failed)}",
             ) from withheld(failed)
         return event
+
+
+def _stepped(step: Upcaster, event: Event) -> Event:
+    """Give what a step makes of an event; raise what it raises, and TypeError for a wrong class."""
+    given: Event = step.function(event)
+    if type(given) is not step.target:
+        raise TypeError(f"it gave a {type(given).__name__}")
+    return given

@@ -14,9 +14,9 @@ from typing import Any, TypeAlias, TypeGuard, cast
 
 import msgspec
 
-from ..errors import DeadlinePassed, HandlerFailed, NotRun, Rejected
+from ..errors import DeadlinePassed, EventUnread, HandlerFailed, NotRun, Rejected
 from ..model.aggregate import Aggregate
-from ..model.codec import NOTHING_KEPT, Metadata, encode_metadata
+from ..model.codec import NOTHING_KEPT, Cast, Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
 from ..model.messages import Event
 from ..model.stored import ENCODING_JSON, EventData
@@ -24,7 +24,7 @@ from ..model.timers import SetTimers
 from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
 from ..stores.contract.timers import FiredTimer
-from .kind import EventBinding, Kind
+from .kind import EventBinding, Kind, sealing
 from .mailbox import Mail
 from .proving import Refold
 
@@ -48,8 +48,8 @@ def encode_and_fold(
 
     `metadatas` are those of the first and of further events, if they are not the command's own.
     `into` folds them in place of that, where boundaries are to have them too.
-    Raises HandlerFailed, also where an event is not read back as it was given, and whatever
-    encoder, decoder and appliers raise.
+    Raises HandlerFailed, also where an event is not read back as it was given, EventUnread, and
+    whatever encoder, decoder and appliers raise.
     """
     if len(events) > kind.limits.command_events:
         raise HandlerFailed(
@@ -67,6 +67,10 @@ def encode_and_fold(
     datas: list[EventData] = []
     plain: list[bytes] = []
     size = 0
+    former: Sequence[Cast | None] = ()
+    if kind.registry.held:
+        casts = [kind.registry.cast(event) for event in events]
+        events, former = [today for today, _ in casts], [stored for _, stored in casts]
     for event in events:
         binding = bindings.get(type(event))
         if binding is None:
@@ -81,16 +85,19 @@ def encode_and_fold(
             into(event, payload, tags, version)
         if refold is not None:
             plain.append(payload)
-        if binding.seal is not None:
-            stream = f"{kind.definition.kind}:{state.id}"
-            payload = binding.seal(event, payload, stream, version)
+        type_, seal = binding.type, binding.seal
+        if former and (stored := former[len(datas)]) is not None:
+            type_, event, payload, tags = stored.type, stored.event, stored.payload, stored.tags
+            seal = sealing(kind.registry, type(event))
+        if seal is not None:
+            payload = seal(event, payload, f"{kind.definition.kind}:{state.id}", version)
         if datas:
             metadata = further_metadata
         bytes_, more = len(payload), len(metadata)
         if bytes_ > bytes_max or more > bytes_max:
             raise _too_large(kind, state, binding, max(bytes_, more))
         size += bytes_ + more
-        datas.append(EventData(binding.type, payload, metadata, ENCODING_JSON, tags))
+        datas.append(EventData(type_, payload, metadata, ENCODING_JSON, tags))
     if refold is not None:
         bound = [bindings[type(event)] for event in events]
         folds = [(b.apply, b.decode(p)) for b, p in zip(bound, plain, strict=True)]
@@ -115,7 +122,7 @@ def is_rejection(error: BaseException) -> TypeGuard[Rejected]:
 
 def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
     """Give what the caller is told where the aggregate's own code has failed."""
-    if isinstance(cause, HandlerFailed | DeadlinePassed):
+    if isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread):
         return cause
     why = "see the cause"
     if isinstance(cause, Rejected) and is_rejection(cause):

@@ -34,6 +34,7 @@ __all__ = [
     "bind_events",
     "bind_stored",
     "registry_of",
+    "sealing",
 ]
 
 A = TypeVar("A")
@@ -132,16 +133,17 @@ def bind_events(
             registry.decoder_of(cls).decode,
             registry.reader_of(cls),
             apply,
-            _sealing(registry, cls),
+            sealing(registry, cls),
             registry.tags_of(cls),
         )
         for cls, apply in definition.appliers.items()
     }
 
 
-def _sealing(
+def sealing(
     registry: EventRegistry, cls: type[Event]
 ) -> Callable[[Any, bytes, str, int], bytes] | None:
+    """Give what encrypts the personal fields of a class; None where it has none."""
     form, sealer = registry.personal_of(cls), registry.sealer
     if form is None:
         return None

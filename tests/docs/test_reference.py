@@ -144,6 +144,7 @@ RAISED: Final[dict[str, Any]] = {
     "Rejected": engine.Rejected("code", "no"),
     "WrongVersion": engine.WrongVersion("a:1", 1, 2),
     "Conflict": engine.Conflict("a:1", 1, 2),
+    "EventUnread": engine.EventUnread("sold", 2, ["process 7"]),
     "ProjectionLag": engine.ProjectionLag(2, {"a": 1}, {"a": "live"}),
     "ProjectionUnserved": engine.ProjectionUnserved("a"),
     "TimeoutError": TimeoutError(),

@@ -22,6 +22,7 @@ from engine.errors import (
     DefinitionError,
     EngineError,
     EngineFailed,
+    EventUnread,
     Forbidden,
     HandlerFailed,
     InvalidInput,
@@ -54,6 +55,7 @@ SECRET = "4929-1234-5678"
 EXPECTED: dict[type[BaseException], tuple[BaseException, int, str, str]] = {
     Rejected: (Rejected("sold-out", "none left", card=SECRET), 409, "sold-out", "no"),
     WrongVersion: (WrongVersion("box:1", 3, 5), 412, "wrong-version", "no"),
+    EventUnread: (EventUnread("sold", 2, [SECRET]), 503, "older-release", "yes"),
     InvalidInput: (InvalidInput("the id has 0 characters"), 422, "invalid-input", "no"),
     KeyReused: (KeyReused(f"the key {SECRET}"), 422, "key-reused", "no"),
     Forbidden: (Forbidden(SECRET, SECRET, "execute"), 403, "forbidden", "no"),

@@ -94,7 +94,7 @@ class Owner:
             "projections": cast("Any", None),
             "facts": cast("Any", None),
             "logger": logging.getLogger("foldline"),
-            "release": Release("a", {}),
+            "release": Release("a", {}, {}),
             "is_owner": lambda: True,
             "is_another_ones": lambda _: False,
         } | changed

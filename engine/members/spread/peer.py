@@ -19,6 +19,7 @@ from ...runtime.machine import process_number
 from ...runtime.safely import described
 from ...stores.contract.membership import Present
 from ..forwarding import Forwarding
+from ..readable import Reader
 from ..wire import PROTOCOL, Hello, Leaving, Left, Line, Message, Refused, Welcome
 
 __all__ = ["Meets", "Peer"]
@@ -56,6 +57,8 @@ class Peer:
         logger: logging.Logger,
     ) -> None:
         self.there = there
+        self.reader = Reader(there.holder, None)
+        """What it has said that it reads."""
         self.forwarding = forwarding
         self._meets = meets
         self._log_id = log_id
@@ -109,6 +112,9 @@ class Peer:
                 )
                 if welcomed.done() and self._is_it(welcomed.result()):
                     self._tries = 0
+                    said = welcomed.result()
+                    who = f"{self.there.holder} of release {said.release!r}"
+                    self.reader = Reader(who, said.reads)
                     self.forwarding.connected(line)
                     self._connected()
                     await gone

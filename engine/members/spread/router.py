@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -31,6 +32,7 @@ from ...write.mailbox import Mail, Origin, Sent
 from ..forms import CommandForms
 from ..forwarding import PATIENCE_SECONDS, Forwarding
 from ..patience import Patience
+from ..readable import held_back
 from ..sending import Check
 from ..waiting import NOBODY, UNKNOWN, Waiting, run_here, settle
 from .peer import Meets, Peer
@@ -335,6 +337,7 @@ class Router:
                 if owner == me
             }
             self._meet(wiring, attending, view)
+            self._hold_back(wiring)
         seen = min((one.view_seen for one in view.members if one.member != me), default=view.number)
         ready = bytearray(SLOTS)
         for slot, gained in self._gained.items():
@@ -359,10 +362,20 @@ class Router:
                     self._meets,
                     self._forwarding(),
                     wiring.store.log_id,
-                    self.place_all,
+                    partial(self._connected, wiring),
                     self._strike,
                     self._logger,
                 )
+
+    def _connected(self, wiring: Wiring) -> None:
+        """Send another member what waits for it, whose word on what it reads has come."""
+        self._hold_back(wiring)
+        self.place_all()
+
+    def _hold_back(self, wiring: Wiring) -> None:
+        """Let nothing be stored that another member of the view may not read."""
+        readers = [peer.reader for peer in self._peers.values()]
+        wiring.registry.held = held_back(wiring.registry, readers)
 
     async def _strike(self, member: int) -> None:
         """Note that a member is dead, as the member that this process is now."""
