@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from engine.stores.dynamodb.address import read_address
 from engine.stores.dynamodb.calls import Calls, Missing
 from engine.stores.dynamodb.form import SEQUENCER, event_key, key
 from engine.stores.dynamodb.store import DynamoStore
+from engine.stores.leased.holder import Away
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 from tests.support.dynamodb_server import CREDENTIALS, DynamoServer
 
@@ -391,34 +393,54 @@ async def test_a_lost_answer_is_found_out(server: DynamoServer, fault: str) -> N
         await store.close()
 
 
-async def test_a_lost_answer_is_found_without_its_token(
-    server: DynamoServer, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+def loses_an_answer(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], Awaitable[None]]
 ) -> None:
-    """The service forgets tokens after ten minutes: then the item of the log tells."""
-    assert store.calls is not None
-    once, lost = store.calls.once, ["first"]
+    """Have the next transaction made and not answered, by a service that forgets its token."""
+    calls, lost = store.calls, ["first"]
+    assert calls is not None
+    once = calls.once
 
     async def forgetful(operation: str, **given: Any) -> Any:
         given.pop("ClientRequestToken", None)
         answer = await once(operation, **given)
         if operation == "transact_write_items" and lost:
             lost.clear()
-            raise ConnectionResetError
+            await asyncio.wait([asyncio.ensure_future(meanwhile())])
+            raise Away("the answer was lost")
         return answer
 
-    async def meant(operation: str, **given: Any) -> Any:
-        try:
-            return await forgetful(operation, **given)
-        except ConnectionResetError as error:
-            assert store.calls is not None
-            raise store.calls._meant(error) from None
+    monkeypatch.setattr(calls, "once", forgetful)
 
-    monkeypatch.setattr(store.calls, "once", meant)
+
+async def test_a_lost_answer_is_found_without_its_token(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service forgets tokens after ten minutes: then the item of the log tells."""
+    loses_an_answer(store, monkeypatch, partial(asyncio.sleep, 0))
     assert await append(store, request("a:1", 0, 1)) == [Appended(1, (1,))]
     statistics = store.server_statistics()
     assert statistics is not None
     assert statistics.batches_found == 1
     assert await append(store, request("a:1", 1, 2)) == [Appended(2, (2,))]
+
+
+async def test_a_lost_answer_is_found_behind_another_engine(
+    server: DynamoServer, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the log by then, and has written: what was written before is told as that."""
+    second = server.store()
+
+    async def succeeded() -> None:
+        await second.open(Ports())
+        await append(second, request("b:1", 0, 2))
+
+    loses_an_answer(store, monkeypatch, succeeded)
+    assert await append(store, request("a:1", 0, 1)) == [Appended(1, (1,))]
+    with pytest.raises(StoreFailed, match="another engine has taken the log"):
+        await append(store, request("a:1", 1, 3))
+    assert numbers(await feed(second)) == [1, 2]
+    await second.close()
 
 
 async def test_a_batch_whose_answer_never_comes_is_told_as_unknown(server: DynamoServer) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ...errors import EngineError, StoreFailed, StoreRefused
+from ...model.stored import StoredEvent
 from ...runtime.ports import Ports
 from ..contract.claims import ClaimKey
 from ..contract.log import Batch, Committed, Head, Plan, claim_keys, conditions_of, plan
@@ -20,7 +21,7 @@ from ..contract.timers import DropTimer, FiredTimer, SetTimer
 from ..leased.holder import Away, Holder
 from ..leased.places import Places
 from .calls import Busy, Calls, Cancelled, Item, Missing, NotTaken, Pauses
-from .form import SEQUENCER
+from .form import SEQUENCER, event_key
 from .parts import Changes, changes_of, cut
 from .reading import Reader
 from .session import Sequencer, begin_log, read_sequencer, take_log
@@ -184,7 +185,7 @@ class Writer(Holder):
                 break
             except Cancelled as cancelled:
                 if _REFUSED in cancelled.codes:
-                    if await self._is_last(own):
+                    if await self._is_written(own, planned.events[0]):
                         self.found_written += 1
                         break
                     raise self._stop(await self._why_refused()) from None
@@ -234,13 +235,20 @@ class Writer(Holder):
             *({"Delete": {**table, "Key": key}} for key in changes.taken),
         ]
 
-    async def _is_last(self, own: str) -> bool:
-        """Tell whether a transaction is the last of the log; raise where nobody can know."""
+    async def _is_written(self, own: str, first: StoredEvent) -> bool:
+        """Tell whether a transaction was made; raise where nobody can know.
+
+        Another engine may have the log by now, and may have gone on behind it.
+        """
         try:
             found = await read_sequencer(self._calls)
+            if found is not None and found.last == own:
+                return True
+            item = await self._calls.get(event_key(first.stream, first.version)) or {}
         except (StoreFailed, StoreRefused) as failure:
             raise self._stop(self._unknown(failure)) from failure
-        return found is not None and found.last == own and found.owner == self._owner
+        numbers = {"position": first.position, "checksum": first.checksum}
+        return all(item.get(name) == {"N": str(number)} for name, number in numbers.items())
 
     async def _why_refused(self) -> StoreFailed:
         """Say who is in the way: an engine that has the log now, or another program."""
