@@ -67,10 +67,10 @@ async def test_a_broker_that_is_down_is_waited_for_beyond_all_retries(
 
 async def test_an_outage_takes_no_patience_from_what_may_pass_after_it(receiver: Receiver) -> None:
     failing(receiver, passes=True)
-    async with sinking(receiver, sink=Broken, limits=Limits(sink_retries=2)) as engine:
+    async with sinking(receiver, sink=Broken, limits=Limits(sink_retries=5)) as engine:
         position = await add(engine, "a", "b")
         await until(lambda: engine.statistics().projectors["outside"].retries > 20)
-        left = 2
+        left = 5
 
         async def time_out(batch: Sequence[Delivery[Any]]) -> None:
             nonlocal left
