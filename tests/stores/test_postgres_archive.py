@@ -21,6 +21,7 @@ from engine import (
     Retention,
     StoreFailed,
     StoreRefused,
+    UsageError,
     applies,
     handles,
 )
@@ -138,6 +139,25 @@ async def test_what_was_moved_beside_an_engine_reads_as_it_did(log: Log) -> None
     ]
     shown = "SELECT payload FROM {s}_archive.log WHERE stream = 'order:1' AND version = 1"
     assert await log.sql(shown) == [(before[1].payload.decode(),)]
+
+
+async def test_sql_never_calculates_without_what_was_moved(log: Log) -> None:
+    """A sum over `log` left out the contents of archived events, with status 0."""
+    sums = "sum(length(payload::text)) AS p, sum(length(metadata::text)) AS m, count(*) AS n"
+
+    def asked_for(what: str) -> list[tuple[object, ...]]:
+        shell = log.outside().shell()
+        asking = f"WITH mine AS (SELECT * FROM log) SELECT {what} FROM mine"
+        return [tuple(row) for row in shell.ask(asking, (), rows_max=10, seconds=60).rows]
+
+    before = await asyncio.to_thread(asked_for, sums)
+    await log.move()
+    assert await asyncio.to_thread(asked_for, sums) == before
+    await log.sql("ALTER SCHEMA {s}_archive RENAME TO {s}_away")
+    assert await asyncio.to_thread(asked_for, "count(*)") == [before[0][2:]]
+    for what in ("sum(length(payload::text))", "max(metadata::text)"):
+        with pytest.raises(UsageError, match="the event at position [0-9]+ was archived"):
+            await asyncio.to_thread(asked_for, what)
 
 
 async def test_a_second_run_moves_what_was_closed_since_and_nothing_twice(log: Log) -> None:
