@@ -117,6 +117,7 @@ class Wiring:
         self.settings, self.declared = settings, declared
         self._limits, self._ports, self._logger = settings.limits, settings.ports, settings.logger
         self.gate = gate_of(authorize, self._logger)
+        self.backend = backend
         self.store: Store = backend.log()
         self.watch = Observer(telemetry, self._logger) if telemetry is not None else None
         self.life = Life()

@@ -1,7 +1,8 @@
 """How long closed aggregates are kept as they are: what a host declares, and a command does.
 
 Rules: a stream is closed if its last event is one of those named, and its age counts from that
-event. Nothing happens by itself: `foldline retention` does what is due, and only shows it first.
+event. Nothing happens by itself: `foldline retention` or `engine.operations.retention` does what is
+due, and only shows it first.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ __all__ = [
     "Members",
     "Overview",
     "Rates",
+    "Retained",
     "Sagas",
     "ShownChange",
     "ShownClaim",
@@ -186,6 +187,25 @@ class Done(msgspec.Struct, frozen=True):
     """"done"; "waiting" if an engine does it later; "unknown": look, and ask again."""
     text: str
     """In words."""
+
+
+class Retained(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a rule of retention has done, or would do."""
+
+    action: str
+    """"archive" of streams, or "erase" of a person."""
+    rule: str
+    """In words, as it is kept with what was done."""
+    subject: str | None = None
+    """Who is erased."""
+    streams: int = 0
+    """That were archived, or that have data of the person."""
+    events: int = 0
+    """That were archived."""
+    bytes: int = 0
+    """Of their payloads and metadata."""
+    done: bool = True
+    """Whether it was done: not for a dry run, nor for a person who got an open stream meanwhile."""
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from ..log.browsing import browse
 from ..log.selection import Selection
 from ..members.roster import who_shares
 from ..model.aggregate import Aggregate
+from ..model.retention import Retention
 from ..outside.archive import Archive
 from ..outside.log_file import LogFile
 from ..outside.standings import Standing, Standings, progress_of
@@ -35,6 +36,7 @@ from .answers import (
     LogPage,
     Members,
     Overview,
+    Retained,
     Sagas,
     ShownChange,
     ShownProjection,
@@ -347,6 +349,14 @@ class LogOperations(Operations):
     async def members(self, *, principal: str | None = None) -> Members:
         """See `Operations.members`."""
         return Members(*await who_shares(self._outside, _MEMBERS_SECONDS))
+
+    async def retention(
+        self, rules: Sequence[Retention], *, dry_run: bool = False, principal: str | None = None
+    ) -> Sequence[Retained]:
+        """See `Operations.retention`."""
+        raise UsageError(
+            "rules of retention are run by an engine in its own process, or by `foldline retention`"
+        )
 
     async def audit(
         self, *, offset: int = 0, limit: int = 100, principal: str | None = None

@@ -25,6 +25,7 @@ from ..log.selection import Selection
 from ..members.roster import who_shares
 from ..model.aggregate import Aggregate
 from ..model.codec import EventRegistry
+from ..model.retention import Retention
 from ..personal.operations import PersonalData
 from ..projections.operations import Projections, Status
 from ..runtime.ports import Clock
@@ -44,6 +45,7 @@ from .answers import (
     LogPage,
     Members,
     Overview,
+    Retained,
     Sagas,
     ShownChange,
     ShownClaim,
@@ -54,6 +56,7 @@ from .answers import (
 )
 from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import Pace
+from .retaining import Retaining
 from .sagas import process_kinds, sagas_page, with_states
 from .shown import (
     as_json,
@@ -123,6 +126,7 @@ class EngineOperations(Operations):
         personal: PersonalData,
         timer_desk: Callable[[], TimerDesk],
         outside: Outside | None,
+        retaining: Retaining,
         gate: Gate | None,
         clock: Clock,
         ask_owner: AskOwner | None = None,
@@ -139,6 +143,7 @@ class EngineOperations(Operations):
         self._gate = gate
         self._clock = clock
         self._ask_owner = ask_owner
+        self._retaining = retaining
         self._pace = Pace()
         self._seen: tuple[float, Overview] | None = None
         self._hot: tuple[float, Sequence[StreamCount], int] | None = None
@@ -392,6 +397,13 @@ class EngineOperations(Operations):
         if self._outside is None:
             return Members((), "this engine lets nobody join (Engine(join=True) does)")
         return Members(*await who_shares(self._outside, _MEMBERS_SECONDS))
+
+    async def retention(
+        self, rules: Sequence[Retention], *, dry_run: bool = False, principal: str | None = None
+    ) -> Sequence[Retained]:
+        """See `Operations.retention`."""
+        log = (await self._begin(principal, "control", "*")).log
+        return await self._retaining.run(log, rules, dry_run, principal)
 
     async def audit(
         self, *, offset: int = 0, limit: int = 100, principal: str | None = None

@@ -12,6 +12,7 @@ from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from ..errors import UsageError
 from ..log.selection import Selection
+from ..model.retention import Retention
 from ..stores.contract.requests import Arguments
 from ..stores.contract.views import Parked
 from .answers import (
@@ -21,6 +22,7 @@ from .answers import (
     LogPage,
     Members,
     Overview,
+    Retained,
     Sagas,
     ShownChange,
     ShownProjection,
@@ -185,6 +187,19 @@ class Operations(Protocol):
 
     async def members(self, *, principal: str | None = None) -> Members:
         """Give the processes that share the log."""
+        ...
+
+    async def retention(
+        self, rules: Sequence[Retention], *, dry_run: bool = False, principal: str | None = None
+    ) -> Sequence[Retained]:
+        """Do what rules of retention say, beside commands: erase people, archive streams.
+
+        With `dry_run` it only looks. The whole log is read if a rule erases. Each erasure is
+        asked for as by `engine.personal.erase`, and views lose the person a moment later.
+
+        Raises UsageError where it cannot be done here, or is being done already, and Damaged for an
+        event that cannot be read. To call it again is safe: it continues.
+        """
         ...
 
     async def audit(

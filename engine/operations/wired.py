@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..errors import UsageError
 from ..members.joined import Joined
 from ..model.aggregate import Aggregate
 from ..personal.operations import PersonalData
+from ..personal.vault import Vault
 from ..statistics import EngineStatistics
+from ..stores.contract.archiving import Archiver
+from ..stores.contract.backend import Archives
 from ..timers.desk import TimerDesk
 from ..wiring import Wiring
 from .inside import EngineOperations, Parts
+from .retaining import Retaining
 
 __all__ = ["operations_of"]
 
@@ -37,6 +42,21 @@ def operations_of(
         fullest = now.directory.fullest
         return Parts(joined.log, now.registry, joined.past, joined.projections, fullest)
 
+    def archiver() -> Archiver:
+        now = wiring if joined is None else joined.wiring
+        found = now.backend.outside(now.settings.ports)
+        if not isinstance(found, Archives):
+            raise UsageError(
+                f"{now.backend.name} cannot be archived: only logs in files and in PostgreSQL can. "
+                f"Nothing was moved"
+            )
+        return found.archiver(now.store)
+
+    def vault() -> Vault | None:
+        sealer = (wiring if joined is None else joined.wiring).registry.sealer
+        return sealer if isinstance(sealer, Vault) else None
+
+    clock = wiring.settings.ports.clock
     return EngineOperations(
         parts,
         statistics,
@@ -44,8 +64,9 @@ def operations_of(
         aggregates=aggregates,
         personal=personal,
         timer_desk=timer_desk,
+        retaining=Retaining(archiver, personal, vault, wiring.gate, clock),
         outside=None if joined is None else joined.outside,
         ask_owner=None if joined is None else joined.health.ask_owner,
         gate=wiring.gate,
-        clock=wiring.settings.ports.clock,
+        clock=clock,
     )

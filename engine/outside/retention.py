@@ -18,10 +18,11 @@ import msgspec
 from ..errors import StoreRefused
 from ..model.personal import is_subject, opened_of, sealed_of
 from ..model.retention import Retention, closed_before
+from ..model.stored import StoredEvent
 from ..personal.vault import Vault
 from ..stores.contract.outside import LogReader
 
-__all__ = ["DuePerson", "due_people"]
+__all__ = ["DuePerson", "DueSearch", "due_people"]
 
 _PAGE_EVENTS = 1_000
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -40,37 +41,61 @@ class DuePerson(msgspec.Struct, frozen=True):
     """The rule, as it is kept with the erasure."""
 
 
+class DueSearch:
+    """Finds who is due, in the events of a log that it is shown one page after the other."""
+
+    def __init__(self, vault: Vault, rules: Sequence[Retention]) -> None:
+        self._vault = vault
+        self._rules = rules
+        self._kinds = {rule.kind for rule in rules if rule.erase_after is not None}
+        self._ends: dict[str, tuple[str, int]] = {}
+        self._people: dict[str, dict[str, None]] = {}
+        self._last = 0
+
+    def look(self, page: Sequence[StoredEvent]) -> None:
+        """Look at the next events. Raises Damaged for one that cannot be read."""
+        for stored in page:
+            self._last = stored.recorded
+            if stored.stream.partition(":")[0] in self._kinds:
+                self._ends[stored.stream] = stored.name, stored.recorded
+            sealed = sealed_of(stored)
+            if sealed is None or opened_of(stored, sealed, self._vault) is None:
+                continue
+            subject = self._vault.subject_of(sealed, stored.position)
+            if is_subject(subject):
+                self._people.setdefault(subject, {})[stored.stream] = None
+
+    def due(self, now: int, *, at_rest: bool) -> list[DuePerson]:
+        """Give who is due at `now`, in µs, in the order of their first events.
+
+        `at_rest` says that the log's last event may be old. Raises StoreRefused for people who are
+        due by a clock far ahead.
+        """
+        found = (self.of(subject, now) for subject in self._people)
+        due = [person for person in found if person is not None]
+        if due and not at_rest:
+            _check_clock(now, self._last)
+        return due
+
+    def of(self, subject: str, now: int) -> DuePerson | None:
+        """Give a person who is due; None for one who is not."""
+        streams = self._people[subject]
+        reasons = [_reason(stream, self._ends.get(stream), self._rules, now) for stream in streams]
+        if reasons[0] is None or None in reasons:
+            return None
+        return DuePerson(subject, len(streams), reasons[0])
+
+
 def due_people(
     reader: LogReader, vault: Vault, rules: Sequence[Retention], now: int, *, at_rest: bool
 ) -> list[DuePerson]:
-    """Give who is due at `now`, in µs, in the order of their first events.
-
-    `at_rest` says that the log's last event may be old. Log and keys are open. Raises Damaged for
-    an event that cannot be read, and StoreRefused for people who are due by a clock far ahead.
-    """
-    kinds = {rule.kind for rule in rules if rule.erase_after is not None}
-    ends: dict[str, tuple[str, int]] = {}
-    people: dict[str, dict[str, None]] = {}
-    after, last = 0, 0
+    """Give who is due, as a search over the whole log does. Log and keys are open."""
+    search = DueSearch(vault, rules)
+    after = 0
     while page := reader.read_feed(after, events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES):
-        after, last = page[-1].position, page[-1].recorded
-        for stored in page:
-            if stored.stream.partition(":")[0] in kinds:
-                ends[stored.stream] = stored.name, stored.recorded
-            sealed = sealed_of(stored)
-            if sealed is None or opened_of(stored, sealed, vault) is None:
-                continue
-            subject = vault.subject_of(sealed, stored.position)
-            if is_subject(subject):
-                people.setdefault(subject, {})[stored.stream] = None
-    due: list[DuePerson] = []
-    for subject, streams in people.items():
-        reasons = [_reason(stream, ends.get(stream), rules, now) for stream in streams]
-        if reasons[0] is not None and None not in reasons:
-            due.append(DuePerson(subject, len(streams), reasons[0]))
-    if due and not at_rest:
-        _check_clock(now, last)
-    return due
+        search.look(page)
+        after = page[-1].position
+    return search.due(now, at_rest=at_rest)
 
 
 def _check_clock(now: int, last: int) -> None:
@@ -80,7 +105,7 @@ def _check_clock(now: int, last: int) -> None:
             f"the clock says {_shown(now)}, and the last event of the log was recorded at "
             f"{_shown(last)}, more than {_AHEAD_MAX.days} days before. By a clock that is wrong "
             f"people are due too early, and no key comes back. Nobody was erased. Look at the "
-            f"clock, and give --at-rest if it is right"
+            f"clock, and give --at-rest (at_rest=True) if it is right"
         )
 
 

@@ -9,115 +9,23 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from engine import (
     ERASED,
-    Aggregate,
-    Command,
     DefinitionError,
-    Engine,
-    Event,
-    Id,
-    Personal,
-    Ports,
     Retention,
-    applies,
-    handles,
 )
 from engine.__main__ import main
-from engine.testing.scenario import ManualClock
-
-DAY = timedelta(days=1)
-
-
-class Arrive(Command):
-    stay_id: Id
-    guest: str
-    name: str
-
-
-class Leave(Command):
-    stay_id: Id
-
-
-class Complain(Command):
-    case_id: Id
-    guest: str
-    text: str
-
-
-class Arrived(Event, name="arrived", subject="guest"):
-    guest: str
-    name: Personal[str]
-
-
-class Left(Event, name="left"):
-    pass
-
-
-class Complained(Event, name="complained", subject="guest"):
-    guest: str
-    text: Personal[str]
-
-
-class Stay(Aggregate, kind="stay"):
-    name: str = ""
-
-    @handles
-    def arrive(self, command: Arrive) -> Arrived:
-        return Arrived(command.guest, command.name)
-
-    @handles
-    def leave(self, command: Leave) -> Left:
-        return Left()
-
-    @applies
-    def arrived(self, event: Arrived) -> None:
-        self.name = event.name
-
-    @applies
-    def left(self, event: Left) -> None:
-        pass
-
-
-class Case(Aggregate, kind="case"):
-    text: str = ""
-
-    @handles
-    def complain(self, command: Complain) -> Complained:
-        return Complained(command.guest, command.text)
-
-    @applies
-    def complained(self, event: Complained) -> None:
-        self.text = event.text
-
-
-RULES = [Retention(Stay, [Left], archive_after=30 * DAY, erase_after=365 * DAY)]
-ARCHIVES = [Retention(Stay, [Left], archive_after=30 * DAY)]
-NOTHING: list[Retention] = []
-
-
-def opened(path: Path, days_ago: int = 0) -> Engine:
-    clock = ManualClock(Ports().clock.now() - days_ago * (DAY // timedelta(microseconds=1)))
-    return Engine([Stay, Case], store=f"sqlite:{path}", ports=Ports(clock=clock))
-
-
-async def stays(path: Path) -> None:
-    """Let Ann leave long ago; Bob too, but he came back; Cem too, but he has an open case."""
-    async with opened(path, 500) as engine:
-        for stay, guest in (("1", "ann"), ("2", "bob"), ("3", "cem"), ("4", "ann")):
-            await engine.execute(Arrive(stay, guest, f"{guest} Canary"))
-            await engine.execute(Leave(stay))
-        await engine.execute(Complain("c-1", "cem", "cold soup"))
-    async with opened(path, 100) as engine:
-        await engine.execute(Arrive("5", "bob", "bob Canary"))
-        await engine.execute(Leave("5"))
-    async with opened(path) as engine:
-        await engine.execute(Arrive("6", "dan", "dan Canary"))
+from tests.personal.stays import (
+    DAY,
+    Left,
+    Stay,
+    opened,
+    stays,
+)
 
 
 async def names(path: Path) -> list[str]:
@@ -149,7 +57,7 @@ ANN = {
 def test_who_is_due_everywhere_is_erased_and_what_is_due_is_archived(
     path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rules = f"{__name__}:RULES"
+    rules = "tests.personal.stays:RULES"
     before = path.read_bytes()
     status, lines = told(capfd, path, rules, "--dry-run")
     assert status == 0
@@ -235,18 +143,18 @@ def test_rules_are_not_run_beside_an_engine_nor_without_what_they_need(
     ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        assert told(capfd, path, f"{__name__}:RULES") == (1, [])
+        assert told(capfd, path, "tests.personal.stays:RULES") == (1, [])
         holder.communicate()
     assert asyncio.run(names(path)) == ALL
-    assert told(capfd, path, f"{__name__}:NOTHING") == (1, [])
-    assert told(capfd, "postgresql://ann@db.example/bank", f"{__name__}:RULES") == (1, [])
+    assert told(capfd, path, "tests.personal.stays:NOTHING") == (1, [])
+    assert told(capfd, "postgresql://ann@db.example/bank", "tests.personal.stays:RULES") == (1, [])
     keys = tmp_path / "hotel.keys.db"
     keys.rename(tmp_path / "elsewhere.db")
-    assert told(capfd, path, f"{__name__}:RULES") == (1, [])
+    assert told(capfd, path, "tests.personal.stays:RULES") == (1, [])
     assert not keys.exists()
-    assert told(capfd, path, f"{__name__}:ARCHIVES")[0] == 0, "which needs no keys"
+    assert told(capfd, path, "tests.personal.stays:ARCHIVES")[0] == 0, "which needs no keys"
     elsewhere = f"sqlite:{tmp_path}/elsewhere.db"
-    assert told(capfd, path, f"{__name__}:RULES", "--keys", elsewhere)[0] == 3
+    assert told(capfd, path, "tests.personal.stays:RULES", "--keys", elsewhere)[0] == 3
 
 
 def test_a_rule_that_says_nothing_is_refused() -> None:

@@ -170,6 +170,10 @@ class CopiesFiles(Outside, Protocol):
 class Archives(Outside, Protocol):
     """What an `Outside` may also be that keeps closed streams elsewhere."""
 
-    def archiver(self) -> Archiver:
-        """Give what moves closed streams out of the log."""
+    def archiver(self, beside: object = None) -> Archiver:
+        """Give what moves closed streams out of the log.
+
+        `beside` is the store of an engine of this process that has it open. Raises UsageError for
+        one that it cannot work beside.
+        """
         ...

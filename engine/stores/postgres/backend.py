@@ -128,7 +128,7 @@ class PostgresOutside:
         """Give both schemas to be looked at for damage."""
         return PostgresStructure(self._place)
 
-    def archiver(self) -> PostgresArchiver:
+    def archiver(self, beside: object = None) -> PostgresArchiver:  # noqa: ARG002 - always is
         """Give what moves closed streams into a schema beside the log."""
         return PostgresArchiver(self._place)
 

@@ -8,12 +8,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from ...errors import UsageError
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
 from ...runtime.ports import Ports
 from ..contract.outside import Copied, Rows
 from .files import files_of
 from .log.archiving import SqliteArchiver
+from .log.archiving_beside import ArchiverBeside
 from .log.store import SqliteStore
 from .outside.bounded import Question, ask_bounded
 from .outside.copy import copy_log
@@ -108,9 +110,16 @@ class SqliteFiles:
         """Give where a log is copied to."""
         return SqliteCopyTarget(self._log, self._views, self._files)
 
-    def archiver(self) -> SqliteArchiver:
+    def archiver(self, beside: object = None) -> SqliteArchiver:
         """Give what moves closed streams into the cold file beside the log."""
-        return SqliteArchiver(self._log, self._ports)
+        if beside is None:
+            return SqliteArchiver(self._log, self._ports)
+        if type(beside) is not SqliteStore:
+            raise UsageError(
+                "a log in a file is archived beside an engine that writes it in its own process, "
+                "without ?writer=process: stop this one and use `foldline archive`"
+            )
+        return ArchiverBeside(beside, self._ports)
 
     def meeting(self) -> str:
         """Give a place beside the log, whatever name of it was given."""

@@ -26,6 +26,7 @@ __all__ = [
     "IN_MEMORY",
     "OnlyReads",
     "check_library",
+    "check_order",
     "close",
     "cut_wal",
     "durable_settings",
@@ -427,3 +428,24 @@ def floats_are_exact(connection: apsw.Connection) -> bool:
     marks = ",".join("?" * len(_FLOATS))
     text: str = run(connection, f"SELECT json_array({marks})", _FLOATS)[0][0]
     return msgspec.json.decode(text, type=tuple[float, ...]) == _FLOATS
+
+
+def check_order(keys: Iterable[Any], after: Any, table: str) -> None:
+    """Raise StoreRefused where rows of a page do not come one behind the other, and behind `after`.
+
+    SQLite believes the order in which a damaged index has them. Pages would never end then.
+    """
+    before = after
+    try:
+        for key in keys:
+            if not before < key:
+                break
+            before = key
+        else:
+            return
+    except TypeError:
+        pass  # of another type than its column
+    raise StoreRefused(
+        f"the table {table} is damaged: its rows behind {before!a:.100} are not in order. Restore "
+        f"the log from a backup, or use `{COMMAND} repair`"
+    )

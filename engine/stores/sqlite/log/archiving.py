@@ -1,19 +1,20 @@
 """Moves the contents of closed streams out of a log in a file, into the cold file beside it.
 
-Rules: it has the log as an engine has it, with both locks, so no engine runs meanwhile. What is
-copied is synced, read back through a connection that remembers nothing, and compared byte for byte
-and with its checksums. Only then it is removed, in a transaction with the note of it. A trigger of
-that connection compares once more: it lets an event be emptied if the cold file has the same, and
-changes nothing else. The triggers in the file stay. The last event of the log is never moved, since
-an engine looks at it as it starts. Last, SQLite rewrites the file, which gives the room back.
+Rules: it has the log as an engine has it, with both locks, so no engine runs meanwhile;
+`archiving_beside` works beside one. What is copied is synced, read back through a connection that
+remembers nothing, and compared byte for byte and with its checksums. Only then it is removed, in a
+transaction with the note of it. A trigger of that connection compares once more: it lets an event
+be emptied if the cold file has the same, and changes nothing else. The triggers in the file stay.
+The last event of the log is never moved, since an engine looks at it as it starts. A run that is
+refused leaves no note. Last, SQLite rewrites the file, which gives the room back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 import msgspec
@@ -44,11 +45,11 @@ from .cold import (
     COLD_VERSION,
     MOVED,
     PARTIAL,
+    attach,
     check_cold,
     cold_path,
     detach,
     lacks,
-    reach,
 )
 from .damage import check_beside, read_wal
 from .heads import read_types
@@ -56,7 +57,9 @@ from .pages import read_selected
 from .schema import COLD, check_inserted, insert_events
 from .store import SqliteStore
 
-__all__ = ["SqliteArchiver"]
+__all__ = ["Page", "SqliteArchiver"]
+
+T = TypeVar("T")
 
 _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 16 * 1024 * 1024
@@ -110,7 +113,7 @@ _NOTE: Final = """
 _ABOUT: Final = "INSERT INTO about VALUES (1, ?, ?)"
 
 
-class _Page(msgspec.Struct):
+class Page(msgspec.Struct):
     """Events that are moved in one transaction."""
 
     positions: list[int] = []
@@ -156,7 +159,9 @@ class SqliteArchiver(SqliteStore):
         files = files_of(self._given)
         path = cold_path(self.path)
         done = Archived(before=files.size(self.path), cold=path)
-        if dry_run:
+        if dry_run and self._is_entered:
+            done.streams, done.events, done.bytes = await self._own(_counted, rule)
+        elif dry_run:
             with (
                 unreadable(self.path),
                 closing(files.connect(self.path, readonly=True)) as connection,
@@ -170,20 +175,37 @@ class SqliteArchiver(SqliteStore):
         return done
 
     async def _archive(self, rule: ArchiveRule, done: Archived, progress: Progress) -> None:
-        _, events, _ = await self._on_writer(_counted, rule)
+        _, events, _ = await self._own(_counted, rule)
         if events:
-            await self._on_writer(self._open_cold, rule)
-        pages = _pages(self._connection, rule)
-        while page := await self._on_writer(_next, pages):
-            await self._on_writer(self._move, page)
-            if self._merger is not None:
-                self._merger.merge_if_large()
+            await self._own(self._open_cold)
+            await self._on_writer(self._let_move)
+        pages = await self._own(_pages, rule, *self._page_max)
+        while page := await self._own(_next, pages):
+            await self._own(self._bring, page)
+            await self._on_writer(self._leave, page, rule)
+            self._merge_if_large()
             done.streams += page.streams
             done.events += len(page.positions)
             done.bytes += page.bytes
             progress(done.events, events)
         self._reach("archive.emptied")
         done.is_shrunk = await self._on_writer(self._shrink)
+
+    @property
+    def _is_entered(self) -> bool:
+        return False  # to look, the log is opened read-only, whoever has it
+
+    @property
+    def _page_max(self) -> tuple[int, int]:
+        return _PAGE_EVENTS, _PAGE_BYTES
+
+    def _merge_if_large(self) -> None:
+        if self._merger is not None:
+            self._merger.merge_if_large()
+
+    async def _own(self, call: Callable[..., T], *args: Any) -> T:
+        """Call it with a connection on which to read and copy."""
+        return await self._on_writer(call, *args)
 
     async def _end(self) -> None:
         try:
@@ -194,7 +216,7 @@ class SqliteArchiver(SqliteStore):
 
     # -- the cold file ------------------------------------------------------------------------
 
-    def _open_cold(self, connection: Any, rule: ArchiveRule) -> None:
+    def _open_cold(self, connection: Any) -> None:
         files, path = files_of(self._ports), cold_path(self.path)
         try:
             if not exists(path):
@@ -214,7 +236,15 @@ class SqliteArchiver(SqliteStore):
                 f"{path} cannot be used: {error}. Nothing more was moved; move that file away if "
                 f"it belongs to another log"
             ) from error
-        self._begin_run(connection, rule)
+        if (why := attach(connection)) is not None:
+            raise StoreRefused(f"{why}. Nothing was moved")
+        lacking = lacks(connection)
+        if lacking:
+            raise StoreRefused(
+                f"{path} does not have the event at position {lacking}, which was moved there: "
+                f"that file is older than the log. Nothing was moved: no file would have all. Put "
+                f"the right file back, and run the command again"
+            )
 
     def _make_cold(self, files: Files, path: str) -> None:
         partial = path + PARTIAL
@@ -235,22 +265,8 @@ class SqliteArchiver(SqliteStore):
         files.place(partial, path)
         self._reach("archive.made")
 
-    def _begin_run(self, connection: Any, rule: ArchiveRule) -> None:
-        """Note the run, from which on the log has a cold file, and let events be moved there."""
-        number = run(connection, "SELECT ifnull(max(number), 0) + 1 FROM archives")[0][0]
-        values = (number, self._ports.clock.now(), str(rule))
-        self._keep(connection, lambda c: run(c, _BEGIN_RUN, values))
-        self._run = number
-        why = reach(connection)
-        if why is not None:
-            raise StoreRefused(f"{why or 'the log has no cold file'}. Nothing was moved")
-        lacking = lacks(connection)
-        if lacking:
-            raise StoreRefused(
-                f"{cold_path(self.path)} does not have the event at position {lacking}, which was "
-                f"moved there: that file is older than the log. Nothing was moved: no file would "
-                f"have all. Put the right file back, and run the command again"
-            )
+    def _let_move(self, connection: Any) -> None:
+        """Let events be emptied of which the cold file has the same, and nothing else."""
         run(connection, "DROP TRIGGER IF EXISTS temp.events_never_change")
         run(connection, _ONLY_MOVED)
 
@@ -262,8 +278,8 @@ class SqliteArchiver(SqliteStore):
 
     # -- moving -------------------------------------------------------------------------------
 
-    def _move(self, connection: Any, page: _Page) -> None:
-        """Copy a page, compare it, and remove it from the log."""
+    def _bring(self, connection: Any, page: Page) -> None:
+        """Copy a page, and compare it."""
         with unreadable(self.path):
             events = self._read(connection, page.positions)
             rows = run(connection, _ROWS, (page.asked,))
@@ -271,7 +287,10 @@ class SqliteArchiver(SqliteStore):
         self._reach("archive.copied")
         self._compare(page, events, rows)
         self._reach("archive.verified")
-        self._keep(connection, lambda c: self._remove(c, page))
+
+    def _leave(self, connection: Any, page: Page, rule: ArchiveRule) -> None:
+        """Remove a page from the log, and note it; the first note is that of the run."""
+        self._keep(connection, lambda c: self._remove(c, page, rule))
         self._reach("archive.moved")
 
     def _read(self, connection: Any, positions: Sequence[int]) -> list[StoredEvent]:
@@ -309,7 +328,7 @@ class SqliteArchiver(SqliteStore):
             ) from error
 
     def _compare(
-        self, page: _Page, events: Sequence[StoredEvent], rows: Sequence[tuple[Any, ...]]
+        self, page: Page, events: Sequence[StoredEvent], rows: Sequence[tuple[Any, ...]]
     ) -> None:
         """Read the copy back, and refuse to go on where it is not the same; raise Damaged."""
         files, path = files_of(self._ports), cold_path(self.path)
@@ -324,13 +343,18 @@ class SqliteArchiver(SqliteStore):
                     f"to another log, and run the command again"
                 )
 
-    def _remove(self, connection: Any, page: _Page) -> None:
+    def _remove(self, connection: Any, page: Page, rule: ArchiveRule) -> None:
+        number = self._run
+        if not number:
+            number = run(connection, "SELECT ifnull(max(number), 0) + 1 FROM archives")[0][0]
+            run(connection, _BEGIN_RUN, (number, self._ports.clock.now(), str(rule)))
         run(connection, _EMPTY, (page.asked,))
         check_inserted(connection, len(page.positions))
         last = max(page.positions)
-        values = (page.streams, len(page.positions), page.bytes, last, self._run)
+        values = (page.streams, len(page.positions), page.bytes, last, number)
         run(connection, _NOTE, values)
         self._reach("archive.removing")
+        self._run = number
 
     # -- the room -----------------------------------------------------------------------------
 
@@ -350,15 +374,17 @@ class SqliteArchiver(SqliteStore):
         return True
 
 
-def _pages(connection: Any, rule: ArchiveRule) -> Iterator[_Page]:
+def _pages(
+    connection: Any, rule: ArchiveRule, events_max: int = _PAGE_EVENTS, bytes_max: int = _PAGE_BYTES
+) -> Iterator[Page]:
     """Give the events that the rule selects, each stream from its beginning."""
-    page = _Page()
+    page = Page()
     for number, _ in _closed(connection, rule):
         for position, size in _events(connection, number):
-            if len(page.positions) >= _PAGE_EVENTS or page.bytes + size > _PAGE_BYTES:
+            if len(page.positions) >= events_max or page.bytes + size > bytes_max:
                 if page.positions:
                     yield page
-                page = _Page()
+                page = Page()
             page.positions.append(position)
             page.bytes += size
         page.streams += 1
@@ -374,7 +400,7 @@ def _events(connection: Any, stream: int) -> Iterator[tuple[int, int]]:
         version = found[-1][0]
 
 
-def _next(_connection: Any, pages: Iterator[_Page]) -> _Page | None:
+def _next(_connection: Any, pages: Iterator[Page]) -> Page | None:
     return next(pages, None)
 
 

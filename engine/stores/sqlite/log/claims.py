@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from ...contract.claims import NO_CLAIMS, ClaimChange, ClaimKey, HeldClaim
-from ..connection import run
+from ..connection import check_order, run
 from .schema import check_inserted
 
 __all__ = ["change_claims", "read_claims", "read_holders"]
@@ -71,6 +71,7 @@ def change_claims(
 def read_claims(connection: Any, after: ClaimKey, claims_max: int) -> list[HeldClaim]:
     """Give a page of the claims, in order."""
     rows = run(connection, _READ, (*after, claims_max))
+    check_order([row[:2] for row in rows], after, "claims")
     return [HeldClaim(*row) for row in rows]
 
 

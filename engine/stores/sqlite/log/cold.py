@@ -26,6 +26,7 @@ __all__ = [
     "COLD_VERSION",
     "MOVED",
     "PARTIAL",
+    "attach",
     "check_cold",
     "cold_path",
     "detach",
@@ -115,8 +116,13 @@ def reach(connection: Any) -> str | None:
     """
     if is_attached(connection):
         return None
-    if not has_moved(connection):
-        return ""
+    return attach(connection) if has_moved(connection) else ""
+
+
+def attach(connection: Any) -> str | None:
+    """Attach the cold file; say why that cannot be, None where it could."""
+    if is_attached(connection):
+        return None
     path = cold_path(connection.filename)
     if not exists(path):
         return f"{path} is not there: put that file back"

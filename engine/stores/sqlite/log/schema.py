@@ -327,7 +327,7 @@ def guard(connection: Any) -> None:
     """
     for statement in chain.from_iterable(MIGRATIONS):
         if _TRIGGER in statement:
-            run(connection, statement.replace(_TRIGGER, "CREATE TEMP TRIGGER", 1))
+            run(connection, statement.replace(_TRIGGER, "CREATE TEMP TRIGGER IF NOT EXISTS", 1))
 
 
 def protect(connection: Any) -> None:

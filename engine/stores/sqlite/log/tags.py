@@ -24,7 +24,7 @@ from ...contract.tags import (
     TagRow,
     rows_of,
 )
-from ..connection import run
+from ..connection import check_order, run
 from .heads import read_types
 from .pages import Types, read_selected
 from .schema import check_inserted
@@ -168,6 +168,7 @@ def read_forms(connection: Any) -> Sequence[TagForm]:
 def read_rows(connection: Any, after: tuple[str, int], rows_max: int) -> Sequence[TagRow]:
     """Give rows of the index, in order; a type that is not there has no name."""
     found: Sequence[TagRow] = run(connection, _ROWS, (*after, rows_max))
+    check_order([row[:2] for row in found], after, "tags")
     return found
 
 

@@ -21,7 +21,7 @@ from ...contract.timers import (
     WaitingTimer,
     may_replace,
 )
-from ..connection import run
+from ..connection import check_order, run
 from .schema import check_inserted
 
 __all__ = [
@@ -130,7 +130,9 @@ def read_due(connection: Any, after: DuePlace, until: int, timers_max: int) -> l
 
 def read_timers(connection: Any, after: TimerKey, timers_max: int) -> list[WaitingTimer]:
     """Give a page of all timers, in order."""
-    return _timers(run(connection, _ALL, (*after, timers_max)))
+    page = _timers(run(connection, _ALL, (*after, timers_max)))
+    check_order([timer.key for timer in page], after, "timers")
+    return page
 
 
 def count_timers(connection: Any) -> tuple[int, int]:

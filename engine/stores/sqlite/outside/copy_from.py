@@ -19,7 +19,7 @@ from ...contract.claims import HeldClaim
 from ...contract.copying import Carried, Repaired, foreign_views
 from ...contract.log import Head
 from ...contract.timers import WaitingTimer
-from ..connection import failures, run, set_reading, snapshot, unreadable
+from ..connection import check_order, failures, run, set_reading, snapshot, unreadable
 from ..files import Files
 from ..log.claims import read_claims
 from ..log.heads import read_head
@@ -107,7 +107,9 @@ class SqliteCopySource:
     def snapshots(self, after: str, limit: int) -> Sequence[Snapshot]:
         """Give snapshots in the order of their streams."""
         with unreadable(self._path):
-            return [Snapshot(*row) for row in run(self._connection, _SNAPSHOTS, (after, limit))]
+            page = [Snapshot(*row) for row in run(self._connection, _SNAPSHOTS, (after, limit))]
+            check_order([found.stream for found in page], after, "snapshots")
+            return page
 
     def repairs(self) -> Sequence[Repaired]:
         """Give what was repaired in this log."""

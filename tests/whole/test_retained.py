@@ -1,0 +1,202 @@
+"""Rules of retention that an engine runs while it goes on: `engine.operations.retention`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import apsw
+import pytest
+
+from engine import (
+    ERASED,
+    DefinitionError,
+    Engine,
+    Forbidden,
+    Ports,
+    Receipt,
+    Retention,
+    StoreFailed,
+    StoreRefused,
+    UsageError,
+)
+from engine.__main__ import main
+from engine.runtime.ports import ARCHIVE_FAILPOINTS
+from engine.stores.sqlite.connection import run
+from engine.stores.sqlite.log import archiving_beside
+from engine.stores.sqlite.log.cold import MOVED, cold_path, is_attached
+from engine.stores.sqlite.log.store import SqliteStore
+from tests.crashes.archive import read
+from tests.personal.stays import RULES as STAYS
+from tests.personal.stays import Case, Complain, Stay, opened, stays
+from tests.support.postgres import Server
+from tests.whole.orders import Close, Closed, Note, Open, Order, Orders, get_all
+
+RULES = [Retention(Order, [Closed], archive_after=timedelta(0))]
+STEPS = [step for step in ARCHIVE_FAILPOINTS if step != "archive.shrunk"]
+
+
+def engine(url: str, failpoint: Callable[[str], None] | None = None) -> Engine:
+    return Engine(
+        [Order],
+        projections=[Orders],
+        answers=[get_all],
+        store=url,
+        ports=Ports(failpoint=failpoint),
+    )
+
+
+async def filled(running: Engine) -> None:
+    """Store six orders, of which the first three are closed."""
+    for n in range(6):
+        await running.execute(Open(f"o-{n}", f"s-{n}"), key=f"open-{n}")
+        await running.execute(Note(f"o-{n}", f"note {n}"), key=f"note-{n}")
+        if n < 3:
+            await running.execute(Close(f"o-{n}"), key=f"close-{n}")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "shop.db")
+
+
+def only_ann(who: str | None, _action: object, _message: object) -> bool:
+    return who == "ann"
+
+
+def moved(path: str) -> int:
+    with closing(apsw.Connection(path)) as connection:
+        return int(
+            run(connection, "SELECT count(*) FROM events WHERE encoding = ?", (MOVED,))[0][0]
+        )
+
+
+async def test_closed_streams_are_archived_while_commands_go_on(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiving_beside, "_BESIDE_EVENTS", 2)
+    async with engine(f"sqlite:{path}") as running:
+        await filled(running)
+        (looked,) = await running.operations.retention(RULES, dry_run=True)
+        assert (looked.events, looked.streams, looked.done) == (9, 3, False)
+        assert not Path(cold_path(path)).exists()
+
+        archiving_ = asyncio.create_task(running.operations.retention(RULES))
+        receipts: list[Receipt] = []
+        while not archiving_.done():
+            receipts.append(await running.execute(Note("o-5", f"n {len(receipts)}")))
+        (done,) = archiving_.result()
+
+        assert (done.events, done.streams, done.done) == (9, 3, True)
+        assert done.rule == "order closed by order-closed, 0 days"
+        receipts.append(await running.execute(Note("o-0", "again"), key="again"))
+        again = await running.execute(Close("o-0"), key="close-0")
+        assert (again.version, again.position) == (3, 3)
+        assert (await running.state(Order, "o-1")).notes == ["s-1", "note 1", "closed"]
+        store = running._wiring.store
+        assert isinstance(store, SqliteStore)
+        assert not is_attached(store._connection), "a batch would lock the cold file"
+        with pytest.raises(apsw.ConstraintError, match="never change"):
+            run(store._connection, "UPDATE events SET payload = x''")
+    assert moved(path) == 9
+    events = {event.position: event for event in read(path)}
+    assert [events[receipt.position].stream for receipt in receipts[:-1]] == ["order:o-5"] * (
+        len(receipts) - 1
+    )
+    assert main(["verify", path]) == 0
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_where_a_move_fails_the_engine_goes_on_and_the_next_one_too(
+    path: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiving_beside, "_BESIDE_EVENTS", 4)
+    failing = [step]
+
+    def fail(name: str) -> None:
+        if name in failing:
+            failing.clear()
+            raise OSError("no more")
+
+    async with engine(f"sqlite:{path}", fail) as running:
+        await filled(running)
+        with pytest.raises((OSError, StoreFailed, StoreRefused)):
+            await running.operations.retention(RULES)
+        await running.execute(Note("o-5", "goes on"))
+        assert [event.position for event in read(path)] == [*range(1, 17)]
+
+        await running.operations.retention(RULES)
+
+        assert (await running.state(Order, "o-1")).notes == ["s-1", "note 1", "closed"]
+    assert moved(path) == 9
+    assert main(["verify", path]) == 0
+
+
+async def test_a_run_that_is_refused_leaves_no_note(path: str) -> None:
+    async with engine(f"sqlite:{path}") as running:
+        await filled(running)
+        Path(cold_path(path)).write_bytes(b"somebody's file")
+        with pytest.raises(StoreRefused, match="cannot be used"):
+            await running.operations.retention(RULES)
+        await running.execute(Note("o-5", "goes on"))
+    with closing(apsw.Connection(path)) as connection:
+        assert run(connection, "SELECT count(*) FROM archives") == [(0,)]
+    assert moved(path) == 0
+
+
+async def test_a_log_in_postgresql_is_archived_by_its_engine(postgres: Server) -> None:
+    async with engine(postgres.url(postgres.new_schema())) as running:
+        await filled(running)
+        (done,) = await running.operations.retention(RULES)
+        assert (done.events, done.streams) == (9, 3)
+        assert (await running.state(Order, "o-1")).notes == ["s-1", "note 1", "closed"]
+        again = await running.execute(Close("o-0"), key="close-0")
+        assert (again.version, again.position) == (3, 3)
+
+
+@pytest.mark.parametrize("store", ["memory:", "sqlite:{path}?writer=process"])
+async def test_what_cannot_be_archived_beside_its_engine_says_so(store: str, path: str) -> None:
+    async with engine(store.replace("{path}", path)) as running:
+        await filled(running)
+        with pytest.raises((UsageError, DefinitionError), match=r"archived|has no file"):
+            await running.operations.retention(RULES)
+        with pytest.raises(UsageError, match="one at least"):
+            await running.operations.retention([])
+        await running.execute(Note("o-5", "goes on"))
+
+
+async def test_only_who_may_is_served(path: str) -> None:
+    async with Engine([Order], store=f"sqlite:{path}", authorize=only_ann) as e:
+        with pytest.raises(Forbidden):
+            await e.operations.retention(RULES, principal="bob")
+        assert (await e.operations.retention(RULES, principal="ann"))[0].events == 0
+
+
+async def test_a_person_is_erased_unless_an_open_stream_comes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "hotel.db"
+    await stays(path)
+    async with opened(path, -400) as running:
+        looked = await running.operations.retention(STAYS, dry_run=True)
+        assert [(one.subject, one.done) for one in looked[:2]] == [("ann", False), ("bob", False)]
+        erase = running.personal.erase
+
+        async def meanwhile(subject: str, **given: object) -> object:
+            await running.execute(Complain("c-2", "bob", "warm beer"))
+            return await erase(subject, **given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(running.personal, "erase", meanwhile)
+        done = await running.operations.retention(STAYS)
+
+        told = [(one.action, one.subject, one.done) for one in done]
+        assert told == [("erase", "ann", True), ("erase", "bob", False), ("archive", None, True)]
+        (kept,) = await running.personal.erasures()
+        assert (kept.subject, kept.principal) == ("ann", "retention")
+        assert kept.reason == "retention: stay closed by left, 365 days"
+        assert (await running.state(Case, "c-2")).text == "warm beer"
+        assert (await running.state(Stay, "1")).name == ERASED
+        assert (await running.state(Stay, "5")).name == "bob Canary"
