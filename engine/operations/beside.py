@@ -351,7 +351,12 @@ class LogOperations(Operations):
         return Members(*await who_shares(self._outside, _MEMBERS_SECONDS))
 
     async def retention(
-        self, rules: Sequence[Retention], *, dry_run: bool = False, principal: str | None = None
+        self,
+        rules: Sequence[Retention],
+        *,
+        dry_run: bool = False,
+        at_rest: bool = False,
+        principal: str | None = None,
     ) -> Sequence[Retained]:
         """See `Operations.retention`."""
         raise UsageError(

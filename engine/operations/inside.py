@@ -399,11 +399,17 @@ class EngineOperations(Operations):
         return Members(*await who_shares(self._outside, _MEMBERS_SECONDS))
 
     async def retention(
-        self, rules: Sequence[Retention], *, dry_run: bool = False, principal: str | None = None
+        self,
+        rules: Sequence[Retention],
+        *,
+        dry_run: bool = False,
+        at_rest: bool = False,
+        principal: str | None = None,
     ) -> Sequence[Retained]:
         """See `Operations.retention`."""
         log = (await self._begin(principal, "control", "*")).log
-        return await self._retaining.run(log, rules, dry_run, principal)
+        run = self._retaining.run
+        return await run(log, rules, principal, dry_run=dry_run, at_rest=at_rest)
 
     async def audit(
         self, *, offset: int = 0, limit: int = 100, principal: str | None = None

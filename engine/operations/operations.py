@@ -190,12 +190,18 @@ class Operations(Protocol):
         ...
 
     async def retention(
-        self, rules: Sequence[Retention], *, dry_run: bool = False, principal: str | None = None
+        self,
+        rules: Sequence[Retention],
+        *,
+        dry_run: bool = False,
+        at_rest: bool = False,
+        principal: str | None = None,
     ) -> Sequence[Retained]:
         """Do what rules of retention say, beside commands: erase people, archive streams.
 
-        With `dry_run` it only looks. The whole log is read if a rule erases. Each erasure is
-        asked for as by `engine.personal.erase`, and views lose the person a moment later.
+        With `dry_run` it only looks. The whole log is read if a rule erases. Nobody is erased by a
+        clock that is 30 days ahead of the last event, unless `at_rest` says that it is right. Each
+        erasure is asked for as by `engine.personal.erase`: views lose the person a moment later.
 
         Raises UsageError where it cannot be done here, or is being done already, and Damaged for an
         event that cannot be read. To call it again is safe: it continues.

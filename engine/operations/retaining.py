@@ -49,7 +49,13 @@ class Retaining:
         self._is_running = False
 
     async def run(
-        self, log: LogToBrowse, rules: Sequence[Retention], dry_run: bool, principal: str | None
+        self,
+        log: LogToBrowse,
+        rules: Sequence[Retention],
+        principal: str | None,
+        *,
+        dry_run: bool,
+        at_rest: bool,
     ) -> Sequence[Retained]:
         """Do what the rules say, or tell it; see `Operations.retention`."""
         if not _are_rules(rules):
@@ -58,13 +64,19 @@ class Retaining:
             raise UsageError("rules of retention are being run by this engine: wait for their end")
         self._is_running = True
         try:
-            found = await self._erase(log, rules, dry_run, principal)
+            found = await self._erase(log, rules, principal, dry_run=dry_run, at_rest=at_rest)
             return [*found, *await self._archive(rules, dry_run)]
         finally:
             self._is_running = False
 
     async def _erase(
-        self, log: LogToBrowse, rules: Sequence[Retention], dry_run: bool, principal: str | None
+        self,
+        log: LogToBrowse,
+        rules: Sequence[Retention],
+        principal: str | None,
+        *,
+        dry_run: bool,
+        at_rest: bool,
     ) -> list[Retained]:
         vault = self._vault()
         if vault is None or all(rule.erase_after is None for rule in rules):
@@ -73,7 +85,7 @@ class Retaining:
             await self._gate.check(principal, "erase", "*")
         search, found = DueSearch(vault, rules), list[Retained]()
         after = await _read(log, search, 0)
-        for person in search.due(self._clock.now()):
+        for person in search.due(self._clock.now(), at_rest=at_rest):
             after = await _read(log, search, after)
             is_due = search.of(person.subject, self._clock.now()) is not None
             if is_due and not dry_run:

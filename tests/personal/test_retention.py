@@ -21,6 +21,8 @@ from engine import (
 from engine.__main__ import main
 from tests.personal.stays import (
     DAY,
+    Arrive,
+    Leave,
     Left,
     Stay,
     opened,
@@ -101,14 +103,16 @@ def test_nobody_is_erased_by_a_clock_far_ahead_of_the_log(
     path = tmp_path / "hotel.db"
     asyncio.run(left_long_ago(path))
     for more in ([], ["--dry-run"]):
-        assert main(["retention", str(path), f"{__name__}:RULES", *more]) == 1
+        assert main(["retention", str(path), "tests.personal.stays:RULES", *more]) == 1
         out, err = capfd.readouterr()
         assert (out, "more than 30 days before" in err) == ("", True)
     assert main(["personal", "list", str(path), "--json"]) == 0
     assert capfd.readouterr().out == "", "nobody was erased"
-    assert told(capfd, path, f"{__name__}:ARCHIVES", "--dry-run")[0] == 0, "which comes back"
+    assert told(capfd, path, "tests.personal.stays:ARCHIVES", "--dry-run")[0] == 0, (
+        "which comes back"
+    )
 
-    status, lines = told(capfd, path, f"{__name__}:RULES", "--at-rest")
+    status, lines = told(capfd, path, "tests.personal.stays:RULES", "--at-rest")
     assert (status, lines[0]) == (3, {**ANN, "streams": 1, "done": True})
 
 
@@ -117,7 +121,15 @@ def test_a_run_whose_output_nobody_reads_is_made_to_its_end(path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run(
-        [sys.executable, "-u", "-m", "engine", "retention", str(path), f"{__name__}:RULES"],
+        [
+            sys.executable,
+            "-u",
+            "-m",
+            "engine",
+            "retention",
+            str(path),
+            "tests.personal.stays:RULES",
+        ],
         cwd=Path(__file__).parents[2],
         stdout=writing,
         timeout=60,

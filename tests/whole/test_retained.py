@@ -181,7 +181,9 @@ async def test_a_person_is_erased_unless_an_open_stream_comes_meanwhile(
     path = tmp_path / "hotel.db"
     await stays(path)
     async with opened(path, -400) as running:
-        looked = await running.operations.retention(STAYS, dry_run=True)
+        with pytest.raises(StoreRefused, match="Look at the clock"):
+            await running.operations.retention(STAYS)
+        looked = await running.operations.retention(STAYS, dry_run=True, at_rest=True)
         assert [(one.subject, one.done) for one in looked[:2]] == [("ann", False), ("bob", False)]
         erase = running.personal.erase
 
@@ -190,7 +192,7 @@ async def test_a_person_is_erased_unless_an_open_stream_comes_meanwhile(
             return await erase(subject, **given)  # type: ignore[arg-type]
 
         monkeypatch.setattr(running.personal, "erase", meanwhile)
-        done = await running.operations.retention(STAYS)
+        done = await running.operations.retention(STAYS, at_rest=True)
 
         told = [(one.action, one.subject, one.done) for one in done]
         assert told == [("erase", "ann", True), ("erase", "bob", False), ("archive", None, True)]
