@@ -114,10 +114,9 @@ class Wiring:
         telemetry: Telemetry | None,
         keys: Callable[[], KeyStore],
     ) -> None:
-        self.settings, self.declared = settings, declared
+        self.backend, self.settings, self.declared = backend, settings, declared
         self._limits, self._ports, self._logger = settings.limits, settings.ports, settings.logger
         self.gate = gate_of(authorize, self._logger)
-        self.backend = backend
         self.store: Store = backend.log()
         self.watch = Observer(telemetry, self._logger) if telemetry is not None else None
         self.life = Life()
