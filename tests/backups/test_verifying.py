@@ -364,6 +364,13 @@ def test_books_of_views_that_no_engine_writes_are_named(
     assert {(f.wrong, Path(f.name or "").name) for f in found} == named
 
 
+def test_a_file_of_views_that_says_no_version_is_named(store: str) -> None:
+    """A flipped bit took the number away, and `verify` ended with a traceback."""
+    changed(store.replace(".db", ".views.db"), "DELETE FROM views_meta")
+
+    assert ["gives no number" in finding.text for finding in verified(store)[1]] == [True]
+
+
 async def test_a_snapshot_that_its_events_do_not_give_is_named(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

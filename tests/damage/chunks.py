@@ -58,11 +58,12 @@ def flipped(seed: int, first: int, flips: int, folder: Path | None) -> Chunk:
             for number in range(first, first + flips):
                 flip = flipper.flip(number)
                 found[flip.file, flip.outcome] += 1
-                if flip.outcome == "UNSEEN":
+                if flip.outcome not in ("told", "no meaning"):
                     unseen.append(said(flip, flipper))
     counts = [(file, outcome, count) for (file, outcome), count in sorted(found.items())]
     return Chunk(seed, first, flips, counts, unseen)
 
 
 def said(flip: Flip, flipper: Flipper) -> str:
-    return f"UNSEEN {flip.number}, byte {flip.byte} of {flip.file}: {flipper.difference(flip)}"
+    where = f"byte {flip.byte}, bit {flip.bit} of {flip.file}"
+    return f"{flip.outcome} {flip.number}, {where}: {flipper.difference(flip)}"

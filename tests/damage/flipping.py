@@ -62,7 +62,7 @@ class Flip(msgspec.Struct, frozen=True):
     byte: int
     bit: int
     outcome: str
-    """"told", "no meaning" or "UNSEEN"."""
+    """"told", "no meaning", "UNSEEN", or RAISED with an error that is none of the engine's."""
     told: tuple[str, ...] = ()
 
 
@@ -111,6 +111,8 @@ class Flipper:
         try:
             told = self._told(kind)
             outcome = "told" if told else self._judged(kind)
+        except Exception as error:  # `verify` ends with a traceback, and names nothing
+            told, outcome = (), f"RAISED {type(error).__name__}"
         finally:
             _flip(path, byte, bit)
         return Flip(number, path.name, byte, bit, outcome, told)

@@ -219,7 +219,14 @@ def table_names(connection: Any) -> frozenset[str]:
 
 
 def _number(connection: Any, sql: str) -> int:
-    return int(run(connection, sql)[0][0])
+    """Give a number that a file of views says of itself; raise StoreRefused where it says none."""
+    found = run(connection, sql)
+    if len(found) != 1 or type(found[0][0]) is not int:
+        raise StoreRefused(
+            f"{connection.filename} is damaged: {sql} gives no number. Stop its engine and move the "
+            f"file away: the views are folded again"
+        )
+    return int(found[0][0])
 
 
 def read_builds(connection: Any) -> Sequence[Found]:
