@@ -223,8 +223,8 @@ def _number(connection: Any, sql: str) -> int:
     found = run(connection, sql)
     if len(found) != 1 or type(found[0][0]) is not int:
         raise StoreRefused(
-            f"{connection.filename} is damaged: {sql} gives no number. Stop its engine and move the "
-            f"file away: the views are folded again"
+            f"{connection.filename} is damaged: {sql} gives no number. Stop its engine and move "
+            f"the file away: the views are folded again"
         )
     return int(found[0][0])
 
