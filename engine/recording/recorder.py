@@ -1,10 +1,11 @@
 """Records what handlers decide, while an engine runs.
 
 Rules: a recording is an aid, and never a reason to fail: what cannot be written is counted, and
-told in the log once and in the next file. A line is gathered as its handler ends, before anything
-is durable, and written by a thread some milliseconds later. So a process that is killed loses its
-last lines, and lines may tell of events that were never stored. Files are begun anew after a size
-and a time, and removed after `keep_hours`. It reads nothing back, and answers nobody.
+told in the log once and in the next file. A file that cannot have its first lines is removed.
+A line is gathered as its handler ends, before anything is durable, and written by a thread some
+milliseconds later. So a process that is killed loses its last lines, and lines may tell of events
+that were never stored. Files are begun anew after a size and a time, and removed after
+`keep_hours`. It reads nothing back, and answers nobody.
 """
 
 from __future__ import annotations
@@ -278,11 +279,25 @@ class Recorder:
             return
         if self._file is None or left_out:
             self._end_file()
-            name = file_name(self._ports.clock.now(), self._ports.ids.new_id())
-            self._file, self._begun = self._folder.grow(name), now
-            head = msgspec.structs.replace(self._head, left_out=left_out)
-            self._file.write(self._encode.encode(head) + b"\n")
-        self._file.write(b"".join(lines))
+            self._file, self._begun = self._begin_file(lines, left_out), now
+        else:
+            self._file.write(b"".join(lines))
+
+    def _begin_file(self, lines: Sequence[bytes], left_out: int) -> GrowingFile:
+        """Write the first lines of a file; one that cannot have them is taken away again.
+
+        Otherwise a full disk got one more file for each batch.
+        """
+        name = file_name(self._ports.clock.now(), self._ports.ids.new_id())
+        file = self._folder.grow(name)
+        head = msgspec.structs.replace(self._head, left_out=left_out)
+        try:
+            file.write(self._encode.encode(head) + b"\n" + b"".join(lines))
+        except BaseException:
+            file.close()
+            self._folder.remove(name)
+            raise
+        return file
 
     def _end_file(self) -> None:
         file, self._file = self._file, None
