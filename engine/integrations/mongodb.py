@@ -221,8 +221,9 @@ class _Place:
                 await abandoned.drop()
         await self._states.delete_many(others)
 
-    async def remove_old(self) -> None:
+    async def remove_old(self) -> bool:
         """Do nothing: a collection goes as a whole, and the server deletes what is a day old."""
+        return False
 
     async def _make(self) -> None:
         """Make the collection, empty; what is left of the state of one that is gone goes first."""

@@ -218,8 +218,9 @@ class _Place:
         for each in old:
             await self._ask("DELETE", each + _STATE)
 
-    async def remove_old(self) -> None:
+    async def remove_old(self) -> bool:
         """Do nothing: an index goes as a whole."""
+        return False
 
     # -- what is there --------------------------------------------------------------------------
 

@@ -154,7 +154,7 @@ class _Place:
             await self._client.unlink(f"{shown}:state")  # its rows will be there in part only
         await self._client.set(self._name, self._own)
 
-    async def remove_old(self) -> None:
+    async def remove_old(self) -> bool:
         """Remove rows of a former version: a page of them, so that nobody waits."""
         for old in await self._client.smembers(f"{self._name}:old"):
             if old == self._own:
@@ -166,7 +166,8 @@ class _Place:
                 await self._client.unlink(*keys)
             if not self._cursor:
                 await self._client.srem(f"{self._name}:old", old)
-            return
+            return True
+        return False
 
     def _key(self, key: str) -> str:
         return f"{self._own}:row:{key}"

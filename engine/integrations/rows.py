@@ -19,6 +19,7 @@ import msgspec
 
 from ..brokers.client import unexpected
 from ..errors import BrokerFailed, DefinitionError, EngineError, MessageRefused, UsageError
+from ..model.codec import masked
 from ..model.messages import Event, Meta
 from ..model.sink import Delivered, Delivery, Sink
 from ..relays.outlet import PER_TURN
@@ -124,8 +125,8 @@ class Place(Protocol):
         """Let readers find the rows of this version, at one moment, and let go of the others."""
         ...
 
-    async def remove_old(self) -> None:
-        """Remove some of what nobody finds any more."""
+    async def remove_old(self) -> bool:
+        """Remove some of what nobody finds any more; tell whether some may be left."""
         ...
 
 
@@ -189,6 +190,10 @@ class _Keeping(Sink):
                 self._is_open = True
             for first in range(0, len(keys), ROWS_AGAIN):
                 await self._make_again(place, delivered, list(keys)[first : first + ROWS_AGAIN])
+            is_there = self._is_shown
+            while is_there:  # a former version has the person too, and no batch may come for long
+                with _asking(place):
+                    is_there = await place.remove_old()
         except BaseException:
             self._is_open = False
             await place.fail()
@@ -254,7 +259,7 @@ class _Keeping(Sink):
         assert state is not None
         keys: dict[str, list[Delivery[Event]]] = {}
         for delivery in batch:
-            keys.setdefault(self._key_of(delivery), []).append(delivery)
+            keys.setdefault(self._lasting_key_of(delivery), []).append(delivery)
         changes: list[Change] = []
         with _asking(place):
             found = await place.read(list(keys))
@@ -281,6 +286,23 @@ class _Keeping(Sink):
             f"read model {self.__definition__.name!r}: key= gave {type(key).__name__} for "
             f"{type(delivery.event).event_name}, and a key is a str"
         )
+
+    def _lasting_key_of(self, delivery: Delivery[Event]) -> str:
+        """Give it; refuse one that is another when the person is erased: that row would stay."""
+        key, later = self._key_of(delivery), masked(delivery.event)
+        if later is delivery.event:
+            return key
+        try:
+            is_lasting = type(self).model_key(later, delivery.meta) == key
+        except Exception:
+            is_lasting = False
+        if not is_lasting:
+            raise self._refused(
+                f"gets no row of {type(delivery.event).event_name}, whose key is made of personal "
+                f"data: the row would stay when that person is erased. Let key= give an id without "
+                f"meaning, and remove what an earlier release has put there"
+            )
+        return key
 
     def _row_after(
         self, place: Place, row: Row | None, events: Sequence[Delivery[Event]]

@@ -34,6 +34,7 @@ __all__ = [
     "Held",
     "Metadata",
     "decode_meta",
+    "masked",
     "read_metadata",
     "schema_hash",
 ]
@@ -147,6 +148,27 @@ class _Entry(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=CLASSES_MAX)
 def _personal_form(cls: type[Event]) -> PersonalForm | None:
     return personal_form(cls, cls.event_subject)
+
+
+@lru_cache(maxsize=CLASSES_MAX)
+def _masks_of(cls: type[Event]) -> Mapping[str, object]:
+    form = _personal_form(cls)
+    if form is None:
+        return {}
+    return {
+        field.name: msgspec.json.decode(form.masks[field.encode_name], type=field.type)
+        for field in msgspec.structs.fields(cls)
+        if field.encode_name in form.masks
+    }
+
+
+def masked(event: Event) -> Event:
+    """Give an event as it will read when its subject is erased; itself without personal fields.
+
+    Raises what the event's own class does.
+    """
+    masks = _masks_of(type(event))
+    return msgspec.structs.replace(event, **masks) if masks else event
 
 
 Held: TypeAlias = Mapping[type[Event], type[Event] | EventUnread]

@@ -84,7 +84,7 @@ def apply_to_table(connection: Any, event: CheckedIn, meta: Meta) -> None:
     connection.execute(ROOMS.insert().values(room=event.room, names=_with(had, event)))
 
 
-def model(database: Database, port: int | None = None) -> type[Projection]:
+def model(database: Database, port: int | None = None, **more: Any) -> type[Projection]:
     """Give the model of a database; `port` leads there another way."""
     if isinstance(database, InSql):
         url = database.engine.url if port is None else database.engine.url.set(port=port)
@@ -92,7 +92,7 @@ def model(database: Database, port: int | None = None) -> type[Projection]:
         return SqlReadModel(
             "guests", engine=engine, tables=TABLES, events=[CheckedIn], apply=apply_to_table
         )
-    given: dict[str, Any] = {"events": [CheckedIn], "apply": apply, "key": room_of}
+    given: dict[str, Any] = {"events": [CheckedIn], "apply": apply, "key": room_of, **more}
     assert isinstance(database, InRedis | InMongoDB | InOpenSearch)
     given["to"] = database.server.url_of("relay", "a-secret-word", port=port)
     if isinstance(database, InRedis):
@@ -128,9 +128,9 @@ async def found_in(database: Database) -> str:
     return msgspec.json.encode(hits).decode()
 
 
-def make_engine(store: str, kept: type[Projection]) -> Engine:
+def make_engine(store: str, kept: type[Projection], **more: Any) -> Engine:
     @answers(projections=[kept])
     async def answer(query: Kept, views: Views) -> None:
         return None
 
-    return Engine([Guest], projections=[kept], answers=[answer], store=store)
+    return Engine([Guest], projections=[kept], answers=[answer], store=store, **more)

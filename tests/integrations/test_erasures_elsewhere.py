@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from engine import Delivery, Engine, Event, Receipt, Sink
+from engine import Delivery, Engine, Event, Meta, ProjectionLag, Receipt, Sink
+from engine.integrations import redis
 from engine.personal import erasing
 from tests.integrations import guests
 from tests.integrations.guests import CheckIn, found_in
-from tests.integrations.places import SOCKETS_LEFT, Database, InSql
+from tests.integrations.places import SOCKETS_LEFT, Database, InRedis, InSql
 from tests.support.brokers import line_to
 from tests.support.waiting import until
 
@@ -76,6 +77,46 @@ async def test_a_read_model_out_of_reach_is_named_and_erased_later(
             while not all(each.finished for each in await engine.personal.erasures()):
                 await asyncio.sleep(0)
         assert "Ann" not in await found_in(database)
+
+
+def name_of(event: guests.CheckedIn, meta: Meta) -> str:
+    return f"by {event.name}"
+
+
+async def test_no_row_stands_under_what_is_personal(database: Database, tmp_path: Any) -> None:
+    if isinstance(database, InSql):
+        pytest.skip("its rows have no key of the model's")
+    store = f"sqlite:{tmp_path / 'guests.db'}"
+    async with guests.make_engine(store, guests.model(database, key=name_of)) as engine:
+        await engine.execute(CheckIn("g-1", "r1", "Ann Lee"))
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await engine.query(guests.Kept(), at=1, timeout=30)
+        status = await engine.projections.status("guests")
+        assert status.failure is not None
+        assert "made of personal data" in status.failure.cause
+        assert status.parked == 0
+    assert "Ann" not in await found_in(database)
+
+
+async def test_an_erased_person_is_gone_from_rows_of_a_former_version(
+    database: Database, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(database, InRedis):
+        pytest.skip("others drop what is former as a whole")
+    monkeypatch.setattr(redis, "REMOVED_PER_BATCH", 1)
+    store = f"sqlite:{tmp_path / 'guests.db'}"
+    async with guests.make_engine(store, guests.model(database)) as engine:
+        for number in range(39):
+            await engine.execute(CheckIn(f"g-{number}", f"r{number}", f"Ann {number}."))
+        receipt = await engine.execute(CheckIn("g-39", "r39", "Ann 39."))
+        await engine.query(guests.Kept(), at=receipt, timeout=30)
+    async with guests.make_engine(
+        store, guests.model(database, version=2), rebuild="auto"
+    ) as engine:
+        await engine.query(guests.Kept(), at=receipt, timeout=30)
+        assert (await found_in(database)).count("'Ann ") > 40  # rows of both versions are there
+        await asyncio.gather(*(engine.personal.erase(f"guest:g-{n}") for n in range(40)))
+    assert "Ann" not in await found_in(database)
 
 
 class Client:
