@@ -415,9 +415,11 @@ class RabbitServer(Broker):
             total = queue.declaration_result.message_count
             if not total:
                 return found
-            # A quorum queue gives 2,000 without. A number has 16 bits, and 0 is no bound.
-            await channel.set_qos(prefetch_count=total if total < 1 << 16 else 0)
-            async with queue.iterator() as messages:
+            # A quorum queue gives 2,000 without it, and the number has 16 bits. So many messages
+            # are read once and not given back.
+            many = total >= 1 << 16
+            await channel.set_qos(prefetch_count=0 if many else total)
+            async with queue.iterator(no_ack=many) as messages:
                 async for message in messages:
                     names = {
                         name.removeprefix("cloudEvents:"): str(value)
