@@ -37,6 +37,8 @@ __all__ = ["Flip", "Flipper"]
 
 WITHOUT = {
     "about": ("created",),
+    "archives": ("begun", "rule", "streams", "events", "bytes", "position", "shrunk"),
+    "event_types": ("schema_hash",),
     "decisions": ("projection", "decided", "version", "reason", "principal"),
     "requests": (
         "number",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -32,6 +31,14 @@ from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.conformance import ALL
 from tests.crashes.archive import ADDED, CLOSED, RULE, fill, read, trial
+from tests.stores.spoiled_cold import (
+    cut,
+    flipped,
+    gone,
+    no_database,
+    of_another_log,
+    of_another_type,
+)
 from tests.support import warm
 
 MOVED_EVENTS = 40
@@ -309,27 +316,7 @@ async def test_a_damaged_event_is_not_moved(path: str) -> None:
 # -- a cold file that is not as it was ------------------------------------------------------------
 
 
-def gone(cold: Path, _other: Path) -> None:
-    cold.rename(cold.with_name("elsewhere.db"))
-
-
-def no_database(cold: Path, _other: Path) -> None:
-    cold.write_bytes(b"nothing of ours " * 1000)
-
-
-def of_another_log(cold: Path, other: Path) -> None:
-    Path(cold_path(str(other))).replace(cold)
-
-
-def flipped(cold: Path, _other: Path) -> None:
-    cold.write_bytes(cold.read_bytes().replace(b'"text":"1.1.', b'"text":"1.0.'))
-
-
-def cut(cold: Path, _other: Path) -> None:
-    os.truncate(cold, 8192 * 8)
-
-
-SPOILS = [gone, no_database, of_another_log, flipped, cut]
+SPOILS = [gone, no_database, of_another_log, of_another_type, flipped, cut]
 
 
 @pytest.mark.parametrize("spoil", SPOILS)

@@ -415,9 +415,7 @@ class RabbitServer(Broker):
             total = queue.declaration_result.message_count
             if not total:
                 return found
-            # A quorum queue gives 2,000 without it, and the number has 16 bits. So many messages
-            # are read once and not given back.
-            many = total >= 1 << 16
+            many = total >= 1 << 16  # which no bound can say; a quorum queue gives 2,000 without
             await channel.set_qos(prefetch_count=0 if many else total)
             async with queue.iterator(no_ack=many) as messages:
                 async for message in messages:

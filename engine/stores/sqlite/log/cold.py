@@ -208,4 +208,7 @@ def thaw(connection: Any, position: int) -> Contents:
     if not found:
         raise ArchiveUnread(position, path, f"{path} does not have it")
     contents: Contents = found[0]
+    # SQLite looks at the types of a STRICT table as it writes, and not as it reads.
+    if tuple(map(type, contents)) != (int, bytes, bytes):
+        raise ArchiveUnread(position, path, f"{path} has something else there than its contents")
     return contents
