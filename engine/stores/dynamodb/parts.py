@@ -64,8 +64,11 @@ class _Measure:
     def of(self, request: AppendRequest, name: str) -> tuple[int, int]:
         """Give items and bytes at most; raise StoreFailed for an event that is too large."""
         items = size = 0
+        kinds: set[str] = set()
         for write in request.writes:
-            items += self._first(write.stream.partition(":")[0])
+            kind = write.stream.partition(":")[0]
+            if self._first(kind):
+                kinds.add(kind)
             for data in write.events:
                 if data.size + _BESIDE_BYTES > ITEM_BYTES:
                     raise StoreFailed(
@@ -74,14 +77,16 @@ class _Measure:
                         f"written: let it bring less, or keep large values elsewhere",
                         written=False,
                     )
-                # The first event of a type says its kind too, which may be known.
-                items += 1 + len(data.tags) + 2 * self._first((data.type.name, data.type.version))
+                items += 1 + len(data.tags)
+                if self._first((data.type.name, data.type.version)):
+                    items += 1
+                    kinds.add(kind)  # it says its kind too, which may be known
                 size += data.size + _BESIDE_BYTES + _SMALL_BYTES * len(data.tags)
         for extra in request.extras:
             if isinstance(extra, TakeClaim | ReleaseClaim):
                 items += 1 + self._first(("claim", extra.name))
                 size += _SMALL_BYTES
-        return items, size
+        return items + len(kinds), size
 
     def _first(self, what: object) -> int:
         if what in self._seen:
