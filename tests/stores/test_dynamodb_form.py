@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import pytest
 
-from engine import Ports
+from engine import Damaged, Ports
 from engine.model.stored import EventData, EventType, Snapshot
 from engine.stores.contract.claims import ClaimTaken, HeldClaim, ReleaseClaim, TakeClaim
-from engine.stores.contract.log import Appended, AppendRequest, Batch, StreamConflict, Write
+from engine.stores.contract.log import (
+    Appended,
+    AppendRequest,
+    Batch,
+    StreamConflict,
+    StreamRead,
+    Write,
+)
 from engine.stores.contract.tags import TagForm, TagRead
 from engine.stores.dynamodb.store import DynamoStore
 from engine.testing.conformance import ALL, append, feed, request
@@ -208,15 +215,21 @@ async def test_a_log_is_written_as_it_was(server: DynamoServer) -> None:
     assert at_any_time(items) == at_any_time(WRITTEN)
 
 
-async def test_a_log_that_was_written_before_is_read(server: DynamoServer) -> None:
-    """Events, types, kinds, tags, claims and snapshots; and it continues where it ended."""
+async def kept(server: DynamoServer, items: Iterable[dict[str, Any]]) -> DynamoStore:
+    """Give the store of a table that has these items; it is not open."""
     store = server.store()
     await store.open(Ports())  # makes the table
     await store.close()
     client = await server.client()
-    for item in WRITTEN:
+    for item in items:
         await client.once("put_item", Item=item)
     await client.close()
+    return store
+
+
+async def test_a_log_that_was_written_before_is_read(server: DynamoServer) -> None:
+    """Events, types, kinds, tags, claims and snapshots; and it continues where it ended."""
+    store = await kept(server, WRITTEN)
     await store.open(Ports())
 
     assert store.log_id == "3c84b884d0a54763a5786fda2bc8a0ee"
@@ -249,4 +262,54 @@ async def test_a_log_that_was_written_before_is_read(server: DynamoServer) -> No
         StreamConflict("a:1", 2, 3),
         Appended(5, (2,)),
     ]
+    await store.close()
+
+
+def without(pk: str, sk: str) -> list[dict[str, Any]]:
+    """Leave an item out."""
+    return [item for item in WRITTEN if (item["pk"]["S"], item["sk"]["S"]) != (pk, sk)]
+
+
+def set_back(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Let the log end where its first transaction did."""
+    end = {"position": {"N": "2"}, "checksum": {"N": "2715238031"}}
+    return [{**item, **end} if item["pk"]["S"] == "log" else item for item in items]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        without("stream=b:\u00e9", "00000000000000000001"),
+        without("page=0", "00000000000000000004"),
+        set_back(WRITTEN),
+    ],
+    ids=["without an event", "without its page", "behind the end of the log"],
+)
+async def test_no_engine_starts_on_a_part_of_the_last_transaction(
+    server: DynamoServer, items: list[dict[str, Any]]
+) -> None:
+    """AWS says that a table which was restored may have some of the changes of a transaction."""
+    store = await kept(server, items)
+    with pytest.raises(Damaged, match=r"position [34]"):
+        await store.open(Ports())
+
+
+async def test_what_stands_behind_the_end_of_the_log_is_in_no_stream(server: DynamoServer) -> None:
+    """Whose page was not restored: the engine finds it where it reads."""
+    items = set_back(without("page=0", "00000000000000000004"))
+    items += [
+        {**item, "position": {"N": "3"}} for item in WRITTEN if item["pk"]["S"] == "claim=email"
+    ]
+    store = await kept(server, items)
+    await store.open(Ports())
+    with pytest.raises(Damaged, match="ends at position 2"):
+        await store.read_streams([StreamRead("a:1", 0)], events_max=9, bytes_max=ALL)
+    with pytest.raises(Damaged, match="ends at position 2"):
+        await append(store, request("b:\u00e9", 0, 9))
+    taken = AppendRequest(
+        [Write("c:1", 0, [EventData(ADDED, b"{}")])], [TakeClaim("email", "ann", "c:1")]
+    )
+    with pytest.raises(Damaged, match="ends at position 2"):
+        await append(store, taken)
+    assert [event.position for event in await feed(store)] == [1, 2]
     await store.close()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
-from ...errors import Damaged
+from ...errors import Damaged, StoreFailed
 from ...model.stored import Snapshot, StoredEvent
 from ..contract.claims import ClaimKey, HeldClaim
 from ..contract.log import StreamPage, StreamRead
@@ -42,6 +42,7 @@ from .form import (
     tags_in,
     text_of,
 )
+from .session import read_sequencer
 
 __all__ = ["Reader"]
 
@@ -49,6 +50,7 @@ _AT_ONCE: Final = 16
 """Streams that are asked for at a time."""
 _PAGES: Final = 64
 """Pages that are asked for at a time."""
+_RESTORED: Final = "as in a table restored with a part of its last transactions: restore another"
 _FETCHED: Final = 400
 """Events that are fetched by their places at a time."""
 
@@ -90,10 +92,16 @@ class Reader:
         self._places = places
         self.claims: set[str] = set()
         """Names of claims that the log has or had."""
+        self.end = 0
+        """Up to where there may be events: what is being appended is counted in."""
 
     async def begin(self, position: int) -> Known:
         """Give what the log has of types and kinds, when its last transaction is whole."""
+        self.end = position
         await self._settle(position)
+        for number in (position + 1, position + GROUP):  # where the page of the next one would be
+            if await self._calls.query(page_pk(number), after=digits(position), most=1):
+                raise Damaged(position + 1, f"the log ends before it, {_RESTORED}")
         known = Known({}, set())
         self.claims = set()
         types: list[tuple[int, tuple[str, int], Item]] = []
@@ -115,20 +123,39 @@ class Reader:
         page = await self._calls.get(key(page_pk(position), digits(position)))
         if page is None:
             raise Damaged(position, "its page is missing")
-        keys = [event_key(stream, version) for _, stream, version in places_in(page)]
+        places = places_in(page)
+        keys = [event_key(stream, version) for _, stream, version in places]
         table = self._calls.address.table
         pauses = Pauses(self._calls.address.patience_seconds)
         while True:
             try:
                 gets = [{"Get": {"TableName": table, "Key": each}} for each in keys]
-                await self._calls.asked("transact_get_items", TransactItems=gets)
+                answer = await self._calls.asked("transact_get_items", TransactItems=gets)
             except Cancelled as cancelled:
                 if not await pauses.took():
                     raise Damaged(position, f"its transaction does not end: {cancelled}") from None
             except Missing:
                 raise self._calls.no_table() from None
             else:
-                return
+                break
+        for (at, stream, version), found in zip(places, answer["Responses"], strict=True):
+            if found.get("Item", {}).get("position") != {"N": str(at)}:
+                raise Damaged(at, f"{stream} version {version} is not there, {_RESTORED}")
+
+    async def _refuse_beyond(self, items: Iterable[Item]) -> None:
+        """Raise where something stands behind the end of the log, which no append of now brings."""
+        # What has no position is found where it is read.
+        last = max((int(item.get("position", {}).get("N", "0")) for item in items), default=0)
+        if last <= self.end:
+            return
+        found = await read_sequencer(self._calls)
+        if found is not None and found.position >= last:
+            raise StoreFailed(
+                f"{self._calls.address.name}: another engine has taken the log, and has appended",
+                written=False,
+                stopped=True,
+            )
+        raise Damaged(last, f"the log ends at position {self.end}, {_RESTORED}")
 
     # -- the global order -----------------------------------------------------------------------
 
@@ -238,14 +265,18 @@ class Reader:
 
     async def _stream(self, read: StreamRead, *, most: int) -> list[Item]:
         pk = stream_pk(read.stream)
-        return await self._calls.query(pk, after=digits(read.after), most=most)
+        items = await self._calls.query(pk, after=digits(read.after), most=most)
+        await self._refuse_beyond(items)
+        return items
 
     async def last_of(self, streams: Iterable[str]) -> dict[str, Place]:
         """Find the last event of each stream; empty ones have version 0."""
         given = list(streams)
 
         async def last(stream: str) -> Place:
-            for item in await self._calls.query(stream_pk(stream), most=1, last=True):
+            items = await self._calls.query(stream_pk(stream), most=1, last=True)
+            await self._refuse_beyond(items)
+            for item in items:
                 event = event_of(item)
                 return Place(event.version, event.position, is_last=True)
             return Place(0, 0, is_last=True)
@@ -296,7 +327,9 @@ class Reader:
 
     async def holders(self, claims: Sequence[ClaimKey]) -> dict[ClaimKey, str]:
         """Give who holds each of these claims."""
-        found = map(claim_of, await self._calls.get_many([claim_key(each) for each in claims]))
+        items = await self._calls.get_many([claim_key(each) for each in claims])
+        await self._refuse_beyond(items)
+        found = map(claim_of, items)
         return {(claim.name, claim.value): claim.stream for claim in found}
 
     async def held(self, after: ClaimKey, most: int) -> list[HeldClaim]:

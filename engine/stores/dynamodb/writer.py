@@ -124,11 +124,13 @@ class Writer(Holder):
             done = alone or await self._planned(part)
             assert not done.refused, "what fits with all of its batch fits with a part of it"
             declared = self.known.declared(part, done, self.forms)
+            self._reader.end = done.events[-1].position
             try:
                 await self._send(done, changes_of(done, declared, self._reader.claims))
             except StoreFailed as failure:
                 if failure.written is None:
                     raise self._stop(failure) from None
+                self._reader.end = self.head.position
                 if not number:
                     raise
                 # A part of the batch is in the log, and nobody was told of it.
