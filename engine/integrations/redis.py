@@ -152,6 +152,12 @@ class _Place:
         if shown not in (None, self._own):
             await self._client.sadd(f"{self._name}:old", shown)
             await self._client.unlink(f"{shown}:state")  # its rows will be there in part only
+        begun = _pattern(f"{self._name}:", ":state")
+        async for key in self._client.scan_iter(begun, REMOVED_PER_BATCH):
+            other = key.removesuffix(":state")
+            if other != self._own and other.removeprefix(f"{self._name}:").isdecimal():
+                await self._client.sadd(f"{self._name}:old", other)
+                await self._client.unlink(key)
         await self._client.set(self._name, self._own)
 
     async def remove_old(self) -> bool:
@@ -160,7 +166,7 @@ class _Place:
             if old == self._own:
                 await self._client.srem(f"{self._name}:old", old)
                 continue
-            pattern = "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in f"{old}:") + "*"
+            pattern = _pattern(f"{old}:")
             self._cursor, keys = await self._client.scan(self._cursor, pattern, REMOVED_PER_BATCH)
             if keys:
                 await self._client.unlink(*keys)
@@ -185,6 +191,11 @@ class _Place:
             f"name. Nothing was changed (read model {self._name!r})",
             passes=False,
         )
+
+
+def _pattern(begins: str, ends: str = "") -> str:
+    """Give what matches keys that begin so, and end so."""
+    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in begins) + "*" + ends
 
 
 def RedisReadModel(  # noqa: N802 - what it gives is a class, to be declared like one

@@ -122,7 +122,10 @@ class Place(Protocol):
         ...
 
     async def show(self) -> None:
-        """Let readers find the rows of this version, at one moment, and let go of the others."""
+        """Let readers find the rows of this version, at one moment, and let go of all others.
+
+        A second call lets go of what was begun since as another version, and given up.
+        """
         ...
 
     async def remove_old(self) -> bool:
@@ -191,7 +194,10 @@ class _Keeping(Sink):
             for first in range(0, len(keys), ROWS_AGAIN):
                 await self._make_again(place, delivered, list(keys)[first : first + ROWS_AGAIN])
             is_there = self._is_shown
-            while is_there:  # a former version has the person too, and no batch may come for long
+            if is_there:
+                with _asking(place):
+                    await place.show()  # a version that was begun and given up has the person too
+            while is_there:  # so has a former one, and no batch may come for long
                 with _asking(place):
                     is_there = await place.remove_old()
         except BaseException:
