@@ -101,8 +101,11 @@ def fill_message_db(server: Server, schema: str = "message_store") -> None:
                 time.removesuffix("+00:00"),
             )
         )
-    into = f"INSERT INTO {schema}.messages(position, stream_name, type, data, metadata, time) "
-    rows += [f"{into}VALUES ({', '.join(map(_text, message))});" for message in messages]
+    columns = "id, position, stream_name, type, data, metadata, time"
+    into = f"INSERT INTO {schema}.messages({columns}) "
+    ids = [f"{number:08}-0000-4000-8000-000000000000" for number in range(len(messages))]
+    named = [(id_, *message) for id_, message in zip(ids, messages, strict=True)]
+    rows += [f"{into}VALUES ({', '.join(map(_text, message))});" for message in named]
     server.sql("".join(rows))
 
 
