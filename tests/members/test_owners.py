@@ -163,8 +163,8 @@ async def test_no_later_owner_says_that_a_command_was_not_run_unless_it_has_look
             await member.execute(Add("c", 1), key="other")
 
 
-def raising(error: EngineError) -> Callable[[object], Any]:
-    def send(_: object) -> None:
+def raising(error: EngineError) -> Callable[[object, object], Any]:
+    def send(_: object, __: object) -> None:
         raise error
 
     return send
@@ -180,10 +180,10 @@ async def test_a_command_that_may_have_been_run_waits_where_the_next_owner_is_fu
         serving = serving_of(owner)
         real, full = serving._send, iter(range(5))
 
-        def send(envelope: Envelope) -> Any:
+        def send(envelope: Envelope, origin: Any) -> Any:
             if next(full, None) is not None:
                 raise Overloaded("full")
-            return real(envelope)
+            return real(envelope, origin)
 
         serving._send = send
         cut(owner)

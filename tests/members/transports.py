@@ -72,7 +72,7 @@ class Owner:
     def _meeting(self, listen: str | None) -> LeaseMeeting:
         return LeaseMeeting(self.desk, None if listen is None else read_listen(listen))
 
-    def send(self, envelope: Envelope, /) -> asyncio.Future[Receipt]:
+    def send(self, envelope: Envelope, _: object, /) -> asyncio.Future[Receipt]:
         self.run.append(envelope)
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         command = cast("Add", envelope.command)
