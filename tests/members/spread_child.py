@@ -31,14 +31,10 @@ from engine import (
     reacts,
     run,
 )
-from tests.support.counters import Add, Added, Counter
+from tests.support.counters import Add, Added, Remembering
 
 COUNTERS: Final = 24
 _NEVER: Final = 1_000_000
-
-
-class Remembering(Counter, kind="counter", key_window=10_000):
-    """Knows the key of a command also when its process has stood still for long."""
 
 
 class Ring(Command):

@@ -21,7 +21,7 @@ from engine.relays.kafka_inlet import KafkaInlet
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
 from tests.support.brokers import PASSWORD, USER
 from tests.support.certificates import certify
-from tests.support.counters import Add, Counter, total
+from tests.support.counters import Add, Counter, Remembering, total
 from tests.support.kafka_server import KafkaServer
 from tests.support.waiting import until
 
@@ -176,7 +176,8 @@ async def test_two_readers_of_one_name_lose_and_double_nothing(
 ) -> None:
     await topics(kafka, topic, partitions=3)
     first, second, third = (consumer_of(kafka, topic) for _ in range(3))
-    async with Engine([Counter]) as engine:
+    # What one reader had begun comes again to the next, behind all that came meanwhile.
+    async with Engine([Remembering]) as engine:
         async with first.running(engine), second.running(engine):
             for number in range(20):
                 await kafka.put(topic, f"m-{number}", b"1")

@@ -137,6 +137,10 @@ SPOILS = sorted(_SPOILS)
 
 
 @contextlib.asynccontextmanager
+class Remembering(Counter, kind="counter", key_window=10_000):
+    """Knows the key of a command also if it comes again behind many others."""
+
+
 async def counters(store: Any = None, **options: Any) -> AsyncIterator[Engine]:
     """Give a running engine of counters."""
     async with Engine([Counter], store=store or MemoryStore(), **options) as engine:
