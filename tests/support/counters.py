@@ -136,11 +136,11 @@ _SPOILS: dict[str, Callable[[], Any]] = {
 SPOILS = sorted(_SPOILS)
 
 
-@contextlib.asynccontextmanager
 class Remembering(Counter, kind="counter", key_window=10_000):
     """Knows the key of a command also if it comes again behind many others."""
 
 
+@contextlib.asynccontextmanager
 async def counters(store: Any = None, **options: Any) -> AsyncIterator[Engine]:
     """Give a running engine of counters."""
     async with Engine([Counter], store=store or MemoryStore(), **options) as engine:
