@@ -39,7 +39,7 @@ WITHOUT = {
     "about": ("created",),
     "archives": ("begun", "rule", "streams", "events", "bytes", "position", "shrunk"),
     "event_types": ("schema_hash",),
-    "decisions": ("projection", "decided", "version", "reason", "principal"),
+    "decisions": ("number", "projection", "decided", "version", "reason", "principal"),
     "requests": (
         "number",
         "kind",
@@ -188,7 +188,9 @@ def content(paths: list[Path]) -> Any:
 
 def _content(path: Path) -> Any:
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-        schema = run(connection, "SELECT type, name, tbl_name FROM sqlite_schema ORDER BY 1, 2")
+        # In one order, however it is spelled.
+        named = "SELECT type, name, tbl_name FROM sqlite_schema ORDER BY lower(type), lower(name)"
+        schema = run(connection, named)
         tables = [name for kind, name, _ in schema if kind == "table"]
         columns = [run(connection, f'PRAGMA table_xinfo("{name}")') for name in tables]
         pragmas = [

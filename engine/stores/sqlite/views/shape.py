@@ -65,7 +65,8 @@ def _book(connection: Any, name: str) -> object:
     indexes = run(connection, _INDEXES, (name,))
     return (
         sorted(
-            (str(column).lower(), kind, must, key) for _, column, kind, must, _, key, _ in columns
+            (str(column).lower(), kind, must, str(default), key)
+            for _, column, kind, must, default, key, _ in columns
         ),
         [str(sql).lower() for (sql,) in indexes],
     )
