@@ -23,6 +23,33 @@ FLIPS = {
 }
 
 
+async def test_a_page_that_sqlite_finds_malformed_is_named(tmp_path: Path) -> None:
+    """An index that lacks a row is as an engine makes it, but for its pages."""
+    path, views = tmp_path / "log.db", str(tmp_path / "log.views.db")
+    async with Engine([Board], projections=[Counts], store=path):
+        pass
+    where = "name = 'builds_one_serves'"
+    with closing(apsw.Connection(views)) as connection:
+        (index,) = run(connection, f"SELECT rowid, * FROM sqlite_schema WHERE {where}")
+        run(connection, "PRAGMA writable_schema = ON")
+        run(connection, f"DELETE FROM sqlite_schema WHERE {where}")
+    with closing(apsw.Connection(views)) as connection:
+        run(connection, "UPDATE builds SET projection = projection || '2'")
+        run(connection, "PRAGMA writable_schema = ON")
+        row = ", ".join("?" * len(index))
+        run(
+            connection,
+            f"INSERT INTO sqlite_schema(rowid, type, name, tbl_name, rootpage, sql) VALUES ({row})",
+            index,
+        )
+
+    found: list[Finding] = []
+    open_backend(f"sqlite:{path}").outside(Ports()).structure().whole(found.append, lambda: None)
+
+    malformed = [each.text for each in found if "malformed: row" in each.text]
+    assert any("missing from index builds_one_serves" in text for text in malformed), found
+
+
 @pytest.mark.parametrize("flip", FLIPS)
 async def test_what_views_say_of_themselves_is_compared(flip: str, tmp_path: Path) -> None:
     path, (table, statement) = tmp_path / "log.db", FLIPS[flip]
