@@ -124,8 +124,6 @@ class _Form(msgspec.Struct, frozen=True):
     fields: tuple[tuple[str, str], ...]
     """Names in the class and as JSON."""
     tag: tuple[tuple[str, Any], ...]
-    is_whole: bool
-    """Whether the encoder leaves nothing out, so that a new default changes nothing stored."""
     exactness: Exactness
     decode: Any
     read_back: Any
@@ -163,7 +161,9 @@ class TimedCommands:
         try:
             for each in self._ids[cls](command):
                 check_id(as_id(each))
-            payload = _encode(command) if form.is_whole else _encode(_all_of(form, command))
+            # All fields: a default that changes while it waits is none of this command's.
+            fields = {stored: getattr(command, name) for name, stored in form.fields}
+            payload = _encode({**dict(form.tag), **fields})
             form.read_back(command, payload)
         except HandlerFailed as error:
             raise HandlerFailed(f"{where} gives a timer a command: {error}") from error
@@ -213,17 +213,11 @@ class TimedCommands:
             name,
             tuple(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True)),
             () if config.tag is None else ((str(config.tag_field), config.tag),),
-            not config.omit_defaults and not config.array_like,
             exactness,
             decode,
             exactness.reader(f"the command {name}", decode),
         )
         return form
-
-
-def _all_of(form: _Form, command: Command) -> dict[str, Any]:
-    """Give all fields of a command by their encoded names, those at their defaults too."""
-    return dict(form.tag) | {stored: getattr(command, name) for name, stored in form.fields}
 
 
 def set_timers(
@@ -298,7 +292,9 @@ def _listed(where: str, what: str, given: object) -> Sequence[object]:
             f"{where} gives {what}={shown(given)}: write a list, as {what}=[...]. Nothing was "
             f"written."
         )
-    return cast("Sequence[object]", given)
+    listed = cast("Sequence[object]", given)
+    # A class of the host's may say anything of its own length.
+    return listed if type(listed) in (list, tuple) else tuple(listed)
 
 
 def _name_of(where: str, timer: object) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine import After, At, CancelTimer, Decision, HandlerFailed, Limits
+from engine import After, At, CancelTimer, Command, Decision, HandlerFailed, Id, Limits
+from engine.model.timers import TimedCommands
 from engine.testing.memory_engine import memory_engine
 from engine.testing.scenario import ManualClock
 from tests.support.waiting import settle
@@ -94,6 +95,28 @@ async def test_a_circle_of_commands_ends() -> None:
         await settle()
         assert (await made.state(Kettle, "k")).whistles == 4
         assert made.statistics().timers.failed == 1
+
+
+class Brew(Command, name="brew"):
+    kettle_id: Id
+    cups: int = 1
+
+
+def test_a_default_that_changes_while_a_command_waits_changes_no_command() -> None:
+    timed = TimedCommands([(Brew, lambda command: (command.kettle_id,))])
+
+    assert timed.encode("a handler", Brew("k")) == ("brew", b'{"kettle_id":"k","cups":1}')
+
+
+async def test_a_list_that_lies_of_its_length_hides_no_timer() -> None:
+    class Lying(list[Any]):
+        def __len__(self) -> int:
+            return 0
+
+    odd["lying"] = lambda: Decision(Whistled(1), timers=Lying([after(hours=1)]))
+    async with engine() as made:
+        await made.execute(Odd("k", "lying"))
+        assert made.statistics().timers.waiting == 1
 
 
 def engine(**options: Any) -> Any:
