@@ -22,16 +22,9 @@ from ..model.decisions import UniqueValue
 from ..model.ids import as_id
 from ..model.joint import JointHandler, Share, joint_handlers_of, shares_of
 from ..model.messages import Command, Event
-from .scenario import (
-    Scenario,
-    SequentialIds,
-    claim_refusal,
-    claimed,
-    fail,
-    listed,
-    microseconds,
-    shown_state,
-)
+from .clocks import SequentialIds, microseconds
+from .scenario import Scenario, claim_refusal, claimed
+from .shown import fail, listed, shown_state
 
 __all__ = ["JointlyDecided", "Together", "given_all"]
 

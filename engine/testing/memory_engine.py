@@ -16,7 +16,7 @@ from ..model.aggregate import Aggregate
 from ..model.projection import Projection
 from ..runtime.ports import Clock, Ids, Ports
 from ..stores.memory import MemoryStore
-from .scenario import ManualClock, SequentialIds
+from .clocks import ManualClock, SequentialIds
 
 __all__ = ["memory_engine"]
 

@@ -19,7 +19,9 @@ from ..model.codec import EventRegistry
 from ..model.messages import Command, Event, Meta
 from ..model.projection import Projection, ProjectionDefinition, Reacting, handler_of
 from ..model.reactor import Reactor, commands_given
-from .scenario import TEST_ID, fail, listed, microseconds
+from .clocks import microseconds
+from .folded import TEST_ID
+from .shown import fail, listed
 
 __all__ = ["Reacted", "reaction"]
 

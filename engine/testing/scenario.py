@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -26,19 +24,13 @@ from ..model.decisions import Claim, Decision, UniqueValue, opened
 from ..model.difference import difference
 from ..model.messages import Command, Event, Meta
 from ..model.process import arrival, refusal_of
-from ..model.projection import (
-    Projection,
-    ProjectionHandler,
-    Row,
-    Table,
-    handler_of,
-)
-from ..model.rows import Flat, Scalar
-from ..model.sink import Delivery
 from ..model.timers import Timer
-from ..stores.own import TablesInSql
+from .clocks import ManualClock, SequentialIds, microseconds
+from .folded import TEST_ID, Folded, deliveries
 from .pending import NOTHING_PENDING, Pending
+from .shown import fail, listed, shown_state
 
+# What a test of the domain needs can all be taken from here.
 __all__ = [
     "Decided",
     "Folded",
@@ -49,77 +41,12 @@ __all__ = [
     "claim_refusal",
     "claimed",
     "deliveries",
-    "fail",
     "given",
-    "listed",
-    "microseconds",
-    "shown_state",
 ]
 
 A = TypeVar("A", bound=Aggregate)
-E = TypeVar("E", bound=Event)
-R = TypeVar("R", bound=Row)
 
-TEST_ID = "test"
 NO_DECISION: Decision[Any, Any] = Decision()
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class ManualClock:
-    """A clock that stands still until the test moves it; for `Ports(clock=...)`."""
-
-    def __init__(self, now: datetime | int = 0) -> None:
-        """Begin at an aware datetime, or at µs since 1970-01-01 UTC; UsageError without a zone."""
-        self._now = microseconds(now)
-        self._elapsed = 0.0
-        self._told: list[Callable[[], None]] = []
-
-    def now(self) -> int:
-        """Give the time in µs since 1970-01-01 UTC."""
-        return self._now
-
-    @property
-    def time(self) -> datetime:
-        """The same as a datetime in UTC, for what a program asks the system's clock."""
-        return _EPOCH + timedelta(microseconds=self._now)
-
-    def monotonic(self) -> float:
-        """Give the seconds by which it was moved forward."""
-        return self._elapsed
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock; back, with a negative number."""
-        self._now += round(seconds * 1_000_000)
-        self._elapsed += max(0.0, seconds)
-        for call in tuple(self._told):
-            call()
-
-    def on_jump(self, call: Callable[[], None], /) -> Callable[[], None]:
-        """Have it called when the clock was moved, so that an engine fires what is due then."""
-        self._told.append(call)
-        return lambda: self._told.remove(call)
-
-
-def microseconds(moment: datetime | int) -> int:
-    """Give µs since 1970-01-01 UTC; raise UsageError for a datetime without a zone."""
-    if isinstance(moment, int):
-        return moment
-    if moment.utcoffset() is None:
-        raise UsageError(f"{moment} has no time zone: write datetime(..., tzinfo=UTC)")
-    return round(moment.timestamp() * 1_000_000)
-
-
-class SequentialIds:
-    """Ids that a test can expect: `id-1`, `id-2` …; for `Ports(ids=...)`."""
-
-    def __init__(self, prefix: str = "id") -> None:
-        """Begin every id with the prefix."""
-        self._prefix = prefix
-        self._numbers = itertools.count(1)
-
-    def new_id(self) -> str:
-        """Give the next id."""
-        return f"{self._prefix}-{next(self._numbers)}"
 
 
 def given(aggregate: type[A], *events: Event, aggregate_id: str = TEST_ID) -> Scenario[A]:
@@ -190,15 +117,8 @@ class Scenario(Generic[A]):
             raise UsageError(
                 f"{trial.handler.decide.__qualname__} is async: write `await ....when_async(...)`"
             )
-        context = Context(
-            pending.now,
-            SequentialIds().new_id,
-            key,
-            correlation,
-            causation,
-            principal,
-            headers,
-        )
+        about = (key, correlation, causation, principal, headers)
+        context = Context(pending.now, SequentialIds().new_id, *about)
         try:
             trial.returned = trial.call(context, resources)
         except Rejected as rejected:
@@ -223,15 +143,8 @@ class Scenario(Generic[A]):
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command, meta)
         pending = self._pending.at(None if now is None else microseconds(now))
-        context = Context(
-            pending.now,
-            SequentialIds().new_id,
-            key,
-            correlation,
-            causation,
-            principal,
-            headers,
-        )
+        about = (key, correlation, causation, principal, headers)
+        context = Context(pending.now, SequentialIds().new_id, *about)
         try:
             returned = trial.call(context, resources)
             trial.returned = await returned if inspect.isawaitable(returned) else returned
@@ -464,165 +377,6 @@ class Passed(Scenario[A]):
         return self
 
 
-class Folded:
-    """A projection's tables, folded in memory from events that the test gives."""
-
-    def __init__(self, projection: type[Projection]) -> None:
-        """Begin with empty tables; raise UsageError for a sink, which has none."""
-        definition = projection.__definition__
-        if definition.reacting is not None:
-            raise UsageError(
-                f"{projection.__name__} is a reactor and folds nothing: test it by `reaction("
-                f"{projection.__name__}, event).then(...)` of foldline.testing.reactions"
-            )
-        if definition.sink is not None:
-            raise UsageError(
-                f"{projection.__name__} is a sink and folds nothing: call it, `await "
-                f"{projection.__name__}().deliver(deliveries(event, ...), ...)`"
-            )
-        self._in_sql = TablesInSql(definition) if definition.sql_tables else None
-        self._definition = definition
-        self._registry = EventRegistry(definition.event_classes)
-        self._cells = {name: _Cells() for name in definition.tables}
-        self._bound = definition.bind(self._cells)
-        self._kept = _kept(self._bound)
-        self._versions: dict[str, int] = {}
-        self._position = 0
-
-    def fold(
-        self,
-        *events: Event,
-        stream: str = f"{TEST_ID}:1",
-        recorded: datetime | int = 0,
-        key: str | None = None,
-        principal: str | None = None,
-    ) -> Folded:
-        """Fold events of one stream (`kind:id`); versions and positions count themselves.
-
-        `recorded` is an aware datetime, or µs since 1970-01-01 UTC.
-        """
-        at = microseconds(recorded)
-        for event in events:
-            handler = handler_of(self._definition, type(event))
-            self._position += 1
-            version = self._versions[stream] = self._versions.get(stream, 0) + 1
-            if handler is None:
-                continue
-            copy = self._copy(event)
-            meta = Meta(stream, version, self._position, at, key, None, None, principal, None)
-            arguments = (copy, meta) if handler.takes_meta else (copy,)
-            if self._in_sql is None:
-                handler.function(self._bound, *arguments)
-            else:
-                call = partial(handler.function, self._bound, *arguments)
-                self._in_sql.run(call, is_async=handler.is_async)
-            self._check_kept(handler, event, copy)
-        return self
-
-    def _check_kept(self, handler: ProjectionHandler, event: Event, copy: Event) -> None:
-        """Fail where a handler has changed its event, or kept something beside its tables."""
-        where, encode = handler.function.__qualname__, self._registry.encode
-        if copy != event and encode(copy) != encode(event):
-            fail(f"{where} has changed its event", ["what is made of an event is put into a row"])
-        kept = _kept(self._bound)
-        if kept != self._kept:
-            names = sorted(name for name in kept if kept[name] != self._kept.get(name))
-            fail(
-                f"{where} keeps something outside of its tables: {', '.join(names)}",
-                ["only the tables move together with the checkpoint: keep it in a row"],
-            )
-
-    def _copy(self, event: Event) -> Any:
-        """Give an event as a projector would read it, also of a class based on one it handles."""
-        cls = type(event)
-        if cls not in self._registry.classes:
-            self._registry = EventRegistry((*self._registry.classes, cls))
-        return self._registry.copy(event)
-
-    def sql(self, statement: str, parameters: Sequence[Scalar] = ()) -> list[tuple[Any, ...]]:
-        """Ask the tables of a projection in SQL, as `views.sql` does."""
-        if self._in_sql is None:
-            raise UsageError("its tables are of rows: look at `row` and `rows`")
-        return self._in_sql.ask(statement, parameters)
-
-    def row(self, table: Table[R], key: Any) -> R | None:
-        """Give the row with a key, or None."""
-        shape = table.definition.shape
-        flat = self._cells[table.definition.attribute].get(shape.encode_key(key))
-        row: R | None = None if flat is None else shape.build(flat)
-        return row
-
-    def rows(self, table: Table[R]) -> list[R]:
-        """Give all rows, by key."""
-        shape = table.definition.shape
-        cells = self._cells[table.definition.attribute].flats
-        return [shape.build(cells[key]) for key in sorted(cells)]
-
-
-def deliveries(
-    *events: E,
-    stream: str = f"{TEST_ID}:1",
-    recorded: datetime | int = 0,
-    key: str | None = None,
-    principal: str | None = None,
-    log_id: str = TEST_ID,
-) -> list[Delivery[E]]:
-    """Give events of one stream as a sink's `deliver` gets them, at positions from 1 on.
-
-    `recorded` is an aware datetime, or µs since 1970-01-01 UTC. A sink decodes what was stored: so
-    each event is a copy here, and one that cannot be read back raises.
-    """
-    registry = EventRegistry({type(event) for event in events})
-    at = microseconds(recorded)
-    return [
-        Delivery(
-            cast("E", registry.copy(event)),
-            Meta(stream, number, number, at, key, None, None, principal, None),
-            log_id,
-        )
-        for number, event in enumerate(events, 1)
-    ]
-
-
-def _kept(projection: Projection) -> Mapping[str, str]:
-    """Give, as text, what a projection has beside its tables and could change."""
-    cls = type(projection)
-    found = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-    containers = (dict, list, set, bytearray, deque)
-    named = [name for name in found if isinstance(found[name], containers) and name[:2] != "__"]
-    kept = {name: repr(found[name]) for name in named}
-    own = {n: repr(v) for n, v in vars(projection).items() if not isinstance(v, Table)}
-    return {**kept, **own}
-
-
-class _Cells:
-    def __init__(self) -> None:
-        self.flats: dict[Any, Flat] = {}
-
-    def get(self, key: Scalar) -> Flat | None:
-        return self.flats.get(key)
-
-    def set(self, key: Scalar, flat: Flat | None) -> None:
-        if flat is None:
-            self.flats.pop(key, None)
-        else:
-            self.flats[key] = flat
-
-
-def shown_state(state: Aggregate) -> str:
-    """Give a state as text; what msgspec cannot encode stands by its repr."""
-    try:
-        return msgspec.json.encode(state, enc_hook=repr, order="deterministic").decode()
-    except TypeError:
-        # It orders no dict whose keys are not texts, as days and numbers are not.
-        return repr(state)
-
-
-def listed(found: Sequence[object]) -> str:
-    """Give things as one line."""
-    return ", ".join(map(repr, found)) or "nothing"
-
-
 def claimed(value: UniqueValue) -> tuple[type[UniqueValue], str, str]:
     """Give what counts of a claim: its code and message go with the rejection."""
     return type(value), value.name, value.value
@@ -653,9 +407,3 @@ def _difference(expected: Sequence[Event], found: Sequence[Event]) -> list[str]:
         lines += [f"- {one!r}"] if one is not None else []
         lines += [f"+ {other!r}"] if other is not None else []
     return [*lines, "(- expected, + found)"]
-
-
-def fail(what: str, lines: Sequence[str]) -> NoReturn:
-    """Raise AssertionError with a line that says what, and lines that show it."""
-    __tracebackhide__ = True  # pytest shows the test's own line
-    raise AssertionError("\n".join([what, *lines]))
