@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from engine.integrations.console.endpoints import ENDPOINTS
+from engine.integrations.console.retention import ALL
 
 __all__ = ["tables"]
 
@@ -14,7 +14,7 @@ __all__ = ["tables"]
 def tables() -> str:
     """Give one row for each endpoint: what it takes and gives, and the action that it needs."""
     lines = ["| call | action | takes | gives | what it is |", "| --- | --- | --- | --- | --- |"]
-    for each in ENDPOINTS:
+    for each in ALL:
         takes = ", ".join(f"`{name}`" for name in _fields(each.takes)) or "nothing"
         of = f" of `{each.target}`" if each.target else ""
         lines.append(

@@ -18,7 +18,7 @@ from ..backups.reading import BackupLog, BackupSource, look_at_files
 from ..engine import Engine
 from ..model.aggregate import definitions_of
 from ..outside.copying import CopyProgress
-from ..outside.verifying import FINDINGS_MAX, KEY_WINDOW, Verified, verify_log
+from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
 from ..outside.verifying_code import Code, verify_code
 from ..running import run
 from ..runtime.folder import Folder
@@ -123,27 +123,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: Report) -> Verified:
+    engine = None if options.app is None else engine_of(options.app)
+    kinds = () if engine is None else definitions_of(engine.aggregates)
+    window = {d.kind: d.key_window for d in kinds}.get
     if "manifest.json" in Folder(options.file).names():
         place = FolderPlace(options.file)
         look_at_files(place, report)
         pace = Pace(min(options.percent or _PERCENT_MAX, _PERCENT_MAX), ports.clock.monotonic)
-        source = BackupSource(BackupLog(place))
-        return verify_log(source, None, report, _Lane(shown, pace))
+        backup = BackupSource(BackupLog(place))
+        return verify_log(backup, None, report, _Lane(shown, pace), window=window)
     outside = log_file(options.file).outside(ports)
     percent = options.percent or (_PERCENT_MAX if outside.writer() is None else BESIDE_PERCENT)
     lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
     now = ports.clock.now()
-    engine = None if options.app is None else engine_of(options.app)
-    kinds = () if engine is None else definitions_of(engine.aggregates)
-    windows = {d.kind: d.key_window for d in kinds}
-    done = verify_log(
-        outside.copy_source(),
-        outside.structure(),
-        report,
-        lane,
-        window=lambda kind: windows.get(kind, KEY_WINDOW),
-        now=now,
-    )
+    source, structure = outside.copy_source(), outside.structure()
+    done = verify_log(source, structure, report, lane, window=window, now=now)
     if engine is not None:
         _compare_code(engine, outside, done, report, lane)
     return done

@@ -8,7 +8,7 @@ since an agent sends it on to a model. Each call is authorized by itself. Needs 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, cast
@@ -22,14 +22,16 @@ from mcp.shared.exceptions import MCPError
 
 from ..engine import Engine
 from ..errors import DefinitionError, EngineError, Forbidden
+from ..model.retention import Retention
 from ..model.withheld import text_without_values
 from ..operations.operations import Operations
 from ..runtime.package import release
 from ..runtime.safely import safe_logger, text_of
 from ..runtime.tracebacks import traceback_text
 from .asgi import App, EngineMiddleware, OriginMiddleware
-from .console.endpoints import ENDPOINTS, Endpoint
+from .console.endpoints import Endpoint
 from .console.permission import Caller, ConsoleAuthorize, Permission, PrincipalOf
+from .console.retention import endpoints_with
 
 __all__ = ["McpTools"]
 
@@ -64,6 +66,7 @@ class McpTools:
     - `principal_of`: gives who sends a request, out of its ASGI scope.
     - `principal`: who asks over stdin, or in process.
     - `payloads`: whether payloads, states and values of claims may be given at all.
+    - `rules`: rules of retention; a tool shows what is due by them, and does none of it.
     - `hosts`, `origins`: as for `Console`.
     - `logger`: where it logs what failed; `logging.getLogger("foldline")` without.
 
@@ -81,6 +84,7 @@ class McpTools:
         principal_of: PrincipalOf | None = None,
         principal: str | None = None,
         payloads: bool = False,
+        rules: Sequence[Retention] = (),
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
         logger: logging.Logger | None = None,
@@ -90,7 +94,7 @@ class McpTools:
         self._permission = Permission(authorize, principal_of, self._logger)
         self._inside = self._permission.caller_inside(principal)
         self._payloads = payloads
-        self._tools = {tool.shown.name: tool for tool in self._offered()}
+        self._tools = {tool.shown.name: tool for tool in self._offered(rules)}
         self.server: Server[Any] = Server(
             "foldline",
             version=release(),
@@ -105,10 +109,10 @@ class McpTools:
             answering, hosts=hosts, origins=origins, logger=self._logger
         )
 
-    def _offered(self) -> list[_Tool]:
+    def _offered(self, rules: Sequence[Retention]) -> list[_Tool]:
         return [
             _Tool(endpoint, _shown(endpoint))
-            for endpoint in ENDPOINTS
+            for endpoint in endpoints_with(rules)
             if endpoint.method == "GET"
             and (self._payloads or endpoint.action != "payload")
             and (self._operations.has_states or endpoint.path.rpartition("/")[2] not in _STATES)

@@ -355,14 +355,14 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     at: int
     action: str
-    """"pause", "skip", "erase" and so on."""
+    """"pause", "skip", "erase", "archive" and so on."""
     target: str
-    """The projection, or the person who was erased."""
+    """The projection, the person who was erased, or the rule by which streams were archived."""
     principal: str | None
     """The operator, if that was said."""
     reason: str
     position: int | None = None
-    """Of the event that is skipped."""
+    """Of the event that is skipped, or the last one that was archived."""
     version: int | None = None
     """Of the projection."""
 

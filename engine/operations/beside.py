@@ -43,7 +43,8 @@ from .answers import (
     ShownState,
     Timers,
 )
-from .inside import audit_of, claims_of, hot_streams
+from .audit import audit_of
+from .inside import claims_of, hot_streams
 from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import PositionPace
 from .sagas import NO_CODE, process_kinds, sagas_page, with_states
@@ -373,8 +374,7 @@ class LogOperations(Operations):
             found = await self._on_views(lambda opened: opened.decisions(None))
         except StoreRefused:
             found = ()
-        entries = sorted(map(audit_of, found), key=lambda entry: entry.at, reverse=True)
-        return Audit(entries[max(0, offset) :][:limit], len(entries))
+        return await audit_of(found, (), self._log, offset, limit)
 
 
 def _answered(opened: Outside, number: int) -> tuple[Request, bool]:

@@ -39,7 +39,6 @@ from ..stores.contract.views import Parked, ProjectionDecision
 from ..timers.desk import TimerDesk
 from .answers import (
     Audit,
-    AuditEntry,
     Claims,
     Done,
     LogPage,
@@ -54,6 +53,7 @@ from .answers import (
     StreamCount,
     Timers,
 )
+from .audit import audit_of
 from .operations import ACTS, Operations, TimerAct, checked_timer_act
 from .pace import Pace
 from .retaining import Retaining
@@ -68,7 +68,7 @@ from .shown import (
     timers_page,
 )
 
-__all__ = ["EngineOperations", "LogOfOperations", "Parts", "audit_of", "hot_streams"]
+__all__ = ["EngineOperations", "LogOfOperations", "Parts", "hot_streams"]
 
 HOT_EVENTS: Final = 1_000
 """Events at the end of the log by which hot aggregates are told."""
@@ -422,19 +422,8 @@ class EngineOperations(Operations):
             decisions += await projections.decisions(status.name, principal=principal)
         with suppress(UsageError, Forbidden):  # of a process that does not own the log, or not his
             decisions += await self._timer_desk().decisions(principal)
-        entries = [audit_of(decision) for decision in decisions]
-        entries += [
-            AuditEntry(
-                at=erasure.asked,
-                action="erase",
-                target=erasure.subject,
-                principal=erasure.principal,
-                reason=erasure.reason,
-            )
-            for erasure in await self._personal.erasures(principal=principal)
-        ]
-        entries.sort(key=lambda entry: entry.at, reverse=True)
-        return Audit(entries[max(0, offset) :][:limit], len(entries))
+        erasures = await self._personal.erasures(principal=principal)
+        return await audit_of(decisions, erasures, self._parts().log, offset, limit)
 
 
 def with_facts(overview: Overview, facts: Facts | None) -> Overview:
@@ -472,19 +461,6 @@ async def hot_streams(log: LogToBrowse, end: int) -> tuple[Sequence[StreamCount]
         return (), 0  # the log's page shows it; who is called for it must see all the rest
     found = Counter(stored.stream for stored in page).most_common(_SHOWN_MAX)
     return [StreamCount(stream, count) for stream, count in found], len(page)
-
-
-def audit_of(decision: ProjectionDecision) -> AuditEntry:
-    """Give a decision about a projection as an entry of the audit."""
-    return AuditEntry(
-        at=decision.decided,
-        action=decision.kind,
-        target=decision.projection,
-        principal=decision.principal,
-        reason=decision.reason,
-        position=decision.position,
-        version=decision.version,
-    )
 
 
 def claims_of(found: Sequence[HeldClaim], limit: int) -> Claims:

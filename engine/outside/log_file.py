@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..errors import Closed, UsageError
 from ..model.stored import EventType, StoredEvent
 from ..runtime.ports import Ports, Worker
+from ..stores.contract.archiving import ArchiveRun, TellsArchives
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from ..stores.contract.outside import LogReader
@@ -89,6 +90,13 @@ class LogFile:
         return await self.worker().run(
             lambda: self._reader.read_claims(after, claims_max=claims_max)
         )
+
+    async def read_archives(self) -> Sequence[ArchiveRun]:
+        """Read as `ReadsArchives.read_archives` does; nothing where no log is archived."""
+        reader = self._reader
+        if not isinstance(reader, TellsArchives):
+            return ()
+        return await self.worker().run(reader.archives)
 
     async def read_timers(
         self, after: TimerKey = ("", ""), *, timers_max: int

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from ..errors import ArchiveUnread, Damaged, EngineError, StoreFailed
+from ..limits import KEY_WINDOW
 from ..model.codec import UNDECODABLE
 from ..model.stored import Snapshot, StoredEvent
 from ..runtime.ahead import ahead
@@ -29,7 +30,7 @@ from .claims import fold_claims
 from .tags import TagCheck
 from .timers import fold_timers, timer_differences
 
-__all__ = ["FINDINGS_MAX", "KEY_WINDOW", "Verified", "verify_log"]
+__all__ = ["FINDINGS_MAX", "Verified", "verify_log"]
 
 FINDINGS_MAX: Final = 1_000
 """That are told; the rest is counted."""
@@ -41,8 +42,6 @@ _KEYS_MAX: Final = 5_000_000
 """Streams, and keys, that are remembered at a time."""
 _FAILED_MAX: Final = 1_000
 """Reads in a row that fail since the store cannot be reached, before that is believed."""
-KEY_WINDOW: Final = 1_000
-"""Of an aggregate whose kind says nothing else."""
 
 
 class _Keyed(msgspec.Struct):
@@ -89,12 +88,13 @@ def verify_log(
     report: Report,
     lane: Lane,
     *,
-    window: Callable[[str], int] = lambda _: KEY_WINDOW,
+    window: Callable[[str], int | None] = lambda _: None,
     now: int = FOREVER,
 ) -> Verified:
     """Verify a log, and give what was looked at; each finding goes to `report`.
 
-    `structure` is None for a backup, which has none. `window` gives the key window of a kind.
+    `structure` is None for a backup, which has none. `window` gives the key window of a kind, and
+    None where that is not known: then a key that comes again is counted, and not called wrong.
     Timers that are due behind `now`, in µs, must be there. Raises StoreFailed where the store
     cannot be reached at all.
     """
@@ -138,7 +138,7 @@ class _Verifying:
         source: CopySource,
         told: _Told,
         lane: Lane,
-        window: Callable[[str], int],
+        window: Callable[[str], int | None],
         now: int,
         *,
         by_index: bool,
@@ -158,6 +158,8 @@ class _Verifying:
         """None where its forms cannot be read."""
         self._lost: list[int] = []
         """Positions of events that could not be read."""
+        self._again: list[int] = []
+        """Positions of keys that come again, where nobody knows whether they may."""
         self._recorded = 0
         self._told_last = ""
 
@@ -168,6 +170,7 @@ class _Verifying:
         self._begin_tags()
         self._walk(0, end)
         done.streams = len(self._versions)
+        self._tell_again()
         self._compare_ends()
         self._compare_snapshots()
         self._compare_tags(end)
@@ -237,18 +240,29 @@ class _Verifying:
         if key is None:
             return
         known = self._keys.get((event.stream, key))
-        if known is not None and known > event.version - self._window_of(event.stream):
+        window = self._window(event.stream.partition(":")[0])
+        if known is not None and known > event.version - (window or KEY_WINDOW):
+            self._odd_key(event, known, window)
+        self._keys[event.stream, key] = event.version
+        if len(self._keys) > _KEYS_MAX:
+            del self._keys[next(iter(self._keys))]
+
+    def _odd_key(self, event: StoredEvent, known: int, window: int | None) -> None:
+        if window is None:
+            self._again.append(event.position)
+        else:
             text = (
                 f"{event.stream} has the key of version {known} again at {event.version}, within "
                 f"the key window: the command was run twice"
             )
             self._told.say("key", text, event.position, event.stream)
-        self._keys[event.stream, key] = event.version
-        if len(self._keys) > _KEYS_MAX:
-            del self._keys[next(iter(self._keys))]
 
-    def _window_of(self, stream: str) -> int:
-        return self._window(stream.partition(":")[0])
+    def _tell_again(self) -> None:
+        if self._again:
+            self._told.done.unlooked.append(
+                f"{len(self._again):,} keys that come again in a stream, the first at position "
+                f"{self._again[0]}: for how long a kind knows its keys, only the code says (--app)"
+            )
 
     def _fold(self, page: Sequence[StoredEvent]) -> None:
         try:

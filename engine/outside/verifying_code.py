@@ -195,9 +195,10 @@ class _Comparing:
         with self._outside.operations(readonly=True) as operations:
             builds = [b for b in operations.look().builds if b.projection == definition.name]
         hash_now = definition_hash(definition)
-        return not builds or any(
-            build.state == "serving" and build.fits(definition, hash_now) for build in builds
-        )
+        fitting = [build for build in builds if build.fits(definition, hash_now)]
+        if any(build.own != bool(definition.sql_tables) for build in fitting):
+            return False
+        return not builds or any(build.state == "serving" for build in fitting)
 
     def _aside(self, name: str) -> str:
         """Say why what is served need not be what a fold gives."""

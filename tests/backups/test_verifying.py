@@ -152,14 +152,23 @@ async def test_a_key_that_was_run_twice_within_its_window_is_named(
 ) -> None:
     store = new(kind)
     await append(store, 2, stream="a:1", metadata=b'{"key":"k","fingerprint":1}')
-    _, found = verified(store)
-    assert [(finding.wrong, finding.position, finding.name) for finding in found] == [
-        ("key", 2, "a:1")
-    ]
-    outside, told = open_backend(store).outside(Ports()), list[Finding]()
-    source, structure = outside.copy_source(), outside.structure()
-    verify_log(source, structure, told.append, Watched(), window={"a": 1}.__getitem__)
-    assert told == [], "a kind that remembers keys for one version runs it again"
+    outside = open_backend(store).outside(Ports())
+
+    def looked(**windows: int) -> tuple[list[tuple[str, int | None, str | None]], str]:
+        found: list[Finding] = []
+        source, structure = outside.copy_source(), outside.structure()
+        done = verify_log(source, structure, found.append, Watched(), window=windows.get)
+        return [(one.wrong, one.position, one.name) for one in found], "; ".join(done.unlooked)
+
+    found, unlooked = looked(a=1_000)
+    assert found == [("key", 2, "a:1")]
+    assert "keys" not in unlooked
+    found, unlooked = looked(a=1)
+    assert found == [], "a kind that remembers keys for one version runs it again"
+    assert "keys" not in unlooked
+    found, unlooked = looked(b=1_000)
+    assert found == [], "nobody knows whether that was right"
+    assert "1 keys that come again in a stream, the first at position 2" in unlooked
 
 
 async def test_a_log_in_postgresql_is_verified_event_by_event(

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import apsw
 import pytest
 
-from engine import Engine
+from engine import Engine, Retention
+from engine.model.aggregate import definitions_of
+from engine.outside.verifying_code import Code, verify_code
 from engine.runtime.ports import Ports
 from engine.stores.contract.verifying import Finding
 from engine.stores.sqlite.connection import run
 from engine.stores.urls import open_backend
-from tests.outside.copied import Board, Counts
+from tests.outside.copied import Board, Counts, Pin, Pinned
 
 _SCHEMA = "UPDATE sqlite_schema SET sql = replace(sql, 'DEFAULT 0', 'DEFAULT 4') WHERE name = "
 FLIPS = {
+    "who makes the tables": ("builds", "UPDATE builds SET own = own + 4"),
+    "that of a build of none": ("builds", "UPDATE builds SET own = 1, tables = '[]'"),
     "the mark": ("views_meta", "UPDATE views_meta SET application_id = application_id + 128"),
     "a default": ("builds", f"{_SCHEMA}'builds'"),
     "an index": ("builds", "DELETE FROM sqlite_schema WHERE name = 'builds_one_is_built'"),
@@ -66,4 +71,40 @@ async def test_what_views_say_of_themselves_is_compared(flip: str, tmp_path: Pat
     outside.structure().whole(found.append, lambda: None)
 
     texts = [finding.text for finding in found]
-    assert [text for text in texts if f"the table '{table}' of" in text], texts
+    said = {f"the table '{table}' of", "does not say who makes its tables"}
+    assert [text for text in texts if any(words in text for words in said)], texts
+
+
+async def test_the_code_says_who_makes_the_tables_of_a_build(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    async with Engine([Board], projections=[Counts], store=path) as engine:
+        code = Code(definitions_of(engine.aggregates), engine.declared, engine.registry)
+    outside, found = open_backend(f"sqlite:{path}").outside(Ports()), list[Finding]()
+    await verify_code(outside, code, found.append, lambda _: None, lambda: None)
+    assert found == []
+
+    with closing(apsw.Connection(str(tmp_path / "log.views.db"))) as connection:
+        run(connection, "UPDATE builds SET own = 1")
+    await verify_code(outside, code, found.append, lambda _: None, lambda: None)
+
+    assert ["of another definition" in finding.text for finding in found] == [True]
+
+
+@pytest.mark.parametrize("file", ["log.db", "log.archive.db"])
+async def test_the_row_that_says_whose_a_file_is_has_its_number(file: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    async with Engine([Board], store=path) as engine:
+        await engine.execute(Pin("b-1", "x"))
+        await engine.execute(Pin("b-2", "y"))
+        await engine.operations.retention([Retention(Board, [Pinned], archive_after=timedelta(0))])
+    outside, found = open_backend(f"sqlite:{path}").outside(Ports()), list[Finding]()
+    outside.structure().whole(found.append, lambda: None)
+    assert found == []
+
+    with closing(apsw.Connection(str(tmp_path / file))) as connection:
+        run(connection, "PRAGMA ignore_check_constraints = ON")
+        run(connection, "DROP TRIGGER IF EXISTS the_log_stays_itself")
+        run(connection, "UPDATE about SET one = 3")
+    outside.structure().whole(found.append, lambda: None)
+
+    assert [f"the table 'about' of {tmp_path / file}" in one.text for one in found] == [True]

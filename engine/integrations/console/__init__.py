@@ -14,6 +14,7 @@ from ...operations.answers import LogPage as LogPage
 from ...operations.answers import Members as Members
 from ...operations.answers import Overview as Overview
 from ...operations.answers import Rates as Rates
+from ...operations.answers import Retained as Retained
 from ...operations.answers import Sagas as Sagas
 from ...operations.answers import ShownChange as ShownChange
 from ...operations.answers import ShownClaim as ShownClaim
@@ -45,6 +46,7 @@ __all__ = [
     "Overview",
     "PrincipalOf",
     "Rates",
+    "Retained",
     "Sagas",
     "ShownChange",
     "ShownClaim",

@@ -10,7 +10,7 @@ own. Nothing here imports a framework.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -20,13 +20,15 @@ import msgspec
 
 from ...engine import Engine
 from ...errors import InvalidInput, StoreRefused, UsageError
+from ...model.retention import Retention
 from ...model.withheld import text_without_values
 from ...operations.operations import Operations
 from ...runtime.safely import safe_logger, text_of
 from ..asgi import App, EngineMiddleware, OriginMiddleware, Receive, Send, decode
 from ..bad_request import BadRequest
-from .endpoints import ENDPOINTS, VERSION, Endpoint, info
+from .endpoints import VERSION, Endpoint, info
 from .permission import ConsoleAuthorize, Permission, PrincipalOf
+from .retention import endpoints_with
 
 __all__ = ["Console"]
 
@@ -78,6 +80,7 @@ class Console:
       each call; only True allows. Without it only this machine's own browser is answered.
     - `principal_of`: gives who sends a request, out of its ASGI scope. The engine keeps it with
       what is decided.
+    - `rules`: rules of retention that operators may look at and run.
     - `hosts`, `origins`: as for `OriginMiddleware`: names that the server goes by, and other sites
       whose pages may ask.
     - `title`: what the page shows above.
@@ -92,6 +95,7 @@ class Console:
         *,
         authorize: ConsoleAuthorize | None = None,
         principal_of: PrincipalOf | None = None,
+        rules: Sequence[Retention] = (),
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
         title: str = "Foldline",
@@ -102,8 +106,9 @@ class Console:
         self._permission = Permission(authorize, principal_of, self._logger, origins)
         self._title = title
         self._files = _files()
-        self._endpoints = {(each.path, each.method): each for each in ENDPOINTS}
-        self._paths = {each.path: each.method for each in ENDPOINTS}
+        self._has_rules = bool(rules)
+        self._endpoints = {(each.path, each.method): each for each in endpoints_with(rules)}
+        self._paths = {path for path, _ in self._endpoints}
         answering = EngineMiddleware(self._answer, body_bytes=BODY_BYTES, logger=self._logger)
         self._app: App = OriginMiddleware(
             answering, hosts=hosts, origins=origins, logger=self._logger
@@ -141,7 +146,7 @@ class Console:
         endpoint = self._endpoints.get((path, asked))
         if path == _INFO and asked == "GET":
             await caller.check("look")
-            told: Any = await info(self._operations, self._title, caller)
+            told: Any = await info(self._operations, self._title, caller, has_rules=self._has_rules)
         elif endpoint is None:
             raise BadRequest(405, "wrong-method", "this is asked for by another method")
         else:

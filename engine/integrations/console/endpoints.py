@@ -66,6 +66,8 @@ class Info(msgspec.Struct, frozen=True):
     """What the caller may do, as far as that does not depend on what it is done with."""
     has_states: bool
     """Whether states of aggregates can be shown."""
+    has_rules: bool = False
+    """Whether the program has rules of retention."""
 
 
 class AskParked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -346,10 +348,10 @@ _ABOUT: Final = {
 _TAKEN: Final[dict[str, type[msgspec.Struct]]] = {"retry": DoRetry, "skip": DoSkip}
 
 
-async def info(ask: Operations, title: str, who: Caller) -> Info:
+async def info(ask: Operations, title: str, who: Caller, *, has_rules: bool = False) -> Info:
     """Give what the console is, and what its caller may do."""
     actions: list[ConsoleAction] = [action for action in ACTIONS if await who.may(action)]
-    return Info(VERSION, release(), title, who.principal, actions, ask.has_states)
+    return Info(VERSION, release(), title, who.principal, actions, ask.has_states, has_rules)
 
 
 def _get(path: str, call: Call, gives: Any, about: str, **more: Any) -> Endpoint:

@@ -37,6 +37,7 @@ ConsoleAction: TypeAlias = Literal[
     "retry-timers",
     "fire-timer",
     "cancel-timer",
+    "retain",
 ]
 """What somebody may do. "look" shows numbers, names, ids, who did what, and tracebacks. "payload"
 shows what people wrote: payloads, headers, states, values of claims. "audit" shows what operators

@@ -8,15 +8,24 @@ early, each event is in the log, or in both, or in the cold file alone: never in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from ...errors import DefinitionError
 
-__all__ = ["MOVED", "ArchiveRule", "Archived", "Archiver", "Progress"]
+__all__ = [
+    "MOVED",
+    "ArchiveRule",
+    "ArchiveRun",
+    "Archived",
+    "Archiver",
+    "Progress",
+    "ReadsArchives",
+    "TellsArchives",
+]
 
 MOVED: Final = -1
 """The encoding of an event in the log whose contents are elsewhere."""
@@ -92,4 +101,37 @@ class Archiver(AbstractAsyncContextManager["Archiver"], Protocol):
         To look, it need not have the log. A move that ended early goes on where it was when it is
         asked for again.
         """
+        ...
+
+
+class ArchiveRun(msgspec.Struct, frozen=True):
+    """A run that moved something, as the log keeps it."""
+
+    begun: int
+    rule: str
+    """In words."""
+    streams: int
+    """Whose last event was moved."""
+    events: int
+    bytes: int
+    """Of their payloads and metadata."""
+    position: int
+    """Of the last event that was moved."""
+
+
+@runtime_checkable
+class ReadsArchives(Protocol):
+    """A store whose log may be archived; of another, nothing ever was."""
+
+    async def read_archives(self) -> Sequence[ArchiveRun]:
+        """Give all runs, in their order. There are few: each is what somebody asked for."""
+        ...
+
+
+@runtime_checkable
+class TellsArchives(Protocol):
+    """The same of a log that is read from another process; its calls block."""
+
+    def archives(self) -> Sequence[ArchiveRun]:
+        """Give all runs, as `ReadsArchives.read_archives` does."""
         ...

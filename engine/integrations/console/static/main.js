@@ -8,6 +8,7 @@ import * as log from "./log.js";
 import * as overview from "./overview.js";
 import * as parked from "./parked.js";
 import * as projections from "./projections.js";
+import * as retention from "./retention.js";
 import * as tables from "./tables.js";
 
 const PAGES = [
@@ -21,6 +22,7 @@ const PAGES = [
   ["claims", "Claims", tables.claims, "payload"],
   ["members", "Members", tables.members, "look"],
   ["audit", "Audit", tables.audit, "audit"],
+  ["retention", "Retention", retention.show, "audit"],
 ];
 const KEYS = [
   ["1 … 9, 0", "the pages, in their order"],
@@ -175,7 +177,7 @@ async function begin() {
   there("title").textContent = context.info.title;
   there("who").textContent = context.info.principal ?? "";
   there("release").textContent = `Foldline ${context.info.release}`;
-  const seen = PAGES.filter(([, , , action]) => context.may(action));
+  const seen = PAGES.filter(([page, , , action]) => context.may(action) && (page !== "retention" || context.info.has_rules));
   put(there("pages"), seen.map(([page, title]) => made("a", { href: `#/${page}`, "data-page": page }, title)));
   addEventListener("hashchange", showPage);
   await showPage();

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ....errors import ArchiveUnread
-from ...contract.archiving import MOVED
+from ...contract.archiving import MOVED, ArchiveRun
 from ..driver import Record
 from ..line import Line
 from .cold_sql import cold_schema
 
-__all__ = ["FEED", "STREAMS", "TAGGED", "Places", "thawed"]
+__all__ = ["FEED", "STREAMS", "TAGGED", "Places", "read_archives", "thawed"]
 
 _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 # Missing ones come without contents, and those that do not fit do not come.
@@ -28,6 +28,9 @@ SELECT position, encoding, payload, metadata FROM (
     FROM unnest($1::bigint[]) WITH ORDINALITY AS a(position, o)
     LEFT JOIN {c}.contents c ON c.position = a.position
 ) cut WHERE o = 1 OR so_far <= $2 ORDER BY o
+"""
+_RUNS: Final = """
+SELECT begun, rule, streams, events, bytes, position FROM {s}.archives ORDER BY number
 """
 
 
@@ -43,6 +46,11 @@ class Places(NamedTuple):
 FEED: Final = Places(0, 5)
 STREAMS: Final = Places(2, 6, 2)
 TAGGED: Final = Places(1, 6)
+
+
+async def read_archives(line: Line, schema: str) -> Sequence[ArchiveRun]:
+    """Give the runs that moved something, in their order."""
+    return [ArchiveRun(*row) for row in await line.fetch(_RUNS.replace("{s}", schema))]
 
 
 async def thawed(

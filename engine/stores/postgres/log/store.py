@@ -21,6 +21,7 @@ from ....runtime.machine import SystemClock, process_name
 from ....runtime.ports import Ports
 from ....runtime.uncancelled import uncancelled
 from ....statistics import ServerStatistics
+from ...contract.archiving import ArchiveRun
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Batch, Committed, Head, StreamPage, StreamRead
 from ...contract.tags import TagForm, TagPage, TagRead
@@ -33,6 +34,7 @@ from ..line import Line, Lines
 from ..notices import Notice, Of, tell_listeners
 from ..settings import check_settings
 from .claims import read_claims
+from .cold import read_archives
 from .reading import (
     events_of_feed,
     pages_of_streams,
@@ -428,6 +430,10 @@ class PostgresStore:
         return await self._open_lines().run(
             lambda line: read_claims(line, self.address.schema, after, claims_max)
         )
+
+    async def read_archives(self) -> Sequence[ArchiveRun]:
+        """Give the runs of the archive, in their order."""
+        return await self._open_lines().run(lambda line: read_archives(line, self.address.schema))
 
     async def read_due(
         self, after: DuePlace = BEGINNING, *, until: int, timers_max: int

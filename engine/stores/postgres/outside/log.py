@@ -15,12 +15,15 @@ from typing import Final
 from ....errors import Damaged, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ....runtime.native import result_of
+from ...contract.archiving import ArchiveRun
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
 from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..driver import Record
 from ..log.claims import CLAIMS_SINCE, read_claims
+from ..log.cold import read_archives
+from ..log.cold_sql import ARCHIVES_SINCE
 from ..log.reading import (
     events_of_feed,
     pages_of_streams,
@@ -61,7 +64,7 @@ class PostgresLogReader:
         """What is read ahead: behind which position, events and bytes at most; and its rows."""
         self._calls = Blocking(place)
         self._types: dict[int, EventType] = {}
-        self._has_claims = self._has_timers = self._has_tags = False
+        self._has_claims = self._has_timers = self._has_tags = self._has_archives = False
         self.log_id = ""
 
     @property
@@ -109,6 +112,7 @@ class PostgresLogReader:
         self._has_claims = version >= CLAIMS_SINCE
         self._has_timers = version >= TIMERS_SINCE
         self._has_tags = version >= TAGS_SINCE
+        self._has_archives = version >= ARCHIVES_SINCE
         return str(log_id)
 
     def close(self) -> None:
@@ -227,6 +231,14 @@ class PostgresLogReader:
         if not self._has_claims:
             return []
         return await read_claims(link.line, self._place.log_schema, after, claims_max)
+
+    def archives(self) -> Sequence[ArchiveRun]:
+        """Give the runs of the archive, in their order."""
+        return self._calls.run(self._archives)
+
+    async def _archives(self, link: Link) -> Sequence[ArchiveRun]:
+        schema = self._place.log_schema
+        return await read_archives(link.line, schema) if self._has_archives else ()
 
     def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
         """Give the timers behind `after`, in order, as `Store.read_timers` does."""

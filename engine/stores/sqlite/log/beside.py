@@ -1,4 +1,4 @@
-"""What a log file keeps beside its events: claims, timers and tags, to be read, and snapshots.
+"""What a log file keeps beside its events: claims, timers, tags, snapshots, notes of archive runs.
 
 Rules: reads are done by the reader and writes by the writer of the log, each write in a transaction
 of its own. Claims and timers are changed by an append; here timers are changed whose commands have
@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from ....model.stored import Snapshot
+from ...contract.archiving import ArchiveRun
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.tags import TagForm, TagPage, TagRead
 from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, WaitingTimer
 from .claims import read_claims
-from .cold import detach
+from .cold import detach, read_archives
 from .pages import Types
 from .snapshots import read_snapshots, write_snapshots
 from .tags import index_tags, is_index_of, read_tagged
@@ -75,6 +76,10 @@ class KeptBeside:
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Give the claims behind `after`, in order."""
         return await self._on_reader(lambda c: read_claims(c, after, claims_max))
+
+    async def read_archives(self) -> Sequence[ArchiveRun]:
+        """Give the runs that moved something into the cold file, in their order."""
+        return await self._on_reader(read_archives)
 
     async def read_due(
         self, after: DuePlace = BEGINNING, *, until: int, timers_max: int

@@ -9,12 +9,13 @@ is another log's, is named by each event that is wanted from it; nothing else fa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import apsw
 
 from ....errors import ArchiveUnread, StoreRefused
-from ...contract.archiving import MOVED
+from ...contract.archiving import MOVED, ArchiveRun
 from ..connection import run
 from ..files import beside
 from ..shape import check_shape, made, read_shape
@@ -35,6 +36,7 @@ __all__ = [
     "lacks",
     "odd_rows",
     "reach",
+    "read_archives",
     "show_moved",
     "thaw",
 ]
@@ -65,6 +67,9 @@ PARTIAL: Final = ".partial"
 _CONTENTS: Final = "SELECT encoding, payload, metadata FROM cold.events WHERE position = ?"
 _ANY: Final = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'archives'"
 _RUNS: Final = "SELECT 1 FROM main.archives LIMIT 1"
+_ALL_RUNS: Final = (
+    "SELECT begun, rule, streams, events, bytes, position FROM main.archives ORDER BY number"
+)
 
 _ODD: Final = f"""
     SELECT c.position FROM cold.events c LEFT JOIN main.events e ON e.position = c.position
@@ -102,6 +107,13 @@ def cold_path(log: str) -> str:
 def has_moved(connection: Any) -> bool:
     """Tell whether something was moved out of a log, so that it has a cold file."""
     return bool(run(connection, _ANY) and run(connection, _RUNS))
+
+
+def read_archives(connection: Any) -> Sequence[ArchiveRun]:
+    """Give the runs that moved something, in their order; none of a file without such a table."""
+    if not run(connection, _ANY):
+        return ()
+    return [ArchiveRun(*row) for row in run(connection, _ALL_RUNS)]
 
 
 def is_attached(connection: Any) -> bool:

@@ -20,6 +20,7 @@ import apsw
 
 from ....errors import Damaged, StoreFailed, StoreRefused
 from ....model.stored import EventType, StoredEvent
+from ...contract.archiving import ArchiveRun
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
 from ...contract.tags import TagForm, TagPage, TagRead, TagRow
@@ -27,6 +28,7 @@ from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
 from ..log.claims import read_claims
+from ..log.cold import read_archives
 from ..log.damage import read_wal
 from ..log.heads import read_head, read_log_id, read_types
 from ..log.pages import read_feed, read_streams
@@ -195,6 +197,11 @@ class SqliteLogReader:
             return []
         with self._reading() as connection:
             return read_claims(connection, after, claims_max)
+
+    def archives(self) -> Sequence[ArchiveRun]:
+        """Give the runs that moved something into the cold file, in their order."""
+        with self._reading() as connection:
+            return read_archives(connection)
 
     def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
         """Give the timers behind `after`, in order, as `Store.read_timers` does."""

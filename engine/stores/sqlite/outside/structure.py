@@ -56,6 +56,11 @@ SELECT DISTINCT kind, projection, build FROM (
 WHERE NOT EXISTS (SELECT 1 FROM builds b WHERE b.projection = kept.projection
     AND b.number = kept.build)
 """
+# SQLite looks at no CHECK where it may only read.
+_ABOUT: Final = "SELECT group_concat(one) FROM about"
+_ODD_BUILDS: Final = (
+    "SELECT projection, number FROM builds WHERE own NOT IN (0, 1) OR (own = 1 AND tables = '[]')"
+)
 _DECISIONS: Final = frozenset(get_args(DecisionKind))
 _STATES: Final = frozenset(("serving", "building", "former"))
 _ALL: Final = 2**63 - 1
@@ -132,6 +137,7 @@ class SqliteStructure:
     def whole(self, report: Report, rest: Callable[[], None]) -> None:
         """Look at every page of both files, and at what the views say of the log."""
         self._look_at_pages(self._path, report, rest)
+        self._look_at_about(self._path, report)
         self._look_at_cold(report, rest)
         if self._files.size(self._views) == 0:
             return
@@ -167,6 +173,18 @@ class SqliteStructure:
             report(Finding("archive", text, name=path))
         if why is None or exists(path):
             self._look_at_pages(path, report, rest)
+        if why is None:
+            self._look_at_about(path, report)
+
+    def _look_at_about(self, path: str, report: Report) -> None:
+        """Look at the one row in which a file says whose it is."""
+        try:
+            with closing(self._connected(path)) as connection:
+                if run(connection, _ABOUT) != [("1",)]:
+                    text = f"the table 'about' of {path} is not as an engine makes it"
+                    report(Finding("page", text, name=path))
+        except (apsw.Error, OSError, UnicodeDecodeError, StoreRefused) as error:
+            report(_unread(path, error))
 
     def unlooked(self) -> Sequence[str]:
         """Give nothing: all of both files is looked at."""
@@ -204,6 +222,9 @@ class SqliteStructure:
                 return
             for build in read_builds(views):
                 self._look_at_build(views, log, build, log_id, report)
+            for projection, build in run(views, _ODD_BUILDS):
+                text = f"build {build} of {projection!a} does not say who makes its tables"
+                report(Finding("views", text, name=str(projection)))
             for table, projection, build in run(views, _STRAY_ROWS):
                 text = f"{table} are kept for build {build} of {projection!a}, which is not there"
                 report(Finding("views", text, name=str(projection)))
