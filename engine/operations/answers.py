@@ -197,7 +197,7 @@ class Retained(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rule: str
     """In words, as it is kept with what was done."""
     subject: str | None = None
-    """Who is erased."""
+    """The person who is erased."""
     streams: int = 0
     """That were archived, or that have data of the person."""
     events: int = 0

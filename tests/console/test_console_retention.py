@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -32,14 +32,21 @@ async def filled(engine: Engine) -> None:
     await engine.execute(Write("n-2", "two"))
 
 
-def only(*actions: str) -> Any:
-    return lambda _principal, action, _target: action in actions
+def only(*actions: str) -> Callable[[str | None, str, str], bool]:
+    def authorize(_principal: str | None, action: str, _target: str) -> bool:
+        return action in actions
+
+    return authorize
+
+
+def bob(_scope: object) -> str:
+    return "bob"
 
 
 async def test_what_is_due_is_shown_done_and_kept_in_the_audit(tmp_path: Path) -> None:
     async with (
         notes(tmp_path) as engine,
-        console_of(engine, rules=RULES, principal_of=lambda _: "bob") as asked,
+        console_of(engine, rules=RULES, principal_of=bob) as asked,
     ):
         await filled(engine)
         info = (await asked.get("/api/v1/console")).json()
