@@ -75,6 +75,8 @@ class _Place:
             yield
         except (errors.RedisError, OSError, TimeoutError) as error:
             failed = failure_of(self._address, error)
+            if "WRONGTYPE" in str(error):
+                failed = self._not_the_models(f"that begins with {self._name!r}")
         else:
             return
         raise failed
@@ -84,7 +86,7 @@ class _Place:
         self._client = await connect(self._address, name, self._tls)
         await check_settings(self._client, self._address)
         shown = await self._client.get(self._name)
-        if shown is not None and not shown.startswith(f"{self._name}:"):
+        if shown is not None and not self._is_named(shown):
             raise self._not_the_models(repr(self._name))
         former = await self._read_state(shown or self._own)
         return States(await self._read_state(self._own), former, shown == self._own)
@@ -155,24 +157,40 @@ class _Place:
         begun = _pattern(f"{self._name}:", ":state")
         async for key in self._client.scan_iter(begun, REMOVED_PER_BATCH):
             other = key.removesuffix(":state")
-            if other != self._own and other.removeprefix(f"{self._name}:").isdecimal():
+            if other != self._own and await self._is_a_version(other):
                 await self._client.sadd(f"{self._name}:old", other)
                 await self._client.unlink(key)
         await self._client.set(self._name, self._own)
 
     async def remove_old(self) -> bool:
         """Remove rows of a former version: a page of them, so that nobody waits."""
-        for old in await self._client.smembers(f"{self._name}:old"):
+        for old in filter(self._is_named, await self._client.smembers(f"{self._name}:old")):
             if old == self._own:
                 await self._client.srem(f"{self._name}:old", old)
                 continue
             pattern = _pattern(f"{old}:")
-            self._cursor, keys = await self._client.scan(self._cursor, pattern, REMOVED_PER_BATCH)
+            self._cursor, found = await self._client.scan(self._cursor, pattern, REMOVED_PER_BATCH)
+            # The host may have keys of a name and a number, too.
+            keys = [key for key in found if key.startswith((f"{old}:row:", f"{old}:new:"))]
             if keys:
                 await self._client.unlink(*keys)
             if not self._cursor:
                 await self._client.srem(f"{self._name}:old", old)
             return True
+        return False
+
+    def _is_named(self, version: str) -> bool:
+        """Tell whether something is called as versions of this model are."""
+        number = version.removeprefix(f"{self._name}:")
+        return number != version and number.isdecimal()
+
+    async def _is_a_version(self, other: str) -> bool:
+        """Tell whether a state is that of a version, and not a key of the host's."""
+        key = f"{other}:state"
+        if not self._is_named(other) or await self._client.type(key) != "string":
+            return False
+        with contextlib.suppress(BrokerFailed):
+            return await self._read_state(other) is not None
         return False
 
     def _key(self, key: str) -> str:

@@ -141,6 +141,44 @@ async def test_rows_of_another_log_and_keys_of_others_are_not_touched(
     assert await client.get("totals") == "of somebody else"
 
 
+async def test_keys_of_the_host_that_look_like_a_version_stay(
+    server: RedisServer, client: Any
+) -> None:
+    """The host's `totals:5:state` beside `totals:5:items` is as common a name as any."""
+    await client.set("totals:5:state", "open")
+    await client.hset("totals:6:state", mapping={"is": "closed"})
+    await client.hset("totals:5:items", mapping={"a": 1})
+    await client.set("totals:new", "1")
+    await client.sadd("totals:old", "totals", "totals:x")
+    async with keeping(model(server)) as engine:
+        await kept(engine, await add(engine, "a"))
+    for name in ("5:state", "6:state", "5:items", "new"):
+        assert await client.exists(f"totals:{name}"), name
+
+
+async def test_keys_of_the_host_outlive_a_former_version(
+    server: RedisServer, client: Any, tmp_path: Path
+) -> None:
+    store = f"sqlite:{tmp_path / 'totals.db'}"
+    await client.set("totals:1:note", "mine")
+    async with keeping(model(server), store=store) as engine:
+        await kept(engine, await add(engine, "a"))
+    async with keeping(model(server, 2), store=store, rebuild="auto") as engine:
+        await kept(engine, await add(engine, "a"))
+    assert await client.get("totals:1:note") == "mine"
+    assert not await client.exists("totals:1:row:a")
+
+
+async def test_a_key_of_another_type_is_named_as_the_hosts(
+    server: RedisServer, client: Any
+) -> None:
+    await client.hset("totals:1:state", mapping={"is": "open"})
+    async with keeping(model(server)) as engine:
+        cause = await cause_of(engine, await add(engine, "a"))
+    assert "not the model's" in cause
+    assert await client.hgetall("totals:1:state") == {"is": "open"}
+
+
 async def test_what_apply_raises_or_gives_of_a_wrong_type_stops_it(
     server: RedisServer, client: Any
 ) -> None:
