@@ -2,8 +2,8 @@
 
 Rules: events and the position up to which they were applied are one transaction of that database.
 So an event that comes again changes nothing, and each counts once. The database belongs to the
-host: tables that are there already and are not this model's are never touched. Calls of SQLAlchemy
-block, and run in a thread. The library is imported when a model is declared.
+host: a model keeps which tables it has made, and touches no other that is there. Calls of
+SQLAlchemy block, and run in a thread. The library is imported when a model is declared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ Apply: TypeAlias = Callable[[Any, Any, Meta], None]
 """Changes tables for one event: it takes a connection of SQLAlchemy's, the event and its `Meta`."""
 
 CHECKPOINTS: Final = "foldline_checkpoints"
+TABLES: Final = "foldline_tables"
 NAME_MAX: Final = 100
+TABLE_NAME_MAX: Final = 128
 PAGE_SECONDS: Final = 60.0
 """How long a page of the log may take, while tables are filled anew."""
 LINKS_MAX: Final = 20
@@ -47,6 +49,8 @@ class _Keeping(Sink):
     model_tables: ClassVar[Any]
     model_apply: ClassVar[Apply]
     _checkpoints: Any = None
+    _own: Any = None
+    """Names the tables that models have made, those of former versions too."""
     _stand: tuple[int, str] | None = None
     """Position and event up to which the tables are known to be."""
 
@@ -94,6 +98,7 @@ class _Keeping(Sink):
                 end = connection.execute(query.with_only_columns(table.c.position)).scalar_one()
                 for each in reversed(self.model_tables.sorted_tables):
                     connection.execute(each.delete())
+                self._empty_former(connection)
                 after: int | None = 0
                 while after is not None and after < end:
                     asked = asyncio.run_coroutine_threadsafe(delivered.again(after), loop)
@@ -147,6 +152,10 @@ class _Keeping(Sink):
             sql.Column("position", sql.BigInteger, nullable=False),
             sql.Column("event", sql.String(DIGITS), nullable=False),
         )
+        columns = ("model", "table_schema", "table_name")
+        self._own = sql.Table(
+            TABLES, own, *(sql.Column(c, sql.String(TABLE_NAME_MAX), primary_key=True) for c in columns)
+        )
         own.create_all(self.model_engine)
         return table
 
@@ -157,11 +166,19 @@ class _Keeping(Sink):
         making = {"version": version, "log_id": log_id, "position": _BEING_MADE, "event": ""}
         with engine.begin() as connection:
             found = connection.execute(table.select().where(table.c.name == name)).one_or_none()
-            if found is None:
-                self._refuse_those_of_others(connection)
-                connection.execute(table.insert().values(name=name, **making))
-            elif (found.version, found.log_id) == (version, log_id) and found.position >= 0:
+            is_kept = (
+                found is not None
+                and (found.version, found.log_id) == (version, log_id)
+                and found.position >= 0
+            )
+            own = self._made(connection)
+            # An earlier release kept no names: what it has made is what the model has now.
+            if not is_kept or not own:
+                self._claim(connection, own, is_known=found is not None and not own)
+            if is_kept:
                 return
+            if found is None:
+                connection.execute(table.insert().values(name=name, **making))
             else:
                 connection.execute(table.update().where(table.c.name == name).values(**making))
         # Not in the same transaction: some databases commit whatever is open then.
@@ -170,16 +187,41 @@ class _Keeping(Sink):
         with engine.begin() as connection:
             connection.execute(table.update().where(table.c.name == name).values(position=0))
 
-    def _refuse_those_of_others(self, connection: Any) -> None:
+    def _made(self, connection: Any) -> set[tuple[str, str]]:
+        """Give schema and name of the tables that this model has made."""
+        own = self._own
+        query = own.select().where(own.c.model == self.__definition__.name)
+        return {(row.table_schema, row.table_name) for row in connection.execute(query)}
+
+    def _claim(self, connection: Any, own: set[tuple[str, str]], *, is_known: bool) -> None:
+        """Keep that the tables are this model's; refuse those of others that are there."""
         sql: Any = importlib.import_module("sqlalchemy")
-        there = set(sql.inspect(connection).get_table_names())
-        if taken := sorted(there & set(self.model_tables.tables)):
+        inspector, name = sql.inspect(connection), self.__definition__.name
+        new = [t for t in self.model_tables.sorted_tables if _place_of(t) not in own]
+        # Asked as it is asked before one is dropped: `Guests` may be `guests` there, or a view.
+        taken = [t.fullname for t in new if inspector.has_table(t.name, schema=t.schema)]
+        if taken and not is_known:
             raise BrokerFailed(
-                f"the read model {self.__definition__.name!r} would make the tables {taken}, which "
-                f"are there already and are not its own: give it other names, or drop them. "
-                f"Nothing was changed",
+                f"the read model {name!r} would make the tables {sorted(taken)}, which are there "
+                f"already and are not its own: give it other names, or drop them. Nothing was "
+                f"changed",
                 passes=False,
             )
+        for schema, table_name in map(_place_of, new):
+            given = {"model": name, "table_schema": schema, "table_name": table_name}
+            connection.execute(self._own.insert().values(**given))
+
+    def _empty_former(self, connection: Any) -> None:
+        """Empty the tables of former versions that have other names: nobody fills them again."""
+        sql: Any = importlib.import_module("sqlalchemy")
+        former = self._made(connection) - set(map(_place_of, self.model_tables.sorted_tables))
+        inspector, there = sql.inspect(connection), sql.MetaData()
+        for schema, name in sorted(former):
+            if inspector.has_table(name, schema=schema or None):
+                sql.Table(name, there, schema=schema or None, autoload_with=connection)
+        for each in reversed(there.sorted_tables):  # with those that they refer to
+            if _place_of(each) in former:
+                connection.execute(each.delete())
 
     @contextmanager
     def _failures(self) -> Generator[None]:
@@ -201,6 +243,11 @@ class _Keeping(Sink):
         else:
             return
         raise failed
+
+
+def _place_of(table: Any) -> tuple[str, str]:
+    """Give the schema of a table, none as an empty text, and its name."""
+    return table.schema or "", table.name
 
 
 def _refusal_of(shown: str, error: Any) -> BrokerFailed | None:
