@@ -154,7 +154,9 @@ class _Keeping(Sink):
         )
         columns = ("model", "table_schema", "table_name")
         self._own = sql.Table(
-            TABLES, own, *(sql.Column(c, sql.String(TABLE_NAME_MAX), primary_key=True) for c in columns)
+            TABLES,
+            own,
+            *(sql.Column(c, sql.String(TABLE_NAME_MAX), primary_key=True) for c in columns),
         )
         own.create_all(self.model_engine)
         return table

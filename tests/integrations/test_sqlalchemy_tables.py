@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sql
+from sqlalchemy import event as events
 
 from engine import Engine, Meta, Projection, ProjectionLag
 from engine.integrations.sqlalchemy import SqlReadModel
@@ -23,7 +24,7 @@ def database(tmp_path: Path) -> Iterator[sql.Engine]:
     def attach(connection: Any, record: object) -> None:
         connection.execute(f"ATTACH '{tmp_path / 'other.db'}' AS other")
 
-    sql.event.listen(made, "connect", attach)
+    events.listen(made, "connect", attach)
     yield made
     made.dispose()
 
@@ -34,7 +35,9 @@ def model(
     """Give a model that keeps names of guests in the first of its tables."""
     tables = sql.MetaData(schema=schema)
     made = [
-        sql.Table(name, tables, sql.Column("guest", sql.String(50)), sql.Column("is", sql.String(50)))
+        sql.Table(
+            name, tables, sql.Column("guest", sql.String(50)), sql.Column("is", sql.String(50))
+        )
         for name in names
     ]
 
@@ -74,6 +77,7 @@ async def kept(engine: Engine, guest: str = "g-1") -> None:
         ("CREATE VIEW guests AS SELECT 'of the host' AS it", None),
         ("CREATE TABLE other.guests AS SELECT 'of the host' AS it", "other"),
     ],
+    ids=["capitals", "view", "schema"],
 )
 async def test_a_table_of_the_host_is_never_dropped(
     there: str, schema: str | None, database: sql.Engine, tmp_path: Path
