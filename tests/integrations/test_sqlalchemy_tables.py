@@ -1,4 +1,4 @@
-"""Which tables a SqlReadModel takes for its own: what it has made, and nothing else that is there."""
+"""Which tables a SqlReadModel takes for its own: those it has made, and no other that is there."""
 
 from __future__ import annotations
 
