@@ -182,7 +182,8 @@ async def test_a_log_in_postgresql_is_verified_event_by_event(
         f"ALTER TABLE {schema}.events DISABLE TRIGGER USER; "
         f"UPDATE {schema}.events SET payload = 'x' WHERE position = 4; "
         f"DELETE FROM {schema}.events WHERE position = 9; "
-        f"UPDATE {schema}.snapshots SET state = 'x' WHERE stream = 'board:b0'"
+        f"UPDATE {schema}.snapshots SET state = 'x' WHERE stream = 'board:b0'; "
+        f"ALTER TABLE {schema}.events ENABLE TRIGGER USER"
     )
     done, found = verified(store)
     assert {(f.wrong, f.position) for f in found if f.wrong in ("event", "missing")} == {

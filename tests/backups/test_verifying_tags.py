@@ -117,4 +117,5 @@ async def test_a_log_in_postgresql_is_compared_too(new: NewStore, postgres: Serv
     schema = store.partition("schema=")[2].partition("&")[0]
     postgres.sql(f"ALTER TABLE {schema}.tags DISABLE TRIGGER USER")
     postgres.sql(f"DELETE FROM {schema}.tags WHERE tag = 'student:s'")
+    postgres.sql(f"ALTER TABLE {schema}.tags ENABLE TRIGGER USER")
     assert verified(store) == (5, [f"{MISSED} that it has"])

@@ -191,6 +191,10 @@ def _settings(call: Asking) -> Rows:
     return [tuple(call.settings)]
 
 
+def _no_guard_missing(*_: object) -> Rows:
+    return []
+
+
 def _exists(call: Asking, _: str) -> Rows:
     return [] if call.tables.log_id is None else [("about",)]
 
@@ -329,6 +333,7 @@ _MIGRATIONS: Final = {
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "1ca2e244": _at_once(_settings),
+    "fd507c35": _at_once(_no_guard_missing),
     "e05d9e23": _at_once(_exists),
     "d67eddae": _at_once(_version),
     "aca89d01": _at_once(_log_id),

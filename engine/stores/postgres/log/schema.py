@@ -21,6 +21,7 @@ from ..driver import Connection
 from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
 from .cold_sql import ARCHIVES
+from .guards import check_guards, unfinished
 from .members_sql import MEMBERS
 from .slips import SLIPS
 from .spread_beside_sql import SPREAD_BESIDE
@@ -389,27 +390,31 @@ def schema_sql(schema: str, *, since: int = 0, role: str | None = None) -> str:
 async def migrate(connection: Connection, address: Address) -> None:
     """Make the schema, or bring it to the newest version; do nothing where it is there already.
 
-    Raises StoreRefused for a schema of a later release, or one that this user may not change.
+    Raises StoreRefused for a schema of a later release, one that this user may not change, or one
+    that is no whole log.
     """
-    schema = address.schema
     try:
-        if await _version(connection, schema) == len(MIGRATIONS):
-            return
-        async with connection.transaction():
-            await connection.execute(
-                f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; "
-                f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
-            )
-            await connection.execute(with_schema("SELECT pg_advisory_xact_lock({lock})", schema))
-            version = await _version(connection, schema)  # another one may have been first
-            if version == 0:
-                await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-            for step in MIGRATIONS[version:]:
-                await connection.execute(with_schema(step, schema))
+        if await _version(connection, address.schema) != len(MIGRATIONS):
+            await _move_forward(connection, address.schema)
+        await check_guards(connection, address.schema)
     except Exception as error:
         if sqlstate_of(error).startswith(("42", "3F")):
             raise _misfit(address, error) from error
         raise
+
+
+async def _move_forward(connection: Connection, schema: str) -> None:
+    async with connection.transaction():
+        await connection.execute(
+            f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; "
+            f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+        )
+        await connection.execute(with_schema("SELECT pg_advisory_xact_lock({lock})", schema))
+        version = await _version(connection, schema)  # another one may have been first
+        if version == 0:
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        for step in MIGRATIONS[version:]:
+            await connection.execute(with_schema(step, schema))
 
 
 async def _version(connection: Connection, schema: str) -> int:
@@ -418,7 +423,10 @@ async def _version(connection: Connection, schema: str) -> int:
         raise half_copied(f"the schema {schema}")
     if not there:
         return 0
-    version: int = await connection.fetchval(with_schema(_VERSION, schema))
+    rows = await connection.fetch(with_schema(_VERSION, schema))
+    if len(rows) != 1:
+        raise unfinished(schema, f"the one row of {schema}.about")
+    version: int = rows[0][0]
     if version > len(MIGRATIONS):
         raise StoreRefused(
             f"the schema {schema} has version {version}, and this release knows up to "

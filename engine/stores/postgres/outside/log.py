@@ -24,6 +24,7 @@ from ..driver import Record
 from ..log.claims import CLAIMS_SINCE, read_claims
 from ..log.cold import read_archives
 from ..log.cold_sql import ARCHIVES_SINCE
+from ..log.guards import unfinished
 from ..log.reading import (
     events_of_feed,
     pages_of_streams,
@@ -103,7 +104,10 @@ class PostgresLogReader:
             raise StoreRefused(f"there is no log {self.name}: no engine has made one there yet")
         if not self._copying and (await link.run(_THERE, f"{schema}.{COPYING}"))[0][0]:
             raise half_copied(self.name)
-        ((log_id, version),) = await link.run(f"SELECT log_id, schema_version FROM {schema}.about")  # noqa: S608
+        rows = await link.run(f"SELECT log_id, schema_version FROM {schema}.about")  # noqa: S608
+        if len(rows) != 1:
+            raise unfinished(schema, f"the one row of {schema}.about")
+        ((log_id, version),) = rows
         if version > len(MIGRATIONS):
             raise StoreRefused(
                 f"{self.name} has schema version {version}, and this release knows up to "

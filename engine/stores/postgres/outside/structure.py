@@ -14,6 +14,8 @@ from typing import Final
 from ....errors import EngineError
 from ...contract.verifying import Finding, Report
 from ..log.cold_sql import cold_schema
+from ..log.guards import missing_guards
+from ..log.schema import MIGRATIONS
 from ..views.link import Link, Place
 from ..views.schema import check_schema, has_views
 from .blocking import Blocking
@@ -33,6 +35,7 @@ _AMCHECK: Final = """
 SELECT n.nspname::text FROM pg_catalog.pg_extension e
 JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'
 """
+_VERSION: Final = "SELECT schema_version FROM {s}.about"
 _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 _ODD: Final = """
 SELECT c.position FROM {s}_archive.contents c LEFT JOIN {s}.events e ON e.position = c.position
@@ -70,6 +73,7 @@ class PostgresStructure:
             calls.close()
 
     async def _look(self, link: Link, report: Report, rest: Callable[[], None]) -> None:
+        await self._look_at_guards(link, report)
         await self._look_at_indexes(link, report, rest)
         await self._look_at_archive(link, report)
         try:
@@ -77,6 +81,15 @@ class PostgresStructure:
                 await check_schema(link, self._place)
         except EngineError as error:
             report(Finding("views", str(error), name=self._place.name))
+
+    async def _look_at_guards(self, link: Link, report: Report) -> None:
+        """Name what keeps the log whole, and is not there; an earlier release's had less."""
+        ((version,),) = await link.run(self._place.address.sql(_VERSION))
+        if version == len(MIGRATIONS):
+            schema = self._place.log_schema
+            for name in await missing_guards(link.line.connection, schema):
+                text = f"{name} is missing or disabled: no engine opens the log without it"
+                report(Finding("schema", text, name=name))
 
     async def _look_at_archive(self, link: Link, report: Report) -> None:
         """Compare what was moved with the log; whoever reads compares contents and checksums."""

@@ -1,0 +1,83 @@
+"""What keeps a log in PostgreSQL whole, besides the functions that append: looked for at the start.
+
+Rules: a schema without one of its unique indexes or triggers takes a stream that begins twice, or a
+slip, without a word. So no engine opens it, and `verify` names what it lacks. A restore makes these
+last: a log that lacks them, or whose table `about` is empty, may still be on its way, and what an
+engine appended there would break it. Nothing is made or mended here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from ....errors import StoreRefused
+from ..driver import Connection
+
+__all__ = ["check_guards", "missing_guards", "unfinished"]
+
+INDEXES: Final = (
+    "about_pkey",
+    "claims_pkey",
+    "event_types_name_version_key",
+    "event_types_pkey",
+    "events_by_stream",
+    "events_pkey",
+    "members_pkey",
+    "membership_pkey",
+    "one_session_is_live",
+    "sessions_pkey",
+    "snapshots_pkey",
+    "tag_forms_pkey",
+    "tags_pkey",
+    "timers_pkey",
+)
+"""The unique ones of the newest version."""
+TRIGGERS: Final = (
+    "claims_are_kept",
+    "events_come_by_append",
+    "events_never_change",
+    "events_only_move",
+    "tags_are_kept",
+    "timers_are_kept",
+)
+"""Those of the newest version."""
+_NAMED: Final = 3
+"""Of what is missing, in a message."""
+# An index that is being built, or whose building failed, is not valid. A trigger that is disabled
+# is "D", and one for replicas alone "R".
+_MISSING: Final = """
+SELECT 'the index ' || w.name FROM unnest($2::text[]) AS w(name) WHERE NOT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = w.name AND i.indisunique AND i.indisvalid)
+UNION ALL
+SELECT 'the trigger ' || w.name FROM unnest($3::text[]) AS w(name) WHERE NOT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_trigger t
+    JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND t.tgname = w.name AND t.tgenabled IN ('O', 'A'))
+"""
+
+
+async def missing_guards(connection: Connection, schema: str) -> Sequence[str]:
+    """Give what a log of the newest version lacks, as people call it."""
+    return sorted(row[0] for row in await connection.fetch(_MISSING, schema, INDEXES, TRIGGERS))
+
+
+async def check_guards(connection: Connection, schema: str) -> None:
+    """Raise StoreRefused where it lacks any."""
+    missing = await missing_guards(connection, schema)
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise unfinished(schema, ", ".join(missing[:_NAMED]) + more)
+
+
+def unfinished(schema: str, missing: str) -> StoreRefused:
+    """Say that a schema is no whole log."""
+    return StoreRefused(
+        f"the schema {schema} is no whole log: it lacks {missing}, or has it disabled. Nothing was "
+        f"changed. If a restore is still at work, start again when it has ended. Else restore the "
+        f"schema with its indexes and triggers, or make these again as `schema sql` prints them"
+    )
