@@ -174,8 +174,8 @@ class _Comparing:
             text = f"projection {name!r} serves tables of another definition than it has here"
             self._report(Finding("views", text, name=name))
             return
-        if definition.sink is not None:
-            return
+        if not definition.has_tables:
+            return  # a sink, or a reactor: it has no rows
         why = "it has SQL of its own" if definition.sql_tables else self._aside(name)
         if why:
             self._unlooked(f"the rows of projection {name!r}: {why}")

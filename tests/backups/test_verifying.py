@@ -13,7 +13,7 @@ import apsw
 import msgspec
 import pytest
 
-from engine import Engine, Meta, Projection, Table, projects
+from engine import Engine, Meta, Projection, Reactor, Table, projects, reacts
 from engine.__main__ import main
 from engine.model.aggregate import definitions_of
 from engine.outside.verifying import Verified, verify_log
@@ -28,6 +28,7 @@ from tests.outside.copied import (
     Board,
     Count,
     NewStore,
+    Pin,
     Pinned,
     boards,
     declared,
@@ -308,6 +309,23 @@ async def compared(store: str, *projections: Any) -> tuple[list[Finding], list[s
     outside = open_backend(store).outside(Ports())
     await verify_code(outside, code, found.append, unlooked.append, lambda: None)
     return found, unlooked
+
+
+class Pinning(Reactor, name="pinning", begins="now"):
+    @reacts
+    def pinned(self, event: Pinned, meta: Meta) -> Pin | None:
+        return None if event.note == "too" else Pin(f"{meta.id}-too", "too")
+
+
+@pytest.mark.parametrize("kind", BOTH)
+async def test_nothing_is_wrong_with_a_reactor_that_begins_with_its_log(
+    new: NewStore, kind: str
+) -> None:
+    store = new(kind)
+    async with Engine([Board], projections=[Pinning], store=store) as engine:
+        await engine.execute(Pin("a", "x"))
+    assert verified(store)[1] == []
+    assert await compared(store, Pinning) == ([], [])
 
 
 @pytest.mark.parametrize("kind", BOTH)

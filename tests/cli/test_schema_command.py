@@ -160,6 +160,7 @@ def test_the_log_is_not_changed_and_none_is_made(app: Path) -> None:
         (["check", "doors:absent", "--log", "doors.db"], 1, "cannot be imported"),
         (["check", "windows:make", "--log", "doors.db"], 1, "cannot be imported"),
         (["check", "doors:nothing", "--log", "doors.db"], 1, "is no Engine"),
+        (["check", ".doors:make", "--log", "doors.db"], 1, "write module:attribute"),
         (["check", "doors:make", "--samples", "absent"], 1, "there is no folder absent"),
         (["record", "doors:make"], 2, "required"),
         (["paint"], 2, "invalid choice"),
@@ -173,6 +174,31 @@ def test_wrong_arguments_are_told_in_one_line(
     assert (found, output) == (status, "")
     assert told in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("raise SystemExit", "ended the program ("),
+        ("import sys; sys.exit(0)", "app.py, line 1). Put what a script does"),
+        ("make = lambda: exit(0)", "app:make gives no engine: its code ended the program"),
+        ("\ndef make():\n    {}['x']", "gives no engine: KeyError: 'x' ("),
+        ("def make(a): ...", "missing 1 required positional argument: 'a'"),
+        ("async def make(): ...", "app:make is no Engine"),
+        ("x = 1 / 0", "cannot be imported from here: ZeroDivisionError: "),
+        ("def make(", "SyntaxError: "),
+        ("import nowhere", "No module named 'nowhere' ("),
+    ],
+)
+def test_code_that_fails_or_ends_the_program_gives_no_command_its_status(
+    app: Path, code: str, told: str
+) -> None:
+    (app / "app.py").write_text(code)
+    status, output, errors = schema(app, "check", "app:make", "--log", "doors.db")
+
+    assert (status, output, told in errors) == (1, "", True), errors
+    assert errors.startswith("error: ")
+    assert "Warning" not in errors
 
 
 def test_a_broken_sample_is_named(app: Path) -> None:
