@@ -19,7 +19,7 @@ from ..backups.writing import BackupTarget
 from ..errors import UsageError
 from ..outside.copying import transfer
 from ..runtime.ports import Ports
-from .options import DONE, FAILED, USAGE, log_file, some
+from .options import DONE, FAILED, USAGE, log_file, path, some
 from .output import say, tell
 from .printing import counted
 from .progress import Shown, ending_tidily
@@ -63,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
-    parser.add_argument("to", metavar="TO", help="a folder, or - for the output")
+    parser.add_argument("to", type=path, metavar="TO", help="a folder, or - for the output")
     parser.add_argument(
         "--check", action="store_true", help="read the whole backup back, with all checksums"
     )

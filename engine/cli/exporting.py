@@ -25,7 +25,7 @@ from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.outside import LogReader, Rows
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE, log_file, moment, some, whole
+from .options import DONE, FAILED, USAGE, log_file, moment, path, some, whole
 from .output import say
 from .printing import counted, spreadsheet_cell
 from .progress import ending_tidily
@@ -77,7 +77,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
-    parser.add_argument("--to", required=True, metavar="WHERE", help="a new file, or a folder")
+    parser.add_argument(
+        "--to", required=True, type=path, metavar="WHERE", help="a new file, or a folder"
+    )
     parser.add_argument("--format", choices=FORMATS, help="of files in a folder")
     parser.add_argument("--view", metavar="V", help="the rows of this view instead of events")
     parser.add_argument("--stream", metavar="S", help="only this stream, as order:536365")

@@ -24,7 +24,7 @@ from ..stores.contract.backend import Backend, Outside
 from ..stores.contract.disk import OnDisk
 from ..stores.contract.meeting import Roll
 from ..stores.contract.outside import LogReader
-from .options import DONE, FAILED, USAGE, log_file, seconds, whole
+from .options import DONE, FAILED, USAGE, log_file, path, seconds, whole
 from .output import Output, unread
 from .printing import escaped
 from .tables import Column, Table
@@ -65,7 +65,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "file", type=log_file, metavar="LOG", help="sqlite:FILE, or the URL of a PostgreSQL server"
     )
-    parser.add_argument("--backup", metavar="FOLDER", help="the folder of the log's backup")
+    parser.add_argument(
+        "--backup", type=path, metavar="FOLDER", help="the folder of the log's backup"
+    )
     parser.add_argument(
         "--backup-age",
         type=seconds,

@@ -75,7 +75,8 @@ def _run(options: argparse.Namespace) -> int:
     found, nobody = asyncio.run(who_shares(outside, _SECONDS))
     duties = who_runs(outside, ports.clock)
     if not found:
-        tell(nobody)
+        with outside.log_reader():  # a slip of the name is no log that nobody has open
+            tell(nobody)
     output = Output(utf8=options.json)
     if options.json:
         output.show(_lines([*found, *duties]))

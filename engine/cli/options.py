@@ -13,7 +13,7 @@ from typing import Final
 from ..errors import DefinitionError
 from ..log.selection import Selection
 from ..stores.contract.backend import Backend
-from ..stores.urls import backend_of_text
+from ..stores.urls import backend_of_text, path_of_text
 from .layout import JsonLines, Layout, TableLines
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "layout_of",
     "log_file",
     "moment",
+    "path",
     "seconds",
     "selection_of",
     "shortened",
@@ -90,6 +91,14 @@ def log_file(text: str) -> Backend:
     """Read which log is meant: a path, or the URL that its engine has."""
     try:
         return backend_of_text(text)
+    except DefinitionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path(text: str) -> str:
+    """Read the path of a file or a folder, or `-`; a URL would make a folder of its name."""
+    try:
+        return path_of_text(text)
     except DefinitionError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -18,6 +18,7 @@ from ..outside.copying import transfer
 from ..runtime.folder import Folder
 from ..runtime.ports import Ports
 from ..stores.contract.copying import CopySource
+from ..stores.urls import backend_of_text
 from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
 from .printing import counted
@@ -98,4 +99,4 @@ def _run(options: argparse.Namespace) -> int:
 def _spare(text: str, ports: Ports) -> CopySource:
     if "manifest.json" in Folder(text).names():
         return BackupSource(BackupLog(FolderPlace(text)))
-    return log_file(text).outside(ports).copy_source()
+    return backend_of_text(text).outside(ports).copy_source()

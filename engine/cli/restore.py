@@ -20,7 +20,7 @@ from ..outside.copying import Transferred, transfer
 from ..runtime.folder import Folder
 from ..runtime.ports import Ports
 from .backup import STREAM
-from .options import DONE, FAILED, USAGE, log_file, moment, whole
+from .options import DONE, FAILED, USAGE, log_file, moment, path, whole
 from .output import say, tell
 from .printing import counted
 from .progress import Shown, ending_tidily
@@ -57,7 +57,9 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("backup", metavar="FROM", help="the folder of a backup, or - for the input")
+    parser.add_argument(
+        "backup", type=path, metavar="FROM", help="the folder of a backup, or - for the input"
+    )
     parser.add_argument(
         "file", type=log_file, metavar="TO", help="a file that is not there, or postgresql://..."
     )

@@ -25,8 +25,9 @@ from ..runtime.folder import Folder
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
 from ..stores.contract.verifying import Finding, Report
+from ..stores.urls import backend_of_text
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE, log_file, some
+from .options import DONE, FAILED, USAGE, some
 from .output import say
 from .printing import counted
 from .progress import Shown, ending_tidily
@@ -132,7 +133,7 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
         pace = Pace(min(options.percent or _PERCENT_MAX, _PERCENT_MAX), ports.clock.monotonic)
         backup = BackupSource(BackupLog(place))
         return verify_log(backup, None, report, _Lane(shown, pace), window=window)
-    outside = log_file(options.file).outside(ports)
+    outside = backend_of_text(options.file).outside(ports)
     percent = options.percent or (_PERCENT_MAX if outside.writer() is None else BESIDE_PERCENT)
     lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
     now = ports.clock.now()

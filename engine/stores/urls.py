@@ -59,6 +59,7 @@ __all__ = [
     "open_store",
     "open_tables",
     "open_url",
+    "path_of_text",
     "sql_of_schema",
     "store_of_text",
 ]
@@ -73,6 +74,7 @@ _OPTIONS: Final = (
 _VIEWS_NOTE: Final = "-- The views. Leave this out if they are kept elsewhere.\n"
 _SLASHES_TO_THE_ROOT: Final = 3
 _SCHEME: Final = re.compile(r"(sqlite|file|memory):", re.IGNORECASE)
+_URL: Final = re.compile(r"\s*([a-z][a-z0-9+.-]*://|(sqlite|file|memory):)", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _STRAY_OPTION: Final = re.compile(r"[&;#,]\s*\w+=")
 _PASSWORD: Final = re.compile(r"//.*@")
@@ -200,12 +202,26 @@ def backend_of_text(text: str) -> Backend:
     """Give what a command is given: a path as a shell has it, or a store's URL."""
     if text.partition(":")[0] in ("sqlite", UMADB, DYNAMODB, *SCHEMES):
         return open_backend(text)
-    return SqliteBackend(SqliteStore(text))
+    return SqliteBackend(SqliteStore(path_of_text(text)))
 
 
 def store_of_text(text: str) -> StoreName:
     """Give what `Engine(store=...)` takes for what a command is given."""
-    return text if text.partition(":")[0] in ("sqlite", UMADB, DYNAMODB, *SCHEMES) else Path(text)
+    if text.partition(":")[0] in ("sqlite", UMADB, DYNAMODB, *SCHEMES):
+        return text
+    return Path(path_of_text(text))
+
+
+def path_of_text(text: str) -> str:
+    """Give a path as a shell has it; raise DefinitionError for a URL, which would name a file."""
+    if _URL.match(text):
+        raise DefinitionError(
+            f"{_shown(text)} is no path, and no URL that is known here: write a path, or for a log "
+            f"sqlite:PATH or postgresql://USER@HOST/DATABASE. A file of that name is ./NAME"
+        )
+    if not text.strip("/"):
+        raise DefinitionError(f"{text!r} names no file or folder")
+    return text
 
 
 def open_tables(text: str, ports: Ports) -> Tables:

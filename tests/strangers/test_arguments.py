@@ -75,6 +75,16 @@ WRONG: Sequence[Sequence[bytes | str]] = [
     ["engine", "sql", "log.db", "select 1", "--limit", HUGE],
     ["engine", "projections", "pause", "log.db", "tallies", "--wait", str(2**63 - 1)],
     ["engine", "projections", "skip", "log.db", "tallies", HUGE, "--reason", "x"],
+    ["engine", "log", "mysql://ann:hunter2@db.example/shop"],
+    ["engine", "members", "POSTGRESQL://ann:hunter2@db.example/shop"],
+    ["engine", "health", " postgresql://ann:hunter2@db.example/shop"],
+    ["engine", "copy", "log.db", "memory:"],
+    ["engine", "copy", "log.db", "file:shop.db"],
+    ["engine", "restore", "s3://bucket/log", "shop.db"],
+    ["engine", "restore", "backup", "SQLITE:shop.db"],
+    ["engine", "backup", "log.db", "s3://ann:hunter2@bucket/log"],
+    ["engine", "export", "log.db", "--to", "s3://bucket/shop.csv"],
+    ["engine", "members", "/"],
     ["domain", "order", LATIN],
     ["domain", "order", "1", "--version", HUGE],
     ["domain", "order", "1", "--at", "9999-12-31T23:59:59-01:00"],
@@ -104,7 +114,8 @@ def test_a_wrong_argument_is_told_with_the_usage(
     assert done.stderr.startswith(b"usage: ")
     assert b"error: " in done.stderr
     assert len(done.stderr) < 2_000
-    assert not list(folder.glob("shop.db*"))
+    assert b"hunter2" not in done.stderr
+    assert not [*folder.glob("*shop.db*"), *folder.glob("*:*"), *folder.glob("*hunter2*")]
 
 
 LARGE: Sequence[Sequence[str]] = [
@@ -123,6 +134,25 @@ def test_the_largest_numbers_are_taken(folder: Path, command: Sequence[str]) -> 
     done = run(folder, *command)
 
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["members", "none.db"], "there is no log "),
+        (["verify", "sqlite:///none.db"], "others read that many slashes"),
+        (["verify", "mysql://ann:hunter2@db.example/shop"], "no URL that is known here"),
+        (["repair", "log.db", "new.db", "--from", "dynamodb://x"], "write dynamodb://REGION/TABLE"),
+    ],
+)
+def test_a_wrong_name_of_a_log_is_told_in_a_line(
+    folder: Path, command: Sequence[str], told: str
+) -> None:
+    done = run(folder, "engine", *command)
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"error: ")
+    assert (told in done.stderr.decode(), b"hunter2" in done.stderr) == (True, False)
 
 
 def test_a_mistyped_command_is_not_taken_for_a_file(

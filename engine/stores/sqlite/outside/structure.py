@@ -266,7 +266,7 @@ def _look_at_triggers(
 def _look_at_decisions(views: Any, log: Any, report: Report) -> None:
     for decision in read_decisions(views, None):
         position, checksum = decision.position, decision.checksum
-        # Where nothing is decided about an event, or about the beginning, there is none to be there.
+        # A decision about no event, or about the beginning of the log, has none to be there.
         nothing = checksum is None or (position, checksum) == (0, 0)
         if not nothing and run(log, _CHECKSUM, (position,)) != [(checksum,)]:
             text = "a decision is about an event that the log has not"
