@@ -376,7 +376,7 @@ class Wiring:
             self.views,
             self._works.sink_of,
             self.registry.personal,
-            self._limits.control_poll_ms,
+            self._limits,
             self._ports,
             self._logger,
         )

@@ -4,7 +4,8 @@ Rules: an erasure begins with the destruction of the key, in the store of keys, 
 is unfinished until this task has let go of all that was read before: aggregates leave memory,
 snapshots become unreadable, and every projection of events with personal fields is built anew
 beside the tables that serve, which are then taken away and written over. Sinks that can erase are
-asked to: read models elsewhere make the rows of these people anew. Tables of projections that
+asked to: read models elsewhere make the rows of these people anew. What was written about them
+until states had let go is erased too, as it may have been read before. Tables of projections that
 this program does not declare may have the person too: they are waited for. So one that was begun
 before a crash, or by another process, is finished here. What fails is logged, and tried again. It
 never changes an event.
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Final
 
 from ..errors import EngineError, UsageError
+from ..limits import Limits
 from ..model.messages import Event
 from ..model.personal import is_subject
 from ..model.projection import Delivering
@@ -40,6 +42,7 @@ __all__ = ["Eraser"]
 _LOOK_SECONDS: Final = 0.05
 """Between two looks at a build that folds."""
 _REASON: Final = "a person's data was erased"
+_MEANWHILE: Final = "written while erasure {} was under way"
 _AGAIN_SECONDS: Final = 5.0
 """After a failure."""
 
@@ -55,7 +58,7 @@ class Eraser:
         views: ViewsStore,
         sink_of: Callable[[Part], SinkTarget],
         personal: frozenset[str],
-        poll_ms: int,
+        limits: Limits,
         ports: Ports,
         logger: logging.Logger,
     ) -> None:
@@ -70,7 +73,9 @@ class Eraser:
         self._elsewhere = {n: r for n, r in of_people.items() if _erases(r.definition.sink)}
         self._sink_of = sink_of
         self._views = views
-        self._poll_seconds = max(poll_ms, 100) / 1_000
+        self._poll_seconds = max(limits.control_poll_ms, 100) / 1_000
+        self._handler_time = round(limits.handler_seconds * 1_000_000)
+        self._since = ports.clock.now()
         self._ports = ports
         self._logger = logger
         self._stopping = Bell()
@@ -80,6 +85,10 @@ class Eraser:
         """As `_changes`, while something is waited for."""
         self._gone: set[int] = set()
         """Unfinished erasures whose persons are in no state any more."""
+        self._later: set[int] = set()
+        """Erasures of what was written while a former one let go of states."""
+        self._again = False
+        """Whether one of them has begun, so that all is begun anew."""
         self._compared = False
         """Whether views were looked at that may be older than an erasure that is finished."""
         self._told: set[str] = set()
@@ -146,6 +155,10 @@ class Eraser:
     async def _finish(self, begun: Sequence[Erasure]) -> None:
         """Let go of everything that was read before these erasures began."""
         await self._let_go_of(begun)
+        if self._again:
+            self._again, self._changes = False, None
+            self._asked.set()
+            return
         numbers = {each.number for each in begun}
         if not numbers <= self._folded:
             if not await self._fold_again(self._projecting) or not await self._others_are_gone():
@@ -263,7 +276,25 @@ class Eraser:
         await self._empty_memory()
         if not self._stopping.is_set():
             self._vault.keeps_states = True
+            new = [each for each in begun if each.number not in self._gone]
             self._gone = {each.number for each in begun}
+            await self._erase_what_came(new)
+
+    async def _erase_what_came(self, begun: Sequence[Erasure]) -> None:
+        """Destroy the keys that were made while states had these persons still, once.
+
+        A handler may have read a name before, and have written it behind. If this engine has not
+        seen the beginning, it was before a start, and no handler takes longer than its limit.
+        """
+        for each in begun:
+            made = self._vault.made(each.subject) if each.keys else None
+            if made is None or each.number in self._later:
+                continue
+            if each.asked >= self._since or made - each.asked <= self._handler_time:
+                why = _MEANWHILE.format(each.number)
+                again = await self._vault.erase(each.subject, why, each.principal)
+                self._later.add(again.number)
+                self._again = True
 
     async def _empty_memory(self) -> None:
         """Let all aggregates leave memory that were read before; busy ones when they rest."""

@@ -60,8 +60,9 @@ class PersonalData:
         If the key is destroyed, nobody reads the data in the log any more, nor in a copy of it.
         Then aggregates with personal data leave memory, and their snapshots become unreadable. Each
         projection of such events is rebuilt, and read models elsewhere write the rows of this
-        person again. A subject without data is no error: `keys` of the erasure is 0. Relays, and
-        sinks that have no `erase`, keep what they were given.
+        person again. What was written about this person until then is erased too, as a second
+        erasure: a handler may have read it before. A subject without data is no error: `keys` of
+        the erasure is 0. Relays, and sinks that have no `erase`, keep what they were given.
 
         Raises InvalidInput, Forbidden, and Closed. Raises UsageError if no event of this engine has
         personal fields, and StoreFailed if the keys cannot be written. To ask again is safe.

@@ -170,6 +170,11 @@ class Vault:
         self.forget()
         return erasure
 
+    def made(self, subject: str) -> int | None:
+        """Give the number of a subject's key, which says when it was made; None if it has none."""
+        key = self._new.get(subject) or self.store.current(subject)
+        return None if key is None else key.number
+
     async def erase_states(self) -> None:
         """Destroy the key of snapshots, which have everybody's data in them."""
         await self.flush()

@@ -228,9 +228,6 @@ class Journal:
             failpoint("journal.gathered")
         try:
             committed = await self._append(entries)
-            if failpoint is not None:
-                failpoint("journal.durable")
-            self._settle(entries, committed)
         except StoreFailed as failure:
             if failure.written is not False:
                 self._lose(entries, failure)
@@ -241,6 +238,13 @@ class Journal:
                 raise
             return
         except BaseException as failure:
+            self._lose(entries, failure)
+            raise
+        try:
+            if failpoint is not None:
+                failpoint("journal.durable")
+            self._settle(entries, committed)
+        except BaseException as failure:  # also where it says that something was not written
             self._lose(entries, failure)
             raise
         if failpoint is not None:

@@ -26,6 +26,7 @@ from ..model.personal import SNAPSHOTS, Sealer
 from ..model.sameness import first_difference
 from ..model.shape import CLASSES_MAX, schema_hash
 from ..model.stored import Snapshot, StoredEvent
+from ..runtime.safely import text_of
 from .keys import KeyRecord, KeyWindow
 
 __all__ = ["Distrusted", "Freezer", "Frozen", "Outdated", "is_sound"]
@@ -148,9 +149,10 @@ class Freezer:
             (self._schema, self._definition.key_window, msgspec.Raw(frozen.state), keys)
         )
         if self._sealer is not None:
-            if not self._sealer.keeps_states:
-                return  # it may be of before an erasure, and would be believed behind it
-            body = self._sealer.seal(SNAPSHOTS, body, event.stream.encode()).encode()
+            sealed = self._sealed(self._sealer, body, event.stream)
+            if sealed is None:
+                return
+            body = sealed
         snapshot = Snapshot(
             event.stream,
             event.version,
@@ -161,6 +163,19 @@ class Freezer:
         )
         crc = f"{_crc(snapshot, body):08x} ".encode()
         self._keep(msgspec.structs.replace(snapshot, state=_FORM + crc + body))
+
+    def _sealed(self, sealer: Sealer, body: bytes, stream: str) -> bytes | None:
+        """Give a body encrypted; None where it is not to be kept, or its key cannot be had."""
+        if not sealer.keeps_states:
+            return None  # it may be of before an erasure, and would be believed behind it
+        try:
+            return sealer.seal(SNAPSHOTS, body, stream.encode()).encode()
+        except Exception as error:  # a store of keys may be the host's
+            self._logger.warning(
+                "no snapshot of %s is kept, as its key cannot be had (%s): %s",
+                *(stream, type(error).__name__, text_of(error)),
+            )
+            return None
 
     def open(self, snapshot: Snapshot) -> tuple[Aggregate, KeyWindow]:
         """Give the state and the key window; raise Distrusted for what does not fit."""

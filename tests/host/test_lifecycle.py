@@ -25,9 +25,11 @@ from engine import (
     Event,
     Id,
     Limits,
+    OutcomeUnknown,
     Ports,
     Receipt,
     Rejected,
+    StoreFailed,
     StoreLocked,
     StoreRefused,
     UsageError,
@@ -233,23 +235,24 @@ async def test_an_engine_whose_task_is_cancelled_from_outside_answers_everything
     assert all(isinstance(result, EngineError) for result in results)
 
 
-async def test_a_bug_in_the_engine_becomes_typed_answers_and_an_error_at_the_end() -> None:
+@pytest.mark.parametrize("bug", [RuntimeError("bug"), StoreFailed("bug", written=False)])
+async def test_a_bug_behind_a_commit_becomes_typed_answers_and_an_error(bug: Exception) -> None:
     store = HeldStore()
 
     def crash(name: str) -> None:
         if name == "journal.durable":
-            raise RuntimeError("bug")
+            raise bug
 
     results: list[Any] = []
     engine = Engine([Counter], store=store, ports=Ports(failpoint=crash))
-    with pytest.raises(EngineFailed, match="RuntimeError: bug"):
+    with pytest.raises(EngineFailed, match=": bug"):
         async with engine:
             tasks = [asyncio.create_task(engine.execute(Add(c, 1))) for c in "abc"]
             results = await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert all(isinstance(result, EngineError) for result in results)
+    assert all(isinstance(result, OutcomeUnknown) for result in results), "they are durable"
     assert engine.statistics().state == "failed"
-    assert isinstance(engine.failed, RuntimeError)
+    assert engine.failed is bug
 
 
 async def test_a_command_walks_by_every_failpoint_in_order() -> None:

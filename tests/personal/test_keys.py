@@ -265,3 +265,31 @@ async def test_a_secret_is_in_no_file_as_soon_as_it_is_destroyed(tmp_path: Path)
         assert secret[::-1] in whole
     finally:
         await keys.close()
+
+
+class Leaving(SqliteKeys):
+    """Keys that cannot be had for a while, as those of a service."""
+
+    is_away = False
+
+    def current(self, subject: str) -> SubjectKey | None:
+        if self.is_away:
+            raise StoreFailed("the keys cannot be had", written=False)
+        return super().current(subject)
+
+
+async def test_what_is_durable_is_acknowledged_though_no_snapshot_can_be_sealed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = Leaving(f"{tmp_path}/hotel.keys.db")
+
+    def leave(step: str) -> None:
+        keys.is_away = step == "journal.durable"
+
+    ports = Ports(failpoint=leave)
+    async with hotel(f"sqlite:{tmp_path}/hotel.db", keys=keys, ports=ports) as engine:
+        notes = [engine.execute(Note("g-1", str(number))) for number in range(4)]
+        receipts = await asyncio.gather(engine.execute(Register("g-1", NAME)), *notes)
+        assert [receipt.version for receipt in receipts] == [1, 2, 3, 4, 5]
+        assert "no snapshot of guest:g-1 is kept" in caplog.text
+        assert engine.statistics().state == "running"

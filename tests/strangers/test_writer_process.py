@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,43 @@ async def test_a_start_that_is_cancelled_does_not_wait_for_the_lock(tmp_path: Pa
     assert done
     await append(store, request("a:1", 0, 1))
     await store.close()
+
+
+class SlowToStart(SqliteProcessStore):
+    """One whose child is started when the test lets it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.begun, self.goes_on = threading.Event(), threading.Event()
+        self.same: bool | None = None
+
+    def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
+        before = os.fstat(descriptor)
+        self.begun.set()
+        self.goes_on.wait(60)
+        self.same = os.path.samestat(before, os.fstat(descriptor))
+        return super()._start(descriptor)
+
+
+async def test_a_start_that_is_cancelled_gives_its_child_no_other_file(tmp_path: Path) -> None:
+    """The number of a closed line may be that of a file or a socket of the host's."""
+    store = SlowToStart(str(tmp_path / "log.db"))
+    starting = asyncio.ensure_future(store.open(Ports()))
+    while not store.begun.is_set():
+        await asyncio.sleep(0)
+    starting.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    others = socket.socketpair()
+    store.goes_on.set()
+    done, _ = await asyncio.wait([starting], timeout=60)
+    assert done
+    assert starting.cancelled()
+    assert store.same
+    for other in others:
+        other.close()
+    async with Engine([Counter], store=SqliteProcessStore(store.path)) as engine:
+        assert (await engine.execute(Add("a", 1))).version == 1
 
 
 async def test_a_fork_of_the_host_has_no_end_of_the_line(tmp_path: Path) -> None:

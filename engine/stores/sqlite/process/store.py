@@ -29,6 +29,7 @@ import msgspec
 from ....errors import StoreFailed, StoreRefused
 from ....model.stored import EventType, Snapshot
 from ....runtime.package import HOME, bare_import
+from ....runtime.uncancelled import uncancelled
 from ...contract.log import Batch, Committed, Head
 from ...contract.tags import TagForm
 from ...contract.timers import SettledTimer
@@ -106,7 +107,9 @@ class SqliteProcessStore(SqliteStore):
             for end in (here, there):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             try:
-                self._child = await self._writer.run(self._start, there.fileno())
+                # Closed before the child has it, its number would be that of another file.
+                starting = self._writer.run(self._start, there.fileno())
+                self._child = await uncancelled(starting)
             except OSError as error:
                 here.close()
                 raise StoreRefused(f"no process to write {self.path}: {error}") from error
