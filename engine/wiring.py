@@ -69,6 +69,7 @@ from .write.journal import Journal
 from .write.kind import Kind, bind_events, bind_stored, registry_of
 from .write.mailbox import Intake, Mail
 from .write.reception import Reception
+from .write.shared import shared_by
 from .write.snapshot import Freezer
 from .write.snapshot_writer import SnapshotWriter
 from .write.tagged import Tagged
@@ -163,6 +164,7 @@ class Wiring:
         self.snapshots = SnapshotWriter(self.store, self._limits, self._logger)
         self.bus = Bus(self._limits, self._ports.failpoint)
         tagged = Tagged(self.directory) if any(d.tags for d in self.definitions) else None
+        self.shared = shared_by(self.store, joint)
         self.journal = Journal(
             self.store,
             self._intake,
@@ -176,6 +178,7 @@ class Wiring:
             kept=lambda extras, more: self.firing.changed(extras, more),
             before=None if self.vault is None else self.vault.flush,
             tagged=tagged,
+            shared=self.shared,
         )
         self._deliberations = Deliberations(self._limits, self._logger)
         kinds = [self._kind(definition) for definition in definitions]
@@ -188,7 +191,7 @@ class Wiring:
             self.directory,
             self._ports,
             self.entrance.check,
-            self._make_admission(),
+            Admission(self.gate, self._ports.clock, self._limits) if self.gate else None,
             self.watch,
         )
         self.firing = Firing(
@@ -207,10 +210,6 @@ class Wiring:
         kind, _, aggregate_id = stream.partition(":")
         cls = next((d.cls for d in self.definitions if d.kind == kind), Aggregate)
         return refusal_of(cls, aggregate_id, command, rejection)
-
-    def _make_admission(self) -> Admission | None:
-        gate = self.gate
-        return None if gate is None else Admission(gate, self._ports.clock, self._limits)
 
     def _kind(self, definition: AggregateDefinition) -> Kind[Actor]:
         return Kind(
@@ -233,6 +232,7 @@ class Wiring:
             timed=self.timed,
             timers_instead=lacks_of(self.store).get("timers"),
             debug=self.settings.debug,
+            shared=self.shared if self.shared and definition.kind in self.shared.kinds else None,
         )
 
     def _freezer(self, definition: AggregateDefinition) -> Freezer | None:

@@ -32,7 +32,6 @@ from ..errors import (
     EngineError,
     Overloaded,
     StreamUnreadable,
-    Voided,
     WrongVersion,
 )
 from ..model.aggregate import as_events
@@ -43,7 +42,7 @@ from ..runtime.safely import described
 from ..stores.contract.log import Write
 from .deliberation import Deliberation
 from .encoding import encode_and_fold, failed, failure_text, is_rejection
-from .entries import Entry, Follower, decided_on_void
+from .entries import Entry, Follower
 from .folded import Folded
 from .keys import KeyRecord
 from .kind import Kind
@@ -51,6 +50,7 @@ from .mailbox import Mail, Together, Waiting, count, take, too_late
 from .phase import CLAIMING, COLD, DECIDING, JOINT, LIVE, LOADING, SETTLING, Phase
 from .proving import decide_and_compare
 from .replying import extras_of, first_receipt, recall, timers_of
+from .shared import proof_of, voided_by
 from .snapshot import Frozen
 from .unpacking import unpack
 
@@ -251,7 +251,7 @@ class Actor(Folded):
         """Drop a state that will never be durable, and load the true one if anybody waits."""
         self.incarnation += 1
         self._tail = None
-        self._drop_deliberation(Voided(decided_on_void(self.stream)))
+        self._drop_deliberation(voided_by(self.kind.shared, self.stream))
         if self._joint is not None:
             self.put_back(self._joint.mail)
         self._reload()
@@ -330,7 +330,7 @@ class Actor(Folded):
         expected = envelope.expected
         if expected is not None and expected != self.version:
             assert not isinstance(expected, Mapping), "only joint decisions have one each"
-            self._refuse(mail, WrongVersion(self.stream, expected, self.version))
+            self._tell(mail, WrongVersion(self.stream, expected, self.version))
             return
         if mail.handler.is_async:
             self._deliberate(mail)
@@ -366,14 +366,14 @@ class Actor(Folded):
         if events:
             self._record(mail, events)
         else:
-            self._accept_nothing(mail)
+            self._tell(mail)
 
     def _decline(self, mail: Mail, error: BaseException) -> None:
         """Take what a handler raised: only here is Rejected the domain's answer."""
         if is_rejection(error):
             # Not the error's own method, which may be the host's.
             BaseException.with_traceback(error, None)
-            self._refuse(mail, error)
+            self._tell(mail, error)
         else:
             self._fail(mail, error)
 
@@ -387,7 +387,7 @@ class Actor(Folded):
             seconds = min(seconds, mail.due - clock.monotonic())
         full = self.kind.deliberations.full
         if full is not None:
-            self._refuse(mail, full)
+            self._tell(mail, full)
             return
         deliberation = Deliberation(mail, clock, self.kind.intake)
         self._deliberation = deliberation
@@ -546,7 +546,7 @@ class Actor(Folded):
             return False
         error = recall(mail, key, self.stream, record)
         if error is not None:
-            self._refuse(mail, error)
+            self._tell(mail, error)
         elif self._tail is not None:
             self._tail.follow(Follower(mail, repeated=record))
         else:
@@ -554,18 +554,17 @@ class Actor(Folded):
             self.kind.intake.repeat(mail, first_receipt(self.stream, record, mail.reply))
         return True
 
-    def _accept_nothing(self, mail: Mail) -> None:
+    def _tell(self, mail: Mail, error: EngineError | None = None) -> None:
         if self._tail is not None:
-            self._tail.follow(Follower(mail))
+            self._tail.follow(Follower(mail, error))
+        elif self.kind.shared is not None:
+            self._tail = proof_of([self], mail, error)
+            self.kind.journal.submit(self._tail)
+        elif error is not None:
+            self.kind.intake.refuse(mail, error)
         else:
             receipt = Receipt(self.stream, self.version, self.position, mail.reply)
             self.kind.intake.answer(mail, receipt)
-
-    def _refuse(self, mail: Mail, error: EngineError) -> None:
-        if self._tail is not None:
-            self._tail.follow(Follower(mail, error))
-        else:
-            self.kind.intake.refuse(mail, error)
 
     def _fail(self, mail: Mail, cause: BaseException) -> None:
         """Answer a command that the aggregate's code could not handle; trust its state no more."""

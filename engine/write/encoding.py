@@ -18,6 +18,7 @@ from ..errors import DeadlinePassed, EventUnread, HandlerFailed, NotRun, Rejecte
 from ..model.aggregate import Aggregate
 from ..model.codec import NOTHING_KEPT, Cast, Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
+from ..model.joint import Share
 from ..model.messages import Event
 from ..model.stored import ENCODING_JSON, EventData
 from ..model.timers import SetTimers
@@ -28,7 +29,15 @@ from .kind import EventBinding, Kind, sealing
 from .mailbox import Mail
 from .proving import Refold
 
-__all__ = ["FoldInto", "encode_and_fold", "failed", "failure_text", "is_rejection", "metadatas_of"]
+__all__ = [
+    "FoldInto",
+    "encode_and_fold",
+    "failed",
+    "failure_text",
+    "is_rejection",
+    "joint_metadatas",
+    "metadatas_of",
+]
 
 
 FoldInto: TypeAlias = Callable[[Event, bytes, tuple[str, ...], int], None]
@@ -199,6 +208,35 @@ def metadatas_of(
         kept_of_it = key, fingerprint, known, *trace, *kept_too, depth
         first = encode_metadata(Metadata(*kept_of_it, **changed))
     return first, further
+
+
+def joint_metadatas(
+    mail: Mail,
+    shares: Sequence[Share],
+    parties: tuple[tuple[str, int, int], ...],
+    timers: Sequence[SetTimers | None],
+) -> list[tuple[bytes, bytes]]:
+    """Give the same of each part of a joint decision, with what each does to timers.
+
+    Key, reply, parties and whose command it is stand at the first event of all.
+    """
+    key, known, first = mail.envelope.key, mail.fingerprint, shares[0]
+    found = [
+        metadatas_of(
+            *(mail, len(first.events), key, known, first.claims, parties),
+            timers=timers[0],
+            fired=mail.fired,
+            more=len(shares) > 1,
+        )
+    ]
+    further = found[0][1]
+    for share, changes in zip(shares[1:], timers[1:], strict=True):
+        if share.claims or changes is not None:
+            count = len(share.events)
+            found.append(metadatas_of(mail, count, None, None, share.claims, timers=changes))
+        else:
+            found.append((further, further))
+    return found
 
 
 def _changed_timers(timers: SetTimers | None, fired: FiredTimer | None) -> dict[str, Any]:

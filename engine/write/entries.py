@@ -26,6 +26,8 @@ class Owner(Protocol):
     """The actor behind an entry, as far as the journal knows it."""
 
     stream: str
+    position: int
+    """Of its last durable event."""
     incarnation: int
     """Counts up when the actor's undurable events are voided."""
 
@@ -88,6 +90,8 @@ class Entry(EntryPart):
     """What must hold of boundaries where it is stored."""
     readers: Sequence[Owner] = ()
     """Of a joint decision: the boundaries without events of their own, which have folded these."""
+    error: EngineError | None = None
+    """What its command is told where it has no events, and asks whether its streams are there."""
 
     @property
     def owners(self) -> list[Owner]:

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
-from ..errors import Closed, EngineError, Voided, WrongVersion
+from ..errors import Closed, EngineError, Voided
 from ..model.joint import JointHandler, Share, shares_of
 from ..model.messages import Receipt
 from ..model.timers import SetTimers
@@ -33,12 +33,13 @@ from ..stores.contract.log import Write
 from .actor import Actor
 from .boundary import BoundaryActor, fold_into
 from .deliberation import Deliberation
-from .encoding import encode_and_fold, failed, failure_text, is_rejection, metadatas_of
+from .encoding import encode_and_fold, failed, failure_text, is_rejection, joint_metadatas
 from .entries import Entry, EntryPart, tags_moved
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
 from .proving import Refolds, decide_and_compare
 from .replying import beside_of, first_receipt, joint_receipt, recall
+from .shared import proof_of, standing, wrong_version
 from .unpacking import timers_given
 
 __all__ = ["Joint"]
@@ -162,7 +163,8 @@ class Joint:
 
     def decide_again(self) -> bool:
         """Have it decided anew, as a stream was not where it was read; give whether it will be."""
-        if self._attempts >= _ATTEMPTS:
+        shared = self._kind.shared
+        if self._attempts >= (_ATTEMPTS if shared is None else shared.attempts):
             return False
         self._attempts += 1
         self.begun, self._there, self.turn = False, 0, None
@@ -216,9 +218,9 @@ class Joint:
         if envelope.key is not None and self._answer_repeat(envelope.key):
             return
         if envelope.expected is not None:
-            wrong = self._wrong_version(cast("Mapping[str, int]", envelope.expected))
+            wrong = wrong_version(self._actors, cast("Mapping[str, int]", envelope.expected))
             if wrong is not None:
-                self._refuse(wrong)
+                self._tell(wrong)
                 return
         if self._handler.is_async:
             self._deliberate()
@@ -269,13 +271,6 @@ class Joint:
             self.release()
             return True
         return False
-
-    def _wrong_version(self, expected: Mapping[str, int]) -> WrongVersion | None:
-        for actor in self._actors:
-            version = expected.get(actor.stream, actor.version)
-            if version != actor.version:
-                return WrongVersion(actor.stream, version, actor.version)
-        return None
 
     def _decide(self) -> Any:
         """Run the function; an async one gives its awaitable."""
@@ -350,9 +345,23 @@ class Joint:
         if shares:
             self._record(shares)
             return
-        parties = [(actor.stream, actor.version, 0) for actor in self._actors]
+        self._tell(None)
+
+    def _tell(self, error: EngineError | None) -> None:
+        """Answer with what wrote nothing: a refusal, or a receipt."""
+        mail, actors = self.mail, self._actors
+        parties = [(actor.stream, actor.version, 0) for actor in actors]
+        if self._kind.shared is not None:
+            entry = proof_of(actors, mail, error, parties)
+            for actor in actors:
+                actor.share(entry, actor.version)
+            self._kind.journal.submit(entry)
+            return
+        if error is not None:
+            self._refuse(error)
+            return
         # Where all that it was decided on lies before: who reads at it sees that.
-        position = max(actor.position for actor in self._actors)
+        position = max(actor.position for actor in actors)
         position = max([position, *[boundary.read_at for boundary in self._boundaries]])
         self._kind.intake.answer(mail, joint_receipt(parties, position, mail.reply))
         self.release()
@@ -361,7 +370,7 @@ class Joint:
         """Take what the function raised: only here is Rejected the domain's answer."""
         if is_rejection(error):
             BaseException.with_traceback(error, None)
-            self._refuse(error)
+            self._tell(error)
         else:
             self._fail(error)
 
@@ -384,9 +393,13 @@ class Joint:
 
     def _record(self, shares: Sequence[Share]) -> None:
         """Encode, fold what was encoded, hand on."""
-        failpoint = self._kind.failpoint
+        failpoint, shared = self._kind.failpoint, self._kind.shared
         if failpoint is not None:
             failpoint("actor.decided")
+        lacking = None if shared is None else shared.refusal(self._streams())
+        if lacking is not None:
+            self._refuse(lacking)
+            return
         counts = [0] * len(self._actors)
         is_beside = self.mail.fired is not None or self.mail.led > 0
         for share in shares:
@@ -435,29 +448,15 @@ class Joint:
     ) -> tuple[list[EntryPart], int]:
         """Bring the actors to where the events bring them; give these as bytes, and how many."""
         mail = self.mail
-        parts, size, further = list[EntryPart](), 0, b""
+        parts, size = list[EntryPart](), 0
         for boundary in self._boundaries:
             boundary.keep()
         refolds = None
         if self._boundaries and self._kind.debug:
             refolds = Refolds([actor.state for actor in self._actors])
-        for share, changes in zip(shares, timers, strict=True):
-            actor, events, claims = self._actors[share.place], share.events, share.claims
-            count = len(events)
-            if not parts:
-                # Key, reply, parties and whose command it is stand at the first event of all.
-                key, known = mail.envelope.key, mail.fingerprint
-                metadatas = metadatas_of(
-                    *(mail, count, key, known, claims, parties),
-                    timers=changes,
-                    fired=mail.fired,
-                    more=len(shares) > 1,
-                )
-                further = metadatas[1]
-            elif claims or changes is not None:
-                metadatas = metadatas_of(mail, count, None, None, claims, timers=changes)
-            else:
-                metadatas = further, further
+        every = joint_metadatas(mail, shares, parties, timers)
+        for share, metadatas in zip(shares, every, strict=True):
+            actor, events = self._actors[share.place], share.events
             kind, before = actor.kind, actor.version
             into = fold_into(actor, self._boundaries, refolds) if self._boundaries else None
             datas, bytes_ = encode_and_fold(
@@ -467,6 +466,9 @@ class Joint:
             version = actor.version = before + len(datas)
             write = Write(actor.stream, before, datas)
             parts.append(EntryPart(actor, actor.incarnation, write, version, None))
+        if self._kind.shared is not None:
+            places = {share.place for share in shares}
+            parts += standing(a for n, a in enumerate(self._actors) if n not in places)
         if refolds is not None:
             refolds.compare()
         return parts, size
@@ -491,6 +493,6 @@ class Joint:
             record = KeyRecord(mail.fingerprint, begin, version, 0, mail.kept, parties)
             self._actors[shares[0].place].remember(key, record)
             entry.record = record
-        for share, part in zip(shares, parts, strict=True):
-            part.frozen = self._actors[share.place].share(entry, part.write.expected)
+        for part in parts:
+            part.frozen = cast("Actor", part.owner).share(entry, part.write.expected)
         return entry

@@ -49,6 +49,7 @@ from .entries import Entry, Owner, decided_on_void, tags_moved
 from .mailbox import Intake, Mail
 from .recorded_time import Timekeeper
 from .replying import first_receipt, joint_receipt
+from .shared import Shared, voided_by
 
 __all__ = ["Journal", "TagFeed"]
 
@@ -85,6 +86,7 @@ class Journal:
         kept: Callable[[Sequence[Extra], int], None] = _nothing,
         before: Callable[[], Awaitable[None]] | None = None,
         tagged: TagFeed | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """Take `kept`, which is told the extras that are durable, and how many timers more."""
         self._store = store
@@ -93,6 +95,7 @@ class Journal:
         self._before = before
         """Makes durable what a batch needs to be read, before it is written."""
         self._tagged = tagged
+        self._shared = shared
         self._intake = intake
         self._limits = limits
         self.time = Timekeeper(ports.clock, logger)
@@ -332,11 +335,16 @@ class Journal:
             assert part.incarnation == part.owner.incarnation, "a void decision was stored"
             assert version == part.version
             position += len(part.write.events)
-            part.owner.settled(entry, position)
+            part.owner.settled(entry, position if part.write.events else part.owner.position)
             if part.frozen is not None:
                 part.owner.seal(part.frozen, events[position - events[0].position])
         assert position == outcome.position
         mail = entry.mail
+        if entry.error is not None:
+            self._intake.refuse(mail, entry.error)
+            return
+        if not entry.events:
+            position = max(owner.position for owner in entry.owners)
         self._intake.answer(mail, joint_receipt(entry.parties, position, mail.reply))
         if len(entry.parties) > len(outcome.versions):
             _release(mail)  # for those without events
@@ -345,9 +353,14 @@ class Journal:
         owner = entry.owner
         if entry.record is not None:
             entry.record.position = position
+        if not entry.events:
+            position = owner.position
         owner.settled(entry, position)
-        receipt = Receipt(owner.stream, entry.version, position, entry.mail.reply)
-        self._intake.answer(entry.mail, receipt)
+        if entry.error is None:
+            receipt = Receipt(owner.stream, entry.version, position, entry.mail.reply)
+            self._intake.answer(entry.mail, receipt)
+        else:
+            self._intake.refuse(entry.mail, entry.error)
         for follower in entry.followers or ():
             if follower.error is not None:
                 self._intake.refuse(follower.mail, follower.error)
@@ -377,7 +390,7 @@ class Journal:
 
     def _answer_conflict(self, entry: Entry, conflict: EngineError) -> None:
         owner = entry.owner
-        voided = Voided(decided_on_void(owner.stream))
+        voided = voided_by(self._shared, owner.stream)
         if entry.incarnation != owner.incarnation:
             self._void(entry, voided)
             return
@@ -385,10 +398,10 @@ class Journal:
         joint = entry.mail.joint
         if joint is not None and joint.decide_again():
             return
-        self._intake.refuse(entry.mail, conflict)
+        self._intake.refuse(entry.mail, conflict if self._shared is None or joint else voided)
         _release(entry.mail)
         self._void_followers(entry, voided)
-        self._void_owners(entry.owners)
+        self._void_owners(entry.owners, voided.__cause__)
 
     def _void_batch(self, entries: list[Entry], failure: StoreFailed) -> None:
         """Answer a batch of which nothing was written, and all that was decided on it."""
@@ -401,14 +414,18 @@ class Journal:
             self._void(entry, error)
         self._void_owners([owner for entry in entries for owner in entry.owners], failure)
 
-    def _void_owners(self, owners: Sequence[Owner], cause: StoreFailed | None = None) -> None:
+    def _void_owners(self, owners: Sequence[Owner], cause: BaseException | None) -> None:
         """Void what gathers of these streams, and what their actors have folded."""
         by_stream = {owner.stream: owner for owner in owners}
         self.void_gathered(by_stream, cause)
         for owner in by_stream.values():
             owner.voided()
 
-    def void_gathered(self, streams: Container[str], cause: StoreFailed | None) -> None:
+    def void_joint(self, cause: BaseException) -> None:
+        """Void the joint decisions that gather, as other members are there than they were for."""
+        self._void_owners([o for e in self._gathered if e.parties for o in e.owners], cause)
+
+    def void_gathered(self, streams: Container[str], cause: BaseException | None) -> None:
         """Void what gathers of these streams; what is with the store goes its way."""
         kept: deque[Entry] = deque()
         for entry in self._gathered:

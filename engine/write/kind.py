@@ -24,6 +24,7 @@ from ..runtime.ports import Ports
 from .deliberation import Deliberations
 from .journal import Journal
 from .mailbox import Intake, Mail
+from .shared import Shared
 from .snapshot import Freezer
 
 __all__ = [
@@ -103,6 +104,8 @@ class Kind(msgspec.Struct, Generic[A], frozen=True):
     """What to do instead, where the store keeps no timers."""
     debug: bool = False
     """Whether handlers and appliers are checked as they run."""
+    shared: Shared | None = None
+    """Where other processes write to its aggregates as well."""
 
     @property
     def is_personal(self) -> bool:

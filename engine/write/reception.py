@@ -80,6 +80,8 @@ class Reception:
         self._admission = admission
         self.astray: Callable[[Mail, str], bool] | None = None
         """Where others decide too: takes over what is not decided here; tells whether it has."""
+        self.is_another_ones: Callable[[str], bool] | None = None
+        """Likewise: tells whether a stream has another owner."""
         self.submit: Submit = self.take
         """How mail is posted: chosen once, so that without a telemetry none is looked for."""
         if watch is not None and watch.wants_commands:
@@ -163,14 +165,14 @@ class Reception:
         return envelope, seconds
 
     def stream_of(self, command: Command) -> str:
-        """Give the stream that decides a command; raise as `send` does."""
+        """Give the stream that decides a command, the first of several; raise as `send` does."""
         route = self._routes.get(type(command))
         if route is None:
             raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
         handler = route.handler
         if not isinstance(handler, JointHandler):
             return f"{route.kind.definition.kind}:{as_id(getattr(command, handler.id_field))}"
-        ((kind, aggregate_id),) = self._named(command, route)
+        kind, aggregate_id = self._named(command, route)[0]
         return f"{kind.definition.kind}:{as_id(aggregate_id)}"
 
     @property
@@ -204,7 +206,10 @@ class Reception:
     def _find_joint(self, mail: Mail, route: _Route) -> Joint:
         """Bring the actors together that a command names; raise InvalidInput where it cannot."""
         command = mail.envelope.command
-        actors = self._directory.find_all(self._named(command, route))
+        named = self._named(command, route)
+        if self.is_another_ones is not None:
+            self._let_go_of_guests(named, self.is_another_ones)
+        actors = self._directory.find_all(named)
         if len({*actors}) < len(actors):
             twice = next(actor for actor in actors if actors.count(actor) > 1)
             raise InvalidInput(
@@ -212,6 +217,14 @@ class Reception:
                 f"different aggregates. Nothing was run."
             )
         return Joint(mail, actors)
+
+    def _let_go_of_guests(
+        self, named: Sequence[tuple[Kind[Actor], object]], is_another_ones: Callable[[str], bool]
+    ) -> None:
+        """Have what others own loaded, as what is known of it here is old most often."""
+        streams = [f"{kind.definition.kind}:{as_id(each)}" for kind, each in named]
+        found = [self._directory.resident(stream) for stream in streams if is_another_ones(stream)]
+        self._directory.let_go([actor for actor in found if actor is not None])
 
     def _post(self, mail: Mail, /) -> asyncio.Future[Receipt]:
         """Post mail that the gate has let in; the engine may have stopped meanwhile."""

@@ -157,6 +157,7 @@ class Spread:
             self.terms += 1
             self.wiring = wiring
             wiring.reception.astray = self._router.astray
+            wiring.reception.is_another_ones = self._router.is_another_ones
             wiring.rescue_by(self._router.rescue)
             self._router.adopt(wiring, _attending(wiring))
             if not started.done():

@@ -6,7 +6,7 @@ Rules: what would need one owner of the whole log is refused as the engine is ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -49,8 +49,11 @@ def maker_of(
         elif is_spread:
             backend = _spreading(backend).leading()
         wiring = Wiring(settings, backend, own, authorize, telemetry, keys)
+        if wiring.shared is not None:
+            store: Any = wiring.store
+            store.shares = wiring.shared.name
         if is_spread:
-            _check(wiring, declared)
+            _check(wiring)
         return wiring
 
     return make
@@ -70,14 +73,12 @@ def _only_deciding(declared: Declared) -> Declared:
     return msgspec.structs.replace(declared, projections=(), answers=(), reacts=False)
 
 
-def _check(wiring: Wiring, declared: Declared) -> None:
+def _check(wiring: Wiring) -> None:
     """Raise DefinitionError for what has one owner of the whole log only."""
     why = ""
     tagged = next((d.kind for d in wiring.definitions if d.tags), None)
     marked = next((t.name for t, _ in wiring.registry.tagged), None)
-    if declared.decisions:
-        why = "decisions= names what several aggregates decide together"
-    elif tagged is not None:
+    if tagged is not None:
         why = f"{tagged} decides by tags, on events of all streams"
     elif marked is not None:
         why = f"{marked} has tags, whose index one process keeps"

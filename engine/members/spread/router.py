@@ -275,6 +275,10 @@ class Router:
         asyncio.get_running_loop().call_soon(self.place_all)
         return True
 
+    def is_another_ones(self, stream: str) -> bool:
+        """Tell whether a stream is none that this process decides for."""
+        return not self._ready[slot_of(stream)]
+
     # -- members that come and go -------------------------------------------------------------
 
     def adopt(self, wiring: Wiring, attending: Attending) -> None:
@@ -329,6 +333,7 @@ class Router:
             _drop(wiring, lambda _: True, view.number)
             return
         if changed:
+            _know_others(wiring, view, me)
             self._owners = view.slots()
             before = self._gained
             self._gained = {
@@ -433,12 +438,21 @@ def _as_seen(peer: Peer, view: View, slots: int) -> OwnerStatistics:
     )
 
 
+def _know_others(wiring: Wiring, view: View, me: int) -> None:
+    """Note who makes joint decisions of other kinds, and would not look for what is made here."""
+    shared = wiring.shared
+    if shared is not None:
+        others = [one for one in view.members if one.member != me and one.shares != shared.name]
+        shared.lacking = " and ".join(one.holder for one in others)
+
+
 def _drop(wiring: Wiring, is_lost: Callable[[str], bool], number: int) -> None:
     """Let all aggregates go that others have from now on, with what waits for them.
 
     What is with the store goes its way: it was decided while they were this engine's.
     """
     cause = ViewChanged("the log", number)
+    wiring.journal.void_joint(cause)
     if wiring.recorder is not None:
         wiring.recorder.cut()
     lost = {actor.stream: actor for actor in wiring.directory.actors if is_lost(actor.stream)}

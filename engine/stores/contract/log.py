@@ -98,6 +98,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Printable text: a store need not take a NUL in it, nor half a surrogate pair."""
     expected: int
     events: Sequence[EventData]
+    """None where it is only asked whether the stream is there; for a log with several owners."""
 
 
 _OF_CLAIMS: Final = frozenset({TakeClaim, ReleaseClaim})
@@ -433,7 +434,8 @@ def plan(
                     kind = data.type
                     tagged.add(kind.name, data.tags)
                     tags += [(tag, position, kind.name, kind.version) for tag in data.tags]
-            now[write.stream] = version
+            if write.events:
+                now[write.stream] = version
             after.append(version)
         outcomes.append(Appended(position, tuple(after)))
     assert position == head.position + len(events)
@@ -461,7 +463,6 @@ def _conflict(
     )
     for write in writes:
         stream = write.stream
-        assert write.events, f"a write brings events, this one to {stream} has none"
         actual = now.get(stream)
         if actual is None:
             actual = versions.get(stream, 0)

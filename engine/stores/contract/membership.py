@@ -25,6 +25,7 @@ __all__ = [
     "Heed",
     "LeaderChanged",
     "LedBy",
+    "Overtaken",
     "Present",
     "Right",
     "View",
@@ -55,6 +56,8 @@ class Present(msgspec.Struct, frozen=True):
     """The view by which it acts now: of earlier ones it keeps nothing."""
     seconds_left: float
     """Of its lease; 0 and less: it may be declared dead."""
+    shares: str = ""
+    """Of which kinds its joint decisions are, as a short text; empty where it makes none."""
 
 
 class View(msgspec.Struct, frozen=True):
@@ -99,6 +102,18 @@ class LeaderChanged(ViewChanged):
         StoreFailed.__init__(
             self,
             f"{name}: another process leads, and makes what this one's timers and reactors gave.",
+            written=False,
+            passes=True,
+        )
+
+
+class Overtaken(ViewChanged):
+    """A stream has gone on by a joint decision of another owner: nothing of it was told."""
+
+    def __init__(self, stream: str) -> None:
+        StoreFailed.__init__(
+            self,
+            f"{stream} has gone on by a joint decision of another process.",
             written=False,
             passes=True,
         )

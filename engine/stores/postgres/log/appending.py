@@ -64,8 +64,8 @@ class Sending(msgspec.Struct, frozen=True, kw_only=True):
     claims: ChangedClaims | None = None
     """Where there are any: then it is written whole or not at all."""
     whole: bool = False
-    """Whether a request of it has several streams: then likewise, as the database leaves out those
-    streams alone that do not fit."""
+    """Whether a request of it has several streams, or asks whether one is there: then likewise, as
+    the database leaves out those streams alone that do not fit."""
     timers: ChangedTimers | None = None
     """Where any change: likewise."""
     tags: ChangedTags | None = None
@@ -191,6 +191,14 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
                 own = [extra for extra in request.extras if extra.stream == write.stream]
                 claims.add(own, len(sending.streams) + 1)
             stream, version = write.stream, write.expected
+            if not write.events:
+                if stream in reached:
+                    return None  # by this very batch: to be planned
+                # Whether it holds must be known whatever becomes of the answer.
+                sending.asked[stream], whole = version, True
+                continue
+            if sending.asked.get(stream, version) != version:
+                return None
             if stream not in reached:
                 sending.first[stream] = (version, len(sending.streams))
                 there = current.get(stream)
@@ -200,7 +208,7 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
                     return None
             elif reached[stream] != version:
                 return None
-            if not write.events or not _lay(sending, write, known):
+            if not _lay(sending, write, known):
                 return None
             reached[stream] = version + len(write.events)
     tags = tagged.changed()

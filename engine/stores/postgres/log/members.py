@@ -25,7 +25,7 @@ from ...contract.membership import Heed, Present, View
 from ..address import Address
 from ..driver import driver_of
 from ..line import Line, Lines
-from .session import read_holder
+from .session import read_holder, read_shares
 
 __all__ = ["Attendance", "read_view"]
 
@@ -199,7 +199,7 @@ async def read_view(line: Line, address: Address, query: str) -> View:
     """Give the members that a query selects."""
     rows = await line.fetch(address.sql(query), address.lease_seconds)
     there = [
-        Present(member, *read_holder(holder), seen, left)
+        Present(member, *read_holder(holder), seen, left, read_shares(holder))
         for _, member, holder, seen, left in rows
         if member is not None
     ]

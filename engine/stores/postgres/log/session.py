@@ -27,6 +27,7 @@ __all__ = [
     "end_session",
     "holder_text",
     "read_holder",
+    "read_shares",
     "renew_session",
     "show_presence",
 ]
@@ -40,17 +41,27 @@ _MARGIN_SECONDS: Final = 0.05
 
 
 _MEETS: Final = ", whose members meet it at "
+_SHARES: Final = ", of joint decisions "
 
 
-def holder_text(name: str, address: str) -> str:
-    """Give what stands in the database of who has the log: its name, and where others meet it."""
+def holder_text(name: str, address: str, shares: str = "") -> str:
+    """Give what stands in the database of who has the log: its name, and where others meet it.
+
+    And of which kinds its joint decisions are, where it makes any with others.
+    """
+    name += _SHARES + shares if shares else ""
     return name + _MEETS + address if address else name
 
 
 def read_holder(text: str) -> tuple[str, str]:
     """Give name and address out of such a text; the address is empty where nobody may join."""
     name, _, address = text.partition(_MEETS)
-    return name, address
+    return name.partition(_SHARES)[0], address
+
+
+def read_shares(text: str) -> str:
+    """Give of which kinds the joint decisions are out of such a text; empty for none."""
+    return text.partition(_MEETS)[0].partition(_SHARES)[2]
 
 
 class _Held(msgspec.Struct, frozen=True):

@@ -119,6 +119,8 @@ class SpreadStore(LeadingStore):
         self._turn_seconds = 0.0
         """How long to gather before the next append."""
         self.attendance: Attendance | None = None
+        self.shares = ""
+        """Of which kinds its joint decisions are, as other members are told."""
 
     @property
     def view(self) -> View:
@@ -126,7 +128,7 @@ class SpreadStore(LeadingStore):
         return View() if self.attendance is None else self.attendance.view
 
     async def _take(self, line: Line, ports: Ports) -> None:  # noqa: ARG002 - of another one
-        holder = holder_text(process_name(), self._meets)
+        holder = holder_text(process_name(), self._meets, self.shares)
         self.attendance = _Deciding(self.address, ports, holder, self._told, self._logger)
         await self.attendance.join()
         self._session = self.attendance.member

@@ -1,0 +1,228 @@
+"""Joint decisions over aggregates of several owners: whole, once, and never by old states."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from engine import Conflict, Engine, Receipt, Rejected, Voided, WrongVersion
+from engine.runtime.ports import Ports
+from engine.stores.contract.log import Appended, AppendRequest, Batch, StreamConflict, Write
+from engine.stores.contract.membership import owners_of, slot_of
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.log.spread import SpreadStore
+from engine.testing.conformance.given_log import request
+from tests.support.postgres import Server, asked
+from tests.support.waiting import until
+from tests.write.accounts import Account, Deposit, Fund, Gate, Rename, Share, Transfer, bank, cents
+
+
+@pytest.fixture
+def log(postgres: Server) -> str:
+    return postgres.url(postgres.new_schema(), "lease=5")
+
+
+def wiring_of(engine: Any) -> Any:
+    return engine._joined.spread.wiring
+
+
+@asynccontextmanager
+async def owners(log: str, count: int = 2, **options: Any) -> AsyncGenerator[list[Engine]]:
+    async with AsyncExitStack() as stack:
+        makes = [bank(store=log, join="spread", **options) for _ in range(count)]
+        engines: list[Any] = [await stack.enter_async_context(make) for make in makes]
+
+        def is_settled(engine: Any) -> bool:
+            found = engine._joined._router
+            return len(found._view.members) == count and sum(found._ready) == len(found._gained)
+
+        await until(lambda: all(map(is_settled, engines)))
+        yield engines
+
+
+def accounts_of(engine: Any, count: int) -> list[str]:
+    """Give ids of accounts that a process decides for."""
+    ready = engine._joined._router._ready
+    found = (name for n in range(4_000) if ready[slot_of(f"account:{(name := f'a{n}')}")])
+    return [next(found) for _ in range(count)]
+
+
+async def test_several_owners_decide_together_as_one(log: str) -> None:
+    async with owners(log) as [first, second]:
+        [a, c], [b, d] = accounts_of(first, 2), accounts_of(second, 2)
+        await first.execute(Deposit(a, 100))
+        await second.execute(Deposit(b, 5))
+
+        moved = await second.execute(Transfer(a, b, 30), key="k")
+        assert moved == Receipt(f"account:{a}", 2, 4, 70, ((f"account:{b}", 2),))
+        for engine in (first, second):
+            assert await engine.execute(Transfer(a, b, 30), key="k") == moved
+        given = await first.execute(Share(b, [a, c, d], 5), expected=moved.versions)
+        streams = {f"account:{b}": 3, f"account:{a}": 3, f"account:{c}": 1, f"account:{d}": 1}
+        assert given.versions == streams
+        with pytest.raises(WrongVersion) as wrong:
+            await second.execute(Transfer(a, b, 1), expected=moved.versions)
+        assert wrong.value.actual == 3
+        with pytest.raises(Rejected, match="too-little-money"):
+            await first.execute(Transfer(b, a, 21))
+        assert (await first.execute(Transfer(b, a, 0))).reply == 20
+        assert await cents(first, a, b, c, d) == [75, 20, 5, 5]
+        await first.execute(Rename(a, b, ("ann", "bob")))
+        with pytest.raises(Rejected):
+            await second.execute(Rename(d, c, ("cid", "bob")))
+
+
+async def test_an_owner_whose_aggregate_another_one_moved_answers_by_what_is_there(
+    log: str,
+) -> None:
+    async with owners(log) as [first, second]:
+        [a], [b, other] = accounts_of(first, 1), accounts_of(second, 2)
+        await first.execute(Deposit(a, 100))
+        await second.execute(Deposit(b, 1))
+
+        # Each finds what the first one has written behind the back of the second.
+        await first.execute(Transfer(a, b, 10))
+        with pytest.raises(WrongVersion) as wrong:
+            await second.execute(Deposit(b, 1), expected=1)
+        assert wrong.value.actual == 2
+        await first.execute(Transfer(a, b, 10))
+        assert (await second.execute(Deposit(b, 1))).version == 4
+        await first.execute(Transfer(a, b, 10))
+        assert (await second.execute(Transfer(b, other, 32))).reply == 0
+        await first.execute(Transfer(a, b, 10))
+        assert (await second.execute(Transfer(b, a, 0))).reply == 10
+        await first.execute(Transfer(a, b, 10))
+        with pytest.raises(Rejected) as rejected:
+            await second.execute(Transfer(b, a, 21))
+        assert rejected.value.details == {"cents": 20}
+        await first.execute(Transfer(a, b, 10))
+        assert (await second.execute(Deposit(b, 1), key="once")).version == 10
+        assert (await first.execute(Deposit(b, 1), key="once")).version == 10
+        assert await cents(first, a, b, other) == [40, 31, 32]
+
+
+async def test_what_was_decided_on_a_state_that_another_one_moved_is_run_again(log: str) -> None:
+    """Its events, what follows them, and what waits behind: all have their answers, in order."""
+    async with owners(log) as [first, second]:
+        [a], [b] = accounts_of(first, 1), accounts_of(second, 1)
+        await first.execute(Deposit(a, 100))
+        await second.execute(Deposit(b, 1))
+        await first.execute(Transfer(a, b, 10))
+
+        sent = [second.execute(Deposit(b, 1)) for _ in range(20)]
+        receipts = await asyncio.gather(*sent)
+
+        assert [receipt.version for receipt in receipts] == list(range(3, 23))
+        assert await cents(second, b) == [31]
+
+
+async def test_transfers_in_all_directions_lose_and_double_nothing(log: str) -> None:
+    async with owners(log, 3) as engines:
+        names = [name for engine in engines for name in accounts_of(engine, 2)]
+        for name in names:
+            await engines[0].execute(Deposit(name, 1_000))
+
+        async def move(n: int) -> str:
+            source, target = names[n % 6], names[(n + 1 + n // 6 % 5) % 6]
+            try:
+                await engines[n % 3].execute(Transfer(source, target, 1 + n % 7), key=f"t{n}")
+            except Conflict:
+                return "conflict"
+            return "done"
+
+        told = [await task for task in [asyncio.ensure_future(move(n)) for n in range(180)]]
+
+        assert sum(await cents(engines[0], *names)) == 6_000
+        keys = [
+            logged.meta.key async for logged in engines[1].feed() if logged.meta.key is not None
+        ]
+        assert len(keys) == len({*keys}) == told.count("done")
+        assert told.count("done") > 150
+
+
+def of_other_decisions(log: str) -> Engine:
+    """Give an engine that answers for its accounts out of memory."""
+    return Engine([Account, Fund], resources={Gate: Gate()}, store=log, join="spread")
+
+
+def staying(engine: Any, count: int) -> list[str]:
+    """Give ids of accounts that a process that is alone keeps when the next one comes."""
+    member = wiring_of(engine).store.attendance.member
+    owned = owners_of((member, member + 1))
+    found = (name for n in range(4_000) if owned[slot_of(f"account:{(name := f'a{n}')}")] == member)
+    return [next(found) for _ in range(count)]
+
+
+async def test_nothing_is_written_for_a_member_that_would_not_look(log: str) -> None:
+    async with owners(log, 1) as [first]:
+        [a, b] = staying(first, 2)
+        await first.execute(Deposit(a, 100))
+        async with of_other_decisions(log):
+            await until(lambda: wiring_of(first).shared.lacking)
+            with pytest.raises(Voided, match="makes joint decisions of other kinds"):
+                await first.execute(Transfer(a, b, 1))
+            with pytest.raises(Rejected):
+                await first.execute(Transfer(b, a, 1))
+        await until(lambda: not wiring_of(first).shared.lacking)
+        assert (await first.execute(Transfer(a, b, 1))).reply == 99
+
+
+async def test_what_gathers_as_such_a_member_comes_is_not_written(log: str) -> None:
+    async with owners(log, 1) as [first]:
+        [a, b] = staying(first, 2)
+        await first.execute(Deposit(a, 100))
+        journal, turn = wiring_of(first).journal, asyncio.Event()
+        journal._turn = turn.wait
+        moving = asyncio.ensure_future(first.execute(Transfer(a, b, 1)))
+        await until(lambda: journal._gathered)
+        async with of_other_decisions(log):
+            await until(lambda: wiring_of(first).shared.lacking)
+            turn.set()
+            with pytest.raises(Voided, match="makes joint decisions of other kinds"):
+                await moving
+            assert await cents(first, a, b) == [100, 0]
+
+
+# -- the store ------------------------------------------------------------------------------------
+
+
+async def test_a_write_without_events_asks_whether_its_stream_is_there(
+    log: str, postgres: Server
+) -> None:
+    store, other = (SpreadStore(read_address(log), lambda _: None) for _ in range(2))
+    await store.open(Ports())
+    await other.open(Ports())
+    assert store.attendance is not None
+    await store.attendance.turn()
+
+    async def told(*writes: Write) -> list[Any]:
+        requests = [AppendRequest((write,)) for write in writes]
+        return [*(await store.append(Batch(requests, 0))).outcomes]
+
+    def stands(stream: str, version: int) -> Write:
+        return Write(stream, version, ())
+
+    try:
+        [write] = request("counter:a", 0, 1).writes
+        assert await told(write, stands("counter:b", 0)) == [Appended(1, (1,)), Appended(1, (0,))]
+        assert await told(stands("counter:a", 1), stands("counter:b", 0)) == [
+            Appended(0, (1,)),
+            Appended(0, (0,)),
+        ]
+        await other.append(Batch([request("counter:a", 1, 1)], 0))
+        [write] = request("counter:b", 0, 1).writes
+        conflict = StreamConflict("counter:a", 1, 2)
+        assert await told(stands("counter:a", 1), write) == [conflict, Appended(3, (1,))]
+        assert await told(stands("counter:a", 1), stands("counter:b", 1)) == [
+            conflict,
+            Appended(3, (1,)),
+        ]
+        rows = await asked(postgres, store.address.sql("SELECT stream, version FROM {s}.log"))
+        assert len(rows) == 3
+    finally:
+        await store.close()
+        await other.close()
