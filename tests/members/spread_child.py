@@ -25,8 +25,11 @@ from engine import (
     Id,
     Meta,
     Reactor,
+    Receipt,
+    To,
     WrongVersion,
     applies,
+    decides,
     handles,
     reacts,
     run,
@@ -35,6 +38,20 @@ from tests.support.counters import Add, Added, Remembering
 
 COUNTERS: Final = 24
 _NEVER: Final = 1_000_000
+_WAYS: Final = 4
+
+
+class AddVia(Command):
+    """Adds to a counter, by a decision of the owner of another one."""
+
+    via: Id
+    counter: Id
+
+
+@decides
+def add_via(_command: AddVia, via: Remembering, counter: Remembering) -> list[To[Added]]:
+    assert via.id != counter.id
+    return [To(counter, Added(1))]
 
 
 class Ring(Command):
@@ -68,7 +85,9 @@ class Mirror(Reactor, name="mirror", begins="start"):
 
 def engine_of(url: str) -> Engine:
     """Give an engine that owns a part of the log."""
-    return Engine([Remembering, Bell], projections=[Mirror], store=url, join="spread")
+    return Engine(
+        [Remembering, Bell], projections=[Mirror], decisions=[add_via], store=url, join="spread"
+    )
 
 
 async def main(url: str, path: str, seed: str, clients: str) -> None:
@@ -97,13 +116,25 @@ async def client(engine: Engine, book: Any, name: str, stop: asyncio.Event) -> N
         expected = _NEVER if chance > 0.75 else None
         write(book, name, number, counter, key, "sent", 0)
         try:
-            receipt = await engine.execute(Add(counter, 1), key=key, expected=expected)
-            write(book, name, number, counter, key, "done", receipt.version)
+            version = await added(engine, counter, key, expected, choose.randrange(8))
+            write(book, name, number, counter, key, "done", version)
         except WrongVersion as error:
             write(book, name, number, counter, key, "seen", error.actual)
         except EngineError as error:
             write(book, name, number, counter, key, type(error).__name__, 0)
         await asyncio.sleep(choose.random() * 0.02)
+
+
+async def added(
+    engine: Engine, counter: str, key: str | None, expected: int | None, way: int
+) -> int:
+    """Add, one time in two by a decision over another counter too; give the version behind it."""
+    stream, via = f"counter:{counter}", f"via-{way}"
+    if way >= _WAYS:
+        return (await engine.execute(Add(counter, 1), key=key, expected=expected)).version
+    versions = None if expected is None else {stream: expected}
+    receipt: Receipt = await engine.execute(AddVia(via, counter), key=key, expected=versions)
+    return receipt.versions[stream]
 
 
 def write(book: Any, *values: Any) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from engine import Conflict, Engine, Receipt, Rejected, Voided, WrongVersion
+from engine import (
+    Conflict,
+    Engine,
+    Receipt,
+    Rejected,
+    StoreFailed,
+    To,
+    Voided,
+    WrongVersion,
+)
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import Appended, AppendRequest, Batch, StreamConflict, Write
 from engine.stores.contract.membership import owners_of, slot_of
@@ -18,7 +27,20 @@ from engine.stores.postgres.log.spread import SpreadStore
 from engine.testing.conformance.given_log import request
 from tests.support.postgres import Server, asked
 from tests.support.waiting import until
-from tests.write.accounts import Account, Deposit, Fund, Gate, Rename, Share, Transfer, bank, cents
+from tests.write.accounts import (
+    Account,
+    Deposit,
+    Deposited,
+    Fund,
+    Gate,
+    Odd,
+    Rename,
+    Share,
+    Transfer,
+    bank,
+    cents,
+    odd,
+)
 
 
 @pytest.fixture
@@ -86,13 +108,14 @@ async def test_an_owner_whose_aggregate_another_one_moved_answers_by_what_is_the
 
         # Each finds what the first one has written behind the back of the second.
         await first.execute(Transfer(a, b, 10))
+        assert (await second.execute(Deposit(b, 1), expected=2)).version == 3
+        await first.execute(Transfer(a, b, 10))
         with pytest.raises(WrongVersion) as wrong:
-            await second.execute(Deposit(b, 1), expected=1)
-        assert wrong.value.actual == 2
+            await second.execute(Deposit(b, 1), expected=3)
+        assert wrong.value.actual == 4
+        assert (await second.execute(Deposit(b, 1))).version == 5
         await first.execute(Transfer(a, b, 10))
-        assert (await second.execute(Deposit(b, 1))).version == 4
-        await first.execute(Transfer(a, b, 10))
-        assert (await second.execute(Transfer(b, other, 32))).reply == 0
+        assert (await second.execute(Transfer(b, other, 33))).reply == 0
         await first.execute(Transfer(a, b, 10))
         assert (await second.execute(Transfer(b, a, 0))).reply == 10
         await first.execute(Transfer(a, b, 10))
@@ -100,9 +123,24 @@ async def test_an_owner_whose_aggregate_another_one_moved_answers_by_what_is_the
             await second.execute(Transfer(b, a, 21))
         assert rejected.value.details == {"cents": 20}
         await first.execute(Transfer(a, b, 10))
-        assert (await second.execute(Deposit(b, 1), key="once")).version == 10
-        assert (await first.execute(Deposit(b, 1), key="once")).version == 10
-        assert await cents(first, a, b, other) == [40, 31, 32]
+        assert (await second.execute(Deposit(b, 1), key="once")).version == 11
+        assert (await first.execute(Deposit(b, 1), key="once")).version == 11
+        assert await cents(first, a, b, other) == [40, 31, 33]
+
+
+async def test_a_decision_stands_on_what_all_its_aggregates_are_also_without_events(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account gets nothing, and what the fund gets is the money that it has."""
+    monkeypatch.setitem(odd, "as much", lambda one, other: [To(other, Deposited(one.cents))])
+    async with owners(log) as [first, second]:
+        [a], [b] = accounts_of(first, 1), accounts_of(second, 1)
+        await first.execute(Deposit(a, 100))
+        await second.execute(Deposit(b, 1))
+        for moved in (11, 21):
+            await first.execute(Transfer(a, b, 10))
+            await second.execute(Odd(b, f"f{moved}", "as much"))
+            assert (await first.state(Fund, f"f{moved}")).cents == moved
 
 
 async def test_what_was_decided_on_a_state_that_another_one_moved_is_run_again(log: str) -> None:
@@ -197,6 +235,7 @@ async def test_a_write_without_events_asks_whether_its_stream_is_there(
     await store.open(Ports())
     await other.open(Ports())
     assert store.attendance is not None
+    assert other.attendance is not None
     await store.attendance.turn()
 
     async def told(*writes: Write) -> list[Any]:
@@ -223,6 +262,10 @@ async def test_a_write_without_events_asks_whether_its_stream_is_there(
         ]
         rows = await asked(postgres, store.address.sql("SELECT stream, version FROM {s}.log"))
         assert len(rows) == 3
+        # Who was declared dead says nothing, however much is where it was read.
+        await other.attendance.strike(store.session)
+        with pytest.raises(StoreFailed, match="taken this log over"):
+            await told(stands("counter:b", 1))
     finally:
         await store.close()
         await other.close()

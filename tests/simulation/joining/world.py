@@ -22,6 +22,7 @@ import msgspec
 from engine.engine import Engine
 from engine.errors import EngineError
 from engine.limits import Limits
+from engine.model.messages import Receipt
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import Head
 from engine.testing.simulation.fence import fence
@@ -47,6 +48,7 @@ from tests.simulation.story import Operation
 from tests.simulation.swarm import Swarm
 
 from .reader import modelled
+from .together import decisions_of, of_one, told_together
 from .wires import Wires, WiresLoop, wired
 
 __all__ = [
@@ -179,7 +181,18 @@ class JoiningLife(Life):
 
     def declared(self) -> dict[str, Any]:
         """Give what an engine is given besides."""
-        return {}
+        return {"decisions": decisions_of(self.cell)} if self._world.join == "spread" else {}
+
+    async def execute(self, engine: Engine, operation: Operation, **more: Any) -> Receipt:
+        """Have an operation's command run, some of them by the owner of another cell."""
+        cells = sorted({one.command.cell_id for one in self._world.story.operations})
+        together = None if self._world.join is True else told_together(operation, cells)
+        if together is None:
+            return await super().execute(engine, operation, **more)
+        command, expected = together
+        self._world.counted("together")
+        receipt = await engine.execute(command, expected=expected, **more)
+        return of_one(receipt, operation.command.cell_id)
 
     def make_engine(self) -> Engine:
         """Give the engine."""

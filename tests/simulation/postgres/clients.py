@@ -211,10 +211,10 @@ class Life:
     async def _send(self, engine: Engine, operation: Operation, sending: Sending) -> None:
         sending.begun = self._story.tick()
         try:
-            answer: Any = await engine.execute(
-                operation.command,
+            answer: Any = await self.execute(
+                engine,
+                operation,
                 key=operation.key,
-                expected=operation.expected,
                 headers={OPERATION: str(operation.number)},
             )
         except (Rejected, NotRun) as error:
@@ -235,6 +235,10 @@ class Life:
             self._problem(f"P5: a handler failed that cannot: {answer.__cause__!r}")
         if isinstance(answer, Receipt) and self._random.random() < 0.2:
             await self._look(engine, operation)
+
+    async def execute(self, engine: Engine, operation: Operation, **more: Any) -> Receipt:
+        """Have an operation's command run."""
+        return await engine.execute(operation.command, expected=operation.expected, **more)
 
     def _refused(self, operation: Operation, error: BaseException) -> None:
         """What nobody may be told where the server is back within the patience."""

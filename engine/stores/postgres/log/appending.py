@@ -178,6 +178,7 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
     reached = sending.reached
     claims: ChangedClaims | None = None
     whole = False
+    asks: dict[str, int] = {}
     timers, tagged = TimersLaidOut(), TagsLaidOut()
     for request in batch.requests:
         whole = whole or len(request.writes) > 1
@@ -195,9 +196,10 @@ def laid_out(batch: Batch, known: KnownTypes, current: Mapping[str, int]) -> Sen
                 if stream in reached:
                     return None  # by this very batch: to be planned
                 # Whether it holds must be known whatever becomes of the answer.
-                sending.asked[stream], whole = version, True
+                asks[stream] = sending.asked[stream] = version
+                whole = True
                 continue
-            if sending.asked.get(stream, version) != version:
+            if asks and asks.get(stream, version) != version:
                 return None
             if stream not in reached:
                 sending.first[stream] = (version, len(sending.streams))
