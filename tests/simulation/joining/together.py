@@ -46,16 +46,14 @@ class TakeVia(Command):
 def decisions_of(kind: type[Cell]) -> Sequence[Callable[..., Any]]:
     """Give what decides them for a class of cells."""
 
-    @decides
-    def put_via(command: PutVia, via: kind, cell: kind) -> list[To[Was]]:
+    def put_via(command: PutVia, via: Cell, cell: Cell) -> list[To[Was]]:
         Cell.watch(command.operation)
         assert via.id != cell.id
         parts = command.parts
         events = [Was(command.operation, command.amount, n, parts) for n in range(parts)]
         return [To(cell, *events)]
 
-    @decides
-    def take_via(command: TakeVia, via: kind, cell: kind) -> list[To[Taken]]:
+    def take_via(command: TakeVia, via: Cell, cell: Cell) -> list[To[Taken]]:
         Cell.watch(command.operation)
         assert via.id != cell.id
         if command.amount == 0:
@@ -64,7 +62,9 @@ def decisions_of(kind: type[Cell]) -> Sequence[Callable[..., Any]]:
             raise Rejected("too-little", "", total=cell.total, version=cell.version)
         return [To(cell, Taken(command.operation, command.amount))]
 
-    return put_via, take_via
+    for function in (put_via, take_via):
+        function.__annotations__ |= {"via": kind, "cell": kind}  # as it is tuned in this world
+    return decides(put_via), decides(take_via)
 
 
 def told_together(
