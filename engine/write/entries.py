@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..errors import EngineError
+from ..errors import EngineError, OutcomeUnknown
 from ..model.stored import StoredEvent
 from ..stores.contract.log import AppendRequest, Extra, Write
 from ..stores.contract.tags import Unchanged
@@ -19,7 +19,15 @@ from .keys import KeyRecord
 from .mailbox import Mail
 from .snapshot import Frozen
 
-__all__ = ["Entry", "EntryPart", "Follower", "Owner", "decided_on_void", "tags_moved"]
+__all__ = [
+    "Entry",
+    "EntryPart",
+    "Follower",
+    "Owner",
+    "decided_on_void",
+    "outcome_unknown",
+    "tags_moved",
+]
 
 
 class Owner(Protocol):
@@ -126,3 +134,14 @@ def decided_on_void(stream: str) -> str:
         f"an earlier command of {stream} was not stored, and this one was decided on it. "
         f"Nothing was written; send again."
     )
+
+
+def outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:
+    """Say of a command that nobody knows whether its events are durable."""
+    error = OutcomeUnknown(
+        f"the store failed while it wrote {entry.owner.stream} version {entry.version} "
+        f"({type(failure).__name__}): it may or may not be durable. Start the engine again and "
+        f"send the same command with the same key; without a key, read first."
+    )
+    error.__cause__ = failure
+    return error

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Container, Sequence
 from typing import Protocol
 
-from ..errors import Conflict, EngineError, OutcomeUnknown, StoreFailed, Voided
+from ..errors import Conflict, EngineError, StoreFailed, Voided
 from ..limits import Limits
 from ..model.decisions import Claim
 from ..model.messages import Receipt
@@ -45,7 +45,7 @@ from ..stores.contract.log import (
 from ..stores.contract.timers import TimerGone
 from ..stores.contract.traits import TakingTurns
 from ..telemetry import LINKS_MAX, CommitBegan, Observer
-from .entries import Entry, Owner, decided_on_void, tags_moved
+from .entries import Entry, Owner, decided_on_void, outcome_unknown, tags_moved
 from .mailbox import Intake, Mail
 from .recorded_time import Timekeeper
 from .replying import first_receipt, joint_receipt
@@ -451,7 +451,7 @@ class Journal:
     def _lose(self, entries: Sequence[Entry], failure: BaseException) -> None:
         """Answer a batch whose outcome nobody knows, and what gathers behind it."""
         for entry in entries:
-            unknown = _outcome_unknown(entry, failure)
+            unknown = outcome_unknown(entry, failure)
             voided = Voided(decided_on_void(entry.owner.stream))
             if entry.mail.open:
                 self._intake.refuse(entry.mail, unknown)
@@ -492,13 +492,3 @@ def _release(mail: Mail) -> None:
     """Let the actors go on that stand still for a command with its answer."""
     if mail.joint is not None:
         mail.joint.release()
-
-
-def _outcome_unknown(entry: Entry, failure: BaseException) -> OutcomeUnknown:
-    error = OutcomeUnknown(
-        f"the store failed while it wrote {entry.owner.stream} version {entry.version} "
-        f"({type(failure).__name__}): it may or may not be durable. Start the engine again and "
-        f"send the same command with the same key; without a key, read first."
-    )
-    error.__cause__ = failure
-    return error
