@@ -238,7 +238,7 @@ class OriginMiddleware:
 class EngineMiddleware:
     """ASGI middleware: caps on bodies, and errors of the engine as problem responses.
 
-    Add it to any ASGI application. `body_bytes` is the largest body, `body_seconds` the time in
+    Add it to any ASGI application, as its middleware or around the whole. `body_bytes` is the largest body, `body_seconds` the time in
     which it must have arrived; `statuses` gives codes of rejections another status than 409. What
     is said to a body that was cut off stays, whatever the application answers to it.
     """
@@ -274,6 +274,7 @@ class EngineMiddleware:
                 raise
             await self._answer(scope, send, request.refused or error)
         except Exception:
+            await request.release()
             # Frameworks raise where the client left in the middle of its body: nobody waits.
             if request.answered or not (request.left or request.refused):
                 raise
@@ -327,6 +328,8 @@ class _Request:
         self._due: float | None = None
         self._bytes = 0
         self._whole = False
+        self._held: list[Message] = []
+        """An answer with status 500, of which its framework may tell the reason yet."""
         self.answered = False
         self.left = False
         self.refused: BadRequest | None = None
@@ -388,6 +391,20 @@ class _Request:
         """Pass on a piece of the answer; nothing of one to a body that was cut off."""
         if (self.refused is not None and not self.answered) or self._is_over:
             return
+        if message.get("status") == 500 or (self._held and not message.get("more_body", False)):
+            # Starlette answers what an application raises, and raises it then.
+            self._held.append(message)
+            return
+        await self.release()
+        await self._pass_on(message)
+
+    async def release(self) -> None:
+        """Send an answer with status 500 that was held back: it has no reason that is ours."""
+        held, self._held = self._held, []
+        for message in held:
+            await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
         self.answered = True
         if self._is_head and message["type"] == "http.response.body":
             # A stream would be sent to nobody, and never end.
@@ -397,6 +414,7 @@ class _Request:
         await self._send(message)
 
     async def end(self) -> None:
-        """End an answer that was broken off because of the request's body."""
+        """Send what was held back, and end an answer that was broken off because of the body."""
+        await self.release()
         if self.left and self.answered and not self._is_over:
             await self.send({"type": "http.response.body", "body": b""})

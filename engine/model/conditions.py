@@ -26,6 +26,7 @@ __all__ = [
     "below",
     "between",
     "filters_of",
+    "key_of",
     "one_of",
 ]
 
@@ -154,12 +155,21 @@ def filters_of(
     """Give what `where` asks of a row of a table.
 
     Raises UsageError for what is no field to look up; InvalidInput for a range or a list that the
-    field cannot have; TypeError or ValueError for a single value that it cannot hold.
+    field cannot have, and for a single value that no column can hold; TypeError for a single value
+    of another type.
     """
     return tuple(
         _filter_of(f"{table}.{name}", _plain_column(table, shape, name), asked, values_max)
         for name, asked in (where or {}).items()
     )
+
+
+def key_of(shape: RowShape, key: Any) -> Scalar:
+    """Give a key that is asked for as SQL holds it.
+
+    Raises InvalidInput for what no key can be, and TypeError for a value of another type.
+    """
+    return _held(shape.encode_key, key)
 
 
 def _plain_column(table: str, shape: RowShape, name: str) -> tuple[int, Column]:
@@ -180,7 +190,7 @@ def _filter_of(where: str, found: tuple[int, Column], asked: Any, values_max: in
             f"between(first, last) for a range"
         )
     if not _is_a(OneOf, asked):
-        return Filter(column.name, place, (None if asked is None else column.encode(asked),))
+        return Filter(column.name, place, (None if asked is None else _held(column.encode, asked),))
     given: tuple[Any, ...] = asked.values
     if len(given) > values_max:
         raise InvalidInput(
@@ -207,6 +217,14 @@ def _range_of(where: str, place: int, column: Column, asked: Range[Any]) -> Filt
                 f"bound first"
             )
     return Filter(column.name, place, None, low, high, asked.with_low, asked.with_high)
+
+
+def _held(encode: Callable[[Any], Scalar], value: Any) -> Scalar:
+    try:
+        return encode(value)
+    except ValueError as error:
+        # It is what a client has sent, most often: a NUL in a path, a number of hundred digits.
+        raise InvalidInput(f"what is asked for cannot be there: {error}") from error
 
 
 def _encoded(where: str, column: Column, value: Any) -> Scalar:

@@ -52,7 +52,13 @@ class Retention(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse a rule that selects or does nothing."""
-        definitions_of([self.aggregate])
+        cls: Any = self.aggregate
+        if not isinstance(cls, type) or not issubclass(cls, Aggregate):
+            raise DefinitionError(
+                f"Retention takes a class of aggregates first, as Retention(Order, "
+                f"closed_by=[Delivered], ...), and {cls!r:.100} is none"
+            )
+        definitions_of([cls])
         given: Sequence[Any] = self.closed_by
         if not given or not all(isinstance(e, type) and issubclass(e, Event) for e in given):
             raise DefinitionError(
@@ -60,10 +66,11 @@ class Retention(msgspec.Struct, frozen=True):
                 f"{given!r:.100} does not"
             )
         times = [t for t in (self.archive_after, self.erase_after) if t is not None]
-        if not times or any(time < timedelta(0) for time in times):
+        spans: Sequence[Any] = times
+        if not times or any(not isinstance(t, timedelta) or t < timedelta(0) for t in spans):
             raise DefinitionError(
-                f"Retention of {self.aggregate.__name__}: give archive_after or erase_after, "
-                f"neither below zero"
+                f"Retention of {self.aggregate.__name__}: give archive_after or erase_after, each "
+                f"a timedelta that is not below zero, as timedelta(days=90)"
             )
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
@@ -18,7 +19,7 @@ from ..errors import DefinitionError, HandlerFailed, InvalidInput
 from ..limits import Limits
 from .checking import checked_copy
 from .exact import Exactness, decode_deep, exactness_of
-from .given import as_seconds, as_text, shown
+from .given import SECONDS_MAX, as_seconds, as_text, shown
 from .ids import as_id, check_id
 from .messages import Command, check_name
 
@@ -327,7 +328,7 @@ def _due(where: str, name: str, timer: object, now: int) -> int:
     else:
         assert isinstance(timer, After)
         ahead = _seconds(where, name, timer)
-        due = now + round(ahead * 1e6)
+        due = now + round(min(ahead, SECONDS_AHEAD_MAX) * 1e6)
     least = -SECONDS_PAST_MAX if isinstance(timer, At) else 0
     if not least <= ahead <= SECONDS_AHEAD_MAX:
         past = f"{-ahead:g} s in the past" if ahead < 0 else f"{ahead / 86_400:,.0f} days ahead"
@@ -365,6 +366,8 @@ def _seconds(where: str, name: str, timer: After) -> float:
             plain: Any = given
             if type(given) not in _PLAIN or not -SECONDS_AHEAD_MAX < plain < SECONDS_AHEAD_MAX:
                 plain = as_seconds(unit, given)
+                if plain >= SECONDS_MAX:
+                    plain = inf  # it is not told apart from more, and would be run in thirty years
             seconds += plain * factor
         return seconds
     except InvalidInput as error:

@@ -50,6 +50,7 @@ from .pace import PositionPace
 from .sagas import NO_CODE, process_kinds, sagas_page, with_states
 from .shown import (
     as_json,
+    checked_after,
     checked_limit,
     checked_stream,
     page_of,
@@ -311,7 +312,7 @@ class LogOperations(Operations):
         checked_limit(limit)
         return await timers_page(
             lambda after, most: self._log.read_timers(after, timers_max=most),
-            after,
+            checked_after(after),
             limit,
             parked=parked,
             payloads=payloads,
@@ -345,7 +346,9 @@ class LogOperations(Operations):
     ) -> Claims:
         """See `Operations.claims`."""
         checked_limit(limit)
-        return claims_of(await self._log.read_claims(after, claims_max=limit + 1), limit)
+        return claims_of(
+            await self._log.read_claims(checked_after(after), claims_max=limit + 1), limit
+        )
 
     async def members(self, *, principal: str | None = None) -> Members:
         """See `Operations.members`."""

@@ -60,6 +60,7 @@ from .retaining import Retaining
 from .sagas import process_kinds, sagas_page, with_states
 from .shown import (
     as_json,
+    checked_after,
     checked_limit,
     checked_stream,
     page_of,
@@ -354,7 +355,7 @@ class EngineOperations(Operations):
         log = (await self._begin(principal, "control", "timers")).log
         return await timers_page(
             lambda after, most: log.read_timers(after, timers_max=most),
-            after,
+            checked_after(after),
             limit,
             parked=parked,
             payloads=payloads,
@@ -389,7 +390,7 @@ class EngineOperations(Operations):
         """See `Operations.claims`."""
         checked_limit(limit)
         log = (await self._begin(principal, "control", "claims")).log
-        return claims_of(await log.read_claims(after, claims_max=limit + 1), limit)
+        return claims_of(await log.read_claims(checked_after(after), claims_max=limit + 1), limit)
 
     async def members(self, *, principal: str | None = None) -> Members:
         """See `Operations.members`."""

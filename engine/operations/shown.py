@@ -18,7 +18,7 @@ from ..log.browsing import Broken, Browsed, BrowsedPage, Large
 from ..model.codec import UNDECODABLE, EventRegistry, decode_metadata
 from ..model.difference import ABSENT, Change
 from ..model.stored import ENCODING_JSON, StoredEvent
-from ..model.texts import is_text
+from ..model.texts import is_text, unfit
 from ..stores.contract.timers import WaitingTimer
 from .answers import LogEntry, LogPage, ShownChange, ShownTimer, Timers
 from .operations import PAGE_MAX
@@ -49,6 +49,14 @@ def checked_limit(limit: int) -> int:
     if type(limit) is not int or not 1 <= limit <= PAGE_MAX:
         raise InvalidInput(f"limit={limit!r:.40}: a page has 1 to {PAGE_MAX} entries")
     return limit
+
+
+def checked_after(after: tuple[str, str]) -> tuple[str, str]:
+    """Give the names behind which a page begins; raise InvalidInput for what nothing is called."""
+    for name in after:
+        if (why := unfit(name)) is not None:
+            raise InvalidInput(f"a page cannot begin behind {name!r:.100}, which has {why}")
+    return after
 
 
 def checked_stream(stream: str) -> tuple[str, str]:

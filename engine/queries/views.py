@@ -16,7 +16,7 @@ import msgspec
 from ..errors import InvalidInput, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..model.columns import INTEGER_MAX, INTEGER_MIN, Scalar
-from ..model.conditions import Filter, filters_of
+from ..model.conditions import Filter, filters_of, key_of
 from ..model.projection import Table, TableDefinition
 from ..model.rows import Row
 from ..model.texts import unfit
@@ -116,9 +116,13 @@ class Views:
         return Views(state, self._tables, self._limits, reads, self._projections)
 
     async def get(self, table: Table[R], key: Any) -> R | None:
-        """Give the row of a `table` with this `key`, or None. Raises what encodes no such key."""
+        """Give the row of a `table` with this `key`, or None.
+
+        Raises InvalidInput for a key that no row can have, as a text with a NUL, and TypeError for
+        one of another type.
+        """
         definition = self._known(table)
-        encoded = definition.shape.encode_key(key)
+        encoded = key_of(definition.shape, key)
         if self._reads is not None:
             self._reads.row(definition, encoded)
         row: R | None = await self._store.get(definition, encoded)
@@ -147,8 +151,8 @@ class Views:
         - `after`: the last row of the page before, or its key.
 
         Raises UsageError for names that are no fields, and for more than `Limits.query_rows` rows
-        without a limit. Raises InvalidInput for a range without values or of another type, and for
-        more values than `Limits.query_values`.
+        without a limit. Raises InvalidInput for a range without values or of another type, for a
+        value that no row can have, and for more values than `Limits.query_values`.
         """
         definition = self._known(table)
         self._check_page(limit, offset)
@@ -289,7 +293,7 @@ class Views:
         if self._reads is None:
             return
         if after is not None and not isinstance(after, Row):
-            self._reads.row(definition, definition.shape.encode_key(after))
+            self._reads.row(definition, key_of(definition.shape, after))
         if not filters or offset:  # what is passed over may leave, and is in no answer
             self._reads.table(definition)
         else:
@@ -323,7 +327,13 @@ class Views:
         return text.split()
 
     def _known(self, table: Table[Any]) -> TableDefinition:
-        definition = table.definition
+        given: Any = getattr(table, "definition", None)
+        if not isinstance(given, TableDefinition):
+            name = getattr(table, "__name__", f"a {type(table).__name__}")
+            raise UsageError(
+                f"what is read is a table of a projection, as `Balances.rows`, and not {name}"
+            )
+        definition = given
         if self._tables.get(definition.name) is not definition:
             raise UsageError(
                 f"{definition.name} is no table of this engine: pass its projection "
@@ -349,7 +359,7 @@ class Views:
             )
         row = after
         if not isinstance(after, Row):
-            key = shape.encode_key(after)
+            key = key_of(shape, after)
             if order_by == shape.key:
                 return key, key
             row = await self._store.get(definition, key)

@@ -14,6 +14,7 @@ from typing import Final
 from ..authorization import Gate
 from ..errors import UsageError
 from ..model.given import as_text
+from ..model.texts import unfit
 from ..runtime.ports import Clock
 from ..stores.contract.log import Store
 from ..stores.contract.requests import TIMER_KINDS, Request, refusal_of
@@ -123,9 +124,11 @@ class TimerDesk:
             self._firing.acted(timer, after)
 
     async def _find(self, stream: str, name: str) -> WaitingTimer:
-        found = await find_timer(
-            lambda after, most: self._store.read_timers(after, timers_max=most), stream, name
-        )
+        found = None
+        if unfit(stream) is None and unfit(name) is None:
+            found = await find_timer(
+                lambda after, most: self._store.read_timers(after, timers_max=most), stream, name
+            )
         if found is None:
             raise UsageError(no_timer_text(stream, name))
         return found

@@ -16,6 +16,7 @@ from engine.log.selection import Selection
 from engine.model.stored import StoredEvent
 from engine.stores.contract.log import Head, StreamPage, StreamRead
 from tests.console.consoling import Write, asking, console_of, make_engine, notes
+from tests.support.postgres import Server
 
 QUERIES = [b"stream=%ff%fe", b"limit=%ff", b"key=%ed%a0%80"]
 
@@ -46,6 +47,19 @@ async def test_a_query_that_is_no_utf8_is_refused(tmp_path: Path, query: bytes) 
             async with asking(console) as client:
                 answer = await client.get(f"/api/v1/log?{query.decode()}")
                 assert answer.status_code == status
+
+
+async def test_what_no_text_of_a_server_can_hold_is_refused_and_no_fault_of_its(
+    postgres: Server, tmp_path: Path
+) -> None:
+    keys = f"sqlite:{tmp_path / 'keys.db'}"
+    engine = make_engine(postgres.url(postgres.new_schema()), keys=keys)
+    fire = {"stream": "note:a\0", "name": "b\0"}
+    async with engine, asking(Console(engine, authorize=lambda *_: True)) as client:
+        for query in ("timers?after_stream=%00", "claims?after_name=a&after_value=%00"):
+            assert (await client.get(f"/api/v1/{query}")).status_code == 422
+        answer = await client.post("/api/v1/timers/fire", json=fire)
+        assert (answer.status_code, "has no timer" in answer.text) == (409, True)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,15 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from engine import errors
 from engine.errors import (
@@ -187,6 +192,43 @@ async def test_an_error_inside_is_logged_and_not_told(caplog: pytest.LogCaptureF
     assert "Box.pack failed" in caplog.text
     assert "caused by:\nValueError" in caplog.text
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("make", [Starlette, FastAPI])
+async def test_around_a_whole_framework_an_error_is_the_engines_and_not_its_page(
+    make: type[Starlette],
+) -> None:
+    """Starlette sends a page for what an application raises, and then raises it."""
+
+    async def work(request: Request) -> Response:
+        match request.path_params["what"]:
+            case "rejected":
+                raise Rejected("sold-out", "none left")
+            case "broken":
+                raise ZeroDivisionError
+            case "streamed":
+                return StreamingResponse(aiter_of(b"a", b"b"), 500)
+        return Response(b"its own", 500)
+
+    app = make()
+    app.add_route("/{what}", work, methods=["GET"])
+    for debug in (False, True):
+        app.debug = debug
+        transport = httpx.ASGITransport(EngineMiddleware(app), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            answer = await client.get("/rejected")
+            assert (answer.status_code, answer.json()["code"]) == (409, "sold-out")
+            broken = await client.get("/broken")
+            assert (broken.status_code, broken.is_stream_consumed) == (500, True)
+            assert ("Internal Server Error" in broken.text) or debug
+            for what, body in (("own", b"its own"), ("streamed", b"ab")):
+                answer = await client.get(f"/{what}")
+                assert (answer.status_code, answer.content) == (500, body)
+
+
+async def aiter_of(*pieces: bytes) -> AsyncGenerator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
 async def test_an_error_after_the_answer_began_goes_on_to_the_server() -> None:

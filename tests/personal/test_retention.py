@@ -176,7 +176,9 @@ def test_a_rule_that_says_nothing_is_refused() -> None:
         lambda: Retention(Stay, [Left], erase_after=-DAY),
         lambda: Retention(Stay, ["left"], erase_after=DAY),  # type: ignore[list-item]
         lambda: Retention(Left, [Left], erase_after=DAY),  # type: ignore[arg-type]
+        lambda: Retention("stay", [Left], erase_after=DAY),  # type: ignore[arg-type]
+        lambda: Retention(Stay, [Left], erase_after=30),  # type: ignore[arg-type]
     ]
     for rule in wrong:
-        with pytest.raises(DefinitionError):
+        with pytest.raises(DefinitionError, match="Retention "):
             rule()

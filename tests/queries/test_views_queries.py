@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from engine import at_least
-from engine.errors import StoreFailed, UsageError
+from engine.errors import InvalidInput, StoreFailed, UsageError
 from engine.limits import Limits
 from engine.model.conditions import Filter
 from engine.model.projection import Projection, Table, TableDefinition, projects
@@ -137,6 +137,28 @@ async def test_what_cannot_be_asked_is_refused(
 async def test_a_value_of_another_type_is_refused(views: Views) -> None:
     with pytest.raises(TypeError, match="Book.price is an int, not str"):
         await views.find(Library.books, where={"price": "1"})
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\ud800"], ids=ascii)
+async def test_a_client_is_told_that_no_row_can_have_what_it_asks_for(
+    views: Views, key: str
+) -> None:
+    with pytest.raises(InvalidInput, match=r"cannot be there: Book.id is a text with"):
+        await views.get(Library.books, key)
+    with pytest.raises(InvalidInput, match="cannot be there"):
+        await views.find(Library.books, after=key)
+    for where in ({"id": key}, {"price": 2**63}):
+        with pytest.raises(InvalidInput, match="cannot be there"):
+            await views.find(Library.books, where=where)
+
+
+@pytest.mark.parametrize(("given", "told"), [(Book, "not Book"), ("books", "not a str")])
+async def test_what_is_no_table_is_told_where_one_is_meant(
+    views: Views, given: Any, told: str
+) -> None:
+    for read in (views.get(given, "a"), views.find(given), views.count(given)):
+        with pytest.raises(UsageError, match=rf"`Balances\.rows`, and {told}"):
+            await read
 
 
 async def test_too_many_rows_are_refused_and_not_cut(wired: Wired, views: Views) -> None:

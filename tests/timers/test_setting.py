@@ -32,6 +32,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "long past": ({"timers": [At(NOW - timedelta(hours=1), SwitchOff("k"))]}, "s in the past"),
     "a hundred years": ({"timers": [after(days=36_525)]}, "36,525 days ahead"),
     "for ever": ({"timers": [after(days=float("inf"))]}, "days ahead"),
+    "for ever, in seconds": ({"timers": [after(seconds=float("inf"))]}, "days ahead"),
+    "milliseconds for seconds": ({"timers": [after(seconds=5e12)]}, "days ahead"),
     "no number": ({"timers": [after(hours=float("nan"))]}, "a number of seconds"),
     "a text for a number": ({"timers": [after(hours="1")]}, "a number of seconds"),
     "without a zone": ({"timers": [At(datetime(2026, 3, 2), SwitchOff("k"))]}, "a time zone"),
