@@ -238,9 +238,10 @@ class OriginMiddleware:
 class EngineMiddleware:
     """ASGI middleware: caps on bodies, and errors of the engine as problem responses.
 
-    Add it to any ASGI application, as its middleware or around the whole. `body_bytes` is the largest body, `body_seconds` the time in
-    which it must have arrived; `statuses` gives codes of rejections another status than 409. What
-    is said to a body that was cut off stays, whatever the application answers to it.
+    Add it to any ASGI application, as its middleware or around the whole. `body_bytes` is the
+    largest body, `body_seconds` the time in which it must have arrived. `statuses` gives codes of
+    rejections another status than 409. What is said to a body that was cut off stays, whatever the
+    application answers to it.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ does, so that both find the same rows. This file knows no SQL statement, async o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
