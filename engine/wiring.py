@@ -375,7 +375,7 @@ class Wiring:
             self.projecting,
             self.views,
             self._works.sink_of,
-            self.registry.personal,
+            self.registry,
             self._limits,
             self._ports,
             self._logger,

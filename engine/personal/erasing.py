@@ -5,10 +5,11 @@ is unfinished until this task has let go of all that was read before: aggregates
 snapshots become unreadable, and every projection of events with personal fields is built anew
 beside the tables that serve, which are then taken away and written over. Sinks that can erase are
 asked to: read models elsewhere make the rows of these people anew. What was written about them
-until states had let go is erased too, as it may have been read before. Tables of projections that
-this program does not declare may have the person too: they are waited for. So one that was begun
-before a crash, or by another process, is finished here. What fails is logged, and tried again. It
-never changes an event.
+until states had let go is erased too, as it may have been read before. Former tables of all other
+projections are taken away: an older handler may have put him there. Tables of projections that
+this program does not declare may have the person too: they are waited for. Sinks that it does not
+declare are named. So one that was begun before a crash, or by another process, is finished here.
+What fails is logged, and tried again. It never changes an event.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from typing import Final
 
 from ..errors import EngineError, UsageError
 from ..limits import Limits
+from ..model.codec import EventRegistry
 from ..model.messages import Event
 from ..model.personal import is_subject
-from ..model.projection import Delivering
+from ..model.projection import Delivering, ProjectionDefinition, reaching
+from ..projections.beginning import undeclared_sinks
 from ..projections.runner import ProjectionRunner
 from ..projections.targets.sink import SinkTarget
 from ..runtime.bell import Bell
@@ -57,20 +60,19 @@ class Eraser:
         projecting: Mapping[str, ProjectionRunner],
         views: ViewsStore,
         sink_of: Callable[[Part], SinkTarget],
-        personal: frozenset[str],
+        registry: EventRegistry,
         limits: Limits,
         ports: Ports,
         logger: logging.Logger,
     ) -> None:
         self._vault = vault
         self._directory = directory
-        of_people = {
-            name: runner
-            for name, runner in projecting.items()
-            if any(c is Event or c.event_name in personal for c in runner.definition.handlers)
-        }
+        of_people = {n: r for n, r in projecting.items() if _sees_people(r.definition, registry)}
         self._projecting = {n: r for n, r in of_people.items() if r.definition.has_tables}
         self._elsewhere = {n: r for n, r in of_people.items() if _erases(r.definition.sink)}
+        self._others = [
+            r for n, r in projecting.items() if r.definition.has_tables and n not in of_people
+        ]
         self._sink_of = sink_of
         self._views = views
         self._poll_seconds = max(limits.control_poll_ms, 100) / 1_000
@@ -93,6 +95,8 @@ class Eraser:
         """Whether views were looked at that may be older than an erasure that is finished."""
         self._told: set[str] = set()
         """Projections that are known to hold an erasure up."""
+        self.not_asked: tuple[str, ...] = ()
+        """Sinks of these views that this program does not declare."""
         self._folded: set[int] = set()
         """Unfinished erasures whose persons are in no views of this engine any more."""
 
@@ -161,12 +165,15 @@ class Eraser:
             return
         numbers = {each.number for each in begun}
         if not numbers <= self._folded:
-            if not await self._fold_again(self._projecting) or not await self._others_are_gone():
+            if not await self._former_are_gone() or not await self._fold_again(self._projecting):
+                return
+            if not await self._others_are_gone():
                 return
             self._folded = numbers
         if not await self._erased_elsewhere(begun):
             self._changes = None
             return
+        await self._name_others()
         for erasure in begun:
             await self._vault.store.finish(erasure.number, self._ports.clock.now())
             self._logger.info(
@@ -233,6 +240,35 @@ class Eraser:
         if has_waited and isinstance(self._views, Scrubbed):
             await self._views.scrub()
         return True
+
+    async def _former_are_gone(self) -> bool:
+        """Take away former tables of projections that see nobody any more; tell whether all are."""
+        are_dropped = False
+        for runner in self._others:
+            while not runner.serving and not self._stopping.is_set():
+                await self._rest(runner)  # what is former serves until then
+            if self._stopping.is_set():
+                return False
+            self._told.discard(runner.definition.name)
+            are_dropped |= bool(await runner.desk.drop_former(_REASON))
+        if are_dropped and isinstance(self._views, Scrubbed):
+            await self._views.scrub()
+        return True
+
+    async def _name_others(self) -> None:
+        """Tell which sinks nobody here can ask: what they have written may have the person."""
+        names = tuple(await undeclared_sinks(self._views))
+        if names and names != self.not_asked:
+            self._logger.warning(
+                "an erasure is finished here, and the person may be in what was written by %s: "
+                "sinks that this program does not declare, so nobody has asked them. A program "
+                "that declares such a read model erases people in it. If there is none any more, "
+                "remove what it has written, and then its name: `%s projections drop`, or "
+                "engine.projections.drop",
+                ", ".join(names),
+                COMMAND,
+            )
+        self.not_asked = names
 
     async def _compare(self) -> None:
         """Fold again what serves and was made before a finished erasure: somebody put it back."""
@@ -353,6 +389,12 @@ class Eraser:
         begun = await self._vault.store.unfinished()
         # Builds may take long: states do not wait for them.
         await self._let_go_of(begun)
+
+
+def _sees_people(definition: ProjectionDefinition, registry: EventRegistry) -> bool:
+    """Tell whether a projection takes events with personal data, by a handler of a base too."""
+    classes = reaching(definition, registry.classes).handlers
+    return Event in classes or registry.is_personal(c for c in classes if c is not Event)
 
 
 def _erases(sink: Delivering | None) -> bool:

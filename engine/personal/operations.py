@@ -62,7 +62,8 @@ class PersonalData:
         projection of such events is rebuilt, and read models elsewhere write the rows of this
         person again. What was written about this person until then is erased too, as a second
         erasure: a handler may have read it before. A subject without data is no error: `keys` of
-        the erasure is 0. Relays, and sinks that have no `erase`, keep what they were given.
+        the erasure is 0. Relays, and sinks that have no `erase`, keep what they were given. Sinks
+        that the views know and this engine does not declare are named in `not_asked`.
 
         Raises InvalidInput, Forbidden, and Closed. Raises UsageError if no event of this engine has
         personal fields, and StoreFailed if the keys cannot be written. To ask again is safe.
@@ -100,7 +101,8 @@ class PersonalData:
                     kept = await vault.store.erasures(begun.subject)
                     found = next((e for e in kept if e.number == begun.number), begun)
                     if found.finished is not None:
-                        return found
+                        others = () if self._eraser is None else self._eraser.not_asked
+                        return msgspec.structs.replace(found, not_asked=others)
                     self.entrance.check()
                     await asyncio.sleep(_LOOK_SECONDS)
         except TimeoutError:

@@ -9,14 +9,14 @@ another history of the log counts for nothing. This file runs no reaction.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import StoreRefused
 from ..model.projection import ProjectionDefinition
 from ..stores.contract.log import LogSource
 from ..stores.contract.views import Changes, Checkpoint, Part, ProjectionDecision, ViewsStore
 
-__all__ = ["begin"]
+__all__ = ["begin", "undeclared_sinks"]
 
 
 async def begin(
@@ -53,6 +53,13 @@ async def begin(
         )
     if begun is not None and begun.position > checkpoint.position:
         await views.write(Changes(part, checkpoint, begun, {}))
+
+
+async def undeclared_sinks(views: ViewsStore) -> Sequence[str]:
+    """Name the sinks that views know and this program does not declare; a reactor has begun."""
+    names = await views.undeclared(with_tables=False)
+    reactors = {d.projection for d in await views.decisions() if d.kind == "begin"} if names else ()
+    return [name for name in names if name not in reactors]
 
 
 async def _begun(name: str, views: ViewsStore, log: LogSource) -> Checkpoint | None:

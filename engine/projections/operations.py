@@ -20,6 +20,7 @@ from ..runtime.ports import Clock
 from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, ProjectorStatistics
 from ..stores.contract.requests import POSITION_MAX, refused_position
 from ..stores.contract.views import Build, Parked, ProjectionDecision, Rebuild, ViewsStore
+from .beginning import undeclared_sinks
 from .retry import Retried
 from .runner import ProjectionRunner
 
@@ -197,12 +198,13 @@ class Projections:
         """Take the tables of former builds away; give which they were.
 
         Of a projection that the engine does not have it takes all tables that are in the views. A
-        program that declares it folds them again.
+        program that declares it folds them again. Of a sink it takes the place up to which that has
+        delivered: one that is declared later delivers everything.
         """
         await self._check(name, principal, reason)
+        others = [*await self._views.undeclared(), *await undeclared_sinks(self._views)]
         # Compared, since what is no name may have no hash.
-        is_declared = any(name == own for own in self._projecting)
-        if is_declared or not any(name == each for each in await self._views.undeclared()):
+        if not any(name == each for each in others):
             return await self._named(name).desk.drop_former(reason, principal)
         builds = await self._views.builds(name)
         for build in builds:

@@ -48,6 +48,9 @@ class Erasure(msgspec.Struct, frozen=True):
     """When views and memory had nothing of the person any more; None while they may."""
     waits_for: tuple[str, ...] = ()
     """Projections and sinks that may have the person still, where this engine waits for them."""
+    not_asked: tuple[str, ...] = ()
+    """Sinks that the views know and this engine does not declare: nobody has asked them, and what
+    they have written may have the person."""
 
 
 class KeyStore(Protocol):

@@ -64,12 +64,12 @@ class KnownBuilds(Generic[Sql]):
         """Give the tables of a build, by attribute."""
         return self._sql[projection, build]
 
-    def _undeclared(self) -> Sequence[str]:
-        """Name the projections that have tables here, and that this program does not declare."""
+    def _undeclared(self, *, with_tables: bool) -> Sequence[str]:
+        """Name what this program does not declare: with tables here, or without any."""
         return sorted(
             name
             for name, builds in self._builds.items()
-            if name not in self.declared and any(build.tables for build in builds)
+            if name not in self.declared and any(b.tables for b in builds) is with_tables
         )
 
     def _refuse_drop(self, build: Found) -> None:

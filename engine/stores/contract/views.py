@@ -391,8 +391,11 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         """Give the builds of a projection, by number."""
         ...
 
-    async def undeclared(self) -> Sequence[str]:
-        """Name projections that have tables here, and are not this program's, sorted."""
+    async def undeclared(self, *, with_tables: bool = True) -> Sequence[str]:
+        """Name projections that have tables here, and are not this program's, sorted.
+
+        Without tables these are sinks and reactors.
+        """
         ...
 
     async def is_paused(self, projection: str) -> bool:

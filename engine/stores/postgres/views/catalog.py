@@ -214,10 +214,10 @@ class Catalog(KnownBuilds[TableSql]):
         await self._read(link)
         return self._told(projection)
 
-    async def undeclared(self, link: Link) -> Sequence[str]:
-        """Name projections that have tables here, and are not this program's."""
+    async def undeclared(self, link: Link, with_tables: bool) -> Sequence[str]:
+        """Name projections that have tables here, or none, and are not this program's."""
         await self._read(link)
-        return self._undeclared()
+        return self._undeclared(with_tables=with_tables)
 
     async def begin(
         self, link: Link, definition: ProjectionDefinition, decision: ProjectionDecision | None

@@ -311,9 +311,9 @@ class PostgresViews(TableReads):
         """Give the builds of a projection, by number."""
         return await self._lane.run(self._catalog.builds, projection)
 
-    async def undeclared(self) -> Sequence[str]:
+    async def undeclared(self, *, with_tables: bool = True) -> Sequence[str]:
         """Name projections that have tables here, and are not this program's."""
-        return await self._lane.run(self._catalog.undeclared)
+        return await self._lane.run(self._catalog.undeclared, with_tables)
 
     async def is_paused(self, projection: str) -> bool:
         """Tell whether the last word on a projection was to pause it."""

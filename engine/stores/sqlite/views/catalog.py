@@ -191,10 +191,10 @@ class Catalog(KnownBuilds[TableSql]):
         self._read(connection)
         return self._told(projection)
 
-    def undeclared(self, connection: apsw.Connection) -> Sequence[str]:
-        """Name projections that have tables here, and are not this program's."""
+    def undeclared(self, connection: apsw.Connection, with_tables: bool) -> Sequence[str]:
+        """Name projections that have tables here, or none, and are not this program's."""
         self._read(connection)
-        return self._undeclared()
+        return self._undeclared(with_tables=with_tables)
 
     def begin(
         self,

@@ -381,9 +381,9 @@ class SqliteViews(TableReads):
         """Give the builds of a projection, by number."""
         return await self._on_writer(self._keeper.builds, projection)
 
-    async def undeclared(self) -> Sequence[str]:
+    async def undeclared(self, *, with_tables: bool = True) -> Sequence[str]:
         """Name projections that have tables here, and are not this program's."""
-        return await self._on_writer(self._keeper.undeclared)
+        return await self._on_writer(self._keeper.undeclared, with_tables)
 
     async def is_paused(self, projection: str) -> bool:
         """Tell whether the last word on a projection was to pause it."""

@@ -1,0 +1,148 @@
+"""A person is in no table that an older handler has filled, and what nobody can ask is named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from engine import (
+    Aggregate,
+    Command,
+    Delivery,
+    Engine,
+    Event,
+    Id,
+    Meta,
+    Personal,
+    Projection,
+    Reactor,
+    Row,
+    Sink,
+    Table,
+    UsageError,
+    applies,
+    handles,
+    projects,
+    reacts,
+)
+from tests.personal.hotel import NAME, Guest, Register
+from tests.personal.test_erase_others import BadgeRow, Badges, folded, having, hotel
+from tests.support.waiting import until
+
+
+class Opened(Event, name="opened"):
+    pass
+
+
+class Arrived(Event, name="arrived"):
+    """What all arrivals have in common: nothing personal."""
+
+
+class GuestArrived(Arrived, name="guest-arrived"):
+    name: Personal[str]
+
+
+class Arrive(Command):
+    stay: Id
+    name: str
+
+
+class Stay(Aggregate, kind="stay"):
+    @handles
+    def arrive(self, command: Arrive) -> GuestArrived:
+        return GuestArrived(command.name)
+
+    @applies
+    def arrived(self, event: GuestArrived) -> None: ...
+
+    @applies
+    def opened(self, event: Opened) -> None: ...
+
+
+class Arrivals(Projection, name="arrivals", version=1):
+    rows: Table[BadgeRow]
+
+    @projects
+    def arrived(self, event: Arrived, meta: Meta) -> None:
+        self.rows.put(BadgeRow(meta.id, getattr(event, "name", "")))
+
+
+class Letters(Sink, name="letters", version=1):
+    erased: ClassVar[list[str]] = []
+
+    async def deliver(self, batch: Sequence[Delivery[Arrived]]) -> None: ...
+
+    async def erase(self, subjects: Sequence[str]) -> None:
+        self.erased.extend(subjects)
+
+
+class CountRow(Row, key="guest"):
+    guest: str
+    opened: int
+
+
+class Doors(Projection, name="badges", version=2):
+    """What `Badges` was in an older release; it sees nobody any more."""
+
+    rows: Table[CountRow]
+
+    @projects
+    def opened(self, event: Opened, meta: Meta) -> None:
+        self.rows.put(CountRow(meta.id, 1))
+
+
+class Greeter(Reactor, name="greeter", begins="start"):
+    @reacts
+    def arrived(self, event: GuestArrived, meta: Meta) -> None: ...
+
+
+async def test_who_came_by_a_handler_of_a_base_class_is_erased(tmp_path: Path) -> None:
+    Letters.erased.clear()
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with Engine([Stay], projections=[Arrivals, Letters], store=store) as engine:
+        await engine.execute(Arrive("s-1", NAME))
+        await folded(engine)
+        assert having(tmp_path, NAME)
+        assert (await engine.personal.erase("stay:s-1")).finished is not None
+    assert having(tmp_path, NAME) == []
+    assert Letters.erased == ["stay:s-1"]
+
+
+async def test_former_tables_of_what_sees_nobody_any_more_are_dropped(tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with hotel(store, Badges) as engine:
+        await engine.execute(Register("a", NAME))
+        await folded(engine)
+    async with Engine([Guest, Stay], projections=[Doors], store=store, rebuild="auto") as engine:
+        await until(lambda: engine.statistics().projectors["badges"].position == 1)
+        await engine.personal.erase("guest:a")
+        builds = (await engine.projections.status("badges")).builds
+        assert [build.state for build in builds] == ["serving"]
+    assert having(tmp_path, NAME) == []
+
+
+async def test_a_sink_that_is_not_declared_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with Engine([Stay], projections=[Letters, Greeter], store=store) as engine:
+        await engine.execute(Arrive("s-1", NAME))
+        await folded(engine)
+        assert (await engine.personal.erase("stay:s-2")).not_asked == ()
+
+    with caplog.at_level(logging.WARNING, "foldline"):
+        async with Engine([Stay], store=store) as engine:
+            erasure = await engine.personal.erase("stay:s-1")
+            assert erasure.finished is not None
+            assert erasure.not_asked == ("letters",)  # a reactor keeps nothing anywhere
+            assert "may be in what was written by letters" in caplog.text
+            with pytest.raises(UsageError, match="no projection 'greeter'"):
+                await engine.projections.drop("greeter")
+
+            assert await engine.projections.drop("letters", reason="its system is gone")
+
+            assert (await engine.personal.erase("stay:s-3")).not_asked == ()
