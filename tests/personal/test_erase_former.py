@@ -29,8 +29,8 @@ from engine import (
     projects,
     reacts,
 )
+from tests.personal.badges import BadgeRow, Badges, badged, folded, having
 from tests.personal.hotel import NAME, Guest, Register
-from tests.personal.test_erase_others import BadgeRow, Badges, folded, having, hotel
 from tests.support.waiting import until
 
 
@@ -114,7 +114,7 @@ async def test_who_came_by_a_handler_of_a_base_class_is_erased(tmp_path: Path) -
 
 async def test_former_tables_of_what_sees_nobody_any_more_are_dropped(tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path / 'log.db'}"
-    async with hotel(store, Badges) as engine:
+    async with badged(store, Badges) as engine:
         await engine.execute(Register("a", NAME))
         await folded(engine)
     async with Engine([Guest, Stay], projections=[Doors], store=store, rebuild="auto") as engine:

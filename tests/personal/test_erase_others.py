@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from engine import Engine, Meta, Projection, Row, Table, UsageError, projects
-from tests.personal.hotel import NAME, Guest, Register, Registered
+from engine import Engine, Meta, Projection, Table, UsageError, projects
+from tests.personal.badges import BadgeRow, Badges, badged, folded, having
+from tests.personal.hotel import NAME, Register, Registered
 from tests.support.waiting import until
-
-
-class BadgeRow(Row, key="guest"):
-    guest: str
-    name: str
-
-
-class Badges(Projection, name="badges", version=1):
-    rows: Table[BadgeRow]
-
-    @projects
-    def registered(self, event: Registered, meta: Meta) -> None:
-        self.rows.put(BadgeRow(meta.id, event.name))
 
 
 class Labels(Projection, name="labels", version=1):
@@ -36,23 +22,11 @@ class Labels(Projection, name="labels", version=1):
         self.rows.put(BadgeRow(meta.id, event.name))
 
 
-def hotel(store: str, *projections: type[Projection], **options: Any) -> Engine:
-    return Engine([Guest], projections=projections, store=store, **options)
-
-
-async def folded(engine: Engine) -> None:
-    await until(lambda: not any(p.lag_events for p in engine.statistics().projectors.values()))
-
-
 async def registered(store: str) -> None:
-    async with hotel(store, Badges, Labels) as engine:
+    async with badged(store, Badges, Labels) as engine:
         await engine.execute(Register("a", NAME))
         await engine.execute(Register("b", "Bob Roy"))
         await folded(engine)
-
-
-def having(folder: Path, text: str) -> Sequence[str]:
-    return sorted(p.name for p in folder.iterdir() if text.encode() in p.read_bytes())
 
 
 async def is_waited_for(engine: Engine, caplog: pytest.LogCaptureFixture, *names: str) -> None:
@@ -74,10 +48,10 @@ async def test_a_program_that_does_not_declare_all_leaves_it_to_one_that_does(
     await registered(store)
     named = [p.__definition__.name for p in (Badges, Labels) if p not in declared]
     with caplog.at_level(logging.WARNING, "foldline"):
-        async with hotel(store, *declared) as engine:
+        async with badged(store, *declared) as engine:
             await is_waited_for(engine, caplog, *named)
 
-    async with hotel(store, Badges, Labels) as engine, asyncio.timeout(60):
+    async with badged(store, Badges, Labels) as engine, asyncio.timeout(60):
         while (await engine.personal.erasures())[0].finished is None:
             await asyncio.sleep(0.01)
 
@@ -89,7 +63,7 @@ async def test_tables_that_no_program_declares_any_more_can_be_dropped(
 ) -> None:
     store = f"sqlite:{tmp_path / 'log.db'}"
     await registered(store)
-    async with hotel(store, Labels) as engine, asyncio.timeout(60):
+    async with badged(store, Labels) as engine, asyncio.timeout(60):
         await is_waited_for(engine, caplog, "badges")
         with pytest.raises(UsageError, match="no projection"):
             await engine.projections.drop("nobodys")
@@ -108,7 +82,7 @@ async def test_who_is_erased_meanwhile_is_erased_too(
 ) -> None:
     store = f"sqlite:{tmp_path / 'log.db'}"
     await registered(store)
-    async with hotel(store, Labels) as engine, asyncio.timeout(60):
+    async with badged(store, Labels) as engine, asyncio.timeout(60):
         await is_waited_for(engine, caplog, "badges")
         second = asyncio.create_task(engine.personal.erase("guest:b"))
         await until(lambda: engine.statistics().projectors["labels"].position == 2)
@@ -122,6 +96,6 @@ async def test_who_is_erased_meanwhile_is_erased_too(
 async def test_a_projection_that_serves_is_never_dropped(tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path / 'log.db'}"
     await registered(store)
-    async with hotel(store, Badges, Labels) as engine:
+    async with badged(store, Badges, Labels) as engine:
         assert await engine.projections.drop("badges") == []
         assert [p.name for p in await engine.projections.list()] == ["badges", "labels"]
