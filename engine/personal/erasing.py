@@ -263,8 +263,7 @@ class Eraser:
                 "an erasure is finished here, and the person may be in what was written by %s: "
                 "sinks that this program does not declare, so nobody has asked them. A program "
                 "that declares such a read model erases people in it. If there is none any more, "
-                "remove what it has written, and then its name: `%s projections drop`, or "
-                "engine.projections.drop",
+                "remove what it has written, then drop its name: `%s projections drop`",
                 ", ".join(names),
                 COMMAND,
             )
