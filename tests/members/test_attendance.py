@@ -235,3 +235,28 @@ async def test_nobody_is_declared_dead_for_one_lease_after_the_server_started(
 
         assert names(a) == ["a", "dead"], "the server is younger than its lease"
         await dead.attendance.close()
+
+
+async def test_who_finds_another_process_under_his_number_is_none_of_the_members(
+    postgres: Server, long: str
+) -> None:
+    """So it is behind a failover that lost a join, where the next one has brought the view back."""
+    async with taking(long, "old") as old:
+        number = old.attendance.member
+        taken = f"UPDATE {read_address(long).schema}.members SET holder = 'new' WHERE member = $1"
+        await asked(postgres, taken, number)
+        await until(lambda: not old.attendance.is_held())
+
+        assert old.view.find(number) is None
+        assert old.told[-1] == old.view
+
+
+async def test_who_joins_passes_over_the_numbers_of_rows_that_were_replicated(
+    postgres: Server, long: str
+) -> None:
+    schema = read_address(long).schema
+    async with taking(long, "one"), taking(long, "two") as two:
+        await asked(postgres, f"ALTER TABLE {schema}.members ALTER COLUMN member RESTART")
+        async with taking(long, "three") as three:
+            assert three.attendance.member > two.attendance.member
+            await until(lambda: [one.holder for one in two.view.members] == ["one", "two", "three"])

@@ -211,6 +211,24 @@ async def test_the_checksum_of_an_event_stands_as_it_was(store: PostgresStore) -
 # -- whose it is
 
 
+async def test_an_engine_opens_a_log_whose_rows_another_server_has_replicated(
+    postgres: Server, schema: str
+) -> None:
+    """Such a server has the rows of sessions, and its sequence begins at the first number."""
+    for place in range(3):
+        store = store_of(postgres, schema)
+        await store.open(Ports())
+        await append(store, request("a:1", place, place + 1))
+        await store.close()
+    await asked(postgres, f"ALTER TABLE {schema}.sessions ALTER COLUMN session RESTART")
+
+    store = store_of(postgres, schema)
+    await store.open(Ports())
+    await append(store, request("a:1", 3, 4))
+    assert store.session == 4
+    await store.close()
+
+
 async def test_a_second_engine_is_told_who_has_the_log(store: PostgresStore) -> None:
     with pytest.raises(StoreLocked, match=r"open in another engine: process \d+ on .*, since 20"):
         await PostgresStore(store.address).open(Ports())

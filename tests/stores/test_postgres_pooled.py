@@ -1,4 +1,4 @@
-"""A log behind PgBouncer in transaction mode: each transaction may be on another connection."""
+"""A log behind PgBouncer: each transaction may be on another connection, or each session on one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, Ports
+from engine import Engine, Ports, StoreFailed
 from engine.stores.contract.log import Store
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.store import PostgresStore
@@ -131,3 +131,20 @@ async def test_a_checkpoint_moves_behind_a_pooler_while_its_connections_are_ende
     )
 
     assert rows == [(sent, sent, sent)]
+
+
+async def test_a_pooler_that_pools_statements_is_told_from_a_server_that_is_away(
+    postgres: Server,
+) -> None:
+    with pooler(postgres, "statement") as port:
+        url = postgres.url(postgres.new_schema(), port=port)
+        with pytest.raises(StoreFailed, match="pools sessions or transactions"):
+            await PostgresStore(read_address(url)).open(Ports())
+
+
+async def test_an_engine_works_behind_a_pooler_that_pools_sessions(postgres: Server) -> None:
+    with pooler(postgres, "session", 30) as port:
+        url = postgres.url(postgres.new_schema(), port=port)
+        async with Engine([Counter], store=url) as engine:
+            await engine.execute(Add("a", 2))
+            assert await total(engine, "a") == "2 at 1"

@@ -239,3 +239,36 @@ async def test_a_log_that_could_not_be_read_at_the_start_is_given_back_at_once(
         await PostgresStore(read_address(url_of(own, schema, f"of_{schema}"))).open(Ports())
 
     assert own.sql(f"SELECT count(*) FROM {schema}.sessions WHERE live") == "0"
+
+
+async def opened_by(own: Server, schema: str, role: str) -> None:
+    """Open a log that is there already, and close it."""
+    store = PostgresStore(read_address(url_of(own, schema, role)))
+    await store.open(Ports())
+    await store.close()
+
+
+async def test_a_user_who_may_only_read_is_told_so_and_not_that_the_server_is_away(
+    own: Server, schema: str, role: str
+) -> None:
+    await opened_by(own, schema, role)
+    own.sql(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+
+    with pytest.raises(StoreFailed, match="takes no writes now: .*read_only is on") as failed:
+        await opened_by(own, schema, role)
+    assert failed.value.passes
+
+
+async def test_a_start_that_runs_out_of_time_names_the_setting(
+    own: Server, schema: str, role: str
+) -> None:
+    await opened_by(own, schema, role)
+    own.sql(f"ALTER ROLE {role} SET statement_timeout = '50ms'")
+    stranger = await connected(own)
+    async with stranger.transaction():
+        await stranger.execute("SELECT pg_advisory_xact_lock($1, $2)", *lock_key(schema))
+
+        with pytest.raises(StoreFailed, match=r"was reached, .*\(statement_timeout\)") as failed:
+            await opened_by(own, schema, role)
+    assert failed.value.passes
+    await stranger.close()

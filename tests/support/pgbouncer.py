@@ -1,4 +1,4 @@
-"""A real PgBouncer in transaction mode before a server, for tests."""
+"""A real PgBouncer before a server, for tests: it pools transactions if not told otherwise."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = trust
 auth_file = {users}
-pool_mode = transaction
-default_pool_size = 3
+pool_mode = {mode}
+default_pool_size = {size}
 log_connections = 0
 log_disconnections = 0
 log_stats = 0
@@ -43,12 +43,13 @@ def program() -> str:
 
 
 @contextmanager
-def pooler(server: Server) -> Iterator[int]:
-    """Start one; give its port; end it."""
+def pooler(server: Server, mode: str = "transaction", size: int = 3) -> Iterator[int]:
+    """Start one with so many connections to the server; give its port; end it."""
     port = free_port()
     settings, users = server.folder / f"pooler-{port}.ini", server.folder / f"users-{port}.txt"
     users.write_text('"postgres" ""\n')
-    settings.write_text(_SETTINGS.format(server=server.port, port=port, users=users))
+    where = {"server": server.port, "port": port, "users": users}
+    settings.write_text(_SETTINGS.format(**where, mode=mode, size=size))
     for made in (settings, users):
         made.chmod(0o644)
     with subprocess.Popen(

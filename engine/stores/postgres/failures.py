@@ -44,6 +44,9 @@ CANCELED: Final = "57014"
 """A statement took longer than the server lets it, or somebody has ended it there."""
 _NO_ROOM: Final = ("53", "58030")
 """Neither disk, memory nor connections are left for it."""
+_READ_ONLY: Final = "25006"
+_ENDED: Final = "08"
+_OUT_OF_TIME_HINT: Final = ". Let statements of this user take longer (statement_timeout)"
 _NOT_PREPARED: Final = ("26000", "42P05")
 """A statement is prepared on another connection than this one: a pooler gave it to somebody."""
 _REFUSED: Final = {
@@ -128,9 +131,29 @@ def cannot_connect(address: Address, error: BaseException) -> StoreFailed | Stor
             f"{address.name}: TLS cannot begin ({type(error).__name__}): look at sslrootcert, "
             f"sslcert and sslkey"
         )
+    if state.startswith(_READ_ONLY):
+        return StoreFailed(
+            f"{address.name} takes no writes now: it is a standby, or "
+            f"default_transaction_read_only is on there or for this user "
+            f"({described_failure(error)}). Try again when that is over",
+            written=False,
+            passes=True,
+        )
+    if state and not is_lost(error) and not state.startswith(_NO_ROOM):
+        return StoreFailed(
+            f"{address.name} was reached, and the log cannot be opened: "
+            f"{described_failure(error)}{_OUT_OF_TIME_HINT if state in _OUT_OF_TIME else ''}",
+            written=False,
+            passes=passes_by_itself(error),
+        )
     why = described_failure(error)
     if isinstance(error, TimeoutError):
         why = "no answer in time"
+    elif state.startswith(_ENDED):
+        why += (
+            ". It was ended from there: if a pooler stands between, look that it pools sessions or "
+            "transactions, and has connections to the server left"
+        )
     elif isinstance(error, OSError) and error.strerror:
         why = error.strerror
     return StoreFailed(

@@ -6,7 +6,8 @@ member sees that. A member renews its lease by a task of its own, and counts it 
 for it, by its own monotonic clock. It tells which view it acts by only after it has heeded it.
 Nobody is declared dead for one lease after the server started: nobody could renew anything before.
 A member that was declared dead joins anew, as another one. So does each where the number went back,
-as by a failover that lost something: the same number may stand for others then. Nothing here writes
+as by a failover that lost something: the same number may stand for others then. So does one whose
+own number has another process: a database that forgot it gives it again. Nothing here writes
 an event.
 """
 
@@ -25,7 +26,7 @@ from ...contract.membership import Heed, Present, View
 from ..address import Address
 from ..driver import driver_of
 from ..line import Line, Lines
-from .session import read_holder, read_shares
+from .session import fetch_numbered, read_holder, read_shares
 
 __all__ = ["Attendance", "read_view"]
 
@@ -102,7 +103,8 @@ class Attendance:
     async def _join(self, line: Line) -> None:
         asked, lease = self._now(), self._address.lease_seconds
         # Where the answer is lost it joins twice: the other row goes when its lease is over.
-        ((self.member, _),) = await line.fetch(self._address.sql(_JOIN), self._holder, lease)
+        query = self._address.sql(_JOIN)
+        ((self.member, _),) = await fetch_numbered(line, query, self._holder, lease)
         self._renewed_at = asked
 
     async def run(self) -> None:
@@ -134,7 +136,7 @@ class Attendance:
     async def _see(self) -> None:
         """See who is there; heed that, then tell that it was."""
         before, found = self.view, await self._lines.run(self._read)
-        if _went_back(before, found):
+        if _went_back(before, found) or self._is_of_another(found):
             there = tuple(one for one in found.members if one.member != self.member)
             found = View(found.number, there)
         self.view = found
@@ -150,6 +152,10 @@ class Attendance:
             self._reach("view.heeded")
             self._seen = self.view.number
             await self._lines.run(self._renew)
+
+    def _is_of_another(self, found: View) -> bool:
+        own = found.find(self.member)
+        return own is not None and (own.holder, own.address) != read_holder(self._holder)
 
     async def _read(self, line: Line) -> View:
         return await read_view(line, self._address, self.view_query)

@@ -10,7 +10,7 @@ takes over makes the former session one that appends nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -18,13 +18,15 @@ import msgspec
 
 from ....errors import StoreLocked
 from ..address import Address
-from ..driver import Connection, LogMessage
+from ..driver import Connection, LogMessage, Record
+from ..failures import sqlstate_of
 from ..line import Line
 from .schema import presence_key
 
 __all__ = [
     "begin_session",
     "end_session",
+    "fetch_numbered",
     "holder_text",
     "read_holder",
     "read_shares",
@@ -38,6 +40,11 @@ _BEGIN: Final = (
 _POLL_SECONDS: Final = 0.2
 _MARGIN_SECONDS: Final = 0.05
 """Waited beyond a lease, so that the database finds it over."""
+
+
+_TAKEN: Final = "23505"
+"""The SQLSTATE of a row whose number another row has."""
+_TAKEN_MAX: Final = 100_000
 
 
 _MEETS: Final = ", whose members meet it at "
@@ -93,7 +100,7 @@ async def begin_session(
     while True:
         with line.answering(address.answer_seconds), _warnings_of(line) as warnings:
             asked = now()
-            row = (await line.fetch(query, holder, address.lease_seconds, shared))[0]
+            row = (await fetch_numbered(line, query, holder, address.lease_seconds, shared))[0]
             if row[1] is None:
                 session: int = row[0]
                 if warnings and not await _is_kept(line, address, session, warnings):
@@ -107,6 +114,21 @@ async def begin_session(
         seen = held
         end = now() + held.seconds_left + _MARGIN_SECONDS
         await asyncio.sleep(min(_POLL_SECONDS, end - now()))
+
+
+async def fetch_numbered(line: Line, query: str, *values: Any) -> Sequence[Record]:
+    """Run a call that makes a row with the next number of its table; again where one has that.
+
+    Rows that another server has replicated to this one have numbers of which its sequences do not
+    know. Each try takes the next number, whatever becomes of it.
+    """
+    for _ in range(_TAKEN_MAX):
+        try:
+            return await line.fetch(query, *values)
+        except Exception as error:
+            if sqlstate_of(error) != _TAKEN:
+                raise
+    return await line.fetch(query, *values)
 
 
 @contextmanager

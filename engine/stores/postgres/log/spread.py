@@ -30,7 +30,7 @@ from ..driver import Driver
 from ..line import Line, Lines
 from .members import Attendance
 from .reading import read_head
-from .session import holder_text, read_holder
+from .session import fetch_numbered, holder_text, read_holder
 from .spread_writer import SpreadWriter
 from .store import PostgresStore
 from .writer import Writer
@@ -62,7 +62,7 @@ class _Deciding(Attendance):
     async def _join(self, line: Line) -> None:
         asked, lease = self._now(), self._address.lease_seconds
         query = self._address.sql(_JOIN)
-        ((member, _, other),) = await line.fetch(query, self._holder, lease)
+        ((member, _, other),) = await fetch_numbered(line, query, self._holder, lease)
         if other is not None:
             raise StoreLocked(
                 f"{self._address.name} is open in an engine that has it alone: "
