@@ -65,9 +65,8 @@ class Retention(msgspec.Struct, frozen=True):
                 f"Retention of {self.aggregate.__name__}: closed_by lists classes of events, and "
                 f"{given!r:.100} does not"
             )
-        both: Sequence[Any] = (self.archive_after, self.erase_after)
-        times = [t for t in both if t is not None]
-        if not times or any(not isinstance(t, timedelta) or t < timedelta(0) for t in times):
+        times: Any = [t for t in (self.archive_after, self.erase_after) if t is not None]
+        if not times or not all(isinstance(t, timedelta) and t >= timedelta(0) for t in times):
             raise DefinitionError(
                 f"Retention of {self.aggregate.__name__}: give archive_after or erase_after, each "
                 f"a timedelta that is not below zero, as timedelta(days=90)"
