@@ -100,7 +100,7 @@ class Declared(msgspec.Struct, frozen=True):
     upcasting: Upcasting
     decisions: Sequence[Callable[..., Any]] = ()
     reacts: bool = True  # whether events are brought to process managers here
-    runs: Callable[[ProjectionDefinition], bool] | None = None  # of the projections; None: all
+    runs: Callable[[ProjectionDefinition], Sequence[int]] | None = None  # which slices; None: all
 
 
 class Wiring:
@@ -283,6 +283,7 @@ class Wiring:
             ports=self._ports,
             logger=self._logger,
             end_of_log=self._end_of_log,
+            slices=self.declared.runs and self.declared.runs(projection.__definition__),
         )
 
     def _projector(self, part: Part, *, moved: Callable[[], None], paused: bool) -> Projector:

@@ -29,6 +29,8 @@ class Calls:
         self._wake = wake
         self._waiting: deque[_Waiting] = deque()
         self._refused = ""
+        self.is_running = False
+        """Whether one is being made."""
 
     def __bool__(self) -> bool:
         """Whether a call waits."""
@@ -50,6 +52,7 @@ class Calls:
         call, answer = self._waiting.popleft()
         if answer.done():
             return
+        self.is_running = True
         try:
             result = await call()
         except Exception as error:
@@ -60,6 +63,8 @@ class Calls:
         else:
             if not answer.done():
                 answer.set_result(result)
+        finally:
+            self.is_running = False
 
     def refuse(self, why: str) -> None:
         """Answer Closed to every call that waits, and to all that come."""

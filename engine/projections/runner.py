@@ -63,8 +63,11 @@ class ProjectionRunner:
         ports: Ports,
         logger: logging.Logger,
         end_of_log: Callable[[], int],
+        slices: Sequence[int] | None = None,
     ) -> None:
+        """Take which slices are run here; None for all of them, and what people decide."""
         self._definition = projection.__definition__
+        self._slices = range(self._definition.slices) if slices is None else slices
         self._make = make
         self._views = views
         self._bus = bus
@@ -220,7 +223,7 @@ class ProjectionRunner:
             self._make(
                 Part(self.definition, build.number, n), moved=self._moved, paused=self.paused
             )
-            for n in range(self.definition.slices)
+            for n in self._slices
         )
         if build.state == "building":
             for projector in projectors:
@@ -260,6 +263,11 @@ class ProjectionRunner:
     def is_stopping(self) -> bool:
         """Whether `run` is to return."""
         return self._stopping
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a build is made, or what people decide is being done or waits for that."""
+        return bool(self.building or self._calls or self._calls.is_running or self._resting)
 
     def stop(self) -> None:
         """Let `run` return when the batches in hand are written."""

@@ -22,8 +22,10 @@ from tests.members.duties_shop import (
     GetLine,
     begun,
     differences,
+    projections,
     sharing,
     until_reached,
+    whole,
 )
 from tests.members.joining import part
 from tests.support.counters import Add
@@ -45,7 +47,7 @@ async def test_each_projection_is_run_by_one_member_and_read_at_any(postgres: Se
             assert receipt.position in await engine.query(GetLine("c1"), at=receipt, timeout=20)
             states = {n: p.state for n, p in engine.statistics().projectors.items()}
             here = {name for name, state in states.items() if state != "elsewhere"}
-            assert here == set(part(engine).duties)
+            assert here == projections(part(engine).duties)
         for name in ALL:
             await until_reached(engines[0], name, receipt.position)
         assert await differences(postgres, log) == []
@@ -63,7 +65,7 @@ async def test_foldline_members_shows_who_runs_what(
         assert await asyncio.to_thread(main, ["members", log, "--json"]) == 0
         told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         found = {line["duty"]: line for line in told if "duty" in line}
-        assert sorted(found) == ALL
+        assert whole(list(found)) == ALL
         for engine in (one, other):
             mine = {name for name, line in found.items() if line["member"] == part(engine).member}
             assert mine == set(part(engine).duties)

@@ -24,9 +24,13 @@ from tests.members.duties_shop import (
     AILING,
     ALL,
     PROJECTIONS,
+    SLICES,
     GetLine,
+    Ledger3,
+    Line3,
     begun,
     differences,
+    projections,
     sharing,
     until_reached,
 )
@@ -101,6 +105,86 @@ async def test_what_is_parked_elsewhere_is_seen_tried_again_and_skipped(postgres
         assert found == ["ledger0 worse: [4] in place of [3, 4]"]
 
 
+async def test_slices_of_one_projection_are_run_by_several_and_gathered_for_what_needs_all(
+    postgres: Server,
+) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=5")
+    async with sharing(log):
+        pass  # members 2 and 3, by whose numbers each of them has a slice
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(sharing(log)) for _ in range(2)]
+        await until(lambda: all(slices_at(one) for one in engines))
+        assert sorted(name for one in engines for name in slices_at(one)) == SLICES
+        follower = next(one for one in engines if "ledger3/0" not in part(one).duties)
+        for n in range(12):
+            await follower.execute(Add(f"c{n}", 1))
+
+        for call in ("pause", "resume", "rebuild"):
+            await getattr(follower.projections, call)("ledger3")
+        leader = next(one for one in engines if one is not follower)
+        assert "ledger3" in part(leader).duties
+        assert not slices_at(follower)
+        await until_served(follower, "ledger3", 2)
+        receipt = await follower.execute(Add("c1", 1))
+        await until_reached(follower, "ledger3", receipt.position)
+
+        # They part again, and go on in the build that serves now.
+        await until(lambda: all(slices_at(one) for one in engines))
+        for n in range(12):
+            receipt = await leader.execute(Add(f"c{n}", 1))
+        await until_reached(follower, "ledger3", receipt.position)
+        assert await differences(postgres, log) == []
+        status = await leader.projections.status("ledger3")
+        assert [(b.number, b.state) for b in status.builds] == [(1, "former"), (2, "serving")]
+
+
+def slices_at(engine: Engine) -> list[str]:
+    """Give the slices that an engine runs of a projection of which another runs some."""
+    return sorted({*part(engine).duties} & {*SLICES})
+
+
+async def until_served(engine: Engine, name: str, build: int) -> None:
+    """Wait until queries see a build."""
+    async with asyncio.timeout(30):
+        while True:
+            found = (await engine.projections.status(name)).builds
+            if any(b.number == build and b.state == "serving" for b in found):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_sliced_projection_of_a_new_version_is_built_by_who_leads_it(
+    postgres: Server,
+) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=5")
+    async with AsyncExitStack() as stack:
+        old = await sharing(log).__aenter__()
+        for n in range(12):
+            await old.execute(Add(f"c{n}", 1))
+        newer = [Ledger3Anew if one is Ledger3 else one for one in PROJECTIONS]
+        engines = [
+            await stack.enter_async_context(sharing(log, projections=newer, rebuild="auto"))
+            for _ in range(2)
+        ]
+        await until(lambda: "ledger3" in part(old).duties)
+        assert not any("ledger3" in projections(part(one).duties) for one in engines)
+        await old.__aexit__(None, None, None)
+        await until_served(engines[0], "ledger3", 2)
+        receipt = await engines[0].execute(Add("c1", 1))
+        await until_reached(engines[1], "ledger3", receipt.position)
+        await until(lambda: all(slices_at(one) for one in engines))
+        assert await differences(postgres, log) == []
+
+
+class Ledger3Anew(Projection, name="ledger3", version=2, slices=3):
+    lines: Table[Line3]
+
+    @projects
+    def added(self, event: Added, meta: Meta) -> None:
+        row = self.lines.get(meta.id) or Line3(meta.id, [])
+        self.lines.put(Line3(meta.id, [*row.positions, meta.position]))
+
+
 def _only_ann(who: str | None, what: str, _: object) -> bool:
     return who == "ann" or what != "control"
 
@@ -121,7 +205,7 @@ async def test_an_answer_that_is_lost_is_told_so(
     async with sharing(log) as first:
         second = await sharing(log).__aenter__()
         await begun([first, second])
-        name = part(second).duties[0]
+        name = next(name for name in part(second).duties if name in ALL)
         # As if the member had taken it up and died before it answered.
         monkeypatch.setattr("engine.projections.control.Control._do_all", _stands)
         call = asyncio.create_task(first.projections.pause(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -10,17 +11,28 @@ from typing import Any
 
 import pytest
 
-from engine import Limits, Ports
-from engine.members.duties.whose import declares, duties_of, duty_owner
-from engine.stores.contract.membership import Present, Right, View, ViewChanged
+from engine import Limits, Meta, Ports, Projection, Table, projects
+from engine.members.duties.whose import (
+    declared_by,
+    declares,
+    duties_of,
+    duty_owner,
+    gathers,
+    leads,
+    owners_of_slices,
+)
+from engine.statistics import ProjectionFailure
+from engine.stores.contract.membership import NotGathered, Present, Right, View, ViewChanged
+from engine.stores.contract.requests import Arguments
 from engine.stores.contract.views import Changes, Checkpoint, Part, ProjectionDecision, ViewsStore
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.backend import PostgresBackend
 from engine.stores.postgres.log.store import PostgresStore
 from engine.stores.postgres.views.link import Place
 from engine.stores.postgres.views.schema import views_lock
+from tests.support.counters import Added
 from tests.support.postgres import Server, asked, connected
-from tests.support.tallies import Tallies
+from tests.support.tallies import Tallies, Tally
 
 LOGGER = logging.getLogger("foldline")
 PART = Part(Tallies.__definition__, 1)
@@ -43,37 +55,54 @@ class Somebody:
 
 
 @asynccontextmanager
-async def folding(
-    postgres: Server,
-) -> AsyncGenerator[tuple[ViewsStore, Any, Right, Callable[[], Any]]]:
-    """Give views that a member writes, the member and its right, and who counts it up."""
+async def somebody(postgres: Server) -> AsyncGenerator[tuple[PostgresBackend, Any]]:
+    """Give a log and a member of it."""
     address = read_address(postgres.url(postgres.new_schema(), "lease=60"))
     backend = PostgresBackend(PostgresStore(address), None)
     first = backend.log()
     await first.open(Ports())
-    outside = backend.outside(Ports())
     heeded: list[View] = []
-    attendance = outside.runner("somebody", "{}", heeded.append, LOGGER)
+    attendance = backend.outside(Ports()).runner("somebody", "{}", heeded.append, LOGGER)
     await attendance.join()
-    who: Any = Somebody(attendance.member, attendance.view.number)
-    right = Right(frozenset({"tallies"}), who)
+    try:
+        yield backend, Somebody(attendance.member, attendance.view.number)
+    finally:
+        await attendance.close()
+        await first.close()
+
+
+@asynccontextmanager
+async def opened(
+    backend: PostgresBackend, right: Right, projection: type[Projection]
+) -> AsyncGenerator[ViewsStore]:
+    """Give views that are written by a right."""
     folder = backend.folding(right, LOGGER)
     log, views = folder.log(), folder.views(LOGGER)
     await log.open(Ports())
-    await views.open(Ports(), Limits(), log, [Tallies])
-
-    async def count_up() -> None:
-        other = outside.runner("another", "{}", heeded.append, LOGGER)
-        await other.join()
-        await other.close()
-
     try:
-        yield views, who, right, count_up
+        await views.open(Ports(), Limits(), log, [projection])
+        yield views
     finally:
         await views.close()
         await log.close()
-        await attendance.close()
-        await first.close()
+
+
+@asynccontextmanager
+async def folding(
+    postgres: Server,
+) -> AsyncGenerator[tuple[ViewsStore, Any, Right, Callable[[], Any]]]:
+    """Give views that a member writes, the member and its right, and who counts it up."""
+    async with somebody(postgres) as (backend, who):
+        right = Right(frozenset({"tallies"}), who)
+        heeded: list[View] = []
+
+        async def count_up() -> None:
+            other = backend.outside(Ports()).runner("another", "{}", heeded.append, LOGGER)
+            await other.join()
+            await other.close()
+
+        async with opened(backend, right, Tallies) as views:
+            yield views, who, right, count_up
 
 
 def moved(before: int) -> Changes:
@@ -145,6 +174,91 @@ async def until_waiting(postgres: Server) -> None:
     async with asyncio.timeout(30):
         while not await asked(postgres, query):
             await asyncio.sleep(0.02)
+
+
+class Halves(Projection, name="halves", version=1, slices=2):
+    rows: Table[Tally]
+
+    @projects
+    def added(self, event: Added, meta: Meta) -> None:
+        self.rows.put(Tally(meta.id, 1, event.amount))
+
+
+HALF = Part(Halves.__definition__, 1, 0)
+
+
+async def test_who_runs_some_slices_makes_no_build_and_the_first_ones_member_gathers_them(
+    postgres: Server,
+) -> None:
+    async with somebody(postgres) as (backend, who):
+        asked_for: list[str] = []
+        for number, gathered in ((1, []), (0, ["halves"])):
+            right = Right(frozenset({f"halves/{number}"}), who, asked_for.append)
+            with pytest.raises(NotGathered, match="several members"):
+                await opened(backend, right, Halves).__aenter__()
+            assert asked_for == gathered
+        # All of them in one process make it; a request is taken by that one too.
+        async with opened(backend, Right(frozenset({"halves"}), who), Halves):
+            with backend.outside(Ports()).operations() as operations:
+                operations.ask("pause", "halves", Arguments(reason=""), asked_by=None)
+        right = Right(frozenset({"halves/0"}), who, asked_for.append)
+        async with opened(backend, right, Halves) as views:
+            asked_for.clear()
+            assert await views.take_request() is None
+            assert "halves" in asked_for
+
+
+async def test_one_slice_is_opened_beside_another_members_and_leaves_what_is_noted_of_it(
+    postgres: Server,
+) -> None:
+    async with somebody(postgres) as (backend, who):
+        async with opened(backend, Right(frozenset({"halves"}), who), Halves) as views:
+            await views.note_failure(HALF, ProjectionFailure(1, "added v1", "counter:a", "ill"))
+            known: Any = views
+            schema = known._place.schema
+        other = await connected(postgres)
+        await other.execute("BEGIN")
+        await other.execute(f'SELECT 1 FROM "{schema}".checkpoints WHERE slice = 0 FOR UPDATE')
+        async with asyncio.timeout(30):
+            right = Right(frozenset({"halves/1"}), who)
+            async with opened(backend, right, Halves) as views:
+                mine = Part(HALF.definition, 1, 1)
+                await views.write(Changes(mine, Checkpoint(), Checkpoint(), {}))
+                assert [one.slice for one in await views.standstills("halves")] == [0]
+        await other.execute("ROLLBACK")
+        await other.close()
+        async with opened(backend, Right(frozenset({"halves/0"}), who), Halves) as views:
+            assert await views.standstills("halves") == []
+
+
+def test_slices_have_owners_of_their_own_until_somebody_gathers_them() -> None:
+    text = json.dumps(declares([Halves.__definition__]))
+    plain = json.dumps({"halves": declares([Halves.__definition__])["halves"].replace("apart", "")})
+
+    def view(*declared: str) -> View:
+        return View(
+            9, tuple(Present(n, f"p{n}", text, 9, 1.0) for n, text in enumerate(declared, 1))
+        )
+
+    apart = next(
+        found
+        for n in range(2, 9)
+        if len(owners_of_slices(found := view(*[text] * n), "halves")) > 1
+    )
+    owners = owners_of_slices(apart, "halves")
+    assert list(owners) == ["halves/0", "halves/1"]
+    first = owners["halves/0"].member
+    assert duties_of(apart, first, ["halves"]) == {"halves/0"}
+    assert leads(apart, first, "halves")
+    gathered = view(*[text] * len(apart.members), json.dumps(gathers("halves")))
+    assert {n: one.member for n, one in owners_of_slices(gathered, "halves").items()} == {
+        "halves": first
+    }
+    assert declared_by(gathered) == ["halves"]
+    other = view(*[text] * len(apart.members), json.dumps(gathers("others")))
+    assert owners_of_slices(other, "halves").keys() == owners.keys()
+    # A release that runs all slices together takes none of them from the one before, nor gives it.
+    assert list(owners_of_slices(view(plain, *[text] * 8), "halves")) == ["halves"]
 
 
 def test_who_declares_as_the_first_member_runs_it_and_each_runs_a_part() -> None:

@@ -65,7 +65,7 @@ class Sharing:
         """Give an engine that owns the log, and leaves to members what they run."""
         names = frozenset(one.name for one in self.definitions)
         backend = self._shared().owning(names)
-        declared = self._without_answers(lambda one: one.name not in names)
+        declared = self._without_answers(lambda d: () if d.name in names else range(d.slices))
         return Wiring(self._settings, backend, declared, *self._more)
 
     def fold(self, right: Right) -> Wiring:
@@ -73,13 +73,13 @@ class Sharing:
         ports = msgspec.structs.replace(self._settings.ports, watcher=None)
         settings = msgspec.structs.replace(self._settings, recording=None, ports=ports)
         backend = self._shared().folding(right, settings.logger)
-        declared = self._without_answers(lambda one: one.name in right.names)
+        declared = self._without_answers(lambda d: right.slices(d.name, d.slices))
         return Wiring(settings, backend, declared, *self._more)
 
     def _shared(self) -> Shared:
         return cast("Shared", self._open_backend())
 
-    def _without_answers(self, runs: Callable[[ProjectionDefinition], bool]) -> Declared:
+    def _without_answers(self, runs: Callable[[ProjectionDefinition], Sequence[int]]) -> Declared:
         return msgspec.structs.replace(self._declared, answers=(), runs=runs)
 
 

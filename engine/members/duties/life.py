@@ -4,8 +4,9 @@ Rules: an engine that appends nothing runs the projections that are this member'
 together. It begins when every member has seen the view by which they are its own; where one becomes
 another member's, its right ends before that view counts as seen, and a projection that is lost is
 no failure. Where the duties change, the engine ends and another one opens the views again: the
-checkpoints say where to go on. A process that was declared dead joins anew. Nothing is decided
-here, and no row is written.
+checkpoints say where to go on. Slices of one projection are duties of their own, and gathered where
+something is decided about all of them. A process that was declared dead joins anew. Nothing is
+decided here, and no row is written.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from ...runtime.safely import described
 from ...runtime.uncancelled import uncancelled
 from ...statistics import ProjectorStatistics
 from ...stores.contract.backend import Runners
-from ...stores.contract.membership import Attending, Right, View, ViewChanged
+from ...stores.contract.membership import Attending, NotGathered, Right, View, ViewChanged
 from ...wiring import Wiring
+from .gathering import Gatherings
 from .whose import declares, duties_of
 
 __all__ = ["Duties", "MakeFolding"]
@@ -39,6 +41,8 @@ MakeFolding: TypeAlias = Callable[[Right], Wiring]
 _AGAIN_SECONDS: Final = 0.5
 """Before it is tried again, where something failed."""
 _SOON_SECONDS: Final = 0.01
+_LOOK_SECONDS: Final = 0.1
+"""Between two looks whether slices are gathered, or still have to be."""
 _REFUSED_SECONDS: Final = 10.0
 """How long projections are left to the others, where their views were refused to this process."""
 
@@ -87,6 +91,9 @@ class Duties:
         """Where a projection stood as this process ran it last."""
         self._told = ""
         """Why nothing is run here, as it was logged last."""
+        self._gatherings = Gatherings(outside, logger)
+        self._lacks_slices = False
+        """Whether something waits for slices that are to be gathered."""
         self.terms = 0
         """How often projections were opened here."""
 
@@ -94,7 +101,7 @@ class Duties:
 
     @property
     def names(self) -> Sequence[str]:
-        """The projections that are run here now, in order."""
+        """The projections that are run here now, and slices of others, in order."""
         term = self._term
         return sorted(term.right.names) if term is not None and term.is_open else []
 
@@ -104,14 +111,22 @@ class Duties:
         return 0 if self._part is None else self._part.member
 
     def running(self, name: str) -> Wiring | None:
-        """Give the engine that runs a projection in this process, if one does."""
+        """Give the engine that runs all of a projection in this process, if one does."""
         term = self._term
         return term.wiring if term is not None and name in self.names else None
 
     def runner(self, name: str) -> ProjectionRunner | None:
-        """Give what runs a projection in this process, if it is run here."""
-        wiring = self.running(name)
-        return None if wiring is None else wiring.projecting.get(name)
+        """Give what runs a projection in this process, or slices of it, if any is run here."""
+        term = self._term
+        return term.wiring.projecting.get(name) if term is not None and term.is_open else None
+
+    def _runner_of_all(self, name: str) -> ProjectionRunner | None:
+        return self.runner(name) if self.running(name) is not None else None
+
+    def gather(self, name: str) -> None:
+        """Have all slices of a projection run here for a while, if this process leads it."""
+        self._gatherings.want(name)
+        self._wake.set()
 
     def statistics(self, end: int) -> Mapping[str, ProjectorStatistics]:
         """Give the numbers of all projections; of those that others run nothing is known here."""
@@ -189,7 +204,7 @@ class Duties:
                 if await self._turn(part, is_first=not started.done()):
                     if not started.done():
                         started.set_result(None)
-                    await self._wake.wait()
+                    await self._wait()
             if running.done():
                 running.result()
         finally:
@@ -201,10 +216,18 @@ class Duties:
             finally:
                 self._lose()
                 self._part = None
+                await self._gatherings.end()
                 if running is not None:
                     running.cancel()
                     await asyncio.wait([running])
                 await part.close()
+
+    async def _wait(self) -> None:
+        """Wait until there is something to do."""
+        is_timed = self._lacks_slices or bool(self._gatherings)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS if is_timed else None):
+                await self._wake.wait()
 
     def _heed(self, view: View) -> None:
         """Write nothing more of what is not this member's by a view, before that counts as seen."""
@@ -223,6 +246,8 @@ class Duties:
 
     async def _turn(self, part: Attending, *, is_first: bool) -> bool:
         """Run what is this member's by now; tell whether there is nothing more to do."""
+        await self._gather(part)
+        self._lacks_slices = False
         term, wanted = self._term, self._wanted
         if term is not None and (term.right.names != wanted or term.is_past):
             await self._end_term()
@@ -230,7 +255,10 @@ class Duties:
                 await self._rest()
         elif term is None and wanted and _is_seen(part):
             try:
-                await self._begin_term(Right(wanted, part))
+                await self._begin_term(Right(wanted, part, self.gather))
+            except NotGathered:
+                self._lacks_slices = True
+                return True
             except ViewChanged:
                 await asyncio.sleep(_SOON_SECONDS)  # the members are being looked at
             except StoreFailed as error:
@@ -239,6 +267,13 @@ class Duties:
                 self._tell(error)
                 await self._rest()
         return not _is_seen(part) or self._is_as_wanted()
+
+    async def _gather(self, part: Attending) -> None:
+        try:
+            if await self._gatherings.turn(part.view, part.member, self._runner_of_all):
+                part.look()
+        except StoreFailed as error:
+            self._tell(error)
 
     def _is_as_wanted(self) -> bool:
         term = self._term

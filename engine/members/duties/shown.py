@@ -14,7 +14,7 @@ from ...errors import StoreRefused
 from ...outside.standings import Standing, Standings
 from ...runtime.ports import Clock
 from ...stores.contract.backend import Outside, Runners
-from .whose import declared_by, duty_owner
+from .whose import declared_by, owners_of_slices
 
 __all__ = ["Duty", "who_runs"]
 
@@ -23,7 +23,7 @@ class Duty(msgspec.Struct, frozen=True):
     """A projection, and the member that runs it."""
 
     duty: str
-    """The name of the projection or sink."""
+    """The name of the projection or sink, with the number of a slice that another member runs."""
     holder: str
     """What people call the process."""
     member: int
@@ -46,11 +46,11 @@ def who_runs(outside: Outside, clock: Clock) -> list[Duty]:
     standings: Mapping[str, Standing] = _standings(outside, clock) if names else {}
     found: list[Duty] = []
     for name in names:
-        owner, now = duty_owner(view, name), standings.get(name)
-        if owner is not None:
+        now = standings.get(name)
+        for duty, owner in owners_of_slices(view, name).items():
             found.append(
                 Duty(
-                    name,
+                    duty,
                     owner.holder,
                     owner.member,
                     max(0.0, owner.seconds_left),

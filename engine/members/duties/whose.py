@@ -2,29 +2,58 @@
 
 Rules: whoever knows a view gives the same answer. The members that declare a projection as the
 first of them does may run it, and rendezvous hashing chooses one of these. So a release with other
-projections runs them when the last process of the former one has gone.
+projections runs them when the last process of the former one has gone. Each slice of a projection
+is a duty of its own, until somebody gathers it: then all of them are their leader's, which is the
+member that has the first slice. Who gathers stands among the members, as one that declares that.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from ...model.projection import ProjectionDefinition
 from ...stores.contract.builds import definition_hash
-from ...stores.contract.membership import Present, View, owner_of
+from ...stores.contract.membership import Present, View, owner_of, slice_name
 
-__all__ = ["Declares", "declared_by", "declares", "duties_of", "duty_owner", "read_declared"]
+__all__ = [
+    "Declares",
+    "declared_by",
+    "declares",
+    "duties_of",
+    "duty_owner",
+    "gathers",
+    "leads",
+    "owners_of_slices",
+    "read_declared",
+]
 
 Declares: TypeAlias = Mapping[str, str]
 """How projections are declared, by name."""
 
+_GATHERS: Final = ""
+"""In the place of a name, which is never empty: what is declared there is gathered."""
+_APART: Final = "apart"
+"""Said of a projection in slices, so that no release that runs them together takes it for its."""
+_SLICES: Final = re.compile(rf"\d+\.(\d+){_APART}\.")
+
 
 def declares(definitions: Iterable[ProjectionDefinition]) -> Declares:
     """Give how these are declared: two that are told the same keep the same tables."""
-    return {d.name: f"{d.version}.{d.slices}.{definition_hash(d)}" for d in definitions}
+    return {d.name: _declared(d) for d in definitions}
+
+
+def _declared(definition: ProjectionDefinition) -> str:
+    slices = f"{definition.slices}" if definition.slices == 1 else f"{definition.slices}{_APART}"
+    return f"{definition.version}.{slices}.{definition_hash(definition)}"
+
+
+def gathers(projection: str) -> Declares:
+    """Give what one declares who has all slices of a projection run by its leader."""
+    return {_GATHERS: projection}
 
 
 def read_declared(one: Present) -> Declares:
@@ -37,21 +66,48 @@ def read_declared(one: Present) -> Declares:
 
 def declared_by(view: View) -> list[str]:
     """Name all projections that some member declares, in order."""
-    return sorted({name for one in view.members for name in read_declared(one)})
+    found = {name for one in view.members for name in read_declared(one)}
+    return sorted(found - {_GATHERS})
 
 
-def duty_owner(view: View, name: str) -> Present | None:
-    """Give the member that runs a projection; None where nobody declares it."""
-    known = [(one, read_declared(one).get(name)) for one in view.members]
-    first = next((how for _, how in known if how is not None), None)
+def duty_owner(view: View, name: str, number: int = 0) -> Present | None:
+    """Give the member that runs a slice of a projection; None where nobody declares it.
+
+    Who has the first slice leads the projection.
+    """
+    known = [(one, read_declared(one)) for one in view.members]
+    first = next((text for _, how in known if (text := how.get(name)) is not None), None)
     if first is None:
         return None
-    able = tuple(one.member for one, how in known if how == first)
+    able = tuple(one.member for one, how in known if how.get(name) == first)
+    if number and not any(how.get(_GATHERS) == name for _, how in known):
+        name = slice_name(name, number)
     owner = owner_of(f"projection:{name}", able)
     return None if owner is None else view.find(owner)
 
 
+def owners_of_slices(view: View, name: str) -> Mapping[str, Present]:
+    """Give who runs a projection: its name where one member has all of it, else each slice's."""
+    first = next((how[name] for one in view.members if name in (how := read_declared(one))), "")
+    apart = _SLICES.match(first)
+    owners = [duty_owner(view, name, n) for n in range(int(apart[1]) if apart else 1)]
+    found = [owner for owner in owners if owner is not None]
+    if len({owner.member for owner in found}) == 1:
+        return {name: found[0]}
+    return {slice_name(name, n): owner for n, owner in enumerate(found)}
+
+
+def leads(view: View, member: int, name: str) -> bool:
+    """Tell whether a member leads a projection."""
+    owner = duty_owner(view, name)
+    return owner is not None and owner.member == member
+
+
 def duties_of(view: View, member: int, names: Iterable[str]) -> frozenset[str]:
-    """Name those that a member runs."""
-    owners = ((name, duty_owner(view, name)) for name in names)
-    return frozenset(name for name, one in owners if one is not None and one.member == member)
+    """Name those that a member runs: projections, and slices of one that others run too."""
+    return frozenset(
+        duty
+        for name in names
+        for duty, one in owners_of_slices(view, name).items()
+        if one.member == member
+    )

@@ -25,6 +25,7 @@ __all__ = [
     "Heed",
     "LeaderChanged",
     "LedBy",
+    "NotGathered",
     "Overtaken",
     "Present",
     "Right",
@@ -32,6 +33,7 @@ __all__ = [
     "ViewChanged",
     "owner_of",
     "owners_of",
+    "slice_name",
     "slot_of",
 ]
 
@@ -119,6 +121,19 @@ class Overtaken(ViewChanged):
         )
 
 
+class NotGathered(ViewChanged):
+    """What needs all slices of a projection, where members run some each: nothing was done."""
+
+    def __init__(self, projection: str) -> None:
+        StoreFailed.__init__(
+            self,
+            f"projection {projection!r}: its slices are run by several members, and this needs all "
+            f"of them. The member that has its first slice gathers them. Nothing was written.",
+            written=False,
+            passes=True,
+        )
+
+
 class LedBy(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Write the request only while this session leads: its successor has not begun."""
 
@@ -174,11 +189,21 @@ class Attending(Protocol):
 
 
 class Right:
-    """What lets a member run some projections, as long as nobody else may."""
+    """What lets a member run some projections, as long as nobody else may.
 
-    def __init__(self, names: frozenset[str], part: Attending) -> None:
+    A name is that of a projection, all of it, or of one slice, as `balances/2`.
+    """
+
+    def __init__(
+        self,
+        names: frozenset[str],
+        part: Attending,
+        gather: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Take what is called where all slices of a projection are needed in one process."""
         self.names = names
         self.part = part
+        self._gather = gather
         self.member = part.member
         self.is_lost = False
         """Whether one of them is another member's, or may be: nothing is written any more."""
@@ -187,6 +212,23 @@ class Right:
     def number(self) -> int:
         """The view by which they are its own; no number that is one where they are not."""
         return -1 if self.is_lost else self.part.view.number
+
+    def slices(self, projection: str, slices: int) -> Sequence[int]:
+        """Give which of a projection's slices it is for."""
+        if projection in self.names:
+            return range(slices)
+        return [n for n in range(slices) if slice_name(projection, n) in self.names]
+
+    def has_all(self, projection: str) -> bool:
+        """Tell whether it is for all slices; else have them gathered, if it is for the first."""
+        if slice_name(projection, 0) in self.names:
+            self._gather(projection)
+        return projection in self.names
+
+
+def slice_name(projection: str, number: int) -> str:
+    """Give the name of the duty that a slice is."""
+    return f"{projection}/{number}"
 
 
 @lru_cache(maxsize=_STREAMS_MAX)

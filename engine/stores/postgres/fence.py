@@ -44,6 +44,10 @@ class Fence(Protocol):
         """Tell whether what others ask of a projection is done by this one."""
         ...
 
+    def slices(self, projection: str, slices: int) -> Sequence[int] | None:
+        """Give which slices of it this one runs; None for all of them, and what decides on them."""
+        ...
+
     def fell(self, name: str) -> StoreFailed:
         """Note that the right was found not to stand; give what is raised, of the views' name."""
         ...
@@ -63,6 +67,10 @@ class SessionFence:
     def takes(self, projection: str) -> bool:
         """Tell whether nobody else runs it."""
         return projection not in self._but
+
+    def slices(self, projection: str, slices: int) -> Sequence[int] | None:  # noqa: ARG002
+        """Give that it runs all of them."""
+        return None
 
     def fell(self, name: str) -> StoreFailed:
         """Give what is raised: the store hears of it by itself."""
@@ -99,8 +107,14 @@ class DutyFence:
         return self._right.number, self._right.member
 
     def takes(self, projection: str) -> bool:
-        """Tell whether it is one that this member runs."""
-        return projection in self._right.names
+        """Tell whether this member runs all of it; if it leads it, its slices are gathered."""
+        return self._right.has_all(projection)
+
+    def slices(self, projection: str, slices: int) -> Sequence[int] | None:
+        """Give those that this member runs, where others run the rest."""
+        if projection in self._right.names:
+            return None
+        return self._right.slices(projection, slices)
 
     def fell(self, name: str) -> StoreFailed:
         """Have the members looked at; give what is raised."""

@@ -96,8 +96,12 @@ class DutiesLife(JoiningLife):
         while not self.quiet:
             await asyncio.sleep(random.expovariate(1 / 2.0))
             joined: Any = engine._joined  # pyright: ignore[reportPrivateUsage]
+            duties = joined._duties
             name = random.choice(NAMES)
-            wiring = joined._duties.running(name)
+            if name not in duties.names:
+                duties.gather(name)  # as a request of another process would
+                await asyncio.sleep(random.uniform(0.0, 2.0))
+            wiring = duties.running(name)
             if wiring is not None:
                 with contextlib.suppress(EngineError):
                     await wiring.projections.rebuild(name)
@@ -113,7 +117,7 @@ class DutiesWorld(JoiningWorld):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.server.on_committed = self._committed
-        self._writers: dict[str, int] = {}
+        self._writers: dict[tuple[str, int], int] = {}
 
     def new_life(self, process: Process, quiet: bool) -> DutiesLife:
         """Give what lives in a process."""
@@ -128,10 +132,12 @@ class DutiesWorld(JoiningWorld):
             if change[:3] == ("views", "put", "failures"):
                 self.problem(f"P9: life {owner} notes that a view stands still: {change[4]}")
             if change[1:3] == ("put", "checkpoints"):
-                name = change[3][0]
-                if self._writers.setdefault(name, owner) != owner:
-                    self._writers[name] = owner
+                duty = change[3][0], change[3][2]
+                if self._writers.setdefault(duty, owner) != owner:
+                    self._writers[duty] = owner
                     self.counted("duties: handed over")
+                if len({self._writers.get(("halved", n), owner) for n in (0, 1)}) > 1:
+                    self.counted("duties: slices of one at two")
             if change[1:3] == ("put", "builds") and change[4][7] == "former":
                 self.counted("duties: swaps")
         for problem in wrong_views(self.server.tables):

@@ -165,9 +165,11 @@ def _lock_checkpoints(call: Any, names: Sequence[str]) -> Running:
     return []
 
 
-def _lock_own_checkpoints(call: Any, names: Sequence[str], own: Any) -> Running:
+def _lock_own_checkpoints(call: Any, names: Sequence[str], *own: Any) -> Running:
+    whole, *parts = map(_listed, own)
+    slices = set(zip(*parts, strict=True))
     for key in sorted(_table(call, "checkpoints")):
-        if key[0] in _listed(own):
+        if key[0] in whole or (key[0], key[2]) in slices:
             yield Wait(lock=("views", "checkpoints", key))
     return []
 
@@ -215,6 +217,14 @@ def _forget(table: str) -> Handler:
         return []
 
     return run
+
+
+def _forget_slices(
+    call: Any, names: Sequence[str], projection: str, build: int, slices: Any
+) -> Running:
+    for number in _listed(slices):
+        yield from _take(call, "failures", _of(call, "failures", projection, build, number))
+    return []
 
 
 def _checkpoints(call: Any) -> Rows:
@@ -450,13 +460,14 @@ _KNOWN: Final[dict[str, Handler]] = {
     "c0fb1f05": _reads(_checkpoint),
     "5639dae7": _reads(_is_paused),
     "6c85d43d": _forget("failures"),
+    "6e2688a6": _forget_slices,
     "a94438be": _set_log_id,
     "e02153c6": _nothing,
     "48239d7c": _reads(_columns),
     "17511678": _begin_checkpoints,
     "fc4c91d0": _insert_build,
     "d6976bfa": _lock_checkpoints,
-    "7b98afe6": _lock_own_checkpoints,
+    "d31c2468": _lock_own_checkpoints,
     "043e8bca": _reads(_relations),
     "03facd96": _reads(_about),
     "43dac112": _reads(_builds),

@@ -307,11 +307,16 @@ class Books:
                 *(*at, now, failure.position, *texts),
             )
 
-    async def forget_failures(self, link: Link, projection: str, build: int) -> None:
-        """Note that no part of a build stands still."""
-        await self.run(
-            link, "DELETE FROM {s}.failures WHERE projection = $1 AND build = $2", projection, build
-        )
+    async def forget_failures(
+        self, link: Link, projection: str, build: int, slices: Sequence[int] | None = None
+    ) -> None:
+        """Note that no part of a build stands still, or none of these slices."""
+        query = "DELETE FROM {s}.failures WHERE projection = $1 AND build = $2"
+        if slices is None:
+            await self.run(link, query, projection, build)
+        else:
+            query = f"{query} AND slice = ANY($3::integer[])"
+            await self.run(link, query, projection, build, list(slices))
 
     async def standstills(self, link: Link) -> Sequence[Standstill]:
         """Give which parts stand still, and why."""

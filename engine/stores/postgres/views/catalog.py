@@ -18,6 +18,7 @@ from ....statistics import ProjectionFailure
 from ...contract.builds import numbered, serving
 from ...contract.known_builds import KnownBuilds
 from ...contract.log import LogSource
+from ...contract.membership import NotGathered
 from ...contract.outside import Found
 from ...contract.planning import Plan
 from ...contract.requests import Outcome, Request
@@ -124,6 +125,7 @@ class Catalog(KnownBuilds[TableSql]):
         await make_schema(link, self._place, self.log_id)
         await self._read(link)
         plans = await self._plan(link, store, rebuild, logger)
+        self._refuse_alone(plans)
         new = {
             plan.definition.name: list(
                 tables_of(
@@ -145,13 +147,41 @@ class Catalog(KnownBuilds[TableSql]):
                     await self._take_over(link, plan.definition)
         await self._know(link, list(self.declared.values()))
 
+    def _refuse_alone(self, plans: Sequence[Plan]) -> None:
+        """Raise NotGathered where one that runs some slices would decide about all of them."""
+        for plan in plans:
+            name, hash_now = plan.definition.name, self.hashes[plan.definition.name]
+            built = (
+                b.state == "building" and b.fits(plan.definition, hash_now) for b in plan.builds
+            )
+            changes = plan.drop or plan.make or plan.revive or plan.reslice or any(built)
+            fence = self.fence
+            if changes and self._slices(plan.definition) is not None and fence is not None:
+                fence.takes(name)  # so that the slices are gathered, if it is to do that
+                raise NotGathered(name)
+
+    def _slices(self, definition: ProjectionDefinition) -> Sequence[int] | None:
+        """Give which slices are run here; None for all of them."""
+        if self.fence is None:
+            return None
+        return self.fence.slices(definition.name, definition.slices)
+
     async def _wait_for_writes(self, link: Link) -> None:
         query = "SELECT 1 FROM {s}.checkpoints FOR UPDATE"
         if self.fence is None or not self.fence.locks:
             await self.books.run(link, query)
             return
-        query = query.replace(" FOR", " WHERE projection = ANY($1::text[]) FOR")
-        await self.books.run(link, query, [*self.declared])
+        here = {name: self._slices(one) for name, one in self.declared.items()}
+        whole = [name for name, slices in here.items() if slices is None]
+        # Of others nothing is locked: they write on, and lock in another order.
+        parts = [(name, n) for name, slices in here.items() for n in slices or ()]
+        query = query.replace(
+            " FOR",
+            " WHERE projection = ANY($1::text[]) OR (projection, slice) IN "
+            "(SELECT * FROM unnest($2::text[], $3::integer[])) FOR",
+        )
+        names, numbers = [name for name, _ in parts], [n for _, n in parts]
+        await self.books.run(link, query, whole, names, numbers)
 
     async def _plan(
         self, link: Link, store: LogSource, rebuild: Rebuild, logger: logging.Logger
@@ -182,7 +212,8 @@ class Catalog(KnownBuilds[TableSql]):
             if mine and (build.state == "building" or serves):
                 await self.books_of.claim(link, build, self.builder)
             if mine and (build.state == "building" or self.builder is None):
-                await self.books.forget_failures(link, name, build.number)
+                slices = self._slices(definition)
+                await self.books.forget_failures(link, name, build.number, slices)
 
     @asynccontextmanager
     async def _deciding(self, link: Link, begin: str = SYNCED) -> AsyncGenerator[None]:
