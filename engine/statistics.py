@@ -460,7 +460,7 @@ class MembershipStatistics(msgspec.Struct, frozen=True):
     member: int = 0
     """Its number among those that run projections (`share_projections=True`); 0 for none."""
     duties: tuple[str, ...] = ()
-    """The projections that it runs at this moment."""
+    """What it runs at this moment: projections, and as `balances/2` slices of one."""
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ _AGAIN_SECONDS: Final = 0.5
 """Before it is tried again, where something failed."""
 _SOON_SECONDS: Final = 0.01
 _LOOK_SECONDS: Final = 0.1
-"""Between two looks whether slices are gathered, or still have to be."""
+"""Between two looks at slices that are gathered."""
 _REFUSED_SECONDS: Final = 10.0
 """How long projections are left to the others, where their views were refused to this process."""
 
@@ -92,8 +92,10 @@ class Duties:
         self._told = ""
         """Why nothing is run here, as it was logged last."""
         self._gatherings = Gatherings(outside, logger)
-        self._lacks_slices = False
-        """Whether something waits for slices that are to be gathered."""
+        self._number = 0
+        """Of the members, as they were heeded last."""
+        self._scattered: set[str] = set()
+        """Projections that are not run before all slices of them are gathered."""
         self.terms = 0
         """How often projections were opened here."""
 
@@ -224,9 +226,8 @@ class Duties:
 
     async def _wait(self) -> None:
         """Wait until there is something to do."""
-        is_timed = self._lacks_slices or bool(self._gatherings)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_SECONDS if is_timed else None):
+            async with asyncio.timeout(_LOOK_SECONDS if self._gatherings else None):
                 await self._wake.wait()
 
     def _heed(self, view: View) -> None:
@@ -234,6 +235,9 @@ class Duties:
         part = self._part
         assert part is not None, "it is told of views behind its making"
         self._wanted = duties_of(view, part.member, self.definitions)
+        if view.number != self._number:
+            self._scattered.clear()  # by this number they may be gathered, or nobody needs it
+        self._number = view.number
         if self._term is not None and not self._term.right.names <= self._wanted:
             self._lose()
         self._wake.set()
@@ -247,8 +251,7 @@ class Duties:
     async def _turn(self, part: Attending, *, is_first: bool) -> bool:
         """Run what is this member's by now; tell whether there is nothing more to do."""
         await self._gather(part)
-        self._lacks_slices = False
-        term, wanted = self._term, self._wanted
+        term, wanted = self._term, self._able()
         if term is not None and (term.right.names != wanted or term.is_past):
             await self._end_term()
             if term.wiring.life.failed is not None:
@@ -256,9 +259,8 @@ class Duties:
         elif term is None and wanted and _is_seen(part):
             try:
                 await self._begin_term(Right(wanted, part, self.gather))
-            except NotGathered:
-                self._lacks_slices = True
-                return True
+            except NotGathered as error:
+                self._scattered.add(error.projection)
             except ViewChanged:
                 await asyncio.sleep(_SOON_SECONDS)  # the members are being looked at
             except StoreFailed as error:
@@ -275,11 +277,15 @@ class Duties:
         except StoreFailed as error:
             self._tell(error)
 
+    def _able(self) -> frozenset[str]:
+        """Give what is this member's, without slices that can not be run alone now."""
+        return frozenset(n for n in self._wanted if n.partition("/")[0] not in self._scattered)
+
     def _is_as_wanted(self) -> bool:
         term = self._term
         if term is None:
-            return not self._wanted
-        return term.right.names == self._wanted and not term.is_past
+            return not self._able()
+        return term.right.names == self._able() and not term.is_past
 
     async def _begin_term(self, right: Right) -> None:
         wiring = self._make(right)

@@ -125,6 +125,7 @@ class NotGathered(ViewChanged):
     """What needs all slices of a projection, where members run some each: nothing was done."""
 
     def __init__(self, projection: str) -> None:
+        self.projection = projection
         StoreFailed.__init__(
             self,
             f"projection {projection!r}: its slices are run by several members, and this needs all "

@@ -25,7 +25,11 @@ from .world import JoiningLife, JoiningWorld, live_through
 
 __all__ = ["DutiesWorld", "run_duties_seed"]
 
-NAMES = ("listed", "halved")
+NAMES = ("listed", "split")
+"""By the second one's, slices of most sets of members are run by two."""
+
+
+_TURNS_MAX = 1_000
 
 
 class Kept(Row, key="counter"):
@@ -45,7 +49,7 @@ class Listed(Projection, name="listed", version=1):
         _keep(self.rows, meta)
 
 
-class Halved(Projection, name="halved", version=1, slices=2):
+class Split(Projection, name="split", version=1, slices=2):
     rows: Table[Kept]
 
     @projects
@@ -74,7 +78,7 @@ class DutiesLife(JoiningLife):
 
     def declared(self) -> dict[str, Any]:
         """Give its projections."""
-        return {"projections": [Listed, Halved], "share_projections": True}
+        return {"projections": [Listed, Split], "share_projections": True}
 
     def failpoint(self, name: str) -> None:
         """Count what it runs, and die as other engines do."""
@@ -93,14 +97,17 @@ class DutiesLife(JoiningLife):
 
     async def _operate_projections(self, engine: Engine) -> None:
         random = self._world.random
-        while not self.quiet:
-            await asyncio.sleep(random.expovariate(1 / 2.0))
+        turns = 1 if self.quiet else _TURNS_MAX
+        for _ in range(turns):
+            await asyncio.sleep(random.expovariate(1 / 0.5) + self.quiet)
             joined: Any = engine._joined  # pyright: ignore[reportPrivateUsage]
             duties = joined._duties
             name = random.choice(NAMES)
-            if name not in duties.names:
+            if f"{name}/0" in duties.names:
+                self._world.counted("duties: slices gathered")
                 duties.gather(name)  # as a request of another process would
-                await asyncio.sleep(random.uniform(0.0, 2.0))
+                for _ in range(30):
+                    await asyncio.sleep(0.1 * (name not in duties.names))
             wiring = duties.running(name)
             if wiring is not None:
                 with contextlib.suppress(EngineError):
@@ -111,8 +118,11 @@ class DutiesWorld(JoiningWorld):
     """What a seed makes."""
 
     steps_max = 1_500_000
-    follow_seconds = 5.0 + 2 * LEASE_SECONDS
-    """Whoever has died is first waited for, and then what it had to do is begun anew."""
+    follow_seconds = 9.0 + 2 * LEASE_SECONDS
+    """Whoever has died is waited for, then slices are gathered, and all that it did is begun anew.
+
+    On a slow disk each of their commits takes a second.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -136,7 +146,7 @@ class DutiesWorld(JoiningWorld):
                 if self._writers.setdefault(duty, owner) != owner:
                     self._writers[duty] = owner
                     self.counted("duties: handed over")
-                if len({self._writers.get(("halved", n), owner) for n in (0, 1)}) > 1:
+                if len({self._writers.get(("split", n), owner) for n in (0, 1)}) > 1:
                     self.counted("duties: slices of one at two")
             if change[1:3] == ("put", "builds") and change[4][7] == "former":
                 self.counted("duties: swaps")

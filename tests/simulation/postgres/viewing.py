@@ -213,18 +213,11 @@ def _change_build(place: int) -> Handler:
 
 def _forget(table: str) -> Handler:
     def run(call: Any, names: Sequence[str], *begins: Any) -> Running:
-        yield from _take(call, table, _of(call, table, *begins))
+        for last in begins[-1:] if isinstance(begins[-1], int) else _listed(begins[-1]):
+            yield from _take(call, table, _of(call, table, *begins[:-1], last))
         return []
 
     return run
-
-
-def _forget_slices(
-    call: Any, names: Sequence[str], projection: str, build: int, slices: Any
-) -> Running:
-    for number in _listed(slices):
-        yield from _take(call, "failures", _of(call, "failures", projection, build, number))
-    return []
 
 
 def _checkpoints(call: Any) -> Rows:
@@ -460,7 +453,7 @@ _KNOWN: Final[dict[str, Handler]] = {
     "c0fb1f05": _reads(_checkpoint),
     "5639dae7": _reads(_is_paused),
     "6c85d43d": _forget("failures"),
-    "6e2688a6": _forget_slices,
+    "6e2688a6": _forget("failures"),
     "a94438be": _set_log_id,
     "e02153c6": _nothing,
     "48239d7c": _reads(_columns),
