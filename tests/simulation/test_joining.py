@@ -65,7 +65,8 @@ def test_shared_projections_are_a_fold_of_the_log_whoever_runs_them() -> None:
 
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("24 seeds, 0 bad")
-    for happening in ("duties: handed over", "duties: swaps", "kill", "pause", "cut off"):
+    duties = ("duties: handed over", "duties: slices of one at two", "duties: swaps")
+    for happening in (*duties, "kill", "pause", "cut off"):
         assert re.search(rf" [1-9]\d* {happening}[,\n]", done.stdout), (happening, done.stdout)
 
 
