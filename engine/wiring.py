@@ -87,8 +87,7 @@ class Settings(msgspec.Struct, frozen=True):
     rebuild: Rebuild
     resources: Mapping[type, object]
     """What handlers and sinks take, by its class."""
-    recording: Recording | None = None
-    """Where commands are recorded."""
+    recording: Recording | None = None  # where commands are recorded
 
 
 class Declared(msgspec.Struct, frozen=True):
