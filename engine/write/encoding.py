@@ -192,6 +192,11 @@ def metadatas_of(
     traced = not (
         correlation is None and causation is None and principal is None and headers is None
     )
+    is_alone = not (traced or claims or parties or mail.depth)
+    if is_alone and key is not None and timers is None and fired is None:
+        # Most often so, and each command of a client with keys comes by here.
+        kept = NOTHING_KEPT if mail.kept is None else msgspec.Raw(mail.kept)
+        return encode_metadata(Metadata(key, fingerprint, events, reply=kept)), b""
     first = further = b""
     own_headers = None if headers is None else dict(headers)
     trace = correlation, causation, principal, own_headers
