@@ -1,7 +1,9 @@
 """Follows a log that others append to, for an engine that folds it, and fires its timers.
 
-Rules: it looks often while something comes, and seldom while nothing does. What it finds it does
-not read: it lets everybody who follows the bus read it from the log.
+Rules: it looks often while something comes, and seldom while nothing does. A look that takes long,
+as beside a busy server, is followed by a longer rest: what is found by it is asked for then, and
+all that would be done for one event is done for many. What it finds it does not read: it lets
+everybody who follows the bus read it from the log.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ __all__ = ["Following", "following"]
 
 _REST_MIN: Final = 0.002
 _REST_MAX: Final = 0.05
+_REST_TIMES: Final = 10
+"""As long as a look has taken, it rests at least so often."""
 
 
 class Following:
@@ -39,13 +43,15 @@ class Following:
 
     async def run(self) -> None:
         """Look until `stop`."""
-        rest = _REST_MIN
+        rest, now = _REST_MIN, asyncio.get_running_loop().time
         while not self._stopped.is_set():
+            begun = now()
             try:
                 moved = self._seen((await self._log.head()).position)
             except EngineError:
                 moved = False  # whoever reads the log is told himself
-            rest = _REST_MIN if moved else min(rest * 2, _REST_MAX)
+            took = now() - begun
+            rest = min(max(_REST_MIN if moved else rest * 2, _REST_TIMES * took), _REST_MAX)
             if moved:
                 self._bus.miss()
                 self._moved()

@@ -26,7 +26,7 @@ from .marks import numbered_marks
 from .tables import Statement, TableSql
 from .values import bytes_of, values_of
 
-__all__ = ["PLAIN", "Reading", "TableReads", "readable"]
+__all__ = ["PLAIN", "Reading", "TableReads", "get_all", "get_one", "readable"]
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class TableReads:
 
     async def get(self, table: TableDefinition, key: Scalar) -> Any:
         """Give the row with a key, or None."""
-        return await self._run(_get, table, key)
+        return await self._run(get_one, table, key)
 
     async def find(self, table: TableDefinition, selection: Selection) -> list[Any]:
         """Give the rows of a selection, in its order."""
@@ -96,10 +96,42 @@ class TableReads:
         return await self._run(_select, statement, parameters, rows_max)
 
 
-async def _get(reading: Reading, table: TableDefinition, key: Scalar) -> Any:
+async def get_one(reading: Reading, table: TableDefinition, key: Scalar) -> Any:
+    """Give the row with a key, or None."""
     sql = reading.table(table)
     rows = await _rows(reading, sql, sql.get(key))
     return rows[0] if rows else None
+
+
+async def get_all(reading: Reading, wanted: Sequence[tuple[TableDefinition, Scalar]]) -> list[Any]:
+    """Give for each key what `get_one` would give, or raise: by one statement for each table."""
+    found: list[Any] = [None] * len(wanted)
+    places: dict[str, list[int]] = {}
+    for place, (table, _) in enumerate(wanted):
+        places.setdefault(table.name, []).append(place)
+    for own in places.values():
+        table = wanted[own[0]][0]
+        rows: Mapping[Scalar, Any] = {}
+        sql = reading.tables.get(table.name)
+        if sql is not None:
+            query, values = sql.fetch([*dict.fromkeys(wanted[place][1] for place in own)])
+            key_place = table.shape.key_place
+            rows = {row[key_place]: row for row in await reading.link.run(query, *values)}
+        for place in own:
+            try:
+                found[place] = _built(reading, table, rows.get(wanted[place][1]))
+            except Exception as error:  # of this row alone
+                found[place] = error
+    return found
+
+
+def _built(reading: Reading, table: TableDefinition, row: Any) -> Any:
+    sql = reading.table(table)
+    if row is None:
+        return None
+    if bytes_of([row], sql.measured) > reading.bytes_max:
+        raise _too_large(table.name, reading.bytes_max)
+    return table.shape.build(row)
 
 
 async def _find(reading: Reading, table: TableDefinition, selection: Selection) -> list[Any]:
@@ -118,7 +150,7 @@ async def _count(reading: Reading, table: TableDefinition, where: Sequence[Filte
     return int((await reading.link.run(query, *values))[0][0])
 
 
-PLAIN: Final = frozenset((_get, _find, _search, _count))
+PLAIN: Final = frozenset((get_one, _find, _search, _count))
 """Reads of one statement each, which sees one state by itself."""
 
 

@@ -2,25 +2,32 @@
 
 Rules: all reads of an answer see what its first one saw, in a transaction that cannot write, and no
 write waits for it. Of answers that read there are `Limits.answers_at_once`, and at most as many as
-there are links; who comes then waits for a turn. An answer has `Limits.state_seconds` from its
-first read on, since the server keeps for it what others have changed; then its state is taken from
-it and its reads raise TimeoutError. A read by itself needs no transaction. What a statement of a
-user sets or begins ends with its answer.
+there are links; who comes then waits for a turn. Those that begin with one row by its key, and so
+most of all, read it in groups (`together`). An answer has `Limits.state_seconds` from its first
+read on, since the server keeps for it what others have changed; then its state is taken from it and
+its reads raise TimeoutError. A read by itself needs no transaction. What a statement of a user sets
+or begins ends with its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import msgspec
 
 from ....errors import EngineError, StoreFailed, UsageError
 from ....limits import Limits
+from ....model.projection import TableDefinition
+from ....model.rows import Scalar
 from ..failures import CANCELED, sqlstate_of
 from .link import Link, Place, failed, is_lost_line
-from .queries import PLAIN, SAVED, Reading, TableReads
+from .queries import PLAIN, SAVED, Reading, TableReads, get_one
 from .stands import Key
 from .tables import TableSql
+from .together import AT_WORK_MAX, KEPT_MAX, Group, Together
 
 __all__ = ["Source", "State", "States"]
 
@@ -75,6 +82,9 @@ class State(TableReads):
         self._states = states
         self._turn = asyncio.Lock()
         self._reading: Reading | None = None
+        self._group: Group | None = None
+        """With whom it has read its first row, as long as it has read nothing else."""
+        self._positions: Mapping[str, int] | None = None
         self._changes: int | None = 0
         self._reads_sql = False
         self._timer: asyncio.TimerHandle | None = None
@@ -93,7 +103,7 @@ class State(TableReads):
     @property
     def positions(self) -> Mapping[str, int] | None:
         """See `ViewsState.positions`."""
-        return None if self._reading is None else self._reading.positions
+        return self._positions
 
     def end(self) -> None:
         """Give the state back; a second call does nothing."""
@@ -103,9 +113,12 @@ class State(TableReads):
 
     def _give_back(self) -> None:
         reading, self._reading = self._reading, None
+        group, self._group = self._group, None
         if self._timer is not None:
             self._timer.cancel()
         self.ended.set()
+        if group is not None:
+            self._states.out_of(group, self)
         self._states.left(self, None if reading is None else reading.link, self._is_broken)
 
     def take_away(self) -> None:
@@ -121,6 +134,10 @@ class State(TableReads):
         async with self._turn:
             try:
                 self._check()
+                if self._timer is None and call is get_one:
+                    together = await self._begin_together(*args)
+                    if together is not None:
+                        return together[0]
                 reading = self._reading or await self._begin()
                 self._reads_sql = self._reads_sql or call not in PLAIN
                 async with asyncio.timeout(None) as self._call:
@@ -144,12 +161,34 @@ class State(TableReads):
         if self.has_ended:
             raise UsageError("the views were read by an answer that had been given already")
 
+    async def _begin_together(self, table: TableDefinition, key: Scalar) -> tuple[Any] | None:
+        """Read the first row with others; give it, or None where this one is to read by itself."""
+        self._changes = self._states.changes()
+        joined = await self._states.together.join(self, table, key)
+        if joined is None:
+            return None
+        self._group, row = joined
+        assert self._group.reading is not None, "it stays until this one has left"
+        self._began(self._group.reading)
+        if isinstance(row, Exception):
+            raise row
+        return (row,)
+
     async def _begin(self) -> Reading:
+        group = self._group
+        if group is not None:
+            self._reading = await self._states.go_on(self, group)
+            self._group = None
+            return self._reading
         self._changes = self._states.changes()
         self._reading = await self._states.begin(self)
+        self._began(self._reading)
+        return self._reading
+
+    def _began(self, reading: Reading) -> None:
+        self._positions = reading.positions
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._states.seconds, self.take_away)
-        return self._reading
 
 
 class States:
@@ -162,19 +201,25 @@ class States:
         self._place = place
         self._source = source
         self._bytes_max = limits.query_bytes
-        self._places = asyncio.Semaphore(min(limits.answers_at_once, LINKS_MAX))
+        most = min(limits.answers_at_once, LINKS_MAX - AT_WORK_MAX - KEPT_MAX)
+        self._places = asyncio.Semaphore(most)
+        self.together = Together(self, limits.answers_at_once, limits.state_seconds)
         self._known: dict[str, tuple[str, int, frozenset[str]]] = {}
         self._idle: list[Link] = []
         self._spare = 0
         """How many of them have not been needed of late."""
         self._trimming: asyncio.TimerHandle | None = None
         self._reading: dict[State, Link] = {}
+        self._placed: dict[Link, None] = {}
+        """Those that have a place of `_places`."""
+        self._shared: dict[Link, None] = {}
+        """Those of groups."""
         self._ending: set[asyncio.Task[None]] = set()
         self._is_closed = False
-        self._begin = (
+        self._begins = (
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
             f'SET LOCAL search_path TO "{place.schema}", "{place.log_schema}"; '
-            f"SET LOCAL statement_timeout = {1_000 * limits.state_seconds}; {SAVED}"
+            f"SET LOCAL statement_timeout = {1_000 * limits.state_seconds}"
         )
 
     def state(self) -> State:
@@ -192,32 +237,74 @@ class States:
     async def begin(self, state: State) -> Reading:
         """Take a link, and begin a snapshot on it."""
         self._check()
-        await self._places.acquire()
-        try:
+        async with self._place_of(state) as placed:
             known = self._source.stands()
-            link = await self._begun()
-        except BaseException:
-            self._places.release()
-            raise
-        self._reading[state] = link
+            link = await self._begun(f"{self._begins}; {SAVED}")
+            placed.append(link)
+            self.reads(state, link)
+            return await self._served(link, known)
+
+    async def begin_shared(self) -> Reading:
+        """Do the same for a group, which has no place among single answers."""
+        self._check()
+        known = self._source.stands()
+        link = await self._begun(self._begins)
+        self._shared[link] = None
         try:
-            self._check()
-            served = await self._source.served(link, known)
+            return await self._served(link, known)
         except BaseException:
-            self._reading.pop(state)
+            del self._shared[link]
             link.end()
+            raise
+
+    async def go_on(self, state: State, group: Group) -> Reading:
+        """Let an answer read more, in the snapshot of its group, and by itself from now on."""
+        self._check()
+        async with self._place_of(state) as placed:
+            own = self.together.take_over(group, state)
+            if own is not None:
+                placed.append(own.link)
+                self._shared.pop(own.link, None)
+                await own.link.do(SAVED)
+                return own
+            shared = group.reading
+            assert shared is not None, "it stays until this one has left"
+            name = await group.exported()
+            begin, rest = self._begins.split("; ", 1)
+            adopt = f"{begin}; SET TRANSACTION SNAPSHOT '{name}'; {rest}; {SAVED}"
+            link = await self._begun(adopt)
+            placed.append(link)
+            self.reads(state, link)
+            self.together.leave(group, state)
+            return msgspec.structs.replace(shared, link=link)
+
+    @asynccontextmanager
+    async def _place_of(self, state: State) -> AsyncGenerator[list[Link]]:
+        """Wait for a place; where what is inside fails, give it back, and end its link."""
+        await self._places.acquire()
+        placed: list[Link] = []
+        try:
+            yield placed
+        except BaseException:
+            self._reading.pop(state, None)
+            for link in placed:
+                link.end()
             self._places.release()
             raise
-        tables, reals, positions = served
+        self._placed.update(dict.fromkeys(placed))
+
+    async def _served(self, link: Link, known: Mapping[Key, int]) -> Reading:
+        self._check()
+        tables, reals, positions = await self._source.served(link, known)
         return Reading(link, tables, reals, self._bytes_max, self._known, positions)
 
-    async def _begun(self) -> Link:
+    async def _begun(self, begin: str) -> Link:
         while self._idle:
             link = self._idle.pop()
             self._spare = min(self._spare, len(self._idle))
             if link.is_open:
                 try:
-                    await link.do(self._begin)
+                    await link.do(begin)
                 except BaseException as error:
                     link.end()
                     # The server was away while nobody asked.
@@ -227,16 +314,28 @@ class States:
                     return link
         link = await self._place.connect()
         try:
-            await link.do(self._begin)
+            await link.do(begin)
         except BaseException:
             link.end()
             raise
         return link
 
+    def reads(self, state: State, link: Link) -> None:
+        """Note that an answer reads on a link."""
+        self._reading[state] = link
+
     def left(self, state: State, link: Link | None, is_broken: bool) -> None:
         """Take a link back from an answer."""
-        if self._reading.pop(state, None) is None or link is None:
-            return
+        if self._reading.pop(state, None) is not None and link is not None:
+            self.give_back(link, is_broken=is_broken)
+
+    def out_of(self, group: Group, state: State) -> None:
+        """Let an answer go out of its group."""
+        self.together.leave(group, state)
+
+    def give_back(self, link: Link, *, is_broken: bool) -> None:
+        """End the transaction of a link."""
+        self._shared.pop(link, None)
         task = asyncio.ensure_future(self._end(link, is_broken))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -252,7 +351,9 @@ class States:
         except Exception:
             link.end()
         finally:
-            self._places.release()
+            if link in self._placed:
+                del self._placed[link]
+                self._places.release()
 
     def _rest(self, link: Link) -> None:
         """Keep a link for the next answer; those beyond a few only while answers need them."""
@@ -307,8 +408,9 @@ class States:
         self._is_closed = True
         if self._trimming is not None:
             self._trimming.cancel()
-        for link in self._reading.values():
+        for link in (*self._reading.values(), *self._shared):
             link.end()
+        await self.together.close()
         idle, self._idle = self._idle, []
         for link in idle:
             await link.close()
