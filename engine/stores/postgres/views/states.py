@@ -137,7 +137,8 @@ class State(TableReads):
                 if self._timer is None and call is get_one:
                     together = await self._begin_together(*args)
                     if together is not None:
-                        return together[0]
+                        row: T = together[0]
+                        return row
                 reading = self._reading or await self._begin()
                 self._reads_sql = self._reads_sql or call not in PLAIN
                 async with asyncio.timeout(None) as self._call:
