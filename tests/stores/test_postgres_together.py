@@ -19,7 +19,6 @@ from tests.support.counters import Add, Counter
 from tests.support.postgres import Server
 from tests.support.tallies import GetTally, Tallies, Tally
 
-
 asyncpg: Any = importlib.import_module("asyncpg")
 
 
