@@ -46,6 +46,8 @@ SCENARIOS: Final = {
     "courses": "courses",
     "timers": "timers",
     "tenants": "tenants",
+    "archive": "archive",
+    "console": "console",
 }
 """The file of each scenario, in the order in which `all` runs them."""
 OTHERS: Final = {"compare": compare.main, "chart": chart.main}

@@ -7,7 +7,7 @@ an engine. It only reads, and needs memory for all claims. Calls block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ from ..model.codec import decode_metadata
 from ..model.stored import StoredEvent
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.outside import LogReader
+from .marked import marked
 
 __all__ = ["Compared", "compare_claims", "fold_claims"]
 
@@ -24,6 +25,7 @@ _PAGE_EVENTS: Final = 1_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 _PAGE_CLAIMS: Final = 1_000
 _ATTEMPTS: Final = 20
+_MARKS: Final = (b'"claims"', b'"releases"')
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -36,11 +38,9 @@ class Compared(msgspec.Struct, frozen=True):
     """Each with what the log says, and what the table says."""
 
 
-def fold_claims(claims: dict[ClaimKey, HeldClaim], events: Iterable[StoredEvent]) -> None:
+def fold_claims(claims: dict[ClaimKey, HeldClaim], events: Sequence[StoredEvent]) -> None:
     """Bring claims from before some events to behind them; raise Damaged for odd metadata."""
-    for stored in events:
-        if b'"claims"' not in stored.metadata and b'"releases"' not in stored.metadata:
-            continue
+    for stored in marked(events, _MARKS):
         metadata = decode_metadata(stored)
         for key in metadata.releases:
             if key in claims and claims[key].stream == stored.stream:

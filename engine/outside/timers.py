@@ -8,7 +8,7 @@ stands in the table must be what the log says. Calls block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from ..model.timers import is_at_once
 from ..stores.contract.outside import LogReader
 from ..stores.contract.timers import TimerKey, WaitingTimer
 from ..write.replying import carried_by
+from .marked import marked
 
 __all__ = [
     "ComparedTimers",
@@ -48,11 +49,9 @@ class ComparedTimers(msgspec.Struct, frozen=True):
     """Each with what the log says, and what the table says."""
 
 
-def fold_timers(timers: dict[TimerKey, WaitingTimer], events: Iterable[StoredEvent]) -> None:
+def fold_timers(timers: dict[TimerKey, WaitingTimer], events: Sequence[StoredEvent]) -> None:
     """Bring timers from before some events to behind them; raise Damaged for odd metadata."""
-    for stored in events:
-        if not any(mark in stored.metadata for mark in _MARKS):
-            continue
+    for stored in marked(events, _MARKS):
         metadata = decode_metadata(stored)
         if metadata.fired is not None:
             stream, name, position = metadata.fired

@@ -15,7 +15,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cold, feed, filled, grow, members, memory, project, start, timers, watch
+from benchmarks import (
+    archive,
+    cold,
+    console,
+    feed,
+    filled,
+    grow,
+    members,
+    memory,
+    project,
+    start,
+    timers,
+    watch,
+)
 from benchmarks.filled import LOG, Orders, Prepared, ScatteredOrders
 from benchmarks.scenario import Cell, Scenario, Wrong
 from benchmarks.workload import OrderOpened
@@ -23,7 +36,7 @@ from benchmarks.writers import write as write_all
 from engine import Meta, projects
 from engine.queries.live import LiveQueries
 
-SCENARIOS = (cold, feed, project, memory, start, grow, watch, members, timers)
+SCENARIOS = (cold, feed, project, memory, start, grow, watch, members, timers, archive, console)
 
 
 def scenario_of(module: Any, folder: Path, *arguments: str) -> Scenario:
