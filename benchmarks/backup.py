@@ -1,10 +1,11 @@
 """`backup`: a log of a million events is backed up, verified and restored; and writers beside that.
 
-Each is the command that people run, as a process of its own, with its start. The rate is of events.
-`first` is the time from the start of an engine on the restored log to its first durable receipt.
-Beside: commands are offered in an open loop to an engine on a log with as many events, alone, and
-while the command runs in another process, again and again. `commands` are those that were
-acknowledged in the time. `per core` is by the processor time of the command. Afterwards each log has what was acknowledged and nothing else.
+Each is the command that people run, as a process of its own, with its start. The rate is of events,
+and `per core` that by the processor time of the command. `first` is the time from the start of an
+engine on the restored log to its first durable receipt. Beside: commands are offered in an open
+loop to an engine on a log with as many events, alone, and while the command runs in another
+process, again and again. `commands` are those that were acknowledged in the time. Afterwards each
+log has what was acknowledged and nothing else.
 """
 
 from __future__ import annotations

@@ -266,14 +266,15 @@ class ArchiveUnread(Damaged):
     """The contents of a stored event are in the cold file of its log, and cannot be read there.
 
     The file is missing, is another one, or is damaged; `path` names it. In PostgreSQL it is a
-    schema. Events that were never moved are served. An operator must put it back, or restore the
-    log from a backup.
+    schema. `whole` if nothing can be read there. Events that were never moved are served. An
+    operator must put it back, or restore the log from a backup.
     """
 
-    def __init__(self, position: int, path: str, why: str) -> None:
-        """Name the position, the cold file, and what is wrong with it."""
+    def __init__(self, position: int, path: str, why: str, *, whole: bool = False) -> None:
+        """Name the position, the cold file, what is wrong, and whether that is so of all of it."""
         super().__init__(position, f"it was archived, and {why}")
         self.path = path
+        self.whole = whole
 
 
 class StoreFailed(EngineError):

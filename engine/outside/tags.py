@@ -8,7 +8,7 @@ blocks that differ are read again, to name their rows. It only reads. Calls bloc
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from ..errors import StoreRefused
@@ -46,7 +46,7 @@ class TagCheck:
             self.rows += 1
             self._add(row, 1)
 
-    def differences(self, pages: _Pages, end: int, lost: Sequence[int]) -> Iterator[Difference]:
+    def differences(self, pages: _Pages, end: int, lost: Collection[int]) -> Iterator[Difference]:
         """Give the rows that only one of the two has, up to position `end`.
 
         Events at `lost` were not seen. Raises StoreRefused where the index was made anew meanwhile.
@@ -57,12 +57,12 @@ class TagCheck:
             self._add(row, -1)
         odd = {block for block, total in self._sums.items() if total}
         if odd:
-            yield from self._named(self._index, pages, end, odd, {*lost})
+            yield from self._named(self._index, pages, end, odd, lost)
         if _forms(self._index) != self._forms:
             raise StoreRefused("it was made anew meanwhile: verify it once more")
 
     def _named(
-        self, index: TagIndex, pages: _Pages, end: int, odd: set[int], lost: set[int]
+        self, index: TagIndex, pages: _Pages, end: int, odd: set[int], lost: Collection[int]
     ) -> Iterator[Difference]:
         table = {row for row in self._table(index, end) if row[1] // _BLOCK in odd}
         for block in sorted(odd):

@@ -20,6 +20,7 @@ from ..limits import KEY_WINDOW
 from ..model.codec import UNDECODABLE
 from ..model.stored import Snapshot, StoredEvent
 from ..runtime.ahead import ahead
+from ..stores.contract.archiving import TellsArchives
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import CopySource
 from ..stores.contract.log import StreamRead
@@ -159,7 +160,7 @@ class _Verifying:
         self._timers: dict[TimerKey, WaitingTimer] = {}
         self._tags: TagCheck | None = None
         """None where its forms cannot be read."""
-        self._lost: list[int] = []
+        self._lost: set[int] = set()
         """Positions of events that could not be read."""
         self._again: list[int] = []
         """Positions of keys that come again, where nobody knows whether they may."""
@@ -191,7 +192,7 @@ class _Verifying:
                 self._lane.rest()
 
     def _is_lost(self, position: int, error: EngineError) -> None:
-        self._lost.append(position)
+        self._lost.add(position)
         what = error.what if isinstance(error, Damaged) else str(error)
         is_of_a_file = not self._by_index or isinstance(error, ArchiveUnread)
         if is_of_a_file and what == self._told_last:
@@ -463,6 +464,12 @@ def _pages(
             most, failed = min(4 * most, _PAGE_EVENTS), 0
             yield page
             after = page[-1].position
+        elif isinstance(error, ArchiveUnread) and error.whole and isinstance(log, TellsArchives):
+            kept = log.kept_after(after)
+            last = end if kept is None else min(end, kept - 1)
+            for position in range(after + 1, last + 1):
+                lost(position, error)  # one by one they would be asked for in vain
+            after = last
         else:
             after += 1
             lost(after, error)

@@ -135,3 +135,7 @@ class TellsArchives(Protocol):
     def archives(self) -> Sequence[ArchiveRun]:
         """Give all runs, as `ReadsArchives.read_archives` does."""
         ...
+
+    def kept_after(self, position: int) -> int | None:
+        """Give the position of the next event whose contents were not moved; None if all were."""
+        ...

@@ -17,7 +17,7 @@ from ..driver import Record
 from ..line import Line
 from .cold_sql import cold_schema
 
-__all__ = ["FEED", "STREAMS", "TAGGED", "Places", "read_archives", "thawed"]
+__all__ = ["FEED", "STREAMS", "TAGGED", "Places", "kept_after", "read_archives", "thawed"]
 
 _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 # Missing ones come without contents, and those that do not fit do not come.
@@ -29,6 +29,10 @@ SELECT position, encoding, payload, metadata FROM (
     LEFT JOIN {c}.contents c ON c.position = a.position
 ) cut WHERE o = 1 OR so_far <= $2 ORDER BY o
 """
+_KEPT: Final = f"""
+SELECT position FROM {{s}}.events WHERE position > $1 AND encoding <> {MOVED}
+ORDER BY position LIMIT 1
+"""  # noqa: S608 - a number of ours
 _RUNS: Final = """
 SELECT begun, rule, streams, events, bytes, position FROM {s}.archives ORDER BY number
 """
@@ -53,6 +57,12 @@ async def read_archives(line: Line, schema: str) -> Sequence[ArchiveRun]:
     return [ArchiveRun(*row) for row in await line.fetch(_RUNS.replace("{s}", schema))]
 
 
+async def kept_after(line: Line, schema: str, position: int) -> int | None:
+    """Give the position of the next event whose contents are in the log; None if all were moved."""
+    found = await line.fetch(_KEPT.replace("{s}", schema), position)
+    return found[0][0] if found else None
+
+
 async def thawed(
     line: Line, schema: str, rows: Sequence[Record], places: Places, bytes_max: int
 ) -> Sequence[Record]:
@@ -62,15 +72,16 @@ async def thawed(
         return rows
     wanted = [row[places.position] for row in rows if row[encoding] == MOVED]
     cold = cold_schema(schema)
-    why = f"the schema {cold} does not have it"
+    why, whole = f"the schema {cold} does not have it", False
     found: dict[int, tuple[Any, ...]] = {}
     if (await line.fetch(_THERE, f"{cold}.contents"))[0][0]:
         asked = await line.fetch(_THAW.replace("{c}", cold), wanted, bytes_max)
         found = {row[0]: tuple(row)[1:] for row in asked}
     else:
         found = {wanted[0]: (None, b"", b"")}
-        why = f"the schema {cold} is not there: restore it"
-    return _filled(rows, places, found, bytes_max, ArchiveUnread(wanted[0], cold, why))
+        why, whole = f"the schema {cold} is not there: restore it", True
+    missing = ArchiveUnread(wanted[0], cold, why, whole=whole)
+    return _filled(rows, places, found, bytes_max, missing)
 
 
 def _filled(

@@ -22,7 +22,7 @@ from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..driver import Record
 from ..log.claims import CLAIMS_SINCE, read_claims
-from ..log.cold import read_archives
+from ..log.cold import kept_after, read_archives
 from ..log.cold_sql import ARCHIVES_SINCE
 from ..log.guards import unfinished
 from ..log.reading import (
@@ -243,6 +243,13 @@ class PostgresLogReader:
     async def _archives(self, link: Link) -> Sequence[ArchiveRun]:
         schema = self._place.log_schema
         return await read_archives(link.line, schema) if self._has_archives else ()
+
+    def kept_after(self, position: int) -> int | None:
+        """Give the position of the next event whose contents were not moved; None if all were."""
+        return self._calls.run(self._kept_after, position)
+
+    async def _kept_after(self, link: Link, position: int) -> int | None:
+        return await kept_after(link.line, self._place.log_schema, position)
 
     def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
         """Give the timers behind `after`, in order, as `Store.read_timers` does."""

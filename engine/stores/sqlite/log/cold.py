@@ -33,6 +33,7 @@ __all__ = [
     "detach",
     "has_moved",
     "is_attached",
+    "kept_after",
     "lacks",
     "odd_rows",
     "reach",
@@ -64,6 +65,7 @@ _NO_COLD: Final = "(SELECT 0 AS position, 0 AS encoding, x'' AS payload, x'' AS 
 
 PARTIAL: Final = ".partial"
 """Behind the name of a file that is not whole yet."""
+_KEPT: Final = f"SELECT min(position) FROM main.events WHERE position > ? AND encoding <> {MOVED}"  # noqa: S608
 _CONTENTS: Final = "SELECT encoding, payload, metadata FROM cold.events WHERE position = ?"
 _ANY: Final = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'archives'"
 _RUNS: Final = "SELECT 1 FROM main.archives LIMIT 1"
@@ -114,6 +116,12 @@ def read_archives(connection: Any) -> Sequence[ArchiveRun]:
     if not run(connection, _ANY):
         return ()
     return [ArchiveRun(*row) for row in run(connection, _ALL_RUNS)]
+
+
+def kept_after(connection: Any, position: int) -> int | None:
+    """Give the position of the next event whose contents are in the log; None if all were moved."""
+    found: int | None = run(connection, _KEPT, (position,))[0][0]
+    return found
 
 
 def is_attached(connection: Any) -> bool:
@@ -212,7 +220,9 @@ def thaw(connection: Any, position: int) -> Contents:
     """
     why, path = reach(connection), cold_path(connection.filename)
     if why is not None:
-        raise ArchiveUnread(position, path, why or f"nothing was ever moved into {path}")
+        raise ArchiveUnread(
+            position, path, why or f"nothing was ever moved into {path}", whole=bool(why)
+        )
     try:
         found = run(connection, _CONTENTS, (position,))
     except (apsw.Error, UnicodeDecodeError) as error:

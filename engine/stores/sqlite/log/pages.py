@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 from zlib import crc32
 
 import apsw
@@ -165,6 +166,15 @@ _FEED_PAGE: Final = _page(_FEED, "SELECT '[]'")
 _STREAMS_PAGE: Final = _page(_STREAMS, _VERSIONS)
 
 
+_COLD_PAGES: Final = 32
+_cold_first: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""How many pages a connection reads with the cold file at once, since the last one needed that.
+
+The log alone would be read in vain. Where nothing more was moved, the file is looked into in vain,
+for so many pages.
+"""
+
+
 def read_feed(
     connection: Any, types: Types, after: int, events_max: int, bytes_max: int
 ) -> Sequence[StoredEvent]:
@@ -260,11 +270,17 @@ def _read(
     nothing is said of the order. Raises Damaged where one is not, at its turn.
     """
     names = None if reads is None else [read.stream for read in reads]
+    if left := _cold_first.get(connection, 0):
+        _cold_first[connection] = left - 1
+        with suppress(*_ODD, apsw.Error):
+            return _at_once(connection, page.cold, parameters, types, names, reads)
     with suppress(*_ODD):
         return _at_once(connection, page.log, parameters, types, names, reads)
     if reach(connection) is None:
         with suppress(*_ODD, apsw.Error):
-            return _at_once(connection, page.cold, parameters, types, names, reads)
+            found = _at_once(connection, page.cold, parameters, types, names, reads)
+            _cold_first[connection] = _COLD_PAGES
+            return found
     found = connection.execute(page.log.by_row, parameters).fetchall()
     return _row_by_row(connection, found, types, names, parameters[2]), ()
 

@@ -28,7 +28,7 @@ from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
 from ..log.claims import read_claims
-from ..log.cold import read_archives
+from ..log.cold import kept_after, read_archives
 from ..log.damage import read_wal
 from ..log.heads import read_head, read_log_id, read_types
 from ..log.pages import read_feed, read_streams
@@ -202,6 +202,11 @@ class SqliteLogReader:
         """Give the runs that moved something into the cold file, in their order."""
         with self._reading() as connection:
             return read_archives(connection)
+
+    def kept_after(self, position: int) -> int | None:
+        """Give the position of the next event whose contents were not moved; None if all were."""
+        with self._reading() as connection:
+            return kept_after(connection, position)
 
     def read_timers(self, after: TimerKey = ("", ""), *, timers_max: int) -> list[WaitingTimer]:
         """Give the timers behind `after`, in order, as `Store.read_timers` does."""
