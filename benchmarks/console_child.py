@@ -21,7 +21,12 @@ LIVE_ROWS, WAIT_SECONDS = 200, 15
 def main(port: int, looks: str) -> None:
     """Look until a line comes."""
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.readline()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     end = _asked(connection, "log?limit=1")["end"]
     print(flush=True)
