@@ -293,3 +293,33 @@ async def test_what_is_durable_is_acknowledged_though_no_snapshot_can_be_sealed(
         assert [receipt.version for receipt in receipts] == [1, 2, 3, 4, 5]
         assert "no snapshot of guest:g-1 is kept" in caplog.text
         assert engine.statistics().state == "running"
+
+
+SLIPS = {
+    "DELETE FROM keys": "never deleted",
+    "UPDATE keys SET secret = zeroblob(32)": "keeps its number",
+    "UPDATE keys SET subject = 'guest:g-2'": "keeps its number",
+    "DELETE FROM erasures": "may be unfinished",
+}
+
+
+async def test_no_slip_in_a_shell_takes_a_key_away(tmp_path: Path) -> None:
+    """Also in a file of keys that an earlier release has made."""
+    store, keys = f"sqlite:{tmp_path}/hotel.db", str(tmp_path / "hotel.keys.db")
+    async with hotel(store) as engine:
+        await two_guests(engine)
+    shell: Any = apsw.Connection(keys)
+    for (name,) in shell.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+    ).fetchall():
+        shell.execute(f"DROP TRIGGER {name}")
+    shell.close()
+    async with hotel(store) as engine:
+        await engine.personal.erase("guest:g-2")
+    shell = apsw.Connection(keys)
+    for slip, told in SLIPS.items():
+        with pytest.raises(apsw.ConstraintError, match=told):
+            shell.execute(slip)
+    shell.close()
+    async with hotel(store) as engine:
+        assert (await engine.state(Guest, "g-1")).name == NAME

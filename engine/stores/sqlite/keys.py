@@ -63,6 +63,22 @@ _TABLES: Final = (
     ) STRICT
     """,
 )
+_GUARDS: Final = (
+    # A slip in a shell: what a missing key has encrypted is lost, and nobody was erased.
+    """
+    CREATE TRIGGER IF NOT EXISTS keys_never_go BEFORE DELETE ON keys
+    BEGIN SELECT RAISE(ABORT, 'a key is never deleted: erase its person'); END
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS keys_never_change BEFORE UPDATE ON keys
+    WHEN new.number <> old.number OR new.subject <> old.subject OR new.secret IS NOT NULL
+    BEGIN SELECT RAISE(ABORT, 'a key keeps its number, person and secret'); END
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS erasures_never_go BEFORE DELETE ON erasures
+    BEGIN SELECT RAISE(ABORT, 'an erasure is never deleted: it may be unfinished'); END
+    """,
+)
 _KEY: Final = "SELECT number, subject, secret FROM keys WHERE number = ?"
 _KEPT: Final = """
     SELECT 1 FROM keys
@@ -133,6 +149,8 @@ class SqliteKeys:
                 run(connection, statement)
             run(connection, "INSERT INTO about VALUES (1, ?)", (log_id,))
         self._check(connection, log_id)
+        for guard in _GUARDS:  # of a file of an earlier release too
+            run(connection, guard)
 
     def _open_to_read(self, ports: Ports, log_id: str) -> int:
         if not files_of(ports).size(self._path):
