@@ -359,7 +359,7 @@ class Receipt(
     stream: str
     """`kind:id` of the aggregate."""
     version: int
-    """Its version after the command: the number of its events."""
+    """Its version after the command: the number of its events; those that a boundary selects."""
     position: int
     """Place of its last event in the log; 0 where the aggregate has none."""
     reply: Reply = NO_REPLY

@@ -30,6 +30,7 @@ from ..limits import Limits
 from ..model.aggregate import Aggregate
 from ..model.boundary import tags_by
 from ..model.codec import decode_metadata
+from ..model.joint import Share
 from ..model.messages import Event
 from ..model.stored import StoredEvent
 from ..runtime.safely import as_error
@@ -42,7 +43,7 @@ from .kind import EventBinding, Kind
 from .phase import COLD, JOINT, LIVE, LOADING
 from .proving import Refolds
 
-__all__ = ["BoundaryActor", "fold_into", "select"]
+__all__ = ["BoundaryActor", "fold_into", "parties_of", "select"]
 
 _PLAIN = frozenset(
     (int, str, bool, float, bytes, type(None), datetime, date, time, timedelta, Decimal)
@@ -142,14 +143,20 @@ class BoundaryActor(Actor):
             self.state.version += 1
         self.read_at = stored.position
 
+    def selects(self, event: Event, tags: Sequence[str]) -> bool:
+        """Tell whether an event with these tags is one of those that it is folded from."""
+        return type(event) in self.kind.events and all(tag in tags for tag in self.tags)
+
+    @property
+    def shown_version(self) -> int:
+        """How many events its state is folded from."""
+        return self.state.version
+
     def fold_own(self, event: Event, payload: bytes, tags: tuple[str, ...]) -> EventBinding | None:
         """Fold an event that is decided, if its query selects it; give what it was folded by."""
-        binding = self.kind.events.get(type(event))
-        if binding is None:
+        if not self.selects(event, tags):
             return None
-        for tag in self.tags:
-            if tag not in tags:
-                return None
+        binding = self.kind.events[type(event)]
         binding.apply(self.state, binding.read_back(event, payload))
         self.state.version += 1
         return binding
@@ -196,6 +203,31 @@ class BoundaryActor(Actor):
         self._kept = None
         self.read_at = position
         super().settled(entry, position)
+
+
+def parties_of(
+    actors: Sequence[Actor], shares: Sequence[Share], counts: Sequence[int]
+) -> tuple[tuple[str, int, int], ...]:
+    """Give the stream of each aggregate, the version that it comes to, and its number of events.
+
+    A boundary comes to the number of events that it selects, wherever they are stored. Raises
+    HandlerFailed for a tag that no event can have.
+    """
+    tagged: list[tuple[Event, Sequence[str]]] = []
+    if any(isinstance(actor, BoundaryActor) for actor in actors):
+        for share in shares:
+            events = actors[share.place].kind.events
+            for event in share.events:
+                binding = events.get(type(event))  # without one it is refused as it is encoded
+                read = None if binding is None else binding.tags
+                tagged.append((event, () if read is None else read(event)))
+    parties: list[tuple[str, int, int]] = []
+    for actor, count in zip(actors, counts, strict=True):
+        more = count
+        if isinstance(actor, BoundaryActor):
+            more = sum(actor.selects(event, tags) for event, tags in tagged)
+        parties.append((actor.stream, actor.shown_version + more, count))
+    return tuple(parties)
 
 
 def fold_into(

@@ -58,6 +58,11 @@ class Folded:
         """Events folded by loading."""
 
     @property
+    def shown_version(self) -> int:
+        """The version that callers are told, and that they may expect."""
+        return self.version
+
+    @property
     def read_after(self) -> int:
         """The version after which its stream is read; the event of a snapshot is its proof."""
         return self.version if self._proof is None else self.version - 1

@@ -31,7 +31,7 @@ from ..model.messages import Receipt
 from ..model.timers import SetTimers
 from ..stores.contract.log import Write
 from .actor import Actor
-from .boundary import BoundaryActor, fold_into
+from .boundary import BoundaryActor, fold_into, parties_of
 from .deliberation import Deliberation
 from .encoding import encode_and_fold, failed, failure_text, is_rejection, joint_metadatas
 from .entries import Entry, EntryPart, tags_moved
@@ -350,7 +350,7 @@ class Joint:
     def _tell(self, error: EngineError | None) -> None:
         """Answer with what wrote nothing: a refusal, or a receipt."""
         mail, actors = self.mail, self._actors
-        parties = [(actor.stream, actor.version, 0) for actor in actors]
+        parties = [(actor.stream, actor.shown_version, 0) for actor in actors]
         if self._kind.shared is not None:
             entry = proof_of(actors, mail, error, parties)
             for actor in actors:
@@ -405,10 +405,9 @@ class Joint:
         for share in shares:
             counts[share.place] = len(share.events)
             is_beside = is_beside or bool(share.claims) or share.has_timers
-        pairs = zip(self._actors, counts, strict=True)
-        parties = tuple([(actor.stream, actor.version + n, n) for actor, n in pairs])
         timers: Sequence[SetTimers | None] = [None] * len(shares)
         try:
+            parties = parties_of(self._actors, shares, counts)
             if is_beside:
                 timers = [self._timers_of(share) for share in shares]
             parts, size = self._parts(shares, parties, timers)

@@ -37,6 +37,11 @@ class Standing(Owner, Protocol):
 
     version: int
 
+    @property
+    def shown_version(self) -> int:
+        """The version that callers are told, and that they may expect."""
+        ...
+
 
 class Shared(msgspec.Struct, eq=False):
     """The kinds of one engine that others write to."""
@@ -96,9 +101,10 @@ def proof_of(
 def wrong_version(owners: Iterable[Standing], expected: Mapping[str, int]) -> WrongVersion | None:
     """Give which of several aggregates is at another version than its caller expects."""
     for owner in owners:
-        version = expected.get(owner.stream, owner.version)
-        if version != owner.version:
-            return WrongVersion(owner.stream, version, owner.version)
+        actual = owner.shown_version
+        version = expected.get(owner.stream, actual)
+        if version != actual:
+            return WrongVersion(owner.stream, version, actual)
     return None
 
 

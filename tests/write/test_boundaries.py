@@ -22,6 +22,7 @@ from engine import (
     Rejected,
     StreamUnreadable,
     Voided,
+    WrongVersion,
 )
 from engine.model.codec import schema_hash
 from engine.model.stored import EventData, EventType
@@ -94,7 +95,7 @@ async def test_an_event_is_stored_with_the_first_boundary_that_applies_it(engine
     await engine.execute(Offer("c", 5))
     receipt = await engine.execute(Enrol("c", "s"))
 
-    assert receipt == Receipt("course:c", 2, 2, 4, (("student:s", 0), ("enrolment:c/s", 0)))
+    assert receipt == Receipt("course:c", 2, 2, 4, (("student:s", 1), ("enrolment:c/s", 1)))
     assert await answers(engine, Enrol("c", "s"), Leave("c", "s")) == ["enrolled", "ok"]
     assert (await engine.state(Enrolment, "c/s")).is_there is False
     assert (await engine.state(Course, "c")).taken == 0
@@ -111,13 +112,30 @@ async def test_a_value_with_a_slash_is_no_other_boundary(engine: Engine) -> None
     assert (await engine.state(Enrolment, "a%2Fb/c")).version == 1
 
 
+async def test_an_expected_version_of_a_boundary_counts_what_it_selects(engine: Engine) -> None:
+    """Its events may be stored with others, so that its own stream has none of them."""
+    await engine.execute(Offer("a", 5))
+    await engine.execute(Offer("b", 5))
+    first = await engine.execute(Enrol("a", "s"), key="first")
+    second = await engine.execute(Enrol("b", "s"))
+
+    with pytest.raises(WrongVersion, match="student:s is at version 2, not at the expected"):
+        await engine.execute(Move("s", "a", "b"), expected={"student:s": 1})
+    assert first.versions["student:s"] == 1
+    seen = {"student:s": (await engine.state(Student, "s")).version}
+    assert seen == {"student:s": second.versions["student:s"]}
+    assert await engine.execute(Enrol("a", "s"), key="first") == first
+    moved = await engine.execute(Move("s", "a", "b"), expected=seen)
+    assert moved.versions["student:s"] == (await engine.state(Student, "s")).version
+
+
 async def test_two_of_one_class_are_told_apart_by_their_fields(engine: Engine) -> None:
     await engine.execute(Offer("a", 1))
     await engine.execute(Offer("b", 1))
     await engine.execute(Enrol("a", "s"))
     receipt = await engine.execute(Move("s", "a", "b"))
 
-    assert receipt.versions == {"course:a": 3, "course:b": 2, "student:s": 0}
+    assert receipt.versions == {"course:a": 3, "course:b": 2, "student:s": 3}
     assert [(await engine.state(Course, c)).taken for c in "ab"] == [0, 1]
     assert await answers(engine, Move("s", "a", "b"), Move("s", "a", "a")) == [
         "full",
