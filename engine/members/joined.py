@@ -254,6 +254,7 @@ class Joined:
             first.answers.definitions,
             settings.ports,
             settings.logger,
+            dialect=first.views.dialect,
         )
         live = MemberLive(self._onlooker, check, self._is_stopping, first.gate)
         return watch, Reads(MemberAnswers(self._onlooker, check), live, past, feeds, pasts)

@@ -47,6 +47,7 @@ __all__ = [
     "SqlTable",
     "Table",
     "TableDefinition",
+    "dialects_of",
     "handler_of",
     "is_handler",
     "projects",
@@ -330,11 +331,17 @@ def _dialects(
     if dialect is None:  # as what it is based on
         inherited: ProjectionDefinition | None = getattr(cls, "__definition__", None)
         return () if inherited is None else inherited.dialects
+    return dialects_of(f"projection {cls.__qualname__}", dialect)
+
+
+def dialects_of(where: str, dialect: Dialect | Sequence[Dialect] | None) -> tuple[Dialect, ...]:
+    """Give in whose SQL something is written, as it was given; raise DefinitionError for others."""
+    if dialect is None:
+        return ()
     given = (dialect,) if isinstance(dialect, str) else tuple(dialect)
     if not set(given) <= set(typing.get_args(Dialect)):
         raise DefinitionError(
-            f"projection {cls.__qualname__} has dialect={dialect!r}: give one of "
-            f"{typing.get_args(Dialect)}, or both"
+            f"{where} has dialect={dialect!r}: give one of {typing.get_args(Dialect)}, or both"
         )
     return given
 

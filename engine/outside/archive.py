@@ -66,7 +66,8 @@ class Archive:
         logger: logging.Logger | None = None,
     ) -> None:
         ports = self._ports = ports or Ports()
-        self._source = LogFile(open_backend(store).outside(ports).log_reader(), ports)
+        backend = open_backend(store)
+        self._source = LogFile(backend.outside(ports).log_reader(), ports)
         definitions = definitions_of(aggregates)
         projected = projections_of(projections)
         folded = [event for d in definitions for event in d.appliers]
@@ -86,7 +87,10 @@ class Archive:
         )
         asked = answers_of(answers, {definition.name for definition in projected})
         told = safe_logger(logger)
-        self._pasts = Pasts(self._past, self._source, projections, asked, ports, told)
+        dialect = backend.views(told).dialect
+        self._pasts = Pasts(
+            self._past, self._source, projections, asked, ports, told, dialect=dialect
+        )
 
     async def __aenter__(self) -> Archive:
         """Open the file."""

@@ -17,7 +17,7 @@ import msgspec
 from ..errors import DefinitionError
 from ..model.annotations import Signature, defining_namespace, read_signature, union_members
 from ..model.messages import Query
-from ..model.projection import Projection
+from ..model.projection import Dialect, Projection, dialects_of
 from ..model.projections import projections_of
 from .views import Views
 
@@ -35,27 +35,40 @@ class AnswerDefinition(msgspec.Struct, frozen=True):
     function: Callable[[Any, Views], Awaitable[Any]]
     projections: tuple[str, ...] | None
     """Which ones a query `at` a position waits for; None for all of the engine but sinks."""
+    dialects: tuple[Dialect, ...] = ()
+    """In whose SQL it is written; none said, in that of the views."""
 
 
 @overload
 def answers(function: F, /) -> F: ...
 @overload
-def answers(*, projections: Sequence[type[Projection]]) -> Callable[[F], F]: ...
 def answers(
-    function: Any = None, /, *, projections: Sequence[type[Projection]] | None = None
+    *,
+    projections: Sequence[type[Projection]] | None = ...,
+    dialect: Dialect | Sequence[Dialect] | None = ...,
+) -> Callable[[F], F]: ...
+def answers(
+    function: Any = None,
+    /,
+    *,
+    projections: Sequence[type[Projection]] | None = None,
+    dialect: Dialect | Sequence[Dialect] | None = None,
 ) -> Any:
     """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
 
     With `projections`, a query `at` a position waits for these, and for what the answer reads;
-    without, for all but sinks.
+    without, for all but sinks. `dialect` says in whose SQL its statements are, unless in that of
+    the views alone: `dialect=("sqlite", "postgresql")` means the same in both, so that a past of
+    views in PostgreSQL, which is folded in SQLite, answers it.
     """
     names: tuple[str, ...] | None = None
     if projections is not None:
         names = tuple(definition.name for definition in projections_of(projections))
+    dialects = dialects_of("an answer", dialect)
 
     def mark(answer: F) -> F:
         signature = read_signature(answer, defining_namespace(1), method=False)
-        setattr(answer, _MARK, AnswerDefinition(_query_of(signature), answer, names))
+        setattr(answer, _MARK, AnswerDefinition(_query_of(signature), answer, names, dialects))
         return answer
 
     if function is None:

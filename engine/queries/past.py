@@ -34,7 +34,7 @@ from ..log.reader import LogReader
 from ..model.checking import checked_copy
 from ..model.given import shown
 from ..model.messages import Query, Receipt, position_of
-from ..model.projection import Projection, ProjectionDefinition
+from ..model.projection import Dialect, Projection, ProjectionDefinition
 from ..model.stored import StoredEvent
 from ..projections.targets.choose import folding
 from ..runtime.ports import Ports
@@ -51,6 +51,11 @@ A = TypeVar("A")
 
 class Decided(Protocol):
     """The part of a store of views that keeps what people decided."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """See `ViewsStore.dialect`."""
+        ...
 
     async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
         """See `ViewsStore.skipped`."""
@@ -69,11 +74,14 @@ class Pasts:
         ports: Ports,
         logger: logging.Logger,
         decided: Decided | None = None,
+        dialect: Dialect | None = None,
     ) -> None:
         """Take what the past of aggregates is read with: its registry, limits and gate.
 
-        `decided` knows which events somebody decided to skip.
+        `decided` knows which events somebody decided to skip. `dialect` is that of the views that
+        serve, for which statements are written; those are `decided` unless it is given.
         """
+        self.dialect = dialect or ("sqlite" if decided is None else decided.dialect)
         self.source = source
         self.answers = answers
         self.registry = past.registry
@@ -112,7 +120,7 @@ class Pasts:
     def chosen(self, projections: Sequence[type[Projection]] | None) -> Sequence[type[Projection]]:
         """Give the projections that are to be folded; raise UsageError for others."""
         if projections is None:
-            return self._projections
+            return [p for p in self._projections if self._folds(p.__definition__)]
         for projection in projections:
             if projection not in self._projections:
                 name = getattr(projection, "__name__", shown(projection))
@@ -120,7 +128,28 @@ class Pasts:
                     f"{name} is no projection that was given here: there are "
                     f"{sorted(p.__name__ for p in self._projections)}"
                 )
+            if not self._folds(projection.__definition__):
+                raise UsageError(
+                    f"projection {projection.__definition__.name!r} is written in the SQL of "
+                    f'PostgreSQL, and a past is folded in SQLite: say dialect=("sqlite", '
+                    f'"postgresql") if it means the same in both, or read the past of others'
+                )
         return projections
+
+    def _folds(self, definition: ProjectionDefinition) -> bool:
+        """Tell whether SQLite folds what a projection is written in; rows of structs it does."""
+        return not definition.sql_tables or "sqlite" in (definition.dialects or (self.dialect,))
+
+    def views_of(self, definition: AnswerDefinition, views: Views) -> Views:
+        """Give what an answer reads: without statements that SQLite may run and mean otherwise."""
+        if "sqlite" in (definition.dialects or (self.dialect,)):
+            return views
+        return views.without_sql(
+            f"the answer to {definition.query.__name__} runs a statement that is written for "
+            f"PostgreSQL, and a past is kept in SQLite, where LIKE and division, say, give other "
+            f'rows: say @answers(dialect=("sqlite", "postgresql")) if it means the same in both, '
+            f"or answer by views.find and views.count"
+        )
 
     async def skipped(self, definition: ProjectionDefinition) -> Mapping[int, int]:
         """Give the positions that are left out of a projection's views, now as then."""
@@ -220,7 +249,8 @@ class PastViews:
                 f"{sorted(folded)}: name what is asked in `projections=[...]`"
             )
         await self._pasts.allow(self._principal, query)
-        return cast("A", await definition.function(query, self._views))
+        views = self._pasts.views_of(definition, self._views)
+        return cast("A", await definition.function(query, views))
 
     @property
     def tables(self) -> ViewsSource:

@@ -36,6 +36,17 @@ def _is_a(kind: Any, given: object) -> bool:
     return isinstance(given, kind)
 
 
+def _check_names(names: Sequence[str], row: type[msgspec.Struct]) -> None:
+    """Raise UsageError where a column would be lost, or a field be its default by a slip."""
+    fields = frozenset(row.__struct_encode_fields__)
+    twice = {name for name in names if names.count(name) > 1}
+    left_out, unknown = fields.difference(names), set(names) - fields
+    if twice or (left_out and unknown):
+        lost = f"{sorted(unknown)}, and not {sorted(left_out)}"
+        why = f"{sorted(twice)} twice" if twice else lost
+        raise UsageError(f"the columns {list(names)} are no {row.__name__}: they have {why}")
+
+
 def _bindable(parameters: Sequence[Scalar]) -> Sequence[Scalar]:
     """Give parameters as they are now; raise InvalidInput for what no SQL value can be."""
     if _is_a(str | bytes | Mapping, parameters) or not _is_a(Iterable, parameters):
@@ -108,12 +119,20 @@ class Views:
         if projections is None:
             projections = {name.lower(): table.projection for name, table in tables.items()}
         self._projections = projections
+        self._no_sql: str | None = None
+        """Why no statement is run."""
         self.read: set[str] = set()
         """The projections that were read."""
 
     def of(self, state: ViewsSource, reads: Reads | None) -> Views:
         """Give the same views to one answer: in one `state`, and with its `reads` noted."""
         return Views(state, self._tables, self._limits, reads, self._projections)
+
+    def without_sql(self, why: str) -> Views:
+        """Give the same views to an answer whose statements mean something else here."""
+        views = Views(self._store, self._tables, self._limits, self._reads, self._projections)
+        views._no_sql = why
+        return views
 
     async def get(self, table: Table[R], key: Any) -> R | None:
         """Give the row of a `table` with this `key`, or None.
@@ -249,6 +268,8 @@ class Views:
         Raises UsageError for a statement that cannot be run or would change anything, and
         InvalidInput for parameters that SQL cannot hold.
         """
+        if self._no_sql is not None:
+            raise UsageError(self._no_sql)
         if self._reads is not None:
             self._reads.statement()
         values = _bindable(parameters)
@@ -257,6 +278,7 @@ class Views:
         names, rows = selected.names, selected.rows
         if row is None:
             return rows
+        _check_names(names, row)
         try:
             # Not strict, since SQL has no booleans, dates or enums of its own.
             dicts = [dict(zip(names, values, strict=True)) for values in rows]

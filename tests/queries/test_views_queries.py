@@ -209,6 +209,28 @@ async def test_sql_gives_tuples_or_structs(views: Views) -> None:
         await views.sql("select id from library_books", row=PerHolder)
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("holder, 0 as books, 1 as books, 1 as any_dear", r"they have \['books'\] twice"),
+        ("holder, 0 as boks, 1 as any_dear", r"they have \['boks'\], and not \['books'\]"),
+    ],
+)
+async def test_a_column_that_no_field_takes_is_no_default(
+    views: Views, columns: str, said: str
+) -> None:
+    class Lenient(msgspec.Struct):
+        holder: str | None
+        any_dear: bool
+        books: int = 7
+
+    with pytest.raises(UsageError, match=said):
+        await views.sql(f"select {columns} from library_books", row=Lenient)
+    for columns in ("holder, 1 as any_dear", "*, 1 as any_dear, 7 as books"):
+        found = await views.sql(f"select {columns} from library_books limit 1", row=Lenient)
+        assert found[0].books == 7
+
+
 async def test_sql_may_find_nothing(views: Views) -> None:
     sql = "select holder, 0 as books, false as any_dear from library_books where id = 'none'"
 

@@ -46,6 +46,22 @@ def test_a_name_that_the_server_would_cut_is_refused() -> None:
         check_names(Long.__definition__)
 
 
+def test_a_name_that_the_server_has_for_itself_is_refused() -> None:
+    class Place(Row, key="id"):
+        id: str
+        ctid: str
+
+    class Places(Projection, name="places", version=1):
+        rows: Table[Place]
+
+        @projects
+        def seen(self, event: Seen) -> None:
+            self.rows.put(Place(event.id, ""))
+
+    with pytest.raises(DefinitionError, match="ctid, a column that PostgreSQL has in each table"):
+        check_names(Places.__definition__)
+
+
 def test_builds_of_a_long_name_have_names_of_their_own() -> None:
     table = "n" * 63
     reals = {

@@ -18,7 +18,7 @@ import msgspec
 
 from ...limits import Limits
 from ...model.conditions import Filter
-from ...model.projection import Projection, ProjectionDefinition, TableDefinition
+from ...model.projection import Dialect, Projection, ProjectionDefinition, TableDefinition
 from ...model.rows import Flat, Scalar
 from ...model.sql_projection import SqlSession
 from ...runtime.ports import Ports
@@ -289,6 +289,11 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
     @property
     def is_kept(self) -> bool:
         """Whether what it keeps is there for the next process, too."""
+        ...
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose SQL it takes."""
         ...
 
     def check(self, definition: ProjectionDefinition) -> None:

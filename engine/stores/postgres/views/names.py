@@ -1,8 +1,8 @@
 """What the views are called in PostgreSQL, which cuts names at 63 bytes without a word.
 
 Rules: the tables of a build have short names of their own, which tell builds and definitions apart;
-a SQL view of the plain name shows the build that serves. A plain name that would be cut is refused
-before anything is made. This file is pure.
+a SQL view of the plain name shows the build that serves. A plain name that would be cut, or that
+the server has for itself, is refused before anything is made. This file is pure.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = ["NAME_BYTES_MAX", "check_names", "literal", "name_of_further", "quote
 
 NAME_BYTES_MAX: Final = 63
 _STEM: Final = 30
+_SYSTEM: Final = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _FOREIGN: Final = re.compile(r"[^a-z0-9_]")
 
 
@@ -52,8 +53,13 @@ def real_names(tables: Sequence[str], number: int, definition: str) -> Mapping[s
 
 
 def check_names(definition: ProjectionDefinition) -> None:
-    """Raise DefinitionError for a table or a field whose name would be cut."""
+    """Raise DefinitionError for a table or a field whose name would be cut, or is the server's."""
     for what, name in _names(definition):
+        if name in _SYSTEM:
+            raise DefinitionError(
+                f"{definition.cls.__qualname__} has the {what} {name}, a column that PostgreSQL has "
+                f"in each table by itself: give it another name"
+            )
         if len(name.encode()) > NAME_BYTES_MAX:
             raise DefinitionError(
                 f"{definition.cls.__qualname__} has the {what} {name}, of {len(name.encode())} "
