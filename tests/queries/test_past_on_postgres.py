@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ async def meant(query: Meant, views: Views) -> int:
     )
 
 
-ANSWERS = [like, found, meant]
+ANSWERS: list[Callable[..., Any]] = [like, found, meant]
 
 
 async def asked(of: Any, receipt: Receipt, *projections: type[Projection]) -> tuple[int, int]:

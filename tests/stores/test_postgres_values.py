@@ -58,7 +58,7 @@ def test_a_name_that_the_server_has_for_itself_is_refused() -> None:
         def seen(self, event: Seen) -> None:
             self.rows.put(Place(event.id, ""))
 
-    with pytest.raises(DefinitionError, match="ctid, a column that PostgreSQL has in each table"):
+    with pytest.raises(DefinitionError, match="ctid, a column of PostgreSQL's own in each table"):
         check_names(Places.__definition__)
 
 

@@ -57,8 +57,8 @@ def check_names(definition: ProjectionDefinition) -> None:
     for what, name in _names(definition):
         if name in _SYSTEM:
             raise DefinitionError(
-                f"{definition.cls.__qualname__} has the {what} {name}, a column that PostgreSQL has "
-                f"in each table by itself: give it another name"
+                f"{definition.cls.__qualname__} has the {what} {name}, a column of PostgreSQL"
+                f"'s own in each table: give it another name"
             )
         if len(name.encode()) > NAME_BYTES_MAX:
             raise DefinitionError(
