@@ -17,7 +17,7 @@ import msgspec
 
 from ....errors import ProjectionUnserved, UsageError
 from ....model.conditions import Filter
-from ....model.projection import TableDefinition
+from ....model.projection import Dialect, TableDefinition
 from ....model.rows import Scalar
 from ...contract.views import Search, Selected, Selection
 from ..failures import CANCELED, described_failure, sqlstate_of
@@ -70,6 +70,9 @@ class Reading(msgspec.Struct, frozen=True):
 
 class TableReads:
     """The reads that `ViewsSource` promises, over whatever runs them."""
+
+    dialect: Dialect = "postgresql"
+    """Whose SQL it takes."""
 
     async def _run(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run `call(reading, *args)` where views are read."""

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 from ....errors import StoreFailed, StoreRefused
 from ....limits import Limits
-from ....model.projection import Dialect, Projection, ProjectionDefinition
+from ....model.projection import Projection, ProjectionDefinition
 from ....model.rows import Flat, Scalar
 from ....runtime.ports import Ports
 from ....runtime.safely import safe_logger
@@ -67,9 +67,6 @@ HELD_AGAIN_SECONDS: Final = 0.5
 
 class PostgresViews(TableReads):
     """Views in the schema beside that of the log."""
-
-    dialect: Dialect = "postgresql"
-    """Whose SQL it takes."""
 
     def __init__(
         self,

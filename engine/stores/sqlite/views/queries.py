@@ -19,7 +19,7 @@ import msgspec
 
 from ....errors import InvalidInput, ProjectionUnserved, StoreFailed, UsageError
 from ....model.conditions import Filter
-from ....model.projection import TableDefinition
+from ....model.projection import Dialect, TableDefinition
 from ....model.rows import Scalar
 from ....runtime.ports import Worker
 from ...contract.views import Search, Selected, Selection
@@ -66,6 +66,8 @@ class TableReads:
 
     is_kept: bool = True
     """Whether what is read is there for the next process, too."""
+    dialect: Dialect = "sqlite"
+    """Whose SQL it takes."""
 
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         """Run `call(readable, *args)` where views are read."""

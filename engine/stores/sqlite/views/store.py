@@ -22,7 +22,7 @@ import apsw
 
 from ....errors import StoreFailed, StoreRefused
 from ....limits import Limits
-from ....model.projection import Dialect, Projection, ProjectionDefinition
+from ....model.projection import Projection, ProjectionDefinition
 from ....model.rows import Flat, Scalar
 from ....runtime.ports import Ports, Worker
 from ....runtime.safely import safe_logger
@@ -79,9 +79,6 @@ _CHECKPOINT: Final = """
 
 class SqliteViews(TableReads):
     """Views on a path, or in memory for ":memory:", where `bytes_max` may bound them."""
-
-    dialect: Dialect = "sqlite"
-    """Whose SQL it takes."""
 
     def __init__(
         self,
