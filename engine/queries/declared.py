@@ -57,9 +57,9 @@ def answers(
     """Mark `async def f(query: Q, views: Views) -> ...` as what answers queries of type Q.
 
     With `projections`, a query `at` a position waits for these, and for what the answer reads;
-    without, for all but sinks. `dialect` says in whose SQL its statements are, unless in that of
-    the views alone: `dialect=("sqlite", "postgresql")` means the same in both, so that a past of
-    views in PostgreSQL, which is folded in SQLite, answers it.
+    without, for all but sinks. `dialect` says in whose SQL its statements are: in that of the views
+    unless given. With `dialect=("sqlite", "postgresql")` a past of views in PostgreSQL answers it
+    too, which is folded in SQLite.
     """
     names: tuple[str, ...] | None = None
     if projections is not None:
