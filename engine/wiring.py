@@ -162,8 +162,8 @@ class Wiring:
         self.directory = Directory(self.store, self._limits, self._ports, self._logger, self.watch)
         self.snapshots = SnapshotWriter(self.store, self._limits, self._logger)
         self.bus = Bus(self._limits, self._ports.failpoint)
-        tagged = Tagged(self.directory) if any(d.tags for d in self.definitions) else None
         self.shared = shared_by(self.store, joint)
+        tagged = Tagged(self.directory) if any(d.tags for d in self.definitions) else None
         self.journal = Journal(
             self.store,
             self._intake,
@@ -176,7 +176,7 @@ class Wiring:
             # Timers are made behind what takes their commands.
             kept=lambda extras, more: self.firing.changed(extras, more),
             before=None if self.vault is None else self.vault.flush,
-            tagged=tagged,
+            tagged=None if self.shared else tagged,  # where others write, nothing is brought
             shared=self.shared,
         )
         self._deliberations = Deliberations(self._limits, self._logger)

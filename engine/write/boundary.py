@@ -163,8 +163,9 @@ class BoundaryActor(Actor):
 
     def condition(self, seen: int, stream: str) -> Unchanged:
         """Give what must hold where a decision is stored that saw all up to position `seen`."""
-        # What it has read may be behind what the journal knows, where others write too.
-        after = max(self.read_at, seen)
+        # What it has read may be behind what the journal knows, where others write too. Where
+        # several own the log, nothing is brought to it, and only what it has folded counts.
+        after = self.read_at if self.kind.shared is not None else max(self.read_at, seen)
         return Unchanged(self.tags, self.names, after, stream)
 
     def offer(self, stored: StoredEvent) -> None:
@@ -201,7 +202,9 @@ class BoundaryActor(Actor):
     def settled(self, entry: Entry, position: int) -> None:
         """Note that an entry is durable, which it has folded."""
         self._kept = None
-        self.read_at = position
+        shared = self.kind.shared is not None
+        # Where others write too, its condition held: nothing that it folds came before the end.
+        self.read_at = max(self.read_at, position, entry.end) if shared else position
         super().settled(entry, position)
 
 

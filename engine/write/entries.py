@@ -100,6 +100,8 @@ class Entry(EntryPart):
     """Of a joint decision: the boundaries without events of their own, which have folded these."""
     error: EngineError | None = None
     """What its command is told where it has no events, and asks whether its streams are there."""
+    end: int = 0
+    """Of a joint decision: a position behind all that it was decided on, and its own events."""
 
     @property
     def owners(self) -> list[Owner]:

@@ -351,8 +351,12 @@ class Joint:
         """Answer with what wrote nothing: a refusal, or a receipt."""
         mail, actors = self.mail, self._actors
         parties = [(actor.stream, actor.shown_version, 0) for actor in actors]
+        # Where all that it was decided on lies before: who reads at it sees that.
+        end = max([boundary.read_at for boundary in self._boundaries], default=0)
         if self._kind.shared is not None:
             entry = proof_of(actors, mail, error, parties)
+            entry.end = end
+            self._put_conditions(entry, [0] * len(actors))
             for actor in actors:
                 actor.share(entry, actor.version)
             self._kind.journal.submit(entry)
@@ -360,9 +364,7 @@ class Joint:
         if error is not None:
             self._refuse(error)
             return
-        # Where all that it was decided on lies before: who reads at it sees that.
-        position = max(actor.position for actor in actors)
-        position = max([position, *[boundary.read_at for boundary in self._boundaries]])
+        position = max([end, *[actor.position for actor in actors]])
         self._kind.intake.answer(mail, joint_receipt(parties, position, mail.reply))
         self.release()
 

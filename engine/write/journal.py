@@ -331,6 +331,8 @@ class Journal:
         if entry.record is not None:
             entry.record.position = outcome.position
         position = outcome.position - entry.events
+        if entry.events:
+            entry.end = outcome.position
         for part, version in zip((entry, *entry.others), outcome.versions, strict=True):
             assert part.incarnation == part.owner.incarnation, "a void decision was stored"
             assert version == part.version
@@ -344,7 +346,7 @@ class Journal:
             self._intake.refuse(mail, entry.error)
             return
         if not entry.events:
-            position = max(owner.position for owner in entry.owners)
+            position = max(entry.end, *[owner.position for owner in entry.owners])
         self._intake.answer(mail, joint_receipt(entry.parties, position, mail.reply))
         if len(entry.parties) > len(outcome.versions):
             _release(mail)  # for those without events

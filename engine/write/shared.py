@@ -16,7 +16,6 @@ It decides nothing, and never touches a store.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Protocol
 
 import msgspec
@@ -52,19 +51,14 @@ class Shared(msgspec.Struct, eq=False):
     attempts: int = 20
     """How often a joint decision is made, where each time a stream was not where it was read."""
 
-    @property
-    def name(self) -> str:
-        """A short text that processes share whose joint decisions are of the same kinds."""
-        return blake2b(msgspec.json.encode(sorted(self.kinds)), digest_size=6).hexdigest()
-
     def refusal(self, streams: str) -> Voided | None:
         """Give why nothing may be written to others' aggregates now, if that is so."""
         if not self.lacking:
             return None
         return Voided(
             f"{self.lacking} makes joint decisions of other kinds of aggregates than this process, "
-            f"so it would not see what is written to {streams}. Nothing was written. Send again "
-            f"when all processes run one release."
+            f"or has other tags, so it would not see what is written to {streams}. Nothing was "
+            f"written. Send again when all processes run one release."
         )
 
 

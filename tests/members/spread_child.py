@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from engine import (
     Aggregate,
+    Boundary,
     Command,
     Decision,
     Engine,
@@ -37,8 +38,13 @@ from engine import (
 from tests.support.counters import Add, Added, Remembering
 
 COUNTERS: Final = 24
+BOOKS: Final = 6
 _NEVER: Final = 1_000_000
 _WAYS: Final = 4
+
+
+class Close(Command):
+    till: Id
 
 
 class AddVia(Command):
@@ -52,6 +58,47 @@ class AddVia(Command):
 def add_via(_command: AddVia, via: Remembering, counter: Remembering) -> list[To[Added]]:
     assert via.id != counter.id
     return [To(counter, Added(1))]
+
+
+class Numbered(Event, name="numbered", tags=("book",)):
+    book: str
+    number: int
+
+
+class Number(Command[int]):
+    """Takes the next number of a book, or only asks for the last one."""
+
+    till: Id
+    book: Id
+    asks: bool
+
+
+class Till(Aggregate, kind="till"):
+    """Where numbered events are stored, of whatever book."""
+
+    @handles
+    def ring(self, _command: Close) -> None:
+        pass
+
+    @applies
+    def numbered(self, event: Numbered) -> None:
+        pass
+
+
+class Book(Boundary, tags=("book",)):
+    last: int = 0
+
+    @applies
+    def numbered(self, event: Numbered) -> None:
+        assert event.number == self.last + 1, "each number is taken once, in order"
+        self.last = event.number
+
+
+@decides
+def number(command: Number, till: Till, book: Book) -> Decision[To[Numbered], int]:
+    if command.asks:
+        return Decision(reply=book.last)
+    return Decision([To(till, Numbered(command.book, book.last + 1))], reply=book.last + 1)
 
 
 class Ring(Command):
@@ -85,9 +132,9 @@ class Mirror(Reactor, name="mirror", begins="start"):
 
 def engine_of(url: str) -> Engine:
     """Give an engine that owns a part of the log."""
-    return Engine(
-        [Remembering, Bell], projections=[Mirror], decisions=[add_via], store=url, join="spread"
-    )
+    kinds: list[type[Aggregate]] = [Remembering, Bell, Till, Book]
+    decisions = [add_via, number]
+    return Engine(kinds, projections=[Mirror], decisions=decisions, store=url, join="spread")
 
 
 async def main(url: str, path: str, seed: str, clients: str) -> None:
@@ -114,6 +161,8 @@ async def client(engine: Engine, book: Any, name: str, stop: asyncio.Event) -> N
         counter, chance = f"c{choose.randrange(COUNTERS)}", choose.random()
         key = f"{name}-{number}" if chance < 0.6 else None
         expected = _NEVER if chance > 0.75 else None
+        if choose.randrange(6) == 0:
+            counter = f"book-{choose.randrange(BOOKS)}"
         write(book, name, number, counter, key, "sent", 0)
         try:
             version = await added(engine, counter, key, expected, choose.randrange(8))
@@ -130,6 +179,12 @@ async def added(
 ) -> int:
     """Add, one time in two by a decision over another counter too; give the version behind it."""
     stream, via = f"counter:{counter}", f"via-{way}"
+    if counter.startswith("book-"):
+        asks = expected is not None
+        told = (await engine.execute(Number(f"till-{way}", counter, asks), key=key)).reply
+        if asks:
+            raise WrongVersion(stream, _NEVER, told)
+        return told
     if way >= _WAYS:
         return (await engine.execute(Add(counter, 1), key=key, expected=expected)).version
     versions = None if expected is None else {stream: expected}

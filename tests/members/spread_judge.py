@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-__all__ = ["Told", "judge", "read_book"]
+__all__ = ["Told", "judge", "judge_numbers", "read_book"]
 
 Row: TypeAlias = tuple[int, str, int, str | None]
 _NOT_RUN = ("Closed", "Voided", "Overloaded", "DeadlinePassed", "Conflict")
@@ -59,12 +59,32 @@ def read_book(path: Path) -> list[Told]:
 def judge(told: Sequence[Told], rows: Sequence[Row]) -> list[str]:
     """Give what cannot be true of a log of position, stream, version and key."""
     clients = [row for row in rows if kind_of(row) == "client"]
-    return [*_places(rows), *_receipts(told, clients), *_stale(told), *_made(rows)]
+    plain = [one for one in told if not one.counter.startswith("book-")]
+    return [*_places(rows), *_receipts(plain, clients), *_stale(told), *_made(rows)]
+
+
+def judge_numbers(told: Sequence[Told], rows: Sequence[tuple[str, int, str | None]]) -> list[str]:
+    """Give what cannot be true of books and numbers, each with its key, in the order of the log."""
+    problems: list[str] = []
+    last: Counter[str] = Counter()
+    there = {(book, number): key for book, number, key in rows}
+    for book, number, _ in rows:
+        if number != last[book] + 1:
+            problems.append(f"{book} has {number} behind {last[book]}")
+        last[book] = number
+    for one in told:
+        if one.counter.startswith("book-") and one.what == "done":
+            found = there.get((one.counter, one.version), "nothing")
+            if found != one.key:
+                problems.append(f"{one} was acknowledged, and {found} is there")
+    return problems
 
 
 def kind_of(row: Row) -> str:
     """Give who has made an event: a client, the reactor, or a timer that it led to."""
     stream = row[1]
+    if stream.startswith("till:"):
+        return "till"
     if stream.startswith("bell:"):
         return "reactor"
     return "timer" if stream.startswith("counter:m-") else "client"
@@ -82,7 +102,7 @@ def _made(rows: Sequence[Row]) -> Iterator[str]:
             wanted[name].append(f"reaction:mirror:{position}:0")
         elif kind_of(row) == "reactor":
             made[name].append(key)
-        else:
+        elif kind_of(row) == "timer":
             timed[name.removeprefix("m-")] += 1
     for name in [*{**made, **wanted}]:
         if made[name] != wanted[name]:

@@ -16,7 +16,7 @@ import msgspec
 
 from engine.stores.postgres.address import read_address
 from tests.members.spread_child import engine_of
-from tests.members.spread_judge import Told, judge, kind_of, read_book
+from tests.members.spread_judge import Told, judge, judge_numbers, kind_of, read_book
 from tests.support.postgres import Server, asked
 
 __all__ = ["Ran", "run_owners"]
@@ -108,8 +108,13 @@ async def run_owners(
         await fleet.end()
     told = [one for book in fleet.books for one in read_book(book)]
     rows = await _rows_when_all_is_mirrored(postgres, url)
+    query = (
+        "SELECT payload->>'book', (payload->>'number')::int, metadata->>'key' "
+        f"FROM {read_address(url).schema}.log WHERE event = 'numbered' ORDER BY position"
+    )
+    numbers: list[Any] = await asked(postgres, query)
     return Ran(
-        judge(told, rows),
+        [*judge(told, rows), *judge_numbers(told, [(*row,) for row in numbers])],
         Counter(one.what for one in told),
         Counter(what for what, _ in incidents),
         _gap(told),
@@ -125,8 +130,9 @@ async def _rows_when_all_is_mirrored(postgres: Server, url: str) -> list[Any]:
     async with engine_of(url), asyncio.timeout(60):
         while True:
             rows: list[Any] = await asked(postgres, query)
-            counts = Counter(map(kind_of, rows)).values()
-            if len({*counts}) == 1 and not await asked(postgres, timers):
+            counts = Counter(map(kind_of, rows))
+            del counts["till"]
+            if len({*counts.values()}) == 1 and not await asked(postgres, timers):
                 return rows
             await asyncio.sleep(0.05)
 

@@ -13,31 +13,23 @@ from typing import Any
 import pytest
 
 from engine import (
-    Aggregate,
     Closed,
-    Command,
     DefinitionError,
     Engine,
-    Event,
-    Id,
     Rejected,
     StoreFailed,
     StoreLocked,
-    StoreRefused,
     Voided,
     WrongVersion,
-    applies,
-    handles,
 )
 from engine.members.spread.router import is_elsewhere
 from engine.model.messages import Envelope
 from engine.runtime.ports import Ports
 from engine.stores.contract.log import Batch
 from engine.stores.contract.membership import slot_of
-from engine.stores.contract.tags import TagRead
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.spread import SpreadStore
-from engine.testing.conformance import ALL, append
+from engine.testing.conformance import append
 from engine.testing.conformance.given_log import request
 from tests.members.spread_run import run_owners
 from tests.support.counters import Add, Counter
@@ -45,7 +37,6 @@ from tests.support.postgres import Server, asked, lose
 from tests.support.tallies import GetTally, Tallies, get_tallies, get_tally
 from tests.support.tallies import Tally as Tallied
 from tests.support.waiting import until
-from tests.write.courses import school
 
 
 @pytest.fixture
@@ -301,52 +292,6 @@ async def test_what_moved_is_dropped_as_the_view_is_heeded(log: str) -> None:
 def test_what_has_one_owner_only_is_refused(log: str) -> None:
     with pytest.raises(DefinitionError, match="goes with a log in PostgreSQL"):
         Engine([Counter], store="sqlite:x.db", join="spread")
-    with pytest.raises(DefinitionError, match="decides by tags"):
-        school(store=log, join="spread")
-
-
-class Tick(Command):
-    box_id: Id
-    who: str
-
-
-def box(*tags: str) -> type[Aggregate]:
-    """Give an aggregate that decides by its own events, which others find by these tags."""
-
-    class Ticked(Event, name="spread-ticked", tags=tags):
-        who: str
-
-    class Box(Aggregate, kind="spread-box"):
-        count: int = 0
-
-        @handles
-        def tick(self, command: Tick) -> Ticked:
-            return Ticked(command.who)
-
-        @applies
-        def ticked(self, _event: Ticked) -> None:
-            self.count += 1
-
-    return Box
-
-
-async def test_an_index_of_tags_never_misses_what_several_owners_append(log: str) -> None:
-    with pytest.raises(DefinitionError, match="spread-ticked has tags"):
-        Engine([box("who")], store=log, join="spread")
-    async with Engine([box("who")], store=log) as alone:
-        await alone.execute(Tick("b", "ann"))
-    with pytest.raises(StoreRefused, match="has an index of tags"):
-        await Engine([box()], store=log, join="spread").__aenter__()
-    async with Engine([box()], store=log):
-        pass  # it takes the index away
-    async with Engine([box()], store=log, join="spread") as engine:
-        assert (await engine.execute(Tick("b", "bob"))).version == 2
-    async with Engine([box("who")], store=log) as alone:
-        store: Any = alone._wiring.store  # pyright: ignore[reportPrivateUsage]
-        [page] = await store.read_tagged(
-            [TagRead(("who:bob",), ("spread-ticked",))], events_max=9, bytes_max=ALL
-        )
-        assert [event.position for event in page.events] == [2]
 
 
 async def test_one_owner_and_several_are_never_there_at_a_time(log: str) -> None:

@@ -6,6 +6,7 @@ Rules: what would need one owner of the whole log is refused as the engine is ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -49,9 +50,9 @@ def maker_of(
         elif is_spread:
             backend = _spreading(backend).leading()
         wiring = Wiring(settings, backend, own, authorize, telemetry, keys)
-        if wiring.shared is not None:
+        if heed is not None:
             store: Any = wiring.store
-            store.shares = wiring.shared.name
+            store.shares = _shares_of(wiring)
         if is_spread:
             _check(wiring)
         return wiring
@@ -73,16 +74,19 @@ def _only_deciding(declared: Declared) -> Declared:
     return msgspec.structs.replace(declared, projections=(), answers=(), reacts=False)
 
 
+def _shares_of(wiring: Wiring) -> str:
+    """Give a text that processes share whose joint decisions and tags are the same."""
+    kinds = [] if wiring.shared is None else sorted(wiring.shared.kinds)
+    tags = sorted((t.name, t.version, g.fields, g.fixed) for t, g in wiring.registry.tagged)
+    if not kinds and not tags:
+        return ""
+    return blake2b(msgspec.json.encode((kinds, tags)), digest_size=6).hexdigest()
+
+
 def _check(wiring: Wiring) -> None:
     """Raise DefinitionError for what has one owner of the whole log only."""
     why = ""
-    tagged = next((d.kind for d in wiring.definitions if d.tags), None)
-    marked = next((t.name for t, _ in wiring.registry.tagged), None)
-    if tagged is not None:
-        why = f"{tagged} decides by tags, on events of all streams"
-    elif marked is not None:
-        why = f"{marked} has tags, whose index one process keeps"
-    elif wiring.vault is not None:
+    if wiring.vault is not None:
         why = "events have personal data, whose keys one process makes"
     if why:
         raise DefinitionError(

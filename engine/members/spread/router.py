@@ -440,9 +440,9 @@ def _as_seen(peer: Peer, view: View, slots: int) -> OwnerStatistics:
 
 def _know_others(wiring: Wiring, view: View, me: int) -> None:
     """Note who makes joint decisions of other kinds, and would not look for what is made here."""
-    shared = wiring.shared
-    if shared is not None:
-        others = [one for one in view.members if one.member != me and one.shares != shared.name]
+    shared, own = wiring.shared, view.find(me)
+    if shared is not None and own is not None:
+        others = [one for one in view.members if one.shares != own.shares]
         shared.lacking = " and ".join(one.holder for one in others)
 
 

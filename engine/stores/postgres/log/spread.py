@@ -3,8 +3,8 @@
 Rules: each owner decides and appends for the slots that are its own by the view of the members; the
 one that leads has the shared session besides, folds the projections, settles the timers, and
 appends nothing by it. An owner tells by `is_held` whether it may decide: while its lease runs, and
-it acts by the view that the database has, as far as it was told. Tags are not kept for several
-owners: a log that has an index of them is refused.
+it acts by the view that the database has, as far as it was told. An owner makes the index of tags
+anew only while no other one lives whose events have other tags.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from ....errors import StoreFailed, StoreLocked, StoreRefused
+from ....errors import EngineError, StoreFailed, StoreLocked, StoreRefused
 from ....runtime.machine import process_name
 from ....runtime.ports import Ports
 from ....runtime.safely import described
@@ -27,12 +27,15 @@ from ...contract.tags import TagForm
 from ...contract.timers import BEGINNING, DuePlace, WaitingTimer
 from ..address import Address
 from ..driver import Driver
+from ..failures import described_failure
 from ..line import Line, Lines
 from .members import Attendance
 from .reading import read_head
-from .session import fetch_numbered, holder_text, read_holder
+from .schema import lock_key
+from .session import fetch_numbered, holder_text, read_holder, read_shares
 from .spread_writer import SpreadWriter
 from .store import PostgresStore
+from .tags import index_tags, is_index_of
 from .writer import Writer
 
 __all__ = ["LeadingStore", "SpreadStore"]
@@ -43,6 +46,9 @@ _TURN_SECONDS: Final = 0.02
 """The longest time for which it gathers while others append."""
 _REST_SECONDS: Final = 0.005
 """Between two looks whether the lease was renewed."""
+_OTHERS: Final = "SELECT m.holder FROM {s}.members m WHERE m.decides AND m.member <> $1"
+# That of who leads, or a new one whose lease is over.
+_SESSION: Final = "SELECT session FROM {s}.begin_session_2('nobody', 0, true)"
 _JOIN: Final = "SELECT joined, number, other FROM {s}.join_members_2($1, $2)"
 # As for all members, and of those that decide.
 _VIEW: Final = (
@@ -88,17 +94,8 @@ class LeadingStore(PostgresStore):
         """Ask where the log ends, since others append to it."""
         return await self._open_lines().run(lambda line: read_head(line, self.address.schema))
 
-    async def index_tags(self, forms: Sequence[TagForm]) -> int:
-        """Index nothing; raise StoreRefused for a log that has an index, which nobody would keep.
-
-        Who decides by it later would miss the events that were appended meanwhile.
-        """
-        if forms or self._has_forms:
-            raise StoreRefused(
-                f"{self.address.name} has an index of tags, and nobody keeps it where several "
-                f'processes own the log: leave join="spread". If no event has tags any more, one '
-                f"engine with join=True takes the index away as it starts"
-            )
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:  # noqa: ARG002 - the contract's
+        """Index nothing: those that append keep the index."""
         return 0
 
 
@@ -120,7 +117,7 @@ class SpreadStore(LeadingStore):
         """How long to gather before the next append."""
         self.attendance: Attendance | None = None
         self.shares = ""
-        """Of which kinds its joint decisions are, as other members are told."""
+        """Of which kinds its joint decisions are, and its tags, as other members are told."""
 
     @property
     def view(self) -> View:
@@ -194,6 +191,49 @@ class SpreadStore(LeadingStore):
         seconds, self._turn_seconds = self._turn_seconds, 0.0
         if seconds > 0:
             await asyncio.sleep(seconds)
+
+    async def index_tags(self, forms: Sequence[TagForm]) -> int:
+        """Make the index anew where its forms are others, while nobody appends.
+
+        Raises StoreRefused where a member lives that would not keep such an index.
+        """
+        schema = self.address.schema
+        if await self._open_lines().run(lambda line: is_index_of(line, schema, forms)):
+            return 0
+        assert self._driver is not None
+        # On a connection of its own, which may take as long as the log is.
+        line = await Line.connected(self._driver, self.address)
+        try:
+            await fetch_numbered(line, self.address.sql(_SESSION))
+            async with line.connection.transaction():
+                return await self._index(Line(line.connection, pooled=True), forms)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise StoreFailed(
+                f"{self.address.name}: its tags were not indexed: {described_failure(error)}",
+                written=False,
+            ) from error
+        finally:
+            await line.close()
+
+    async def _index(self, line: Line, forms: Sequence[TagForm]) -> int:
+        schema, writer = self.address.schema, self._open_writer()
+        key = lock_key(schema)
+        await line.connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
+        if await is_index_of(line, schema, forms):
+            return 0  # another one of the same release was first
+        holders = await line.fetch(self.address.sql(_OTHERS), self._session)
+        others = [read_holder(text)[0] for (text,) in holders if read_shares(text) != self.shares]
+        if others:
+            raise StoreRefused(
+                f"{self.address.name} has an index of other tags than the events of this process "
+                f"have, and {' and '.join(others)} may append meanwhile. Stop the processes of the "
+                f"other release first; then this one makes the index anew as it starts"
+            )
+        await writer.learn_types(line)
+        ((session,),) = await line.fetch(self.address.sql(_SESSION))
+        return await index_tags(line, schema, session, writer.types, forms)
 
     def server_statistics(self) -> ServerStatistics | None:
         """Give what is known of the server, with what is left of this member's lease."""

@@ -11,9 +11,19 @@ this one is there: a log that has lost it, as by a failover, gets nothing more.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from ...contract.log import Batch, Committed, Head, claim_keys, fired_keys, plan
+import msgspec
+
+from ...contract.log import (
+    Batch,
+    Committed,
+    Head,
+    claim_keys,
+    conditions_of,
+    fired_keys,
+    plan,
+)
 from ...contract.membership import LeaderChanged, LedBy, ViewChanged
 from ..driver import Record
 from ..line import Line
@@ -21,6 +31,7 @@ from .appending import Sending, nothing_of, planned_out
 from .claims import ChangedClaims, read_holders
 from .reading import read_head, read_versions
 from .schema import lock_key
+from .tags import read_came
 from .timers import ChangedTimers, read_standing
 from .writer import (
     _FOUND,  # pyright: ignore[reportPrivateUsage]
@@ -52,6 +63,9 @@ _APPEND_BESIDE: Final = (
 )
 _NO_TIMERS: Final = ChangedTimers((), {}, 0)
 _RENEW: Final = "SELECT {s}.renew_member_1($1, $2, $3)"
+_INDEX: Final = (
+    "SELECT {s}.add_tags_1((SELECT s.session FROM {s}.sessions s WHERE s.live), $1, $2, $3)"
+)
 _TAKE_LINE: Final = "SELECT {s}.take_line_1($1)"
 _Done: TypeAlias = tuple[Committed, Mapping[str, int]]
 """What was done, and the versions of the streams that did not fit."""
@@ -82,7 +96,10 @@ class SpreadWriter(Writer):
             if not sending.streams:
                 done = await self._proved(sending)
             while done is None:
-                done = await self._append_once(self._line, sending)
+                if sending.tags is None:
+                    done = await self._append_once(self._line, sending)
+                else:
+                    done = await self._append_tagged(sending)
         if self._warned:
             raise _Moved
         return self._done(sending, *done)
@@ -104,11 +121,42 @@ class SpreadWriter(Writer):
             there = await read_versions(line, self._address.schema, sorted(asked))
             if any(there.get(stream, 0) != version for stream, version in asked.items()):
                 raise _Misfit
+            await self._look_for_tags(line, sending)
             query, lease = self._address.sql(_RENEW), self._address.lease_seconds
             ((renewed,),) = await line.fetch(query, self._session, 0, lease)
         if not renewed:
             raise self._fenced()
         return sending.committed(Head(), 0, {}), {}
+
+    async def _append_tagged(self, sending: Sending) -> _Done | None:
+        """Do as `_append_once`, where nobody may append between a look for tags and the events."""
+        connection = self._line.connection
+        line = Line(connection, pooled=True)
+        async with connection.transaction():
+            await self._lock(line)
+            await self._look_for_tags(line, sending)
+            return await self._append_indexed(line, sending)
+
+    async def _look_for_tags(self, line: Line, sending: Sending) -> None:
+        """Raise _Misfit where an event came that a condition says did not."""
+        tags = sending.tags
+        if tags is not None and await read_came(line, self._address.schema, tags.conditions):
+            raise _Misfit
+
+    async def _append_indexed(self, line: Line, sending: Sending) -> _Done | None:
+        """Append, and let the events be found by their tags; the lock is held until the commit."""
+        tags = sending.tags
+        done = await self._append_once(line, msgspec.structs.replace(sending, tags=None))
+        if done is not None and tags is not None and tags.rows:
+            before = done[0].events[0].position - 1 - tags.after
+            columns: list[list[Any]] = [
+                [tag for tag, _, _, _ in tags.rows],
+                [before + position for _, position, _, _ in tags.rows],
+                [sending.numbers[name, version] for _, _, name, version in tags.rows],
+            ]
+            ((indexed,),) = await line.fetch(self._address.sql(_INDEX), *columns)
+            assert indexed, "a session leads, as the append has found"
+        return done
 
     async def _append_once(self, line: Line, sending: Sending) -> _Done | None:
         """Append; give None where that is to be done again, behind a commit."""
@@ -181,7 +229,7 @@ class SpreadWriter(Writer):
                             return sending
                         continue
                     course.sending, course.sent = sending, True
-                    done = await self._append_once(line, sending)
+                    done = await self._append_indexed(line, sending)
         if self._warned:
             raise _Moved
         assert course.sending is not None
@@ -204,7 +252,8 @@ class SpreadWriter(Writer):
         versions = await read_versions(line, schema, sorted(streams))
         holders = await read_holders(line, schema, claim_keys(batch))
         standing = await read_standing(line, schema, fired_keys(batch))
-        planned = plan(batch, versions, head, holders, standing)
+        came = await read_came(line, schema, conditions_of(batch))
+        planned = plan(batch, versions, head, holders, standing, came)
         if not planned.events:
             return Committed(planned.outcomes, [])
         return planned_out(batch, planned, self.types, head.position)

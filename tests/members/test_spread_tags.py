@@ -1,0 +1,145 @@
+"""Decisions by tags where several own a log: on all events with them, whoever appended these."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from engine import Aggregate, Command, Engine, Event, Id, Rejected, StoreRefused, applies, handles
+from engine.stores.contract.membership import slot_of
+from engine.stores.contract.tags import TagRead
+from engine.testing.conformance import ALL
+from tests.support.postgres import Server
+from tests.support.waiting import until
+from tests.write.courses import (
+    Course,
+    Desk,
+    Enrol,
+    Enrolled,
+    Issue,
+    Leave,
+    Move,
+    Offer,
+    Seize,
+    school,
+)
+
+
+@pytest.fixture
+def log(postgres: Server) -> str:
+    return postgres.url(postgres.new_schema(), "lease=5")
+
+
+@asynccontextmanager
+async def owners(log: str, count: int = 2) -> AsyncGenerator[list[Any]]:
+    async with AsyncExitStack() as stack:
+        makes = [school(store=log, join="spread") for _ in range(count)]
+        engines: list[Any] = [*await asyncio.gather(*map(stack.enter_async_context, makes))]
+
+        def is_settled(engine: Any) -> bool:
+            found = engine._joined._router
+            return len(found._view.members) == count and sum(found._ready) == len(found._gained)
+
+        await until(lambda: all(map(is_settled, engines)))
+        yield engines
+
+
+def decides(engine: Any, stream: str) -> bool:
+    """Tell whether a process decides for a stream."""
+    return bool(engine._joined._router._ready[slot_of(stream)])
+
+
+async def test_no_seat_is_given_twice_and_no_number(log: str) -> None:
+    async with owners(log, 3) as engines:
+        await engines[0].execute(Offer("math", 10))
+
+        async def enrol(n: int) -> str:
+            try:
+                await engines[n % 3].execute(Enrol("math", f"s{n}"), key=f"k{n}")
+            except Rejected as rejected:
+                return rejected.code
+            return "enrolled"
+
+        told = await asyncio.gather(*map(enrol, range(40)))
+        numbers = await asyncio.gather(*(engines[n % 3].execute(Issue()) for n in range(30)))
+
+        assert (told.count("enrolled"), told.count("full")) == (10, 30)
+        assert sorted(receipt.reply for receipt in numbers) == list(range(1, 31))
+        found = [logged.event async for logged in engines[1].feed()]
+        assert sum(isinstance(event, Enrolled) for event in found) == 10
+
+
+async def test_a_boundary_in_memory_is_never_believed(log: str) -> None:
+    """Others free seats, take them and add notes, behind the back of the owner of the course."""
+    async with owners(log) as [first, second]:
+        course = next(f"c{n}" for n in range(99) if decides(first, f"course:c{n}"))
+        student = next(f"s{n}" for n in range(99) if decides(second, f"enrolment:{course}/s{n}"))
+        await first.execute(Offer(course, 1))
+        await first.execute(Offer("other", 9))
+        for turn in range(3):
+            assert (await second.execute(Enrol(course, student))).reply == 0
+            with pytest.raises(Rejected, match="full"):
+                await second.execute(Enrol(course, f"late{turn}"))
+            await first.execute(Leave(course, student))
+            assert (await second.execute(Leave(course, student))).versions
+            await first.execute(Offer(f"more{turn}", 1))
+            # It has a seat, and the first one has appended behind what freed it.
+            assert (await first.execute(Enrol(course, f"quick{turn}"))).reply == 0
+            await second.execute(Leave(course, f"quick{turn}"))
+            await second.execute(Enrol("other", student))
+            await second.execute(Move(student, "other", course))
+            with pytest.raises(Rejected, match="full"):
+                await first.execute(Enrol(course, f"later{turn}"))
+            await first.execute(Leave(course, student))
+        await second.execute(Seize("d", course, "hello"))
+        state = await first.state(Course, course)
+        assert (state.taken, state.notes) == (0, 1)
+        assert (await second.state(Desk, "d")).notes == 1
+
+
+class Tick(Command):
+    box_id: Id
+    who: str
+
+
+def box(*tags: str) -> type[Aggregate]:
+    """Give an aggregate that decides by its own events, which others find by these tags."""
+
+    class Ticked(Event, name="spread-ticked", tags=tags):
+        who: str
+
+    class Box(Aggregate, kind="spread-box"):
+        count: int = 0
+
+        @handles
+        def tick(self, command: Tick) -> Ticked:
+            return Ticked(command.who)
+
+        @applies
+        def ticked(self, _event: Ticked) -> None:
+            self.count += 1
+
+    return Box
+
+
+async def test_the_index_never_misses_what_several_owners_append(log: str) -> None:
+    async with Engine([box()], store=log, join="spread") as engine:
+        await engine.execute(Tick("b", "ann"))
+        with pytest.raises(StoreRefused, match="may append meanwhile"):
+            await Engine([box("who")], store=log, join="spread").__aenter__()
+    async with Engine([box("who")], store=log, join="spread") as engine:
+        await engine.execute(Tick("b", "bob"))
+        with pytest.raises(StoreRefused, match="may append meanwhile"):
+            await Engine([box()], store=log, join="spread").__aenter__()
+        async with Engine([box("who")], store=log, join="spread") as other:
+            await asyncio.gather(*(other.execute(Tick(f"b{n}", "bob")) for n in range(9)))
+    async with Engine([box("who")], store=log) as alone:
+        store: Any = alone._wiring.store  # pyright: ignore[reportPrivateUsage]
+        reads = [TagRead((f"who:{who}",), ("spread-ticked",)) for who in ("ann", "bob")]
+        ann, bob = await store.read_tagged(reads, events_max=99, bytes_max=ALL)
+        assert [event.position for event in ann.events] == [1]
+        assert [event.position for event in bob.events] == list(range(2, 12))
