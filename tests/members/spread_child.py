@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,7 +134,7 @@ class Mirror(Reactor, name="mirror", begins="start"):
 def engine_of(url: str) -> Engine:
     """Give an engine that owns a part of the log."""
     kinds: list[type[Aggregate]] = [Remembering, Bell, Till, Book]
-    decisions = [add_via, number]
+    decisions: list[Callable[..., Any]] = [add_via, number]
     return Engine(kinds, projections=[Mirror], decisions=decisions, store=url, join="spread")
 
 
