@@ -41,10 +41,10 @@ from .postgres.views.schema import views_sql
 from .sqlite.backend import SqliteBackend
 from .sqlite.files import beside, files_of
 from .sqlite.keys import SqliteKeys
+from .sqlite.lock_files import absolute, exists
 from .sqlite.log.store import SqliteStore
 from .sqlite.outside.tables import SqliteTables
 from .sqlite.process.store import SqliteProcessStore
-from .sqlite.system_files import absolute, exists
 from .sqlite.views.store import SqliteViews
 from .umadb.address import SCHEME as UMADB
 from .umadb.address import read_address as read_umadb_address

@@ -24,7 +24,9 @@ ALLOWED = {
     "runtime.machine": FORBIDDEN,
     "runtime.ports": {"time"},  # names the stopwatch
     "runtime.native": {"threading", "time"},  # threads that gevent has replaced
-    "stores.sqlite.system_files": {"os", "threading"},  # the machine's files
+    "stores.sqlite.held_files": {"os", "threading"},  # the machine's files
+    "stores.sqlite.lock_files": {"os"},
+    "stores.sqlite.system_files": {"os"},
     "imports.event_stores": {"uuid"},  # UUID: the type of a value that is read
     "stores.umadb.form": {"uuid"},  # UUID: the type of a value that is sent
     "model.checking": {"uuid"},  # UUID: the type of a value that is checked
@@ -218,7 +220,6 @@ LONG_FILES = {
     "projections.projector": 590,
     "queries.live": 524,
     "stores.sqlite.log.store": 566,
-    "stores.sqlite.system_files": 569,
     "stores.sqlite.views.store": 537,
     "write.actor": 578,
 }

@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol, cast
 import apsw
 
 from ...runtime.ports import Ports
-from .system_files import FileId, FileLock, SystemFiles
+from .lock_files import FileId, FileLock
+from .system_files import SystemFiles
 
 __all__ = ["FileId", "FileLock", "Files", "Lock", "SystemFiles", "beside", "files_of"]
 

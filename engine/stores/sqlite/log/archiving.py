@@ -36,8 +36,8 @@ from ..connection import (
     unreadable,
 )
 from ..files import Files, files_of
+from ..lock_files import exists
 from ..shape import harden
-from ..system_files import exists
 from ..wal import PAGE_BYTES
 from .behind import keep_behind
 from .cold import (

@@ -18,8 +18,8 @@ from ....errors import ArchiveUnread, StoreRefused
 from ...contract.archiving import MOVED, ArchiveRun
 from ..connection import run
 from ..files import beside
+from ..lock_files import exists
 from ..shape import check_shape, made, read_shape
-from ..system_files import exists
 from .schema import COLD
 
 __all__ = [

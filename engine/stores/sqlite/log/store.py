@@ -47,7 +47,7 @@ from ..connection import (
 from ..disk import SeenOnDisk
 from ..files import Lock, files_of
 from ..lock import take_lock
-from ..system_files import absolute
+from ..lock_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
 from .beside import KeptBeside
 from .claims import change_claims, read_holders

@@ -22,9 +22,9 @@ from ...contract.log import Head
 from ...contract.outside import Copied
 from ..connection import run, set_reading, snapshot, unreadable
 from ..files import Files
+from ..lock_files import exists
 from ..log.cold import PARTIAL, cold_path, has_moved
 from ..log.store import SqliteStore
-from ..system_files import exists
 from .log import SqliteLogReader
 
 __all__ = ["PARTIAL", "copy_log", "place_copy", "refuse_what_is_there"]

@@ -21,11 +21,11 @@ from ...contract.verifying import Finding, Report
 from ...contract.views import DecisionKind
 from ..connection import run, set_reading
 from ..files import Files
+from ..lock_files import exists
 from ..log.cold import cold_path, odd_rows, reach
 from ..log.damage import read_wal, suspect_tail
 from ..log.schema import COLD, MIGRATIONS, check_schema, odd_triggers, read_schema_version
 from ..shape import harden
-from ..system_files import exists
 from ..views.builds import check_file, odd_tables, read_builds, real_name
 from ..views.parked import read_decisions, read_parked
 
