@@ -8,8 +8,9 @@ asked to: read models elsewhere make the rows of these people anew. What was wri
 until states had let go is erased too, as it may have been read before. Former tables of all other
 projections are taken away: an older handler may have put him there. Tables of projections that
 this program does not declare may have the person too: they are waited for. Sinks that it does not
-declare are named. So one that was begun before a crash, or by another process, is finished here.
-What fails is logged, and tried again. It never changes an event.
+declare are named. Nothing stays parked under a key that was made of people. So one that was begun
+before a crash, or by another process, is finished here. What fails is logged, and tried again. It
+never changes an event.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..model.messages import Event
 from ..model.personal import is_subject
 from ..model.projection import Delivering, ProjectionDefinition, reaching
 from ..projections.beginning import undeclared_sinks
+from ..projections.rekeying import Rekeying
 from ..projections.runner import ProjectionRunner
 from ..projections.targets.sink import SinkTarget
 from ..runtime.bell import Bell
@@ -73,6 +75,11 @@ class Eraser:
         self._others = [
             r for n, r in projecting.items() if r.definition.has_tables and n not in of_people
         ]
+        self._keyed = [
+            r for r in of_people.values() if r.definition.sequence and not r.definition.has_tables
+        ]
+        self._registry = registry
+        self._limits = limits
         self._sink_of = sink_of
         self._views = views
         self._poll_seconds = max(limits.control_poll_ms, 100) / 1_000
@@ -167,6 +174,7 @@ class Eraser:
         if not numbers <= self._folded:
             if not await self._former_are_gone() or not await self._fold_again(self._projecting):
                 return
+            await self._key_again()
             if not await self._others_are_gone():
                 return
             self._folded = numbers
@@ -254,6 +262,16 @@ class Eraser:
         if are_dropped and isinstance(self._views, Scrubbed):
             await self._views.scrub()
         return True
+
+    async def _key_again(self) -> None:
+        """Let no parked event stand under a key that a `sequence` made of people."""
+        changed = False
+        for runner in self._keyed:
+            for projector in runner.serving:
+                again = Rekeying(self._views, projector, self._registry, self._limits)
+                changed |= await projector.ask(again.run)
+        if changed and isinstance(self._views, Scrubbed):
+            await self._views.scrub()
 
     async def _name_others(self) -> None:
         """Tell which sinks nobody here can ask: what they have written may have the person."""

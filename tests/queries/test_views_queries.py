@@ -215,6 +215,7 @@ async def test_sql_gives_tuples_or_structs(views: Views) -> None:
         ("holder, 0 as books, 1 as books, 1 as any_dear", r"they have \['books'\] twice"),
         ("holder, 0 as boks, 1 as any_dear", r"they have \['boks'\], and not \['books'\]"),
     ],
+    ids=["twice", "misspelt"],
 )
 async def test_a_column_that_no_field_takes_is_no_default(
     views: Views, columns: str, said: str

@@ -1,0 +1,92 @@
+"""A parked event of a sink or a reactor keeps nobody who was erased, whatever its `sequence` is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from engine import Delivery, Engine, Meta, Projection, Reactor, Sink, reacts
+from tests.personal.badges import badged, having
+from tests.personal.hotel import NAME, OTHER, Register, Registered
+
+
+def name_of(event: Registered, meta: Meta) -> str:
+    return event.name
+
+
+class Letters(Sink, name="letters", version=1, on_poison="park", sequence=name_of):
+    is_away: ClassVar[bool] = True
+    sent: ClassVar[list[int]] = []
+
+    async def deliver(self, batch: Sequence[Delivery[Registered]]) -> None:
+        if self.is_away:
+            raise ValueError("it cannot be sent")
+        self.sent.extend(each.position for each in batch)
+
+
+class SlicedLetters(
+    Letters, name="sliced", version=1, slices=4, on_poison="park", sequence=name_of
+):
+    pass
+
+
+class Welcome(Reactor, name="welcome", begins="start", on_poison="park", sequence=name_of):
+    @reacts
+    def registered(self, event: Registered, meta: Meta) -> None:
+        if Letters.is_away:
+            raise ValueError("nobody is there")
+
+
+async def parked(engine: Engine, name: str, count: int) -> Sequence[Any]:
+    async with asyncio.timeout(30):
+        while len(found := await engine.projections.parked(name)) < count:
+            await asyncio.sleep(0.01)
+    return found
+
+
+@pytest.mark.parametrize("kept", [Letters, SlicedLetters, Welcome])
+async def test_the_key_of_a_parked_event_has_nobody_who_was_erased(
+    kept: type[Projection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, name = f"sqlite:{tmp_path / 'log.db'}", kept.__definition__.name
+    monkeypatch.setattr(Letters, "sent", [])
+    async with badged(store, kept) as engine:
+        for guest, called in (("a", NAME), ("b", OTHER), ("c", NAME)):
+            await engine.execute(Register(guest, called))
+        assert {each.key for each in await parked(engine, name, 3)} == {NAME, OTHER}
+        assert having(tmp_path, NAME)
+
+        await engine.personal.erase("guest:a")
+
+        keys = [each.key for each in await parked(engine, name, 3)]
+        assert [key == called for key, called in zip(keys, (NAME, OTHER, NAME), strict=True)] == [
+            False,
+            True,
+            True,
+        ]
+        await engine.personal.erase("guest:c")
+        assert having(tmp_path, NAME) == []
+        assert having(tmp_path, OTHER)
+
+        monkeypatch.setattr(Letters, "is_away", False)
+        retried = await engine.projections.retry(name)
+        assert (retried.released, retried.failed) == (3, ())
+    assert kept is Welcome or sorted(Letters.sent) == [1, 2, 3]
+
+
+async def test_what_comes_later_waits_behind_what_was_parked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events of who was erased have one key from then on, those that are parked too."""
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", Letters) as engine:
+        await engine.execute(Register("a", NAME))
+        await parked(engine, "letters", 1)
+        await engine.personal.erase("guest:a")
+        monkeypatch.setattr(Letters, "is_away", False)
+        await engine.execute(Register("b", "(erased)"))
+
+        assert {each.attempts for each in await parked(engine, "letters", 2)} == {1, 0}
