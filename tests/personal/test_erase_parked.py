@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from engine import Delivery, Engine, Meta, Projection, Reactor, Sink, reacts
+from engine.model.projection import slice_of
 from tests.personal.badges import badged, having
 from tests.personal.hotel import NAME, OTHER, Register, Registered
 
@@ -90,3 +91,21 @@ async def test_what_comes_later_waits_behind_what_was_parked(
         await engine.execute(Register("b", "(erased)"))
 
         assert {each.attempts for each in await parked(engine, "letters", 2)} == {1, 0}
+
+
+async def test_two_slices_never_have_one_key_for_those_who_were_erased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one slice has tried again would be parked for ever in the memory of the other."""
+    monkeypatch.setattr(Letters, "sent", [])
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", SlicedLetters) as engine:
+        for guest, called in (("a", NAME), ("b", OTHER)):
+            await engine.execute(Register(guest, called))
+        assert len({slice_of(each.key, 4) for each in await parked(engine, "sliced", 2)}) == 2
+        await asyncio.gather(*(engine.personal.erase(f"guest:{guest}") for guest in "ab"))
+        assert len({each.key for each in await parked(engine, "sliced", 2)}) == 2
+        monkeypatch.setattr(Letters, "is_away", False)
+
+        assert (await engine.projections.retry("sliced")).released == 2
+
+        assert engine.statistics().projectors["sliced"].parked == 0
