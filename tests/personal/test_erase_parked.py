@@ -99,7 +99,7 @@ async def test_two_slices_never_have_one_key_for_those_who_were_erased(
     """What one slice has tried again would be parked for ever in the memory of the other."""
     monkeypatch.setattr(Letters, "sent", [])
     async with badged(f"sqlite:{tmp_path / 'log.db'}", SlicedLetters) as engine:
-        for guest, called in (("a", NAME), ("b", OTHER)):
+        for guest, called in (("a", NAME), ("b", "Cid Fox")):
             await engine.execute(Register(guest, called))
         assert len({slice_of(each.key, 4) for each in await parked(engine, "sliced", 2)}) == 2
         await asyncio.gather(*(engine.personal.erase(f"guest:{guest}") for guest in "ab"))
